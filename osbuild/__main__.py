@@ -1,0 +1,5 @@
+"""`python -m osbuild`."""
+
+from osbuild.cli import main
+
+main()

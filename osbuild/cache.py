@@ -1,0 +1,127 @@
+"""A folder of results, each under the key of everything that went into it."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DEFAULT_LIMIT = 20 * 2**30
+
+
+def default_root() -> Path:
+    """`$EDGE_OSBUILD_CACHE`, or `edge-osbuild` in the user's cache folder (XDG base directory specification)."""
+    if named := os.environ.get("EDGE_OSBUILD_CACHE"):
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-osbuild"
+
+
+def content_key(*parts: object) -> str:
+    """A short hash of `parts`, which are anything that JSON can write."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(*roots: Path) -> str:
+    """sha256 over names, modes, link targets and contents of every file below `roots`, in that order."""
+    digest = hashlib.sha256()
+    for root in roots:
+        for path in [root, *sorted(root.rglob("*"))]:
+            if "__pycache__" in path.parts:
+                continue
+            name = path.relative_to(root).as_posix()
+            if path.is_symlink():
+                digest.update(f"l {name} {path.readlink()}\0".encode())
+            elif path.is_file():
+                digest.update(f"f {name} {path.stat().st_mode:o} {file_digest(path)}\0".encode())
+            else:
+                digest.update(f"d {name} {path.stat().st_mode:o}\0".encode())
+    return digest.hexdigest()
+
+
+class Cache:
+    """Entries are files or folders at `root/KIND/KEY`; one appears whole or not at all."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    def folder(self, kind: str) -> Path:
+        """A folder that other programs keep their own cache in."""
+        path = self.root / kind
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold a lock between processes, so that two builds don't do the same work at the same time."""
+        with (self.folder("locks") / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def entry(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+        """Return the entry, calling `make(path)` first if there is none.
+
+        `make` writes a file or folder at the path that it is given; what a failed or interrupted `make` left
+        behind is removed, at the latest when the same kind is made again.
+        """
+        path = self.folder(kind) / key
+        with self.locked(f"{kind}-{key}"):
+            if path.exists():
+                os.utime(path)
+                return path
+            scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+            try:
+                make(scratch / "out")
+                (scratch / "out").rename(path)
+            finally:
+                remove(scratch)
+        return path
+
+    def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:
+        """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes."""
+        entries = [path for kind in kinds for path in self.folder(kind).iterdir() if path.name[0] != "."]
+        entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        used = freed = 0
+        for path in entries:
+            size = disk_usage(path)
+            used += size
+            if used > limit:
+                remove(path)
+                freed += size
+        return freed
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes that a file or folder takes on disk, links not followed."""
+    total = path.lstat().st_blocks * 512
+    if path.is_dir() and not path.is_symlink():
+        for base, folders, files in os.walk(path):
+            for name in [*folders, *files]:
+                total += os.lstat(os.path.join(base, name)).st_blocks * 512
+    return total
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder. Never crosses into another file system: a mount inside is an error, not deleted."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    device = path.stat().st_dev
+    for base, folders, _ in os.walk(path):
+        for name in folders:
+            inner = Path(base, name)
+            if not inner.is_symlink() and inner.stat().st_dev != device:
+                raise OSError(f"{inner} is a mount point: refusing to delete {path}")
+    shutil.rmtree(path)

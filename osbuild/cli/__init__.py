@@ -1,0 +1,73 @@
+"""The command line: one module per command, loaded when it is called."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from osbuild import __version__, log
+from osbuild.errors import Error
+
+# command -> (module below this package, one line of help)
+COMMANDS = {
+    "build": "compose an image from a profile",
+    "profile": "show, check and describe profiles",
+    "lock": "pin every input of a profile by sha256",
+    "seed": "make the first-boot config of one node",
+    "run": "boot an image in QEMU",
+    "inspect": "show what is in an image",
+    "doctor": "say what this host lacks, and the command that mends it",
+    "completion": "print the shell's completion script",
+}
+
+
+class Commands(click.Group):
+    """Imports a command's module only when it is asked for, so that `--help` and completion are quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"osbuild.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every command that is run.")
+@click.version_option(__version__, prog_name="edge-osbuild")
+def cli(debug: bool, verbose: bool) -> None:  # `debug` is read by main()
+    """Build, boot and update immutable edge OS images with Kubernetes inside."""
+    log.verbose = verbose
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
+    words = sys.argv[1:] if args is None else args
+    try:
+        cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        log.console.print("[red]interrupted[/]")
+        sys.exit(130)
+    except Error as error:
+        if "--debug" in words:
+            raise
+        log.console.print("[bold red]error:[/] ", end="")
+        log.console.print(str(error), markup=False)
+        if error.hint:
+            log.console.print("  [bold]hint:[/] ", end="")
+            log.console.print(error.hint, markup=False)
+        sys.exit(error.status)
+    sys.exit(0)

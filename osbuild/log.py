@@ -1,0 +1,69 @@
+"""What a person sees while work goes on: nested steps with timings, notes and progress.
+
+Everything goes to standard error, so that standard output stays free for results and `--json`.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+verbose = False
+
+_depth = 0
+_timings: list[tuple[int, str, float]] = []
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Print `title` now and how long the block took, in seconds, when it ends."""
+    global _depth
+    indent = "  " * _depth
+    console.print(f"{indent}[bold]‣[/] {title}")
+    begin = time.monotonic()
+    place = len(_timings)
+    _timings.append((_depth, title, 0.0))
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        seconds = time.monotonic() - begin
+        _timings[place] = (_depth, title, seconds)
+        if seconds >= 1:
+            console.print(f"{indent}  [dim]{title}: {seconds:.1f} s[/]")
+
+
+def timings() -> list[tuple[int, str, float]]:
+    """Every step so far as (depth, title, seconds), in the order in which they began."""
+    return list(_timings)
+
+
+def note(message: str) -> None:
+    """Print one line at the current depth."""
+    console.print(f"{'  ' * _depth}{message}", markup=False)
+
+
+def debug(message: str) -> None:
+    """Print one line if `--verbose` was given."""
+    if verbose:
+        console.print(f"{'  ' * _depth}{message}", style="dim", markup=False)
+
+
+def warn(message: str) -> None:
+    """Print one warning."""
+    console.print(f"{'  ' * _depth}[yellow]warning:[/] ", end="")
+    console.print(message, markup=False)
+
+
+@contextmanager
+def progress(title: str, total: int | None) -> Iterator[Progress]:
+    """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        bar.add_task("  " * _depth + title, total=total)
+        yield bar
