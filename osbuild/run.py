@@ -49,7 +49,14 @@ def run(
                 raise CommandError(words, done.returncode, text, hint or f"the whole log is in {logfile}")
             return ""
         result = subprocess.run(
-            words, cwd=cwd, env=env, input=input, stdin=stdin, capture_output=True, text=True, errors="replace"
+            words,
+            cwd=cwd,
+            env=env,
+            input=input,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
     except FileNotFoundError as error:
         raise Error(

@@ -1,0 +1,1 @@
+"""Profiles: what a user says about one kind of node."""

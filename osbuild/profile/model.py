@@ -1,0 +1,235 @@
+"""Every key of a profile: the one table that the parser, the JSON Schema and the documentation come from.
+
+A field's metadata: `help` is the text for users; `pattern` and `choices` limit a string; `minimum` and `maximum`
+limit a number; `secret` marks a reference that is resolved for the seed only; `where` says what the key changes:
+"image" (the default: a change composes a new image) or "seed" (first-boot config only).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from osbuild.arch import Architecture
+
+NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+
+
+def key(help: str, **limits: Any) -> dict[str, Any]:
+    """Metadata of one key."""
+    return {"help": help, **limits}
+
+
+class Size(int):
+    """Bytes; in YAML a whole number of MiB or GiB, such as `512 MiB`."""
+
+
+class SecretRef(str):
+    """Where a secret is, never the secret: `file:PATH` (relative to the profile) or `env:NAME`."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    flavour: str = field(
+        default="cloud",
+        metadata=key(
+            "which of Debian's kernels: `cloud` for virtual machines, `generic` for hardware",
+            choices=("cloud", "generic"),
+        ),
+    )
+    arguments: tuple[str, ...] = field(default=(), metadata=key("kernel command line arguments to add"))
+    modules: tuple[str, ...] = field(default=(), metadata=key("modules to load at boot"))
+    sysctls: dict[str, str | int] = field(default_factory=dict, metadata=key("sysctl settings"))
+
+
+@dataclass(frozen=True)
+class Disk:
+    esp: Size = field(default=Size(256 * 2**20), metadata=key("size of the EFI system partition"))
+    slot: Size = field(
+        default=Size(1024 * 2**20), metadata=key("size of each of the two root slots, hash tree included")
+    )
+    data: Size = field(
+        default=Size(2048 * 2**20),
+        metadata=key("least size of the data partition, which grows to fill the disk"),
+    )
+    headroom: int = field(
+        default=30,
+        metadata=key(
+            "part of a slot, in percent, that must stay free for updates to grow into", minimum=0, maximum=90
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class User:
+    name: str = field(metadata=key("login name", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", where="seed"))
+    ssh_keys: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "public keys, each a line of authorized_keys or a `file:`/`env:` reference to some", where="seed"
+        ),
+    )
+    password: SecretRef | None = field(
+        default=None, metadata=key("crypt(5) hash of the password, by reference", secret=True, where="seed")
+    )
+    groups: tuple[str, ...] = field(default=(), metadata=key("supplementary groups", where="seed"))
+    sudo: bool = field(
+        default=False, metadata=key("may run every command as root without a password", where="seed")
+    )
+    shell: str = field(default="/bin/bash", metadata=key("login shell", where="seed"))
+
+
+@dataclass(frozen=True)
+class Interface:
+    name: str = field(metadata=key("name of the interface, or a pattern such as `en*`", where="seed"))
+    mac: str | None = field(
+        default=None,
+        metadata=key(
+            "match by this hardware address instead of by name",
+            pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$",
+            where="seed",
+        ),
+    )
+    dhcp: bool = field(default=True, metadata=key("ask for an IPv4 and IPv6 address", where="seed"))
+    addresses: tuple[str, ...] = field(
+        default=(), metadata=key("static addresses with prefix length, `192.0.2.5/24`", where="seed")
+    )
+    gateway: str | None = field(default=None, metadata=key("default gateway", where="seed"))
+    dns: tuple[str, ...] = field(default=(), metadata=key("name servers", where="seed"))
+    mtu: int | None = field(
+        default=None,
+        metadata=key("maximum transmission unit, in bytes", minimum=576, maximum=65535, where="seed"),
+    )
+
+
+@dataclass(frozen=True)
+class Network:
+    interfaces: tuple[Interface, ...] = field(
+        default=(),
+        metadata=key("interfaces to configure; with none, DHCP on every Ethernet interface", where="seed"),
+    )
+
+
+@dataclass(frozen=True)
+class Time:
+    servers: tuple[str, ...] = field(
+        default=(), metadata=key("NTP servers; with none, Debian's own", where="seed")
+    )
+    zone: str = field(default="UTC", metadata=key("time zone", where="seed"))
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    role: str = field(
+        default="none", metadata=key("what the node is in its cluster", choices=("server", "agent", "none"))
+    )
+    distribution: str = field(
+        default="k3s",
+        metadata=key(
+            "`k3s`: the official release; `upstream`: built from Kubernetes' own Go modules, with kine",
+            choices=("k3s", "upstream"),
+        ),
+    )
+    version: str | None = field(
+        default=None,
+        metadata=key(
+            "release, `v1.35.0+k3s1` or `v1.36.3`; the newest pinned one if not given",
+            pattern=r"^v\d+\.\d+\.\d+(\+k3s\d+)?$",
+        ),
+    )
+    if_unavailable: str | None = field(
+        default=None,
+        metadata=key(
+            "distribution to build instead where the release cannot be reached", choices=("upstream",)
+        ),
+    )
+    disable: tuple[str, ...] = field(
+        default=(), metadata=key("packaged components to leave out, as K3s' `--disable`")
+    )
+    images: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "container images to bake in: OCI or docker archives (paths), or `demo`, a small web "
+            "server made by the build itself"
+        ),
+    )
+    manifests: tuple[str, ...] = field(
+        default=(), metadata=key("manifests (paths) that a server applies at start")
+    )
+    token: SecretRef | None = field(
+        default=None, metadata=key("shared secret by which agents join", secret=True, where="seed")
+    )
+    server: str | None = field(
+        default=None,
+        metadata=key("URL of the server that an agent joins", pattern=r"^https://[^\s/]+/?$", where="seed"),
+    )
+    node_ip: str | None = field(
+        default=None, metadata=key("address by which other nodes reach this one", where="seed")
+    )
+    labels: dict[str, str] = field(default_factory=dict, metadata=key("labels of the node", where="seed"))
+    taints: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "taints of the node, `key=value:effect`",
+            pattern=r"^[^=:\s]+(=[^=:\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$",
+            where="seed",
+        ),
+    )
+    config: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=key(
+            "K3s configuration file entries to add, for example `tls-san`; the upstream distribution takes those that it "
+            "knows",
+            where="seed",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Health:
+    deadline: int = field(
+        default=600,
+        metadata=key("seconds after which a boot that is not healthy has failed", minimum=30, maximum=86400),
+    )
+
+
+@dataclass(frozen=True)
+class Agent:
+    server: str | None = field(
+        default=None, metadata=key("URL of the update server", pattern=r"^https?://\S+$", where="seed")
+    )
+    offline: bool = field(
+        default=True,
+        metadata=key("a boot is healthy without the update server having been reached", where="seed"),
+    )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one kind of node is, after `extends` has been followed and defaults filled in."""
+
+    name: str = field(metadata=key("name of the profile, part of the image's name", pattern=NAME))
+    version: str = field(metadata=key("version of the image", pattern=r"^[0-9][0-9A-Za-z.~+-]*$"))
+    description: str = field(default="", metadata=key("what this node is for, for people", where="none"))
+    architecture: Architecture = field(
+        default=Architecture.x86_64, metadata=key("what `--arch` is when not given")
+    )
+    packages: tuple[str, ...] = field(default=(), metadata=key("Debian packages to add"))
+    overlays: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "file trees laid over the root, in order: folders of `overlays/`, or paths relative to the profile"
+        ),
+    )
+    elements: tuple[str, ...] = field(default=(), metadata=key("further diskimage-builder elements to run"))
+    kernel: Kernel = field(
+        default_factory=Kernel, metadata=key("kernel, its arguments, modules and settings")
+    )
+    disk: Disk = field(default_factory=Disk, metadata=key("sizes of the partitions"))
+    hostname: str | None = field(
+        default=None, metadata=key("host name; the node's name if not given", pattern=NAME, where="seed")
+    )
+    users: tuple[User, ...] = field(default=(), metadata=key("people who may log in", where="seed"))
+    network: Network = field(default_factory=Network, metadata=key("network interfaces", where="seed"))
+    time: Time = field(default_factory=Time, metadata=key("clock", where="seed"))
+    kubernetes: Kubernetes = field(default_factory=Kubernetes, metadata=key("Kubernetes on the node"))
+    health: Health = field(default_factory=Health, metadata=key("when a boot counts as good"))
+    agent: Agent = field(default_factory=Agent, metadata=key("the edge agent"))
