@@ -19,9 +19,7 @@ class Architecture(StrEnum):
         names = {"x86_64": cls.x86_64, "aarch64": cls.arm64, "armv7l": cls.armv7}
         machine = platform.machine()
         if machine not in names:
-            raise Error(
-                f"this host's architecture {machine} is not supported", hint="use an x86_64 or ARM64 host"
-            )
+            raise Error(f"this host's architecture {machine} is not supported", hint="use an x86_64 or ARM64 host")
         return names[machine]
 
     def to_debian(self) -> str:
@@ -43,6 +41,4 @@ class Architecture(StrEnum):
     def to_oci(self) -> dict[str, str]:
         """`architecture` and, where there is one, `variant` of an OCI image (image-spec, config.md)."""
         name = {"x86_64": "amd64", "arm64": "arm64", "armv7": "arm"}[self]
-        return (
-            {"architecture": name, "variant": "v7"} if self is Architecture.armv7 else {"architecture": name}
-        )
+        return {"architecture": name, "variant": "v7"} if self is Architecture.armv7 else {"architecture": name}

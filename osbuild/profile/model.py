@@ -52,9 +52,7 @@ class Disk:
     )
     headroom: int = field(
         default=30,
-        metadata=key(
-            "part of a slot, in percent, that must stay free for updates to grow into", minimum=0, maximum=90
-        ),
+        metadata=key("part of a slot, in percent, that must stay free for updates to grow into", minimum=0, maximum=90),
     )
 
 
@@ -63,17 +61,13 @@ class User:
     name: str = field(metadata=key("login name", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", where="seed"))
     ssh_keys: tuple[str, ...] = field(
         default=(),
-        metadata=key(
-            "public keys, each a line of authorized_keys or a `file:`/`env:` reference to some", where="seed"
-        ),
+        metadata=key("public keys, each a line of authorized_keys or a `file:`/`env:` reference to some", where="seed"),
     )
     password: SecretRef | None = field(
         default=None, metadata=key("crypt(5) hash of the password, by reference", secret=True, where="seed")
     )
     groups: tuple[str, ...] = field(default=(), metadata=key("supplementary groups", where="seed"))
-    sudo: bool = field(
-        default=False, metadata=key("may run every command as root without a password", where="seed")
-    )
+    sudo: bool = field(default=False, metadata=key("may run every command as root without a password", where="seed"))
     shell: str = field(default="/bin/bash", metadata=key("login shell", where="seed"))
 
 
@@ -110,9 +104,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Time:
-    servers: tuple[str, ...] = field(
-        default=(), metadata=key("NTP servers; with none, Debian's own", where="seed")
-    )
+    servers: tuple[str, ...] = field(default=(), metadata=key("NTP servers; with none, Debian's own", where="seed"))
     zone: str = field(default="UTC", metadata=key("time zone", where="seed"))
 
 
@@ -137,13 +129,9 @@ class Kubernetes:
     )
     if_unavailable: str | None = field(
         default=None,
-        metadata=key(
-            "distribution to build instead where the release cannot be reached", choices=("upstream",)
-        ),
+        metadata=key("distribution to build instead where the release cannot be reached", choices=("upstream",)),
     )
-    disable: tuple[str, ...] = field(
-        default=(), metadata=key("packaged components to leave out, as K3s' `--disable`")
-    )
+    disable: tuple[str, ...] = field(default=(), metadata=key("packaged components to leave out, as K3s' `--disable`"))
     images: tuple[str, ...] = field(
         default=(),
         metadata=key(
@@ -151,9 +139,7 @@ class Kubernetes:
             "server made by the build itself"
         ),
     )
-    manifests: tuple[str, ...] = field(
-        default=(), metadata=key("manifests (paths) that a server applies at start")
-    )
+    manifests: tuple[str, ...] = field(default=(), metadata=key("manifests (paths) that a server applies at start"))
     token: SecretRef | None = field(
         default=None, metadata=key("shared secret by which agents join", secret=True, where="seed")
     )
@@ -161,9 +147,7 @@ class Kubernetes:
         default=None,
         metadata=key("URL of the server that an agent joins", pattern=r"^https://[^\s/]+/?$", where="seed"),
     )
-    node_ip: str | None = field(
-        default=None, metadata=key("address by which other nodes reach this one", where="seed")
-    )
+    node_ip: str | None = field(default=None, metadata=key("address by which other nodes reach this one", where="seed"))
     labels: dict[str, str] = field(default_factory=dict, metadata=key("labels of the node", where="seed"))
     taints: tuple[str, ...] = field(
         default=(),
@@ -209,9 +193,7 @@ class Profile:
     name: str = field(metadata=key("name of the profile, part of the image's name", pattern=NAME))
     version: str = field(metadata=key("version of the image", pattern=r"^[0-9][0-9A-Za-z.~+-]*$"))
     description: str = field(default="", metadata=key("what this node is for, for people", where="none"))
-    architecture: Architecture = field(
-        default=Architecture.x86_64, metadata=key("what `--arch` is when not given")
-    )
+    architecture: Architecture = field(default=Architecture.x86_64, metadata=key("what `--arch` is when not given"))
     packages: tuple[str, ...] = field(default=(), metadata=key("Debian packages to add"))
     overlays: tuple[str, ...] = field(
         default=(),
@@ -220,9 +202,7 @@ class Profile:
         ),
     )
     elements: tuple[str, ...] = field(default=(), metadata=key("further diskimage-builder elements to run"))
-    kernel: Kernel = field(
-        default_factory=Kernel, metadata=key("kernel, its arguments, modules and settings")
-    )
+    kernel: Kernel = field(default_factory=Kernel, metadata=key("kernel, its arguments, modules and settings"))
     disk: Disk = field(default_factory=Disk, metadata=key("sizes of the partitions"))
     hostname: str | None = field(
         default=None, metadata=key("host name; the node's name if not given", pattern=NAME, where="seed")
