@@ -1,0 +1,94 @@
+#!/bin/sh
+# Makes disk.img.xz, the small disk that the tests of `inspect` read, with the tools that make real images.
+# Needs Debian 13 with: binutils cryptsetup-bin dosfstools e2fsprogs erofs-utils mtools systemd-repart xz-utils
+set -eu
+out=$(realpath "${1:-disk.img.xz}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+export SOURCE_DATE_EPOCH=1767225600
+seed=8c3a7e46-6a0b-4f2e-9d3f-0d5a5a1d7c11
+
+mkdir -p root/usr/lib/edge-osbuild root/etc esp/EFI/Linux esp/EFI/BOOT esp/loader repart.d
+echo '{"name": "tiny", "version": "1.0.0"}' > root/usr/lib/edge-osbuild/image.json
+yes "a line that compresses" | head -n 4000 > root/etc/words
+
+cat > repart.d/10-esp.conf <<END
+[Partition]
+Type=esp
+Label=esp
+Format=vfat
+CopyFiles=/esp:/
+SizeMinBytes=34M
+SizeMaxBytes=34M
+END
+cat > repart.d/20-root-a.conf <<END
+[Partition]
+Type=root-x86-64
+Label=root-a
+Format=erofs
+Compression=lz4hc
+CopyFiles=/root:/
+Verity=data
+VerityMatchKey=a
+SizeMinBytes=10M
+SizeMaxBytes=10M
+END
+cat > repart.d/21-verity-a.conf <<END
+[Partition]
+Type=root-x86-64-verity
+Label=verity-a
+Verity=hash
+VerityMatchKey=a
+SizeMinBytes=10M
+SizeMaxBytes=10M
+END
+cat > repart.d/30-root-b.conf <<END
+[Partition]
+Type=root-x86-64
+Label=root-b
+SizeMinBytes=10M
+SizeMaxBytes=10M
+END
+cat > repart.d/31-verity-b.conf <<END
+[Partition]
+Type=root-x86-64-verity
+Label=verity-b
+SizeMinBytes=10M
+SizeMaxBytes=10M
+END
+cat > repart.d/40-data.conf <<END
+[Partition]
+Type=linux-generic
+Label=data
+Format=ext4
+SizeMinBytes=10M
+SizeMaxBytes=10M
+END
+
+repart() {
+    systemd-repart --offline=yes --empty=allow --dry-run=no --root="$work" --definitions="$work/repart.d" \
+        --seed="$seed" --size="$2" --json=short "$1"
+}
+
+# The boot loader's entry carries the root hash, which is known only once the slot is made: so twice.
+truncate -s 108M first.img
+repart first.img 108M > first.json
+hash=$(tr ',{' '\n\n' < first.json | sed -n 's/.*"roothash":"\([0-9a-f]*\)".*/\1/p' | head -n 1)
+printf 'root=/dev/mapper/root roothash=%s rauc.slot=A ro' "$hash" > cmdline
+printf 'ID=debian\nPRETTY_NAME="Tiny 1.0.0"\nVERSION_ID="13"\nIMAGE_VERSION=1.0.0\n' > osrel
+printf '6.12.0-test-amd64' > uname
+head -c 100000 /dev/zero > linux
+printf '.text\n.globl _start\n_start: ret\n' | as -o stub.o -
+ld -m i386pep --subsystem 10 --entry _start -o stub.efi stub.o
+objcopy --add-section .osrel=osrel --change-section-vma .osrel=0x150000000 \
+    --add-section .cmdline=cmdline --change-section-vma .cmdline=0x150010000 \
+    --add-section .uname=uname --change-section-vma .uname=0x150020000 \
+    --add-section .linux=linux --change-section-vma .linux=0x150030000 \
+    stub.efi "esp/EFI/Linux/edge-a+3.efi"
+cp stub.efi esp/EFI/BOOT/BOOTX64.EFI
+printf 'timeout 0\n' > esp/loader/loader.conf
+truncate -s 108M disk.img
+repart disk.img 108M > /dev/null
+xz -9e -T1 -c disk.img > "$out"
+echo "$out: root hash $hash"
