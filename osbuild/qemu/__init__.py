@@ -1,0 +1,1 @@
+"""Virtual machines: QEMU started, watched, typed at, cut off and cleaned up after."""

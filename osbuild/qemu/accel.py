@@ -1,0 +1,117 @@
+"""KVM, if a guest has really run with it; else QEMU's own translator with a thread for each processor."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, content_key
+from osbuild.errors import Error, UsageError
+from osbuild.qemu.config import PLATFORMS, Wrap, direct, find_firmware
+from osbuild.qemu.deadline import Deadline
+from osbuild.qemu.process import Guarded
+from osbuild.qemu.serial import Console
+from osbuild.run import run
+
+KVM = Path("/dev/kvm")
+PROBE_SECONDS = 15.0
+CHOICES = ("auto", "kvm", "tcg")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """What executes the guest's instructions: `name` is kvm or tcg; `cpu` the processor that the guest sees."""
+
+    name: str
+    cpu: str
+
+    @property
+    def arguments(self) -> list[str]:
+        """Options of QEMU. tb-size, in MiB, holds the translated code: a whole Kubernetes node does not fit in less."""
+        return ["-accel", "kvm" if self.name == "kvm" else "tcg,thread=multi,tb-size=512"]
+
+
+def choose(
+    architecture: Architecture,
+    wanted: str = "auto",
+    *,
+    wrap: Wrap = direct,
+    root: Path = Path("/"),
+    cache: Cache | None = None,
+) -> Accelerator:
+    """The accelerator for a guest of `architecture`.
+
+    `wanted` is auto, kvm or tcg. With auto, KVM is taken only after the firmware has come up in it; the verdict is
+    kept in `cache` until the host boots again or has another QEMU. `wrap` and `root` as in `Machine`.
+    """
+    if wanted not in CHOICES:
+        raise UsageError(f"no accelerator is called {wanted}", hint="one of " + ", ".join(CHOICES))
+    tcg = Accelerator("tcg", PLATFORMS[architecture].cpu)
+    kvm = Accelerator("kvm", "host")
+    if wanted == "tcg":
+        return tcg
+    reason = _obstacle(architecture)
+    if wanted == "kvm":
+        if reason:
+            raise Error(f"KVM cannot run this guest: {reason}", hint="use --accel tcg")
+        return kvm
+    if reason is None:
+        reason = _verdict(architecture, wrap, root, cache or Cache())
+    if reason is None:
+        return kvm
+    log.debug(f"no KVM: {reason}")
+    return tcg
+
+
+def _obstacle(architecture: Architecture) -> str | None:
+    if architecture is not Architecture.native():
+        return f"this host is {Architecture.native()}, the guest {architecture}"
+    if not KVM.exists():
+        return f"there is no {KVM}"
+    if not os.access(KVM, os.R_OK | os.W_OK):
+        return f"{KVM} may not be opened by this user"
+    return None
+
+
+def _verdict(architecture: Architecture, wrap: Wrap, root: Path, cache: Cache) -> str | None:
+    """None if KVM works, else what happened."""
+    program = f"qemu-system-{architecture.to_qemu()}"
+    version = run(wrap([program, "--version"], []))
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+
+    def make(path: Path) -> None:
+        with log.step("trying whether a guest runs in KVM"):
+            path.write_text(_probe(_command(architecture, root), wrap) or "")
+
+    return cache.entry("kvm", content_key(boot, version, architecture), make).read_text() or None
+
+
+def _command(architecture: Architecture, root: Path) -> list[str]:
+    platform, firmware = PLATFORMS[architecture], find_firmware(architecture, root)
+    flash = f"if=pflash,format=raw,readonly=on,file={firmware.code}"
+    return [
+        *(f"qemu-system-{architecture.to_qemu()}", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", platform.machine, "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "256"),
+        *("-drive", flash),
+    ]
+
+
+def _probe(command: Sequence[str], wrap: Wrap) -> str | None:
+    """Let the firmware run until it looks for something to boot: it has been through every mode of the processor."""
+    guarded = Guarded(Path("/var/tmp"))
+    try:
+        serial = guarded.folder / "serial.log"
+        guarded.start(wrap([*command, "-serial", f"file:{serial}"], [guarded.folder, KVM]))
+        console, deadline = Console(serial), Deadline(PROBE_SECONDS)
+        while "BdsDxe" not in console.text:
+            if (status := guarded.status()) is not None:
+                said = guarded.logfile.read_text(errors="replace").strip()
+                return f"QEMU ended with status {status}: {said}"
+            if deadline.passed:
+                return f"the guest's firmware was not up after {PROBE_SECONDS:g} s"
+            deadline.pause()
+        return None
+    finally:
+        guarded.close()

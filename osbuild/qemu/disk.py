@@ -1,0 +1,72 @@
+"""Disk images as a machine uses them."""
+
+import shutil
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.qemu.config import Wrap
+from osbuild.run import run
+
+QCOW2 = b"QFI\xfb"
+COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"\x1f\x8b": "gunzip", b"\xfd7zXZ": "unxz"}
+
+
+def image_format(path: Path) -> str:
+    """`raw` or `qcow2`, by the file's first bytes. Raises `Error` on what is no disk image at all."""
+    where = str(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except IsADirectoryError:
+        raise Error("this is a folder, not a disk image", where=where, hint="name the disk.img inside it") from None
+    except FileNotFoundError:
+        raise Error("there is no such disk image", where=where, hint="build one: edge-osbuild build PROFILE") from None
+    except OSError as error:
+        raise Error(f"the disk image cannot be read: {error.strerror}", where=where) from error
+    if head.startswith(QCOW2):
+        return "qcow2"
+    for magic, program in COMPRESSED.items():
+        if head.startswith(magic):
+            raise Error("the disk image is compressed", where=where, hint=f"unpack it first: {program} {path}")
+    # UEFI specification 5.3.2: a GPT header in block 1; before it, or alone on SD cards, an MBR with its signature
+    if head[512:520] != b"EFI PART" and head[510:512] != b"\x55\xaa":
+        raise Error(
+            "this is not a disk image: it has no partition table",
+            where=where,
+            hint="name the disk.img that edge-osbuild build has made",
+        )
+    return "raw"
+
+
+def make_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> None:
+    """Make `overlay`, a qcow2 file that keeps what differs from `image`; `size` in bytes if it is to be larger."""
+    form = image_format(image)
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.absolute()), "-F", form, str(overlay)]
+    if size is not None:
+        if form == "raw" and size < image.stat().st_size:
+            raise Error(
+                f"the disk would be smaller ({size} bytes) than its image ({image.stat().st_size} bytes)",
+                hint="a disk can only grow",
+            )
+        words.append(str(size))
+    run(wrap(words, [image.absolute(), overlay.parent.absolute()]))
+
+
+def keep_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> None:
+    """Make `overlay` if it does not exist yet. Raises `Error` if `image` has changed since it was written to."""
+    if not overlay.exists():
+        make_overlay(image, overlay, size, wrap)
+    elif image_format(overlay) != "qcow2":
+        raise Error("this file exists and is no qcow2 disk", where=str(overlay), hint="name another file to persist in")
+    elif image.stat().st_mtime > overlay.stat().st_mtime:
+        raise Error(
+            f"this disk keeps changes to an older {image}, which was made anew since",
+            where=str(overlay),
+            hint=f"remove it to start afresh: rm {overlay}",
+        )
+
+
+def copy_once(template: Path, target: Path) -> None:
+    """Copy `template` to `target` unless that is there already."""
+    if not target.exists():
+        shutil.copyfile(template, target)

@@ -1,0 +1,167 @@
+"""The serial console: its log on disk, waiting for what it says, typing at it."""
+
+import codecs
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.qemu.deadline import Deadline, TimedOut
+
+# ECMA-48 control sequences: colours and cursor movements of firmware, systemd and shells; carriage returns
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_=>78])|\r|\x07")
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*)?$")
+
+PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")
+
+# What the end of a console log tells about a machine that does not get on; the first that is found is named.
+GUESSES = (
+    (PANIC, "the guest's kernel panicked; the lines before say why"),
+    (re.compile(r"verity[^\n]*corrupted"), "dm-verity found a damaged block on the root partition"),
+    (re.compile(r"Out of memory: Killed|oom-kill:"), "the guest ran out of memory: give it more with --memory"),
+    (re.compile(r"emergency mode|emergency shell"), "systemd gave up and went to its emergency shell"),
+    (re.compile(r"Dependency failed for"), "a systemd unit failed that others need"),
+    (re.compile(r"No bootable (option|device)|EFI Internal Shell"), "the firmware found nothing to boot on the disk"),
+    (
+        re.compile(r"rcu: INFO: .* stall|soft lockup"),
+        "the guest got too little processor time: is the host overloaded?",
+    ),
+)
+
+
+def clean(text: str) -> str:
+    """`text` without terminal control sequences and carriage returns."""
+    return _CONTROL.sub("", text)
+
+
+def guess(text: str) -> str | None:
+    """What `text`, the end of a console log, says about why a guest does not get on; None if nothing is known."""
+    for pattern, meaning in GUESSES:
+        if pattern.search(text):
+            return meaning
+    return None
+
+
+def tail(text: str, lines: int = 40) -> str:
+    """The last `lines` lines, indented, to be part of a message."""
+    return "\n".join("  | " + line for line in text.rstrip().splitlines()[-lines:])
+
+
+class Console:
+    """Reads the growing log file of a serial console.
+
+    `alive` is called between looks at the file; it raises `Error` when nothing more can come.
+    """
+
+    def __init__(self, path: Path, alive: Callable[[], None] = lambda: None) -> None:
+        self.path = path
+        self._alive = alive
+        self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unfinished = ""
+        self._text = ""
+        self._position = 0
+
+    @property
+    def text(self) -> str:
+        """Everything that the console has said, without control sequences."""
+        self._read()
+        return self._text
+
+    def skip(self) -> None:
+        """Let the next `wait_for` look only at what is said from now on."""
+        self._position = len(self.text)
+
+    def wait_for(self, pattern: str, timeout: float, *, through_panic: bool = False) -> re.Match[str]:
+        """Wait until `pattern` (re, multi-line) appears after what the last call matched.
+
+        Raises `TimedOut` after `timeout` seconds; `Error` at once when QEMU ends or, unless `through_panic`, the
+        guest's kernel panics. Both carry the last 40 lines and, where there is one, a guess.
+        """
+        deadline = Deadline(timeout)
+        expression = re.compile(pattern, re.MULTILINE)
+        while True:
+            dead: Error | None = None
+            try:
+                self._alive()
+            except Error as error:  # its last words may be what is waited for
+                dead = error
+            self._read()
+            if found := expression.search(self._text, self._position):
+                self._position = found.end()
+                return found
+            if dead:
+                raise self._failure(type(dead), f"{dead.message}, while waiting for {pattern!r}", dead.hint) from dead
+            if not through_panic and (panic := PANIC.search(self._text, self._position)):
+                raise self._failure(Error, f"{panic[0]}, while waiting for {pattern!r}")
+            if deadline.passed:
+                raise self._failure(TimedOut, f"{pattern!r} was not on the console within {timeout:g} s")
+            deadline.pause()
+
+    def _failure(self, kind: type[Error], message: str, hint: str | None = None) -> Error:
+        said = self._text[self._position :]
+        end = tail(self._text) or "  | (the console has said nothing)"
+        return kind(f"{message}\n{end}", hint=guess(said) or hint or f"the whole log is in {self.path}")
+
+    def _read(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        self._offset += len(data)
+        text = self._unfinished + self._decoder.decode(data)
+        cut = _UNFINISHED.search(text)
+        self._unfinished = cut[0] if cut else ""
+        self._text += clean(text[: cut.start()] if cut else text)
+
+
+class Line:
+    """The wire itself: a connected socket that is always read, for a guest blocks on a console that nobody reads."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.settimeout(None)
+        self._listener: Callable[[bytes], None] | None = None
+        self._backlog = b""
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._drain, name="serial", daemon=True)
+        self._thread.start()
+
+    def send(self, text: str | bytes) -> None:
+        """Type `text`. Raises `Error` if QEMU is gone."""
+        try:
+            self._socket.sendall(text.encode() if isinstance(text, str) else text)
+        except OSError as error:
+            raise Error(f"nothing can be typed, the machine is off ({error.strerror})") from error
+
+    def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Hand everything that is said, from the first byte on, to `listener` (in the line's own thread)."""
+        with self._lock:
+            listener(self._backlog)
+            self._backlog = b""
+            self._listener = listener
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # the other side may have been faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except OSError:
+                return
+            if not data:
+                return
+            with self._lock:
+                if self._listener:
+                    self._listener(data)
+                elif len(self._backlog) < 2**20:
+                    self._backlog += data
