@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from osbuild.errors import Error
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 verbose = False
 
@@ -58,6 +60,15 @@ def warn(message: str) -> None:
     """Print one warning."""
     console.print(f"{'  ' * _depth}[yellow]warning:[/] ", end="")
     console.print(message, markup=False)
+
+
+def error(problem: Error) -> None:
+    """Print what went wrong, and what to do next."""
+    console.print("[bold red]error:[/] ", end="")
+    console.print(str(problem), markup=False)
+    if problem.hint:
+        console.print("  [bold]hint:[/] ", end="")
+        console.print(problem.hint, markup=False)
 
 
 @contextmanager

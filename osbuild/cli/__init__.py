@@ -64,10 +64,6 @@ def main(args: list[str] | None = None) -> Any:
     except Error as error:
         if "--debug" in words:
             raise
-        log.console.print("[bold red]error:[/] ", end="")
-        log.console.print(str(error), markup=False)
-        if error.hint:
-            log.console.print("  [bold]hint:[/] ", end="")
-            log.console.print(error.hint, markup=False)
+        log.error(error)
         sys.exit(error.status)
     sys.exit(0)

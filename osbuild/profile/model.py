@@ -1,8 +1,14 @@
 """Every key of a profile: the one table that the parser, the JSON Schema and the documentation come from.
 
-A field's metadata: `help` is the text for users; `pattern` and `choices` limit a string; `minimum` and `maximum`
-limit a number; `secret` marks a reference that is resolved for the seed only; `where` says what the key changes:
-"image" (the default: a change composes a new image) or "seed" (first-boot config only).
+A field's metadata: `help` is the text for users; `pattern` and `choices` limit a string, `form` says in words what the
+pattern wants; `minimum` and `maximum` limit a number or size; of a list or mapping they limit the items, and `keys` and
+`keys_form` the names of a mapping's entries. `lines` allows a text of several lines. `secret` marks a reference that is
+resolved for the seed only; `path` marks values that name files, relative to the profile ("overlay", "element",
+"archive", "manifest"; "reference" where only those that begin with `file:` do). `where` says what the key changes:
+"image" (the default: a change composes a new image), "seed" (first-boot config only) or "none"; it holds for
+everything below the key.
+
+Patterns use only what Python's and ECMAScript's regular expressions have in common, since the JSON Schema carries them.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +16,13 @@ from typing import Any
 
 from osbuild.arch import Architecture
 
-NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
+PATH = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
+ACCOUNT = r"^[a-z_][a-z0-9_-]{0,31}$"
+ACCOUNT_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
+LABEL = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
+LABEL_KEY = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 
 
 def key(help: str, **limits: Any) -> dict[str, Any]:
@@ -35,20 +47,33 @@ class Kernel:
             choices=("cloud", "generic"),
         ),
     )
-    arguments: tuple[str, ...] = field(default=(), metadata=key("kernel command line arguments to add"))
-    modules: tuple[str, ...] = field(default=(), metadata=key("modules to load at boot"))
-    sysctls: dict[str, str | int] = field(default_factory=dict, metadata=key("sysctl settings"))
+    arguments: tuple[str, ...] = field(
+        default=(),
+        metadata=key("kernel command line arguments to add", pattern=r"^[!-~]+( [!-~]+)*$", form="printable ASCII"),
+    )
+    modules: tuple[str, ...] = field(
+        default=(), metadata=key("modules to load at boot", pattern=r"^[A-Za-z0-9_-]+$", form="a kernel module's name")
+    )
+    sysctls: dict[str, str | int] = field(
+        default_factory=dict,
+        metadata=key(
+            "sysctl settings",
+            keys=r"^-?[A-Za-z0-9_*-]+([./][A-Za-z0-9_*-]+)+$",
+            keys_form="a name such as `net.ipv4.ip_forward`",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Disk:
-    esp: Size = field(default=Size(256 * 2**20), metadata=key("size of the EFI system partition"))
+    esp: Size = field(default=Size(256 * 2**20), metadata=key("size of the EFI system partition", minimum=64 * 2**20))
     slot: Size = field(
-        default=Size(1024 * 2**20), metadata=key("size of each of the two root slots, hash tree included")
+        default=Size(1024 * 2**20),
+        metadata=key("size of each of the two root slots, hash tree included", minimum=64 * 2**20),
     )
     data: Size = field(
         default=Size(2048 * 2**20),
-        metadata=key("least size of the data partition, which grows to fill the disk"),
+        metadata=key("least size of the data partition, which grows to fill the disk", minimum=64 * 2**20),
     )
     headroom: int = field(
         default=30,
@@ -58,27 +83,44 @@ class Disk:
 
 @dataclass(frozen=True)
 class User:
-    name: str = field(metadata=key("login name", pattern=r"^[a-z_][a-z0-9_-]{0,31}$", where="seed"))
+    name: str = field(metadata=key("login name", pattern=ACCOUNT, form=ACCOUNT_FORM, where="seed"))
     ssh_keys: tuple[str, ...] = field(
         default=(),
-        metadata=key("public keys, each a line of authorized_keys or a `file:`/`env:` reference to some", where="seed"),
+        metadata=key(
+            "public keys, each a line of authorized_keys or a `file:`/`env:` reference to some",
+            path="reference",
+            where="seed",
+        ),
     )
     password: SecretRef | None = field(
-        default=None, metadata=key("crypt(5) hash of the password, by reference", secret=True, where="seed")
+        default=None,
+        metadata=key("crypt(5) hash of the password, by reference", secret=True, path="reference", where="seed"),
     )
-    groups: tuple[str, ...] = field(default=(), metadata=key("supplementary groups", where="seed"))
+    groups: tuple[str, ...] = field(
+        default=(), metadata=key("supplementary groups", pattern=ACCOUNT, form=ACCOUNT_FORM, where="seed")
+    )
     sudo: bool = field(default=False, metadata=key("may run every command as root without a password", where="seed"))
-    shell: str = field(default="/bin/bash", metadata=key("login shell", where="seed"))
+    shell: str = field(
+        default="/bin/bash", metadata=key("login shell", pattern=r"^/[!-9;-~]+$", form="an absolute path", where="seed")
+    )
 
 
 @dataclass(frozen=True)
 class Interface:
-    name: str = field(metadata=key("name of the interface, or a pattern such as `en*`", where="seed"))
+    name: str = field(
+        metadata=key(
+            "name of the interface, or a pattern such as `en*`",
+            pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,32}$",
+            form="an interface name such as `enp1s0`, or a pattern such as `en*`",
+            where="seed",
+        )
+    )
     mac: str | None = field(
         default=None,
         metadata=key(
             "match by this hardware address instead of by name",
             pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$",
+            form="six bytes such as `52:54:00:12:34:56`",
             where="seed",
         ),
     )
@@ -104,8 +146,24 @@ class Network:
 
 @dataclass(frozen=True)
 class Time:
-    servers: tuple[str, ...] = field(default=(), metadata=key("NTP servers; with none, Debian's own", where="seed"))
-    zone: str = field(default="UTC", metadata=key("time zone", where="seed"))
+    servers: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "NTP servers; with none, Debian's own",
+            pattern=r"^[A-Za-z0-9.:-]+$",
+            form="a host name or an IP address",
+            where="seed",
+        ),
+    )
+    zone: str = field(
+        default="UTC",
+        metadata=key(
+            "time zone",
+            pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$",
+            form="a name of the tz database such as `Europe/Berlin`",
+            where="seed",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -124,44 +182,76 @@ class Kubernetes:
         default=None,
         metadata=key(
             "release, `v1.35.0+k3s1` or `v1.36.3`; the newest pinned one if not given",
-            pattern=r"^v\d+\.\d+\.\d+(\+k3s\d+)?$",
+            pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(\+k3s[0-9]+)?$",
+            form="a release such as `v1.35.0+k3s1` (k3s) or `v1.36.3` (upstream)",
         ),
     )
     if_unavailable: str | None = field(
         default=None,
         metadata=key("distribution to build instead where the release cannot be reached", choices=("upstream",)),
     )
-    disable: tuple[str, ...] = field(default=(), metadata=key("packaged components to leave out, as K3s' `--disable`"))
+    disable: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "packaged components to leave out, as K3s' `--disable`",
+            pattern=r"^[a-z0-9][a-z0-9.-]*$",
+            form="a component such as `traefik`",
+        ),
+    )
     images: tuple[str, ...] = field(
         default=(),
         metadata=key(
             "container images to bake in: OCI or docker archives (paths), or `demo`, a small web "
-            "server made by the build itself"
+            "server made by the build itself",
+            path="archive",
+            pattern=PATH,
+            form="a name or path",
         ),
     )
-    manifests: tuple[str, ...] = field(default=(), metadata=key("manifests (paths) that a server applies at start"))
+    manifests: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "manifests (paths) that a server applies at start", path="manifest", pattern=PATH, form="a name or path"
+        ),
+    )
     token: SecretRef | None = field(
-        default=None, metadata=key("shared secret by which agents join", secret=True, where="seed")
+        default=None, metadata=key("shared secret by which agents join", secret=True, path="reference", where="seed")
     )
     server: str | None = field(
         default=None,
-        metadata=key("URL of the server that an agent joins", pattern=r"^https://[^\s/]+/?$", where="seed"),
+        metadata=key(
+            "URL of the server that an agent joins",
+            pattern=r"^https://[A-Za-z0-9.:\[\]-]+/?$",
+            form="a URL such as `https://192.0.2.10:6443`",
+            where="seed",
+        ),
     )
     node_ip: str | None = field(default=None, metadata=key("address by which other nodes reach this one", where="seed"))
-    labels: dict[str, str] = field(default_factory=dict, metadata=key("labels of the node", where="seed"))
+    labels: dict[str, str] = field(
+        default_factory=dict,
+        metadata=key(
+            "labels of the node",
+            pattern=LABEL,
+            form="at most 63 letters, digits, `.`, `_` and `-`",
+            keys=LABEL_KEY,
+            keys_form="a label's name such as `example.com/zone`",
+            where="seed",
+        ),
+    )
     taints: tuple[str, ...] = field(
         default=(),
         metadata=key(
             "taints of the node, `key=value:effect`",
-            pattern=r"^[^=:\s]+(=[^=:\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*(=[A-Za-z0-9_.-]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$",
+            form="`key=value:effect`, the effect being NoSchedule, PreferNoSchedule or NoExecute",
             where="seed",
         ),
     )
     config: dict[str, Any] = field(
         default_factory=dict,
         metadata=key(
-            "K3s configuration file entries to add, for example `tls-san`; the upstream distribution takes those that it "
-            "knows",
+            "K3s configuration file entries to add, for example `tls-san`; the upstream distribution takes those "
+            "that it knows",
             where="seed",
         ),
     )
@@ -178,7 +268,13 @@ class Health:
 @dataclass(frozen=True)
 class Agent:
     server: str | None = field(
-        default=None, metadata=key("URL of the update server", pattern=r"^https?://\S+$", where="seed")
+        default=None,
+        metadata=key(
+            "URL of the update server",
+            pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?$",
+            form="a URL such as `https://updates.example.com`",
+            where="seed",
+        ),
     )
     offline: bool = field(
         default=True,
@@ -190,22 +286,43 @@ class Agent:
 class Profile:
     """What one kind of node is, after `extends` has been followed and defaults filled in."""
 
-    name: str = field(metadata=key("name of the profile, part of the image's name", pattern=NAME))
-    version: str = field(metadata=key("version of the image", pattern=r"^[0-9][0-9A-Za-z.~+-]*$"))
-    description: str = field(default="", metadata=key("what this node is for, for people", where="none"))
+    name: str = field(metadata=key("name of the profile, part of the image's name", pattern=NAME, form=NAME_FORM))
+    version: str = field(
+        metadata=key(
+            "version of the image",
+            pattern=r"^[0-9][0-9A-Za-z.~+-]*$",
+            form="a digit, then letters, digits and `.~+-`, such as `1.4.0`",
+        )
+    )
+    description: str = field(default="", metadata=key("what this node is for, for people", lines=True, where="none"))
     architecture: Architecture = field(default=Architecture.x86_64, metadata=key("what `--arch` is when not given"))
-    packages: tuple[str, ...] = field(default=(), metadata=key("Debian packages to add"))
+    packages: tuple[str, ...] = field(
+        default=(),
+        metadata=key("Debian packages to add", pattern=r"^[a-z0-9][a-z0-9+.-]+$", form="a Debian package's name"),
+    )
     overlays: tuple[str, ...] = field(
         default=(),
         metadata=key(
-            "file trees laid over the root, in order: folders of `overlays/`, or paths relative to the profile"
+            "file trees laid over the root, in order: folders of `overlays/`, or paths relative to the profile",
+            path="overlay",
+            pattern=PATH,
+            form="a name or path",
         ),
     )
-    elements: tuple[str, ...] = field(default=(), metadata=key("further diskimage-builder elements to run"))
+    elements: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "further diskimage-builder elements to run: names, or paths relative to the profile",
+            path="element",
+            pattern=PATH,
+            form="a name or path",
+        ),
+    )
     kernel: Kernel = field(default_factory=Kernel, metadata=key("kernel, its arguments, modules and settings"))
     disk: Disk = field(default_factory=Disk, metadata=key("sizes of the partitions"))
     hostname: str | None = field(
-        default=None, metadata=key("host name; the node's name if not given", pattern=NAME, where="seed")
+        default=None,
+        metadata=key("host name; the node's name if not given", pattern=NAME, form=NAME_FORM, where="seed"),
     )
     users: tuple[User, ...] = field(default=(), metadata=key("people who may log in", where="seed"))
     network: Network = field(default_factory=Network, metadata=key("network interfaces", where="seed"))

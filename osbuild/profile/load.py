@@ -1,0 +1,163 @@
+"""From the name of a profile to the whole of it: files found, merged, read and checked."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild import paths
+from osbuild.arch import Architecture
+from osbuild.errors import Error, UsageError
+from osbuild.profile import document, keys
+from osbuild.profile.check import check
+from osbuild.profile.document import List, Map, Mark, Scalar, quoted
+from osbuild.profile.merge import merge
+from osbuild.profile.model import Profile
+from osbuild.profile.scalars import found, nearest
+from osbuild.profile.values import Reader, structure
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A profile, and where it is from.
+
+    `origins` maps each dotted key (`kernel.flavour`, `users[0].name`) to `file:line`, "default" or "--arch". Paths in
+    the profile are relative to `folder`, that of the profile itself, wherever they were stated. `files` are all that
+    were read, in the order in which they were merged.
+    """
+
+    profile: Profile
+    origins: Mapping[str, str]
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def find(name: str | Path) -> Path:
+    """The file of a profile named on the command line: a path, or the bare name of a shipped profile.
+
+    Raises `UsageError` where there is none.
+    """
+    text = str(name)
+    candidates = [Path(text), Path(f"{text}.yaml")]
+    if re.fullmatch(r"[A-Za-z0-9_-]+", text):  # the name of a shipped one goes before a folder that is called the same
+        candidates = [paths.PROFILES / f"{text}.yaml", Path(f"{text}.yaml")]
+    for path in candidates:
+        if paths.exists(path):
+            return path
+    shipped = _names(paths.PROFILES)
+    near = nearest(Path(text).stem, shipped)
+    hint = f"did you mean `{near}`?" if near else f"write a path, or one of: {', '.join(shipped)}"
+    raise UsageError(f"no profile {quoted(text)}", hint=hint)
+
+
+def load(path: Path, *, architecture: Architecture | None = None) -> Loaded:
+    """Read the profile at `path` with all that it extends. `architecture` overrides the profile's own.
+
+    Raises one `Error` with file, line and column for whatever is wrong, whatever the file holds.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - `..` is resolved, symbolic links are not
+    trees: dict[Path, Map] = {}
+    _collect(path, trees, ())
+    merged = Map({}, Mark(path))
+    for tree in trees.values():
+        merged = merge(merged, tree)
+    reader = Reader(path.parent)
+    profile = reader.profile(merged)
+    origins = {dotted: mark.origin for dotted, mark in reader.keys_at.items()}
+    if architecture is not None:
+        profile = dataclasses.replace(profile, architecture=architecture)
+        origins["architecture"] = "--arch"
+    check(profile, _Places(reader.values_at, tuple(trees), Mark(path)).where, path.parent)
+    return Loaded(profile, dict(_complete(profile, "", origins)), path.parent, tuple(trees))
+
+
+def _collect(path: Path, trees: dict[Path, Map], chain: tuple[Path, ...], mark: Mark | None = None) -> None:
+    """Read `path` after what it extends, each file once, so that a base that two share does not undo the first."""
+    if path in chain:
+        loop = " → ".join(entry.stem for entry in (*chain[chain.index(path) :], path))
+        raise Error(f"the profile extends itself: {loop}", where=str(mark), hint="remove one of these `extends`")
+    if path in trees:
+        return
+    if len(chain) == document.DEEPEST:
+        raise Error(f"more than {len(chain)} profiles extend each other", where=str(mark), hint="merge some of them")
+    tree = document.read(path)
+    structure(tree, fragment=bool(chain))
+    for name in _extends(tree):
+        _collect(_base(name, path), trees, (*chain, path), name.mark)
+    trees[path] = Map({key: entry for key, entry in tree.entries.items() if key != keys.INHERIT}, tree.mark)
+
+
+def _extends(tree: Map) -> tuple[Scalar, ...]:
+    entry = tree.entries.get(keys.INHERIT)
+    if entry is None:
+        return ()
+    names = entry.value.items if isinstance(entry.value, List) else (entry.value,)
+    for name in names:
+        if not isinstance(name, Scalar) or name.kind != "string" or not re.fullmatch(f"(?=.){keys.LINE}", name.text):
+            message = f"found {found(name)} for `{keys.INHERIT}`, expected a profile's name or path, or a list of them"
+            raise Error(message, where=str(name.mark), hint="write a name such as `minimal`")
+    return tuple(name for name in names if isinstance(name, Scalar))
+
+
+def _base(name: Scalar, path: Path) -> Path:
+    """The file that `extends: name` means in the profile `path`: beside it, or shipped."""
+    folders = [path.parent] if "/" in name.text else [path.parent, paths.PROFILES]
+    own = None
+    for folder in folders:
+        for text in (name.text, f"{name.text}.yaml"):
+            candidate = Path(os.path.abspath(paths.named(text, folder)))  # noqa: PTH100
+            if paths.exists(candidate) and not candidate.is_dir():
+                if candidate != path:
+                    return candidate
+                own = candidate  # a site's own `edge-server` may extend the shipped one
+    if own:
+        return own
+    known = sorted({*_names(path.parent), *_names(paths.PROFILES)} - {path.stem})
+    near = nearest(Path(name.text).stem, known)
+    hint = f"did you mean `{near}`?" if near else f"known here: {', '.join(known)}"
+    raise Error(f"found no profile {quoted(name.text)} to extend", where=str(name.mark), hint=hint)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.stem for entry in folder.glob("*.yaml"))
+    except OSError:
+        return []
+
+
+@dataclass(frozen=True)
+class _Places:
+    marks: Mapping[str, Mark]
+    files: tuple[Path, ...]
+    start: Mark
+
+    def where(self, *dotted: str) -> str:
+        """The position of that one of the keys, or of what is around it, which was stated last."""
+        marks = [mark for mark in map(self._mark, dotted) if mark]
+        marks.sort(key=lambda mark: self.files.index(mark.path), reverse=True)
+        return str(marks[0] if marks else self.start)
+
+    def _mark(self, dotted: str) -> Mark | None:
+        while dotted and dotted not in self.marks:
+            dotted = re.sub(r"(^|\.)[^.\[]*$|\[[0-9]+\]$", "", dotted)
+        return self.marks.get(dotted)
+
+
+def _complete(block: Any, prefix: str, origins: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """The origin of every key that is no block: what was stated, or the default."""
+    for key in keys.keys(type(block)).values():
+        dotted, value = f"{prefix}{key.name}", getattr(block, key.name)
+        if key.shape.kind is keys.Kind.BLOCK:
+            yield from _complete(value, f"{dotted}.", origins)
+            continue
+        yield dotted, origins.get(dotted, DEFAULT)
+        inside = (f"{dotted}.", f"{dotted}[")
+        yield from ((name, origin) for name, origin in origins.items() if name.startswith(inside))
+        if key.shape.item and key.shape.item.kind is keys.Kind.BLOCK:
+            for number, item in enumerate(value):
+                yield from _complete(item, f"{dotted}[{number}].", origins)

@@ -1,0 +1,148 @@
+"""Scalars of a profile: reading one as what the table wants, and the error where it is something else."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+
+from osbuild.errors import Error
+from osbuild.profile import keys
+from osbuild.profile.document import List, Map, Node, Scalar, quoted
+from osbuild.profile.keys import Key
+from osbuild.profile.model import Size
+
+TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that was probably meant, or None."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return close[0] if close else None
+
+
+def private(key: Key, node: Node) -> bool:
+    """Whether a message must not quote the value: it may be a secret in the wrong place."""
+    return "secret" in key.limits or (isinstance(node, Scalar) and bool(re.search(r"PRIVATE KEY|//[^/]*@", node.text)))
+
+
+def found(node: Node, *, private: bool = False) -> str:
+    """What stands there, for a message."""
+    if isinstance(node, Map):
+        return "a block of keys"
+    if isinstance(node, List):
+        return "a list"
+    if node.kind == "null":
+        return "nothing"
+    if private:
+        return "another value"
+    return quoted(node.text) if node.kind == "string" else f"the {node.kind} {quoted(node.text)}"
+
+
+def mismatch(node: Node, path: str, expected: str, hint: str, *, private: bool = False) -> Error:
+    """The error for a value of the wrong kind or form."""
+    name = path.removesuffix(".") or "the profile"
+    message = f"found {found(node, private=private)} for `{name}`, expected {expected}"
+    return Error(message, where=str(node.mark), hint=hint)
+
+
+def quote(node: Scalar) -> str:
+    """Advice for what YAML does not take for text."""
+    return f'write "{node.text[:60]}" in quotes if it is meant as text'
+
+
+def text(node: Node, path: str, secret: bool, number: bool, private: bool) -> str:
+    """Read a string; `secret` and `number` say what else the key takes, `private` that it must not be quoted."""
+    expected = "a reference to a secret" if secret else "a text or a whole number" if number else "a text"
+    if not isinstance(node, Scalar):
+        raise mismatch(node, path, expected, "write one value")
+    if node.kind == "string":
+        return node.text
+    if secret:
+        hint = "write `file:PATH`, or `env:NAME` for a variable"
+    elif node.kind == "null":
+        hint = "write a value, or remove the line"
+    elif number and node.kind == "boolean":
+        hint = f"write {1 if node.text.lower() in ('yes', 'on', 'true', 'y') else 0}, or the word in quotes"
+    else:
+        hint = quote(node)
+    raise mismatch(node, path, expected, hint, private=private)
+
+
+def boolean(node: Node, path: str) -> bool:
+    """Read `true` or `false`, and none of the other words that YAML 1.1 takes for booleans."""
+    if isinstance(node, Scalar) and node.kind == "boolean" and node.text in TRUE + FALSE:
+        return node.text in TRUE
+    word = node.text.lower() if isinstance(node, Scalar) else ""
+    meant = {"yes": "true", "on": "true", "1": "true", "true": "true"}.get(word)
+    meant = meant or ("false" if word in ("no", "off", "0", "false") else None)
+    hint = f"write `{meant}`" if meant else "write `true` or `false`, without quotes"
+    raise mismatch(node, path, "`true` or `false`", hint)
+
+
+def integer(node: Node, path: str) -> int:
+    """Read a whole number of at most 64 bits, in decimal digits."""
+    if isinstance(node, Scalar) and node.kind == "number" and re.fullmatch(r"-?(0|[1-9][0-9]{0,19})", node.text):
+        number = int(node.text)
+        if keys.INTEGERS[0] <= number <= keys.INTEGERS[1]:
+            return number
+    # `010` is eight and `1:30` ninety in YAML 1.1, and something else in 1.2.
+    hint = "write it with the digits 0 to 9 only, without a leading zero"
+    if isinstance(node, Scalar) and node.kind == "string":
+        hint = "remove the quotes and every unit" if re.match(r"[0-9]", node.text) else "write a number"
+    raise mismatch(node, path, "a whole decimal number of at most 64 bits", hint)
+
+
+def decimal(node: Scalar, path: str) -> float:
+    """Read a finite decimal number."""
+    try:
+        number = float(node.text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise mismatch(node, path, "a decimal number", quote(node))
+    return number
+
+
+def limited(number: int, node: Node, key: Key, path: str) -> int:
+    """Check a number against the key's limits."""
+    least, most = key.limits.get("minimum", keys.INTEGERS[0]), key.limits.get("maximum", keys.INTEGERS[1])
+    if not least <= number <= most:
+        hint = f"write {least if number < least else most}, the nearest that is allowed"
+        raise mismatch(node, path, f"a number from {least} to {most}", hint)
+    return number
+
+
+def size(node: Node, path: str) -> Size:
+    """Read a whole number of MiB or GiB."""
+    text = node.text if isinstance(node, Scalar) else ""
+    if isinstance(node, Scalar) and node.kind == "string" and re.fullmatch(keys.SIZE, text):
+        return Size(int(text[:-3]) * (2**30 if text.endswith("GiB") else 2**20))
+    hint = "write `512 MiB` or `2 GiB`"
+    if match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([kmgt]?)i?b?", text, re.IGNORECASE):
+        kibi = {"k": 1, "m": 2**10, "g": 2**20, "t": 2**30}[match[2].lower() or "m"]
+        mebi = math.ceil(Decimal(match[1]) * kibi / 1024)
+        if 0 < mebi < 10**6:
+            hint = f"write `{keys.size_text(mebi * 2**20)}`"
+    raise mismatch(node, path, "a size in MiB or GiB", hint)
+
+
+def choice(text: str, node: Node, key: Key, path: str) -> Error:
+    """The error for a value that is none of the key's choices."""
+    *most, last = key.choices
+    near = nearest(text.lower(), key.choices) or nearest(_ALIASES.get(text.lower(), ""), key.choices)
+    hint = f"did you mean `{near}`?" if near else f"`{path}` is: {key.limits['help']}"
+    return mismatch(node, path, f"{', '.join(most)} or {last}" if most else f"`{last}`", hint)
+
+
+_ALIASES = {
+    "amd64": "x86_64",
+    "x64": "x86_64",
+    "aarch64": "arm64",
+    "arm": "armv7",
+    "armhf": "armv7",
+    "k8s": "upstream",
+    "worker": "agent",
+    "master": "server",
+    "control-plane": "server",
+}
