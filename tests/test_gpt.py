@@ -1,6 +1,5 @@
 """The partition table reader, against tables made by systemd-repart and tables made here."""
 
-import lzma
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from osbuild import gpt
 from osbuild.arch import Architecture
 from osbuild.errors import Error
+from tests.disks import unpack
 
 DISK = UUID("a87b5a0e-2f5b-4bb1-9f0c-6f9f6a3ad2b1")
 COUNT, STEP, SECTORS = 128, 128, 256
@@ -70,8 +70,7 @@ def test_a_table_is_read(sector: int, tmp_path: Path) -> None:
 
 
 def test_a_disk_made_by_systemd_repart_is_read(tmp_path: Path) -> None:
-    packed = Path(__file__).parent / "data" / "disk.img.xz"
-    table = gpt.read(write(tmp_path, lzma.decompress(packed.read_bytes())))
+    table = gpt.read(unpack("disk.img", tmp_path))
     # as `sfdisk --dump` shows it
     assert [(p.name, p.first_lba, p.size // 512) for p in table.partitions] == [
         ("esp", 2048, 69632),

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes disk.img.xz, the small disk that the tests of `inspect` read, with the tools that make real images.
+# Makes disk.img.xz, the small disk that the tests of `inspect` read, with the tools that make real images, and beside
+# it two FAT file systems, each with a file in two pieces.
 # Needs Debian 13 with: binutils cryptsetup-bin dosfstools e2fsprogs erofs-utils mtools systemd-repart xz-utils
 set -eu
 out=$(realpath "${1:-disk.img.xz}")
@@ -92,3 +93,23 @@ truncate -s 108M disk.img
 repart disk.img 108M > /dev/null
 xz -9e -T1 -c disk.img > "$out"
 echo "$out: root hash $hash"
+
+# FAT12 (a floppy) and FAT16: the hole that the first file leaves is filled by the last.
+seq 20000 | head -c 20000 > first
+seq 90000 | head -c 30000 > second
+seq 500000 | head -c 400000 > third
+for bits in 12 16; do
+    case $bits in
+        12) mformat -C -i fat.img -f 1440 :: ;;
+        16) mformat -C -i fat.img -T 65536 -c 4 :: ;;
+    esac
+    mmd -i fat.img "::a folder with a long name"
+    mcopy -i fat.img first ::first
+    mcopy -i fat.img second "::a folder with a long name/Zweite Prüfung.txt"
+    mdel -i fat.img ::first
+    mcopy -i fat.img third ::THIRD.BIN
+    : > nothing
+    mcopy -i fat.img nothing ::nothing
+    xz -9e -T1 -c fat.img > "$(dirname "$out")/fat$bits.img.xz"
+    rm fat.img
+done

@@ -1,0 +1,171 @@
+"""`edge-osbuild inspect`: show what is in an image."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import click
+
+from osbuild import superblock
+from osbuild.inspect import Entry, Part, Report, Slot, inspect
+from osbuild.paths import display
+
+MOST = 10  # rows of a long list
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(image: Path, as_json: bool) -> None:
+    """Show the partitions, slots, boot entries and parts of IMAGE, a disk image or a build folder."""
+    report = inspect(image)
+    click.echo(json.dumps(to_json(report), indent=2) if as_json else "\n".join(lines(report)))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as JSON can write it. Sizes are in bytes; `kind` and `holds` are in words."""
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: simple(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [simple(inner) for inner in value]
+        return str(value) if isinstance(value, UUID | Path) else value
+
+    partitions = [
+        {
+            **asdict(part.partition),
+            "kind": part.partition.kind,
+            "holds": part.holds,
+            "content": asdict(part.content) if part.content else None,
+        }
+        for part in report.parts
+    ]
+    whole = {
+        "image": report.image,
+        "size": report.size,
+        "allocated": report.allocated,
+        "table": {"uuid": report.table.uuid, "sector": report.table.sector},
+        "partitions": partitions,
+        "slots": [{**asdict(slot), "free": slot.free} for slot in report.slots],
+        "entries": [asdict(entry) for entry in report.entries],
+        "manifest": report.manifest,
+        "problems": report.problems,
+    }
+    result: dict[str, Any] = simple(whole)
+    return result
+
+
+def amount(size: object) -> str:
+    """Bytes as a person reads them."""
+    if not isinstance(size, int | float):
+        return ""
+    if size < 2**20:
+        return f"{size / 2**10:.0f} KiB" if size >= 2**10 else f"{size:.0f} B"
+    return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Iterator[str]:
+    """Rows in aligned columns, those numbered in `right` to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report for people."""
+    manifest = report.manifest or {}
+    name = " ".join(str(manifest[key]) for key in ("name", "version", "architecture") if key in manifest)
+    yield f"{display(report.image)}: {amount(report.size)}, {amount(report.allocated)} on disk" + (
+        name and f" · {name}"
+    )
+    yield from ("", "Partitions", *columns([_partition(part) for part in report.parts], right=(0, 3)))
+    if report.slots:
+        yield from ("", "Slots", *columns([_slot(slot) for slot in report.slots]))
+    if report.entries:
+        yield from ("", "Boot entries")
+        for entry in report.entries:
+            yield from _entry(entry)
+    yield from _manifest(manifest)
+    if report.problems:
+        yield from ("", "Problems", *(f"  ✗ {problem}" for problem in report.problems))
+
+
+def _partition(part: Part) -> tuple[str, ...]:
+    partition, content = part.partition, part.content
+    facts = [part.holds]
+    match content:
+        case superblock.Erofs():
+            facts += [
+                amount(content.size),
+                "+".join(content.compression) or "not compressed",
+                f"{content.inodes} inodes",
+            ]
+            facts += ["checksum wrong"] if content.intact is False else []
+        case superblock.Verity():
+            facts += [
+                amount(content.size),
+                content.algorithm,
+                f"salt {content.salt[:8]}…" if content.salt else "no salt",
+            ]
+            facts += [f"blocks {content.data_block_size}/{content.hash_block_size}"]
+        case superblock.Ext4():
+            facts += [amount(content.size), f"label {content.label}" if content.label else "no label"]
+    return str(partition.number), partition.name, partition.kind, amount(partition.size), ", ".join(facts)
+
+
+def _slot(slot: Slot) -> tuple[str, ...]:
+    if not slot.filled:
+        return slot.name, "empty", amount(slot.size), "", ""
+    used = f"{amount(slot.used)} of {amount(slot.size)}, {slot.free} % free"
+    return slot.name, "filled", used, f"root hash {(slot.root_hash or 'unknown')[:16]}", ", ".join(slot.entries)
+
+
+def _entry(entry: Entry) -> Iterator[str]:
+    system = entry.os_release.get("PRETTY_NAME", "")
+    version = entry.os_release.get("IMAGE_VERSION", "")
+    tries = "" if entry.tries_left is None else f"{entry.tries_left} tries left"
+    parts = (amount(entry.size), entry.machine or "", entry.kernel or "", system, version, tries, entry.problem or "")
+    yield f"  {entry.path}: " + ", ".join(part for part in parts if part)
+    sizes = [f"{name[1:]} {amount(entry.sections[name])}" for name in (".linux", ".initrd") if name in entry.sections]
+    if sizes:
+        yield "    " + ", ".join(sizes)
+    if entry.command_line:
+        yield "    " + entry.command_line
+
+
+def _rows(value: object, size: str) -> list[tuple[str, str, str]]:
+    """Name, version and size of each entry of a manifest's list, whatever of them is there; largest first."""
+    found = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    found.sort(key=lambda item: item[size] if isinstance(item.get(size), int | float) else 0, reverse=True)
+    return [
+        (str(item.get("name", item.get("path", "?"))), str(item.get("version", "")), amount(item.get(size)))
+        for item in found
+    ]
+
+
+def _manifest(manifest: dict[str, Any]) -> Iterator[str]:
+    sections = (
+        ("Components", _rows(manifest.get("components"), "size"), ""),
+        ("Packages", _rows(manifest.get("packages"), "installed"), "by installed size"),
+        ("Largest parts", _rows(manifest.get("largest"), "size"), ""),
+    )
+    for title, rows, order in sections:
+        if rows:
+            count = f", {MOST} of {len(rows)}" if len(rows) > MOST else ""
+            yield from ("", f"{title}{count}" + (f" {order}" if count else ""), *columns(rows[:MOST], right=(2,)))
+    files = manifest.get("files")
+    if isinstance(files, dict) and files:
+        rows = [
+            (str(name), amount(facts.get("size")), f"sha256 {facts.get('sha256', 'unknown')}")
+            for name, facts in files.items()
+            if isinstance(facts, dict)
+        ]
+        yield from ("", "Files", *columns(rows, right=(1,)))

@@ -1,0 +1,137 @@
+"""Reads files of a FAT file system, such as an ESP's, without mounting it.
+
+Source: Microsoft's "FAT: General Overview of On-Disk Format", version 1.03, with long names; UEFI 2.10, section 13.3.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from osbuild.errors import Error
+
+ENTRY = struct.Struct("<11sBB7xH4xHI")  # name, attributes, case, cluster high, cluster low, size
+VOLUME, FOLDER, LONG_NAME = 0x08, 0x10, 0x0F
+
+
+@dataclass(frozen=True)
+class File:
+    """One file or folder; `size` is in bytes, 0 for a folder."""
+
+    path: PurePosixPath
+    size: int
+    folder: bool
+    cluster: int
+
+
+class Fat:
+    """A FAT12, FAT16 or FAT32 file system at `offset` bytes in `image`, which must stay open."""
+
+    def __init__(self, image: BinaryIO, offset: int, where: str) -> None:
+        """Raises `Error` if there is no such file system."""
+        self.image, self.offset, self.where = image, offset, where
+        boot = self._at(0, 512)
+        if len(boot) < 512 or boot[510:] != b"\x55\xaa":
+            raise Error("no FAT file system", where=where)
+        sector, per_cluster, reserved, fats, root, total16, _, fat16 = struct.unpack_from("<HBHBHHBH", boot, 11)
+        total32, fat32, _, root_cluster = struct.unpack_from("<IIII", boot, 32)
+        if sector not in (512, 1024, 2048, 4096) or per_cluster.bit_count() != 1 or not reserved or not fats:
+            raise Error("no FAT file system", where=where)
+        fat_sectors = fat16 or fat32
+        first = reserved + fats * fat_sectors + -(-root * 32 // sector)
+        self.size = (total16 or total32) * sector
+        self.cluster_size = sector * per_cluster
+        self.clusters = max(0, ((total16 or total32) - first) // per_cluster)
+        self.label = (boot[43:54] if fat16 else boot[71:82]).decode("ascii", "replace").rstrip()
+        self._data = first * sector
+        self._root = None if not fat16 else (reserved + fats * fat16) * sector
+        self._root_size, self._root_cluster = root * 32, root_cluster
+        # Like Linux, FAT32 is told by its missing 16-bit size: mkfs.fat makes smaller ones than the document allows.
+        self._bits = 32 if not fat16 else 16 if self.clusters >= 4085 else 12
+        self._fat = self._at(reserved * sector, min(fat_sectors * sector, (self.clusters + 2) * 4))
+
+    def walk(self) -> Iterator[File]:
+        """Every file and folder, a folder before what is in it."""
+        yield from self._folder(PurePosixPath(), None, set())
+
+    def read(self, file: File, offset: int = 0, size: int | None = None) -> bytes:
+        """Bytes of a file. Raises `Error` if the file system is damaged there."""
+        end = file.size if size is None else min(file.size, offset + size)
+        if offset >= end:
+            return b""
+        first = offset // self.cluster_size
+        data = self._chain(file.cluster, first, -(-end // self.cluster_size) - first)
+        start = offset - first * self.cluster_size
+        return data[start : start + end - offset]
+
+    def _at(self, offset: int, size: int) -> bytes:
+        self.image.seek(self.offset + offset)
+        return self.image.read(size)
+
+    def _next(self, cluster: int) -> int | None:
+        """The cluster after this one, or None at the end of the chain."""
+        place = cluster * self._bits // 8
+        if self._bits == 12:
+            pair = int.from_bytes(self._fat[place : place + 2], "little")
+            value, last = (pair >> 4 if cluster & 1 else pair & 0xFFF), 0xFF8
+        else:
+            width = self._bits // 8
+            value = int.from_bytes(self._fat[place : place + width], "little") & 0x0FFFFFFF
+            last = 0xFFF8 if self._bits == 16 else 0x0FFFFFF8
+        return None if value >= last else value
+
+    def _chain(self, cluster: int | None, skip: int = 0, count: int | None = None) -> bytes:
+        """The contents of `count` clusters of a chain, or of all, after the first `skip`."""
+        data: list[bytes] = []
+        seen = 0
+        while cluster is not None and (count is None or len(data) < count):
+            if not 2 <= cluster < self.clusters + 2 or seen > self.clusters:
+                raise Error(f"the FAT file system is damaged: cluster {cluster}", where=self.where)
+            if seen >= skip:
+                data.append(self._at(self._data + (cluster - 2) * self.cluster_size, self.cluster_size))
+            cluster, seen = self._next(cluster), seen + 1
+        if count is not None and len(data) < count:
+            raise Error("the FAT file system is damaged: a file ends early", where=self.where)
+        return b"".join(data)
+
+    def _folder(self, path: PurePosixPath, cluster: int | None, seen: set[int]) -> Iterator[File]:
+        if cluster is None and self._root is not None:
+            data = self._at(self._root, self._root_size)
+        else:
+            cluster = self._root_cluster if cluster is None else cluster
+            if cluster in seen:
+                raise Error("the FAT file system is damaged: a folder is within itself", where=self.where)
+            seen.add(cluster)
+            data = self._chain(cluster)
+        long: dict[int, bytes] = {}
+        for place in range(0, len(data) - 31, 32):
+            name, attributes, case, high, low, size = ENTRY.unpack_from(data, place)
+            if name[0] == 0:
+                return
+            if name[0] == 0xE5:
+                long = {}
+            elif attributes & 0x3F == LONG_NAME:
+                raw = data[place : place + 32]
+                long[raw[0] & 0x3F] = raw[1:11] + raw[14:26] + raw[28:32]
+            elif attributes & VOLUME or name.startswith(b"."):
+                long = {}
+            else:
+                text = _long_name(long) or _short_name(name, case)
+                found = File(path / text, size, bool(attributes & FOLDER), high << 16 | low)
+                long = {}
+                yield found
+                if found.folder:
+                    yield from self._folder(found.path, found.cluster, seen)
+
+
+def _long_name(parts: dict[int, bytes]) -> str:
+    raw = b"".join(parts[number] for number in sorted(parts))
+    return raw.decode("utf-16-le", "replace").partition("\0")[0].replace("/", "_")
+
+
+def _short_name(name: bytes, case: int) -> str:
+    base, extension = (part.decode("ascii", "replace").rstrip() for part in (name[:8], name[8:]))
+    base = base.lower() if case & 0x08 else base
+    extension = extension.lower() if case & 0x10 else extension
+    return (f"{base}.{extension}" if extension else base).replace("/", "_")

@@ -1,0 +1,239 @@
+"""What is in an image: partitions, slots, boot entries, and what the manifest beside it says."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from osbuild import gpt, pe, superblock
+from osbuild.errors import Error
+from osbuild.fat import Fat, File
+from osbuild.run import run
+
+Content = superblock.Erofs | superblock.Verity | superblock.Ext4
+COUNTERS = re.compile(r"\+(\d+)(?:-(\d+))?(?=\.efi$)")  # Boot Loader Specification, "Boot counting"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition and what its first bytes say it holds: erofs, verity, ext4, vfat, empty or unknown."""
+
+    partition: gpt.Partition
+    holds: str
+    content: Content | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One unified kernel image on the ESP; sizes are in bytes, tries None where boots are not counted."""
+
+    path: str
+    size: int
+    tries_left: int | None = None
+    tries_done: int | None = None
+    machine: str | None = None
+    command_line: str = ""
+    root_hash: str | None = None
+    kernel: str | None = None
+    os_release: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, int] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A root partition with its hash tree; `used` is of `size`, both in bytes and with the tree."""
+
+    name: str
+    partitions: tuple[int, ...]
+    filled: bool
+    size: int
+    used: int
+    root_hash: str | None
+    entries: tuple[str, ...]
+
+    @property
+    def free(self) -> int:
+        """Percent of the slot that an update may grow into."""
+        return 100 * (self.size - self.used) // self.size
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything found out about one image; `size` in bytes, `allocated` what it takes on disk."""
+
+    image: Path
+    size: int
+    allocated: int
+    table: gpt.Table
+    parts: tuple[Part, ...]
+    slots: tuple[Slot, ...]
+    entries: tuple[Entry, ...]
+    manifest: dict[str, Any] | None
+    problems: tuple[str, ...]
+
+
+def find(path: Path) -> Path:
+    """The image that is meant by a build folder or an image's own path. Raises `Error` if there is none."""
+    if not path.is_dir():
+        if not path.exists():
+            raise Error("no such file or folder", where=str(path), hint="`edge-osbuild build` makes build/…/disk.img")
+        return path
+    for name in ("disk.img", "disk.img.zst"):
+        if (path / name).is_file():
+            return path / name
+    raise Error("no disk.img in this folder", where=str(path), hint="run `edge-osbuild build` first")
+
+
+@contextmanager
+def plain(path: Path) -> Iterator[Path]:
+    """The image itself, decompressed for the time of the block if need be."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"\x28\xb5\x2f\xfd":  # Zstandard frame (RFC 8878, section 3.1.1)
+        yield path
+        return
+    if shutil.which("zstd") is None:
+        raise Error(
+            "the image is compressed, and the program zstd is not there to read it",
+            where=str(path),
+            hint="inspect disk.img instead, or: apt-get install zstd",
+        )
+    with tempfile.TemporaryDirectory(prefix="edge-osbuild-inspect-") as folder:
+        image = Path(folder, "disk.img")
+        run(["zstd", "--quiet", "--decompress", "--sparse", path, "-o", image], hint="is the file whole?")
+        yield image
+
+
+def inspect(path: Path) -> Report:
+    """Read the image at `path`, or in that build folder. Raises `Error` if it has no valid partition table."""
+    found = find(path)
+    try:
+        with plain(found) as image, image.open("rb") as file:
+            table = gpt.read(image)
+            parts = tuple(_part(file, partition) for partition in table.partitions)
+            problems: list[str] = []
+            entries = []
+            for part in parts:
+                if part.partition.type == gpt.ESP:
+                    try:
+                        entries += list(_entries(file, part.partition))
+                    except Error as error:
+                        problems.append(str(error))
+            size, allocated = table.size, found.stat().st_blocks * 512
+    except OSError as error:
+        raise Error(f"cannot read the image: {error.strerror or error}", where=str(found)) from error
+    slots = tuple(_slots(parts, entries))
+    manifest = _manifest(found.parent / "manifest.json", problems)
+    problems += _problems(parts, slots, entries)
+    return Report(found, size, allocated, table, parts, slots, tuple(entries), manifest, tuple(problems))
+
+
+def _part(file: BinaryIO, partition: gpt.Partition) -> Part:
+    for name, reader in (("erofs", superblock.erofs), ("verity", superblock.verity), ("ext4", superblock.ext4)):
+        content: Content | None = reader(file, partition.offset)
+        if content is not None:
+            return Part(partition, name, content)
+    file.seek(partition.offset)
+    begin = file.read(min(partition.size, 2**20))
+    if not any(begin):
+        return Part(partition, "empty", None)
+    return Part(partition, "vfat" if begin[82:87] == b"FAT32" or begin[54:57] == b"FAT" else "unknown", None)
+
+
+def _entries(file: BinaryIO, esp: gpt.Partition) -> Iterator[Entry]:
+    fat = Fat(file, esp.offset, f"partition {esp.number} ({esp.name})")
+    for found in fat.walk():
+        parent = str(found.path.parent).lower()
+        if parent == "efi/linux" and found.path.suffix.lower() == ".efi" and not found.folder:
+            yield _entry(fat, found)
+
+
+def _entry(fat: Fat, found: File) -> Entry:
+    path = str(found.path)
+    counted = COUNTERS.search(path)
+    left = int(counted[1]) if counted else None
+    done = int(counted[2] or 0) if counted else None
+
+    def read(offset: int, size: int) -> bytes:
+        return fat.read(found, offset, size)
+
+    def text(name: str) -> str:
+        return (image.contents(name, read) or b"").decode("utf-8", "replace").strip()
+
+    try:
+        image = pe.parse(read, path)
+        words = text(".cmdline")
+        hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", words)
+        pairs = (line.partition("=") for line in text(".osrel").splitlines() if "=" in line)
+        return Entry(
+            path=path,
+            size=found.size,
+            tries_left=left,
+            tries_done=done,
+            machine=image.machine,
+            command_line=words,
+            root_hash=hashes[-1].lower() if hashes else None,
+            kernel=text(".uname") or None,
+            os_release={name: value.strip("\"'") for name, _, value in pairs},
+            sections={section.name: section.size for section in image.sections},
+        )
+    except Error as error:
+        return Entry(path, found.size, left, done, problem=error.message)
+
+
+def _slots(parts: tuple[Part, ...], entries: list[Entry]) -> Iterator[Slot]:
+    """Root partitions in their order are A, B, …; each takes the verity partition of the same place in the order."""
+    roots = [part for part in parts if part.partition.type in gpt.ROOT.values()]
+    trees = [part for part in parts if part.partition.type in gpt.ROOT_VERITY.values()]
+    for index, root in enumerate(roots):
+        tree = trees[index] if index < len(trees) else None
+        verity = tree.content if tree and isinstance(tree.content, superblock.Verity) else None
+        used = root.content.size if isinstance(root.content, superblock.Erofs | superblock.Ext4) else 0
+        yield Slot(
+            name=chr(ord("A") + index % 26),
+            partitions=(root.partition.number, *([tree.partition.number] if tree else [])),
+            filled=root.holds != "empty",
+            size=root.partition.size + (tree.partition.size if tree else 0),
+            used=used + (verity.size if verity else 0),
+            root_hash=verity.root_hash if verity else None,
+            entries=tuple(e.path for e in entries if verity and e.root_hash and e.root_hash == verity.root_hash),
+        )
+
+
+def _problems(parts: tuple[Part, ...], slots: tuple[Slot, ...], entries: list[Entry]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part.content, superblock.Erofs) and part.content.intact is False:
+            yield f"partition {part.partition.number} ({part.partition.name}): the erofs superblock is damaged"
+        if part.content is not None and part.content.size > part.partition.size:
+            yield f"partition {part.partition.number} ({part.partition.name}): its contents are larger than it is"
+    for slot in slots:
+        if slot.filled and slot.root_hash is None:
+            yield f"slot {slot.name} has no hash tree"
+        elif slot.filled and not slot.entries:
+            yield f"slot {slot.name}: no boot entry carries its root hash {slot.root_hash}"
+    known = {slot.root_hash for slot in slots}
+    for entry in entries:
+        if entry.problem:
+            yield f"{entry.path}: {entry.problem}"
+        elif entry.root_hash and entry.root_hash not in known:
+            yield f"{entry.path}: its root hash {entry.root_hash} is that of no slot"
+
+
+def _manifest(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name}: {error}")
+        return None
+    if not isinstance(found, dict):
+        problems.append(f"{path.name}: not a mapping")
+        return None
+    return found
