@@ -52,7 +52,7 @@ def main(args: list[str] | None = None) -> Any:
     """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
     words = sys.argv[1:] if args is None else args
     try:
-        cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
+        status = cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -66,4 +66,10 @@ def main(args: list[str] | None = None) -> Any:
             raise
         log.error(error)
         sys.exit(error.status)
-    sys.exit(0)
+    except Exception as error:  # a defect of this program: still one line, unless more is asked for
+        if "--debug" in words:
+            raise
+        hint = "this should not happen: run it again as `edge-osbuild --debug …` and report what it prints"
+        log.error(Error(f"{type(error).__name__}: {error}", hint=hint))
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)  # what click's `ctx.exit()` was given

@@ -75,16 +75,16 @@ repart() {
 # The boot loader's entry carries the root hash, which is known only once the slot is made: so twice.
 truncate -s 108M first.img
 repart first.img 108M > first.json
-hash=$(tr ',{' '\n\n' < first.json | sed -n 's/.*"roothash":"\([0-9a-f]*\)".*/\1/p' | head -n 1)
+hash=$(grep -o '"roothash":"[0-9a-f]*"' first.json | head -n 1 | cut -d '"' -f 4)
 printf 'root=/dev/mapper/root roothash=%s rauc.slot=A ro' "$hash" > cmdline
 printf 'ID=debian\nPRETTY_NAME="Tiny 1.0.0"\nVERSION_ID="13"\nIMAGE_VERSION=1.0.0\n' > osrel
-printf '6.12.0-test-amd64' > uname
+printf '6.12.0-test-amd64' > release
 head -c 100000 /dev/zero > linux
 printf '.text\n.globl _start\n_start: ret\n' | as -o stub.o -
 ld -m i386pep --subsystem 10 --entry _start -o stub.efi stub.o
 objcopy --add-section .osrel=osrel --change-section-vma .osrel=0x150000000 \
     --add-section .cmdline=cmdline --change-section-vma .cmdline=0x150010000 \
-    --add-section .uname=uname --change-section-vma .uname=0x150020000 \
+    --add-section .uname=release --change-section-vma .uname=0x150020000 \
     --add-section .linux=linux --change-section-vma .linux=0x150030000 \
     stub.efi "esp/EFI/Linux/edge-a+3.efi"
 cp stub.efi esp/EFI/BOOT/BOOTX64.EFI

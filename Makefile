@@ -1,0 +1,94 @@
+# Short names for what .venv/bin/edge-osbuild does. The first target that needs it makes the environment.
+
+PROFILE ?= edge-server
+ARCH ?=
+ARGS ?=
+
+EDGE = .venv/bin/edge-osbuild
+PYTEST = .venv/bin/python -m pytest
+READY = .venv/.ready
+arch = $(if $(ARCH),--arch $(ARCH))
+newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
+
+.PHONY: help image run test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@echo "Variables: PROFILE=$(PROFILE) ARCH=<as the profile says> ARGS=<further arguments>"
+
+image: $(READY)  ## compose an image: make image PROFILE=minimal ARCH=x86_64
+	$(EDGE) build $(PROFILE) $(arch) $(ARGS)
+
+run: image  ## boot that image in QEMU
+	$(EDGE) run "$(newest)" $(ARGS)
+
+# Runs parts one after the other, up to the first that fails, and says at the end how long each took.
+define parts
+	@mkdir -p build; : > build/.parts; status=0; \
+	for part in $(1); do \
+		begin=$$(date +%s); \
+		$(MAKE) --no-print-directory $$part || status=$$?; \
+		if [ $$status -eq 0 ]; then word=passed; else word=FAILED; fi; \
+		printf '  %-14s %s %5d s\n' $$part $$word $$(($$(date +%s) - begin)) >> build/.parts; \
+		[ $$status -eq 0 ] || break; \
+	done; \
+	echo; cat build/.parts; exit $$status
+endef
+
+test: $(READY)  ## unit tests, then the images, then the tests that boot them
+	$(call parts,test-unit test-images test-qemu)
+
+test-all: $(READY)  ## the same with the slow tests
+	$(call parts,test-unit test-images test-qemu-all)
+
+test-unit: $(READY)
+	$(PYTEST) tests $(ARGS)
+
+test-images: $(READY)
+	$(EDGE) build minimal
+	$(EDGE) build edge-server
+
+test-qemu: $(READY)
+	$(PYTEST) qemu-tests -m "not slow" $(ARGS)
+
+test-qemu-all: $(READY)
+	$(PYTEST) qemu-tests $(ARGS)
+
+bench: $(READY)  ## measure builds, sizes, memory and boot times
+	.venv/bin/python -m osbuild.bench $(ARGS)
+
+lint: $(READY)  ## ruff, mypy and the checks of shell scripts
+	$(PYTEST) tests/test_lint.py
+
+doctor: $(READY)  ## say what this host lacks
+	$(EDGE) doctor
+
+clean:  ## delete build/ (the cache and .venv stay)
+	rm -rf --one-file-system build
+
+.venv: $(READY)
+.PHONY: .venv
+
+# Host packages are only touched where one is missing. The environment is made by the first Python that is new enough.
+$(READY): pyproject.toml host-packages.txt
+	@lack=; for package in $$(sed 's/#.*//' host-packages.txt); do \
+		dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || lack="$$lack $$package"; \
+	done; \
+	if [ -n "$$lack" ]; then \
+		set -- apt-get install --no-install-recommends --yes $$lack; \
+		if [ "$$(id -u)" -ne 0 ]; then \
+			echo "This host lacks some packages. As root: apt-get update && $$*" >&2; exit 1; \
+		fi; \
+		echo "Installing on this host:$$lack"; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq && "$$@" -qq > /dev/null || exit 1; \
+	fi
+	@for python in python3 python3.14 python3.13 python3.12 python3.11 ""; do \
+		if [ -z "$$python" ]; then \
+			echo "No Python 3.11 or later with venv: apt-get install python3.11-venv" >&2; exit 1; \
+		fi; \
+		$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	echo "Making .venv with $$($$python --version)"; \
+	[ -x .venv/bin/python ] || $$python -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@

@@ -1,0 +1,40 @@
+"""`edge-osbuild doctor`: what this host lacks, and the command that mends it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from osbuild.cache import Cache
+from osbuild.doctor import Check, diagnose, install, install_line, missing
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--fix", is_flag=True, help="Install the packages that are missing (needs root).")
+def command(as_json: bool, fix: bool) -> None:
+    """Say what this host lacks for building and running images. Fails if something that is required is missing."""
+    checks = diagnose(Cache(), Path("build"))
+    if fix and (packages := missing(checks)):
+        install(packages)
+        checks = diagnose(Cache(), Path("build"))
+    click.echo(json.dumps([asdict(check) for check in checks], indent=2) if as_json else report(checks))
+    if any(check.required and not check.good for check in checks):
+        sys.exit(1)
+
+
+def report(checks: Sequence[Check]) -> str:
+    """The findings as a table, then what to do."""
+    wide = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        mark = "✓" if check.good else "✗" if check.required else "-"
+        remedy = "" if check.good else check.fix or f"package {check.package}" if check.fix or check.package else ""
+        optional = " (optional)" if not check.good and not check.required else ""
+        lines.append(f"{mark} {check.name:{wide}}  {check.detail}{optional}{' → ' + remedy if remedy else ''}")
+    if packages := missing(checks):
+        lines += ["", "To install what is missing:", f"  {install_line(packages)}"]
+    return "\n".join(lines)

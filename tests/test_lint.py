@@ -1,0 +1,51 @@
+"""The code itself: style, types, shell scripts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+
+
+def tool(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def check(*command: str) -> None:
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def tracked() -> list[Path]:
+    """Every file of the checkout that is tracked or is going to be."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [PROJECT / name for name in names if name and (PROJECT / name).is_file()]
+
+
+def shell_scripts() -> list[Path]:
+    """Files that begin as a script for a POSIX shell or bash."""
+    found = []
+    for path in tracked():
+        with path.open("rb") as file:
+            first = file.readline(100)
+        if first.startswith(b"#!") and first.split()[-1].rpartition(b"/")[2] in (b"sh", b"bash"):
+            found.append(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check", "--no-fix"), ("ruff", "format", "--check"), ("mypy",)],
+    ids=["ruff check", "ruff format", "mypy"],
+)
+def test_python_passes(command: tuple[str, ...]) -> None:
+    check(tool(command[0]), *command[1:])
+
+
+def test_every_shell_script_passes_shellcheck() -> None:
+    scripts = [str(path.relative_to(PROJECT)) for path in shell_scripts()]
+    assert ".ci/run" in scripts
+    check(tool("shellcheck"), "--severity=warning", *scripts)
