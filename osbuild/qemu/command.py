@@ -103,7 +103,7 @@ def command_line(config: MachineConfig, files: Files, accelerator: Accelerator) 
     command += ["-device", f"pcie-root-port,id={NETWORK_PORT},chassis=1,slot=1"]
     for number, drive in enumerate(files.drives):
         command += ["-blockdev", json.dumps(blockdev(drive))]
-        boot = ",bootindex=0" if number == 0 and drive.name == DISK else ""
+        boot = ",bootindex=1" if number == 0 and drive.name == DISK else ""
         command += ["-device", f"virtio-blk-pci,drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}"]
     if config.network:
         command += ["-netdev", json.dumps(netdev(config.network)), "-device", json.dumps(nic(config.network))]

@@ -1,5 +1,6 @@
 """A virtual machine, from power on to nothing left of it."""
 
+import contextlib
 import os
 import re
 import socket
@@ -272,9 +273,16 @@ class Machine:
             paths.append(Path("/dev/kvm"))
         self._ended = None
         self._guarded.start(self._wrap(command_line(config, self._files, self._accelerator), paths))
-        self._monitor = Monitor(self._accept(self._qmp_socket))
-        self._line = Line(self._accept(self._console_socket))
-        self.qmp("cont")
+        try:
+            self._monitor = Monitor(self._accept(self._qmp_socket))
+            self._line = Line(self._accept(self._console_socket))
+            self.qmp("cont")
+        except Error:
+            # a QEMU that does not like its arguments may first connect, then die: say what it said, not what broke
+            with contextlib.suppress(TimedOut):
+                self._guarded.wait(2)
+            self.check_alive()
+            raise
 
     def _accept(self, listener: socket.socket) -> socket.socket:
         deadline = Deadline(START_SECONDS)

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ class Guarded:
             [sys.executable, "-I", "-S", str(GUARDIAN), str(parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             start_new_session=True,
         )
         try:
@@ -91,12 +93,13 @@ class Guarded:
         self._guardian.wait()
         if self._guardian.stdout:
             self._guardian.stdout.close()
+        if self._guardian.returncode < 0 and hasattr(self, "folder"):  # somebody killed it before it could clean up
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _tell(self, **message: object) -> None:
         assert self._guardian.stdin is not None
         try:
             self._guardian.stdin.write((json.dumps(message) + "\n").encode())
-            self._guardian.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
             raise Error("the process that guards QEMU is gone", hint="start the machine again") from error
 

@@ -43,8 +43,10 @@ class Monitor:
         self._listening: asyncio.Task[None] | None = None
         try:
             self._call(self._begin(connection), COMMAND_SECONDS)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, QMPError):
+                raise Error(f"QEMU has ended the session ({error})") from error
             raise
 
     @property

@@ -1,0 +1,98 @@
+"""`edge-osbuild run`: boot an image in QEMU."""
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.errors import UsageError
+from osbuild.qemu import accel, bootable, terminal
+from osbuild.qemu.config import Forward, MachineConfig, Network
+from osbuild.qemu.disk import image_format
+from osbuild.qemu.emulator import Emulator, emulator
+from osbuild.qemu.machine import Machine
+
+
+def size(text: str) -> int:
+    """Bytes in `2G`, `512M` or `1.5 GiB`; a number alone is in MiB. Raises `click.BadParameter` on anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    amount = int(float(found[1]) * (2**30 if found[2].upper() == "G" else 2**20)) if found else 0
+    if amount <= 0:
+        raise click.BadParameter(f"{text!r} is not a size such as 512M or 2G")
+    return amount
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
+@click.option("--seed", type=click.Path(path_type=Path), help="NoCloud ISO with the node's first-boot config.")
+@click.option("--memory", type=size, metavar="SIZE", default="3G", show_default=True, help="Memory of the machine.")
+@click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Number of processors.")
+@click.option("--disk-size", type=size, metavar="SIZE", help="Make the disk larger than the image.")
+@click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH; a free one if not given.")
+@click.option(
+    "--persist",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep what the machine writes in this qcow2 file.",
+)
+@click.option("--accel", "wanted", type=click.Choice(accel.CHOICES), default="auto", show_default=True)
+@click.option("--arch", type=click.Choice(list(Architecture)), help="Architecture, if the image does not say.")
+@click.option("--no-network", is_flag=True, help="Boot with no network card at all.")
+@click.option("--log", "logfile", type=click.Path(path_type=Path), metavar="FILE", help="Keep the console's log here.")
+@click.option("--host-qemu", is_flag=True, help="Use the QEMU installed on this host, not the one of the tools tree.")
+def command(
+    image: Path,
+    arguments: tuple[str, ...],
+    seed: Path | None,
+    memory: int,
+    cpus: int,
+    disk_size: int | None,
+    ssh_port: int | None,
+    persist: Path | None,
+    wanted: str,
+    arch: str | None,
+    no_network: bool,
+    logfile: Path | None,
+    host_qemu: bool,
+) -> None:
+    """Boot IMAGE, a disk image or the folder of a build, and connect its serial console to this terminal.
+
+    The image itself is never changed. Ctrl-A X quits, Ctrl-A H lists the other keys. Without a terminal, the console
+    is only shown.
+    """
+    if no_network and ssh_port:
+        raise UsageError("--ssh-port needs a network", hint="leave out --no-network")
+    found = bootable.find(image, seed=seed, architecture=Architecture(arch) if arch else None)
+    image_format(found.image)  # so that a wrong name is known before any work is done
+    network = None if no_network else Network(forwards=(Forward(22, ssh_port or 0),))
+    config = MachineConfig(
+        architecture=found.architecture,
+        image=found.image,
+        memory=memory,
+        cpus=cpus,
+        persist=persist,
+        disk_size=disk_size,
+        media=(found.seed,) if found.seed else (),
+        network=network,
+        extra=arguments,
+    )
+    qemu = Emulator() if host_qemu else emulator(found.architecture)
+    accelerator = accel.choose(found.architecture, wanted, wrap=qemu.wrap, root=qemu.root)
+    # SIGTERM takes the same way out as Ctrl-C: the terminal is put back in order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    machine = Machine(config, log=logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    with machine:
+        log.note(f"{found.image}: {found.architecture}, {accelerator.name}, seed: {found.seed or 'none'}")
+        if network:
+            log.note(f"ssh -p {machine.port(22)} -o StrictHostKeyChecking=no USER@127.0.0.1")
+        if interactive:
+            log.note("Ctrl-A X quits, Ctrl-A H for help")
+        (terminal.interact if interactive else terminal.stream)(machine, terminal.Screen())
+        if not machine.running:
+            machine.wait_off(1)  # raises if QEMU did not end well

@@ -1,0 +1,40 @@
+"""What `run` is asked to boot: a disk image, or the folder of a build."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+
+
+@dataclass(frozen=True)
+class Bootable:
+    """A disk image, the seed for its first boot if there is one, and what it runs on."""
+
+    image: Path
+    seed: Path | None
+    architecture: Architecture
+
+
+def find(path: Path, *, seed: Path | None = None, architecture: Architecture | None = None) -> Bootable:
+    """Find what belongs to `path`: a build's folder has `disk.img` and maybe `seed.iso`.
+
+    What is given wins; the architecture comes from `manifest.json` beside the image, else it is the host's own. A
+    `seed.iso` beside an image that is named itself is not taken: only the folder stands for all that is in it.
+    """
+    image = path
+    if path.is_dir():
+        image = path / "disk.img"
+        if not image.exists():
+            raise Error("no disk.img in this folder", where=str(path), hint="build one: edge-osbuild build PROFILE")
+        if seed is None and (path / "seed.iso").is_file():
+            seed = path / "seed.iso"
+    return Bootable(image, seed, architecture or _recorded(image) or Architecture.native())
+
+
+def _recorded(image: Path) -> Architecture | None:
+    try:
+        return Architecture(json.loads((image.parent / "manifest.json").read_text())["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # an image from elsewhere; --arch is there for that

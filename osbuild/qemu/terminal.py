@@ -1,0 +1,116 @@
+"""The user's terminal as the screen and keyboard of a serial console."""
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+from osbuild.qemu.deadline import TICK
+from osbuild.qemu.machine import Machine
+
+ESCAPE = 0x01  # Ctrl-A, as in `qemu -nographic`
+HELP = b"\r\nCtrl-A X  quit (power cut)\r\nCtrl-A P  press the power button\r\nCtrl-A R  press the reset button\r\n" + (
+    b"Ctrl-A A  send Ctrl-A\r\nCtrl-A H  this help\r\n"
+)
+
+
+class Action(Enum):
+    """What the key after Ctrl-A asks for."""
+
+    quit = "x"
+    power = "p"
+    reset = "r"
+    help = "h"
+
+
+class Keyboard:
+    """Parts what is typed into text for the guest and actions for us."""
+
+    def __init__(self) -> None:
+        self._escaped = False
+
+    def feed(self, typed: bytes) -> Iterator[bytes | Action]:
+        """Text and actions, in their order. A Ctrl-A at the end is remembered for the next call."""
+        text = bytearray()
+        actions = {action.value: action for action in Action}
+        for byte in typed:
+            if not self._escaped:
+                if byte == ESCAPE:
+                    self._escaped = True
+                else:
+                    text.append(byte)
+                continue
+            self._escaped = False
+            key = chr(byte).lower()
+            if key in actions:
+                if text:
+                    yield bytes(text)
+                    text.clear()
+                yield actions[key]
+            elif key == "a" or byte == ESCAPE:
+                text.append(ESCAPE)
+        if text:
+            yield bytes(text)
+
+
+@contextlib.contextmanager
+def raw(fd: int) -> Iterator[None]:
+    """The terminal `fd` hands on every key, Ctrl-C included, until the block ends."""
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+class Screen:
+    """Where the console is shown: standard output. `closed` is set when nobody reads it any more."""
+
+    def __init__(self, fd: int = 1) -> None:
+        self._fd = fd
+        self.closed = threading.Event()
+
+    def show(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            self.closed.set()
+
+
+def stream(machine: Machine, screen: Screen) -> None:
+    """Show the console until the guest is off or nobody reads."""
+    machine.line.listen(screen.show)
+    while machine.running and not screen.closed.wait(TICK):
+        pass
+
+
+def interact(machine: Machine, screen: Screen) -> None:
+    """Let the user at the console, until the guest is off or Ctrl-A X is typed."""
+    keyboard = Keyboard()
+    with raw(sys.stdin.fileno()):
+        machine.line.listen(screen.show)
+        act: dict[Action, Callable[[], object]] = {
+            Action.power: lambda: machine.qmp("system_powerdown"),
+            Action.reset: machine.reset,
+            Action.help: lambda: screen.show(HELP),
+        }
+        while machine.running and not screen.closed.is_set():
+            if not select.select([sys.stdin], [], [], TICK)[0]:
+                continue
+            typed = os.read(sys.stdin.fileno(), 1024)
+            if not typed:  # the terminal has gone away
+                return
+            for word in keyboard.feed(typed):
+                if word is Action.quit:
+                    return
+                if isinstance(word, Action):
+                    act[word]()
+                elif machine.running:
+                    machine.line.send(word)

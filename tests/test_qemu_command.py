@@ -1,0 +1,145 @@
+"""The command lines that machines are started with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+from osbuild.qemu.accel import Accelerator, choose
+from osbuild.qemu.command import DISK, Drive, Files, command_line
+from osbuild.qemu.config import PLATFORMS, DirectKernel, Forward, MachineConfig, Network, find_firmware
+from osbuild.qemu.machine import parse_forward
+
+FILES = Files(
+    qmp=Path("/w/qmp"),
+    console=Path("/w/console"),
+    log=Path("/logs/a,b.log"),
+    drives=(
+        Drive(DISK, Path("/w/disk,1.qcow2"), "qcow2", volatile=True),
+        Drive("media0", Path("/seed.iso"), "raw", readonly=True),
+    ),
+    code=Path("/code.fd"),
+    vars=Path("/w/vars.fd"),
+)
+TCG = Accelerator("tcg", "max")
+
+
+def value(command: list[str], option: str) -> str:
+    (place,) = [number for number, word in enumerate(command) if word == option]
+    return command[place + 1]
+
+
+def values(command: list[str], option: str) -> list[str]:
+    return [command[number + 1] for number, word in enumerate(command) if word == option]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "program", "machine", "cpu"),
+    [
+        (Architecture.x86_64, "qemu-system-x86_64", "q35", "max"),
+        (Architecture.arm64, "qemu-system-aarch64", "virt", "cortex-a72"),
+        (Architecture.armv7, "qemu-system-arm", "virt,highmem=off", "cortex-a15"),
+    ],
+)
+def test_each_architecture_has_its_machine(architecture: Architecture, program: str, machine: str, cpu: str) -> None:
+    accelerator = choose(architecture, "tcg")
+    command = command_line(MachineConfig(architecture=architecture), FILES, accelerator)
+    assert command[0] == program
+    assert value(command, "-machine") == machine
+    assert value(command, "-cpu") == cpu
+    assert value(command, "-accel").startswith("tcg,thread=multi")
+    assert values(command, "-drive") == [
+        "if=pflash,unit=0,format=raw,readonly=on,file=/code.fd",
+        "if=pflash,unit=1,format=raw,readonly=off,file=/w/vars.fd,cache=unsafe",
+    ]
+
+
+def test_a_machine_starts_paused_with_nothing_it_was_not_given() -> None:
+    command = command_line(MachineConfig(), FILES, TCG)
+    assert {"-S", "-nodefaults", "-no-user-config"} <= set(command)
+
+
+def test_memory_is_given_in_bytes_and_passed_exactly() -> None:
+    command = command_line(MachineConfig(memory=1536 * 2**20, cpus=3), FILES, TCG)
+    assert value(command, "-m") == f"size={1536 * 1024}k"
+    assert value(command, "-smp") == "3"
+
+
+def test_a_comma_in_a_path_is_no_separator() -> None:
+    command = command_line(MachineConfig(), FILES, TCG)
+    assert "logfile=/logs/a,,b.log,logappend=on" in values(command, "-chardev")[1]
+    assert json.loads(values(command, "-blockdev")[0])["file"]["filename"] == "/w/disk,1.qcow2"
+
+
+def test_only_a_volatile_disk_is_written_without_fsync_and_media_are_read_only() -> None:
+    disk, seed = (json.loads(text) for text in values(command_line(MachineConfig(), FILES, TCG), "-blockdev"))
+    assert (disk["cache"]["no-flush"], disk["file"]["cache"]["no-flush"], disk["read-only"]) == (True, True, False)
+    assert (seed["cache"]["no-flush"], seed["read-only"], seed["file"]["read-only"]) == (False, True, True)
+
+
+def test_ssh_is_forwarded_from_a_port_of_qemus_choice_on_loopback_only() -> None:
+    netdev = json.loads(value(command_line(MachineConfig(), FILES, TCG), "-netdev"))
+    assert netdev["hostfwd"] == [{"str": "tcp:127.0.0.1:0-:22"}]
+    assert netdev["restrict"] is False
+
+
+def test_a_restricted_network_keeps_its_forwards() -> None:
+    network = Network(forwards=(Forward(22, 2222), Forward(6443)), restrict=True)
+    netdev = json.loads(value(command_line(MachineConfig(network=network), FILES, TCG), "-netdev"))
+    assert netdev["restrict"] is True
+    assert [rule["str"] for rule in netdev["hostfwd"]] == ["tcp:127.0.0.1:2222-:22", "tcp:127.0.0.1:0-:6443"]
+
+
+def test_without_network_there_is_no_card_but_a_port_to_plug_one_in() -> None:
+    command = command_line(MachineConfig(network=None), FILES, TCG)
+    assert "-netdev" not in command
+    assert not any("virtio-net" in word for word in command)
+    assert any(word.startswith("pcie-root-port,id=netport") for word in command)
+
+
+def test_a_direct_kernel_and_extra_arguments_are_passed_on() -> None:
+    config = MachineConfig(direct=DirectKernel(Path("/k"), Path("/i"), "console=ttyS0"), extra=("-rtc", "base=utc"))
+    command = command_line(config, Files(Path("/q"), Path("/c"), Path("/l")), TCG)
+    assert (value(command, "-kernel"), value(command, "-initrd")) == ("/k", "/i")
+    assert value(command, "-append") == "console=ttyS0"
+    assert command[-2:] == ["-rtc", "base=utc"]
+    assert "-drive" not in command
+
+
+def test_kvm_runs_on_the_hosts_own_processor() -> None:
+    command = command_line(MachineConfig(watchdog=True), FILES, Accelerator("kvm", "host"))
+    assert (value(command, "-accel"), value(command, "-cpu")) == ("kvm", "host")
+    assert "i6300esb" in values(command, "-device")
+
+
+def test_kvm_is_never_used_for_another_architecture() -> None:
+    foreign = Architecture.arm64 if Architecture.native() is not Architecture.arm64 else Architecture.x86_64
+    assert choose(foreign, "auto").name == "tcg"
+    with pytest.raises(Error, match="KVM cannot run this guest"):
+        choose(foreign, "kvm")
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_firmware_is_looked_up_below_the_root_that_qemu_runs_in(architecture: Architecture, tmp_path: Path) -> None:
+    with pytest.raises(Error) as caught:
+        find_firmware(architecture, tmp_path)
+    assert PLATFORMS[architecture].package in (caught.value.hint or "")
+    for name in (PLATFORMS[architecture].code[-1], PLATFORMS[architecture].vars[-1]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_firmware(architecture, tmp_path)
+    assert found.code == Path("/", PLATFORMS[architecture].code[-1])
+    assert found.template == tmp_path / PLATFORMS[architecture].vars[-1]
+
+
+def test_the_forwarded_port_is_read_from_what_qemu_says() -> None:
+    text = (
+        "Hub -1 (net0):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n"
+        "  TCP[HOST_FORWARD]   3       127.0.0.1 43051       10.0.2.15    22     0     0\r\n"
+        "  TCP[ESTABLISHED]    5       10.0.2.15 22          127.0.0.1  6443     0     0\r\n"
+    )
+    assert parse_forward(text, 22) == 43051
+    with pytest.raises(Error, match="port 6443 of the guest is not forwarded"):
+        parse_forward(text, 6443)

@@ -1,0 +1,130 @@
+"""Images that a machine is given, and how the `run` command takes wrong ones."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from osbuild.arch import Architecture
+from osbuild.cli.run import command, size
+from osbuild.errors import Error, UsageError
+from osbuild.qemu.bootable import find
+from osbuild.qemu.config import direct
+from osbuild.qemu.disk import image_format, keep_overlay, make_overlay
+from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
+
+
+def gpt(path: Path) -> Path:
+    path.write_bytes(b"\0" * 510 + b"\x55\xaa" + b"EFI PART" + b"\0" * 504)
+    return path
+
+
+def test_raw_and_qcow2_images_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
+    assert image_format(gpt(tmp_path / "a.qcow2")) == "raw"
+    (tmp_path / "b.img").write_bytes(b"QFI\xfb" + b"\0" * 508)
+    assert image_format(tmp_path / "b.img") == "qcow2"
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        (None, "there is no such disk image", "edge-osbuild build"),
+        (b"", "no partition table", "disk.img"),
+        (b"name: minimal\n", "no partition table", "disk.img"),
+        (b"\x28\xb5\x2f\xfd" + b"\0" * 600, "compressed", "zstd -d"),
+        (b"\x1f\x8b", "compressed", "gunzip"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_a_way_out(
+    tmp_path: Path, content: bytes | None, message: str, hint: str
+) -> None:
+    path = tmp_path / "image"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Error, match=message) as caught:
+        image_format(path)
+    assert caught.value.where == str(path)
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_folder_is_no_image_but_a_build_folder_stands_for_what_is_in_it(tmp_path: Path) -> None:
+    with pytest.raises(Error, match="this is a folder"):
+        image_format(tmp_path)
+    with pytest.raises(Error, match=r"no disk\.img in this folder"):
+        find(tmp_path)
+    image = gpt(tmp_path / "disk.img")
+    assert find(tmp_path).seed is None
+    (tmp_path / "seed.iso").touch()
+    (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "arm64"}))
+    found = find(tmp_path)
+    assert (found.image, found.seed, found.architecture) == (image, tmp_path / "seed.iso", Architecture.arm64)
+    assert find(image).seed is None
+    assert find(tmp_path, architecture=Architecture.armv7).architecture is Architecture.armv7
+    (tmp_path / "manifest.json").write_text("[]")
+    assert find(tmp_path).architecture is Architecture.native()
+
+
+def test_a_disk_smaller_than_its_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Error, match="the disk would be smaller"):
+        make_overlay(gpt(tmp_path / "i"), tmp_path / "o", 512, direct)
+
+
+def test_changes_to_an_older_image_are_not_put_on_a_newer_one(tmp_path: Path) -> None:
+    image, overlay = gpt(tmp_path / "disk.img"), tmp_path / "kept.qcow2"
+    overlay.write_bytes(b"QFI\xfb" + b"\0" * 600)
+    keep_overlay(image, overlay, None, direct)
+    os.utime(image, (2**31, 2**31))
+    with pytest.raises(Error, match="made anew since") as caught:
+        keep_overlay(image, overlay, None, direct)
+    assert f"rm {overlay}" in (caught.value.hint or "")
+    with pytest.raises(Error, match="no qcow2"):
+        keep_overlay(image, gpt(tmp_path / "other"), None, direct)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"), [("2G", 2**31), ("512M", 2**29), ("1.5 GiB", 3 * 2**29), ("256", 2**28), ("1gb", 2**30)]
+)
+def test_sizes(text: str, amount: int) -> None:
+    assert size(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "0", "2T", "-1G", "G", "1e3"])
+def test_wrong_sizes(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        size(text)
+
+
+def test_the_run_command_refuses_contradictions_and_wrong_images_before_any_work(tmp_path: Path) -> None:
+    runner = CliRunner()
+    image = str(gpt(tmp_path / "disk.img"))
+    assert isinstance(runner.invoke(command, [image, "--no-network", "--ssh-port", "22"]).exception, UsageError)
+    wrong = runner.invoke(command, [str(tmp_path / "no.img")]).exception
+    assert isinstance(wrong, Error)
+    assert wrong.status == 1
+    assert runner.invoke(command, [image, "--memory", "lots"]).exit_code == 2
+    assert runner.invoke(command, []).exit_code == 2
+
+
+def test_a_throw_away_key_is_made_once_and_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    pair = KeyPair.generate(tmp_path / "keys")
+    assert pair.public.startswith("ssh-ed25519 ")
+    assert pair.private.stat().st_mode & 0o077 == 0
+    assert KeyPair.generate(tmp_path / "keys") == pair
+
+
+def test_ssh_without_a_guest_fails_and_never_reaches_this_host_instead(tmp_path: Path) -> None:
+    pair = KeyPair.generate(tmp_path)
+    with socket.socket() as taken:  # bound, nobody listens: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        guest = Guest(port=lambda: taken.getsockname()[1], user="root", key=pair.private, folder=tmp_path)
+        with pytest.raises(NoConnection, match="refused"):
+            guest.run("true", timeout=10)
+        (tmp_path / "ssh-root").touch()  # a master that died and left its socket
+        with pytest.raises(NoConnection, match="the connection broke"):
+            guest.run("true", timeout=10)
+        with pytest.raises(NoConnection, match="no SSH within 1 s"):
+            guest.wait_ready(1)
