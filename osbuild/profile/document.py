@@ -174,6 +174,7 @@ def _position(path: Path, before: str) -> str:
 def _syntax(error: yaml.MarkedYAMLError, loader: _Loader) -> Error:
     """PyYAML's complaint in a user's words."""
     problem = error.problem or error.context or "not valid YAML"
+    mark = error.problem_mark or error.context_mark
     hint = "check the indentation, brackets and quotes around here"
     if r"'\t'" in problem:
         problem, hint = "found a tab, expected spaces", "indent with spaces only"
@@ -182,11 +183,12 @@ def _syntax(error: yaml.MarkedYAMLError, loader: _Loader) -> Error:
         hint = "put a value that contains `: ` in quotes, and check the indentation"
     elif "could not find expected ':'" in problem:
         problem, hint = "found a line without `:`, expected `KEY: VALUE`", "add the colon, and a space after it"
+        mark = error.context_mark or mark
     elif "cannot start any token" in problem:
         hint = "put the value in quotes"
     elif "another document" in problem:
         problem, hint = "found a second document, expected one", "remove the `---` line and what follows it"
-    return Error(problem, where=str(loader.mark(error.problem_mark or error.context_mark)), hint=hint)
+    return Error(problem, where=str(loader.mark(mark)), hint=hint)
 
 
 def _tree(node: yaml.Node, loader: _Loader) -> Node:

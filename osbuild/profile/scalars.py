@@ -130,7 +130,7 @@ def size(node: Node, path: str) -> Size:
 def choice(text: str, node: Node, key: Key, path: str) -> Error:
     """The error for a value that is none of the key's choices."""
     *most, last = key.choices
-    near = nearest(text.lower(), key.choices) or nearest(_ALIASES.get(text.lower(), ""), key.choices)
+    near = nearest(_ALIASES.get(text.lower(), text.lower()), key.choices)
     hint = f"did you mean `{near}`?" if near else f"`{path}` is: {key.limits['help']}"
     return mismatch(node, path, f"{', '.join(most)} or {last}" if most else f"`{last}`", hint)
 
