@@ -1,0 +1,124 @@
+"""The initrd: one small script, busybox, dmsetup and the modules that find a disk. Made from files, natively."""
+
+import fnmatch
+import lzma
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.boot.kernel import Kernel
+from osbuild.cache import Cache, content_key, file_digest
+from osbuild.debian import Archive, Deb, stored
+from osbuild.errors import Error
+from osbuild.tools import Tree
+
+INIT = Path(__file__).with_name("init")
+PACKAGES = ("busybox-static", "dmsetup", "libcap2", "libdevmapper1.02.1", "libudev1", "libselinux1", "libpcre2-8-0", "libc6")
+APPLETS = (
+    "basename", "cat", "chroot", "find", "grep", "mkdir", "modprobe", "mount", "readlink", "reboot", "sh", "sleep",
+    "sort", "switch_root", "sync", "umount", "xargs",
+)  # fmt: skip
+# Modules that may stand between the firmware and the root, by name pattern below kernel/.
+MODULES = (
+    "drivers/ata/*", "drivers/block/virtio_blk*", "drivers/block/loop*", "drivers/nvme/host/nvme.*",
+    "drivers/nvme/host/nvme-core*", "drivers/mmc/*", "drivers/scsi/virtio_scsi*", "drivers/scsi/sd_mod*",
+    "drivers/scsi/hv_storvsc*", "drivers/scsi/megaraid/*", "drivers/usb/host/*", "drivers/usb/storage/*",
+    "drivers/virtio/*", "drivers/md/dm-verity*", "drivers/hv/hv_vmbus*", "drivers/pci/controller/*",
+    "drivers/reset/*", "drivers/clk/bcm/*", "drivers/dma/bcm*", "drivers/mfd/*", "drivers/regulator/*fixed*",
+    "drivers/regulator/*gpio*", "drivers/watchdog/*", "drivers/net/ethernet/intel/none",
+    "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
+)  # fmt: skip
+
+
+def initrd(cache: Cache, tools: Tree, kernel: Kernel, debs: Iterable[Deb], architecture: Architecture) -> Path:
+    """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `PACKAGES`."""
+    chosen = sorted(debs)
+    key = content_key("initrd-4", [deb.sha256 for deb in chosen], str(kernel.root), file_digest(INIT), MODULES, APPLETS)
+
+    def make(path: Path) -> None:
+        with log.step("initrd"):
+            Archive(cache, architecture).download(chosen)
+            packages, root = path.parent / "packages", path.parent / "root"
+            for deb in chosen:
+                package = stored(cache, deb)
+                tools.run(["dpkg-deb", "--extract", package, packages], [path.parent, package])
+            (root / "bin").mkdir(parents=True)
+            shutil.copy(packages / "usr/bin/busybox", root / "bin/busybox")
+            for applet in APPLETS:
+                (root / "bin" / applet).symlink_to("busybox")
+            copy_program(packages, "usr/sbin/dmsetup", root, "bin/dmsetup")
+            shutil.copy(INIT, root / "init")
+            (root / "init").chmod(0o755)
+            copy_modules(kernel, root)
+            tools.run(["depmod", "-b", root, kernel.release], [path.parent])
+            pack(tools, root, path)
+
+    return cache.entry("initrd", key, make)
+
+
+def copy_program(source: Path, program: str, target: Path, place: str) -> None:
+    """Copy an ELF program with its loader and every library that it needs, found by name below `source`."""
+    names = {path.name: path for path in source.rglob("*") if ".so" in path.name}
+    wanted = [(source / program, target / place)]
+    seen: set[str] = set()
+    while wanted:
+        path, destination = wanted.pop()
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, destination)
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+            loader = [s.get_interp_name() for s in elf.iter_segments("PT_INTERP")]
+        for name in {*needed, *(Path(item).name for item in loader)} - seen:
+            if name not in names:
+                raise Error(f"{program} needs {name}, which no package of the initrd has")
+            seen.add(name)
+            folder = next((str(Path(item).parent) for item in loader if Path(item).name == name), None)
+            place_for = target / folder.lstrip("/") if folder else target / "lib"
+            wanted.append((names[name], place_for / name))
+
+
+def copy_modules(kernel: Kernel, root: Path) -> None:
+    """Copy the modules of `MODULES` and all that they depend on, unpacked: the initrd is compressed as a whole."""
+    depends: dict[str, list[str]] = {}
+    for line in (kernel.modules / "modules.dep").read_text().splitlines():
+        name, _, needed = line.partition(":")
+        depends[name] = needed.split()
+    bare = {name: re.sub(r"^kernel/|\.ko.*$", "", name) for name in depends}
+    chosen: set[str] = set()
+    wanted = [name for name in depends if any(fnmatch.fnmatch(bare[name] + ".", p.rstrip(".") + "*") for p in MODULES)]
+    while wanted:
+        name = wanted.pop()
+        if name not in chosen:
+            chosen.add(name)
+            wanted += depends[name]
+    base = root / "lib/modules" / kernel.release
+    for name in sorted(chosen):
+        target = base / name.removesuffix(".xz")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        data = (kernel.modules / name).read_bytes()
+        target.write_bytes(lzma.decompress(data) if name.endswith(".xz") else data)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        if (kernel.modules / name).exists():
+            shutil.copy(kernel.modules / name, base / name)
+
+
+def pack(tools: Tree, root: Path, output: Path) -> None:
+    """Write `root` as a cpio archive that depends on nothing but its contents."""
+    for base, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            os.utime(Path(base, name), (0, 0), follow_symlinks=False)
+    os.utime(root, (0, 0))
+    names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*"))) + "\n"
+    archive = output.with_name("initrd.cpio")
+    tools.run(
+        ["cpio", "--create", "--format=newc", "--reproducible", "--owner=0:0", "--quiet", "-F", archive],
+        [output.parent], cwd=root, input=names,
+    )  # fmt: skip
+    tools.run(["zstd", "-q", "-19", "-T0", archive, "-o", output], [output.parent])

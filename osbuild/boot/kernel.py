@@ -1,0 +1,77 @@
+"""The kernel: unpacked from its package natively, never installed, so that no maintainer script runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, content_key
+from osbuild.debian import Archive, Deb, stored
+from osbuild.errors import Error
+from osbuild.tools import Tree
+
+# Debian's metapackages; the image that each depends on is what is unpacked.
+METAPACKAGES = {
+    (Architecture.x86_64, "cloud"): "linux-image-cloud-amd64",
+    (Architecture.x86_64, "generic"): "linux-image-amd64",
+    (Architecture.arm64, "cloud"): "linux-image-cloud-arm64",
+    (Architecture.arm64, "generic"): "linux-image-arm64",
+    (Architecture.armv7, "cloud"): "linux-image-armmp",
+    (Architecture.armv7, "generic"): "linux-image-armmp",
+}
+# Never needed on a headless node, and a third of the generic kernel's modules.
+UNWANTED = ("sound", "drivers/gpu", "drivers/media", "drivers/staging", "drivers/infiniband", "drivers/isdn")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`root` holds `vmlinuz` and `tree/usr/lib/modules/RELEASE`."""
+
+    root: Path
+    release: str
+
+    @property
+    def image(self) -> Path:
+        """The kernel itself."""
+        return self.root / "vmlinuz"
+
+    @property
+    def tree(self) -> Path:
+        """What is laid over the root file system."""
+        return self.root / "tree"
+
+    @property
+    def modules(self) -> Path:
+        """The folder of this release's modules."""
+        return self.tree / "usr/lib/modules" / self.release
+
+
+def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture) -> Kernel:
+    """The kernel in the package `deb`, with an index of its modules, from the cache if it is there."""
+
+    def make(path: Path) -> None:
+        with log.step(f"kernel: {deb.name} {deb.version}"):
+            Archive(cache, architecture).download([deb])
+            path.mkdir()
+            package = stored(cache, deb)
+            tools.run(["dpkg-deb", "--extract", package, path / "package"], [path, package])
+            (path / "tree/usr/lib").mkdir(parents=True)
+            modules = [*(path / "package").glob("usr/lib/modules"), *(path / "package").glob("lib/modules")]
+            images = sorted((path / "package/boot").glob("vmlinuz-*"))
+            if not modules or not images:
+                raise Error(f"package {deb.name} has no kernel in it", hint="check `kernel` in the profile")
+            modules[0].rename(path / "tree/usr/lib/modules")
+            images[0].rename(path / "vmlinuz")
+            release = images[0].name.removeprefix("vmlinuz-")
+            base = path / "tree/usr/lib/modules" / release
+            tools.run(["rm", "-rf", path / "package", *(base / "kernel" / name for name in UNWANTED)], [path])
+            for link in ("build", "source"):
+                (base / link).unlink(missing_ok=True)
+            # depmod wants /lib/modules below its base folder
+            (path / "tree/lib").symlink_to("usr/lib")
+            tools.run(["depmod", "-b", path / "tree", release], [path])
+            (path / "tree/lib").unlink()
+            (path / "release").write_text(release)
+
+    root = cache.entry("kernel", content_key("kernel-2", deb.sha256, UNWANTED), make)
+    return Kernel(root, (root / "release").read_text())

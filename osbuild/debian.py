@@ -1,0 +1,185 @@
+"""Debian packages: resolving names to exact files, downloading these, and a repository made of them.
+
+The host's own apt does the talking, with the host's own settings (proxies, certificates), so that an archive is
+reached here as it is everywhere else on the machine. Signatures are checked by apt when it resolves (apt-secure(8));
+from then on a package is known by its sha256.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, file_digest
+from osbuild.errors import Error
+from osbuild.run import CommandError, run
+
+SUITE = "trixie"
+GONE = (
+    "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to a "
+    "snapshot of the archive, or give a folder that has the files with --from"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Deb:
+    """One binary package; `sha256` in hex, `size` in bytes."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    size: int
+
+    @property
+    def filename(self) -> str:
+        """The name that apt gives the file (an epoch's colon is escaped)."""
+        return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
+
+
+class Archive:
+    """Debian's archive for one architecture, through an apt root that is apart from the host's."""
+
+    def __init__(self, cache: Cache, architecture: Architecture) -> None:
+        self.cache = cache
+        self.architecture = architecture
+        self.root = cache.folder("apt") / f"{SUITE}-{architecture.to_debian()}"
+
+    def update(self) -> None:
+        """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides."""
+        mirror = os.environ.get("EDGE_OSBUILD_MIRROR")
+        with self.cache.locked("apt-" + self.root.name):
+            shutil.rmtree(self.root, ignore_errors=True)
+            run(
+                [
+                    "mmdebstrap",
+                    "--variant=custom",
+                    "--skip=cleanup/apt,cleanup/reproducible",
+                    f"--architectures={self.architecture.to_debian()}",
+                    *(f"--aptopt={line}" for line in host_settings()),
+                    SUITE,
+                    self.root,
+                    *([mirror] if mirror else []),
+                ],
+                hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
+            )
+
+    def _apt(self, *words: str) -> list[str]:
+        debian = self.architecture.to_debian()
+        settings = {
+            "Dir": self.root,
+            "Dir::State::status": self.root / "var/lib/dpkg/status",
+            "APT::Architecture": debian,
+            "APT::Architectures::": debian,
+            "APT::Install-Recommends": "false",
+            "APT::Sandbox::User": "root",
+            "Acquire::ForceHash": "SHA256",
+            "Acquire::Retries": "3",
+        }
+        return ["apt-get", *(f"-o{name}={value}" for name, value in settings.items()), *words]
+
+    def resolve(self, packages: Iterable[str]) -> tuple[Deb, ...]:
+        """The essential packages and `packages` with all that they depend on, sorted by name.
+
+        Raises `Error` where a package does not exist or two of them can't be installed together.
+        """
+        try:
+            text = run([*self._apt("install", "--yes", "--print-uris"), "?essential", *sorted(set(packages))])
+        except CommandError as error:
+            raise explain(error, self.architecture) from error
+        debs = set()
+        for line in text.splitlines():
+            if found := re.fullmatch(r"'\S+' (\S+)_(\S+)_(\S+)\.deb (\d+) SHA256:(\w+)", line):
+                name, version, arch, size, digest = found.groups()
+                debs.add(Deb(name, unquote(version), arch, digest, int(size)))
+        return tuple(sorted(debs))
+
+    def download(self, debs: Sequence[Deb], *, folder: Path | None = None) -> None:
+        """Bring each of `debs` into the cache, verified. `folder` is looked into before the network."""
+        store = self.cache.folder("debs")
+        missing = [deb for deb in debs if not stored(self.cache, deb).exists()]
+        if folder is not None:
+            missing = [deb for deb in missing if not take(folder / deb.filename, deb, store)]
+        if not missing:
+            return
+        if not (self.root / "var/lib/apt/lists").exists():
+            self.update()
+        total = sum(deb.size for deb in missing)
+        scratch = self.cache.folder("apt") / f"download-{os.getpid()}"
+        scratch.mkdir()
+        try:
+            with log.step(f"downloading {len(missing)} packages, {total / 2**20:.0f} MiB"):
+                wanted = [f"{deb.name}={deb.version}" for deb in missing]
+                try:
+                    run([*self._apt("download"), *wanted], cwd=scratch)
+                except CommandError as error:
+                    raise explain(error, self.architecture) from error
+            with ThreadPoolExecutor() as pool:
+                for deb, ok in zip(missing, pool.map(lambda d: take(scratch / d.filename, d, store), missing)):
+                    if not ok:
+                        raise Error(f"package {deb.filename} does not have the sha256 {deb.sha256}", hint=GONE)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def host_settings() -> list[str]:
+    """The host's apt settings for proxies, certificates and date checks, as lines of apt.conf(5)."""
+    wanted = re.compile(r"Acquire::(https?::|Check-|Max-|Retries|ForceIPv)")
+    lines = run(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"]).splitlines()
+    return [line for line in lines if wanted.match(line) and not line.endswith('"";')]
+
+
+def explain(error: CommandError, architecture: Architecture) -> Error:
+    """apt's own words, without the noise around them."""
+    reasons = [line[3:] for line in error.output.splitlines() if line.startswith("E: ")]
+    unmet = [line.strip() for line in error.output.splitlines() if " : Depends:" in line or " : Conflicts:" in line]
+    hint = "check `packages` in the profile"
+    if any("was not found" in reason and "Version" in reason for reason in reasons):
+        hint = GONE
+    elif any("Failed to fetch" in reason for reason in reasons):
+        hint = "is the Debian archive reachable from here? `apt-get update` uses the same settings"
+    return Error("; ".join([*reasons, *unmet]) or str(error), where=f"apt ({architecture})", hint=hint)
+
+
+def stored(cache: Cache, deb: Deb) -> Path:
+    """Where the cache keeps a package."""
+    return cache.folder("debs") / f"{deb.sha256}.deb"
+
+
+def take(path: Path, deb: Deb, store: Path) -> bool:
+    """Copy `path` into `store` if it is that package; say whether it is."""
+    if not path.is_file() or path.stat().st_size != deb.size or file_digest(path) != deb.sha256:
+        return False
+    partial = store / f".partial-{deb.sha256}-{os.getpid()}"
+    shutil.copyfile(path, partial)
+    partial.rename(store / f"{deb.sha256}.deb")
+    return True
+
+
+def repository(cache: Cache, debs: Sequence[Deb]) -> Path:
+    """A folder that apt can install exactly `debs` from (a flat repository, sources.list(5)).
+
+    All of `debs` must have been downloaded. The index is written from the packages themselves.
+    """
+    ordered = sorted(debs)
+    key = hashlib.sha256("".join(deb.sha256 for deb in ordered).encode()).hexdigest()[:32]
+
+    def stanza(deb: Deb) -> str:
+        control = run(["dpkg-deb", "--field", stored(cache, deb)]).rstrip("\n")
+        return f"{control}\nFilename: ./{deb.filename}\nSize: {deb.size}\nSHA256: {deb.sha256}\n"
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        with ThreadPoolExecutor() as pool:
+            (path / "Packages").write_text("\n".join(pool.map(stanza, ordered)))
+        for deb in ordered:
+            os.link(stored(cache, deb), path / deb.filename)
+
+    return cache.entry("repositories", key, make)

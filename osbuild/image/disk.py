@@ -1,0 +1,90 @@
+"""The disk: a GPT with the EFI system partition and two slots; the device itself adds the data partition."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+from osbuild.image.verity import SlotImage, derived_uuid
+from osbuild.profile.model import Disk
+from osbuild.tools import Tree
+
+MIB = 2**20
+# Names of the Discoverable Partitions Specification, as systemd-repart knows them (repart.d(5)).
+REPART_ARCH = {Architecture.x86_64: "x86-64", Architecture.arm64: "arm64", Architecture.armv7: "arm"}
+
+
+@dataclass(frozen=True)
+class SlotSize:
+    """Bytes of a slot's two partitions."""
+
+    root: int
+    tree: int
+
+
+def slot_size(disk: Disk) -> SlotSize:
+    """How a slot is divided: the hash tree of N bytes takes N/127, and its superblock a block."""
+    tree = (disk.slot // 126 // MIB + 1) * MIB
+    return SlotSize(disk.slot - tree, tree)
+
+
+def check_headroom(disk: Disk, image: SlotImage) -> int:
+    """How much of a slot is free, in percent. Raises `Error` where that is less than the profile's headroom."""
+    sizes = slot_size(disk)
+    used = image.root.stat().st_size
+    free = 100 - 100 * used // sizes.root
+    if used > sizes.root * (100 - disk.headroom) // 100:
+        need = (used * 100 // (100 - disk.headroom) // MIB // 64 + 1) * 64 + sizes.tree // MIB
+        raise Error(
+            f"the root takes {used / MIB:.0f} MiB of a slot of {disk.slot // MIB} MiB: {max(free, 0)} % are left for "
+            f"updates to grow into, and `disk.headroom` wants {disk.headroom} %",
+            hint=f"set `disk.slot: {need} MiB` in the profile, or drop packages; a slot can't grow on a device later",
+        )
+    return free
+
+
+def build_disk(
+    tools: Tree, image: SlotImage, uki: Path, disk: Disk, architecture: Architecture, output: Path, *, identity: str,
+    epoch: int,
+) -> None:  # fmt: skip
+    """Write the sparse disk image `output`: slot A holds `image`, slot B is empty, the ESP boots `uki` from slot A."""
+    scratch = output.parent / "disk"
+    scratch.mkdir()
+    esp = scratch / "esp"
+    efi = architecture.to_efi()
+    for name in (f"EFI/BOOT/BOOT{efi.upper()}.EFI", f"EFI/systemd/systemd-boot{efi}.efi"):
+        (esp / name).parent.mkdir(parents=True)
+        tools.run(["cp", f"/usr/lib/systemd/boot/efi/systemd-boot{efi}.efi", esp / name], [scratch])
+    (esp / "EFI/Linux").mkdir()
+    (esp / "EFI/Linux/edge-a+3.efi").hardlink_to(uki)
+    (esp / "loader").mkdir()
+    (esp / "loader/loader.conf").write_text("timeout 0\neditor no\nauto-firmware no\n")
+    (esp / "loader/entries.srel").write_text("type1\n")
+
+    sizes = slot_size(disk)
+    arch = REPART_ARCH[architecture]
+    definitions = scratch / "repart.d"
+    definitions.mkdir()
+    partitions = [
+        ("esp", "esp", disk.esp, f"Format=vfat\nCopyFiles={esp}:/\n"),
+        ("root-a", f"root-{arch}", sizes.root, f"CopyBlocks={image.root}\n"),
+        ("root-a-verity", f"root-{arch}-verity", sizes.tree, f"CopyBlocks={image.tree}\n"),
+        ("root-b", f"root-{arch}", sizes.root, ""),
+        ("root-b-verity", f"root-{arch}-verity", sizes.tree, ""),
+    ]
+    for number, (label, kind, size, more) in enumerate(partitions, start=1):
+        (definitions / f"{number}0-{label}.conf").write_text(
+            f"[Partition]\nType={kind}\nLabel={label}\nUUID={derived_uuid(identity, label)}\n"
+            f"SizeMinBytes={size}\nSizeMaxBytes={size}\n{more}"
+        )
+    total = disk.esp + 2 * disk.slot + disk.data + 2 * MIB
+    tools.run(
+        [
+            "systemd-repart", "--empty=create", f"--size={total}", "--offline=yes", "--dry-run=no",
+            f"--seed={derived_uuid(identity, 'disk')}", f"--definitions={definitions}", f"--architecture={arch}", output,
+        ],
+        [output.parent, image.root.parent],
+        env={"SOURCE_DATE_EPOCH": str(epoch)},
+    )  # fmt: skip
+    shutil.rmtree(scratch)

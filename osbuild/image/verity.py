@@ -1,0 +1,60 @@
+"""A slot's image: the root as erofs, and the dm-verity hash tree over it."""
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.tools import Tree
+
+BLOCK = 4096
+NAMESPACE = uuid.UUID("a7b1a3a0-6c1e-5a55-9b1e-0e1f5b1e6a3d")  # of the UUIDs that this project derives from names
+
+
+@dataclass(frozen=True)
+class SlotImage:
+    """`root` and `tree` are files; `roothash` and `salt` hex; `blocks` the number of 4096-byte blocks of `root`."""
+
+    root: Path
+    tree: Path
+    roothash: str
+    salt: str
+    blocks: int
+
+
+def derived_uuid(*names: str) -> str:
+    """The same UUID for the same names, always (RFC 9562 version 5)."""
+    return str(uuid.uuid5(NAMESPACE, "/".join(names)))
+
+
+def slot_image(tools: Tree, system: Path, folder: Path, *, identity: str, epoch: int) -> SlotImage:
+    """Pack the folder `system` as `folder`/root.erofs and hash it into `folder`/root.verity.
+
+    `identity` seeds UUIDs and salt. The salt only has to differ between images, it is no secret.
+    """
+    root, tree = folder / "root.erofs", folder / "root.verity"
+    tools.run(
+        [
+            "mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536", "-T", str(epoch), "--mkfs-time",
+            "-U", derived_uuid(identity, "root"), root, system,
+        ],
+        [folder, system],
+    )  # fmt: skip
+    size = root.stat().st_size
+    if size % BLOCK:
+        with root.open("r+b") as file:
+            file.truncate(size + BLOCK - size % BLOCK)
+    salt = hashlib.sha256(identity.encode()).hexdigest()
+    text = tools.run(
+        ["veritysetup", "format", f"--salt={salt}", f"--uuid={derived_uuid(identity, 'verity')}", "--hash=sha256",
+         f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", root, tree],
+        [folder],
+    )  # fmt: skip
+    found = re.search(r"Root hash:\s+([0-9a-f]{64})", text)
+    if found is None:
+        raise Error(f"veritysetup named no root hash: {text}")
+    return SlotImage(root, tree, found[1], salt, root.stat().st_size // BLOCK)
+
+

@@ -1,0 +1,63 @@
+"""The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, content_key, tree_digest
+from osbuild.debian import SUITE, Archive, Deb, repository
+from osbuild.tools import Tree
+
+ELEMENTS = Path(__file__).parent / "elements"
+# What every image has. Profiles add to this; `osbuild.kubernetes` names what Kubernetes needs.
+PACKAGES = (
+    "bash", "ca-certificates", "cloud-init", "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
+    "kmod", "less", "libnss-myhostname", "mount", "openssh-server", "procps", "python3", "sudo", "systemd",
+    "systemd-boot", "systemd-cryptsetup", "systemd-repart", "systemd-resolved", "systemd-sysv",
+    "systemd-timesyncd", "tzdata", "udev", "util-linux", "zstd",
+)  # fmt: skip
+
+
+def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str:
+    """Content key of the root: packages, elements and the tools that compose it (`tools` is their key)."""
+    return content_key("rootfs", [deb.sha256 for deb in debs], tree_digest(ELEMENTS, *elements), tools)
+
+
+def rootfs(
+    cache: Cache, tools: Tree, dib: Path, debs: Sequence[Deb], architecture: Architecture, *, elements: Sequence[Path] = (),
+    key: str,
+) -> Path:  # fmt: skip
+    """A tar of the root made of `debs`, from the cache if it is there.
+
+    `dib` is an unpacked diskimage-builder, `elements` are folders of elements to run after ours.
+    """
+
+    def make(path: Path) -> None:
+        with log.step(f"root file system: {len(debs)} packages"):
+            Archive(cache, architecture).download(debs)
+            packages = repository(cache, debs)
+            logfile = path.parent / "dib.log"
+            tools.run(
+                [
+                    "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
+                    "from diskimage_builder.disk_image_create import main; main()",
+                    "-a", architecture.to_debian(), "-t", "tar", "-n", "--no-tmpfs", "-o", path.parent / "root",
+                    "edge-debian", *(element.name for element in elements),
+                ],
+                [path.parent, packages],
+                cwd=path.parent,
+                env={
+                    "PYTHONPATH": str(dib), "TMPDIR": str(path.parent), "PYTHONDONTWRITEBYTECODE": "1",
+                    "ELEMENTS_PATH": ":".join(str(folder) for folder in {ELEMENTS, *(e.parent for e in elements)}),
+                    "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
+                    "EDGE_ARCHITECTURE": architecture.to_debian(),
+                    "EDGE_PACKAGES": ",".join(deb.name for deb in debs), "SOURCE_DATE_EPOCH": "0",
+                    "USER": "root",
+                },
+                hidden=[(ELEMENTS, str(ELEMENTS)), (dib, str(dib)), *((e.parent, str(e.parent)) for e in elements)],
+                logfile=logfile,
+            )  # fmt: skip
+            (path.parent / "root.tar").rename(path)
+
+    return cache.entry("rootfs", key, make)

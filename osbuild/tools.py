@@ -1,0 +1,134 @@
+"""The tools tree: a native Debian root from which every build step and QEMU run.
+
+A host then needs nothing but Python, mmdebstrap and bubblewrap, and a result does not depend on the host's versions.
+"""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, content_key
+from osbuild.debian import SUITE, Archive, Deb, repository
+from osbuild.run import Argument, run
+
+BUILD = (
+    "apt", "cloud-init", "cpio", "cryptsetup-bin", "dosfstools", "dpkg", "e2fsprogs", "erofs-utils", "fdisk",
+    "kmod", "mmdebstrap", "mtools", "openssl", "procps", "python3", "python3-jsonschema", "python3-networkx",
+    "python3-pbr", "python3-pefile", "python3-stevedore", "python3-yaml", "sudo", "systemd", "systemd-boot-efi",
+    "systemd-repart", "systemd-ukify", "util-linux", "xz-utils", "zstd",
+)  # fmt: skip
+EMULATOR = {
+    Architecture.x86_64: ("qemu-system-x86", "qemu-utils", "ovmf"),
+    Architecture.arm64: ("qemu-system-arm", "qemu-utils", "qemu-efi-aarch64"),
+    Architecture.armv7: ("qemu-system-arm", "qemu-utils", "qemu-efi-arm"),
+}
+# What the programs in the tree may see of the environment: how to reach a network, nothing else.
+PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A root folder that programs run in, each in a sandbox of its own (bwrap(1))."""
+
+    root: Path
+
+    def wrap(
+        self,
+        command: Sequence[Argument],
+        binds: Sequence[Path] = (),
+        *,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        hidden: Sequence[tuple[Path, str]] = (),
+    ) -> list[str]:
+        """The command line that runs `command` in the tree.
+
+        `binds` are host paths to be seen there, writable, at the same place; `hidden` are (host path, place) pairs to
+        be seen read-only. Mounts, processes and files below /tmp end with the command, whatever happens to it.
+        """
+        words = [
+            "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "localhost", "--cap-add", "ALL",
+            "--tmpfs", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--dev-bind", "/sys", "/sys",
+            "--tmpfs", "/run", "--dir", "/tmp", "--dir", "/var/tmp", "--clearenv",
+            "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "HOME", "/tmp", "--setenv", "LC_ALL", "C.UTF-8",
+        ]  # fmt: skip
+        for name in sorted(path.name for path in self.root.iterdir()):
+            place = self.root / name
+            if place.is_symlink():
+                words += ["--symlink", str(place.readlink()), f"/{name}"]
+            elif name not in {"dev", "proc", "sys", "tmp", "run", "var", "root", "home"}:
+                words += ["--ro-bind", str(place), f"/{name}"]
+        words += ["--ro-bind", str(self.root / "var/lib"), "/var/lib"]
+        for path, inside in hidden:
+            words += ["--ro-bind", str(path), inside]
+        for path in binds:
+            words += ["--dev-bind", str(path), str(path)]
+        for name in PASSED:
+            if name in os.environ:
+                words += ["--setenv", name, os.environ[name]]
+        for name, value in (env or {}).items():
+            words += ["--setenv", name, value]
+        return [*words, "--chdir", str(cwd or "/"), "--", *(str(word) for word in command)]
+
+    def run(
+        self,
+        command: Sequence[Argument],
+        binds: Sequence[Path] = (),
+        *,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        hidden: Sequence[tuple[Path, str]] = (),
+        logfile: Path | None = None,
+        input: str | None = None,
+    ) -> str:
+        """Like `osbuild.run.run`, in the tree."""
+        return run(self.wrap(command, binds, cwd=cwd, env=env, hidden=hidden), logfile=logfile, input=input)
+
+
+def tree(cache: Cache, debs: Sequence[Deb], title: str = "tools tree") -> Tree:
+    """The tree made of exactly `debs`, from the cache if it is there."""
+
+    def make(path: Path) -> None:
+        with log.step(f"{title}: {len(debs)} packages"):
+            Archive(cache, Architecture.native()).download(debs)
+            install(cache, debs, path)
+
+    return Tree(cache.entry("tools", tree_key(debs), make))
+
+
+def tree_key(debs: Sequence[Deb]) -> str:
+    """Content key of a tools tree."""
+    return content_key("tools", [deb.sha256 for deb in debs])
+
+
+def install(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
+    """Unpack and configure `debs`, which are complete in themselves, with the host's mmdebstrap."""
+    source = f"deb [trusted=yes] copy:{repository(cache, debs)} ./"
+    names = ",".join(deb.name for deb in debs)
+    drop = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+    run(
+        [
+            "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
+            SUITE, target, source,
+        ],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "0"},
+    )  # fmt: skip
+
+
+def emulator_packages(architectures: Sequence[Architecture]) -> list[str]:
+    """What a tree needs to boot images of `architectures`."""
+    return sorted({name for architecture in architectures for name in EMULATOR[architecture]})
+
+
+def unpack_wheel(wheel: Path, target: Path) -> None:
+    """Unpack a pure wheel (a zip file, binary distribution format 1.0)."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            path = Path(archive.extract(member, target))
+            if mode := member.external_attr >> 16:
+                path.chmod(mode & 0o777)  # zipfile leaves the mode out
