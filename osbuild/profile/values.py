@@ -67,7 +67,8 @@ class Reader:
                 _append(key, name, entry.mark, node, item)
             dotted = f"{path}{plain}"
             self.keys_at[dotted], self.values_at[dotted] = entry.mark, entry.value.mark
-            values[plain] = self.value(entry.value, key, dotted)
+            read = self.value if plain == name else self.appended
+            values[plain] = read(entry.value, key, dotted)
         if not top:
             for key in table.values():
                 if key.required and key.name not in values:
@@ -80,6 +81,10 @@ class Reader:
         kind = key.shape.kind
         if _null(node) and kind in (Kind.LEAF, Kind.LIST) and not key.required:
             return key.default
+        return self.shaped(node, key.shape, key, path)
+
+    def appended(self, node: Node, key: Key, path: str) -> Any:
+        """Read the value of `KEY+`, which is a list and never null."""
         return self.shaped(node, key.shape, key, path)
 
     def shaped(self, node: Node, shape: Shape, key: Key, path: str, *, item: bool = False) -> Any:
