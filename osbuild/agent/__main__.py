@@ -1,0 +1,45 @@
+"""`edge-agent`: the command line of the device. One module per command, loaded when it is called."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# command -> (module below this package, one line of help). A module has `arguments(parser)` and `main(options) -> int`.
+COMMANDS = {
+    "status": ("status", "show the slot, versions, boot counter and health of this node, and why this slot runs"),
+    "health": ("health", "run the health checks"),
+    "reach": ("reach", "say whether the update server can be reached"),
+    "seed": ("seed", "find and store the seed of this node (run at boot)"),
+    "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (run at boot)"),
+}
+
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point: 0 is good, 1 is not, 2 is a wrong command line."""
+    parser = argparse.ArgumentParser(
+        prog="edge-agent", description="Looks after this node. `edge-agent COMMAND --help` says more."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    given = list(sys.argv[1:] if words is None else words)
+    named = next((word for word in given if word in COMMANDS), None)
+    for name, (module, help) in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        if name == named:  # only this one is needed, and imports are what takes time
+            loaded = importlib.import_module(f"osbuild.agent.{module}")
+            loaded.arguments(command)
+            command.set_defaults(main=loaded.main)
+    options = parser.parse_args(given)
+    try:
+        return int(options.main(options))
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"edge-agent: {what}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

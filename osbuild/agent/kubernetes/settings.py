@@ -1,0 +1,136 @@
+"""What this node is to be: the image's settings, overridden key by key by the seed's."""
+
+import ipaddress
+import json
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+IMAGE = "usr/lib/edge-osbuild/kubernetes.json"
+SEED = "etc/edge-osbuild/kubernetes.json"
+
+STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0 (TEST-NET-3, RFC 5737), there whatever the network does
+API_PORT = 6443
+
+
+class Problem(Exception):
+    """A setting that can't be used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The profile's `kubernetes` block (osbuild/profile/model.py), with secrets in place of references to them."""
+
+    role: str = "none"
+    token: str | None = None
+    server: str | None = None
+    node_ip: str | None = None
+    disable: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    node_name: str = "localhost"
+
+    def words(self, key: str) -> list[str]:
+        """An entry of `config` that may be one string or a list of them, as in K3s."""
+        value = self.config.get(key, [])
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+    def word(self, key: str, default: str) -> str:
+        """An entry of `config` that is one string."""
+        return str(self.config.get(key, default))
+
+    @property
+    def cluster_cidr(self) -> str:
+        return self.word("cluster-cidr", "10.42.0.0/16")
+
+    @property
+    def service_cidr(self) -> str:
+        return self.word("service-cidr", "10.43.0.0/16")
+
+    @property
+    def pod_cidr(self) -> str:
+        """The first node's part of the cluster's range: what the controller manager gives the server node."""
+        network = ipaddress.ip_network(self.cluster_cidr)
+        wanted = 24 if network.version == 4 else 64
+        return str(next(iter(network.subnets(new_prefix=max(wanted, network.prefixlen)))))
+
+    @property
+    def api_service(self) -> str:
+        """The address of the service `kubernetes`: the first of the range."""
+        return str(ipaddress.ip_network(self.service_cidr)[1])
+
+    @property
+    def cluster_dns(self) -> str:
+        return self.word("cluster-dns", str(ipaddress.ip_network(self.service_cidr)[10]))
+
+    @property
+    def advertise_address(self) -> str:
+        return self.word("advertise-address", self.node_ip or STABLE_ADDRESS)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty if there is no file. Raises `Problem`."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Problem(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise Problem(f"{path}: not a JSON object")
+    return content
+
+
+def load(root: Path) -> Settings:
+    """Read the settings of the system below `root`. Raises `Problem` where they can't be used."""
+    merged = {key: value for key, value in read(root / IMAGE).items() if value is not None}
+    merged |= {key: value for key, value in read(root / SEED).items() if value is not None}
+    known = {item.name for item in fields(Settings)}
+    chosen: dict[str, Any] = {key: value for key, value in merged.items() if key in known}
+    chosen |= {key: tuple(chosen[key]) for key in ("disable", "taints") if key in chosen}
+    # Kubernetes' node names are lower case (RFC 1123 subdomains).
+    name = merged.get("config", {}).get("node-name") or socket.gethostname()
+    settings = Settings(**(chosen | {"node_name": str(name).lower()}))
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise `Problem` where settings contradict each other."""
+    if settings.role not in ("server", "agent", "none"):
+        raise Problem(f"role {settings.role!r} is none of server, agent, none")
+    if settings.role == "agent" and not (settings.server and settings.token):
+        raise Problem("an agent needs `server` and `token`: give both in the profile, the token by reference")
+    for name in ("node_ip", "advertise_address", "cluster_cidr", "service_cidr"):
+        if value := getattr(settings, name):
+            try:
+                ipaddress.ip_network(value, strict=name.endswith("cidr"))
+            except ValueError as error:
+                raise Problem(f"{name}: {error}") from error
+
+
+def write(path: Path, content: str, mode: int = 0o644) -> None:
+    """Replace a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(content)
+    scratch.replace(path)
+
+
+def write_json(path: Path, content: Any, mode: int = 0o644) -> None:
+    """Write JSON, which every program that reads YAML takes too."""
+    write(path, json.dumps(content, indent=2) + "\n", mode)
+
+
+def write_arguments(path: Path, words: Iterable[str]) -> None:
+    """Write `ARGS=…` for a unit's EnvironmentFile= (systemd.exec(5)); systemd splits it at white space."""
+    listed = list(words)
+    if broken := [word for word in listed if not word or any(character in " \t\r\n\"'\\" for character in word)]:
+        raise Problem(f"argument {broken[0]!r} has a character that a unit can't pass on")
+    write(path, f"ARGS={' '.join(listed)}\n", 0o600)

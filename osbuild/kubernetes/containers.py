@@ -1,0 +1,214 @@
+"""Container images without a registry: writing archives of our own, and looking into those that users bring.
+
+Written are OCI image layouts in a tar (OCI image-spec, image-layout.md) that also carry docker's `manifest.json`, so
+that `ctr images import`, `docker load` and `skopeo` all take them. The same input gives the same bytes: fixed times and
+owners, and layers that are not compressed, since a compressor's output changes with its version.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+
+EPOCH = "1970-01-01T00:00:00Z"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+HOW = "save one with `docker save`, `skopeo copy … oci-archive:FILE` or `ctr images export`"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What an image archive holds; `digest` is that of its first manifest or index, None in docker's older form."""
+
+    path: Path
+    names: tuple[str, ...]
+    architectures: tuple[str, ...]
+    digest: str | None
+
+
+def member(name: str, size: int, mode: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    """A tar entry without anything of this host or this moment in it."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.type, entry.mtime = size, mode, kind, 0
+    return entry
+
+
+def tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """A tar of `files`, name to content and mode, with the folders that they need."""
+    folders = {str(parent) for name in files for parent in Path(name).parents} - {"."}
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in sorted(folders):
+            archive.addfile(member(name, 0, 0o755, tarfile.DIRTYPE))
+        for name, (content, mode) in sorted(files.items()):
+            archive.addfile(member(name, len(content), mode), io.BytesIO(content))
+    return output.getvalue()
+
+
+def encode(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def write_image(
+    path: Path,
+    name: str,
+    files: Mapping[str, tuple[bytes, int]],
+    architecture: Architecture,
+    *,
+    entrypoint: Sequence[str],
+    user: str = "65532:65532",
+    ports: Sequence[str] = (),
+) -> Archive:
+    """Write an image of one layer to `path`.
+
+    `name` is with its tag, `localhost/demo:1`; `files` are name (no leading slash) to content and mode; `ports` are as
+    `8080/tcp`. Returns what `inspect` would.
+    """
+    blobs: dict[str, bytes] = {}
+
+    def blob(content: bytes, media: str) -> dict[str, Any]:
+        digest = hashlib.sha256(content).hexdigest()
+        blobs[f"blobs/sha256/{digest}"] = content
+        return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(content)}
+
+    layer = blob(tar(files), "application/vnd.oci.image.layer.v1.tar")
+    config = blob(
+        encode(
+            {
+                **architecture.to_oci(),
+                "os": "linux",
+                "created": EPOCH,
+                "config": {
+                    "Entrypoint": list(entrypoint),
+                    "User": user,
+                    "WorkingDir": "/",
+                    "ExposedPorts": {port: {} for port in ports},
+                },
+                "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+                "history": [{"created": EPOCH, "created_by": "edge-osbuild"}],
+            }
+        ),
+        "application/vnd.oci.image.config.v1+json",
+    )
+    manifest = blob(
+        encode({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}),
+        MANIFEST,
+    )
+    manifest["platform"] = {**architecture.to_oci(), "os": "linux"}
+    manifest["annotations"] = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+    }
+
+    def place(descriptor: dict[str, Any]) -> str:
+        return "blobs/sha256/" + str(descriptor["digest"]).removeprefix("sha256:")
+
+    docker = [{"Config": place(config), "RepoTags": [name], "Layers": [place(layer)]}]
+    top = {
+        "oci-layout": encode({"imageLayoutVersion": "1.0.0"}),
+        "index.json": encode({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [manifest]}),
+        "manifest.json": encode(docker),
+    }
+    path.write_bytes(tar({place: (content, 0o644) for place, content in {**top, **blobs}.items()}))
+    return Archive(path, (name,), (architecture.to_oci()["architecture"],), str(manifest["digest"]))
+
+
+def inspect(path: Path, architecture: Architecture) -> Archive:
+    """Look into an OCI or docker archive that is to be baked into an image for `architecture`.
+
+    Raises `Error` where it is no such archive, is damaged, has no image for the architecture, or no name.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            found = _Reader(archive, path).read()
+    except FileNotFoundError as error:
+        raise Error("no such file", where=str(path), hint=HOW) from error
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise Error(f"not an image archive: {error}", where=str(path), hint=HOW) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Error(f"not a valid image archive: {error!r}", where=str(path), hint=HOW) from error
+    wanted = architecture.to_oci()["architecture"]
+    if wanted not in found.architectures:
+        has = ", ".join(found.architectures) or "none"
+        raise Error(
+            f"has no image for {wanted}, only for: {has}",
+            where=str(path),
+            hint=f"save it for this architecture, for example with `docker pull --platform linux/{wanted}` first",
+        )
+    if not found.names:
+        raise Error(
+            "the image in it has no name, so that no pod could ask for it",
+            where=str(path),
+            hint="save it by its name and tag, not by its id",
+        )
+    return found
+
+
+class _Reader:
+    def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
+        self.archive = archive
+        self.path = path
+        self.members = {entry.name.removeprefix("./"): entry for entry in archive.getmembers()}
+        self.architectures: set[str] = set()
+
+    def content(self, name: str) -> bytes:
+        file = self.archive.extractfile(self.members[name]) if name in self.members else None
+        if file is None:
+            raise Error(f"damaged: {name} is missing", where=str(self.path), hint=HOW)
+        return file.read()
+
+    def blob(self, descriptor: Mapping[str, Any]) -> bytes:
+        kind, _, digest = descriptor["digest"].partition(":")
+        content = self.content(f"blobs/{kind}/{digest}")
+        if kind == "sha256" and hashlib.sha256(content).hexdigest() != digest:
+            raise Error(f"damaged: blob {digest} has another content", where=str(self.path), hint=HOW)
+        return content
+
+    def read(self) -> Archive:
+        if "index.json" in self.members:
+            return self.oci()
+        if "manifest.json" in self.members:
+            return self.docker()
+        raise Error("neither an OCI nor a docker image archive", where=str(self.path), hint=HOW)
+
+    def oci(self) -> Archive:
+        entries = json.loads(self.content("index.json"))["manifests"]
+        names = []
+        for entry in entries:
+            notes = entry.get("annotations") or {}
+            name = notes.get("io.containerd.image.name") or notes.get("org.opencontainers.image.ref.name") or ""
+            if "/" in name or ":" in name:  # a bare tag is no name
+                names.append(name)
+            self.manifest(entry)
+        digest = str(entries[0]["digest"]) if entries else None
+        return Archive(self.path, tuple(names), tuple(sorted(self.architectures)), digest)
+
+    def manifest(self, descriptor: Mapping[str, Any]) -> None:
+        """Note the architectures below a manifest or index; of several, those not in the archive don't count."""
+        content = json.loads(self.blob(descriptor))
+        if "manifests" in content:
+            for entry in content["manifests"]:
+                if f"blobs/{entry['digest'].replace(':', '/')}" in self.members:
+                    self.manifest(entry)
+            return
+        for layer in content["layers"]:
+            self.blob(layer)
+        config = json.loads(self.blob(content["config"]))
+        if config.get("os") == "linux":
+            self.architectures.add(str(config["architecture"]))
+
+    def docker(self) -> Archive:
+        names: list[str] = []
+        for image in json.loads(self.content("manifest.json")):
+            names += image.get("RepoTags") or []
+            self.architectures.add(str(json.loads(self.content(image["Config"]))["architecture"]))
+            for layer in image["Layers"]:
+                self.content(layer)
+        return Archive(self.path, tuple(names), tuple(sorted(self.architectures)), None)

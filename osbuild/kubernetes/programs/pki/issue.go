@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"slices"
+	"time"
+)
+
+const (
+	day            = 24 * time.Hour
+	authorityYears = 20 * 365 * day
+	lifetime       = 2 * 365 * day
+	renewBefore    = lifetime / 2
+	// A clock that is set back a little, as after a flat battery, must not make a new certificate invalid.
+	skew = day
+)
+
+// Authority is a certificate authority with its key.
+type Authority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+func serial() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+}
+
+// selfSign makes the certificate of an authority (RFC 5280, section 4.2.1.9).
+func selfSign(name string, key *ecdsa.PrivateKey, now time.Time) (*x509.Certificate, error) {
+	number, err := serial()
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          number,
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-skew),
+		NotAfter:              now.Add(authorityYears),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		DNSNames:              []string{name},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+func (authority *Authority) sign(wanted *Certificate, key *ecdsa.PrivateKey, now time.Time) (*x509.Certificate, error) {
+	number, err := serial()
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          number,
+		Subject:               pkix.Name{CommonName: wanted.CommonName, Organization: wanted.Organizations},
+		NotBefore:             now.Add(-skew),
+		NotAfter:              now.Add(lifetime),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage:           wanted.usages(),
+		BasicConstraintsValid: true,
+		DNSNames:              wanted.DNSNames,
+		IPAddresses:           wanted.Addresses,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, authority.certificate, key.Public(), authority.key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// why says why an existing pair cannot be kept; "" if it can.
+func (authority *Authority) why(pair *x509.Certificate, key *ecdsa.PrivateKey, wanted *Certificate, now time.Time) string {
+	switch {
+	case pair.CheckSignatureFrom(authority.certificate) != nil:
+		return "it is from another authority"
+	case !key.PublicKey.Equal(pair.PublicKey):
+		return "its key is another one"
+	case now.Before(pair.NotBefore):
+		return "it is not valid yet"
+	case now.After(pair.NotAfter.Add(-renewBefore)):
+		return "it expires on " + pair.NotAfter.Format(time.DateOnly)
+	case pair.Subject.CommonName != wanted.CommonName || !sameSet(pair.Subject.Organization, wanted.Organizations):
+		return "its subject was another one"
+	case !slices.Equal(pair.ExtKeyUsage, wanted.usages()):
+		return "its usage was another one"
+	case !sameSet(pair.DNSNames, wanted.DNSNames) || !sameSet(texts(pair.IPAddresses), texts(wanted.Addresses)):
+		return "its names or addresses have changed"
+	}
+	return ""
+}
+
+func texts(addresses []net.IP) []string {
+	result := make([]string, 0, len(addresses))
+	for _, address := range addresses {
+		result = append(result, address.String())
+	}
+	return result
+}
+
+func sameSet(one, other []string) bool {
+	a, b := slices.Clone(one), slices.Clone(other)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
+}
+
+func samePEM(one, other []byte) bool {
+	return bytes.Equal(bytes.TrimSpace(one), bytes.TrimSpace(other))
+}

@@ -1,0 +1,169 @@
+// Command edge-pki makes the keys, certificates and kubeconfigs of a Kubernetes node.
+//
+//	edge-pki PLAN.json
+//
+// It can be run at any time: what exists and is still right is kept, what is near its end or has other names than the
+// plan is issued again, and authorities and their keys are never replaced. A program of its own, because the start of
+// the big Kubernetes binary costs more than all the keys (all are ECDSA P-256) together.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+type state struct {
+	plan        *Plan
+	authorities map[string]*Authority
+	now         time.Time
+}
+
+func (state *state) path(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(state.plan.Folder, name)
+}
+
+func (state *state) authority(name string) error {
+	keyPath, certificatePath := state.path(name+".key"), state.path(name+".crt")
+	content, err := os.ReadFile(certificatePath)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if _, missing := os.Stat(keyPath); err == nil && missing != nil {
+		return fmt.Errorf("%s is there but its key is not: restore %s, or remove both to start a new cluster", certificatePath, keyPath)
+	}
+	// The key is written first, so a lone key is what a power cut leaves.
+	key, keyErr := readOrMakeKey(keyPath)
+	if keyErr != nil {
+		return keyErr
+	}
+	if err != nil {
+		certificate, err := selfSign("edge-"+name, key, state.now)
+		if err != nil {
+			return err
+		}
+		state.authorities[name] = &Authority{certificate, key}
+		fmt.Println("made", certificatePath)
+		return write(certificatePath, encodeCertificate(certificate), 0o644)
+	}
+	certificate, err := parseCertificate(content)
+	if err != nil {
+		return fmt.Errorf("%s: %w", certificatePath, err)
+	}
+	state.authorities[name] = &Authority{certificate, key}
+	return nil
+}
+
+// issue returns the PEM of a certificate and key that fulfil `wanted`: the given ones if they still do.
+func (state *state) issue(wanted *Certificate, certificatePEM, keyPEM []byte) ([]byte, []byte, string, error) {
+	authority := state.authorities[wanted.Authority]
+	if authority == nil {
+		return nil, nil, "", fmt.Errorf("the plan names no authority %q", wanted.Authority)
+	}
+	reason := "it was not there"
+	if certificate, err := parseCertificate(certificatePEM); err == nil {
+		if key, err := parseKey(keyPEM); err == nil {
+			if reason = authority.why(certificate, key, wanted, state.now); reason == "" {
+				return certificatePEM, keyPEM, "", nil
+			}
+		}
+	}
+	key, keyPEM, err := newKey()
+	if err != nil {
+		return nil, nil, "", err
+	}
+	certificate, err := authority.sign(wanted, key, state.now)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	return encodeCertificate(certificate), keyPEM, reason, nil
+}
+
+func (state *state) certificate(wanted *Certificate) error {
+	keyPath, certificatePath := state.path(wanted.Name+".key"), state.path(wanted.Name+".crt")
+	oldCertificate, _ := os.ReadFile(certificatePath)
+	oldKey, _ := os.ReadFile(keyPath)
+	certificate, key, reason, err := state.issue(wanted, oldCertificate, oldKey)
+	if err != nil || reason == "" {
+		return err
+	}
+	fmt.Printf("made %s: %s\n", certificatePath, reason)
+	return errors.Join(write(keyPath, key, 0o600), write(certificatePath, certificate, 0o644))
+}
+
+func (state *state) kubeconfig(wanted *Kubeconfig) error {
+	path := state.path(wanted.Path)
+	client := &Certificate{
+		Authority: wanted.Authority, CommonName: wanted.User, Organizations: wanted.Organizations, Client: true,
+	}
+	var oldCertificate, oldKey []byte
+	content, _ := os.ReadFile(path)
+	old := parseKubeconfig(content)
+	if old != nil {
+		oldCertificate, oldKey = old.Users[0].User.Certificate, old.Users[0].User.Key
+	}
+	certificate, key, reason, err := state.issue(client, oldCertificate, oldKey)
+	if err != nil {
+		return err
+	}
+	authority := encodeCertificate(state.authorities[wanted.Authority].certificate)
+	if reason == "" {
+		cluster := old.Clusters[0].Cluster
+		if cluster.Server == wanted.Server && samePEM(cluster.Authority, authority) {
+			return nil
+		}
+		reason = "its server has changed"
+	}
+	content, err = json.MarshalIndent(newKubeconfig(wanted.Server, wanted.User, authority, certificate, key), "", "  ")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("made %s: %s\n", path, reason)
+	return write(path, append(content, '\n'), 0o600)
+}
+
+func run(path string) error {
+	plan, err := readPlan(path)
+	if err != nil {
+		return err
+	}
+	state := &state{plan: plan, authorities: map[string]*Authority{}, now: time.Now().UTC()}
+	for _, name := range plan.Authorities {
+		if err := state.authority(name); err != nil {
+			return err
+		}
+	}
+	for _, name := range plan.Keys {
+		if _, err := readOrMakeKey(state.path(name + ".key")); err != nil {
+			return err
+		}
+	}
+	for index := range plan.Certificates {
+		if err := state.certificate(&plan.Certificates[index]); err != nil {
+			return err
+		}
+	}
+	for index := range plan.Kubeconfigs {
+		if err := state.kubeconfig(&plan.Kubeconfigs[index]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: edge-pki PLAN.json")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "edge-pki:", err)
+		os.Exit(1)
+	}
+}

