@@ -83,12 +83,13 @@ def _verdict(architecture: Architecture, wrap: Wrap, root: Path, cache: Cache) -
 
     def make(path: Path) -> None:
         with log.step("trying whether a guest runs in KVM"):
-            path.write_text(_probe(_command(architecture, root), wrap) or "")
+            path.write_text(probe(probe_command(architecture, root), wrap) or "")
 
     return cache.entry("kvm", content_key(boot, version, architecture), make).read_text() or None
 
 
-def _command(architecture: Architecture, root: Path) -> list[str]:
+def probe_command(architecture: Architecture, root: Path) -> list[str]:
+    """A machine of two processors with the firmware and nothing else."""
     platform, firmware = PLATFORMS[architecture], find_firmware(architecture, root)
     flash = f"if=pflash,format=raw,readonly=on,file={firmware.code}"
     return [
@@ -98,19 +99,22 @@ def _command(architecture: Architecture, root: Path) -> list[str]:
     ]
 
 
-def _probe(command: Sequence[str], wrap: Wrap) -> str | None:
-    """Let the firmware run until it looks for something to boot: it has been through every mode of the processor."""
+def probe(command: Sequence[str], wrap: Wrap, seconds: float = PROBE_SECONDS) -> str | None:
+    """None if the firmware in `command` comes up within `seconds`, else what happened.
+
+    It has come up when it looks for something to boot: by then it has been through every mode of the processor.
+    """
     guarded = Guarded(Path("/var/tmp"))
     try:
         serial = guarded.folder / "serial.log"
         guarded.start(wrap([*command, "-serial", f"file:{serial}"], [guarded.folder, KVM]))
-        console, deadline = Console(serial), Deadline(PROBE_SECONDS)
+        console, deadline = Console(serial), Deadline(seconds)
         while "BdsDxe" not in console.text:
             if (status := guarded.status()) is not None:
                 said = guarded.logfile.read_text(errors="replace").strip()
                 return f"QEMU ended with status {status}: {said}"
             if deadline.passed:
-                return f"the guest's firmware was not up after {PROBE_SECONDS:g} s"
+                return f"the guest's firmware was not up after {seconds:g} s"
             deadline.pause()
         return None
     finally:

@@ -100,6 +100,11 @@ class Machine:
     # --- power
 
     @property
+    def folder(self) -> Path:
+        """The machine's private folder, gone at its end."""
+        return self._guarded.folder
+
+    @property
     def running(self) -> bool:
         """QEMU is there (the guest may still hang)."""
         return self._ended is None and self._guarded.status() is None

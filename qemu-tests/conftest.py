@@ -1,0 +1,156 @@
+"""What the tests that boot share: built images, QEMU, a small kernel, machines whose console log is kept."""
+
+import lzma
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from osbuild import paths
+from osbuild.arch import Architecture
+from osbuild.cache import Cache, content_key
+from osbuild.debian import Archive, stored
+from osbuild.profile.load import find, load
+from osbuild.qemu.accel import Accelerator, choose
+from osbuild.qemu.config import DirectKernel, MachineConfig
+from osbuild.qemu.emulator import Emulator, emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.serial import clean, tail
+from osbuild.qemu.ssh import KeyPair
+from osbuild.run import run
+
+BUILD = paths.PROJECT / "build"
+LOGS = pytest.StashKey[list[Path]]()
+ARCHITECTURE = Architecture.x86_64
+
+
+class MachineFactory(Protocol):
+    """Powers a machine on; it is gone when the test ends. Its console log stays in build/test-logs/."""
+
+    def __call__(self, config: MachineConfig) -> Machine: ...
+
+
+@pytest.fixture(scope="session")
+def image() -> Callable[[str], Path]:
+    """The folder of the built image of a shipped profile; fails, with the command to run, if it was not built."""
+
+    def folder(profile: str) -> Path:
+        loaded = load(find(profile)).profile
+        path = BUILD / f"{loaded.name}-{loaded.version}-{loaded.architecture}"
+        if not (path / "disk.img").is_file():
+            pytest.fail(f"{paths.display(path)} has no disk.img: run `edge-osbuild build {profile}`", pytrace=False)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qemu() -> Emulator:
+    """Debian's QEMU in its tools tree."""
+    return emulator(ARCHITECTURE)
+
+
+@pytest.fixture(scope="session")
+def accelerator(qemu: Emulator) -> Accelerator:
+    return choose(ARCHITECTURE, wrap=qemu.wrap, root=qemu.root)
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
+    """An SSH key for this run of the tests; its public half goes into the seed."""
+    return KeyPair.generate(tmp_path_factory.mktemp("ssh"))
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, qemu: Emulator, accelerator: Accelerator) -> Iterator[MachineFactory]:
+    logs = request.node.stash.setdefault(LOGS, [])
+    name = re.sub(r"[^\w.-]+", "-", request.node.name)
+    with ExitStack() as stack:
+
+        def power_on(config: MachineConfig) -> Machine:
+            log = BUILD / "test-logs" / (f"{name}-{len(logs) + 1}.log" if logs else f"{name}.log")
+            logs.append(log)
+            made = Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+            return stack.enter_context(made)
+
+        yield power_on
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of each console log with a test that failed."""
+    report = yield
+    if report.failed:
+        for log in item.stash.get(LOGS, []):
+            if log.exists():
+                text = tail(clean(log.read_text(errors="replace")))
+                report.sections.append((f"console: {paths.display(log)}", text))
+    return report
+
+
+@pytest.fixture(scope="session")
+def kernel() -> DirectKernel:
+    """Debian's cloud kernel with a shell on the serial console, for tests that need a guest but no image."""
+    cache = Cache()
+    archive = Archive(cache, ARCHITECTURE)
+    if not (archive.root / "var/lib/apt/lists").exists():
+        archive.update()
+    debs = archive.resolve(["linux-image-cloud-amd64", "busybox-static"])
+    wanted = [deb for deb in debs if re.match(r"linux-image-\d|busybox-static$", deb.name)]
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        archive.download(wanted)
+        for deb in wanted:
+            run(["dpkg-deb", "-x", stored(cache, deb), path / "root"])
+        (path / "initrd").write_bytes(_initrd(path / "root"))
+        next((path / "root/boot").glob("vmlinuz-*")).rename(path / "vmlinuz")
+        run(["rm", "-r", path / "root"])
+
+    made = cache.entry("test-kernel", content_key(INIT, MODULES, [deb.sha256 for deb in wanted]), make)
+    return DirectKernel(made / "vmlinuz", made / "initrd", "console=ttyS0 panic=-1 quiet")
+
+
+# In the order in which they need each other; those that this kernel has built in are left out.
+MODULES = (
+    *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"),
+    *("failover", "net_failover", "virtio_net"),
+)
+INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+for module in $(cat /modules/order); do insmod /modules/$module.ko; done
+stty -F /dev/ttyS0 -echo
+echo READY
+exec setsid -c sh -c 'PS1= exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
+"""
+
+
+def _initrd(root: Path) -> bytes:
+    modules = {path.name.partition(".")[0]: path for path in root.rglob("*.ko*")}
+    present = [name for name in MODULES if name in modules]
+    entries = [(name, 0o40755, b"") for name in ("bin", "proc", "sys", "dev", "modules")]
+    entries.append(("init", 0o100755, INIT.encode()))
+    entries.append(("bin/busybox", 0o100755, (root / "usr/bin/busybox").read_bytes()))
+    entries.append(("modules/order", 0o100644, "\n".join(present).encode()))
+    for name in present:
+        data = modules[name].read_bytes()
+        entries.append((f"modules/{name}.ko", 0o100644, lzma.decompress(data) if data[:6] == b"\xfd7zXZ\0" else data))
+    return _cpio(entries)
+
+
+def _cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
+    """A "newc" archive (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    out = bytearray()
+    for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        out += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        out += b"\0" * (-len(out) % 4) + data
+        out += b"\0" * (-len(out) % 4)
+    return bytes(out)

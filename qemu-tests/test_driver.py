@@ -1,0 +1,296 @@
+"""The QEMU driver against the real QEMU: what it starts, cuts, plugs and leaves behind."""
+
+import hashlib
+import itertools
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import MachineFactory
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+from osbuild.qemu import accel
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.config import DirectKernel, Forward, MachineConfig, Network
+from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.machine import Machine
+
+BOOT = 60.0
+_numbers = itertools.count()
+
+
+def shell(machine: Machine, line: str, timeout: float = 20.0) -> str:
+    """Type `line` at the guest's shell and return what it said; it must end with status 0."""
+    mark = f"mark-{next(_numbers)}"
+    machine.send(f"echo {mark}; {line}; echo {mark}:$?\n")
+    found = machine.console.wait_for(rf"{mark}\n([\s\S]*?){mark}:(\d+)", timeout)
+    assert found[2] == "0", found[0]
+    return found[1].strip()
+
+
+def booted(machine: Machine) -> Machine:
+    machine.console.wait_for("READY", BOOT)
+    return machine
+
+
+def processes(folder: Path) -> list[str]:
+    """Command lines of the processes that have something to do with `folder`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+@pytest.fixture
+def plain(kernel: DirectKernel) -> MachineConfig:
+    """The least machine: a kernel with a shell."""
+    return MachineConfig(memory=256 * 2**20, direct=kernel, network=None)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A disk image of 32 MiB with an empty partition table."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"\0" * 510 + b"\x55\xaa")
+    os.truncate(path, 32 * 2**20)
+    return path
+
+
+@pytest.fixture
+def power_on(qemu: Emulator, accelerator: Accelerator, tmp_path: Path) -> Callable[[MachineConfig], Machine]:
+    """A machine, not yet on, whose temporary files are below `tmp_path / "work"`."""
+    (tmp_path / "work").mkdir()
+    return lambda config: Machine(
+        config, workdir=tmp_path / "work", wrap=qemu.wrap, root=qemu.root, accelerator=accelerator
+    )
+
+
+@pytest.mark.parametrize("failure", [None, ValueError, KeyboardInterrupt])
+def test_nothing_is_left_when_the_block_ends_in_whatever_way(
+    power_on: Callable[[MachineConfig], Machine],
+    plain: MachineConfig,
+    disk: Path,
+    tmp_path: Path,
+    failure: type[BaseException] | None,
+) -> None:
+    threads = set(threading.enumerate())
+    try:
+        with power_on(replace(plain, image=disk, network=Network())) as machine:
+            assert machine.port(22) > 0
+            assert len(processes(tmp_path)) >= 2
+            if failure:
+                raise failure
+    except (ValueError, KeyboardInterrupt) as error:
+        assert type(error) is failure
+    assert processes(tmp_path) == []
+    assert list((tmp_path / "work").iterdir()) == []
+    assert set(threading.enumerate()) == threads
+
+
+def test_nothing_is_left_when_python_is_killed(tmp_path: Path, plain: MachineConfig) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time; from pathlib import Path\n"
+        "from osbuild.qemu.accel import Accelerator; from osbuild.qemu.config import *\n"
+        "from osbuild.qemu.emulator import emulator; from osbuild.qemu.machine import Machine\n"
+        "work, kernel, initrd = map(Path, sys.argv[1:4]); qemu = emulator(Architecture.x86_64)\n"
+        "config = MachineConfig(direct=DirectKernel(kernel, initrd, sys.argv[4]))\n"
+        "with Machine(config, workdir=work, wrap=qemu.wrap, root=qemu.root, accelerator=Accelerator('tcg', 'max')):\n"
+        "    print('on', flush=True); time.sleep(100)\n"
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    assert plain.direct
+    words = [str(work), str(plain.direct.kernel), str(plain.direct.initrd), plain.direct.arguments]
+    with subprocess.Popen([sys.executable, str(script), *words], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "on\n"
+        assert any("qemu-system" in line for line in processes(work))
+        parent.kill()
+        parent.wait()
+        deadline = Deadline(5)
+        while left := [*processes(work), *map(str, work.iterdir())]:
+            assert not deadline.passed, left
+            deadline.pause()
+
+
+def test_the_death_of_qemu_is_noticed_at_once(machine: MachineFactory, plain: MachineConfig) -> None:
+    guest = machine(plain)
+    (pid,) = _qemu_pids(guest)
+    os.kill(pid, signal.SIGKILL)
+    begin = time.monotonic()
+    with pytest.raises(Error, match=r"QEMU (was killed by signal 9|ended with status 137), while waiting for 'READY'"):
+        guest.console.wait_for("READY", BOOT)
+    assert time.monotonic() - begin < 2
+    with pytest.raises(Error, match="QEMU"):
+        guest.wait_for_event("SHUTDOWN", BOOT)
+    with pytest.raises(Error, match="QEMU"):
+        guest.qmp("query-status")
+
+
+def _qemu_pids(machine: Machine) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if line.startswith(b"qemu-system") and str(machine.folder).encode() in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
+    machine: MachineFactory, plain: MachineConfig, disk: Path
+) -> None:
+    before = hashlib.sha256(disk.read_bytes()).hexdigest()
+    guest = booted(machine(replace(plain, image=disk, disk_size=48 * 2**20)))
+    assert shell(guest, "cat /sys/block/vda/size") == str(48 * 2**20 // 512)
+    shell(guest, "echo flushed | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    shell(guest, "exec 3</dev/vda")  # the last one to close a disk flushes it: be one more
+    shell(guest, "echo cached | dd of=/dev/vda bs=4096 seek=4 conv=notrunc 2>/dev/null")
+    guest.power_cut()
+    assert not guest.running
+    with pytest.raises(Error, match="its power was cut"):
+        guest.send("x")
+    guest.boot_again()
+    booted(guest)
+    assert shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 7") == "flushed"
+    assert shell(guest, "dd if=/dev/vda bs=4096 skip=4 count=1 2>/dev/null | head -c 6 | tr -d '\\0'") == ""
+    assert hashlib.sha256(disk.read_bytes()).hexdigest() == before
+
+
+def test_a_persistent_disk_is_kept_and_belongs_to_one_machine_at_a_time(
+    machine: MachineFactory, plain: MachineConfig, disk: Path, tmp_path: Path
+) -> None:
+    config = replace(plain, image=disk, persist=tmp_path / "kept.qcow2")
+    guest = booted(machine(config))
+    shell(guest, "echo kept | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    with pytest.raises(Error, match="lock") as caught:
+        machine(config)
+    assert "another machine is using this disk" in (caught.value.hint or "")
+    guest.send("poweroff -f\n")
+    guest.wait_off(20)
+    guest = booted(machine(config))
+    assert shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 4") == "kept"
+
+
+def test_events_resets_and_panics_are_told_apart(machine: MachineFactory, plain: MachineConfig) -> None:
+    guest = booted(machine(plain))
+    guest.reset()
+    booted(guest)
+    guest.send("reboot -f\n")
+    event = guest.wait_for_event("RESET", 20)
+    assert event["data"]["reason"] == "guest-reset"
+    booted(guest)
+    with pytest.raises(TimedOut, match=r"no event SHUTDOWN within 0\.2 s; the last ones were: .*RESET"):
+        guest.wait_for_event("SHUTDOWN", 0.2)
+    guest.send("echo c >/proc/sysrq-trigger\n")
+    begin = time.monotonic()
+    with pytest.raises(Error, match="Kernel panic") as caught:
+        guest.console.wait_for("never", 60)
+    assert time.monotonic() - begin < 20
+    assert "panicked" in (caught.value.hint or "")
+
+
+def test_a_network_card_is_plugged_in_reached_and_pulled(machine: MachineFactory, plain: MachineConfig) -> None:
+    guest = booted(machine(plain))
+    shell(guest, "! test -e /sys/class/net/eth0")
+    for _ in range(2):
+        guest.plug_network(Network(forwards=(Forward(80),), restrict=True))
+        shell(
+            guest, "while ! ip address add 10.0.2.15/24 dev eth0 2>/dev/null; do sleep 0.1; done; ip link set eth0 up"
+        )
+        shell(guest, "(echo hello | nc -l -p 80 &) ; sleep 0.5; cat /sys/class/net/eth0/carrier")
+        with socket.create_connection(("127.0.0.1", guest.port(80)), timeout=10) as connection:
+            assert connection.recv(100) == b"hello\n"
+        guest.set_link(False)
+        shell(guest, "while ! grep -q 0 /sys/class/net/eth0/carrier; do sleep 0.1; done")
+        guest.unplug_network()
+        shell(guest, "! test -e /sys/class/net/eth0")
+    with pytest.raises(Error, match="port 80 of the guest is not forwarded"):
+        guest.port(80)
+
+
+def test_a_saved_state_comes_back(machine: MachineFactory, plain: MachineConfig, disk: Path) -> None:
+    guest = booted(machine(replace(plain, image=disk)))
+    shell(guest, "word=before; echo before | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    guest.save("one")
+    shell(guest, "word=after; echo after | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    guest.load("one")
+    read = "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -n 1"
+    assert shell(guest, f"echo $word; echo 3 >/proc/sys/vm/drop_caches; {read}").split() == ["before", "before"]
+    with pytest.raises(Error, match="snapshot-load two failed"):
+        guest.load("two")
+
+
+def test_what_qemu_says_against_its_arguments_is_said_to_the_user(
+    machine: MachineFactory, plain: MachineConfig
+) -> None:
+    with pytest.raises(Error, match="no-such-device"):
+        machine(replace(plain, extra=("-device", "no-such-device")))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        network = Network(forwards=(Forward(22, taken.getsockname()[1]),))
+        with pytest.raises(Error, match="Could not set up host forwarding rule") as caught:
+            machine(replace(plain, network=network))
+    assert caught.value.hint == "the port is in use: choose another one"
+
+
+def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(qemu: Emulator) -> None:
+    """The verdict is checked on TCG, which works everywhere, and on a machine that stops before its firmware."""
+    command = [
+        {"kvm": "tcg", "host": "max"}.get(word, word) for word in accel.probe_command(Architecture.x86_64, qemu.root)
+    ]
+    assert accel.probe(command, qemu.wrap, 60) is None
+    assert "was not up after 1 s" in (accel.probe([*command, "-S"], qemu.wrap, 1) or "")
+    assert "ended with status 1" in (accel.probe([*command, "-no-such-option"], qemu.wrap, 60) or "")
+
+
+def test_run_shows_the_console_and_quits_by_key_or_signal(disk: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    command = [sys.executable, "-m", "osbuild", "run", str(disk), "--memory", "256M", "--accel", "tcg"]
+    environment = {**os.environ, "TMPDIR": str(work)}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as streaming:
+        assert streaming.stdout
+        said = b""
+        while b"BdsDxe" not in said:
+            said += (data := os.read(streaming.stdout.fileno(), 4096))
+            assert data, said
+        streaming.terminate()
+        assert streaming.wait(10) == 128 + signal.SIGTERM
+    assert processes(work) == []
+    assert list(work.iterdir()) == []
+
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as interactive:
+        said = b""
+        while b"BdsDxe" not in said:
+            said += os.read(ours, 4096)
+        os.write(ours, b"\x01x")
+        assert interactive.wait(10) == 0
+    assert b"ssh -p " in said
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+    assert processes(work) == []
