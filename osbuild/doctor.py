@@ -56,7 +56,8 @@ def diagnose(cache: Cache, build: Path) -> list[Check]:
         _certificates(),
         _keyring(),
         *_sources(),
-        _overlay(cache),
+        *_sandbox(),
+        _cache(cache),
         *_space(cache, build),
         *_memory(),
         _clock(),
@@ -139,25 +140,26 @@ def _sources() -> Iterator[Check]:
     yield Check("package archive", bool(uris), detail, fix="add one to /etc/apt/sources.list.d (sources.list(5))")
 
 
-def _overlay(cache: Cache) -> Check:
-    """Mount namespaces and overlayfs, by trying them where the build would; the namespace takes the mount with it."""
-    name = "overlay mounts"
-    if os.geteuid() != 0:
-        return Check(name, True, "not tried: only root can", required=False)
+def _sandbox() -> Iterator[Check]:
+    """Namespaces and mounts, by making a sandbox like a build step's: a container often may not."""
+    if os.geteuid() != 0 or shutil.which("bwrap") is None:
+        return
+    kinds = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--cap-add", "ALL")
+    places = ("--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--tmpfs", "/run")
     try:
-        with tempfile.TemporaryDirectory(prefix="doctor-", dir=cache.folder("scratch")) as folder:
-            places = {key: Path(folder, key) for key in ("lowerdir", "upperdir", "workdir", "merged")}
-            for place in places.values():
-                place.mkdir()
-            options = ",".join(f"{key}={places[key]}" for key in ("lowerdir", "upperdir", "workdir"))
-            run(["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, places["merged"]])
+        run(["bwrap", "--die-with-parent", *kinds, *places, "true"])
+        yield Check("sandbox", True, "namespaces and mounts work")
     except Error as error:
-        fix = "put EDGE_OSBUILD_CACHE on ext4, xfs or btrfs; in a container, run it privileged"
-        return Check(name, False, error.message.splitlines()[-1], fix=fix)
+        yield Check("sandbox", False, error.message.splitlines()[-1], fix="in a container, run it privileged")
+
+
+def _cache(cache: Cache) -> Check:
+    try:
+        with tempfile.TemporaryFile(dir=cache.folder("scratch")):
+            return Check("cache", True, str(cache.root))
     except OSError as error:
         fix = "name a folder that can be written in EDGE_OSBUILD_CACHE"
-        return Check(name, False, f"{cache.root}: {error.strerror}", fix=fix)
-    return Check(name, True, f"work in {cache.root}")
+        return Check("cache", False, f"{cache.root}: {error.strerror}", fix=fix)
 
 
 def _existing(path: Path) -> Path:
@@ -168,10 +170,10 @@ def _existing(path: Path) -> Path:
 
 
 def _space(cache: Cache, build: Path) -> Iterator[Check]:
-    places = {"cache": _existing(cache.root), "build folder": _existing(build)}
+    places = {"cache space": _existing(cache.root), "build space": _existing(build)}
     wanted = DISK * 2 // 3
     if len({place.stat().st_dev for place in places.values()}) == 1:
-        places, wanted = {"disk space": places["cache"]}, DISK
+        places, wanted = {"disk space": places["cache space"]}, DISK
     if (cache.root / "tools").exists():  # most of it is there already
         wanted //= 3
     for name, place in places.items():

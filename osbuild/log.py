@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from osbuild.errors import Error
@@ -25,7 +26,7 @@ def step(title: str) -> Iterator[None]:
     """Print `title` now and how long the block took, in seconds, when it ends."""
     global _depth
     indent = "  " * _depth
-    console.print(f"{indent}[bold]‣[/] {title}")
+    console.print(f"{indent}[bold]‣[/] {escape(title)}")
     begin = time.monotonic()
     place = len(_timings)
     _timings.append((_depth, title, 0.0))
@@ -37,7 +38,7 @@ def step(title: str) -> Iterator[None]:
         seconds = time.monotonic() - begin
         _timings[place] = (_depth, title, seconds)
         if seconds >= 1:
-            console.print(f"{indent}  [dim]{title}: {seconds:.1f} s[/]")
+            console.print(f"{indent}  [dim]{escape(title)}: {seconds:.1f} s[/]")
 
 
 def timings() -> list[tuple[int, str, float]]:
@@ -74,7 +75,7 @@ def error(problem: Error) -> None:
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Progress]:
     """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         bar.add_task("  " * _depth + title, total=total)
         yield bar
