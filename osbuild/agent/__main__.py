@@ -15,7 +15,6 @@ COMMANDS = {
 }
 
 
-
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point: 0 is good, 1 is not, 2 is a wrong command line."""
     parser = argparse.ArgumentParser(

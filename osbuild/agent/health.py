@@ -1,0 +1,187 @@
+"""Health: runs the checks of the health folders until all pass, and decides what a boot that fails means.
+
+A check is an executable; status 0 is good, and what it prints says why. This program writes the verdict to
+/run/edge-osbuild/health.json. `boot-complete.target`, and with it systemd-bless-boot, waits for it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from osbuild.agent.boot import boot
+from osbuild.agent.system import System, write
+
+FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
+RESULT = "/run/edge-osbuild/health.json"
+CHECK_TIMEOUT = 30.0
+PAUSE = 1.0
+OUTPUT = 2000  # characters of a check's output that are kept
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's result; `seconds` is how long it took."""
+
+    name: str
+    ok: bool
+    output: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All results of one round; `seconds` is the uptime at its end. `final` once nothing more will be tried."""
+
+    healthy: bool
+    final: bool
+    seconds: float
+    checks: tuple[Check, ...]
+
+
+def executables(system: System) -> list[Path]:
+    """The checks in order of name; one in /etc replaces that of the same name in /usr."""
+    found: dict[str, Path] = {}
+    for folder in map(system.path, FOLDERS):
+        if folder.is_dir():
+            found |= {path.name: path for path in folder.iterdir() if path.is_file() and os.access(path, os.X_OK)}
+    return [found[name] for name in sorted(found)]
+
+
+def run_check(path: Path, timeout: float) -> Check:
+    """Run one check for at most `timeout` seconds; then it and all that it started is killed."""
+    begin = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            [path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Check(path.name, False, f"cannot be run: {error.strerror}", 0.0)
+    with process:
+        try:
+            said, _ = process.communicate(timeout=timeout)
+            text, ok = said.decode(errors="replace").strip(), process.returncode == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+            text = f"no answer within {timeout:g} s\n{said.decode(errors='replace')}".strip()
+            ok = False
+    return Check(path.name, ok, text[-OUTPUT:], round(time.monotonic() - begin, 3))
+
+
+def run_round(system: System, *, everything: bool, timeout: float = CHECK_TIMEOUT) -> tuple[Check, ...]:
+    """Run the checks in order; unless `everything`, stop at the first that fails."""
+    results = []
+    for path in executables(system):
+        results.append(run_check(path, timeout))
+        if not (results[-1].ok or everything):
+            break
+    return tuple(results)
+
+
+def store(system: System, verdict: Verdict) -> None:
+    """Write the verdict for `edge-agent status` and others; it is on a tmpfs."""
+    write(system.path(RESULT), json.dumps(asdict(verdict), indent=2).encode() + b"\n")
+
+
+def wait(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
+    """Run rounds until one passes or the uptime is `deadline` seconds; the last round runs every check."""
+    while True:
+        left = deadline - system.uptime()
+        last = left <= 0
+        checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(left, 1.0)))
+        healthy = all(check.ok for check in checks)
+        verdict = Verdict(healthy, healthy or last, system.uptime(), checks)
+        store(system, verdict)
+        if verdict.final:
+            return verdict
+        time.sleep(pause)
+
+
+def describe(system: System, verdict: Verdict) -> str:
+    """The line on the console at the end of a boot."""
+    image = system.image()
+    node = f"{image.get('name', '?')} {image.get('version', '?')} slot {system.argument('edge.slot') or '?'}"
+    if verdict.healthy:
+        return f"edge-osbuild: boot complete: {node} healthy after {verdict.seconds:.0f} s"
+    bad = "; ".join(f"{check.name}: {check.output or 'failed'}" for check in verdict.checks if not check.ok)
+    return f"edge-osbuild: boot failed: {node} not healthy after {verdict.seconds:.0f} s: " + " ".join(bad.split())
+
+
+def say(system: System, line: str) -> None:
+    """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
+    print(line, flush=True)
+    try:
+        with system.path("/dev/console").open("w") as console:
+            console.write(f"\r{line}\r\n")
+    except OSError as error:
+        print(f"edge-agent: no console: {error.strerror}", flush=True)
+
+
+def reboot() -> None:
+    """Ask systemd for a reboot, and do not wait for it."""
+    subprocess.run(["systemctl", "--no-block", "reboot"], check=True)
+
+
+def judge(system: System, deadline: float, restart: Callable[[], None] = reboot) -> int:
+    """The verdict on this boot: 0 if healthy. A failed boot on trial is started again while that can help."""
+    verdict = wait(system, deadline)
+    say(system, describe(system, verdict))
+    if verdict.healthy:
+        return 0
+    state = boot(system)
+    if reason := state.retry:
+        say(system, f"edge-osbuild: rebooting: {reason}")
+        restart()
+    elif state.on_trial:
+        say(system, "edge-osbuild: staying up, not healthy: no slot has a try left")
+    else:
+        say(system, f"edge-osbuild: staying up, not healthy: slot {state.slot or '?'} was found good before")
+    return 1
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--boot", action="store_true", help="decide on this boot: wait, say so, reboot a failed trial")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="of uptime, after which a boot has failed (default: what the image says)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def main(options: argparse.Namespace) -> int:
+    system = System()
+    if options.boot:
+        deadline = options.deadline
+        if deadline is None:
+            deadline = float(system.image().get("health", {}).get("deadline", 600))
+        return judge(system, deadline)
+    checks = run_round(system, everything=True)
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        for line in table(checks):
+            print(line)
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def table(checks: tuple[Check, ...]) -> list[str]:
+    """The checks for people, names aligned."""
+    width = max((len(check.name) for check in checks), default=0)
+    lines = []
+    for check in checks:
+        first, *rest = check.output.splitlines() or [""]
+        lines.append(f"{'ok' if check.ok else 'BAD':3} {check.name:{width}}  {first}".rstrip())
+        lines += [f"{'':{width + 6}}{line}" for line in rest]
+    return lines

@@ -1,0 +1,113 @@
+"""What runs here, whether it is well, and why this slot."""
+
+import argparse
+import json
+import os
+import platform
+from typing import Any
+
+from osbuild.agent.boot import boot
+from osbuild.agent.health import RESULT
+from osbuild.agent.system import System
+
+
+def status(system: System) -> dict[str, Any]:
+    """Everything that `edge-agent status --json` prints. `uptime` is in seconds, `space` in bytes."""
+    image = system.image()
+    state = boot(system)
+    health = system.json(RESULT)
+    return {
+        "name": image.get("name"),
+        "version": image.get("version"),
+        "architecture": image.get("architecture"),
+        "slot": state.slot,
+        "root_hash": system.argument("roothash"),
+        "kernel": system.text("/proc/sys/kernel/osrelease").strip() or platform.release(),
+        "kubernetes": image.get("kubernetes") or None,
+        "boot": {
+            "entry": state.entry.file if state.entry else None,
+            "state": state.entry.state if state.entry else "unknown",
+            "left": state.entry.left if state.entry else None,
+            "done": state.entry.done if state.entry else None,
+            "counted": state.counted,
+        },
+        "why": state.why(),
+        "health": health or {"healthy": False, "final": False, "seconds": 0.0, "checks": []},
+        "uptime": system.uptime(),
+        "space": {"/var": space(system, "/var")},
+    }
+
+
+def space(system: System, name: str) -> dict[str, int] | None:
+    """Bytes in all and free for programs on the file system of `name`; None where there is none."""
+    try:
+        found = os.statvfs(system.path(name))
+    except OSError:
+        return None
+    return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The same for people: short and aligned."""
+    health = found["health"]
+    rows = [
+        ("image", f"{found['name'] or '?'} {found['version'] or '?'} ({found['architecture'] or '?'})"),
+        ("slot", f"{found['slot'] or '?'}: {found['why']}"),
+        ("boot", counter(found["boot"])),
+        ("root", found["root_hash"] or "?"),
+        ("kernel", found["kernel"]),
+        ("kubernetes", kubernetes(found["kubernetes"])),
+        ("up", duration(found["uptime"])),
+        *((name, room(value)) for name, value in found["space"].items() if value),
+        ("health", verdict(health)),
+    ]
+    width = max(len(label) for label, _ in rows)
+    text = [f"{label:{width}}  {value}" for label, value in rows]
+    names = max((len(check["name"]) for check in health["checks"]), default=0)
+    for check in health["checks"]:
+        said = " ".join(check["output"].split())
+        text.append(f"{'':{width}}  {'ok ' if check['ok'] else 'BAD'} {check['name']:{names}}  {said}".rstrip())
+    return text
+
+
+def counter(entry: dict[str, Any]) -> str:
+    if entry["state"] in ("good", "unknown"):
+        return str(entry["state"])
+    return f"{entry['state']}, {entry['left']} tries left, {entry['done']} done"
+
+
+def kubernetes(found: dict[str, Any] | None) -> str:
+    if not found or found.get("role") in (None, "none"):
+        return "none"
+    return f"{found.get('distribution')} {found.get('version')}, {found['role']}"
+
+
+def verdict(health: dict[str, Any]) -> str:
+    if health["healthy"]:
+        return f"good, after {health['seconds']:.0f} s"
+    if health["final"]:
+        return "NOT GOOD"
+    return f"not yet, {health['seconds']:.0f} s after start" if health["checks"] else "not known yet"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    shown = [f"{count} {unit}" for count, unit in parts if count][:2]
+    return " ".join(shown) or "0 s"
+
+
+def room(space: dict[str, int]) -> str:
+    return f"{space['free'] / 2**30:.1f} of {space['size'] / 2**30:.1f} GiB free"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it for a script")
+
+
+def main(options: argparse.Namespace) -> int:
+    found = status(System())
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))
+    return 0 if found["health"]["healthy"] else 1

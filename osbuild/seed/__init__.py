@@ -1,0 +1,1 @@
+"""The seed: first-boot config of one node, in cloud-init's NoCloud format."""

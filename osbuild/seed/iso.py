@@ -1,0 +1,77 @@
+"""A seed as a medium: an ISO 9660 image labelled CIDATA, with Joliet and Rock Ridge names."""
+
+import io
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pycdlib
+from pycdlib import dates, headervd, utils
+from pycdlib import pycdlib as main_module
+
+from osbuild.errors import Error
+
+LABEL = "CIDATA"  # cloud-init's documentation, "NoCloud"
+EPOCH = 315532800  # 1980-01-01, in seconds
+
+
+def iso(files: Mapping[str, bytes]) -> bytes:
+    """The image with `files` in its root: the same files give the same bytes.
+
+    Dates are $SOURCE_DATE_EPOCH (reproducible-builds.org) or 1980-01-01.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", str(EPOCH))
+    if not epoch.isdecimal():
+        raise Error(f"`{epoch}` is not a number of seconds", where="SOURCE_DATE_EPOCH", hint="unset it")
+    output = io.BytesIO()
+    with frozen_clock(int(epoch)):
+        image = pycdlib.PyCdlib()
+        image.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
+        try:
+            for number, (name, data) in enumerate(files.items()):
+                image.add_fp(
+                    io.BytesIO(data),
+                    len(data),
+                    iso_path=f"/FILE{number}.;1",
+                    rr_name=name,
+                    joliet_path=f"/{name}",
+                    file_mode=0o100400,
+                )
+            image.write_fp(output)
+        finally:
+            image.close()
+    return output.getvalue()
+
+
+@contextmanager
+def frozen_clock(seconds: int) -> Iterator[None]:
+    """pycdlib dates everything by the clock and the time zone, and takes no other date: give it a clock that stands."""
+    clock = SimpleNamespace(**{**vars(time), "time": lambda: float(seconds), "localtime": time.gmtime})
+    modules: tuple[Any, ...] = (dates, headervd, utils, main_module)
+    before = [module.time for module in modules]
+    for module in modules:
+        module.time = clock
+    try:
+        yield
+    finally:
+        for module, original in zip(modules, before, strict=True):
+            module.time = original
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file, readable by its owner only. What is at `path` stays as it is if anything fails."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        beside.rename(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise Error(
+            f"cannot write it: {error.strerror}", where=str(path), hint="check the folder, its mode and free space"
+        ) from error

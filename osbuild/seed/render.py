@@ -1,0 +1,120 @@
+"""Renders the three files of a seed from profile and node."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from osbuild import paths
+from osbuild.errors import Error, UsageError
+from osbuild.profile import secrets
+from osbuild.profile.model import NAME, Kubernetes, Profile
+from osbuild.seed import interfaces
+from osbuild.seed.users import accounts
+
+FILES = ("user-data", "meta-data", "network-config")
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The files of one node's seed; `instance` is cloud-init's instance-id. Holds secrets: not for a log."""
+
+    node: str
+    instance: str
+    files: dict[str, str] = field(repr=False)
+
+    def with_sums(self) -> dict[str, bytes]:
+        """All files with SHA256SUMS (sha256sum(1)) as the last, by which the device tells a torn seed."""
+        data = {name: text.encode() for name, text in self.files.items()}
+        sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in data.items())
+        return {**data, SUMS: sums.encode()}
+
+
+def render(profile: Profile, node: str, *, folder: Path) -> Seed:
+    """Render the seed of `node`. Secrets are resolved relative to `folder`, that of the profile.
+
+    The instance-id follows from the name and all contents: a changed seed is a new instance. Raises `Error` where
+    the profile can't make a node, `UsageError` for a name that no host can have.
+    """
+    if not re.fullmatch(NAME, node) or len(node) > 63:
+        raise UsageError(
+            f"`{node}` is not a node's name",
+            where="--node",
+            hint="use up to 63 lower-case letters, digits and inner hyphens, such as `edge-7`",
+        )
+    interfaces.check(profile.network.interfaces)
+    context: dict[str, Any] = {
+        "profile": profile,
+        "node": node,
+        "hostname": profile.hostname or node,
+        "users": accounts(profile.users, folder),
+        "kubernetes": kubernetes(profile.kubernetes, folder),
+        "agent": agent(profile, node),
+    }
+    templates = environment()
+    files = {name: templates.get_template(f"{name}.j2").render(context) for name in ("user-data", "network-config")}
+    digest = hashlib.sha256("\0".join([node, context["hostname"], *files.values()]).encode()).hexdigest()
+    instance = f"{node}-{digest[:16]}"
+    files["meta-data"] = templates.get_template("meta-data.j2").render(context, instance=instance)
+    return Seed(node, instance, {name: files[name] for name in FILES})
+
+
+def environment() -> jinja2.Environment:
+    """The templates of `cloud-init/`, where a name that does not exist is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(paths.TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # YAML, not HTML: every value goes through the filter `yaml`
+    )
+    made.filters |= {"yaml": yaml_value, "json": json_text, "match": interfaces.match}
+    return made
+
+
+def yaml_value(value: object) -> str:
+    """A value on one line of YAML. JSON is YAML but for characters that YAML wants escaped (YAML 1.1, 5.1)."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def json_text(value: object) -> str:
+    """A JSON file's text."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def kubernetes(block: Kubernetes, folder: Path) -> dict[str, Any] | None:
+    """What /etc/edge-osbuild/kubernetes.json says: the keys that a seed may set, secrets resolved."""
+    if block.role == "none":
+        return None
+    if block.role == "agent":
+        for name in ("server", "token"):
+            if getattr(block, name) is None:
+                example = "https://NAME:6443" if name == "server" else "file:PATH"
+                raise Error(
+                    f"an agent needs `{name}` to join its cluster",
+                    where=f"kubernetes.{name}",
+                    hint=f"add it to the profile, or give `--set kubernetes.{name}={example}`",
+                )
+    values = {
+        key.name: getattr(block, key.name) for key in dataclasses.fields(block) if key.metadata.get("where") == "seed"
+    }
+    if block.token is not None:
+        values["token"] = secrets.resolve(block.token, folder=folder)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def agent(profile: Profile, node: str) -> dict[str, Any]:
+    """What /etc/edge-osbuild/agent.json says."""
+    if profile.agent.server is None and not profile.agent.offline:
+        raise Error(
+            "without an update server a node can't be told to wait for one",
+            where="agent.offline",
+            hint="set `agent.server`, or `agent.offline: true`",
+        )
+    return {"node": node, "server": profile.agent.server, "offline": profile.agent.offline}

@@ -1,0 +1,46 @@
+"""Checks a seed against cloud-init's own JSON Schemas, those of the release that runs on the device."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from osbuild.arch import Architecture
+from osbuild.cache import Cache
+from osbuild.debian import SUITE, Archive, stored
+from osbuild.errors import Error
+from osbuild.run import run
+
+FOLDER = Path("usr/lib/python3/dist-packages/cloudinit/config/schemas")
+CHECKED = {"user-data": "schema-cloud-config-v1.json", "network-config": "schema-network-config-v2.json"}
+
+
+def schemas(cache: Cache) -> Path:
+    """The folder of schemas out of the suite's cloud-init package, which is downloaded once."""
+
+    def make(path: Path) -> None:
+        archive = Archive(cache, Architecture.native())
+        archive.update()
+        debs = [deb for deb in archive.resolve(["cloud-init"]) if deb.name == "cloud-init"]
+        archive.download(debs)
+        scratch = path.with_name("cloud-init")
+        run(["dpkg-deb", "--extract", stored(cache, debs[0]), scratch])
+        (scratch / FOLDER).rename(path)
+
+    return cache.entry("cloud-init-schemas", SUITE, make)
+
+
+def validate(files: Mapping[str, str], folder: Path) -> None:
+    """Raise `Error` for the first thing in user-data or network-config that the schemas in `folder` do not allow."""
+    for name, schema in CHECKED.items():
+        validator = jsonschema.Draft7Validator(json.loads((folder / schema).read_text()))
+        problem = jsonschema.exceptions.best_match(validator.iter_errors(yaml.safe_load(files[name])))
+        if problem is not None:
+            # Only the place: the value and the message may hold a secret.
+            raise Error(
+                f"cloud-init does not take this: the rule `{problem.validator}` is broken",
+                where=f"{name}, {problem.json_path}",
+                hint="check what the profile says there; if it is right, report this as a bug of the templates",
+            )

@@ -1,0 +1,73 @@
+"""Users as the seed has them: references resolved, keys and password hashes checked, user ids fixed."""
+
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.profile import secrets
+from osbuild.profile.model import SecretRef, User
+
+HASH = re.compile(r"\$(y|gy|7|2[aby]|6|5)\$[!-9;-~]+")
+FIRST_UID, UIDS = 1000, 50000  # of Debian's range for people, 1000 to 59999
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user with everything resolved."""
+
+    name: str
+    uid: int
+    groups: tuple[str, ...]
+    sudo: bool
+    shell: str
+    ssh_keys: tuple[str, ...]
+    password: str | None = field(repr=False)
+
+
+def accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
+    """Resolve `users`; references are relative to `folder`. Raises `Error` for one that can't be used."""
+    made: dict[str, Account] = {}
+    taken: set[int] = set()
+    for user in users:
+        where = f"users, {user.name}"
+        if user.name in made or user.name == "root":
+            raise Error(
+                "root can't be a user of a profile" if user.name == "root" else "there are two users of this name",
+                where=where,
+                hint="give each user a name of its own",
+            )
+        uid = user_id(user.name, taken)
+        taken.add(uid)
+        made[user.name] = Account(
+            user.name,
+            uid,
+            user.groups,
+            user.sudo,
+            user.shell,
+            tuple(dict.fromkeys(secrets.public_keys(user.ssh_keys, folder=folder))),
+            password(user.password, folder, where),
+        )
+    return tuple(made.values())
+
+
+def user_id(name: str, taken: set[int]) -> int:
+    """A user id that follows from the name: home folders outlive a boot, and must keep their owner."""
+    start = zlib.crc32(name.encode()) % UIDS
+    return next(uid for step in range(UIDS) if (uid := FIRST_UID + (start + step) % UIDS) not in taken)
+
+
+def password(reference: SecretRef | None, folder: Path, where: str) -> str | None:
+    """A password's hash (crypt(5)). What was found is never part of an error."""
+    if reference is None:
+        return None
+    text = secrets.resolve(reference, folder=folder)
+    if not HASH.fullmatch(text):
+        raise Error(
+            "this is not the hash of a password",
+            where=f"{where}, {reference}",
+            hint="store what `openssl passwd -6` prints, never the password itself",
+        )
+    return text
