@@ -22,6 +22,11 @@ GUESSES = (
     (PANIC, "the guest's kernel panicked; the lines before say why"),
     (re.compile(r"verity[^\n]*corrupted"), "dm-verity found a damaged block on the root partition"),
     (re.compile(r"Out of memory: Killed|oom-kill:"), "the guest ran out of memory: give it more with --memory"),
+    (
+        re.compile(r"mounting \S+ on /sysroot failed|Cannot open root device"),
+        "the initrd has not found its root partition",
+    ),
+    (re.compile(r"(?:reboot: Restarting system[\s\S]*){3}"), "the guest boots over and over: see why its boots fail"),
     (re.compile(r"emergency mode|emergency shell"), "systemd gave up and went to its emergency shell"),
     (re.compile(r"Dependency failed for"), "a systemd unit failed that others need"),
     (re.compile(r"No bootable (option|device)|EFI Internal Shell"), "the firmware found nothing to boot on the disk"),

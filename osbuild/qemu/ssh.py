@@ -225,5 +225,5 @@ class Guest:
                 timeout=max(1.0, timeout),
             )
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(f"in the guest: not done within {timeout:g} s: {line}") from error
+            raise TimedOut(f"in the guest: not done within {timeout:.3g} s: {line}") from error
         return done.returncode, done.stdout, done.stderr
