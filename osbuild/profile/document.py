@@ -120,7 +120,17 @@ class _Loader(yaml.SafeLoader):
 
 def read(path: Path) -> Map:
     """Read one file. Raises `Error` with a position for whatever is not plain YAML with a mapping at its top."""
-    text = _text(path)
+    tree = parse(_text(path), path)
+    if tree is None:
+        raise Error("the file is empty", where=str(Mark(path)), hint="begin with `name:` and `version:`")
+    if not isinstance(tree, Map):
+        message = "found no keys, expected a profile"
+        raise Error(message, where=str(tree.mark), hint="write `KEY: VALUE` lines, beginning with `name:`")
+    return tree
+
+
+def parse(text: str, path: Path) -> Node | None:
+    """Any plain YAML, None where there is nothing in it. `path` is for positions. Raises `Error` as `read` does."""
     loader = _Loader(text, path)
     try:
         node = loader.get_single_node()
@@ -132,13 +142,7 @@ def read(path: Path) -> Map:
         raise Error("not valid YAML", where=where, hint="check the escapes and quotes around here") from error
     finally:
         loader.dispose()
-    if node is None:
-        raise Error("the file is empty", where=str(Mark(path)), hint="begin with `name:` and `version:`")
-    tree = _tree(node, loader)
-    if not isinstance(tree, Map):
-        message = "found no keys, expected a profile"
-        raise Error(message, where=str(tree.mark), hint="write `KEY: VALUE` lines, beginning with `name:`")
-    return tree
+    return None if node is None else _tree(node, loader)
 
 
 def _text(path: Path) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,10 @@ def find(name: str | Path) -> Path:
     raise UsageError(f"no profile {quoted(text)}", hint=hint)
 
 
-def load(path: Path, *, architecture: Architecture | None = None) -> Loaded:
+def load(path: Path, *, architecture: Architecture | None = None, change: Callable[[Map], Map] | None = None) -> Loaded:
     """Read the profile at `path` with all that it extends. `architecture` overrides the profile's own.
+
+    `change` gets the merged tree before its values are read, and returns the one to read.
 
     Raises one `Error` with file, line and column for whatever is wrong, whatever the file holds.
     """
@@ -66,6 +68,8 @@ def load(path: Path, *, architecture: Architecture | None = None) -> Loaded:
     merged = Map({}, Mark(path))
     for tree in trees.values():
         merged = merge(merged, tree)
+    if change is not None:
+        merged = change(merged)
     reader = Reader(path.parent)
     profile = reader.profile(merged)
     origins = {dotted: mark.origin for dotted, mark in reader.keys_at.items()}
@@ -139,8 +143,12 @@ class _Places:
     def where(self, *dotted: str) -> str:
         """The position of that one of the keys, or of what is around it, which was stated last."""
         marks = [mark for mark in map(self._mark, dotted) if mark]
-        marks.sort(key=lambda mark: self.files.index(mark.path), reverse=True)
+        marks.sort(key=lambda mark: self._order(mark.path), reverse=True)
         return str(marks[0] if marks else self.start)
+
+    def _order(self, path: Path) -> int:
+        """What did not come from a file was stated last."""
+        return self.files.index(path) if path in self.files else len(self.files)
 
     def _mark(self, dotted: str) -> Mark | None:
         while dotted and dotted not in self.marks:

@@ -1,0 +1,72 @@
+"""`edge-osbuild seed`: make the first-boot config of one node."""
+
+import json
+from pathlib import Path
+
+import click
+
+from osbuild import log
+from osbuild.cache import Cache
+from osbuild.errors import UsageError
+from osbuild.profile import load as loading
+from osbuild.seed import settings as setting
+from osbuild.seed.esp import place
+from osbuild.seed.iso import iso, write_private
+from osbuild.seed.render import render
+from osbuild.seed.schema import schemas, validate
+
+
+@click.command(short_help="make the first-boot config of one node")
+@click.argument("profile")
+@click.option("--node", required=True, metavar="NAME", help="Name of the node; also its host name if none is set.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the profile for this node, for example `network.interfaces[0].addresses=[192.0.2.5/24]`.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write it: NAME.iso for a medium, or a folder. Default: NODE-seed.iso.",
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="DISK",
+    help="Put the seed on the EFI system partition of this disk image or device instead.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def command(
+    profile: str, node: str, settings: tuple[str, ...], output: Path | None, into: Path | None, as_json: bool
+) -> None:
+    """Make the first-boot config of the node NAME from PROFILE, in cloud-init's NoCloud format.
+
+    Secrets that the profile refers to end up in it: treat the result like a password.
+    """
+    if into is not None and output is not None:
+        raise UsageError("-o and --into exclude each other", hint="make the seed twice, once with each")
+    wanted = [setting.parse(option) for option in settings]
+    for each in wanted:
+        setting.check(each)
+    loaded = loading.load(loading.find(profile), change=lambda tree: setting.change(tree, wanted))
+    seed = render(loaded.profile, node, folder=loaded.folder)
+    validate(seed.files, schemas(Cache()))
+    files = seed.with_sums()
+    if into is not None:
+        place(files, into)
+        where = into
+    else:
+        where = output or Path(f"{node}-seed.iso")
+        if where.suffix == ".iso" and not where.is_dir():
+            write_private(where, iso(files))
+        else:
+            where.mkdir(parents=True, exist_ok=True)
+            for name, data in files.items():
+                write_private(where / name, data)
+    if as_json:
+        click.echo(json.dumps({"node": node, "instance": seed.instance, "seed": str(where)}, indent=2))
+    else:
+        log.note(f"seed of {node} ({seed.instance}): {where}")
