@@ -35,7 +35,7 @@ def test_a_pattern_is_found_as_the_file_grows_even_when_cut_in_two(tmp_path: Pat
     console = Console(path)
 
     def write() -> None:
-        for part in (b"boot\r\nlog", b"in: \xc3", b"\xa4\x1b[0", b";1mdone\x1b[0m\n"):
+        for part in (b"boot\r\nlog", b"in: \xc3", b"\xa4\x1b[0", b";1mdo\x1b]0;ti", b"tle\x1b", b"\\ne\x1b[0m\n"):
             time.sleep(0.07)
             say(path, part)
 
@@ -61,6 +61,7 @@ def test_each_wait_begins_where_the_last_one_matched(tmp_path: Path) -> None:
 
 def test_colours_and_cursor_movements_are_no_text() -> None:
     assert clean("[\x1b[0;32m  OK  \x1b[0m] Reached\r\n\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe") == "[  OK  ] Reached\nBdsDxe"
+    assert clean("\x1b[!p\x1b]104\x1b\\\x1b[?7hlogin\x1b]0;title\x07: \x1bPdata\x1b\\ok") == "login: ok"
 
 
 def test_a_time_out_shows_the_last_forty_lines(tmp_path: Path) -> None:

@@ -233,6 +233,7 @@ class Machine:
             key=private,
             folder=self._guarded.folder,
             alive=self.check_alive,
+            console=lambda: self.console.text,
         )
         self._guests.append(guest)
         return guest

@@ -11,9 +11,10 @@ from pathlib import Path
 from osbuild.errors import Error
 from osbuild.qemu.deadline import Deadline, TimedOut
 
-# ECMA-48 control sequences: colours and cursor movements of firmware, systemd and shells; carriage returns
-_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_=>78])|\r|\x07")
-_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*)?$")
+# ECMA-48 control sequences and strings (colours, cursor movements, titles) of firmware, systemd and shells; carriage
+# returns
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[@-OQ-WYZ\\=>78c])|\r|\x07")
+_UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)?$")
 
 PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")
 

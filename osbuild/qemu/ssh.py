@@ -8,6 +8,7 @@ from pathlib import Path
 
 from osbuild.errors import Error
 from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.qemu.serial import guess, tail
 from osbuild.run import run
 
 CONNECTION_LOST = 255  # ssh(1), EXIT STATUS
@@ -68,13 +69,18 @@ class Guest:
         key: Path,
         folder: Path,
         alive: Callable[[], None] = lambda: None,
+        console: Callable[[], str] = str,
     ) -> None:
-        """`port` gives the port on 127.0.0.1; `folder` is where the control socket goes; `alive` raises if off."""
+        """`port` gives the port on 127.0.0.1; `folder` is where the control socket goes; `alive` raises if off.
+
+        `console` gives what the guest's console has said, for the error when it never gets ready.
+        """
         self._port = port
         self._user = user
         self._key = key
         self._control = folder / f"ssh-{user}"
         self._alive = alive
+        self._console = console
 
     def options(self) -> list[str]:
         """Options of ssh(1) that reach this guest, without the port."""
@@ -125,7 +131,9 @@ class Guest:
                 return
             except (NoConnection, TimedOut) as error:
                 if deadline.passed:
-                    raise NoConnection(f"no SSH within {timeout:g} s: {error.message}", hint=error.hint) from error
+                    said = self._console()
+                    message = f"no SSH within {timeout:.3g} s: {error.message}\n{tail(said)}".rstrip()
+                    raise NoConnection(message, hint=error.hint or guess(said)) from error
                 self.disconnect()
             deadline.pause(0.5)
 
@@ -193,7 +201,7 @@ class Guest:
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=max(1.0, timeout)
                 )
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(f"no SSH connection within {timeout:g} s") from error
+            raise TimedOut(f"no SSH connection within {timeout:.3g} s") from error
         except FileNotFoundError as error:
             raise Error("cannot start ssh", hint="install Debian's package openssh-client") from error
         if done.returncode:
