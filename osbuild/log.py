@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,26 +18,26 @@ from osbuild.errors import Error
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 verbose = False
 
-_depth = 0
+_depth = ContextVar("depth", default=0)  # steps of several threads don't indent each other
 _timings: list[tuple[int, str, float]] = []
 
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
     """Print `title` now and how long the block took, in seconds, when it ends."""
-    global _depth
-    indent = "  " * _depth
+    depth = _depth.get()
+    indent = "  " * depth
     console.print(f"{indent}[bold]‣[/] {escape(title)}")
     begin = time.monotonic()
     place = len(_timings)
-    _timings.append((_depth, title, 0.0))
-    _depth += 1
+    _timings.append((depth, title, 0.0))
+    token = _depth.set(depth + 1)
     try:
         yield
     finally:
-        _depth -= 1
+        _depth.reset(token)
         seconds = time.monotonic() - begin
-        _timings[place] = (_depth, title, seconds)
+        _timings[place] = (depth, title, seconds)
         if seconds >= 1:
             console.print(f"{indent}  [dim]{escape(title)}: {seconds:.1f} s[/]")
 
@@ -48,18 +49,18 @@ def timings() -> list[tuple[int, str, float]]:
 
 def note(message: str) -> None:
     """Print one line at the current depth."""
-    console.print(f"{'  ' * _depth}{message}", markup=False)
+    console.print(f"{'  ' * _depth.get()}{message}", markup=False)
 
 
 def debug(message: str) -> None:
     """Print one line if `--verbose` was given."""
     if verbose:
-        console.print(f"{'  ' * _depth}{message}", style="dim", markup=False)
+        console.print(f"{'  ' * _depth.get()}{message}", style="dim", markup=False)
 
 
 def warn(message: str) -> None:
     """Print one warning."""
-    console.print(f"{'  ' * _depth}[yellow]warning:[/] ", end="")
+    console.print(f"{'  ' * _depth.get()}[yellow]warning:[/] ", end="")
     console.print(message, markup=False)
 
 
@@ -77,5 +78,5 @@ def progress(title: str, total: int | None) -> Iterator[Progress]:
     """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        bar.add_task("  " * _depth + title, total=total)
+        bar.add_task("  " * _depth.get() + title, total=total)
         yield bar

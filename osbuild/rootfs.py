@@ -26,7 +26,7 @@ def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str
 
 def rootfs(
     cache: Cache, tools: Tree, dib: Path, debs: Sequence[Deb], architecture: Architecture, *, elements: Sequence[Path] = (),
-    key: str,
+    key: str, folder: Path | None = None,
 ) -> Path:  # fmt: skip
     """A tar of the root made of `debs`, from the cache if it is there.
 
@@ -35,7 +35,7 @@ def rootfs(
 
     def make(path: Path) -> None:
         with log.step(f"root file system: {len(debs)} packages"):
-            Archive(cache, architecture).download(debs)
+            Archive(cache, architecture).download(debs, folder=folder)
             packages = repository(cache, debs)
             logfile = path.parent / "dib.log"
             tools.run(

@@ -4,7 +4,6 @@ A host then needs nothing but Python, mmdebstrap and bubblewrap, and a result do
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +122,3 @@ def install(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
 def emulator_packages(architectures: Sequence[Architecture]) -> list[str]:
     """What a tree needs to boot images of `architectures`."""
     return sorted({name for architecture in architectures for name in EMULATOR[architecture]})
-
-
-def unpack_wheel(wheel: Path, target: Path) -> None:
-    """Unpack a pure wheel (a zip file, binary distribution format 1.0)."""
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.infolist():
-            path = Path(archive.extract(member, target))
-            if mode := member.external_attr >> 16:
-                path.chmod(mode & 0o777)  # zipfile leaves the mode out

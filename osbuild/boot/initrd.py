@@ -5,8 +5,9 @@ import lzma
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
@@ -19,7 +20,16 @@ from osbuild.errors import Error
 from osbuild.tools import Tree
 
 INIT = Path(__file__).with_name("init")
-PACKAGES = ("busybox-static", "dmsetup", "libcap2", "libdevmapper1.02.1", "libudev1", "libselinux1", "libpcre2-8-0", "libc6")
+PACKAGES = (
+    "busybox-static",
+    "dmsetup",
+    "libcap2",
+    "libdevmapper1.02.1",
+    "libudev1",
+    "libselinux1",
+    "libpcre2-8-0",
+    "libc6",
+)
 APPLETS = (
     "basename", "cat", "chroot", "find", "grep", "mkdir", "modprobe", "mount", "readlink", "reboot", "sh", "sleep",
     "sort", "switch_root", "sync", "umount", "xargs",
@@ -36,16 +46,23 @@ MODULES = (
 )  # fmt: skip
 
 
-def initrd(cache: Cache, tools: Tree, kernel: Kernel, debs: Iterable[Deb], architecture: Architecture) -> Path:
+def initrd_key(debs: Iterable[Deb], kernel: Deb) -> str:
+    """Content key of an initrd for that kernel."""
+    packages = sorted(deb.sha256 for deb in debs)
+    return content_key("initrd", packages, kernel.sha256, file_digest(INIT), file_digest(Path(__file__)))
+
+
+def initrd(
+    cache: Cache, tools: Tree, kernel: Kernel, debs: Sequence[Deb], architecture: Architecture, *,
+    key: str, folder: Path | None = None,
+) -> Path:  # fmt: skip
     """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `PACKAGES`."""
-    chosen = sorted(debs)
-    key = content_key("initrd-4", [deb.sha256 for deb in chosen], str(kernel.root), file_digest(INIT), MODULES, APPLETS)
 
     def make(path: Path) -> None:
         with log.step("initrd"):
-            Archive(cache, architecture).download(chosen)
+            Archive(cache, architecture).download(debs, folder=folder)
             packages, root = path.parent / "packages", path.parent / "root"
-            for deb in chosen:
+            for deb in debs:
                 package = stored(cache, deb)
                 tools.run(["dpkg-deb", "--extract", package, packages], [path.parent, package])
             (root / "bin").mkdir(parents=True)
@@ -72,8 +89,9 @@ def copy_program(source: Path, program: str, target: Path, place: str) -> None:
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, destination)
         with path.open("rb") as file:
-            elf = ELFFile(file)
-            needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+            elf: Any = ELFFile(file)
+            section = elf.get_section_by_name(".dynamic")
+            needed = [tag.needed for tag in section.iter_tags("DT_NEEDED")]
             loader = [s.get_interp_name() for s in elf.iter_segments("PT_INTERP")]
         for name in {*needed, *(Path(item).name for item in loader)} - seen:
             if name not in names:
@@ -121,4 +139,4 @@ def pack(tools: Tree, root: Path, output: Path) -> None:
         ["cpio", "--create", "--format=newc", "--reproducible", "--owner=0:0", "--quiet", "-F", archive],
         [output.parent], cwd=root, input=names,
     )  # fmt: skip
-    tools.run(["zstd", "-q", "-19", "-T0", archive, "-o", output], [output.parent])
+    tools.run(["zstd", "-q", "-19", "-T2", archive, "-o", output], [output.parent])

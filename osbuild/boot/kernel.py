@@ -46,12 +46,17 @@ class Kernel:
         return self.tree / "usr/lib/modules" / self.release
 
 
-def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture) -> Kernel:
+def kernel_key(deb: Deb) -> str:
+    """Content key of an unpacked kernel."""
+    return content_key("kernel-2", deb.sha256, UNWANTED)
+
+
+def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture, *, folder: Path | None = None) -> Kernel:
     """The kernel in the package `deb`, with an index of its modules, from the cache if it is there."""
 
     def make(path: Path) -> None:
         with log.step(f"kernel: {deb.name} {deb.version}"):
-            Archive(cache, architecture).download([deb])
+            Archive(cache, architecture).download([deb], folder=folder)
             path.mkdir()
             package = stored(cache, deb)
             tools.run(["dpkg-deb", "--extract", package, path / "package"], [path, package])
@@ -73,5 +78,5 @@ def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture) -> K
             (path / "tree/lib").unlink()
             (path / "release").write_text(release)
 
-    root = cache.entry("kernel", content_key("kernel-2", deb.sha256, UNWANTED), make)
+    root = cache.entry("kernel", kernel_key(deb), make)
     return Kernel(root, (root / "release").read_text())

@@ -32,11 +32,13 @@ def compose(
     trees: Sequence[Path],
     profile: Profile,
     facts: Mapping[str, Any],
+    kubernetes: Mapping[str, Any] | None,
     epoch: int,
 ) -> None:
     """Make the folder `target` what the root file system holds.
 
-    `trees` are laid over the root in order; `facts` becomes `/usr/lib/edge-osbuild/image.json`. No file is left with a
+    `trees` are laid over the root in order; `facts` becomes `/usr/lib/edge-osbuild/image.json`, `kubernetes`
+    kubernetes.json beside it. No file is left with a
     time after `epoch`, in seconds since 1970, so that the result does not depend on when it was made.
     """
     target.mkdir()
@@ -48,6 +50,8 @@ def compose(
         lay(tree, target)
     build_agent(target / "usr/bin/edge-agent")
     settings(target, profile, facts)
+    if kubernetes:
+        write(target / "usr/lib/edge-osbuild/kubernetes.json", json.dumps(kubernetes, indent=2, sort_keys=True) + "\n")
     tools.run(["systemd-sysusers", f"--root={target}"], [target])
     tools.run(["systemctl", f"--root={target}", "--preset-mode=full", "preset-all"], [target])
     read_only(target)
@@ -82,7 +86,9 @@ def write(path: Path, text: str) -> None:
 def settings(target: Path, profile: Profile, facts: Mapping[str, Any]) -> None:
     """Write what the profile says about the image itself: modules, sysctls, identity of the image."""
     if profile.kernel.modules:
-        write(target / "usr/lib/modules-load.d/50-profile.conf", "".join(f"{name}\n" for name in profile.kernel.modules))
+        write(
+            target / "usr/lib/modules-load.d/50-profile.conf", "".join(f"{name}\n" for name in profile.kernel.modules)
+        )
     if profile.kernel.sysctls:
         lines = (f"{name} = {value}\n" for name, value in sorted(profile.kernel.sysctls.items()))
         write(target / "usr/lib/sysctl.d/80-profile.conf", "".join(lines))
@@ -105,7 +111,8 @@ def read_only(target: Path) -> None:
     write(target / "usr/lib/tmpfiles.d/00-edge-var.conf", tmpfiles(target))
     for folder in ("var", "boot", "tmp", "run"):
         empty(target / folder)
-    (target / "efi").mkdir(exist_ok=True)
+    for folder in ("proc", "sys", "dev", "efi"):
+        (target / folder).mkdir(exist_ok=True)
     write(target / "etc/machine-id", "")
 
 

@@ -56,5 +56,3 @@ def slot_image(tools: Tree, system: Path, folder: Path, *, identity: str, epoch:
     if found is None:
         raise Error(f"veritysetup named no root hash: {text}")
     return SlotImage(root, tree, found[1], salt, root.stat().st_size // BLOCK)
-
-

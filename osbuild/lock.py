@@ -1,0 +1,231 @@
+"""The lock beside a profile: every input of its image by sha256, so that the same lock gives the same image."""
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from osbuild import kubernetes, log, tools
+from osbuild.arch import Architecture
+from osbuild.boot import initrd
+from osbuild.boot.kernel import METAPACKAGES
+from osbuild.cache import Cache, content_key, file_digest
+from osbuild.debian import SUITE, Archive, Deb
+from osbuild.errors import Error
+from osbuild.fetch import Unavailable
+from osbuild.kubernetes import k3s, toolchain, upstream
+from osbuild.paths import display
+from osbuild.profile.load import Loaded
+from osbuild.profile.model import Kubernetes
+from osbuild.rootfs import PACKAGES
+from osbuild.wheels import DISKIMAGE_BUILDER
+
+FORMAT = 1
+AGAIN = "run `edge-osbuild lock {profile}` to make it again"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What an image of one architecture is made of.
+
+    `epoch`, in seconds since 1970, is the latest time that a file of the image carries. `request` is the content key
+    of what the profile asked for when the lock was made.
+    """
+
+    architecture: Architecture
+    request: str
+    epoch: int
+    tools: tuple[Deb, ...]
+    packages: tuple[Deb, ...]
+    kernel: Deb
+    initrd: tuple[Deb, ...]
+    kubernetes: dict[str, Any] = field(default_factory=dict)
+    wheels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Content key of the whole."""
+        return content_key(to_json(self))
+
+
+def lock_path(loaded: Loaded) -> Path:
+    """Where the lock of a profile is: beside it."""
+    return loaded.files[-1].with_suffix(".lock.json")
+
+
+def wanted(loaded: Loaded) -> list[str]:
+    """Names of the packages that the profile's root is made of."""
+    more = kubernetes.PACKAGES if loaded.profile.kubernetes.role != "none" else ()
+    return sorted({*PACKAGES, *more, *loaded.profile.packages})
+
+
+def request(loaded: Loaded, architecture: Architecture) -> str:
+    """Content key of what is resolved: a lock made for another request no longer fits."""
+    profile = loaded.profile
+    block = profile.kubernetes
+    pinned = [block.role != "none", block.distribution, block.version, block.if_unavailable]
+    return content_key(
+        FORMAT, SUITE, wanted(loaded), profile.kernel.flavour, architecture, pinned, tools.BUILD, pins(loaded)
+    )
+
+
+def pins(loaded: Loaded) -> dict[str, str]:
+    """The wheels that a build uses, each with its sha256."""
+    found = {DISKIMAGE_BUILDER.filename: DISKIMAGE_BUILDER.sha256}
+    if loaded.profile.kubernetes.role != "none":
+        pin = toolchain.pin()
+        found[pin.filename] = pin.sha256
+    return found
+
+
+def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Path | None = None) -> Lock:
+    """Resolve everything against today's archives. Raises `Error`."""
+    native = Archive(cache, Architecture.native())
+    archive = Archive(cache, architecture)
+    with log.step(f"resolving packages for {architecture}"):
+        archive.update()
+        if native.architecture != architecture:
+            native.update()
+        meta = METAPACKAGES[architecture, loaded.profile.kernel.flavour]
+        build_tools = native.resolve(tools.BUILD)
+        packages = archive.resolve(wanted(loaded))
+        image = [deb for deb in archive.resolve([meta]) if deb.name.startswith("linux-image-") and deb.name != meta]
+        early = [deb for deb in archive.resolve(initrd.PACKAGES) if deb.name in initrd.PACKAGES]
+    return Lock(
+        architecture,
+        request(loaded, architecture),
+        int(time.time()),
+        build_tools,
+        packages,
+        image[0],
+        tuple(early),
+        pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder),
+        pins(loaded),
+    )
+
+
+def pin_kubernetes(block: Kubernetes, architecture: Architecture, cache: Cache, folder: Path | None) -> dict[str, Any]:
+    """Which distribution is built, and its inputs. Where K3s can't be had this is where the profile's way out is taken."""
+    if block.role == "none":
+        return {}
+    facts: dict[str, Any] = {}
+    if block.distribution == "k3s":
+        chosen = k3s.release(block.version, architecture)
+        try:
+            k3s.binary(chosen, cache, folder)
+            return {"distribution": "k3s", "version": chosen.version, "files": {chosen.filename: chosen.sha256}}
+        except Unavailable as error:
+            if block.if_unavailable != "upstream":
+                raise
+            facts = {"requested": f"k3s {chosen.version}", "because": " ".join(error.message.split())}
+    release = upstream.release(block.version if block.distribution == "upstream" else None)
+    files = {"go.mod": file_digest(release.folder / "go.mod"), "go.sum": file_digest(release.folder / "go.sum")}
+    return {"distribution": "upstream", "version": release.version, "files": files, **facts}
+
+
+def locked_kubernetes(block: Kubernetes, lock: Lock, architecture: Architecture) -> Kubernetes:
+    """The profile's block as the lock has decided it. Raises `Error` where this program now pins other inputs."""
+    pinned = lock.kubernetes
+    chosen = replace(block, distribution=pinned["distribution"], version=pinned["version"], if_unavailable=None)
+    if chosen.distribution == "k3s":
+        release = k3s.release(chosen.version, architecture)
+        now = {release.filename: release.sha256}
+    else:
+        sources = upstream.release(chosen.version).folder
+        now = {name: file_digest(sources / name) for name in ("go.mod", "go.sum")}
+    if now != pinned["files"]:
+        raise Error(f"the lock has other inputs of Kubernetes {chosen.version} than this edge-osbuild", hint=AGAIN)
+    return chosen
+
+
+def to_json(lock: Lock) -> dict[str, Any]:
+    """As JSON can write it; packages as `name version architecture sha256 size`."""
+    plain = asdict(lock)
+
+    def line(deb: dict[str, Any]) -> str:
+        return " ".join(str(value) for value in deb.values())
+
+    for name in ("tools", "packages", "initrd"):
+        plain[name] = [line(deb) for deb in plain[name]]
+    plain["kernel"] = line(plain["kernel"])
+    return plain
+
+
+def from_json(plain: dict[str, Any]) -> Lock:
+    """The reverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` on anything else."""
+
+    def deb(line: str) -> Deb:
+        name, version, architecture, sha256, size = line.split()
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise ValueError(f"`{sha256}` is no sha256")
+        return Deb(name, version, architecture, sha256, int(size))
+
+    def debs(lines: Iterable[str]) -> tuple[Deb, ...]:
+        return tuple(deb(line) for line in lines)
+
+    return Lock(
+        Architecture(plain["architecture"]), str(plain["request"]), int(plain["epoch"]), debs(plain["tools"]),
+        debs(plain["packages"]), deb(plain["kernel"]), debs(plain["initrd"]), dict(plain["kubernetes"]),
+        dict(plain["wheels"]),
+    )  # fmt: skip
+
+
+def read(loaded: Loaded, architecture: Architecture) -> Lock | None:
+    """The lock of a profile for one architecture, None if it has none. Raises `Error` on a file that is no lock."""
+    path = lock_path(loaded)
+    hint = AGAIN.format(profile=display(loaded.files[-1]))
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Error(f"cannot be read: {error}", where=display(path), hint=hint) from error
+    try:
+        plain = json.loads(text)
+        if plain["format"] != FORMAT:
+            raise ValueError(f"its format is {plain['format']!r}, this edge-osbuild knows {FORMAT}")
+        found = plain["locks"].get(str(architecture))
+        return None if found is None else from_json(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Error(f"is not a lock: {type(error).__name__}: {error}", where=display(path), hint=hint) from error
+
+
+def save(loaded: Loaded, lock: Lock) -> Path:
+    """Write the lock beside the profile, whole or not at all; those of other architectures stay."""
+    path = lock_path(loaded)
+    locks = {}
+    for architecture in Architecture:
+        if architecture != lock.architecture and (other := read(loaded, architecture)):
+            locks[str(architecture)] = to_json(other)
+    locks[str(lock.architecture)] = to_json(lock)
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise Error(
+            f"cannot be written: {error.strerror}", where=display(path), hint="copy the profile elsewhere"
+        ) from error
+    return path
+
+
+def current(
+    loaded: Loaded, architecture: Architecture, cache: Cache, *, locked: bool = False, folder: Path | None = None
+) -> Lock:
+    """The lock to build by: the one beside the profile if it still fits, else a new one, which is written there.
+
+    With `locked`, a missing lock or one that no longer fits is an `Error`.
+    """
+    found = read(loaded, architecture)
+    if found and found.request == request(loaded, architecture):
+        return found
+    why = "does not fit the profile any more" if found else f"has nothing for {architecture}"
+    if locked:
+        hint = f"run `edge-osbuild lock {display(loaded.files[-1])} --arch {architecture}`, or build without --locked"
+        raise Error(f"the lock {why}", where=display(lock_path(loaded)), hint=hint)
+    lock = make(loaded, architecture, cache, folder=folder)
+    log.note(f"locked: {os.path.relpath(save(loaded, lock))}")
+    return lock

@@ -1,0 +1,99 @@
+"""The manifest of an image: what is in it, how large each part is, and what the files of the build are."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from osbuild import log
+from osbuild.boot.kernel import Kernel
+from osbuild.debian import Deb
+from osbuild.kubernetes import Component
+from osbuild.lock import Lock
+from osbuild.profile.model import Profile
+
+MOST = 10
+DATABASE = "usr/lib/sysimage/dpkg/info"
+
+
+def manifest(
+    profile: Profile, lock: Lock, system: Path, kernel: Kernel, component: Component | None, files: Mapping[str, Any],
+    *, key: str, roothash: str, free: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything about a build, as JSON can write it. Sizes are in bytes; `free` is what a slot has left, in percent.
+
+    `installed` is what a package's files take in the root, before compression.
+    """
+    packages = [
+        {
+            "name": deb.name, "version": deb.version, "architecture": deb.architecture, "sha256": deb.sha256,
+            "size": deb.size, "installed": installed(system, deb),
+        }
+        for deb in lock.packages
+    ]  # fmt: skip
+    parts = [{"name": "linux", "version": kernel.release, "size": tree_size(kernel.tree)}]
+    if component:
+        parts.append({"name": component.name, "version": component.version, "size": tree_size(component.tree)})
+        parts[-1].update(
+            {**component.facts, **{k: v for k, v in lock.kubernetes.items() if k in ("requested", "because")}}
+        )
+    sizes = [(str(part["name"]), int(str(part["size"]))) for part in parts]
+    sizes += [(str(package["name"]), int(str(package["installed"]))) for package in packages]
+    largest = sorted(sizes, key=lambda pair: -pair[1])[:MOST]
+    return {
+        "name": profile.name,
+        "version": profile.version,
+        "architecture": lock.architecture,
+        "key": key,
+        "lock": lock.digest,
+        "roothash": roothash,
+        "slot_free_percent": free,
+        "components": parts,
+        "packages": packages,
+        "kernel": {"package": lock.kernel.filename, "sha256": lock.kernel.sha256, "release": kernel.release},
+        "files": dict(files),
+        "largest": [{"name": name, "size": size} for name, size in largest],
+        "timings": [{"depth": depth, "step": title, "seconds": round(s, 2)} for depth, title, s in log.timings()],
+    }
+
+
+def installed(system: Path, deb: Deb) -> int:
+    """Bytes of a package's files in the root, by dpkg's own list of them."""
+    for name in (f"{deb.name}.list", f"{deb.name}:{deb.architecture}.list"):
+        listed = system / DATABASE / name
+        if listed.exists():
+            return sum(file_size(system / line.lstrip("/")) for line in listed.read_text().splitlines())
+    return 0
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a regular file that is in the image; 0 for anything else."""
+    try:
+        return path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
+    except OSError:
+        return 0
+
+
+def tree_size(tree: Path) -> int:
+    """Bytes of all regular files below a folder."""
+    return sum(file_size(Path(base, name)) for base, _, names in os.walk(tree) for name in names)
+
+
+def summary(facts: Mapping[str, Any], folder: Path, steps: Sequence[tuple[int, str, float]]) -> str:
+    """What a person wants to know after a build."""
+    mib = 2**20
+    lines = [f"{facts['name']} {facts['version']} for {facts['architecture']}"]
+    for name, file in facts["files"].items():
+        lines.append(f"  {folder / name}  {file['used'] / mib:.0f} MiB")
+    lines.append(f"  slot A: {100 - facts['slot_free_percent']} % used, root hash {facts['roothash'][:16]}…")
+    for part in facts["components"]:
+        if "requested" in part:
+            lines.append(f"  {part['name']}: {part['distribution']} {part['version']} INSTEAD OF {part['requested']}")
+    lines.append(
+        "  largest: " + ", ".join(f"{part['name']} {part['size'] / mib:.0f}" for part in facts["largest"]) + " MiB"
+    )
+    slow = [f"{title.split(':')[0]} {seconds:.0f} s" for depth, title, seconds in steps if depth < 2 and seconds >= 1]
+    if slow:
+        lines.append("  time: " + ", ".join(slow))
+    lines.append(f"next: edge-osbuild run {folder}")
+    return "\n".join(lines)

