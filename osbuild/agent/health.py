@@ -168,6 +168,8 @@ def main(options: argparse.Namespace) -> int:
             deadline = float(system.image().get("health", {}).get("deadline", 600))
         return judge(system, deadline)
     checks = run_round(system, everything=True)
+    if os.geteuid() == 0:  # what `edge-agent status` shows; the boot was judged before, and stays judged
+        store(system, Verdict(all(check.ok for check in checks), True, system.uptime(), checks))
     if options.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:

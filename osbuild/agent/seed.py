@@ -23,7 +23,7 @@ KEPT = "/var/lib/edge-osbuild/seed"
 SHOWN = "/var/lib/cloud/seed/nocloud"
 ON_ESP = "/efi/seed"
 MOUNT = "/run/edge-osbuild/medium"
-LABELS = ("CIDATA", "cidata")
+LABEL = "CIDATA"  # or in lower case
 REQUIRED = ("user-data", "meta-data")
 OPTIONAL = ("network-config", "vendor-data")
 SUMS = "SHA256SUMS"
@@ -158,13 +158,36 @@ def mounted(system: System, device: Path) -> Iterator[Path]:
 
 
 def media(system: System) -> list[Path]:
-    """Block devices with the label of a seed, as udev knows them."""
-    links = [system.path(f"/dev/disk/by-label/{label}") for label in LABELS]
-    return sorted({link.resolve() for link in links if link.exists()})
+    """Block devices with the label of a seed. Read from the devices themselves: udev may not have come to them yet."""
+    found = []
+    for name in sorted(path.name for path in system.path("/sys/class/block").glob("*")):
+        device = system.path(f"/dev/{name}")
+        if not name.startswith(("loop", "ram", "dm-", "zram")) and label(device).upper() == LABEL:
+            found.append(device)
+    return found
+
+
+def label(device: Path) -> str:
+    """The label of an ISO 9660 (ECMA-119, 8.4) or FAT file system, empty where there is neither."""
+    try:
+        with device.open("rb") as file:
+            boot = file.read(512)
+            file.seek(0x8000)
+            volume = file.read(72)
+    except OSError:
+        return ""
+    if volume[1:6] == b"CD001":
+        return volume[40:72].decode("ascii", errors="replace").strip()
+    for kind, place in ((54, 43), (82, 71)):  # FAT12 and FAT16, then FAT32
+        if boot[kind : kind + 3] == b"FAT":
+            return boot[place : place + 11].decode("ascii", errors="replace").strip()
+    return ""
 
 
 def wait_for_media(system: System, seconds: float) -> list[Path]:
-    """Look for media until there is one or `seconds` are over; at least until udev has seen what is plugged in."""
+    """Look for media; where there is none yet, after udev has seen what is plugged in, and `seconds` more."""
+    if found := media(system):
+        return found
     subprocess.run(["udevadm", "settle", "--timeout=30"], check=False)
     end = time.monotonic() + seconds
     while not (found := media(system)) and time.monotonic() < end:

@@ -10,7 +10,7 @@ from osbuild.cache import Cache
 from osbuild.errors import UsageError
 from osbuild.profile import load as loading
 from osbuild.seed import settings as setting
-from osbuild.seed.esp import place
+from osbuild.seed.esp import mtools, place
 from osbuild.seed.iso import iso, write_private
 from osbuild.seed.render import render
 from osbuild.seed.schema import schemas, validate
@@ -56,7 +56,7 @@ def command(
     validate(seed.files, schemas(Cache()))
     files = seed.with_sums()
     if into is not None:
-        place(files, into)
+        place(files, into, wrap=mtools(Cache()))
         where = into
     else:
         where = output or Path(f"{node}-seed.iso")

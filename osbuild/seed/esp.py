@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from osbuild import gpt
+from osbuild.cache import Cache
 from osbuild.errors import Error
+from osbuild.fat import Fat
 from osbuild.run import run
+from osbuild.seed.iso import EPOCH, write_private
+from osbuild.tools import Tree
 
 FOLDER = "seed"
 Wrap = Callable[[Sequence[str], Sequence[Path]], list[str]]
@@ -26,39 +30,39 @@ def partition(disk: Path) -> gpt.Partition:
     return found[0]
 
 
-def place(files: Mapping[str, bytes], disk: Path, *, wrap: Wrap | None = None) -> None:
+def mtools(cache: Cache) -> Wrap:
+    """How to run mtools(1): on this host, or in a tools tree that a build left in the cache. Raises `Error`."""
+    if shutil.which("mcopy"):
+        return lambda command, _: list(command)
+    for root in sorted(cache.folder("tools").iterdir()):
+        if (root / "usr/bin/mcopy").exists():
+            return Tree(root).wrap
+    raise Error("mtools is missing", hint="run `apt-get install mtools`, or build an image on this host first")
+
+
+def place(files: Mapping[str, bytes], disk: Path, *, wrap: Wrap) -> None:
     """Write `files` to /seed of the EFI system partition of `disk`, replacing what is there, the last one last.
 
-    mtools(1) does it, on the host or, with `wrap`, in the tools tree; nothing is mounted.
+    `wrap` makes the command line that runs mtools(1); nothing is mounted.
     """
+    disk = disk.absolute()
     if not os.access(disk, os.W_OK):
-        raise Error(
-            "cannot be written", where=str(disk), hint="does it exist? A device needs root, or the group `disk`"
-        )
+        hint = "does it exist? A device needs root, or the group `disk`"
+        raise Error("cannot be written", where=str(disk), hint=hint)
     offset = partition(disk).offset
-    if wrap is None and shutil.which("mcopy") is None:
-        raise Error("mtools is missing", hint="run `apt-get install mtools`")
+    with disk.open("rb") as image:
+        top = [file.path.name.lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1]
     with tempfile.TemporaryDirectory(prefix="edge-seed-") as scratch:
         config = Path(scratch, "mtoolsrc")
         config.write_text(f'drive s: file="{disk}" offset={offset}\nmtools_skip_check=1\n')
-        folder = Path(scratch, FOLDER)
-        folder.mkdir()
 
-        def mtools(*words: str) -> None:
-            command = ["env", f"MTOOLSRC={config}", "SOURCE_DATE_EPOCH=315532800", *words]
-            run(wrap(command, [Path(scratch), disk]) if wrap else command)
+        def run_one(*words: str) -> None:
+            command = ["env", f"MTOOLSRC={config}", f"SOURCE_DATE_EPOCH={EPOCH}", *words]
+            run(wrap(command, [Path(scratch), disk]), hint="is the EFI system partition full, or the disk in use?")
 
-        if any(name == FOLDER for name in listing(disk, offset)):
-            mtools("mdeltree", f"s:/{FOLDER}")
-        mtools("mmd", f"s:/{FOLDER}")
+        if FOLDER in top:
+            run_one("mdeltree", f"s:/{FOLDER}")
+        run_one("mmd", f"s:/{FOLDER}")
         for name, data in files.items():
-            (folder / name).write_bytes(data)
-            mtools("mcopy", str(folder / name), f"s:/{FOLDER}/{name}")
-
-
-def listing(disk: Path, offset: int) -> list[str]:
-    """The names in the root folder of the FAT file system at `offset` bytes, in lower case."""
-    from osbuild.fat import Fat
-
-    with disk.open("rb") as image:
-        return [str(file.path).lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1]
+            write_private(Path(scratch, name), data)
+            run_one("mcopy", str(Path(scratch, name)), f"s:/{FOLDER}/{name}")

@@ -29,28 +29,27 @@ class Account:
 
 def accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
     """Resolve `users`; references are relative to `folder`. Raises `Error` for one that can't be used."""
-    made: dict[str, Account] = {}
+    made: list[Account] = []
     taken: set[int] = set()
     for user in users:
         where = f"users, {user.name}"
-        if user.name in made or user.name == "root":
-            raise Error(
-                "root can't be a user of a profile" if user.name == "root" else "there are two users of this name",
-                where=where,
-                hint="give each user a name of its own",
-            )
+        if user.name == "root":
+            hint = "give a user `sudo: true` instead"
+            raise Error("root is locked, and can't be a user of a profile", where=where, hint=hint)
         uid = user_id(user.name, taken)
         taken.add(uid)
-        made[user.name] = Account(
-            user.name,
-            uid,
-            user.groups,
-            user.sudo,
-            user.shell,
-            tuple(dict.fromkeys(secrets.public_keys(user.ssh_keys, folder=folder))),
-            password(user.password, folder, where),
+        made.append(
+            Account(
+                user.name,
+                uid,
+                user.groups,
+                user.sudo,
+                user.shell,
+                tuple(dict.fromkeys(secrets.public_keys(user.ssh_keys, folder=folder))),
+                password(user.password, folder, where),
+            )
         )
-    return tuple(made.values())
+    return tuple(made)
 
 
 def user_id(name: str, taken: set[int]) -> int:
