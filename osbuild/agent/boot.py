@@ -8,7 +8,7 @@ from osbuild.agent.system import System
 ENTRIES = "/efi/EFI/Linux"
 # The boot loader's variables (Boot Loader Interface); the path of the entry that was booted, if it had a counter.
 COUNTED = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-NAME = re.compile(r"(?P<id>[^+]+?-(?P<slot>[^+-]+))(?:\+(?P<left>\d+)(?:-(?P<done>\d+))?)?\.efi")
+NAME = re.compile(r"(?P<id>[A-Za-z0-9][^+]*-(?P<slot>[^+-]+))(?:\+(?P<left>\d+)(?:-(?P<done>\d+))?)?\.efi")
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def say(system: System, line: str) -> None:
     """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
     print(line, flush=True)
     try:
-        with system.path("/dev/console").open("w") as console:
+        with system.path("/dev/console").open("a") as console:
             console.write(f"\r{line}\r\n")
     except OSError as error:
         print(f"edge-agent: no console: {error.strerror}", flush=True)

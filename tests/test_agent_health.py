@@ -1,0 +1,205 @@
+"""Health checks, and what a boot that fails them means."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from osbuild.agent import health
+from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
+from osbuild.agent.system import System
+
+IMAGE = '{"name": "minimal", "version": "1.0.0"}'
+VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+
+class Device:
+    """Files of a device below a folder."""
+
+    def __init__(self, root: Path, *, uptime: float = 1e6) -> None:
+        self.root = root
+        self.system = System(root)
+        self.put("proc/cmdline", "quiet edge.slot=a roothash=abc\n")
+        self.put("proc/uptime", f"{uptime} 1.0\n")
+        self.put("usr/lib/edge-osbuild/image.json", IMAGE)
+        self.put("dev/console", "")
+
+    def put(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def check(self, name: str, script: str, folder: str = "usr/lib") -> Path:
+        path = self.put(f"{folder}/edge-osbuild/health.d/{name}", f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def entries(self, *names: str, booted: str | None = None) -> None:
+        for name in names:
+            self.put(f"efi/EFI/Linux/{name}", "")
+        if booted:
+            path = self.put(VARIABLE, "")
+            path.write_bytes(b"\6\0\0\0" + f"\\EFI\\Linux\\{booted}\0".encode("utf-16-le"))
+
+    @property
+    def result(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.root / "run/edge-osbuild/health.json").read_text())
+        return found
+
+    @property
+    def console(self) -> str:
+        return (self.root / "dev/console").read_text()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+def test_checks_run_in_order_of_name_and_one_in_etc_replaces_its_namesake(device: Device) -> None:
+    device.check("20-b", "echo from usr")
+    device.check("10-a", "echo first")
+    device.check("20-b", "echo from etc", folder="etc")
+    device.put("usr/lib/edge-osbuild/health.d/README", "not a check")
+    results = run_round(device.system, everything=True)
+    assert [(check.name, check.ok, check.output) for check in results] == [
+        ("10-a", True, "first"),
+        ("20-b", True, "from etc"),
+    ]
+
+
+def test_a_check_says_why_on_either_stream_and_only_its_status_counts(device: Device) -> None:
+    bad = run_check(device.check("a", "echo out; echo err >&2; exit 3"), 5)
+    assert (bad.ok, bad.output.splitlines()) == (False, ["out", "err"])
+    assert run_check(device.check("b", "echo FAILED >&2"), 5).ok
+    broken = run_check(device.put("usr/lib/edge-osbuild/health.d/c", "#!/no/such/program\n"), 5)
+    assert not broken.ok
+    assert "cannot be run" in broken.output
+
+
+def test_a_check_that_hangs_is_killed_with_all_that_it_started(device: Device) -> None:
+    path = device.check("a", f"sleep 60 & echo $! > {device.root}/child; echo waiting; wait")
+    begin = time.monotonic()
+    result = run_check(path, 0.5)
+    assert time.monotonic() - begin < 5
+    assert not result.ok
+    assert result.output == "no answer within 0.5 s\nwaiting"
+    child = int((device.root / "child").read_text())
+    for _ in range(50):
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the check's child still runs")
+
+
+def test_a_round_stops_at_the_first_failure_unless_it_is_the_last(device: Device) -> None:
+    device.check("10-a", "exit 1")
+    device.check("20-b", "exit 1")
+    assert [check.name for check in run_round(device.system, everything=False)] == ["10-a"]
+    assert [check.name for check in run_round(device.system, everything=True)] == ["10-a", "20-b"]
+
+
+def test_it_waits_until_a_check_passes(tmp_path: Path) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 3 ]")
+    verdict = wait(device.system, deadline=60, pause=0.01)
+    assert (verdict.healthy, verdict.final) == (True, True)
+    assert (tmp_path / "runs").read_text().count("x") == 3
+
+
+def test_at_the_deadline_the_verdict_is_final_and_every_check_is_in_it(device: Device) -> None:
+    device.check("10-a", "echo no; exit 1")
+    device.check("20-b", "echo yes")
+    verdict = wait(device.system, deadline=10, pause=0.01)
+    assert (verdict.healthy, verdict.final) == (False, True)
+    assert [(check.name, check.ok) for check in verdict.checks] == [("10-a", False), ("20-b", True)]
+    assert device.result["final"] is True
+    assert device.result["healthy"] is False
+
+
+def decide(device: Device) -> tuple[int, bool]:
+    """(exit status, whether it rebooted)"""
+    rebooted = []
+    status = judge(device.system, deadline=10, restart=lambda: rebooted.append(True))
+    return status, bool(rebooted)
+
+
+def test_a_good_boot_says_so_on_the_console_in_one_line(tmp_path: Path) -> None:
+    device = Device(tmp_path, uptime=42.4)
+    device.check("a", "true")
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+    assert decide(device) == (0, False)
+    assert device.console.strip() == "edge-osbuild: boot complete: minimal 1.0.0 slot a healthy after 42 s"
+
+
+@pytest.mark.parametrize(
+    ("entries", "booted", "reboots", "said"),
+    [
+        (["edge-a+2-1.efi"], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
+        (["edge-a+2-1.efi", "edge-b.efi"], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
+        (["edge-a+0-3.efi", "edge-b.efi"], "edge-a+0-3.efi", True, "slot b takes over"),
+        (["edge-a+0-3.efi", "edge-b+1-2.efi"], "edge-a+0-3.efi", True, "slot b takes over"),
+        (["edge-a+0-3.efi", "edge-b+0-3.efi"], "edge-a+0-3.efi", False, "no slot has a try left"),
+        (["edge-a+0-3.efi"], "edge-a+0-3.efi", False, "no slot has a try left"),
+        (["edge-a.efi"], None, False, "slot a was found good before"),
+        (["edge-a.efi", "edge-b+3.efi"], None, False, "slot a was found good before"),
+        (["edge-a.efi"], "edge-a+2-1.efi", False, "slot a was found good before"),
+        ([], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
+        ([], "edge-a+0-3.efi", False, "no slot has a try left"),
+        ([], None, False, "slot a was found good before"),
+    ],
+)
+def test_a_failed_boot_is_tried_again_only_while_a_try_is_left_somewhere(
+    device: Device, entries: list[str], booted: str | None, reboots: bool, said: str
+) -> None:
+    device.check("10-a", "echo it is broken; exit 1")
+    device.entries(*entries, booted=booted)
+    assert decide(device) == (1, reboots)
+    assert "boot failed: minimal 1.0.0 slot a not healthy" in device.console
+    assert said in device.console
+
+
+def test_reboots_end_whatever_the_entries_are(tmp_path: Path) -> None:
+    """As systemd-boot does it: each boot of a counted entry uses a try; those without any left come last."""
+    slots: dict[str, tuple[int | None, int]] = {"a": (3, 0), "b": (2, 0)}
+    for number in range(20):
+        usable = sorted((left == 0, slot) for slot, (left, _) in slots.items())
+        slot = usable[0][1]
+        left, done = slots[slot]
+        if left:
+            slots[slot] = left, done = left - 1, done + 1
+        device = Device(tmp_path / str(number))
+        device.put("proc/cmdline", f"edge.slot={slot}")
+        device.check("10-a", "exit 1")
+        names = {key: f"edge-{key}+{rest}-{used}.efi" for key, (rest, used) in slots.items()}
+        device.entries(*names.values(), booted=names[slot])
+        if not decide(device)[1]:
+            break
+    assert number == 4  # three tries of a, two of b, and the last stays up
+    assert {left for left, _ in slots.values()} == {0}
+
+
+def test_the_table_for_people_is_aligned(device: Device) -> None:
+    device.check("10-a", "echo fine")
+    device.check("20-long", "echo one; echo two; exit 1")
+    assert table(run_round(device.system, everything=True)) == [
+        "ok  10-a     fine",
+        "BAD 20-long  one",
+        "             two",
+    ]
+
+
+def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
+    folder = Path(__file__).parent.parent / "overlays/base"
+    names = [path.name for path in executables(System(folder))]
+    assert names == ["10-systemd", "20-storage", "30-agent"]
+    for path in executables(System(folder)):
+        assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
+    assert health.FOLDERS[0] == "/usr/lib/edge-osbuild/health.d"
