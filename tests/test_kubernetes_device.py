@@ -1,0 +1,389 @@
+"""The device side: from settings to what Kubernetes' programs read, joining by a token, and the health check."""
+
+import datetime
+import hashlib
+import hmac
+import http.server
+import ipaddress
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osbuild.agent.kubernetes import health, join, k3s, prepare, tokens, upstream
+from osbuild.agent.kubernetes.settings import IMAGE, SEED, Problem, Settings, load, write_arguments
+from osbuild.arch import Architecture
+from osbuild.cache import Cache
+from osbuild.errors import Error
+from osbuild.kubernetes import upstream as build
+
+TOKEN = "a shared secret of any form"
+
+
+def device(root: Path, image: dict[str, Any], seed: dict[str, Any] | None = None) -> Path:
+    """A root with settings of the image and of the seed."""
+    for name, content in ((IMAGE, image), (SEED, seed or {})):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(json.dumps(content))
+    (root / "etc/hosts").write_text("127.0.0.1\tlocalhost\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def pki() -> Path:
+    """The program that makes keys, for this host."""
+    try:
+        return build.small("pki", Architecture.native(), Cache())
+    except Error as error:
+        pytest.skip(f"no Go toolchain, neither in the cache nor from the package index: {error.message}")
+
+
+@pytest.fixture
+def server(tmp_path: Path, pki: Path) -> Path:
+    """The root of a server node, prepared."""
+    root = device(tmp_path, {"role": "server", "config": {"node-name": "Node-1"}}, {"token": TOKEN})
+    (root / prepare.PKI).symlink_to(pki)
+    assert prepare.prepare(root)
+    return root
+
+
+def arguments(root: Path, name: str) -> list[str]:
+    return (root / f"run/edge-osbuild/kubernetes/{name}.env").read_text().removeprefix("ARGS=").split()
+
+
+def certificate(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_the_seed_overrides_the_image_key_by_key(tmp_path: Path) -> None:
+    image = {"role": "agent", "labels": {"a": "1"}, "taints": ["x:NoSchedule"], "server": None}
+    settings = load(device(tmp_path, image, {"server": "https://192.0.2.1:6443", "token": "t", "labels": {"b": "2"}}))
+    assert (settings.role, settings.labels, settings.taints) == ("agent", {"b": "2"}, ("x:NoSchedule",))
+    assert settings.server == "https://192.0.2.1:6443"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"role": "master"}, "role 'master'"),
+        ({"role": "agent"}, "an agent needs `server` and `token`"),
+        ({"role": "server", "node_ip": "192.0.2"}, "node_ip"),
+        ({"role": "server", "config": {"cluster-cidr": "10.42.0.1/16"}}, "cluster_cidr"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(Problem, match=message):
+        load(device(tmp_path, settings))
+
+
+@pytest.mark.parametrize("word", ["", "--a=b c", "--a=\n", '--a="b"', "--a=\\n"])
+def test_an_argument_that_systemd_would_change_is_refused(tmp_path: Path, word: str) -> None:
+    with pytest.raises(Problem, match="can't pass on"):
+        write_arguments(tmp_path / "x.env", ["--fine", word])
+
+
+def test_addresses_come_from_the_service_range() -> None:
+    settings = Settings(role="server", config={"cluster-cidr": "10.9.0.0/16", "service-cidr": "10.8.0.0/24"})
+    assert (settings.pod_cidr, settings.api_service, settings.cluster_dns) == ("10.9.0.0/24", "10.8.0.1", "10.8.0.10")
+
+
+def test_a_server_is_advertised_at_an_address_that_dhcp_cannot_change() -> None:
+    assert Settings(role="server").advertise_address == "203.0.113.254"
+    assert Settings(role="server", node_ip="192.0.2.7").advertise_address == "192.0.2.7"
+
+
+def test_the_datastore_has_kines_own_parameters(server: Path) -> None:
+    (endpoint,) = [word for word in arguments(server, "kine") if word.startswith("--endpoint=sqlite://")]
+    for parameter in ("_journal_mode=WAL", "_busy_timeout=30000", "_synchronous=NORMAL", "_txlock=immediate"):
+        assert parameter in endpoint
+    assert "/var/lib/kubernetes/server/db/state.db?" in endpoint
+
+
+def test_a_second_preparation_changes_no_key(server: Path) -> None:
+    data = server / "var/lib/kubernetes"
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert not prepare.prepare(server)
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_no_secret_can_be_read_by_others(server: Path) -> None:
+    secrets = [*server.rglob("*.key"), *server.rglob("var/lib/kubernetes/*.conf"), *server.rglob("join.json")]
+    assert len(secrets) > 10
+    assert all(path.stat().st_mode & 0o077 == 0 for path in secrets)
+
+
+def test_the_servers_certificate_names_all_by_which_it_is_called(server: Path) -> None:
+    names = certificate(server / "var/lib/kubernetes/pki/apiserver.crt").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert {"localhost", "node-1", "kubernetes.default.svc"} <= set(names.value.get_values_for_type(x509.DNSName))
+    found = {str(address) for address in names.value.get_values_for_type(x509.IPAddress)}
+    assert {"127.0.0.1", "203.0.113.254", "10.43.0.1"} <= found
+
+
+def test_a_new_name_gives_a_new_certificate_from_the_same_authority(server: Path) -> None:
+    pki = server / "var/lib/kubernetes/pki"
+    authority, client = (pki / "ca.crt").read_bytes(), (pki / "front-proxy-client.crt").read_bytes()
+    device(server, {"role": "server", "config": {"node-name": "node-1", "tls-san": ["edge.example", "192.0.2.9"]}})
+    assert prepare.prepare(server)
+    names = certificate(pki / "apiserver.crt").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "edge.example" in names.get_values_for_type(x509.DNSName)
+    assert ipaddress.ip_address("192.0.2.9") in names.get_values_for_type(x509.IPAddress)
+    assert (pki / "ca.crt").read_bytes() == authority
+    assert (pki / "front-proxy-client.crt").read_bytes() == client
+
+
+def test_a_torn_pair_is_made_again_and_a_lone_authority_is_an_error(server: Path) -> None:
+    pki = server / "var/lib/kubernetes/pki"
+    (pki / "apiserver.key").write_bytes((pki / "kubelet.key").read_bytes())
+    (pki / "kubelet.crt").write_bytes(b"")
+    assert prepare.prepare(server)
+    for name in ("apiserver", "kubelet"):
+        ssl.create_default_context().load_cert_chain(pki / f"{name}.crt", pki / f"{name}.key")
+    (pki / "ca.key").unlink()
+    with pytest.raises(Problem, match="its key is not"):
+        prepare.prepare(server)
+
+
+def test_a_key_left_by_a_power_cut_gets_its_certificate(server: Path) -> None:
+    pki = server / "var/lib/kubernetes/pki"
+    key = (pki / "ca.key").read_bytes()
+    (pki / "ca.crt").unlink()
+    assert prepare.prepare(server)
+    assert (pki / "ca.key").read_bytes() == key
+
+
+@pytest.mark.parametrize(("left", "renewed"), [(364, True), (366, False)])
+def test_certificates_are_renewed_in_the_second_half_of_their_two_years(server: Path, left: int, renewed: bool) -> None:
+    pki = server / "var/lib/kubernetes/pki"
+    now = datetime.datetime.now(datetime.UTC)
+    old = certificate(pki / "apiserver.crt")
+    key = serialization.load_pem_private_key((pki / "ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    builder = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.issuer).serial_number(7)
+    builder = builder.public_key(old.public_key()).not_valid_before(now - datetime.timedelta(days=300))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=left))
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    aged = builder.sign(key, hashes.SHA256())
+    (pki / "apiserver.crt").write_bytes(aged.public_bytes(serialization.Encoding.PEM))
+    assert prepare.prepare(server) == renewed
+    assert (certificate(pki / "apiserver.crt").serial_number == 7) != renewed
+
+
+def test_the_kubelets_settings_fit_a_read_only_system(tmp_path: Path) -> None:
+    settings = Settings(role="server", taints=("a=b:NoSchedule", "c:NoExecute"))
+    config = upstream.kubelet_config(settings, upstream.Paths(tmp_path))
+    assert config["volumePluginDir"].startswith(f"{tmp_path}/var/")
+    assert config["registerWithTaints"] == [
+        {"key": "a", "value": "b", "effect": "NoSchedule"},
+        {"key": "c", "effect": "NoExecute"},
+    ]
+
+
+def test_the_node_finds_its_own_name_without_a_name_server(server: Path) -> None:
+    prepare.prepare(server)
+    assert (server / "etc/hosts").read_text() == "127.0.0.1\tlocalhost\n127.0.1.1\tnode-1\n"
+
+
+def test_manifests_of_image_and_seed_are_applied_with_what_agents_join_by(server: Path) -> None:
+    for folder in prepare.MANIFESTS:
+        (server / folder).mkdir(parents=True)
+        (server / folder / "app.yaml").write_text("kind: List\n")
+    prepare.prepare(server)
+    assert arguments(server, "apply") == [
+        *(f"--filename={server / folder}" for folder in prepare.MANIFESTS),
+        f"--filename={server}/run/edge-osbuild/kubernetes/join",
+    ]
+
+
+def test_k3s_gets_one_file_and_the_profiles_entries_win(tmp_path: Path) -> None:
+    config = {"tls-san": "edge.example", "flannel-backend": "host-gw", "kubelet-arg": ["max-pods=20"]}
+    root = device(tmp_path, {"role": "server", "disable": ["traefik"], "config": config}, {"token": TOKEN})
+    (root / "usr/bin").mkdir()
+    (root / "usr/bin/k3s").touch()
+    (root / prepare.MANIFESTS[0]).mkdir(parents=True)
+    (root / prepare.MANIFESTS[0] / "app.yaml").write_text("kind: List\n")
+    prepare.prepare(root)
+    path = root / "run/edge-osbuild/kubernetes/k3s.yaml"
+    written = json.loads(path.read_text())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert written["data-dir"] == "/var/lib/kubernetes"
+    assert written["container-runtime-endpoint"] == "unix:///run/containerd/containerd.sock"
+    assert written["tls-san"] == ["203.0.113.254", "edge.example"]
+    assert written["kubelet-arg"] == ["cgroup-driver=systemd", "max-pods=20"]
+    assert (written["disable"], written["flannel-backend"], written["token"]) == (["traefik"], "host-gw", TOKEN)
+    assert (root / "var/lib/kubernetes/server/manifests/edge-app.yaml").read_text() == "kind: List\n"
+
+
+def test_a_manifest_that_left_the_image_leaves_the_folder_of_k3s(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("1")
+    goal = tmp_path / "manifests"
+    k3s.place_manifests([tmp_path / "one.yaml"], goal)
+    (goal / "coredns.yaml").write_text("K3s' own")
+    k3s.place_manifests([], goal)
+    assert [path.name for path in goal.iterdir()] == ["coredns.yaml"]
+
+
+@given(st.text(min_size=1))
+def test_any_token_becomes_a_bootstrap_token(token: str) -> None:
+    identifier, secret = tokens.parts(token)
+    assert (len(identifier), len(secret)) == (6, 16)
+    assert set(identifier + secret) <= set(tokens.ALPHABET)
+
+
+def test_a_bootstrap_token_is_taken_as_it_is() -> None:
+    assert tokens.parts("abcdef.0123456789abcdef") == ("abcdef", "0123456789abcdef")
+
+
+def cluster_info(token: str, authority: str) -> dict[str, Any]:
+    """What a server publishes: the ConfigMap with the signature that its controller adds."""
+    (info,) = [item for item in tokens.objects(token, "https://192.0.2.1:6443", authority) if "data" in item]
+    identifier, secret = tokens.parts(token)
+    header = tokens.encode(json.dumps({"alg": "HS256", "kid": identifier}).encode())
+    text = f"{header}.{tokens.encode(info['data']['kubeconfig'].encode())}".encode()
+    mac = tokens.encode(hmac.new(secret.encode(), text, hashlib.sha256).digest())
+    info["data"][f"jws-kubeconfig-{identifier}"] = f"{header}..{mac}"
+    return info
+
+
+def test_an_agent_trusts_the_authority_that_a_holder_of_the_token_signed() -> None:
+    info = cluster_info(TOKEN, "-----BEGIN CERTIFICATE-----\n")
+    assert tokens.authority(TOKEN, info) == "-----BEGIN CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize("change", ["content", "signature", "token", "algorithm"])
+def test_an_agent_trusts_nothing_else(change: str) -> None:
+    info = cluster_info(TOKEN, "authority")
+    (name,) = [name for name in info["data"] if name.startswith("jws")]
+    if change == "content":
+        info["data"]["kubeconfig"] = info["data"]["kubeconfig"].replace("192.0.2.1", "192.0.2.2")
+    elif change == "signature":
+        info["data"][name] = info["data"][name][:-2] + "xx"
+    elif change == "algorithm":
+        _, _, mac = info["data"][name].partition("..")
+        info["data"][name] = tokens.encode(b'{"alg":"none"}') + ".." + mac
+    with pytest.raises(ValueError, match=r"signed by another token|does not know"):
+        tokens.authority("another" if change == "token" else TOKEN, info)
+
+
+@pytest.fixture
+def api(server: Path, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], int]]:
+    """An HTTPS server with the node's own certificates that asks for a client's, and answers as it is told."""
+    pki = server / "var/lib/kubernetes/pki"
+    answers: dict[str, Any] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = answers.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "apiserver.crt", pki / "apiserver.key")
+    context.load_verify_locations(pki / "ca.crt")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.socket = context.wrap_socket(running.socket, server_side=True)
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+
+        def tell(content: dict[str, Any]) -> int:
+            answers.update(content)
+            return int(running.server_address[1])
+
+        yield tell
+        running.shutdown()
+        thread.join()
+
+
+NODE = "/api/v1/nodes/node-1"
+
+
+def node(status: str, boot_id: str | None = None) -> dict[str, Any]:
+    own = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    condition = {"type": "Ready", "status": status, "message": "network plugin is not ready"}
+    return {"status": {"nodeInfo": {"bootID": boot_id or own}, "conditions": [condition]}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({NODE: node("True")}, None),
+        ({NODE: node("False")}, "not Ready: network plugin is not ready"),
+        ({NODE: node("True", "another boot")}, "has not reported since this boot"),
+        ({}, "the cluster has no node node-1 yet"),
+    ],
+)
+def test_the_health_check_asks_the_api_and_says_why_not(
+    server: Path, api: Callable[[dict[str, Any]], int], answers: dict[str, Any], reason: str | None
+) -> None:
+    port = api(answers)
+    kubeconfig = server / health.KUBECONFIGS["server"][0]
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    text = (server / "var/lib/kubernetes/admin.conf").read_text()
+    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    found = health.why_not(server)
+    assert found == reason if reason is None else reason in str(found)
+
+
+def test_the_health_check_reads_the_kubeconfig_of_k3s_too() -> None:
+    text = (
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: QUJD\n"
+        "    server: https://127.0.0.1:6443\n  name: default\nusers:\n- name: default\n  user:\n"
+        "    client-certificate: /var/lib/x.crt\n    client-key-data: REVG\n"
+    )
+    assert health.value(text, "server") == "https://127.0.0.1:6443"
+    assert health.content(text, "certificate-authority") == b"ABC"
+    assert health.value(text, "client-certificate") == "/var/lib/x.crt"
+    assert health.content(text, "client-key") == b"DEF"
+
+
+def test_a_server_that_is_down_is_said_to_be_down(server: Path) -> None:
+    kubeconfig = server / health.KUBECONFIGS["server"][0]
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    text = (server / "var/lib/kubernetes/admin.conf").read_text()
+    kubeconfig.write_text(text.replace("127.0.0.1:6443", "127.0.0.1:9"))
+    assert "does not answer" in str(health.why_not(server))
+
+
+def test_an_agent_joins_by_the_token_alone(
+    server: Path, api: Callable[[dict[str, Any]], int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    authority = (server / "var/lib/kubernetes/pki/ca.crt").read_text()
+    port = api({join.INFO: cluster_info(TOKEN, authority)})
+    url = f"https://127.0.0.1:{port}"
+    agent = device(tmp_path_factory.mktemp("agent"), {"role": "agent", "server": url}, {"token": TOKEN})
+    join.join(agent, 0)
+    data = agent / "var/lib/kubernetes"
+    assert (data / "pki/ca.crt").read_text() == authority
+    written = json.loads((data / "bootstrap-kubelet.conf").read_text())
+    assert written["users"][0]["user"]["token"] == ".".join(tokens.parts(TOKEN))
+    assert (data / "bootstrap-kubelet.conf").stat().st_mode & 0o777 == 0o600
+    stranger = device(tmp_path_factory.mktemp("stranger"), {"role": "agent", "server": url}, {"token": "wrong"})
+    with pytest.raises(Problem, match="does not know this token"):
+        join.join(stranger, 0)
+    assert not (stranger / "var/lib/kubernetes/pki/ca.crt").exists()
+
+
+def test_the_kernels_table_of_addresses_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "fib_trie"
+    table.write_text(
+        "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 192.0.2.15\n"
+        "        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n     |-- 10.42.0.1\n"
+        "        /32 host LOCAL\n"
+    )
+    assert prepare.local_addresses(Settings(role="server"), table) == ["192.0.2.15"]
