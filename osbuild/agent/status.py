@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from osbuild.agent.boot import boot
+from osbuild.agent.boot import boot, tries
 from osbuild.agent.health import RESULT
 from osbuild.agent.system import System
 
@@ -73,7 +73,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 def counter(entry: dict[str, Any]) -> str:
     if entry["state"] in ("good", "unknown"):
         return str(entry["state"])
-    return f"{entry['state']}, {entry['left']} tries left, {entry['done']} done"
+    return f"{entry['state']}, {tries(entry['left'])} left, {entry['done']} done"
 
 
 def kubernetes(found: dict[str, Any] | None) -> str:
