@@ -175,6 +175,10 @@ def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
     assert shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 7") == "flushed"
     assert shell(guest, "dd if=/dev/vda bs=4096 skip=4 count=1 2>/dev/null | head -c 6 | tr -d '\\0'") == ""
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before
+    guest.power_cut()
+    disk.touch()
+    with pytest.raises(Error, match="made anew while a machine was using it"):
+        guest.boot_again()
 
 
 def test_a_persistent_disk_is_kept_and_belongs_to_one_machine_at_a_time(

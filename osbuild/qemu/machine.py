@@ -194,7 +194,7 @@ class Machine:
         """Type `text` at the serial console."""
         self.line.send(text)
 
-    def plug_network(self, network: Network | None = None, *, timeout: float = 30.0) -> None:
+    def plug_network(self, network: Network | None = None) -> None:
         """Plug a network card in; by default the one that the machine was made with, or a plain one."""
         network = network or self.config.network or Network()
         try:
@@ -243,6 +243,7 @@ class Machine:
     def _prepare(self, folder: Path) -> Files:
         config = self.config
         drives = []
+        self._image_state = self._stat_image()
         if config.image and config.persist:
             keep_overlay(config.image, config.persist, config.disk_size, self._wrap)
             drives.append(Drive(DISK, config.persist.absolute(), "qcow2"))
@@ -266,8 +267,21 @@ class Machine:
         copy_once(firmware.template, store)
         return replace(files, code=firmware.code, vars=store)
 
+    def _stat_image(self) -> tuple[int, int] | None:
+        """What tells an image from another one that was put in its place. A missing one is reported with the disks."""
+        if self.config.image is None or not self.config.image.exists():
+            return None
+        stat = self.config.image.stat()
+        return stat.st_ino, stat.st_mtime_ns
+
     def _start(self) -> None:
         assert self._accelerator is not None
+        if self._stat_image() != self._image_state:
+            raise Error(
+                "the image was made anew while a machine was using it: what the machine has written no longer fits",
+                where=str(self.config.image),
+                hint="start over, and don't build an image while its tests run",
+            )
         config = replace(self.config, network=self._network)
         paths = [self._guarded.folder, self._files.log.parent, *(drive.path for drive in self._files.drives)]
         paths += [path.absolute() for path in (config.image,) if path]
