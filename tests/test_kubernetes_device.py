@@ -287,7 +287,7 @@ def api(server: Path, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], int
             content = answers.get(self.path)
             self.send_response(404 if content is None else 200)
             self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
+            self.wfile.write(content.encode() if isinstance(content, str) else json.dumps(content).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -350,6 +350,21 @@ def test_the_health_check_reads_the_kubeconfig_of_k3s_too() -> None:
     assert health.content(text, "certificate-authority") == b"ABC"
     assert health.value(text, "client-certificate") == "/var/lib/x.crt"
     assert health.content(text, "client-key") == b"DEF"
+
+
+def test_waiting_ends_when_the_api_server_is_ready(server: Path, api: Callable[[dict[str, Any]], int]) -> None:
+    port = api({})
+    kubeconfig = server / health.KUBECONFIGS["server"][0]
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    text = (server / "var/lib/kubernetes/admin.conf").read_text()
+    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    waiting = threading.Thread(target=health.wait, args=(server, 0.05), daemon=True)
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    api({"/readyz": "ok"})
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 def test_a_server_that_is_down_is_said_to_be_down(server: Path) -> None:

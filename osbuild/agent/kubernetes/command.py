@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("renew", help="the same on a running node: starts Kubernetes again if certificates changed")
     joining = commands.add_parser("join", help="find the cluster of an agent by its token")
     joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to ask the server")
+    commands.add_parser("wait", help="return when this node's API server is ready")
     commands.add_parser("health", help="exit status 0 if this node is Ready, else say why not")
 
 
@@ -31,6 +32,10 @@ def main(options: argparse.Namespace) -> int:
             if reason := why_not(options.root):
                 print(reason)
                 return 1
+        elif options.action == "wait":
+            from osbuild.agent.kubernetes.health import wait
+
+            wait(options.root)
         else:
             from osbuild.agent.kubernetes.prepare import prepare
 

@@ -1,10 +1,11 @@
-"""`edge-agent kubernetes health`: is this node Ready, and if not, why not. Asks the API, starts no other program."""
+"""`edge-agent kubernetes health` and `wait`: is this node, is its API server ready. Starts no other program."""
 
 import base64
 import json
 import re
 import ssl
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -34,8 +35,8 @@ def content(text: str, key: str) -> bytes:
     raise Problem(f"the kubeconfig has no {key}")
 
 
-def get(kubeconfig: Path, path: str) -> Any:
-    """The JSON at `path` of the API server, with the kubeconfig's certificate. Raises `OSError` or `Problem`."""
+def get(kubeconfig: Path, path: str) -> bytes:
+    """What the API server has at `path`, with the kubeconfig's certificate. Raises `OSError` or `Problem`."""
     text = kubeconfig.read_text()
     server = value(text, "server") or ""
     if not server.startswith("https://"):
@@ -46,7 +47,7 @@ def get(kubeconfig: Path, path: str) -> Any:
         pair.flush()
         context.load_cert_chain(pair.name)
     with urllib.request.urlopen(server + path, timeout=10, context=context) as answer:
-        return json.load(answer)
+        return bytes(answer.read())
 
 
 def judge(node: dict[str, Any], boot_id: str) -> str | None:
@@ -74,7 +75,7 @@ def why_not(root: Path, settings: Settings | None = None) -> str | None:
         )
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
-        return judge(get(kubeconfig, f"/api/v1/nodes/{settings.node_name}"), boot_id)
+        return judge(json.loads(get(kubeconfig, f"/api/v1/nodes/{settings.node_name}")), boot_id)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return f"the cluster has no node {settings.node_name} yet"
@@ -83,3 +84,19 @@ def why_not(root: Path, settings: Settings | None = None) -> str | None:
         return f"the API server does not answer: {error.reason}"
     except OSError as error:
         return f"the API server does not answer: {error}"
+
+
+def wait(root: Path, pause: float = 1.0) -> None:
+    """Return once the API server of this node says that it is ready.
+
+    The controller manager gives a new API server 10 s and ends then, and others ask again only after a while where a
+    role is not there yet: on a slow processor it is quicker not to start them before they can work.
+    """
+    kubeconfig = root / KUBECONFIGS["server"][0]
+    while True:
+        try:
+            if get(kubeconfig, "/readyz") == b"ok":
+                return
+        except (OSError, Problem):
+            pass  # it is not up, or its keys are not there
+        time.sleep(pause)
