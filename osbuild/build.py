@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild import agentapp, kubernetes, log, paths, tools
+from osbuild import agentapp, kubernetes, log, paths
 from osbuild.arch import Architecture
 from osbuild.boot.initrd import initrd, initrd_key
 from osbuild.boot.kernel import kernel, kernel_key
@@ -220,13 +220,16 @@ def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
         sums["disk.img.zst"] = sandbox.run(["sha256sum", out / "disk.img.zst"], [out]).split()[0]
     facts = {name: (out / name).stat() for name in sums}
     return {
-        name: {"sha256": digest, "size": facts[name].st_size, "used": min(facts[name].st_blocks * 512, facts[name].st_size)}
+        name: {
+            "sha256": digest, "size": facts[name].st_size,
+            "used": min(facts[name].st_blocks * 512, facts[name].st_size),
+        }
         for name, digest in sums.items()
     }  # fmt: skip
 
 
 def publish(out: Path, target: Path, facts: Mapping[str, Any]) -> None:
-    """Put the files in place of an older build's. The manifest goes first and comes last: without it no build is whole."""
+    """Put the files in place of an older build's. The manifest goes first and comes last: no build is whole without."""
     (target / "manifest.json").unlink(missing_ok=True)
     for name in facts["files"]:
         shutil.move(out / name, target / f".{name}.partial")
@@ -234,20 +237,3 @@ def publish(out: Path, target: Path, facts: Mapping[str, Any]) -> None:
     partial = target / ".manifest.json.partial"
     partial.write_text(json.dumps(facts, indent=1) + "\n")
     partial.replace(target / "manifest.json")
-
-
-def emulator(cache: Cache, architecture: Architecture, folder: Path | None = None) -> Tree:
-    """A tree with QEMU and firmware for `architecture`, made of what the archive had when it was first needed."""
-    archive = tools.Archive(cache, Architecture.native())
-    listed = cache.folder("emulator") / f"{architecture}.json"
-    wanted = content_key(tools.emulator_packages([architecture]))
-    try:
-        stored = json.loads(listed.read_text())
-        debs = tuple(tools.Deb(*entry) for entry in stored["debs"]) if stored["wanted"] == wanted else ()
-    except (OSError, ValueError, KeyError, TypeError):
-        debs = ()
-    if not debs:
-        archive.update()
-        debs = archive.resolve(tools.emulator_packages([architecture]))
-        listed.write_text(json.dumps({"wanted": wanted, "debs": [list(vars(deb).values()) for deb in debs]}))
-    return tree(cache, debs, "QEMU and firmware")

@@ -107,7 +107,7 @@ def disk_usage(path: Path) -> int:
     if path.is_dir() and not path.is_symlink():
         for base, folders, files in os.walk(path):
             for name in [*folders, *files]:
-                total += os.lstat(os.path.join(base, name)).st_blocks * 512
+                total += os.lstat(f"{base}/{name}").st_blocks * 512
     return total
 
 

@@ -23,8 +23,8 @@ from osbuild.run import CommandError, run
 
 SUITE = "trixie"
 GONE = (
-    "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to a "
-    "snapshot of the archive, or give a folder that has the files with --from"
+    "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to "
+    "a snapshot of the archive, or give a folder that has the files with --from"
 )
 
 
@@ -122,7 +122,8 @@ class Archive:
                 except CommandError as error:
                     raise explain(error, self.architecture) from error
             with ThreadPoolExecutor() as pool:
-                for deb, ok in zip(missing, pool.map(lambda d: take(scratch / d.filename, d, store), missing)):
+                taken = pool.map(lambda deb: take(scratch / deb.filename, deb, store), missing)
+                for deb, ok in zip(missing, taken, strict=True):
                     if not ok:
                         raise Error(f"package {deb.filename} does not have the sha256 {deb.sha256}", hint=GONE)
         finally:

@@ -108,7 +108,7 @@ def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Pa
 
 
 def pin_kubernetes(block: Kubernetes, architecture: Architecture, cache: Cache, folder: Path | None) -> dict[str, Any]:
-    """Which distribution is built, and its inputs. Where K3s can't be had this is where the profile's way out is taken."""
+    """Which distribution is built, and its inputs. Where K3s can't be had, the profile's way out is taken here."""
     if block.role == "none":
         return {}
     facts: dict[str, Any] = {}

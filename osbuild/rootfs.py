@@ -25,8 +25,8 @@ def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str
 
 
 def rootfs(
-    cache: Cache, tools: Tree, dib: Path, debs: Sequence[Deb], architecture: Architecture, *, elements: Sequence[Path] = (),
-    key: str, folder: Path | None = None,
+    cache: Cache, tools: Tree, dib: Path, debs: Sequence[Deb], architecture: Architecture, *,
+    elements: Sequence[Path] = (), key: str, folder: Path | None = None,
 ) -> Path:  # fmt: skip
     """A tar of the root made of `debs`, from the cache if it is there.
 

@@ -29,13 +29,16 @@ def run(
     input: str | None = None,
     logfile: Path | None = None,
     hint: str | None = None,
+    shown: Sequence[Argument] | None = None,
 ) -> str:
     """Run `command` and return its standard output.
 
     `env` replaces the whole environment. With `logfile`, both output streams go to that file instead and the
-    result is empty. Raises `CommandError` on any status but 0 and `Error` where the program is missing.
+    result is empty. `shown` is what an error names instead of `command`. Raises `CommandError` on any status but 0
+    and `Error` where the program is missing.
     """
     words = [str(word) for word in command]
+    named = [str(word) for word in shown or command]
     log.debug("$ " + shlex.join(words))
     stdin = subprocess.DEVNULL if input is None else None
     try:
@@ -46,7 +49,7 @@ def run(
                 )
             if done.returncode:
                 text = logfile.read_text(errors="replace")
-                raise CommandError(words, done.returncode, text, hint or f"the whole log is in {logfile}")
+                raise CommandError(named, done.returncode, text, hint or f"the whole log is in {logfile}")
             return ""
         result = subprocess.run(
             words,
@@ -66,5 +69,5 @@ def run(
     if result.stderr:
         log.debug(result.stderr.rstrip())
     if result.returncode:
-        raise CommandError(words, result.returncode, result.stdout + result.stderr, hint)
+        raise CommandError(named, result.returncode, result.stdout + result.stderr, hint)
     return result.stdout

@@ -50,7 +50,8 @@ class Tree:
         be seen read-only. Mounts, processes and files below /tmp end with the command, whatever happens to it.
         """
         words = [
-            "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", "localhost", "--cap-add", "ALL",
+            "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
+            "--hostname", "localhost", "--cap-add", "ALL",
             "--tmpfs", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--dev-bind", "/sys", "/sys",
             "--tmpfs", "/run", "--dir", "/tmp", "--dir", "/var/tmp", "--clearenv",
             "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "HOME", "/tmp", "--setenv", "LC_ALL", "C.UTF-8",
@@ -85,7 +86,9 @@ class Tree:
         input: str | None = None,
     ) -> str:
         """Like `osbuild.run.run`, in the tree."""
-        return run(self.wrap(command, binds, cwd=cwd, env=env, hidden=hidden), logfile=logfile, input=input)
+        return run(
+            self.wrap(command, binds, cwd=cwd, env=env, hidden=hidden), logfile=logfile, input=input, shown=command
+        )
 
 
 def tree(cache: Cache, debs: Sequence[Deb], title: str = "tools tree") -> Tree:

@@ -81,8 +81,10 @@ def build_disk(
     total = disk.esp + 2 * disk.slot + disk.data + 2 * MIB
     tools.run(
         [
-            "systemd-repart", "--empty=create", "--sector-size=512", f"--size={total}", "--offline=yes", "--dry-run=no",
-            f"--seed={derived_uuid(identity, 'disk')}", f"--definitions={definitions}", f"--architecture={arch}", output,
+            "systemd-repart", "--empty=create", "--sector-size=512", f"--size={total}", "--offline=yes",
+            "--dry-run=no",
+            f"--seed={derived_uuid(identity, 'disk')}", f"--definitions={definitions}", f"--architecture={arch}",
+            output,
         ],
         [output.parent, image.root.parent],
         env={"SOURCE_DATE_EPOCH": str(epoch)},

@@ -1,4 +1,4 @@
-"""The system: Debian's root, the kernel's modules, overlays and components laid together and made ready to be read-only."""
+"""The system: Debian's root, the kernel's modules, overlays and components laid together, ready to be read-only."""
 
 import json
 import os
@@ -38,16 +38,16 @@ def compose(
     """Make the folder `target` what the root file system holds.
 
     `trees` are laid over the root in order; `facts` becomes `/usr/lib/edge-osbuild/image.json`, `kubernetes`
-    kubernetes.json beside it. No file is left with a
-    time after `epoch`, in seconds since 1970, so that the result does not depend on when it was made.
+    kubernetes.json beside it. No file is left with a time after `epoch`, in seconds since 1970, so that the result
+    does not depend on when it was made.
     """
     target.mkdir()
     tools.run(
-        ["tar", "--extract", "--numeric-owner", "--xattrs", "--file", root_tar, "--directory", target, "--exclude=./dev/*"],
+        ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={root_tar}", f"--directory={target}"],
         [root_tar, target],
-    )  # fmt: skip
+    )
     for tree in trees:
-        lay(tree, target)
+        lay(tree, target, epoch)
     build_agent(target / "usr/bin/edge-agent")
     settings(target, profile, facts)
     if kubernetes:
@@ -58,8 +58,8 @@ def compose(
     clamp(target, epoch)
 
 
-def lay(tree: Path, target: Path) -> None:
-    """Copy `tree` over `target`: modes kept, owned by root, folders merged, files and links replaced."""
+def lay(tree: Path, target: Path, epoch: int) -> None:
+    """Copy `tree` over `target`: modes kept, owned by root, dated `epoch`, folders merged, files and links replaced."""
     for source in sorted(tree.rglob("*")):
         place = target / source.relative_to(tree)
         if source.is_dir() and not source.is_symlink():
@@ -74,6 +74,7 @@ def lay(tree: Path, target: Path) -> None:
         place.unlink(missing_ok=True)
         shutil.copy2(source, place, follow_symlinks=False)
         os.chown(place, 0, 0, follow_symlinks=False)
+        os.utime(place, (epoch, epoch), follow_symlinks=False)
 
 
 def write(path: Path, text: str) -> None:
@@ -109,9 +110,9 @@ def read_only(target: Path) -> None:
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             (target / link).rename(target / place)
     write(target / "usr/lib/tmpfiles.d/00-edge-var.conf", tmpfiles(target))
-    for folder in ("var", "boot", "tmp", "run"):
+    for folder in ("var", "boot", "tmp", "run", "dev"):
         empty(target / folder)
-    for folder in ("proc", "sys", "dev", "efi"):
+    for folder in ("proc", "sys", "efi"):
         (target / folder).mkdir(exist_ok=True)
     write(target / "etc/machine-id", "")
 
@@ -149,10 +150,13 @@ def empty(folder: Path) -> None:
 
 
 def clamp(target: Path, epoch: int) -> None:
-    """Set every time after `epoch` back to it. Times of packaged files stay: Python's byte code is checked by them."""
+    """Set every time after `epoch`, or that the composition of the root has set to 0, to `epoch`.
+
+    Times of packaged files stay: Python's byte code is checked by them.
+    """
     for base, folders, files in os.walk(target, topdown=False):
         for name in [*folders, *files]:
             path = os.path.join(base, name)  # noqa: PTH118 - 20,000 of them
-            if os.lstat(path).st_mtime > epoch:
+            if not 0 < os.lstat(path).st_mtime <= epoch:
                 os.utime(path, (epoch, epoch), follow_symlinks=False)
     os.utime(target, (epoch, epoch))

@@ -1,0 +1,82 @@
+"""What the tests of built images share: seeds, booted nodes, and questions to them."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from osbuild.profile.load import find, load
+from osbuild.profile.model import User
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.ssh import Guest, KeyPair
+from osbuild.seed.iso import iso
+from osbuild.seed.render import Seed, render
+
+USER = "tester"
+COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
+BOOT = 420.0  # seconds that a boot may take under emulation on a busy machine
+
+
+def make_seed(profile: str, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None) -> Path:
+    """Write the seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data."""
+    loaded = load(find(profile))
+    changed = replace(loaded.profile, users=(User(USER, ssh_keys=(key.public,), sudo=True),))
+    seed = render(changed, node, folder=loaded.folder)
+    if more:
+        data = yaml.safe_load(seed.files["user-data"])
+        for name, value in more.items():
+            data[name] = [*data.get(name, []), *value] if isinstance(value, list) else value
+        seed = Seed(seed.node, seed.instance, {**seed.files, "user-data": "#cloud-config\n" + yaml.safe_dump(data)})
+    output.write_bytes(iso(seed.with_sums()))
+    return output
+
+
+@dataclass
+class Node:
+    """A booted machine, and a way in."""
+
+    machine: Machine
+    guest: Guest
+
+    def run(self, command: str, *, timeout: float = 120.0) -> str:
+        """Standard output of a command that must succeed, run as root."""
+        return self.guest.run(f"sudo sh -c {quoted(command)}", timeout=timeout).stdout
+
+    def fails(self, command: str) -> str:
+        """Everything that a command says which must not succeed."""
+        result = self.guest.run(f"sudo sh -c {quoted(command)}", check=False)
+        assert result.status != 0, f"`{command}` succeeded: {result.stdout}"
+        return result.stdout + result.stderr
+
+    def status(self) -> dict[str, Any]:
+        """What `edge-agent status` says."""
+        result = self.guest.run("sudo edge-agent status --json", check=False)
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    def kubectl(self, arguments: str, *, timeout: float = 120.0) -> str:
+        """Output of kubectl as the cluster's administrator."""
+        return self.run(f"kubectl --kubeconfig /etc/kubernetes/admin.conf {arguments}", timeout=timeout)
+
+    def wait_complete(self, timeout: float = BOOT) -> None:
+        """Wait until the console tells of a boot that was found healthy."""
+        self.machine.console.wait_for(COMPLETE, timeout)
+
+    def until(self, command: str, timeout: float) -> str:
+        """Repeat a command until it succeeds. Fails with what it said last."""
+        end = time.monotonic() + timeout
+        while True:
+            result = self.guest.run(f"sudo sh -c {quoted(command)}", check=False)
+            if result.status == 0:
+                return result.stdout
+            assert time.monotonic() < end, f"`{command}` after {timeout} s: {result.stdout}{result.stderr}"
+            time.sleep(2)
+
+
+def quoted(command: str) -> str:
+    """For the guest's shell."""
+    return "'" + command.replace("'", "'\\''") + "'"

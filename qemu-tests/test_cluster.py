@@ -1,0 +1,150 @@
+"""One node's life: the shipped `edge-server` image, from a first boot without any network to a power cut.
+
+The tests are steps of one story on one machine, in their order: a boot under emulation takes a minute.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from nodes import USER, Node, make_seed
+
+from osbuild.paths import PROJECT
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.config import MachineConfig, Network
+from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.ssh import KeyPair
+
+LARGER = 6 * 2**30
+DEMO = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+"""
+GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+
+
+@pytest.fixture(scope="module")
+def node(
+    image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Node]:  # fmt: skip
+    """First boot, with no network card in the machine; the card is plugged in once the node is healthy."""
+    seed = make_seed("edge-server", "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
+    disk = image("edge-server") / "disk.img"
+    config = MachineConfig(
+        image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + LARGER, media=(seed,), network=None
+    )
+    log = PROJECT / "build/test-logs/cluster.log"
+    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+        machine.console.wait_for(r"edge-osbuild: boot complete: edge-server \S+ slot a ", 420)
+        machine.plug_network(Network(restrict=True))
+        guest = machine.guest(USER, key)
+        guest.wait_ready(120)
+        yield Node(machine, guest)
+
+
+def address(node: Node, kind: str) -> str:
+    path = "{.items[0].status.podIP}" if kind == "pods" else "{.items[0].spec.clusterIP}"
+    selector = "-l app=web" if kind == "pods" else "--field-selector metadata.name=web"
+    return node.kubectl(f"get {kind} {selector} -o jsonpath={path}").strip()
+
+
+def answers(node: Node) -> None:
+    """The web server answers on the pod's address and on the service's."""
+    for url in (f"http://{address(node, 'pods')}:8080/", f"http://{address(node, 'services')}/"):
+        text = node.until(f'python3 -c "{GET}" {url}', timeout=120)
+        assert "web-" in text, f"{url} answers {text!r}"
+
+
+def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: Node) -> None:
+    status = node.status()
+    assert status["health"]["healthy"] is True
+    results = {check["name"]: check["ok"] for check in status["health"]["checks"]}
+    assert results["50-node"] and results["40-containerd"] and all(results.values())
+    found = json.loads(node.kubectl("get nodes -o json"))["items"]
+    assert [item["metadata"]["name"] for item in found] == ["site-1"]
+    ready = [c["status"] for c in found[0]["status"]["conditions"] if c["type"] == "Ready"]
+    assert ready == ["True"]
+
+
+def test_the_root_cannot_be_written_nor_remounted(node: Node) -> None:
+    assert "Read-only file system" in node.fails("touch /usr/bin/new")
+    node.fails("mount -o remount,rw /")
+    assert "Read-only file system" in node.fails("touch /usr/bin/new")
+    node.fails("dd if=/dev/zero of=/dev/mapper/root bs=4096 count=1 conv=notrunc,fsync || "
+               "dd if=/dev/zero of=/dev/dm-0 bs=4096 count=1 conv=notrunc,fsync")  # fmt: skip
+    assert node.run("findmnt -no FSTYPE /").strip() == "erofs"
+
+
+def test_no_key_is_in_the_image(node: Node) -> None:
+    found = node.run("find / -xdev -type f \\( -name '*.key' -o -name 'ssh_host_*' -o -name 'id_*' \\)")
+    assert found.split() == []
+    assert (
+        node.run(
+            "grep -rlE 'BEGIN (EC |RSA |OPENSSH )?PRIVATE KEY' /usr/lib/edge-osbuild /usr/share/ca-certificates || true"
+        )
+        == ""
+    )
+
+
+def test_the_data_partition_fills_a_larger_disk(node: Node) -> None:
+    sizes = node.run("lsblk -bnro SIZE,PARTLABEL,TYPE").splitlines()
+    disk = max(int(line.split()[0]) for line in sizes if line.endswith("disk"))
+    data = next(int(line.split()[0]) for line in sizes if " data " in line)
+    assert data > LARGER
+    assert disk - data < 2.5 * 2**30, "what the ESP and two slots of 1 GiB take"
+    assert int(node.run("df -B1 --output=size /var | tail -n 1")) > 0.9 * data
+
+
+def test_a_good_boot_clears_the_boot_counter(node: Node) -> None:
+    entries = node.until("ls /efi/EFI/Linux | grep -x edge-a.efi", timeout=60)
+    assert entries.split() == ["edge-a.efi"]
+    assert node.run("ls /efi/EFI/Linux").split() == ["edge-a.efi"]
+
+
+def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node: Node) -> None:
+    node.guest.put(DEMO.encode(), "/tmp/demo.yaml")
+    node.kubectl("apply -f /tmp/demo.yaml")
+    node.kubectl("rollout status deployment/web --timeout=180s", timeout=200)
+    answers(node)
+
+
+def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node) -> None:
+    node.kubectl("create configmap kept --from-literal=when=before")
+    node.run("echo kept > /var/lib/kept; echo changed > /etc/changed; sync")
+    machine_id = node.run("cat /etc/machine-id")
+    node.machine.console.skip()
+    node.guest.reboot(420)
+    node.wait_complete()
+    assert node.run("cat /var/lib/kept").strip() == "kept"
+    node.fails("test -e /etc/changed")
+    assert node.run("cat /etc/machine-id") == machine_id
+    assert node.kubectl("get configmap kept -o jsonpath={.data.when}").strip() == "before"
+    answers(node)
+
+
+def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
+    node.kubectl("create configmap cut --from-literal=when=just-before")
+    node.run("echo kept > /var/lib/cut; sync")
+    node.machine.power_cut()
+    node.machine.boot_again()
+    node.wait_complete()
+    node.guest.wait_ready(120)
+    assert node.run("cat /var/lib/cut").strip() == "kept"
+    assert node.kubectl("get configmap cut -o jsonpath={.data.when}").strip() == "just-before"
+    assert node.run("ls /efi/EFI/Linux").split() == ["edge-a.efi"], "a power cut is no failed boot"
+    answers(node)
