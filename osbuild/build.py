@@ -139,7 +139,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
             compiled = pool.submit(
                 kubernetes.component, wanted.kubernetes, architecture, cache, folder=folder, base=wanted.loaded.folder
             )
-        sandbox = tree(cache, lock.tools)
+        sandbox = tree(cache, lock.tools, folder=folder)
         dib = unpacked(cache, DISKIMAGE_BUILDER, folder)
         root_tar = rootfs(
             cache, sandbox, dib, lock.packages, architecture, elements=wanted.elements, key=wanted.rootfs, folder=folder

@@ -91,12 +91,12 @@ class Tree:
         )
 
 
-def tree(cache: Cache, debs: Sequence[Deb], title: str = "tools tree") -> Tree:
-    """The tree made of exactly `debs`, from the cache if it is there."""
+def tree(cache: Cache, debs: Sequence[Deb], title: str = "tools tree", *, folder: Path | None = None) -> Tree:
+    """The tree made of exactly `debs`, from the cache if it is there; `folder` is looked into before the network."""
 
     def make(path: Path) -> None:
         with log.step(f"{title}: {len(debs)} packages"):
-            Archive(cache, Architecture.native()).download(debs)
+            Archive(cache, Architecture.native()).download(debs, folder=folder)
             install(cache, debs, path)
 
     return Tree(cache.entry("tools", tree_key(debs), make))

@@ -1,0 +1,258 @@
+"""Locks, content keys and the laying together of a system: everything of a build that needs no packages."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osbuild import lock as locks
+from osbuild.arch import Architecture
+from osbuild.boot.uki import command_line
+from osbuild.build import inputs, unchanged
+from osbuild.debian import Deb, take
+from osbuild.errors import Error
+from osbuild.image.disk import check_headroom, slot_size
+from osbuild.image.system import clamp, lay, read_only
+from osbuild.image.verity import SlotImage, derived_uuid
+from osbuild.lock import Lock
+from osbuild.profile.load import Loaded, load
+from osbuild.profile.model import Disk, Size
+
+MIB = 2**20
+PROFILE = "name: shop\nversion: 1.0.0\noverlays: [tree]\n"
+words = st.text("abcdefghijklmnopqrstuvwxyz0123456789+.-~", min_size=1)
+debs = st.builds(
+    Deb, words, words, st.sampled_from(["amd64", "all"]), st.text("0123456789abcdef", min_size=64, max_size=64),
+    st.integers(0, 10**9),
+)  # fmt: skip
+A_DEB = Deb("a", "1:2-3", "all", "0" * 64, 5)
+
+
+def profile(folder: Path, text: str = PROFILE) -> Loaded:
+    (folder / "tree/etc").mkdir(parents=True, exist_ok=True)
+    (folder / "tree/etc/motd").write_text("hello\n")
+    (folder / "shop.yaml").write_text(text)
+    return load(folder / "shop.yaml")
+
+
+def a_lock(loaded: Loaded) -> Lock:
+    arch = Architecture.x86_64
+    return Lock(arch, locks.request(loaded, arch), 1_700_000_000, (A_DEB,), (A_DEB,), A_DEB, (A_DEB,))
+
+
+@given(st.lists(debs, max_size=5), debs, st.integers(0, 2**33))
+def test_a_lock_reads_back_as_it_was_written(packages: list[Deb], kernel: Deb, epoch: int) -> None:
+    lock = Lock(
+        Architecture.arm64, "key", epoch, tuple(packages), tuple(packages), kernel, (kernel,), {"version": "v1"}, {}
+    )
+    assert locks.from_json(json.loads(json.dumps(locks.to_json(lock)))) == lock
+
+
+def test_locks_of_several_architectures_share_a_file(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    first = a_lock(loaded)
+    second = replace(first, architecture=Architecture.arm64, epoch=5)
+    locks.save(loaded, first)
+    locks.save(loaded, second)
+    assert locks.read(loaded, Architecture.x86_64) == first
+    assert locks.read(loaded, Architecture.arm64) == second
+    assert locks.read(loaded, Architecture.armv7) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.lock.json", "shop.yaml", "tree"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '"x"', "{}", '{"format": 99, "locks": {}}', '{"format": 1}', '{"format": 1, "locks": []}',
+     '{"format": 1, "locks": {"x86_64": {}}}', '{"format": 1, "locks": {"x86_64": 3}}', "\0"],
+)  # fmt: skip
+def test_a_file_that_is_no_lock_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    loaded = profile(tmp_path)
+    (tmp_path / "shop.lock.json").write_text(text)
+    with pytest.raises(Error) as caught:
+        locks.read(loaded, Architecture.x86_64)
+    assert "shop.lock.json" in str(caught.value) and "edge-osbuild lock" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("damage", ["short", "é" * 64, "G" * 64])
+def test_a_lock_with_a_damaged_sum_is_refused(tmp_path: Path, damage: str) -> None:
+    loaded = profile(tmp_path)
+    path = locks.save(loaded, a_lock(loaded))
+    path.write_text(path.read_text().replace("0" * 64, damage))
+    with pytest.raises(Error, match=r"sha256|is not a lock"):
+        locks.read(loaded, Architecture.x86_64)
+
+
+def test_locked_wants_a_lock_that_fits(tmp_path: Path) -> None:
+    from osbuild.cache import Cache
+
+    loaded = profile(tmp_path)
+    with pytest.raises(Error, match="has nothing for x86_64"):
+        locks.current(loaded, Architecture.x86_64, Cache(tmp_path / "c"), locked=True)
+    locks.save(loaded, a_lock(loaded))
+    assert locks.current(loaded, Architecture.x86_64, Cache(tmp_path / "c"), locked=True) == a_lock(loaded)
+    more = profile(tmp_path, PROFILE + "packages: [htop]\n")
+    with pytest.raises(Error, match="does not fit the profile"):
+        locks.current(more, Architecture.x86_64, Cache(tmp_path / "c"), locked=True)
+
+
+def key(loaded: Loaded) -> str:
+    return inputs(loaded, replace(a_lock(loaded), request="")).key
+
+
+@pytest.mark.parametrize(
+    "text", ["hostname: other\n", "users: [{name: me}]\n", "time: {zone: UTC}\n", "description: words\n",
+             "agent: {server: https://updates.example}\n", "network: {interfaces: [{name: en*}]}\n"],
+)  # fmt: skip
+def test_first_boot_config_does_not_make_another_image(tmp_path: Path, text: str) -> None:
+    assert key(profile(tmp_path)) == key(profile(tmp_path, PROFILE + text))
+
+
+@pytest.mark.parametrize(
+    "text", ["kernel: {arguments: [debug]}\n", "kernel: {sysctls: {vm.swappiness: 1}}\n", "disk: {slot: 600 MiB}\n",
+             "kernel: {modules: [loop]}\n", "health: {deadline: 60}\n"],
+)  # fmt: skip
+def test_image_keys_make_another_image(tmp_path: Path, text: str) -> None:
+    assert key(profile(tmp_path)) != key(profile(tmp_path, PROFILE + text))
+
+
+def test_content_mode_name_and_target_of_an_overlays_files_count(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    seen = {key(loaded)}
+    file = tmp_path / "tree/etc/motd"
+    file.write_text("other\n")
+    seen.add(key(loaded))
+    file.chmod(0o600)
+    seen.add(key(loaded))
+    (tmp_path / "tree/etc/link").symlink_to("motd")
+    seen.add(key(loaded))
+    file.rename(file.with_name("issue"))
+    seen.add(key(loaded))
+    assert len(seen) == 5
+
+
+def test_an_element_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    loaded = profile(tmp_path, PROFILE + "elements: [./mine]\n")
+    key(loaded)
+    (tmp_path / "mine").rmdir()
+    with pytest.raises(Error, match="mine"):
+        key(loaded)
+
+
+def test_a_build_is_whole_only_with_all_its_files(tmp_path: Path) -> None:
+    assert unchanged(tmp_path, "k") is None
+    (tmp_path / "manifest.json").write_text(json.dumps({"key": "k", "files": {"disk.img": {"size": 3}}}))
+    assert unchanged(tmp_path, "k") is None
+    (tmp_path / "disk.img").write_text("abc")
+    assert unchanged(tmp_path, "k") is not None
+    assert unchanged(tmp_path, "other") is None
+    (tmp_path / "disk.img").write_text("ab")
+    assert unchanged(tmp_path, "k") is None
+    (tmp_path / "manifest.json").write_text("[]")
+    assert unchanged(tmp_path, "k") is None
+
+
+def slot(tmp_path: Path, size: int) -> SlotImage:
+    path = tmp_path / "root.erofs"
+    with path.open("wb") as file:
+        file.truncate(size)
+    return SlotImage(path, path, "ab" * 32, "cd" * 32, size // 4096)
+
+
+def test_a_root_that_leaves_no_headroom_is_refused_with_the_size_that_would_do(tmp_path: Path) -> None:
+    disk = Disk(slot=Size(512 * MIB), headroom=30)
+    assert check_headroom(disk, slot(tmp_path, 100 * MIB)) == 81
+    with pytest.raises(Error) as caught:
+        check_headroom(disk, slot(tmp_path, 400 * MIB))
+    assert "512 MiB" in str(caught.value) and "30 %" in str(caught.value)
+    proposed = int(str(caught.value.hint).split("disk.slot: ")[1].split(" MiB")[0])
+    check_headroom(Disk(slot=Size(proposed * MIB), headroom=30), slot(tmp_path, 400 * MIB))
+
+
+@given(st.integers(64, 16 * 1024))
+def test_the_hash_tree_of_a_full_slot_fits(mebibytes: int) -> None:
+    sizes = slot_size(Disk(slot=Size(mebibytes * MIB)))
+    blocks, tree = sizes.root // 4096, 1
+    while blocks > 1:
+        blocks = -(-blocks // 128)
+        tree += blocks
+    assert sizes.root + sizes.tree == mebibytes * MIB
+    assert tree * 4096 <= sizes.tree
+
+
+def test_the_command_line_names_slot_and_hash_and_ends_with_the_profiles_words(tmp_path: Path) -> None:
+    line = command_line("b", slot(tmp_path, 8192), Architecture.x86_64, ["one", "two=3"]).split()
+    assert {"edge.slot=b", "roothash=" + "ab" * 32, "edge.blocks=2", "ro"} <= set(line)
+    assert line[-2:] == ["one", "two=3"]
+
+
+def test_derived_uuids_are_the_same_for_the_same_names() -> None:
+    assert derived_uuid("a", "b") == derived_uuid("a", "b") != derived_uuid("a", "c")
+
+
+def test_a_package_with_other_bytes_is_not_taken(tmp_path: Path) -> None:
+    file = tmp_path / "a.deb"
+    file.write_bytes(b"12345")
+    wrong = Deb("a", "1", "all", "0" * 64, 5)
+    right = replace(wrong, sha256="5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5")
+    (tmp_path / "store").mkdir()
+    assert not take(file, wrong, tmp_path / "store")
+    assert not take(file, replace(right, size=6), tmp_path / "store")
+    assert not take(tmp_path / "none", right, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+    assert take(file, right, tmp_path / "store")
+
+
+def test_an_overlay_merges_folders_and_replaces_files_and_links(tmp_path: Path) -> None:
+    tree, root = tmp_path / "tree", tmp_path / "root"
+    for folder in (tree / "etc/a", root / "etc/a", root / "etc/was-folder"):
+        folder.mkdir(parents=True)
+    (root / "etc/a/kept").write_text("kept")
+    (root / "etc/outside").symlink_to(tmp_path / "victim")
+    (tmp_path / "victim").write_text("victim")
+    (root / "etc/was-folder/file").write_text("gone")
+    (tree / "etc/a/new").write_text("new")
+    (tree / "etc/outside").write_text("file now")
+    (tree / "etc/was-folder").symlink_to("a")
+    (tree / "etc/a/new").chmod(0o750)
+    lay(tree, root, 1000)
+    assert (root / "etc/a/kept").read_text() == "kept"
+    assert (root / "etc/a/new").stat().st_mode & 0o7777 == 0o750
+    assert (root / "etc/a/new").stat().st_mtime == 1000
+    assert (root / "etc/outside").read_text() == "file now" and not (root / "etc/outside").is_symlink()
+    assert (tmp_path / "victim").read_text() == "victim"
+    assert (root / "etc/was-folder").is_symlink()
+
+
+def test_no_time_after_the_epoch_is_left(tmp_path: Path) -> None:
+    for name, time in (("old", 500), ("made", 0), ("new", 9000)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time, time))
+    clamp(tmp_path, 1000)
+    times = {path.name: path.stat().st_mtime for path in tmp_path.iterdir()}
+    assert times == {"old": 500, "made": 1000, "new": 1000}
+
+
+def test_the_folders_of_var_are_made_again_on_the_device(tmp_path: Path) -> None:
+    for folder in ("etc", "usr/lib/tmpfiles.d", "usr/local/bin", "home", "root", "opt", "srv", "mnt",
+                   "var/lib/dpkg/info", "var/log/journal", "boot/grub", "tmp", "run", "dev"):  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("root:x:0:\n")
+    (tmp_path / "var/lib/dpkg/status").write_text("Package: a\n")
+    (tmp_path / "var/log/journal").chmod(0o2755)
+    (tmp_path / "var/run").symlink_to("/run")
+    read_only(tmp_path)
+    lines = (tmp_path / "usr/lib/tmpfiles.d/00-edge-var.conf").read_text().splitlines()
+    assert "d /var/log/journal 2755 root root -" in lines
+    assert "d /var/roothome 0700 root root -" in lines
+    assert "L /var/run - - - - /run" in lines
+    assert "L+ /var/lib/dpkg - - - - /usr/lib/sysimage/dpkg" in lines
+    assert (tmp_path / "usr/lib/sysimage/dpkg/status").exists()
+    assert list((tmp_path / "var").iterdir()) == list((tmp_path / "boot").iterdir()) == []
+    assert (tmp_path / "usr/local").readlink() == Path("../var/usrlocal")
+    assert (tmp_path / "etc/machine-id").read_text() == ""
