@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from osbuild.profile.load import Loaded
 from osbuild.profile.model import Kubernetes
 from osbuild.profile.parts import image_part
 from osbuild.rootfs import ELEMENTS, rootfs, rootfs_key
+from osbuild.run import ending_together
 from osbuild.tools import Tree, tree, tree_key
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 
@@ -132,7 +132,8 @@ def unchanged(target: Path, key: str) -> dict[str, Any] | None:
 def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dict[str, Any]:
     """Make every part of the image, then put its files into `target`, the manifest last."""
     lock, architecture, profile = wanted.lock, wanted.architecture, wanted.loaded.profile
-    with ThreadPoolExecutor() as pool, log.step(f"building {profile.name} {profile.version} for {architecture}"):
+    title = f"building {profile.name} {profile.version} for {architecture}"
+    with ThreadPoolExecutor() as pool, log.step(title), ending_together():
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
         compiled: Future[Component] | None = None
         if wanted.kubernetes.role != "none":
@@ -149,8 +150,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
             cache, sandbox, linux, lock.initrd, architecture, key=initrd_key(lock.initrd, lock.kernel), folder=folder
         )
         component = compiled.result() if compiled else None
-        with tempfile.TemporaryDirectory(prefix="build-", dir=cache.folder("scratch")) as name:
-            scratch = Path(name)
+        with cache.scratch("builds") as scratch:
             system, out = scratch / "system", scratch / "out"
             out.mkdir()
             with log.step("laying the system together"):

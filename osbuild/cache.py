@@ -68,23 +68,31 @@ class Cache:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    @contextmanager
+    def scratch(self, kind: str) -> Iterator[Path]:
+        """An empty folder beside the entries of a kind, gone at the end; those of killed processes go first."""
+        for left in self.folder(kind).glob(".partial-*-*"):
+            if not Path("/proc", left.name.split("-")[1]).exists():
+                remove(left)
+        path = Path(tempfile.mkdtemp(prefix=f".partial-{os.getpid()}-", dir=self.folder(kind)))
+        try:
+            yield path
+        finally:
+            remove(path)
+
     def entry(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """Return the entry, calling `make(path)` first if there is none.
 
-        `make` writes a file or folder at the path that it is given; what a failed or interrupted `make` left
-        behind is removed, at the latest when the same kind is made again.
+        `make` writes a file or folder at the path that it is given, in a scratch folder that it may use too.
         """
         path = self.folder(kind) / key
         with self.locked(f"{kind}-{key}"):
             if path.exists():
                 os.utime(path)
                 return path
-            scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
-            try:
+            with self.scratch(kind) as scratch:
                 make(scratch / "out")
                 (scratch / "out").rename(path)
-            finally:
-                remove(scratch)
         return path
 
     def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:

@@ -158,7 +158,7 @@ def take(path: Path, deb: Deb, store: Path) -> bool:
     """Copy `path` into `store` if it is that package; say whether it is."""
     if not path.is_file() or path.stat().st_size != deb.size or file_digest(path) != deb.sha256:
         return False
-    partial = store / f".partial-{deb.sha256}-{os.getpid()}"
+    partial = store / f".partial-{os.getpid()}-{deb.sha256}"
     shutil.copyfile(path, partial)
     partial.rename(store / f"{deb.sha256}.deb")
     return True

@@ -2,13 +2,17 @@
 
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from osbuild import log
 from osbuild.errors import Error
 
 Argument = str | Path
+
+_running: set[subprocess.Popen[str]] = set()
 
 
 class CommandError(Error):
@@ -40,34 +44,48 @@ def run(
     words = [str(word) for word in command]
     named = [str(word) for word in shown or command]
     log.debug("$ " + shlex.join(words))
-    stdin = subprocess.DEVNULL if input is None else None
     try:
         if logfile is not None:
             with logfile.open("ab") as sink:
-                done = subprocess.run(
-                    words, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-                )
-            if done.returncode:
+                status, _, _ = _finish(words, None, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT)
+            if status:
                 text = logfile.read_text(errors="replace")
-                raise CommandError(named, done.returncode, text, hint or f"the whole log is in {logfile}")
+                raise CommandError(named, status, text, hint or f"the whole log is in {logfile}")
             return ""
-        result = subprocess.run(
-            words,
-            cwd=cwd,
-            env=env,
-            input=input,
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        status, output, said = _finish(words, input, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except FileNotFoundError as error:
         raise Error(
             f"cannot start {words[0]}: {error.strerror}",
             hint=hint or "run `edge-osbuild doctor` to see what this host lacks",
         ) from error
-    if result.stderr:
-        log.debug(result.stderr.rstrip())
-    if result.returncode:
-        raise CommandError(named, result.returncode, result.stdout + result.stderr, hint)
-    return result.stdout
+    if said:
+        log.debug(said.rstrip())
+    if status:
+        raise CommandError(named, status, output + said, hint)
+    return output
+
+
+def _finish(words: Sequence[str], input: str | None, **options: Any) -> tuple[int, str, str]:
+    """Status, standard output and standard error of a process; it ends when this function does, however that is."""
+    stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+    with subprocess.Popen(words, stdin=stdin, text=True, errors="replace", **options) as process:
+        _running.add(process)
+        try:
+            output, said = process.communicate(input)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            _running.discard(process)
+    return process.returncode, output or "", said or ""
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """If the block is left by an exception, end what other threads are running too."""
+    try:
+        yield
+    except BaseException:
+        for process in list(_running):
+            process.terminate()
+        raise

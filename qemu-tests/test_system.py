@@ -1,6 +1,7 @@
 """What every image must do, on the smallest one: identities from seeds, damage that is found, boots that fail."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def extent(image: Path, path: str) -> int:
     lock = read(loaded, loaded.profile.architecture)
     assert lock is not None, "the image was built, so there is a lock"
     text = tree(Cache(), lock.tools).run(["dump.erofs", f"--path={path}", "-e", image], [image])
-    first = next(line for line in text.splitlines() if line.strip().startswith("0:"))
-    return int(first.split("|")[2].split("..")[0])
+    first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
+    assert first, text
+    return int(first[1])
 
 
 def flip(disk: Path, image: Path, path: str) -> None:

@@ -1,6 +1,7 @@
 """The command line: one module per command, loaded when it is called."""
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -51,6 +52,7 @@ def cli(debug: bool, verbose: bool) -> None:  # `debug` is read by main()
 def main(args: list[str] | None = None) -> Any:
     """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
     words = sys.argv[1:] if args is None else args
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that resources are given back
     try:
         status = cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
     except click.exceptions.Exit as stop:
