@@ -60,7 +60,7 @@ class Tree:
             place = self.root / name
             if place.is_symlink():
                 words += ["--symlink", str(place.readlink()), f"/{name}"]
-            elif name not in {"dev", "proc", "sys", "tmp", "run", "var", "root", "home"}:
+            elif name in {"etc", "usr"}:
                 words += ["--ro-bind", str(place), f"/{name}"]
         words += ["--ro-bind", str(self.root / "var/lib"), "/var/lib"]
         for path, inside in hidden:
