@@ -1,0 +1,108 @@
+"""`python -m osbuild.bench`: measure, print a table, write JSON."""
+
+import importlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from osbuild import __version__, log, paths
+from osbuild.bench.figure import Measured, table
+from osbuild.bench.site import Site
+from osbuild.cache import Cache
+from osbuild.errors import Error
+
+# name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
+MEASUREMENTS = {
+    "cold": ("cold", "cold build against a plain mmdebstrap"),
+    "size": ("size", "the compressed image and its largest parts"),
+    "minimal": ("memory", "idle memory without Kubernetes"),
+    "node": ("boot", "idle memory with Kubernetes, and two boots to Ready"),
+    "warm": ("warm", "builds after nothing, first-boot config and one overlay file changed"),
+}
+RESULTS = paths.PROJECT / "build"
+
+
+def measurement(site: Site, name: str) -> Measured:
+    """Make the measurement `name`. Raises `Error`."""
+    measured: Measured = importlib.import_module(f"osbuild.bench.{MEASUREMENTS[name][0]}").measure(site)
+    return measured
+
+
+def host() -> dict[str, object]:
+    """What the figures were measured on: they can only be compared within one run."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "edge-osbuild": __version__,
+        "processors": os.cpu_count(), "machine": platform.machine(), "system": platform.platform(),
+        "load": list(os.getloadavg()),
+    }  # fmt: skip
+
+
+@click.command(epilog="\n\n".join(f"{name}: {help}" for name, (_, help) in MEASUREMENTS.items()))
+@click.option(
+    "--only", type=click.Choice(list(MEASUREMENTS)), multiple=True, help="Measure just this; may be repeated."
+)
+@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS / "bench.json",
+              help="Where to write the figures.  [default: build/bench.json]")  # fmt: skip
+def command(only: tuple[str, ...], output: Path) -> int:
+    """Measure builds, sizes, memory and boot times. A figure over its target is shown as such, and is no failure."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = {"host": host()}
+    done: dict[str, Measured] = {}
+    failed = False
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
+        site = Site(Path(folder), RESULTS, Cache())
+        for name in [name for name in MEASUREMENTS if not only or name in only]:
+            with log.step(MEASUREMENTS[name][1]):
+                try:
+                    done[name] = measurement(site, name)
+                except Error as error:  # what the others found is worth having all the same
+                    log.error(error)
+                    failed = True
+    seconds = round(time.monotonic() - begin, 1)
+    found = {name: measured.to_json() for name, measured in done.items()}
+    try:
+        output.write_text(json.dumps({**facts, "seconds": seconds, "measured": found}, indent=1) + "\n")
+    except OSError as error:
+        raise Error(f"cannot be written: {error.strerror}", where=str(output)) from error
+    report(list(done.values()), output, seconds)
+    return 1 if failed else 0
+
+
+def report(done: list[Measured], output: Path, seconds: float) -> None:
+    """Print the table, and what exactly each figure is."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console.print(table(done))
+    for measured in done:
+        console.print("\n" + measured.meaning, markup=False, style="dim")
+        for line in measured.notes:
+            console.print(line, markup=False)
+    console.print(f"\n{paths.display(output)} was written; all of it took {seconds:.0f} s", markup=False)
+
+
+def main() -> None:
+    """0 if everything was measured, 1 if something could not be, 2 on wrong usage, 130 on Ctrl-C."""
+    try:
+        status = command.main(prog_name="python -m osbuild.bench", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except Error as error:
+        log.error(error)
+        sys.exit(error.status)
+    sys.exit(status or 0)
+
+
+if __name__ == "__main__":
+    main()

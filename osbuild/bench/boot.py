@@ -1,0 +1,130 @@
+"""From power-on to a node that is Ready, stage by stage."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from osbuild.bench import memory
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.guest import COMPLETE, Booted, booted
+from osbuild.bench.site import Site
+from osbuild.bench.timeline import Span, Timeline, draw
+from osbuild.errors import Error
+from osbuild.paths import display
+
+BASE = "edge-server"
+MEMORY = 3 * 2**30
+API = {"upstream": "kube-apiserver.service", "k3s": "k3s-server.service"}
+KUBELET = {"upstream": "kubelet.service", "k3s": "k3s-server.service"}
+# What is drawn below the stages, where the image has it.
+UNITS = (
+    "systemd-modules-load", "systemd-journald", "edge-identity", "edge-seed", "edge-cloud-init", "systemd-networkd",
+    "edge-kubernetes-prepare", "containerd", "edge-images", "kine", "k3s-server", "kube-apiserver",
+    "kube-apiserver-ready", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "edge-health",
+)  # fmt: skip
+PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic"
+MEANING = (
+    f"{BASE} with its first seed, under TCG with 2 processors and {MEMORY >> 30} GiB, with no way to the world. "
+    "Power-on is QEMU's event RESUME, the firmware's end the line with which it starts the boot loader, both on the "
+    "host's clock; what follows is from the guest's monotonic clock. Ready is when the kubelet has seen its node become"
+    " Ready; at a second boot, where the node's record is Ready from the start and the kubelet says nothing, it is the "
+    "verdict of the health check, which waits for a report of this boot's kubelet."
+)
+
+
+def measure(site: Site) -> Measured:
+    """Boot the image with Kubernetes for the first time, let it idle, and boot it for the second time."""
+    profile = site.image(BASE)
+    distribution = next(str(c["distribution"]) for c in site.facts(profile)["components"] if c["name"] == "kubernetes")
+    with booted(site, profile, MEMORY) as machine:
+        machine.wait_complete()
+        used, facts = memory.idle(machine, BASE, 600)
+        first = observe(machine, distribution)
+        machine.again()
+        machine.wait_complete()
+        second = observe(machine, distribution)
+    picture = site.results / "bench-boot.svg"
+    picture.write_text(draw({"first boot": first, "second boot": second}))
+    figures = [*used, Figure("ready", "power-on to Ready, TCG, first boot", first.ready, "s", 75)]
+    figures += [Figure(f"ready_{span.name}", f"  {span.name}", span.seconds, "s") for span in first.stages]
+    figures.append(Figure("ready_second", "power-on to Ready, TCG, second boot", second.ready, "s"))
+    figures += [Figure(f"ready_second_{span.name}", f"  {span.name}", span.seconds, "s") for span in second.stages]
+    boots = {"first_boot": asdict(first), "second_boot": asdict(second)}
+    note = f"boot time line: {display(picture)}"
+    return Measured(figures, f"{memory.MEANING} {MEANING}", {**facts, **boots}, (note,))
+
+
+def observe(machine: Booted, distribution: str) -> Timeline:
+    """Ask a guest whose boot is complete how it went. Raises `Error` where a mark is missing."""
+    run = machine.guest.run
+    zero, uncertain = machine.kernel_start()
+    names = [f"{unit}.service" for unit in UNITS]
+    units = parse_units(run(["systemctl", "show", "-p", PROPERTIES, *names, COMPLETE]).stdout)
+    manager = run(["systemctl", "show", "--value", "-p", "UserspaceTimestampMonotonic"]).stdout
+    init = run("sudo dmesg | grep -m1 'Run /init as init process'", check=False).stdout
+    kubelet = (
+        f"sudo journalctl -b -o short-monotonic -u {KUBELET[distribution]} --no-pager | grep -m1 'just became ready'"
+    )
+    health = "sudo journalctl -b -o short-monotonic -u edge-health.service --no-pager | grep -m1 'boot complete'"
+    ready, witness = stamp(run(kubelet, check=False).stdout), "kubelet"
+    if ready is None:
+        ready, witness = stamp(run(health, check=False).stdout), "health check"
+    api = units.get(API[distribution], (None, None))
+    start = machine.power_on()
+    handed = machine.watch.handed_over
+
+    def since(seconds: float | None) -> float | None:
+        return None if seconds is None else zero + seconds - start
+
+    marks = {
+        "firmware": None if handed is None else handed - start,
+        "boot loader": zero - start,
+        "kernel": since(stamp(init)),
+        "initrd": since(float(manager or 0) / 1e6),
+        "units": since(api[0]),
+        "API server": since(api[1]),
+        "Ready": since(ready),
+    }
+    spans = [Span(name, zero + begin - start, zero + end - start) for name, (begin, end) in drawable(units)]
+    complete = units.get(COMPLETE, (None, None))[1]
+    if complete is None:
+        raise Error(f"{COMPLETE} was never reached")
+    return Timeline(stages(marks), tuple(spans), zero + complete - start, uncertain, witness)
+
+
+def stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
+    """Spans that end at `marks`, in seconds since power-on. Raises `Error` where one is missing or early."""
+    spans, begin = [], 0.0
+    for name, end in marks.items():
+        if end is None:
+            raise Error(f"the guest has not told when the stage `{name}` was over", where="boot time line")
+        if end < begin:
+            raise Error(f"the stage `{name}` was over {begin - end:.2f} s before it began", where="boot time line")
+        spans.append(Span(name, begin, end))
+        begin = end
+    return tuple(spans)
+
+
+def parse_units(text: str) -> dict[str, tuple[float | None, float | None]]:
+    """Unit -> when it was started, when it was active, in seconds of the guest's clock (systemctl(1), `show`)."""
+    found = {}
+    for block in text.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        times = [int(values.get(name, 0)) / 1e6 or None for name in PROPERTIES.split(",")[1:]]
+        found[values.get("Id", "")] = (times[0], times[1])
+    return found
+
+
+def drawable(units: Mapping[str, tuple[float | None, float | None]]) -> Sequence[tuple[str, tuple[float, float]]]:
+    """The services that were started, by when."""
+    made: list[tuple[str, tuple[float, float]]] = []
+    for name, (begin, end) in units.items():
+        if name.endswith(".service") and begin is not None and end is not None and end >= begin:
+            made.append((name.removesuffix(".service"), (begin, end)))
+    return sorted(made, key=lambda entry: entry[1])
+
+
+def stamp(line: str) -> float | None:
+    """Seconds in the brackets before a line of dmesg(1) or journalctl(1)'s short-monotonic; None if there are none."""
+    found = re.match(r"\[\s*(\d+\.\d+)\]", line)
+    return float(found[1]) if found else None

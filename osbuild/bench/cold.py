@@ -1,0 +1,88 @@
+"""A cold build against a plain mmdebstrap of the same packages."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from osbuild import kubernetes, log
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.site import Site
+from osbuild.cache import remove
+from osbuild.debian import SUITE, host_settings
+from osbuild.errors import Error
+from osbuild.kubernetes import upstream
+from osbuild.lock import Lock, read
+from osbuild.profile.load import Loaded, load
+from osbuild.run import Argument, run
+
+BASE = "edge-server"
+# Named outright: looking for a K3s release that cannot be had would cost time that is no part of a build.
+UPSTREAM = {"distribution": "upstream", "version": None, "if_unavailable": None}
+# What compiling Kubernetes needs and makes. Everything else starts from nothing.
+KEPT = ("kubernetes", "components", "go", "wheels", "downloads")
+
+
+def measure(site: Site) -> Measured:
+    """Build with an empty cache, then install the same packages with mmdebstrap. Kubernetes is compiled before."""
+    profile = site.profile("cold", BASE, {"kubernetes": UPSTREAM}, lock=False)
+    compiled, compiling = compile_kubernetes(site, load(profile))
+    cache = site.folder / "cold-cache"
+    cache.mkdir()
+    for kind in KEPT:
+        (cache / kind).symlink_to(site.cache.folder(kind).resolve())
+    with log.step("cold build"):
+        ours = site.build(profile, cache=cache)
+    loaded = load(profile)
+    lock = read(loaded, loaded.profile.architecture)
+    if lock is None:
+        raise Error("the cold build has left no lock", where=str(profile))
+    with log.step("mmdebstrap of the same packages"):
+        plain, installed = mmdebstrap(lock, site.folder / "plain")
+    figures = [
+        Figure("cold_ratio", "cold image build / plain mmdebstrap", ours / plain, "×", 2),
+        Figure("cold_build", "  cold image build", ours, "s"),
+        Figure("cold_mmdebstrap", "  plain mmdebstrap", plain, "s"),
+    ]
+    if compiled:
+        figures.append(Figure("kubernetes_compile", "  Kubernetes compile, not part of it", compiling, "s"))
+    timings = site.facts(profile)["timings"]
+    meaning = (
+        f"`edge-osbuild build` of {BASE} (upstream Kubernetes) with an empty cache but for {', '.join(KEPT)}: reads "
+        f"the archive's index, locks, downloads, makes the tools tree, and everything up to the compressed disk image. "
+        f"Against `mmdebstrap --variant=custom` into a folder, from the same archive with an empty package cache, of "
+        f"the image's {len(lock.packages)} packages and {lock.kernel.name}, whose dependencies make it {installed}. "
+        "Kubernetes is compiled before, its time is not in either."
+    )
+    remove(cache)
+    return Measured(figures, meaning, {"steps": timings, "mmdebstrap_packages": installed})
+
+
+def compile_kubernetes(site: Site, loaded: Loaded) -> tuple[bool, float]:
+    """See to it that the component is in the cache: whether it had to be compiled, and the seconds that it took."""
+    block = loaded.profile.kubernetes
+    block = replace(block, version=upstream.release(None).version)
+    folder = site.cache.folder("kubernetes")
+    before = {path.name for path in folder.iterdir()}
+    begin = time.monotonic()
+    with log.step("Kubernetes, if it is not in the cache"):
+        kubernetes.component(block, loaded.profile.architecture, site.cache, base=loaded.folder)
+    seconds = time.monotonic() - begin
+    return {path.name for path in folder.iterdir()} != before, seconds
+
+
+def mmdebstrap(lock: Lock, target: Path) -> tuple[float, int]:
+    """Install the packages of `lock` and its kernel from the archive into a folder: seconds, and how many it became."""
+    names = ",".join([*(deb.name for deb in lock.packages), lock.kernel.name])
+    named = os.environ.get("EDGE_OSBUILD_MIRROR")
+    command: list[Argument] = [
+        "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
+        f"--architectures={lock.architecture.to_debian()}", *(f"--aptopt={line}" for line in host_settings()),
+        SUITE, target, *([named] if named else []),
+    ]  # fmt: skip
+    begin = time.monotonic()
+    run(command, hint="is the Debian archive reachable from here? `apt-get update` uses the same settings")
+    seconds = time.monotonic() - begin
+    status = (target / "var/lib/dpkg/status").read_text()
+    remove(target)
+    return seconds, status.count("\nStatus: install ok installed\n")

@@ -1,0 +1,115 @@
+"""A booted image, and how its clock and the host's belong together."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from osbuild import log
+from osbuild.arch import Architecture
+from osbuild.bench.site import NODE, Site
+from osbuild.errors import Error
+from osbuild.qemu.accel import choose
+from osbuild.qemu.config import MachineConfig, Network
+from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.qemu.emulator import emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.serial import clean
+from osbuild.qemu.ssh import Guest
+
+COMPLETE = "boot-complete.target"
+BOOT_SECONDS = 900.0
+SAMPLES = 8
+FIRMWARE_DONE = re.compile(r"BdsDxe: starting Boot")  # EDK2's boot device selection hands over to the boot loader
+
+
+@dataclass
+class Watch:
+    """When the console said what ends the firmware's work, in seconds since 1970 by the host's clock."""
+
+    handed_over: float | None = None
+    _text: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def hear(self, data: bytes) -> None:
+        """Called in the thread that reads the console."""
+        with self._lock:
+            if self.handed_over is None:
+                self._text = (self._text + data.decode(errors="replace"))[-4096:]
+                if FIRMWARE_DONE.search(clean(self._text)):
+                    self.handed_over = time.time()
+
+
+@dataclass
+class Booted:
+    """A machine whose image has been powered on."""
+
+    machine: Machine
+    guest: Guest
+    watch: Watch
+
+    def wait_complete(self, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until the boot is complete, asking seldom: each question costs the guest time. Raises `Error`."""
+        deadline = Deadline(seconds)
+        self.guest.wait_ready(seconds)
+        while self.guest.run(["systemctl", "is-active", "--quiet", COMPLETE], check=False).status:
+            if deadline.passed:
+                why = self.guest.run("edge-agent health", check=False, timeout=120).stdout
+                raise TimedOut(f"the boot was not complete within {seconds:g} s\n{why}".rstrip())
+            deadline.pause(3)
+
+    def power_on(self) -> float:
+        """When the machine began to run, in seconds since 1970 by the host's clock: QEMU's own event RESUME."""
+        for event in self.machine.events:
+            if event["event"] == "RESUME":
+                stamp = event["timestamp"]
+                return float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
+        raise Error("QEMU has not told when the machine began to run")
+
+    def kernel_start(self) -> tuple[float, float]:
+        """When the guest's monotonic clock was 0, in seconds since 1970 by the host's; and how far off that may be."""
+        answers = []
+        for _ in range(SAMPLES):
+            before = time.time()
+            uptime = float(self.guest.run(["cat", "/proc/uptime"]).stdout.split()[0])
+            after = time.time()
+            answers.append(((after - before) / 2, (before + after) / 2 - uptime))
+        uncertain, zero = min(answers)
+        return zero, uncertain
+
+    def again(self) -> None:
+        """Shut the guest down and power it on again."""
+        self.guest.run("sudo systemctl poweroff", check=False)
+        self.machine.wait_off(180)
+        self.machine.boot_again()
+        self.watch = Watch()
+        self.machine.line.listen(self.watch.hear)
+
+
+@contextmanager
+def booted(site: Site, profile: Path, memory: int) -> Iterator[Booted]:
+    """Boot the image of `profile` for the first time, with `memory` bytes, under TCG, with no way to the world.
+
+    The same on every host, whether it has KVM or not. The console's log is kept in the site's results.
+    """
+    facts = site.facts(profile)
+    found = Architecture(facts["architecture"])
+    seed, _ = site.seed(profile)
+    qemu = emulator(found, site.cache)
+    config = MachineConfig(
+        architecture=found,
+        image=site.folder_of(profile) / "disk.img",
+        memory=memory,
+        media=(seed,),
+        network=Network(restrict=True),
+    )
+    console = site.results / f"bench-{facts['name']}.log"
+    accelerator = choose(found, "tcg")
+    with log.step(f"booting {facts['name']}"):
+        with Machine(config, log=console, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+            watch = Watch()
+            machine.line.listen(watch.hear)
+            yield Booted(machine, machine.guest(NODE, site.key()), watch)

@@ -1,0 +1,99 @@
+"""Where it is measured: a scratch folder with copies of profiles, and the command line as a user runs it.
+
+Images are built into the scratch folder too, so that a measurement never replaces an image that somebody boots.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from functools import cache as once
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from osbuild import log, paths
+from osbuild.cache import Cache
+from osbuild.errors import Error
+from osbuild.lock import lock_path
+from osbuild.profile.load import Loaded, find, load
+from osbuild.qemu.ssh import KeyPair
+from osbuild.run import Argument, run
+
+NODE = "bench"
+"""name of the node and of its user"""
+
+
+class Site:
+    """`folder` is empty at first, and removed by whoever made it; `results` keeps what is worth reading later."""
+
+    def __init__(self, folder: Path, results: Path, cache: Cache) -> None:
+        self.folder = folder
+        self.results = results
+        self.cache = cache
+        self.output = folder / "build"
+        self.image = once(self._image)
+        self.key = once(lambda: KeyPair.generate(folder / "key"))
+
+    def profile(self, name: str, base: str, changes: Mapping[str, Any], *, lock: bool = True) -> Path:
+        """Write `NAME/BASE.yaml`, which extends the shipped profile `base`; with `lock`, with a copy of its lock."""
+        shipped = load(find(base))
+        path = self.folder / name / f"{base}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        user = {"name": NODE, "sudo": True, "ssh_keys": [self.key().public]}
+        tree = {"name": base, "version": shipped.profile.version, "extends": base, "users": [user], **changes}
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
+        if lock and lock_path(shipped).exists():
+            shutil.copy(lock_path(shipped), lock_path(load(path)))
+        return path
+
+    def overlays(self, name: str, base: str) -> list[str]:
+        """Copy the overlay trees of the shipped profile `base` beside the profile `name`; returns what it must say."""
+        loaded = load(find(base))
+        for overlay in loaded.profile.overlays:
+            source = paths.overlay(overlay, loaded.folder)
+            shutil.copytree(source, self.folder / name / "overlays" / source.name, symlinks=True)
+        return [f"./overlays/{paths.overlay(overlay, loaded.folder).name}" for overlay in loaded.profile.overlays]
+
+    def command(self, *words: Argument, cache: Path | None = None) -> float:
+        """Run `edge-osbuild` in a process of its own; returns the seconds from its start to its end. Raises `Error`."""
+        env = {**os.environ, "EDGE_OSBUILD_CACHE": str(cache or self.cache.root)}
+        begin = time.monotonic()
+        run([sys.executable, "-m", "osbuild", *words], cwd=paths.PROJECT, env=env)
+        return time.monotonic() - begin
+
+    def build(self, profile: Path, *, cache: Path | None = None) -> float:
+        """Build `profile` into `folder_of(profile)`; returns seconds."""
+        return self.command("build", profile, "-o", self.output / profile.parent.name, cache=cache)
+
+    def seed(self, profile: Path) -> tuple[Path, float]:
+        """The seed of the node that `profile` describes, and the seconds that it took."""
+        path = profile.with_name("seed.iso")
+        return path, self.command("seed", profile, "--node", NODE, "-o", path)
+
+    def folder_of(self, profile: Path) -> Path:
+        """Where the image of `profile` was built."""
+        loaded: Loaded = load(profile)
+        made = loaded.profile
+        return self.output / profile.parent.name / f"{made.name}-{made.version}-{made.architecture}"
+
+    def facts(self, profile: Path) -> dict[str, Any]:
+        """The manifest of an image that was built."""
+        path = self.folder_of(profile) / "manifest.json"
+        try:
+            facts: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise Error(f"the build has left no manifest: {error}", where=str(path)) from error
+        return facts
+
+    def _image(self, base: str) -> Path:
+        """A profile with the overlays of the shipped `base` copied, its image built. The same one when asked again."""
+        with log.step(f"image of {base}"):
+            name = f"image-{base}"
+            (self.folder / name).mkdir()
+            path = self.profile(name, base, {"overlays": self.overlays(name, base)})
+            self.build(path)
+        return path

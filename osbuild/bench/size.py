@@ -1,0 +1,27 @@
+"""How large an image with Kubernetes is, compressed, and what in it is."""
+
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.site import Site
+
+BASE = "edge-server"
+MB = 10**6
+
+
+def measure(site: Site) -> Measured:
+    """Read the manifest of the image."""
+    facts = site.facts(site.image(BASE))
+    files = facts["files"]
+    largest = [
+        f"{number:2}. {part['name']} {part['size'] / MB:.1f} MB" for number, part in enumerate(facts["largest"], 1)
+    ]
+    return Measured(
+        [
+            Figure(
+                "image_compressed", f"{BASE}: disk image, compressed", files["disk.img.zst"]["size"] / MB, "MB", 250
+            ),
+            Figure("image_root", "  its root (erofs), what an update carries", files["root.erofs"]["size"] / MB, "MB"),
+        ],
+        "disk.img.zst: the whole disk, zstd; 1 MB is 1,000,000 bytes. The parts are as installed, before compression.",
+        {"largest": facts["largest"]},
+        ("largest parts, before compression:", *largest),
+    )
