@@ -138,13 +138,17 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path / "site", tmp_path, Cache(tmp_path / "cache"))
 
 
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
 def test_the_profile_that_is_measured_makes_the_image_of_the_shipped_one(site: Site) -> None:
     (site.folder / "copy").mkdir()
     copy = site.profile("copy", "edge-server", {"overlays": site.overlays("copy", "edge-server")})
     shipped, made = load(find("edge-server")), load(copy)
     assert request(made, made.profile.architecture) == request(shipped, shipped.profile.architecture)
     assert {**image_part(made.profile), "overlays": 0} == {**image_part(shipped.profile), "overlays": 0}
-    assert lock_path(made).read_bytes() == lock_path(shipped).read_bytes()
+    assert content(lock_path(made)) == content(lock_path(shipped))
     assert made.profile.users[0].name == "bench"
     trees = [copy.parent / name for name in made.profile.overlays]
     assert [tree.name for tree in trees] == list(shipped.profile.overlays)
