@@ -4,9 +4,12 @@ import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -15,7 +18,7 @@ from rich.console import Console
 from osbuild import __version__, log, paths
 from osbuild.bench.figure import Measured, table
 from osbuild.bench.site import Site
-from osbuild.cache import Cache
+from osbuild.cache import Cache, remove
 from osbuild.errors import Error
 
 # name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
@@ -44,6 +47,16 @@ def host() -> dict[str, object]:
     }  # fmt: skip
 
 
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for all that is made on the way; never deletes across a mount, should one have been left in it."""
+    folder = Path(tempfile.mkdtemp(prefix="edge-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
 @click.command(epilog="\n\n".join(f"{name}: {help}" for name, (_, help) in MEASUREMENTS.items()))
 @click.option(
     "--only", type=click.Choice(list(MEASUREMENTS)), multiple=True, help="Measure just this; may be repeated."
@@ -57,8 +70,8 @@ def command(only: tuple[str, ...], output: Path) -> int:
     done: dict[str, Measured] = {}
     failed = False
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="edge-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
-        site = Site(Path(folder), RESULTS, Cache())
+    with scratch() as folder:
+        site = Site(folder, RESULTS, Cache())
         for name in [name for name in MEASUREMENTS if not only or name in only]:
             with log.step(MEASUREMENTS[name][1]):
                 try:
@@ -89,6 +102,7 @@ def report(done: list[Measured], output: Path, seconds: float) -> None:
 
 def main() -> None:
     """0 if everything was measured, 1 if something could not be, 2 on wrong usage, 130 on Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the same way out as Ctrl-C
     try:
         status = command.main(prog_name="python -m osbuild.bench", standalone_mode=False)
     except click.exceptions.Exit as stop:
