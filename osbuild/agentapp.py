@@ -1,7 +1,10 @@
 """The edge agent as one file for the device: a zipapp (PEP 441) of `osbuild.agent`, the same bytes every time."""
 
 import io
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 AGENT = Path(__file__).parent / "agent"
@@ -10,11 +13,22 @@ START = "import sys\nfrom osbuild.agent.__main__ import main\nsys.exit(main())\n
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def build_agent(output: Path) -> None:
-    """Write the zipapp, executable, to `output`."""
+def build_agent(output: Path, compiler: Callable[[list[str], list[Path]], object] | None = None) -> None:
+    """Write the zipapp, executable, to `output`.
+
+    `compiler` runs a command (arguments, folders that it needs) where `python3` is the device's version: then the
+    zipapp holds byte code, which spares the device compiling it at every start. Without one it holds sources.
+    """
     members = {"__main__.py": START.encode(), "osbuild/__init__.py": b""}
-    for path in sorted(AGENT.rglob("*.py")):
-        members[f"osbuild/agent/{path.relative_to(AGENT).as_posix()}"] = path.read_bytes()
+    with tempfile.TemporaryDirectory(prefix="edge-agent-") as name:
+        folder = Path(name)
+        shutil.copytree(AGENT, folder / "osbuild/agent", ignore=shutil.ignore_patterns("__pycache__"))
+        if compiler is not None:
+            words = ["python3", "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", "-s", name]
+            compiler([*words, name], [folder])
+        suffix = ".py" if compiler is None else ".pyc"
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            members[path.relative_to(folder).as_posix()] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(members):

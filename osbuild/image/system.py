@@ -48,7 +48,7 @@ def compose(
     )
     for tree in trees:
         lay(tree, target, epoch)
-    build_agent(target / "usr/bin/edge-agent")
+    build_agent(target / "usr/bin/edge-agent", tools.run)
     settings(target, profile, facts)
     if kubernetes:
         write(target / "usr/lib/edge-osbuild/kubernetes.json", json.dumps(kubernetes, indent=2, sort_keys=True) + "\n")
