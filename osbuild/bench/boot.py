@@ -47,8 +47,10 @@ def measure(site: Site) -> Measured:
     picture.write_text(draw({"first boot": first, "second boot": second}))
     figures = [*used, Figure("ready", "power-on to Ready, TCG, first boot", first.ready, "s", 75)]
     figures += [Figure(f"ready_{span.name}", f"  {span.name}", span.seconds, "s") for span in first.stages]
+    figures.append(Figure("complete", "  power-on to boot complete", first.complete, "s"))
     figures.append(Figure("ready_second", "power-on to Ready, TCG, second boot", second.ready, "s"))
     figures += [Figure(f"ready_second_{span.name}", f"  {span.name}", span.seconds, "s") for span in second.stages]
+    figures.append(Figure("complete_second", "  power-on to boot complete", second.complete, "s"))
     boots = {"first_boot": asdict(first), "second_boot": asdict(second)}
     note = f"boot time line: {display(picture)}"
     return Measured(figures, f"{memory.MEANING} {MEANING}", {**facts, **boots}, (note,))
