@@ -1,11 +1,9 @@
 """What every image must do, on the smallest one: identities from seeds, damage that is found, boots that fail."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from conftest import MachineFactory
 from nodes import COMPLETE, USER, Node, make_seed
 
@@ -13,7 +11,6 @@ from osbuild import gpt
 from osbuild.cache import Cache
 from osbuild.inspect import inspect
 from osbuild.lock import read
-from osbuild.paths import PROJECT
 from osbuild.profile.load import find, load
 from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.ssh import KeyPair
@@ -131,21 +128,3 @@ def test_a_boot_that_is_not_healthy_falls_back_a_try(
     node.guest.disconnect()
     node.guest.wait_ready(300)
     assert node.run("ls /efi/EFI/Linux").split() == ["edge-a+1-2.efi"]
-
-
-@pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
-def test_two_builds_of_one_lock_are_the_same_bytes(
-    profile: str, image: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second build has a cache of its own that shares only downloads, Go's modules and the tools tree."""
-    shared = Cache()
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for kind in ("apt", "debs", "downloads", "wheels", "tools", "go"):
-        (cache / kind).symlink_to(shared.folder(kind))
-    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(cache))
-    run([PROJECT / ".venv/bin/edge-osbuild", "build", profile, "--locked", "-o", tmp_path / "elsewhere"])
-    first = json.loads((image(profile) / "manifest.json").read_text())
-    second = json.loads((tmp_path / "elsewhere" / image(profile).name / "manifest.json").read_text())
-    for name in ("root.erofs", "root.verity", "edge-a.efi", "edge-b.efi", "disk.img"):
-        assert first["files"][name]["sha256"] == second["files"][name]["sha256"], name

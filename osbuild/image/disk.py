@@ -1,5 +1,6 @@
 """The disk: a GPT with the EFI system partition and two slots; the device itself adds the data partition."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,12 @@ def build_disk(
         (esp / name).parent.mkdir(parents=True)
         tools.run(["cp", f"/usr/lib/systemd/boot/efi/systemd-boot{efi}.efi", esp / name], [scratch])
     (esp / "EFI/Linux").mkdir()
-    (esp / "EFI/Linux/edge-a+3.efi").hardlink_to(uki)
+    shutil.copy(uki, esp / "EFI/Linux/edge-a+3.efi")
     (esp / "loader").mkdir()
     (esp / "loader/loader.conf").write_text("timeout 0\neditor no\nauto-firmware no\n")
     (esp / "loader/entries.srel").write_text("type1\n")
+    for path in esp.rglob("*"):  # times are copied
+        os.utime(path, (epoch, epoch))
 
     sizes = slot_size(disk)
     arch = REPART_ARCH[architecture]

@@ -1,0 +1,95 @@
+"""Builds of real images: the same bytes from the same lock, and nothing left behind by one that was ended."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from osbuild.cache import Cache
+from osbuild.paths import PROJECT
+from osbuild.run import run
+
+EDGE = PROJECT / ".venv/bin/edge-osbuild"
+SHARED = ("apt", "debs", "downloads", "wheels", "tools", "go")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that shares only downloads, Go's modules and the tools tree with the user's own."""
+    shared = Cache()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for kind in SHARED:
+        (cache / kind).symlink_to(shared.folder(kind))
+    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(cache))
+    return cache
+
+
+def same(first: Path, second: Path) -> None:
+    """Two builds have the same files, by the sums in their manifests and by their bytes."""
+    sums = [json.loads((folder / "manifest.json").read_text())["files"] for folder in (first, second)]
+    for name in ("root.erofs", "root.verity", "edge-a.efi", "edge-b.efi", "disk.img"):
+        assert sums[0][name]["sha256"] == sums[1][name]["sha256"], name
+        run(["cmp", first / name, second / name])
+
+
+def leftovers(cache: Path) -> list[str]:
+    """What a build that ended must not leave: unfinished results, mounts, loop devices, processes in a sandbox."""
+    found = [str(path) for path in cache.glob("*/.partial-*") if not path.parent.is_symlink()]
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(cache) in line]
+    loops = run(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
+    found += [line for line in loops.splitlines() if str(cache) in line]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(cache) in words and "bwrap" in words:
+            found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
+def test_two_builds_of_one_lock_are_the_same_bytes(
+    profile: str, image: Callable[[str], Path], elsewhere: Path, tmp_path: Path
+) -> None:
+    run([EDGE, "build", profile, "--locked", "-o", tmp_path / "out"])
+    same(image(profile), tmp_path / "out" / image(profile).name)
+    assert leftovers(elsewhere) == []
+
+
+def interrupted(output: Path, number: signal.Signals, after: str) -> int:
+    """Build `minimal` into `output`, and send a signal some seconds after a step began. Returns the exit status."""
+    command = [str(word) for word in (EDGE, "build", "minimal", "--locked", "-o", output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if after in line:
+                break
+        time.sleep(4)
+        process.send_signal(number)
+        process.stderr.read()
+        return process.wait(30)
+
+
+def test_an_ended_build_leaves_nothing_and_the_next_one_works(
+    image: Callable[[str], Path], elsewhere: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert interrupted(output, signal.SIGINT, "root file system") == 130
+    assert leftovers(elsewhere) == []
+    assert interrupted(output, signal.SIGTERM, "root file system") == 128 + signal.SIGTERM
+    assert leftovers(elsewhere) == []
+    assert interrupted(output, signal.SIGKILL, "root file system") == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while any("bwrap" in line for line in leftovers(elsewhere)):
+        assert time.monotonic() < deadline, leftovers(elsewhere)
+        time.sleep(0.5)
+    assert not any(path.suffix == ".img" for path in output.rglob("*"))
+    run([EDGE, "build", "minimal", "--locked", "-o", output])
+    same(image("minimal"), output / image("minimal").name)
+    assert leftovers(elsewhere) == [], "what the killed build left is gone too"
