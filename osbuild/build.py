@@ -75,12 +75,12 @@ def inputs(loaded: Loaded, lock: Lock) -> Inputs:
     if block.role != "none":
         block = locked_kubernetes(block, lock, lock.architecture)
         component = kubernetes.key(block, lock.architecture, base=loaded.folder)
-    base = rootfs_key(lock.packages, elements, tree_key(lock.tools))
+    base = rootfs_key(lock.packages, elements, tree_key(lock.compose_tools))
     own = Path(__file__).parent
     code = [tree_digest(own / "image", own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
     key = content_key(
         base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel), tree_digest(*trees), component,
-        image_part(profile), lock.epoch, code, lock.architecture,
+        image_part(profile), lock.epoch, tree_key(lock.finish_tools), code, lock.architecture,
     )  # fmt: skip
     return Inputs(loaded, lock, trees, elements, block, base, key)
 
@@ -140,15 +140,13 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
             compiled = pool.submit(
                 kubernetes.component, wanted.kubernetes, architecture, cache, folder=folder, base=wanted.loaded.folder
             )
-        sandbox = tree(cache, lock.tools, folder=folder)
-        dib = unpacked(cache, DISKIMAGE_BUILDER, folder)
-        root_tar = rootfs(
-            cache, sandbox, dib, lock.packages, architecture, elements=wanted.elements, key=wanted.rootfs, folder=folder
-        )
+        composed = pool.submit(root_archive, wanted, cache, folder)
+        sandbox = tree(cache, lock.finish_tools, "tools to finish with", folder=folder)
         linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)
-        early = initrd(
+        ramdisk = initrd(
             cache, sandbox, linux, lock.initrd, architecture, key=initrd_key(lock.initrd, lock.kernel), folder=folder
         )
+        root_tar = composed.result()
         component = compiled.result() if compiled else None
         with cache.scratch("builds") as scratch:
             system, out = scratch / "system", scratch / "out"
@@ -166,7 +164,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                 for slot in SLOTS:
                     words = command_line(slot, image, architecture, profile.kernel.arguments)
                     release = system / "usr/lib/os-release"
-                    build_uki(sandbox, linux, early, release, words, architecture, out / f"edge-{slot}.efi")
+                    build_uki(sandbox, linux, ramdisk, release, words, architecture, out / f"edge-{slot}.efi")
                 build_disk(
                     sandbox, image, out / "edge-a.efi", profile.disk, architecture, out / "disk.img",
                     identity=wanted.key, epoch=lock.epoch,
@@ -178,6 +176,17 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
             remove(system)
             publish(out, target, facts)
     return facts
+
+
+def root_archive(wanted: Inputs, cache: Cache, folder: Path | None) -> Path:
+    """The root as a tar, and before it what it is composed with."""
+    lock = wanted.lock
+    sandbox = tree(cache, lock.compose_tools, "tools to compose with", folder=folder)
+    dib = unpacked(cache, DISKIMAGE_BUILDER, folder)
+    return rootfs(
+        cache, sandbox, dib, lock.packages, wanted.architecture, elements=wanted.elements, key=wanted.rootfs,
+        folder=folder,
+    )  # fmt: skip
 
 
 def image_facts(wanted: Inputs, component: Component | None) -> dict[str, Any]:
@@ -205,7 +214,7 @@ def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
     with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
         packed = pool.submit(
             sandbox.run,
-            ["zstd", "-q", "-6", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],
+            ["zstd", "-q", "-3", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],
             [out],
         )
         names = ["disk.img", "root.erofs", "root.verity", *(f"edge-{slot}.efi" for slot in SLOTS)]

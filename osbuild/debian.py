@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -112,9 +113,7 @@ class Archive:
         if not (self.root / "var/lib/apt/lists").exists():
             self.update()
         total = sum(deb.size for deb in missing)
-        scratch = self.cache.folder("apt") / f"download-{os.getpid()}"
-        scratch.mkdir()
-        try:
+        with self.cache.scratch("apt") as scratch:
             with log.step(f"downloading {len(missing)} packages, {total / 2**20:.0f} MiB"):
                 wanted = [f"{deb.name}={deb.version}" for deb in missing]
                 try:
@@ -126,8 +125,6 @@ class Archive:
                 for deb, ok in zip(missing, taken, strict=True):
                     if not ok:
                         raise Error(f"package {deb.filename} does not have the sha256 {deb.sha256}", hint=GONE)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def host_settings() -> list[str]:
@@ -158,7 +155,7 @@ def take(path: Path, deb: Deb, store: Path) -> bool:
     """Copy `path` into `store` if it is that package; say whether it is."""
     if not path.is_file() or path.stat().st_size != deb.size or file_digest(path) != deb.sha256:
         return False
-    partial = store / f".partial-{os.getpid()}-{deb.sha256}"
+    partial = store / f".partial-{os.getpid()}-{threading.get_ident()}-{deb.sha256}"
     shutil.copyfile(path, partial)
     partial.rename(store / f"{deb.sha256}.deb")
     return True

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Lock:
     architecture: Architecture
     request: str
     epoch: int
-    tools: tuple[Deb, ...]
+    compose_tools: tuple[Deb, ...]
+    finish_tools: tuple[Deb, ...]
     packages: tuple[Deb, ...]
     kernel: Deb
     initrd: tuple[Deb, ...]
@@ -68,7 +70,15 @@ def request(loaded: Loaded, architecture: Architecture) -> str:
     block = profile.kubernetes
     pinned = [block.role != "none", block.distribution, block.version, block.if_unavailable]
     return content_key(
-        FORMAT, SUITE, wanted(loaded), profile.kernel.flavour, architecture, pinned, tools.BUILD, pins(loaded)
+        FORMAT,
+        SUITE,
+        wanted(loaded),
+        profile.kernel.flavour,
+        architecture,
+        pinned,
+        tools.COMPOSE,
+        tools.FINISH,
+        pins(loaded),
     )
 
 
@@ -90,15 +100,19 @@ def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Pa
         if native.architecture != architecture:
             native.update()
         meta = METAPACKAGES[architecture, loaded.profile.kernel.flavour]
-        build_tools = native.resolve(tools.BUILD)
-        packages = archive.resolve(wanted(loaded))
-        image = [deb for deb in archive.resolve([meta]) if deb.name.startswith("linux-image-") and deb.name != meta]
-        early = [deb for deb in archive.resolve(initrd.PACKAGES) if deb.name in initrd.PACKAGES]
+        with ThreadPoolExecutor() as pool:
+            boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES])
+            compose_tools = pool.submit(native.resolve, tools.COMPOSE)
+            finish_tools = pool.submit(native.resolve, tools.FINISH)
+            packages = archive.resolve(wanted(loaded))
+        image = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
+        early = [deb for deb in boot.result() if deb.name in initrd.PACKAGES]
     return Lock(
         architecture,
         request(loaded, architecture),
         int(time.time()),
-        build_tools,
+        compose_tools.result(),
+        finish_tools.result(),
         packages,
         image[0],
         tuple(early),
@@ -148,7 +162,7 @@ def to_json(lock: Lock) -> dict[str, Any]:
     def line(deb: dict[str, Any]) -> str:
         return " ".join(str(value) for value in deb.values())
 
-    for name in ("tools", "packages", "initrd"):
+    for name in ("compose_tools", "finish_tools", "packages", "initrd"):
         plain[name] = [line(deb) for deb in plain[name]]
     plain["kernel"] = line(plain["kernel"])
     return plain
@@ -167,10 +181,17 @@ def from_json(plain: dict[str, Any]) -> Lock:
         return tuple(deb(line) for line in lines)
 
     return Lock(
-        Architecture(plain["architecture"]), str(plain["request"]), int(plain["epoch"]), debs(plain["tools"]),
-        debs(plain["packages"]), deb(plain["kernel"]), debs(plain["initrd"]), dict(plain["kubernetes"]),
+        Architecture(plain["architecture"]),
+        str(plain["request"]),
+        int(plain["epoch"]),
+        debs(plain["compose_tools"]),
+        debs(plain["finish_tools"]),
+        debs(plain["packages"]),
+        deb(plain["kernel"]),
+        debs(plain["initrd"]),
+        dict(plain["kubernetes"]),
         dict(plain["wheels"]),
-    )  # fmt: skip
+    )
 
 
 def read(loaded: Loaded, architecture: Architecture) -> Lock | None:

@@ -42,7 +42,7 @@ def rootfs(
                 [
                     "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
                     "from diskimage_builder.disk_image_create import main; main()",
-                    "-a", architecture.to_debian(), "-t", "tar", "-n", "--no-tmpfs", "-o", path.parent / "root",
+                    "-a", architecture.to_debian(), "-t", "tar", "-n", "-o", path.parent / "root",
                     "edge-debian", *(element.name for element in elements),
                 ],
                 [path.parent, packages],

@@ -1,4 +1,4 @@
-"""The tools tree: a native Debian root from which every build step and QEMU run.
+"""Tools trees: native Debian roots from which every build step and QEMU run.
 
 A host then needs nothing but Python, mmdebstrap and bubblewrap, and a result does not depend on the host's versions.
 """
@@ -14,11 +14,14 @@ from osbuild.cache import Cache, content_key
 from osbuild.debian import SUITE, Archive, Deb, repository
 from osbuild.run import Argument, run
 
-BUILD = (
-    "apt", "cloud-init", "cpio", "cryptsetup-bin", "dosfstools", "dpkg", "e2fsprogs", "erofs-utils", "fdisk",
-    "kmod", "mmdebstrap", "mtools", "openssl", "procps", "python3", "python3-jsonschema", "python3-networkx",
-    "python3-pbr", "python3-pefile", "python3-stevedore", "python3-yaml", "sudo", "systemd", "systemd-boot-efi",
-    "systemd-repart", "systemd-ukify", "util-linux", "xz-utils", "zstd",
+# Two trees, so that the root is composed while the tree for what comes after it is still being made.
+COMPOSE = (
+    "e2fsprogs", "mmdebstrap", "mount", "procps", "python3", "python3-jsonschema", "python3-networkx", "python3-pbr",
+    "python3-stevedore", "python3-yaml", "sudo", "util-linux",
+)  # fmt: skip
+FINISH = (
+    "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-boot-efi",
+    "systemd-repart", "systemd-ukify", "xz-utils", "zstd",
 )  # fmt: skip
 EMULATOR = {
     Architecture.x86_64: ("qemu-system-x86", "qemu-utils", "ovmf"),
@@ -115,7 +118,7 @@ def install(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
     run(
         [
             "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
-            *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
+            "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
             SUITE, target, source,
         ],
         env={**os.environ, "SOURCE_DATE_EPOCH": "0"},

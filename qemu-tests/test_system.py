@@ -31,7 +31,7 @@ def extent(image: Path, path: str) -> int:
     loaded = load(find("minimal"))
     lock = read(loaded, loaded.profile.architecture)
     assert lock is not None, "the image was built, so there is a lock"
-    text = tree(Cache(), lock.tools).run(["dump.erofs", f"--path={path}", "-e", image], [image])
+    text = tree(Cache(), lock.finish_tools).run(["dump.erofs", f"--path={path}", "-e", image], [image])
     first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
     assert first, text
     return int(first[1])

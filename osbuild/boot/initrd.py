@@ -139,4 +139,4 @@ def pack(tools: Tree, root: Path, output: Path) -> None:
         ["cpio", "--create", "--format=newc", "--reproducible", "--owner=0:0", "--quiet", "-F", archive],
         [output.parent], cwd=root, input=names,
     )  # fmt: skip
-    tools.run(["zstd", "-q", "-19", "-T2", archive, "-o", output], [output.parent])
+    tools.run(["zstd", "-q", "-15", "-T2", archive, "-o", output], [output.parent])
