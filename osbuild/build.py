@@ -14,7 +14,7 @@ from osbuild.arch import Architecture
 from osbuild.boot.initrd import initrd, initrd_key
 from osbuild.boot.kernel import kernel, kernel_key
 from osbuild.boot.uki import SLOTS, build_uki, command_line
-from osbuild.cache import Cache, content_key, remove, tree_digest
+from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
 from osbuild.errors import Error
 from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.system import compose
@@ -182,7 +182,7 @@ def root_archive(wanted: Inputs, cache: Cache, folder: Path | None) -> Path:
     """The root as a tar, and before it what it is composed with."""
     lock = wanted.lock
     sandbox = tree(cache, lock.compose_tools, "tools to compose with", folder=folder)
-    dib = unpacked(cache, DISKIMAGE_BUILDER, folder)
+    dib = [unpacked(cache, pin, folder) for pin in DISKIMAGE_BUILDER]
     return rootfs(
         cache, sandbox, dib, lock.packages, wanted.architecture, elements=wanted.elements, key=wanted.rootfs,
         folder=folder,
@@ -218,15 +218,9 @@ def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
             [out],
         )
         names = ["disk.img", "root.erofs", "root.verity", *(f"edge-{slot}.efi" for slot in SLOTS)]
-        sums = dict(
-            zip(
-                names,
-                pool.map(lambda name: sandbox.run(["sha256sum", out / name], [out]).split()[0], names),
-                strict=True,
-            )
-        )
+        sums = dict(zip(names, pool.map(lambda name: file_digest(out / name), names), strict=True))
         packed.result()
-        sums["disk.img.zst"] = sandbox.run(["sha256sum", out / "disk.img.zst"], [out]).split()[0]
+        sums["disk.img.zst"] = file_digest(out / "disk.img.zst")
     facts = {name: (out / name).stat() for name in sums}
     return {
         name: {

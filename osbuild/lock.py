@@ -84,7 +84,7 @@ def request(loaded: Loaded, architecture: Architecture) -> str:
 
 def pins(loaded: Loaded) -> dict[str, str]:
     """The wheels that a build uses, each with its sha256."""
-    found = {DISKIMAGE_BUILDER.filename: DISKIMAGE_BUILDER.sha256}
+    found = {pin.filename: pin.sha256 for pin in DISKIMAGE_BUILDER}
     if loaded.profile.kubernetes.role != "none":
         pin = toolchain.pin()
         found[pin.filename] = pin.sha256

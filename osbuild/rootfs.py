@@ -25,12 +25,12 @@ def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str
 
 
 def rootfs(
-    cache: Cache, tools: Tree, dib: Path, debs: Sequence[Deb], architecture: Architecture, *,
+    cache: Cache, tools: Tree, dib: Sequence[Path], debs: Sequence[Deb], architecture: Architecture, *,
     elements: Sequence[Path] = (), key: str, folder: Path | None = None,
 ) -> Path:  # fmt: skip
     """A tar of the root made of `debs`, from the cache if it is there.
 
-    `dib` is an unpacked diskimage-builder, `elements` are folders of elements to run after ours.
+    `dib` are diskimage-builder and its dependencies, unpacked; `elements` are folders of elements to run after ours.
     """
 
     def make(path: Path) -> None:
@@ -48,14 +48,15 @@ def rootfs(
                 [path.parent, packages],
                 cwd=path.parent,
                 env={
-                    "PYTHONPATH": str(dib), "TMPDIR": str(path.parent), "PYTHONDONTWRITEBYTECODE": "1",
+                    "PYTHONPATH": ":".join(map(str, dib)), "TMPDIR": str(path.parent),
+                    "PYTHONPYCACHEPREFIX": "/tmp/pycache",
                     "ELEMENTS_PATH": ":".join(str(folder) for folder in {ELEMENTS, *(e.parent for e in elements)}),
                     "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
                     "EDGE_ARCHITECTURE": architecture.to_debian(),
                     "EDGE_PACKAGES": ",".join(deb.name for deb in debs), "SOURCE_DATE_EPOCH": "0",
                     "USER": "root",
                 },
-                hidden=[(ELEMENTS, str(ELEMENTS)), (dib, str(dib)), *((e.parent, str(e.parent)) for e in elements)],
+                hidden=[(path, str(path)) for path in (ELEMENTS, *dib, *(element.parent for element in elements))],
                 logfile=logfile,
             )  # fmt: skip
             (path.parent / "root.tar").rename(path)

@@ -16,8 +16,7 @@ from osbuild.run import Argument, run
 
 # Two trees, so that the root is composed while the tree for what comes after it is still being made.
 COMPOSE = (
-    "e2fsprogs", "mmdebstrap", "mount", "procps", "python3", "python3-jsonschema", "python3-networkx", "python3-pbr",
-    "python3-stevedore", "python3-yaml", "sudo", "util-linux",
+    "e2fsprogs", "mmdebstrap", "mount", "procps", "python3", "python3-jsonschema", "python3-yaml", "sudo", "util-linux",
 )  # fmt: skip
 FINISH = (
     "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-boot-efi",

@@ -14,21 +14,26 @@ from osbuild.run import run
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file of the index; `platform` is its platform tag (binary distribution format 1.0), `sha256` in hex."""
+    """One file of the index; `platform` and `python` are its tags (binary distribution format 1.0), `sha256` in hex."""
 
     name: str
     version: str
     platform: str
     sha256: str
+    python: str = "py3"
 
     @property
     def filename(self) -> str:
         """The name of the file."""
-        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-{self.platform}.whl"
+        return f"{self.name.replace('-', '_')}-{self.version}-{self.python}-none-{self.platform}.whl"
 
 
-DISKIMAGE_BUILDER = Wheel(
-    "diskimage-builder", "3.43.0", "any", "ece951ea63ea0ea55ecb4c4a75d6d453dc5e77c5558aace3dee883fa0e2dd039"
+# diskimage-builder, and those of its dependencies that are large as Debian packages.
+DISKIMAGE_BUILDER = (
+    Wheel("diskimage-builder", "3.43.0", "any", "ece951ea63ea0ea55ecb4c4a75d6d453dc5e77c5558aace3dee883fa0e2dd039"),
+    Wheel("networkx", "3.4.2", "any", "df5d4365b724cf81b8c6a7312509d0c22386097011ad1abe274afd5e9d3bbc5f"),
+    Wheel("pbr", "6.1.1", "any", "38d4daea5d9fa63b3f626131b9d34947fd0c8be9b05a29276870580050a25a76", "py2.py3"),
+    Wheel("stevedore", "5.4.1", "any", "d10a31c7b86cba16c1f6e8d15416955fc797052351a56af15e608ad20811fcfe"),
 )
 
 
