@@ -185,8 +185,11 @@ def label(device: Path) -> str:
 
 
 def wait_for_media(system: System, seconds: float) -> list[Path]:
-    """Look for media; where there is none yet, after udev has seen what is plugged in, and `seconds` more."""
-    if found := media(system):
+    """Look for media; where there is none yet, after udev has seen what is plugged in, and `seconds` more.
+
+    With 0 seconds, what is there now counts: a node that has its seed does not wait at every boot.
+    """
+    if (found := media(system)) or seconds <= 0:
         return found
     subprocess.run(["udevadm", "settle", "--timeout=30"], check=False)
     end = time.monotonic() + seconds
