@@ -19,8 +19,14 @@ help:  ## show this list
 image: $(READY)  ## compose an image: make image PROFILE=minimal ARCH=x86_64
 	$(EDGE) build $(PROFILE) $(arch) $(ARGS)
 
-run: image  ## boot that image in QEMU
+run: image build/ssh/id_ed25519  ## boot that image in QEMU, with a user `edge` who may log in by that key
+	@$(EDGE) seed $(PROFILE) --node dev -o "$(newest)seed.iso" \
+		--set 'users=[{name: edge, sudo: true, ssh_keys: ["file:$(CURDIR)/build/ssh/id_ed25519.pub"]}]'
+	@echo "log in with: ssh -i build/ssh/id_ed25519 edge@…, with the port that is shown below"
 	$(EDGE) run "$(newest)" $(ARGS)
+
+build/ssh/id_ed25519:
+	@mkdir -p build/ssh && ssh-keygen -q -t ed25519 -N '' -C edge-osbuild-dev -f $@
 
 # Runs parts one after the other, up to the first that fails, and says at the end how long each took.
 define parts
