@@ -73,7 +73,7 @@ def inputs(loaded: Loaded, lock: Lock) -> Inputs:
     elements = tuple(element(name, loaded.folder) for name in profile.elements)
     block, component = profile.kubernetes, ""
     if block.role != "none":
-        block = locked_kubernetes(block, lock, lock.architecture)
+        block = locked_kubernetes(loaded, lock)
         component = kubernetes.key(block, lock.architecture, base=loaded.folder)
     base = rootfs_key(lock.packages, elements, tree_key(lock.compose_tools))
     own = Path(__file__).parent

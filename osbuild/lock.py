@@ -25,7 +25,7 @@ from osbuild.rootfs import PACKAGES
 from osbuild.wheels import DISKIMAGE_BUILDER
 
 FORMAT = 1
-AGAIN = "run `edge-osbuild lock {profile}` to make it again"
+AGAIN = "run `edge-osbuild lock {profile}` to make the lock again"
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,21 @@ def pin_kubernetes(block: Kubernetes, architecture: Architecture, cache: Cache, 
     return {"distribution": "upstream", "version": release.version, "files": files, **facts}
 
 
-def locked_kubernetes(block: Kubernetes, lock: Lock, architecture: Architecture) -> Kubernetes:
+def locked_kubernetes(loaded: Loaded, lock: Lock) -> Kubernetes:
     """The profile's block as the lock has decided it. Raises `Error` where this program now pins other inputs."""
     pinned = lock.kubernetes
-    chosen = replace(block, distribution=pinned["distribution"], version=pinned["version"], if_unavailable=None)
+    chosen = replace(
+        loaded.profile.kubernetes, distribution=pinned["distribution"], version=pinned["version"], if_unavailable=None
+    )
     if chosen.distribution == "k3s":
-        release = k3s.release(chosen.version, architecture)
+        release = k3s.release(chosen.version, lock.architecture)
         now = {release.filename: release.sha256}
     else:
         sources = upstream.release(chosen.version).folder
         now = {name: file_digest(sources / name) for name in ("go.mod", "go.sum")}
     if now != pinned["files"]:
-        raise Error(f"the lock has other inputs of Kubernetes {chosen.version} than this edge-osbuild", hint=AGAIN)
+        hint = AGAIN.format(profile=display(loaded.files[-1]))
+        raise Error(f"the lock has other inputs of Kubernetes {chosen.version} than this edge-osbuild", hint=hint)
     return chosen
 
 

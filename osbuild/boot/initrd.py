@@ -41,7 +41,7 @@ MODULES = (
     "drivers/scsi/hv_storvsc*", "drivers/scsi/megaraid/*", "drivers/usb/host/*", "drivers/usb/storage/*",
     "drivers/virtio/*", "drivers/md/dm-verity*", "drivers/hv/hv_vmbus*", "drivers/pci/controller/*",
     "drivers/reset/*", "drivers/clk/bcm/*", "drivers/dma/bcm*", "drivers/mfd/*", "drivers/regulator/*fixed*",
-    "drivers/regulator/*gpio*", "drivers/watchdog/*", "drivers/net/ethernet/intel/none",
+    "drivers/regulator/*gpio*", "drivers/watchdog/*",
     "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
 )  # fmt: skip
 
