@@ -6,6 +6,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 OVERLAYS = PROJECT / "overlays"
 PROFILES = PROJECT / "profiles"
+BOARDS = PROJECT / "boards"
 TEMPLATES = PROJECT / "cloud-init"
 
 

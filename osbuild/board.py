@@ -1,0 +1,112 @@
+"""Boards: what a kind of hardware needs to boot, as data. One YAML file a board; a new board needs no code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from osbuild import paths
+from osbuild.arch import Architecture
+from osbuild.errors import UsageError
+from osbuild.profile import document
+from osbuild.profile.model import Size, key
+from osbuild.profile.scalars import nearest
+from osbuild.profile.values import Reader
+
+FILE = r"^[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*$"
+FILE_FORM = "a relative path"
+BOARD = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
+BOARD_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
+
+
+@dataclass(frozen=True)
+class UBoot:
+    """Where the boot script puts things in memory, for the boot flow `uboot`."""
+
+    fit_address: str = field(
+        default="", metadata=key("where a slot's FIT image is loaded", pattern=r"^(0x[0-9a-f]+)?$", form="0x…")
+    )
+    kernel_address: str = field(
+        default="", metadata=key("where the kernel is unpacked to", pattern=r"^(0x[0-9a-f]+)?$", form="0x…")
+    )
+
+
+@dataclass(frozen=True)
+class QemuBoard:
+    """The machine of QEMU that is this board, or the nearest to it."""
+
+    machine: str = field(
+        default="", metadata=key("value of -machine", pattern=r"^[a-z0-9.,=_-]*$", form="a machine's name")
+    )
+    cpu: str = field(default="", metadata=key("processor under TCG; empty: the machine's own"))
+    firmware: str = field(
+        default="uefi", metadata=key("what runs first: UEFI in flash, or U-Boot", choices=("uefi", "uboot"))
+    )
+    uboot: str = field(default="", metadata=key("U-Boot's file on the boot partition, given to QEMU as its kernel"))
+    device_tree: str = field(default="", metadata=key("file on the boot partition, given to QEMU as -dtb"))
+    memory: Size | None = field(default=None, metadata=key("the machine's memory, where it can't be chosen"))
+    cpus: int | None = field(default=None, metadata=key("its processors, where they can't be chosen", minimum=1))
+    disk: str = field(default="virtio", metadata=key("how the disk is attached", choices=("virtio", "sd")))
+    network: str = field(default="virtio", metadata=key("how the network is attached", choices=("virtio", "usb")))
+    serial: int = field(
+        default=0, metadata=key("which of the machine's serial ports has the console", minimum=0, maximum=3)
+    )
+
+
+@dataclass(frozen=True)
+class Board:
+    """A kind of hardware, or of virtual machine."""
+
+    name: str = field(metadata=key("name of the board", pattern=BOARD, form=BOARD_FORM))
+    description: str = field(metadata=key("what it is, for people"))
+    architecture: Architecture = field(metadata=key("of its processor"))
+    boot: str = field(metadata=key("boot flow", choices=("uefi", "uboot")))
+    qemu: QemuBoard = field(
+        default_factory=QemuBoard, metadata=key("how QEMU makes it; without a machine images can't be tested")
+    )
+    kernel: str = field(
+        default="", metadata=key("kernel flavour that it needs; empty: the profile's", choices=("", "cloud", "generic"))
+    )
+    console: tuple[str, ...] = field(
+        default=(), metadata=key("values of the kernel's console=, the last is /dev/console")
+    )
+    arguments: tuple[str, ...] = field(default=(), metadata=key("kernel arguments that the hardware needs"))
+    modules: tuple[str, ...] = field(
+        default=(), metadata=key("modules that the initrd needs to find the disk, by pattern below kernel/")
+    )
+    packages: tuple[str, ...] = field(default=(), metadata=key("Debian packages that `files` come from"))
+    files: dict[str, str] = field(
+        default_factory=dict,
+        metadata=key("boot partition: file there -> file in `packages`", keys=FILE, keys_form=FILE_FORM),
+    )
+    texts: dict[str, str] = field(
+        default_factory=dict,
+        metadata=key("boot partition: file there -> its text", keys=FILE, keys_form=FILE_FORM, lines=True),
+    )
+    device_trees: tuple[str, ...] = field(
+        default=(), metadata=key("device trees by their path in the kernel's package, the first is the default")
+    )
+    uboot: UBoot = field(default_factory=UBoot, metadata=key("settings of the boot flow `uboot`"))
+
+
+def shipped() -> Sequence[str]:
+    """Names of the boards that this project knows."""
+    return sorted(path.stem for path in paths.BOARDS.glob("*.yaml"))
+
+
+def load(name: str, folder: Path = Path()) -> Board:
+    """The board called `name`, or in the file of that path, relative to `folder`.
+
+    Raises `UsageError` where there is none, `Error` with file and line on a file that is wrong.
+    """
+    path = paths.named(name, folder) if "/" in name else paths.BOARDS / f"{name}.yaml"
+    if not path.is_file():
+        near = nearest(name, list(shipped()))
+        hint = f"did you mean `{near}`?" if near else f"write a path, or one of: {', '.join(shipped())}"
+        raise UsageError(f"no board {document.quoted(name)}", hint=hint)
+    reader = Reader(None)
+    return Board(**reader.block(document.read(path), Board, "", item=True))
+
+
+def default(architecture: Architecture) -> Board:
+    """The board of an architecture where none is named: a virtual or physical machine with UEFI."""
+    return load(str(architecture))
