@@ -58,6 +58,7 @@ test-qemu: $(READY)
 	$(PYTEST) qemu-tests -m "not slow" $(ARGS)
 
 test-qemu-all: $(READY)
+	$(EDGE) build edge-agent
 	$(PYTEST) qemu-tests $(ARGS)
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from osbuild.profile.load import find, load
 from osbuild.profile.model import User
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import Guest, KeyPair
+from osbuild.seed import settings as setting
 from osbuild.seed.iso import iso
 from osbuild.seed.render import Seed, render
 
@@ -21,9 +22,16 @@ COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
 BOOT = 420.0  # seconds that a boot may take under emulation on a busy machine
 
 
-def make_seed(profile: str, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None) -> Path:
-    """Write the seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data."""
-    loaded = load(find(profile))
+def make_seed(
+    profile: str, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Path:  # fmt: skip
+    """Write the seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data.
+
+    `settings` are like those of `--set`.
+    """
+    wanted = [setting.parse(text) for text in settings]
+    loaded = load(find(profile), change=lambda tree: setting.change(tree, wanted))
     changed = replace(loaded.profile, users=(User(USER, ssh_keys=(key.public,), sudo=True),))
     seed = render(changed, node, folder=loaded.folder)
     if more:

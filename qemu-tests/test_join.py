@@ -1,0 +1,143 @@
+"""A second machine joins the cluster of the first: the shipped `edge-agent` and `edge-server` images on one cable.
+
+The steps of one story, in their order: each boot under emulation takes a minute.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from nodes import USER, Node, make_seed
+
+from osbuild.paths import PROJECT
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.config import MachineConfig, Network
+from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.slow  # 4 to 6 minutes: three boots, two of them side by side
+SERVER, AGENT = "192.0.2.1", "192.0.2.2"
+MACS = {SERVER: "52:54:00:ed:9e:11", AGENT: "52:54:00:ed:9e:12"}
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  nodeName: site-1-agent
+  containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
+"""
+
+
+@dataclass
+class Cluster:
+    server: Node
+    agent: Node
+
+
+def cable(port: int, address: str) -> tuple[str, ...]:
+    """A second network card: both machines' are joined by a connection on this host's loopback."""
+    end = f"stream,id=cable,addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
+    end += ",server=on" if address == SERVER else ",reconnect-ms=500"
+    return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]}")
+
+
+def settings(address: str, **kubernetes: object) -> list[str]:
+    """What differs between the two seeds."""
+    interfaces = [
+        {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
+        {"name": "admin", "mac": Network().mac},
+    ]
+    wanted = {"node_ip": address, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
+    return [
+        f"network.interfaces={json.dumps(interfaces)}",
+        *(f"kubernetes.{key}={value}" for key, value in wanted.items()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cluster]:  # fmt: skip
+    """The server boots first; its agent once the server is Ready, so that two boots don't share the processors."""
+    seeds = tmp_path_factory.mktemp("seed")
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+        patch.setenv("EDGE_TEST_TOKEN", "a secret that both know")
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+        server_seed = make_seed("edge-server", "site-1", key, seeds / "server.iso", settings=settings(SERVER))
+        agent_seed = make_seed(
+            "edge-agent", "site-1-agent", key, seeds / "agent.iso",
+            settings=settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
+        )  # fmt: skip
+
+    def machine(profile: str, address: str, seed: Path, log: str) -> Machine:
+        config = MachineConfig(
+            image=image(profile) / "disk.img", memory=2 * 2**30, media=(seed,), network=Network(restrict=True),
+            extra=cable(port, address),
+        )  # fmt: skip
+        path = PROJECT / "build/test-logs" / log
+        return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+
+    with machine("edge-server", SERVER, server_seed, "join-server.log") as first:
+        server = Node(first, first.guest(USER, key))
+        server.wait_complete()
+        server.guest.wait_ready(120)
+        with machine("edge-agent", AGENT, agent_seed, "join-agent.log") as second:
+            agent = Node(second, second.guest(USER, key))
+            agent.wait_complete()
+            agent.guest.wait_ready(120)
+            yield Cluster(server, agent)
+
+
+def test_the_agent_is_a_ready_node_of_the_server(cluster: Cluster) -> None:
+    found = json.loads(cluster.server.kubectl("get nodes -o json"))["items"]
+    nodes = {item["metadata"]["name"]: item for item in found}
+    assert set(nodes) == {"site-1", "site-1-agent"}
+    agent = nodes["site-1-agent"]
+    assert agent["metadata"]["labels"]["place"] == "shelf"
+    assert {"type": "InternalIP", "address": AGENT} in agent["status"]["addresses"]
+    assert [c["status"] for c in agent["status"]["conditions"] if c["type"] == "Ready"] == ["True"]
+    assert cluster.agent.status()["health"]["healthy"] is True
+
+
+def test_the_agents_certificate_was_asked_for_and_signed(cluster: Cluster) -> None:
+    requests = json.loads(cluster.server.kubectl("get csr -o json"))["items"]
+    signers = {item["spec"]["signerName"] for item in requests if item["status"].get("certificate")}
+    assert "kubernetes.io/kube-apiserver-client-kubelet" in signers
+    subject = cluster.agent.run("openssl x509 -noout -subject -in /var/lib/kubelet/pki/kubelet-client-current.pem")
+    assert "system:node:site-1-agent" in subject
+    # A kubelet may read what its own pods need, and not the secrets of the cluster.
+    cluster.agent.fails("kubectl --kubeconfig /var/lib/kubernetes/kubelet.conf get secrets -A")
+
+
+def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster) -> None:
+    # The agent's image has no demo in it: hand it over from the server, as an operator without a registry would.
+    cluster.server.run("ctr -n k8s.io images export /tmp/demo.tar localhost/edge-demo:1")
+    demo = cluster.server.run("base64 -w0 /tmp/demo.tar")
+    cluster.agent.guest.run("base64 -d > /tmp/demo.tar", input=demo)
+    cluster.agent.run("ctr -n k8s.io images import /tmp/demo.tar")
+    cluster.server.guest.run("cat > /tmp/pod.yaml", input=POD)
+    cluster.server.kubectl("apply -f /tmp/pod.yaml")
+    cluster.server.kubectl("wait --for=condition=Ready pod/web --timeout=120s", timeout=150)
+    address = cluster.server.kubectl("get pod web -o jsonpath={.status.podIP}").strip()
+    agent_range = cluster.server.kubectl("get node site-1-agent -o jsonpath={.spec.podCIDR}").strip()
+    assert address.rpartition(".")[0] == agent_range.rpartition(".")[0] != "10.42.0"
+    get = f"import urllib.request; print(urllib.request.urlopen('http://{address}:8080/', timeout=10).read().decode())"
+    assert "web" in cluster.agent.guest.run(f'python3 -c "{get}"').stdout
+    # The API server reaches the agent's kubelet by its serving certificate.
+    assert cluster.server.kubectl("logs web") is not None
+
+
+def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> None:
+    cluster.agent.machine.power_cut()
+    cluster.agent.machine.boot_again()
+    cluster.agent.wait_complete()
+    cluster.agent.guest.wait_ready(120)
+    cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=120s", timeout=150)
+    names = cluster.server.kubectl("get nodes -o name").split()
+    assert sorted(names) == ["node/site-1", "node/site-1-agent"]
