@@ -4,16 +4,19 @@ import lzma
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import matrix
 import pytest
 
 from osbuild import paths
 from osbuild.arch import Architecture
+from osbuild.board import Board, load
 from osbuild.cache import Cache, content_key
 from osbuild.debian import Archive, stored
-from osbuild.profile.load import find, load
+from osbuild.profile import load as profiles
 from osbuild.qemu.accel import Accelerator, choose
 from osbuild.qemu.config import DirectKernel, MachineConfig
 from osbuild.qemu.emulator import Emulator, emulator
@@ -23,8 +26,8 @@ from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 
 BUILD = paths.PROJECT / "build"
+LOGS_FOLDER = BUILD / "test-logs"
 LOGS = pytest.StashKey[list[Path]]()
-ARCHITECTURE = Architecture.x86_64
 
 
 class MachineFactory(Protocol):
@@ -33,29 +36,59 @@ class MachineFactory(Protocol):
     def __call__(self, config: MachineConfig) -> Machine: ...
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    names = ", ".join(board.name for board in matrix.emulated())
+    text = f"board whose images are booted: {names}, or {matrix.ALL}; may be repeated (default: {matrix.FULL})"
+    parser.addoption("--board", action="append", metavar="NAME", help=text)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test that uses a board, through whatever fixture, runs once for each one that was asked for."""
+    if "board" not in metafunc.fixturenames:
+        return
+    wanted = metafunc.config.getoption("--board") or [matrix.FULL]
+    found = matrix.emulated() if matrix.ALL in wanted else [load(name) for name in dict.fromkeys(wanted)]
+    module, test = metafunc.module.__name__, metafunc.definition.originalname
+    values = []
+    for board in found:
+        reason = matrix.obstacle(board, module, test)
+        marks = [pytest.mark.skip(reason=reason)] if reason else []
+        marks += [] if matrix.quick(board, module, test) else [pytest.mark.slow]
+        values.append(pytest.param(board, id=board.name, marks=marks))
+    metafunc.parametrize("board", values, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def image() -> Callable[[str], Path]:
+def board(request: pytest.FixtureRequest) -> Board:
+    """The board that is tested; every fixture below is for it."""
+    found: Board = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def image(board: Board) -> Callable[[str], Path]:
     """The folder of the built image of a shipped profile; fails, with the command to run, if it was not built."""
 
     def folder(profile: str) -> Path:
-        loaded = load(find(profile)).profile
-        path = BUILD / f"{loaded.name}-{loaded.version}-{loaded.architecture}"
+        made = profiles.load(profiles.find(profile)).profile
+        path = BUILD / f"{made.name}-{made.version}-{board.name}"
         if not (path / "disk.img").is_file():
-            pytest.fail(f"{paths.display(path)} has no disk.img: run `edge-osbuild build {profile}`", pytrace=False)
+            command = f"edge-osbuild build {profile} --board {board.name}"
+            pytest.fail(f"{paths.display(path)} has no disk.img: run `{command}`", pytrace=False)
         return path
 
     return folder
 
 
 @pytest.fixture(scope="session")
-def qemu() -> Emulator:
+def qemu(board: Board) -> Emulator:
     """Debian's QEMU in its tools tree."""
-    return emulator(ARCHITECTURE)
+    return emulator(board.architecture)
 
 
 @pytest.fixture(scope="session")
-def accelerator(qemu: Emulator) -> Accelerator:
-    return choose(ARCHITECTURE, wrap=qemu.wrap, root=qemu.root)
+def accelerator(board: Board, qemu: Emulator) -> Accelerator:
+    return choose(board, wrap=qemu.wrap, root=qemu.root)
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +100,11 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
 @pytest.fixture
 def machine(request: pytest.FixtureRequest, qemu: Emulator, accelerator: Accelerator) -> Iterator[MachineFactory]:
     logs = request.node.stash.setdefault(LOGS, [])
-    name = re.sub(r"[^\w.-]+", "-", request.node.name)
+    name = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
     with ExitStack() as stack:
 
         def power_on(config: MachineConfig) -> Machine:
-            log = BUILD / "test-logs" / (f"{name}-{len(logs) + 1}.log" if logs else f"{name}.log")
+            log = LOGS_FOLDER / (f"{name}-{len(logs) + 1}.log" if logs else f"{name}.log")
             logs.append(log)
             made = Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
             return stack.enter_context(made)
@@ -91,27 +124,43 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@dataclass(frozen=True)
+class Plain:
+    """Debian's kernel for a machine with virtio, and the serial port that it says it is up on."""
+
+    package: str
+    console: str
+
+
+PLAIN = {
+    Architecture.x86_64: Plain("linux-image-cloud-amd64", "ttyS0"),
+    Architecture.arm64: Plain("linux-image-cloud-arm64", "ttyAMA0"),
+    Architecture.armv7: Plain("linux-image-armmp", "ttyAMA0"),
+}
+
+
 @pytest.fixture(scope="session")
-def kernel() -> DirectKernel:
-    """Debian's cloud kernel with a shell on the serial console, for tests that need a guest but no image."""
-    cache = Cache()
-    archive = Archive(cache, ARCHITECTURE)
+def kernel(board: Board) -> DirectKernel:
+    """Debian's kernel with a shell on the serial console, for tests that need a guest but no image."""
+    cache, plain = Cache(), PLAIN[board.architecture]
+    archive = Archive(cache, board.architecture)
     if not (archive.root / "var/lib/apt/lists").exists():
         archive.update()
-    debs = archive.resolve(["linux-image-cloud-amd64", "busybox-static"])
+    debs = archive.resolve([plain.package, "busybox-static"])
     wanted = [deb for deb in debs if re.match(r"linux-image-\d|busybox-static$", deb.name)]
+    init = INIT.replace("ttyS0", plain.console)
 
     def make(path: Path) -> None:
         path.mkdir()
         archive.download(wanted)
         for deb in wanted:
             run(["dpkg-deb", "-x", stored(cache, deb), path / "root"])
-        (path / "initrd").write_bytes(_initrd(path / "root"))
+        (path / "initrd").write_bytes(_initrd(path / "root", init))
         next((path / "root/boot").glob("vmlinuz-*")).rename(path / "vmlinuz")
         run(["rm", "-r", path / "root"])
 
-    made = cache.entry("test-kernel", content_key(INIT, MODULES, [deb.sha256 for deb in wanted]), make)
-    return DirectKernel(made / "vmlinuz", made / "initrd", "console=ttyS0 panic=-1 quiet")
+    made = cache.entry("test-kernel", content_key(init, MODULES, [deb.sha256 for deb in wanted]), make)
+    return DirectKernel(made / "vmlinuz", made / "initrd", f"console={plain.console} panic=-1 quiet")
 
 
 # In the order in which they need each other; those that this kernel has built in are left out.
@@ -132,11 +181,11 @@ exec setsid -c sh -c 'PS1= exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
 """
 
 
-def _initrd(root: Path) -> bytes:
+def _initrd(root: Path, init: str) -> bytes:
     modules = {path.name.partition(".")[0]: path for path in root.rglob("*.ko*")}
     present = [name for name in MODULES if name in modules]
     entries = [(name, 0o40755, b"") for name in ("bin", "proc", "sys", "dev", "modules")]
-    entries.append(("init", 0o100755, INIT.encode()))
+    entries.append(("init", 0o100755, init.encode()))
     entries.append(("bin/busybox", 0o100755, (root / "usr/bin/busybox").read_bytes()))
     entries.append(("modules/order", 0o100644, "\n".join(present).encode()))
     for name in present:

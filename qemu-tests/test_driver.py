@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import MachineFactory
 
-from osbuild.arch import Architecture
+from osbuild.board import Board
 from osbuild.errors import Error
 from osbuild.qemu import accel
 from osbuild.qemu.accel import Accelerator
@@ -59,9 +59,9 @@ def processes(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def plain(kernel: DirectKernel) -> MachineConfig:
+def plain(board: Board, kernel: DirectKernel) -> MachineConfig:
     """The least machine: a kernel with a shell."""
-    return MachineConfig(memory=256 * 2**20, direct=kernel, network=None)
+    return MachineConfig(board=board, memory=256 * 2**20, direct=kernel, network=None)
 
 
 @pytest.fixture
@@ -108,17 +108,18 @@ def test_nothing_is_left_when_python_is_killed(tmp_path: Path, plain: MachineCon
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time; from pathlib import Path\n"
-        "from osbuild.qemu.accel import Accelerator; from osbuild.qemu.config import *\n"
+        "from osbuild.qemu.accel import choose; from osbuild.qemu.config import *\n"
         "from osbuild.qemu.emulator import emulator; from osbuild.qemu.machine import Machine\n"
-        "work, kernel, initrd = map(Path, sys.argv[1:4]); qemu = emulator(Architecture.x86_64)\n"
-        "config = MachineConfig(direct=DirectKernel(kernel, initrd, sys.argv[4]))\n"
-        "with Machine(config, workdir=work, wrap=qemu.wrap, root=qemu.root, accelerator=Accelerator('tcg', 'max')):\n"
+        "work, kernel, initrd = map(Path, sys.argv[1:4]); board = load(sys.argv[5])\n"
+        "config = MachineConfig(board=board, direct=DirectKernel(kernel, initrd, sys.argv[4]))\n"
+        "qemu, accelerator = emulator(board.architecture), choose(board, 'tcg')\n"
+        "with Machine(config, workdir=work, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator):\n"
         "    print('on', flush=True); time.sleep(100)\n"
     )
     work = tmp_path / "work"
     work.mkdir()
     assert plain.direct
-    words = [str(work), str(plain.direct.kernel), str(plain.direct.initrd), plain.direct.arguments]
+    words = [str(work), str(plain.direct.kernel), str(plain.direct.initrd), plain.direct.arguments, plain.board.name]
     with subprocess.Popen([sys.executable, str(script), *words], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "on\n"
@@ -259,20 +260,20 @@ def test_what_qemu_says_against_its_arguments_is_said_to_the_user(
     assert caught.value.hint == "the port is in use: choose another one"
 
 
-def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(qemu: Emulator) -> None:
+def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(board: Board, qemu: Emulator) -> None:
     """The verdict is checked on TCG, which works everywhere, and on a machine that stops before its firmware."""
-    command = [
-        {"kvm": "tcg", "host": "max"}.get(word, word) for word in accel.probe_command(Architecture.x86_64, qemu.root)
-    ]
+    instead = {"kvm": "tcg", "host": board.qemu.cpu}
+    command = [instead.get(word, word) for word in accel.probe_command(board, qemu.root)]
     assert accel.probe(command, qemu.wrap, 60) is None
     assert "was not up after 1 s" in (accel.probe([*command, "-S"], qemu.wrap, 1) or "")
     assert "ended with status 1" in (accel.probe([*command, "-no-such-option"], qemu.wrap, 60) or "")
 
 
-def test_run_shows_the_console_and_quits_by_key_or_signal(disk: Path, tmp_path: Path) -> None:
+def test_run_shows_the_console_and_quits_by_key_or_signal(board: Board, disk: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    command = [sys.executable, "-m", "osbuild", "run", str(disk), "--memory", "256M", "--accel", "tcg"]
+    command = [sys.executable, "-m", "osbuild", "run", str(disk), "--board", board.name, "--accel", "tcg"]
+    command += ["--memory", "256M"]
     environment = {**os.environ, "TMPDIR": str(work)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as streaming:
         assert streaming.stdout

@@ -1,23 +1,35 @@
 """What every image must do, on the smallest one: identities from seeds, damage that is found, boots that fail."""
 
+import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from conftest import MachineFactory
-from nodes import COMPLETE, USER, Node, make_seed
+import pytest
+from conftest import LOGS_FOLDER, MachineFactory
+from nodes import BOOT, COMPLETE, USER, Node, make_seed
 
 from osbuild import gpt
+from osbuild.board import Board
 from osbuild.cache import Cache
 from osbuild.inspect import inspect
 from osbuild.lock import read
 from osbuild.profile.load import find, load
+from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.disk import card_size
+from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 from osbuild.tools import tree
 
 MEMORY = 1024 * 2**20
+# What each kind of firmware says on the console, whatever it finds on the disk.
+FIRMWARE = {"uefi": r"BdsDxe: starting Boot", "uboot": r"U-Boot \d{4}\.\d\d"}
+ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -47,66 +59,108 @@ def flip(disk: Path, image: Path, path: str) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
-def entries(disk: Path) -> list[str]:
-    """Names of the boot entries on a disk image."""
-    return [Path(entry.path).name for entry in inspect(disk).entries]
+def tries(disk: Path) -> tuple[int | None, int | None]:
+    """Tries left and used of slot A, on a disk image."""
+    (entry,) = [entry for entry in inspect(disk).entries if Path(entry.path).name.startswith("edge-a")]
+    return entry.tries_left, entry.tries_done
 
 
-def boot(machine: MachineFactory, disk: Path, seed: Path, key: KeyPair, *, persist: Path | None = None) -> Node:
-    made = machine(MachineConfig(image=disk, memory=MEMORY, media=(seed,), persist=persist))
+def boot(
+    machine: MachineFactory, board: Board, disk: Path, seed: Path, key: KeyPair, *, persist: Path | None = None
+) -> Node:
+    made = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), persist=persist))
     return Node(made, made.guest(USER, key))
 
 
-def test_two_seeds_make_two_nodes_of_one_image(
-    machine: MachineFactory, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
-) -> None:
-    found = {}
-    for name in ("first", "second"):
-        node = boot(
-            machine, image("minimal") / "disk.img", make_seed("minimal", name, key, tmp_path / f"{name}.iso"), key
-        )
+@dataclass(frozen=True)
+class Known:
+    """What a booted node says of itself."""
+
+    console: str
+    hostname: str
+    machine_id: str
+    host_key: str
+    processor: str
+    root: str
+    status: dict[str, Any]
+
+    @classmethod
+    def ask(cls, node: Node) -> "Known":
+        """Wait until the boot of `node` is complete, then ask."""
         node.wait_complete()
-        node.guest.wait_ready(60)
-        host_key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
-        found[name] = (node.run("hostname").strip(), node.run("cat /etc/machine-id").strip(), host_key)
-        assert node.status()["health"]["healthy"] is True
-        node.machine.power_cut()
-    first, second = found["first"], found["second"]
-    assert (first[0], second[0]) == ("first", "second")
-    assert first[1] != second[1] and first[2] != second[2]
+        node.guest.wait_ready(120)
+        key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
+        words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
+        return cls(node.machine.console.text, words[0], words[1], key, words[2], words[3], node.status())
+
+
+@pytest.fixture(scope="module")
+def first(
+    board: Board, image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Known:  # fmt: skip
+    """The first boot of the node `first`, which is off again."""
+    seed = make_seed("minimal", "first", key, tmp_path_factory.mktemp("seed") / "first.iso")
+    config = MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=(seed,))
+    log = LOGS_FOLDER / f"first-{board.name}.log"
+    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as made:
+        return Known.ask(Node(made, made.guest(USER, key)))
+
+
+def test_an_image_boots_from_power_on_to_boot_complete(board: Board, first: Known) -> None:
+    assert re.search(FIRMWARE[board.qemu.firmware], first.console)
+    found = re.search(COMPLETE, first.console)
+    assert found and (found[1], found[3]) == ("minimal", "a")
+    assert first.processor == ARCHITECTURES[board.architecture]
+    assert first.root.startswith("/dev/mapper/") and first.root.endswith("erofs")
+    status = first.status
+    assert status["health"]["healthy"] is True and all(check["ok"] for check in status["health"]["checks"])
+    assert status["boot"]["state"] == "good", "a good boot is not counted any more"
+
+
+def test_two_seeds_make_two_nodes_of_one_image(
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: Known
+) -> None:
+    seed = make_seed("minimal", "second", key, tmp_path / "second.iso")
+    second = Known.ask(boot(machine, board, image("minimal") / "disk.img", seed, key))
+    assert (first.hostname, second.hostname) == ("first", "second")
+    assert first.machine_id != second.machine_id and first.host_key != second.host_key
+    assert second.status["health"]["healthy"] is True
 
 
 def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(
-    machine: MachineFactory, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
     flip(disk, image("minimal") / "root.erofs", "/usr/bin/less")
-    node = boot(machine, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
+    node = boot(machine, board, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
     node.wait_complete()
-    node.guest.wait_ready(60)
+    node.guest.wait_ready(120)
     said = node.fails("less --version")
     assert "less 6" not in said and "GNU" not in said
     assert "data block" in node.run("dmesg | grep -i verity") and "corrupted" in node.run("dmesg | grep -i verity")
 
 
 def test_a_slot_that_cannot_start_uses_up_its_tries(
-    machine: MachineFactory, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
     flip(disk, image("minimal") / "root.erofs", "/usr/lib/systemd/systemd")
-    assert entries(disk) == ["edge-a+3.efi"]
-    made = machine(MachineConfig(memory=MEMORY, disks=(disk,)))
-    made.console.wait_for(r"corrupted|Kernel panic|not syncing", 180, through_panic=True)
+    assert tries(disk) == (3, 0)
+    if board.qemu.disk == "sd":
+        os.truncate(disk, card_size(disk, None))
+    made = machine(MachineConfig(board=board, memory=MEMORY, disks=(disk,)))
+    made.console.wait_for(r"corrupted|Kernel panic|not syncing", BOOT, through_panic=True)
     assert not made.console.text.count("boot complete")
     made.wait_for_event("RESET", 120)
     made.console.skip()
-    made.console.wait_for(r"corrupted|Kernel panic|not syncing", 180, through_panic=True)
+    made.console.wait_for(r"corrupted|Kernel panic|not syncing", BOOT, through_panic=True)
     made.power_cut()
-    assert entries(disk) == ["edge-a+1-2.efi"], "two boots failed"
+    assert tries(disk) == (1, 2), "two boots failed"
 
 
 def test_a_boot_that_is_not_healthy_falls_back_a_try(
-    machine: MachineFactory, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     check = {
         "path": "/etc/edge-osbuild/health.d/99-bad",
@@ -114,11 +168,11 @@ def test_a_boot_that_is_not_healthy_falls_back_a_try(
         "content": "#!/bin/sh\necho no till; exit 1\n",
     }
     seed = make_seed("minimal", "unhealthy", key, tmp_path / "seed.iso", more={"write_files": [check]})
-    node = boot(machine, image("minimal") / "disk.img", seed, key)
-    node.guest.wait_ready(300)
+    node = boot(machine, board, image("minimal") / "disk.img", seed, key)
+    node.guest.wait_ready(BOOT)
     node.until("systemctl is-active multi-user.target", 120)
-    assert node.run("ls /efi/EFI/Linux").split() == ["edge-a+2-1.efi"]
     status = node.status()
+    assert (status["boot"]["state"], status["boot"]["left"], status["boot"]["done"]) == ("trial", 2, 1)
     assert status["health"]["healthy"] is False
     assert {c["name"]: c["output"] for c in status["health"]["checks"] if not c["ok"]} == {"99-bad": "no till"}
     assert COMPLETE not in node.machine.console.text
@@ -126,5 +180,5 @@ def test_a_boot_that_is_not_healthy_falls_back_a_try(
     node.guest.run("sudo systemd-run --no-block edge-agent health --boot --deadline 0", check=False)
     node.machine.wait_for_event("RESET", 120)
     node.guest.disconnect()
-    node.guest.wait_ready(300)
-    assert node.run("ls /efi/EFI/Linux").split() == ["edge-a+1-2.efi"]
+    node.guest.wait_ready(BOOT)
+    assert (node.status()["boot"]["left"], node.status()["boot"]["done"]) == (1, 2)

@@ -1,16 +1,21 @@
 """The command lines that machines are started with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from osbuild.arch import Architecture
+from osbuild.board import Board, QemuBoard, default, load, shipped
 from osbuild.errors import Error
+from osbuild.profile.model import Size
 from osbuild.qemu.accel import Accelerator, choose
-from osbuild.qemu.command import DISK, Drive, Files, command_line
-from osbuild.qemu.config import PLATFORMS, DirectKernel, Forward, MachineConfig, Network, find_firmware
-from osbuild.qemu.machine import parse_forward
+from osbuild.qemu.card import parse_forward
+from osbuild.qemu.command import command_line
+from osbuild.qemu.config import DirectKernel, Forward, MachineConfig, Network
+from osbuild.qemu.files import DISK, Drive, Files
+from osbuild.qemu.firmware import UEFI, find_firmware
 
 FILES = Files(
     qmp=Path("/w/qmp"),
@@ -24,6 +29,16 @@ FILES = Files(
     vars=Path("/w/vars.fd"),
 )
 TCG = Accelerator("tcg", "max")
+PI = Board(
+    name="pi",
+    description="a board with neither PCI nor flash",
+    architecture=Architecture.arm64,
+    boot="uboot",
+    qemu=QemuBoard(
+        machine="raspi3b", firmware="uboot", uboot="u-boot.bin", device_tree="dtbs/pi.dtb", memory=Size(2**30), cpus=4,
+        disk="sd", network="usb", serial=1,
+    ),
+)  # fmt: skip
 
 
 def value(command: list[str], option: str) -> str:
@@ -44,8 +59,8 @@ def values(command: list[str], option: str) -> list[str]:
     ],
 )
 def test_each_architecture_has_its_machine(architecture: Architecture, program: str, machine: str, cpu: str) -> None:
-    accelerator = choose(architecture, "tcg")
-    command = command_line(MachineConfig(architecture=architecture), FILES, accelerator)
+    board = default(architecture)
+    command = command_line(MachineConfig(board=board), FILES, choose(board, "tcg"))
     assert command[0] == program
     assert value(command, "-machine") == machine
     assert value(command, "-cpu") == cpu
@@ -116,22 +131,23 @@ def test_kvm_runs_on_the_hosts_own_processor() -> None:
 
 def test_kvm_is_never_used_for_another_architecture() -> None:
     foreign = Architecture.arm64 if Architecture.native() is not Architecture.arm64 else Architecture.x86_64
-    assert choose(foreign, "auto").name == "tcg"
-    with pytest.raises(Error, match="KVM cannot run this guest"):
-        choose(foreign, "kvm")
+    for board, why in ((default(foreign), "this host is"), (replace(PI, architecture=Architecture.native()), "own")):
+        assert choose(board, "auto").name == "tcg"
+        with pytest.raises(Error, match=f"KVM cannot run this guest: .*{why}"):
+            choose(board, "kvm")
 
 
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_firmware_is_looked_up_below_the_root_that_qemu_runs_in(architecture: Architecture, tmp_path: Path) -> None:
     with pytest.raises(Error) as caught:
         find_firmware(architecture, tmp_path)
-    assert PLATFORMS[architecture].package in (caught.value.hint or "")
-    for name in (PLATFORMS[architecture].code[-1], PLATFORMS[architecture].vars[-1]):
+    assert UEFI[architecture].package in (caught.value.hint or "")
+    for name in (UEFI[architecture].code[-1], UEFI[architecture].vars[-1]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = find_firmware(architecture, tmp_path)
-    assert found.code == Path("/", PLATFORMS[architecture].code[-1])
-    assert found.template == tmp_path / PLATFORMS[architecture].vars[-1]
+    assert found.code == Path("/", UEFI[architecture].code[-1])
+    assert found.template == tmp_path / UEFI[architecture].vars[-1]
 
 
 def test_the_forwarded_port_is_read_from_what_qemu_says() -> None:
@@ -143,3 +159,40 @@ def test_the_forwarded_port_is_read_from_what_qemu_says() -> None:
     assert parse_forward(text, 22) == 43051
     with pytest.raises(Error, match="port 6443 of the guest is not forwarded"):
         parse_forward(text, 6443)
+
+
+def test_a_board_without_pci_has_its_disk_in_the_card_slot_and_all_else_on_usb() -> None:
+    files = replace(FILES, code=None, vars=None, uboot=Path("/w/u-boot.bin"), device_tree=Path("/w/pi.dtb"))
+    command = command_line(MachineConfig(board=PI), files, choose(PI, "tcg"))
+    assert (value(command, "-kernel"), value(command, "-dtb")) == ("/w/u-boot.bin", "/w/pi.dtb")
+    assert value(command, "-drive").startswith("if=sd,format=qcow2,node-name=disk0,cache=unsafe,")
+    assert value(command, "-drive").endswith("file=/w/disk,,1.qcow2")
+    assert json.loads(value(command, "-blockdev"))["node-name"] == "media0"
+    assert [json.loads(word)["driver"] if word[0] == "{" else word.partition(",")[0]
+            for word in values(command, "-device")] == ["usb-storage", "usb-net"]  # fmt: skip
+    assert "-cpu" not in command, "the machine has a processor of its own"
+
+
+def test_the_console_is_the_serial_port_that_the_board_says() -> None:
+    assert values(command_line(MachineConfig(board=PI), FILES, TCG), "-serial") == ["null", "chardev:console"]
+    assert values(command_line(MachineConfig(), FILES, TCG), "-serial") == ["chardev:console"]
+
+
+def test_a_board_has_the_memory_and_processors_that_it_has() -> None:
+    command = command_line(MachineConfig(board=PI), FILES, TCG)
+    assert (value(command, "-m"), value(command, "-smp")) == (f"size={2**20}k", "4")
+    assert command_line(MachineConfig(board=PI, memory=2**30, cpus=4), FILES, TCG) == command
+    with pytest.raises(Error, match=r"raspi3b always has 1 GiB of memory"):
+        command_line(MachineConfig(board=PI, memory=2**31), FILES, TCG)
+    with pytest.raises(Error, match="raspi3b always has 4 processors"):
+        command_line(MachineConfig(board=PI, cpus=2), FILES, TCG)
+    with pytest.raises(Error, match="no PCI for a watchdog"):
+        command_line(MachineConfig(board=PI, watchdog=True), FILES, TCG)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_board_that_qemu_has_makes_a_command_line(name: str) -> None:
+    board = load(name)
+    if board.qemu.machine:
+        command = command_line(MachineConfig(board=board), FILES, choose(board, "tcg"))
+        assert value(command, "-machine") == board.qemu.machine

@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from osbuild.arch import Architecture
+from osbuild.board import default, load
 from osbuild.cli.run import command, size
 from osbuild.errors import Error, UsageError
 from osbuild.qemu.bootable import find
 from osbuild.qemu.config import direct
-from osbuild.qemu.disk import image_format, keep_overlay, make_overlay
+from osbuild.qemu.disk import card_size, image_format, keep_overlay, make_overlay
 from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
 
 
@@ -61,16 +62,30 @@ def test_a_folder_is_no_image_but_a_build_folder_stands_for_what_is_in_it(tmp_pa
     (tmp_path / "seed.iso").touch()
     (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "arm64"}))
     found = find(tmp_path)
-    assert (found.image, found.seed, found.architecture) == (image, tmp_path / "seed.iso", Architecture.arm64)
+    assert (found.image, found.seed, found.board) == (image, tmp_path / "seed.iso", default(Architecture.arm64))
     assert find(image).seed is None
-    assert find(tmp_path, architecture=Architecture.armv7).architecture is Architecture.armv7
+    assert find(tmp_path, board=load("armv7")).board.name == "armv7"
+    (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "arm64", "board": "armv7"}))
+    assert find(tmp_path).board.name == "armv7"
     (tmp_path / "manifest.json").write_text("[]")
-    assert find(tmp_path).architecture is Architecture.native()
+    assert find(tmp_path).board.architecture is Architecture.native()
 
 
 def test_a_disk_smaller_than_its_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Error, match="the disk would be smaller"):
         make_overlay(gpt(tmp_path / "i"), tmp_path / "o", 512, direct)
+
+
+def test_an_sd_card_has_the_next_power_of_two_of_bytes(tmp_path: Path) -> None:
+    image = gpt(tmp_path / "i")
+    for length, wanted, card in ((3 * 2**20, None, 2**22), (2**22, None, 2**22), (2**22, 2**22 + 1, 2**23)):
+        os.truncate(image, length)
+        assert card_size(image, wanted) == card
+    image.write_bytes(b"QFI\xfb" + b"\0" * 508)
+    assert card_size(image, 3 * 2**20) == 2**22
+    with pytest.raises(Error, match="not known") as caught:
+        card_size(image, None)
+    assert "--disk-size" in (caught.value.hint or "")
 
 
 def test_changes_to_an_older_image_are_not_put_on_a_newer_one(tmp_path: Path) -> None:
@@ -106,6 +121,7 @@ def test_the_run_command_refuses_contradictions_and_wrong_images_before_any_work
     assert isinstance(wrong, Error)
     assert wrong.status == 1
     assert runner.invoke(command, [image, "--memory", "lots"]).exit_code == 2
+    assert isinstance(runner.invoke(command, [image, "--board", "toaster"]).exception, UsageError)
     assert runner.invoke(command, []).exit_code == 2
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from osbuild import log
-from osbuild.arch import Architecture
 from osbuild.bench.site import NODE, Site
+from osbuild.board import Board, load
 from osbuild.errors import Error
 from osbuild.qemu.accel import choose
 from osbuild.qemu.config import MachineConfig, Network
@@ -99,18 +99,18 @@ def booted(site: Site, profile: Path, memory: int) -> Iterator[Booted]:
     The same on every host, whether it has KVM or not. The console's log is kept in the site's results.
     """
     facts = site.facts(profile)
-    found = Architecture(facts["architecture"])
+    board: Board = load(str(facts.get("board", facts["architecture"])))
     seed, _ = site.seed(profile)
-    qemu = emulator(found, site.cache)
+    qemu = emulator(board.architecture, site.cache)
     config = MachineConfig(
-        architecture=found,
+        board=board,
         image=site.folder_of(profile) / "disk.img",
         memory=memory,
         media=(seed,),
         network=Network(restrict=True),
     )
     console = site.results / f"bench-{facts['name']}.log"
-    accelerator = choose(found, "tcg")
+    accelerator = choose(board, "tcg")
     with log.step(f"booting {facts['name']}"):
         with Machine(config, log=console, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
             watch = Watch()

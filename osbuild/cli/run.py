@@ -7,14 +7,16 @@ from pathlib import Path
 
 import click
 
+from osbuild import board as boards
 from osbuild import log
-from osbuild.arch import Architecture
-from osbuild.errors import UsageError
+from osbuild.errors import Error, UsageError
 from osbuild.qemu import accel, bootable, terminal
 from osbuild.qemu.config import Forward, MachineConfig, Network
 from osbuild.qemu.disk import image_format
 from osbuild.qemu.emulator import Emulator, emulator
 from osbuild.qemu.machine import Machine
+
+MEMORY = 3 * 2**30
 
 
 def size(text: str) -> int:
@@ -30,8 +32,10 @@ def size(text: str) -> int:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
 @click.option("--seed", type=click.Path(path_type=Path), help="NoCloud ISO with the node's first-boot config.")
-@click.option("--memory", type=size, metavar="SIZE", default="3G", show_default=True, help="Memory of the machine.")
-@click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Number of processors.")
+@click.option(
+    "--memory", type=size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or what the board has]"
+)
+@click.option("--cpus", type=click.IntRange(1, 64), help="Number of processors.  [default: 2, or what the board has]")
 @click.option("--disk-size", type=size, metavar="SIZE", help="Make the disk larger than the image.")
 @click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH; a free one if not given.")
 @click.option(
@@ -41,7 +45,7 @@ def size(text: str) -> int:
     help="Keep what the machine writes in this qcow2 file.",
 )
 @click.option("--accel", "wanted", type=click.Choice(accel.CHOICES), default="auto", show_default=True)
-@click.option("--arch", type=click.Choice(list(Architecture)), help="Architecture, if the image does not say.")
+@click.option("--board", metavar="NAME", help="What the image was built for, if no manifest says so.")
 @click.option("--no-network", is_flag=True, help="Boot with no network card at all.")
 @click.option("--log", "logfile", type=click.Path(path_type=Path), metavar="FILE", help="Keep the console's log here.")
 @click.option("--host-qemu", is_flag=True, help="Use the QEMU installed on this host, not the one of the tools tree.")
@@ -49,13 +53,13 @@ def command(
     image: Path,
     arguments: tuple[str, ...],
     seed: Path | None,
-    memory: int,
-    cpus: int,
+    memory: int | None,
+    cpus: int | None,
     disk_size: int | None,
     ssh_port: int | None,
     persist: Path | None,
     wanted: str,
-    arch: str | None,
+    board: str | None,
     no_network: bool,
     logfile: Path | None,
     host_qemu: bool,
@@ -67,13 +71,19 @@ def command(
     """
     if no_network and ssh_port:
         raise UsageError("--ssh-port needs a network", hint="leave out --no-network")
-    found = bootable.find(image, seed=seed, architecture=Architecture(arch) if arch else None)
+    found = bootable.find(image, seed=seed, board=boards.load(board) if board else None)
+    hardware = found.board.qemu
+    if not hardware.machine:
+        raise Error(
+            "QEMU has no machine like this board", where=f"board {found.board.name}",
+            hint="boot it on the hardware: edge-osbuild flash",
+        )  # fmt: skip
     image_format(found.image)  # so that a wrong name is known before any work is done
     network = None if no_network else Network(forwards=(Forward(22, ssh_port or 0),))
     config = MachineConfig(
-        architecture=found.architecture,
+        board=found.board,
         image=found.image,
-        memory=memory,
+        memory=memory or hardware.memory or MEMORY,
         cpus=cpus,
         persist=persist,
         disk_size=disk_size,
@@ -81,14 +91,14 @@ def command(
         network=network,
         extra=arguments,
     )
-    qemu = Emulator() if host_qemu else emulator(found.architecture)
-    accelerator = accel.choose(found.architecture, wanted, wrap=qemu.wrap, root=qemu.root)
+    qemu = Emulator() if host_qemu else emulator(found.board.architecture)
+    accelerator = accel.choose(found.board, wanted, wrap=qemu.wrap, root=qemu.root)
     # SIGTERM takes the same way out as Ctrl-C: the terminal is put back in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = Machine(config, log=logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with machine:
-        log.note(f"{found.image}: {found.architecture}, {accelerator.name}, seed: {found.seed or 'none'}")
+        log.note(f"{found.image}: board {found.board.name}, {accelerator.name}, seed: {found.seed or 'none'}")
         if network:
             log.note(f"ssh -p {machine.port(22)} -o StrictHostKeyChecking=no USER@127.0.0.1")
         if interactive:

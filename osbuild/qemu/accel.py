@@ -7,10 +7,12 @@ from pathlib import Path
 
 from osbuild import log
 from osbuild.arch import Architecture
+from osbuild.board import Board
 from osbuild.cache import Cache, content_key
 from osbuild.errors import Error, UsageError
-from osbuild.qemu.config import PLATFORMS, Wrap, direct, find_firmware
+from osbuild.qemu.config import Wrap, direct
 from osbuild.qemu.deadline import Deadline
+from osbuild.qemu.firmware import find_firmware
 from osbuild.qemu.process import Guarded
 from osbuild.qemu.serial import Console
 from osbuild.run import run
@@ -22,7 +24,10 @@ CHOICES = ("auto", "kvm", "tcg")
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What executes the guest's instructions: `name` is kvm or tcg; `cpu` the processor that the guest sees."""
+    """What executes the guest's instructions: `name` is kvm or tcg; `cpu` the processor that the guest sees.
+
+    An empty `cpu` is the only one that the machine can have.
+    """
 
     name: str
     cpu: str
@@ -30,44 +35,47 @@ class Accelerator:
     @property
     def arguments(self) -> list[str]:
         """Options of QEMU. tb-size, in MiB, holds the translated code: a whole Kubernetes node does not fit in less."""
-        return ["-accel", "kvm" if self.name == "kvm" else "tcg,thread=multi,tb-size=512"]
+        words = ["-accel", "kvm" if self.name == "kvm" else "tcg,thread=multi,tb-size=512"]
+        return [*words, "-cpu", self.cpu] if self.cpu else words
 
 
 def choose(
-    architecture: Architecture,
+    board: Board,
     wanted: str = "auto",
     *,
     wrap: Wrap = direct,
     root: Path = Path("/"),
     cache: Cache | None = None,
 ) -> Accelerator:
-    """The accelerator for a guest of `architecture`.
+    """The accelerator for a guest on `board`.
 
     `wanted` is auto, kvm or tcg. With auto, KVM is taken only after the firmware has come up in it; the verdict is
     kept in `cache` until the host boots again or has another QEMU. `wrap` and `root` as in `Machine`.
     """
     if wanted not in CHOICES:
         raise UsageError(f"no accelerator is called {wanted}", hint="one of " + ", ".join(CHOICES))
-    tcg = Accelerator("tcg", PLATFORMS[architecture].cpu)
+    tcg = Accelerator("tcg", board.qemu.cpu)
     kvm = Accelerator("kvm", "host")
     if wanted == "tcg":
         return tcg
-    reason = _obstacle(architecture)
+    reason = _obstacle(board)
     if wanted == "kvm":
         if reason:
             raise Error(f"KVM cannot run this guest: {reason}", hint="use --accel tcg")
         return kvm
     if reason is None:
-        reason = _verdict(architecture, wrap, root, cache or Cache())
+        reason = _verdict(board, wrap, root, cache or Cache())
     if reason is None:
         return kvm
     log.debug(f"no KVM: {reason}")
     return tcg
 
 
-def _obstacle(architecture: Architecture) -> str | None:
-    if architecture is not Architecture.native():
-        return f"this host is {Architecture.native()}, the guest {architecture}"
+def _obstacle(board: Board) -> str | None:
+    if board.architecture is not Architecture.native():
+        return f"this host is {Architecture.native()}, the guest {board.architecture}"
+    if not board.qemu.cpu:
+        return f"the machine {board.qemu.machine} has a processor of its own"
     if not KVM.exists():
         return f"there is no {KVM}"
     if not os.access(KVM, os.R_OK | os.W_OK):
@@ -75,26 +83,25 @@ def _obstacle(architecture: Architecture) -> str | None:
     return None
 
 
-def _verdict(architecture: Architecture, wrap: Wrap, root: Path, cache: Cache) -> str | None:
+def _verdict(board: Board, wrap: Wrap, root: Path, cache: Cache) -> str | None:
     """None if KVM works, else what happened."""
-    program = f"qemu-system-{architecture.to_qemu()}"
+    program = f"qemu-system-{board.architecture.to_qemu()}"
     version = run(wrap([program, "--version"], []))
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
 
     def make(path: Path) -> None:
         with log.step("trying whether a guest runs in KVM"):
-            path.write_text(probe(probe_command(architecture, root), wrap) or "")
+            path.write_text(probe(probe_command(board, root), wrap) or "")
 
-    return cache.entry("kvm", content_key(boot, version, architecture), make).read_text() or None
+    return cache.entry("kvm", content_key(boot, version, board.qemu.machine), make).read_text() or None
 
 
-def probe_command(architecture: Architecture, root: Path) -> list[str]:
+def probe_command(board: Board, root: Path) -> list[str]:
     """A machine of two processors with the firmware and nothing else."""
-    platform, firmware = PLATFORMS[architecture], find_firmware(architecture, root)
-    flash = f"if=pflash,format=raw,readonly=on,file={firmware.code}"
+    flash = f"if=pflash,format=raw,readonly=on,file={find_firmware(board.architecture, root).code}"
     return [
-        *(f"qemu-system-{architecture.to_qemu()}", "-nodefaults", "-no-user-config", "-display", "none"),
-        *("-machine", platform.machine, "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "256"),
+        *(f"qemu-system-{board.architecture.to_qemu()}", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", board.qemu.machine, "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "256"),
         *("-drive", flash),
     ]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.arch import Architecture
+from osbuild.board import Board, default, load
 from osbuild.errors import Error
 
 
@@ -14,14 +15,14 @@ class Bootable:
 
     image: Path
     seed: Path | None
-    architecture: Architecture
+    board: Board
 
 
-def find(path: Path, *, seed: Path | None = None, architecture: Architecture | None = None) -> Bootable:
+def find(path: Path, *, seed: Path | None = None, board: Board | None = None) -> Bootable:
     """Find what belongs to `path`: a build's folder has `disk.img` and maybe `seed.iso`.
 
-    What is given wins; the architecture comes from `manifest.json` beside the image, else it is the host's own. A
-    `seed.iso` beside an image that is named itself is not taken: only the folder stands for all that is in it.
+    What is given wins; the board comes from `manifest.json` beside the image, else it is this host's kind of machine.
+    A `seed.iso` beside an image that is named itself is not taken: only the folder stands for all that is in it.
     """
     image = path
     if path.is_dir():
@@ -30,11 +31,13 @@ def find(path: Path, *, seed: Path | None = None, architecture: Architecture | N
             raise Error("no disk.img in this folder", where=str(path), hint="build one: edge-osbuild build PROFILE")
         if seed is None and (path / "seed.iso").is_file():
             seed = path / "seed.iso"
-    return Bootable(image, seed, architecture or _recorded(image) or Architecture.native())
+    return Bootable(image, seed, board or _recorded(image) or default(Architecture.native()))
 
 
-def _recorded(image: Path) -> Architecture | None:
+def _recorded(image: Path) -> Board | None:
+    """The board that the build was for; older manifests say only the architecture."""
     try:
-        return Architecture(json.loads((image.parent / "manifest.json").read_text())["architecture"])
+        facts = json.loads((image.parent / "manifest.json").read_text())
+        return load(facts["board"]) if "board" in facts else default(Architecture(facts["architecture"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # an image from elsewhere; --arch is there for that
+        return None  # an image from elsewhere; --board is there for that

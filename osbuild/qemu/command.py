@@ -1,41 +1,20 @@
 """The command line of QEMU (qemu(1))."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osbuild.board import QemuBoard
+from osbuild.errors import Error
 from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.config import PLATFORMS, MachineConfig, Network
+from osbuild.qemu.config import CPUS, MEMORY, MachineConfig, Network
+from osbuild.qemu.files import DISK, Drive, Files
 
 NETDEV = "net0"
 NIC = "nic0"
 NETWORK_PORT = "netport"
 """the PCIe root port that the network card is in, or may be plugged into later"""
-DISK = "disk0"
-
-
-@dataclass(frozen=True)
-class Drive:
-    """One disk: `format` is raw or qcow2; `volatile` means that the host need not write it through to its disk."""
-
-    name: str
-    path: Path
-    format: str
-    readonly: bool = False
-    volatile: bool = False
-
-
-@dataclass(frozen=True)
-class Files:
-    """What a machine works with: sockets that QEMU connects to, the log, its disks, its firmware."""
-
-    qmp: Path
-    console: Path
-    log: Path
-    drives: tuple[Drive, ...] = ()
-    code: Path | None = None
-    vars: Path | None = None
+GIB = 2**30
 
 
 def escape(path: Path) -> str:
@@ -49,8 +28,10 @@ def netdev(network: Network) -> dict[str, Any]:
     return {"type": "user", "id": NETDEV, "restrict": network.restrict, "hostfwd": rules}
 
 
-def nic(network: Network) -> dict[str, Any]:
+def nic(network: Network, board: QemuBoard) -> dict[str, Any]:
     """Arguments of QMP `device_add`, the same as those of `-device` in JSON."""
+    if board.network == "usb":
+        return {"driver": "usb-net", "id": NIC, "netdev": NETDEV, "mac": network.mac}
     return {"driver": "virtio-net-pci", "id": NIC, "netdev": NETDEV, "bus": NETWORK_PORT, "mac": network.mac}
 
 
@@ -78,35 +59,89 @@ def blockdev(drive: Drive) -> dict[str, Any]:
     }
 
 
+def card(drive: Drive) -> str:
+    """Value of `-drive` for the board's own slot for an SD card, which `-device` cannot reach."""
+    cache = "unsafe" if drive.volatile else "writeback"
+    return f"if=sd,format={drive.format},node-name={drive.name},cache={cache},discard=unmap,file={escape(drive.path)}"
+
+
+def memory(config: MachineConfig) -> int:
+    """The machine's memory in bytes. Raises `Error` where the board has another amount than is asked for."""
+    fixed = config.board.qemu.memory
+    if fixed and config.memory not in (None, fixed):
+        raise Error(
+            f"{config.board.qemu.machine} always has {fixed / GIB:g} GiB of memory",
+            where=f"board {config.board.name}",
+            hint="don't ask for another amount, or boot an image for another board",
+        )
+    return fixed or config.memory or MEMORY
+
+
+def cpus(config: MachineConfig) -> int:
+    """The machine's processors. Raises `Error` where the board has another number than is asked for."""
+    fixed = config.board.qemu.cpus
+    if fixed and config.cpus not in (None, fixed):
+        raise Error(
+            f"{config.board.qemu.machine} always has {fixed} processors",
+            where=f"board {config.board.name}",
+            hint="don't ask for another number",
+        )
+    return fixed or config.cpus or CPUS
+
+
 def command_line(config: MachineConfig, files: Files, accelerator: Accelerator) -> list[str]:
     """The command that starts `config`, paused, connecting to the sockets in `files`."""
-    platform = PLATFORMS[config.architecture]
+    board = config.board.qemu
     command = [f"qemu-system-{config.architecture.to_qemu()}", "-nodefaults", "-no-user-config"]
-    command += ["-display", "none", "-S", "-machine", platform.machine, *accelerator.arguments]
-    command += ["-cpu", accelerator.cpu, "-smp", str(config.cpus), "-m", f"size={config.memory // 1024}k"]
+    command += ["-display", "none", "-S", "-machine", board.machine, *accelerator.arguments]
+    command += ["-smp", str(cpus(config)), "-m", f"size={memory(config) // 1024}k"]
 
     command += ["-chardev", f"socket,id=qmp,path={escape(files.qmp)}", "-mon", "chardev=qmp,mode=control"]
     console = f"socket,id=console,path={escape(files.console)},logfile={escape(files.log)},logappend=on"
-    command += ["-chardev", console, "-serial", "chardev:console"]
+    command += ["-chardev", console, *["-serial", "null"] * board.serial, "-serial", "chardev:console"]
 
+    command += firmware(config, files)
+    command += devices(config, files)
+    return command + list(config.extra)
+
+
+def firmware(config: MachineConfig, files: Files) -> list[str]:
+    """What the processor executes first."""
+    words: list[str] = []
     if files.code and files.vars:
         for unit, path, readonly in ((0, files.code, "on"), (1, files.vars, "off")):
             option = f"if=pflash,unit={unit},format=raw,readonly={readonly},file={escape(path)}"
             # the variable store is never fsynced: what the firmware writes still outlives QEMU
-            command += ["-drive", option if readonly == "on" else option + ",cache=unsafe"]
+            words += ["-drive", option if readonly == "on" else option + ",cache=unsafe"]
+    if files.uboot:
+        words += ["-kernel", str(files.uboot)]
+    if files.device_tree:
+        words += ["-dtb", str(files.device_tree)]
     if config.direct:
-        command += ["-kernel", str(config.direct.kernel), "-append", config.direct.arguments]
+        words += ["-kernel", str(config.direct.kernel), "-append", config.direct.arguments]
         if config.direct.initrd:
-            command += ["-initrd", str(config.direct.initrd)]
+            words += ["-initrd", str(config.direct.initrd)]
+    return words
 
-    command += ["-device", "virtio-rng-pci"]
-    command += ["-device", f"pcie-root-port,id={NETWORK_PORT},chassis=1,slot=1"]
+
+def devices(config: MachineConfig, files: Files) -> list[str]:
+    """Disks, network card and watchdog. Without PCI there are only the SD card's slot and USB."""
+    board, words = config.board.qemu, []
+    pci = board.disk == "virtio"
+    if pci:
+        words += ["-device", "virtio-rng-pci", "-device", f"pcie-root-port,id={NETWORK_PORT},chassis=1,slot=1"]
     for number, drive in enumerate(files.drives):
-        command += ["-blockdev", json.dumps(blockdev(drive))]
-        boot = ",bootindex=1" if number == 0 and drive.name == DISK else ""
-        command += ["-device", f"virtio-blk-pci,drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}"]
+        if not pci and number == 0 and not drive.readonly:
+            words += ["-drive", card(drive)]
+            continue
+        words += ["-blockdev", json.dumps(blockdev(drive))]
+        kind = "virtio-blk-pci" if pci else "usb-storage"
+        boot = ",bootindex=1" if pci and number == 0 and drive.name == DISK else ""
+        words += ["-device", f"{kind},drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}"]
     if config.network:
-        command += ["-netdev", json.dumps(netdev(config.network)), "-device", json.dumps(nic(config.network))]
+        words += ["-netdev", json.dumps(netdev(config.network)), "-device", json.dumps(nic(config.network, board))]
     if config.watchdog:
-        command += ["-device", "i6300esb", "-action", "watchdog=reset"]
-    return command + list(config.extra)
+        if not pci:
+            raise Error(f"{board.machine} has no PCI for a watchdog", where=f"board {config.board.name}")
+        words += ["-device", "i6300esb", "-action", "watchdog=reset"]
+    return words

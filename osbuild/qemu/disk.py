@@ -70,3 +70,22 @@ def copy_once(template: Path, target: Path) -> None:
     """Copy `template` to `target` unless that is there already."""
     if not target.exists():
         shutil.copyfile(template, target)
+
+
+def any_format(path: Path) -> str:
+    """`raw` or `qcow2`, of a further disk, which may well be empty. Raises `Error` where there is none."""
+    if not path.is_file():
+        raise Error("there is no such disk", where=str(path))
+    with path.open("rb") as file:
+        return "qcow2" if file.read(len(QCOW2)) == QCOW2 else "raw"
+
+
+def card_size(image: Path, wanted: int | None) -> int:
+    """Bytes of the least SD card that QEMU takes for a raw `image`: a power of two, of at least `wanted` bytes.
+
+    Raises `Error` where that is not known, as of a qcow2 file.
+    """
+    if image_format(image) != "raw" and wanted is None:
+        raise Error("how large a card this is for is not known", where=str(image), hint="say it with --disk-size")
+    least = max(image.stat().st_size if image_format(image) == "raw" else 0, wanted or 0)
+    return 1 << (least - 1).bit_length()

@@ -1,0 +1,98 @@
+"""The files that a machine works with: its disks, the firmware and its variables, sockets, the console's log."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.qemu.accel import KVM, Accelerator
+from osbuild.qemu.config import MachineConfig, Wrap
+from osbuild.qemu.disk import any_format, card_size, copy_once, keep_overlay, make_overlay
+from osbuild.qemu.firmware import extract, find_firmware
+
+DISK = "disk0"
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One disk: `format` is raw or qcow2; `volatile` means that the host need not write it through to its disk."""
+
+    name: str
+    path: Path
+    format: str
+    readonly: bool = False
+    volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a machine works with: sockets that QEMU connects to, the log, its disks, its firmware."""
+
+    qmp: Path
+    console: Path
+    log: Path
+    drives: tuple[Drive, ...] = ()
+    code: Path | None = None
+    vars: Path | None = None
+    uboot: Path | None = None
+    device_tree: Path | None = None
+
+    def visible(self, config: MachineConfig, accelerator: Accelerator) -> list[Path]:
+        """Every path that QEMU opens, the image below an overlay included."""
+        direct = config.direct
+        firmware = (direct.kernel, direct.initrd) if direct else (self.vars,)
+        paths = [self.log.parent, *(drive.path for drive in self.drives)]
+        paths += [path.absolute() for path in (config.image, *firmware) if path]
+        return [*paths, KVM] if accelerator.name == "kvm" else paths
+
+
+def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root: Path) -> Files:
+    """Make in `folder` what the machine writes to, and begin its log.
+
+    `wrap` runs qemu-img(1), in the root whose path on this host is `root`. Raises `Error` where something is missing.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    files = Files(folder / "qmp", folder / "console", log, drives(config, folder, wrap))
+    board = config.board.qemu
+    if config.direct:
+        return files
+    if board.firmware == "uboot":
+        source = config.image or next(iter(config.disks), None)
+        if source is None:
+            raise Error("this board boots from its disk, and it has none", where=f"board {config.board.name}")
+        names = [name for name in (board.uboot, board.device_tree) if name]
+        copies = extract(source, names, folder)
+        return replace(files, uboot=copies.get(board.uboot), device_tree=copies.get(board.device_tree))
+    firmware = find_firmware(config.architecture, root)
+    store = Path(f"{config.persist.absolute()}.vars") if config.persist else folder / "vars.fd"
+    copy_once(firmware.template, store)
+    return replace(files, code=firmware.code, vars=store)
+
+
+def drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]:
+    """The disks in their order, the one that boots first; what the machine writes to the image goes to an overlay."""
+    made = []
+    size = config.disk_size
+    if config.image and config.board.qemu.disk == "sd":
+        size = card_size(config.image, size)
+    if config.image and config.persist:
+        keep_overlay(config.image, config.persist, size, wrap)
+        made.append(Drive(DISK, config.persist.absolute(), "qcow2"))
+    elif config.image:
+        make_overlay(config.image, folder / "disk.qcow2", size, wrap)
+        made.append(Drive(DISK, folder / "disk.qcow2", "qcow2", volatile=True))
+    for number, path in enumerate(config.disks, 1):
+        made.append(Drive(f"disk{number}", path.absolute(), any_format(path)))
+    for number, path in enumerate(config.media):
+        if not path.is_file():
+            raise Error("there is no such file", where=str(path), hint="make a seed: edge-osbuild seed PROFILE")
+        made.append(Drive(f"media{number}", path.absolute(), "raw", readonly=True))
+    return tuple(made)
+
+
+def state(image: Path | None) -> tuple[int, int] | None:
+    """What tells an image from another one that was put in its place; None for one that is missing."""
+    if image is None or not image.exists():
+        return None
+    stat = image.stat()
+    return stat.st_ino, stat.st_mtime_ns

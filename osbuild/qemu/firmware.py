@@ -1,0 +1,84 @@
+"""What runs first in a machine: UEFI in its flash, or the U-Boot of its disk."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+from osbuild.fat import Fat
+from osbuild.seed.esp import partition
+
+
+@dataclass(frozen=True)
+class Uefi:
+    """Debian's builds of EDK2 for an architecture; file names are below the root that QEMU runs in."""
+
+    code: tuple[str, ...]
+    """code images, the best first"""
+    vars: tuple[str, ...]
+    """templates of the variable store, in the same order"""
+    package: str
+    """the Debian package that has them"""
+
+
+# Code images without Secure Boot: these need no SMM, which is slow to emulate. Those for ARM are padded to 64 MiB, the
+# size of one flash chip of QEMU's `virt`.
+UEFI = {
+    Architecture.x86_64: Uefi(
+        code=("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_CODE.fd"),
+        vars=("usr/share/OVMF/OVMF_VARS_4M.fd", "usr/share/OVMF/OVMF_VARS.fd"),
+        package="ovmf",
+    ),
+    Architecture.arm64: Uefi(
+        code=("usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "usr/share/AAVMF/AAVMF_CODE.fd"),
+        vars=("usr/share/AAVMF/AAVMF_VARS.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
+        package="qemu-efi-aarch64",
+    ),
+    Architecture.armv7: Uefi(
+        code=("usr/share/AAVMF/AAVMF32_CODE.fd",),
+        vars=("usr/share/AAVMF/AAVMF32_VARS.fd",),
+        package="qemu-efi-arm",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """UEFI: `code` as QEMU sees its path, `template` of the variable store as this process does."""
+
+    code: Path
+    template: Path
+
+
+def find_firmware(architecture: Architecture, root: Path = Path("/")) -> Firmware:
+    """The UEFI firmware below `root`, the root that QEMU runs in. Raises `Error` if it is not installed there."""
+    uefi = UEFI[architecture]
+    for code, template in zip(uefi.code, uefi.vars, strict=True):
+        if (root / code).exists() and (root / template).exists():
+            return Firmware(Path("/") / code, root / template)
+    raise Error(
+        f"no UEFI firmware for {architecture}",
+        where=str(root / uefi.code[0]),
+        hint=f"install Debian's package {uefi.package}",
+    )
+
+
+def extract(image: Path, names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """Copy files of the boot partition of `image`, by their path there, into `folder`; returns name -> copy.
+
+    An emulated board has no boot ROM that would read them. Raises `Error` where the image is not raw or lacks one.
+    """
+    found: dict[str, Path] = {}
+    with image.open("rb") as file:
+        fat = Fat(file, partition(image).offset, str(image))
+        files = {str(entry.path).lower(): entry for entry in fat.walk() if not entry.folder}
+        for name in names:
+            entry = files.get(name.lower())  # FAT knows no case
+            if entry is None:
+                raise Error(
+                    f"there is no {name} on the boot partition", where=str(image), hint="was it built for this board?"
+                )
+            found[name] = folder / PurePosixPath(name).name
+            found[name].write_bytes(fat.read(entry))
+    return found

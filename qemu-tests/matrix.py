@@ -1,0 +1,49 @@
+"""Which tests run on which board.
+
+A test that uses the fixture `board`, itself or through another fixture, runs once for each board that `--board`
+names. Here is what can't hold on a board, and what takes too long for `make test`.
+"""
+
+from osbuild.board import Board, load, shipped
+
+FULL = "x86_64"
+"""the board that `make test` tests in full"""
+ALL = "all"
+
+# What `make test` runs on every other board that can: one boot each, as far as the hardware goes. The rest is left to
+# `make test-all`; docs/run.md says how long that takes.
+FIRST_BOOT = ("test_system.test_an_image_boots_from_power_on_to_boot_complete",)
+NODE_READY = tuple(
+    f"test_cluster.{name}"
+    for name in (
+        "test_a_first_boot_without_any_network_is_healthy_and_the_node_ready",
+        "test_the_root_cannot_be_written_nor_remounted",
+        "test_no_key_is_in_the_image",
+        "test_the_data_partition_fills_a_larger_disk",
+        "test_a_good_boot_clears_the_boot_counter",
+    )
+)
+CLUSTERS = ("test_cluster", "test_join")
+LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
+
+
+def emulated() -> list[Board]:
+    """The boards that QEMU has a machine for."""
+    return [board for board in map(load, shipped()) if board.qemu.machine]
+
+
+def obstacle(board: Board, module: str, test: str) -> str | None:
+    """Why a test can't hold on a board; None if it must."""
+    if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:
+        return f"{board.qemu.machine} has too little memory for a Kubernetes server"
+    if module == "test_driver" and board.qemu.disk != "virtio":
+        return "the driver's own tests work on virtio disks and hot-plugged PCI cards"
+    return None
+
+
+def quick(board: Board, module: str, test: str) -> bool:
+    """Whether `make test` runs a test on a board."""
+    if board.name == FULL:
+        return True
+    wanted = FIRST_BOOT if obstacle(board, CLUSTERS[0], "") else NODE_READY
+    return f"{module}.{test}" in wanted
