@@ -16,6 +16,7 @@ from osbuild.boot.kernel import kernel, kernel_key
 from osbuild.boot.uki import SLOTS, build_uki, command_line
 from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
 from osbuild.errors import Error
+from osbuild.flash.mapping import bmap_of
 from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.system import compose
 from osbuild.image.verity import slot_image
@@ -210,14 +211,15 @@ def plain_kubernetes(wanted: Inputs) -> dict[str, Any] | None:
 
 
 def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
-    """Compress the disk, hash every file of the build. Returns size, bytes used on disk, and sha256 of each."""
+    """Compress the disk, map its blocks, hash every file of the build: size, bytes used on disk, and sha256 of each."""
     with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
         packed = pool.submit(
             sandbox.run,
             ["zstd", "-q", "-3", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],
             [out],
         )
-        names = ["disk.img", "root.erofs", "root.verity", *(f"edge-{slot}.efi" for slot in SLOTS)]
+        (out / "disk.bmap").write_text(bmap_of(out / "disk.img").to_xml())
+        names = ["disk.img", "disk.bmap", "root.erofs", "root.verity", *(f"edge-{slot}.efi" for slot in SLOTS)]
         sums = dict(zip(names, pool.map(lambda name: file_digest(out / name), names), strict=True))
         packed.result()
         sums["disk.img.zst"] = file_digest(out / "disk.img.zst")

@@ -55,6 +55,16 @@ class Fat:
         """Every file and folder, a folder before what is in it."""
         yield from self._folder(PurePosixPath(), None, set())
 
+    def used(self) -> Iterator[tuple[int, int]]:
+        """Offset and size, in bytes within the file system, of all that it uses: what it describes, taken clusters."""
+        yield 0, self._data
+        start = 2
+        for cluster in range(2, self.clusters + 3):
+            if cluster == self.clusters + 2 or not self._entry(cluster):
+                if start < cluster:
+                    yield self._data + (start - 2) * self.cluster_size, (cluster - start) * self.cluster_size
+                start = cluster + 1
+
     def read(self, file: File, offset: int = 0, size: int | None = None) -> bytes:
         """Bytes of a file. Raises `Error` if the file system is damaged there."""
         end = file.size if size is None else min(file.size, offset + size)
@@ -69,17 +79,18 @@ class Fat:
         self.image.seek(self.offset + offset)
         return self.image.read(size)
 
-    def _next(self, cluster: int) -> int | None:
-        """The cluster after this one, or None at the end of the chain."""
+    def _entry(self, cluster: int) -> int:
+        """What the table says of a cluster: 0 if it is free."""
         place = cluster * self._bits // 8
         if self._bits == 12:
             pair = int.from_bytes(self._fat[place : place + 2], "little")
-            value, last = (pair >> 4 if cluster & 1 else pair & 0xFFF), 0xFF8
-        else:
-            width = self._bits // 8
-            value = int.from_bytes(self._fat[place : place + width], "little") & 0x0FFFFFFF
-            last = 0xFFF8 if self._bits == 16 else 0x0FFFFFF8
-        return None if value >= last else value
+            return pair >> 4 if cluster & 1 else pair & 0xFFF
+        return int.from_bytes(self._fat[place : place + self._bits // 8], "little") & 0x0FFFFFFF
+
+    def _next(self, cluster: int) -> int | None:
+        """The cluster after this one, or None at the end of the chain."""
+        value = self._entry(cluster)
+        return None if value >= {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}[self._bits] else value
 
     def _chain(self, cluster: int | None, skip: int = 0, count: int | None = None) -> bytes:
         """The contents of `count` clusters of a chain, or of all, after the first `skip`."""

@@ -3,6 +3,7 @@
 Partition types are those of the Discoverable Partitions Specification (UAPI group).
 """
 
+import io
 import os
 import struct
 import zlib
@@ -15,6 +16,7 @@ from osbuild.arch import Architecture
 from osbuild.errors import Error
 
 SIGNATURE = b"EFI PART"
+SECTORS = (512, 4096)  # bytes
 HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")  # table 5-5
 ENTRY = struct.Struct("<16s16sQQQ72s")  # table 5-6
 MOST_ENTRIES = 2**20  # bytes; Linux takes no larger array either
@@ -112,19 +114,21 @@ def read(image: Path) -> Table:
         raise Error(f"cannot read the partition table: {error.strerror}", where=str(image)) from error
 
 
+def beginning(data: bytes, where: str) -> Table | None:
+    """The table in the first MiB of a disk whose end is not at hand, its backup unchecked; None if there is no GPT.
+
+    `size` is that of the disk which the table was made for. Raises `Error` if the table is damaged.
+    """
+    file = io.BytesIO(data)
+    if not any(_at(file, sector, 8) == SIGNATURE for sector in SECTORS):
+        return None
+    sector, header, entries = _primary(file, where)
+    return _table(sector, (header.other + 1) * sector, header, entries, where)
+
+
 def _read(file: BinaryIO, where: str) -> Table:
     size = file.seek(0, os.SEEK_END)
-    sector = next((size_ for size_ in (512, 4096) if _at(file, size_, 8) == SIGNATURE), None)
-    boot = _at(file, 0, 512)
-    if sector is None or boot[510:] != b"\x55\xaa" or 0xEE not in boot[450:514:16]:
-        raise Error(
-            "no GUID partition table" + ("" if sector is None else ": the protective MBR is missing"),
-            where=where,
-            hint="is this a disk image? `edge-osbuild build` writes one as disk.img",
-        )
-    primary = _header(file, sector, 1, "the table", where)
-    if primary.other <= primary.last or primary.last < primary.first:
-        raise Error("the table contradicts itself: where its backup or the partitions are", where=where)
+    sector, primary, entries = _primary(file, where)
     if (needed := (primary.other + 1) * sector) > size:
         raise Error(
             f"truncated: {size} bytes, but its table speaks of {needed}",
@@ -135,11 +139,30 @@ def _read(file: BinaryIO, where: str) -> Table:
     same = ("first", "last", "uuid", "count", "step", "crc")
     if backup.other != 1 or any(getattr(primary, name) != getattr(backup, name) for name in same):
         raise Error("the table and its backup differ", where=where)
-    entries = _entries(file, sector, primary, "the table", where)
     _entries(file, sector, backup, "the backup table", where)
+    return _table(sector, size, primary, entries, where)
+
+
+def _primary(file: BinaryIO, where: str) -> tuple[int, _Header, bytes]:
+    """Bytes of a sector, the header, and the array of entries."""
+    sector = next((size for size in SECTORS if _at(file, size, 8) == SIGNATURE), None)
+    boot = _at(file, 0, 512)
+    if sector is None or boot[510:] != b"\x55\xaa" or 0xEE not in boot[450:514:16]:
+        raise Error(
+            "no GUID partition table" + ("" if sector is None else ": the protective MBR is missing"),
+            where=where,
+            hint="is this a disk image? `edge-osbuild build` writes one as disk.img",
+        )
+    header = _header(file, sector, 1, "the table", where)
+    if header.other <= header.last or header.last < header.first:
+        raise Error("the table contradicts itself: where its backup or the partitions are", where=where)
+    return sector, header, _entries(file, sector, header, "the table", where)
+
+
+def _table(sector: int, size: int, header: _Header, entries: bytes, where: str) -> Table:
     partitions = []
-    for index in range(primary.count):
-        kind, uuid, first, last, attributes, name = ENTRY.unpack_from(entries, index * primary.step)
+    for index in range(header.count):
+        kind, uuid, first, last, attributes, name = ENTRY.unpack_from(entries, index * header.step)
         if any(kind):
             text = name.decode("utf-16-le", "replace").partition("\0")[0]
             partitions.append(
@@ -155,8 +178,8 @@ def _read(file: BinaryIO, where: str) -> Table:
                     attributes=attributes,
                 )
             )
-    _check_places(partitions, primary, where)
-    return Table(uuid=primary.uuid, sector=sector, size=size, partitions=tuple(partitions))
+    _check_places(partitions, header, where)
+    return Table(uuid=header.uuid, sector=sector, size=size, partitions=tuple(partitions))
 
 
 def _at(file: BinaryIO, offset: int, size: int) -> bytes:

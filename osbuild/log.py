@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from osbuild.errors import Error
 
@@ -74,9 +74,19 @@ def error(problem: Error) -> None:
 
 
 @contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars of bytes on a terminal, with rate and time left; silent elsewhere. Add tasks to it."""
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as made:
+        yield made
+
+
+@contextmanager
 def progress(title: str, total: int | None) -> Iterator[Progress]:
     """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with bars() as bar:
         bar.add_task("  " * _depth.get() + title, total=total)
         yield bar

@@ -17,6 +17,8 @@ COMMANDS = {
     "lock": "pin every input of a profile by sha256",
     "seed": "make the first-boot config of one node",
     "run": "boot an image in QEMU",
+    "flash": "write an image to cards, disks or files, and prove it",
+    "devices": "list disks and cards, and why one is refused",
     "inspect": "show what is in an image",
     "doctor": "say what this host lacks, and the command that mends it",
     "completion": "print the shell's completion script",

@@ -49,7 +49,11 @@ def place(files: Mapping[str, bytes], disk: Path, *, wrap: Wrap) -> None:
     if not os.access(disk, os.W_OK):
         hint = "does it exist? A device needs root, or the group `disk`"
         raise Error("cannot be written", where=str(disk), hint=hint)
-    offset = partition(disk).offset
+    put(files, disk, partition(disk).offset, wrap=wrap)
+
+
+def put(files: Mapping[str, bytes], disk: Path, offset: int, *, wrap: Wrap) -> None:
+    """The same, on the FAT file system that begins `offset` bytes into the file or device `disk`."""
     with disk.open("rb") as image:
         top = [file.path.name.lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1]
     with tempfile.TemporaryDirectory(prefix="edge-seed-") as scratch:

@@ -1,0 +1,58 @@
+"""`edge-osbuild devices`: list disks and cards, and why one is refused."""
+
+import json
+
+import click
+
+from osbuild.cli.inspect import columns
+from osbuild.flash.device import Device, Host, decimal
+from osbuild.flash.use import refusal, uses
+
+HIDDEN = ("ram", "zram", "dm", "md")  # made by this system of memory or of other devices
+
+
+@click.command(short_help="list disks and cards, and why one is refused")
+@click.option("--all", "everything", is_flag=True, help="Partitions, empty drives and the like too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the devices as JSON; sizes are in bytes.")
+def command(everything: bool, as_json: bool) -> None:
+    """List the block devices that an image can be written to, and those that `edge-osbuild flash` refuses, with why."""
+    host = Host()
+    shown = [device for device in host.devices() if everything or wanted(device)]
+    if as_json:
+        click.echo(json.dumps([to_json(host, device) for device in shown], indent=2))
+    elif shown:
+        click.echo("\n".join(columns([row(host, device) for device in shown], right=(1,))))
+    else:
+        click.echo("no disk or card is there; --all shows what else there is")
+
+
+def wanted(device: Device) -> bool:
+    """A disk with something in it."""
+    return device.disk is None and device.size > 0 and device.bus not in HIDDEN
+
+
+def row(host: Host, device: Device) -> tuple[str, str, str, str, str, str]:
+    """One line for people."""
+    found = refusal(host, device)
+    kind = "removable" if device.removable else ""
+    name = device.model or device.backing or ""
+    return (
+        str(device.path),
+        decimal(device.size),
+        device.bus,
+        kind,
+        name,
+        f"refused: {found.reason}" if found else "free",
+    )
+
+
+def to_json(host: Host, device: Device) -> dict[str, object]:
+    """One device for programs."""
+    found = refusal(host, device)
+    return {
+        "path": str(device.path), "size": device.size, "sector": device.sector, "model": device.model,
+        "serial": device.serial, "bus": device.bus, "removable": device.removable, "read_only": device.read_only,
+        "disk": device.disk, "partitions": list(device.partitions), "backing": device.backing,
+        "uses": [{"kind": use.kind, "device": use.device, "what": use.what} for use in uses(host, device)],
+        "refused": {"reason": found.reason, "hint": found.hint} if found else None,
+    }  # fmt: skip

@@ -1,0 +1,117 @@
+"""`edge-osbuild flash`: write an image to cards, disks or files."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from osbuild import log
+from osbuild.cache import Cache
+from osbuild.cli.run import size as read_size
+from osbuild.errors import Error, UsageError
+from osbuild.flash import esp, job, seeds, source, target
+from osbuild.flash.device import Host, decimal
+from osbuild.flash.plan import Order, Plan, order, plan
+from osbuild.flash.target import Target
+from osbuild.flash.writer import State
+from osbuild.seed.esp import mtools
+
+
+@click.command(short_help="write an image to cards, disks or files, and prove it")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TARGET...")
+@click.option("--seed", "media", multiple=True, type=click.Path(path_type=Path), metavar="ISO",
+              help="Put this seed on the target; once for each, in their order.")  # fmt: skip
+@click.option("--node", "nodes", multiple=True, metavar="NAME",
+              help="Make the seed of this node for the target; once for each, in their order.")  # fmt: skip
+@click.option("--profile", metavar="PROFILE", help="Profile of the nodes. Default: that of the image's build.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Set a key of the profile for the nodes, as for `edge-osbuild seed`.")  # fmt: skip
+@click.option("--bmap", type=click.Path(path_type=Path), metavar="FILE",
+              help="Block map of the image. Default: the one beside it.")  # fmt: skip
+@click.option("--no-bmap", is_flag=True, help="Do not use the block map beside the image.")
+@click.option("--size", type=read_size, metavar="SIZE", help="Size of a target that is a file. Default: the image's.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. Then name the targets by /dev/disk/by-id/… to be sure.")
+@click.option("--json", "as_json", is_flag=True, help="Print what became of each target as JSON.")
+def command(
+    image: Path,
+    targets: tuple[Path, ...],
+    media: tuple[Path, ...],
+    nodes: tuple[str, ...],
+    profile: str | None,
+    settings: tuple[str, ...],
+    bmap: Path | None,
+    no_bmap: bool,
+    size: int | None,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Write IMAGE to every TARGET: disks, cards, files.
+
+    IMAGE is a disk image, which may be compressed (.zst, .xz, .gz, .bz2), or the folder of a build.
+
+    Everything is read back before the first block, without which nothing boots, is written. If it is interrupted or a
+    card fails, the same command goes on where it stopped.
+    """
+    seeds.check_options(len(targets), media, nodes, profile, settings, bmap=bmap, no_bmap=no_bmap)
+    found = source.find(image)
+    made = plan(found, source.plan(found, None if no_bmap else source.find_bmap(found, bmap)))
+    host = Host()
+    wanted = [target.find(path, host, size=size) for path in targets]
+    check_targets(wanted, made, host)
+    files = [seeds.read_iso(path) for path in media] or seeds.render_nodes(found.path, profile, nodes, settings)
+    orders = plan_orders(made, wanted, nodes or tuple(path.name for path in media), files)
+    confirm(made, orders, yes=yes)
+    if made.bmap:
+        log.note(f"writing {decimal(made.bmap.mapped)} of {decimal(made.bmap.size)} to {len(orders)} target(s)")
+    outcomes = job.flash(made, orders)
+    job.tell(outcomes)
+    if as_json:
+        click.echo(json.dumps(job.to_json(made, outcomes), indent=2))
+    return 0 if all(outcome.state is State.done for outcome in outcomes) else 1
+
+
+def check_targets(wanted: Sequence[Target], made: Plan, host: Host) -> None:
+    """Raises `Error` or `UsageError` where one must not be written to; none is touched if one is wrong."""
+    seen: dict[Any, Path] = {made.source.path.resolve(): made.source.path}
+    for each in wanted:
+        key = each.device.number if each.device else each.path.resolve()
+        if key in seen:
+            raise UsageError(f"this is {seen[key]} too", where=str(each.path), hint="name every target once")
+        seen[key] = each.path
+        target.check(each, made.size, host)
+
+
+def plan_orders(
+    made: Plan, wanted: Sequence[Target], names: Sequence[str], files: Sequence[Mapping[str, bytes]]
+) -> list[Order]:
+    """An order for each target, with its own seed if there are any."""
+    if not files:
+        return [order(made, each, None, {}) for each in wanted]
+    entry = esp.partition(made.table, made.source)
+    wrap = mtools(Cache())
+    with tempfile.TemporaryDirectory(prefix="edge-flash-", dir="/var/tmp") as scratch, log.step("seeds"):
+        copy = esp.extract(made.source, entry, Path(scratch, "esp"))
+        return [
+            order(made, each, name, copy.changes(seed, wrap=wrap))
+            for each, name, seed in zip(wanted, names, files, strict=True)
+        ]
+
+
+def confirm(made: Plan, orders: Sequence[Order], *, yes: bool) -> None:
+    """Ask before anything is lost. Raises `UsageError` where nobody can answer, `click.Abort` on a no."""
+    lost = [each for each in orders if each.target.exists]
+    if yes or not lost:
+        return
+    if not sys.stdin.isatty():
+        names = ", ".join(each.target.title for each in lost)
+        raise UsageError(f"this would overwrite {names}", hint="give --yes if that is meant: nobody is here to ask")
+    log.note(f"{made.source.path} will overwrite all of:")
+    for each in lost:
+        log.note(f"  {each.target.title}" + (f" for node {each.node}" if each.node else ""))
+    if not click.confirm("Go on?", err=True):
+        raise Error("nothing was written", hint="`edge-osbuild devices` lists what is there")

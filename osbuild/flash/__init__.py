@@ -1,0 +1,1 @@
+"""Writes images to cards, disks and files, and proves that they are there."""

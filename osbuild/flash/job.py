@@ -1,0 +1,101 @@
+"""Writes an image to all its targets at the same time; one that fails does not hold up the others."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from osbuild import log
+from osbuild.errors import Error
+from osbuild.flash.device import decimal
+from osbuild.flash.feed import End, Feed
+from osbuild.flash.plan import Order, Plan
+from osbuild.flash.writer import Outcome, Report, State, Writer
+
+AGAIN = "run the same command again: it goes on where it stopped"
+
+
+def flash(plan: Plan, orders: Sequence[Order]) -> list[Outcome]:
+    """Write, flush and read back. Every outcome says what became of its target; Ctrl-C ends them all, then raises."""
+    stop = threading.Event()
+    with log.bars() as bars:
+        writers = [Writer(order, stop, reporter(bars, order.target.path)) for order in orders]
+        feed = Feed(plan, [writer.line for writer in writers], [place for order in orders for place in order.changes])
+        try:
+            for writer in writers:
+                writer.feed = feed
+                writer.start()
+            feed.run(lambda: any(writer.outcome.problem is None for writer in writers))
+            for writer in writers:
+                writer.join()
+        except BaseException:  # Ctrl-C, SIGTERM
+            stop.set()
+            for writer in writers:
+                writer.line.put(End())
+            for writer in writers:
+                if writer.is_alive():
+                    writer.join()
+            tell([writer.outcome for writer in writers])
+            raise
+    return [writer.outcome for writer in writers]
+
+
+def reporter(bars: Progress, path: Path) -> Report:
+    """A bar for one target, anew for each thing that is done to it."""
+    task = bars.add_task(str(path), total=None)
+    shown = ""
+
+    def report(what: str, total: int | None, more: int) -> None:
+        nonlocal shown
+        if what != shown:
+            shown = what
+            bars.reset(task, total=total, description=f"{path}: {what}")
+        bars.update(task, advance=more)
+
+    return report
+
+
+def tell(outcomes: Sequence[Outcome]) -> None:
+    """What a person has to know of each target."""
+    for outcome in outcomes:
+        path = outcome.order.target.path
+        node = f", node {outcome.order.node}" if outcome.order.node else ""
+        if outcome.problem is not None:
+            log.error(outcome.problem)
+        if outcome.state is State.done:
+            rate = outcome.written / max(outcome.seconds["write"], 0.001)
+            kept = "were there already" if outcome.order.target.exists else "are zeros, left as holes"
+            same = f", {decimal(outcome.same)} {kept}" if outcome.same else ""
+            log.note(
+                f"{path}{node}: done. {decimal(outcome.written)} written in {outcome.seconds['write']:.1f} s "
+                f"({decimal(rate)}/s){same}; all of it read back in {outcome.seconds['verify']:.1f} s"
+            )
+        elif outcome.state is State.untouched:
+            log.note(f"{path}: not written to")
+        elif outcome.state is State.unclear:
+            log.note(f"{path}: UNFINISHED, and it is not certain that its beginning was wiped: do not boot from it")
+        else:
+            log.note(f"{path}: UNFINISHED, it does not boot. To finish it, {AGAIN}")
+
+
+def to_json(plan: Plan, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+    """Everything as JSON can write it: sizes in bytes, times in seconds."""
+
+    def one(outcome: Outcome) -> dict[str, Any]:
+        problem: Error | None = outcome.problem
+        device = outcome.order.target.device
+        return {
+            "target": str(outcome.order.target.path), "device": device.name if device else None,
+            "model": device.model if device else None, "size": outcome.order.size, "node": outcome.order.node,
+            "state": outcome.state.value, "resumed": outcome.resumed, "written": outcome.written,
+            "same": outcome.same, "verified": outcome.verified,
+            "seconds": {name: round(value, 3) for name, value in outcome.seconds.items()},
+            "error": {"message": problem.message, "hint": problem.hint} if problem else None,
+        }  # fmt: skip
+
+    return {
+        "image": str(plan.source.path), "size": plan.size, "mapped": plan.bmap.mapped if plan.bmap else None,
+        "targets": [one(outcome) for outcome in outcomes],
+    }  # fmt: skip

@@ -1,0 +1,130 @@
+"""What is to be written where, known before any target is opened."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from osbuild import gpt
+from osbuild.errors import Error, UsageError
+from osbuild.flash.bmap import Bmap, Range
+from osbuild.flash.grow import grow
+from osbuild.flash.mapping import MIB
+from osbuild.flash.source import Source, short
+from osbuild.flash.target import Target
+
+HEAD = MIB  # bytes: the MBR, the table and, on some boards, a boot loader; nothing boots without them
+PART = 64 * MIB  # bytes that get a checksum of their own where no block map has one
+MAGIC = b"edge-osbuild: an image was not written to its end here, so this does not boot.\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The image: its map (None where its size is only known at its end), beginning, and partition table, if it has one.
+
+    `identity` tells it from other images.
+    """
+
+    source: Source
+    bmap: Bmap | None
+    head: bytes
+    table: gpt.Table | None
+    identity: str
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the image."""
+        return self.bmap.size if self.bmap else None
+
+    @property
+    def marker(self) -> bytes:
+        """What is on a disk instead of its beginning until everything else is there."""
+        text = MAGIC + f"image {self.identity}\nRun the same command again: it goes on where it stopped.\n".encode()
+        return text.ljust(len(self.head), b"\0")
+
+    def parts(self) -> Iterator[Range]:
+        """What is read of the image, in its order; without a known size there is no end to it."""
+        offset = 0
+        while self.bmap is None:
+            yield Range(offset, PART)
+            offset += PART
+        for each in self.bmap.ranges:
+            step = each.size if each.digest else PART
+            for start in range(each.offset, each.end, step):
+                yield Range(start, min(step, each.end - start), each.digest)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One target: `head` is its own beginning, `changes` what else differs from the image, by offset, in sectors."""
+
+    target: Target
+    size: int
+    node: str | None
+    head: bytes
+    changes: Mapping[int, bytes] = field(repr=False)
+
+    def runs(self) -> Iterator[tuple[int, bytes]]:
+        """Changes that touch, joined."""
+        start, data = 0, b""
+        for offset in sorted(self.changes):
+            if data and offset != start + len(data):
+                yield start, data
+                data = b""
+            start = start if data else offset
+            data += self.changes[offset]
+        if data:
+            yield start, data
+
+
+def plan(source: Source, bmap: Bmap | None) -> Plan:
+    """Look at the beginning of an image. Raises `Error` if it is damaged or no disk image at all."""
+    with source.reading() as reader:
+        buffer = bytearray(HEAD)
+        count = reader.fill(memoryview(buffer))
+    if source.size is not None and count < min(HEAD, source.size):
+        raise short(source, min(HEAD, source.size))
+    head = bytes(buffer[:count]).ljust(-(-count // 512) * 512, b"\0")
+    where = str(source.path)
+    if bmap is not None:  # what is not mapped may be anything, and a card should be the same each time
+        inside = [each for each in bmap.ranges if each.offset < len(head)]
+        kept = bytearray(len(head))
+        for each in inside:
+            kept[each.offset : each.end] = head[each.offset : each.end]
+        head = bytes(kept[: len(head)])
+    table = gpt.beginning(head, where)
+    if table is None and head[510:512] != b"\x55\xaa":
+        hint = "name the disk.img or disk.img.zst that `edge-osbuild build` has made, or its folder"
+        raise Error("this is not a disk image: it has no partition table", where=where, hint=hint)
+    size = bmap.size if bmap else None
+    if table is not None and size is not None and size < table.size:
+        raise Error(f"truncated: {size} bytes, but its table speaks of {table.size}", where=where, hint="copy it again")
+    return Plan(source, bmap, head, table, hashlib.sha256(f"{size} ".encode() + head).hexdigest()[:32])
+
+
+def order(made: Plan, target: Target, node: str | None, seed: Mapping[int, bytes]) -> Order:
+    """What differs on `target` from the image: its seed, and where its partition table ends. Raises `Error`."""
+    sector = target.device.sector if target.device else 512
+    size = (target.size or made.size or 0) // sector * sector
+    if target.size is None and target.device is None:
+        if made.size is None:
+            hint = "give --size, or unpack the image first"
+            raise UsageError("how large the image is can't be told before all of it is read", where="--size", hint=hint)
+        size = -(-made.size // sector) * sector
+    where = str(target.path)
+    if made.table is not None and target.device is not None and made.table.sector != sector:
+        raise Error(
+            f"the image is made for sectors of {made.table.sector} bytes, and this has {sector}",
+            where=where,
+            hint="use a disk with the same: no firmware finds the partitions otherwise",
+        )
+    head, changes = made.head, dict(seed)
+    if made.table is not None and (grown := grow(head, made.table, size)):
+        head = grown.head
+        changes |= {
+            grown.offset + place: grown.backup[place : place + sector] for place in range(0, len(grown.backup), sector)
+        }
+    inside = bytearray(head)
+    for offset in [offset for offset in changes if offset < len(head)]:
+        data = changes.pop(offset)
+        inside[offset : offset + len(data)] = data
+    return Order(target, size, node, bytes(inside), changes)

@@ -1,0 +1,84 @@
+"""Reads a card back: every part of the image by its checksum, everything else byte by byte."""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from osbuild.errors import Error
+from osbuild.flash.bmap import Range
+from osbuild.flash.card import Card, buffer
+from osbuild.flash.feed import Feed
+from osbuild.flash.mapping import CHUNK
+from osbuild.flash.plan import Order
+
+HINT = "it does not keep what is written to it: a counterfeit or worn-out card. Use another"
+
+
+def verify(card: Card, order: Order, feed: Feed, tick: Callable[[int], None]) -> int:
+    """Bytes that were read and found right, of everything but the head. `tick` is told of each step.
+
+    Raises `Error` with the first place that is wrong. Nothing of it comes from memory: `Card.flush` came before.
+    """
+    checked = 0
+    places = sorted(order.changes)
+    algorithm = feed.plan.bmap.algorithm if feed.plan.bmap else "sha256"
+    head = feed.plan.head
+    with buffer(CHUNK) as memory, memoryview(memory) as view:
+        for part in feed.done:
+            digest = hashlib.new(algorithm)
+            place = part.offset
+            while place < part.end:
+                size = min(CHUNK, part.end - place, len(head) - place if place < len(head) else CHUNK)
+                if place < len(head):
+                    digest.update(head[place : place + size])
+                else:
+                    read_as_image(card, order, feed, places, place, view[: -(-size // card.sector) * card.sector])
+                    digest.update(view[:size])
+                place += size
+                checked += size
+                tick(size)
+            if digest.hexdigest() != part.digest:
+                raise different(card, order, feed, places, part)
+    for offset, data in order.runs():
+        if card.read_small(offset, len(data)) != data:
+            raise Error(
+                f"what was written at byte {offset} is not what is there", where=str(order.target.path), hint=HINT
+            )
+    return checked
+
+
+def read_as_image(
+    card: Card, order: Order, feed: Feed, places: Sequence[int], offset: int, view: memoryview
+) -> None:  # fmt: skip
+    """Fill `view` with what the image would have there: what was changed for this card is put back."""
+    card.read(offset, view)
+    index = bisect_left(places, offset)
+    while index < len(places) and places[index] < offset + len(view):
+        place = places[index]
+        index += 1
+        if place in feed.originals:
+            data = feed.originals[place]
+            view[place - offset : place - offset + len(data)] = data
+
+
+def different(card: Card, order: Order, feed: Feed, places: Sequence[int], part: Range) -> Error:
+    """Says where a part that is wrong begins to be so, by reading image and card once more."""
+    where = str(order.target.path)
+    head = len(feed.plan.head)
+    with buffer(CHUNK) as memory, memoryview(memory) as view, feed.plan.source.reading() as reader:
+        right = memoryview(bytearray(CHUNK))
+        reader.go(max(part.offset, head))
+        while reader.place < part.end:
+            place, size = reader.place, min(CHUNK, part.end - reader.place)
+            reader.fill(right[:size])
+            read_as_image(card, order, feed, places, place, view[: -(-size // card.sector) * card.sector])
+            if view[:size] != right[:size]:
+                for start in range(0, size, card.sector):
+                    found = bytes(view[start : min(start + card.sector, size)])
+                    if found != right[start : min(start + card.sector, size)]:
+                        holds = "something else is there" if any(found) else "zeros are there"
+                        return Error(
+                            f"what was written at byte {place + start} was lost: {holds}", where=where, hint=HINT
+                        )
+    message = f"bytes {part.offset} to {part.end} were wrong when read back, and right when read once more"
+    return Error(message, where=where, hint="the card or its reader is failing: try another of each")
