@@ -11,6 +11,7 @@ from typing import Any
 
 from osbuild import agentapp, kubernetes, log, paths
 from osbuild.arch import Architecture
+from osbuild.boot.files import boot_files, boot_files_key
 from osbuild.boot.initrd import initrd, initrd_key
 from osbuild.boot.kernel import kernel, kernel_key
 from osbuild.boot.uki import SLOTS, build_uki, command_line
@@ -33,7 +34,7 @@ from osbuild.tools import Tree, tree, tree_key
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 
 # Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
-PRUNED = ("tools", "rootfs", "kernel", "initrd", "components", "repositories")
+PRUNED = ("tools", "rootfs", "kernel", "initrd", "boot", "components", "repositories")
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def inputs(loaded: Loaded, lock: Lock) -> Inputs:
     own = Path(__file__).parent
     code = [tree_digest(own / "image", own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
     key = content_key(
-        base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel), tree_digest(*trees), component,
-        image_part(profile), lock.epoch, tree_key(lock.finish_tools), code, lock.architecture,
+        base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel), boot_files_key(lock.boot),
+        tree_digest(*trees), component, image_part(profile), lock.epoch, tree_key(lock.finish_tools), code,
+        lock.architecture,
     )  # fmt: skip
     return Inputs(loaded, lock, trees, elements, block, base, key)
 
@@ -147,6 +149,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         ramdisk = initrd(
             cache, sandbox, linux, lock.initrd, architecture, key=initrd_key(lock.initrd, lock.kernel), folder=folder
         )
+        boot = boot_files(cache, sandbox, lock.boot, architecture, folder=folder)
         root_tar = composed.result()
         component = compiled.result() if compiled else None
         with cache.scratch("builds") as scratch:
@@ -165,9 +168,9 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                 for slot in SLOTS:
                     words = command_line(slot, image, architecture, profile.kernel.arguments)
                     release = system / "usr/lib/os-release"
-                    build_uki(sandbox, linux, ramdisk, release, words, architecture, out / f"edge-{slot}.efi")
+                    build_uki(sandbox, boot, linux, ramdisk, release, words, architecture, out / f"edge-{slot}.efi")
                 build_disk(
-                    sandbox, image, out / "edge-a.efi", profile.disk, architecture, out / "disk.img",
+                    sandbox, boot, image, out / "edge-a.efi", profile.disk, architecture, out / "disk.img",
                     identity=wanted.key, epoch=lock.epoch,
                 )  # fmt: skip
             files = finish(sandbox, out)

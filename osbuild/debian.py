@@ -62,7 +62,7 @@ class Archive:
                 [
                     "mmdebstrap",
                     "--variant=custom",
-                    "--skip=cleanup/apt,cleanup/reproducible",
+                    "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
                     f"--architectures={self.architecture.to_debian()}",
                     *(f"--aptopt={line}" for line in host_settings()),
                     SUITE,

@@ -11,6 +11,7 @@ from typing import Any
 
 from osbuild import kubernetes, log, tools
 from osbuild.arch import Architecture
+from osbuild.boot import files as boot_files
 from osbuild.boot import initrd
 from osbuild.boot.kernel import METAPACKAGES
 from osbuild.cache import Cache, content_key, file_digest
@@ -44,6 +45,7 @@ class Lock:
     packages: tuple[Deb, ...]
     kernel: Deb
     initrd: tuple[Deb, ...]
+    boot: tuple[Deb, ...]
     kubernetes: dict[str, Any] = field(default_factory=dict)
     wheels: dict[str, str] = field(default_factory=dict)
 
@@ -76,8 +78,9 @@ def request(loaded: Loaded, architecture: Architecture) -> str:
         profile.kernel.flavour,
         architecture,
         pinned,
-        tools.COMPOSE,
+        tools.compose_packages(architecture),
         tools.FINISH,
+        boot_files.UEFI,
         pins(loaded),
     )
 
@@ -101,8 +104,8 @@ def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Pa
             native.update()
         meta = METAPACKAGES[architecture, loaded.profile.kernel.flavour]
         with ThreadPoolExecutor() as pool:
-            boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES])
-            compose_tools = pool.submit(native.resolve, tools.COMPOSE)
+            boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES, *boot_files.UEFI])
+            compose_tools = pool.submit(native.resolve, tools.compose_packages(architecture))
             finish_tools = pool.submit(native.resolve, tools.FINISH)
             packages = archive.resolve(wanted(loaded))
         image = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
@@ -116,6 +119,7 @@ def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Pa
         packages,
         image[0],
         tuple(early),
+        tuple(deb for deb in boot.result() if deb.name in boot_files.UEFI),
         pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder),
         pins(loaded),
     )
@@ -165,7 +169,7 @@ def to_json(lock: Lock) -> dict[str, Any]:
     def line(deb: dict[str, Any]) -> str:
         return " ".join(str(value) for value in deb.values())
 
-    for name in ("compose_tools", "finish_tools", "packages", "initrd"):
+    for name in ("compose_tools", "finish_tools", "packages", "initrd", "boot"):
         plain[name] = [line(deb) for deb in plain[name]]
     plain["kernel"] = line(plain["kernel"])
     return plain
@@ -192,6 +196,7 @@ def from_json(plain: dict[str, Any]) -> Lock:
         debs(plain["packages"]),
         deb(plain["kernel"]),
         debs(plain["initrd"]),
+        debs(plain.get("boot", ())),  # those from before it no longer fit the profile, and are made again
         dict(plain["kubernetes"]),
         dict(plain["wheels"]),
     )

@@ -10,6 +10,7 @@ from osbuild.debian import SUITE, Archive, Deb, repository
 from osbuild.tools import Tree
 
 ELEMENTS = Path(__file__).parent / "elements"
+COMPOSE = Path(__file__).parent / "compose"
 # What every image has. Profiles add to this; `osbuild.kubernetes` names what Kubernetes needs.
 PACKAGES = (
     "bash", "ca-certificates", "cloud-init", "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
@@ -21,7 +22,7 @@ PACKAGES = (
 
 def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str:
     """Content key of the root: packages, elements and the tools that compose it (`tools` is their key)."""
-    return content_key("rootfs", [deb.sha256 for deb in debs], tree_digest(ELEMENTS, *elements), tools)
+    return content_key("rootfs", [deb.sha256 for deb in debs], tree_digest(ELEMENTS, COMPOSE, *elements), tools)
 
 
 def rootfs(
@@ -34,13 +35,14 @@ def rootfs(
     """
 
     def make(path: Path) -> None:
-        with log.step(f"root file system: {len(debs)} packages"):
+        with log.step(f"root file system: {len(debs)} packages"), cache.locked(f"emulation-{architecture}"):
             Archive(cache, architecture).download(debs, folder=folder)
             packages = repository(cache, debs)
             logfile = path.parent / "dib.log"
+            emulated = emulation(cache, architecture)
             tools.run(
                 [
-                    "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
+                    *emulated, "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
                     "from diskimage_builder.disk_image_create import main; main()",
                     "-a", architecture.to_debian(), "-t", "tar", "-n", "-o", path.parent / "root",
                     "edge-debian", *(element.name for element in elements),
@@ -48,7 +50,7 @@ def rootfs(
                 [path.parent, packages],
                 cwd=path.parent,
                 env={
-                    "PYTHONPATH": ":".join(map(str, dib)), "TMPDIR": str(path.parent),
+                    "PYTHONPATH": ":".join(map(str, (*dib, COMPOSE.parent.parent))), "TMPDIR": str(path.parent),
                     "PYTHONPYCACHEPREFIX": "/tmp/pycache",
                     "ELEMENTS_PATH": ":".join(str(folder) for folder in {ELEMENTS, *(e.parent for e in elements)}),
                     "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
@@ -56,9 +58,20 @@ def rootfs(
                     "EDGE_PACKAGES": ",".join(deb.name for deb in debs), "SOURCE_DATE_EPOCH": "0",
                     "USER": "root",
                 },
-                hidden=[(path, str(path)) for path in (ELEMENTS, *dib, *(element.parent for element in elements))],
+                hidden=[
+                    (path, str(path))
+                    for path in (ELEMENTS, COMPOSE, *dib, *(element.parent for element in elements))
+                ],
                 logfile=logfile,
             )  # fmt: skip
             (path.parent / "root.tar").rename(path)
 
     return cache.entry("rootfs", key, make)
+
+
+def emulation(cache: Cache, architecture: Architecture) -> list[str]:
+    """What to put before a command so that it and its chroots run programs of `architecture`, if that is foreign."""
+    if architecture == Architecture.native():
+        return []
+    name = f"edge-osbuild-{architecture}-{content_key(cache.root)[:8]}"
+    return ["python3", "-m", "osbuild.compose.emulation", architecture.to_debian(), name]

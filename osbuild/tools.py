@@ -22,8 +22,8 @@ COMPOSE = (
 # scripts spend their time in (osbuild.compose.farm).
 FOREIGN = ("libtext-charwidth-perl", "openssh-client", "openssl", "qemu-user", "systemd", "udev")
 FINISH = (
-    "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-boot-efi",
-    "systemd-repart", "systemd-ukify", "xz-utils", "zstd",
+    "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-repart",
+    "systemd-ukify", "xz-utils", "zstd",
 )  # fmt: skip
 # Both kinds of ARM share a tree: Debian has their emulators in one package.
 ARM_EMULATOR = ("qemu-system-arm", "qemu-utils", "qemu-efi-aarch64", "qemu-efi-arm")

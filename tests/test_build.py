@@ -41,13 +41,24 @@ def profile(folder: Path, text: str = PROFILE) -> Loaded:
 
 def a_lock(loaded: Loaded) -> Lock:
     arch = Architecture.x86_64
-    return Lock(arch, locks.request(loaded, arch), 1_700_000_000, (A_DEB,), (A_DEB,), (A_DEB,), A_DEB, (A_DEB,))
+    debs = (A_DEB,)
+    return Lock(arch, locks.request(loaded, arch), 1_700_000_000, debs, debs, debs, A_DEB, debs, debs)
 
 
 @given(st.lists(debs, max_size=5), debs, st.integers(0, 2**33))
 def test_a_lock_reads_back_as_it_was_written(packages: list[Deb], kernel: Deb, epoch: int) -> None:
     lock = Lock(
-        Architecture.arm64, "key", epoch, tuple(packages), (), tuple(packages), kernel, (kernel,), {"version": "v1"}, {}
+        Architecture.arm64,
+        "key",
+        epoch,
+        tuple(packages),
+        (),
+        tuple(packages),
+        kernel,
+        (kernel,),
+        (kernel,),
+        {"version": "v1"},
+        {},
     )
     assert locks.from_json(json.loads(json.dumps(locks.to_json(lock)))) == lock
 

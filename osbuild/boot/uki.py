@@ -27,16 +27,17 @@ def command_line(slot: str, image: SlotImage, architecture: Architecture, extra:
 
 
 def build_uki(
-    tools: Tree, kernel: Kernel, initrd: Path, os_release: Path, cmdline: str, architecture: Architecture, output: Path,
+    tools: Tree, boot: Path, kernel: Kernel, initrd: Path, os_release: Path, cmdline: str, architecture: Architecture,
+    output: Path,
 ) -> None:  # fmt: skip
-    """Write the image to `output` (UAPI.5, unified kernel image)."""
-    stub = f"/usr/lib/systemd/boot/efi/linux{architecture.to_efi()}.efi.stub"
+    """Write the image to `output` (UAPI.5, unified kernel image); `boot` has the stub (`osbuild.boot.files`)."""
+    stub = boot / f"usr/lib/systemd/boot/efi/linux{architecture.to_efi()}.efi.stub"
     tools.run(
         [
             "ukify", "build", f"--linux={kernel.image}", f"--initrd={initrd}", f"--cmdline={cmdline}",
             f"--os-release=@{os_release}", f"--uname={kernel.release}", f"--stub={stub}",
             f"--efi-arch={architecture.to_efi()}", f"--output={output}",
         ],
-        [kernel.root, initrd, os_release, output.parent],
+        [boot, kernel.root, initrd, os_release, output.parent],
         env={"SOURCE_DATE_EPOCH": "0"},
     )  # fmt: skip

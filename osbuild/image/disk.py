@@ -46,17 +46,20 @@ def check_headroom(disk: Disk, image: SlotImage) -> int:
 
 
 def build_disk(
-    tools: Tree, image: SlotImage, uki: Path, disk: Disk, architecture: Architecture, output: Path, *, identity: str,
-    epoch: int,
+    tools: Tree, boot: Path, image: SlotImage, uki: Path, disk: Disk, architecture: Architecture, output: Path, *,
+    identity: str, epoch: int,
 ) -> None:  # fmt: skip
-    """Write the sparse disk image `output`: slot A holds `image`, slot B is empty, the ESP boots `uki` from slot A."""
+    """Write the sparse disk image `output`: slot A holds `image`, slot B is empty, the ESP boots `uki` from slot A.
+
+    `boot` has systemd-boot (`osbuild.boot.files`).
+    """
     scratch = output.parent / "disk"
     scratch.mkdir()
     esp = scratch / "esp"
     efi = architecture.to_efi()
     for name in (f"EFI/BOOT/BOOT{efi.upper()}.EFI", f"EFI/systemd/systemd-boot{efi}.efi"):
         (esp / name).parent.mkdir(parents=True)
-        tools.run(["cp", f"/usr/lib/systemd/boot/efi/systemd-boot{efi}.efi", esp / name], [scratch])
+        shutil.copy(boot / f"usr/lib/systemd/boot/efi/systemd-boot{efi}.efi", esp / name)
     (esp / "EFI/Linux").mkdir()
     shutil.copy(uki, esp / "EFI/Linux/edge-a+3.efi")
     (esp / "loader").mkdir()

@@ -1,0 +1,96 @@
+"""Native programs in the place of foreign ones, so that a foreign root configures itself at nearly native speed.
+
+Most of what maintainer scripts run does the same on every processor: shells, Perl, Python, openssl, systemd's tools.
+While the farm stands, each program that this system has too, from the same source package version, is covered by this
+system's own. Its libraries lie in a folder of their own architecture (multiarch), so nothing of the root's collides.
+A program that is not here, or in another version, stays what it is and runs under emulation: slower, never wrong.
+"""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from osbuild.compose.abi import Abi, elf
+from osbuild.compose.mounts import Mounts
+from osbuild.compose.packages import Package
+
+# What these do depends on the architecture that they were made for.
+OWN = frozenset({"/usr/sbin/ldconfig", "/usr/bin/ldd"})
+# Modules of these interpreters lie in the folder of the architecture: native ones only where the root has them too.
+PERL = ("perl", "perl5")
+
+
+def source_version(version: str) -> str:
+    """A version without the suffix of a rebuild that one architecture alone had (`+b1`)."""
+    return re.sub(r"\+b\d+$", "", version)
+
+
+def programs(target: Path, wanted: dict[str, Package], here: dict[str, Package], native: Abi) -> Iterator[Path]:
+    """Absolute paths of programs in the root `target` that this system has too."""
+    for name, package in wanted.items():
+        if name not in here or source_version(here[name].version) != source_version(package.version):
+            continue
+        for line in files(target, package):
+            place = target / line.lstrip("/")
+            if line in OWN or ".so" in place.name or place.is_symlink() or not place.is_file():
+                continue
+            own = Path(line)
+            if os.access(place, os.X_OK) and elf(place) and own.is_file() and elf(own) == native.elf:
+                yield own
+
+
+def files(target: Path, package: Package) -> list[str]:
+    """The files that dpkg has unpacked from a package (dpkg-query(1), --listfiles)."""
+    for name in (package.name, f"{package.name}:{package.architecture}"):
+        path = target / f"var/lib/dpkg/info/{name}.list"
+        if path.exists():
+            return path.read_text().splitlines()
+    return []
+
+
+class Farm(Mounts):
+    """While the block runs, `wanted` programs of the root `target` are native ones. Needs `mounts.private()`."""
+
+    def __init__(self, target: Path, native: Abi, foreign: Abi) -> None:
+        super().__init__()
+        self.target = target
+        self.native = native
+        self.foreign = foreign
+
+    def cover(self, own: Path, program: Path, copies: Path) -> None:
+        """Cover the root's program at `own` by a copy of `program`, in the folder `copies`.
+
+        It is a copy so that a script can change owner and mode, as some do; they go to the root's own file in the end.
+        """
+        place = self.target / own.relative_to("/")
+        facts = place.stat()
+        copy = copies / str(own).replace("/", "\\")
+        shutil.copyfile(program, copy)
+        os.chown(copy, facts.st_uid, facts.st_gid)
+        copy.chmod(stat.S_IMODE(facts.st_mode))
+        self.callback(carry, copy, place)
+        self.bind(copy, place)
+
+    def libraries(self, empty: Path) -> None:
+        """Show native libraries and the loader. `empty` is an empty folder."""
+        libraries = Path("/", self.native.libraries)
+        self.bind(libraries, self.target / self.native.libraries)
+        for name in PERL:
+            if (libraries / name).is_dir() and not (self.target / self.foreign.libraries / name).is_dir():
+                self.bind(empty, self.target / self.native.libraries / name)
+        self.bind(Path("/", self.native.loader).resolve(), self.target / self.native.loader)
+        for modules in Path("/usr/lib").glob("python3.*/lib-dynload"):
+            if (place := self.target / modules.relative_to("/")).is_dir():
+                self.bind(modules, place)
+
+
+def carry(copy: Path, place: Path) -> None:
+    """Give the root's own file the owner and mode that scripts have given to the copy in its place."""
+    was, now = place.stat(), copy.stat()
+    if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
+        os.chown(place, now.st_uid, now.st_gid)
+    if (was.st_uid, was.st_gid, was.st_mode) != (now.st_uid, now.st_gid, now.st_mode):
+        place.chmod(stat.S_IMODE(now.st_mode))

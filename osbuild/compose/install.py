@@ -1,0 +1,167 @@
+"""Install a repository of Debian packages into an empty folder, for this processor or for another.
+
+    python3 -m osbuild.compose.install REPOSITORY TARGET ARCHITECTURE
+
+The repository is flat and complete in itself. Everything is unpacked, then configured in a chroot; both by this
+system's dpkg. For another architecture the native programs of `farm` are in place while scripts run, and programs of
+that architecture must run here (see `emulation`).
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from osbuild.compose import packages
+from osbuild.compose.abi import ABIS, Abi
+from osbuild.compose.farm import Farm, programs
+from osbuild.compose.mounts import BIND, RECURSIVE, Mounts, private
+
+EXCLUDED = ("doc", "man", "info", "locale", "i18n", "lintian", "bug", "bash-completion", "zsh")
+OPTIONS = (
+    "force-unsafe-io",
+    *(f"path-exclude=/usr/share/{name}/*" for name in EXCLUDED),
+    "path-include=/usr/share/doc/*/copyright",
+)
+DENY = "#!/bin/sh\nexit 101\n"
+NOTHING = "#!/bin/sh\nexit 0\n"
+
+
+class Installation:
+    """One root in the making. `scratch` is an empty folder outside of it, which is kept."""
+
+    def __init__(self, repository: Path, target: Path, architecture: str, scratch: Path) -> None:
+        self.repository = repository
+        self.target = target
+        self.scratch = scratch
+        self.packages = packages.read(repository / "Packages")
+        self.here = packages.read(Path("/var/lib/dpkg/status"))
+        self.native = ABIS[self.here["dpkg"].architecture]
+        self.foreign = ABIS[architecture]
+        self.begin = time.monotonic()
+        self.dpkg = dpkg(scratch / "dpkg", self.native, self.foreign)
+
+    def say(self, text: str) -> None:
+        """A line for the log, with the seconds since the start."""
+        print(f"{time.monotonic() - self.begin:6.1f} s  {text}", flush=True)
+
+    def run(self, *command: str | Path, check: bool = True) -> int:
+        """Run a program as maintainer scripts expect it. Raises `subprocess.CalledProcessError`."""
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
+        env |= {"TMPDIR": "/tmp", "HOME": "/root", "PATH": "/usr/sbin:/usr/bin"}
+        return subprocess.run(command, env=env, check=check, stdin=subprocess.DEVNULL).returncode
+
+    def unpack(self) -> None:
+        """Unpack everything. Scripts before it need the essential packages, so these are laid out first."""
+        skeleton(self.target)
+        base = packages.base(self.packages)
+        for name in base:
+            extract(self.repository / self.packages[name].filename, self.target)
+        self.say(f"{len(base)} essential packages extracted")
+        order = [*base, *sorted(self.packages.keys() - set(base))]
+        archives = [self.repository / self.packages[name].filename for name in order]
+        options = [f"--{option}" for option in OPTIONS]
+        self.run(self.dpkg, f"--root={self.target}", *options, "--force-depends", "--unpack", *archives)
+        self.say(f"{len(order)} packages unpacked")
+
+    def configure(self) -> None:
+        """Configure everything; what does not work with native programs is done once more without."""
+        with quiet(self.target, self.scratch):
+            if self.foreign != self.native:
+                with self.accelerated():
+                    left = self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=False)
+                self.say("configured with native programs" + (", not all of them: emulating" if left else ""))
+            self.run("chroot", self.target, "dpkg", "--configure", "--pending")
+        self.say("configured")
+
+    @contextmanager
+    def accelerated(self) -> Iterator[None]:
+        """Native programs cover the root's own for as long as the block runs."""
+        copies, empty = self.scratch / "programs", self.scratch / "empty"
+        copies.mkdir()
+        empty.mkdir()
+        with Farm(self.target, self.native, self.foreign) as farm:
+            found = list(programs(self.target, self.packages, self.here, self.native))
+            for own in found:
+                farm.cover(own, self.dpkg if own == Path("/usr/bin/dpkg") else own, copies)
+            farm.libraries(empty)
+            self.say(f"{len(found)} native programs")
+            yield
+
+
+def dpkg(place: Path, native: Abi, foreign: Abi) -> Path:
+    """A dpkg that runs here and takes `foreign` for its own architecture, written to `place`.
+
+    That is compiled into dpkg, and no option changes it: with another one, packages of `Architecture: all` find none
+    of their dependencies. The names are of one length, so that in a copy of the program one can be put for the other.
+    """
+    if native == foreign:
+        return Path("/usr/bin/dpkg")
+    place.write_bytes(Path("/usr/bin/dpkg").read_bytes().replace(native.debian.encode(), foreign.debian.encode()))
+    place.chmod(0o755)
+    said = subprocess.run([place, "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    if said != foreign.debian:
+        raise SystemExit(f"dpkg can't be made to take {foreign.debian} for its architecture: it says {said}")
+    return place
+
+
+def skeleton(target: Path) -> None:
+    """What dpkg and the first scripts find: merged /usr, an empty database, options for what is installed later."""
+    for name in ("bin", "sbin", "lib"):
+        (target / "usr" / name).mkdir(parents=True)
+        (target / name).symlink_to(f"usr/{name}")
+    for name in ("info", "updates"):
+        (target / "var/lib/dpkg" / name).mkdir(parents=True)
+    for name in ("status", "available"):
+        (target / "var/lib/dpkg" / name).touch()
+    (target / "var/log").mkdir()
+    (target / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
+    (target / "etc/dpkg/dpkg.cfg.d/edge-osbuild").write_text("".join(f"{option}\n" for option in OPTIONS))
+
+
+def extract(archive: Path, target: Path) -> None:
+    """Lay a package's files out, without dpkg's database. Raises `subprocess.CalledProcessError`."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        subprocess.run(["tar", "--extract", "--directory", target], stdin=process.stdout, check=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+@contextmanager
+def quiet(target: Path, scratch: Path) -> Iterator[None]:
+    """The root as a chroot in which nothing is started: kernel file systems, and no services (invoke-rc.d(8))."""
+    with Mounts() as mounts:
+        mounts.add("/dev", target / "dev", None, BIND | RECURSIVE)
+        mounts.add("/sys", target / "sys", None, BIND | RECURSIVE)
+        mounts.add("proc", target / "proc", "proc")
+        for name in ("run", "tmp"):
+            mounts.add("tmpfs", target / name, "tmpfs")
+        for name, text in (("usr/sbin/policy-rc.d", DENY), ("usr/sbin/start-stop-daemon", NOTHING)):
+            script = scratch / Path(name).name
+            script.write_text(text)
+            script.chmod(0o755)
+            mounts.bind(script, target / name)
+        yield
+
+
+def main(repository: str, target: str, architecture: str) -> int:
+    """Install. Returns the status for the shell; what went wrong has been printed."""
+    private()
+    scratch = Path("/run/edge-install")
+    scratch.mkdir()
+    installation = Installation(Path(repository), Path(target), architecture, scratch)
+    try:
+        installation.unpack()
+        installation.configure()
+    except subprocess.CalledProcessError as error:
+        print(f"error: {error.cmd[0]} ended with status {error.returncode}: its own words are above", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
