@@ -74,6 +74,10 @@ class Node:
         """Wait until the console tells of a boot that was found healthy."""
         self.machine.console.wait_for(COMPLETE, timeout)
 
+    def wait_good(self, timeout: float = 60.0) -> None:
+        """Wait until the running slot's boots are not counted any more, which is done after the boot is complete."""
+        self.until('edge-agent status --json | grep -q \'"state": "good"\'', timeout)
+
     def until(self, command: str, timeout: float) -> str:
         """Repeat a command until it succeeds. Fails with what it said last."""
         end = time.monotonic() + timeout

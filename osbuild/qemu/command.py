@@ -32,7 +32,8 @@ def nic(network: Network, board: QemuBoard) -> dict[str, Any]:
     """Arguments of QMP `device_add`, the same as those of `-device` in JSON."""
     if board.network == "usb":
         return {"driver": "usb-net", "id": NIC, "netdev": NETDEV, "mac": network.mac}
-    return {"driver": "virtio-net-pci", "id": NIC, "netdev": NETDEV, "bus": NETWORK_PORT, "mac": network.mac}
+    place = {"bus": NETWORK_PORT, "romfile": ""}  # no ROM to boot from the network: the firmware has its own driver
+    return {"driver": "virtio-net-pci", "id": NIC, "netdev": NETDEV, "mac": network.mac, **place}
 
 
 def blockdev(drive: Drive) -> dict[str, Any]:
