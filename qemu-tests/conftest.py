@@ -40,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     names = ", ".join(board.name for board in matrix.emulated())
     text = f"board whose images are booted: {names}, or {matrix.ALL}; may be repeated (default: {matrix.FULL})"
     parser.addoption("--board", action="append", metavar="NAME", help=text)
+    parser.addoption(
+        "--images", type=Path, default=BUILD, metavar="FOLDER", help="where they were built (default: build)"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -66,12 +69,12 @@ def board(request: pytest.FixtureRequest) -> Board:
 
 
 @pytest.fixture(scope="session")
-def image(board: Board) -> Callable[[str], Path]:
+def image(request: pytest.FixtureRequest, board: Board) -> Callable[[str], Path]:
     """The folder of the built image of a shipped profile; fails, with the command to run, if it was not built."""
 
     def folder(profile: str) -> Path:
         made = profiles.load(profiles.find(profile)).profile
-        path = BUILD / f"{made.name}-{made.version}-{board.name}"
+        path = request.config.getoption("--images").absolute() / f"{made.name}-{made.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name}"
             pytest.fail(f"{paths.display(path)} has no disk.img: run `{command}`", pytrace=False)
