@@ -21,9 +21,9 @@ LOCKED = {errno.EROFS, errno.EPERM, errno.EACCES}
 SECTOR = 4096  # what every disk can address; its own sectors are no larger
 
 
-def buffer(size: int) -> mmap.mmap:
-    """Memory at a page's beginning, as open(2) wants it for O_DIRECT."""
-    return mmap.mmap(-1, size)
+def buffer(size: int) -> memoryview:
+    """At least `size` bytes at a page's beginning, as open(2) wants them for O_DIRECT; gone with their last use."""
+    return memoryview(mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE))
 
 
 class Card:
@@ -34,12 +34,11 @@ class Card:
         self.sector = target.device.sector if target.device else 512
         self._unsynced = 0
 
-    def write(self, offset: int, data: memoryview | bytes | mmap.mmap) -> None:
-        """Write at `offset`; both it and the length are multiples of the sector, `data` at a page's beginning."""
-        if offset + len(data) > self.size:
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write at `offset`; both it and the length are multiples of the sector, `view` at a page's beginning."""
+        if offset + len(view) > self.size:
             raise Error(f"the image is larger than the {self.size} bytes that this takes", where=self._where)
         done = 0
-        view = memoryview(data)
         try:
             while done < len(view):
                 done += os.pwrite(self._file, view[done:], offset + done)
@@ -52,10 +51,9 @@ class Card:
 
     def write_small(self, offset: int, data: bytes) -> None:
         """Write bytes from anywhere in memory; `offset` and length are still whole sectors."""
-        with buffer(-(-len(data) // mmap.PAGESIZE) * mmap.PAGESIZE) as aligned:
-            aligned[: len(data)] = data
-            with memoryview(aligned) as view, view[: len(data)] as part:
-                self.write(offset, part)
+        aligned = buffer(len(data))[: len(data)]
+        aligned[:] = data
+        self.write(offset, aligned)
 
     def read(self, offset: int, view: memoryview) -> None:
         """Fill `view`, which is at a page's beginning, from `offset`."""
@@ -71,10 +69,9 @@ class Card:
 
     def read_small(self, offset: int, size: int) -> bytes:
         """Bytes at `offset`, both whole sectors."""
-        with buffer(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE) as aligned:
-            with memoryview(aligned) as view, view[:size] as part:
-                self.read(offset, part)
-                return bytes(part)
+        aligned = buffer(size)[:size]
+        self.read(offset, aligned)
+        return bytes(aligned)
 
     def flush(self) -> None:
         """Return when everything is on the medium, and forget what the kernel keeps of it, so that it is read anew."""
@@ -138,11 +135,10 @@ class Card:
         return self._readable(0) and not self._readable(self.size // SECTOR * SECTOR - SECTOR)
 
     def _readable(self, offset: int) -> bool:
-        with buffer(SECTOR) as aligned:
-            try:
-                return os.preadv(self._file, [aligned], max(0, offset)) == SECTOR
-            except OSError:
-                return False
+        try:
+            return os.preadv(self._file, [buffer(SECTOR)[:SECTOR]], max(0, offset)) == SECTOR
+        except OSError:
+            return False
 
 
 @contextmanager

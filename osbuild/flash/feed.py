@@ -1,7 +1,6 @@
 """One reading of the image for all targets: chunks go to every writer, and a slow one holds the reader back."""
 
 import hashlib
-import mmap
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ class Chunk:
     """Bytes of the image from `offset` on; `release` is called once by each of its users."""
 
     def __init__(
-        self, offset: int, view: memoryview, memory: mmap.mmap, users: int, free: SimpleQueue[mmap.mmap]
+        self, offset: int, view: memoryview, memory: memoryview, users: int, free: SimpleQueue[memoryview]
     ) -> None:
         self.offset, self.view = offset, view
         self._memory, self._users, self._free, self._lock = memory, users, free, threading.Lock()
@@ -54,7 +53,7 @@ class Feed:
         self.done: list[Range] = []
         self.originals: dict[int, bytes] = {}
         self._wanted = sorted(set(wanted))
-        self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(AHEAD):
             self._free.put(buffer(CHUNK))
 
@@ -100,7 +99,7 @@ class Feed:
         head = len(self.plan.head)
         wanted = min(CHUNK, end - place, head - place if place < head else CHUNK)
         memory = self._free.get()
-        view = memoryview(memory)
+        view = memory[:]
         count = reader.fill(view[:wanted])
         digest.update(view[:count])
         index = bisect_left(self._wanted, place)

@@ -23,22 +23,22 @@ def verify(card: Card, order: Order, feed: Feed, tick: Callable[[int], None]) ->
     places = sorted(order.changes)
     algorithm = feed.plan.bmap.algorithm if feed.plan.bmap else "sha256"
     head = feed.plan.head
-    with buffer(CHUNK) as memory, memoryview(memory) as view:
-        for part in feed.done:
-            digest = hashlib.new(algorithm)
-            place = part.offset
-            while place < part.end:
-                size = min(CHUNK, part.end - place, len(head) - place if place < len(head) else CHUNK)
-                if place < len(head):
-                    digest.update(head[place : place + size])
-                else:
-                    read_as_image(card, order, feed, places, place, view[: -(-size // card.sector) * card.sector])
-                    digest.update(view[:size])
-                place += size
-                checked += size
-                tick(size)
-            if digest.hexdigest() != part.digest:
-                raise different(card, order, feed, places, part)
+    view = buffer(CHUNK)
+    for part in feed.done:
+        digest = hashlib.new(algorithm)
+        place = part.offset
+        while place < part.end:
+            size = min(CHUNK, part.end - place, len(head) - place if place < len(head) else CHUNK)
+            if place < len(head):
+                digest.update(head[place : place + size])
+            else:
+                read_as_image(card, order, feed, places, place, view[: -(-size // card.sector) * card.sector])
+                digest.update(view[:size])
+            place += size
+            checked += size
+            tick(size)
+        if digest.hexdigest() != part.digest:
+            raise different(card, order, feed, places, part)
     for offset, data in order.runs():
         if card.read_small(offset, len(data)) != data:
             raise Error(
@@ -65,8 +65,8 @@ def different(card: Card, order: Order, feed: Feed, places: Sequence[int], part:
     """Says where a part that is wrong begins to be so, by reading image and card once more."""
     where = str(order.target.path)
     head = len(feed.plan.head)
-    with buffer(CHUNK) as memory, memoryview(memory) as view, feed.plan.source.reading() as reader:
-        right = memoryview(bytearray(CHUNK))
+    view, right = buffer(CHUNK), buffer(CHUNK)
+    with feed.plan.source.reading() as reader:
         reader.go(max(part.offset, head))
         while reader.place < part.end:
             place, size = reader.place, min(CHUNK, part.end - reader.place)

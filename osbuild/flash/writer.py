@@ -119,29 +119,29 @@ class Writer(threading.Thread):
         bmap = self.feed.plan.bmap if self.feed else None
         what = "continuing" if self.outcome.resumed else "writing"
         fresh = not self._order.target.exists
-        with buffer(CHUNK) as memory, memoryview(memory) as mine:
-            while not isinstance(item := self.line.get(), End):
-                try:
-                    self._check_stop()
-                    size = len(item.view)
-                    there = False
-                    if self.outcome.resumed:
-                        card.read(item.offset, mine[:size])
-                        there = mine[:size].tobytes() == item.view.tobytes()
-                    elif fresh:  # a new file is all holes
-                        there = item.view.tobytes() == ZEROS[:size]
-                    if there:
-                        self.outcome.same += size
-                    else:
-                        card.write(item.offset, item.view)
-                        self.outcome.written += size
-                    self._report(what, bmap.mapped if bmap else None, size)
-                finally:
-                    item.release()
-            self._take(item)
-            if item.problem is not None:
-                raise item.problem
-            self._check_stop()
+        mine = buffer(CHUNK)
+        while not isinstance(item := self.line.get(), End):
+            try:
+                self._check_stop()
+                size = len(item.view)
+                there = False
+                if self.outcome.resumed:
+                    card.read(item.offset, mine[:size])
+                    there = mine[:size].tobytes() == item.view.tobytes()
+                elif fresh:  # a new file is all holes
+                    there = item.view.tobytes() == ZEROS[:size]
+                if there:
+                    self.outcome.same += size
+                else:
+                    card.write(item.offset, item.view)
+                    self.outcome.written += size
+                self._report(what, bmap.mapped if bmap else None, size)
+            finally:
+                item.release()
+        self._take(item)
+        if item.problem is not None:
+            raise item.problem
+        self._check_stop()
 
     def _head(self, card: Card) -> None:
         """The beginning, and of that the first sector last; a card that loses it is made unbootable again."""
