@@ -110,6 +110,11 @@ def build(
             f"the lock has Kubernetes {lock.kubernetes['version']} instead of {lock.kubernetes['requested']}: {why}. "
             "To try again: edge-osbuild lock"
         )
+    if lock.without:
+        log.warn(
+            f"the lock was made without {', '.join(lock.without)}, which the mirror could not give. To try again: "
+            "edge-osbuild lock"
+        )
     wanted = inputs(loaded, lock)
     target = output_folder(loaded, architecture, base)
     if facts := unchanged(target, wanted.key):

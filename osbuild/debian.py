@@ -53,24 +53,47 @@ class Archive:
         self.architecture = architecture
         self.root = cache.folder("apt") / f"{SUITE}-{architecture.to_debian()}"
 
-    def update(self) -> None:
-        """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides."""
-        mirror = os.environ.get("EDGE_OSBUILD_MIRROR")
+    def update(self) -> tuple[str, ...]:
+        """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides.
+
+        Returns the names of suites that had to be left out, such as `trixie-security`: while a mirror is being
+        synchronised, an index may not be the one that its signed Release file names. Only the release itself must be
+        whole. Raises `Error`.
+        """
         with self.cache.locked("apt-" + self.root.name):
-            shutil.rmtree(self.root, ignore_errors=True)
-            run(
-                [
-                    "mmdebstrap",
-                    "--variant=custom",
-                    "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
-                    f"--architectures={self.architecture.to_debian()}",
-                    *(f"--aptopt={line}" for line in host_settings()),
-                    SUITE,
-                    self.root,
-                    *([mirror] if mirror else []),
-                ],
-                hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
-            )
+            try:
+                self._update(())
+            except CommandError as error:
+                without = out_of_step(error.output)
+                if not without or SUITE in without:
+                    raise
+                log.warn(
+                    f"{', '.join(without)} for {self.architecture.to_debian()}: the mirror's index is not the one that "
+                    "its signed Release file names. Going on without; `edge-osbuild lock` tries again"
+                )
+                self._update(without)
+                return without
+        return ()
+
+    def _update(self, without: Sequence[str]) -> None:
+        mirror = os.environ.get("EDGE_OSBUILD_MIRROR")
+        shutil.rmtree(self.root, ignore_errors=True)
+        # mmdebstrap runs this after it has written the list of sources, before it reads them.
+        drop = [f"--setup-hook=sed -i '/ {name} /d' \"$1\"/etc/apt/sources.list" for name in without]
+        run(
+            [
+                "mmdebstrap",
+                "--variant=custom",
+                "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
+                f"--architectures={self.architecture.to_debian()}",
+                *(f"--aptopt={line}" for line in host_settings()),
+                *drop,
+                SUITE,
+                self.root,
+                *([mirror] if mirror else []),
+            ],
+            hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
+        )
 
     def _apt(self, *words: str) -> list[str]:
         debian = self.architecture.to_debian()
@@ -132,6 +155,12 @@ def host_settings() -> list[str]:
     wanted = re.compile(r"Acquire::(https?::|Check-|Max-|Retries|ForceIPv)")
     lines = run(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"]).splitlines()
     return [line for line in lines if wanted.match(line) and not line.endswith('"";')]
+
+
+def out_of_step(output: str) -> tuple[str, ...]:
+    """The suites whose index apt refused because it is not the one that was signed, from what apt said."""
+    pattern = r"^E: Failed to fetch \S+/dists/([^/]+)/\S+ +(?:File has unexpected size|Hash Sum mismatch)"
+    return tuple(sorted(set(re.findall(pattern, output, re.MULTILINE))))
 
 
 def explain(error: CommandError, architecture: Architecture) -> Error:

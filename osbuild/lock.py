@@ -34,7 +34,7 @@ class Lock:
     """What an image of one architecture is made of.
 
     `epoch`, in seconds since 1970, is the latest time that a file of the image carries. `request` is the content key
-    of what the profile asked for when the lock was made.
+    of what the profile asked for when the lock was made. `without` are suites that could not be read then.
     """
 
     architecture: Architecture
@@ -48,6 +48,7 @@ class Lock:
     boot: tuple[Deb, ...]
     kubernetes: dict[str, Any] = field(default_factory=dict)
     wheels: dict[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -99,7 +100,7 @@ def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Pa
     native = Archive(cache, Architecture.native())
     archive = Archive(cache, architecture)
     with log.step(f"resolving packages for {architecture}"):
-        archive.update()
+        without = archive.update()
         if native.architecture != architecture:
             native.update()
         meta = METAPACKAGES[architecture, loaded.profile.kernel.flavour]
@@ -122,6 +123,7 @@ def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Pa
         tuple(deb for deb in boot.result() if deb.name in boot_files.UEFI),
         pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder),
         pins(loaded),
+        without,
     )
 
 
@@ -199,6 +201,7 @@ def from_json(plain: dict[str, Any]) -> Lock:
         debs(plain.get("boot", ())),  # those from before it no longer fit the profile, and are made again
         dict(plain["kubernetes"]),
         dict(plain["wheels"]),
+        tuple(str(name) for name in plain.get("without", ())),
     )
 
 

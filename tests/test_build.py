@@ -13,7 +13,7 @@ from osbuild import lock as locks
 from osbuild.arch import Architecture
 from osbuild.boot.uki import command_line
 from osbuild.build import inputs, unchanged
-from osbuild.debian import Deb, take
+from osbuild.debian import Deb, out_of_step, take
 from osbuild.errors import Error
 from osbuild.image.disk import check_headroom, slot_size
 from osbuild.image.system import clamp, lay, read_only
@@ -267,3 +267,10 @@ def test_the_folders_of_var_are_made_again_on_the_device(tmp_path: Path) -> None
     assert list((tmp_path / "var").iterdir()) == list((tmp_path / "boot").iterdir()) == []
     assert (tmp_path / "usr/local").readlink() == Path("../var/usrlocal")
     assert (tmp_path / "etc/machine-id").read_text() == ""
+
+
+def test_a_suite_in_the_middle_of_a_synchronisation_is_named_from_what_apt_says() -> None:
+    stale = "E: Failed to fetch http://m.example/debian/dists/{}/main/binary-armhf/Packages.xz  {}\n"
+    said = stale.format("trixie-updates", "File has unexpected size (720 != 1108). Mirror sync in progress?")
+    said += stale.format("trixie-security", "Hash Sum mismatch") + stale.format("trixie", "404  Not Found")
+    assert out_of_step(said) == ("trixie-security", "trixie-updates")
