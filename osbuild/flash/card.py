@@ -100,7 +100,7 @@ class Card:
         if self._gone(error):
             message = f"the device is gone: it was pulled out, or has stopped answering, while {doing}{place}"
             return Error(message, where=self._where, hint=f"put it back in (`edge-osbuild devices`). {again}")
-        if error.errno in LOCKED or self._read_only():
+        if error.errno in LOCKED or self._read_only() or (doing != "reading" and self._unwritable()):
             message = f"it has become read-only while {doing}{place}: a worn-out card does that, and so does its lock"
             return Error(
                 message, where=self._where, hint=f"slide its lock away from LOCK, or use another card. {again}"
@@ -129,6 +129,21 @@ class Card:
             return bool(struct.unpack("i", fcntl.ioctl(self._file, BLKROGET, bytes(4)))[0])
         except OSError:
             return False
+
+    def _unwritable(self) -> bool:
+        """Its beginning can be read, but not even the same be written there again."""
+        same = buffer(SECTOR)[:SECTOR]
+        try:
+            if os.preadv(self._file, [same], 0) != SECTOR:
+                return False
+        except OSError:
+            return False
+        try:
+            os.pwrite(self._file, same, 0)
+            os.fdatasync(self._file)
+        except OSError:
+            return self._readable(0)
+        return False
 
     def _ends_early(self) -> bool:
         """The beginning can be read, the end can't."""

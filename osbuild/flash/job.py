@@ -12,7 +12,7 @@ from osbuild.errors import Error
 from osbuild.flash.device import decimal
 from osbuild.flash.feed import End, Feed
 from osbuild.flash.plan import Order, Plan
-from osbuild.flash.writer import Outcome, Report, State, Writer
+from osbuild.flash.writer import Interrupted, Outcome, Report, State, Writer
 
 AGAIN = "run the same command again: it goes on where it stopped"
 
@@ -77,7 +77,8 @@ def tell(outcomes: Sequence[Outcome]) -> None:
         elif outcome.state is State.unclear:
             log.note(f"{path}: UNFINISHED, and it is not certain that its beginning was wiped: do not boot from it")
         else:
-            log.note(f"{path}: UNFINISHED, it does not boot. To finish it, {AGAIN}")
+            more = f". To finish it, {AGAIN}" if isinstance(outcome.problem, Interrupted) else ""
+            log.note(f"{path}: UNFINISHED, it does not boot{more}")
 
 
 def to_json(plan: Plan, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:

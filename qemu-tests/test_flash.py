@@ -1,0 +1,304 @@
+"""Flashing as it is meant to be used: onto block devices, among them cards that fail, and into files that boot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cards import Card, inserted, looped, set_capacity
+from conftest import MachineFactory
+from nodes import USER, Node, make_seed
+
+from osbuild import gpt
+from osbuild.flash import mapping
+from osbuild.flash.plan import MAGIC
+from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.ssh import KeyPair
+from osbuild.run import CommandError, run
+from tests.disks import unpack
+
+MIB = 2**20
+SIZE = 160 * MIB
+LACKING = [
+    why
+    for why, here in (
+        ("root is needed to make loop devices", os.geteuid() == 0),
+        ("this host has no loop devices", Path("/dev/loop-control").exists()),
+    )
+    if not here
+]
+devices = pytest.mark.skipif(bool(LACKING), reason="; ".join(LACKING))
+fuse = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this host has no /dev/fuse for cards that fail")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk image of 108 MiB, of which some 35 are to be written, with its map."""
+    path = unpack("disk.img", tmp_path_factory.mktemp("small"))
+    path.with_name("disk.bmap").write_text(mapping.bmap_of(path).to_xml())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """For cards; nothing of it is left mounted or attached."""
+    yield tmp_path
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert str(tmp_path) not in run(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
+
+
+def command(image: Path, *words: object) -> list[str]:
+    return [sys.executable, "-m", "osbuild", "flash", str(image), *(str(word) for word in words)]
+
+
+def flash(image: Path, *words: object) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Status, what became of each target, and what was said."""
+    done = subprocess.run(command(image, *words, "--yes", "--json"), capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr
+    found = json.loads(done.stdout)["targets"] if done.stdout else []
+    return done.returncode, {each["target"]: each for each in found}, done.stderr
+
+
+def stick(folder: Path, name: str = "stick", size: int = SIZE) -> Path:
+    """The file behind an ordinary card, full of what it was used for before."""
+    path = folder / name
+    path.write_bytes(os.urandom(MIB) * (size // MIB))
+    return path
+
+
+def assert_unbootable(store: Path) -> None:
+    with store.open("rb") as file:
+        head = file.read(MIB)
+    assert head.startswith(MAGIC) and b"EFI PART" not in head and head[510:512] != b"\x55\xaa"
+
+
+def assert_same(store: Path, image: Path) -> None:
+    """Everything that is mapped is there, and the table reaches to the end."""
+    table = gpt.read(store)
+    assert table.size == store.stat().st_size and table.partitions == gpt.read(image).partitions
+    with image.open("rb") as old, store.open("rb") as new:
+        for each in mapping.bmap_of(image).ranges[:-1]:  # the last is the table's backup, which has moved
+            start = max(each.offset, MIB)
+            assert mapping.digest(new, start, each.end - start) == mapping.digest(old, start, each.end - start)
+
+
+@devices
+def test_a_card_is_written_and_verified(small: Path, folder: Path) -> None:
+    store = stick(folder)
+    with looped(store) as device:
+        status, targets, said = flash(small, device)
+    assert (status, targets[str(device)]["state"]) == (0, "done"), said
+    assert_same(store, small)
+
+
+@devices
+def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path, folder: Path) -> None:
+    store, place = stick(folder), folder / "my card"
+    place.mkdir()
+    with looped(store) as device:
+        run(["addpart", device, "1", "2048", str(64 * MIB // 512)])
+        part = f"{device}p1"
+        try:
+            status, _, said = flash(small, part)
+            assert status == 1 and "this is a partition" in said and f"give the disk: {device}" in said
+            run(["mkfs.ext4", "-q", "-F", part])
+            run(["mount", part, place])
+            try:
+                status, _, said = flash(small, device)
+            finally:
+                run(["umount", place])
+            assert status == 1 and f"{device.name}p1 is mounted at {place}" in said and f"umount {place}" in said
+        finally:
+            run(["delpart", device, "1"])
+
+
+@devices
+def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: Path, folder: Path) -> None:
+    store = stick(folder)
+    before = store.read_bytes()
+    with looped(store) as device:
+        descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a file system or a RAID holds it
+        try:
+            assert "something else is using it" in flash(small, device)[2]
+        finally:
+            os.close(descriptor)
+        run(["blockdev", "--setro", device])
+        status, _, said = flash(small, device)
+        assert status == 1 and "it is read-only" in said
+    tiny = folder / "tiny"
+    tiny.write_bytes(bytes(64 * MIB))
+    with looped(tiny) as device:
+        status, _, said = flash(small, device)
+        assert status == 1 and f"it has {64 * MIB} bytes" in said
+        status, _, said = flash(small, tiny)
+        assert status == 1 and f"in use as {device}" in said
+    with looped(store, sector=4096) as device:
+        status, _, said = flash(small, device)
+        assert status == 1 and "sectors of 512 bytes, and this has 4096" in said
+    assert store.read_bytes() == before and not any(tiny.read_bytes())
+
+
+@devices
+def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path) -> None:
+    with looped(stick(folder)) as device:
+        run(["mkswap", "-q", device])
+        try:
+            run(["swapon", device])
+        except CommandError as error:  # a container may not
+            pytest.skip(f"this host lets nobody use swap: {error}")
+        try:
+            status, _, said = flash(small, device)
+        finally:
+            run(["swapoff", device])
+        assert status == 1 and "in use as swap" in said and f"swapoff {device}" in said
+
+
+@devices
+def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
+    store = stick(folder)
+    with looped(store) as device:
+        done = subprocess.run(command(small, device), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and "--yes" in done.stderr and str(device) in done.stderr and "168 MB" in done.stderr
+    assert not store.read_bytes().startswith(MAGIC)
+
+
+@devices
+@fuse
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"drops_from": 0}, "what was written at its beginning was lost"),
+        ({"drops_from": 90 * MIB}, "was lost"),
+        ({"drops_from": SIZE - 16384}, "is not what is there"),
+        ({"ends_at": SIZE - MIB}, "it ends early: it claims"),
+        ({"ends_at": 60 * MIB}, "it ends early: it claims"),
+        ({"locked_after": 0}, "it has become read-only"),
+        ({"locked_after": 12 * MIB}, "it has become read-only"),
+        ({"pulled_after": 12 * MIB}, "the device is gone"),
+    ],
+    ids=lambda value: "-".join(f"{name}-{at}" for name, at in value.items()) if isinstance(value, dict) else "",
+)
+def test_a_card_that_fails_is_found_and_told(fault: dict[str, int], said: str, small: Path, folder: Path) -> None:
+    card = Card(SIZE, stick(folder), **fault)  # type: ignore[arg-type]
+    with inserted(card, folder) as device:
+        status, targets, told = flash(small, device)
+    found = targets[str(device)]
+    assert status == 1 and said in found["error"]["message"] and found["error"]["hint"], told
+    assert found["state"] in ("unclear", "unfinished")
+    assert f"{device}: UNFINISHED" in told
+    if found["state"] == "unfinished":
+        assert_unbootable(card.store)
+    else:
+        assert "it is not certain that its beginning was wiped" in told
+
+
+@devices
+def test_a_card_that_is_locked_by_the_kernel_in_the_middle_is_told(small: Path, folder: Path) -> None:
+    with inserted(Card(SIZE, stick(folder), delay=0.02), folder) as device:
+        process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
+        wait_for_marker(folder / "stick", process)
+        run(["blockdev", "--setro", device])
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1 and "it has become read-only while" in said
+
+
+def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
+    """Return when the beginning was wiped and the rest is being written."""
+    file = os.open(store, os.O_RDONLY)
+    try:
+        while os.pread(file, len(MAGIC), 0) != MAGIC or any(os.pread(file, 512, SIZE - 512)):
+            assert process.poll() is None
+    finally:
+        os.close(file)
+
+
+@devices
+@fuse
+def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(small: Path, folder: Path) -> None:
+    card = Card(SIZE, stick(folder), pulled_after=20 * MIB)
+    with inserted(card, folder) as device:
+        status, targets, said = flash(small, device)
+        assert status == 1 and "run the same command again: it goes on" in said
+        assert_unbootable(card.store)
+        card.pulled_after = None
+        first = card.written
+        status, targets, said = flash(small, device)
+        assert status == 0, said
+        found = targets[str(device)]
+        assert found["resumed"] and found["same"] >= 12 * MIB and card.written - first < 35 * MIB
+    assert_same(card.store, small)
+
+
+@devices
+@fuse
+def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) -> None:
+    card = Card(SIZE, stick(folder), delay=0.02)
+    with inserted(card, folder) as device:
+        process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
+        wait_for_marker(card.store, process)
+        card.size = 0
+        (folder / "fuse").stat()
+        set_capacity(device)
+        said = process.communicate(timeout=120)[1]
+        card.size = SIZE
+    assert process.returncode == 1 and "the device is gone" in said
+
+
+@devices
+@fuse
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_a_card_that_does_not_boot_and_says_so(
+    number: signal.Signals, status: int, small: Path, folder: Path
+) -> None:
+    card = Card(SIZE, stick(folder), delay=0.02)
+    with inserted(card, folder) as device:
+        process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
+        wait_for_marker(card.store, process)
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == status
+        assert f"{device}: UNFINISHED, it does not boot. To finish it, run the same command again" in said
+        assert_unbootable(card.store)
+        card.delay = 0
+        assert flash(small, device)[1][str(device)]["resumed"]
+    assert_same(card.store, small)
+
+
+@devices
+@fuse
+def test_of_several_cards_those_that_can_be_are_finished(small: Path, folder: Path) -> None:
+    stores = [stick(folder, name) for name in ("one", "two")]
+    bad = Card(SIZE, stick(folder, "three"), pulled_after=15 * MIB)
+    with looped(stores[0]) as one, inserted(bad, folder) as three, looped(stores[1]) as two:
+        status, targets, _ = flash(small, one, three, two)
+        states = [targets[str(device)]["state"] for device in (one, three, two)]
+    assert status == 1 and states == ["done", "unfinished", "done"]
+    for store in stores:
+        assert_same(store, small)
+    assert_unbootable(bad.store)
+
+
+def test_a_flashed_file_boots_with_its_own_seed(
+    machine: MachineFactory, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
+) -> None:
+    seed = make_seed("minimal", "flashed", key, tmp_path / "seed.iso")
+    card = stick(tmp_path, "card.img", 3 * 1024 * MIB)
+    packed = image("minimal") / "disk.img.zst"
+    bmap = tmp_path / "disk.bmap"
+    bmap.write_text(mapping.bmap_of(image("minimal") / "disk.img").to_xml())
+    status, targets, said = flash(packed, card, "--seed", seed, "--bmap", bmap)
+    assert status == 0, said
+    found = targets[str(card)]
+    assert found["written"] < 0.2 * found["size"] and found["node"] == "seed.iso"
+    made = machine(MachineConfig(image=card, memory=1024 * MIB))
+    node = Node(made, made.guest(USER, key))
+    node.wait_complete()
+    node.guest.wait_ready(60)
+    assert node.run("hostname").strip() == "flashed"
+    sizes = node.run("lsblk -bno SIZE $(findmnt -no SOURCE /var)").split()
+    assert int(sizes[0]) > card.stat().st_size - gpt.read(image("minimal") / "disk.img").size
