@@ -23,6 +23,7 @@ from osbuild.errors import Error
 from osbuild.run import CommandError, run
 
 SUITE = "trixie"
+COMPONENTS = ("main", "non-free-firmware")  # the second for what a Raspberry Pi's own firmware is in
 GONE = (
     "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to "
     "a snapshot of the archive, or give a folder that has the files with --from"
@@ -51,7 +52,7 @@ class Archive:
     def __init__(self, cache: Cache, architecture: Architecture) -> None:
         self.cache = cache
         self.architecture = architecture
-        self.root = cache.folder("apt") / f"{SUITE}-{architecture.to_debian()}"
+        self.root = cache.folder("apt") / "-".join((SUITE, architecture.to_debian(), *COMPONENTS[1:]))
 
     def update(self) -> tuple[str, ...]:
         """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides.
@@ -86,6 +87,7 @@ class Archive:
                 "--variant=custom",
                 "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
                 f"--architectures={self.architecture.to_debian()}",
+                f"--components={','.join(COMPONENTS)}",
                 *(f"--aptopt={line}" for line in host_settings()),
                 *drop,
                 SUITE,
