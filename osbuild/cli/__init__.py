@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "boot an image in QEMU",
     "flash": "write an image to cards, disks or files, and prove it",
     "devices": "list disks and cards, and why one is refused",
+    "keys": "make, rotate, revoke and show the keys that bundles are signed with",
     "inspect": "show what is in an image",
     "doctor": "say what this host lacks, and the command that mends it",
     "completion": "print the shell's completion script",
