@@ -16,11 +16,11 @@ from osbuild.run import Argument, run
 
 # Two trees, so that the root is composed while the tree for what comes after it is still being made.
 COMPOSE = (
-    "e2fsprogs", "mmdebstrap", "mount", "procps", "python3", "python3-jsonschema", "python3-yaml", "sudo", "util-linux",
+    "e2fsprogs", "mount", "procps", "python3", "python3-jsonschema", "python3-yaml", "sudo", "util-linux",
 )  # fmt: skip
 # More for roots of another architecture: the emulator, and native programs in the place of those that maintainer
 # scripts spend their time in (osbuild.compose.farm).
-FOREIGN = ("libtext-charwidth-perl", "openssh-client", "openssl", "qemu-user", "systemd", "udev")
+FOREIGN = ("libtext-charwidth-perl", "openssh-client", "openssl", "perl", "qemu-user", "systemd", "udev")
 FINISH = (
     "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-repart",
     "systemd-ukify", "xz-utils", "zstd",

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from osbuild.compose.abi import Abi, elf
@@ -28,10 +28,11 @@ def source_version(version: str) -> str:
     return re.sub(r"\+b\d+$", "", version)
 
 
-def programs(target: Path, wanted: dict[str, Package], here: dict[str, Package], native: Abi) -> Iterator[Path]:
+def programs(target: Path, wanted: Iterable[Package], here: Mapping[str, Package], native: Abi) -> Iterator[Path]:
     """Absolute paths of programs in the root `target` that this system has too."""
-    for name, package in wanted.items():
-        if name not in here or source_version(here[name].version) != source_version(package.version):
+    for package in wanted:
+        mine = here.get(package.name)
+        if mine is None or source_version(mine.version) != source_version(package.version):
             continue
         for line in files(target, package):
             place = target / line.lstrip("/")
@@ -52,27 +53,30 @@ def files(target: Path, package: Package) -> list[str]:
 
 
 class Farm(Mounts):
-    """While the block runs, `wanted` programs of the root `target` are native ones. Needs `mounts.private()`."""
+    """While the block runs, programs of the root `target` are native ones; `copies` is an empty folder."""
 
-    def __init__(self, target: Path, native: Abi, foreign: Abi) -> None:
+    def __init__(self, target: Path, native: Abi, foreign: Abi, copies: Path) -> None:
         super().__init__()
         self.target = target
         self.native = native
         self.foreign = foreign
+        self.copies = copies
+        self.count = 0
 
-    def cover(self, own: Path, program: Path, copies: Path) -> None:
-        """Cover the root's program at `own` by a copy of `program`, in the folder `copies`.
+    def cover(self, own: Path, program: Path) -> None:
+        """Cover the root's program at `own` by a copy of `program`.
 
         It is a copy so that a script can change owner and mode, as some do; they go to the root's own file in the end.
         """
         place = self.target / own.relative_to("/")
         facts = place.stat()
-        copy = copies / str(own).replace("/", "\\")
+        copy = self.copies / str(own).replace("/", "\\")
         shutil.copyfile(program, copy)
         os.chown(copy, facts.st_uid, facts.st_gid)
         copy.chmod(stat.S_IMODE(facts.st_mode))
         self.callback(carry, copy, place)
         self.bind(copy, place)
+        self.count += 1
 
     def libraries(self, empty: Path) -> None:
         """Show native libraries and the loader. `empty` is an empty folder."""
@@ -81,10 +85,20 @@ class Farm(Mounts):
         for name in PERL:
             if (libraries / name).is_dir() and not (self.target / self.foreign.libraries / name).is_dir():
                 self.bind(empty, self.target / self.native.libraries / name)
-        self.bind(Path("/", self.native.loader).resolve(), self.target / self.native.loader)
+        loader = self.target / self.native.loader
+        if loader.parent.exists():
+            self.link(loader, str(libraries / loader.name))
+        else:  # base-files removes /lib64 if it is anything else than a link to a folder of that name below /usr
+            self.bind(Path("/usr", loader.parent.name), self.target / "usr" / loader.parent.name)
+            self.link(loader.parent, f"usr/{loader.parent.name}")
         for modules in Path("/usr/lib").glob("python3.*/lib-dynload"):
             if (place := self.target / modules.relative_to("/")).is_dir():
                 self.bind(modules, place)
+
+    def link(self, place: Path, to: str) -> None:
+        """A symbolic link for as long as the block runs."""
+        place.symlink_to(to)
+        self.callback(place.unlink)
 
 
 def carry(copy: Path, place: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ OPTIONS = (
     "path-include=/usr/share/doc/*/copyright",
 )
 DENY = "#!/bin/sh\nexit 101\n"
+DPKG = Path("/usr/bin/dpkg")
 NOTHING = "#!/bin/sh\nexit 0\n"
 
 
@@ -54,42 +55,59 @@ class Installation:
         env |= {"TMPDIR": "/tmp", "HOME": "/root", "PATH": "/usr/sbin:/usr/bin"}
         return subprocess.run(command, env=env, check=check, stdin=subprocess.DEVNULL).returncode
 
-    def unpack(self) -> None:
-        """Unpack everything. Scripts before it need the essential packages, so these are laid out first."""
+    def base(self) -> None:
+        """Unpack the essential packages. Their scripts need each other, so their files are laid out before."""
         skeleton(self.target)
-        base = packages.base(self.packages)
-        for name in base:
+        names = packages.base(self.packages)
+        for name in names:
             extract(self.repository / self.packages[name].filename, self.target)
-        self.say(f"{len(base)} essential packages extracted")
-        order = [*base, *sorted(self.packages.keys() - set(base))]
-        archives = [self.repository / self.packages[name].filename for name in order]
-        options = [f"--{option}" for option in OPTIONS]
-        self.run(self.dpkg, f"--root={self.target}", *options, "--force-depends", "--unpack", *archives)
-        self.say(f"{len(order)} packages unpacked")
+        self.unpack(names)
+        self.say(f"{len(names)} essential packages")
 
-    def configure(self) -> None:
-        """Configure everything; what does not work with native programs is done once more without."""
+    def unpack(self, names: Iterable[str], *, check: bool = True) -> int:
+        """Unpack packages, whatever they depend on. Returns dpkg's status."""
+        archives = [self.repository / self.packages[name].filename for name in names]
+        options = [f"--{option}" for option in OPTIONS]
+        return self.run(
+            self.dpkg, f"--root={self.target}", *options, "--force-depends", "--unpack", *archives, check=check
+        )
+
+    def rest(self) -> None:
+        """Unpack the others, configure all. What does not work with native programs is done again without."""
         with quiet(self.target, self.scratch):
             if self.foreign != self.native:
-                with self.accelerated():
-                    left = self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=False)
-                self.say("configured with native programs" + (", not all of them: emulating" if left else ""))
+                if self.accelerated():
+                    return self.say("configured with native programs")
+                self.say("not all of it worked with native programs: emulating")
+            if missing := self.missing():
+                self.unpack(missing)
+                self.say(f"{len(missing)} more packages unpacked")
             self.run("chroot", self.target, "dpkg", "--configure", "--pending")
-        self.say("configured")
+            self.say("configured")
 
-    @contextmanager
-    def accelerated(self) -> Iterator[None]:
-        """Native programs cover the root's own for as long as the block runs."""
+    def accelerated(self) -> bool:
+        """The same with native programs; whether that worked.
+
+        A program is covered when its package is unpacked, not before: dpkg could not put it in its place.
+        """
         copies, empty = self.scratch / "programs", self.scratch / "empty"
         copies.mkdir()
         empty.mkdir()
-        with Farm(self.target, self.native, self.foreign) as farm:
-            found = list(programs(self.target, self.packages, self.here, self.native))
-            for own in found:
-                farm.cover(own, self.dpkg if own == Path("/usr/bin/dpkg") else own, copies)
+        missing = self.missing()
+        with Farm(self.target, self.native, self.foreign, copies) as farm:
             farm.libraries(empty)
-            self.say(f"{len(found)} native programs")
-            yield
+            for names in (self.packages.keys() - set(missing), missing):
+                for own in programs(self.target, [self.packages[name] for name in names], self.here, self.native):
+                    farm.cover(own, self.dpkg if own == DPKG else own)
+                if names != missing and self.unpack(missing, check=False):
+                    return False
+                self.say(f"{len(names)} packages unpacked, {farm.count} native programs in place")
+            return not self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=False)
+
+    def missing(self) -> list[str]:
+        """Packages that dpkg has not unpacked yet."""
+        status = packages.read(self.target / "var/lib/dpkg/status")
+        return sorted(name for name in self.packages if name not in status or not status[name].unpacked)
 
 
 def dpkg(place: Path, native: Abi, foreign: Abi) -> Path:
@@ -99,8 +117,8 @@ def dpkg(place: Path, native: Abi, foreign: Abi) -> Path:
     of their dependencies. The names are of one length, so that in a copy of the program one can be put for the other.
     """
     if native == foreign:
-        return Path("/usr/bin/dpkg")
-    place.write_bytes(Path("/usr/bin/dpkg").read_bytes().replace(native.debian.encode(), foreign.debian.encode()))
+        return DPKG
+    place.write_bytes(DPKG.read_bytes().replace(native.debian.encode(), foreign.debian.encode()))
     place.chmod(0o755)
     said = subprocess.run([place, "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
     if said != foreign.debian:
@@ -115,8 +133,9 @@ def skeleton(target: Path) -> None:
         (target / name).symlink_to(f"usr/{name}")
     for name in ("info", "updates"):
         (target / "var/lib/dpkg" / name).mkdir(parents=True)
-    for name in ("status", "available"):
-        (target / "var/lib/dpkg" / name).touch()
+    (target / "var/lib/dpkg/status").touch()
+    (target / "etc").mkdir()
+    (target / "etc/fstab").touch()
     (target / "var/log").mkdir()
     (target / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
     (target / "etc/dpkg/dpkg.cfg.d/edge-osbuild").write_text("".join(f"{option}\n" for option in OPTIONS))
@@ -126,7 +145,11 @@ def extract(archive: Path, target: Path) -> None:
     """Lay a package's files out, without dpkg's database. Raises `subprocess.CalledProcessError`."""
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        subprocess.run(["tar", "--extract", "--directory", target], stdin=process.stdout, check=True)
+        subprocess.run(
+            ["tar", "--extract", f"--directory={target}", *(f"--exclude=./usr/share/{name}/*" for name in EXCLUDED)],
+            stdin=process.stdout,
+            check=True,
+        )
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
 
@@ -138,8 +161,10 @@ def quiet(target: Path, scratch: Path) -> Iterator[None]:
         mounts.add("/dev", target / "dev", None, BIND | RECURSIVE)
         mounts.add("/sys", target / "sys", None, BIND | RECURSIVE)
         mounts.add("proc", target / "proc", "proc")
-        for name in ("run", "tmp"):
-            mounts.add("tmpfs", target / name, "tmpfs")
+        for name, mode in (("run", 0o755), ("tmp", 0o1777)):
+            (scratch / name).mkdir()
+            (scratch / name).chmod(mode)
+            mounts.bind(scratch / name, target / name)
         for name, text in (("usr/sbin/policy-rc.d", DENY), ("usr/sbin/start-stop-daemon", NOTHING)):
             script = scratch / Path(name).name
             script.write_text(text)
@@ -155,8 +180,8 @@ def main(repository: str, target: str, architecture: str) -> int:
     scratch.mkdir()
     installation = Installation(Path(repository), Path(target), architecture, scratch)
     try:
-        installation.unpack()
-        installation.configure()
+        installation.base()
+        installation.rest()
     except subprocess.CalledProcessError as error:
         print(f"error: {error.cmd[0]} ended with status {error.returncode}: its own words are above", file=sys.stderr)
         return 1

@@ -8,7 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Package:
-    """One package: `needs` are names of what it depends on, the first alternative of each."""
+    """One package: `needs` are names of what it depends on, the first alternative of each.
+
+    `unpacked` says whether its files are there, in dpkg's status file.
+    """
 
     name: str
     version: str
@@ -17,6 +20,7 @@ class Package:
     provides: tuple[str, ...]
     needs: tuple[str, ...]
     filename: str
+    unpacked: bool
 
 
 def read(path: Path) -> dict[str, Package]:
@@ -27,12 +31,13 @@ def read(path: Path) -> dict[str, Package]:
         if "Package" in fields:
             found[fields["Package"]] = Package(
                 fields["Package"],
-                fields["Version"],
+                fields.get("Version", ""),
                 fields["Architecture"],
                 fields.get("Essential") == "yes",
                 names(fields.get("Provides", "")),
                 names(fields.get("Pre-Depends", "")) + names(fields.get("Depends", "")),
                 fields.get("Filename", ""),
+                fields.get("Status", "").split()[-1:] in (["unpacked"], ["installed"], ["triggers-pending"]),
             )
     return found
 
