@@ -225,6 +225,9 @@ def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(sma
         status, targets, said = flash(small, device)
         assert status == 1 and "run the same command again: it goes on" in said
         assert_unbootable(card.store)
+        with card.store.open("rb") as file:
+            file.seek(-MIB, os.SEEK_END)
+            assert not any(file.read()), "the backup of an older table is gone too"
         card.pulled_after = None
         first = card.written
         status, targets, said = flash(small, device)

@@ -31,7 +31,6 @@ class Chunk:
             self._users -= 1
             last = not self._users
         if last:
-            self.view.release()
             self._free.put(self._memory)
 
 
@@ -45,13 +44,38 @@ class End:
 Line = SimpleQueue[Chunk | End]
 
 
+class Checker(threading.Thread):
+    """Makes the checksums of parts beside the writing, from (chunk, its bytes) pairs, a `Range` after those of each."""
+
+    def __init__(self, done: list[Range]) -> None:
+        super().__init__(name="checksums", daemon=True)
+        self.line: SimpleQueue[tuple[Chunk, int] | Range | None] = SimpleQueue()
+        self._done = done
+
+    def run(self) -> None:
+        digest = hashlib.sha256()
+        while (item := self.line.get()) is not None:
+            if isinstance(item, Range):
+                self._done.append(Range(item.offset, item.size, digest.hexdigest()))
+                digest = hashlib.sha256()
+            else:
+                chunk, count = item
+                digest.update(chunk.view[:count])
+                chunk.release()
+
+
 class Feed:
-    """`done` are the parts read so far with their checksums, `originals` the image's bytes at the offsets `wanted`."""
+    """Reads for the writers behind `lines`, and keeps the image's bytes, a sector each, at the offsets `wanted`.
+
+    When the writers see the end, `done` has every part with its checksum: that of the block map, or the one made here.
+    The map's are not checked against the image now: a card that has them, when it is read back, proves both.
+    """
 
     def __init__(self, plan: Plan, lines: Sequence[Line], wanted: Sequence[int], sector: int = 512) -> None:
         self.plan, self.lines, self.sector = plan, lines, sector
-        self.done: list[Range] = []
         self.originals: dict[int, bytes] = {}
+        self.done: list[Range] = []
+        self._checker = Checker(self.done)
         self._wanted = sorted(set(wanted))
         self._free: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(AHEAD):
@@ -60,6 +84,7 @@ class Feed:
     def run(self, anyone: Callable[[], bool]) -> None:
         """Read everything, while `anyone` still wants it. What is wrong with the image every writer is told."""
         problem: Error | None = None
+        self._checker.start()
         try:
             with self.plan.source.reading() as reader:
                 for part in self.plan.parts():
@@ -68,52 +93,48 @@ class Feed:
         except Error as error:
             problem = error
         finally:
+            self._checker.line.put(None)
+            self._checker.join()
             for line in self.lines:
                 line.put(End(problem))
 
     def _part(self, reader: Reader, part: Range) -> bool:
-        """Read one part and check it; False at the end of an image whose size was not known."""
-        bmap = self.plan.bmap
-        digest = hashlib.new(bmap.algorithm if bmap else "sha256")
+        """Read one part; False at the end of an image whose size was not known."""
         reader.go(part.offset)
         size = 0
         while size < part.size:
-            size += (count := self._chunk(reader, part.offset + size, part.end, digest))
+            size += (count := self._chunk(reader, part.offset + size, part.end, hashed=not part.digest))
             if not count:
                 break
-        if size < part.size and bmap is not None:
-            raise short(self.plan.source, bmap.size)
-        found = digest.hexdigest()
-        if part.digest and found != part.digest:
-            raise Error(
-                f"the image is not the one that its block map is of: bytes {part.offset} to {part.end} differ",
-                where=str(self.plan.source.path),
-                hint="get both again from the same build, or write without the map: --no-bmap",
-            )
-        if size:
-            self.done.append(Range(part.offset, size, found))
+        if size < part.size and self.plan.bmap is not None:
+            raise short(self.plan.source, self.plan.bmap.size)
+        if part.digest:
+            self.done.append(part)
+        elif size:
+            self._checker.line.put(Range(part.offset, size))
         return size == part.size
 
-    def _chunk(self, reader: Reader, place: int, end: int, digest: "hashlib._Hash") -> int:
+    def _chunk(self, reader: Reader, place: int, end: int, *, hashed: bool) -> int:
         """Read a chunk and hand it on; what belongs to the head stays here, it is written last."""
         head = len(self.plan.head)
         wanted = min(CHUNK, end - place, head - place if place < head else CHUNK)
         memory = self._free.get()
-        view = memory[:]
-        count = reader.fill(view[:wanted])
-        digest.update(view[:count])
+        count = reader.fill(memory[:wanted])
         index = bisect_left(self._wanted, place)
         while index < len(self._wanted) and self._wanted[index] < place + count:
             start = self._wanted[index] - place
-            self.originals[self._wanted[index]] = bytes(view[start : start + self.sector])
+            self.originals[self._wanted[index]] = bytes(memory[start : start + self.sector])
             index += 1
-        if place < head or not count:
-            view.release()
+        lines = self.lines if place >= head else ()
+        users = len(lines) + hashed
+        if not count or not users:
             self._free.put(memory)
             return count
         padded = -(-count // self.sector) * self.sector
-        view[count:padded] = bytes(padded - count)
-        chunk = Chunk(place, view[:padded], memory, len(self.lines), self._free)
-        for line in self.lines:
+        memory[count:padded] = bytes(padded - count)
+        chunk = Chunk(place, memory[:padded], memory, users, self._free)
+        for line in lines:
             line.put(chunk)
+        if hashed:
+            self._checker.line.put((chunk, count))
         return count

@@ -76,8 +76,17 @@ class Order:
             yield start, data
 
 
+def not_of_map(plan: Plan, part: Range) -> Error:
+    """The image and its block map are not of the same build."""
+    return Error(
+        f"the image is not the one that its block map is of: bytes {part.offset} to {part.end} differ",
+        where=str(plan.source.path),
+        hint="get both again from the same build, or write without the map: --no-bmap",
+    )
+
+
 def plan(source: Source, bmap: Bmap | None) -> Plan:
-    """Look at the beginning of an image. Raises `Error` if it is damaged or no disk image at all."""
+    """Look at the beginning of an image. Raises `Error` if it is damaged, not its map's, or no disk image at all."""
     with source.reading() as reader:
         buffer = bytearray(HEAD)
         count = reader.fill(memoryview(buffer))
@@ -98,7 +107,18 @@ def plan(source: Source, bmap: Bmap | None) -> Plan:
     size = bmap.size if bmap else None
     if table is not None and size is not None and size < table.size:
         raise Error(f"truncated: {size} bytes, but its table speaks of {table.size}", where=where, hint="copy it again")
-    return Plan(source, bmap, head, table, hashlib.sha256(f"{size} ".encode() + head).hexdigest()[:32])
+    made = Plan(source, bmap, head, table, hashlib.sha256(f"{size} ".encode() + head).hexdigest()[:32])
+    first = bmap.ranges[0] if bmap and bmap.ranges else None
+    if bmap and first and first.digest and first.size <= PART:
+        # Another build's map shows here, before a card is touched: the first range has the table, whose UUIDs differ.
+        digest = hashlib.new(bmap.algorithm)
+        with source.reading() as reader:
+            reader.go(first.offset)
+            view = memoryview(bytearray(first.size))
+            digest.update(view[: reader.fill(view)])
+        if digest.hexdigest() != first.digest:
+            raise not_of_map(made, first)
+    return made
 
 
 def order(made: Plan, target: Target, node: str | None, seed: Mapping[int, bytes]) -> Order:

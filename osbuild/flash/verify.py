@@ -9,7 +9,7 @@ from osbuild.flash.bmap import Range
 from osbuild.flash.card import Card, buffer
 from osbuild.flash.feed import Feed
 from osbuild.flash.mapping import CHUNK
-from osbuild.flash.plan import Order
+from osbuild.flash.plan import Order, not_of_map
 
 HINT = "it does not keep what is written to it: a counterfeit or worn-out card. Use another"
 
@@ -21,7 +21,7 @@ def verify(card: Card, order: Order, feed: Feed, tick: Callable[[int], None]) ->
     """
     checked = 0
     places = sorted(order.changes)
-    algorithm = feed.plan.bmap.algorithm if feed.plan.bmap else "sha256"
+    algorithm = algorithm_of(feed)
     head = feed.plan.head
     view = buffer(CHUNK)
     for part in feed.done:
@@ -47,6 +47,11 @@ def verify(card: Card, order: Order, feed: Feed, tick: Callable[[int], None]) ->
     return checked
 
 
+def algorithm_of(feed: Feed) -> str:
+    """What the checksums of the parts are made with."""
+    return feed.plan.bmap.algorithm if feed.plan.bmap else "sha256"
+
+
 def read_as_image(
     card: Card, order: Order, feed: Feed, places: Sequence[int], offset: int, view: memoryview
 ) -> None:  # fmt: skip
@@ -66,19 +71,22 @@ def different(card: Card, order: Order, feed: Feed, places: Sequence[int], part:
     where = str(order.target.path)
     head = len(feed.plan.head)
     view, right = buffer(CHUNK), buffer(CHUNK)
+    digest = hashlib.new(algorithm_of(feed), feed.plan.head[part.offset : part.end])
     with feed.plan.source.reading() as reader:
         reader.go(max(part.offset, head))
         while reader.place < part.end:
             place, size = reader.place, min(CHUNK, part.end - reader.place)
             reader.fill(right[:size])
+            digest.update(right[:size])
             read_as_image(card, order, feed, places, place, view[: -(-size // card.sector) * card.sector])
-            if view[:size] != right[:size]:
+            if view[:size].tobytes() != right[:size].tobytes():
                 for start in range(0, size, card.sector):
                     found = bytes(view[start : min(start + card.sector, size)])
                     if found != right[start : min(start + card.sector, size)]:
-                        holds = "something else is there" if any(found) else "zeros are there"
-                        return Error(
-                            f"what was written at byte {place + start} was lost: {holds}", where=where, hint=HINT
-                        )
+                        holds = "something else is" if any(found) else "zeros are"
+                        message = f"what was written at byte {place + start} was lost: {holds} there"
+                        return Error(message, where=where, hint=HINT)
+    if digest.hexdigest() != part.digest:
+        return not_of_map(feed.plan, part)
     message = f"bytes {part.offset} to {part.end} were wrong when read back, and right when read once more"
     return Error(message, where=where, hint="the card or its reader is failing: try another of each")

@@ -107,7 +107,7 @@ class Writer(threading.Thread):
         if not self.outcome.resumed:
             self.outcome.state = State.unclear
             card.write_small(0, marker)
-            end = max(len(marker), card.size - len(marker))  # the table's backup: firmware takes it where that is all
+            end = max(len(marker), card.size - len(marker))  # an older table's backup
             card.write_small(end, bytes(card.size - end))
             card.flush()
             if card.read_small(0, len(marker)) != marker:
