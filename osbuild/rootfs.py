@@ -1,6 +1,7 @@
 """The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from osbuild import log
@@ -27,19 +28,19 @@ def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str
 
 def rootfs(
     cache: Cache, tools: Tree, dib: Sequence[Path], debs: Sequence[Deb], architecture: Architecture, *,
-    elements: Sequence[Path] = (), key: str, folder: Path | None = None,
+    own: Path = ELEMENTS, elements: Sequence[Path] = (), key: str, folder: Path | None = None,
 ) -> Path:  # fmt: skip
     """A tar of the root made of `debs`, from the cache if it is there.
 
-    `dib` are diskimage-builder and its dependencies, unpacked; `elements` are folders of elements to run after ours.
+    `dib` are diskimage-builder and its dependencies, unpacked; `own` is a folder with the element `edge-debian`,
+    `elements` are folders of elements to run after it. All of them can run programs of `architecture`.
     """
 
     def make(path: Path) -> None:
-        with log.step(f"root file system: {len(debs)} packages"), cache.locked(f"emulation-{architecture}"):
+        with log.step(f"root file system: {len(debs)} packages"), emulation(cache, architecture) as emulated:
             Archive(cache, architecture).download(debs, folder=folder)
             packages = repository(cache, debs)
             logfile = path.parent / "dib.log"
-            emulated = emulation(cache, architecture)
             tools.run(
                 [
                     *emulated, "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
@@ -52,15 +53,13 @@ def rootfs(
                 env={
                     "PYTHONPATH": ":".join(map(str, (*dib, COMPOSE.parent.parent))), "TMPDIR": str(path.parent),
                     "PYTHONPYCACHEPREFIX": "/tmp/pycache",
-                    "ELEMENTS_PATH": ":".join(str(folder) for folder in {ELEMENTS, *(e.parent for e in elements)}),
+                    "ELEMENTS_PATH": ":".join(str(folder) for folder in {own, *(e.parent for e in elements)}),
                     "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
-                    "EDGE_ARCHITECTURE": architecture.to_debian(),
-                    "EDGE_PACKAGES": ",".join(deb.name for deb in debs), "SOURCE_DATE_EPOCH": "0",
-                    "USER": "root",
+                    "EDGE_ARCHITECTURE": architecture.to_debian(), "SOURCE_DATE_EPOCH": "0", "USER": "root",
                 },
                 hidden=[
                     (path, str(path))
-                    for path in (ELEMENTS, COMPOSE, *dib, *(element.parent for element in elements))
+                    for path in (own, COMPOSE, *dib, *(element.parent for element in elements))
                 ],
                 logfile=logfile,
             )  # fmt: skip
@@ -69,9 +68,15 @@ def rootfs(
     return cache.entry("rootfs", key, make)
 
 
-def emulation(cache: Cache, architecture: Architecture) -> list[str]:
-    """What to put before a command so that it and its chroots run programs of `architecture`, if that is foreign."""
+@contextmanager
+def emulation(cache: Cache, architecture: Architecture) -> Iterator[list[str]]:
+    """What to put before a command so that it and its chroots run programs of `architecture`, if that is foreign.
+
+    The emulator has one name for each cache, so that a build can clean up after one that was killed: one at a time.
+    """
     if architecture == Architecture.native():
-        return []
+        yield []
+        return
     name = f"edge-osbuild-{architecture}-{content_key(cache.root)[:8]}"
-    return ["python3", "-m", "osbuild.compose.emulation", architecture.to_debian(), name]
+    with cache.locked(name):
+        yield ["python3", "-m", "osbuild.compose.emulation", architecture.to_debian(), name]

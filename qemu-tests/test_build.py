@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Callable[[str], Path]:
         assert lock is not None, "the image was built, so there is a lock"
         target = tmp_path / "carried"
         target.mkdir()
-        for deb in (*lock.packages, lock.kernel, *lock.initrd):
+        for deb in (*lock.packages, lock.kernel, *lock.initrd, *lock.boot):
             (target / deb.filename).unlink(missing_ok=True)
             (target / deb.filename).symlink_to(stored(OWN, deb))
         for name, digest in lock.wheels.items():
