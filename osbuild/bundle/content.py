@@ -1,0 +1,77 @@
+"""What is in a bundle: the manifest that RAUC reads, images, boot files, and what the build says about itself."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from osbuild.bundle import blocks, hook
+from osbuild.bundle.source import Source
+
+# What `inspect` and a device want to know of a build before they touch it. Timings and the disk image's sums, which
+# are not in a bundle, would only make two bundles of one build differ.
+FACTS = (
+    "name", "version", "architecture", "board", "key", "lock", "roothash", "components", "packages", "kernel",
+)  # fmt: skip
+
+
+def manifest(source: Source) -> str:
+    """The bundle's manifest (RAUC's manual, "Manifest").
+
+    The boot file comes first: as soon as the root is being overwritten, nothing may boot the slot. The root and its
+    hash tree have the type that their names' suffix gives them; an index by block makes small changes cheap.
+    """
+    cluster: Mapping[str, Any] = next(
+        (part for part in source.facts.get("components", []) if "distribution" in part), {}
+    )
+    meta = {
+        "architecture": source.facts["architecture"], "board": source.board, "roothash": source.facts["roothash"],
+        "kernel": source.facts.get("kernel", {}).get("release", ""),
+        "kubernetes": f"{cluster['distribution']} {cluster['version']}" if cluster else "",
+    }  # fmt: skip
+    sections = {
+        "update": {
+            "compatible": source.compatible, "version": source.version, "build": str(source.facts.get("key", "")),
+        },
+        "bundle": {"format": "verity"},
+        "hooks": {"filename": "hook"},
+        "image.boot": {"filename": "boot.blocks", "hooks": "install"},
+        "image.root": {"filename": "root.img", "adaptive": "block-hash-index"},
+        "image.verity": {"filename": "verity.img", "adaptive": "block-hash-index"},
+        "meta.edge": {name: value for name, value in meta.items() if value},
+    }  # fmt: skip
+    return key_file(sections)
+
+
+def key_file(sections: Mapping[str, Mapping[str, str]]) -> str:
+    """Sections in GLib's key file format, which RAUC reads."""
+
+    def section(name: str, keys: Mapping[str, str]) -> str:
+        return f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in keys.items())
+
+    return "\n".join(section(name, keys) for name, keys in sections.items())
+
+
+def facts(source: Source) -> dict[str, Any]:
+    """What the build says about itself, as the bundle carries it."""
+    return {name: source.facts[name] for name in FACTS if name in source.facts}
+
+
+def write(source: Source, folder: Path) -> None:
+    """Lay out all of it in the empty `folder`."""
+    for path, name in ((source.root, "root.img"), (source.tree, "verity.img")):
+        link(path, folder / name)
+    blocks.store(source.boot, source.boot_folder, folder)
+    shutil.copyfile(hook.__file__, folder / "hook")
+    (folder / "build.json").write_text(json.dumps(facts(source), sort_keys=True) + "\n")
+    (folder / "manifest.raucm").write_text(manifest(source))
+
+
+def link(path: Path, target: Path) -> None:
+    """The same file at `target`, without a copy where the file system allows it."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)

@@ -1,0 +1,70 @@
+"""The signature of a bundle: which key, and how RAUC gets at it without anybody else seeing it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from osbuild.bundle.content import key_file
+from osbuild.bundle.systemconf import KEYRING
+from osbuild.keys import private
+from osbuild.keys.authority import check_pair
+from osbuild.keys.store import Keys, Signer, check_usable
+from osbuild.keys.token import TokenKey, reach
+from osbuild.run import Argument
+from osbuild.tools import Tree
+
+# Secrets come by standard input: on a command line, which holds the sandbox's environment too, all could see them.
+WITH_PIN = 'IFS= read -r RAUC_PKCS11_PIN; export RAUC_PKCS11_PIN; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Signing:
+    """A signer that was found good, and what RAUC reads from its standard input: the key, or the PIN of its token."""
+
+    keys: Keys
+    signer: Signer
+    certificate: x509.Certificate
+    secret: str
+
+    def run(self, tools: Tree, command: Sequence[Argument], binds: Sequence[Path], env: dict[str, str]) -> str:
+        """Run `rauc …` with `--cert` and `--key` of the signer added. Raises `CommandError`."""
+        path = self.keys.folder / f"{self.signer.name}.crt"
+        words: list[Argument] = [*command, "--cert", path]
+        hidden = [(path, str(path))]
+        if self.signer.token is None:
+            words += ["--key", "/dev/stdin"]
+            return tools.run(words, binds, env=env, hidden=hidden, input=self.secret)
+        more, paths = reach(tools)
+        words += ["--key", self.signer.token]
+        return tools.run(
+            ["sh", "-c", WITH_PIN, "sh", *words], [*binds, *paths], env={**env, **more}, hidden=hidden,
+            input=self.secret + "\n",
+        )  # fmt: skip
+
+
+def prepare(keys: Keys, tools: Tree, *, secret: bytes | None = None, pin: bytes | None = None) -> Signing:
+    """The signer of `keys`, checked: not revoked, not expired, its private key there and the right one.
+
+    `secret` is the passphrase of its file, `pin` that of its token. Raises `Error`.
+    """
+    signer = keys.the_signer()
+    certificate = check_usable(keys, signer)
+    if signer.token:
+        check_pair(keys, signer.name, TokenKey(tools, signer.token, pin))
+        return Signing(keys, signer, certificate, (pin or b"").decode())
+    hint = f"restore it, or make another signer with `edge-osbuild keys rotate {keys.folder}`"
+    key = private.load(keys.folder / f"{signer.name}.key", secret, option="--passphrase", hint=hint)
+    check_pair(keys, signer.name, key)
+    return Signing(keys, signer, certificate, private.to_pem(key).decode())
+
+
+def trust(folder: Path, keyring: bytes) -> list[Argument]:
+    """RAUC's arguments to check a signature as a device does; files for it are written into `folder`."""
+    ring, conf = folder / "keyring.pem", folder / "system.conf"
+    ring.write_bytes(keyring)
+    # Only `[keyring]` counts here, but there is no configuration without a system.
+    sections = {"system": {"compatible": "any", "bootloader": "noop"}, "keyring": {**KEYRING, "path": str(ring)}}
+    conf.write_text(key_file(sections))
+    return [f"--conf={conf}"]

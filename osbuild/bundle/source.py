@@ -1,0 +1,96 @@
+"""A build as the source of a bundle: what its manifest says, checked against the files that are there."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.cache import file_digest
+from osbuild.errors import Error
+
+AGAIN = "run `edge-osbuild build` again"
+# Boot file of a slot, and where the boot partition has it: a UKI where systemd-boot looks (UAPI.1), a FIT at the top.
+BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<kind>efi|itb)")
+FOLDERS = {"efi": "EFI/Linux", "itb": ""}
+# RAUC compares versions by these rules (semver.org); one that it can't compare could never be refused as too old.
+SEMANTIC = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One build. `boot` is slot -> its boot file, which belongs into `boot_folder` of the boot partition."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    boot: Mapping[str, Path]
+    boot_folder: str
+
+    @property
+    def board(self) -> str:
+        """What hardware it is for: the board, in older builds the architecture."""
+        return str(self.facts.get("board") or self.facts["architecture"])
+
+    @property
+    def version(self) -> str:
+        return str(self.facts["version"])
+
+    @property
+    def compatible(self) -> str:
+        """What a device must be to install this (RAUC's `compatible`)."""
+        return compatible(str(self.facts["name"]), self.board)
+
+    @property
+    def title(self) -> str:
+        return f"{self.facts['name']}-{self.version}-{self.board}"
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root.erofs"
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "root.verity"
+
+
+def compatible(profile: str, board: str) -> str:
+    """RAUC's `compatible` of a profile's images for a board: a device takes no bundle with another one."""
+    return f"edge-osbuild-{profile}-{board}"
+
+
+def read(folder: Path) -> Source:
+    """The build in `folder`. Raises `Error` where there is none, or a part of it is missing."""
+    where = str(folder)
+    if not folder.is_dir():
+        hint = "name the folder of a build, such as build/minimal-1.0.0-x86_64"
+        raise Error("this is no build" if folder.exists() else "there is no such folder", where=where, hint=hint)
+    try:
+        facts = json.loads((folder / "manifest.json").read_text())
+        files = {str(name): str(file["sha256"]) for name, file in facts["files"].items()}
+        _ = facts["name"], facts["version"], facts["architecture"], facts["roothash"]
+    except FileNotFoundError as error:
+        hint = "`edge-osbuild build` makes one; an interrupted one has no manifest.json"
+        raise Error("there is no finished build in this folder", where=where, hint=hint) from error
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Error(f"its manifest.json is damaged: {error!r}", where=where, hint=AGAIN) from error
+    boot = {found["slot"]: found for name in sorted(files) if (found := BOOT_FILE.fullmatch(name))}
+    kinds = {found["kind"] for found in boot.values()}
+    if len(boot) < 2 or len(kinds) != 1 or not {"root.erofs", "root.verity"} <= files.keys():
+        message = f"its manifest.json names no root and boot files for two slots, but: {', '.join(sorted(files))}"
+        raise Error(message, where=where, hint=AGAIN)
+    return Source(folder, facts, {slot: folder / found[0] for slot, found in boot.items()}, FOLDERS[kinds.pop()])
+
+
+def check(source: Source) -> None:
+    """Raises `Error` where a file is not the one that was built, or the version is none that can be compared."""
+    if not SEMANTIC.fullmatch(source.version):
+        message = f"the version `{source.version}` can't be compared with others, so devices could be moved back by it"
+        raise Error(message, where=str(source.folder), hint="write `version: 1.2.3` in the profile (semver.org)")
+    for path in (source.root, source.tree, *source.boot.values()):
+        try:
+            same = file_digest(path) == source.facts["files"][path.name]["sha256"]
+        except OSError as error:
+            raise Error(f"cannot be read: {error.strerror}", where=str(path), hint=AGAIN) from error
+        if not same:
+            raise Error("is not the file that was built: its sha256 differs", where=str(path), hint=AGAIN)

@@ -1,0 +1,48 @@
+"""RAUC's configuration on the device: which slots there are, whom it trusts, what it refuses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from osbuild.bundle.content import key_file
+
+CONFIG = Path("usr/lib/rauc/system.conf")  # read since RAUC 1.13, after those in /etc and /run
+KEYRING_FILE = Path("usr/lib/rauc/keyring.pem")
+BACKEND = Path("usr/lib/edge-osbuild/rauc-backend")
+DATA = Path("var/lib/rauc")
+# The time of signing counts, not the device's clock, which may never have been set; what is stolen is revoked by list.
+KEYRING = {
+    "path": f"/{KEYRING_FILE}",
+    "check-crl": "true",
+    "check-purpose": "codesign",
+    "use-bundle-signing-time": "true",
+}
+# What a bundle may hold that only the signer of that bundle has seen: bounds for one that is none.
+LARGEST_SIGNATURE = 2**20  # bytes
+
+
+def system_conf(compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str, floor: str | None = None) -> str:
+    """The text of system.conf (RAUC's manual, "System Configuration File").
+
+    A slot is a root, its hash tree and its boot file; `boot` is where the boot partition is mounted, on which the
+    boot files of all slots are. `floor` is the lowest version that may be installed: it only rises, so the image has
+    none, and the device writes its own copy of this file to /run/rauc/system.conf with it.
+    """
+    system = {
+        "compatible": compatible, "bootloader": "custom", "bundle-formats": "-plain", "mountprefix": "/run/rauc",
+        "data-directory": f"/{DATA}", "max-bundle-signature-size": str(LARGEST_SIGNATURE),
+    }  # fmt: skip
+    if floor:
+        system["min-bundle-version"] = floor
+    sections = {
+        "system": system,
+        "handlers": {"bootloader-custom-backend": f"/{BACKEND}"},
+        "keyring": KEYRING,
+    }
+    for number, slot in enumerate(slots):
+        parent = {"parent": f"root.{number}"}
+        device = f"/dev/disk/by-partlabel/root-{slot}"
+        sections[f"slot.root.{number}"] = {"device": device, "type": "raw", "bootname": slot}
+        sections[f"slot.verity.{number}"] = {"device": f"{device}-verity", "type": "raw", **parent}
+        # Written by the bundle's hook; a folder, because the partition is in use and is shared by the slots.
+        sections[f"slot.boot.{number}"] = {"device": boot, "type": "raw", "allow-mounted": "true", **parent}
+    return key_file(sections)

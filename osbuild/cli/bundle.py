@@ -1,0 +1,84 @@
+"""`edge-osbuild bundle`: make signed update bundles of builds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from osbuild import log
+from osbuild.bundle import source
+from osbuild.bundle.pack import make
+from osbuild.bundle.programs import programs
+from osbuild.bundle.signing import prepare
+from osbuild.bundle.source import Source
+from osbuild.cache import Cache
+from osbuild.cli.keys import REFERENCE
+from osbuild.errors import UsageError
+from osbuild.keys.development import current
+from osbuild.keys.private import passphrase
+
+SUFFIX = ".raucb"
+
+
+@click.command(short_help="make a signed update bundle of a build")
+@click.argument("builds", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUILD...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="F.raucb|FOLDER",
+              help="Where to write it; a folder for several. Default: bundle.raucb in the build's folder.")  # fmt: skip
+@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Keys to sign with. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
+@click.option("--passphrase", "secret", metavar=REFERENCE, help="What the signer's private key is encrypted by.")
+@click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def command(
+    builds: tuple[Path, ...], output: Path | None, folder: Path | None, secret: str | None, pin: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Make a signed bundle of each BUILD, the folder of a built image.
+
+    A bundle is for one board, and fits either slot of it.
+    """
+    sources = [source.read(build.absolute()) for build in builds]
+    targets = places(sources, output)
+    keys = current(folder.absolute() if folder else None)
+    if keys.development:
+        log.warn("signing with development keys: only images that have their keyring take such a bundle")
+    cache = Cache()
+    signing = prepare(keys, programs(cache), secret=passphrase(secret), pin=passphrase(pin))
+    made = [make(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
+    if as_json:
+        plain = [
+            {
+                "path": str(bundle.path), "size": bundle.size, "sha256": bundle.sha256,
+                "compatible": bundle.source.compatible, "version": bundle.source.version, "signer": bundle.signer,
+                "development": keys.development,
+            }
+            for bundle in made
+        ]  # fmt: skip
+        click.echo(json.dumps(plain, indent=2))
+    for bundle in () if as_json else made:
+        log.note(
+            f"{bundle.path}: {bundle.size / 2**20:.0f} MiB, {bundle.source.version} for {bundle.source.compatible}, "
+            f"signed by {bundle.signer} of {keys.owner} (until {signing.certificate.not_valid_after_utc:%Y-%m-%d})"
+        )
+
+
+def places(sources: Sequence[Source], output: Path | None) -> list[Path]:
+    """Where the bundle of each source goes. Raises `UsageError` where two would go to one place."""
+    if output is None:
+        found = [each.folder / f"bundle{SUFFIX}" for each in sources]
+    elif output.is_dir():
+        found = [output.absolute() / f"{each.title}{SUFFIX}" for each in sources]
+    elif len(sources) > 1:
+        hint = f"a bundle is for one board: name an existing folder, such as {output.parent}"
+        raise UsageError(f"{len(sources)} builds don't go into one bundle", where=str(output), hint=hint)
+    elif output.suffix != SUFFIX:
+        hint = f"write {output}{SUFFIX}, or make that folder first"
+        raise UsageError(f"a bundle's name ends in {SUFFIX}", where=str(output), hint=hint)
+    else:
+        found = [output.absolute()]
+    for number, path in enumerate(found):
+        if path in found[:number]:
+            hint = "name every build once; two versions of one board need an -o of their own"
+            raise UsageError(f"two builds would be written to {path}", hint=hint)
+    return found
