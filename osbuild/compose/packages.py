@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# States of dpkg(1) in which a package's files are there.
+UNPACKED = frozenset({"unpacked", "half-configured", "triggers-awaited", "triggers-pending", "installed"})
+
 
 @dataclass(frozen=True)
 class Package:
@@ -37,7 +40,7 @@ def read(path: Path) -> dict[str, Package]:
                 names(fields.get("Provides", "")),
                 names(fields.get("Pre-Depends", "")) + names(fields.get("Depends", "")),
                 fields.get("Filename", ""),
-                fields.get("Status", "").split()[-1:] in (["unpacked"], ["installed"], ["triggers-pending"]),
+                fields.get("Status", "").rpartition(" ")[2] in UNPACKED,
             )
     return found
 
