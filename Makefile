@@ -3,6 +3,8 @@
 PROFILE ?= edge-server
 ARCH ?=
 ARGS ?=
+TARGET ?=
+NODE ?=
 
 EDGE = .venv/bin/edge-osbuild
 PYTEST = .venv/bin/python -m pytest
@@ -10,7 +12,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor clean
+.PHONY: help image run flash no-target test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -24,6 +26,12 @@ run: image build/ssh/id_ed25519  ## boot that image in QEMU, with a user `edge` 
 		--set 'users=[{name: edge, sudo: true, ssh_keys: ["file:$(CURDIR)/build/ssh/id_ed25519.pub"]}]'
 	@echo "log in with: ssh -i build/ssh/id_ed25519 edge@…, with the port that is shown below"
 	$(EDGE) run "$(newest)" $(ARGS)
+
+flash: $(if $(TARGET),image,no-target)  ## compose an image and write it to a card: make flash TARGET=/dev/sdX NODE=name
+	$(EDGE) flash "$(newest)" $(TARGET) $(if $(NODE),--profile $(PROFILE) $(NODE:%=--node %)) $(ARGS)
+
+no-target: $(READY)
+	@echo "Name the card: make flash TARGET=/dev/sdX. These are there:" >&2; $(EDGE) devices >&2; exit 2
 
 build/ssh/id_ed25519:
 	@mkdir -p build/ssh && ssh-keygen -q -t ed25519 -N '' -C edge-osbuild-dev -f $@
