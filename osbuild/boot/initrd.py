@@ -34,29 +34,37 @@ APPLETS = (
     "basename", "cat", "chroot", "find", "grep", "mkdir", "modprobe", "mount", "readlink", "reboot", "sh", "sleep",
     "sort", "switch_root", "sync", "umount", "xargs",
 )  # fmt: skip
-# Modules that may stand between the firmware and the root, by name pattern below kernel/.
-MODULES = (
-    "drivers/ata/*", "drivers/block/virtio_blk*", "drivers/block/loop*", "drivers/nvme/host/nvme.*",
+# Modules by name pattern below kernel/: what the root is read with everywhere, and what may stand between it and the
+# firmware where a board does not say which.
+ROOT = (
+    "drivers/md/dm-verity*", "drivers/block/loop*", "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
+    "crypto/crc32c_generic*",  # what erofs and ext4 check their metadata with; modules.dep does not say so
+)  # fmt: skip
+DISKS = (
+    "drivers/ata/*", "drivers/block/virtio_blk*", "drivers/nvme/host/nvme.*",
     "drivers/nvme/host/nvme-core*", "drivers/mmc/*", "drivers/scsi/virtio_scsi*", "drivers/scsi/sd_mod*",
     "drivers/scsi/hv_storvsc*", "drivers/scsi/megaraid/*", "drivers/usb/host/*", "drivers/usb/storage/*",
-    "drivers/virtio/*", "drivers/md/dm-verity*", "drivers/hv/hv_vmbus*", "drivers/pci/controller/*",
+    "drivers/virtio/*", "drivers/hv/hv_vmbus*", "drivers/pci/controller/*",
     "drivers/reset/*", "drivers/clk/bcm/*", "drivers/dma/bcm*", "drivers/mfd/*", "drivers/regulator/*fixed*",
     "drivers/regulator/*gpio*", "drivers/watchdog/*",
-    "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
 )  # fmt: skip
 
 
-def initrd_key(debs: Iterable[Deb], kernel: Deb) -> str:
-    """Content key of an initrd for that kernel."""
+def initrd_key(debs: Iterable[Deb], kernel: Deb, modules: Sequence[str] = ()) -> str:
+    """Content key of an initrd for that kernel, with a board's `modules`."""
     packages = sorted(deb.sha256 for deb in debs)
-    return content_key("initrd", packages, kernel.sha256, file_digest(INIT), file_digest(Path(__file__)))
+    code = [file_digest(INIT), file_digest(Path(__file__))]
+    return content_key("initrd", packages, kernel.sha256, sorted(modules), code)
 
 
 def initrd(
     cache: Cache, tools: Tree, kernel: Kernel, debs: Sequence[Deb], architecture: Architecture, *,
-    key: str, folder: Path | None = None,
+    key: str, modules: Sequence[str] = (), folder: Path | None = None,
 ) -> Path:  # fmt: skip
-    """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `PACKAGES`."""
+    """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `PACKAGES`.
+
+    `modules` are the patterns of those that a board finds its disk with; with none, all that machines may need.
+    """
 
     def make(path: Path) -> None:
         with log.step("initrd"):
@@ -72,7 +80,7 @@ def initrd(
             copy_program(packages, "usr/sbin/dmsetup", root, "bin/dmsetup")
             shutil.copy(INIT, root / "init")
             (root / "init").chmod(0o755)
-            copy_modules(kernel, root)
+            copy_modules(kernel, root, [*ROOT, *(modules or DISKS)])
             tools.run(["depmod", "-b", root, kernel.release], [path.parent])
             pack(tools, root, path)
 
@@ -102,15 +110,15 @@ def copy_program(source: Path, program: str, target: Path, place: str) -> None:
             wanted.append((names[name], place_for / name))
 
 
-def copy_modules(kernel: Kernel, root: Path) -> None:
-    """Copy the modules of `MODULES` and all that they depend on, unpacked: the initrd is compressed as a whole."""
+def copy_modules(kernel: Kernel, root: Path, patterns: Sequence[str]) -> None:
+    """Copy the modules of `patterns` and all that they depend on, unpacked: the initrd is compressed as a whole."""
     depends: dict[str, list[str]] = {}
     for line in (kernel.modules / "modules.dep").read_text().splitlines():
         name, _, needed = line.partition(":")
         depends[name] = needed.split()
     bare = {name: re.sub(r"^kernel/|\.ko.*$", "", name) for name in depends}
     chosen: set[str] = set()
-    wanted = [name for name in depends if any(fnmatch.fnmatch(bare[name] + ".", p.rstrip(".") + "*") for p in MODULES)]
+    wanted = [name for name in depends if any(fnmatch.fnmatch(bare[name] + ".", p.rstrip(".") + "*") for p in patterns)]
     while wanted:
         name = wanted.pop()
         if name not in chosen:

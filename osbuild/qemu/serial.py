@@ -16,11 +16,13 @@ from osbuild.qemu.deadline import Deadline, TimedOut
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[@-OQ-WYZ\\=>78c])|\r|\x07")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)?$")
 
-PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")
+# What no boot survives: the kernel's word, and that of our initrd.
+PANIC = re.compile(r"Kernel panic - not syncing[^\n]*|edge-init: FAILED[^\n]*")
 
 # What the end of a console log tells about a machine that does not get on; the first that is found is named.
 GUESSES = (
-    (PANIC, "the guest's kernel panicked; the lines before say why"),
+    (re.compile("Kernel panic - not syncing"), "the guest's kernel panicked; the lines before say why"),
+    (re.compile("edge-init: FAILED"), "the initrd gave up, and the slot has lost a try; the lines before say why"),
     (re.compile(r"verity[^\n]*corrupted"), "dm-verity found a damaged block on the root partition"),
     (re.compile(r"Out of memory: Killed|oom-kill:"), "the guest ran out of memory: give it more with --memory"),
     (
