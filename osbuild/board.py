@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from osbuild import paths
 from osbuild.arch import Architecture
-from osbuild.errors import UsageError
+from osbuild.errors import Error, UsageError
 from osbuild.profile import document
+from osbuild.profile.load import Loaded
 from osbuild.profile.model import Size, key
 from osbuild.profile.scalars import nearest
 from osbuild.profile.values import Reader
@@ -18,15 +20,22 @@ BOARD = r"^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?$"
 BOARD_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
 
 
+def _address(help: str) -> dict[str, Any]:
+    return key(help, pattern=r"^(0x[0-9a-f]{1,8})?$", form="a number such as `0x8000000`")
+
+
 @dataclass(frozen=True)
 class UBoot:
-    """Where the boot script puts things in memory, for the boot flow `uboot`."""
+    """Where the boot script puts things in memory, for the boot flow `uboot`, and what it was built with."""
 
-    fit_address: str = field(
-        default="", metadata=key("where a slot's FIT image is loaded", pattern=r"^(0x[0-9a-f]+)?$", form="0x…")
-    )
-    kernel_address: str = field(
-        default="", metadata=key("where the kernel is unpacked to", pattern=r"^(0x[0-9a-f]+)?$", form="0x…")
+    state_address: str = field(default="", metadata=_address("8 KiB for the state of the slots"))
+    device_tree_address: str = field(default="", metadata=_address("the device tree that the kernel gets"))
+    kernel_address: str = field(default="", metadata=_address("the kernel, of ARM64 unpacked"))
+    image_address: str = field(default="", metadata=_address("a slot's image, and in it the initrd, up to its end"))
+    script_address: str = field(default="", metadata=_address("boot.scr"))
+    environment_size: int = field(
+        default=0,
+        metadata=key("bytes of U-Boot's own environment where it is the file uboot.env; 0: elsewhere", minimum=0),
     )
 
 
@@ -42,6 +51,9 @@ class QemuBoard:
         default="uefi", metadata=key("what runs first: UEFI in flash, or U-Boot", choices=("uefi", "uboot"))
     )
     uboot: str = field(default="", metadata=key("U-Boot's file on the boot partition, given to QEMU as its kernel"))
+    uboot_address: str = field(
+        default="", metadata=_address("where U-Boot is to be loaded, if not where QEMU puts kernels")
+    )
     device_tree: str = field(default="", metadata=key("file on the boot partition, given to QEMU as -dtb"))
     memory: Size | None = field(default=None, metadata=key("the machine's memory, where it can't be chosen"))
     cpus: int | None = field(default=None, metadata=key("its processors, where they can't be chosen", minimum=1))
@@ -71,7 +83,8 @@ class Board:
     )
     arguments: tuple[str, ...] = field(default=(), metadata=key("kernel arguments that the hardware needs"))
     modules: tuple[str, ...] = field(
-        default=(), metadata=key("modules that the initrd needs to find the disk, by pattern below kernel/")
+        default=(),
+        metadata=key("modules that the initrd needs to find the disk, by pattern below kernel/; none: those of most"),
     )
     packages: tuple[str, ...] = field(default=(), metadata=key("Debian packages that `files` come from"))
     files: dict[str, str] = field(
@@ -83,7 +96,7 @@ class Board:
         metadata=key("boot partition: file there -> its text", keys=FILE, keys_form=FILE_FORM, lines=True),
     )
     device_trees: tuple[str, ...] = field(
-        default=(), metadata=key("device trees by their path in the kernel's package, the first is the default")
+        default=(), metadata=key("device trees by their path in the kernel's package; the first is for unknown models")
     )
     uboot: UBoot = field(default_factory=UBoot, metadata=key("settings of the boot flow `uboot`"))
 
@@ -104,9 +117,29 @@ def load(name: str, folder: Path = Path()) -> Board:
         hint = f"did you mean `{near}`?" if near else f"write a path, or one of: {', '.join(shipped())}"
         raise UsageError(f"no board {document.quoted(name)}", hint=hint)
     reader = Reader(None)
-    return Board(**reader.block(document.read(path), Board, "", item=True))
+    found = Board(**reader.block(document.read(path), Board, "", item=True))
+    check(found, paths.display(path))
+    return found
+
+
+def check(board: Board, where: str) -> None:
+    """Raise `Error` where what a board says does not fit together."""
+    if board.boot != "uboot":
+        return
+    for each in ("script", "state", "device_tree", "kernel", "image"):
+        if not getattr(board.uboot, f"{each}_address"):
+            raise Error(f"`uboot.{each}_address` is missing", where=where, hint="the boot script needs it")
+    for name, value in (("packages", board.packages), ("device_trees", board.device_trees)):
+        if not value:
+            raise Error(f"`{name}` is empty", where=where, hint="a board with U-Boot needs some")
 
 
 def default(architecture: Architecture) -> Board:
     """The board of an architecture where none is named: a virtual or physical machine with UEFI."""
     return load(str(architecture))
+
+
+def of(loaded: Loaded) -> Board:
+    """The board that a profile names, or that of its architecture."""
+    name = loaded.profile.board
+    return load(name, loaded.folder) if name else default(loaded.profile.architecture)

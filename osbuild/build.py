@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 from osbuild import agentapp, kubernetes, log, paths
 from osbuild.arch import Architecture
+from osbuild.board import Board
 from osbuild.boot.files import boot_files, boot_files_key
+from osbuild.boot.flow import SLOTS, Parts, boot_name, command_line
+from osbuild.boot.flows import flow
 from osbuild.boot.initrd import initrd, initrd_key
 from osbuild.boot.kernel import kernel, kernel_key
-from osbuild.boot.uki import SLOTS, build_uki, command_line
 from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
 from osbuild.errors import Error
 from osbuild.flash.mapping import bmap_of
@@ -51,6 +53,7 @@ class Inputs:
     """Everything that an image is made of, found out but not yet made."""
 
     loaded: Loaded
+    board: Board
     lock: Lock
     trees: tuple[Path, ...]
     elements: tuple[Path, ...]
@@ -63,12 +66,12 @@ class Inputs:
         return self.lock.architecture
 
 
-def output_folder(loaded: Loaded, architecture: Architecture, base: Path) -> Path:
-    """`base/<profile>-<version>-<arch>`."""
-    return base / f"{loaded.profile.name}-{loaded.profile.version}-{architecture}"
+def output_folder(loaded: Loaded, board: Board, base: Path) -> Path:
+    """`base/<profile>-<version>-<board>`."""
+    return base / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
 
 
-def inputs(loaded: Loaded, lock: Lock) -> Inputs:
+def inputs(loaded: Loaded, board: Board, lock: Lock) -> Inputs:
     """Find every input and the content key of the whole, without making anything."""
     profile = loaded.profile
     trees = tuple(paths.overlay(name, loaded.folder) for name in profile.overlays)
@@ -81,11 +84,11 @@ def inputs(loaded: Loaded, lock: Lock) -> Inputs:
     own = Path(__file__).parent
     code = [tree_digest(own / "image", own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
     key = content_key(
-        base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel), boot_files_key(lock.boot),
+        base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot),
         tree_digest(*trees), component, image_part(profile), lock.epoch, tree_key(lock.finish_tools), code,
-        lock.architecture,
+        lock.architecture, plain(board),
     )  # fmt: skip
-    return Inputs(loaded, lock, trees, elements, block, base, key)
+    return Inputs(loaded, board, lock, trees, elements, block, base, key)
 
 
 def element(name: str, folder: Path) -> Path:
@@ -97,14 +100,14 @@ def element(name: str, folder: Path) -> Path:
 
 
 def build(
-    loaded: Loaded, architecture: Architecture, base: Path, cache: Cache, *, locked: bool = False,
+    loaded: Loaded, board: Board, base: Path, cache: Cache, *, locked: bool = False,
     folder: Path | None = None,
 ) -> Build:  # fmt: skip
-    """Make the image of a profile in a folder below `base`, or find that what is there is already it.
+    """Make the image of a profile for `board` in a folder below `base`, or find that what is there is already it.
 
     `locked` refuses to resolve anything anew; `folder` holds files for a build without a network. Raises `Error`.
     """
-    lock = current(loaded, architecture, cache, locked=locked, folder=folder)
+    lock = current(loaded, board, cache, locked=locked, folder=folder)
     if why := lock.kubernetes.get("because"):
         log.warn(
             f"the lock has Kubernetes {lock.kubernetes['version']} instead of {lock.kubernetes['requested']}: {why}. "
@@ -115,8 +118,8 @@ def build(
             f"the lock was made without {', '.join(lock.without)}, which the mirror could not give. To try again: "
             "edge-osbuild lock"
         )
-    wanted = inputs(loaded, lock)
-    target = output_folder(loaded, architecture, base)
+    wanted = inputs(loaded, board, lock)
+    target = output_folder(loaded, board, base)
     if facts := unchanged(target, wanted.key):
         return Build(target, facts, fresh=False)
     target.mkdir(parents=True, exist_ok=True)
@@ -140,7 +143,8 @@ def unchanged(target: Path, key: str) -> dict[str, Any] | None:
 def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dict[str, Any]:
     """Make every part of the image, then put its files into `target`, the manifest last."""
     lock, architecture, profile = wanted.lock, wanted.architecture, wanted.loaded.profile
-    title = f"building {profile.name} {profile.version} for {architecture}"
+    board, boots = wanted.board, flow(wanted.board)
+    title = f"building {profile.name} {profile.version} for {board.name}"
     with ThreadPoolExecutor() as pool, log.step(title), ending_together():
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
         compiled: Future[Component] | None = None
@@ -152,9 +156,11 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         sandbox = tree(cache, lock.finish_tools, "tools to finish with", folder=folder)
         linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)
         ramdisk = initrd(
-            cache, sandbox, linux, lock.initrd, architecture, key=initrd_key(lock.initrd, lock.kernel), folder=folder
-        )
-        boot = boot_files(cache, sandbox, lock.boot, architecture, folder=folder)
+            cache, sandbox, linux, lock.initrd, architecture,
+            key=initrd_key(lock.initrd, lock.kernel, board.modules), modules=board.modules, folder=folder,
+        )  # fmt: skip
+        packages = boot_files(cache, sandbox, lock.boot, architecture, folder=folder)
+        parts = Parts(board, sandbox, packages, linux, ramdisk, lock.epoch)
         root_tar = composed.result()
         component = compiled.result() if compiled else None
         with cache.scratch("builds") as scratch:
@@ -169,16 +175,13 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
             with log.step("erofs and dm-verity"):
                 image = slot_image(sandbox, system, out, identity=wanted.key, epoch=lock.epoch)
             free = check_headroom(profile.disk, image)
-            with log.step("unified kernel images and disk"):
+            with log.step("boot files and disk"):
+                names = {slot: boot_name(boots, slot) for slot in SLOTS}
                 for slot in SLOTS:
-                    words = command_line(slot, image, architecture, profile.kernel.arguments)
-                    release = system / "usr/lib/os-release"
-                    build_uki(sandbox, boot, linux, ramdisk, release, words, architecture, out / f"edge-{slot}.efi")
-                build_disk(
-                    sandbox, boot, image, out / "edge-a.efi", profile.disk, architecture, out / "disk.img",
-                    identity=wanted.key, epoch=lock.epoch,
-                )  # fmt: skip
-            files = finish(sandbox, out)
+                    words = command_line(slot, image, board, profile.kernel.arguments)
+                    boots.slot_file(parts, slot, words, system / "usr/lib/os-release", out / names[slot])
+                build_disk(boots, parts, image, out / names["a"], profile.disk, out / "disk.img", identity=wanted.key)
+            files = finish(sandbox, out, names.values())
             facts = manifest(
                 profile, lock, system, linux, component, files, key=wanted.key, roothash=image.roothash, free=free
             )
@@ -205,7 +208,8 @@ def image_facts(wanted: Inputs, component: Component | None) -> dict[str, Any]:
     if component:
         cluster |= {"distribution": component.facts["distribution"], "version": component.version}
     return {
-        "name": profile.name, "version": profile.version, "architecture": wanted.architecture, "kubernetes": cluster,
+        "name": profile.name, "version": profile.version, "architecture": wanted.architecture,
+        "board": wanted.board.name, "boot": wanted.board.boot, "kubernetes": cluster,
         "health": {"deadline": profile.health.deadline},
     }  # fmt: skip
 
@@ -218,8 +222,11 @@ def plain_kubernetes(wanted: Inputs) -> dict[str, Any] | None:
     return {**part, **{name: plain(getattr(wanted.kubernetes, name)) for name in ("distribution", "version")}}
 
 
-def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
-    """Compress the disk, map its blocks, hash every file of the build: size, bytes used on disk, and sha256 of each."""
+def finish(sandbox: Tree, out: Path, boot_names: Iterable[str]) -> dict[str, Any]:
+    """Compress the disk, map its blocks, hash every file of the build: size, bytes used on disk, and sha256 of each.
+
+    `boot_names` are the slots' boot files.
+    """
     with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
         packed = pool.submit(
             sandbox.run,
@@ -227,7 +234,7 @@ def finish(sandbox: Tree, out: Path) -> dict[str, Any]:
             [out],
         )
         (out / "disk.bmap").write_text(bmap_of(out / "disk.img").to_xml())
-        names = ["disk.img", "disk.bmap", "root.erofs", "root.verity", *(f"edge-{slot}.efi" for slot in SLOTS)]
+        names = ["disk.img", "disk.bmap", "root.erofs", "root.verity", *boot_names]
         sums = dict(zip(names, pool.map(lambda name: file_digest(out / name), names), strict=True))
         packed.result()
         sums["disk.img.zst"] = file_digest(out / "disk.img.zst")

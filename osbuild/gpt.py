@@ -28,6 +28,7 @@ VAR = UUID("4d21b016-b534-45c2-a9fb-5c16e091fd2d")
 HOME = UUID("933ac7e1-2eb4-4f13-b844-0e14e2aef915")
 SRV = UUID("3b8f8425-20e0-4f3b-907f-1a25a76f98e8")
 SWAP = UUID("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f")
+UBOOT_ENV = UUID("3de21764-95bd-54bd-a5c3-4abe786f38a8")  # U-Boot's part_efi.h
 
 ROOT = {
     Architecture.x86_64: UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"),
@@ -52,6 +53,7 @@ TYPES = {
     HOME: "/home",
     SRV: "/srv",
     SWAP: "swap",
+    UBOOT_ENV: "U-Boot environment",
     **{uuid: f"root {arch}" for arch, uuid in ROOT.items()},
     **{uuid: f"root {arch} verity" for arch, uuid in ROOT_VERITY.items()},
     **{uuid: f"root {arch} verity signature" for arch, uuid in ROOT_VERITY_SIG.items()},

@@ -11,8 +11,9 @@ from typing import Any
 
 from osbuild import kubernetes, log, tools
 from osbuild.arch import Architecture
-from osbuild.boot import files as boot_files
+from osbuild.board import Board
 from osbuild.boot import initrd
+from osbuild.boot.flows import flow
 from osbuild.boot.kernel import METAPACKAGES
 from osbuild.cache import Cache, content_key, file_digest
 from osbuild.debian import SUITE, Archive, Deb
@@ -31,12 +32,13 @@ AGAIN = "run `edge-osbuild lock {profile}` to make the lock again"
 
 @dataclass(frozen=True)
 class Lock:
-    """What an image of one architecture is made of.
+    """What the image for one board is made of.
 
     `epoch`, in seconds since 1970, is the latest time that a file of the image carries. `request` is the content key
     of what the profile asked for when the lock was made. `without` are suites that could not be read then.
     """
 
+    board: str
     architecture: Architecture
     request: str
     epoch: int
@@ -67,7 +69,12 @@ def wanted(loaded: Loaded) -> list[str]:
     return sorted({*PACKAGES, *more, *loaded.profile.packages})
 
 
-def request(loaded: Loaded, architecture: Architecture) -> str:
+def flavour(loaded: Loaded, board: Board) -> str:
+    """Which of Debian's kernels: the board's, if it needs a certain one."""
+    return board.kernel or loaded.profile.kernel.flavour
+
+
+def request(loaded: Loaded, board: Board) -> str:
     """Content key of what is resolved: a lock made for another request no longer fits."""
     profile = loaded.profile
     block = profile.kubernetes
@@ -76,12 +83,12 @@ def request(loaded: Loaded, architecture: Architecture) -> str:
         FORMAT,
         SUITE,
         wanted(loaded),
-        profile.kernel.flavour,
-        architecture,
+        flavour(loaded, board),
+        board.architecture,
         pinned,
-        tools.compose_packages(architecture),
+        tools.compose_packages(board.architecture),
         tools.FINISH,
-        boot_files.UEFI,
+        flow(board).packages(board),
         pins(loaded),
     )
 
@@ -95,32 +102,34 @@ def pins(loaded: Loaded) -> dict[str, str]:
     return found
 
 
-def make(loaded: Loaded, architecture: Architecture, cache: Cache, *, folder: Path | None = None) -> Lock:
+def make(loaded: Loaded, board: Board, cache: Cache, *, folder: Path | None = None) -> Lock:
     """Resolve everything against today's archives. Raises `Error`."""
+    architecture, from_board = board.architecture, flow(board).packages(board)
     native = Archive(cache, Architecture.native())
     archive = Archive(cache, architecture)
-    with log.step(f"resolving packages for {architecture}"):
+    with log.step(f"resolving packages for {board.name}"):
         without = archive.update()
         if native.architecture != architecture:
             native.update()
-        meta = METAPACKAGES[architecture, loaded.profile.kernel.flavour]
+        meta = METAPACKAGES[architecture, flavour(loaded, board)]
         with ThreadPoolExecutor() as pool:
-            boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES, *boot_files.UEFI])
+            boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES, *from_board])
             compose_tools = pool.submit(native.resolve, tools.compose_packages(architecture))
             finish_tools = pool.submit(native.resolve, tools.FINISH)
             packages = archive.resolve(wanted(loaded))
         image = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
         early = [deb for deb in boot.result() if deb.name in initrd.PACKAGES]
     return Lock(
+        board.name,
         architecture,
-        request(loaded, architecture),
+        request(loaded, board),
         int(time.time()),
         compose_tools.result(),
         finish_tools.result(),
         packages,
         image[0],
         tuple(early),
-        tuple(deb for deb in boot.result() if deb.name in boot_files.UEFI),
+        tuple(deb for deb in boot.result() if deb.name in from_board),
         pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder),
         pins(loaded),
         without,
@@ -190,6 +199,7 @@ def from_json(plain: dict[str, Any]) -> Lock:
         return tuple(deb(line) for line in lines)
 
     return Lock(
+        str(plain.get("board", plain["architecture"])),
         Architecture(plain["architecture"]),
         str(plain["request"]),
         int(plain["epoch"]),
@@ -205,34 +215,34 @@ def from_json(plain: dict[str, Any]) -> Lock:
     )
 
 
-def read(loaded: Loaded, architecture: Architecture) -> Lock | None:
-    """The lock of a profile for one architecture, None if it has none. Raises `Error` on a file that is no lock."""
+def read(loaded: Loaded, board: str) -> Lock | None:
+    """The lock of a profile for one board, None if it has none. Raises `Error` on a file that is no lock."""
+    return read_all(loaded, only=board).get(board)
+
+
+def read_all(loaded: Loaded, *, only: str | None = None) -> dict[str, Lock]:
+    """The locks of a profile by board, or that of the board `only`. Raises `Error` on a file that is no lock."""
     path = lock_path(loaded)
     hint = AGAIN.format(profile=display(loaded.files[-1]))
     try:
         text = path.read_text()
     except FileNotFoundError:
-        return None
+        return {}
     except (OSError, UnicodeDecodeError) as error:
         raise Error(f"cannot be read: {error}", where=display(path), hint=hint) from error
     try:
         plain = json.loads(text)
         if plain["format"] != FORMAT:
             raise ValueError(f"its format is {plain['format']!r}, this edge-osbuild knows {FORMAT}")
-        found = plain["locks"].get(str(architecture))
-        return None if found is None else from_json(found)
+        return {name: from_json(lock) for name, lock in plain["locks"].items() if only in (None, name)}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Error(f"is not a lock: {type(error).__name__}: {error}", where=display(path), hint=hint) from error
 
 
 def save(loaded: Loaded, lock: Lock) -> Path:
-    """Write the lock beside the profile, whole or not at all; those of other architectures stay."""
+    """Write the lock beside the profile, whole or not at all; those for other boards stay."""
     path = lock_path(loaded)
-    locks = {}
-    for architecture in Architecture:
-        if architecture != lock.architecture and (other := read(loaded, architecture)):
-            locks[str(architecture)] = to_json(other)
-    locks[str(lock.architecture)] = to_json(lock)
+    locks = {name: to_json(each) for name, each in {**read_all(loaded), lock.board: lock}.items()}
     partial = path.with_suffix(".partial")
     try:
         partial.write_text(json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n")
@@ -245,19 +255,19 @@ def save(loaded: Loaded, lock: Lock) -> Path:
 
 
 def current(
-    loaded: Loaded, architecture: Architecture, cache: Cache, *, locked: bool = False, folder: Path | None = None
-) -> Lock:
+    loaded: Loaded, board: Board, cache: Cache, *, locked: bool = False, folder: Path | None = None
+) -> Lock:  # fmt: skip
     """The lock to build by: the one beside the profile if it still fits, else a new one, which is written there.
 
     With `locked`, a missing lock or one that no longer fits is an `Error`.
     """
-    found = read(loaded, architecture)
-    if found and found.request == request(loaded, architecture):
+    found = read(loaded, board.name)
+    if found and found.request == request(loaded, board):
         return found
-    why = "does not fit the profile any more" if found else f"has nothing for {architecture}"
+    why = "does not fit the profile any more" if found else f"has nothing for {board.name}"
     if locked:
-        hint = f"run `edge-osbuild lock {display(loaded.files[-1])} --arch {architecture}`, or build without --locked"
+        hint = f"run `edge-osbuild lock {display(loaded.files[-1])} --board {board.name}`, or build without --locked"
         raise Error(f"the lock {why}", where=display(lock_path(loaded)), hint=hint)
-    lock = make(loaded, architecture, cache, folder=folder)
+    lock = make(loaded, board, cache, folder=folder)
     log.note(f"locked: {os.path.relpath(save(loaded, lock))}")
     return lock

@@ -44,6 +44,7 @@ def manifest(
         "name": profile.name,
         "version": profile.version,
         "architecture": lock.architecture,
+        "board": lock.board,
         "key": key,
         "lock": lock.digest,
         "roothash": roothash,
@@ -82,7 +83,7 @@ def tree_size(tree: Path) -> int:
 def summary(facts: Mapping[str, Any], folder: Path, steps: Sequence[tuple[int, str, float]]) -> str:
     """What a person wants to know after a build."""
     mib = 2**20
-    lines = [f"{facts['name']} {facts['version']} for {facts['architecture']}"]
+    lines = [f"{facts['name']} {facts['version']} for {facts['board']}"]
     for name, file in facts["files"].items():
         lines.append(f"  {folder / name}  {file['used'] / mib:.0f} MiB")
     lines.append(f"  slot A: {100 - facts['slot_free_percent']} % used, root hash {facts['roothash'][:16]}…")

@@ -2,12 +2,14 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from osbuild import log, tools
 from osbuild.arch import Architecture
 from osbuild.bench.figure import Figure, Measured
 from osbuild.bench.site import Site
+from osbuild.board import default
 from osbuild.cache import Cache, content_key, remove
 from osbuild.debian import Archive
 from osbuild.lock import Lock, current
@@ -22,7 +24,7 @@ EMULATED = Path(__file__).with_name("emulated.bash")
 
 def measure(site: Site) -> Measured:
     """Make the root of one profile for every architecture, then once more under emulation. Raises `Error`."""
-    locks = {architecture: current(load(find(BASE)), architecture, site.cache) for architecture in Architecture}
+    locks = {architecture: locked(site.cache, architecture) for architecture in Architecture}
     seconds = {}
     for architecture, lock in locks.items():
         prepare(site.cache, lock)
@@ -51,19 +53,26 @@ def measure(site: Site) -> Measured:
     )
 
 
+def locked(cache: Cache, architecture: Architecture) -> Lock:
+    """The lock of the profile that is measured."""
+    return current(load(find(BASE)), default(architecture), cache)
+
+
 def prepare(cache: Cache, lock: Lock) -> Tree:
     """Have packages and tools in the cache. Returns the tree to compose with."""
     Archive(cache, lock.architecture).download(lock.packages)
     return tools.tree(cache, lock.compose_tools)
 
 
-def root(cache: Cache, lock: Lock, *, sandbox: Tree | None = None, own: Path = ELEMENTS) -> tuple[Path, float]:
+def root(
+    cache: Cache, lock: Lock, *, sandbox: Tree | None = None, own: Path = ELEMENTS, elements: Sequence[Path] = ()
+) -> tuple[Path, float]:
     """Make the root of `lock`, whether or not it is in the cache: a tar, which is the caller's, and seconds."""
     sandbox = sandbox or prepare(cache, lock)
     dib = [unpacked(cache, pin, None) for pin in DISKIMAGE_BUILDER]
     key = content_key("bench", time.time_ns())
     begin = time.monotonic()
-    path = rootfs(cache, sandbox, dib, lock.packages, lock.architecture, own=own, key=key)
+    path = rootfs(cache, sandbox, dib, lock.packages, lock.architecture, own=own, elements=elements, key=key)
     return path, time.monotonic() - begin
 
 

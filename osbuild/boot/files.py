@@ -9,9 +9,6 @@ from osbuild.cache import Cache, content_key
 from osbuild.debian import Archive, Deb, stored
 from osbuild.tools import Tree
 
-# systemd-boot and the stub that a unified kernel image begins with.
-UEFI = ("systemd-boot-efi",)
-
 
 def boot_files_key(debs: Sequence[Deb]) -> str:
     """Content key of the unpacked packages."""

@@ -25,7 +25,7 @@ UNWANTED = ("sound", "drivers/gpu", "drivers/media", "drivers/staging", "drivers
 
 @dataclass(frozen=True)
 class Kernel:
-    """`root` holds `vmlinuz` and `tree/usr/lib/modules/RELEASE`."""
+    """`root` holds `vmlinuz`, `tree/usr/lib/modules/RELEASE` and on ARM `trees`, the device trees."""
 
     root: Path
     release: str
@@ -45,10 +45,18 @@ class Kernel:
         """The folder of this release's modules."""
         return self.tree / "usr/lib/modules" / self.release
 
+    def device_tree(self, name: str) -> Path:
+        """The device tree `name`, a path in the kernel's package. Raises `Error` where it has none of that name."""
+        path = self.root / "trees" / name
+        if not path.is_file():
+            hint = "name one of the kernel's, such as `broadcom/bcm2837-rpi-3-b.dtb`"
+            raise Error(f"kernel {self.release} has no device tree {name}", where="device_trees", hint=hint)
+        return path
+
 
 def kernel_key(deb: Deb) -> str:
     """Content key of an unpacked kernel."""
-    return content_key("kernel-2", deb.sha256, UNWANTED)
+    return content_key("kernel-3", deb.sha256, UNWANTED)
 
 
 def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture, *, folder: Path | None = None) -> Kernel:
@@ -67,6 +75,8 @@ def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture, *, f
                 raise Error(f"package {deb.name} has no kernel in it", hint="check `kernel` in the profile")
             modules[0].rename(path / "tree/usr/lib/modules")
             images[0].rename(path / "vmlinuz")
+            for trees in (path / "package/usr/lib").glob("linux-image-*"):
+                trees.rename(path / "trees")
             release = images[0].name.removeprefix("vmlinuz-")
             base = path / "tree/usr/lib/modules" / release
             tools.run(["rm", "-rf", path / "package", *(base / "kernel" / name for name in UNWANTED)], [path])

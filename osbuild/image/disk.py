@@ -1,4 +1,4 @@
-"""The disk: a GPT with the EFI system partition and two slots; the device itself adds the data partition."""
+"""The disk: a GPT with the boot partition and two slots; the device itself adds the data partition."""
 
 import os
 import shutil
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.arch import Architecture
+from osbuild.boot.flow import Flow, Parts
 from osbuild.errors import Error
 from osbuild.image.verity import SlotImage, derived_uuid
 from osbuild.profile.model import Disk
-from osbuild.tools import Tree
 
 MIB = 2**20
 # Names of the Discoverable Partitions Specification, as systemd-repart knows them (repart.d(5)).
@@ -46,34 +46,29 @@ def check_headroom(disk: Disk, image: SlotImage) -> int:
 
 
 def build_disk(
-    tools: Tree, boot: Path, image: SlotImage, uki: Path, disk: Disk, architecture: Architecture, output: Path, *,
-    identity: str, epoch: int,
+    flow: Flow, parts: Parts, image: SlotImage, boot_file: Path, disk: Disk, output: Path, *, identity: str
 ) -> None:  # fmt: skip
-    """Write the sparse disk image `output`: slot A holds `image`, slot B is empty, the ESP boots `uki` from slot A.
-
-    `boot` has systemd-boot (`osbuild.boot.files`).
-    """
+    """Write the sparse disk image `output`: slot A holds `image`, slot B is empty, `boot_file` is to boot slot A."""
     scratch = output.parent / "disk"
-    scratch.mkdir()
-    esp = scratch / "esp"
-    efi = architecture.to_efi()
-    for name in (f"EFI/BOOT/BOOT{efi.upper()}.EFI", f"EFI/systemd/systemd-boot{efi}.efi"):
-        (esp / name).parent.mkdir(parents=True)
-        shutil.copy(boot / f"usr/lib/systemd/boot/efi/systemd-boot{efi}.efi", esp / name)
-    (esp / "EFI/Linux").mkdir()
-    shutil.copy(uki, esp / "EFI/Linux/edge-a+3.efi")
-    (esp / "loader").mkdir()
-    (esp / "loader/loader.conf").write_text("timeout 0\neditor no\nauto-firmware no\n")
-    (esp / "loader/entries.srel").write_text("type1\n")
-    for path in esp.rglob("*"):  # times are copied
-        os.utime(path, (epoch, epoch))
+    boot = scratch / "boot"
+    boot.mkdir(parents=True)
+    flow.fill(parts, boot)
+    place = boot / flow.installed("a")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(boot_file, place)
+    for path in boot.rglob("*"):  # times are copied
+        os.utime(path, (parts.epoch, parts.epoch))
 
+    own = flow.partitions()
+    for partition in own:
+        (scratch / partition.label).write_bytes(partition.content)
     sizes = slot_size(disk)
-    arch = REPART_ARCH[architecture]
+    arch = REPART_ARCH[parts.board.architecture]
     definitions = scratch / "repart.d"
     definitions.mkdir()
     partitions = [
-        ("esp", "esp", disk.esp, f"Format=vfat\nCopyFiles={esp}:/\n"),
+        ("esp", "esp", disk.esp, f"Format=vfat\nCopyFiles={boot}:/\n"),
+        *((part.label, part.type, part.size, f"CopyBlocks={scratch / part.label}\n") for part in own),
         ("root-a", f"root-{arch}", sizes.root, f"CopyBlocks={image.root}\n"),
         ("root-a-verity", f"root-{arch}-verity", sizes.tree, f"CopyBlocks={image.tree}\n"),
         ("root-b", f"root-{arch}", sizes.root, ""),
@@ -84,8 +79,8 @@ def build_disk(
             f"[Partition]\nType={kind}\nLabel={label}\nUUID={derived_uuid(identity, label)}\n"
             f"SizeMinBytes={size}\nSizeMaxBytes={size}\n{more}"
         )
-    total = disk.esp + 2 * disk.slot + disk.data + 2 * MIB
-    tools.run(
+    total = disk.esp + sum(part.size for part in own) + 2 * disk.slot + disk.data + 2 * MIB
+    parts.tools.run(
         [
             "systemd-repart", "--empty=create", "--sector-size=512", f"--size={total}", "--offline=yes",
             "--dry-run=no",
@@ -93,6 +88,7 @@ def build_disk(
             output,
         ],
         [output.parent, image.root.parent],
-        env={"SOURCE_DATE_EPOCH": str(epoch)},
+        env={"SOURCE_DATE_EPOCH": str(parts.epoch)},
     )  # fmt: skip
+    flow.seal(output)
     shutil.rmtree(scratch)

@@ -296,6 +296,15 @@ class Profile:
     )
     description: str = field(default="", metadata=key("what this node is for, for people", lines=True, where="none"))
     architecture: Architecture = field(default=Architecture.x86_64, metadata=key("what `--arch` is when not given"))
+    board: str | None = field(
+        default=None,
+        metadata=key(
+            "what `--board` is when not given: a kind of hardware, which `architecture` then follows",
+            pattern=PATH,
+            form="a board's name or file",
+            where="none",
+        ),
+    )
     packages: tuple[str, ...] = field(
         default=(),
         metadata=key("Debian packages to add", pattern=r"^[a-z0-9][a-z0-9+.-]+$", form="a Debian package's name"),

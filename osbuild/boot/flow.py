@@ -1,0 +1,81 @@
+"""Boot flows: how a slot gets from power-on to its kernel. What a slot means is the same on all of them.
+
+A slot's boot file carries kernel, initrd and the root hash of its root; the boot partition has one for each slot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from osbuild.board import Board
+from osbuild.boot.kernel import Kernel
+from osbuild.image.verity import SlotImage
+from osbuild.tools import Tree
+
+SLOTS = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What boot files are made from. `packages` has the board's packages, unpacked over each other.
+
+    `epoch` is the time that files get, in seconds since 1970.
+    """
+
+    board: Board
+    tools: Tree
+    packages: Path
+    kernel: Kernel
+    initrd: Path
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of the boot flow's own: its type (a name or UUID of repart.d(5)), size and first bytes."""
+
+    label: str
+    type: str
+    size: int
+    content: bytes = field(default=b"", repr=False)
+
+
+class Flow(Protocol):
+    """One way to boot. Has no state: everything is in its arguments."""
+
+    suffix: str
+    """of a slot's boot file: `edge-a.SUFFIX`"""
+
+    def packages(self, board: Board) -> tuple[str, ...]:
+        """Debian packages, of the board's architecture, that boot files come from."""
+
+    def slot_file(self, parts: Parts, slot: str, words: str, release: Path, output: Path) -> None:
+        """Write a slot's boot file, the kernel arguments `words` in it; `release` is the image's os-release(5)."""
+
+    def installed(self, slot: str) -> str:
+        """Where the boot file of a slot goes on the boot partition, to be tried at the next boot."""
+
+    def fill(self, parts: Parts, folder: Path) -> None:
+        """Write to `folder` what the boot partition holds beside the slots' boot files."""
+
+    def partitions(self) -> Sequence[Partition]:
+        """Partitions that the disk needs after the boot partition."""
+
+    def seal(self, disk: Path) -> None:
+        """Change of the finished disk what is outside its partitions."""
+
+
+def boot_name(flow: Flow, slot: str) -> str:
+    """The name of a slot's boot file among the files of a build."""
+    return f"edge-{slot}.{flow.suffix}"
+
+
+def command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]) -> str:
+    """The kernel command line of `slot`; `panic=10` because a node with nobody beside it must try again."""
+    words = [
+        f"edge.slot={slot}", f"roothash={image.roothash}", f"edge.salt={image.salt}", f"edge.blocks={image.blocks}",
+        "ro", "panic=10", "systemd.gpt_auto=no", "quiet", "loglevel=4", "systemd.show_status=no",
+        *(f"console={console}" for console in board.console), *board.arguments, *extra,
+    ]  # fmt: skip
+    return " ".join(words)
