@@ -19,9 +19,9 @@ COMMANDS = {
     "run": "boot an image in QEMU",
     "flash": "write an image to cards, disks or files, and prove it",
     "devices": "list disks and cards, and why one is refused",
-    "keys": "make, rotate, revoke and show the keys that bundles are signed with",
+    "keys": "make, rotate, revoke and show signing keys",
     "bundle": "make a signed update bundle of a build",
-    "inspect": "show what is in an image, or what an update would change",
+    "inspect": "show what is in an image, or what an update changes",
     "doctor": "say what this host lacks, and the command that mends it",
     "completion": "print the shell's completion script",
 }

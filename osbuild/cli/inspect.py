@@ -1,4 +1,4 @@
-"""`edge-osbuild inspect`: show what is in an image."""
+"""`edge-osbuild inspect`: show what is in an image or bundle, or what an update would change."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,19 +10,39 @@ from uuid import UUID
 import click
 
 from osbuild import superblock
+from osbuild.cache import Cache
 from osbuild.inspect import Entry, Part, Report, Slot, inspect
 from osbuild.paths import display
 
 MOST = 10  # rows of a long list
 
 
-@click.command()
+@click.command(short_help="show what is in an image, or what an update changes")
 @click.argument("image", type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(path_type=Path), metavar="OLD",
+              help="Show what changes from OLD to IMAGE, each a build's folder or a bundle.")  # fmt: skip
+@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Keys to check a bundle's signature by. Default: as for `edge-osbuild bundle`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(image: Path, as_json: bool) -> None:
-    """Show the partitions, slots, boot entries and parts of IMAGE, a disk image or a build folder."""
-    report = inspect(image)
-    click.echo(json.dumps(to_json(report), indent=2) if as_json else "\n".join(lines(report)))
+def command(image: Path, against: Path | None, folder: Path | None, as_json: bool) -> None:
+    """Show the partitions, slots, boot entries and parts of IMAGE: a disk image, a build's folder or a bundle."""
+    from osbuild import compare  # these take their time to load
+    from osbuild.bundle import info
+    from osbuild.cli import comparison
+    from osbuild.keys import development
+
+    if against is not None:
+        cache = Cache()
+        found = compare.compare(compare.side(against.absolute(), cache), compare.side(image.absolute(), cache))
+        click.echo(json.dumps(comparison.to_json(found), indent=2) if as_json else "\n".join(comparison.lines(found)))
+    elif info.is_bundle(image):
+        about = info.read(image.absolute(), Cache(), development.current(folder).keyring())
+        click.echo(
+            json.dumps(comparison.info_json(about), indent=2) if as_json else "\n".join(comparison.info_lines(about))
+        )
+    else:
+        report = inspect(image)
+        click.echo(json.dumps(to_json(report), indent=2) if as_json else "\n".join(lines(report)))
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from osbuild.keys.store import Keys
 REFERENCE = "file:PATH|env:NAME"
 
 
-@click.group(short_help="make, rotate, revoke and show the keys that bundles are signed with")
+@click.group(short_help="make, rotate, revoke and show signing keys")
 def command() -> None:
     """Make, rotate, revoke and show the keys that bundles are signed with.
 

@@ -1,0 +1,112 @@
+"""Reading a bundle: what it says it is, who signed it, and what the build in it was."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.bundle.programs import programs
+from osbuild.bundle.signing import trust
+from osbuild.cache import Cache
+from osbuild.errors import Error
+from osbuild.run import CommandError
+from osbuild.tools import Tree
+
+MAGIC = b"hsqs"  # squashfs, with which a bundle begins
+
+
+@dataclass(frozen=True)
+class Info:
+    """A bundle. `images` is image -> bytes; `meta` what the build wrote for devices; `problem` why it isn't trusted.
+
+    `problem` is None where the signature was checked against a keyring and found good.
+    """
+
+    path: Path
+    size: int
+    compatible: str
+    version: str
+    build: str
+    images: dict[str, int]
+    meta: dict[str, str]
+    manifest_hash: str
+    signer: str | None
+    problem: str | None
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a file begins like a bundle."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == MAGIC
+    except OSError:
+        return False
+
+
+def read(path: Path, cache: Cache, keyring: bytes | None = None) -> Info:
+    """Everything about the bundle at `path`; with `keyring`, whether a device that has it would take the signature.
+
+    Raises `Error` where it is no bundle, or damaged.
+    """
+    if not is_bundle(path):
+        message = "this is no bundle" if path.is_file() else "there is no such file"
+        raise Error(message, where=str(path), hint="`edge-osbuild bundle` makes one: F.raucb")
+    tools, problem = programs(cache), "not checked: no keyring was given"
+    with cache.scratch("bundles") as scratch:
+        plain = _info(tools, path, ["--no-verify"], [])
+        signer = None
+        if keyring is not None:
+            try:
+                checked = _info(tools, path, [], [scratch], trust(scratch, keyring))
+                signer, problem = checked.get("signer"), ""
+            except Error as error:
+                problem = error.message
+    update = plain.get("update", {})
+    return Info(
+        path,
+        path.stat().st_size,
+        str(update.get("compatible", "")),
+        str(update.get("version", "")),
+        str(update.get("build", "")),
+        {str(image["slot-class"]): int(image["size"]) for image in plain["images"]},
+        dict(plain.get("meta", {}).get("edge", {})),
+        str(plain.get("manifest-hash", "")),
+        signer,
+        problem or None,
+    )
+
+
+def _info(
+    tools: Tree, path: Path, words: Sequence[str], binds: Sequence[Path], checks: Sequence[Any] = ()
+) -> dict[str, Any]:
+    # Two outputs: the signer is only in the one for people.
+    hidden = [(path, str(path))]
+    try:
+        text = tools.run(["rauc", *checks, "info", *words, "--output-format=json-2", path], binds, hidden=hidden)
+        found: dict[str, Any] = json.loads(text)
+        if not words:
+            shown = tools.run(["rauc", *checks, "info", path], binds, hidden=hidden)
+            names = re.findall(r"^ *\d+ Subject: (.*)$", shown, re.MULTILINE)
+            found["signer"] = names[0] if names else None
+    except CommandError as error:
+        reasons = [line for line in error.output.splitlines() if line.strip() and not line.startswith("rauc-")]
+        reason = re.sub(r"^.*\*\*: [\d:.]+: ", "", reasons[-1]) if reasons else "RAUC does not say why"
+        hint = "is the file whole? compare its size and sha256 with what `edge-osbuild bundle --json` said"
+        raise Error(f"RAUC refuses it: {reason}", where=str(path), hint=hint) from None
+    return found
+
+
+def contents(path: Path, name: str, cache: Cache) -> bytes:
+    """One file of a bundle; nothing about its signature is checked. Raises `Error`."""
+    with cache.scratch("bundles") as scratch:
+        try:
+            programs(cache).run(
+                ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", path, name], [scratch],
+                hidden=[(path, str(path))],
+            )  # fmt: skip
+            return (scratch / "out" / name).read_bytes()
+        except (CommandError, OSError) as error:
+            hint = "is the file whole, and was it made by `edge-osbuild bundle`?"
+            raise Error(f"there is no {name} in it", where=str(path), hint=hint) from error

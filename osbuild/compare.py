@@ -1,0 +1,139 @@
+"""What an update would change: a build or bundle against another one."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.bundle import blocks, content, info, source
+from osbuild.cache import Cache
+from osbuild.errors import Error
+
+INDEXES = ("root.img.block-hash-index", "verity.img.block-hash-index", "boot.hashes")
+DIGEST = 32  # bytes of a sha256
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: what the build says about itself, and sha256 of each block of the root, its tree, boot files."""
+
+    path: Path
+    compatible: str
+    facts: Mapping[str, Any]
+    root: tuple[bytes, ...]
+    tree: tuple[bytes, ...]
+    boot: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How much of a part is not in the old one: bytes in blocks of 4 KiB, of `size` bytes."""
+
+    changed: int
+    size: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.changed / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One package, component, or other named thing; `old` or `new` is None where it is not there."""
+
+    name: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that differs. `index` is what an adaptive update reads first, in bytes; `remarks` are sentences."""
+
+    old: Side
+    new: Side
+    packages: tuple[Change, ...]
+    components: tuple[Change, ...]
+    root: Delta
+    tree: Delta
+    boot: Delta
+    index: int
+    remarks: tuple[str, ...]
+
+    @property
+    def download(self) -> int:
+        """Bytes that a device that runs the old one needs at least, before compression."""
+        return self.root.changed + self.tree.changed + self.boot.changed + self.index
+
+
+def side(path: Path, cache: Cache) -> Side:
+    """The build in the folder `path`, or the bundle at it. Raises `Error`."""
+    if path.is_dir():
+        found = source.read(path)
+        try:
+            root, tree = tuple(blocks.hashes(found.root)), tuple(blocks.hashes(found.tree))
+            boot = tuple(digest for each in found.boot.values() for digest in blocks.hashes(each))
+        except OSError as error:
+            raise Error(f"cannot be read: {error.strerror}", where=str(error.filename), hint=source.AGAIN) from error
+        return Side(path, found.compatible, content.facts(found), root, tree, boot)
+    if path.is_file() and not info.is_bundle(path):
+        hint = "name the folder of a build, or a bundle: images are not compared"
+        raise Error("this is neither a build nor a bundle", where=str(path), hint=hint)
+    about = info.read(path, cache)
+    try:
+        facts = json.loads(info.contents(path, "build.json", cache))
+    except ValueError as error:
+        raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
+    root, tree, boot = (split(info.contents(path, name, cache)) for name in INDEXES)
+    return Side(path, about.compatible, facts, root, tree, boot)
+
+
+def split(table: bytes) -> tuple[bytes, ...]:
+    """The digests in a table of them."""
+    return tuple(table[at : at + DIGEST] for at in range(0, len(table), DIGEST))
+
+
+def compare(old: Side, new: Side) -> Comparison:
+    """What changes from `old` to `new`."""
+    remarks = []
+    if old.compatible != new.compatible:
+        remarks.append(f"a device with {old.compatible} refuses {new.compatible}")
+    elif old.facts["roothash"] == new.facts["roothash"]:
+        remarks.append("the roots are the same")
+    versions = [str(each.facts["version"]) for each in (old, new)]
+    if versions[0] == versions[1] and old.facts.get("key") != new.facts.get("key"):
+        remarks.append(f"both call themselves {versions[0]}")
+    index = DIGEST * (len(new.root) + len(new.tree) + len(set(new.boot)))
+    return Comparison(
+        old, new, tuple(changes(old.facts.get("packages", []), new.facts.get("packages", []))),
+        tuple(changes(old.facts.get("components", []), new.facts.get("components", []))), delta(old.root, new.root),
+        delta(old.tree, new.tree), delta(old.boot, new.boot), index, tuple(remarks),
+    )  # fmt: skip
+
+
+def delta(old: Iterable[bytes], new: Iterable[bytes]) -> Delta:
+    """Blocks of `new` that are nowhere in `old`; each counts once, as it is read once."""
+    wanted = set(new)
+    return Delta(len(wanted - set(old)) * blocks.SIZE, len(wanted) * blocks.SIZE)
+
+
+def changes(old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> Iterator[Change]:
+    """What is only in one of two lists of named and versioned things, or has another version or sha256."""
+    before = {str(each["name"]): each for each in old}
+    after = {str(each["name"]): each for each in new}
+    for name in sorted(before.keys() | after.keys()):
+        first, second = before.get(name), after.get(name)
+        if first is None or second is None or _state(first) != _state(second):
+            yield Change(name, _version(first), _version(second))
+
+
+def _state(thing: Mapping[str, Any]) -> tuple[Any, ...]:
+    return thing.get("version"), thing.get("distribution"), thing.get("sha256")
+
+
+def _version(thing: Mapping[str, Any] | None) -> str | None:
+    if thing is None:
+        return None
+    words = (thing.get("distribution"), thing.get("version"))
+    return " ".join(str(word) for word in words if word)

@@ -1,0 +1,40 @@
+"""Small builds for tests: the files of a real one, with made-up contents."""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BLOCK = 4096
+
+
+def noise(seed: object, blocks: int) -> bytes:
+    """Bytes that are the same for the same seed and share no block with those of another."""
+    return random.Random(str(seed)).randbytes(blocks * BLOCK)
+
+
+def build(
+    folder: Path, *, version: str = "1.0.0", root: bytes | None = None, kernel: bytes | None = None,
+    kind: str = "efi", facts: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """A build in `folder`: a root, its tree, and a boot file a slot, which differ in one block."""
+    folder.mkdir(parents=True)
+    body = noise("kernel", 20) + b"odd end" if kernel is None else kernel
+    files = {"root.erofs": noise("root", 50) if root is None else root, "root.verity": noise("tree", 2)}
+    files |= {f"edge-{slot}.{kind}": f"slot={slot}".encode().ljust(BLOCK) + body for slot in "ab"}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    made = {
+        "name": "tiny", "version": version, "architecture": "x86_64", "key": f"key of {version}", "roothash": "0" * 64,
+        "packages": [{"name": "bash", "version": "5.2", "sha256": "1" * 64}],
+        "components": [{"name": "linux", "version": "6.12", "size": 1}],
+        "kernel": {"release": "6.12"}, "timings": [],
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+        },
+        **(facts or {}),
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(made))
+    return folder

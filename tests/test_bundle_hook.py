@@ -1,0 +1,144 @@
+"""The bundle's hook, run as RAUC runs it: a program with an environment, on a folder that stands for the partition."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from osbuild.bundle import blocks, content, hook, source
+from tests.builds import build, noise
+
+
+@pytest.fixture
+def partition(tmp_path: Path) -> Path:
+    (tmp_path / "efi/EFI/Linux").mkdir(parents=True)
+    return tmp_path / "efi"
+
+
+def bundle(path: Path, kernel: bytes | None = None, kind: str = "efi") -> Path:
+    """A bundle's content, as it is mounted on a device, and beside it the build."""
+    made = build(path / "build", kernel=kernel, kind=kind)
+    (path / "content").mkdir()
+    content.write(source.read(made), path / "content")
+    return path
+
+
+def run(made: Path, partition: Path, slot: str, *, largest: int | None = None) -> subprocess.CompletedProcess[str]:
+    env = {
+        "PATH": os.environ["PATH"], "RAUC_BUNDLE_MOUNT_POINT": str(made / "content"),
+        "RAUC_SLOT_DEVICE": str(partition), "RAUC_SLOT_BOOTNAME": slot,
+    }  # fmt: skip
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest or -1, -1))
+
+    command = [sys.executable, "-I", str(made / "content/hook"), "slot-install"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, preexec_fn=limit)
+
+
+def names(partition: Path) -> list[str]:
+    return sorted(path.name for path in partition.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("slot", ["a", "b"])
+def test_one_bundle_makes_the_boot_file_of_either_slot_and_boots_none(
+    tmp_path: Path, partition: Path, slot: str
+) -> None:
+    made = bundle(tmp_path / "n")
+    done = run(made, partition, slot)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(partition) == [f"edge-{slot}.efi.staged"]
+    staged = partition / f"EFI/Linux/edge-{slot}.efi.staged"
+    assert staged.read_bytes() == (made / f"build/edge-{slot}.efi").read_bytes()
+
+
+def test_u_boot_files_are_at_the_top_of_the_partition(tmp_path: Path, partition: Path) -> None:
+    made = bundle(tmp_path / "n", kind="itb")
+    assert run(made, partition, "b").returncode == 0
+    assert (partition / "edge-b.itb.staged").read_bytes() == (made / "build/edge-b.itb").read_bytes()
+
+
+def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
+    kernel = noise("kernel", 20)
+    old, new = bundle(tmp_path / "n", kernel), bundle(tmp_path / "m", kernel[: 19 * 4096] + noise("new", 1))
+    (partition / "EFI/Linux/edge-a+2-1.efi").write_bytes((old / "build/edge-a.efi").read_bytes())
+    done = run(new, partition, "b")
+    assert done.stdout == "boot file edge-b.efi: 21 blocks, 2 of them from the bundle\n"
+    assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (new / "build/edge-b.efi").read_bytes()
+    again = run(new, partition, "b")
+    assert again.stdout == "boot file edge-b.efi: 21 blocks, 0 of them from the bundle\n"
+
+
+def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_path: Path, partition: Path) -> None:
+    folder = partition / "EFI/Linux"
+    kept = {"edge-a.efi": b"running", "edge-bb.efi": b"not ours", "other.efi": b"not ours"}
+    lost = ("edge-b.efi", "edge-b+3.efi", "edge-b+1-2.efi", "EDGE-B.EFI", "edge-b.efi.partial", "edge-b.efi.staged")
+    for name in (*kept, *lost):
+        (folder / name).write_bytes(kept.get(name, b"old"))
+    made = bundle(tmp_path / "n")
+    assert run(made, partition, "b").returncode == 0
+    assert names(partition) == sorted([*kept, "edge-b.efi.staged"])
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+
+
+def test_a_block_that_is_damaged_on_the_partition_is_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
+    made = bundle(tmp_path / "n")
+    data = bytearray((made / "build/edge-a.efi").read_bytes())
+    data[3 * 4096 + 17] ^= 1
+    (partition / "EFI/Linux/edge-a.efi").write_bytes(data)
+    done = run(made, partition, "b")
+    assert "2 of them from the bundle" in done.stdout
+    assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (made / "build/edge-b.efi").read_bytes()
+
+
+def test_a_bundle_whose_blocks_are_not_those_it_says_leaves_nothing(tmp_path: Path, partition: Path) -> None:
+    made = bundle(tmp_path / "n")
+    with (made / "content/boot.blocks").open("r+b") as file:
+        file.seek(5 * 4096)
+        file.write(b"x")
+    done = run(made, partition, "b")
+    assert done.returncode == 1
+    assert "does not have the sha256" in done.stderr
+    assert names(partition) == []
+
+
+def test_a_full_partition_is_said_with_what_is_needed_and_leaves_the_other_slot(
+    tmp_path: Path, partition: Path
+) -> None:
+    made = bundle(tmp_path / "n")
+    (partition / "EFI/Linux/edge-a.efi").write_bytes(b"running")
+    done = run(made, partition, "b", largest=30000)
+    size = (made / "build/edge-b.efi").stat().st_size
+    assert done.returncode == 1
+    assert f"({size} bytes are needed," in done.stderr
+    assert names(partition) == ["edge-a.efi"]
+
+
+def test_a_slot_that_is_not_in_the_bundle_and_a_partition_that_is_not_mounted_are_refused(
+    tmp_path: Path, partition: Path
+) -> None:
+    made = bundle(tmp_path / "n")
+    for slot, place, message in (
+        ("c", partition, "no boot file for slot `c`, only for a, b"),
+        ("b", tmp_path / "empty", "is the boot partition mounted?"),
+    ):
+        done = run(made, place, slot)
+        assert done.returncode == 1
+        assert message in done.stderr
+
+
+def test_the_hook_needs_nothing_but_the_standard_library() -> None:
+    command = [sys.executable, "-I", "-S", hook.__file__, "what"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "unknown hook: what\n")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [([], []), ([0, 1, 2], [[0, 3]]), ([0, 1, 5, 6, 2], [[0, 2], [5, 2], [2, 1]]), ([4, 4], [[4, 1], [4, 1]])],
+)
+def test_runs_of_blocks(numbers: list[int], expected: list[list[int]]) -> None:
+    assert blocks.runs(numbers) == expected
