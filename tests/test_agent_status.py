@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.agent.boot import parse
 from osbuild.agent.reach import reach
 from osbuild.agent.status import duration, lines, status
+from osbuild.agent.uefi import parse
 from osbuild.agentapp import build_agent
 from tests.test_agent_health import Device
 

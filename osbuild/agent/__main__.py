@@ -10,6 +10,7 @@ COMMANDS = {
     "status": ("status", "show the slot, versions, boot counter and health of this node, and why this slot runs"),
     "health": ("health", "run the health checks"),
     "reach": ("reach", "say whether the update server can be reached"),
+    "bless": ("bless", "mark the running slot as good (run at the end of a good boot)"),
     "seed": ("seed", "find and store the seed of this node (run at boot)"),
     "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (run at boot)"),
 }

@@ -1,19 +1,17 @@
-"""Boot entries on the EFI system partition and their counters (Automatic Boot Assessment, systemd-boot(7))."""
+"""Which slot runs and why: the slots' boot entries and their counters, the same for every boot flow."""
 
-import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from osbuild.agent.system import System
-
-ENTRIES = "/efi/EFI/Linux"
-# The boot loader's variables (Boot Loader Interface); the path of the entry that was booted, if it had a counter.
-COUNTED = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-NAME = re.compile(r"(?P<id>[A-Za-z0-9][^+]*-(?P<slot>[^+-]+))(?:\+(?P<left>\d+)(?:-(?P<done>\d+))?)?\.efi")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One slot's entry. `left` and `done` are tries; `left` is None once the slot has been found good."""
+    """One slot's entry. `left` and `done` are tries; `left` is None once the slot has been found good.
+
+    `file` is its boot file's name on the boot partition.
+    """
 
     file: str
     slot: str
@@ -28,12 +26,28 @@ class Entry:
         return "trial" if self.left else "bad"
 
 
-def parse(file: str) -> Entry | None:
-    """An entry from its file name: `edge-a.efi`, `edge-a+3.efi`, `edge-a+2-1.efi`."""
-    if not (found := NAME.fullmatch(file)):
-        return None
-    left = found["left"]
-    return Entry(file, found["slot"], None if left is None else int(left), int(found["done"] or 0))
+class Flow(Protocol):
+    """What differs between boot loaders."""
+
+    def entries(self, system: System) -> list[Entry]:
+        """Every slot's entry, sorted by slot; empty where the boot partition can't be read."""
+
+    def booted(self, system: System) -> Entry | None:
+        """The entry that the boot loader chose, as it was then; None where that had no counter."""
+
+    def bless(self, system: System, slot: str) -> None:
+        """Mark a slot as good: from now on its boots are not counted. Raises `OSError`."""
+
+
+def flow(system: System) -> Flow:
+    """The boot flow of the running image."""
+    if system.image().get("boot") == "uboot":  # only the one that is needed, and imports are what takes time
+        from osbuild.agent.uboot import UBoot
+
+        return UBoot()
+    from osbuild.agent.uefi import Uefi
+
+    return Uefi()
 
 
 @dataclass(frozen=True)
@@ -96,9 +110,8 @@ def tries(count: int) -> str:
 
 def boot(system: System) -> Boot:
     """Read how this boot came about."""
-    slot = system.argument("edge.slot")
-    booted = parse(variable(system, COUNTED).rpartition("\\")[2].rpartition("/")[2])
-    entries = list_entries(system)
+    chosen = flow(system)
+    slot, booted, entries = system.argument("edge.slot"), chosen.booted(system), chosen.entries(system)
     mine = next((entry for entry in entries if entry.slot == slot), None)
     return Boot(
         slot,
@@ -106,21 +119,3 @@ def boot(system: System) -> Boot:
         booted is not None,
         tuple(entry for entry in entries if entry.slot != slot),
     )
-
-
-def list_entries(system: System) -> list[Entry]:
-    """Every slot's entry, sorted by slot; empty where the partition can't be read."""
-    try:
-        names = sorted(path.name for path in system.path(ENTRIES).iterdir())
-    except OSError:
-        return []
-    return sorted((entry for name in names if (entry := parse(name))), key=lambda entry: entry.slot)
-
-
-def variable(system: System, name: str) -> str:
-    """An EFI variable's text: four bytes of attributes, then UTF-16 (kernel documentation, efivarfs)."""
-    try:
-        data = system.path(name).read_bytes()
-    except OSError:
-        return ""
-    return data[4:].decode("utf-16-le", errors="replace").rstrip("\0")
