@@ -1,0 +1,21 @@
+"""Marks the running slot as good, where no boot loader's own program does."""
+
+import argparse
+
+from osbuild.agent.boot import flow
+from osbuild.agent.system import System
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def main(options: argparse.Namespace) -> int:
+    system = System()
+    slot = system.argument("edge.slot")
+    if slot is None:
+        print("edge-agent: the kernel command line names no slot")
+        return 1
+    flow(system).bless(system, slot)
+    print(f"slot {slot} is good")
+    return 0
