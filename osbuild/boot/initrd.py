@@ -77,6 +77,8 @@ def initrd(
             shutil.copy(packages / "usr/bin/busybox", root / "bin/busybox")
             for applet in APPLETS:
                 (root / "bin" / applet).symlink_to("busybox")
+            (root / "sbin").mkdir()  # where the kernel itself asks for file systems and checksums
+            (root / "sbin/modprobe").symlink_to("../bin/busybox")
             copy_program(packages, "usr/sbin/dmsetup", root, "bin/dmsetup")
             shutil.copy(INIT, root / "init")
             (root / "init").chmod(0o755)
