@@ -15,6 +15,7 @@ from conftest import MachineFactory
 from nodes import USER, Node, make_seed
 
 from osbuild import gpt
+from osbuild.board import Board
 from osbuild.flash import mapping
 from osbuild.flash.plan import MAGIC
 from osbuild.qemu.config import MachineConfig
@@ -287,10 +288,11 @@ def test_of_several_cards_those_that_can_be_are_finished(small: Path, folder: Pa
 
 
 def test_a_flashed_file_boots_with_its_own_seed(
-    machine: MachineFactory, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     seed = make_seed("minimal", "flashed", key, tmp_path / "seed.iso")
-    card = stick(tmp_path, "card.img", 3 * 1024 * MIB)
+    card = stick(tmp_path, "card.img", 2560 * MIB)
+    run(["truncate", "--size=4G", card])  # a power of two: some boards' emulated card readers take no other
     packed = image("minimal") / "disk.img.zst"
     bmap = tmp_path / "disk.bmap"
     bmap.write_text(mapping.bmap_of(image("minimal") / "disk.img").to_xml())
@@ -298,7 +300,7 @@ def test_a_flashed_file_boots_with_its_own_seed(
     assert status == 0, said
     found = targets[str(card)]
     assert found["written"] < 0.2 * found["size"] and found["node"] == "seed.iso"
-    made = machine(MachineConfig(image=card, memory=1024 * MIB))
+    made = machine(MachineConfig(board=board, image=card, memory=1024 * MIB))
     node = Node(made, made.guest(USER, key))
     node.wait_complete()
     node.guest.wait_ready(60)

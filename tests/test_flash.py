@@ -289,3 +289,12 @@ def test_the_map_of_another_build_is_refused_before_a_card_is_touched(image: Pat
     other.write_bytes(data)
     with pytest.raises(Error, match="not the one that its block map is of: bytes 0 to"):
         made(other, image.parent / "disk.bmap")
+
+
+@pytest.mark.parametrize("more", [0, 512, 16 * 512, 33 * 512])
+def test_a_card_that_is_hardly_larger_gets_its_table_at_its_end(more: int, image: Path, tmp_path: Path) -> None:
+    """The new backup of the table lies over the one of the image, which is mapped."""
+    card = full_of_junk(tmp_path / "card", size := image.stat().st_size + more)
+    [done] = flash(made(image, image.parent / "disk.bmap"), card)
+    assert (done.state, done.problem) == (State.done, None)
+    assert gpt.read(card).size == size

@@ -67,7 +67,8 @@ def command(
     orders = plan_orders(made, wanted, nodes or tuple(path.name for path in media), files)
     confirm(made, orders, yes=yes)
     if made.bmap:
-        log.note(f"writing {decimal(made.bmap.mapped)} of {decimal(made.bmap.size)} to {len(orders)} target(s)")
+        count = f"{len(orders)} target{'s' if orders[1:] else ''}"
+        log.note(f"writing {decimal(made.bmap.mapped)} of {decimal(made.bmap.size)} to {count}")
     outcomes = job.flash(made, orders)
     job.tell(outcomes)
     if as_json:

@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ BLKROGET, BLKRRPART, BLKFLSBUF, BLKGETSIZE64 = 0x125E, 0x125F, 0x1261, 0x8008127
 SYNC = 64 * 2**20  # bytes between two flushes where the cache cannot be passed by
 GONE = {errno.ENODEV, errno.ENXIO, errno.ENOMEDIUM, errno.ESHUTDOWN}
 LOCKED = {errno.EROFS, errno.EPERM, errno.EACCES}
+PATIENCE = 5.0  # seconds
 SECTOR = 4096  # what every disk can address; its own sectors are no larger
 
 
@@ -177,7 +179,7 @@ def opened(target: Target, size: int, *, private: bool) -> Iterator[Card]:
         raise _unopened(target, error) from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             if target.device is None:
                 if private:
                     os.fchmod(descriptor, 0o600)
@@ -187,6 +189,18 @@ def opened(target: Target, size: int, *, private: bool) -> Iterator[Card]:
         yield Card(target, descriptor, direct=direct, size=size)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a device; udev, which holds it while it looks at a card just put in, gets some seconds to finish."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 def _unopened(target: Target, error: OSError) -> Error:

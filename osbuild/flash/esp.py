@@ -70,7 +70,15 @@ def partition(table: gpt.Table | None, source: Source) -> gpt.Partition:
 
 
 def extract(source: Source, entry: gpt.Partition, copy: Path) -> Esp:
-    """Copy the partition `entry` of the image to the file `copy`, which becomes sparse."""
+    """Copy the partition `entry` of the image to the file `copy`, which becomes sparse. Raises `Error`."""
+    try:
+        return _extract(source, entry, copy)
+    except OSError as error:
+        hint = "make room there: it has what the boot files of the image take"
+        raise Error(f"cannot copy the boot partition: {error.strerror}", where=str(copy.parent), hint=hint) from error
+
+
+def _extract(source: Source, entry: gpt.Partition, copy: Path) -> Esp:
     view = memoryview(bytearray(BLOCK))
     with source.reading() as reader, copy.open("wb") as file:
         parts = [Range(entry.offset, entry.size)]

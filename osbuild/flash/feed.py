@@ -13,6 +13,7 @@ from osbuild.flash.mapping import CHUNK
 from osbuild.flash.plan import Plan
 from osbuild.flash.source import Reader, short
 
+KEPT = 512  # bytes of the image that are remembered for each place that differs on a card
 AHEAD = 8  # chunks that are read before the first of them is written
 
 
@@ -65,13 +66,15 @@ class Checker(threading.Thread):
 
 
 class Feed:
-    """Reads for the writers behind `lines`, and keeps the image's bytes, a sector each, at the offsets `wanted`.
+    """Reads for the writers behind `lines`, and keeps the image's bytes, 512 each, at the offsets `wanted`.
+
+    The last chunk is filled up with zeros to whole sectors of `sector` bytes.
 
     When the writers see the end, `done` has every part with its checksum: that of the block map, or the one made here.
     The map's are not checked against the image now: a card that has them, when it is read back, proves both.
     """
 
-    def __init__(self, plan: Plan, lines: Sequence[Line], wanted: Sequence[int], sector: int = 512) -> None:
+    def __init__(self, plan: Plan, lines: Sequence[Line], wanted: Sequence[int], *, sector: int) -> None:
         self.plan, self.lines, self.sector = plan, lines, sector
         self.originals: dict[int, bytes] = {}
         self.done: list[Range] = []
@@ -123,7 +126,7 @@ class Feed:
         index = bisect_left(self._wanted, place)
         while index < len(self._wanted) and self._wanted[index] < place + count:
             start = self._wanted[index] - place
-            self.originals[self._wanted[index]] = bytes(memory[start : start + self.sector])
+            self.originals[self._wanted[index]] = bytes(memory[start : start + KEPT])
             index += 1
         lines = self.lines if place >= head else ()
         users = len(lines) + hashed

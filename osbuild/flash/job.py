@@ -22,7 +22,9 @@ def flash(plan: Plan, orders: Sequence[Order]) -> list[Outcome]:
     stop = threading.Event()
     with log.bars() as bars:
         writers = [Writer(order, stop, reporter(bars, order.target.path)) for order in orders]
-        feed = Feed(plan, [writer.line for writer in writers], [place for order in orders for place in order.changes])
+        sector = max(order.target.device.sector if order.target.device else 512 for order in orders)
+        places = [place for order in orders for place in order.changes]
+        feed = Feed(plan, [writer.line for writer in writers], places, sector=sector)
         try:
             for writer in writers:
                 writer.feed = feed

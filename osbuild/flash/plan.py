@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Order:
-    """One target: `head` is its own beginning, `changes` what else differs from the image, by offset, in sectors."""
+    """One target: `head` is its own beginning; `changes` is what else is its own, by offset, 512 bytes each."""
 
     target: Target
     size: int
@@ -141,7 +141,7 @@ def order(made: Plan, target: Target, node: str | None, seed: Mapping[int, bytes
     if made.table is not None and (grown := grow(head, made.table, size)):
         head = grown.head
         changes |= {
-            grown.offset + place: grown.backup[place : place + sector] for place in range(0, len(grown.backup), sector)
+            grown.offset + place: grown.backup[place : place + 512] for place in range(0, len(grown.backup), 512)
         }
     inside = bytearray(head)
     for offset in [offset for offset in changes if offset < len(head)]:

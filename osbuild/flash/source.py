@@ -43,11 +43,17 @@ class Source:
     def reading(self) -> Iterator["Reader"]:
         """Read it from its beginning. Raises `Error`."""
         try:
-            with self.path.open("rb", buffering=0) as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                yield Reader(self, unpacking(file, self.packed))
+            file = self.path.open("rb", buffering=0)
         except OSError as error:
-            raise Error(f"cannot read the image: {error.strerror or error}", where=str(self.path)) from error
+            raise unreadable(self.path, error) from error
+        with file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            yield Reader(self, unpacking(file, self.packed))
+
+
+def unreadable(path: Path, error: OSError) -> Error:
+    """What the kernel says of an image that is there."""
+    return Error(f"cannot read the image: {error.strerror or error}", where=str(path), hint="check its mode and disk")
 
 
 def unpacking(file: io.FileIO, packed: str | None) -> Stream:
@@ -85,6 +91,8 @@ class Reader:
         except DAMAGED as error:
             where, hint = str(self.source.path), "copy or download it again"
             raise Error(f"the compressed image is damaged: {error}", where=where, hint=hint) from error
+        except OSError as error:
+            raise unreadable(self.source.path, error) from error
         self.place += done
         return done
 
@@ -116,7 +124,7 @@ def find(path: Path) -> Source:
                 sizes = {"zst": frame.zstd_size, "xz": frame.xz_size}
                 size = sizes[packed](file, str(found)) if packed in sizes else None
     except OSError as error:
-        raise Error(f"cannot read the image: {error.strerror}", where=str(found)) from error
+        raise unreadable(found, error) from error
     if size == 0:
         raise Error("the image is empty", where=str(found), hint="build it again")
     return Source(found, packed, size)
