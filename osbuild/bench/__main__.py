@@ -27,6 +27,7 @@ MEASUREMENTS = {
     "size": ("size", "the compressed image and its largest parts"),
     "minimal": ("memory", "idle memory without Kubernetes"),
     "node": ("boot", "idle memory with Kubernetes, and two boots to Ready"),
+    "boards": ("boards", "power-on to boot complete on every board"),
     "flash": ("flash", "writing an image, against dd with the same flush"),
     "warm": ("warm", "builds after nothing, first-boot config and one overlay file changed"),
 }

@@ -24,7 +24,8 @@ COMPLETE = "boot-complete.target"
 BOOT_SECONDS = 900.0
 SAMPLES = 8
 VERDICT = r"edge-osbuild: boot (complete|failed)[^\n]*\n"  # edge-health.service, on the console
-FIRMWARE_DONE = re.compile(r"BdsDxe: starting Boot")  # EDK2's boot device selection hands over to the boot loader
+# EDK2's boot device selection hands over to the boot loader, U-Boot to the kernel.
+FIRMWARE_DONE = re.compile(r"BdsDxe: starting Boot|Starting kernel \.\.\.")
 
 
 @dataclass
@@ -64,6 +65,14 @@ class Booted:
                 raise TimedOut(f"{COMPLETE} was not reached within {seconds:g} s")
             deadline.pause(1)
 
+    def complete(self) -> float:
+        """Seconds from power-on to boot-complete.target, by the guest's clock. Raises `Error` if it was not reached."""
+        shown = self.guest.run(["systemctl", "show", "--value", "-p", "ActiveEnterTimestampMonotonic", COMPLETE]).stdout
+        if not int(shown or 0):
+            raise Error(f"{COMPLETE} was never reached")
+        zero, _ = self.kernel_start()
+        return zero + int(shown) / 1e6 - self.power_on()
+
     def power_on(self) -> float:
         """When the machine began to run, in seconds since 1970 by the host's clock: QEMU's own event RESUME."""
         for event in self.machine.events:
@@ -93,25 +102,28 @@ class Booted:
 
 
 @contextmanager
-def booted(site: Site, profile: Path, memory: int) -> Iterator[Booted]:
+def booted(site: Site, profile: Path, memory: int | None, *, board: Board | None = None) -> Iterator[Booted]:
     """Boot the image of `profile` for the first time, with `memory` bytes, under TCG, with no way to the world.
+
+    `board` is what it was built for, by default the profile's architecture; without `memory` the machine has its own.
 
     The same on every host, whether it has KVM or not. The console's log is kept in the site's results.
     """
-    facts = site.facts(profile)
-    board: Board = load(str(facts.get("board", facts["architecture"])))
+    facts = site.facts(profile, board.name if board else None)
+    folder = site.folder_of(profile, board.name if board else None)
+    board = board or load(str(facts["architecture"]))
     seed, _ = site.seed(profile)
     qemu = emulator(board.architecture, site.cache)
     config = MachineConfig(
         board=board,
-        image=site.folder_of(profile) / "disk.img",
+        image=folder / "disk.img",
         memory=memory,
         media=(seed,),
         network=Network(restrict=True),
     )
-    console = site.results / f"bench-{facts['name']}.log"
+    console = site.results / f"bench-{facts['name']}-{board.name}.log"
     accelerator = choose(board, "tcg")
-    with log.step(f"booting {facts['name']}"):
+    with log.step(f"booting {facts['name']} on {board.name}"):
         with Machine(config, log=console, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
             watch = Watch()
             machine.line.listen(watch.hear)

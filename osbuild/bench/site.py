@@ -36,6 +36,7 @@ class Site:
         self.cache = cache
         self.output = folder / "build"
         self.image = once(self._image)
+        self._copied = once(self._copy)
         self.key = once(lambda: KeyPair.generate(folder / "key"))
 
     def profile(self, name: str, base: str, changes: Mapping[str, Any], *, lock: bool = True) -> Path:
@@ -65,35 +66,39 @@ class Site:
         run([sys.executable, "-m", "osbuild", *words], cwd=paths.PROJECT, env=env)
         return time.monotonic() - begin
 
-    def build(self, profile: Path, *, cache: Path | None = None) -> float:
-        """Build `profile` into `folder_of(profile)`; returns seconds."""
-        return self.command("build", profile, "-o", self.output / profile.parent.name, cache=cache)
+    def build(self, profile: Path, *, board: str | None = None, cache: Path | None = None) -> float:
+        """Build `profile` into `folder_of(profile, board)`; returns seconds."""
+        wanted = ["--board", board] if board else []
+        return self.command("build", profile, *wanted, "-o", self.output / profile.parent.name, cache=cache)
 
     def seed(self, profile: Path) -> tuple[Path, float]:
         """The seed of the node that `profile` describes, and the seconds that it took."""
         path = profile.with_name("seed.iso")
         return path, self.command("seed", profile, "--node", NODE, "-o", path)
 
-    def folder_of(self, profile: Path) -> Path:
-        """Where the image of `profile` was built."""
+    def folder_of(self, profile: Path, board: str | None = None) -> Path:
+        """Where the image of `profile` was built, for `board` or for the profile's own architecture."""
         loaded: Loaded = load(profile)
         made = loaded.profile
-        return self.output / profile.parent.name / f"{made.name}-{made.version}-{made.architecture}"
+        return self.output / profile.parent.name / f"{made.name}-{made.version}-{board or made.architecture}"
 
-    def facts(self, profile: Path) -> dict[str, Any]:
+    def facts(self, profile: Path, board: str | None = None) -> dict[str, Any]:
         """The manifest of an image that was built."""
-        path = self.folder_of(profile) / "manifest.json"
+        path = self.folder_of(profile, board) / "manifest.json"
         try:
             facts: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise Error(f"the build has left no manifest: {error}", where=str(path)) from error
         return facts
 
-    def _image(self, base: str) -> Path:
+    def _image(self, base: str, board: str | None = None) -> Path:
         """A profile with the overlays of the shipped `base` copied, its image built. The same one when asked again."""
-        with log.step(f"image of {base}"):
-            name = f"image-{base}"
-            (self.folder / name).mkdir()
-            path = self.profile(name, base, {"overlays": self.overlays(name, base)})
-            self.build(path)
+        with log.step(f"image of {base}" + (f" for {board}" if board else "")):
+            path = self._copied(base)
+            self.build(path, board=board)
         return path
+
+    def _copy(self, base: str) -> Path:
+        name = f"image-{base}"
+        (self.folder / name).mkdir()
+        return self.profile(name, base, {"overlays": self.overlays(name, base)})
