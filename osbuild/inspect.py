@@ -1,48 +1,29 @@
 """What is in an image: partitions, slots, boot entries, and what the manifest beside it says."""
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from osbuild import gpt, pe, superblock
+from osbuild import gpt, superblock
+from osbuild.entries import Entry, read_entries, state_of
 from osbuild.errors import Error
-from osbuild.fat import Fat, File
 from osbuild.run import run
 
 Content = superblock.Erofs | superblock.Verity | superblock.Ext4
-COUNTERS = re.compile(r"\+(\d+)(?:-(\d+))?(?=\.efi$)")  # Boot Loader Specification, "Boot counting"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One partition and what its first bytes say it holds: erofs, verity, ext4, vfat, empty or unknown."""
+    """One partition and what it holds: erofs, verity, ext4, vfat, slots' state, empty or unknown."""
 
     partition: gpt.Partition
     holds: str
     content: Content | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One unified kernel image on the ESP; sizes are in bytes, tries None where boots are not counted."""
-
-    path: str
-    size: int
-    tries_left: int | None = None
-    tries_done: int | None = None
-    machine: str | None = None
-    command_line: str = ""
-    root_hash: str | None = None
-    kernel: str | None = None
-    os_release: dict[str, str] = field(default_factory=dict)
-    sections: dict[str, int] = field(default_factory=dict)
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,11 +99,11 @@ def inspect(path: Path) -> Report:
             table = gpt.read(image)
             parts = tuple(_part(file, partition) for partition in table.partitions)
             problems: list[str] = []
-            entries = []
+            entries: list[Entry] = []
             for part in parts:
                 if part.partition.type == gpt.ESP:
                     try:
-                        entries += list(_entries(file, part.partition))
+                        entries += read_entries(file, part.partition, state_of(file, table.partitions))
                     except Error as error:
                         problems.append(str(error))
             size, allocated = table.size, found.stat().st_blocks * 512
@@ -143,48 +124,9 @@ def _part(file: BinaryIO, partition: gpt.Partition) -> Part:
     begin = file.read(min(partition.size, 2**20))
     if not any(begin):
         return Part(partition, "empty", None)
+    if partition.type == gpt.UBOOT_ENV:
+        return Part(partition, "slots' state", None)
     return Part(partition, "vfat" if begin[82:87] == b"FAT32" or begin[54:57] == b"FAT" else "unknown", None)
-
-
-def _entries(file: BinaryIO, esp: gpt.Partition) -> Iterator[Entry]:
-    fat = Fat(file, esp.offset, f"partition {esp.number} ({esp.name})")
-    for found in fat.walk():
-        parent = str(found.path.parent).lower()
-        if parent == "efi/linux" and found.path.suffix.lower() == ".efi" and not found.folder:
-            yield _entry(fat, found)
-
-
-def _entry(fat: Fat, found: File) -> Entry:
-    path = str(found.path)
-    counted = COUNTERS.search(path)
-    left = int(counted[1]) if counted else None
-    done = int(counted[2] or 0) if counted else None
-
-    def read(offset: int, size: int) -> bytes:
-        return fat.read(found, offset, size)
-
-    def text(name: str) -> str:
-        return (image.contents(name, read) or b"").decode("utf-8", "replace").strip()
-
-    try:
-        image = pe.parse(read, path)
-        words = text(".cmdline")
-        hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", words)
-        pairs = (line.partition("=") for line in text(".osrel").splitlines() if "=" in line)
-        return Entry(
-            path=path,
-            size=found.size,
-            tries_left=left,
-            tries_done=done,
-            machine=image.machine,
-            command_line=words,
-            root_hash=hashes[-1].lower() if hashes else None,
-            kernel=text(".uname") or None,
-            os_release={name: value.strip("\"'") for name, _, value in pairs},
-            sections={section.name: section.size for section in image.sections},
-        )
-    except Error as error:
-        return Entry(path, found.size, left, done, problem=error.message)
 
 
 def _slots(parts: tuple[Part, ...], entries: list[Entry]) -> Iterator[Slot]:

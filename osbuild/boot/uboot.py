@@ -6,6 +6,7 @@ The script that chooses a slot is boot.scr; what it counts with is described in 
 import gzip
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from osbuild import gpt
@@ -39,14 +40,23 @@ class UBoot:
     def slot_file(self, parts: Parts, slot: str, words: str, release: Path, output: Path) -> None:
         """Write kernel, initrd, kernel arguments and every device tree of the board as one image of U-Boot's."""
         board = parts.board
-        linux = parts.kernel.image.read_bytes()
-        if board.architecture is Architecture.arm64:  # of the others the kernel unpacks itself
-            linux = gzip.compress(linux, 9, mtime=0)
+        # U-Boot unpacks the kernel for ARM64; that for ARMv7 unpacks itself.
+        packed = board.architecture is Architecture.arm64
+        linux = compressed(parts.kernel.image) if packed else parts.kernel.image.read_bytes()
         trees = [parts.kernel.device_tree(name) for name in board.device_trees]
         vendors = {str(Path(name).parent) + "/" for name in board.device_trees if "/" in name}
+        about = {
+            name: value.strip('"')
+            for name, _, value in (line.partition("=") for line in release.read_text().splitlines())
+        }
         texts = {
-            "bootargs": words, "edge_vendor": "".join(vendors), "edge_trees": " ".join(path.name for path in trees),
-        }  # fmt: skip
+            "bootargs": words,
+            "edge_vendor": "".join(vendors),
+            "edge_trees": " ".join(path.name for path in trees),
+            # for those who look into the image
+            "kernel": parts.kernel.release,
+            **{name: about[name] for name in ("PRETTY_NAME", "IMAGE_VERSION") if name in about},
+        }
         lines = "".join(f"{name}={value}\n" for name, value in texts.items())
         files = [linux, parts.initrd.read_bytes(), lines.encode(), *(path.read_bytes() for path in trees)]
         output.write_bytes(uimage.pack(files, board.architecture, f"edge-{slot}", time=parts.epoch))
@@ -92,6 +102,12 @@ class UBoot:
         with disk.open("r+b") as file:
             file.seek(446)
             file.write(b"".join(entries).ljust(4 * MBR_ENTRY.size, b"\0"))
+
+
+@lru_cache(maxsize=1)
+def compressed(path: Path) -> bytes:
+    """A kernel packed with gzip; every slot of a build has the same one."""
+    return gzip.compress(path.read_bytes(), 6, mtime=0)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -102,7 +102,8 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Iterato
 def lines(report: Report) -> Iterator[str]:
     """The report for people."""
     manifest = report.manifest or {}
-    name = " ".join(str(manifest[key]) for key in ("name", "version", "architecture") if key in manifest)
+    board = "board" if "board" in manifest else "architecture"
+    name = " ".join(str(manifest[key]) for key in ("name", "version", board) if key in manifest)
     yield f"{display(report.image)}: {amount(report.size)}, {amount(report.allocated)} on disk" + (
         name and f" · {name}"
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from osbuild.boot.uimage import pack_kernel
 from osbuild.errors import Error
 from osbuild.qemu.accel import KVM, Accelerator
 from osbuild.qemu.config import MachineConfig, Wrap
@@ -62,6 +63,10 @@ def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root:
             raise Error("this board boots from its disk, and it has none", where=f"board {config.board.name}")
         names = [name for name in (board.uboot, board.device_tree) if name]
         copies = extract(source, names, folder)
+        if board.uboot_address:
+            # A raw kernel goes to an address of QEMU's own choice, one with a header of U-Boot's to that in the header.
+            path, address = copies[board.uboot], int(board.uboot_address, 16)
+            path.write_bytes(pack_kernel(path.read_bytes(), config.architecture, "U-Boot", address=address))
         return replace(files, uboot=copies.get(board.uboot), device_tree=copies.get(board.device_tree))
     firmware = find_firmware(config.architecture, root)
     store = Path(f"{config.persist.absolute()}.vars") if config.persist else folder / "vars.fd"

@@ -1,0 +1,120 @@
+"""Boot entries in an image: a boot file for each slot, and how many tries each has left."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from osbuild import gpt, pe
+from osbuild.agent import slotstate
+from osbuild.agent.slotstate import SlotState
+from osbuild.boot import uimage
+from osbuild.errors import Error
+from osbuild.fat import Fat, File
+
+COUNTERS = re.compile(r"\+(\d+)(?:-(\d+))?(?=\.efi$)")  # Boot Loader Specification, "Boot counting"
+IMAGE = re.compile(r"edge-([a-z])\.img")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One slot's boot file on the boot partition; sizes are in bytes, tries None where boots are not counted."""
+
+    path: str
+    size: int
+    tries_left: int | None = None
+    tries_done: int | None = None
+    machine: str | None = None
+    command_line: str = ""
+    root_hash: str | None = None
+    kernel: str | None = None
+    os_release: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, int] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def state_of(file: BinaryIO, partitions: Sequence[gpt.Partition]) -> SlotState | None:
+    """The state that U-Boot counts with, None where the disk has no partition for it."""
+    for partition in partitions:
+        if partition.type == gpt.UBOOT_ENV:
+            copies = []
+            for place in slotstate.PLACES:
+                file.seek(partition.offset + place)
+                copies.append(slotstate.decode(file.read(slotstate.SIZE)))
+            return slotstate.newest(copies)
+    return None
+
+
+def read_entries(file: BinaryIO, boot: gpt.Partition, state: SlotState | None) -> Iterator[Entry]:
+    """Every entry on the boot partition: unified kernel images, or U-Boot's, which `state` counts."""
+    fat = Fat(file, boot.offset, f"partition {boot.number} ({boot.name})")
+    for found in fat.walk():
+        parent = str(found.path.parent).lower()
+        if found.folder:
+            continue
+        if parent == "efi/linux" and found.path.suffix.lower() == ".efi":
+            yield unified(fat, found)
+        elif state and parent == "." and (match := IMAGE.fullmatch(found.path.name.lower())):
+            yield packed(fat, found, state.counter(match[1]))
+
+
+def packed(fat: Fat, found: File, counter: slotstate.Counter) -> Entry:
+    """The entry in an image of U-Boot's, as `osbuild.boot.uboot` makes them."""
+    path, left = str(found.path), counter.left
+    done = None if left is None else counter.done
+    try:
+        image = uimage.parse(fat.read(found), path)
+        if len(image.parts) < 4:
+            raise Error("it lacks a kernel, an initrd, their arguments or a device tree")
+        lines = image.parts[2].decode("utf-8", "replace").splitlines()
+    except Error as error:
+        return Entry(path, found.size, left, done, problem=error.message)
+    texts = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    words = texts.get("bootargs", "")
+    hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", words)
+    return Entry(
+        path=path,
+        size=found.size,
+        tries_left=left,
+        tries_done=done,
+        machine=str(image.architecture) if image.architecture else None,
+        command_line=words,
+        root_hash=hashes[-1].lower() if hashes else None,
+        kernel=texts.get("kernel"),
+        os_release={name: texts[name] for name in ("PRETTY_NAME", "IMAGE_VERSION") if name in texts},
+        sections={".linux": len(image.parts[0]), ".initrd": len(image.parts[1])},
+    )
+
+
+def unified(fat: Fat, found: File) -> Entry:
+    """The entry in a unified kernel image, with its counters in its name."""
+    path = str(found.path)
+    counted = COUNTERS.search(path)
+    left = int(counted[1]) if counted else None
+    done = int(counted[2] or 0) if counted else None
+
+    def read(offset: int, size: int) -> bytes:
+        return fat.read(found, offset, size)
+
+    def text(name: str) -> str:
+        return (image.contents(name, read) or b"").decode("utf-8", "replace").strip()
+
+    try:
+        image = pe.parse(read, path)
+        words = text(".cmdline")
+        hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", words)
+        pairs = (line.partition("=") for line in text(".osrel").splitlines() if "=" in line)
+        return Entry(
+            path=path,
+            size=found.size,
+            tries_left=left,
+            tries_done=done,
+            machine=image.machine,
+            command_line=words,
+            root_hash=hashes[-1].lower() if hashes else None,
+            kernel=text(".uname") or None,
+            os_release={name: value.strip("\"'") for name, _, value in pairs},
+            sections={section.name: section.size for section in image.sections},
+        )
+    except Error as error:
+        return Entry(path, found.size, left, done, problem=error.message)
