@@ -74,7 +74,8 @@ def image(request: pytest.FixtureRequest, board: Board) -> Callable[[str], Path]
 
     def folder(profile: str) -> Path:
         made = profiles.load(profiles.find(profile)).profile
-        path = request.config.getoption("--images").absolute() / f"{made.name}-{made.version}-{board.name}"
+        images: Path = request.config.getoption("--images")
+        path = images.absolute() / f"{made.name}-{made.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name}"
             pytest.fail(f"{paths.display(path)} has no disk.img: run `{command}`", pytrace=False)

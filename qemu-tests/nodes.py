@@ -19,7 +19,7 @@ from osbuild.seed.render import Seed, render
 
 USER = "tester"
 COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
-BOOT = 600.0  # seconds that a boot may take under emulation on a busy machine
+BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
 
 
 def make_seed(

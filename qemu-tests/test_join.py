@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from nodes import USER, Node, make_seed
 
+from osbuild.board import Board
 from osbuild.paths import PROJECT
 from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.config import MachineConfig, Network
@@ -60,7 +61,7 @@ def settings(address: str, **kubernetes: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster(
-    image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    board: Board, image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:  # fmt: skip
     """The server boots first; its agent once the server is Ready, so that two boots don't share the processors."""
@@ -77,17 +78,17 @@ def cluster(
 
     def machine(profile: str, address: str, seed: Path, log: str) -> Machine:
         config = MachineConfig(
-            image=image(profile) / "disk.img", memory=2 * 2**30, media=(seed,), network=Network(restrict=True),
-            extra=cable(port, address),
+            board=board, image=image(profile) / "disk.img", memory=2 * 2**30, media=(seed,),
+            network=Network(restrict=True), extra=cable(port, address),
         )  # fmt: skip
         path = PROJECT / "build/test-logs" / log
         return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
 
-    with machine("edge-server", SERVER, server_seed, "join-server.log") as first:
+    with machine("edge-server", SERVER, server_seed, f"join-server-{board.name}.log") as first:
         server = Node(first, first.guest(USER, key))
         server.wait_complete()
         server.guest.wait_ready(120)
-        with machine("edge-agent", AGENT, agent_seed, "join-agent.log") as second:
+        with machine("edge-agent", AGENT, agent_seed, f"join-agent-{board.name}.log") as second:
             agent = Node(second, second.guest(USER, key))
             agent.wait_complete()
             agent.guest.wait_ready(120)

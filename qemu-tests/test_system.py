@@ -38,10 +38,10 @@ def copied(source: Path, target: Path) -> Path:
     return target
 
 
-def extent(image: Path, path: str) -> int:
+def extent(board: Board, image: Path, path: str) -> int:
     """Offset in bytes, in the erofs `image`, of the first block of a file's data (dump.erofs(1))."""
     loaded = load(find("minimal"))
-    lock = read(loaded, loaded.profile.architecture)
+    lock = read(loaded, board.name)
     assert lock is not None, "the image was built, so there is a lock"
     text = tree(Cache(), lock.finish_tools).run(["dump.erofs", f"--path={path}", "-e", image], [image])
     first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
@@ -49,11 +49,11 @@ def extent(image: Path, path: str) -> int:
     return int(first[1])
 
 
-def flip(disk: Path, image: Path, path: str) -> None:
+def flip(board: Board, disk: Path, image: Path, path: str) -> None:
     """Flip one bit of one byte in the middle of a file's first block, in slot A of `disk`."""
     slot = next(part for part in gpt.read(disk).partitions if part.name == "root-a")
     with disk.open("r+b") as file:
-        file.seek(slot.offset + extent(image, path) + 1024)
+        file.seek(slot.offset + extent(board, image, path) + 1024)
         byte = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([byte ^ 0x10]))
@@ -133,7 +133,7 @@ def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
-    flip(disk, image("minimal") / "root.erofs", "/usr/bin/less")
+    flip(board, disk, image("minimal") / "root.erofs", "/usr/bin/less")
     node = boot(machine, board, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
     node.wait_complete()
     node.guest.wait_ready(120)
@@ -146,7 +146,7 @@ def test_a_slot_that_cannot_start_uses_up_its_tries(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
-    flip(disk, image("minimal") / "root.erofs", "/usr/lib/systemd/systemd")
+    flip(board, disk, image("minimal") / "root.erofs", "/usr/lib/systemd/systemd")
     assert tries(disk) == (3, 0)
     if board.qemu.disk == "sd":
         os.truncate(disk, card_size(disk, None))
