@@ -1,7 +1,6 @@
 """The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from osbuild import log
@@ -37,13 +36,13 @@ def rootfs(
     """
 
     def make(path: Path) -> None:
-        with log.step(f"root file system: {len(debs)} packages"), emulation(cache, architecture) as emulated:
+        with log.step(f"root file system: {len(debs)} packages"):
             Archive(cache, architecture).download(debs, folder=folder)
             packages = repository(cache, debs)
             logfile = path.parent / "dib.log"
             tools.run(
                 [
-                    *emulated, "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
+                    *emulation(architecture, key), "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
                     "from diskimage_builder.disk_image_create import main; main()",
                     "-a", architecture.to_debian(), "-t", "tar", "-n", "-o", path.parent / "root",
                     "edge-debian", *(element.name for element in elements),
@@ -68,15 +67,12 @@ def rootfs(
     return cache.entry("rootfs", key, make)
 
 
-@contextmanager
-def emulation(cache: Cache, architecture: Architecture) -> Iterator[list[str]]:
+def emulation(architecture: Architecture, key: str) -> list[str]:
     """What to put before a command so that it and its chroots run programs of `architecture`, if that is foreign.
 
-    The emulator has one name for each cache, so that a build can clean up after one that was killed: one at a time.
+    The emulator's name has the root's `key` in it: builds of several roots don't disturb each other, and one that was
+    killed is cleaned up after when the same root is made again.
     """
     if architecture == Architecture.native():
-        yield []
-        return
-    name = f"edge-osbuild-{architecture}-{content_key(cache.root)[:8]}"
-    with cache.locked(name):
-        yield ["python3", "-m", "osbuild.compose.emulation", architecture.to_debian(), name]
+        return []
+    return ["python3", "-m", "osbuild.compose.emulation", architecture.to_debian(), f"edge-osbuild-{key[:16]}"]

@@ -1,0 +1,202 @@
+"""Roots of other architectures: made of nothing but their own programs, and the same as under full emulation."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from osbuild.arch import Architecture
+from osbuild.bench.foreign import emulated_root, locked, prepare, root
+from osbuild.cache import Cache, tree_digest
+from osbuild.compose.abi import ABIS
+from osbuild.compose.install import dpkg
+from osbuild.lock import Lock, to_json
+from osbuild.run import run
+
+NATIVE = Architecture.native()
+FOREIGN = [architecture for architecture in Architecture if architecture != NATIVE]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file is; times are the build's business (osbuild.image.system.clamp)."""
+
+    kind: bytes
+    mode: int
+    owner: tuple[int, int]
+    link: str
+    digest: str
+
+
+def entries(path: Path) -> dict[str, Entry]:
+    """Every file of a root that is a tar."""
+    found = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            file = tar.extractfile(member) if member.isreg() else None
+            digest = hashlib.sha256(file.read()).hexdigest() if file else ""
+            name = member.name.removeprefix(".")
+            found[name] = Entry(member.type, member.mode, (member.uid, member.gid), member.linkname, digest)
+    return found
+
+
+def text(path: Path, name: str) -> str:
+    """A text file of a root."""
+    with tarfile.open(path) as tar:
+        file = tar.extractfile(f".{name}")
+        assert file is not None
+        return file.read().decode()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Architecture, tuple[Lock, Path]]]:
+    """A fresh root for every other architecture, with an element whose hook runs a program in the chroot."""
+    folder = tmp_path_factory.mktemp("foreign")
+    hook = folder / "elements/probe/install.d/10-probe"
+    hook.parent.mkdir(parents=True)
+    hook.write_text("#!/bin/bash\nuname -m > /usr/lib/probe\n")
+    hook.chmod(0o755)
+    roots = {}
+    for architecture in FOREIGN:
+        lock = locked(Cache(), architecture)
+        path, _ = root(Cache(), lock, elements=[hook.parent.parent])
+        roots[architecture] = lock, path
+    yield roots
+    for _, path in roots.values():
+        path.unlink()
+
+
+@pytest.mark.parametrize("architecture", FOREIGN)
+def test_a_foreign_root_is_complete_and_all_its_own(
+    architecture: Architecture, made: dict[Architecture, tuple[Lock, Path]], tmp_path: Path
+) -> None:
+    lock, path = made[architecture]
+    abi = ABIS[architecture.to_debian()]
+    strangers, programs = [], 0
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if file := tar.extractfile(member) if member.isreg() else None:
+                head = file.read(20)
+                if head[:4] == b"\x7fELF":
+                    programs += 1
+                    if (head[4], int.from_bytes(head[18:20], "little")) != abi.elf:
+                        strangers.append(member.name)
+    assert programs > 500
+    assert strangers == []
+    names = entries(path).keys()
+    left = {"/lib64", "/usr/lib64", "/" + ABIS[NATIVE.to_debian()].libraries, "/usr/sbin/policy-rc.d"}
+    assert not left & names
+    assert text(path, "/usr/lib/probe").strip() in {"arm64": ("aarch64",), "armv7": ("armv7l", "armv8l")}[architecture]
+
+    run(["tar", "-x", "-C", tmp_path, "-f", path, "./var/lib/dpkg"])
+    own = dpkg(tmp_path / "dpkg", ABIS[NATIVE.to_debian()], abi)
+    database = f"--admindir={tmp_path / 'var/lib/dpkg'}"
+    assert run([own, database, "--audit"]) == ""
+    listed = run(["dpkg-query", database, "--show", "--showformat=${Package} ${Version} ${Architecture} ${Status}\n"])
+    expected = {f"{deb.name} {deb.version} {deb.architecture} install ok installed" for deb in lock.packages}
+    assert set(listed.splitlines()) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", FOREIGN)
+def test_a_second_foreign_root_of_one_lock_is_the_same(
+    architecture: Architecture, made: dict[Architecture, tuple[Lock, Path]]
+) -> None:
+    lock, first = made[architecture]
+    second, _ = root(Cache(), lock)
+    one, two = entries(first), entries(second)
+    second.unlink()
+    del one["/usr/lib/probe"]
+    assert one == two
+
+
+# name -> why the emulated root may have another file there, or none
+ALLOWED = {
+    "/etc/passwd": "mmdebstrap configures in another order, in which users get other numbers: compared by name",
+    "/etc/group": "the same",
+    "/etc/shadow": "the same",
+    "/etc/gshadow": "the same",
+    "/usr/lib/dbus-1.0/dbus-daemon-launch-helper": "its group has such a number",
+    "/var/lib/systemd/network": "its owner has such a number",
+    "/etc/dpkg/dpkg.cfg.d/99mmdebstrap": "mmdebstrap's name for options given to dpkg",
+    "/etc/dpkg/dpkg.cfg.d/edge-osbuild": "ours",
+    "/etc/fstab": "mmdebstrap writes a comment",
+    "/etc/.resolv.conf.systemd-resolved.bak": "mmdebstrap copies the host's resolv.conf, which systemd-resolved keeps",
+    "/var/lib/dpkg/arch": "mmdebstrap lists the one architecture",
+    "/var/lib/dpkg/triggers/File": "the same lines in another order: compared sorted",
+}  # fmt: skip
+SORTED = ("/var/lib/dpkg/triggers/File",)
+BY_NAME = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
+
+
+@pytest.mark.slow
+def test_a_foreign_root_is_what_full_emulation_makes(made: dict[Architecture, tuple[Lock, Path]]) -> None:
+    lock, ours = made[Architecture.arm64]
+    theirs, _ = emulated_root(Cache(), lock)
+    one, two = entries(ours), entries(theirs)
+    del one["/usr/lib/probe"]
+    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+    assert {name for name in different if not name.startswith("/dev/")} <= ALLOWED.keys()  # /dev is emptied later
+    for name in SORTED:
+        assert sorted(text(ours, name).splitlines()) == sorted(text(theirs, name).splitlines())
+    for name in BY_NAME:
+        for each in (one, two):
+            assert each[name].owner[0] == 0
+        assert people(text(ours, name)) == people(text(theirs, name)), name
+    theirs.unlink()
+
+
+def people(table: str) -> set[tuple[str, ...]]:
+    """Lines of passwd(5) and its like without numbers, which are dealt out in order."""
+    return {tuple(field for field in line.split(":") if not field.isdecimal()) for line in table.splitlines()}
+
+
+@pytest.mark.slow
+def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a mount, not a registration, and the tools tree as it was."""
+    lock = locked(Cache(), Architecture.arm64)
+    sandbox = prepare(Cache(), lock)
+    before = tree_digest(sandbox.root)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for kind in ("tools", "debs", "wheels", "downloads"):
+        (cache / kind).symlink_to(Cache().folder(kind))
+    code = (
+        "import json, sys; from osbuild.bench.foreign import root; from osbuild.cache import Cache; "
+        "from osbuild.lock import from_json; root(Cache(), from_json(json.load(sys.stdin)))"
+    )
+    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(cache))
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as build:
+        assert build.stdin
+        json.dump(to_json(lock), build.stdin)
+        build.stdin.close()
+        end = time.monotonic() + 300
+        while not any("native programs in place" in log.read_text() for log in cache.glob("rootfs/.partial-*/dib.log")):
+            assert build.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        build.send_signal(signal.SIGKILL)
+    time.sleep(2)
+    assert str(cache) not in Path("/proc/self/mountinfo").read_text()
+    assert not any(str(cache) in process for process in processes())
+    assert tree_digest(sandbox.root) == before
+    path, _ = root(Cache(), lock)  # cleans up after the other, and works
+    assert path.is_file()
+    assert not list(cache.glob("rootfs/.partial-*"))
+
+
+def processes() -> Iterator[str]:
+    """The command lines of all that run here."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
