@@ -8,15 +8,20 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from disks import unpack
 
 from osbuild.arch import Architecture
 from osbuild.board import default, load
+from osbuild.cache import Cache
 from osbuild.cli.run import command, size
 from osbuild.errors import Error, UsageError
 from osbuild.qemu.bootable import find
 from osbuild.qemu.config import direct
 from osbuild.qemu.disk import card_size, image_format, keep_overlay, make_overlay
+from osbuild.qemu.firmware import extract
 from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
+from osbuild.run import run
+from osbuild.seed.esp import mtools, partition
 
 
 def gpt(path: Path) -> Path:
@@ -86,6 +91,22 @@ def test_an_sd_card_has_the_next_power_of_two_of_bytes(tmp_path: Path) -> None:
     with pytest.raises(Error, match="not known") as caught:
         card_size(image, None)
     assert "--disk-size" in (caught.value.hint or "")
+
+
+def test_what_a_board_without_a_boot_rom_starts_with_is_read_off_its_disk(tmp_path: Path) -> None:
+    wrap, disk = mtools(Cache()), unpack("disk.img", tmp_path)
+    place = f"{disk}@@{partition(disk).offset}"
+    (tmp_path / "program").write_bytes(bytes(range(256)) * 300)
+    run(wrap(["mformat", "-i", place, "-T", "69632", "-h", "64", "-s", "32", "::"], [disk]))
+    run(wrap(["mmd", "-i", place, "::/dtbs"], [disk]))
+    for target in ("u-boot.bin", "dtbs/Board.dtb"):
+        run(wrap(["mcopy", "-i", place, str(tmp_path / "program"), f"::/{target}"], [disk, tmp_path]))
+    (tmp_path / "out").mkdir()
+    found = extract(disk, ["U-Boot.bin", "dtbs/board.dtb"], tmp_path / "out")
+    assert list(found) == ["U-Boot.bin", "dtbs/board.dtb"]
+    assert all(path.read_bytes() == (tmp_path / "program").read_bytes() for path in found.values())
+    with pytest.raises(Error, match=r"there is no start\.elf on the boot partition"):
+        extract(disk, ["start.elf"], tmp_path / "out")
 
 
 def test_changes_to_an_older_image_are_not_put_on_a_newer_one(tmp_path: Path) -> None:
