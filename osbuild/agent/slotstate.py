@@ -7,6 +7,7 @@ module afterwards. The names are those that RAUC has for U-Boot; a slot that was
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ PLACES = (0, 4 * 2**20)  # bytes into the partition
 SIZE = 4096  # bytes of a copy
 TRIES = 3
 GOOD = "good"
+LEFT = re.compile(r"BOOT_([A-Z])_LEFT")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def decode(data: bytes) -> SlotState | None:
             return None
         order = tuple(variables["BOOT_ORDER"].lower().split())
         counters = {}
-        for slot in order:
+        for slot in {*order, *(found[1].lower() for name in variables if (found := LEFT.fullmatch(name)))}:
             left, done = variables[f"BOOT_{slot.upper()}_LEFT"], variables[f"BOOT_{slot.upper()}_DONE"]
             counters[slot] = Counter(None if left == GOOD else int(left, 16), int(done, 16))
         return SlotState(int(variables["GENERATION"], 16), order, counters)
@@ -74,7 +76,12 @@ def decode(data: bytes) -> SlotState | None:
 
 def newest(copies: list[SlotState | None]) -> SlotState:
     """The state that counts; where both copies are gone, that of a new device."""
-    return max((copy for copy in copies if copy), key=lambda copy: copy.generation, default=SlotState())
+    return copies[latest(copies)] or SlotState()
+
+
+def latest(copies: list[SlotState | None]) -> int:
+    """Which copy counts; the other one is to be written."""
+    return max(range(len(copies)), key=lambda place: copy.generation if (copy := copies[place]) else -1)
 
 
 def read(device: Path) -> SlotState:
@@ -96,8 +103,7 @@ def change(device: Path, how: Callable[[SlotState], SlotState]) -> SlotState:
         if made == state and state in found:
             return state
         made = replace(made, generation=state.generation + 1)
-        older = min(range(len(PLACES)), key=lambda place: copy.generation if (copy := found[place]) else -1)
-        os.pwrite(file.fileno(), made.encode(), PLACES[older])
+        os.pwrite(file.fileno(), made.encode(), PLACES[1 - latest(found)])
         os.fsync(file.fileno())
         return made
 

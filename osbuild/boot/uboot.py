@@ -49,7 +49,7 @@ class UBoot:
             name: value.strip('"')
             for name, _, value in (line.partition("=") for line in release.read_text().splitlines())
         }
-        texts = {
+        texts: dict[str, str] = {
             "bootargs": words,
             "edge_vendor": "".join(vendors),
             "edge_trees": " ".join(path.name for path in trees),

@@ -33,8 +33,9 @@ class Uimage:
 
 def pack(parts: Sequence[bytes], architecture: Architecture, name: str, *, time: int) -> bytes:
     """An image of several parts, each at a multiple of four bytes. `name` has up to 32 characters."""
-    sizes = b"".join(len(part).to_bytes(4, "big") for part in parts) + bytes(4)
-    body = sizes + b"".join(part + bytes(-len(part) % 4) for part in parts)
+    body = b"".join(len(part).to_bytes(4, "big") for part in parts) + bytes(4)
+    for part in parts:
+        body += bytes(-len(body) % 4) + part
     return _header(body, architecture, MULTI, name, time) + body
 
 

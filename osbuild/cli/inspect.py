@@ -11,7 +11,8 @@ import click
 
 from osbuild import superblock
 from osbuild.cache import Cache
-from osbuild.inspect import Entry, Part, Report, Slot, inspect
+from osbuild.entries import Entry
+from osbuild.inspect import Part, Report, Slot, inspect
 from osbuild.paths import display
 
 MOST = 10  # rows of a long list
