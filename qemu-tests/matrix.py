@@ -38,6 +38,8 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return "the emulated Pi 4 can't be reached: no Ethernet, no PCIe, and a USB port that is the gadget's side"
     if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:
         return f"{board.qemu.machine} has too little memory for a Kubernetes server"
+    if module == "test_uboot" and board.boot != "uboot":
+        return "this board boots by UEFI"
     if module == "test_driver" and board.qemu.disk != "virtio":
         return "the driver's own tests work on virtio disks and hot-plugged PCI cards"
     return None
