@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from osbuild.arch import Architecture
-from osbuild.bench.foreign import emulated_root, locked, prepare, root
+from osbuild.bench.emulated import emulated_root
+from osbuild.bench.foreign import locked, prepare, root
 from osbuild.cache import Cache, tree_digest
 from osbuild.compose.abi import ABIS
 from osbuild.compose.install import dpkg

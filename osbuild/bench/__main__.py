@@ -24,6 +24,8 @@ from osbuild.errors import Error
 # name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
 MEASUREMENTS = {
     "cold": ("cold", "cold build against a plain mmdebstrap"),
+    "foreign": ("foreign", "roots of other architectures against this host's own"),
+    "emulated": ("emulated", "a root of another architecture against one that is fully emulated"),
     "size": ("size", "the compressed image and its largest parts"),
     "minimal": ("memory", "idle memory without Kubernetes"),
     "node": ("boot", "idle memory with Kubernetes, and two boots to Ready"),

@@ -50,8 +50,16 @@ def main(architecture: str, name: str, *command: str) -> int:
     """Run `command` for `architecture`, as Debian calls it. Returns its status."""
     folder = Path("/run/binfmt_misc")
     folder.mkdir()
-    with registered(ABIS[architecture], name, folder):
-        return subprocess.run(command, check=False).returncode
+    try:
+        with registered(ABIS[architecture], name, folder):
+            return subprocess.run(command, check=False).returncode
+    except OSError as error:
+        print(
+            f"error: programs of {architecture} can't be run here: {error}. The kernel needs binfmt_misc, and in a "
+            "container the right to mount it: build on the machine itself, or in a privileged container",
+            file=sys.stderr,
+        )
+        return 1
 
 
 if __name__ == "__main__":
