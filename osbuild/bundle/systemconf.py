@@ -16,8 +16,6 @@ KEYRING = {
     "check-purpose": "codesign",
     "use-bundle-signing-time": "true",
 }
-# What a bundle may hold that only the signer of that bundle has seen: bounds for one that is none.
-LARGEST_SIGNATURE = 2**20  # bytes
 
 
 def system_conf(compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str, floor: str | None = None) -> str:
@@ -29,7 +27,7 @@ def system_conf(compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str
     """
     system = {
         "compatible": compatible, "bootloader": "custom", "bundle-formats": "-plain", "mountprefix": "/run/rauc",
-        "data-directory": f"/{DATA}", "max-bundle-signature-size": str(LARGEST_SIGNATURE),
+        "data-directory": f"/{DATA}",
     }  # fmt: skip
     if floor:
         system["min-bundle-version"] = floor

@@ -1,0 +1,196 @@
+"""Bundles installed by the real RAUC service, with this project's configuration, into slots on a real disk."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import updatable
+from conftest import LOGS, LOGS_FOLDER
+from updatable import shell
+
+from osbuild.board import load
+from osbuild.bundle import pack, signing, source
+from osbuild.bundle.programs import programs
+from osbuild.bundle.systemconf import system_conf
+from osbuild.cache import Cache
+from osbuild.keys import authority
+from osbuild.keys.authority import Access
+from osbuild.keys.store import Keys
+from osbuild.qemu.accel import choose
+from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.emulator import emulator
+from osbuild.qemu.machine import Machine
+from tests.builds import build, noise
+
+CACHE = Cache()
+BLOCKS = 1000
+ROOT, KERNEL = noise("root", BLOCKS), noise("kernel", 300)
+NEXT = noise("new", 10) + ROOT[: 900 * 4096] + noise("newer", 50) + ROOT[900 * 4096 :]
+BOOT = 90.0
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Site:
+    """Builds and bundles of two versions, and what is wrong with others."""
+
+    folder: Path
+    keys: Keys
+
+    def build(self, name: str) -> Path:
+        return self.folder / f"build-{name}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The folder `bundles` has what the machine sees as /bundles."""
+    folder = tmp_path_factory.mktemp("site")
+    out, tools = folder / "bundles", programs(CACHE)
+    out.mkdir()
+    keys = authority.init(folder / "keys", "Example", Access())
+    stranger = authority.init(folder / "stranger", "Stranger", Access())
+    board = {"board": "test"}
+    wanted = (
+        ("one", keys, {"version": "1.0.0", "root": ROOT, "kernel": KERNEL, "facts": board}),
+        ("two", keys, {"version": "1.1.0", "root": NEXT, "kernel": KERNEL, "facts": board}),
+        ("older", keys, {"version": "0.9.9", "facts": board}),
+        ("stranger", stranger, {"version": "1.2.0", "facts": board}),
+        ("board", keys, {"version": "1.2.0", "facts": {"board": "other"}}),
+    )
+    for name, signer, options in wanted:
+        made = build(folder / f"build-{name}", **options)
+        pack.make(source.read(made), out / f"{name}.raucb", signing.prepare(signer, tools), CACHE)
+    again = authority.rotate_signer(keys.folder, Access())
+    lost = source.read(build(folder / "build-revoked", version="1.2.0", facts=board))
+    pack.make(lost, out / "revoked.raucb", signing.prepare(again, tools), CACHE)
+    authority.revoke(keys.folder, "signer-2", Access(), reason="compromised")
+    whole = (out / "two.raucb").read_bytes()
+    (out / "cut.raucb").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[2_000_000] ^= 1
+    (out / "flipped.raucb").write_bytes(flipped)
+    (out / "none.raucb").write_bytes(b"no bundle at all" * 1000)
+    (out / "keyring.pem").write_bytes(keys.keyring())
+    conf = system_conf("edge-osbuild-tiny-test", boot="/efi", floor="1.0.0")
+    (out / "system.conf").write_text(conf)
+    (out / "nofloor.conf").write_text(conf.replace("min-bundle-version=1.0.0\n", ""))
+    return Site(folder, keys)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[Machine]:
+    """A machine that runs slot a; slot b has an older boot entry. RAUC's service is not started yet.
+
+    It is an x86_64 one whatever boards are tested: what is tested is the bundle, which no board changes.
+    """
+    kernel, disk = updatable.guest(CACHE)
+    system, board = updatable.programs(CACHE), load("x86_64")
+    updatable.slots(system, tmp_path / "slots.img")
+    updatable.ext4(system, site.folder / "bundles", tmp_path / "bundles.img", 64 * 2**20)
+    config = MachineConfig(
+        board=board, image=disk, disks=(tmp_path / "slots.img", tmp_path / "bundles.img"), direct=kernel,
+        memory=512 * 2**20, network=None,
+    )  # fmt: skip
+    log = LOGS_FOLDER / f"{request.node.name}.log"
+    request.node.stash.setdefault(LOGS, []).append(log)
+    qemu = emulator(board.architecture)
+    how = choose(board, wrap=qemu.wrap, root=qemu.root)
+    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=how) as machine:
+        machine.console.wait_for("READY", BOOT)
+        must(machine, "mkdir -p /usr/lib/rauc && cp /bundles/system.conf /bundles/keyring.pem /usr/lib/rauc/")
+        must(machine, "cd /efi/EFI/Linux && echo running > edge-a.efi && echo old > edge-b.efi")
+        yield machine
+
+
+def must(machine: Machine, line: str, timeout: float = 120.0) -> str:
+    status, said = shell(machine, line, timeout)
+    assert status == 0, f"{line}: {said}"
+    return said
+
+
+def serve(machine: Machine, slot: str) -> None:
+    """(Re)start RAUC's service as in a system that booted from `slot`."""
+    must(machine, "if p=$(cat /run/rauc.pid); then kill $p; while kill -0 $p; do sleep 0.2; done; fi 2>/dev/null")
+    must(machine, f"(rauc --override-boot-slot={slot} service > /run/rauc.log 2>&1 & echo $! > /run/rauc.pid)")
+    must(machine, "for i in $(seq 20); do rauc status > /dev/null 2>&1 && break; sleep 0.5; done")
+    must(machine, "rauc status > /dev/null || { cat /run/rauc.log; false; }")
+
+
+def slot_digest(machine: Machine, part: str, size: int) -> str:
+    """sha256 of the first `size` bytes of a partition, past the cache."""
+    must(machine, "sync; echo 3 > /proc/sys/vm/drop_caches")
+    return must(machine, f"head -c {size} /dev/disk/by-partlabel/{part} | sha256sum").split()[0]
+
+
+def holds(machine: Machine, slot: str, made: Path) -> None:
+    """The slot has exactly what was built, and its boot file waits to be switched to."""
+    for part, name in ((f"root-{slot}", "root.erofs"), (f"root-{slot}-verity", "root.verity")):
+        data = (made / name).read_bytes()
+        assert slot_digest(machine, part, len(data)) == digest(data), part
+    staged = must(machine, f"sha256sum /efi/EFI/Linux/edge-{slot}.efi.staged").split()[0]
+    assert staged == digest((made / f"edge-{slot}.efi").read_bytes())
+
+
+def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Machine, site: Site) -> None:
+    serve(device, "a")
+    must(device, "rauc install /bundles/one.raucb")
+    holds(device, "b", site.build("one"))
+    assert must(device, "ls /efi/EFI/Linux").split() == ["edge-a.efi", "edge-b.efi.staged"]
+    asked = must(device, "grep set- /run/loader/log").splitlines()
+    assert asked[0] == "set-state b bad"
+    assert asked[-1] == "set-primary b"
+    assert not [line for line in asked if " a" in line], "nothing is done to the slot that runs"
+    must(device, "grep 'edge-b.efi: 301 blocks, 301 of them from the bundle' /run/rauc.log")
+
+    must(device, "cd /efi/EFI/Linux && mv edge-b.efi.staged edge-b+3.efi")
+    serve(device, "b")
+    must(device, "rauc install /bundles/two.raucb")
+    holds(device, "a", site.build("two"))
+    assert must(device, "cat /run/loader/primary") == "a"
+    assert must(device, "ls /efi/EFI/Linux").split() == ["edge-a.efi.staged", "edge-b+3.efi"]
+    # Adaptive: all but the command line is in the other slot's entry, all but the new blocks in the other root.
+    must(device, "grep 'edge-a.efi: 301 blocks, 1 of them from the bundle' /run/rauc.log")
+    must(device, "grep 'source_image: count=60 ' /run/rauc.log")
+
+
+REFUSED = {
+    "older": "Version mismatch",
+    "stranger": "unable to get local issuer certificate",
+    "revoked": "certificate revoked",
+    "board": "ompatible",
+    "cut": "ignature|bundle",
+    "none": "ignature|bundle",
+}
+
+
+def test_what_must_not_be_installed_is_refused_before_a_slot_is_touched(device: Machine, site: Site) -> None:
+    serve(device, "a")
+    before = [slot_digest(device, part, 2**20) for part in ("root-a", "root-b", "root-b-verity")]
+    must(device, "echo -n > /run/loader/log")
+    for name, reason in REFUSED.items():
+        status, said = shell(device, f"rauc install /bundles/{name}.raucb")
+        assert status != 0, name
+        assert re.search(reason, said), f"{name}: {said}"
+    assert shell(device, "grep set- /run/loader/log") == (1, ""), "the boot loader was not asked for anything"
+    assert must(device, "cat /efi/EFI/Linux/edge-b.efi") == "old"
+    assert [slot_digest(device, part, 2**20) for part in ("root-a", "root-b", "root-b-verity")] == before
+
+    # A bit that flipped in the middle is found where it is read: after the slot was touched, but before the switch.
+    status, said = shell(device, "rauc install /bundles/flipped.raucb")
+    assert status != 0, said
+    assert must(device, "cat /run/loader/primary /run/loader/state-b").split() == ["a", "bad"]
+    assert shell(device, "ls /efi/EFI/Linux | grep -x 'edge-b.*efi'")[0] == 1, "nothing can boot the slot"
+    assert slot_digest(device, "root-a", 2**20) == before[0]
+
+    # Without a floor, which the device lifts when it is told so, an older one installs over what failed.
+    must(device, "cp /bundles/nofloor.conf /usr/lib/rauc/system.conf")
+    serve(device, "a")
+    must(device, "rauc install /bundles/older.raucb")
+    holds(device, "b", site.build("older"))
+    assert must(device, "cat /run/loader/primary") == "b"
