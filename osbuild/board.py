@@ -33,6 +33,13 @@ class UBoot:
     kernel_address: str = field(default="", metadata=_address("the kernel, of ARM64 unpacked"))
     image_address: str = field(default="", metadata=_address("a slot's image, and in it the initrd, up to its end"))
     script_address: str = field(default="", metadata=_address("boot.scr"))
+    quirks: str = field(
+        default="",
+        metadata=key(
+            "commands that boot.scr begins with; what they set `edge_more` to is added to the kernel arguments",
+            lines=True,
+        ),
+    )
     environment_size: int = field(
         default=0,
         metadata=key("bytes of U-Boot's own environment where it is the file uboot.env; 0: elsewhere", minimum=0),

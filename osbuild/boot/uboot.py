@@ -141,6 +141,7 @@ def script_text(board: Board) -> str:
         "UNPACK": UNPACK[board.architecture],
         "BOOT": BOOT[board.architecture],
         "SUFFIX": UBoot.suffix,
+        "QUIRKS": board.uboot.quirks,
     }
     text = SCRIPT.read_text()
     for name, value in values.items():
