@@ -12,7 +12,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run flash no-target test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor clean
+.PHONY: help image run bundle flash no-target test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -32,6 +32,9 @@ flash: $(if $(TARGET),image,no-target)  ## compose an image and write it to a ca
 
 no-target: $(READY)
 	@echo "Name the card: make flash TARGET=/dev/sdX. These are there:" >&2; $(EDGE) devices >&2; exit 2
+
+bundle: image  ## make a signed update bundle of that image: make bundle KEYS=keys/ (development keys if not set)
+	$(EDGE) bundle "$(newest)" $(if $(KEYS),--keys $(KEYS))
 
 build/ssh/id_ed25519:
 	@mkdir -p build/ssh && ssh-keygen -q -t ed25519 -N '' -C edge-osbuild-dev -f $@
