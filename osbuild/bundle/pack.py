@@ -15,7 +15,7 @@ from osbuild.errors import Error
 from osbuild.run import Argument
 
 # Small blocks: of a streamed bundle only whole ones can be read, and an adaptive update picks single blocks of 4 KiB.
-# That makes the whole 6 % larger than squashfs's usual 128 KiB do, and a small update many times smaller.
+# That makes the whole 2 to 4 % larger than squashfs's usual 128 KiB do, and a small update many times smaller.
 SQUASHFS = "-comp zstd -Xcompression-level 9 -b 4096 -no-fragments -root-mode 0755 -action 'chmod(0755)@true'"
 
 
