@@ -6,6 +6,7 @@ from pathlib import Path
 from osbuild import log
 from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key, tree_digest
+from osbuild.compose.install import EMULATING
 from osbuild.debian import SUITE, Archive, Deb, repository
 from osbuild.tools import Tree
 
@@ -62,6 +63,8 @@ def rootfs(
                 ],
                 logfile=logfile,
             )  # fmt: skip
+            if EMULATING in logfile.read_text(errors="replace"):
+                log.warn(f"{EMULATING}, and took long; please report which packages the profile has")
             (path.parent / "root.tar").rename(path)
 
     return cache.entry("rootfs", key, make)

@@ -28,6 +28,7 @@ OPTIONS = (
 )
 DENY = "#!/bin/sh\nexit 101\n"
 DPKG = Path("/usr/bin/dpkg")
+EMULATING = "not all of it worked with native programs: the rest is emulated"
 NOTHING = "#!/bin/sh\nexit 0\n"
 
 
@@ -78,7 +79,7 @@ class Installation:
             if self.foreign != self.native:
                 if self.accelerated():
                     return self.say("configured with native programs")
-                self.say("not all of it worked with native programs: emulating")
+                self.say(EMULATING)
             if missing := self.missing():
                 self.unpack(missing)
                 self.say(f"{len(missing)} more packages unpacked")
