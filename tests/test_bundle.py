@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from osbuild import cli, compare
-from osbuild.bundle import content, info, source
-from osbuild.bundle.systemconf import system_conf
+from osbuild.bundle import content, device, info, source
+from osbuild.bundle.systemconf import CONFIG, KEYRING_FILE, system_conf
 from osbuild.cache import Cache
 from osbuild.cli.bundle import places
 from osbuild.cli.comparison import lines
 from osbuild.errors import Error, UsageError
+from osbuild.keys import authority
+from osbuild.keys.authority import Access
 from tests.builds import build, noise
 
 
@@ -54,11 +56,11 @@ def test_the_same_build_gives_the_same_content_wherever_it_is_and_whenever_it_wa
     assert len(trees[0]["boot.blocks"]) == (1 + 20 + 1 + 1) * 4096, "what both slots have is there once"
 
 
-@pytest.mark.parametrize("kind", ["efi", "itb"])
+@pytest.mark.parametrize("kind", ["efi", "img"])
 def test_boot_files_of_both_flows_are_known_by_their_names(tmp_path: Path, kind: str) -> None:
     found = source.read(build(tmp_path / "b", kind=kind))
     assert [path.name for path in found.boot.values()] == [f"edge-a.{kind}", f"edge-b.{kind}"]
-    assert found.boot_folder == {"efi": "EFI/Linux", "itb": ""}[kind]
+    assert found.boot_folder == {"efi": "EFI/Linux", "img": ""}[kind]
 
 
 @pytest.mark.parametrize(
@@ -199,3 +201,16 @@ def test_a_comparison_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert plain["new"]["version"] == "1.1.0"
     assert plain["boot"] == {"changed": 10 * 4096, "size": 12 * 4096, "percent": 83.33}
     assert plain["download"] == 10 * 4096 + plain["index"]
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_an_image_with_development_keys_says_so_at_login_and_another_one_does_not(tmp_path: Path, marked: bool) -> None:
+    keys = authority.init(tmp_path / "keys", "Example", Access(), development=marked)
+    found = device.files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
+    assert found == device.files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
+    assert parsed(found[CONFIG].decode())["keyring"]["path"] == f"/{KEYRING_FILE}"
+    assert found[KEYRING_FILE] == keys.keyring()
+    assert b"PRIVATE" not in b"".join(found.values())
+    notices = [path for path, data in found.items() if b"DEVELOPMENT keys" in data]
+    assert bool(notices) == marked
+    assert json.loads(found[device.TRUST])["development"] == marked

@@ -56,9 +56,9 @@ def test_one_bundle_makes_the_boot_file_of_either_slot_and_boots_none(
 
 
 def test_u_boot_files_are_at_the_top_of_the_partition(tmp_path: Path, partition: Path) -> None:
-    made = bundle(tmp_path / "n", kind="itb")
+    made = bundle(tmp_path / "n", kind="img")
     assert run(made, partition, "b").returncode == 0
-    assert (partition / "edge-b.itb.staged").read_bytes() == (made / "build/edge-b.itb").read_bytes()
+    assert (partition / "edge-b.img.staged").read_bytes() == (made / "build/edge-b.img").read_bytes()
 
 
 def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:

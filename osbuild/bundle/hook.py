@@ -35,17 +35,16 @@ def entries(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in folder.iterdir() if wanted.fullmatch(path.name))
 
 
-def local_blocks(folder: Path, names: list[str], size: int) -> Local:
-    """sha256 of each block of the boot files that are there -> where it is. A file that can't be read is left out."""
+def local_blocks(paths: list[Path], size: int) -> Local:
+    """sha256 of each block of the files that are there -> where it is. A file that can't be read is left out."""
     found: Local = {}
-    for name in names:
-        for path in [*entries(folder, name), folder / f"{name}.staged"]:
-            try:
-                file = path.open("rb")
-                for offset in range(0, path.stat().st_size, size):
-                    found.setdefault(hashlib.sha256(file.read(size)).digest(), (file, offset))
-            except OSError:
-                continue
+    for path in paths:
+        try:
+            file = path.open("rb")
+            for offset in range(0, path.stat().st_size, size):
+                found.setdefault(hashlib.sha256(file.read(size)).digest(), (file, offset))
+        except OSError:
+            continue
     return found
 
 
@@ -80,6 +79,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def free(folder: Path) -> int:
+    """Bytes that can still be written to the file system of `folder`."""
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize
+
+
 def install(bundle: Path, partition: Path, slot: str) -> str:
     """Put the boot file of `slot` on the boot partition as NAME.staged; returns what was done. Raises `Problem`."""
     plan = json.loads((bundle / "boot.json").read_text())
@@ -89,11 +94,13 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
     if not folder.is_dir():
         raise Problem(f"there is no {folder}: is the boot partition mounted?")
     partial, staged = folder / f"{name}.partial", folder / f"{name}.staged"
-    partial.unlink(missing_ok=True)
-    local = local_blocks(folder, [entry["name"] for entry in plan["slots"].values()], int(plan["block"]))
-    for old in entries(folder, name):
-        old.unlink()
+    for old in [partial, *entries(folder, name)]:
+        old.unlink(missing_ok=True)
+    if free(folder) < plan["slots"][slot]["size"]:
+        staged.unlink(missing_ok=True)  # else what an interrupted installation left is of use
     sync_folder(folder)
+    others = [entry["name"] for each, entry in plan["slots"].items() if each != slot]
+    local = local_blocks([staged, *(path for other in others for path in entries(folder, other))], int(plan["block"]))
     try:
         with partial.open("xb") as output:
             total, fetched = assemble(bundle, plan, slot, local, output)
@@ -105,10 +112,8 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
         partial.unlink(missing_ok=True)
         if isinstance(error, Problem):
             raise
-        space = os.statvfs(folder)
-        free = space.f_bavail * space.f_frsize
         size = plan["slots"][slot]["size"]
-        raise Problem(f"{partial}: {error.strerror} ({size} bytes are needed, {free} are free)") from error
+        raise Problem(f"{partial}: {error.strerror} ({size} bytes are needed, {free(folder)} are free)") from error
     return f"boot file {name}: {total} blocks, {fetched} of them from the bundle"
 
 

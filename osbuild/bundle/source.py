@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osbuild.boot.flows import FLOWS
 from osbuild.cache import file_digest
 from osbuild.errors import Error
 
 AGAIN = "run `edge-osbuild build` again"
-# Boot file of a slot, and where the boot partition has it: a UKI where systemd-boot looks (UAPI.1), a FIT at the top.
-BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<kind>efi|itb)")
-FOLDERS = {"efi": "EFI/Linux", "itb": ""}
+BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
 # RAUC compares versions by these rules (semver.org); one that it can't compare could never be refused as too old.
 SEMANTIC = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
@@ -75,11 +74,19 @@ def read(folder: Path) -> Source:
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise Error(f"its manifest.json is damaged: {error!r}", where=where, hint=AGAIN) from error
     boot = {found["slot"]: found for name in sorted(files) if (found := BOOT_FILE.fullmatch(name))}
-    kinds = {found["kind"] for found in boot.values()}
-    if len(boot) < 2 or len(kinds) != 1 or not {"root.erofs", "root.verity"} <= files.keys():
+    places = {boot_folder(found["suffix"]) for found in boot.values()}
+    if len(boot) < 2 or len(places) != 1 or None in places or not {"root.erofs", "root.verity"} <= files.keys():
         message = f"its manifest.json names no root and boot files for two slots, but: {', '.join(sorted(files))}"
         raise Error(message, where=where, hint=AGAIN)
-    return Source(folder, facts, {slot: folder / found[0] for slot, found in boot.items()}, FOLDERS[kinds.pop()])
+    return Source(folder, facts, {slot: folder / found[0] for slot, found in boot.items()}, str(places.pop()))
+
+
+def boot_folder(suffix: str) -> str | None:
+    """Where on the boot partition the boot flow with such boot files has them, "" at the top; None if there is none."""
+    for flow in FLOWS.values():
+        if flow.suffix == suffix:
+            return str(Path(flow.installed("a")).parent).removeprefix(".")
+    return None
 
 
 def check(source: Source) -> None:
