@@ -188,6 +188,9 @@ def test_development_keys_are_made_once_are_marked_and_renew_themselves(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.delenv("EDGE_OSBUILD_KEYS", raising=False)
+    with pytest.raises(Error, match="the list of keys is not there"):
+        development.chosen()
+    assert not (tmp_path / "edge-osbuild").exists(), "to look at keys makes none"
     made = development.current()
     assert made.folder == tmp_path / "edge-osbuild/keys"
     assert made.development and all(is_development(made.certificate(name)) for name in ("root-1", "signer-1"))

@@ -1,6 +1,7 @@
 """`edge-osbuild inspect`: show what is in an image or bundle, or what an update would change."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,14 +31,16 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
     from osbuild import compare  # these take their time to load
     from osbuild.bundle import info
     from osbuild.cli import comparison
-    from osbuild.keys import development
+    from osbuild.keys import development, store
 
     if against is not None:
         cache = Cache()
         found = compare.compare(compare.side(against.absolute(), cache), compare.side(image.absolute(), cache))
         click.echo(json.dumps(comparison.to_json(found), indent=2) if as_json else "\n".join(comparison.lines(found)))
     elif info.is_bundle(image):
-        about = info.read(image.absolute(), Cache(), development.current(folder).keyring())
+        known = folder or "EDGE_OSBUILD_KEYS" in os.environ or store.exists(development.default_folder())
+        keyring = development.chosen(folder).keyring() if known else None
+        about = info.read(image.absolute(), Cache(), keyring)
         click.echo(
             json.dumps(comparison.info_json(about), indent=2) if as_json else "\n".join(comparison.info_lines(about))
         )

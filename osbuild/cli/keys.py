@@ -15,11 +15,10 @@ from osbuild.errors import UsageError
 from osbuild.keys import authority
 from osbuild.keys.authority import Access
 from osbuild.keys.certificate import REASONS, SIGNER_DAYS
-from osbuild.keys.development import current
+from osbuild.keys.development import chosen
 from osbuild.keys.files import PUBLIC, write
 from osbuild.keys.private import passphrase
 from osbuild.keys.report import Report, report
-from osbuild.keys.store import Keys
 
 REFERENCE = "file:PATH|env:NAME"
 
@@ -29,7 +28,7 @@ def command() -> None:
     """Make, rotate, revoke and show the keys that bundles are signed with.
 
     A root, whose private key can be kept offline, signs signers, and those sign bundles. FOLDER is where they are;
-    without it, $EDGE_OSBUILD_KEYS or the development keys, which are made when they are first needed.
+    without it, $EDGE_OSBUILD_KEYS or the development keys, which the first bundle makes.
     """
 
 
@@ -126,7 +125,7 @@ def revoke(
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_json: bool) -> None:
     """Show which keys there are, until when they are good, and what is revoked."""
-    keys = current(folder)
+    keys = chosen(folder.absolute() if folder else None)
     found = report(keys, root_folder=root_keys)
     if keyring is not None:
         write(keyring, keys.keyring(), mode=PUBLIC)
@@ -136,9 +135,8 @@ def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_j
 
 
 def where(folder: Path | None) -> Path:
-    """The folder that is meant: its keys must exist, or be development keys, which are made."""
-    keys: Keys = current(folder.absolute() if folder else None)
-    return keys.folder
+    """The key folder that is meant. Raises `Error` where there are no keys."""
+    return chosen(folder.absolute() if folder else None).folder
 
 
 def token(uri: str | None) -> str | None:

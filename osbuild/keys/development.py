@@ -24,14 +24,19 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "edge-osbuild/keys"
 
 
+def chosen(folder: Path | None = None) -> Keys:
+    """The keys in `folder`, or those of the default folder. Raises `Error` where there are none."""
+    return load(folder or default_folder())
+
+
 def current(folder: Path | None = None) -> Keys:
-    """The keys in `folder`, or those of the default folder; development keys are made there if there are none.
+    """Like `chosen`, to sign with: development keys are made in the user's data folder if there are none there.
 
     A development signer that is about to expire is replaced by a new one. Raises `Error` where `folder` has no keys.
     """
-    if folder is not None or os.environ.get("EDGE_OSBUILD_KEYS"):
-        return load(folder or default_folder())
     place = default_folder()
+    if folder is not None or os.environ.get("EDGE_OSBUILD_KEYS"):
+        return chosen(folder)
     if not exists(place):
         log.warn(f"making development keys in {place}: not for devices in the field (`edge-osbuild keys init` is)")
         return init(place, OWNER, Access(), development=True)
