@@ -15,6 +15,7 @@ from osbuild.run import CommandError
 from osbuild.tools import Tree
 
 MAGIC = b"hsqs"  # squashfs, with which a bundle begins
+INSIDE = "/run/bundle.raucb"  # where the sandbox has it; not every place of the host can be seen at its own name there
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ def _info(
     tools: Tree, path: Path, words: Sequence[str], binds: Sequence[Path], checks: Sequence[Any] = ()
 ) -> dict[str, Any]:
     # Two outputs: the signer is only in the one for people.
-    hidden = [(path, str(path))]
+    hidden = [(path, INSIDE)]
     try:
-        text = tools.run(["rauc", *checks, "info", *words, "--output-format=json-2", path], binds, hidden=hidden)
+        text = tools.run(["rauc", *checks, "info", *words, "--output-format=json-2", INSIDE], binds, hidden=hidden)
         found: dict[str, Any] = json.loads(text)
         if not words:
-            shown = tools.run(["rauc", *checks, "info", path], binds, hidden=hidden)
+            shown = tools.run(["rauc", *checks, "info", INSIDE], binds, hidden=hidden)
             names = re.findall(r"^ *\d+ Subject: (.*)$", shown, re.MULTILINE)
             found["signer"] = names[0] if names else None
     except CommandError as error:
@@ -103,8 +104,8 @@ def contents(path: Path, name: str, cache: Cache) -> bytes:
     with cache.scratch("bundles") as scratch:
         try:
             programs(cache).run(
-                ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", path, name], [scratch],
-                hidden=[(path, str(path))],
+                ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", INSIDE, name], [scratch],
+                hidden=[(path, INSIDE)],
             )  # fmt: skip
             return (scratch / "out" / name).read_bytes()
         except (CommandError, OSError) as error:

@@ -48,7 +48,7 @@ def make(source: Source, output: Path, signing: Signing, cache: Cache) -> Bundle
             with log.step("squashfs, hash tree, signature"):
                 command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={SQUASHFS}", inside, made]
                 env = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)}
-                signing.run(tools, command, [scratch], env)
+                signing.run(tools, command, scratch, env)
                 tools.run(["rauc", *trust(scratch, signing.keys.keyring()), "info", made], [scratch])
             size, digest = made.stat().st_size, file_digest(made)
             move(made, output)

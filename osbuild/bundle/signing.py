@@ -10,6 +10,7 @@ from osbuild.bundle.content import key_file
 from osbuild.bundle.systemconf import KEYRING
 from osbuild.keys import private
 from osbuild.keys.authority import check_pair
+from osbuild.keys.certificate import pem
 from osbuild.keys.store import Keys, Signer, check_usable
 from osbuild.keys.token import TokenKey, reach
 from osbuild.run import Argument
@@ -28,20 +29,17 @@ class Signing:
     certificate: x509.Certificate
     secret: str
 
-    def run(self, tools: Tree, command: Sequence[Argument], binds: Sequence[Path], env: dict[str, str]) -> str:
-        """Run `rauc …` with `--cert` and `--key` of the signer added. Raises `CommandError`."""
-        path = self.keys.folder / f"{self.signer.name}.crt"
+    def run(self, tools: Tree, command: Sequence[Argument], folder: Path, env: dict[str, str]) -> None:
+        """Run `rauc …`, which sees `folder`, with `--cert` and `--key` of the signer added. Raises `CommandError`."""
+        path = folder / "signer.crt"
+        path.write_bytes(pem(self.certificate))
         words: list[Argument] = [*command, "--cert", path]
-        hidden = [(path, str(path))]
         if self.signer.token is None:
-            words += ["--key", "/dev/stdin"]
-            return tools.run(words, binds, env=env, hidden=hidden, input=self.secret)
+            tools.run([*words, "--key", "/dev/stdin"], [folder], env=env, input=self.secret)
+            return
         more, paths = reach(tools)
-        words += ["--key", self.signer.token]
-        return tools.run(
-            ["sh", "-c", WITH_PIN, "sh", *words], [*binds, *paths], env={**env, **more}, hidden=hidden,
-            input=self.secret + "\n",
-        )  # fmt: skip
+        words = ["sh", "-c", WITH_PIN, "sh", *words, "--key", self.signer.token]
+        tools.run(words, [folder, *paths], env={**env, **more}, input=self.secret + "\n")
 
 
 def prepare(keys: Keys, tools: Tree, *, secret: bytes | None = None, pin: bytes | None = None) -> Signing:
