@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from osbuild.bench.emulated import emulated_root
 from osbuild.bench.foreign import locked, prepare, root
 from osbuild.cache import Cache, tree_digest
 from osbuild.compose.abi import ABIS
-from osbuild.compose.install import dpkg
+from osbuild.compose.install import EMULATING, dpkg
 from osbuild.lock import Lock, to_json
+from osbuild.rootfs import ELEMENTS
 from osbuild.run import run
 
 NATIVE = Architecture.native()
@@ -201,3 +203,34 @@ def processes() -> Iterator[str]:
             yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
+
+
+BROKEN = """\
+#!/usr/bin/python3
+import os, pathlib, sys
+from osbuild.compose import install
+from osbuild.compose.farm import Farm
+
+class Broken(Farm):
+    def cover(self, own, program):
+        super().cover(own, pathlib.Path("/usr/bin/false") if own.name == "systemd-sysusers" else program)
+
+install.Farm = Broken
+pathlib.Path(os.environ["TMP_BUILD_DIR"], "started").touch()
+sys.exit(install.main(*(os.environ[name] for name in ("EDGE_REPOSITORY", "TARGET_ROOT", "EDGE_ARCHITECTURE"))))
+"""
+
+
+@pytest.mark.slow
+def test_what_fails_among_native_programs_is_emulated(
+    made: dict[Architecture, tuple[Lock, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock, first = made[Architecture.arm64]
+    shutil.copytree(ELEMENTS, tmp_path / "elements")
+    (tmp_path / "elements/edge-debian/root.d/10-install").write_text(BROKEN)
+    second, _ = root(Cache(), lock, own=tmp_path / "elements")
+    assert EMULATING in capsys.readouterr().err
+    one, two = entries(first), entries(second)
+    second.unlink()
+    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+    assert different <= ALLOWED.keys() | {"/usr/lib/probe"}
