@@ -62,6 +62,13 @@ class QemuBoard:
         default="", metadata=_address("where U-Boot is to be loaded, if not where QEMU puts kernels")
     )
     device_tree: str = field(default="", metadata=key("file on the boot partition, given to QEMU as -dtb"))
+    status: dict[str, str] = field(
+        default_factory=dict,
+        metadata=key(
+            "devices that U-Boot is to see otherwise than in that tree: path -> `okay` or `disabled`",
+            choices=("okay", "disabled"),
+        ),
+    )
     memory: Size | None = field(default=None, metadata=key("the machine's memory, where it can't be chosen"))
     cpus: int | None = field(default=None, metadata=key("its processors, where they can't be chosen", minimum=1))
     disk: str = field(default="virtio", metadata=key("how the disk is attached", choices=("virtio", "sd")))

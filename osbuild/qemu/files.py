@@ -7,6 +7,7 @@ from osbuild.boot.uimage import pack_kernel
 from osbuild.errors import Error
 from osbuild.qemu.accel import KVM, Accelerator
 from osbuild.qemu.config import MachineConfig, Wrap
+from osbuild.qemu.devicetree import with_status
 from osbuild.qemu.disk import any_format, card_size, copy_once, keep_overlay, make_overlay
 from osbuild.qemu.firmware import extract, find_firmware
 
@@ -67,6 +68,9 @@ def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root:
             # A raw kernel goes to an address of QEMU's own choice, one with a header of U-Boot's to that in the header.
             path, address = copies[board.uboot], int(board.uboot_address, 16)
             path.write_bytes(pack_kernel(path.read_bytes(), config.architecture, "U-Boot", address=address))
+        if board.status:
+            path = copies[board.device_tree]
+            path.write_bytes(with_status(path.read_bytes(), board.status, board.device_tree))
         return replace(files, uboot=copies.get(board.uboot), device_tree=copies.get(board.device_tree))
     firmware = find_firmware(config.architecture, root)
     store = Path(f"{config.persist.absolute()}.vars") if config.persist else folder / "vars.fd"
