@@ -62,10 +62,13 @@ class Cache:
         return path
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Hold a lock between processes, so that two builds don't do the same work at the same time."""
+    def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold a lock between processes, so that two builds don't do the same work at the same time.
+
+        Several may hold it `shared`, to use what one that holds it alone would change.
+        """
         with (self.folder("locks") / f"{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
 
     @contextmanager

@@ -97,7 +97,8 @@ class Archive:
             hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
         )
 
-    def _apt(self, *words: str) -> list[str]:
+    def _apt(self, *words: str, cwd: Path | None = None) -> str:
+        """Output of apt-get, on an index that nobody replaces meanwhile. Raises `Error`."""
         debian = self.architecture.to_debian()
         settings = {
             "Dir": self.root,
@@ -109,17 +110,19 @@ class Archive:
             "Acquire::ForceHash": "SHA256",
             "Acquire::Retries": "3",
         }
-        return ["apt-get", *(f"-o{name}={value}" for name, value in settings.items()), *words]
+        command = ["apt-get", *(f"-o{name}={value}" for name, value in settings.items()), *words]
+        with self.cache.locked("apt-" + self.root.name, shared=True):
+            try:
+                return run(command, cwd=cwd)
+            except CommandError as error:
+                raise explain(error, self.architecture) from error
 
     def resolve(self, packages: Iterable[str]) -> tuple[Deb, ...]:
         """The essential packages and `packages` with all that they depend on, sorted by name.
 
         Raises `Error` where a package does not exist or two of them can't be installed together.
         """
-        try:
-            text = run([*self._apt("install", "--yes", "--print-uris"), "?essential", *sorted(set(packages))])
-        except CommandError as error:
-            raise explain(error, self.architecture) from error
+        text = self._apt("install", "--yes", "--print-uris", "?essential", *sorted(set(packages)))
         debs = set()
         for line in text.splitlines():
             if found := re.fullmatch(r"'\S+' (\S+)_(\S+)_(\S+)\.deb (\d+) SHA256:(\w+)", line):
@@ -141,10 +144,7 @@ class Archive:
         with self.cache.scratch("apt") as scratch:
             with log.step(f"downloading {len(missing)} packages, {total / 2**20:.0f} MiB"):
                 wanted = [f"{deb.name}={deb.version}" for deb in missing]
-                try:
-                    run([*self._apt("download"), *wanted], cwd=scratch)
-                except CommandError as error:
-                    raise explain(error, self.architecture) from error
+                self._apt("download", *wanted, cwd=scratch)
             with ThreadPoolExecutor() as pool:
                 taken = pool.map(lambda deb: take(scratch / deb.filename, deb, store), missing)
                 for deb, ok in zip(missing, taken, strict=True):
