@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from disks import unpack
 
 from osbuild.arch import Architecture
 from osbuild.board import default, load
@@ -22,6 +21,7 @@ from osbuild.qemu.firmware import extract
 from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
 from osbuild.run import run
 from osbuild.seed.esp import mtools, partition
+from tests.disks import unpack
 
 
 def gpt(path: Path) -> Path:
