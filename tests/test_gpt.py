@@ -193,4 +193,4 @@ def test_no_table_with_right_checksums_causes_a_traceback(
 def test_every_architecture_has_every_type() -> None:
     for kind in (gpt.ROOT, gpt.ROOT_VERITY, gpt.ROOT_VERITY_SIG):
         assert set(kind) == set(Architecture)
-    assert len(gpt.TYPES) == 7 + 9
+    assert len(gpt.TYPES) == 8 + 9
