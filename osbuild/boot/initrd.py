@@ -38,6 +38,8 @@ APPLETS = (
 # firmware where a board does not say which.
 ROOT = (
     "drivers/md/dm-verity*", "drivers/block/loop*", "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
+    # Hashing by the processor's own instructions: every block that is read from the root is hashed.
+    "arch/*/crypto/sha256*", "arch/*/crypto/sha2-*",
     "crypto/crc32c_generic*",  # what erofs and ext4 check their metadata with; modules.dep does not say so
 )  # fmt: skip
 DISKS = (
