@@ -61,16 +61,23 @@ test-all: $(READY)  ## the same with the slow tests
 test-unit: $(READY)
 	$(PYTEST) tests $(ARGS)
 
+# What `make test` boots: see qemu-tests/matrix.py.
 test-images: $(READY)
 	$(EDGE) build minimal
 	$(EDGE) build edge-server
+	$(EDGE) build edge-server --board arm64
+	$(EDGE) build minimal --board armv7
+	$(EDGE) build minimal --board rpi3
+	$(EDGE) build minimal --board rpi2
 
 test-qemu: $(READY)
-	$(PYTEST) qemu-tests -m "not slow" $(ARGS)
+	$(PYTEST) qemu-tests -m "not slow" --board all $(ARGS)
 
 test-qemu-all: $(READY)
-	$(EDGE) build edge-agent
-	$(PYTEST) qemu-tests $(ARGS)
+	for board in x86_64 arm64 armv7; do \
+		for profile in minimal edge-server edge-agent; do $(EDGE) build $$profile --board $$board || exit 1; done; \
+	done
+	$(PYTEST) qemu-tests --board all $(ARGS)
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	.venv/bin/python -m osbuild.bench $(ARGS)

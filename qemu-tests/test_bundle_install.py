@@ -25,6 +25,8 @@ from osbuild.qemu.emulator import emulator
 from osbuild.qemu.machine import Machine
 from tests.builds import build, noise
 
+pytestmark = pytest.mark.slow  # 2 to 3 minutes, and an image and two trees of its own
+
 CACHE = Cache()
 BLOCKS = 1000
 ROOT, KERNEL = noise("root", BLOCKS), noise("kernel", 300)
