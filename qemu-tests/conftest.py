@@ -2,6 +2,7 @@
 
 import lzma
 import re
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from osbuild.qemu.machine import Machine
 from osbuild.qemu.serial import clean, tail
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
+
+# A shell that runs a job in the background has it ignore Ctrl-C, and so would every program that is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILD = paths.PROJECT / "build"
 LOGS_FOLDER = BUILD / "test-logs"
