@@ -165,7 +165,7 @@ def test_a_board_without_pci_has_its_disk_in_the_card_slot_and_all_else_on_usb()
     files = replace(FILES, code=None, vars=None, uboot=Path("/w/u-boot.bin"), device_tree=Path("/w/pi.dtb"))
     command = command_line(MachineConfig(board=PI), files, choose(PI, "tcg"))
     assert (value(command, "-kernel"), value(command, "-dtb")) == ("/w/u-boot.bin", "/w/pi.dtb")
-    assert value(command, "-drive").startswith("if=sd,format=qcow2,node-name=disk0,cache.writeback=off,")
+    assert value(command, "-drive").startswith("if=sd,format=qcow2,node-name=disk0,cache=unsafe,")
     assert value(command, "-drive").endswith("file=/w/disk,,1.qcow2")
     assert json.loads(value(command, "-blockdev"))["node-name"] == "media0"
     assert [json.loads(word)["driver"] if word[0] == "{" else word.partition(",")[0]

@@ -61,13 +61,9 @@ def blockdev(drive: Drive) -> dict[str, Any]:
 
 
 def card(drive: Drive) -> str:
-    """Value of `-drive` for the board's own slot for an SD card, which `-device` cannot reach.
-
-    SD knows no flush: what the card has taken is there after a power cut. So every write goes through QEMU's own
-    buffers to the host's kernel at once, which survives the death of QEMU; there is nothing to be written further.
-    """
-    cache = "cache.writeback=off,cache.no-flush=on"
-    return f"if=sd,format={drive.format},node-name={drive.name},{cache},discard=unmap,file={escape(drive.path)}"
+    """Value of `-drive` for the board's own slot for an SD card, which `-device` cannot reach."""
+    cache = "unsafe" if drive.volatile else "writeback"
+    return f"if=sd,format={drive.format},node-name={drive.name},cache={cache},discard=unmap,file={escape(drive.path)}"
 
 
 def memory(config: MachineConfig) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,9 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.config.persist and self._has_card and self.running:
+            with suppress(Error):  # the machine's end must not hide what went wrong before
+                self._write_card()
         self._stack.close()
 
     # --- power
@@ -98,7 +101,9 @@ class Machine:
         self._start()
 
     def power_cut(self) -> None:
-        """Pull the plug: what the guest has not flushed is lost."""
+        """Pull the plug: what the guest has not flushed is lost; of an SD card, which knows no flush, nothing is."""
+        if self._has_card and self.running:
+            self._write_card()
         self._session.kill()
         self._forget_guests()
 
@@ -205,6 +210,18 @@ class Machine:
         config = replace(self.config, network=self._card.network)
         paths = [self.folder, *self._files.visible(config, self._accelerator)]
         self._session.start(self._wrap(command_line(config, self._files, self._accelerator), paths))
+
+    @property
+    def _has_card(self) -> bool:
+        return self.config.board.qemu.disk == "sd" and bool(self._files.drives)
+
+    def _write_card(self) -> None:
+        """Make QEMU write what it holds back of a qcow2 file's tables: no guest ever tells it to."""
+        card = self._files.drives[0]
+        self.qmp("stop")
+        said = self.qmp("human-monitor-command", command_line=f"qemu-io {card.name} flush")
+        if said.strip():
+            raise Error(f"the card cannot be written: {said.strip()}", where=str(card.path))
 
     def _job(self, command: str, **arguments: Any) -> None:
         name = f"{command}-{arguments['tag']}"
