@@ -3,9 +3,10 @@
 A host then needs nothing but Python, mmdebstrap and bubblewrap, and a result does not depend on the host's versions.
 """
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from osbuild import log
@@ -112,6 +113,23 @@ def tree(cache: Cache, debs: Sequence[Deb], title: str = "tools tree", *, folder
             install(cache, debs, path)
 
     return Tree(cache.entry("tools", tree_key(debs), make))
+
+
+def kept_tree(cache: Cache, kind: str, packages: Sequence[str], title: str) -> Tree:
+    """A tree with `packages` for programs that no lock pins.
+
+    Which versions it is made of is decided once and kept in `cache` under `kind`. Making it takes root, the network and
+    a minute; after that nothing is done.
+    """
+
+    def resolve(path: Path) -> None:
+        with log.step(f"choosing packages: {title}"):
+            archive = Archive(cache, Architecture.native())
+            archive.update()
+            path.write_text(json.dumps([asdict(deb) for deb in archive.resolve(packages)]))
+
+    chosen = cache.entry(kind, content_key(SUITE, Architecture.native(), packages), resolve)
+    return tree(cache, [Deb(**entry) for entry in json.loads(chosen.read_text())], title=title)
 
 
 def tree_key(debs: Sequence[Deb]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from osbuild.agent.system import flush
 from osbuild.errors import Error
 
 PRIVATE, PUBLIC = 0o600, 0o644
@@ -22,20 +23,11 @@ def write(path: Path, data: bytes, *, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        sync_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         hint = "check the folder, its mode and free space"
         raise Error(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable (fsync(2): a file's own does not do that)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:
