@@ -73,19 +73,25 @@ def board(request: pytest.FixtureRequest) -> Board:
 
 
 @pytest.fixture(scope="session")
-def image(request: pytest.FixtureRequest, board: Board) -> Callable[[str], Path]:
-    """The folder of the built image of a shipped profile; fails, with the command to run, if it was not built."""
+def images(request: pytest.FixtureRequest) -> Callable[[str, Board], Path]:
+    """The folder of the built image of a shipped profile for a board; fails, with the command to run, without one."""
 
-    def folder(profile: str) -> Path:
+    def folder(profile: str, board: Board) -> Path:
         made = profiles.load(profiles.find(profile)).profile
-        images: Path = request.config.getoption("--images")
-        path = images.absolute() / f"{made.name}-{made.version}-{board.name}"
+        built: Path = request.config.getoption("--images")
+        path = built.absolute() / f"{made.name}-{made.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name}"
             pytest.fail(f"{paths.display(path)} has no disk.img: run `{command}`", pytrace=False)
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def image(images: Callable[[str, Board], Path], board: Board) -> Callable[[str], Path]:
+    """The same for the board that is tested."""
+    return lambda profile: images(profile, board)
 
 
 @pytest.fixture(scope="session")

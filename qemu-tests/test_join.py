@@ -1,6 +1,7 @@
 """A second machine joins the cluster of the first: the shipped `edge-agent` and `edge-server` images on one cable.
 
-The steps of one story, in their order: each boot under emulation takes a minute.
+The board that is tested is the agent's; the server's is the same, unless `matrix.SERVERS` has another. The steps of one
+story, in their order: each boot under emulation takes a minute.
 """
 
 import json
@@ -10,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from nodes import USER, Node, make_seed
+from matrix import SERVERS
+from nodes import BOOT, USER, Node, make_seed
 
-from osbuild.board import Board
+from osbuild.board import Board, load
+from osbuild.cache import Cache
+from osbuild.kubernetes import DEMO, upstream
+from osbuild.kubernetes.containers import write_image
 from osbuild.paths import PROJECT
-from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.accel import choose
 from osbuild.qemu.config import MachineConfig, Network
-from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.emulator import emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 
@@ -61,9 +66,8 @@ def settings(address: str, **kubernetes: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster(
-    board: Board, image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cluster]:  # fmt: skip
+    board: Board, images: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     """The server boots first; its agent once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
     with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
@@ -76,19 +80,22 @@ def cluster(
             settings=settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
         )  # fmt: skip
 
-    def machine(profile: str, address: str, seed: Path, log: str) -> Machine:
+    def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
         config = MachineConfig(
-            board=board, image=image(profile) / "disk.img", memory=2 * 2**30, media=(seed,),
+            board=board, image=images(profile, board) / "disk.img", memory=2 * 2**30, media=(seed,),
             network=Network(restrict=True), extra=cable(port, address),
         )  # fmt: skip
+        qemu = emulator(board.architecture)
+        how = choose(board, wrap=qemu.wrap, root=qemu.root)
         path = PROJECT / "build/test-logs" / log
-        return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+        return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how)
 
-    with machine("edge-server", SERVER, server_seed, f"join-server-{board.name}.log") as first:
+    host = load(SERVERS.get(board.name, board.name))
+    with machine("edge-server", host, SERVER, server_seed, f"join-server-{board.name}.log") as first:
         server = Node(first, first.guest(USER, key))
         server.wait_complete()
         server.guest.wait_ready(120)
-        with machine("edge-agent", AGENT, agent_seed, f"join-agent-{board.name}.log") as second:
+        with machine("edge-agent", board, AGENT, agent_seed, f"join-agent-{board.name}.log") as second:
             agent = Node(second, second.guest(USER, key))
             agent.wait_complete()
             agent.guest.wait_ready(120)
@@ -116,15 +123,16 @@ def test_the_agents_certificate_was_asked_for_and_signed(cluster: Cluster) -> No
     cluster.agent.fails("kubectl --kubeconfig /var/lib/kubernetes/kubelet.conf get secrets -A")
 
 
-def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster) -> None:
-    # The agent's image has no demo in it: hand it over from the server, as an operator without a registry would.
-    cluster.server.run("ctr -n k8s.io images export /tmp/demo.tar localhost/edge-demo:1")
-    demo = cluster.server.run("base64 -w0 /tmp/demo.tar")
-    cluster.agent.guest.run("base64 -d > /tmp/demo.tar", input=demo)
+def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Board, tmp_path: Path) -> None:
+    # The agent's image has no demo in it: hand one over, as an operator without a registry would.
+    program = upstream.small("demo", board.architecture, Cache()).read_bytes()
+    demo = tmp_path / "demo.tar"
+    write_image(demo, DEMO, {"demo": (program, 0o755)}, board.architecture, entrypoint=["/demo"])
+    cluster.agent.guest.put(demo, "/tmp/demo.tar", timeout=BOOT)
     cluster.agent.run("ctr -n k8s.io images import /tmp/demo.tar")
     cluster.server.guest.run("cat > /tmp/pod.yaml", input=POD)
     cluster.server.kubectl("apply -f /tmp/pod.yaml")
-    cluster.server.kubectl("wait --for=condition=Ready pod/web --timeout=120s", timeout=150)
+    cluster.server.kubectl("wait --for=condition=Ready pod/web --timeout=300s", timeout=330)
     address = cluster.server.kubectl("get pod web -o jsonpath={.status.podIP}").strip()
     agent_range = cluster.server.kubectl("get node site-1-agent -o jsonpath={.spec.podCIDR}").strip()
     assert address.rpartition(".")[0] == agent_range.rpartition(".")[0] != "10.42.0"
@@ -139,6 +147,6 @@ def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> No
     cluster.agent.machine.boot_again()
     cluster.agent.wait_complete()
     cluster.agent.guest.wait_ready(120)
-    cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=120s", timeout=150)
+    cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()
     assert sorted(names) == ["node/site-1", "node/site-1-agent"]
