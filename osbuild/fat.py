@@ -75,6 +75,24 @@ class Fat:
         start = offset - first * self.cluster_size
         return data[start : start + end - offset]
 
+    def extents(self, file: File) -> list[tuple[int, int]]:
+        """Offset and size, in bytes within the file system, of the clusters that a file takes, in their order.
+
+        Raises `Error` if the file system is damaged there.
+        """
+        found: list[tuple[int, int]] = []
+        cluster: int | None = file.cluster
+        for seen in range(-(-file.size // self.cluster_size)):
+            if cluster is None or not 2 <= cluster < self.clusters + 2:
+                raise Error(f"the FAT file system is damaged: {file.path} ends after {seen} clusters", where=self.where)
+            offset = self._data + (cluster - 2) * self.cluster_size
+            if found and sum(found[-1]) == offset:
+                found[-1] = (found[-1][0], found[-1][1] + self.cluster_size)
+            else:
+                found.append((offset, self.cluster_size))
+            cluster = self._next(cluster)
+        return found
+
     def _at(self, offset: int, size: int) -> bytes:
         self.image.seek(self.offset + offset)
         return self.image.read(size)

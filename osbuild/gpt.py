@@ -111,7 +111,7 @@ def read(image: Path) -> Table:
     """
     try:
         with image.open("rb") as file:
-            return _read(file, str(image))
+            return read_from(file, str(image))
     except OSError as error:
         raise Error(f"cannot read the partition table: {error.strerror}", where=str(image)) from error
 
@@ -128,7 +128,8 @@ def beginning(data: bytes, where: str) -> Table | None:
     return _table(sector, (header.other + 1) * sector, header, entries, where)
 
 
-def _read(file: BinaryIO, where: str) -> Table:
+def read_from(file: BinaryIO, where: str) -> Table:
+    """The same of what is open; `where` is what errors call it."""
     size = file.seek(0, os.SEEK_END)
     sector, primary, entries = _primary(file, where)
     if (needed := (primary.other + 1) * sector) > size:
