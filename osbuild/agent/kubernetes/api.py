@@ -1,0 +1,71 @@
+"""Calls to the API server with a kubeconfig's certificate. Starts no other program."""
+
+import http.client
+import json
+import ssl
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.agent.kubernetes.health import KUBECONFIGS, content, value
+from osbuild.agent.kubernetes.settings import Problem, Settings
+
+MERGE = "application/merge-patch+json"  # RFC 7386
+
+
+@dataclass(frozen=True)
+class Api:
+    """An API server, and who this node is to it."""
+
+    server: str
+    context: ssl.SSLContext
+
+    def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
+        """What it answers, as JSON. Raises `OSError`; for an answer other than success `urllib.error.HTTPError`."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.server + path, data, {"Content-Type": kind}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=self.context) as answer:
+                return json.load(answer)
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"{self.server}: not an answer: {error}") from error
+
+
+def connect(root: Path, settings: Settings) -> Api:
+    """The API server of this node's cluster: as its administrator on a server, on an agent as the kubelet.
+
+    A kubelet may read and patch its own node and pods, and evict these (Kubernetes documentation, "Using Node
+    Authorization"). Raises `Problem` and `OSError`.
+    """
+    kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
+    if kubeconfig is None:
+        raise Problem("this node has no kubeconfig yet")
+    text = kubeconfig.read_text()
+    server = value(text, "server") or ""
+    if not server.startswith("https://"):
+        raise Problem(f"{kubeconfig}: no https server")
+    context = ssl.create_default_context(cadata=content(text, "certificate-authority").decode())
+    with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # mode 0600; ssl reads a client's key from files
+        pair.write(content(text, "client-certificate") + b"\n" + content(text, "client-key"))
+        pair.flush()
+        context.load_cert_chain(pair.name)
+    return Api(server.rstrip("/"), context)
+
+
+def quoted(word: str) -> str:
+    """A name as a part of a path."""
+    return urllib.parse.quote(word, safe="")
+
+
+def reason(error: Exception) -> str:
+    """Why a call failed, in a few words: the server's own where it gave some (API reference, `Status`)."""
+    if isinstance(error, urllib.error.HTTPError):
+        try:
+            return f"the API server answers {error.code}: {json.loads(error.read())['message']}"
+        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+            return f"the API server answers {error.code} {error.reason}"
+    return f"the API server does not answer: {error}" if isinstance(error, OSError) else str(error)

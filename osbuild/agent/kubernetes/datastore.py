@@ -1,0 +1,151 @@
+"""The cluster's datastore: the one table that kine keeps in SQLite, the same for both distributions.
+
+Each change of an object is a new row; `id` is the revision of the whole datastore, and the newest row of a `name` says
+how that object is (kine, pkg/drivers/generic). Rows are never changed, but for that of `compact_rev_key`, whose
+`prev_revision` says up to where history has been dropped.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.agent.kubernetes.settings import Problem
+from osbuild.agent.system import System
+
+FILE = "/var/lib/kubernetes/server/db/state.db"
+BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database ("Temporary Files Used By SQLite")
+PATIENCE = 30.0  # seconds to wait for a lock
+# Written without end by the cluster itself; and what is no object.
+NOISE = ("/registry/events/", "/registry/leases/", "/registry/masterleases/", "compact_rev_key", "gap-")
+LIVE = "SELECT name, id FROM kine WHERE deleted = 0 AND id IN (SELECT MAX(id) FROM kine GROUP BY name)"
+# Nobody who watched the replaced datastore can have seen a revision this far on that the disk did not keep.
+MARGIN = 10_000
+
+
+@dataclass(frozen=True)
+class State:
+    """`revision` is the newest row's id, 0 in an empty datastore; `schema` is a digest of tables and indexes."""
+
+    revision: int
+    schema: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Objects by their key (`configmaps/default/x`), sorted: what one datastore has and another has not."""
+
+    created: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+
+def file(system: System) -> Path | None:
+    """The database of this node; None where there is none: an agent, a new server, or another kind of datastore."""
+    path = system.path(FILE)
+    return path if path.exists() else None
+
+
+def size(path: Path) -> int:
+    """Bytes of a database with what is beside it."""
+    return sum(part.stat().st_size for part in (path, *beside(path)) if part.exists())
+
+
+def beside(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in BESIDE]
+
+
+@contextmanager
+def opened(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
+    """A database, which must exist. Raises `Problem` for whatever SQLite says.
+
+    `alone`: nobody writes to it, so it is read without locks, and nothing is made beside it ("URI Filenames").
+    """
+    connection = None
+    try:
+        uri = f"{path.absolute().as_uri()}?{'mode=ro&immutable=1' if alone else 'mode=rw'}"
+        connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE)
+        yield connection
+    except sqlite3.Error as error:
+        raise Problem(f"{path}: {error}") from error
+    finally:
+        if connection:
+            connection.close()
+
+
+def state(path: Path, *, alone: bool = False) -> State:
+    """How far a datastore is. Raises `Problem`."""
+    with opened(path, alone=alone) as database:
+        found = database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+        schema = hashlib.sha256("\n".join(text for (text,) in found).encode()).hexdigest()[:16]
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'kine'").fetchone():
+            return State(0, schema)
+        return State(database.execute("SELECT MAX(id) FROM kine").fetchone()[0] or 0, schema)
+
+
+def verify(path: Path) -> None:
+    """Raise `Problem` unless a database that nobody writes to is whole: every page, row and index entry."""
+    with opened(path, alone=True) as database:
+        (verdict, *_) = (text for (text,) in database.execute("PRAGMA integrity_check(1)"))
+    if verdict != "ok":
+        raise Problem(f"{path}: {' '.join(verdict.split())}")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a database that may be written to meanwhile into the new file `target`, on the disk when this returns.
+
+    The copy is of one moment, with all that was committed until then, the write-ahead log's included: as one step, the
+    backup runs in one read transaction, which in WAL mode holds up no writer (SQLite, "Backup API", "WAL"). It is one
+    file: no log belongs to it. Raises `Problem`.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with opened(source) as old, opened(target) as new:
+        old.backup(new)
+        new.execute("PRAGMA journal_mode = DELETE")
+    sync(target)
+
+
+def continue_after(path: Path, revision: int) -> None:
+    """Let a datastore go on after `revision`, as if all before it had been compacted.
+
+    Who still watches from a revision of the datastore that this one replaces gets an error for it and asks for
+    everything anew, instead of missing what came in between. `etcdutl snapshot restore --bump-revision
+    --mark-compacted` does the same for etcd. The row is one that kine itself writes where a revision has no change.
+    """
+    with opened(path) as database, database:
+        database.execute(
+            "INSERT INTO kine (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value) "
+            "VALUES (?, ?, 0, 1, 0, 0, 0, NULL, NULL)",
+            (revision, f"gap-{revision}"),
+        )
+        database.execute("UPDATE kine SET prev_revision = ? WHERE name = 'compact_rev_key'", (revision,))
+    sync(path)
+
+
+def difference(old: Path, new: Path) -> Difference:
+    """What `new`, grown out of `old`, has changed; noise left out. `old` is a copy. Raises `Problem`."""
+    with opened(old, alone=True) as database:
+        before = dict(database.execute(LIVE))
+    with opened(new) as database:
+        after = dict(database.execute(LIVE))
+
+    def listed(names: Iterator[str]) -> tuple[str, ...]:
+        return tuple(sorted(name.removeprefix("/registry/") for name in names if not name.startswith(NOISE)))
+
+    return Difference(
+        created=listed(name for name in after if name not in before),
+        changed=listed(name for name, revision in after.items() if before.get(name, revision) != revision),
+        deleted=listed(name for name in before if name not in after),
+    )
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content to the disk (fsync(2))."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,194 @@
+"""Snapshots of the cluster's data: taken before another release of Kubernetes gets at it, few, and of bounded size.
+
+One is a folder `REVISION-VERSION`, since revisions only rise, and a clock may be wrong. It appears whole or not at all.
+
+In it is what a release changes and what only fits together: the datastore, and K3s' keys for encrypting it at rest.
+Authorities and keys (`pki/`, K3s' `tls/`) are not: no release changes those of a cluster, and certificates that a newer
+one has renewed are good for the older one, while older ones might have ended.
+"""
+
+import datetime
+import json
+import os
+import shutil
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.agent.kubernetes import datastore
+from osbuild.agent.kubernetes.settings import Problem
+from osbuild.agent.kubernetes.versions import Release
+from osbuild.agent.system import System, flush, write
+
+DATA = "/var/lib/kubernetes"
+FOLDER = f"{DATA}/snapshots"
+FACTS = "snapshot.json"
+DATABASE = "state.db"
+# Below DATA. `server/token` is what K3s' documentation ("Backup and Restore") wants kept with a datastore.
+FILES = ("server/cred/encryption-config.json", "server/cred/encryption-state.json", "server/token")
+MARGIN = 128 * 2**20  # bytes that must stay free in /var: the node itself needs some, and its health check wants 64 MiB
+DEFAULTS = {"snapshots": 3, "snapshot_space": 512 * 2**20}  # the profile's, where an image says nothing
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`revision` and `schema` are the datastore's, `release` is what wrote it.
+
+    `taken` is a time (ISO 8601, UTC) by the node's clock, `reason` one of `update`, `boot`, `replaced` and `asked`,
+    `size` counts bytes.
+    """
+
+    path: Path
+    release: Release
+    revision: int
+    schema: str
+    taken: str
+    reason: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def database(self) -> Path:
+        return self.path / DATABASE
+
+
+def snapshots(system: System) -> list[Snapshot]:
+    """Every whole snapshot, the newest first."""
+    found = []
+    for path in system.path(FOLDER).glob("[0-9]*"):
+        facts = System(path).json(FACTS)
+        try:
+            release = Release.parse(facts["release"])
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            found.append(
+                Snapshot(path, release, facts["revision"], facts["schema"], facts["taken"], facts["reason"], size)
+            )
+        except (KeyError, Problem, OSError):
+            continue
+    return sorted(found, key=lambda one: (one.revision, one.name), reverse=True)
+
+
+def named(system: System, name: str) -> Snapshot | None:
+    return next((one for one in snapshots(system) if one.name == name), None)
+
+
+def usable(system: System, release: Release) -> Snapshot | None:
+    """The newest whole snapshot that `release` can go on with; None if there is none.
+
+    One of an older release is as good as what an update would find. One that a restore has put aside is not: it is of a
+    boot that failed, or that somebody turned away from.
+    """
+    for one in snapshots(system):
+        if one.release.distribution != release.distribution or one.release.numbers > release.numbers:
+            continue
+        if one.reason != "replaced":
+            try:
+                datastore.verify(one.database)
+                return one
+            except Problem as problem:
+                print(f"snapshot {one.name} can't be used: {problem}", file=sys.stderr)
+    return None
+
+
+def limits(system: System) -> tuple[int, int]:
+    """How many snapshots are kept, and how many bytes they may have."""
+    found = DEFAULTS | (system.image().get("update") or {})
+    return int(found["snapshots"]), int(found["snapshot_space"])
+
+
+def rotate(system: System, spared: Collection[str] = (), *, room: int = 0) -> list[str]:
+    """Remove the oldest beyond the profile's limits, and what a power cut left; returns the names.
+
+    With `room` in bytes, one more snapshot of that size will fit then. The newest and those named in `spared` stay.
+    """
+    count, space = limits(system)
+    for scrap in system.path(FOLDER).glob(".*"):
+        shutil.rmtree(scrap, ignore_errors=True)
+    kept = snapshots(system)
+    gone = []
+    for old in reversed(kept[1:]):
+        full = len(kept) + bool(room) > count or sum(one.size for one in kept) + room > space
+        if full and old.name not in spared:
+            remove(old)
+            kept.remove(old)
+            gone.append(old.name)
+    return gone
+
+
+def remove(old: Snapshot) -> None:
+    """First out of the way, so that no half of it is ever taken for a snapshot."""
+    aside = old.path.with_name(f".{old.name}")
+    old.path.rename(aside)
+    shutil.rmtree(aside)
+
+
+def take(system: System, release: Release, reason: str, spared: Collection[str] = ()) -> Snapshot | None:
+    """Snapshot the datastore that `release` has, running or not; None where there is none.
+
+    Where one of the same revision is there already, that is it. Raises `Problem` where there is no room, where the
+    datastore is damaged, and `OSError`.
+    """
+    source = datastore.file(system)
+    if source is None:
+        return None
+    now = datastore.state(source)
+    path = system.path(f"{FOLDER}/{now.revision:012d}-{release.version}")
+    if there := named(system, path.name):
+        datastore.verify(there.database)
+        return there
+    make_room(system, datastore.size(source), spared)
+    scratch = path.with_name(f".{path.name}")
+    scratch.mkdir(mode=0o700)
+    try:
+        copied = fill(system, scratch, source)
+        facts = {"release": str(release), "revision": copied.revision, "schema": copied.schema, "reason": reason}
+        facts["taken"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write(scratch / FACTS, json.dumps(facts).encode() + b"\n", 0o600)
+        # It may have been written to since: the copy's own revision is what counts.
+        path = path.with_name(f"{copied.revision:012d}-{release.version}")
+        if not path.exists():
+            scratch.rename(path)
+            flush(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return named(system, path.name)
+
+
+def make_room(system: System, size: int, spared: Collection[str]) -> None:
+    """Have room for a snapshot of `size` bytes, older ones making way. Raises `Problem` where there is none."""
+    folder = system.path(FOLDER)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    rotate(system, spared, room=size)
+    space = limits(system)[1]
+    if size > space:
+        raise Problem(f"the datastore has {mebi(size)}, and `update.snapshot_space` of the profile is {mebi(space)}")
+    require(folder, size)
+
+
+def require(folder: Path, size: int) -> None:
+    """Raise `Problem` unless the file system of `folder` has room for `size` bytes."""
+    found = os.statvfs(folder)
+    if (free := found.f_bavail * found.f_frsize) < size + MARGIN:
+        raise Problem(f"{folder}: {mebi(size)} and {mebi(MARGIN)} to spare are needed, {mebi(free)} are free")
+
+
+def fill(system: System, folder: Path, source: Path) -> datastore.State:
+    """Copy what a snapshot holds into `folder`, all of it on the disk."""
+    database = folder / DATABASE
+    datastore.copy(source, database)
+    datastore.verify(database)
+    for name in FILES:
+        file = system.path(f"{DATA}/{name}")
+        if file.exists():
+            write(folder / "files" / name, file.read_bytes(), 0o600)
+    for made in [path for path in (folder, *folder.rglob("*")) if path.is_dir()]:
+        flush(made)
+    return datastore.state(database, alone=True)
+
+
+def mebi(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"

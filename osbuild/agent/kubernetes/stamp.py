@@ -1,0 +1,48 @@
+"""Which release of Kubernetes last had this node's data, and how the datastore was when that release first got it.
+
+The stamp is written before anything of that release runs. So what the datastore has beyond it, the release has written.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+from osbuild.agent.kubernetes.settings import Problem
+from osbuild.agent.kubernetes.versions import Release
+from osbuild.agent.system import System, write
+
+FILE = "/var/lib/kubernetes/stamp.json"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """`release` has the data since the datastore's `revision` and `schema`, `previous` had it before.
+
+    `revision` is None where there was no datastore: on an agent, or before the first start.
+    """
+
+    release: Release
+    revision: int | None = None
+    schema: str | None = None
+    previous: Release | None = None
+
+
+def read(system: System) -> Stamp | None:
+    """The stamp of this node; None before the first start, or where the file can't be understood."""
+    found = system.json(FILE)
+    try:
+        previous = found.get("previous")
+        return Stamp(
+            Release.parse(found["release"]),
+            found["revision"],
+            found["schema"],
+            Release.parse(previous) if previous else None,
+        )
+    except (KeyError, AttributeError, Problem):
+        return None
+
+
+def put(system: System, stamp: Stamp) -> None:
+    """Make `stamp` this node's. Raises `OSError`."""
+    system.path(FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    plain = asdict(stamp) | {"release": str(stamp.release), "previous": stamp.previous and str(stamp.previous)}
+    write(system.path(FILE), json.dumps(plain).encode() + b"\n", 0o600)
