@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,8 +15,10 @@ from osbuild.qemu.accel import Accelerator, choose
 from osbuild.qemu.card import parse_forward
 from osbuild.qemu.command import command_line
 from osbuild.qemu.config import DirectKernel, Forward, MachineConfig, Network
+from osbuild.qemu.damage import Damage
 from osbuild.qemu.files import DISK, Drive, Files
 from osbuild.qemu.firmware import UEFI, find_firmware
+from osbuild.qemu.session import Session
 
 FILES = Files(
     qmp=Path("/w/qmp"),
@@ -92,6 +95,29 @@ def test_only_a_volatile_disk_is_written_without_fsync_and_media_are_read_only()
     disk, seed = (json.loads(text) for text in values(command_line(MachineConfig(), FILES, TCG), "-blockdev"))
     assert (disk["cache"]["no-flush"], disk["file"]["cache"]["no-flush"], disk["read-only"]) == (True, True, False)
     assert (seed["cache"]["no-flush"], seed["read-only"], seed["file"]["read-only"]) == (False, True, True)
+
+
+def test_a_disk_whose_writes_are_logged_is_the_same_disk_behind_its_log() -> None:
+    disk, seed = FILES.drives
+    files = replace(FILES, drives=(replace(disk, log=Path("/logs/w,1")), seed))
+    command = command_line(MachineConfig(), files, TCG)
+    node, _ = (json.loads(text) for text in values(command, "-blockdev"))
+    assert (node["driver"], node["node-name"], node["log-append"]) == ("blklogwrites", "disk0", True)
+    assert node["log"]["filename"] == "/logs/w,1"
+    assert (node["cache"]["no-flush"], node["log"]["cache"]["no-flush"]) == (False, True), "flushes are to be logged"
+    below = {**node["file"], "node-name": "disk0"}
+    assert below == json.loads(values(command_line(MachineConfig(), FILES, TCG), "-blockdev")[0])
+    assert values(command, "-device")[2].startswith("virtio-blk-pci,drive=disk0,")
+    words = value(command_line(MachineConfig(board=PI), replace(files, code=None, vars=None), TCG), "-drive").split(",")
+    assert words[:3] == ["if=sd", "driver=blklogwrites", "node-name=disk0"]
+    assert {"file.driver=qcow2", "file.file.cache.no-flush=on", "log-append=on"} <= set(words)
+    assert "log.filename=/logs/w,,1" in ",".join(words)
+
+
+def test_only_a_raw_disk_has_sectors_that_can_break() -> None:
+    for drive in (FILES.drives[0], replace(FILES.drives[0], format="raw", log=Path("/l")), FILES.drives[1]):
+        with pytest.raises(Error, match="cannot break"):
+            Damage(cast(Session, None), drive)
 
 
 def test_ssh_is_forwarded_from_a_port_of_qemus_choice_on_loopback_only() -> None:

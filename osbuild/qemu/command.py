@@ -1,6 +1,7 @@
 """The command line of QEMU (qemu(1))."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def nic(network: Network, board: QemuBoard) -> dict[str, Any]:
     return {"driver": "virtio-net-pci", "id": NIC, "netdev": NETDEV, "mac": network.mac, **place}
 
 
+def file_node(name: str) -> str:
+    """The name of the block node that is the file of the disk `name`."""
+    return f"{name}-file"
+
+
 def blockdev(drive: Drive) -> dict[str, Any]:
     """Arguments of `-blockdev` in JSON.
 
@@ -45,12 +51,13 @@ def blockdev(drive: Drive) -> dict[str, Any]:
     cache = {"no-flush": drive.volatile}
     file = {
         "driver": "file",
+        "node-name": file_node(drive.name),
         "filename": str(drive.path),
         "discard": "unmap",
         "read-only": drive.readonly,
         "cache": cache,
     }
-    return {
+    node = {
         "driver": drive.format,
         "node-name": drive.name,
         "discard": "unmap",
@@ -58,10 +65,41 @@ def blockdev(drive: Drive) -> dict[str, Any]:
         "cache": cache,
         "file": file,
     }
+    return node if drive.log is None else logged(node, drive.log)
+
+
+def logged(node: dict[str, Any], log: Path) -> dict[str, Any]:
+    """A node in front of `node`, under its name, that enters every write in `log` (QEMU's driver `blklogwrites`).
+
+    A node that ignores flushes would log none, so only those below may. The log counts an entry at once, not only at
+    the next flush: then it is whole when QEMU is killed.
+    """
+    return {
+        "driver": "blklogwrites",
+        "node-name": node["node-name"],
+        "discard": "unmap",
+        "cache": {"no-flush": False},
+        "file": {**node, "node-name": f"{node['node-name']}-format"},
+        "log": {"driver": "file", "filename": str(log), "cache": {"no-flush": True}},
+        "log-append": True,
+        "log-super-update-interval": 1,
+    }
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Options of `-blockdev` in the form of `-drive`: `file.driver=qcow2`."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            text = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).replace(",", ",,")
+            yield f"{prefix}{name}={text}"
 
 
 def card(drive: Drive) -> str:
     """Value of `-drive` for the board's own slot for an SD card, which `-device` cannot reach."""
+    if drive.log:
+        return ",".join(["if=sd", *flat(blockdev(drive))])
     cache = "unsafe" if drive.volatile else "writeback"
     return f"if=sd,format={drive.format},node-name={drive.name},cache={cache},discard=unmap,file={escape(drive.path)}"
 

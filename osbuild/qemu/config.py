@@ -69,6 +69,8 @@ class MachineConfig:
     """further disks, raw or qcow2, written to as they are; the first of them boots where there is no image"""
     media: tuple[Path, ...] = ()
     """read-only media, such as a seed ISO"""
+    write_log: Path | None = None
+    """a file that gets a log of every write to the first disk, further boots appended (the format of dm-log-writes)"""
     network: Network | None = field(default_factory=Network)
     direct: DirectKernel | None = None
     """boot this instead of the firmware"""

@@ -16,13 +16,17 @@ DISK = "disk0"
 
 @dataclass(frozen=True)
 class Drive:
-    """One disk: `format` is raw or qcow2; `volatile` means that the host need not write it through to its disk."""
+    """One disk: `format` is raw or qcow2; `volatile` means that the host need not write it through to its disk.
+
+    `log` takes a log of what is written to it.
+    """
 
     name: str
     path: Path
     format: str
     readonly: bool = False
     volatile: bool = False
+    log: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Files:
         direct = config.direct
         firmware = (direct.kernel, direct.initrd) if direct else (self.vars,)
         paths = [self.log.parent, *(drive.path for drive in self.drives)]
+        paths += [drive.log for drive in self.drives if drive.log]
         paths += [path.absolute() for path in (config.image, *firmware) if path]
         return [*paths, KVM] if accelerator.name == "kvm" else paths
 
@@ -92,6 +97,11 @@ def drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]
         made.append(Drive(DISK, folder / "disk.qcow2", "qcow2", volatile=True))
     for number, path in enumerate(config.disks, 1):
         made.append(Drive(f"disk{number}", path.absolute(), any_format(path)))
+    if config.write_log:
+        if not made:
+            raise Error("there is no disk whose writes could be logged", hint="give the machine an image or a disk")
+        config.write_log.touch()
+        made[0] = replace(made[0], log=config.write_log.absolute(), volatile=True)
     for number, path in enumerate(config.media):
         if not path.is_file():
             raise Error("there is no such file", where=str(path), hint="make a seed: edge-osbuild seed PROFILE")

@@ -1,7 +1,8 @@
 """A virtual machine, from power on to nothing left of it."""
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from osbuild.qemu.accel import Accelerator, choose
 from osbuild.qemu.card import Card
 from osbuild.qemu.command import command_line
 from osbuild.qemu.config import MachineConfig, Network, Wrap, direct
+from osbuild.qemu.damage import KINDS, Damage
 from osbuild.qemu.deadline import TimedOut
 from osbuild.qemu.files import DISK, prepare, state
 from osbuild.qemu.qmp import Event
@@ -91,14 +93,17 @@ class Machine:
             error.hint = error.hint or f"the console's log is in {self._files.log}"
             raise
 
-    def boot_again(self) -> None:
-        """Power on after a power cut or a shutdown: same disks, same UEFI variables, network as last plugged."""
+    def boot_again(self, state: str | None = None) -> None:
+        """Power on after a power cut or a shutdown: same disks, same UEFI variables, network as last plugged.
+
+        With `state` it does not boot, but goes on from what `save` has kept under that name; see `load`.
+        """
         if self.running:
             raise Error("the machine is on already", hint="call power_cut() or shutdown() first")
         self._forget_guests()
         self._session.disconnect()
         self.console.skip()
-        self._start()
+        self._start(state)
 
     def power_cut(self) -> None:
         """Pull the plug: what the guest has not flushed is lost; of an SD card, which knows no flush, nothing is."""
@@ -145,14 +150,31 @@ class Machine:
         return self._session.events
 
     def save(self, name: str) -> None:
-        """Keep the whole state, memory and first disk, under `name`, inside the disk's overlay."""
+        """Keep the whole state under `name`: memory and first disk, inside the disk's overlay; UEFI variables beside.
+
+        Not for a disk whose writes are logged: the log can't be taken back.
+        """
         self._job("snapshot-save", tag=name, vmstate=DISK, devices=[DISK])
+        if self._files.vars:
+            shutil.copyfile(self._files.vars, self._kept_vars(name))
 
     def load(self, name: str) -> None:
-        """Go back to a state of this machine. Not brought back: further disks, UEFI variables, connections."""
-        self._job("snapshot-load", tag=name, vmstate=DISK, devices=[DISK])
+        """Go back to a state of this machine. Not brought back: further disks, connections."""
+        self._restore(name)
         self._forget_guests()
         self.console.skip()
+
+    def break_sectors(self, places: Sequence[int], *, disk: str = "disk1", kinds: Sequence[str] = KINDS) -> None:
+        """From now on requests of `kinds` (read, write) to sectors at `places`, in bytes, of a raw disk fail (EIO)."""
+        if disk not in self._damage:
+            drive = next(each for each in self._files.drives if each.name == disk)
+            self._damage[disk] = Damage(self._session, drive)
+        self._damage[disk].set(places, kinds)
+
+    def mend_sectors(self, disk: str = "disk1") -> None:
+        """Every sector of a disk is good again."""
+        if disk in self._damage:
+            self._damage[disk].clear()
 
     # --- console and network
 
@@ -199,7 +221,7 @@ class Machine:
 
     # --- inside
 
-    def _start(self) -> None:
+    def _start(self, state_name: str | None = None) -> None:
         assert self._accelerator is not None
         if state(self.config.image) != self._image_state:
             raise Error(
@@ -209,7 +231,20 @@ class Machine:
             )
         config = replace(self.config, network=self._card.network)
         paths = [self.folder, *self._files.visible(config, self._accelerator)]
-        self._session.start(self._wrap(command_line(config, self._files, self._accelerator), paths))
+        command = self._wrap(command_line(config, self._files, self._accelerator), paths)
+        self._damage: dict[str, Damage] = {}
+        self._session.start(command, lambda: self._restore(state_name) if state_name else None)
+
+    def _restore(self, name: str) -> None:
+        self._job("snapshot-load", tag=name, vmstate=DISK, devices=[DISK])
+        if (
+            self._files.vars
+        ):  # QEMU has them in the memory that it has just loaded, and writes what changes from there on
+            with self._kept_vars(name).open("rb") as kept, self._files.vars.open("r+b") as file:
+                shutil.copyfileobj(kept, file)
+
+    def _kept_vars(self, name: str) -> Path:
+        return self.folder / f"vars-{name}.fd"
 
     @property
     def _has_card(self) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,18 @@ class Session:
 
     # --- the process
 
-    def start(self, command: Sequence[str]) -> None:
-        """Start QEMU, which must begin paused, and let the guest run. Raises `Error` with what QEMU said."""
+    def start(self, command: Sequence[str], prepare: Callable[[], None] = lambda: None) -> None:
+        """Start QEMU, which must begin paused, and let the guest run. Raises `Error` with what QEMU said.
+
+        `prepare` is called while it still pauses.
+        """
         self._ended = None
         self._guarded.start(command)
         try:
             qmp, console = self._listeners
             self._monitor = Monitor(self._accept(qmp))
             self._line = Line(self._accept(console))
+            prepare()
             self.qmp("cont")
         except Error:
             # a QEMU that does not like its arguments may first connect, then die: say what it said, not what broke
