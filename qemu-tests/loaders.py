@@ -181,10 +181,13 @@ class Loader:
             digest = self._digest(fat, file)
         except Error as error:
             return Listed(path, name, left, done, None, error.message)
+        entry = unified(fat, file) if uefi else None
+        if entry and not (entry.os_release and {".linux", ".osrel"} <= entry.sections.keys()):
+            return None  # such as an empty file: systemd-boot does not list what tells nothing of itself
         if digest not in self._known:
-            torn = self.kind == "uboot" and not passes(fat, file)
+            torn = not uefi and not passes(fat, file)
             return Listed(path, name, left, done, None, TORN if torn else "its bytes are of no build")
-        release = unified(fat, file).os_release if uefi else {}
+        release = entry.os_release if entry else {}
         fields = ("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID")
         version = next((release[field] for field in fields if field in release), "")
         key = release.get("IMAGE_ID") or release.get("ID", "")

@@ -271,9 +271,13 @@ def pe(name: str) -> bytes:
     """The least unified kernel image: os-release, and something else."""
     release = f"ID=debian\nIMAGE_ID=edge\nPRETTY_NAME={name}\n".encode()
     head = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64)
-    coff = b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 1, 0, 0, 0, 0, 0)
-    section = struct.pack("<8sIIIIIIHHI", b".osrel", len(release), 0x1000, len(release), 512, 0, 0, 0, 0, 0)
-    return (head + coff + section).ljust(512, b"\0") + release.ljust(512, b"\0") + noise(name, 12)
+    coff = b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 2, 0, 0, 0, 0, 0)
+    release, linux = release.ljust(512, b"\0"), noise(name, 12)
+    sections = b"".join(
+        struct.pack("<8sIIIIIIHHI", title, len(body), 0x1000, len(body), place, 0, 0, 0, 0, 0)
+        for title, body, place in ((b".osrel", release, 512), (b".linux", linux, 1024))
+    )
+    return (head + coff + sections).ljust(512, b"\0") + release + linux
 
 
 def two_versions(folder: Path, kind: str = "efi") -> list[Version]:
@@ -396,6 +400,22 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, pair: list[Version], pla
     report: Report = survey(tmp_path / "log", source, tmp_path / "survey", Plan(pair, variants=0), None)
     assert report.bad == 1
     assert any(re.search(finding, found) for found in report.findings), report.findings
+
+
+def test_what_tells_nothing_of_itself_is_no_entry_and_a_second_name_does_no_harm(
+    tmp_path: Path, pair: list[Version]
+) -> None:
+    old, new = pair
+    files = {
+        "EFI/Linux/edge-1-a.efi": boot_file(old, "a"), "EFI/Linux/edge-2-b+3.efi": b"", "EFI/Linux/x.efi": b"no image",
+        "EFI/Linux/edge-3-a+1-2.efi": boot_file(old, "a"), "EFI/Linux/edge-b.efi.staged": boot_file(new, "b"),
+    }  # fmt: skip
+    with Disk(disk_image(tmp_path / "disk.img", {**slot(old, "a"), "esp": fat16(files)}), tmp_path / "d") as disk:
+        loader = Loader(disk, pair)
+        assert [(each.file[10:], each.left, each.problem) for each in loader.order()] == [
+            ("edge-3-a+1-2.efi", 1, None), ("edge-1-a.efi", None, None),
+        ]  # fmt: skip
+        loader.close()
 
 
 def test_u_boots_choice_is_that_of_the_slots_state(tmp_path: Path) -> None:
