@@ -158,7 +158,7 @@ def put_back(system: System, chosen: snapshot.Snapshot, last: Stamp, release: Re
     facts = described(system, chosen)
     seen = last.revision or 0
     try:
-        if kept := snapshot.take(system, last.release, "replaced", [chosen.name]):
+        if kept := snapshot.take(system, last.release, "replaced", [chosen.name, *needed(system)]):
             facts["replaced"] = kept.name
             seen = max(seen, kept.revision)
     except (OSError, Problem) as error:
