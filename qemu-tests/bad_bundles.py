@@ -1,0 +1,129 @@
+"""Bundles that no device may install, each wrong in one way, made from a good one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from versions import Version, Versions, changed
+
+from osbuild.bundle import content, pack
+from osbuild.bundle.programs import programs
+from osbuild.bundle.signing import Signing
+from osbuild.keys import authority, private
+from osbuild.keys.authority import Access
+from osbuild.keys.certificate import make_signer, now
+from osbuild.keys.store import Signer, load
+from osbuild.run import Argument
+
+SIZE = 8  # bytes at the end of a bundle that say how long its signature is (RAUC's manual, "Bundle Formats")
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One kind: what makes it, and what the device must say of it (re). `touched`: a slot may have been written to."""
+
+    make: Callable[[Versions, Version, Path], object]
+    reason: str
+    touched: bool = False
+
+
+def payload(bundle: Path) -> bytes:
+    """A bundle without its signature."""
+    data = bundle.read_bytes()
+    return data[: -SIZE - int.from_bytes(data[-SIZE:], "big")]
+
+
+def unsigned(versions: Versions, version: Version, output: Path) -> None:
+    output.write_bytes(payload(version.bundle))
+
+
+def truncated(versions: Versions, version: Version, output: Path) -> None:
+    data = version.bundle.read_bytes()
+    output.write_bytes(data[: len(data) // 2])
+
+
+def flipped(versions: Versions, version: Version, output: Path) -> None:
+    """One bit, in the middle of the root image."""
+    data = bytearray(version.bundle.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    output.write_bytes(data)
+
+
+def nothing(versions: Versions, version: Version, output: Path) -> None:
+    output.write_bytes(b"this is no bundle\n" * 4096)
+
+
+def strange(versions: Versions, version: Version, output: Path) -> None:
+    versions.sign(version, output, versions.strange_keys)
+
+
+def revoked(versions: Versions, version: Version, output: Path) -> None:
+    versions.sign(version, output, load(versions.lost_keys))
+
+
+def expired(versions: Versions, version: Version, output: Path) -> None:
+    """Signed now, with a certificate that ran out last year. The tool that makes bundles would refuse that."""
+    keys = versions.keys
+    root = keys.the_signer().root
+    key = private.generate()
+    public = key.public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    root_key = authority.root_key_of(keys, keys.root(root), Access())
+    good = make_signer(keys.certificate(root), root_key, public, keys.owner, "old", development=False)
+    builder = x509.CertificateBuilder(good.issuer, good.subject, public, good.serial_number)
+    builder = builder.not_valid_before(now() - timedelta(days=730)).not_valid_after(now() - timedelta(days=365))
+    for extension in good.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    certificate = builder.sign(root_key, hashes.SHA256())
+    signed = Signing(keys, Signer("old", root), certificate, private.to_pem(key).decode())
+    with versions.cache.scratch("bundles") as scratch:
+        inside, made = scratch / "content", scratch / "b.raucb"
+        inside.mkdir()
+        content.write(changed(version, {}), inside)
+        command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={pack.SQUASHFS}", inside, made]
+        env = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)}
+        signed.run(programs(versions.cache), command, scratch, env)
+        pack.move(made, output)
+
+
+def other(**facts: Any) -> Callable[[Versions, Version, Path], object]:
+    """The same bundle with other facts, signed as it should be."""
+    return lambda versions, version, output: versions.sign(version, output, **facts)
+
+
+def skipping(versions: Versions, version: Version, output: Path) -> None:
+    """Two minor versions of Kubernetes at once."""
+    components = [
+        {**part, "version": "v1.39.0"} if "distribution" in part else part
+        for part in changed(version, {}).facts["components"]
+    ]
+    versions.sign(version, output, components=components)
+
+
+BAD: Mapping[str, Bad] = {
+    "unsigned": Bad(unsigned, "no bundle|signature"),
+    "wrong-key": Bad(strange, "nobody whom this device trusts"),
+    "revoked": Bad(revoked, "revoked"),
+    "expired": Bad(expired, "was not valid"),
+    "wrong-board": Bad(other(board="rpi4"), "it is for .*rpi4.*this device is .*"),
+    "wrong-architecture": Bad(other(architecture="arm64"), "it is for arm64.*this device is x86_64"),
+    "older": Bad(other(version="0.9.0"), "older than"),
+    "truncated": Bad(truncated, "no bundle|signature"),
+    "bit-flipped": Bad(flipped, "blocks are damaged|not what was signed", touched=True),
+    "no-bundle": Bad(nothing, "no bundle|signature"),
+}
+CLUSTER: Mapping[str, Bad] = {
+    "kubernetes-skipped": Bad(skipping, "v1.39.0"),
+}
+
+
+def make(name: str, versions: Versions, version: Version, folder: Path) -> Path:
+    """The bad bundle of that name."""
+    output = folder / f"{name}.raucb"
+    {**BAD, **CLUSTER}[name].make(versions, version, output)
+    return output
