@@ -1,0 +1,82 @@
+"""Goes back to the other slot by hand: what ran there before is tried again, with the cluster's data following it."""
+
+import argparse
+import uuid
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.update import boots, history, pending, state, switch
+from osbuild.agent.update.node import Node, alone, need_root, this
+from osbuild.agent.update.pending import INSTALLED, Pending
+
+LIKE_INSTALL = "`edge-agent update install` puts an image there"
+
+
+def rollback(node: Node, *, restart: bool) -> None:
+    """Switch to the other slot, or take back a switch that was not booted yet. Raises `Problem`."""
+    with alone(node.system):
+        system, boot, found = node.system, node.boot(), pending.load(node.system)
+        if found and found.stage == pending.SWITCHED and found.target == node.other:
+            switch.withdraw(node, found)
+            return
+        check(node, found)
+        back = plan(node)
+        node.report.event("plan", f"going back to {back.title}", version=back.after.get("version"), slot=back.target)
+        if text := data(node, back):
+            node.report.event("cluster", text)
+        if found and found.target == boot.slot:
+            history.append(system, "rolled-back", found, why="by hand")
+        switch.turn(node, back, restart=restart)
+
+
+def check(node: Node, found: Pending | None) -> None:
+    """Whether the other slot has what was good once. Raises `Problem`."""
+    other, boot = node.other, node.boot()
+    if boot.entry is None:
+        raise Problem("the slots' boot entries can't be read", where="/efi", hint="is /efi mounted?")
+    if found and found.target == other and found.kind == "update":
+        written = "was being written" if found.stage == pending.WRITING else "never ran"
+        hint = "`edge-agent update switch` tries it" if found.stage == INSTALLED else LIKE_INSTALL
+        raise Problem(f"slot {other} holds {found.after.get('version') or 'an image'}, which {written}", hint=hint)
+    entry = next((entry for entry in boot.others if entry.slot == other), None)
+    if entry is None:
+        raise Problem(f"slot {other} has no image that could be started", hint=LIKE_INSTALL)
+    if entry.state == "bad":
+        raise Problem(f"slot {other} is marked as bad: it failed, or was being overwritten", hint=LIKE_INSTALL)
+    if entry.state == "trial":
+        raise Problem(f"slot {other} was never found good; it has tries left", hint="reboot to have it tried")
+
+
+def plan(node: Node) -> Pending:
+    """What to go back to, as far as is known from the last boot there."""
+    known = boots.of_slot(node.system, node.other) or {}
+    after = {name: known[name] for name in ("version", "kubernetes") if known.get(name)}
+    return Pending(
+        str(uuid.uuid4()), "rollback", INSTALLED, node.slot, node.other, node.image, after, since=state.now()
+    )
+
+
+def data(node: Node, back: Pending) -> str | None:
+    """What will happen to the cluster's data, for people; None without a cluster."""
+    if node.cluster is None:
+        return None
+    try:
+        cost = node.cluster.cost(node.system, back.after.get("kubernetes"))
+    except Exception as error:
+        return f"what becomes of the cluster's data is not known: {error}"
+    if cost is None:
+        return "the cluster's data stays as it is"
+    if "snapshot" not in cost:
+        return f"the cluster's data stays as it is: {cost.get('problem')}"
+    counts = ", ".join(f"{count} {kind}" for kind, count in (cost.get("counts") or {}).items() if count)
+    lost = counts or cost.get("problem") or "nothing"
+    return f"the cluster's data goes back to the snapshot of {cost.get('taken')}; lost with it: {lost}"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-reboot", action="store_true", help="switch, but leave the reboot to you")
+
+
+def main(options: argparse.Namespace) -> int:
+    need_root()
+    rollback(this(), restart=not options.no_reboot)
+    return 0

@@ -1,0 +1,104 @@
+"""One attempt to have RAUC write the other slot, watched: it goes on, it fails, or it is ended because it hangs."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from osbuild.agent.system import System
+from osbuild.agent.update import journal
+from osbuild.agent.update.journal import FALLBACK, Facts, Follower
+from osbuild.agent.update.kernel import Messages
+from osbuild.agent.update.rauc import INSTALLING, Service, is_remote
+from osbuild.agent.update.reason import Failure, Reason, reason
+from osbuild.agent.update.traffic import Traffic
+
+PAUSE = 0.5
+# Seconds without a byte while a request is out. Linux itself gives up on a request to such a device after 300 s.
+STALL = 120.0
+LOST = re.compile(r"no chunk with required hash \[(\w+)")
+NO_TIME = Reason(
+    "it did not get done in time", "give it more: --deadline SECONDS; what was written already is not fetched again"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to install; `end` is when to give up, by time.monotonic()."""
+
+    source: str
+    transaction: str
+    end: float
+    any_version: bool = False
+
+
+class Stalled:
+    """Notices when a server neither sends nor fails."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.since = time.monotonic()
+        self.fetched = -1
+
+    def look(self, traffic: Traffic) -> bool:
+        """Whether nothing has come for too long. Before the first byte every second counts: nothing else happens."""
+        if traffic.fetched != self.fetched or not (traffic.waiting or not traffic.counts):
+            self.since, self.fetched = time.monotonic(), traffic.fetched
+        return time.monotonic() - self.since > self.patience
+
+
+def attempt(
+    system: System,
+    wanted: Wanted,
+    progress: Callable[[int, str, int | None], None],
+    given_up: set[str],
+    lines: list[str],
+    *,
+    stall: float = STALL,
+) -> Facts:
+    """Install once; `progress` is told percent, what is done, and bytes fetched. Raises `Failure`.
+
+    `lines` gets what RAUC logs. `given_up` holds the blocks at which attempts were ended: see `lost_block`.
+    """
+    remote, service = is_remote(wanted.source), Service()
+    traffic, stalled = Traffic(system), Stalled(stall)
+    traffic.start()
+    with Messages(system) as kernel, Follower() as log:
+        try:
+            service.start(wanted.source, wanted.transaction, any_version=wanted.any_version)
+            while (state := service.state()).operation == INSTALLING:
+                traffic.look()
+                progress(state.percent, state.message, traffic.fetched if remote else None)
+                if time.monotonic() > wanted.end:
+                    raise Failure(NO_TIME)
+                if remote and stalled.look(traffic):
+                    hint = "check the network and the server"
+                    raise Failure(Reason(f"the server sent nothing for {stall:.0f} s", hint, False))
+                if remote and (block := lost_block(log.read())) and block not in given_up:
+                    given_up.add(block)
+                    hint = "check the network and the server"
+                    raise Failure(Reason("the connection was lost", hint, False))
+                time.sleep(PAUSE)
+        except BaseException:
+            service.stop()
+            lines += log.read()
+            raise
+        lines += log.finish()
+        if state.error:
+            raise Failure(reason(state.error, remote=remote, kernel=kernel.read(), log=log.lines))
+        found = journal.facts(log.lines)
+        if remote and found.fetched is None:
+            found.fetched = traffic.fetched
+        return found
+
+
+def lost_block(lines: list[str]) -> str | None:
+    """The block that RAUC could not read, where it now copies the whole image instead.
+
+    A server that is back a moment later would have to send all of it. It costs less to begin again, when RAUC finds
+    what it has written before. Should it stop at the same block again, the whole copy is what is left.
+    """
+    for line in lines:
+        if FALLBACK in line and (found := LOST.search(line)):
+            return found[1]
+    return None

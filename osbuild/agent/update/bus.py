@@ -1,0 +1,54 @@
+"""Calls on the system bus, by busctl(1)."""
+
+import json
+import subprocess
+from typing import Any
+
+TIMEOUT = 30.0  # seconds for an answer
+
+
+class BusError(Exception):
+    """What the bus, or who was called on it, said."""
+
+
+def busctl(*words: str) -> list[Any]:
+    """What a call or properties are: for each line of the answer its `data`. Raises `BusError`."""
+    command = ["busctl", "--system", "--json=short", f"--timeout={TIMEOUT:g}", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT + 10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BusError(str(error)) from error
+    if done.returncode:
+        raise BusError(done.stderr.strip().removeprefix("Call failed: ") or f"busctl ended with {done.returncode}")
+    try:
+        return [json.loads(line)["data"] for line in done.stdout.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BusError(f"busctl said what makes no sense: {done.stdout.strip()[:200]}") from error
+
+
+def properties(service: str, path: str, interface: str, *names: str) -> list[Any]:
+    """Properties in the order of their names; the service is started where it does not run. Raises `BusError`."""
+    return busctl("get-property", service, path, interface, *names)
+
+
+def call(service: str, path: str, interface: str, method: str, *words: str) -> Any:
+    """What a method returns, a list of values; None where it returns nothing. Raises `BusError`."""
+    found = busctl("call", service, path, interface, method, *words)
+    return found[0] if found else None
+
+
+def owner(name: str) -> str | None:
+    """The unique name of the program that has `name` now; None where none has. It is not started."""
+    try:
+        return str(_bus("GetNameOwner", "s", name)[0])
+    except BusError:
+        return None
+
+
+def process(name: str) -> int:
+    """The process of a unique name. Raises `BusError`."""
+    return int(_bus("GetConnectionUnixProcessID", "s", name)[0])
+
+
+def _bus(method: str, *words: str) -> Any:
+    return call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", method, *words)

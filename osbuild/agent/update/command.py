@@ -1,0 +1,102 @@
+"""`edge-agent update …`."""
+
+import argparse
+import json
+import signal
+import sys
+from types import FrameType
+
+from osbuild.agent.errors import Problem
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = commands.add_parser(
+        "install", help="install a bundle into the other slot, and reboot into it",
+        description="Installs a signed bundle into the slot that does not run, switches to it and reboots. The slot "
+        "that runs is not touched, and comes back by itself where the new one is not good.",
+    )  # fmt: skip
+    install.add_argument("source", metavar="FILE|URL", help="a file, or an http or https address")
+    install.add_argument("--no-switch", action="store_true", help="only write the slot: `update switch` does the rest")
+    install.add_argument("--no-reboot", action="store_true", help="switch, but leave the reboot to you")
+    install.add_argument(
+        "--deadline", type=seconds, metavar="SECONDS", help="when to give up (default: what the profile says, or 3600)"
+    )
+    install.add_argument("--json", action="store_true", help="one JSON object a line, for a script")
+    switching = commands.add_parser("switch", help="switch to what was installed with --no-switch, and reboot")
+    switching.add_argument("--no-reboot", action="store_true", help="leave the reboot to you")
+    switching.add_argument("--json", action="store_true", help="one JSON object a line, for a script")
+    for name, help in (
+        ("status", "what is under way, and which version may be installed"),
+        ("history", "what became of updates"),
+    ):
+        commands.add_parser(name, help=help).add_argument("--json", action="store_true", help="print it for a script")
+    commands.add_parser("boot", help="note this boot and what it means for an update (run at every boot)")
+    commands.add_parser("commit", help="finish an update (run at the end of a good boot)")
+
+
+def seconds(text: str) -> float:
+    """A positive number, for argparse."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise ValueError
+    return value
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run one of the actions. Their modules are imported when needed: imports cost time at boot."""
+    from osbuild.agent.update.node import need_root, this
+    from osbuild.agent.update.report import Report
+
+    machine = bool(getattr(options, "json", False))
+    report = Report(machine)
+    try:
+        need_root()
+        if options.action in ("status", "history"):
+            return show(options.action, machine)
+        node = this(report)
+        if options.action == "boot":
+            from osbuild.agent.update.booted import booted
+
+            return booted(node)
+        if options.action == "commit":
+            from osbuild.agent.update.commit import commit
+
+            commit(node)
+            return 0
+        signal.signal(signal.SIGTERM, interrupt)  # so that RAUC is ended too
+        if options.action == "switch":
+            from osbuild.agent.update.switch import resume
+
+            resume(node, restart=not options.no_reboot)
+            return 0
+        from osbuild.agent.update.install import Options, install
+
+        install(node, options.source, Options(not options.no_switch, not options.no_reboot, options.deadline))
+    except Problem as problem:
+        if not machine:
+            raise
+        facts = {"where": problem.where, "hint": problem.hint}
+        report.event("error", problem.message, **facts)
+        return 1
+    return 0
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def show(action: str, machine: bool) -> int:
+    """Print what is known."""
+    from osbuild.agent.update import history, status
+    from osbuild.agent.update.node import this
+
+    node = this()
+    if action == "history":
+        rows = history.read(node.system)
+        text = [json.dumps(rows, indent=2)] if machine else [history.line(row) for row in rows] or ["no update yet"]
+    else:
+        found = status.status(node)
+        text = [json.dumps(found, indent=2)] if machine else status.lines(found)
+    sys.stdout.write("\n".join(text) + "\n")
+    return 0

@@ -1,0 +1,51 @@
+"""`edge-agent update commit`: once a boot has been found good and the boot loader knows it.
+
+Every step may be done again, and is, where the one before was cut off: the floor, the history, the end of the update,
+then the cluster.
+"""
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.update import boots, floor, history, pending
+from osbuild.agent.update.node import Node
+
+
+def commit(node: Node) -> None:
+    """Finish the update that runs now, if there is one, and take the node back into its cluster.
+
+    Raises `Problem` where the slot is still on trial.
+    """
+    system, boot, found = node.system, node.boot(), pending.load(node.system)
+    if boot.on_trial:
+        hint = "systemd-bless-boot.service or edge-bless.service does that: look at its journal"
+        raise Problem(f"slot {boot.slot} is on trial: the boot loader was not told that it is good", hint=hint)
+    boots.judged(system, True)
+    version = str(system.image().get("version") or "")
+    mine = found if found and found.target == boot.slot and found.stage != pending.WRITING else None
+    # An older version that the signer allowed to come back lowers the floor; one that was rolled back to does not.
+    change = floor.put if mine and mine.downgrade else floor.rise
+    change(system, version)
+    if floor.enforce(system):
+        again()
+    if mine:
+        history.append(system, "committed", mine, cluster=mine.cluster)
+        pending.clear(system)
+        node.report.event("committed", f"{mine.title} is good", version=version, slot=mine.target)
+    if node.cluster and mine:  # every other boot, edge-kubernetes-uncordon.service sees to it
+        facts = node.cluster.arrive(system)
+        history.append(system, "arrived", mine, cluster=facts)
+
+
+def again() -> None:
+    """Have RAUC read its configuration again, where its service runs and has nothing to do."""
+    from osbuild.agent.update import bus
+    from osbuild.agent.update.rauc import INSTALLING, NAME, Service
+    from osbuild.agent.update.reason import Failure
+
+    if bus.owner(NAME) is None:
+        return
+    try:
+        service = Service()
+        if service.state().operation != INSTALLING:
+            service.stop()
+    except Failure:
+        return

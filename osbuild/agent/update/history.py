@@ -1,0 +1,46 @@
+"""What became of updates, one line an event."""
+
+from typing import Any
+
+from osbuild.agent.system import System
+from osbuild.agent.update import state
+from osbuild.agent.update.pending import Pending
+
+FILE = "history.jsonl"
+COUNT, SIZE = 200, 256 * 1024
+
+
+def append(system: System, event: str, pending: Pending | None = None, **facts: Any) -> None:
+    """Add an event; one that this update has already is not added twice. Raises `OSError`.
+
+    A step that a power cut interrupted is done again after it, and so would its line be written again.
+    """
+    row: state.Row = {"time": state.now(), "event": event}
+    if pending:
+        row |= {name: getattr(pending, name) for name in ("id", "kind", "origin", "target", "before", "after")}
+    row |= {name: value for name, value in facts.items() if value not in (None, {}, [], "")}
+    with state.locked(system):
+        rows = state.rows(system, FILE)
+        if pending and any(old.get("id") == pending.id and old.get("event") == event for old in rows):
+            return
+        state.save_rows(system, FILE, [*rows, row], count=COUNT, size=SIZE)
+
+
+def read(system: System) -> list[state.Row]:
+    """All events, the oldest first."""
+    return state.rows(system, FILE)
+
+
+def last(system: System) -> state.Row | None:
+    """The last event of an update."""
+    return next((row for row in reversed(read(system)) if "id" in row), None)
+
+
+def line(row: state.Row) -> str:
+    """An event for people."""
+    before, after = row.get("before") or {}, row.get("after") or {}
+    words = [str(row.get("time", "?")), str(row.get("event", "?"))]
+    if row.get("id"):
+        words.append(f"{before.get('version') or '?'} -> {after.get('version') or '?'} (slot {row.get('target', '?')})")
+    text = "  ".join(words)
+    return f"{text}: {row['why']}" if row.get("why") else text

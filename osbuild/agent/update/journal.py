@@ -1,0 +1,141 @@
+"""What RAUC's service writes to the journal, and what that says about an installation."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+UNIT = "rauc.service"
+PREFIX = re.compile(
+    r"^(?:\(\w+:\d+\): )?rauc(?:-\w+)?-(?:Message|INFO|WARNING|CRITICAL|ERROR|DEBUG)(?: \*\*)?: [\d:.]+: "
+)
+# RAUC's statistics (src/stats.c): how many chunks of 4 KiB each source had, and what was downloaded.
+COUNTS = re.compile(
+    r"(zero chunk|target_slot_written|target_slot|active_slot|source_image|nbd dl_size): count=(\d+)(.*)"
+)
+SUM = re.compile(r" sum=([\d.]+)")
+FALLBACK = "Continuing after adaptive mode error: "
+CHUNK = 4096
+KEPT = 60  # lines
+
+
+class Follower:
+    """RAUC's lines from now on, without GLib's prefixes. Where there is no journal there are none."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.process: subprocess.Popen[bytes] | None = None
+        self.rest = b""
+
+    def __enter__(self) -> "Follower":
+        command = ["journalctl", "--follow", "--lines=0", f"--unit={UNIT}", "--output=cat", "--quiet"]
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except OSError:
+            return self
+        assert self.process.stdout
+        os.set_blocking(self.process.stdout.fileno(), False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+    def read(self) -> list[str]:
+        """All lines so far."""
+        while self.process and self.process.stdout:
+            try:
+                data = os.read(self.process.stdout.fileno(), 65536)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            *whole, self.rest = (self.rest + data).split(b"\n")
+            self.lines += [PREFIX.sub("", line.decode(errors="replace")) for line in whole]
+        return self.lines
+
+    def finish(self, patience: float = 3.0) -> list[str]:
+        """All lines, after what is on its way to the journal has got there: it takes `patience` seconds at most."""
+        if self.process:
+            try:
+                subprocess.run(["journalctl", "--sync"], capture_output=True, timeout=30, check=False)
+            except (OSError, subprocess.TimeoutExpired):
+                return self.read()
+        end, count = time.monotonic() + patience, -1
+        while count != len(self.read()) and time.monotonic() < end:
+            count = len(self.lines)
+            time.sleep(0.3)
+        return self.lines
+
+
+@dataclass
+class Facts:
+    """What was fetched and what was there already. `fetched` is bytes over the network, None where RAUC said nothing.
+
+    `chunks` is where blocks of 4 KiB came from: `zero`, `target_slot`, `active_slot`, `source_image` (the bundle).
+    `fallback` is why an image was copied whole although it could have been done adaptively.
+    """
+
+    fetched: int | None = None
+    requests: int = 0
+    chunks: dict[str, int] = field(default_factory=dict)
+    fallback: str = ""
+
+    @property
+    def adaptive(self) -> bool | None:
+        """Whether only what was missing was taken from the bundle; None where RAUC said nothing."""
+        return False if self.fallback else (True if self.chunks else None)
+
+    def plain(self) -> dict[str, Any]:
+        """For history and scripts."""
+        found = {"fetched": self.fetched, "requests": self.requests, "chunks": self.chunks, "adaptive": self.adaptive}
+        return {**found, **({"fallback": self.fallback} if self.fallback else {})}
+
+    def line(self) -> str | None:
+        """For people."""
+        if self.fallback:
+            return f"copied whole, not adaptively: {self.fallback}"
+        if not self.chunks:
+            return None
+        taken = self.chunks.get("source_image", 0)
+        return f"adaptive: {taken} of {sum(self.chunks.values())} blocks of 4 KiB were taken from the bundle"
+
+
+def facts(lines: Iterable[str]) -> Facts:
+    """Read them out of RAUC's lines about one installation or more."""
+    found = Facts()
+    for line in lines:
+        if FALLBACK in line:
+            found.fallback = line.partition(FALLBACK)[2].strip()
+        elif match := COUNTS.search(line):
+            name, count = (
+                match[1].replace("zero chunk", "zero").replace("target_slot_written", "target_slot"),
+                int(match[2]),
+            )
+            if name == "nbd dl_size":
+                size = SUM.search(match[3])
+                found.fetched = (found.fetched or 0) + (int(float(size[1])) if size else 0)
+                found.requests += count
+            else:
+                found.chunks[name] = found.chunks.get(name, 0) + count
+    return found
+
+
+def recent(lines: int = KEPT) -> list[str]:
+    """RAUC's last lines in the journal, whatever boot they are of."""
+    command = ["journalctl", f"--unit={UNIT}", f"--lines={lines}", "--output=short-iso", "--no-hostname", "--quiet"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines()

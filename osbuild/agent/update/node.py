@@ -1,0 +1,103 @@
+"""This node as an update sees it: which slot runs, how slots are switched, and who is told."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from osbuild.agent.boot import Boot, Flow, flow
+from osbuild.agent.errors import Problem
+from osbuild.agent.health import reboot
+from osbuild.agent.system import System
+from osbuild.agent.update import boots
+from osbuild.agent.update.cluster import Cluster, cluster
+from osbuild.agent.update.report import Report
+
+LOCK = "/run/edge-osbuild/update.lock"
+
+
+class Loader(Flow, Protocol):
+    """What of a boot flow switches slots."""  # TODO: drop once `Flow` has these
+
+    def primary(self, system: System) -> str | None:
+        """The slot that the boot loader takes next; None where it has none to take."""
+
+    def activate(self, system: System, slot: str) -> None:
+        """Have a slot be booted next, on trial with all its tries. Raises `FileNotFoundError` without a boot file."""
+
+    def reject(self, system: System, slot: str) -> None:
+        """Leave a slot without a try and without a staged boot file. Raises `OSError`."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """`restart` asks for a reboot and returns."""
+
+    system: System
+    flow: Loader
+    cluster: Cluster | None = None
+    report: Report = field(default_factory=Report)
+    restart: Callable[[], None] = reboot
+
+    @property
+    def slot(self) -> str:
+        """The slot that runs. Raises `Problem` where the boot loader did not say."""
+        slot = self.system.argument("edge.slot")
+        if slot not in ("a", "b"):
+            raise Problem(
+                f"the slot that runs is not known: it is {slot!r}", where="/proc/cmdline",
+                hint="was this system started by its boot loader? updates need `edge.slot=` on the command line",
+            )  # fmt: skip
+        return slot
+
+    @property
+    def other(self) -> str:
+        """The slot that does not run."""
+        return "b" if self.slot == "a" else "a"
+
+    @property
+    def image(self) -> dict[str, Any]:
+        """What runs here, as `Pending` has it."""
+        found = {"version": self.system.image().get("version"), "kubernetes": boots.kubernetes(self.system)}
+        return {name: value for name, value in found.items() if value}
+
+    def boot(self) -> Boot:
+        """How this boot came about."""
+        slot, booted, entries = self.slot, self.flow.booted(self.system), self.flow.entries(self.system)
+        mine = next((entry for entry in entries if entry.slot == slot), None)
+        others = tuple(entry for entry in entries if entry.slot != slot)
+        return Boot(slot, mine or booted, booted is not None, others)
+
+
+def this(report: Report | None = None) -> Node:
+    """The node that this runs on."""
+    system = System()
+    return Node(system, cast(Loader, flow(system)), cluster(system), report or Report())
+
+
+def need_root() -> None:
+    """Raises `Problem` for others."""
+    if os.geteuid() != 0:
+        raise Problem("only root may do this", hint="run it with sudo")
+
+
+@contextmanager
+def alone(system: System) -> Iterator[None]:
+    """No two updates, switches or rollbacks at a time. Raises `Problem` where there is one already."""
+    path = system.path(LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.read(descriptor, 20).decode(errors="replace").strip()
+            hint = f"wait for it: process {pid or '?'}; `edge-agent update status` says how far it is"
+            raise Problem("another update is being installed", hint=hint) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

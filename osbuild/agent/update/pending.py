@@ -1,0 +1,68 @@
+"""The update that is under way: what it is, and how far it got."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from osbuild.agent.system import System
+from osbuild.agent.update import state
+
+FILE = "pending.json"
+WRITING = "writing"  # RAUC may be overwriting the slot
+INSTALLED = "installed"  # the slot is whole, and the boot loader does not know of it
+SWITCHED = "switched"  # the boot loader has been told, or was just going to be
+STAGES = (WRITING, INSTALLED, SWITCHED)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An update, or a rollback by hand, from slot `origin` to `target`.
+
+    `before` and `after` say what runs there: `version`, `kubernetes`. `manifest` is the bundle's hash. `downgrade`: the
+    bundle's signer allows to go back. `facts` is what the installation said, `cluster` what leaving the cluster said.
+    `verdict` is why it is being given up, once that is known.
+    """
+
+    id: str
+    kind: str
+    stage: str
+    origin: str
+    target: str
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    manifest: str = ""
+    downgrade: bool = False
+    since: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    cluster: dict[str, Any] = field(default_factory=dict)
+    verdict: str = ""
+
+    @property
+    def title(self) -> str:
+        """For people: what is to run where."""
+        return f"{self.after.get('version') or 'the image'} in slot {self.target}"
+
+
+def load(system: System) -> Pending | None:
+    """The update that is under way; None where there is none, or what is written there makes no sense."""
+    found = state.load(system, FILE)
+    known = {item.name: item for item in fields(Pending)}
+    values = {name: value for name, value in found.items() if name in known}
+    for name in ("before", "after", "facts", "cluster"):
+        if not isinstance(values.get(name, {}), dict):
+            del values[name]
+    try:
+        made = Pending(**values)
+    except TypeError:
+        return None
+    return made if made.stage in STAGES and isinstance(made.target, str) else None
+
+
+def save(system: System, pending: Pending) -> None:
+    """Raises `OSError`."""
+    state.save(system, FILE, asdict(pending))
+
+
+def clear(system: System) -> None:
+    """No update is under way any more. Raises `OSError`."""
+    state.remove(system, FILE)

@@ -1,0 +1,155 @@
+"""RAUC 1.13 as the agent uses it: its service on the bus, and `rauc info` (RAUC's manual, "D-Bus API")."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from osbuild.agent.update import bus
+from osbuild.agent.update.bus import BusError
+from osbuild.agent.update.reason import Failure, Reason, reason
+
+NAME, PATH, INTERFACE = "de.pengutronix.rauc", "/", "de.pengutronix.rauc.Installer"
+INSTALLING = "installing"
+GONE = Reason("RAUC's service stopped while it installed", "`journalctl -u rauc` says why; try again", False)
+GRACE = 20.0  # seconds that the service gets to stop
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle with a good signature says it is. `images` is slot class -> bytes; `meta` is `[meta.edge]`."""
+
+    compatible: str
+    version: str
+    build: str
+    hash: str
+    images: dict[str, int] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the service does now; `error` is that of the last installation, empty where that was good."""
+
+    operation: str
+    error: str
+    percent: int
+    message: str
+
+
+def is_remote(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def inspect(source: str, timeout: float) -> Manifest:
+    """Check the signature of a bundle, and read its manifest. Raises `Failure`.
+
+    `source` is an http(s) address or an absolute path, which can't be taken for an option.
+
+    `timeout` is in seconds: a server that takes a connection and says nothing would be waited for without end.
+    """
+    command = ["rauc", "info", "--output-format=json-2", source]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        message = f"the server does not answer: nothing within {timeout:.0f} s"
+        raise Failure(Reason(message, "check the network and the server", False)) from error
+    except OSError as error:
+        raise Failure(Reason(f"rauc can't be run: {error.strerror}", "is this an image with updates?")) from error
+    if done.returncode:
+        raise Failure(reason(complaint(done.stderr), remote=is_remote(source)))
+    return manifest(done.stdout)
+
+
+def manifest(text: str) -> Manifest:
+    """Read what `rauc info --output-format=json-2` says. Raises `Failure`."""
+    try:
+        found = json.loads(text)
+        update = found["update"]
+        return Manifest(
+            str(update["compatible"]), str(update.get("version", "")), str(update.get("build", "")),
+            str(found["manifest-hash"]),
+            {str(image["slot-class"]): int(image["size"]) for image in found["images"]},
+            {str(name): str(value) for name, value in found.get("meta", {}).get("edge", {}).items()},
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(Reason(f"RAUC's description of it makes no sense: {error!r}")) from error
+
+
+def complaint(text: str) -> str:
+    """Why `rauc` failed: the last line that is not GLib's."""
+    lines = [line for line in text.splitlines() if line.strip() and not re.match(r"\(?rauc(:\d+\))?.*?: ", line)]
+    return lines[-1].strip() if lines else (text.strip().splitlines() or ["RAUC does not say why"])[-1]
+
+
+class Service:
+    """RAUC's service: the one program that had its name when this was made, or was started by it.
+
+    Should it end, its successor knows nothing of the installation and says `idle`: that must not look like success.
+    Raises `Failure` where there is none.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self.slot, self.compatible = bus.properties(NAME, PATH, INTERFACE, "BootSlot", "Compatible")
+        except BusError as error:
+            hint = "`systemctl status rauc` says why"
+            raise Failure(Reason(f"RAUC's service can't be reached: {error}", hint)) from error
+        owner = bus.owner(NAME)
+        if owner is None:
+            raise Failure(GONE)
+        self.owner = owner
+
+    def start(self, source: str, transaction: str, *, any_version: bool = False) -> None:
+        """Begin an installation; `any_version`: the floor does not count. Raises `Failure`."""
+        values = ["transaction-id", "s", transaction]
+        if any_version:
+            values += ["ignore-version-limit", "b", "true"]
+        words = ["sa{sv}", source, str(len(values) // 3), *values]
+        try:
+            bus.call(self.owner, PATH, INTERFACE, "InstallBundle", *words)
+        except BusError as error:
+            raise Failure(reason(str(error), remote=is_remote(source))) from error
+
+    def state(self) -> State:
+        """Raises `Failure` where the service is gone."""
+        try:
+            # Whether it is at work comes first: the error that is read after "idle" is the final one.
+            found = bus.properties(self.owner, PATH, INTERFACE, "Operation", "LastError", "Progress")
+            operation, error, (percent, message, _) = found
+        except (BusError, ValueError, TypeError) as problem:
+            raise Failure(GONE) from problem
+        return State(str(operation), str(error), int(percent), str(message))
+
+    def installed(self, slot: str) -> str | None:
+        """The manifest's hash of the bundle that is in a slot, None where RAUC does not know or it is not whole."""
+        try:
+            found = bus.call(self.owner, PATH, INTERFACE, "GetSlotStatus")[0]
+        except (BusError, TypeError) as problem:
+            raise Failure(GONE) from problem
+        for _, facts in found:
+            values: dict[str, Any] = {name: value.get("data") for name, value in facts.items()}
+            if values.get("bootname") == slot and values.get("status") == "ok":
+                return str(values["bundle.hash"]) if "bundle.hash" in values else None
+        return None
+
+    def stop(self) -> None:
+        """End the service, and with it an installation, which RAUC can't be asked to give up."""
+        try:
+            process = bus.process(self.owner)
+        except BusError:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:
+                return
+            end = time.monotonic() + GRACE
+            while time.monotonic() < end:
+                if bus.owner(NAME) != self.owner:
+                    return
+                time.sleep(0.2)

@@ -1,0 +1,84 @@
+"""The files in which updates are kept over a boot: whole or not there at all, and never trusted to be right.
+
+Both slots' agents read and write them, an older and a newer one, so what is not known is left alone or left out.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from osbuild.agent.system import System, flush, write
+
+FOLDER = "/var/lib/edge-osbuild/update"
+Row = dict[str, Any]
+
+
+def place(system: System, name: str) -> Path:
+    """The file `name`, in a folder that is made where it is missing. Raises `OSError`."""
+    folder = system.path(FOLDER)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / name
+
+
+def load(system: System, name: str) -> Row:
+    """An object; empty where there is none."""
+    return system.json(f"{FOLDER}/{name}")
+
+
+def save(system: System, name: str, value: Mapping[str, Any]) -> None:
+    """Replace an object. Raises `OSError`."""
+    write(place(system, name), json.dumps(value, indent=1).encode() + b"\n", 0o600)
+
+
+def remove(system: System, name: str) -> None:
+    """Raises `OSError`; a file that is not there is fine."""
+    path = place(system, name)
+    path.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def rows(system: System, name: str) -> list[Row]:
+    """The objects of a file with one a line, the oldest first; lines that are none are left out."""
+    found = []
+    for line in system.text(f"{FOLDER}/{name}").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def save_rows(system: System, name: str, kept: Sequence[Row], *, count: int, size: int) -> None:
+    """Replace such a file with the last `count` rows, fewer where they are more than `size` bytes. Raises `OSError`."""
+    lines = [json.dumps(row).encode() + b"\n" for row in kept[-count:]]
+    while len(lines) > 1 and sum(map(len, lines)) > size:
+        del lines[0]
+    write(place(system, name), b"".join(lines), 0o600)
+
+
+@contextmanager
+def locked(system: System) -> Iterator[None]:
+    """For the moment of a change that reads before it writes: another process waits. Raises `OSError`."""
+    descriptor = os.open(place(system, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def now() -> str:
+    """The time as this device has it, which may never have been set (ISO 8601, UTC)."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def boot_id(system: System) -> str:
+    """The kernel's name of this boot (random(4)), empty where there is none."""
+    return system.text("/proc/sys/kernel/random/boot_id").strip()

@@ -1,0 +1,23 @@
+"""Versions of images, compared as RAUC compares them for `min-bundle-version` (semver.org, 11)."""
+
+import re
+
+SEMANTIC = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]*)?")
+Key = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
+
+
+def key(version: str) -> Key | None:
+    """What sorts versions; None where it is none."""
+    found = SEMANTIC.fullmatch(version)
+    if not found:
+        return None
+    parts = [part for part in (found[4] or "").split(".") if part]
+    # Numbers are less than words; a version with such parts is less than the one without.
+    order = tuple((not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
+    return tuple(int(found[group] or 0) for group in (1, 2, 3)), not parts, order
+
+
+def older(version: str, than: str) -> bool | None:
+    """Whether `version` comes before `than`; None where the two can't be compared."""
+    one, two = key(version), key(than)
+    return None if one is None or two is None else one < two

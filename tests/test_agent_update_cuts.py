@@ -1,0 +1,214 @@
+"""An update that is cut off after any write, as often as one likes, ends with a slot that runs and can be updated."""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from osbuild.agent import rollback
+from osbuild.agent.health import Check, Verdict
+from osbuild.agent.system import System
+from osbuild.agent.system import write as system_write
+from osbuild.agent.update import floor, history, install, pending, state, switch, verdict
+from osbuild.agent.update.booted import booted
+from osbuild.agent.update.commit import commit
+from osbuild.agent.update.rauc import Manifest
+from tests.slots import Cut, Device
+
+# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot is started
+GOOD, SICK, DEAD, TORN = BEHAVIOURS = "good", "sick", "dead", "torn"
+LIMIT = 40  # boots after which a device counts as lost
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _power() -> Iterator[None]:
+    """Have everything that is written ask for power first."""
+    patch = pytest.MonkeyPatch()
+    real_write, real_remove = system_write, state.remove
+
+    def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+        CURRENT.power.tick()
+        real_write(path, data, mode)
+        CURRENT.power.tick()
+
+    def remove(system: System, name: str) -> None:
+        CURRENT.power.tick()
+        real_remove(system, name)
+        CURRENT.power.tick()
+
+    for module in (state, floor):
+        patch.setattr(module, "write", write)
+    patch.setattr(state, "remove", remove)
+    patch.setattr(os, "fsync", lambda descriptor: None)  # nobody pulls the plug of this machine
+    yield
+    patch.undo()
+
+
+class World:
+    """A device, and how each version behaves."""
+
+    def __init__(self, device: Device, behaviour: dict[str, str]) -> None:
+        self.device = device
+        self.behaviour = behaviour
+        self.cuts: list[int] = []
+
+    def run(self, act: Callable[[], object]) -> bool:
+        """Do it. False where the power failed meanwhile; it is back then, until the next moment that was drawn."""
+        try:
+            act()
+        except Cut:
+            self.device.power.restore(self.cuts.pop(0) if self.cuts else None)
+            return False
+        return True
+
+    def begin(self, cuts: list[int]) -> None:
+        """From now on the power fails: after so many writes, then after so many more, and so on."""
+        self.cuts = list(cuts)
+        self.device.power.restore(self.cuts.pop(0) if self.cuts else None)
+
+    def end(self) -> None:
+        self.cuts.clear()
+        self.device.power.restore()
+
+    def update(self, version: str) -> None:
+        """`edge-agent update install`, and the boots until the device stays up."""
+        device, node = self.device, self.device.node
+        manifest = Manifest("edge-osbuild-tiny-test", version, "build", f"hash of {version}")
+
+        def act() -> None:
+            found = install.plan(node, "/bundle", manifest, False, None)
+            if found.stage == pending.WRITING:
+                found = install.carry_out(node, found, device.write(version))
+            switch.turn(node, found, restart=True)
+
+        self.settle(orderly=self.run(act))
+
+    def settle(self, *, orderly: bool) -> None:
+        """Boot until a boot is good or stays up."""
+        device = self.device
+        for _ in range(LIMIT):
+            slot = device.reboot(orderly=orderly)
+            version = device.loader.slots[slot].image
+            assert version, "a slot that is not whole was booted"
+            orderly = False
+            if self.behaviour[version] == TORN:  # as U-Boot does it, where a boot file can't be loaded
+                device.loader.counted = None
+                device.start("b" if slot == "a" else "a")
+                version = str(device.loader.slots[device.slot].image)
+            if self.behaviour[version] == DEAD or not self.run(lambda: booted(device.node)):
+                continue
+            if self.behaviour[version] == SICK:
+                bad = Verdict(False, True, 600.0, (Check("50-node", False, "not Ready", 1.0),))
+                orderly = self.run(lambda bad=bad: verdict.store(device.system, bad))  # type: ignore[misc]
+                continue
+            if self.run(self.finish):
+                return
+        pytest.fail("it never came to rest")
+
+    def finish(self) -> None:
+        """The end of a good boot."""
+        device = self.device
+        if device.loader.slots[device.slot].left is not None:
+            device.loader.bless(device.system, device.slot)
+        commit(device.node)
+        device.cluster.arrive(device.system)  # as edge-kubernetes-uncordon.service does
+
+    def sane(self, version: str) -> None:
+        """It runs `version`, and everything that is written down agrees."""
+        device = self.device
+        slot = device.loader.slots[device.slot]
+        assert slot.image == version
+        assert (slot.left, slot.entry) == (None, True)
+        assert device.loader.primary(device.system) == device.slot, "the next boot brings no surprise"
+        assert not device.cluster.cordoned
+        events = Counter((row["id"], row["event"]) for row in history.read(device.system) if "id" in row)
+        assert not [event for event, count in events.items() if count > 1]
+        ends = Counter(key for key, event in events if event in ("committed", "rolled-back", "interrupted", "replaced"))
+        assert not [key for key, count in ends.items() if count > 1], "an update has one end"
+        open_ones = {key for key, event in events if event == "started"} - ends.keys()
+        assert len(open_ones) == bool(pending.load(device.system)), "what was begun has an end"
+
+
+def resume(world: World) -> None:
+    """What was installed and not switched to is still there to be switched to."""
+    device = world.device
+    found = pending.load(device.system)
+    if found:
+        assert found.stage == pending.INSTALLED
+        switch.resume(device.node, restart=True)
+        world.settle(orderly=True)
+
+
+CURRENT: Device  # the device that the functions above ask for power
+
+
+@given(cuts=st.lists(st.integers(0, 70), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_an_update_can_be_cut_anywhere(cuts: list[int], new: str, forgets: bool) -> None:
+    global CURRENT
+    with tempfile.TemporaryDirectory() as folder:
+        CURRENT = device = Device(Path(folder))
+        device.loader.forgets = forgets
+        world = World(device, {"1.0.0": GOOD, "1.1.0": new, "1.2.0": GOOD})
+        world.settle(orderly=False)
+        assert floor.read(device.system) == "1.0.0"
+        world.begin(cuts)
+        world.update("1.1.0")
+        world.end()
+        resume(world)
+        if new == GOOD and device.loader.slots[device.slot].image == "1.0.0":
+            world.sane("1.0.0")
+            world.update("1.1.0")
+        world.sane("1.1.0" if new == GOOD else "1.0.0")
+        assert pending.load(device.system) is None
+        assert floor.read(device.system) == ("1.1.0" if new == GOOD else "1.0.0"), "a bad version raises no floor"
+
+        world.update("1.2.0")
+        world.sane("1.2.0")
+        assert [row["event"] for row in history.read(device.system)][-2:] == ["committed", "arrived"]
+
+
+@given(cuts=st.lists(st.integers(0, 50), max_size=6), old=st.sampled_from(BEHAVIOURS))
+@settings(max_examples=80, deadline=None)
+def test_a_rollback_can_be_cut_anywhere(cuts: list[int], old: str) -> None:
+    global CURRENT
+    with tempfile.TemporaryDirectory() as folder:
+        CURRENT = device = Device(Path(folder))
+        world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
+        world.settle(orderly=False)
+        world.update("1.1.0")
+        world.behaviour["1.0.0"] = old
+        world.begin(cuts)
+        world.settle(orderly=world.run(lambda: rollback.rollback(device.node, restart=True)))
+        world.end()
+        assert pending.load(device.system) is None
+        assert device.loader.slots[device.slot].image in (("1.0.0", "1.1.0") if old == GOOD else ("1.1.0",))
+        world.sane(str(device.loader.slots[device.slot].image))
+        assert floor.read(device.system) == "1.1.0", "to go back by hand lowers no floor"
+        world.update("1.2.0")
+        world.sane("1.2.0")
+
+
+@given(at=st.integers(0, 75))
+@settings(max_examples=76, deadline=None)
+def test_one_cut_of_a_good_update_needs_at_most_one_more_command(at: int) -> None:
+    global CURRENT
+    with tempfile.TemporaryDirectory() as folder:
+        CURRENT = device = Device(Path(folder))
+        world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD})
+        world.settle(orderly=False)
+        world.begin([at])
+        world.update("1.1.0")
+        world.end()
+        found = pending.load(device.system)
+        if device.slot == "a":
+            world.sane("1.0.0")
+            assert found is None or found.stage == pending.INSTALLED
+            resume(world) if found else world.update("1.1.0")
+        world.sane("1.1.0")
+        assert pending.load(device.system) is None
