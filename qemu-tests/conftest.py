@@ -11,6 +11,9 @@ from typing import Protocol
 
 import matrix
 import pytest
+from faulty import Site
+from ledger import Ledger
+from versions import Versions
 
 from osbuild import paths
 from osbuild.arch import Architecture
@@ -44,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     names = ", ".join(board.name for board in matrix.emulated())
     text = f"board whose images are booted: {names}, or {matrix.ALL}; may be repeated (default: {matrix.FULL})"
     parser.addoption("--board", action="append", metavar="NAME", help=text)
+    parser.addoption("--cuts", type=int, default=8, metavar="N", help="power cuts at moments by chance (default: 8)")
     parser.addoption(
         "--images", type=Path, default=BUILD, metavar="FOLDER", help="where they were built (default: build)"
     )
@@ -109,6 +113,25 @@ def accelerator(board: Board, qemu: Emulator) -> Accelerator:
 def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     """An SSH key for this run of the tests; its public half goes into the seed."""
     return KeyPair.generate(tmp_path_factory.mktemp("ssh"))
+
+
+@pytest.fixture(scope="session")
+def versions(board: Board) -> Versions:
+    """The versions that updates are tested with, built when they are asked for."""
+    return Versions(board)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The server that bundles are fetched from, and that health checks want to reach."""
+    with Site(tmp_path_factory.mktemp("www")) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def ledger() -> Ledger:
+    """Where cases of the failure matrix are entered."""
+    return Ledger()
 
 
 @pytest.fixture

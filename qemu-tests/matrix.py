@@ -28,6 +28,8 @@ CLUSTERS = ("test_cluster", "test_join")
 # what joins a server joins one of another board, as small boards in the field do.
 SLOW_CLUSTERS = ("armv7",)
 SERVERS = {"armv7": "x86_64"}
+# The failure matrix runs in full on one board; the others show an update, a rollback and a power cut (test_update).
+FAILURES = ("test_update_matrix", "test_update_power", "test_update_cluster")
 LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
 
 
@@ -44,6 +46,8 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return "the emulated Pi 4 can't be reached: no Ethernet, no PCIe, and a USB port that is the gadget's side"
     if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:
         return f"{board.qemu.machine} has too little memory for a Kubernetes server"
+    if module in FAILURES and board.name != FULL:
+        return f"failures of updates are tested on {FULL}"
     if module == "test_uboot" and board.boot != "uboot":
         return "this board boots by UEFI"
     if module == "test_driver" and board.qemu.disk != "virtio":

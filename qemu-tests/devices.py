@@ -1,0 +1,240 @@
+"""A device under test: an image of `versions`, booted once to a good state that every case can start from again."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conftest import LOGS_FOLDER
+from faulty import GUEST, Site
+from nodes import BOOT, USER, Node, make_seed
+from versions import Version, Versions
+
+from osbuild.qemu.accel import Accelerator, choose
+from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.emulator import emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.ssh import KeyPair
+from osbuild.run import run
+
+READY = "ready"  # the saved state that cases begin with
+MEMORY = {"light": 1024 * 2**20, "server": 3 * 2**30}
+MORE = 2 * 2**30  # bytes that the disk is larger than the image
+KEPT = "/var/lib/kept"
+OBJECTS = 20  # objects that the cluster has before an update
+COMPLETE = r"edge-osbuild: boot complete: (?P<name>\S+) (?P<version>\S+) slot (?P<slot>\w) "
+DEMO = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a device stands, as `edge-agent explain` has it: slots' states, the last event of an update."""
+
+    slot: str
+    version: str
+    state: str
+    left: int | None
+    slots: Mapping[str, str]
+    event: str
+    why: str
+    pending: str | None
+    healthy: bool
+
+    @classmethod
+    def of(cls, explained: Mapping[str, Any]) -> "Standing":
+        node, update = explained["node"], explained["update"]
+        last = update["last"] or {}
+        return cls(
+            slot=node["slot"],
+            version=node["version"],
+            state=node["boot"]["state"],
+            left=node["boot"]["left"],
+            slots={slot: entry["state"] for slot, entry in update["slots"].items()},
+            event=last.get("event", ""),
+            why=last.get("why", ""),
+            pending=update["pending"]["stage"] if update["pending"] else None,
+            healthy=node["health"]["healthy"],
+        )
+
+
+@dataclass
+class Device:
+    """A booted machine with the version N in slot a."""
+
+    node: Node
+    version: Version
+    versions: Versions
+    site: Site
+    cuts: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def machine(self) -> Machine:
+        return self.node.machine
+
+    @property
+    def cluster(self) -> bool:
+        return self.version.flavour == "server"
+
+    # --- asking
+
+    def explain(self) -> dict[str, Any]:
+        """What `edge-agent explain --json` says."""
+        found: dict[str, Any] = json.loads(self.node.run("edge-agent explain --json"))
+        return found
+
+    def standing(self) -> Standing:
+        return Standing.of(self.explain())
+
+    def settled(self, timeout: float = 120.0) -> Standing:
+        """Where it stands once the running slot is good and no update is under way that only waits for that."""
+        end = time.monotonic() + timeout
+        while True:
+            found = self.standing()
+            if found.state == "good" and found.healthy and found.pending != "switched":
+                return found
+            assert time.monotonic() < end, f"after {timeout:g} s it still is: {found}"
+            time.sleep(2)
+
+    def intact(self) -> None:
+        """What was there before the update is there: data, and the cluster with its objects, which answers."""
+        assert self.node.run(f"cat {KEPT}").strip() == "kept"
+        if not self.cluster:
+            return
+        self.node.until("kubectl --kubeconfig /etc/kubernetes/admin.conf wait --for=condition=Ready node --all", BOOT)
+        items = json.loads(self.node.kubectl("get configmaps -o json"))["items"]
+        kept = {each["metadata"]["name"]: each["data"] for each in items if each["metadata"]["name"].startswith("kept")}
+        assert kept == {f"kept-{number}": {"number": str(number)} for number in range(OBJECTS)}
+        self.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
+        node = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
+        assert not node["spec"].get("unschedulable"), "the node was left cordoned"
+
+    # --- doing
+
+    def install(self, source: str, *options: str, timeout: float = 900.0) -> list[dict[str, Any]]:
+        """Install, and return what was reported; raises `AssertionError` unless that ends well."""
+        status, events = self.try_install(source, *options, timeout=timeout)
+        assert status == 0, events[-3:]
+        return events
+
+    def refused(self, source: str, *options: str, timeout: float = 900.0) -> str:
+        """Install, which must fail: why."""
+        status, events = self.try_install(source, *options, timeout=timeout)
+        assert status == 1, f"status {status}: {events[-3:]}"
+        assert events[-1]["event"] == "error", events[-1]
+        return str(events[-1]["text"])
+
+    def try_install(self, source: str, *options: str, timeout: float = 900.0) -> tuple[int, list[dict[str, Any]]]:
+        """Status, and the events that were reported."""
+        words = ["sudo", "edge-agent", "update", "install", source, "--json", *options]
+        result = self.node.guest.run(words, check=False, timeout=timeout)
+        events = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+        assert events, f"status {result.status}: {result.stdout}{result.stderr}"
+        return result.status, events
+
+    def start_install(self, source: str, *options: str) -> None:
+        """Begin an installation that goes on by itself; what it says is in /var/lib/install.jsonl."""
+        words = f"edge-agent update install {source} --json {' '.join(options)}"
+        self.node.run(f"systemd-run --collect --unit=test-install sh -c '{words} > /var/lib/install.jsonl 2>&1'")
+
+    def reboot(self, *, timeout: float = BOOT) -> re.Match[str]:
+        """Reboot in order, and wait for a boot that is complete."""
+        self.machine.console.skip()
+        self.node.guest.run("sudo systemctl reboot", check=False)
+        return self.wait_complete(timeout)
+
+    def wait_complete(self, timeout: float = BOOT) -> re.Match[str]:
+        """Wait for a boot that is complete, whatever fails before it; then for SSH."""
+        found = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
+        self.node.guest.disconnect()
+        self.node.guest.wait_ready(180)
+        return found
+
+    def cut(self) -> None:
+        """Pull the plug."""
+        self.cuts += 1
+        self.machine.power_cut()
+
+    def power_on(self, timeout: float = BOOT) -> re.Match[str]:
+        self.machine.boot_again()
+        return self.wait_complete(timeout)
+
+    def restore(self) -> "Device":
+        """Back to the good state that was saved."""
+        if self.machine.running:
+            self.machine.power_cut()
+        self.machine.boot_again(READY)
+        self.node.guest.wait_ready(120)
+        self.begun = time.monotonic()
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """Since the case began."""
+        return round(time.monotonic() - self.begun, 1)
+
+
+def prepare(device: Device) -> None:
+    """Wait for the first boot to be good, and put in place what must survive."""
+    device.wait_complete()
+    device.node.wait_good(180)
+    device.node.run(f"echo kept > {KEPT} && sync")
+    if device.cluster:
+        device.node.guest.put(DEMO.encode(), "/tmp/demo.yaml")
+        device.node.kubectl("apply -f /tmp/demo.yaml")
+        maps = "\n---\n".join(
+            f'{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "kept-{number}"}},'
+            f' "data": {{"number": "{number}"}}}}'
+            for number in range(OBJECTS)
+        )
+        device.node.guest.put(maps.encode(), "/tmp/kept.yaml")
+        device.node.kubectl("apply -f /tmp/kept.yaml")
+        device.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
+
+
+@contextmanager
+def powered(
+    versions: Versions, version: Version, site: Site, key: KeyPair, folder: Path, *, log: str,
+    disk: Path | None = None, write_log: Path | None = None, settings: Sequence[str] = (),
+    accelerator: Accelerator | None = None,
+) -> Iterator[Device]:  # fmt: skip
+    """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the end of the block."""
+    seed = folder / f"{log}.iso"
+    if not seed.exists():
+        profile = str(versions.profile(version.name, version.flavour))
+        server = [f"agent.server=http://{GUEST}:{site.port}/", "agent.offline=false"]
+        make_seed(profile, "device-1", key, seed, settings=[*server, *settings])
+    board, flavour = versions.board, version.flavour
+    qemu = emulator(board.architecture)
+    config = MachineConfig(
+        board=board, media=(seed,), write_log=write_log, watchdog=board.qemu.disk == "virtio",
+        memory=None if board.qemu.memory else MEMORY[flavour],
+        image=None if disk else version.image, disks=(disk,) if disk else (),
+        disk_size=None if disk else version.image.stat().st_size + MORE,
+    )  # fmt: skip
+    how = accelerator or choose(board, wrap=qemu.wrap, root=qemu.root)
+    path = LOGS_FOLDER / f"{log}-{board.name}.log"
+    with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how) as machine:
+        yield Device(Node(machine, machine.guest(USER, key)), version, versions, site)
+
+
+def raw_disk(version: Version, target: Path) -> Path:
+    """A sparse copy of a version's image, as large as the devices here have it."""
+    run(["cp", "--sparse=always", version.image, target])
+    with target.open("r+b") as file:
+        file.truncate(version.image.stat().st_size + MORE)
+    return target

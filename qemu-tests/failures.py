@@ -1,0 +1,206 @@
+"""The failure matrix: each fault, how it is caused, and what must hold afterwards.
+
+`test_update_matrix.py` runs the cases; each begins with a device that runs N from slot a, healthy, with data and, on
+`server`, a cluster with objects.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import bad_bundles
+from devices import Device, Standing
+from faulty import Fault, Site
+from nodes import BOOT
+
+MIDDLE = 150_000  # bytes after which the middle of a download has come: most blocks are on the device already
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault.
+
+    `cause` makes it happen, and returns when the device has come to rest again. `slot` runs then, and is good; `event`
+    and `why` (re) are the update's last event and its reason; `other` is the state of the other slot's entry, None if
+    it must have none or may have any. `group` is the row of the matrix, `quick` what `make test` runs.
+    """
+
+    group: str
+    name: str
+    cause: Callable[[Device], None]
+    slot: str = "a"
+    event: str = "rolled-back"
+    why: str = ""
+    other: str | None = None
+    flavour: str = "light"
+    quick: bool = False
+    again: bool = False
+    """whether a good update must work afterwards"""
+
+    @property
+    def id(self) -> str:
+        return f"{self.flavour}-{self.name}"
+
+    def check(self, device: Device) -> Standing:
+        """Assert everything that must hold."""
+        found = device.settled(240)
+        assert found.slot == self.slot, found
+        expected = device.versions.named("next" if self.slot == "b" else "n", self.flavour).version
+        assert found.version == expected, found
+        assert found.healthy and found.state == "good" and found.left is None, found
+        assert found.event == self.event, found
+        assert re.search(self.why, found.why), f"{self.why!r} is not in {found.why!r}"
+        if self.other:
+            assert found.slots.get("b" if self.slot == "a" else "a") == self.other, found
+        device.intact()
+        return found
+
+
+# --- a new image that is broken
+
+
+def broken(name: str, flavour: str) -> Callable[[Device], None]:
+    """Install a broken version, and wait until the device runs the old one again."""
+
+    def cause(device: Device) -> None:
+        version = device.versions.get(name, flavour)
+        deadline = 150.0 if flavour == "light" else 420.0
+        device.install(device.site.publish(version.bundle, f"{name}.raucb"), "--no-reboot")
+        device.machine.console.skip()
+        device.node.guest.run("sudo systemctl reboot", check=False)
+        while device.wait_complete(3 * deadline + BOOT)["slot"] != "a":
+            pass
+
+    return cause
+
+
+WHY: Mapping[str, str] = {
+    "panic": "boot file, kernel or root failed",
+    "panic-initrd": "boot file, kernel or root failed",
+    "root-lost": "boot file, kernel or root failed",
+    "hung": "boot file, kernel or root failed|no verdict",
+    "stuck": "health checks failed: .*10-systemd",
+    "no-network": "health checks failed: .*30-agent",
+    "no-containerd": "health checks failed: .*40-containerd",
+    "never-ready": "health checks failed: .*50-node",
+    "agent-crash": "",
+    "reboot-loop": "no verdict",
+    "unhealthy": "health checks failed: .*99-till: the till does not answer",
+}
+
+
+# --- the network
+
+
+def during(work: Callable[[Site], None], *, after: int = MIDDLE) -> Callable[[Device], None]:
+    """Install N+1, while `work` is done to the server once `after` bytes have been served."""
+
+    def cause(device: Device) -> None:
+        site, version = device.site, device.versions.get("next", device.version.flavour)
+        url = site.publish(version.bundle, "next.raucb")
+        with site.failing(Fault()):
+            done = threading.Event()
+
+            def watch() -> None:
+                while site.journal.total < after and not done.wait(0.02):
+                    pass
+                if not done.is_set():
+                    work(site)
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            try:
+                device.install(url, "--no-reboot", "--deadline", "600")
+            finally:
+                done.set()
+                watcher.join()
+        device.reboot()
+
+    return cause
+
+
+def through(fault: Fault) -> Callable[[Device], None]:
+    """Install N+1 all the same while the server fails so."""
+
+    def cause(device: Device) -> None:
+        version = device.versions.get("next", device.version.flavour)
+        url = device.site.publish(version.bundle, "next.raucb")
+        with device.site.failing(fault):
+            device.install(url, "--no-reboot", "--deadline", "600")
+            assert device.site.journal.struck, "the server never failed: the case shows nothing"
+        device.reboot()
+
+    return cause
+
+
+def gives_up(fault: Fault | None, reason: str, *, deadline: int = 60) -> Callable[[Device], None]:
+    """The server stays like that (None: it goes away): the device gives up by its deadline, and names the reason."""
+
+    def cause(device: Device) -> None:
+        version = device.versions.get("next", device.version.flavour)
+        url, begin = device.site.publish(version.bundle, "next.raucb"), time.monotonic()
+        with device.site.failing(fault or Fault()):
+            if fault is None:
+                device.site.stop()
+            try:
+                said = device.refused(url, "--deadline", str(deadline))
+            finally:
+                if fault is None:
+                    device.site.start()
+        assert re.search(reason, said), said
+        assert time.monotonic() - begin < deadline + 90
+
+    return cause
+
+
+# --- the disk
+
+
+def full_disk(device: Device) -> None:
+    """The data partition has no room: nothing is written, and the reason is named."""
+    version = device.versions.get("next", device.version.flavour)
+    before = device.standing()
+    device.node.run("fallocate -l $(( $(df --output=avail -B1 /var | tail -n 1) - 20 * 1048576 )) /var/lib/filler")
+    said = device.refused(device.site.publish(version.bundle, "next.raucb"))
+    device.node.run("rm /var/lib/filler")
+    assert re.search(r"\d+ MiB are free, \d+ MiB are needed", said), said
+    assert device.standing().slots == before.slots
+
+
+def cases() -> list[Case]:
+    """All of them that start from a saved state; the rest have tests of their own."""
+    found = [
+        Case("connection", "restart", during(lambda site: site.restart(15.0)), "b", "committed", other="good"),
+        Case("connection", "lost", through(Fault(cut=30_000, after=MIDDLE, times=5)), "b", "committed", other="good"),
+        Case("connection", "flapping", through(Fault(drop=4)), "b", "committed", other="good"),
+        Case("connection", "slow", through(Fault(pace=400_000)), "b", "committed", other="good"),
+        Case("connection", "500s", through(Fault(status=500, after=MIDDLE, times=12)), "b", "committed", other="good"),
+        Case("connection", "gone", gives_up(None, "can't be reached|connection was lost"), event=""),
+        Case(
+            "connection", "500s-for-ever", gives_up(Fault(status=500, after=MIDDLE), "the time is over|500"),
+            event="failed", why="over|500|lost",
+        ),
+        Case("connection", "silent", gives_up(Fault(hang=True), "does not answer|nothing|over"), event=""),
+        Case("connection", "no-ranges", gives_up(Fault(no_ranges=True), "can't send parts"), event=""),
+        Case("bundle", "endless", gives_up(Fault(endless=True), "no bundle|signature|Signature"), event=""),
+        Case("disk", "full", full_disk, event="", again=True),
+    ]  # fmt: skip
+    light = [name for name in WHY if name not in ("no-containerd", "never-ready")]
+    for flavour, names in (("light", light), ("server", list(WHY))):
+        found += [
+            Case("image", name, broken(name, flavour), why=WHY[name], other="bad", flavour=flavour,
+                 quick=(flavour, name) == ("light", "panic"))
+            for name in names
+        ]  # fmt: skip
+    return found
+
+
+def bad_bundle(name: str, device: Device, folder: Path) -> str:
+    """Have a device install a bad bundle from a file: what it says."""
+    version = device.versions.get("next", device.version.flavour)
+    made = bad_bundles.make(name, device.versions, version, folder)
+    url = device.site.publish(made, made.name)
+    return device.refused(url, "--deadline", "120")

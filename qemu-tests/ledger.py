@@ -1,0 +1,99 @@
+"""What the failure matrix found, case by case, for docs/failure-matrix.md."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from osbuild import paths
+
+FOLDER = paths.PROJECT / "build/failure-matrix"
+
+
+@dataclass
+class Entry:
+    """One case; `seconds` is how long the device took to be well again, `figures` whatever was counted.
+
+    `standing` is a `devices.Standing`.
+    """
+
+    group: str
+    case: str
+    held: bool = False
+    seconds: float = 0.0
+    standing: Any = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A file for each case below `folder`: the last run of it counts."""
+
+    folder: Path = FOLDER
+
+    @contextmanager
+    def entry(self, group: str, case: str) -> Iterator[Entry]:
+        """The case that the block is; it has held if the block ends well."""
+        entry, begin = Entry(group, case), time.monotonic()
+        try:
+            yield entry
+            entry.held = True
+        finally:
+            entry.seconds = entry.seconds or round(time.monotonic() - begin, 1)
+            entry.date = f"{datetime.now(UTC):%Y-%m-%d}"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"{group}-{case}.json"
+            path.write_text(json.dumps(asdict(entry), indent=1) + "\n")
+
+
+TITLES = {
+    "image": "a new image that is broken",
+    "connection": "the connection or the server fails",
+    "bundle": "a bundle that must not be installed",
+    "disk": "the disk is full, or fails",
+    "power": "power cuts at moments by chance",
+    "flush": "every flush of one whole update, replayed",
+    "torn": "a torn sector",
+}
+
+
+HEAD = "| case | held | seconds | then | why |"
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of the page."""
+    standing = row["standing"] or {}
+    then = f"slot {standing['slot']}, {standing['version']}, {standing['state']}" if standing else ""
+    figures = ", ".join(f"{value} {name}" for name, value in row["figures"].items())
+    why = (standing.get("why") or figures).replace("|", "/")
+    return f"| {row['case']} | {'yes' if row['held'] else 'NO'} | {row['seconds']:.0f} | {then} | {why} |"
+
+
+def page(folder: Path = FOLDER) -> str:
+    """docs/failure-matrix.md: what is written there."""
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    dates = sorted({row["date"] for row in rows})
+    held = sum(row["held"] for row in rows)
+    span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
+    lines = ["# The failure matrix", "", f"{held} of {len(rows)} cases held, {span}. Made by `make test-all`.", ""]
+    for group, title in TITLES.items():
+        if mine := [row for row in rows if row["group"] == group]:
+            lines += [f"## {title[0].upper()}{title[1:]}", "", HEAD, "| --- | --- | --- | --- | --- |"]
+            lines += [*map(line, mine), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the page."""
+    target = paths.PROJECT / "docs/failure-matrix.md"
+    target.write_text(page())
+    print(paths.display(target))
+
+
+if __name__ == "__main__":
+    main()

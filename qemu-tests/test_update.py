@@ -1,0 +1,78 @@
+"""One update, one power cut and one rollback, on every board: the story of one device, in its order."""
+
+from collections.abc import Iterator
+
+import pytest
+from devices import Device, powered, prepare
+from faulty import Site
+from nodes import BOOT
+from versions import Versions
+
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def device(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Device]:
+    version, folder = versions.get("n", bundle=False), tmp_path_factory.mktemp("update")
+    with powered(versions, version, site, key, folder, log="update", accelerator=accelerator) as device:
+        prepare(device)
+        yield device
+
+
+def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -> None:
+    url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    device.start_install(url, "--no-reboot")
+    device.node.until("test -s /var/lib/edge-osbuild/update/pending.json", 60)
+    device.cut()
+    assert device.power_on()["slot"] == "a"
+    found = device.settled()
+    assert (found.slot, found.version, found.event) == ("a", "1.0.0", "interrupted"), found
+    device.intact()
+
+
+def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
+    url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    device.machine.console.skip()
+    events = device.install(url)
+    assert [event["event"] for event in events if event["event"] in ("installed", "switched", "reboot")] == [
+        "installed", "switched", "reboot",
+    ]  # fmt: skip
+    found = device.wait_complete(BOOT)
+    assert (found["version"], found["slot"]) == ("1.1.0", "b")
+    standing = device.settled()
+    assert (standing.slot, standing.version, standing.slots) == ("b", "1.1.0", {"a": "good", "b": "good"}), standing
+    assert standing.event == "committed"
+    assert "edge.test=next" in device.node.run("cat /proc/cmdline").split()
+    assert device.node.run("cat /usr/lib/edge-osbuild-test/release").strip() == "two of two"
+    assert device.node.run("command -v tree").strip() == "/usr/bin/tree"
+    assert device.explain()["update"]["floor"] == "1.1.0"
+    device.intact()
+
+
+def test_what_is_older_than_what_was_good_is_refused(device: Device) -> None:
+    url = device.site.publish(device.versions.get("n").bundle, "n.raucb")
+    assert "older than 1.1.0" in device.refused(url)
+    assert device.standing().slots == {"a": "good", "b": "good"}
+
+
+def test_a_power_cut_and_a_reboot_of_a_good_slot_are_no_failures(device: Device) -> None:
+    device.cut()
+    assert device.power_on()["slot"] == "b"
+    assert device.reboot()["slot"] == "b"
+    found = device.settled()
+    assert (found.state, found.left, found.event) == ("good", None, "committed"), found
+
+
+def test_a_rollback_by_hand_brings_back_the_other_slot(device: Device) -> None:
+    device.machine.console.skip()
+    device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)
+    assert device.wait_complete(BOOT)["slot"] == "a"
+    found = device.settled()
+    assert (found.slot, found.version, found.event) == ("a", "1.0.0", "committed"), found
+    assert device.explain()["update"]["last"]["kind"] == "rollback"
+    device.intact()

@@ -1,0 +1,80 @@
+"""The cluster follows: one node's update to the next Kubernetes and back, on one machine, in its order."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from devices import Device, powered, prepare
+from faulty import Site
+from nodes import BOOT
+from versions import Versions
+
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def device(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Device]:
+    version, folder = versions.get("n", "server", bundle=False), tmp_path_factory.mktemp("cluster")
+    with powered(versions, version, site, key, folder, log="update-cluster", accelerator=accelerator) as device:
+        prepare(device)
+        yield device
+
+
+def kubelet(device: Device) -> str:
+    """The Kubernetes that the node says it runs."""
+    items = json.loads(device.node.kubectl("get nodes -o json"))["items"]
+    return str(items[0]["status"]["nodeInfo"]["kubeletVersion"])
+
+
+def last(device: Device, event: str) -> dict[str, Any]:
+    """The last event of that name in the history."""
+    rows = json.loads(device.node.run("edge-agent update history --json"))
+    found: dict[str, Any] = next(row for row in reversed(rows) if row["event"] == event)
+    return found
+
+
+def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Device) -> None:
+    assert kubelet(device) == "v1.35.4"
+    url = device.site.publish(device.versions.get("next", "server").bundle, "next.raucb")
+    device.machine.console.skip()
+    events = device.install(url)
+    said = [event["text"] for event in events if event["event"] == "cluster"]
+    assert any("cordoned" in text for text in said) and any("snapshot" in text for text in said), said
+    assert device.wait_complete(2 * BOOT)["slot"] == "b"
+    found = device.settled(600)
+    assert (found.version, found.slots) == ("1.1.0", {"a": "good", "b": "good"}), found
+    assert kubelet(device) == "v1.36.3"
+    assert last(device, "switched")["cluster"]["snapshot"]
+    device.intact()
+
+
+def test_a_kubernetes_that_is_older_is_refused_before_anything_is_written(device: Device) -> None:
+    url = device.site.publish(device.versions.get("package-only", "server").bundle, "older.raucb")
+    assert device.refused(url)
+    assert device.standing().slots == {"a": "good", "b": "good"}
+
+
+def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device: Device) -> None:
+    device.node.kubectl("create configmap later --from-literal=when=after")
+    device.machine.console.skip()
+    device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)
+    assert device.wait_complete(2 * BOOT)["slot"] == "a"
+    found = device.settled(600)
+    assert found.version == "1.0.0", found
+    assert kubelet(device) == "v1.35.4"
+    device.intact()
+    device.node.fails("kubectl --kubeconfig /etc/kubernetes/admin.conf get configmap later")
+    assert "later" in json.dumps(device.explain()["history"]), "what was lost is written down"
+
+
+def test_a_power_cut_after_a_rollback_changes_nothing_more(device: Device) -> None:
+    device.cut()
+    assert device.power_on(2 * BOOT)["slot"] == "a"
+    assert device.settled(600).version == "1.0.0"
+    device.intact()

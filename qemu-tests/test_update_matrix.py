@@ -1,0 +1,89 @@
+"""The failure matrix: every fault that starts from a device that is well (`failures.py` has the table)."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import bad_bundles
+import pytest
+from devices import READY, Device, powered, prepare
+from failures import Case, bad_bundle, cases
+from faulty import Site
+from ledger import Ledger
+from versions import Versions
+
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.slow
+
+
+def saved(
+    flavour: str, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, folder: Path
+) -> Iterator[Device]:
+    """A device whose good state every case begins with."""
+    version = versions.get("n", flavour, bundle=False)
+    with powered(versions, version, site, key, folder, log=f"matrix-{flavour}", accelerator=accelerator) as device:
+        prepare(device)
+        device.machine.save(READY)
+        yield device
+
+
+@pytest.fixture(scope="module")
+def light(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Device]:
+    yield from saved("light", versions, site, key, accelerator, tmp_path_factory.mktemp("light"))
+
+
+@pytest.fixture(scope="module")
+def server(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Device]:
+    yield from saved("server", versions, site, key, accelerator, tmp_path_factory.mktemp("server"))
+
+
+# Those of one flavour together: each has one machine, and two clusters at once would only slow each other down.
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
+def test_after_a_fault_the_device_is_well(case: Case, request: pytest.FixtureRequest, ledger: Ledger) -> None:
+    device: Device = request.getfixturevalue(case.flavour)
+    device.restore()
+    with ledger.entry(case.group, case.id) as entry:
+        case.cause(device)
+        entry.seconds = device.seconds
+        entry.standing = case.check(device)
+        if case.again:
+            version = device.versions.get("next", case.flavour)
+            device.install(device.site.publish(version.bundle, "next.raucb"), "--no-reboot")
+            assert device.reboot()["slot"] == "b"
+
+
+@pytest.mark.parametrize("name", bad_bundles.BAD)
+def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledger: Ledger) -> None:
+    refuse(name, light, tmp_path, ledger)
+
+
+@pytest.mark.parametrize("name", bad_bundles.CLUSTER)
+def test_a_bundle_that_is_bad_for_the_cluster_is_refused(
+    name: str, server: Device, tmp_path: Path, ledger: Ledger
+) -> None:
+    refuse(name, server, tmp_path, ledger)
+
+
+def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
+    """Nothing is restored between them: none may leave a trace that matters to the next."""
+    bad = {**bad_bundles.BAD, **bad_bundles.CLUSTER}[name]
+    if not device.machine.running or device.standing().slot != "a":
+        device.restore()
+    before = device.standing()
+    slot = device.node.run("head -c 67108864 /dev/disk/by-partlabel/root-b | sha256sum")
+    with ledger.entry("bundle", f"{device.version.flavour}-{name}") as entry:
+        said = bad_bundle(name, device, folder)
+        assert re.search(bad.reason, said), said
+        entry.standing = after = device.standing()
+        assert (after.slot, after.version, after.state) == ("a", "1.0.0", "good")
+        if not bad.touched:
+            assert after.slots == before.slots
+            assert device.node.run("head -c 67108864 /dev/disk/by-partlabel/root-b | sha256sum") == slot
+        assert after.slots.get("b") in (None, "bad"), "nothing can boot it"
+        device.intact()

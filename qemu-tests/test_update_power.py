@@ -1,0 +1,251 @@
+"""Power cuts: at every flush of one update, by replaying its writes, and at moments by chance, by killing a machine.
+
+And what a disk may do to an update besides: torn sectors, sectors that fail.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import filesystems
+import pytest
+from devices import READY, Device, powered, prepare, raw_disk
+from faulty import Site
+from ledger import Ledger
+from loaders import Version as Known
+from replay import SECTOR
+from survey import Plan, Report, survey
+from versions import Versions
+from writelog import position
+
+from osbuild import gpt
+from osbuild.cache import Cache
+from osbuild.fat import Fat
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.ssh import KeyPair
+from osbuild.run import run
+
+pytestmark = pytest.mark.slow
+
+STATE = "/lib/edge-osbuild/update"  # on the data partition, which is mounted on /var
+SAMPLE = 6  # states that are booted
+SEED = 20260101
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One update: the disk before it, the log of its writes, and how many there were at what moment."""
+
+    disk: Path
+    log: Path
+    marks: dict[str, int]
+    after: Path
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> Recorded:
+    """From a good boot of N, switched off in order, to the commit of N+1, switched off in order."""
+    folder = tmp_path_factory.mktemp("recorded")
+    old, new = versions.get("n", bundle=False), versions.get("next")
+    disk, before, log = raw_disk(old, folder / "disk.img"), folder / "before.img", folder / "writes.log"
+    with powered(versions, old, site, key, folder, log="record", disk=disk, accelerator=accelerator) as device:
+        prepare(device)
+        device.node.guest.run("sudo systemctl poweroff", check=False)
+        device.machine.wait_off(180)
+    run(["cp", "--sparse=always", disk, before])
+    marks = {}
+    with powered(
+        versions, old, site, key, folder, log="record", disk=disk, write_log=log, accelerator=accelerator
+    ) as device:
+        device.wait_complete()
+        device.settled()
+        marks["install"] = position(log)
+        device.install(site.publish(new.bundle, "next.raucb"), "--no-switch")
+        marks["switch"] = position(log)
+        device.node.run("edge-agent update switch --no-reboot", timeout=300)
+        marks["reboot"] = position(log)
+        assert device.reboot()["slot"] == "b"
+        marks["commit"] = position(log)
+        assert device.settled().event == "committed"
+        device.node.guest.run("sudo systemctl poweroff", check=False)
+        device.machine.wait_off(180)
+    return Recorded(before, log, marks, disk)
+
+
+@pytest.fixture(scope="module")
+def report(recorded: Recorded, versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """All states of that update, checked; some of them kept."""
+    known = [Known.of(versions.named(name).build) for name in ("n", "next")]
+    documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
+    plan = Plan(known, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
+    folder = tmp_path_factory.mktemp("survey")
+    return survey(recorded.log, recorded.disk, folder, plan, filesystems.programs(Cache()))
+
+
+def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Report, ledger: Ledger) -> None:
+    print(report)
+    with ledger.entry("flush", "states") as entry:
+        entry.seconds = report.seconds
+        entry.figures = {"flushes": report.flushes, "states": report.states, "bad": report.bad}
+        assert report.findings == []
+        assert report.flushes > 20 and report.states > 3 * report.flushes
+        assert set(report.chosen) == {"1.0.0 in slot a", "1.1.0 in slot b"}
+        assert {"install", "switch", "reboot", "commit"} <= set(report.phases)
+
+
+def test_states_of_an_update_boot_to_the_end(
+    report: Report, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path: Path,
+    ledger: Ledger,
+) -> None:  # fmt: skip
+    assert len(report.kept) == SAMPLE
+    with ledger.entry("flush", "boots") as entry:
+        entry.figures = {"states booted": len(report.kept)}
+        for number, (image, state) in enumerate(report.kept.items()):
+            boots(Path(image), versions, site, key, accelerator, tmp_path, f"state-{number}", state)
+
+
+def boots(
+    image: Path, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, folder: Path, name: str,
+    why: str,
+) -> None:  # fmt: skip
+    """A disk image boots one of the two versions, well, with what was there before."""
+    version = versions.named("n")
+    with powered(versions, version, site, key, folder, log=name, disk=image, accelerator=accelerator) as device:
+        found = device.wait_complete()
+        assert (found["slot"], found["version"]) in (("a", "1.0.0"), ("b", "1.1.0")), why
+        standing = device.settled()
+        assert (standing.slot, standing.version) == (found["slot"], found["version"]), why
+        device.intact()
+
+
+# Torn sectors
+
+
+def fat_copy(file: BinaryIO, esp: int) -> list[int]:
+    """A sector of the second copy of the allocation table."""
+    reserved, size = reading(file, esp)
+    return [esp + (reserved + size) * SECTOR]
+
+
+def information(file: BinaryIO, esp: int) -> list[int]:
+    """The sector that says how much is free (FSInfo)."""
+    return [esp + SECTOR]
+
+
+def reading(file: BinaryIO, esp: int) -> tuple[int, int]:
+    """Reserved sectors, and sectors of one allocation table, of FAT32."""
+    file.seek(esp)
+    head = file.read(SECTOR)
+    return int.from_bytes(head[14:16], "little"), int.from_bytes(head[36:40], "little")
+
+
+def in_file(name: str, place: float) -> Callable[[BinaryIO, int], list[int]]:
+    """A sector of a file on the boot partition, whose name matches `name`."""
+
+    def find(file: BinaryIO, esp: int) -> list[int]:
+        fat = Fat(file, esp, "esp")
+        found = next(each for each in fat.walk() if re.fullmatch(name, str(each.path)))
+        sectors = [esp + begin + at for begin, size in fat.extents(found) for at in range(0, size, SECTOR)]
+        return [sectors[int(place * (len(sectors) - 1))]]
+
+    return find
+
+
+TORN = {
+    "second-allocation-table": fat_copy,
+    "free-space": information,
+    "loader.conf": in_file("loader/loader.conf", 0),
+    "entries.srel": in_file("loader/entries.srel", 0),
+    "spare-systemd-boot": in_file("EFI/systemd/systemd-boot.*", 0.5),
+    "head-of-the-other-slots-file": in_file(r"EFI/Linux/edge-\d+-a.*\.efi", 0),
+    "middle-of-the-other-slots-file": in_file(r"EFI/Linux/edge-\d+-a.*\.efi", 0.5),
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting(
+    name: str, recorded: Recorded, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator,
+    tmp_path: Path, ledger: Ledger,
+) -> None:  # fmt: skip
+    image = tmp_path / "torn.img"
+    run(["cp", "--sparse=always", recorded.after, image])
+    esp = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
+    with image.open("r+b") as file:
+        for place in TORN[name](file, esp):
+            file.seek(place)
+            file.write(random.Random(SEED).randbytes(SECTOR))
+    with ledger.entry("torn", name):
+        boots(image, versions, site, key, accelerator, tmp_path, f"torn-{name}", name)
+
+
+# A machine that is killed
+
+
+@pytest.fixture(scope="module")
+def device(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Device]:
+    version, folder = versions.get("n", bundle=False), tmp_path_factory.mktemp("cuts")
+    with powered(versions, version, site, key, folder, log="cuts", accelerator=accelerator) as device:
+        prepare(device)
+        device.machine.save(READY)
+        yield device
+
+
+def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
+    device: Device, request: pytest.FixtureRequest, ledger: Ledger
+) -> None:
+    """Each cut begins with the same good state; the moment is by chance, over install, switch, first boot, commit."""
+    count, chance = int(request.config.getoption("--cuts")), random.Random(SEED)
+    url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    with ledger.entry("power", "random") as entry:
+        seen: dict[str, int] = {}
+        for number in range(count):
+            device.restore()
+            device.start_install(url)
+            moment = chance.uniform(0.0, 75.0)
+            time.sleep(moment)
+            device.cut()
+            found = device.power_on()
+            what = (found["slot"], found["version"])
+            assert what in (("a", "1.0.0"), ("b", "1.1.0")), f"cut {number} after {moment:.1f} s"
+            standing = device.settled()
+            assert (standing.slot, standing.version) == what, f"cut {number} after {moment:.1f} s: {standing}"
+            device.intact()
+            name = f"{standing.version} {standing.event or 'untouched'}"
+            seen[name] = seen.get(name, 0) + 1
+            if standing.slot == "a" and number % 4 == 0:
+                device.install(url, "--no-reboot")
+                assert device.reboot()["slot"] == "b", "the update can be repeated"
+        entry.figures = {"cuts": count, "survived": sum(seen.values()), **seen}
+
+
+def test_a_disk_whose_other_slot_fails_is_left_as_it_is(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path: Path, ledger: Ledger
+) -> None:
+    version = versions.get("n", bundle=False)
+    disk = raw_disk(version, tmp_path / "disk.img")
+    slot = next(part for part in gpt.read(disk).partitions if part.name == "root-b")
+    places = range(slot.offset, slot.offset + slot.size, 8 * 2**20)
+    with (
+        ledger.entry("disk", "failing-slot") as entry,
+        powered(versions, version, site, key, tmp_path, log="failing", disk=disk, accelerator=accelerator) as device,
+    ):
+        prepare(device)
+        url = site.publish(versions.get("next").bundle, "next.raucb")
+        device.machine.break_sectors([place + 2**20 for place in places], kinds=["write"])
+        said = device.refused(url, "--deadline", "300")
+        assert re.search(r"the disk vda fails", said), said
+        entry.standing = standing = device.settled()
+        assert (standing.slot, standing.event) == ("a", "failed"), standing
+        assert standing.slots.get("b") in (None, "bad")
+        device.intact()
+        device.machine.mend_sectors()
+        device.install(url, "--no-reboot")
+        assert device.reboot()["slot"] == "b"
