@@ -170,7 +170,7 @@ def test_an_update_can_be_cut_anywhere(cuts: list[int], new: str, forgets: bool)
 
         world.update("1.2.0")
         world.sane("1.2.0")
-        assert [row["event"] for row in history.read(device.system)][-2:] == ["committed", "arrived"]
+        assert [row["event"] for row in history.read(device.system)][-2:] == ["switched", "committed"]
 
 
 @given(cuts=st.lists(st.integers(0, 50), max_size=6), old=st.sampled_from(BEHAVIOURS))

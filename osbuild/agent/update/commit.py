@@ -1,7 +1,7 @@
 """`edge-agent update commit`: once a boot has been found good and the boot loader knows it.
 
-Every step may be done again, and is, where the one before was cut off: the floor, the history, the end of the update,
-then the cluster.
+Every step may be done again, and is, where the one before was cut off: the floor, the cluster, the history, the end of
+the update.
 """
 
 from osbuild.agent.errors import Problem
@@ -27,12 +27,11 @@ def commit(node: Node) -> None:
     if floor.enforce(system):
         again()
     if mine:
-        history.append(system, "committed", mine, cluster=mine.cluster)
+        # At every other boot edge-kubernetes-uncordon.service sees to it.
+        arrived = node.cluster.arrive(system) if node.cluster else {}
+        history.append(system, "committed", mine, cluster={**mine.cluster, **arrived})
         pending.clear(system)
         node.report.event("committed", f"{mine.title} is good", version=version, slot=mine.target)
-    if node.cluster and mine:  # every other boot, edge-kubernetes-uncordon.service sees to it
-        facts = node.cluster.arrive(system)
-        history.append(system, "arrived", mine, cluster=facts)
 
 
 def again() -> None:

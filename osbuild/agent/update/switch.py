@@ -32,7 +32,7 @@ def turn(node: Node, found: Pending, *, restart: bool) -> None:
             raise Problem(f"the boot loader takes slot {first or '?'} next, and not {found.target}", where="/efi")
     except BaseException as error:
         problem = explain(error, found)
-        stay(node, found, str(problem) or "interrupted")
+        stay(node, found, str(problem) or "interrupted", whole=not isinstance(error, FileNotFoundError))
         raise problem from error
     history.append(system, "switched", found, cluster=facts)
     report.event("switched", f"{found.title} is booted next", version=found.after.get("version"), slot=found.target)
@@ -56,12 +56,13 @@ def explain(error: BaseException, found: Pending) -> BaseException:
     return Problem(str(error), hint=again) if isinstance(error, Exception) else error
 
 
-def stay(node: Node, found: Pending, why: str) -> None:
-    """Undo what a switch that failed has begun: the node belongs to its cluster again, the update waits."""
+def stay(node: Node, found: Pending, why: str, *, whole: bool) -> None:
+    """Undo what a switch that failed has begun: the node belongs to its cluster again, and an update that is `whole`
+    waits to be switched to."""
     with suppress(OSError):  # it may have been told, and have failed after that
         if node.flow.primary(node.system) == found.target:
             node.flow.reject(node.system, found.target)
-    if found.kind == "update":
+    if found.kind == "update" and whole:
         pending.save(node.system, replace(found, stage=INSTALLED))
     else:
         pending.clear(node.system)
