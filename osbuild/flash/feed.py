@@ -14,7 +14,7 @@ from osbuild.flash.plan import Plan
 from osbuild.flash.source import Reader, short
 
 KEPT = 512  # bytes of the image that are remembered for each place that differs on a card
-AHEAD = 8  # chunks that are read before the first of them is written
+AHEAD = 3  # chunks in memory: one is written, one read; more of them only leave the processor's cache
 
 
 class Chunk:

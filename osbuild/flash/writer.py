@@ -18,6 +18,8 @@ Report = Callable[[str, int | None, int], None]  # what is being done, bytes of 
 
 
 ZEROS = bytes(CHUNK)
+SAID = 4096  # bytes of the marker that say something
+TABLE = 2**17 + 2**13  # bytes at the end of a card in which an older table's backup is, however large a sector is
 
 
 class State(StrEnum):
@@ -100,17 +102,18 @@ class Writer(threading.Thread):
 
     def _wipe(self, card: Card, marker: bytes) -> None:
         """Make a disk that cannot boot, unless an earlier write of the same image has; finds a card that is dead."""
-        present = card.read_small(0, len(marker)) if self._order.target.exists else b""
-        self.outcome.resumed = present == marker
+        said = marker[:SAID]  # the rest is zeros, and written anew in any case
+        present = card.read_small(0, len(said)) if self._order.target.exists else b""
+        self.outcome.resumed = present == said
         if present.startswith(MAGIC):
             self.outcome.state = State.unfinished
         if not self.outcome.resumed:
             self.outcome.state = State.unclear
             card.write_small(0, marker)
-            end = max(len(marker), card.size - len(marker))  # an older table's backup
+            end = max(len(marker), card.size - TABLE)
             card.write_small(end, bytes(card.size - end))
             card.flush()
-            if card.read_small(0, len(marker)) != marker:
+            if card.read_small(0, len(said)) != said:
                 raise Error("what was written at its beginning was lost", where=self.name, hint=HINT)
             self.outcome.state = State.unfinished
 
