@@ -3,9 +3,12 @@
 Source: Microsoft's "FAT: General Overview of On-Disk Format", version 1.03, with long names; UEFI 2.10, section 13.3.
 """
 
+import array
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -50,6 +53,7 @@ class Fat:
         # Like Linux, FAT32 is told by its missing 16-bit size: mkfs.fat makes smaller ones than the document allows.
         self._bits = 32 if not fat16 else 16 if self.clusters >= 4085 else 12
         self._fat = self._at(reserved * sector, min(fat_sectors * sector, (self.clusters + 2) * 4))
+        self._table = numbers(self._fat, self._bits)
 
     def walk(self) -> Iterator[File]:
         """Every file and folder, a folder before what is in it."""
@@ -82,16 +86,27 @@ class Fat:
         """
         found: list[tuple[int, int]] = []
         cluster: int | None = file.cluster
-        for seen in range(-(-file.size // self.cluster_size)):
+        left = -(-file.size // self.cluster_size)
+        while left:
             if cluster is None or not 2 <= cluster < self.clusters + 2:
-                raise Error(f"the FAT file system is damaged: {file.path} ends after {seen} clusters", where=self.where)
-            offset = self._data + (cluster - 2) * self.cluster_size
-            if found and sum(found[-1]) == offset:
-                found[-1] = (found[-1][0], found[-1][1] + self.cluster_size)
-            else:
-                found.append((offset, self.cluster_size))
-            cluster = self._next(cluster)
+                raise Error(f"the FAT file system is damaged: {file.path} ends early", where=self.where)
+            count = self._run(cluster, left)
+            found.append((self._data + (cluster - 2) * self.cluster_size, count * self.cluster_size))
+            left -= count
+            cluster = self._next(cluster + count - 1) if left else None
         return found
+
+    def _run(self, cluster: int, most: int) -> int:
+        """How many clusters, at most `most`, follow each other in a chain and on the disk, from `cluster` on."""
+        most = min(most, self.clusters + 2 - cluster)
+        if self._bits != 12 and most > 1:  # nearly every file is in one piece: compare all of it at once
+            ascending = sequence(self._table.typecode, self.clusters + 3)
+            if self._table[cluster : cluster + most - 1] == ascending[cluster + 1 : cluster + most]:
+                return most
+        count = 1
+        while count < most and self._next(cluster + count - 1) == cluster + count:
+            count += 1
+        return count
 
     def _at(self, offset: int, size: int) -> bytes:
         self.image.seek(self.offset + offset)
@@ -99,11 +114,11 @@ class Fat:
 
     def _entry(self, cluster: int) -> int:
         """What the table says of a cluster: 0 if it is free."""
-        place = cluster * self._bits // 8
-        if self._bits == 12:
-            pair = int.from_bytes(self._fat[place : place + 2], "little")
-            return pair >> 4 if cluster & 1 else pair & 0xFFF
-        return int.from_bytes(self._fat[place : place + self._bits // 8], "little") & 0x0FFFFFFF
+        if self._bits != 12:
+            return self._table[cluster] & 0x0FFFFFFF if cluster < len(self._table) else 0
+        place = cluster * 12 // 8
+        pair = int.from_bytes(self._fat[place : place + 2], "little")
+        return pair >> 4 if cluster & 1 else pair & 0xFFF
 
     def _next(self, cluster: int) -> int | None:
         """The cluster after this one, or None at the end of the chain."""
@@ -152,6 +167,22 @@ class Fat:
                 yield found
                 if found.folder:
                     yield from self._folder(found.path, found.cluster, seen)
+
+
+def numbers(table: bytes, bits: int) -> "array.array[int]":
+    """The entries of a table of 16 or 32 bits each; none of one of 12."""
+    if bits == 12:
+        return array.array("H")
+    found = array.array({16: "H", 32: "I"}[bits], table[: len(table) - len(table) % (bits // 8)])
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+@lru_cache(maxsize=4)
+def sequence(typecode: str, count: int) -> "array.array[int]":
+    """0, 1, 2, … as an array."""
+    return array.array(typecode, range(count))
 
 
 def _long_name(parts: dict[int, bytes]) -> str:

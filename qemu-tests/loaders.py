@@ -93,12 +93,16 @@ class Reference:
             self.wanted = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._seen: Stamps | None = None
         self._bad: set[int] = set()
+        self._stamp = -1
 
     def close(self) -> None:
         self.wanted.close()
 
     def damage(self) -> int:
         """How many blocks of the partition are not those of the file."""
+        if (stamp := self.disk.stamp(self.place)) == self._stamp:
+            return len(self._bad)
+        self._stamp = stamp
         now = self.disk.stamps(self.place.offset, len(self.wanted))
         for number in changed(self._seen, now):
             begin, end = number * BLOCK, min(len(self.wanted), (number + 1) * BLOCK)
@@ -134,7 +138,7 @@ class Loader:
         }
         self._digests: dict[bytes, str] = {}
         self._references: dict[tuple[str, str], tuple[Reference, Reference]] = {}
-        self._listed: dict[bytes, list[Listed]] = {}
+        self._listed: dict[int, list[Listed]] = {}
 
     def close(self) -> None:
         for pair in self._references.values():
@@ -160,7 +164,7 @@ class Loader:
 
     def _files_listed(self) -> list[Listed]:
         """The boot files, looked for again only where the boot partition has changed."""
-        key = hashlib.blake2b(self.disk.stamps(self.esp.offset, self.esp.size).tobytes()).digest()
+        key = self.disk.stamp(self.esp)
         if key not in self._listed:
             with self._view() as file:
                 fat = Fat(file, self.esp.offset, "the boot partition")

@@ -52,14 +52,15 @@ class Piece:
 class Disk:
     """A raw image, cut at its partitions into files in `folder`.
 
-    Every block of 4 KiB has a stamp, which is another one after each change, and the same one again after a change was
-    taken back: whoever has seen a stamp has seen the block.
+    Every block of 4 KiB has a stamp, and every piece too. It is another one after each change, and the same one again
+    after a change was taken back: whoever has seen a stamp has seen the block, or the piece.
     """
 
     def __init__(self, image: Path, folder: Path) -> None:
         self.size = image.stat().st_size
         self._stack = ExitStack()
         self._undo: list[tuple[int, bytes | int, Stamps]] | None = None
+        self._pieces: dict[str, int] = {}
         self._clock = 0
         self._stamps = array.array("Q", bytes(8 * -(-self.size // BLOCK)))
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,15 +123,19 @@ class Disk:
         """The stamps of all blocks in a range."""
         return self._stamps[offset // BLOCK : -(-(offset + size) // BLOCK)]
 
+    def stamp(self, piece: Piece) -> int:
+        """The stamp of a whole piece."""
+        return self._pieces.get(piece.name, 0)
+
     @contextmanager
     def tentative(self) -> Iterator[None]:
         """Whatever is changed in the block is taken back at its end."""
         assert self._undo is None
-        self._undo = []
+        self._undo, pieces = [], dict(self._pieces)
         try:
             yield
         finally:
-            undo, self._undo = self._undo, None
+            undo, self._undo, self._pieces = self._undo, None, pieces
             for offset, old, stamps in reversed(undo):
                 if isinstance(old, int):
                     for piece, at, length in self._parts(offset, old):
@@ -168,6 +173,8 @@ class Disk:
             self._undo.append((offset, old, self._stamps[first:last]))
         self._clock += 1
         self._stamps[first:last] = array.array("Q", [self._clock]) * (last - first)
+        for piece, _, _ in self._parts(offset, size):
+            self._pieces[piece.name] = self._clock
 
     def _parts(self, offset: int, size: int) -> Iterator[tuple[Piece, int, int]]:
         """The pieces that a range lies in, and where in them."""

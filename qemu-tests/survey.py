@@ -1,6 +1,5 @@
 """Every state that a power cut could leave of a disk, checked: partition table, boot files, roots, file systems."""
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import BinaryIO, cast
 import filesystems
 from filesystems import DataCheck, FatCheck
 from loaders import Candidate, Loader, Version
-from replay import Disk, State, states
+from replay import Disk, Piece, State, states
 from writelog import WriteLog
 
 from osbuild import gpt
@@ -80,7 +79,7 @@ class Checks:
         self.disk, self.tools, self.plan, self.report = disk, tools, plan, report
         self.loader = Loader(disk, plan.versions, kind=plan.kind)
         self._protected = self.loader.protected()
-        self._known: dict[tuple[str, bytes], object] = {}
+        self._known: dict[tuple[str, tuple[int, ...]], object] = {}
         self._verified: set[tuple[str, str]] = set()
 
     def close(self) -> None:
@@ -166,11 +165,8 @@ class Checks:
             self._known[key] = filesystems.check_data(tools, data.path, self.plan.documents)
         return cast(DataCheck, self._known[key])
 
-    def _key(self, name: str, *pieces: object) -> tuple[str, bytes]:
-        key = hashlib.blake2b()
-        for piece in pieces:
-            key.update(self.disk.stamps(piece.offset, piece.size).tobytes())  # type: ignore[attr-defined]
-        return name, key.digest()
+    def _key(self, name: str, *pieces: Piece) -> tuple[str, tuple[int, ...]]:
+        return name, tuple(self.disk.stamp(piece) for piece in pieces)
 
 
 def survey(log: Path, image: Path, folder: Path, plan: Plan, tools: Tree | None) -> Report:

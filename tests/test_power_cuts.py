@@ -22,6 +22,7 @@ from osbuild.arch import Architecture
 from osbuild.errors import Error
 from osbuild.fat import Fat
 from tests.builds import build, noise
+from tests.disks import unpack
 from tests.test_gpt import entry, image
 
 MIB = 2**20
@@ -86,6 +87,20 @@ def test_the_file_system_of_these_tests_is_one_and_a_files_clusters_are_told(tmp
         ((offset, size),) = fat.extents(found["EFI/Linux/edge-1-a+3.efi"])
         file.seek(offset)
         assert (file.read(size), fat.extents(found["empty"])) == (noise(1, 3), [])
+
+
+@pytest.mark.parametrize("name", ["fat12.img", "fat16.img"])
+def test_a_file_in_two_pieces_is_where_its_extents_are(name: str, tmp_path: Path) -> None:
+    with unpack(name, tmp_path).open("rb") as file:
+        fat = Fat(file, 0, name)
+        places = {each: fat.extents(each) for each in fat.walk() if not each.folder}
+        assert max(len(found) for found in places.values()) == 2
+        for each, found in places.items():
+            data = b""
+            for offset, size in found:
+                file.seek(offset)
+                data += file.read(size)
+            assert data[: each.size] == fat.read(each)
 
 
 # Logs
