@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,11 @@ def test_without_a_snapshot_the_old_version_runs_on_what_there_is_and_says_so(no
     boots(node, NEW)
     put(node, second="2")
     shutil.rmtree(node / snapshot.FOLDER.lstrip("/"))
+    snapshot.take(System(node), Release("upstream", OLD), "replaced")  # of a boot that somebody turned away from
+    put(node, third="3")
     _, done = boots(node, OLD)
     assert done and "no snapshot that upstream v1.35.4 can use" in done["problem"]
-    assert objects(database(node)) == {"first": "1", "second": "2"}
+    assert objects(database(node)) == {"first": "1", "second": "2", "third": "3"}
 
 
 def test_a_lost_datastore_comes_back(node: Path) -> None:
@@ -298,6 +301,40 @@ def test_a_cut_anywhere_leads_to_the_same_in_the_end(
         if not was_cut:
             break
     assert steps > (20 if direction == "back" else 8)
+
+
+def test_the_log_of_a_datastore_that_can_not_be_read_does_not_get_into_the_restored_one(node: Path) -> None:
+    boots(node, NEW)
+    with started(database(node)) as kine:
+        kine.put(f"{CONFIG}/second", b"2")
+        log = {path: path.read_bytes() for path in datastore.beside(database(node)) if path.exists()}
+    assert [path.name for path in log] == ["state.db-wal", "state.db-shm"]
+    for path, content in log.items():
+        path.write_bytes(content)
+    with database(node).open("r+b") as file:
+        file.write(b"no header")
+    assert "restored" in (boots(node, OLD)[1] or {})
+    assert objects(database(node)) == {"first": "1"}
+
+
+def test_once_the_new_datastore_is_whole_nothing_is_needed_any_more(
+    node: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    boots(node, NEW)
+    put(node, second="2")
+    seen = 0
+    for at in count(1):
+        copy = tmp_path_factory.mktemp("cut") / "root"
+        shutil.copytree(node, copy)
+        if not cut(copy, OLD, at):
+            break
+        if restore.ready(database(copy)).exists():
+            seen += 1
+            for one in snapshot.snapshots(System(copy)):
+                one.database.write_bytes(b"")
+            assert "restored" in (boots(copy, OLD)[1] or {})
+            assert objects(database(copy)) == {"first": "1"}
+    assert seen > 1
 
 
 def test_snapshots_are_bounded_by_count_and_space_and_the_one_for_a_rollback_stays(node: Path) -> None:

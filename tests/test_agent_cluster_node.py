@@ -104,6 +104,8 @@ class Cluster:
         if name in self.budgeted:
             return 429, {"message": "Cannot evict pod as it would violate the pod's disruption budget."}
         if name in self.stubborn:
+            if "deletionTimestamp" in self.pods[name]["metadata"]:
+                return 500, {"message": "it was asked to go already"}
             self.pods[name]["metadata"]["deletionTimestamp"] = "now"
         else:
             del self.pods[name]
