@@ -11,7 +11,7 @@ from osbuild import cli, compare
 from osbuild.bundle import content, device, info, source
 from osbuild.bundle.systemconf import CONFIG, KEYRING_FILE, system_conf
 from osbuild.cache import Cache
-from osbuild.cli.bundle import places
+from osbuild.cli.bundle import permitted, places
 from osbuild.cli.comparison import lines
 from osbuild.errors import Error, UsageError
 from osbuild.keys import authority
@@ -38,6 +38,14 @@ def test_the_manifest_names_board_and_version_and_the_boot_file_comes_before_the
     assert found["image.boot"]["hooks"] == "install"
     assert found["image.root"]["adaptive"] == found["image.verity"]["adaptive"] == "block-hash-index"
     assert found["meta.edge"]["kubernetes"] == "upstream v1.36.3"
+
+
+def test_only_a_bundle_that_is_told_to_permits_a_downgrade_and_from_one_version(tmp_path: Path) -> None:
+    made = source.read(build(tmp_path / "b"))
+    assert "downgrade" not in parsed(content.manifest(permitted(made, None)))["meta.edge"]
+    assert parsed(content.manifest(permitted(made, "1.2.3")))["meta.edge"]["downgrade"] == "1.2.3"
+    with pytest.raises(UsageError, match="`yesterday` is no version"):
+        permitted(made, "yesterday")
 
 
 def test_a_build_without_a_board_is_for_its_architecture(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def manifest(source: Source) -> str:
         "architecture": source.facts["architecture"], "board": source.board, "roothash": source.facts["roothash"],
         "kernel": source.facts.get("kernel", {}).get("release", ""),
         "kubernetes": f"{cluster['distribution']} {cluster['version']}" if cluster else "",
+        "downgrade": source.downgrade,
     }  # fmt: skip
     sections = {
         "update": {

@@ -19,12 +19,16 @@ SEMANTIC = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 @dataclass(frozen=True)
 class Source:
-    """One build. `boot` is slot -> its boot file, which belongs into `boot_folder` of the boot partition."""
+    """One build. `boot` is slot -> its boot file, which belongs into `boot_folder` of the boot partition.
+
+    `downgrade` is a version: devices that run it may take this one although it is older. Empty for none.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
     boot: Mapping[str, Path]
     boot_folder: str
+    downgrade: str = ""
 
     @property
     def board(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,16 +30,18 @@ SUFFIX = ".raucb"
               help="Keys to sign with. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
 @click.option("--passphrase", "secret", metavar=REFERENCE, help="What the signer's private key is encrypted by.")
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
+@click.option("--allow-downgrade-from", "downgrade", metavar="VERSION",
+              help="Let devices that run VERSION take this one, although it is older.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def command(
     builds: tuple[Path, ...], output: Path | None, folder: Path | None, secret: str | None, pin: str | None,
-    as_json: bool,
+    downgrade: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a signed bundle of each BUILD, the folder of a built image.
 
     A bundle is for one board, and fits either slot of it.
     """
-    sources = [source.read(build.absolute()) for build in builds]
+    sources = [permitted(source.read(build.absolute()), downgrade) for build in builds]
     targets = places(sources, output)
     keys = current(folder.absolute() if folder else None)
     if keys.development:
@@ -61,6 +64,16 @@ def command(
             f"{bundle.path}: {bundle.size / 2**20:.0f} MiB, {bundle.source.version} for {bundle.source.compatible}, "
             f"signed by {bundle.signer} of {keys.owner} (until {signing.certificate.not_valid_after_utc:%Y-%m-%d})"
         )
+
+
+def permitted(made: Source, downgrade: str | None) -> Source:
+    """The same, with the permission to replace version `downgrade`. Raises `UsageError` where that is no version."""
+    if downgrade is None:
+        return made
+    if not source.SEMANTIC.fullmatch(downgrade):
+        hint = "write the version that runs on the devices, such as --allow-downgrade-from 1.2.3"
+        raise UsageError(f"`{downgrade}` is no version", where="--allow-downgrade-from", hint=hint)
+    return replace(made, downgrade=downgrade)
 
 
 def places(sources: Sequence[Source], output: Path | None) -> list[Path]:
