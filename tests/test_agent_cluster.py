@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from osbuild.agent.kubernetes import datastore, follow, restore, snapshot, stamp, versions
+from osbuild.agent.kubernetes import datastore, follow, restore, snapshot, stamp, succession, versions
 from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System
@@ -291,7 +291,7 @@ def test_a_cut_anywhere_leads_to_the_same_in_the_end(
         assert sorted(path.name for path in database(copy).parent.iterdir()) == ["state.db"], steps
         found = stamp.read(system)
         assert found and found.release.version == goal
-        assert not system.path(restore.NOTE).exists()
+        assert not system.path(stamp.NOTE).exists()
         assert [one.reason for one in snapshot.snapshots(system)] == (
             ["replaced", "boot"] if direction == "back" else ["boot"]
         )
@@ -341,8 +341,8 @@ def test_snapshots_are_bounded_by_count_and_space_and_the_one_for_a_rollback_sta
     assert done is not None
     for number in range(4):
         put(node, filler=str(number) * 2**20)
-        snapshot.take(system, Release("upstream", NEW), "asked", follow.needed(system))
-        snapshot.rotate(system, follow.needed(system))
+        snapshot.take(system, Release("upstream", NEW), "asked", succession.needed(system))
+        snapshot.rotate(system, succession.needed(system))
         found = snapshot.snapshots(system)
         assert [one.name for one in found][1:] == [done["snapshot"]]
         assert found[0].revision == datastore.state(database(node)).revision
@@ -390,7 +390,7 @@ def test_the_cost_of_a_rollback_is_known_before(node: Path) -> None:
 
 def test_the_kubelets_memory_of_another_version_is_dropped(tmp_path: Path) -> None:
     boots(tmp_path, OLD, role="agent")
-    state = tmp_path / follow.KUBELET[0].lstrip("/")
+    state = tmp_path / succession.KUBELET[0].lstrip("/")
     state.parent.mkdir(parents=True)
     for version, stays in ((OLD, True), ("v1.35.9", True), (NEW, False), (OLD, False)):
         state.write_text("{}")

@@ -17,12 +17,10 @@ from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System, flush, write
 
-NOTE = f"{DATA}/restore.json"
-
 
 def pending(system: System) -> dict[str, Any] | None:
     """What `begin` noted, where it has not been finished."""
-    return system.json(NOTE) or None
+    return system.json(stamp.NOTE) or None
 
 
 def begin(system: System, chosen: Snapshot, release: Release, seen: int, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def begin(system: System, chosen: Snapshot, release: Release, seen: int, facts: 
     require(database.parent, datastore.size(chosen.database))
     note = {"snapshot": chosen.name, "release": str(release), "revision": max(seen, chosen.revision), "facts": facts}
     ready(database).unlink(missing_ok=True)
-    write(system.path(NOTE), json.dumps(note).encode() + b"\n", 0o600)
+    write(system.path(stamp.NOTE), json.dumps(note).encode() + b"\n", 0o600)
     return finish(system, note)
 
 
@@ -86,5 +84,5 @@ def prepare(chosen: Snapshot, database: Path, revision: int) -> None:
 
 
 def forget(system: System) -> None:
-    system.path(NOTE).unlink()
+    system.path(stamp.NOTE).unlink()
     flush(system.path(DATA))

@@ -11,6 +11,7 @@ from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System, write
 
 FILE = "/var/lib/kubernetes/stamp.json"
+NOTE = "/var/lib/kubernetes/restore.json"  # there while a restore is not finished: see `restore`
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""This node as a member of its cluster: leaves it before a switch, and is back after a good boot."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from osbuild.agent.kubernetes import api, drain, node, snapshot, versions
+from osbuild.agent.kubernetes.settings import Problem, Settings, load
+from osbuild.agent.kubernetes.succession import needed
+from osbuild.agent.system import System
+
+
+def leave(system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """See `osbuild.agent.kubernetes.follow`."""
+    settings = load(system.root)
+    if settings.role == "none":
+        return {}
+    facts: dict[str, Any] = {}
+    started = time.monotonic()
+    try:
+        facts |= go_idle(system, settings, deadline, say)
+    except (OSError, Problem) as error:
+        facts["problem"] = api.reason(error)
+        say(f"going on without a drain: {facts['problem']}")
+    if settings.role == "server":
+        release = versions.running(system)
+        assert release
+        try:
+            made = snapshot.take(system, release, "update", needed(system))
+        except (OSError, Problem) as error:
+            arrive(system, patience=10)
+            raise Problem(f"the cluster's data can't be snapshotted: {error}") from error
+        facts["snapshot"] = made.name if made else None
+        say(f"snapshot {made.name}, {snapshot.mebi(made.size)}" if made else "no datastore here to be snapshotted")
+    return facts | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def go_idle(system: System, settings: Settings, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """Cordon, and drain where there is another node for the pods."""
+    server = api.connect(system.root, settings)
+    name = settings.node_name
+    facts: dict[str, Any] = {"cordoned": node.cordon(system, server, name)}
+    say(f"node {name} is cordoned" if facts["cordoned"] else f"node {name} was cordoned by somebody else before")
+    # An agent must not look at other nodes, but there is one: its server's.
+    if settings.role == "agent" or node.others(server, name):
+        facts["drain"] = drain.drain(server, name, deadline, say)
+        for pod, why in facts["drain"]["left"].items():
+            say(f"pod {pod} goes down with the node: {why}")
+    else:
+        say("no other node to move pods to: they stop with this one, and start with it")
+    return facts
+
+
+def arrive(system: System, patience: float) -> dict[str, Any]:
+    """See `osbuild.agent.kubernetes.follow`."""
+    facts: dict[str, Any] = {}
+    try:
+        settings = load(system.root)
+        if settings.role == "none":
+            return {}
+        if gone := snapshot.rotate(system, needed(system)):
+            facts["removed"] = gone
+        facts["uncordoned"] = patiently(lambda: uncordon(system, settings), patience if node.marked(system) else 0)
+    except (OSError, Problem) as error:
+        if node.marked(system):
+            facts["problem"] = f"the node is still cordoned: {api.reason(error)}"
+    return facts
+
+
+def uncordon(system: System, settings: Settings) -> bool:
+    return node.uncordon(system, api.connect(system.root, settings), settings.node_name)
+
+
+def patiently(ask: Callable[[], bool], patience: float) -> bool:
+    """What `ask` answers, once it does within `patience` seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return ask()
+        except (OSError, Problem):
+            if time.monotonic() >= end:
+                raise
+            time.sleep(2)
