@@ -5,9 +5,8 @@ import json
 from typing import Any
 
 from osbuild.agent import status
-from osbuild.agent.errors import Problem
 from osbuild.agent.update import boots, hints, history, install, journal, state, verdict
-from osbuild.agent.update.node import Node, this
+from osbuild.agent.update.node import Node, need_root, this
 
 BOOTS, EVENTS, LINES = 8, 6, 15  # how many of each are on the page
 
@@ -83,9 +82,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    try:
-        found = explain(this())
-    except PermissionError as error:
-        raise Problem("only root may read it", where=error.filename, hint="run it with sudo") from error
+    need_root()
+    found = explain(this())
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))
     return 0

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from osbuild.agent.system import System
 from osbuild.agent.update import journal
@@ -32,6 +32,15 @@ class Wanted:
     any_version: bool = False
 
 
+@dataclass
+class Record:
+    """Over all attempts: RAUC's lines, blocks at which one was ended (`lost_block`), bytes fetched by those that failed."""
+
+    lines: list[str] = field(default_factory=list)
+    given_up: set[str] = field(default_factory=set)
+    fetched: int = 0
+
+
 class Stalled:
     """Notices when a server neither sends nor fails."""
 
@@ -51,15 +60,11 @@ def attempt(
     system: System,
     wanted: Wanted,
     progress: Callable[[int, str, int | None], None],
-    given_up: set[str],
-    lines: list[str],
+    record: Record,
     *,
     stall: float = STALL,
 ) -> Facts:
-    """Install once; `progress` is told percent, what is done, and bytes fetched. Raises `Failure`.
-
-    `lines` gets what RAUC logs. `given_up` holds the blocks at which attempts were ended: see `lost_block`.
-    """
+    """Install once; `progress` is told percent, what is done, and bytes fetched. Raises `Failure`."""
     remote, service = is_remote(wanted.source), Service()
     traffic, stalled = Traffic(system), Stalled(stall)
     traffic.start()
@@ -68,27 +73,28 @@ def attempt(
             service.start(wanted.source, wanted.transaction, any_version=wanted.any_version)
             while (state := service.state()).operation == INSTALLING:
                 traffic.look()
-                progress(state.percent, state.message, traffic.fetched if remote else None)
+                progress(state.percent, state.message, record.fetched + traffic.fetched if remote else None)
                 if time.monotonic() > wanted.end:
                     raise Failure(NO_TIME)
                 if remote and stalled.look(traffic):
                     hint = "check the network and the server"
                     raise Failure(Reason(f"the server sent nothing for {stall:.0f} s", hint, False))
-                if remote and (block := lost_block(log.read())) and block not in given_up:
-                    given_up.add(block)
-                    hint = "check the network and the server"
-                    raise Failure(Reason("the connection was lost", hint, False))
+                if remote and (block := lost_block(log.read())) and block not in record.given_up:
+                    record.given_up.add(block)
+                    raise Failure(reason("a block can't be read", remote=True, kernel=kernel.read()))
                 time.sleep(PAUSE)
         except BaseException:
             service.stop()
-            lines += log.read()
+            record.lines += log.read()
+            record.fetched += traffic.fetched
             raise
-        lines += log.finish()
+        record.lines += log.finish()
         if state.error:
+            record.fetched += traffic.fetched
             raise Failure(reason(state.error, remote=remote, kernel=kernel.read(), log=log.lines))
         found = journal.facts(log.lines)
-        if remote and found.fetched is None:
-            found.fetched = traffic.fetched
+        if remote:
+            found.fetched = record.fetched + (traffic.fetched if found.fetched is None else found.fetched)
         return found
 
 

@@ -100,14 +100,14 @@ def carry_out(node: Node, found: Pending, write: Callable[[], dict[str, Any]]) -
 
 def fetch(node: Node, found: Pending, end: float) -> dict[str, Any]:
     """Have RAUC write the slot, as often as it takes until `end`: what was installed and how. Raises `Problem`."""
-    from osbuild.agent.update.attempt import Wanted, attempt
+    from osbuild.agent.update.attempt import Record, Wanted, attempt
 
-    begin, lines, given_up = time.monotonic(), list[str](), set[str]()
+    begin, record = time.monotonic(), Record()
     try:
         wanted = Wanted(found.source, found.id, end, found.downgrade)
         facts = insist(
             node, found.source, end,
-            lambda: attempt(node.system, wanted, node.report.progress, given_up, lines),
+            lambda: attempt(node.system, wanted, node.report.progress, record),
         )  # fmt: skip
         if Service().installed(found.target) not in (None, found.manifest):
             node.flow.reject(node.system, found.target)
@@ -117,7 +117,7 @@ def fetch(node: Node, found: Pending, end: float) -> dict[str, Any]:
         raise failure.problem(found.source) from failure
     finally:
         node.report.end()
-        keep(node, lines)
+        keep(node, record.lines)
     seconds = time.monotonic() - begin
     node.report.event(
         "installed", f"{found.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **facts.plain()

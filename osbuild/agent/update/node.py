@@ -9,13 +9,19 @@ from typing import Any, Protocol, cast
 
 from osbuild.agent.boot import Boot, Flow, flow
 from osbuild.agent.errors import Problem
-from osbuild.agent.health import reboot
 from osbuild.agent.system import System
 from osbuild.agent.update import boots
 from osbuild.agent.update.cluster import Cluster, cluster
 from osbuild.agent.update.report import Report
 
 LOCK = "/run/edge-osbuild/update.lock"
+
+
+def reboot() -> None:
+    """Ask systemd for a reboot, and do not wait for it."""
+    from osbuild.agent import health
+
+    health.reboot()
 
 
 class Loader(Flow, Protocol):
@@ -81,6 +87,18 @@ def need_root() -> None:
     """Raises `Problem` for others."""
     if os.geteuid() != 0:
         raise Problem("only root may do this", hint="run it with sudo")
+
+
+def busy(system: System) -> bool:
+    """Whether somebody installs, switches or goes back at this moment."""
+    try:
+        with system.path(LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextmanager

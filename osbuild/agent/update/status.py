@@ -3,7 +3,7 @@
 from typing import Any
 
 from osbuild.agent.update import floor, history, outcome, pending
-from osbuild.agent.update.node import Node
+from osbuild.agent.update.node import Node, busy
 
 
 def status(node: Node) -> dict[str, Any]:
@@ -15,7 +15,8 @@ def status(node: Node) -> dict[str, Any]:
         under_way = {
             "id": found.id, "kind": found.kind, "stage": found.stage, "slot": found.target, "before": found.before,
             "after": found.after, "source": found.source, "since": found.since,
-            "outlook": outlook(outcome.outcome(found, boot, node.flow.primary(system)), found.stage),
+            "busy": busy(system),
+            "outlook": outlook(outcome.outcome(found, boot, node.flow.primary(system)), found.stage, busy(system)),
         }  # fmt: skip
     return {
         "version": system.image().get("version"),
@@ -33,7 +34,7 @@ def status(node: Node) -> dict[str, Any]:
 
 
 OUTLOOK = {
-    (outcome.INTERRUPTED, pending.WRITING): "is being written",
+    (outcome.INTERRUPTED, pending.WRITING): "was being written when its installation ended: install it again",
     (outcome.TRIAL, pending.SWITCHED): "is on trial: it runs now",
     (outcome.WAITING, pending.SWITCHED): "is to be booted next: reboot to try it, or `edge-agent rollback`",
     (outcome.UNSWITCHED, pending.INSTALLED): "is installed and not switched to: `edge-agent update switch`",
@@ -41,8 +42,10 @@ OUTLOOK = {
 }
 
 
-def outlook(what: str, stage: str) -> str:
+def outlook(what: str, stage: str, busy: bool) -> str:
     """What comes next, for people."""
+    if busy:
+        return "is being written" if stage == pending.WRITING else "is being switched to"
     return OUTLOOK.get((what, stage), what)
 
 
