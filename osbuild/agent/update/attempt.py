@@ -34,7 +34,7 @@ class Wanted:
 
 @dataclass
 class Record:
-    """Over all attempts: RAUC's lines, blocks at which one was ended (`lost_block`), bytes fetched by those that failed."""
+    """Over all attempts: RAUC's lines, blocks at which one was ended (`lost_block`), bytes that failed ones fetched."""
 
     lines: list[str] = field(default_factory=list)
     given_up: set[str] = field(default_factory=set)
