@@ -50,7 +50,7 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return f"failures of updates are tested on {FULL}"
     if module == "test_uboot" and board.boot != "uboot":
         return "this board boots by UEFI"
-    if module == "test_driver" and board.qemu.disk != "virtio":
+    if module in ("test_driver", "test_driver_failures") and board.qemu.disk != "virtio":
         return "the driver's own tests work on virtio disks and hot-plugged PCI cards"
     return None
 

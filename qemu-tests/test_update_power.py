@@ -204,12 +204,17 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
     """Each cut begins with the same good state; the moment is by chance, over install, switch, first boot, commit."""
     count, chance = int(request.config.getoption("--cuts")), random.Random(SEED)
     url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    device.restore()
+    device.start_install(url)
+    device.wait_complete()
+    device.settled()
+    whole = device.seconds  # of an update that nobody disturbs
     with ledger.entry("power", "random") as entry:
         seen: dict[str, int] = {}
         for number in range(count):
             device.restore()
             device.start_install(url)
-            moment = chance.uniform(0.0, 75.0)
+            moment = chance.uniform(0.0, whole)
             time.sleep(moment)
             device.cut()
             found = device.power_on()
