@@ -76,6 +76,7 @@ class QemuBoard:
     serial: int = field(
         default=0, metadata=key("which of the machine's serial ports has the console", minimum=0, maximum=3)
     )
+    limit: str = field(default="", metadata=key("why no image comes all the way up on that machine, where none does"))
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,8 @@ def emulated() -> list[Board]:
 
 def obstacle(board: Board, module: str, test: str) -> str | None:
     """Why a test can't hold on a board; None if it must."""
-    if board.qemu.machine == "raspi4b" and module == "test_uboot":
-        return "Linux says nothing on the emulated Pi 4" if "kernel" in test else None
-    if board.qemu.machine == "raspi4b":
-        return "the emulated Pi 4 can't be reached: no Ethernet, no PCIe, and a USB port that is the gadget's side"
+    if board.qemu.limit:
+        return board.qemu.limit if module != "test_uboot" or "kernel" in test else None
     if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:
         return f"{board.qemu.machine} has too little memory for a Kubernetes server"
     if module in FAILURES and board.name != FULL:

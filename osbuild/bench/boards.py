@@ -19,8 +19,8 @@ def measure(site: Site) -> Measured:
     figures: list[Figure] = []
     notes: list[str] = []
     for board in map(load, shipped()):
-        if not board.qemu.machine:
-            notes.append(f"{board.name} was not measured: QEMU has no such machine")
+        if not board.qemu.machine or board.qemu.limit:
+            notes.append(f"{board.name} was not measured: {board.qemu.limit or 'QEMU has no such machine'}")
             continue
         profile = site.image(PROFILE, board.name)
         with booted(site, profile, None, board=board) as machine:
