@@ -48,7 +48,7 @@ def cable(port: int, address: str) -> tuple[str, ...]:
     """A second network card: both machines' are joined by a connection on this host's loopback."""
     end = f"stream,id=cable,addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
     end += ",server=on" if address == SERVER else ",reconnect-ms=500"
-    return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]}")
+    return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]},romfile=")
 
 
 def settings(address: str, **kubernetes: object) -> list[str]:
