@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from osbuild import lock
+from osbuild.agent.kubernetes.versions import Release, refusal
 from osbuild.arch import Architecture
 from osbuild.cache import Cache
 from osbuild.errors import Error
@@ -111,6 +113,24 @@ def test_the_releases_that_can_be_built_have_every_staging_module_replaced() -> 
         assert f"k8s.io/api => k8s.io/api {staging}" in text
         assert text.count(f" {staging}\n") >= len(replaced)
         assert f"k8s.io/kubernetes {release.version} h1:" in (release.folder / "go.sum").read_text()
+
+
+def test_a_profile_that_names_a_release_gets_that_one_and_one_that_names_none_the_newest(cache: Cache) -> None:
+    newest, before = upstream.releases()[:2]
+    pinned = {}
+    for version, expected in ((None, newest), (newest.version, newest), (before.version, before)):
+        asked = Kubernetes(role="server", distribution="upstream", version=version)
+        found = lock.pin_kubernetes(asked, X86, cache, None)
+        assert found["version"] == expected.version
+        pinned[expected.version] = (found["files"]["go.sum"], key(asked, X86), tuple(upstream.variables(expected)))
+    for ours, theirs in zip(*pinned.values(), strict=True):
+        assert ours != theirs
+
+
+def test_a_node_can_be_updated_from_each_release_that_can_be_built_to_the_next() -> None:
+    newest, before = (Release("upstream", one.version) for one in upstream.releases()[:2])
+    assert before.minor == (newest.minor[0], newest.minor[1] - 1)
+    assert refusal(before, str(newest)) is None
 
 
 def test_the_content_key_changes_with_each_input(tmp_path: Path) -> None:

@@ -108,6 +108,18 @@ def test_the_datastore_has_kines_own_parameters(server: Path) -> None:
     assert "/var/lib/kubernetes/server/db/state.db?" in endpoint
 
 
+def test_the_controller_manager_is_told_only_of_controllers_that_its_release_knows(server: Path) -> None:
+    def told(version: str) -> set[str]:
+        facts = {"kubernetes": {"role": "server", "distribution": "upstream", "version": version}}
+        (server / "usr/lib/edge-osbuild/image.json").write_text(json.dumps(facts))
+        prepare.prepare(server)
+        (words,) = [word for word in arguments(server, "kube-controller-manager") if word.startswith("--controllers=")]
+        return set(words.removeprefix("--controllers=").split(","))
+
+    assert told("v1.36.3") - told("v1.35.4") == {f"-{name}" for name in upstream.SINCE}
+    assert {f"-{name}" for name in upstream.IDLE_CONTROLLERS} < told("v1.37.0")
+
+
 def test_a_second_preparation_changes_no_key(server: Path) -> None:
     data = server / "var/lib/kubernetes"
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}

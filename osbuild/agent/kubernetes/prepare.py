@@ -9,9 +9,10 @@ import re
 import subprocess
 from pathlib import Path
 
-from osbuild.agent.kubernetes import k3s, tokens, upstream
+from osbuild.agent.kubernetes import k3s, tokens, upstream, versions
 from osbuild.agent.kubernetes.settings import API_PORT, Problem, Settings, load, write, write_arguments, write_json
 from osbuild.agent.kubernetes.upstream import Paths
+from osbuild.agent.system import System
 
 MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
 PKI = "usr/lib/edge-osbuild/edge-pki"
@@ -64,9 +65,11 @@ def server(settings: Settings, paths: Paths) -> bool:
     plan = paths.run / "pki.json"
     write_json(plan, upstream.pki_plan(settings, paths, local_addresses(settings)))
     changed = make_keys(paths.root, plan)
+    release = versions.running(System(paths.root))
+    minor = release.minor if release else max(upstream.SINCE.values())
     write_arguments(paths.run / "kine.env", upstream.kine(paths))
     write_arguments(paths.run / "kube-apiserver.env", upstream.apiserver(settings, paths))
-    write_arguments(paths.run / "kube-controller-manager.env", upstream.controller_manager(settings, paths))
+    write_arguments(paths.run / "kube-controller-manager.env", upstream.controller_manager(settings, paths, minor))
     write_arguments(paths.run / "kube-scheduler.env", upstream.scheduler(settings, paths))
     # An agent's network file comes from containerd, once the controller manager has given the node its range.
     write_json(paths.root / "etc/cni/net.d/10-edge.conflist", upstream.cni_config(settings))

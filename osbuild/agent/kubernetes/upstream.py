@@ -29,6 +29,8 @@ IDLE_CONTROLLERS = (
     "validatingadmissionpolicy-status-controller",
     "volumeattributesclass-protection-controller",
 )
+# The minor version with which some of them came: a controller manager that does not know a name refuses to start.
+SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-controller": (1, 36)}
 
 # Entries of `config`, named as in K3s, that this distribution takes too.
 KNOWN = (
@@ -130,8 +132,9 @@ def apiserver(settings: Settings, paths: Paths) -> list[str]:
     ]
 
 
-def controller_manager(settings: Settings, paths: Paths) -> list[str]:
-    controllers = ["*", *(f"-{name}" for name in IDLE_CONTROLLERS)]
+def controller_manager(settings: Settings, paths: Paths, minor: tuple[int, ...]) -> list[str]:
+    """For a release of the minor version `minor`, such as (1, 36)."""
+    controllers = ["*", *(f"-{name}" for name in IDLE_CONTROLLERS if SINCE.get(name, minor) <= minor)]
     if settings.token:  # agents join by it: sign cluster-info, and forget tokens that are over
         controllers += ["bootstrap-signer-controller", "token-cleaner-controller"]
     return [
