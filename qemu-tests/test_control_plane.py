@@ -1,0 +1,249 @@
+"""The cluster's data under two releases of Kubernetes: an update and the way back, with real programs on this host.
+
+One story in its order, on one datastore. No machine and no image is needed, but the Go toolchain: each release is
+compiled first if it is not in the cache. `test_update_cluster.py` has the same on machines.
+"""
+
+import sqlite3
+import threading
+import urllib.error
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+from controlplane import (
+    NODE,
+    PODS,
+    RELEASES,
+    ControlPlane,
+    agent,
+    configmap,
+    configmaps,
+    make_node,
+    make_pod,
+    play_kubelet,
+    revision,
+    spec,
+    until,
+    watch,
+)
+
+from osbuild.agent.kubernetes import api, datastore, follow, node, settings, snapshot
+from osbuild.agent.kubernetes.api import Api
+from osbuild.agent.kubernetes.versions import Release
+
+pytestmark = pytest.mark.slow
+
+NEW, OLD = (one.version for one in RELEASES[:2])
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
+    return ControlPlane(tmp_path_factory.mktemp("plane"))
+
+
+@pytest.fixture(scope="module")
+def story() -> dict[str, Any]:
+    """What later chapters need to know of earlier ones."""
+    return {}
+
+
+class Turns:
+    """Which release has its turn; the one before ends first."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane, self.stack = plane, ExitStack()
+
+    def take(self, version: str) -> tuple[Api, dict[str, Any] | None]:
+        self.stack.close()
+        return self.stack.enter_context(self.plane.booted(version))
+
+
+@pytest.fixture(scope="module")
+def turns(plane: ControlPlane) -> Iterator[Turns]:
+    turns = Turns(plane)
+    with turns.stack:
+        yield turns
+
+
+@pytest.fixture(scope="module")
+def server(turns: Turns) -> Api:
+    """The old release, at its first boot."""
+    found, done = turns.take(OLD)
+    assert done == {"from": None, "to": f"upstream {OLD}"}
+    return found
+
+
+@contextmanager
+def kubelets(server: Api) -> Iterator[None]:
+    """Pods that are to be ended end, after a while."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.5):
+            play_kubelet(server)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def controllers_work(plane: ControlPlane, server: Api, version: str) -> None:
+    """The controller manager and the scheduler of a release take our arguments and do something."""
+    namespace = f"of-{version.replace('.', '-')}"
+    server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    with plane.program("kube-controller-manager", version):
+        until(lambda: server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"], "no account")
+        until(lambda: server.call("GET", "/api/v1/namespaces/default/serviceaccounts")["items"], "no account")
+    with plane.program("kube-scheduler", version):
+        scheduled(server, namespace)
+
+
+def scheduled(server: Api, name: str) -> None:
+    make_pod(server, name, node=None)
+    until(lambda: server.call("GET", f"{PODS}/{name}")["spec"].get("nodeName"), f"{name} is not scheduled")
+    server.call("DELETE", f"{PODS}/{name}?gracePeriodSeconds=0")
+
+
+def test_the_old_release_runs_with_our_arguments(plane: ControlPlane, server: Api) -> None:
+    make_node(server, NODE)
+    controllers_work(plane, server, OLD)
+    configmap(server, "first")
+
+
+def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(plane: ControlPlane, server: Api) -> None:
+    make_pod(server, "web", "ReplicaSet")
+    facts = follow.leave(plane.system, 20, print)
+    assert facts["cordoned"] and "drain" not in facts and facts["snapshot"]
+    assert spec(server)["unschedulable"] and server.call("GET", f"{PODS}/web")
+    assert follow.arrive(plane.system) == {"uncordoned": True}
+    assert "unschedulable" not in spec(server)
+
+
+def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
+    plane: ControlPlane, server: Api, tmp_path: Any
+) -> None:
+    make_node(server, "node-2")
+    for name, owner in (("held", "ReplicaSet"), ("log", "DaemonSet"), ("bare", "")):
+        make_pod(server, name, owner, app=name)
+    make_pod(server, "elsewhere", "ReplicaSet", node="node-2")
+    budget = {"minAvailable": 1, "selector": {"matchLabels": {"app": "held"}}}
+    body = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": budget}
+    server.call("POST", "/apis/policy/v1/namespaces/default/poddisruptionbudgets", body)
+    system = agent(tmp_path, plane, OLD)
+    with kubelets(server):
+        facts = follow.leave(system, 10, print)
+        assert facts["cordoned"], facts
+        assert facts["drain"]["moved"] == ["default/web"]
+        assert facts["drain"]["left"].keys() == {"default/held"}
+        assert "disruption budget" in facts["drain"]["left"]["default/held"]
+    assert {pod["metadata"]["name"] for pod in server.call("GET", PODS)["items"]} == {
+        "held",
+        "log",
+        "bare",
+        "elsewhere",
+    }
+    assert follow.arrive(system) == {"uncordoned": True}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        node.cordon(system, api.connect(system.root, settings.load(system.root)), "node-2")
+    assert caught.value.code == 403
+    assert "unschedulable" not in spec(server, "node-2")
+
+
+def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: ControlPlane, server: Api) -> None:
+    stop = threading.Event()
+    written: list[str] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            name = f"n-{len(written):04}"
+            configmap(server, name)
+            written.append(name)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        until(lambda: len(written) > 5, "nothing is written")
+        before = len(written)
+        made = snapshot.take(plane.system, Release("upstream", OLD), "asked")
+        after = len(written)
+        until(lambda: len(written) > after + 5, "nothing is written any more")
+    finally:
+        stop.set()
+        thread.join()
+    assert made
+    datastore.verify(made.database)
+    with closing(sqlite3.connect(made.database)) as copy:
+        rows = copy.execute("SELECT name FROM kine WHERE name LIKE '/registry/configmaps/default/n-%' ORDER BY id")
+        found = [name.rpartition("/")[2] for (name,) in rows]
+    assert found == written[: len(found)], "a gap"
+    assert before <= len(found) <= after + 1
+    for name in written:
+        server.call("DELETE", f"/api/v1/namespaces/default/configmaps/{name}")
+
+
+def test_the_new_release_goes_on_with_all_of_it(
+    plane: ControlPlane, turns: Turns, server: Api, story: dict[str, Any]
+) -> None:
+    facts = follow.leave(plane.system, 1, print)
+    assert facts["snapshot"]
+    configmap(server, "late")  # after the snapshot, before the reboot
+    newer, done = turns.take(NEW)
+    assert done and done["to"] == f"upstream {NEW}" and "problem" not in done
+    assert done["snapshot"] != facts["snapshot"], "what came late is in one more"
+    assert configmaps(newer) == ["first", "late"]
+    assert spec(newer)["unschedulable"], "until the boot is good"
+    assert follow.arrive(plane.system)["uncordoned"]
+    controllers_work(plane, newer, NEW)
+    configmap(newer, "lost")
+    newer.call("DELETE", "/api/v1/namespaces/default/configmaps/first")
+    story |= {"seen": revision(newer), "snapshot": done["snapshot"]}
+
+
+def test_what_a_rollback_would_lose_is_known_before(plane: ControlPlane, story: dict[str, Any]) -> None:
+    found = follow.cost(plane.system)
+    assert found and found["snapshot"] == story["snapshot"]
+    assert "configmaps/default/lost" in found["lost"]["created"]
+    assert "configmaps/default/first" in found["lost"]["deleted"]
+
+
+def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
+    plane: ControlPlane, turns: Turns, story: dict[str, Any]
+) -> None:
+    """The scheduler stands for every client elsewhere in the cluster that outlives it: its caches are of the future."""
+    with plane.program("kube-scheduler", OLD):
+        older, done = turns.take(OLD)
+        assert done and done["restored"]["snapshot"] == story["snapshot"]
+        assert "configmaps/default/lost" in done["restored"]["lost"]["created"]
+        assert configmaps(older) == ["first", "late"]
+        assert revision(older) > story["seen"], "revisions never go back"
+        assert gone(older, story["seen"])
+        assert spec(older)["unschedulable"], "as it was in the snapshot"
+        assert follow.arrive(plane.system)["uncordoned"]
+        scheduled(older, "after-the-rollback")
+    now = revision(older)
+    configmap(older, "after")
+    events = [(event["type"], event["object"]["metadata"]["name"]) for event in watch(older, now)]
+    assert events == [("ADDED", "after")]
+    assert plane.stamp() == f"upstream {OLD}"
+    assert "replaced" in [one.reason for one in snapshot.snapshots(plane.system)]
+
+
+def gone(server: Api, since: int) -> bool:
+    """Whether the server says that it does not know what came after a revision (410)."""
+    try:
+        events = watch(server, since)
+    except urllib.error.HTTPError as error:
+        return error.code == 410
+    return [event["object"].get("code") for event in events] == [410]
+
+
+def test_an_update_after_a_rollback_works_like_the_first(plane: ControlPlane, turns: Turns) -> None:
+    newer, done = turns.take(NEW)
+    assert done and done["snapshot"] and "problem" not in done
+    assert configmaps(newer) == ["after", "first", "late"]
