@@ -97,11 +97,16 @@ def controllers_work(plane: ControlPlane, server: Api, version: str) -> None:
     """The controller manager and the scheduler of a release take our arguments and do something."""
     namespace = f"of-{version.replace('.', '-')}"
     server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    with plane.program("kube-controller-manager", version):
-        until(lambda: server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"], "no account")
-        until(lambda: server.call("GET", "/api/v1/namespaces/default/serviceaccounts")["items"], "no account")
+    with plane.program("kube-controller-manager", version) as manager:
+        until(lambda: manager.poll() is not None or accounts(server, namespace), "no account")
+        until(lambda: manager.poll() is not None or accounts(server, "default"), "no account")
     with plane.program("kube-scheduler", version):
         scheduled(server, namespace)
+
+
+def accounts(server: Api, namespace: str) -> list[Any]:
+    found: list[Any] = server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"]
+    return found
 
 
 def scheduled(server: Api, name: str) -> None:
