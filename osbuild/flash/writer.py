@@ -19,7 +19,6 @@ Report = Callable[[str, int | None, int], None]  # what is being done, bytes of 
 
 ZEROS = bytes(CHUNK)
 SAID = 4096  # bytes of the marker that say something
-TABLE = 2**17 + 2**13  # bytes at the end of a card in which an older table's backup is, however large a sector is
 
 
 class State(StrEnum):
@@ -110,7 +109,7 @@ class Writer(threading.Thread):
         if not self.outcome.resumed:
             self.outcome.state = State.unclear
             card.write_small(0, marker)
-            end = max(len(marker), card.size - TABLE)
+            end = max(len(marker), card.size - len(marker))  # an older table's backup
             card.write_small(end, bytes(card.size - end))
             card.flush()
             if card.read_small(0, len(said)) != said:
