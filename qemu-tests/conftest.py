@@ -1,6 +1,7 @@
 """What the tests that boot share: built images, QEMU, a small kernel, machines whose console log is kept."""
 
 import lzma
+import os
 import re
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -132,6 +133,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def ledger() -> Ledger:
     """Where cases of the failure matrix are entered."""
     return Ledger()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A disk image of 32 MiB with an empty partition table."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"\0" * 510 + b"\x55\xaa")
+    os.truncate(path, 32 * 2**20)
+    return path
 
 
 @pytest.fixture

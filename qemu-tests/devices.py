@@ -11,7 +11,7 @@ from typing import Any
 
 from conftest import LOGS_FOLDER
 from faulty import GUEST, Site
-from nodes import BOOT, USER, Node, make_seed
+from nodes import BOOT, DEPLOYMENT, USER, Node, make_seed
 from versions import Version, Versions
 
 from osbuild.qemu.accel import Accelerator, choose
@@ -27,17 +27,6 @@ MORE = 2 * 2**30  # bytes that the disk is larger than the image
 KEPT = "/var/lib/kept"
 OBJECTS = 20  # objects that the cluster has before an update
 COMPLETE = r"edge-osbuild: boot complete: (?P<name>\S+) (?P<version>\S+) slot (?P<slot>\w) "
-DEMO = """
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
-"""
 
 
 @dataclass(frozen=True)
@@ -194,7 +183,7 @@ def prepare(device: Device) -> None:
     device.node.wait_good(180)
     device.node.run(f"echo kept > {KEPT} && sync")
     if device.cluster:
-        device.node.guest.put(DEMO.encode(), "/tmp/demo.yaml")
+        device.node.guest.put(DEPLOYMENT.encode(), "/tmp/demo.yaml")
         device.node.kubectl("apply -f /tmp/demo.yaml")
         maps = "\n---\n".join(
             f'{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "kept-{number}"}},'

@@ -19,6 +19,17 @@ from osbuild.seed.render import Seed, render
 
 USER = "tester"
 COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
+"""
 BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LOGS_FOLDER
-from nodes import BOOT, USER, Node, make_seed
+from nodes import BOOT, DEPLOYMENT, USER, Node, make_seed
 
 from osbuild.board import Board
 from osbuild.qemu.accel import Accelerator
@@ -20,22 +20,15 @@ from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 
 LARGER = 6 * 2**30
-DEMO = """
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
----
+DEMO = (
+    f"{DEPLOYMENT}---"
+    + """
 apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 """
+)
 GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 

@@ -65,15 +65,6 @@ def plain(board: Board, kernel: DirectKernel) -> MachineConfig:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A disk image of 32 MiB with an empty partition table."""
-    path = tmp_path / "disk.img"
-    path.write_bytes(b"\0" * 510 + b"\x55\xaa")
-    os.truncate(path, 32 * 2**20)
-    return path
-
-
-@pytest.fixture
 def power_on(qemu: Emulator, accelerator: Accelerator, tmp_path: Path) -> Callable[[MachineConfig], Machine]:
     """A machine, not yet on, whose temporary files are below `tmp_path / "work"`."""
     (tmp_path / "work").mkdir()

@@ -1,6 +1,5 @@
 """What the QEMU driver has for tests of failures: logs of writes, sectors that break, starts from a saved state."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,6 @@ pytestmark = pytest.mark.slow
 
 BOOT = 60.0
 READ = "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -n 1"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A disk image of 32 MiB with an empty partition table."""
-    path = tmp_path / "disk.img"
-    path.write_bytes(b"\0" * 510 + b"\x55\xaa")
-    os.truncate(path, 32 * 2**20)
-    return path
 
 
 @pytest.fixture

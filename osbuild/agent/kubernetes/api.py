@@ -3,7 +3,6 @@
 import http.client
 import json
 import ssl
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.kubernetes.health import KUBECONFIGS, content, value
+from osbuild.agent.kubernetes.health import KUBECONFIGS, access
 from osbuild.agent.kubernetes.settings import Problem, Settings
 
 MERGE = "application/merge-patch+json"  # RFC 7386
@@ -44,15 +43,7 @@ def connect(root: Path, settings: Settings) -> Api:
     kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
     if kubeconfig is None:
         raise Problem("this node has no kubeconfig yet")
-    text = kubeconfig.read_text()
-    server = value(text, "server") or ""
-    if not server.startswith("https://"):
-        raise Problem(f"{kubeconfig}: no https server")
-    context = ssl.create_default_context(cadata=content(text, "certificate-authority").decode())
-    with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # mode 0600; ssl reads a client's key from files
-        pair.write(content(text, "client-certificate") + b"\n" + content(text, "client-key"))
-        pair.flush()
-        context.load_cert_chain(pair.name)
+    server, context = access(kubeconfig)
     return Api(server.rstrip("/"), context)
 
 

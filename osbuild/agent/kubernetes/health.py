@@ -35,17 +35,23 @@ def content(text: str, key: str) -> bytes:
     raise Problem(f"the kubeconfig has no {key}")
 
 
-def get(kubeconfig: Path, path: str) -> bytes:
-    """What the API server has at `path`, with the kubeconfig's certificate. Raises `OSError` or `Problem`."""
+def access(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
+    """The API server's address, and what its caller shows and trusts. Raises `OSError` or `Problem`."""
     text = kubeconfig.read_text()
     server = value(text, "server") or ""
     if not server.startswith("https://"):
         raise Problem(f"{kubeconfig}: no https server")
     context = ssl.create_default_context(cadata=content(text, "certificate-authority").decode())
-    with tempfile.NamedTemporaryFile(prefix="edge-health-") as pair:  # mode 0600; ssl reads a client's key from files
+    with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # mode 0600; ssl reads a client's key from files
         pair.write(content(text, "client-certificate") + b"\n" + content(text, "client-key"))
         pair.flush()
         context.load_cert_chain(pair.name)
+    return server, context
+
+
+def get(kubeconfig: Path, path: str) -> bytes:
+    """What the API server has at `path`, with the kubeconfig's certificate. Raises `OSError` or `Problem`."""
+    server, context = access(kubeconfig)
     with urllib.request.urlopen(server + path, timeout=10, context=context) as answer:
         return bytes(answer.read())
 
