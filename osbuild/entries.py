@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from osbuild import gpt, pe
-from osbuild.agent import slotstate
+from osbuild.agent import slotstate, uefi
 from osbuild.agent.slotstate import SlotState
 from osbuild.boot import uimage
 from osbuild.errors import Error
@@ -56,6 +57,14 @@ def read_entries(file: BinaryIO, boot: gpt.Partition, state: SlotState | None) -
             yield unified(fat, found)
         elif state and parent == "." and (match := IMAGE.fullmatch(found.path.name.lower())):
             yield packed(fat, found, state.counter(match[1]))
+
+
+def next_slot(entries: Sequence[Entry], state: SlotState | None) -> str | None:
+    """The slot that the boot loader of this image takes next; None where it finds nothing to boot."""
+    names = [PurePosixPath(entry.path).name for entry in entries if entry.size]
+    if state:
+        return state.choice({match[1] for name in names if (match := IMAGE.fullmatch(name.lower()))})
+    return uefi.choice(found for name in names if (found := uefi.parse(name)))
 
 
 def packed(fat: Fat, found: File, counter: slotstate.Counter) -> Entry:

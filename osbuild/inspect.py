@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from osbuild import gpt, superblock
-from osbuild.entries import Entry, read_entries, state_of
+from osbuild.entries import Entry, next_slot, read_entries, state_of
 from osbuild.errors import Error
 from osbuild.run import run
 
@@ -46,7 +46,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything found out about one image; `size` in bytes, `allocated` what it takes on disk."""
+    """Everything found out about one image; `size` in bytes, `allocated` what it takes on disk.
+
+    `next_slot` is the one that the boot loader takes next.
+    """
 
     image: Path
     size: int
@@ -55,6 +58,7 @@ class Report:
     parts: tuple[Part, ...]
     slots: tuple[Slot, ...]
     entries: tuple[Entry, ...]
+    next_slot: str | None
     manifest: dict[str, Any] | None
     problems: tuple[str, ...]
 
@@ -100,10 +104,11 @@ def inspect(path: Path) -> Report:
             parts = tuple(_part(file, partition) for partition in table.partitions)
             problems: list[str] = []
             entries: list[Entry] = []
+            state = state_of(file, table.partitions)
             for part in parts:
                 if part.partition.type == gpt.ESP:
                     try:
-                        entries += read_entries(file, part.partition, state_of(file, table.partitions))
+                        entries += read_entries(file, part.partition, state)
                     except Error as error:
                         problems.append(str(error))
             size, allocated = table.size, found.stat().st_blocks * 512
@@ -112,7 +117,8 @@ def inspect(path: Path) -> Report:
     slots = tuple(_slots(parts, entries))
     manifest = _manifest(found.parent / "manifest.json", problems)
     problems += _problems(parts, slots, entries)
-    return Report(found, size, allocated, table, parts, slots, tuple(entries), manifest, tuple(problems))
+    choice = next_slot(entries, state)
+    return Report(found, size, allocated, table, parts, slots, tuple(entries), choice, manifest, tuple(problems))
 
 
 def _part(file: BinaryIO, partition: gpt.Partition) -> Part:

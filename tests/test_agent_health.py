@@ -39,7 +39,7 @@ class Device:
 
     def entries(self, *names: str, booted: str | None = None) -> None:
         for name in names:
-            self.put(f"efi/EFI/Linux/{name}", "")
+            self.put(f"efi/EFI/Linux/{name}", name)
         if booted:
             path = self.put(VARIABLE, "")
             path.write_bytes(b"\6\0\0\0" + f"\\EFI\\Linux\\{booted}\0".encode("utf-16-le"))

@@ -64,7 +64,7 @@ def test_u_boot_files_are_at_the_top_of_the_partition(tmp_path: Path, partition:
 def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
     kernel = noise("kernel", 20)
     old, new = bundle(tmp_path / "n", kernel), bundle(tmp_path / "m", kernel[: 19 * 4096] + noise("new", 1))
-    (partition / "EFI/Linux/edge-a+2-1.efi").write_bytes((old / "build/edge-a.efi").read_bytes())
+    (partition / "EFI/Linux/edge-1-a+2-1.efi").write_bytes((old / "build/edge-a.efi").read_bytes())
     done = run(new, partition, "b")
     assert done.stdout == "boot file edge-b.efi: 21 blocks, 2 of them from the bundle\n"
     assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (new / "build/edge-b.efi").read_bytes()
@@ -74,8 +74,14 @@ def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path,
 
 def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_path: Path, partition: Path) -> None:
     folder = partition / "EFI/Linux"
-    kept = {"edge-a.efi": b"running", "edge-bb.efi": b"not ours", "other.efi": b"not ours"}
-    lost = ("edge-b.efi", "edge-b+3.efi", "edge-b+1-2.efi", "EDGE-B.EFI", "edge-b.efi.partial", "edge-b.efi.staged")
+    kept = {
+        "edge-3-a.efi": b"running", "edge-a.efi": b"not ours", "edge-3-bb.efi": b"not ours",
+        "edge-b-3.efi": b"not ours", "other.efi": b"not ours",
+    }  # fmt: skip
+    lost = (
+        "edge-b.efi", "edge-2-b.efi", "edge-4-b+3.efi", "edge-12-b+1-2.efi", "EDGE-5-B.EFI", "edge-b.efi.partial",
+        "edge-b.efi.staged",
+    )  # fmt: skip
     for name in (*kept, *lost):
         (folder / name).write_bytes(kept.get(name, b"old"))
     made = bundle(tmp_path / "n")
@@ -84,11 +90,24 @@ def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
 
+@pytest.mark.parametrize("second", ["edge-2-b+3.efi", "edge-2-b.efi", "edge-b.efi.partial"])
+def test_names_that_a_power_cut_left_for_one_file_go_together(tmp_path: Path, partition: Path, second: str) -> None:
+    """Freeing its blocks while it is read, or replacing it later, would destroy what has them by then."""
+    made, folder = bundle(tmp_path / "n"), partition / "EFI/Linux"
+    staged = folder / "edge-b.efi.staged"
+    staged.write_bytes((made / "build/edge-b.efi").read_bytes())
+    os.link(staged, folder / second)
+    done = run(made, partition, "b")
+    assert done.stdout == "boot file edge-b.efi: 22 blocks, 22 of them from the bundle\n", "what is freed is not read"
+    assert names(partition) == ["edge-b.efi.staged"]
+    assert staged.stat().st_nlink == 1
+
+
 def test_a_block_that_is_damaged_on_the_partition_is_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
     made = bundle(tmp_path / "n")
     data = bytearray((made / "build/edge-a.efi").read_bytes())
     data[3 * 4096 + 17] ^= 1
-    (partition / "EFI/Linux/edge-a.efi").write_bytes(data)
+    (partition / "EFI/Linux/edge-7-a.efi").write_bytes(data)
     done = run(made, partition, "b")
     assert "2 of them from the bundle" in done.stdout
     assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (made / "build/edge-b.efi").read_bytes()

@@ -166,7 +166,7 @@ def test_slots_mean_the_same_as_with_systemd_boot(
 ) -> None:
     partition(pi.root / "dev/mmcblk1p2", SlotState(5, ("a", "b"), slots))
     for slot in slots:
-        pi.put(f"efi/edge-{slot}.img", "")
+        pi.put(f"efi/edge-{slot}.img", slot)
     pi.put("proc/cmdline", "edge.slot=a roothash=abc" + (f" edge.tries={tries}" if tries else ""))
     found = status(pi.system)
     assert found["boot"]["state"] == state

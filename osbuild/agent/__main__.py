@@ -11,6 +11,7 @@ COMMANDS = {
     "health": ("health", "run the health checks"),
     "reach": ("reach", "say whether the update server can be reached"),
     "bless": ("bless", "mark the running slot as good (run at the end of a good boot)"),
+    "backend": ("backend", "answer what RAUC asks of the boot loader (run by RAUC)"),
     "seed": ("seed", "find and store the seed of this node (run at boot)"),
     "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (run at boot)"),
 }

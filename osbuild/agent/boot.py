@@ -10,13 +10,14 @@ from osbuild.agent.system import System
 class Entry:
     """One slot's entry. `left` and `done` are tries; `left` is None once the slot has been found good.
 
-    `file` is its boot file's name on the boot partition.
+    `file` is its boot file's name on the boot partition. `generation` orders entries where their names do.
     """
 
     file: str
     slot: str
     left: int | None
     done: int
+    generation: int = 0
 
     @property
     def state(self) -> str:
@@ -37,6 +38,20 @@ class Flow(Protocol):
 
     def bless(self, system: System, slot: str) -> None:
         """Mark a slot as good: from now on its boots are not counted. Raises `OSError`."""
+
+    def primary(self, system: System) -> str | None:
+        """The slot that the boot loader takes next; None where it finds nothing to boot."""
+
+    def activate(self, system: System, slot: str) -> None:
+        """Have a slot booted next, on trial with all its tries: what was staged for it, else what it has.
+
+        Nothing is done where that is so already, or the slot is the boot loader's choice and good. A power cut leaves
+        the choice as it was or as it is to be. Raises `FileNotFoundError` where the slot has nothing to boot, or
+        another `OSError`.
+        """
+
+    def reject(self, system: System, slot: str) -> None:
+        """Leave a slot without a try, and nothing staged for it. Raises `OSError`."""
 
 
 def flow(system: System) -> Flow:
@@ -94,9 +109,11 @@ class Boot:
             return f"no slot is good: slot {self.slot} and slot {failed[0].slot} used up all their tries"
         if self.entry.state == "bad":
             return f"slot {self.slot} is on its last try"
-        if failed:
+        if failed and failed[0].done:
             bad = failed[0]
             return f"fell back to slot {self.slot}: slot {bad.slot} failed {tries(bad.done)}, none is left"
+        if failed:
+            return f"slot {self.slot} is good; slot {failed[0].slot} was rejected"
         if trial := next((other for other in self.others if other.state == "trial"), None):
             return f"slot {self.slot} is good; slot {trial.slot} is to be tried at the next boot"
         if not self.others:

@@ -8,7 +8,7 @@ module afterwards. The names are those that RAUC has for U-Boot; a slot that was
 import fcntl
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,6 +47,22 @@ class SlotState:
     def blessed(self, slot: str) -> "SlotState":
         """The same with `slot` found good."""
         return self.with_counter(slot, Counter(None))
+
+    def activated(self, slot: str) -> "SlotState":
+        """The same with `slot` first and on trial, unless it is first already and was not tried, or found good."""
+        if self.choice({slot, *self.order}) == slot and self.counter(slot) in (Counter(), Counter(None)):
+            return self
+        order = (slot, *(other for other in self.order if other != slot))
+        return replace(self.with_counter(slot, Counter()), order=order)
+
+    def rejected(self, slot: str) -> "SlotState":
+        """The same with no try left for `slot`."""
+        return self.with_counter(slot, replace(self.counter(slot), left=0))
+
+    def choice(self, slots: Collection[str]) -> str | None:
+        """Which of `slots`, those with an image, U-Boot starts first: one with a try left, else any."""
+        ranked = [slot for slot in self.order if slot in slots]
+        return next((slot for slot in ranked if self.counter(slot).left != 0), next(iter(ranked), None))
 
     def encode(self) -> bytes:
         """One copy of it. Numbers are hexadecimal, as U-Boot's `setexpr` has them."""

@@ -1,14 +1,19 @@
-"""Boot entries of boards with U-Boot: images on the boot partition, counted in the slots' state beside it."""
+"""Boot entries of boards with U-Boot: images on the boot partition, counted in the slots' state beside it.
 
+What was staged gets its name while the slot has no try: it is started once the state says so, which is one write. What
+a power cut leaves of a rename is as `osbuild.agent.uefi` says.
+"""
+
+import errno
 import re
 from pathlib import Path
 
 from osbuild.agent import slotstate
 from osbuild.agent.boot import Entry
-from osbuild.agent.system import System
+from osbuild.agent.system import System, flush
 
 IMAGES = "/efi"
-NAME = re.compile(r"edge-(?P<slot>[a-z])\.img")
+NAME = re.compile(r"edge-[a-z]\.img")
 TRIES = re.compile(r"([0-9a-f]+)-([0-9a-f]+)")
 ROOT = "/sys/block/dm-0/slaves"  # the partitions below the root that dm-verity checks
 
@@ -18,13 +23,12 @@ class UBoot:
 
     def entries(self, system: System) -> list[Entry]:
         try:
-            names = [path.name for path in system.path(IMAGES).iterdir()]
+            names = images(system)
             state = slotstate.read(device(system))
         except OSError:
             return []
-        found = {match["slot"]: name for name in names if (match := NAME.fullmatch(name))}
-        counters = {slot: state.counter(slot) for slot in sorted(found)}
-        return [Entry(found[slot], slot, counter.left, counter.done) for slot, counter in counters.items()]
+        counters = {slot: state.counter(slot) for slot in sorted(names)}
+        return [Entry(names[slot], slot, counter.left, counter.done) for slot, counter in counters.items()]
 
     def booted(self, system: System) -> Entry | None:
         """boot.scr adds `edge.tries=LEFT-DONE` to the kernel command line of a boot that it counts."""
@@ -33,6 +37,41 @@ class UBoot:
 
     def bless(self, system: System, slot: str) -> None:
         slotstate.change(device(system), lambda state: state.blessed(slot))
+
+    def primary(self, system: System) -> str | None:
+        try:
+            return slotstate.read(device(system)).choice(images(system))
+        except OSError:
+            return None
+
+    def activate(self, system: System, slot: str) -> None:
+        image, staged = places(system, slot)
+        if slot not in images(system):
+            if not staged.is_file():
+                raise FileNotFoundError(errno.ENOENT, "there is nothing to boot", f"slot {slot}")
+            slotstate.change(device(system), lambda state: state.rejected(slot))
+            staged.replace(image)
+            flush(image.parent)
+        slotstate.change(device(system), lambda state: state.activated(slot))
+
+    def reject(self, system: System, slot: str) -> None:
+        slotstate.change(device(system), lambda state: state.rejected(slot))
+        image, staged = places(system, slot)
+        if staged.exists():
+            image.unlink(missing_ok=True)  # maybe another name for the same file
+            staged.unlink()
+            flush(image.parent)
+
+
+def images(system: System) -> dict[str, str]:
+    """Slot -> name of its image, of those that are there and not empty. Raises `OSError`."""
+    found = [path for path in system.path(IMAGES).iterdir() if NAME.fullmatch(path.name)]
+    return {path.stem.removeprefix("edge-"): path.name for path in found if path.stat().st_size}
+
+
+def places(system: System, slot: str) -> tuple[Path, Path]:
+    """A slot's image, and what an installation leaves to be switched to."""
+    return system.path(IMAGES) / f"edge-{slot}.img", system.path(IMAGES) / f"edge-{slot}.img.staged"
 
 
 def device(system: System) -> Path:

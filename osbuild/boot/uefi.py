@@ -1,14 +1,17 @@
-"""Boot flow of machines with UEFI: systemd-boot, a unified kernel image for each slot, boots counted by file name."""
+"""Boot flow of machines with UEFI: systemd-boot, a unified kernel image for each slot, boots counted by file name.
+
+Which one is booted is in the names too: see `osbuild.agent.uefi`.
+"""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from osbuild.agent.uefi import TRIES
 from osbuild.board import Board
 from osbuild.boot.flow import Partition, Parts
 
 LOADER = "usr/lib/systemd/boot/efi"
-TRIES = 3
 
 
 class Uefi:
@@ -23,20 +26,23 @@ class Uefi:
     def slot_file(self, parts: Parts, slot: str, words: str, release: Path, output: Path) -> None:
         """Write a unified kernel image (UAPI.5)."""
         efi = parts.board.architecture.to_efi()
+        about = output.with_suffix(".osrel")
+        about.write_text(entry_release(release.read_text()))
         parts.tools.run(
             [
                 "ukify", "build", f"--linux={parts.kernel.image}", f"--initrd={parts.initrd}", f"--cmdline={words}",
-                f"--os-release=@{release}", f"--uname={parts.kernel.release}",
+                f"--os-release=@{about}", f"--uname={parts.kernel.release}",
                 f"--stub={parts.packages / LOADER / f'linux{efi}.efi.stub'}", f"--efi-arch={efi}",
                 f"--output={output}",
             ],
-            [parts.packages, parts.kernel.root, parts.initrd, release, output.parent],
+            [parts.packages, parts.kernel.root, parts.initrd, output.parent],
             env={"SOURCE_DATE_EPOCH": "0"},
         )  # fmt: skip
+        about.unlink()
 
     def installed(self, slot: str) -> str:
-        """With a counter in its name (systemd-boot(7), Automatic Boot Assessment)."""
-        return f"EFI/Linux/edge-{slot}+{TRIES}.efi"
+        """The first generation, with a counter in its name (systemd-boot(7), Automatic Boot Assessment)."""
+        return f"EFI/Linux/edge-1-{slot}+{TRIES}.efi"
 
     def fill(self, parts: Parts, folder: Path) -> None:
         """systemd-boot at its own place and at that for removable media, and its settings."""
@@ -54,3 +60,14 @@ class Uefi:
 
     def seal(self, disk: Path) -> None:
         """Nothing to do."""
+
+
+def entry_release(text: str) -> str:
+    """What a unified kernel image says of its system, of the image's os-release(5) `text`.
+
+    systemd-boot sorts by IMAGE_ID (or ID) and a version first, and only then by file name, by which slots are chosen
+    here: so the first is the same in every image, and there is no version but in the title.
+    """
+    facts = dict(line.partition("=")[::2] for line in text.splitlines())
+    name, version = (facts.get(key, "").strip("\"'") for key in ("IMAGE_ID", "IMAGE_VERSION"))
+    return f'ID={facts.get("ID", "linux")}\nIMAGE_ID=edge-osbuild\nPRETTY_NAME="{name} {version}"\n'

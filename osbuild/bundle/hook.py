@@ -7,7 +7,7 @@ has already, most of them in most updates, are taken from there, so that a strea
 
 What was bootable of the slot is removed first: from here on the slot's root is being overwritten. The new file is
 written beside, synced, compared with its sha256, and renamed to NAME.staged, which no boot loader reads. To rename that
-to NAME is the switch, and the boot loader backend's to do.
+is the switch, and the boot loader backend's to do.
 
 Environment: RAUC's for slot hooks (RAUC's manual, "Slot Hooks"). RAUC_SLOT_DEVICE is where the boot partition is
 mounted, RAUC_SLOT_BOOTNAME the slot. Standard library only.
@@ -29,10 +29,14 @@ class Problem(Exception):
 
 
 def entries(folder: Path, name: str) -> list[Path]:
-    """Files that a boot loader may take for `name`, with whatever boot counter (systemd-boot(7))."""
-    stem, _, suffix = name.rpartition(".")
-    wanted = re.compile(rf"{re.escape(stem)}(\+\d+(-\d+)?)?\.{re.escape(suffix)}", re.IGNORECASE)
-    return sorted(path for path in folder.iterdir() if wanted.fullmatch(path.name))
+    """Files that a boot loader may take for `name`, of whatever generation and with whatever boot counter.
+
+    `edge-b.efi` is `edge-7-b+2-1.efi` there (systemd-boot(7), `osbuild.agent.uefi`).
+    """
+    first, _, rest = name.rpartition("-")
+    stem, _, suffix = rest.rpartition(".")
+    wanted = rf"{re.escape(first)}-(\d+-)?{re.escape(stem)}(\+\d+(-\d+)?)?\.{re.escape(suffix)}"
+    return sorted(path for path in folder.iterdir() if re.fullmatch(wanted, path.name, re.IGNORECASE))
 
 
 def local_blocks(paths: list[Path], size: int) -> Local:
@@ -94,8 +98,11 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
     if not folder.is_dir():
         raise Problem(f"there is no {folder}: is the boot partition mounted?")
     partial, staged = folder / f"{name}.partial", folder / f"{name}.staged"
-    for old in [partial, *entries(folder, name)]:
-        old.unlink(missing_ok=True)
+    old = [path for path in (partial, *entries(folder, name), staged) if path.exists()]
+    # A power cut within a rename leaves two names for the same blocks: to free them twice, and not at once, would
+    # destroy what has them by then. What is staged and has one name is kept: most of its blocks will be needed.
+    for path in old if old != [staged] else []:
+        path.unlink()
     if free(folder) < plan["slots"][slot]["size"]:
         staged.unlink(missing_ok=True)  # else what an interrupted installation left is of use
     sync_folder(folder)

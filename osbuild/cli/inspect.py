@@ -76,6 +76,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "partitions": partitions,
         "slots": [{**asdict(slot), "free": slot.free} for slot in report.slots],
         "entries": [asdict(entry) for entry in report.entries],
+        "next_slot": report.next_slot,
         "manifest": report.manifest,
         "problems": report.problems,
     }
@@ -115,7 +116,7 @@ def lines(report: Report) -> Iterator[str]:
     if report.slots:
         yield from ("", "Slots", *columns([_slot(slot) for slot in report.slots]))
     if report.entries:
-        yield from ("", "Boot entries")
+        yield from ("", "Boot entries" + (f", slot {report.next_slot} comes next" if report.next_slot else ""))
         for entry in report.entries:
             yield from _entry(entry)
     yield from _manifest(manifest)

@@ -1,0 +1,65 @@
+"""What RAUC asks of the boot loader: which slot comes next, which slots can be booted, and to change that.
+
+RAUC's manual, "Custom Bootloader Backend Interface". RAUC's boot names are the names of the slots.
+"""
+
+import argparse
+import errno
+import re
+import sys
+
+from osbuild.agent.boot import flow
+from osbuild.agent.system import System
+
+CALLS = ("get-primary", "set-primary", "get-state", "set-state", "get-current")
+
+
+def answer(system: System, call: str, words: list[str]) -> list[str]:
+    """Carry out a call; lines to be printed. Raises `ValueError` for one that makes no sense, `OSError` if it fails."""
+    loader = flow(system)
+    match call, *words:
+        case ["get-current"]:
+            return [known(system.argument("edge.slot"))]
+        case ["get-primary"]:
+            return [known(loader.primary(system))]
+        case ["get-state", slot]:
+            usable = {entry.slot for entry in loader.entries(system) if entry.state != "bad"}
+            return ["good" if slot in usable else "bad"]
+        case ["set-primary", slot]:
+            loader.activate(system, letter(slot))
+        case ["set-state", slot, "good"]:
+            loader.bless(system, letter(slot))
+        case ["set-state", slot, "bad"]:
+            loader.reject(system, letter(slot))
+        case _:
+            raise ValueError(f"no such call of the boot loader: {' '.join([call, *words])}")
+    return []
+
+
+def letter(slot: str) -> str:
+    """A slot's name. Raises `ValueError` for anything else."""
+    if not re.fullmatch("[a-z]", slot):
+        raise ValueError(f"{slot} is no slot")
+    return slot
+
+
+def known(slot: str | None) -> str:
+    """The slot that was found. Raises `OSError` where none was."""
+    if slot is None:
+        raise OSError(errno.ENOENT, "no slot is known")
+    return slot
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("call", choices=CALLS, help="what RAUC wants")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="a slot, and the state that it is to have")
+
+
+def main(options: argparse.Namespace) -> int:
+    try:
+        for line in answer(System(), options.call, options.words):
+            print(line)
+    except ValueError as problem:
+        print(f"edge-agent: {problem}", file=sys.stderr)
+        return 2
+    return 0
