@@ -19,7 +19,7 @@ help:  ## show this list
 	@echo "Variables: PROFILE=$(PROFILE) ARCH=<as the profile says> ARGS=<further arguments>"
 
 image: $(READY)  ## compose an image: make image PROFILE=minimal ARCH=x86_64
-	$(EDGE) build $(PROFILE) $(arch) $(ARGS)
+	$(EDGE) build $(PROFILE) $(arch) $(if $(KEYS),--keys $(KEYS)) $(ARGS)
 
 run: image build/ssh/id_ed25519  ## boot that image in QEMU, with a user `edge` who may log in by that key
 	@$(EDGE) seed $(PROFILE) --node dev -o "$(newest)seed.iso" \

@@ -17,12 +17,16 @@ from osbuild.boot.flow import SLOTS, Parts, boot_name, command_line
 from osbuild.boot.flows import flow
 from osbuild.boot.initrd import initrd, initrd_key
 from osbuild.boot.kernel import kernel, kernel_key
+from osbuild.bundle import device
+from osbuild.bundle.source import compatible
 from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
 from osbuild.errors import Error
 from osbuild.flash.mapping import bmap_of
 from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.system import compose
 from osbuild.image.verity import slot_image
+from osbuild.keys import development
+from osbuild.keys.store import Keys
 from osbuild.kubernetes import Component
 from osbuild.lock import Lock, current, locked_kubernetes
 from osbuild.manifest import manifest
@@ -35,6 +39,7 @@ from osbuild.run import ending_together
 from osbuild.tools import Tree, tree, tree_key
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 
+BOOT_PARTITION = "/efi"  # where an image mounts it
 # Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
 PRUNED = ("tools", "rootfs", "kernel", "initrd", "boot", "components", "repositories")
 
@@ -50,11 +55,13 @@ class Build:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that an image is made of, found out but not yet made."""
+    """Everything that an image is made of, found out but not yet made. `trust` is whose updates it takes, as files."""
 
     loaded: Loaded
     board: Board
     lock: Lock
+    keys: Keys
+    trust: Mapping[Path, bytes]
     trees: tuple[Path, ...]
     elements: tuple[Path, ...]
     kubernetes: Kubernetes
@@ -71,9 +78,10 @@ def output_folder(loaded: Loaded, board: Board, base: Path) -> Path:
     return base / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
 
 
-def inputs(loaded: Loaded, board: Board, lock: Lock) -> Inputs:
-    """Find every input and the content key of the whole, without making anything."""
+def inputs(loaded: Loaded, board: Board, lock: Lock, keys: Keys) -> Inputs:
+    """Find every input and the content key of the whole, without making anything. Of `keys` only public parts count."""
     profile = loaded.profile
+    trust = device.files(compatible(profile.name, board.name), keys, boot=BOOT_PARTITION)
     trees = tuple(paths.overlay(name, loaded.folder) for name in profile.overlays)
     elements = tuple(element(name, loaded.folder) for name in profile.elements)
     block, component = profile.kubernetes, ""
@@ -86,9 +94,9 @@ def inputs(loaded: Loaded, board: Board, lock: Lock) -> Inputs:
     key = content_key(
         base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot),
         tree_digest(*trees), component, image_part(profile), lock.epoch, tree_key(lock.finish_tools), code,
-        lock.architecture, plain(board),
+        lock.architecture, plain(board), {str(path): data.decode() for path, data in trust.items()},
     )  # fmt: skip
-    return Inputs(loaded, board, lock, trees, elements, block, base, key)
+    return Inputs(loaded, board, lock, keys, trust, trees, elements, block, base, key)
 
 
 def element(name: str, folder: Path) -> Path:
@@ -101,11 +109,12 @@ def element(name: str, folder: Path) -> Path:
 
 def build(
     loaded: Loaded, board: Board, base: Path, cache: Cache, *, locked: bool = False,
-    folder: Path | None = None,
+    folder: Path | None = None, keys: Keys | None = None,
 ) -> Build:  # fmt: skip
     """Make the image of a profile for `board` in a folder below `base`, or find that what is there is already it.
 
-    `locked` refuses to resolve anything anew; `folder` holds files for a build without a network. Raises `Error`.
+    `locked` refuses to resolve anything anew; `folder` holds files for a build without a network. The image takes
+    updates that are signed with `keys`, by default those that `osbuild.keys.development` chooses. Raises `Error`.
     """
     lock = current(loaded, board, cache, locked=locked, folder=folder)
     if why := lock.kubernetes.get("because"):
@@ -118,7 +127,7 @@ def build(
             f"the lock was made without {', '.join(lock.without)}, which the mirror could not give. To try again: "
             "edge-osbuild lock"
         )
-    wanted = inputs(loaded, board, lock)
+    wanted = inputs(loaded, board, lock, keys or development.current())
     target = output_folder(loaded, board, base)
     if facts := unchanged(target, wanted.key):
         return Build(target, facts, fresh=False)
@@ -170,10 +179,12 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                 trees = [linux.tree, *([component.tree] if component else []), *wanted.trees]
                 compose(
                     system, tools=sandbox, root_tar=root_tar, trees=trees, profile=profile,
-                    facts=image_facts(wanted, component), kubernetes=plain_kubernetes(wanted), epoch=lock.epoch,
+                    facts=image_facts(wanted, component), kubernetes=plain_kubernetes(wanted), files=wanted.trust,
+                    epoch=lock.epoch,
                 )  # fmt: skip
             with log.step("erofs and dm-verity"):
-                image = slot_image(sandbox, system, out, identity=wanted.key, epoch=lock.epoch)
+                kind = compatible(profile.name, board.name)
+                image = slot_image(sandbox, system, out, identity=wanted.key, kind=kind, epoch=lock.epoch)
             free = check_headroom(profile.disk, image)
             with log.step("boot files and disk"):
                 names = {slot: boot_name(boots, slot) for slot in SLOTS}
@@ -183,8 +194,9 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                 build_disk(boots, parts, image, out / names["a"], profile.disk, out / "disk.img", identity=wanted.key)
             files = finish(sandbox, out, names.values())
             facts = manifest(
-                profile, lock, system, linux, component, files, key=wanted.key, roothash=image.roothash, free=free
-            )
+                profile, lock, system, linux, component, files, key=wanted.key, roothash=image.roothash, free=free,
+                trust=json.loads(wanted.trust[device.TRUST]),
+            )  # fmt: skip
             remove(system)
             publish(out, target, facts)
     return facts

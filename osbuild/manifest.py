@@ -18,11 +18,12 @@ DATABASE = "usr/lib/sysimage/dpkg/info"
 
 def manifest(
     profile: Profile, lock: Lock, system: Path, kernel: Kernel, component: Component | None, files: Mapping[str, Any],
-    *, key: str, roothash: str, free: int,
+    *, key: str, roothash: str, free: int, trust: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a build, as JSON can write it. Sizes are in bytes; `free` is what a slot has left, in percent.
 
-    `installed` is what a package's files take in the root, before compression.
+    `trust` is whose updates the image takes (`osbuild.bundle.device`). `installed` is what a package's files take in
+    the root, before compression.
     """
     packages = [
         {
@@ -49,6 +50,7 @@ def manifest(
         "lock": lock.digest,
         "roothash": roothash,
         "slot_free_percent": free,
+        "trust": dict(trust),
         "components": parts,
         "packages": packages,
         "kernel": {"package": lock.kernel.filename, "sha256": lock.kernel.sha256, "release": kernel.release},
@@ -86,6 +88,8 @@ def summary(facts: Mapping[str, Any], folder: Path, steps: Sequence[tuple[int, s
     lines = [f"{facts['name']} {facts['version']} for {facts['board']}"]
     for name, file in facts["files"].items():
         lines.append(f"  {folder / name}  {file['used'] / mib:.0f} MiB")
+    trust = facts["trust"]
+    lines.append(f"  takes updates of {trust['owner']}" + (", signed with DEVELOPMENT keys" * trust["development"]))
     lines.append(f"  slot A: {100 - facts['slot_free_percent']} % used, root hash {facts['roothash'][:16]}…")
     for part in facts["components"]:
         if "requested" in part:

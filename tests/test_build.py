@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,9 @@ from osbuild.errors import Error
 from osbuild.image.disk import check_headroom, slot_size
 from osbuild.image.system import clamp, lay, read_only
 from osbuild.image.verity import SlotImage, derived_uuid
+from osbuild.keys import authority, store
+from osbuild.keys.authority import Access
+from osbuild.keys.store import Keys
 from osbuild.lock import Lock
 from osbuild.profile.load import Loaded, load
 from osbuild.profile.model import Disk, Size
@@ -113,8 +117,12 @@ def test_locked_wants_a_lock_that_fits(tmp_path: Path) -> None:
         locks.current(more, PC, Cache(tmp_path / "c"), locked=True)
 
 
-def key(loaded: Loaded) -> str:
-    return inputs(loaded, PC, replace(a_lock(loaded), request="")).key
+FOLDER = TemporaryDirectory(prefix="edge-osbuild-keys-")
+KEYS = authority.init(Path(FOLDER.name), "Example", Access(), development=True)
+
+
+def key(loaded: Loaded, keys: Keys = KEYS) -> str:
+    return inputs(loaded, PC, replace(a_lock(loaded), request=""), keys).key
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,26 @@ def test_content_mode_name_and_target_of_an_overlays_files_count(tmp_path: Path)
     file.rename(file.with_name("issue"))
     seen.add(key(loaded))
     assert len(seen) == 5
+
+
+def test_whose_updates_it_takes_makes_another_image_and_who_signs_them_does_not(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    folder = tmp_path / "keys"
+    seen = [key(loaded), key(loaded, authority.init(folder, "Example", Access()))]
+    assert key(loaded, authority.rotate_signer(folder, Access())) == seen[1]
+    authority.revoke(folder, "signer-1", Access(), reason="compromised")
+    seen += [key(loaded, store.load(folder))]
+    assert len(set(seen)) == 3
+
+
+def test_an_image_trusts_by_its_keys_and_says_at_login_which_those_are(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    trust = inputs(loaded, PC, replace(a_lock(loaded), request=""), KEYS).trust
+    assert b"compatible=edge-osbuild-shop-x86_64\n" in trust[Path("usr/lib/rauc/system.conf")]
+    assert trust[Path("usr/lib/rauc/keyring.pem")] == KEYS.keyring()
+    assert b"DEVELOPMENT" in trust[Path("usr/lib/issue.d/edge-osbuild-keys.issue")]
+    real = authority.init(tmp_path / "keys", "Example", Access())
+    assert len(inputs(loaded, PC, replace(a_lock(loaded), request=""), real).trust) == len(trust) - 2
 
 
 def test_an_element_that_is_missing_is_named(tmp_path: Path) -> None:

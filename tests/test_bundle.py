@@ -112,6 +112,7 @@ def test_the_device_trusts_by_list_and_purpose_and_takes_no_plain_bundle() -> No
     found = parsed(system_conf("edge-osbuild-tiny-rpi4", boot="/efi"))
     assert found["system"]["compatible"] == "edge-osbuild-tiny-rpi4"
     assert found["system"]["bundle-formats"] == "-plain"
+    assert found["system"]["activate-installed"] == "false"
     assert found["keyring"]["check-crl"] == "true"
     assert found["keyring"]["check-purpose"] == "codesign"
     assert "min-bundle-version" not in found["system"]

@@ -191,7 +191,7 @@ def test_shipped_roles() -> None:
         "edge-agent": "agent",
     }
     server, agent = profiles["edge-server"], profiles["edge-agent"]
-    assert server.overlays == agent.overlays == ("base", "kubernetes")
+    assert server.overlays == agent.overlays == ("base", "ota", "kubernetes")
     assert (server.kubernetes.images, agent.kubernetes.images) == (("demo",), ())
     assert agent.kubernetes.version == server.kubernetes.version == "v1.35.0+k3s1"
     assert {"overlay", "br_netfilter", "nf_conntrack", "iptable_nat", "vxlan"} <= set(server.kernel.modules)

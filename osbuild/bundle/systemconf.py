@@ -28,6 +28,8 @@ def system_conf(compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str
     system = {
         "compatible": compatible, "bootloader": "custom", "bundle-formats": "-plain", "mountprefix": "/run/rauc",
         "data-directory": f"/{DATA}",
+        # Writing a slot and having it booted are two steps: between them the agent brings the cluster to rest.
+        "activate-installed": "false",
     }  # fmt: skip
     if floor:
         system["min-bundle-version"] = floor

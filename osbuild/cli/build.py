@@ -9,6 +9,7 @@ from osbuild import log
 from osbuild.build import build
 from osbuild.cache import Cache
 from osbuild.cli.boards import board_options, chosen
+from osbuild.keys.development import current
 from osbuild.manifest import summary
 from osbuild.paths import display
 
@@ -20,15 +21,19 @@ from osbuild.paths import display
 @click.option("--locked", is_flag=True, help="Fail rather than make a new lock.")
 @click.option("--from", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Folder with packages and downloads, looked into before the network.")  # fmt: skip
+@click.option("--keys", "key_folder", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Whose updates it takes. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest; of several images a list of them.")
 def command(
-    profile: str, arch: str | None, board: str | None, output: Path, locked: bool, folder: Path | None, as_json: bool
+    profile: str, arch: str | None, board: str | None, output: Path, locked: bool, folder: Path | None,
+    key_folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compose the image of PROFILE: a shipped profile's name, or a file."""
     done = []
+    keys = current(key_folder.absolute() if key_folder else None)
     for loaded, wanted in chosen(profile, arch, board):
         before = len(log.timings())
-        done.append(build(loaded, wanted, output, Cache(), locked=locked, folder=folder))
+        done.append(build(loaded, wanted, output, Cache(), locked=locked, folder=folder, keys=keys))
         if not as_json:
             if not done[-1].fresh:
                 log.note("nothing changed since the last build")

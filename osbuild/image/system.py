@@ -33,13 +33,14 @@ def compose(
     profile: Profile,
     facts: Mapping[str, Any],
     kubernetes: Mapping[str, Any] | None,
+    files: Mapping[Path, bytes],
     epoch: int,
 ) -> None:
     """Make the folder `target` what the root file system holds.
 
-    `trees` are laid over the root in order; `facts` becomes `/usr/lib/edge-osbuild/image.json`, `kubernetes`
-    kubernetes.json beside it. No file is left with a time after `epoch`, in seconds since 1970, so that the result
-    does not depend on when it was made.
+    `trees` are laid over the root in order, then `files`, path -> contents; `facts` becomes
+    `/usr/lib/edge-osbuild/image.json`, `kubernetes` kubernetes.json beside it. No file is left with a time after
+    `epoch`, in seconds since 1970, so that the result does not depend on when it was made.
     """
     target.mkdir()
     tools.run(
@@ -48,6 +49,8 @@ def compose(
     )
     for tree in trees:
         lay(tree, target, epoch)
+    for path, data in files.items():
+        write(target / path, data.decode())
     build_agent(target / "usr/bin/edge-agent", tools.run)
     settings(target, profile, facts)
     if kubernetes:

@@ -29,10 +29,10 @@ def derived_uuid(*names: str) -> str:
     return str(uuid.uuid5(NAMESPACE, "/".join(names)))
 
 
-def slot_image(tools: Tree, system: Path, folder: Path, *, identity: str, epoch: int) -> SlotImage:
+def slot_image(tools: Tree, system: Path, folder: Path, *, identity: str, kind: str, epoch: int) -> SlotImage:
     """Pack the folder `system` as `folder`/root.erofs and hash it into `folder`/root.verity.
 
-    `identity` seeds UUIDs and salt. The salt only has to differ between images, it is no secret.
+    `identity` seeds UUIDs, and `kind`, which all versions of an image have in common, the salt.
     """
     root, tree = folder / "root.erofs", folder / "root.verity"
     tools.run(
@@ -46,7 +46,10 @@ def slot_image(tools: Tree, system: Path, folder: Path, *, identity: str, epoch:
     if size % BLOCK:
         with root.open("r+b") as file:
             file.truncate(size + BLOCK - size % BLOCK)
-    salt = hashlib.sha256(identity.encode()).hexdigest()
+    # What is computed to forge one image's blocks must be of no use against others: for that hashes have a salt. It is
+    # no secret, and against a second preimage of SHA-256 one for all versions is as good as many. With another salt
+    # every block of the hash tree would be another one, and had to be downloaded with every update.
+    salt = hashlib.sha256(kind.encode()).hexdigest()
     text = tools.run(
         ["veritysetup", "format", f"--salt={salt}", f"--uuid={derived_uuid(identity, 'verity')}", "--hash=sha256",
          f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", root, tree],
