@@ -40,6 +40,7 @@ ROOT = (
     "drivers/md/dm-verity*", "drivers/block/loop*", "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
     # Hashing by the processor's own instructions: every block that is read from the root is hashed.
     "arch/*/crypto/sha256*", "arch/*/crypto/sha2-*",
+    "drivers/watchdog/softdog*",
     "crypto/crc32c_generic*",  # what erofs and ext4 check their metadata with; modules.dep does not say so
 )  # fmt: skip
 DISKS = (
@@ -49,6 +50,7 @@ DISKS = (
     "drivers/virtio/*", "drivers/hv/hv_vmbus*", "drivers/pci/controller/*",
     "drivers/reset/*", "drivers/clk/bcm/*", "drivers/dma/bcm*", "drivers/mfd/*", "drivers/regulator/*fixed*",
     "drivers/regulator/*gpio*", "drivers/watchdog/*",
+    "drivers/i2c/busses/i2c-i801*",  # makes Intel's watchdog known where the LPC bridge does not
 )  # fmt: skip
 
 
