@@ -61,7 +61,7 @@ def flip(board: Board, disk: Path, image: Path, path: str) -> None:
 
 def tries(disk: Path) -> tuple[int | None, int | None]:
     """Tries left and used of slot A, on a disk image."""
-    (entry,) = [entry for entry in inspect(disk).entries if Path(entry.path).name.startswith("edge-a")]
+    (entry,) = [entry for entry in inspect(disk).entries if re.match(r"edge-(\d+-)?a\b", Path(entry.path).name)]
     return entry.tries_left, entry.tries_done
 
 
