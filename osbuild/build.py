@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
 from osbuild.errors import Error
 from osbuild.flash.mapping import bmap_of
 from osbuild.image.disk import build_disk, check_headroom
-from osbuild.image.system import compose
-from osbuild.image.verity import slot_image
+from osbuild.image.layers import Base, pack_base
+from osbuild.image.system import compose, compose_base
+from osbuild.image.verity import derived_uuid, slot_image
 from osbuild.keys import development
 from osbuild.keys.store import Keys
 from osbuild.kubernetes import Component
@@ -41,7 +42,7 @@ from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 
 BOOT_PARTITION = "/efi"  # where an image mounts it
 # Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
-PRUNED = ("tools", "rootfs", "kernel", "initrd", "boot", "components", "repositories")
+PRUNED = ("tools", "rootfs", "bases", "kernel", "initrd", "boot", "components", "repositories")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Inputs:
     elements: tuple[Path, ...]
     kubernetes: Kubernetes
     rootfs: str
+    base: str
     key: str
 
     @property
@@ -88,15 +90,18 @@ def inputs(loaded: Loaded, board: Board, lock: Lock, keys: Keys) -> Inputs:
     if block.role != "none":
         block = locked_kubernetes(loaded, lock)
         component = kubernetes.key(block, lock.architecture, base=loaded.folder)
-    base = rootfs_key(lock.packages, elements, tree_key(lock.compose_tools))
+    root = rootfs_key(lock.packages, elements, tree_key(lock.compose_tools))
     own = Path(__file__).parent
-    code = [tree_digest(own / "image", own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
+    base = content_key(
+        root, kernel_key(lock.kernel), component, lock.epoch, tree_key(lock.finish_tools), tree_digest(own / "image")
+    )
+    code = [tree_digest(own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
     key = content_key(
-        base, kernel_key(lock.kernel), initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot),
-        tree_digest(*trees), component, image_part(profile), lock.epoch, tree_key(lock.finish_tools), code,
-        lock.architecture, plain(board), {str(path): data.decode() for path, data in trust.items()},
+        base, initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot), tree_digest(*trees),
+        image_part(profile), code, lock.architecture, plain(board),
+        {str(path): data.decode() for path, data in trust.items()},
     )  # fmt: skip
-    return Inputs(loaded, board, lock, keys, trust, trees, elements, block, base, key)
+    return Inputs(loaded, board, lock, keys, trust, trees, elements, block, root, base, key)
 
 
 def element(name: str, folder: Path) -> Path:
@@ -172,19 +177,20 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         parts = Parts(board, sandbox, packages, linux, ramdisk, lock.epoch)
         root_tar = composed.result()
         component = compiled.result() if compiled else None
+        common = [linux.tree, *([component.tree] if component else [])]
+        base = base_layer(wanted, cache, sandbox, root_tar, common)
         with cache.scratch("builds") as scratch:
             system, out = scratch / "system", scratch / "out"
             out.mkdir()
             with log.step("laying the system together"):
-                trees = [linux.tree, *([component.tree] if component else []), *wanted.trees]
                 compose(
-                    system, tools=sandbox, root_tar=root_tar, trees=trees, profile=profile,
+                    system, tools=sandbox, root_tar=root_tar, trees=[*common, *wanted.trees], profile=profile,
                     facts=image_facts(wanted, component), kubernetes=plain_kubernetes(wanted), files=wanted.trust,
                     epoch=lock.epoch,
                 )  # fmt: skip
             with log.step("erofs and dm-verity"):
                 kind = compatible(profile.name, board.name)
-                image = slot_image(sandbox, system, out, identity=wanted.key, kind=kind, epoch=lock.epoch)
+                image = slot_image(sandbox, base, system, out, identity=wanted.key, kind=kind, epoch=lock.epoch)
             free = check_headroom(profile.disk, image)
             with log.step("boot files and disk"):
                 names = {slot: boot_name(boots, slot) for slot in SLOTS}
@@ -211,6 +217,18 @@ def root_archive(wanted: Inputs, cache: Cache, folder: Path | None) -> Path:
         cache, sandbox, dib, lock.packages, wanted.architecture, elements=wanted.elements, key=wanted.rootfs,
         folder=folder,
     )  # fmt: skip
+
+
+def base_layer(wanted: Inputs, cache: Cache, sandbox: Tree, root_tar: Path, trees: Sequence[Path]) -> Base:
+    """The root's first layer, from the cache if it is there: the packages with `trees` over them."""
+
+    def make(path: Path) -> None:
+        with log.step("base of the root"):
+            system, epoch = path.with_name("system"), wanted.lock.epoch
+            compose_base(system, tools=sandbox, root_tar=root_tar, trees=trees, epoch=epoch)
+            pack_base(sandbox, system, path, uuid=derived_uuid(wanted.base), epoch=epoch)
+
+    return Base(cache.entry("bases", wanted.base, make))
 
 
 def image_facts(wanted: Inputs, component: Component | None) -> dict[str, Any]:

@@ -42,13 +42,7 @@ def compose(
     `/usr/lib/edge-osbuild/image.json`, `kubernetes` kubernetes.json beside it. No file is left with a time after
     `epoch`, in seconds since 1970, so that the result does not depend on when it was made.
     """
-    target.mkdir()
-    tools.run(
-        ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={root_tar}", f"--directory={target}"],
-        [root_tar, target],
-    )
-    for tree in trees:
-        lay(tree, target, epoch)
+    unpack(target, tools, root_tar, trees, epoch)
     for path, data in files.items():
         write(target / path, data.decode())
     build_agent(target / "usr/bin/edge-agent", tools.run)
@@ -59,6 +53,24 @@ def compose(
     tools.run(["systemctl", f"--root={target}", "--preset-mode=full", "preset-all"], [target])
     read_only(target)
     clamp(target, epoch)
+
+
+def compose_base(target: Path, *, tools: Tree, root_tar: Path, trees: Sequence[Path], epoch: int) -> None:
+    """Make the folder `target` what `compose` starts from: what images that add different things have in common."""
+    unpack(target, tools, root_tar, trees, epoch)
+    read_only(target)
+    clamp(target, epoch)
+
+
+def unpack(target: Path, tools: Tree, root_tar: Path, trees: Sequence[Path], epoch: int) -> None:
+    """Unpack `root_tar` to the new folder `target`, and lay `trees` over it."""
+    target.mkdir()
+    tools.run(
+        ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={root_tar}", f"--directory={target}"],
+        [root_tar, target],
+    )
+    for tree in trees:
+        lay(tree, target, epoch)
 
 
 def lay(tree: Path, target: Path, epoch: int) -> None:

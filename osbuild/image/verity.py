@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.errors import Error
+from osbuild.image.layers import Base, pack
 from osbuild.tools import Tree
 
 BLOCK = 4096
@@ -29,19 +30,15 @@ def derived_uuid(*names: str) -> str:
     return str(uuid.uuid5(NAMESPACE, "/".join(names)))
 
 
-def slot_image(tools: Tree, system: Path, folder: Path, *, identity: str, kind: str, epoch: int) -> SlotImage:
-    """Pack the folder `system` as `folder`/root.erofs and hash it into `folder`/root.verity.
+def slot_image(
+    tools: Tree, base: Base, system: Path, folder: Path, *, identity: str, kind: str, epoch: int
+) -> SlotImage:  # fmt: skip
+    """Pack the folder `system` over `base` as `folder`/root.erofs and hash it into `folder`/root.verity.
 
     `identity` seeds UUIDs, and `kind`, which all versions of an image have in common, the salt.
     """
     root, tree = folder / "root.erofs", folder / "root.verity"
-    tools.run(
-        [
-            "mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536", "-T", str(epoch), "--mkfs-time",
-            "-U", derived_uuid(identity, "root"), root, system,
-        ],
-        [folder, system],
-    )  # fmt: skip
+    pack(tools, base, system, root, uuid=derived_uuid(identity, "root"), epoch=epoch)
     size = root.stat().st_size
     if size % BLOCK:
         with root.open("r+b") as file:

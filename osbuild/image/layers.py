@@ -1,0 +1,153 @@
+"""A root packed in two layers, so that a small change of an image changes few of its blocks.
+
+An erofs is packed without a gap: one file that grows moves all that comes after it, and every inode says where its
+data is. So what packages, kernel and Kubernetes bring is packed by itself, into a base that is the same as long as they
+are, and what an image adds, changes and removes is appended to it (mkfs.erofs(1), `--incremental` from a tar, with what
+is removed marked as aufs does). The result is one ordinary erofs. What the base has of a file that was replaced stays
+in it as dead weight; overlays replace little.
+"""
+
+import hashlib
+import io
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.tools import Tree
+
+PACK = ("mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536")
+REMOVED = ".wh."  # before the name of what is no longer there (aufs(5))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of a file that is packed. `content` is a sha256, or where a link leads to; `xattrs` are in hex."""
+
+    mode: int
+    owner: tuple[int, int]
+    time: int
+    content: str
+    xattrs: tuple[tuple[str, str], ...]
+
+
+Listing = Mapping[str, Facts]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The first layer: the files of the cache's entry `folder`."""
+
+    folder: Path
+
+    @property
+    def image(self) -> Path:
+        return self.folder / "base.erofs"
+
+    def listing(self) -> Listing:
+        """Every file in it, by its path in the root."""
+        plain = json.loads((self.folder / "listing.json").read_text())
+        return {
+            path: Facts(mode, (user, group), time, content, tuple((name, value) for name, value in xattrs))
+            for path, (mode, (user, group), time, content, xattrs) in plain.items()
+        }
+
+
+def look(root: Path) -> Listing:
+    """Every file below `root`, and `.` itself. Raises `Error` on one that a root can't have."""
+    return {str(path.relative_to(root)): facts(path) for path in (root, *walk(root))}
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """What is below `folder`, in an order that depends on names only."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        yield Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
+
+
+def facts(path: Path) -> Facts:
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    elif stat.S_ISLNK(found.st_mode):
+        content = str(path.readlink())
+    elif stat.S_ISDIR(found.st_mode):
+        content = ""
+    else:
+        raise Error(f"{path} is neither file, folder nor link", hint="such a file is made on the device, by tmpfiles.d")
+    xattrs = ((name, os.getxattr(path, name, follow_symlinks=False).hex()) for name in sorted(names(path)))
+    return Facts(found.st_mode, (found.st_uid, found.st_gid), int(found.st_mtime), content, tuple(xattrs))
+
+
+def names(path: Path) -> list[str]:
+    """Extended attributes that are part of an image, such as a program's capabilities."""
+    return [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("security.selinux")]
+
+
+def pack_base(tools: Tree, root: Path, folder: Path, *, uuid: str, epoch: int) -> None:
+    """Pack the folder `root` as a `Base` in `folder`, which is made."""
+    folder.mkdir()
+    tools.run([*PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, folder / "base.erofs", root], [folder, root])
+    plain = {path: list(asdict(each).values()) for path, each in look(root).items()}
+    (folder / "listing.json").write_text(json.dumps(plain))
+
+
+def pack(tools: Tree, base: Base, root: Path, output: Path, *, uuid: str, epoch: int) -> None:
+    """Write the erofs `output`, which holds exactly what is in the folder `root`."""
+    changes = output.with_suffix(".tar")
+    write_changes(base.listing(), look(root), root, changes)
+    tools.run(["cp", "--sparse=always", base.image, output], [base.folder, output.parent])
+    tools.run(
+        [
+            *PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, "--incremental=data", "--tar=f", "--aufs",
+            "--ovlfs-strip=1", output, changes,
+        ],
+        [output.parent],
+    )  # fmt: skip
+    changes.unlink()
+
+
+def write_changes(before: Listing, after: Listing, root: Path, output: Path) -> None:
+    """Write a tar (POSIX.1-2001, pax) of what is in `after` and differs from `before`, and of what is gone.
+
+    Folders on the way to these are in it too: mkfs.erofs makes up what it is not told of them.
+    """
+    gone = list(removed(before, after))
+    wanted = {path for path, each in after.items() if before.get(path) != each}
+    wanted |= {str(folder) for path in (*wanted, *gone) for folder in Path(path).parents}
+    with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
+        for path, each in after.items():
+            if path in wanted:
+                data = (root / path).read_bytes() if stat.S_ISREG(each.mode) else b""
+                archive.addfile(member(path, each, len(data)), io.BytesIO(data))
+        for path in gone:
+            archive.addfile(tarfile.TarInfo(str(Path(path).with_name(REMOVED + Path(path).name))))
+
+
+def removed(before: Listing, after: Listing) -> Iterator[str]:
+    """What is gone, without what is below it; what something else took the place of is not gone."""
+    for path in before:
+        parent = after.get(str(Path(path).parent))
+        if path not in after and parent is not None and stat.S_ISDIR(parent.mode):
+            yield path
+
+
+def member(path: str, each: Facts, size: int) -> tarfile.TarInfo:
+    """A file's entry in a tar."""
+    found = tarfile.TarInfo(path)
+    found.mode, found.mtime, found.size = stat.S_IMODE(each.mode), each.time, size
+    found.uid, found.gid = each.owner
+    if stat.S_ISDIR(each.mode):
+        found.type = tarfile.DIRTYPE
+    elif stat.S_ISLNK(each.mode):
+        found.type, found.linkname = tarfile.SYMTYPE, each.content
+    found.pax_headers = {
+        f"SCHILY.xattr.{name}": bytes.fromhex(value).decode("utf-8", "surrogateescape") for name, value in each.xattrs
+    }
+    return found

@@ -1,0 +1,122 @@
+"""A root packed in two layers holds exactly what its folder holds, and a small change of it is a small change."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from osbuild.cache import Cache
+from osbuild.image.layers import Base, look, pack, pack_base
+from osbuild.lock import read
+from osbuild.profile.load import find, load
+from osbuild.tools import Tree, tree
+
+UUID = "8c5c7a0e-7a3f-5d0c-9d9b-0d2f6f0f3a11"
+EPOCH = 1_700_000_000
+# As a capability, which is lost here when fsck.erofs(1) changes the owner of what it has written, and with more bytes.
+NAME, VALUE = "user.edge", bytes.fromhex("0100000200200000000000000000000000000000ff80c3")
+
+
+@pytest.fixture(scope="module")
+def tools() -> Tree:
+    lock = read(load(find("minimal")), "x86_64")
+    assert lock is not None, "an image was built, so there is a lock"
+    return tree(Cache(), lock.finish_tools)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Folders with files of many sizes, text and noise, links, and a program with an extended attribute."""
+    made, some = tmp_path / "root", random.Random(7)
+    for number in range(30):
+        folder = made / f"usr/lib/part-{number:02}"
+        folder.mkdir(parents=True)
+        for name in range(40):
+            size = int(10 ** some.uniform(1, 4.7))
+            (folder / f"{name:02}").write_bytes(some.randbytes(size // 2) + b"text" * (size // 8))
+        (folder / "link").symlink_to(f"../part-{number:02}/00")
+    os.link(made / "usr/lib/part-00/00", made / "usr/lib/part-01/hard")
+    (made / "usr/lib/part-02/01").chmod(0o4755)
+    os.chown(made / "usr/lib/part-02/02", 5, 7)
+    os.setxattr(made / "usr/lib/part-02/03", NAME, VALUE)
+    (made / "etc").mkdir()
+    (made / "etc/motd").write_text("hello\n")
+    return settled(made)
+
+
+def settled(root: Path) -> Path:
+    """All times as a build leaves them."""
+    for path in (root, *root.rglob("*")):
+        os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
+    return root
+
+
+def base(tools: Tree, root: Path, folder: Path) -> Base:
+    pack_base(tools, root, folder, uuid=UUID, epoch=EPOCH)
+    return Base(folder)
+
+
+def held(tools: Tree, image: Path) -> Path:
+    """What is in an erofs, every checksum and every block of it checked."""
+    folder = image.with_name("held")
+    shutil.rmtree(folder, ignore_errors=True)
+    tools.run(["fsck.erofs", "--xattrs", f"--extract={folder}", image], [image.parent])
+    return folder
+
+
+def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
+    tools: Tree, root: Path, tmp_path: Path
+) -> None:
+    first = base(tools, root, tmp_path / "base")
+    assert look(held(tools, first.image)) == first.listing() == look(root)
+    parts = root / "usr/lib"
+    (root / "etc/motd").write_text("another" * 900)
+    (root / "etc/motd").chmod(0o600)
+    (root / "etc/new folder/deep").mkdir(parents=True)
+    (root / "etc/new folder/deep/ü.conf").write_text("new")
+    (parts / "part-03").chmod(0o700)
+    shutil.rmtree(parts / "part-04")
+    (parts / "part-05/07").unlink()
+    (parts / "part-06/08").unlink()
+    (parts / "part-06/08").symlink_to("/nowhere")
+    shutil.rmtree(parts / "part-07")
+    (parts / "part-07").symlink_to("part-08")
+    (parts / "part-09/link").unlink()
+    (parts / "part-09/link").mkdir()
+    (parts / "part-09/link/inside").write_text("a folder now")
+    shutil.rmtree(parts / "part-10")
+    (parts / "part-10").write_text("a file now")
+    (parts / "part-02/03").unlink()
+    (parts / "part-02/03").write_bytes(b"\x7fELF" * 3000)
+    os.setxattr(parts / "part-02/03", NAME, VALUE)
+    os.chown(parts / "part-11/00", 3, 4)
+    settled(root)
+    pack(tools, first, root, tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+    assert look(held(tools, tmp_path / "root.erofs")) == look(root)
+
+
+def test_the_same_folder_gives_the_same_bytes(tools: Tree, root: Path, tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "two"):
+        (root / "etc/motd").write_text("hello\n")
+        settled(root)
+        first = base(tools, root, tmp_path / name)
+        (root / "etc/motd").write_text("other\n")
+        pack(tools, first, settled(root), tmp_path / f"{name}.erofs", uuid=UUID, epoch=EPOCH)
+        made.append((tmp_path / f"{name}.erofs").read_bytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("size", [7, 300, 3000, 20_000])
+def test_a_change_of_one_file_moves_no_other(tools: Tree, root: Path, tmp_path: Path, size: int) -> None:
+    first = base(tools, root, tmp_path / "base")
+    images = []
+    for text in ("hello again\n", "x" * size):
+        (root / "etc/motd").write_text(text)
+        pack(tools, first, settled(root), tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+        data = (tmp_path / "root.erofs").read_bytes()
+        images.append([data[place : place + 4096] for place in range(0, len(data), 4096)])
+    others = sum(old != new for old, new in zip(*images, strict=False)) + abs(len(images[0]) - len(images[1]))
+    assert others <= 4 + size // 4096
