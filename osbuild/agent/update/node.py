@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any
 
 from osbuild.agent.boot import Boot, Flow, flow
 from osbuild.agent.errors import Problem
@@ -24,25 +24,12 @@ def reboot() -> None:
     health.reboot()
 
 
-class Loader(Flow, Protocol):
-    """What of a boot flow switches slots."""  # TODO: drop once `Flow` has these
-
-    def primary(self, system: System) -> str | None:
-        """The slot that the boot loader takes next; None where it has none to take."""
-
-    def activate(self, system: System, slot: str) -> None:
-        """Have a slot be booted next, on trial with all its tries. Raises `FileNotFoundError` without a boot file."""
-
-    def reject(self, system: System, slot: str) -> None:
-        """Leave a slot without a try and without a staged boot file. Raises `OSError`."""
-
-
 @dataclass(frozen=True)
 class Node:
     """`restart` asks for a reboot and returns."""
 
     system: System
-    flow: Loader
+    flow: Flow
     cluster: Cluster | None = None
     report: Report = field(default_factory=Report)
     restart: Callable[[], None] = reboot
@@ -80,7 +67,7 @@ class Node:
 def this(report: Report | None = None) -> Node:
     """The node that this runs on."""
     system = System()
-    return Node(system, cast(Loader, flow(system)), cluster(system), report or Report())
+    return Node(system, flow(system), cluster(system), report or Report())
 
 
 def need_root() -> None:
