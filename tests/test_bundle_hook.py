@@ -68,8 +68,11 @@ def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path,
     done = run(new, partition, "b")
     assert done.stdout == "boot file edge-b.efi: 21 blocks, 2 of them from the bundle\n"
     assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (new / "build/edge-b.efi").read_bytes()
-    again = run(new, partition, "b")
-    assert again.stdout == "boot file edge-b.efi: 21 blocks, 0 of them from the bundle\n"
+    for name in ("staged", "spare"):  # the boot loader's backend makes one of the other, as RAUC begins
+        (partition / "EFI/Linux/edge-b.efi.staged").rename(partition / f"EFI/Linux/edge-b.efi.{name}")
+        again = run(new, partition, "b")
+        assert again.stdout == "boot file edge-b.efi: 21 blocks, 0 of them from the bundle\n"
+        assert names(partition) == ["edge-1-a+2-1.efi", "edge-b.efi.staged"]
 
 
 def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_path: Path, partition: Path) -> None:
@@ -90,7 +93,7 @@ def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
 
-@pytest.mark.parametrize("second", ["edge-2-b+3.efi", "edge-2-b.efi", "edge-b.efi.partial"])
+@pytest.mark.parametrize("second", ["edge-2-b+3.efi", "edge-2-b.efi", "edge-b.efi.partial", "edge-b.efi.spare"])
 def test_names_that_a_power_cut_left_for_one_file_go_together(tmp_path: Path, partition: Path, second: str) -> None:
     """Freeing its blocks while it is read, or replacing it later, would destroy what has them by then."""
     made, folder = bundle(tmp_path / "n"), partition / "EFI/Linux"

@@ -1,4 +1,4 @@
-"""Marks the running slot as good, where no boot loader's own program does."""
+"""Marks the running slot as good."""
 
 import argparse
 

@@ -51,7 +51,10 @@ class Flow(Protocol):
         """
 
     def reject(self, system: System, slot: str) -> None:
-        """Leave a slot without a try, and nothing staged for it. Raises `OSError`."""
+        """Leave a slot without a try, and nothing staged for it. Raises `OSError`.
+
+        What was staged stays as NAME.spare, which is never booted: the next installation copies blocks from it.
+        """
 
 
 def flow(system: System) -> Flow:

@@ -57,10 +57,13 @@ class UBoot:
     def reject(self, system: System, slot: str) -> None:
         slotstate.change(device(system), lambda state: state.rejected(slot))
         image, staged = places(system, slot)
-        if staged.exists():
-            image.unlink(missing_ok=True)  # maybe another name for the same file
-            staged.unlink()
-            flush(image.parent)
+        spare = staged.with_suffix(".spare")
+        if staged.exists() and not (slot in images(system) or spare.exists()):
+            staged.replace(spare)
+        elif staged.exists():
+            for path in (image, staged, spare):
+                path.unlink(missing_ok=True)  # maybe names for one file, so all of them
+        flush(image.parent)
 
 
 def images(system: System) -> dict[str, str]:

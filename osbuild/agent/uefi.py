@@ -61,10 +61,12 @@ class Uefi:
 
     def reject(self, system: System, slot: str) -> None:
         mine = [entry for entry in whole(system) if entry.slot == slot]
-        if staged(system, slot).exists() or len(mine) > 1:
-            for entry in mine:  # maybe names for one file, so all of them
-                (system.path(ENTRIES) / entry.file).unlink()
-            staged(system, slot).unlink(missing_ok=True)
+        waiting, spare = staged(system, slot), staged(system, slot).with_suffix(".spare")
+        if waiting.exists() and not (mine or spare.exists()):
+            rename(system, waiting.name, spare.name)
+        elif waiting.exists() or len(mine) > 1:
+            for path in [*(system.path(ENTRIES) / entry.file for entry in mine), waiting, spare]:
+                path.unlink(missing_ok=True)  # maybe names for one file, so all of them
             flush(system.path(ENTRIES))
         elif mine and mine[0].left != 0:
             rename(system, mine[0].file, f"edge-{mine[0].generation}-{slot}+0-{mine[0].done}.efi")

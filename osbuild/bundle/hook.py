@@ -97,17 +97,17 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
     folder, name = partition / plan["folder"], plan["slots"][slot]["name"]
     if not folder.is_dir():
         raise Problem(f"there is no {folder}: is the boot partition mounted?")
-    partial, staged = folder / f"{name}.partial", folder / f"{name}.staged"
-    old = [path for path in (partial, *entries(folder, name), staged) if path.exists()]
+    partial, staged, spare = (folder / f"{name}.{what}" for what in ("partial", "staged", "spare"))
+    old = [path for path in (partial, *entries(folder, name), staged, spare) if path.exists()]
     # A power cut within a rename leaves two names for the same blocks: to free them twice, and not at once, would
-    # destroy what has them by then. What is staged and has one name is kept: most of its blocks will be needed.
-    for path in old if old != [staged] else []:
+    # destroy what has them by then. What an interrupted installation left under one name, which boots nothing, is kept
+    # if there is room for it: most of its blocks will be needed.
+    kept = old if old in ([staged], [spare]) and free(folder) >= plan["slots"][slot]["size"] else []
+    for path in old if not kept else []:
         path.unlink()
-    if free(folder) < plan["slots"][slot]["size"]:
-        staged.unlink(missing_ok=True)  # else what an interrupted installation left is of use
     sync_folder(folder)
     others = [entry["name"] for each, entry in plan["slots"].items() if each != slot]
-    local = local_blocks([staged, *(path for other in others for path in entries(folder, other))], int(plan["block"]))
+    local = local_blocks([*kept, *(path for other in others for path in entries(folder, other))], int(plan["block"]))
     try:
         with partial.open("xb") as output:
             total, fetched = assemble(bundle, plan, slot, local, output)
@@ -115,6 +115,7 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
             os.fsync(output.fileno())
         partial.rename(staged)
         sync_folder(folder)
+        spare.unlink(missing_ok=True)
     except (OSError, Problem) as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, Problem):
