@@ -187,7 +187,7 @@ def test_the_agent_is_one_file_of_the_same_bytes_every_time(agent: Path, tmp_pat
 def test_every_command_of_the_agent_starts_with_nothing_but_the_standard_library(agent: Path) -> None:
     top = run(agent, "--help")
     assert top.returncode == 0
-    for command in ("status", "health", "reach", "seed", "kubernetes"):
+    for command in ("status", "health", "reach", "seed", "update", "rollback", "explain", "kubernetes"):
         assert re.search(rf"^ +{command}\b", top.stdout, re.MULTILINE)
         result = run(agent, command, "--help")
         assert (result.returncode, result.stderr) == (0, "")

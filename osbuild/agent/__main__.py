@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from osbuild.agent.errors import Problem
+
 # command -> (module below this package, one line of help). A module has `arguments(parser)` and `main(options) -> int`.
 COMMANDS = {
     "status": ("status", "show the slot, versions, boot counter and health of this node, and why this slot runs"),
@@ -13,6 +15,9 @@ COMMANDS = {
     "bless": ("bless", "mark the running slot as good (run at the end of a good boot)"),
     "backend": ("backend", "answer what RAUC asks of the boot loader (run by RAUC)"),
     "seed": ("seed", "find and store the seed of this node (run at boot)"),
+    "update": ("update.command", "install updates, and say what became of them"),
+    "rollback": ("rollback", "go back to the other slot"),
+    "explain": ("explain", "say on one page why this slot runs, and what became of updates and boots"),
     "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (run at boot)"),
 }
 
@@ -34,6 +39,9 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     try:
         return int(options.main(options))
+    except Problem as problem:
+        print(*problem.lines(), sep="\n", file=sys.stderr)
+        return 1
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"edge-agent: {what}", file=sys.stderr)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -132,12 +133,29 @@ def reboot() -> None:
     subprocess.run(["systemctl", "--no-block", "reboot"], check=True)
 
 
+def remember(system: System, verdict: Verdict, patience: float = 10.0) -> None:
+    """Keep a failed verdict over the reboot. A data partition that fails or hangs must not keep the node from it."""
+
+    def keep() -> None:
+        from osbuild.agent.update.verdict import store
+
+        try:
+            store(system, verdict)
+        except OSError as error:
+            print(f"edge-agent: the verdict can't be kept: {error}", flush=True)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    thread.join(patience)
+
+
 def judge(system: System, deadline: float, restart: Callable[[], None] = reboot) -> int:
     """The verdict on this boot: 0 if healthy. A failed boot on trial is started again while that can help."""
     verdict = wait(system, deadline)
     say(system, describe(system, verdict))
     if verdict.healthy:
         return 0
+    remember(system, verdict)
     state = boot(system)
     if reason := state.retry:
         say(system, f"edge-osbuild: rebooting: {reason}")
