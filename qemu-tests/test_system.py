@@ -28,7 +28,7 @@ from osbuild.tools import tree
 
 MEMORY = 1024 * 2**20
 # What each kind of firmware says on the console, whatever it finds on the disk.
-FIRMWARE = {"uefi": r"BdsDxe: starting Boot", "uboot": r"U-Boot \d{4}\.\d\d"}
+FIRMWARE = {"uefi": r"BdsDxe: starting Boot", "uboot": r"Loading Environment from FAT"}
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 

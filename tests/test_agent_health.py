@@ -3,10 +3,12 @@
 import json
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from osbuild import paths
 from osbuild.agent import health
 from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
 from osbuild.agent.system import System
@@ -203,3 +205,32 @@ def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
     for path in executables(System(folder)):
         assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
     assert health.FOLDERS[0] == "/usr/lib/edge-osbuild/health.d"
+
+
+GUARD = paths.PROJECT / "overlays/base/usr/lib/edge-osbuild/guard-trial"
+
+
+def guarded(folder: Path, verdict: health.Verdict | None) -> subprocess.CompletedProcess[str]:
+    """Run the guard of boots on trial with the files of `folder` in the place of the device's, after 1000 s."""
+    system = System(folder)
+    if verdict:
+        health.store(system, verdict)
+    facts = system.path("/usr/lib/edge-osbuild/image.json")
+    facts.parent.mkdir(parents=True, exist_ok=True)
+    facts.write_text(json.dumps({"update": {"deadline": 99999}, "health": {"deadline": 300}}, indent=2))
+    (folder / "uptime").write_text("1000.50 900.00\n")
+    (folder / "systemctl").write_text("#!/bin/sh\necho systemctl $*\n")
+    (folder / "systemctl").chmod(0o755)
+    text = GUARD.read_text().replace("/proc/uptime", str(folder / "uptime")).replace("/dev/console", "/dev/null")
+    for name in ("/run/edge-osbuild", "/usr/lib/edge-osbuild"):
+        text = text.replace(f"={name}", f"={folder}{name}")
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True, env=environment, timeout=30)
+
+
+def test_a_trial_without_a_verdict_is_rebooted_and_one_with_a_verdict_is_not(tmp_path: Path) -> None:
+    early = health.Verdict(False, False, 20.0, ())
+    for verdict, reboots in ((None, True), (early, True), (replace(early, final=True), False)):
+        done = guarded(tmp_path, verdict)
+        assert ("systemctl --no-block reboot" in done.stdout) is reboots, done
+        assert ("no verdict on it after 360 s" in done.stdout) is reboots, done

@@ -72,10 +72,14 @@ def boot_name(flow: Flow, slot: str) -> str:
 
 
 def command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]) -> str:
-    """The kernel command line of `slot`; `panic=10` because a node with nobody beside it must try again."""
+    """The kernel command line of `slot`.
+
+    `panic=10` because a node with nobody beside it must try again, and `oops=panic` because a kernel that has lost a
+    driver's thread may hang without ever saying so; sysctl would say it too, but only once the root can be read.
+    """
     words = [
         f"edge.slot={slot}", f"rauc.slot={slot}", f"roothash={image.roothash}", f"edge.salt={image.salt}",
-        f"edge.blocks={image.blocks}", "ro", "panic=10", "systemd.gpt_auto=no", "quiet", "loglevel=4",
+        f"edge.blocks={image.blocks}", "ro", "panic=10", "oops=panic", "systemd.gpt_auto=no", "quiet", "loglevel=4",
         "systemd.show_status=no", *(f"console={console}" for console in board.console), *board.arguments, *extra,
     ]  # fmt: skip
     return " ".join(words)
