@@ -1,6 +1,7 @@
 """Slots of a built image: written by RAUC over the network, chosen, taken back; and what a watchdog does for them."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from osbuild.bundle.programs import programs
 from osbuild.cache import Cache
 from osbuild.keys.development import current
 from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.deadline import Deadline
 from osbuild.qemu.files import DISK
 from osbuild.qemu.ssh import KeyPair
 
@@ -108,11 +110,13 @@ def test_a_system_that_hangs_is_reset_by_the_watchdog_that_the_initrd_has_starte
 
 
 @pytest.mark.slow  # it waits for minutes until patience ends
-def test_a_hang_before_the_root_is_there_is_reset_too(board: Board, node: Callable[..., Node]) -> None:
+def test_a_hang_before_the_root_is_there_is_reset_too(
+    board: Board, image: Callable[[str], Path], node: Callable[..., Node]
+) -> None:
     if board.boot != "uefi":
         pytest.skip("the card of an emulated Pi can't be slowed down")
     on = node()
-    on.machine.console.wait_for("EFI stub:", BOOT)
+    loaded(on, (image("minimal") / "edge-a.efi").stat().st_size)
     slow(on, 1)
     on.machine.wait_for_event("RESET", HANG)
     slow(on, 0)
@@ -120,8 +124,19 @@ def test_a_hang_before_the_root_is_there_is_reset_too(board: Board, node: Callab
     assert complete(on) == "a"
 
 
+def loaded(node: Node, size: int) -> None:
+    """Wait until the firmware has read a boot file of `size` bytes, and nothing is read any more: the kernel starts."""
+    deadline, seen, since = Deadline(BOOT), 0, time.monotonic()
+    while seen < size or time.monotonic() - since < 0.5:
+        assert not deadline.passed, f"{seen} bytes were read"
+        deadline.pause(0.05)
+        (disk,) = [each for each in node.machine.qmp("query-blockstats") if f"dev-{DISK}" in each.get("qdev", "")]
+        if disk["stats"]["rd_bytes"] != seen:
+            seen, since = disk["stats"]["rd_bytes"], time.monotonic()
+
+
 def slow(node: Node, rate: int) -> None:
     """Let the disk read and write `rate` bytes a second; 0 is as fast as it can."""
-    command = f"block_set_io_throttle dev-{DISK} {rate} 0 0 0 0 0"
+    command = f"block_set_io_throttle /machine/peripheral/dev-{DISK}/virtio-backend {rate} 0 0 0 0 0"
     said = node.machine.qmp("human-monitor-command", command_line=command)
     assert not said.strip(), said
