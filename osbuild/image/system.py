@@ -69,6 +69,8 @@ def unpack(target: Path, tools: Tree, root_tar: Path, trees: Sequence[Path], epo
         ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={root_tar}", f"--directory={target}"],
         [root_tar, target],
     )
+    # diskimage-builder puts resolv.conf back after the last of our hooks, so this has the time of day.
+    os.utime(target / "etc", (0, 0))
     for tree in trees:
         lay(tree, target, epoch)
 
