@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,7 @@ def image_facts(wanted: Inputs, component: Component | None) -> dict[str, Any]:
     return {
         "name": profile.name, "version": profile.version, "architecture": wanted.architecture,
         "board": wanted.board.name, "boot": wanted.board.boot, "kubernetes": cluster,
-        "health": {"deadline": profile.health.deadline},
+        "health": {"deadline": profile.health.deadline}, "update": asdict(profile.update),
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from osbuild import lock as locks
 from osbuild.arch import Architecture
 from osbuild.board import load as board
 from osbuild.boot.flow import command_line
-from osbuild.build import inputs, unchanged
+from osbuild.build import image_facts, inputs, unchanged
 from osbuild.debian import Deb, out_of_step, take
 from osbuild.errors import Error
 from osbuild.image.disk import check_headroom, slot_size
@@ -139,6 +139,13 @@ def test_first_boot_config_does_not_make_another_image(tmp_path: Path, text: str
 )  # fmt: skip
 def test_image_keys_make_another_image(tmp_path: Path, text: str) -> None:
     assert key(profile(tmp_path)) != key(profile(tmp_path, PROFILE + text))
+
+
+def test_the_device_learns_what_the_profile_says_of_updates(tmp_path: Path) -> None:
+    loaded = profile(tmp_path, PROFILE + "update: {drain_deadline: 5, snapshot_space: 1 GiB}\n")
+    wanted = inputs(loaded, PC, replace(a_lock(loaded), request=""))
+    found = json.loads(json.dumps(image_facts(wanted, None)))["update"]
+    assert found == {"deadline": 3600, "drain_deadline": 5, "snapshots": 3, "snapshot_space": 2**30}
 
 
 def test_content_mode_name_and_target_of_an_overlays_files_count(tmp_path: Path) -> None:

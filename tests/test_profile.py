@@ -69,6 +69,7 @@ users:
 - {{name: a, ssh_keys: ['{KEY}', 'no-pty,from="10.0.0.0/8" {KEY}'], password: env:HASH, groups: [adm], sudo: true}}
 kubernetes: {{taints: ["gpu=yes:NoSchedule", "a:NoExecute"], labels: {{example.com/zone: ""}}, images: [demo]}}
 health: {{deadline: 30}}
+update: {{deadline: 60, drain_deadline: 0, snapshots: 1, snapshot_space: 16 MiB}}
 agent: {{server: "https://updates.example.com/path", offline: false}}
 """
 

@@ -78,6 +78,7 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
     ("disk:\n  slot: 2 GB", "4:9", ("`2 GB`",), "write `2 GiB`"),
     ("disk:\n  slot: -1 GiB", "4:9", ("`-1 GiB`",), "write `512 MiB` or `2 GiB`"),
     ("disk:\n  slot: [1 GiB]", "4:9", ("a list", "a size"), "write"),
+    ("update:\n  snapshot_space: 1 MiB", "4:19", ("found 1 MiB for `update.snapshot_space`",), "write `16 MiB`"),
     ("disk:\n  esp: 1 MiB", "4:8", ("found 1 MiB for `disk.esp`", "at least 64 MiB"), "write `64 MiB`"),
     # choices and forms
     ("kubernetes:\n  role: sever", "4:9", ("`sever`", "server, agent or none"), "did you mean `server`?"),

@@ -10,7 +10,7 @@ from osbuild.errors import Error
 from osbuild.profile import ssh
 from osbuild.profile.document import quoted
 from osbuild.profile.keys import keys, size_text
-from osbuild.profile.model import Interface, Profile
+from osbuild.profile.model import Interface, Profile, Size
 from osbuild.profile.scalars import nearest
 
 # Set by the build or the boot flow; a second one would win or lose against it without a word.
@@ -50,12 +50,14 @@ def check(profile: Profile, where: Where, folder: Path) -> None:
 
 
 def _sizes(profile: Profile, where: Where) -> None:
-    for key in keys(type(profile.disk)).values():
-        least, value = key.limits.get("minimum", 0), getattr(profile.disk, key.name)
-        if value < least:
-            dotted, text = f"disk.{key.name}", size_text(least)
-            message = f"found {size_text(value)} for `{dotted}`, expected at least {text}"
-            raise Error(message, where=where(dotted), hint=f"write `{text}` or more")
+    for name in ("disk", "update"):
+        block = getattr(profile, name)
+        for key in keys(type(block)).values():
+            least, value = key.limits.get("minimum", 0), getattr(block, key.name)
+            if isinstance(value, Size) and value < least:
+                dotted, text = f"{name}.{key.name}", size_text(least)
+                message = f"found {size_text(value)} for `{dotted}`, expected at least {text}"
+                raise Error(message, where=where(dotted), hint=f"write `{text}` or more")
 
 
 def _arguments(profile: Profile, where: Where) -> None:

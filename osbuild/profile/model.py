@@ -266,6 +266,28 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Update:
+    deadline: int = field(
+        default=3600,
+        metadata=key("seconds after which an installation that has not ended is given up", minimum=60, maximum=604800),
+    )
+    drain_deadline: int = field(
+        default=120,
+        metadata=key(
+            "seconds that pods get to move to other nodes before the node reboots into an update", minimum=0,
+            maximum=3600,
+        ),
+    )  # fmt: skip
+    snapshots: int = field(
+        default=3, metadata=key("how many snapshots of the cluster's datastore are kept", minimum=1, maximum=100)
+    )
+    snapshot_space: Size = field(
+        default=Size(512 * 2**20),
+        metadata=key("how much room these snapshots may take together", minimum=16 * 2**20),
+    )
+
+
+@dataclass(frozen=True)
 class Agent:
     server: str | None = field(
         default=None,
@@ -338,4 +360,5 @@ class Profile:
     time: Time = field(default_factory=Time, metadata=key("clock", where="seed"))
     kubernetes: Kubernetes = field(default_factory=Kubernetes, metadata=key("Kubernetes on the node"))
     health: Health = field(default_factory=Health, metadata=key("when a boot counts as good"))
+    update: Update = field(default_factory=Update, metadata=key("updates of the device"))
     agent: Agent = field(default_factory=Agent, metadata=key("the edge agent"))

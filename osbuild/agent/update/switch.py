@@ -13,7 +13,7 @@ DRAIN = 120.0  # seconds that pods get to move or end
 
 def drain(node: Node) -> float:
     """How many seconds the profile gives to leave the cluster."""
-    return float((node.system.image().get("update") or {}).get("drain", DRAIN))
+    return float((node.system.image().get("update") or {}).get("drain_deadline", DRAIN))
 
 
 def turn(node: Node, found: Pending, *, restart: bool) -> None:
