@@ -17,6 +17,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to ask the server")
     commands.add_parser("wait", help="return when this node's API server is ready")
     commands.add_parser("health", help="exit status 0 if this node is Ready, else say why not")
+    commands.add_parser("stop", help="end all containers in order, the kubelet first (run at every shutdown)")
+    commands.add_parser("uncordon", help="undo what an update did to the node in its cluster (run after a good boot)")
+    commands.add_parser("snapshot", help="snapshot the cluster's datastore, running or not")
+    listing = commands.add_parser("snapshots", help="list snapshots of the cluster's datastore, the newest first")
+    listing.add_argument("--json", action="store_true", help="print it for a script")
+    putting = commands.add_parser("restore", help="put a snapshot in the datastore's place; Kubernetes must be stopped")
+    putting.add_argument("snapshot", help="its name, as `snapshots` lists it")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -32,6 +39,8 @@ def main(options: argparse.Namespace) -> int:
             if reason := why_not(options.root):
                 print(reason)
                 return 1
+        elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
+            return cluster(options)
         elif options.action == "wait":
             from osbuild.agent.kubernetes.health import wait
 
@@ -44,4 +53,29 @@ def main(options: argparse.Namespace) -> int:
     except (Problem, subprocess.CalledProcessError) as error:
         print(f"edge-agent: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def cluster(options: argparse.Namespace) -> int:
+    """The actions on the cluster's data and on the node's place in it. Raises `Problem` and `OSError`."""
+    from osbuild.agent.system import System
+
+    system = System(options.root)
+    if options.action == "stop":
+        from osbuild.agent.kubernetes.stop import stop
+
+        stop(options.root)
+        return 0
+    if options.action == "uncordon":
+        from osbuild.agent.kubernetes.follow import arrive
+
+        facts = arrive(system)
+        print(facts.get("problem") or f"uncordoned: {'yes' if facts.get('uncordoned') else 'nothing to be done'}")
+        return 1 if "problem" in facts else 0
+    from osbuild.agent.kubernetes import manual
+
+    if options.action == "snapshots":
+        print("\n".join(manual.listed(system, options.json)))
+    else:
+        print(manual.take(system) if options.action == "snapshot" else manual.restore(system, options.snapshot))
     return 0
