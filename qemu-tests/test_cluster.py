@@ -131,6 +131,10 @@ def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node
 
 def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node) -> None:
     node.kubectl("create configmap kept --from-literal=when=before")
+    # As an update leaves the node before its reboot.
+    node.run("touch /var/lib/kubernetes/cordoned")
+    node.kubectl("annotate node site-1 edge-osbuild/cordoned=update")
+    node.kubectl("cordon site-1")
     node.run("echo kept > /var/lib/kept; echo changed > /etc/changed; sync")
     machine_id = node.run("cat /etc/machine-id")
     node.machine.console.skip()
@@ -141,6 +145,24 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node
     assert node.run("cat /etc/machine-id") == machine_id
     assert node.kubectl("get configmap kept -o jsonpath={.data.when}").strip() == "before"
     answers(node)
+
+
+def test_at_that_shutdown_pods_ended_before_the_kubelet_and_are_still_the_same_pods(node: Node) -> None:
+    said = node.run("journalctl --boot=-1 --output=cat --unit=edge-pods.service")
+    assert "rank 0: " in said and "by force" not in said and "in no order" not in said, said
+    lines = node.run("journalctl --boot=-1 --output=json JOB_TYPE=stop JOB_RESULT=done").splitlines()
+    stopped = [json.loads(line)["UNIT"] for line in lines]
+    for unit in ("kubelet.service", "kine.service", "containerd.service"):
+        assert stopped.index("edge-pods.service") < stopped.index(unit), stopped
+    pods = json.loads(node.kubectl("get pods -l app=web -o json"))["items"]
+    assert [pod["status"]["containerStatuses"][0]["restartCount"] > 0 for pod in pods] == [True], "started anew"
+
+
+def test_after_that_boot_the_node_takes_pods_again(node: Node) -> None:
+    node.until("test ! -e /var/lib/kubernetes/cordoned", timeout=120)
+    found = json.loads(node.kubectl("get node site-1 -o json"))
+    assert "unschedulable" not in found["spec"]
+    assert "edge-osbuild/cordoned" not in found["metadata"]["annotations"]
 
 
 def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
