@@ -117,11 +117,13 @@ class Cluster:
     refuses: str | None = None
     fails: Exception | None = None
     done: dict[str, Any] | None = None
+    deadline: float | None = None
 
     def refusal(self, system: System, wanted: str) -> str | None:
         return self.refuses
 
     def leave(self, system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
+        self.deadline = deadline
         self.power.tick()
         self.cordoned = True
         self.power.tick()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from osbuild.agent.update.rauc import Manifest
 from osbuild.agent.update.reason import CORRUPT, Failure, Reason
 from osbuild.agent.update.report import Report
 from osbuild.agent.update.version import older
+from osbuild.profile.model import Update
 from tests.slots import Device
 
 COMPATIBLE = "edge-osbuild-tiny-test"
@@ -323,6 +325,14 @@ def test_the_slot_that_is_fallen_back_to_is_never_overwritten(device: Device) ->
         check.ready(device.node)
     commit(device.node)
     check.ready(device.node)
+
+
+def test_pods_get_as_long_as_the_profile_says_to_leave(device: Device) -> None:
+    found = put(device)
+    facts = {**device.system.image(), "update": asdict(Update(drain_deadline=7))}
+    device.put("usr/lib/edge-osbuild/image.json", json.dumps(facts))
+    switch.turn(device.node, found, restart=True)
+    assert device.cluster.deadline == 7
 
 
 def test_a_switch_that_fails_leaves_the_node_as_it_was(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
