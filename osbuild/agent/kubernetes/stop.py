@@ -1,10 +1,10 @@
 """`edge-agent kubernetes stop`: at every shutdown, end the containers of this node in order, before all else.
 
-systemd does not know them (runc makes their scopes with `DefaultDependencies=no`): without this they would run until
-its last round of signals, all ending at once, on file systems that can't be unmounted. The kubelet's own graceful
-shutdown is not used: it marks pods as failed, which loses those without a controller and has all others made and
-scheduled anew. Here a pod stays what it is, in place and with its data, and the kubelet starts its containers again
-after the boot.
+systemd would end them all at once, at the very start: the slices that the kubelet makes for pods are in the way of a
+shutdown. By drop-ins (`kubepods-.slice.d` and others) they wait for `edge-pods.service`, which runs this. The kubelet's
+own graceful shutdown is not used: it marks pods as failed, which loses those without a controller and has all others
+made and scheduled anew. Here a pod stays what it is, in place and with its data, and the kubelet starts its containers
+again after the boot.
 
 First go those that use others: Deployments, Jobs and pods without a controller, then StatefulSets, then DaemonSets and
 what is critical to the cluster, then static pods. Hooks (`preStop`) are not run, as with every other reboot.
