@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, follow, prepare, stamp
 from osbuild.agent.kubernetes.api import Api
-from osbuild.agent.kubernetes.settings import API_PORT, IMAGE, SEED, Problem, load
+from osbuild.agent.kubernetes.settings import API_PORT, IMAGE, SEED, load
 from osbuild.agent.system import System
 from osbuild.arch import Architecture
 from osbuild.cache import Cache

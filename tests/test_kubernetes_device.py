@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import health, join, k3s, prepare, tokens, upstream
-from osbuild.agent.kubernetes.settings import IMAGE, SEED, Problem, Settings, load, write_arguments
+from osbuild.agent.kubernetes.settings import IMAGE, SEED, Settings, load, write_arguments
 from osbuild.arch import Architecture
 from osbuild.cache import Cache
 from osbuild.errors import Error

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from osbuild.agent.boot import boot
 from osbuild.agent.system import System, write
+from osbuild.agent.systemd import reboot
 
 FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
 RESULT = "/run/edge-osbuild/health.json"
@@ -126,11 +127,6 @@ def say(system: System, line: str) -> None:
             console.write(f"\r{line}\r\n")
     except OSError as error:
         print(f"edge-agent: no console: {error.strerror}", flush=True)
-
-
-def reboot() -> None:
-    """Ask systemd for a reboot, and do not wait for it."""
-    subprocess.run(["systemctl", "--no-block", "reboot"], check=True)
 
 
 def remember(system: System, verdict: Verdict, patience: float = 10.0) -> None:

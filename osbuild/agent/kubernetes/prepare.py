@@ -9,8 +9,9 @@ import re
 import subprocess
 from pathlib import Path
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, tokens, upstream, versions
-from osbuild.agent.kubernetes.settings import API_PORT, Problem, Settings, load, write, write_arguments, write_json
+from osbuild.agent.kubernetes.settings import API_PORT, Settings, load, write, write_arguments, write_json
 from osbuild.agent.kubernetes.upstream import Paths
 from osbuild.agent.system import System
 
@@ -56,7 +57,8 @@ def make_keys(root: Path, plan: Path) -> bool:
     done = subprocess.run([root / PKI, plan], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     print(done.stdout, end="")
     if done.returncode:
-        raise Problem(f"keys could not be made: {done.stderr.strip()}")
+        hint = "they are kept in /var/lib/kubernetes/pki: put back what is missing there, or damaged"
+        raise Problem(f"keys could not be made: {done.stderr.strip()}", hint=hint)
     return bool(done.stdout)
 
 

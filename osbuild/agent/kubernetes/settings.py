@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.errors import Problem
+
 IMAGE = "usr/lib/edge-osbuild/kubernetes.json"
 SEED = "etc/edge-osbuild/kubernetes.json"
 
 STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0 (TEST-NET-3, RFC 5737), there whatever the network does
 API_PORT = 6443
-
-
-class Problem(Exception):
-    """A setting that can't be used; the message says which and why."""
+WRITTEN = "the image's is written by the build, the seed's by cloud-init: build or flash again"
+GIVEN = "the profile's `kubernetes` and the seed's settings give it"
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise Problem(f"{path}: not JSON: {error}") from error
+        raise Problem(f"not JSON: {error}", where=str(path), hint=WRITTEN) from error
     if not isinstance(content, dict):
-        raise Problem(f"{path}: not a JSON object")
+        raise Problem("not a JSON object", where=str(path), hint=WRITTEN)
     return content
 
 
@@ -102,15 +102,16 @@ def load(root: Path) -> Settings:
 def check(settings: Settings) -> None:
     """Raise `Problem` where settings contradict each other."""
     if settings.role not in ("server", "agent", "none"):
-        raise Problem(f"role {settings.role!r} is none of server, agent, none")
+        raise Problem(f"role {settings.role!r} is none of server, agent, none", hint=GIVEN)
     if settings.role == "agent" and not (settings.server and settings.token):
-        raise Problem("an agent needs `server` and `token`: give both in the profile, the token by reference")
+        hint = "give both in the profile, the token by reference"
+        raise Problem("an agent needs `server` and `token`", hint=hint)
     for name in ("node_ip", "advertise_address", "cluster_cidr", "service_cidr"):
         if value := getattr(settings, name):
             try:
                 ipaddress.ip_network(value, strict=name.endswith("cidr"))
             except ValueError as error:
-                raise Problem(f"{name}: {error}") from error
+                raise Problem(str(error), where=name, hint=GIVEN) from error
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
@@ -132,5 +133,5 @@ def write_arguments(path: Path, words: Iterable[str]) -> None:
     """Write `ARGS=…` for a unit's EnvironmentFile= (systemd.exec(5)); systemd splits it at white space."""
     listed = list(words)
     if broken := [word for word in listed if not word or any(character in " \t\r\n\"'\\" for character in word)]:
-        raise Problem(f"argument {broken[0]!r} has a character that a unit can't pass on")
+        raise Problem(f"argument {broken[0]!r} has a character that a unit can't pass on", where=str(path), hint=GIVEN)
     write(path, f"ARGS={' '.join(listed)}\n", 0o600)

@@ -3,7 +3,7 @@
 import os
 
 from osbuild.agent.boot import tries
-from osbuild.agent.errors import Problem
+from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.update import floor, pending
 from osbuild.agent.update.node import Node
 from osbuild.agent.update.pending import Pending
@@ -80,8 +80,8 @@ def room(node: Node, manifest: Manifest) -> None:
     need = SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
     free = found.f_bavail * found.f_frsize
     if free < need:
-        hint = "free some: pods' data, images that are not used, journalctl --vacuum-size=16M"
-        raise Problem(f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed", where="/var", hint=hint)
+        message = f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed"
+        raise Problem(message, where="/var", hint=FREE)
 
 
 def fits(found: Pending | None, manifest: Manifest, target: str) -> bool:

@@ -10,18 +10,12 @@ from typing import Any
 from osbuild.agent.boot import Boot, Flow, flow
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
+from osbuild.agent.systemd import reboot
 from osbuild.agent.update import boots
 from osbuild.agent.update.cluster import Cluster, cluster
 from osbuild.agent.update.report import Report
 
 LOCK = "/run/edge-osbuild/update.lock"
-
-
-def reboot() -> None:
-    """Ask systemd for a reboot, and do not wait for it."""
-    from osbuild.agent import health
-
-    health.reboot()
 
 
 @dataclass(frozen=True)
