@@ -8,8 +8,8 @@ from pathlib import Path
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import tokens
+from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import GIVEN, load, write
-from osbuild.agent.kubernetes.upstream import Paths
 
 INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 PAUSE = 3.0  # seconds between two questions

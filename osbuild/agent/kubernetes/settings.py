@@ -39,6 +39,10 @@ class Settings:
         value = self.config.get(key, [])
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
+    def arguments(self, key: str) -> list[str]:
+        """An entry of `config` with arguments, given without dashes as in K3s."""
+        return [f"--{word.removeprefix('--')}" for word in self.words(key)]
+
     def word(self, key: str, default: str) -> str:
         """An entry of `config` that is one string."""
         return str(self.config.get(key, default))
