@@ -24,3 +24,18 @@ def systemctl(*words: str) -> None:
 def reboot() -> None:
     """Ask for a reboot, and do not wait for it. Raises `Problem`."""
     systemctl("--no-block", "reboot")
+
+
+def reboot_whatever() -> None:
+    """The same for a boot that must not go on: by force where systemd refuses or does not answer. Raises `Problem`.
+
+    PID 1 that is deaf may still feed the watchdog, so nobody else would do it.
+    """
+    for words in (("--no-block", "reboot"), ("reboot", "--force"), ("reboot", "--force", "--force")):
+        try:
+            systemctl(*words)
+            return
+        except Problem as problem:
+            failed = problem
+            print(f"edge-agent: {problem}", flush=True)
+    raise failed
