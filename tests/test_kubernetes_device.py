@@ -6,6 +6,7 @@ import hmac
 import http.server
 import ipaddress
 import json
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import controlplane, health, join, k3s, kubelet, prepare, tokens
 from osbuild.agent.kubernetes import pki as keys
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import IMAGE, SEED, Settings, load, write_arguments
+from osbuild.agent.kubernetes.settings import IMAGE, SEED, Settings, load, write, write_arguments
 from osbuild.arch import Architecture
 from osbuild.cache import Cache
 from osbuild.errors import Error
@@ -121,6 +122,15 @@ def test_the_controller_manager_is_told_only_of_controllers_that_its_release_kno
 
     assert told("v1.36.3") - told("v1.35.4") == {f"-{name}" for name in controlplane.SINCE}
     assert {f"-{name}" for name in controlplane.IDLE_CONTROLLERS} < told("v1.37.0")
+
+
+def test_what_is_kept_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An authority that a power cut has left empty would keep an agent from its cluster for good."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    write(tmp_path / "pki/ca.crt", "an authority")
+    assert synced == [tmp_path / "pki/.ca.crt.new", tmp_path / "pki"]
+    assert (tmp_path / "pki/ca.crt").read_text() == "an authority"
 
 
 def test_a_second_preparation_changes_no_key(server: Path) -> None:

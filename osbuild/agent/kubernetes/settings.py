@@ -2,13 +2,13 @@
 
 import ipaddress
 import json
-import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent import system
 from osbuild.agent.errors import Problem
 
 IMAGE = "usr/lib/edge-osbuild/kubernetes.json"
@@ -119,13 +119,8 @@ def check(settings: Settings) -> None:
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
-    """Replace a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.unlink(missing_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(content)
-    scratch.replace(path)
+    """Replace a file as a whole, on the disk when this returns: a part of them is on the data partition."""
+    system.write(path, content.encode(), mode)
 
 
 def write_json(path: Path, content: Any, mode: int = 0o644) -> None:
