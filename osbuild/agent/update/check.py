@@ -55,10 +55,10 @@ KUBERNETES = "go by one minor version at a time, and not back: https://kubernete
 
 def allowed(node: Node, source: str, manifest: Manifest) -> bool:
     """Whether the bundle's signer lets this very version go back below the floor. Raises `Problem` where it may not."""
-    lowest = floor.read(node.system)
-    if lowest is None or older(manifest.version, lowest) is False:
-        return False
     running = str(node.system.image().get("version"))
+    lowest = floor.read(node.system) or running  # which was found good: until then nothing is installed
+    if older(manifest.version, lowest) is False:
+        return False
     permitted = manifest.meta.get("downgrade")
     if permitted == running:
         return True
