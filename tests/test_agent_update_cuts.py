@@ -18,7 +18,7 @@ from osbuild.agent.update import floor, history, install, pending, state, switch
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
 from osbuild.agent.update.rauc import Manifest
-from tests.loaders import LOADERS
+from tests.loaders import LOADERS, Real
 from tests.power import Cut
 from tests.slots import Device
 
@@ -220,3 +220,61 @@ def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: 
             resume(world) if found else world.update("1.1.0")
         world.sane("1.1.0")
         assert pending.load(device.system) is None
+
+
+TWICE = {
+    ("uefi", "edge-2-b+3.efi", "edge-b.efi.staged"), ("uefi", "edge-2-b+2-1.efi", "edge-2-b.efi"),
+    ("uefi", "edge-b.efi.partial", "edge-b.efi.staged"), ("uefi", "edge-b.efi.staged", "edge-b.efi.spare"),
+    ("uboot", "edge-b.img", "edge-b.img.staged"), ("uboot", "edge-b.img.partial", "edge-b.img.staged"),
+    ("uboot", "edge-b.img.staged", "edge-b.img.spare"),
+}  # fmt: skip
+
+
+def twice(folder: Path, kind: str, one: str, other: str) -> Device:
+    """A device with two names for one file, as a power cut within a rename leaves them: 1.0.5 is in slot b."""
+    global CURRENT
+    CURRENT = device = Device(folder, kind)
+    assert isinstance(device.loader, Real)
+    device.loader.slots["b"].image = "1.0.5"
+    (device.loader.fat.folder / one).write_bytes(device.loader.file("b", "1.0.5"))
+    (device.loader.fat.folder / other).hardlink_to(device.loader.fat.folder / one)
+    return device
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))
+def test_two_names_of_one_file_go_so_that_its_blocks_are_neither_booted_nor_freed_again(
+    kind: str, one: str, other: str, tmp_path: Path
+) -> None:
+    """An installation is cut off while it removes what is there, the next one too, and the third one is not."""
+    moments = 0
+    for first in range(16):
+        for then in range(16):
+            with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+                device = twice(Path(folder), kind, one.replace("2-b", "0-b"), other.replace("2-b", "0-b"))
+                world = World(device, {})
+                world.begin([first, then])
+                done = []
+                while True not in done:
+                    done.append(world.run(device.write("1.1.0")))
+                    assert device.reboot() == "a"
+                world.end()
+                device.loader.activate(device.system, "b")
+                assert device.reboot() == "b"
+                moments += len(done) == 3
+    assert moments > 100
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))
+def test_a_slot_with_two_names_of_its_file_can_be_rejected_and_that_be_cut(
+    kind: str, one: str, other: str, tmp_path: Path
+) -> None:
+    for moment in range(30):
+        device = twice(tmp_path / str(moment), kind, one, other)
+        world = World(device, {})
+        world.begin([moment])
+        done = world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
+        world.end()
+        device.reboot()  # into whichever: it can be loaded
+        assert world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
+        assert device.reboot() == "a"
+    assert done, "the last one was not cut"

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from osbuild.agent.boot import Entry
+from osbuild.agent.boot import Entry, remove
 from osbuild.agent.system import System, flush
 
 ENTRIES = "/efi/EFI/Linux"
@@ -65,9 +65,8 @@ class Uefi:
         if waiting.exists() and not (mine or spare.exists()):
             rename(system, waiting.name, spare.name)
         elif waiting.exists() or len(mine) > 1:
-            for path in [*(system.path(ENTRIES) / entry.file for entry in mine), waiting, spare]:
-                path.unlink(missing_ok=True)  # maybe names for one file, so all of them
-            flush(system.path(ENTRIES))
+            entries = (system.path(ENTRIES) / entry.file for entry in mine)
+            remove([*entries, waiting, spare], waiting.with_suffix(".partial"))
         elif mine and mine[0].left != 0:
             rename(system, mine[0].file, f"edge-{mine[0].generation}-{slot}+0-{mine[0].done}.efi")
 
