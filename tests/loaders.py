@@ -206,7 +206,10 @@ class Card(Real):
         (root / "sys/block/dm-0/slaves").mkdir(parents=True)
         (root / "sys/block/dm-0/slaves/disk3").symlink_to(root / "sys/devices/disk/disk3")
         (root / "dev").mkdir()
-        self.fat.raw.write_bytes(slotstate.initial())
+        with self.fat.raw.open("wb") as file:
+            for place in slotstate.PLACES:
+                file.seek(place)
+                file.write(slotstate.SlotState(1 + (place > 0)).encode())
         slotstate.change(self.fat.raw, lambda state: state.blessed("a"))
 
     def choose(self) -> str:

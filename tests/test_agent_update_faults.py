@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from osbuild import paths
+from osbuild.agent import rollback, systemd
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import check, history, install, pending, state, switch
 from osbuild.agent.update.attempt import Record, Wanted, attempt
@@ -95,6 +97,22 @@ def test_a_boot_and_its_commit_go_on_where_nothing_can_be_noted(device: Device) 
     (device.root / state.FOLDER.lstrip("/") / ".boots.jsonl.new").rmdir()
     commit(device.node)
     assert (pending.load(device.system), history.read(device.system)[-1]["event"]) == (None, "committed")
+
+
+# --- a cluster that does not answer
+
+
+def test_a_node_that_can_not_be_uncordoned_now_is_later_and_not_only_at_the_next_boot(device: Device) -> None:
+    device.cluster.answers = False
+    device.cluster.fails = RuntimeError("no space for a snapshot")
+    with pytest.raises(Problem, match="no space"):
+        switch.turn(device.node, put(device), restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked) == (True, 1)
+    device.cluster.fails = None
+    switch.resume(device.node, restart=False)
+    rollback.rollback(device.node, restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked, device.restarts) == (True, 2, 0)
+    assert (paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system" / systemd.UNCORDON).is_file()
 
 
 # --- signals
