@@ -60,8 +60,9 @@ class Loader:
         self.change(slot, left=None, done=0)
 
     def primary(self, system: System) -> str | None:
-        usable = [name for name, slot in self.slots.items() if slot.entry and slot.left != 0]
-        return max(usable, key=lambda name: self.slots[name].generation, default=None)
+        """The highest generation with a try left, else of what has none."""
+        there = {name: slot for name, slot in self.slots.items() if slot.entry}
+        return max(there, key=lambda name: (there[name].left != 0, there[name].generation), default=None)
 
     def activate(self, system: System, slot: str) -> None:
         if not (self.slots[slot].entry or self.slots[slot].staged):
@@ -94,10 +95,8 @@ class Loader:
         ]
 
     def choose(self) -> str:
-        """What it boots: the highest generation with a try left, else what has none."""
-        name = self.primary(System()) or max(
-            (name for name, slot in self.slots.items() if slot.entry), key=lambda name: self.slots[name].generation
-        )
+        """What it boots, a try used up by it."""
+        name = str(self.primary(System()))
         slot = self.slots[name]
         self.counted = None
         if slot.left is not None:

@@ -201,6 +201,36 @@ def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) ->
         world.sane("1.2.0")
 
 
+@given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS), again=st.booleans())
+@settings(max_examples=120, deadline=None)
+def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: str, again: bool) -> None:
+    global CURRENT
+    with tempfile.TemporaryDirectory() as folder:
+        CURRENT = device = Device(Path(folder))
+        world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
+        world.settle(orderly=False)
+        found = install.plan(device.node, "/b", Manifest("", "1.1.0", "build", "hash"), False, None)
+        switch.turn(device.node, install.carry_out(device.node, found, device.write("1.1.0")), restart=True)
+        assert device.reboot() == "b"
+        booted(device.node)
+        world.behaviour["1.0.0"] = old
+        world.begin(cuts if old == GOOD else cuts[:1])  # two cuts of the trial use up its tries: then no slot has any
+        done = world.run(lambda: rollback.rollback(device.node, restart=True))
+        if done and again:
+            done = world.run(lambda: rollback.rollback(device.node, restart=True))
+            world.behaviour["1.0.0"] = GOOD
+        world.settle(orderly=done)
+        world.end()
+        version = str(device.loader.slots[device.slot].image)
+        assert version == "1.1.0" if old != GOOD and not again else version in ("1.0.0", "1.1.0")
+        world.sane(version)
+        assert pending.load(device.system) is None
+        ends = [row["event"] for row in history.read(device.system) if row.get("id") == found.id]
+        assert ends[-1] == ("committed" if version == "1.1.0" and ends[-1] != "rolled-back" else "rolled-back")
+        world.update("1.2.0")
+        world.sane("1.2.0")
+
+
 @pytest.mark.parametrize("kind", LOADERS)
 @given(at=st.integers(0, 95))
 @settings(max_examples=96, deadline=None)

@@ -69,7 +69,7 @@ def stay(node: Node, found: Pending, why: str, *, whole: bool) -> None:
         if found.kind == "update" and whole:
             pending.save(node.system, replace(found, stage=INSTALLED))
         else:
-            pending.clear(node.system)
+            history.over(node.system, found)
     with suppress(OSError):
         history.append(node.system, "not-switched", None, why=f"{found.title}: {why}")
     come_back(node)
@@ -86,7 +86,7 @@ def withdraw(node: Node, found: Pending) -> None:
     """Take back a switch before it was booted. Raises `OSError`."""
     node.flow.reject(node.system, found.target)
     history.append(node.system, "withdrawn", found)
-    pending.clear(node.system)
+    history.over(node.system, found)
     come_back(node)
     node.report.event("withdrawn", f"{found.title} is not booted: slot {node.slot} goes on", slot=node.slot)
 
