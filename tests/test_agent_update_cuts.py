@@ -18,9 +18,11 @@ from osbuild.agent.update import floor, history, install, pending, state, switch
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
 from osbuild.agent.update.rauc import Manifest
-from tests.slots import Cut, Device
+from tests.loaders import LOADERS
+from tests.power import Cut
+from tests.slots import Device
 
-# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot is started
+# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot may be started
 GOOD, SICK, DEAD, TORN = BEHAVIOURS = "good", "sick", "dead", "torn"
 LIMIT = 40  # boots after which a device counts as lost
 
@@ -60,7 +62,8 @@ class World:
     def run(self, act: Callable[[], object]) -> bool:
         """Do it. False where the power failed meanwhile; it is back then, until the next moment that was drawn."""
         try:
-            act()
+            with self.device.loader.watched():
+                act()
         except Cut:
             self.device.power.restore(self.cuts.pop(0) if self.cuts else None)
             return False
@@ -96,11 +99,11 @@ class World:
             version = device.loader.slots[slot].image
             assert version, "a slot that is not whole was booted"
             orderly = False
-            if self.behaviour[version] == TORN:  # as U-Boot does it, where a boot file can't be loaded
+            if self.behaviour[version] == TORN and device.kind != "uefi":  # as U-Boot does it
                 device.loader.counted = None
                 device.start("b" if slot == "a" else "a")
                 version = str(device.loader.slots[device.slot].image)
-            if self.behaviour[version] == DEAD or not self.run(lambda: booted(device.node)):
+            if self.behaviour[version] in (DEAD, TORN) or not self.run(lambda: booted(device.node)):
                 continue
             if self.behaviour[version] == SICK:
                 bad = Verdict(False, True, 600.0, (Check("50-node", False, "not Ready", 1.0),))
@@ -113,7 +116,9 @@ class World:
     def finish(self) -> None:
         """The end of a good boot."""
         device = self.device
-        if device.loader.slots[device.slot].left is not None:
+        entry = device.entry(device.slot)
+        assert entry, "the slot that runs has its boot entry"
+        if entry.left is not None:
             device.loader.bless(device.system, device.slot)
         commit(device.node)
         device.cluster.arrive(device.system)  # as edge-kubernetes-uncordon.service does
@@ -121,9 +126,9 @@ class World:
     def sane(self, version: str) -> None:
         """It runs `version`, and everything that is written down agrees."""
         device = self.device
-        slot = device.loader.slots[device.slot]
-        assert slot.image == version
-        assert (slot.left, slot.entry) == (None, True)
+        entry = device.entry(device.slot)
+        assert device.loader.slots[device.slot].image == version
+        assert entry and entry.left is None
         assert device.loader.primary(device.system) == device.slot, "the next boot brings no surprise"
         assert not device.cluster.cordoned
         events = Counter((row["id"], row["event"]) for row in history.read(device.system) if "id" in row)
@@ -147,12 +152,13 @@ def resume(world: World) -> None:
 CURRENT: Device  # the device that the functions above ask for power
 
 
-@given(cuts=st.lists(st.integers(0, 70), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
-@settings(max_examples=150, deadline=None)
-def test_an_update_can_be_cut_anywhere(cuts: list[int], new: str, forgets: bool) -> None:
+@pytest.mark.parametrize("kind", LOADERS)
+@given(cuts=st.lists(st.integers(0, 90), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
-        CURRENT = device = Device(Path(folder))
+        CURRENT = device = Device(Path(folder), kind)
         device.loader.forgets = forgets
         world = World(device, {"1.0.0": GOOD, "1.1.0": new, "1.2.0": GOOD})
         world.settle(orderly=False)
@@ -173,12 +179,13 @@ def test_an_update_can_be_cut_anywhere(cuts: list[int], new: str, forgets: bool)
         assert [row["event"] for row in history.read(device.system)][-2:] == ["switched", "committed"]
 
 
-@given(cuts=st.lists(st.integers(0, 50), max_size=6), old=st.sampled_from(BEHAVIOURS))
-@settings(max_examples=80, deadline=None)
-def test_a_rollback_can_be_cut_anywhere(cuts: list[int], old: str) -> None:
+@pytest.mark.parametrize("kind", LOADERS)
+@given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS))
+@settings(max_examples=60, deadline=None)
+def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
-        CURRENT = device = Device(Path(folder))
+        CURRENT = device = Device(Path(folder), kind)
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
         world.settle(orderly=False)
         world.update("1.1.0")
@@ -194,12 +201,13 @@ def test_a_rollback_can_be_cut_anywhere(cuts: list[int], old: str) -> None:
         world.sane("1.2.0")
 
 
-@given(at=st.integers(0, 75))
-@settings(max_examples=76, deadline=None)
-def test_one_cut_of_a_good_update_needs_at_most_one_more_command(at: int) -> None:
+@pytest.mark.parametrize("kind", LOADERS)
+@given(at=st.integers(0, 95))
+@settings(max_examples=96, deadline=None)
+def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
-        CURRENT = device = Device(Path(folder))
+        CURRENT = device = Device(Path(folder), kind)
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD})
         world.settle(orderly=False)
         world.begin([at])

@@ -5,7 +5,7 @@ import uuid
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import boots, history, pending, state, switch
-from osbuild.agent.update.node import Node, alone, need_root, this
+from osbuild.agent.update.node import Node, alone, interruptible, need_root, this
 from osbuild.agent.update.pending import INSTALLED, Pending
 
 LIKE_INSTALL = "`edge-agent update install` puts an image there"
@@ -78,5 +78,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     need_root()
+    interruptible()
     rollback(this(), restart=not options.no_reboot)
     return 0

@@ -3,7 +3,7 @@
 import os
 
 from osbuild.agent.boot import tries
-from osbuild.agent.errors import Problem
+from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.update import floor, pending
 from osbuild.agent.update.node import Node
 from osbuild.agent.update.pending import Pending
@@ -55,10 +55,10 @@ KUBERNETES = "go by one minor version at a time, and not back: https://kubernete
 
 def allowed(node: Node, source: str, manifest: Manifest) -> bool:
     """Whether the bundle's signer lets this very version go back below the floor. Raises `Problem` where it may not."""
-    lowest = floor.read(node.system)
-    if lowest is None or older(manifest.version, lowest) is False:
-        return False
     running = str(node.system.image().get("version"))
+    lowest = floor.read(node.system) or running  # which was found good: until then nothing is installed
+    if older(manifest.version, lowest) is False:
+        return False
     permitted = manifest.meta.get("downgrade")
     if permitted == running:
         return True
@@ -80,8 +80,8 @@ def room(node: Node, manifest: Manifest) -> None:
     need = SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
     free = found.f_bavail * found.f_frsize
     if free < need:
-        hint = "free some: pods' data, images that are not used, journalctl --vacuum-size=16M"
-        raise Problem(f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed", where="/var", hint=hint)
+        message = f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed"
+        raise Problem(message, where="/var", hint=FREE)
 
 
 def fits(found: Pending | None, manifest: Manifest, target: str) -> bool:

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import signal
 import sys
-from types import FrameType
 
 from osbuild.agent.errors import Problem
 
@@ -45,7 +43,7 @@ def seconds(text: str) -> float:
 
 def main(options: argparse.Namespace) -> int:
     """Run one of the actions. Their modules are imported when needed: imports cost time at boot."""
-    from osbuild.agent.update.node import need_root, this
+    from osbuild.agent.update.node import interruptible, need_root, this
     from osbuild.agent.update.report import Report
 
     machine = bool(getattr(options, "json", False))
@@ -64,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
 
             commit(node)
             return 0
-        signal.signal(signal.SIGTERM, interrupt)  # so that RAUC is ended too
+        interruptible()
         if options.action == "switch":
             from osbuild.agent.update.switch import resume
 
@@ -80,10 +78,6 @@ def main(options: argparse.Namespace) -> int:
         report.event("error", problem.message, **facts)
         return 1
     return 0
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def show(action: str, machine: bool) -> int:

@@ -41,6 +41,7 @@ def install(node: Node, source: str, options: Options) -> None:
         end = time.monotonic() + seconds
         try:
             service = Service()
+            there = service.installed(node.other)
         except Failure as failure:
             raise failure.problem(source) from failure
         manifest = insist(node, source, end, lambda: inspect(source, min(ANSWER, max(end - time.monotonic(), 1.0))))
@@ -48,7 +49,7 @@ def install(node: Node, source: str, options: Options) -> None:
             hint = "the kernel's command line must have the same slot in `edge.slot=` and `rauc.slot=`"
             raise Problem(f"RAUC takes slot {service.slot} for the one that runs, not {node.slot}", hint=hint)
         downgrade = check.bundle(node, source, manifest, service.compatible)
-        found = plan(node, source, manifest, downgrade, service.installed(node.other))
+        found = plan(node, source, manifest, downgrade, there)
         node.report.event(
             "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {found.target}",
             version=manifest.version, slot=found.target,
@@ -84,12 +85,12 @@ def carry_out(node: Node, found: Pending, write: Callable[[], dict[str, Any]]) -
     """Have `write` write the slot, with a note of it before and after. Raises what `write` raises."""
     system = node.system
     pending.save(system, found)
-    history.append(system, "started", found, source=found.source)
     try:
+        history.append(system, "started", found, source=found.source)
         facts = write()
     except BaseException as error:
-        pending.clear(system)
         with suppress(OSError):  # what went wrong says more
+            pending.clear(system)
             history.append(system, "failed", found, why=str(error) or "interrupted", source=found.source)
         raise
     found = replace(found, stage=INSTALLED, facts=facts)
