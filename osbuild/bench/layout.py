@@ -90,6 +90,9 @@ def _files(table: bytes) -> Iterator[tuple[int, int, int]]:
         if kind == 1:  # a folder
             at += 16
             continue
+        if kind == 3:  # a link
+            at += 8 + struct.unpack_from("<I", table, at + 4)[0]
+            continue
         if kind == 2:  # a file
             begin, _, _, length = struct.unpack_from("<4I", table, at)
             at += 16
