@@ -92,11 +92,11 @@ def side(path: Path, cache: Cache) -> Side:
     except ValueError as error:
         raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
     try:
-        root, indexed = leaves(info.contents(path, "verity.img", cache)), True
+        index, indexed = leaves(info.contents(path, "verity.img", cache)), True
     except hook.Problem:
-        root, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
-    tree, boot = (info.contents(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes"))
-    return Side(path, about.compatible, facts, split(root), split(tree), split(boot, blocks.DIGEST), indexed)
+        index, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
+    trees, boots = (info.contents(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes"))
+    return Side(path, about.compatible, facts, split(index), split(trees), split(boots, blocks.DIGEST), indexed)
 
 
 def leaves(tree: bytes) -> bytes:

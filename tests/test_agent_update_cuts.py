@@ -18,7 +18,7 @@ from osbuild.agent.update import floor, history, install, pending, state, switch
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
 from osbuild.agent.update.rauc import Manifest
-from tests.loaders import LOADERS
+from tests.bootloaders import LOADERS
 from tests.power import Cut
 from tests.slots import Device
 
