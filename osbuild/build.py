@@ -189,8 +189,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                     epoch=lock.epoch,
                 )  # fmt: skip
             with log.step("erofs and dm-verity"):
-                kind = compatible(profile.name, board.name)
-                image = slot_image(sandbox, base, system, out, identity=wanted.key, kind=kind, epoch=lock.epoch)
+                image = slot_image(sandbox, base, system, out, identity=wanted.key, epoch=lock.epoch)
             free = check_headroom(profile.disk, image)
             with log.step("boot files and disk"):
                 names = {slot: boot_name(boots, slot) for slot in SLOTS}

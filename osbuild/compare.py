@@ -1,22 +1,26 @@
 """What an update would change: a build or bundle against another one."""
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.bundle import blocks, content, info, source
+from osbuild.bundle import blocks, content, hook, info, source
 from osbuild.cache import Cache
 from osbuild.errors import Error
 
-INDEXES = ("root.img.block-hash-index", "verity.img.block-hash-index", "boot.hashes")
+INDEX = "block-hash-index"
 DIGEST = 32  # bytes of a sha256
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: what the build says about itself, and sha256 of each block of the root, its tree, boot files."""
+    """One of the two: what the build says about itself, and sha256 of each block of the root, its tree, boot files.
+
+    Of the boot files it is the beginning of the sha256. `indexed`: a device makes the root's index out of the tree.
+    """
 
     path: Path
     compatible: str
@@ -24,6 +28,7 @@ class Side:
     root: tuple[bytes, ...]
     tree: tuple[bytes, ...]
     boot: tuple[bytes, ...]
+    indexed: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,11 @@ def side(path: Path, cache: Cache) -> Side:
         found = source.read(path)
         try:
             root, tree = tuple(blocks.hashes(found.root)), tuple(blocks.hashes(found.tree))
-            boot = tuple(digest for each in found.boot.values() for digest in blocks.hashes(each))
+            boot = tuple(digest[: blocks.DIGEST] for each in found.boot.values() for digest in blocks.hashes(each))
+            indexed = found.indexed
         except OSError as error:
             raise Error(f"cannot be read: {error.strerror}", where=str(error.filename), hint=source.AGAIN) from error
-        return Side(path, found.compatible, content.facts(found), root, tree, boot)
+        return Side(path, found.compatible, content.facts(found), root, tree, boot, indexed)
     if path.is_file() and not info.is_bundle(path):
         hint = "name the folder of a build, or a bundle: images are not compared"
         raise Error("this is neither a build nor a bundle", where=str(path), hint=hint)
@@ -85,13 +91,22 @@ def side(path: Path, cache: Cache) -> Side:
         facts = json.loads(info.contents(path, "build.json", cache))
     except ValueError as error:
         raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
-    root, tree, boot = (split(info.contents(path, name, cache)) for name in INDEXES)
-    return Side(path, about.compatible, facts, root, tree, boot)
+    try:
+        index, indexed = leaves(info.contents(path, "verity.img", cache)), True
+    except hook.Problem:
+        index, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
+    trees, boots = (info.contents(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes"))
+    return Side(path, about.compatible, facts, split(index), split(trees), split(boots, blocks.DIGEST), indexed)
 
 
-def split(table: bytes) -> tuple[bytes, ...]:
-    """The digests in a table of them."""
-    return tuple(table[at : at + DIGEST] for at in range(0, len(table), DIGEST))
+def leaves(tree: bytes) -> bytes:
+    """sha256 of each block of a root, out of its hash tree. Raises `hook.Problem` where that is of another kind."""
+    return hook.leaves(io.BytesIO(tree), {})[0]
+
+
+def split(table: bytes, size: int = DIGEST) -> tuple[bytes, ...]:
+    """The digests in a table of them, `size` bytes each."""
+    return tuple(table[at : at + size] for at in range(0, len(table), size))
 
 
 def compare(old: Side, new: Side) -> Comparison:
@@ -104,7 +119,7 @@ def compare(old: Side, new: Side) -> Comparison:
     versions = [str(each.facts["version"]) for each in (old, new)]
     if versions[0] == versions[1] and old.facts.get("key") != new.facts.get("key"):
         remarks.append(f"both call themselves {versions[0]}")
-    index = DIGEST * (len(new.root) + len(new.tree) + len(set(new.boot)))
+    index = DIGEST * (len(new.tree) + (0 if new.indexed else len(new.root))) + blocks.DIGEST * len(set(new.boot))
     return Comparison(
         old, new, tuple(changes(old.facts.get("packages", []), new.facts.get("packages", []))),
         tuple(changes(old.facts.get("components", []), new.facts.get("components", []))), delta(old.root, new.root),

@@ -124,24 +124,31 @@ def test_a_manifest_is_read_from_what_rauc_info_prints() -> None:
 
 
 LOG = """\
-installing /b: Updating slots
-opened hash index for slot root.1 as target_slot
-access stats for zero chunk: count=12 sum=12.000 min=1.000 max=1.000 avg=1.000 recent-avg=1.000
-access stats for target_slot_written: count=3 sum=3.000 min=1.000 max=1.000 avg=1.000 recent-avg=1.000
-access stats for target_slot: count=100 sum=99.000 min=0.000 max=1.000 avg=0.990 recent-avg=1.000
-access stats for active_slot: count=800 sum=800.000 min=1.000 max=1.000 avg=1.000 recent-avg=1.000
-access stats for source_image: count=60 sum=60.000 min=1.000 max=1.000 avg=1.000 recent-avg=1.000
-nbd dl_size: count=70 sum=409600.000 min=4.000 max=8192.000 avg=5851.429 recent-avg=4096.000
-""".splitlines()
+installing http://10.0.2.2:38811/next.raucb: Updating slot root.1
+Building new hash index for target_slot with 129792 chunks
+Building new hash index for active_slot with 129792 chunks
+access stats for zero chunk: count=0
+access stats for target_slot_written (reusing source_image): count=29874 sum=193.000 min=0.000 max=1.000 avg=0.006 recent-avg=0.000
+access stats for target_slot: count=29681 sum=0.000 min=0.000 max=0.000 avg=0.000 recent-avg=0.000
+access stats for active_slot: count=29681 sum=29678.000 min=0.000 max=1.000 avg=1.000 recent-avg=0.984
+access stats for source_image: count=3 sum=3.000 min=1.000 max=1.000 avg=1.000 recent-avg=1.000
+access stats for zero chunk: count=0
+access stats for target_slot_written (reusing source_image): count=238 sum=0.000 min=0.000 max=0.000 avg=0.000 recent-avg=0.000
+access stats for target_slot: count=238 sum=0.000 min=0.000 max=0.000 avg=0.000 recent-avg=0.000
+access stats for active_slot: count=238 sum=231.000 min=0.000 max=1.000 avg=0.971 recent-avg=0.969
+access stats for source_image: count=7 sum=7.000 min=1.000 max=1.000 avg=1.000 recent-avg=1.000
+nbd dl_size: count=313 sum=1971984.000 min=4.000 max=212992.000 avg=6300.268 recent-avg=4736.000
+nbd dl_speed: count=313 sum=55359805.000 min=17.000 max=7695960.000 avg=176868.387 recent-avg=150697.562
+""".splitlines()  # noqa: E501
 
 
 def test_what_was_fetched_and_what_was_there_is_read_from_raucs_statistics() -> None:
     found = journal.facts(LOG)
     assert found.plain() == {
-        "fetched": 409600, "requests": 70, "adaptive": True,
-        "chunks": {"zero": 12, "target_slot": 103, "active_slot": 800, "source_image": 60},
+        "fetched": 1971984, "requests": 313, "adaptive": True,
+        "chunks": {"zero": 0, "target_slot": 193, "active_slot": 29909, "source_image": 10},
     }  # fmt: skip
-    assert found.line() == "adaptive: 60 of 975 blocks of 4 KiB were taken from the bundle"
+    assert found.line() == "adaptive: 10 of 30112 blocks of 4 KiB were taken from the bundle"
     assert journal.facts([]).plain()["adaptive"] is None
 
 

@@ -1,5 +1,6 @@
 """The bundle's hook, run as RAUC runs it: a program with an environment, on a folder that stands for the partition."""
 
+import hashlib
 import os
 import resource
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from osbuild.bundle import blocks, content, hook, source
-from tests.builds import build, noise
+from tests.builds import build, hash_tree, noise
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def bundle(path: Path, kernel: bytes | None = None, kind: str = "efi") -> Path:
     return path
 
 
-def run(made: Path, partition: Path, slot: str, *, largest: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    made: Path, partition: Path, slot: str, *, largest: int | None = None, kind: str = "slot-install"
+) -> subprocess.CompletedProcess[str]:
     env = {
         "PATH": os.environ["PATH"], "RAUC_BUNDLE_MOUNT_POINT": str(made / "content"),
         "RAUC_SLOT_DEVICE": str(partition), "RAUC_SLOT_BOOTNAME": slot,
@@ -35,7 +38,7 @@ def run(made: Path, partition: Path, slot: str, *, largest: int | None = None) -
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest or -1, -1))
 
-    command = [sys.executable, "-I", str(made / "content/hook"), "slot-install"]
+    command = [sys.executable, "-I", str(made / "content/hook"), kind]
     return subprocess.run(command, env=env, capture_output=True, text=True, preexec_fn=limit)
 
 
@@ -150,6 +153,84 @@ def test_a_slot_that_is_not_in_the_bundle_and_a_partition_that_is_not_mounted_ar
         done = run(made, place, slot)
         assert done.returncode == 1
         assert message in done.stderr
+
+
+ROOT = noise("root", 1000)
+NEW = noise("new", 1) + ROOT[: 700 * 4096] + noise("newer", 2) + ROOT[702 * 4096 :]
+
+
+def trees(path: Path, **found: bytes) -> Path:
+    """The partitions of slots; the one of root b, which is about to be written."""
+    path.mkdir()
+    for slot, tree in found.items():
+        (path / f"root-{slot}-verity").write_bytes(tree + bytes(3 * 4096))  # a partition has room behind it
+    return path / "root-b"
+
+
+def index(made: Path, device: Path) -> tuple[str, bytes]:
+    """What the hook says, and the index that it has made."""
+    done = run(made, device, "b", kind="slot-pre-install")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout, (made / hook.INDEX).read_bytes()
+
+
+def plain(data: bytes) -> bytes:
+    """RAUC's index of a root."""
+    return b"".join(hashlib.sha256(data[at : at + 4096]).digest() for at in range(0, len(data), 4096))
+
+
+def rooted(path: Path, root: bytes) -> Path:
+    """A bundle's content with a root and its real hash tree."""
+    tree, roothash = hash_tree(root)
+    made = build(path / "build", root=root, facts={"roothash": roothash}, tree=tree)
+    (path / "content").mkdir()
+    content.write(source.read(made), path / "content")
+    return path
+
+
+def test_the_index_of_a_root_comes_out_of_its_tree_and_what_the_slots_have_of_that(tmp_path: Path) -> None:
+    made, (old, _) = rooted(tmp_path / "m", NEW[4096:] + noise("last", 1)), hash_tree(NEW[4096:] + noise("old", 1))
+    assert "hooks=pre-install" in (made / "content/manifest.raucm").read_text()
+    said, found = index(made, trees(tmp_path / "none"))
+    assert found == plain(NEW[4096:] + noise("last", 1))
+    assert said == "index of the root: 10 blocks of its hash tree, 10 of them from the bundle\n"
+    # One block of the root is another one: the tree's superblock, its top, and the block above that one.
+    assert index(made, trees(tmp_path / "a", a=old)) == (said.replace("10 of", "3 of"), found)
+    # Any slot will do, and none that is damaged.
+    damaged = bytearray(old)
+    damaged[3 * 4096] ^= 1
+    assert index(made, trees(tmp_path / "b", a=bytes(damaged), b=b"")) == (said.replace("10 of", "4 of"), found)
+    assert index(made, trees(tmp_path / "ab", a=bytes(damaged), b=old)) == (said.replace("10 of", "3 of"), found)
+
+
+def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path: Path) -> None:
+    made = rooted(tmp_path / "m", ROOT)
+    good = (made / "content/verity.img").read_bytes()
+    (made / hook.INDEX).write_bytes(b"of before")
+    salted, _ = hash_tree(ROOT, b"salt")
+    for tree, message in (
+        (good[: 4 * 4096] + b"x" + good[4 * 4096 + 1 :], "damaged"),
+        (good[: 5 * 4096], "damaged"),
+        (salted, "another kind"),
+        (bytes(4096), "another kind"),
+        (b"", "no hash tree"),
+    ):
+        (made / "content/verity.img").unlink()
+        (made / "content/verity.img").write_bytes(tree)
+        done = run(made, trees(tmp_path / f"slots-{len(list(tmp_path.iterdir()))}"), "b", kind="slot-pre-install")
+        assert done.returncode == 1 and message in done.stderr, message
+        assert not (made / hook.INDEX).exists(), "no older one is taken for it"
+
+
+def test_a_tree_with_a_salt_has_no_index_in_it_and_is_not_asked_for_one(tmp_path: Path) -> None:
+    for name, salt, right, wanted in (
+        ("plain", b"", True, True), ("salted", b"salt", True, False), ("of another root", b"", False, False),
+    ):  # fmt: skip
+        tree, roothash = hash_tree(ROOT, salt)
+        facts = {"roothash": roothash if right else "0" * 64}
+        made = source.read(build(tmp_path / name, root=ROOT, facts=facts, tree=tree))
+        assert made.indexed is wanted, name
+        assert ("pre-install" in content.manifest(made)) is wanted, name
 
 
 def test_the_hook_needs_nothing_but_the_standard_library() -> None:

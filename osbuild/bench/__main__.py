@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +31,14 @@ MEASUREMENTS = {
     "node": ("boot", "idle memory with Kubernetes, and two boots to Ready"),
     "boards": ("boards", "power-on to boot complete on every board"),
     "flash": ("flash", "writing an image, against dd with the same flush"),
+    "download": ("download", "what a device downloads for small updates"),
+    "install": ("install", "installing an update, against dd of the same bytes"),
+    "switch": ("switch", "a pod's downtime when its node switches slots, against a reboot"),
+    "rollback": ("rollback", "from the failure of a new version to the old one Ready"),
+    "cuts": ("cuts", "power cuts that the tests have tried, and survived"),
     "warm": ("warm", "builds after nothing, first-boot config and one overlay file changed"),
 }
+GROUPS = {"updates": ("download", "install", "switch", "rollback", "cuts")}
 RESULTS = paths.PROJECT / "build"
 
 
@@ -61,14 +67,27 @@ def scratch() -> Iterator[Path]:
         remove(folder)
 
 
-@click.command(epilog="\n\n".join(f"{name}: {help}" for name, (_, help) in MEASUREMENTS.items()))
+def chosen(only: Sequence[str]) -> list[str]:
+    """The measurements that `only` names, by themselves or as a group, in their order; all of them if it is empty."""
+    wanted = {each for name in only for each in GROUPS.get(name, (name,))}
+    return [name for name in MEASUREMENTS if not only or name in wanted]
+
+
+def epilog() -> str:
+    """What each measurement and group is, for the help."""
+    singles = {name: help for name, (_, help) in MEASUREMENTS.items()}
+    groups = {name: ", ".join(members) for name, members in GROUPS.items()}
+    return "\n\n".join(f"{name}: {text}" for name, text in {**singles, **groups}.items())
+
+
+@click.command(epilog=epilog())
 @click.option(
-    "--only", type=click.Choice(list(MEASUREMENTS)), multiple=True, help="Measure just this; may be repeated."
+    "--only", type=click.Choice([*MEASUREMENTS, *GROUPS]), multiple=True, help="Measure just this; may be repeated."
 )
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS / "bench.json",
               help="Where to write the figures.  [default: build/bench.json]")  # fmt: skip
 def command(only: tuple[str, ...], output: Path) -> int:
-    """Measure builds, sizes, memory and boot times. A figure over its target is shown as such, and is no failure."""
+    """Measure builds, sizes, memory, boots, updates. A figure over its target is shown as such, and is no failure."""
     RESULTS.mkdir(exist_ok=True)
     facts = {"host": host()}
     done: dict[str, Measured] = {}
@@ -76,7 +95,7 @@ def command(only: tuple[str, ...], output: Path) -> int:
     begin = time.monotonic()
     with scratch() as folder:
         site = Site(folder, RESULTS, Cache())
-        for name in [name for name in MEASUREMENTS if not only or name in only]:
+        for name in chosen(only):
             with log.step(MEASUREMENTS[name][1]):
                 try:
                     done[name] = measurement(site, name)

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SIZE = 4096  # bytes; RAUC's block-hash-index has the same
+# Bytes of a sha256 by which a block of a boot file is known: the table is read by every update, and what is put
+# together has its whole sha256 checked.
+DIGEST = 8
 
 
 def hashes(path: Path) -> Iterator[bytes]:
@@ -29,6 +32,8 @@ def runs(numbers: list[int]) -> list[list[int]]:
 def store(files: Mapping[str, Path], folder: str, target: Path) -> None:
     """Write every block of `files` (slot -> boot file) once, as boot.blocks, boot.hashes and boot.json in `target`.
 
+    boot.hashes has the first `DIGEST` bytes of the sha256 of each.
+
     `folder` is where they belong on the boot partition. `osbuild.bundle.hook` puts them together again.
     """
     numbers: dict[bytes, int] = {}
@@ -39,7 +44,7 @@ def store(files: Mapping[str, Path], folder: str, target: Path) -> None:
             with path.open("rb") as file:
                 while data := file.read(SIZE):
                     whole.update(data)
-                    digest = hashlib.sha256(data).digest()
+                    digest = hashlib.sha256(data).digest()[:DIGEST]
                     if digest not in numbers:
                         numbers[digest] = len(numbers)
                         blocks.write(data.ljust(SIZE, b"\0"))
@@ -47,5 +52,5 @@ def store(files: Mapping[str, Path], folder: str, target: Path) -> None:
             size = path.stat().st_size
             slots[slot] = {"name": path.name, "size": size, "sha256": whole.hexdigest(), "runs": runs(used)}
     (target / "boot.hashes").write_bytes(b"".join(numbers))
-    plan = {"format": 1, "block": SIZE, "folder": folder, "slots": slots}
+    plan = {"format": 1, "block": SIZE, "digest": DIGEST, "folder": folder, "slots": slots}
     (target / "boot.json").write_text(json.dumps(plan) + "\n")

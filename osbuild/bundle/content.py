@@ -21,7 +21,8 @@ def manifest(source: Source) -> str:
     """The bundle's manifest (RAUC's manual, "Manifest").
 
     The boot file comes first: as soon as the root is being overwritten, nothing may boot the slot. The root and its
-    hash tree have the type that their names' suffix gives them; an index by block makes small changes cheap.
+    hash tree have the type that their names' suffix gives them; an index by block makes small changes cheap. That of
+    the root is made on the device, by the hook, where the hash tree is one that it can be made from.
     """
     cluster: Mapping[str, Any] = next(
         (part for part in source.facts.get("components", []) if "distribution" in part), {}
@@ -43,6 +44,8 @@ def manifest(source: Source) -> str:
         "image.verity": {"filename": "verity.img", "adaptive": "block-hash-index"},
         "meta.edge": {name: value for name, value in meta.items() if value},
     }  # fmt: skip
+    if source.indexed:
+        sections["image.root"]["hooks"] = "pre-install"
     return key_file(sections)
 
 

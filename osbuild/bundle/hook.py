@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -I
-"""Puts a slot's boot file in place: run on the device by RAUC, out of the bundle that is installed.
+"""Puts a slot's boot file in place, and makes the index of its root: run on the device by RAUC, out of the bundle.
 
 A bundle fits either slot, and the boot files of the two differ in few bytes: the bundle has every block of both once
 (boot.blocks), its sha256 (boot.hashes), and how each file is made of them (boot.json). Blocks that the boot partition
@@ -9,23 +9,35 @@ What was bootable of the slot is removed first: from here on the slot's root is 
 written beside, synced, compared with its sha256, and renamed to NAME.staged, which no boot loader reads. To rename that
 is the switch, and the boot loader backend's to do.
 
+RAUC wants the sha256 of every block of the new root, so that it reads only blocks that no slot has: nearly 1 % of the
+root. The lowest level of the root's hash tree is the same, and most of that is in a slot's tree already. From the top
+down, only blocks of the tree that are in none are read from the bundle. What is made is RAUC's index, which the bundle
+has a link to in the place of its own.
+
 Environment: RAUC's for slot hooks (RAUC's manual, "Slot Hooks"). RAUC_SLOT_DEVICE is where the boot partition is
-mounted, RAUC_SLOT_BOOTNAME the slot. Standard library only.
+mounted, or the partition of the root, RAUC_SLOT_BOOTNAME the slot. Standard library only.
 """
 
 import hashlib
 import json
 import os
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 Local = dict[bytes, tuple[BinaryIO, int]]
+INDEX = "root.index"  # beside the folder in which the bundle is mounted
+TREE_BLOCK = 4096
+# dm-verity's superblock: signature, version, hash type, algorithm, sizes, blocks, size of the salt (cryptsetup's wiki,
+# DMVerity, "Verity superblock format").
+TREE_HEAD = struct.Struct("<8sII16x32sIIQH")
+TREE_KIND = (b"verity\0\0", 1, 1, b"sha256".ljust(32, b"\0"), TREE_BLOCK, TREE_BLOCK, 0)
 
 
 class Problem(Exception):
-    """Why the boot file can't be put in place: RAUC's log and the agent show it."""
+    """Why the slot can't be written: RAUC's log and the agent show it."""
 
 
 def entries(folder: Path, name: str) -> list[Path]:
@@ -39,28 +51,39 @@ def entries(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(wanted, path.name, re.IGNORECASE))
 
 
-def local_blocks(paths: list[Path], size: int) -> Local:
-    """sha256 of each block of the files that are there -> where it is. A file that can't be read is left out."""
+def local_blocks(paths: list[Path], size: int, digest: int = 32) -> Local:
+    """`digest` bytes of the sha256 of each block of the files that are there -> where it is.
+
+    A file that can't be read is left out.
+    """
     found: Local = {}
     for path in paths:
         try:
-            file = path.open("rb")
-            for offset in range(0, path.stat().st_size, size):
-                found.setdefault(hashlib.sha256(file.read(size)).digest(), (file, offset))
+            file, offset = path.open("rb"), 0
+            while data := file.read(size):
+                found.setdefault(hashlib.sha256(data).digest()[:digest], (file, offset))
+                offset += size
         except OSError:
             continue
     return found
 
 
+def single(path: Path) -> BinaryIO:
+    """A file of the bundle of which only the blocks are read that are asked for, and none ahead."""
+    file = path.open("rb", buffering=0)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return file
+
+
 def assemble(bundle: Path, plan: dict[str, Any], slot: str, local: Local, output: BinaryIO) -> tuple[int, int]:
     """Write the boot file of `slot` to `output`; how many blocks it has, and how many were read from the bundle."""
-    size, entry = int(plan["block"]), plan["slots"][slot]
+    size, width, entry = int(plan["block"]), int(plan["digest"]), plan["slots"][slot]
     hashes = (bundle / "boot.hashes").read_bytes()
     whole, left, total, fetched = hashlib.sha256(), int(entry["size"]), 0, 0
-    with (bundle / "boot.blocks").open("rb") as store:
+    with single(bundle / "boot.blocks") as store:
         for first, count in entry["runs"]:
             for number in range(first, first + count):
-                wanted = hashes[32 * number : 32 * number + 32]
+                wanted = hashes[width * number : width * number + width]
                 source, offset = local.get(wanted, (store, number * size))
                 source.seek(offset)
                 data = source.read(min(size, left))
@@ -108,7 +131,8 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
         path.unlink()
     sync_folder(folder)
     others = [entry["name"] for each, entry in plan["slots"].items() if each != slot]
-    local = local_blocks([*kept, *(path for other in others for path in entries(folder, other))], int(plan["block"]))
+    near = [*kept, *(path for other in others for path in entries(folder, other))]
+    local = local_blocks(near, int(plan["block"]), int(plan["digest"]))
     try:
         with partial.open("xb") as output:
             total, fetched = assemble(bundle, plan, slot, local, output)
@@ -126,15 +150,75 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
     return f"boot file {name}: {total} blocks, {fetched} of them from the bundle"
 
 
+def leaves(tree: BinaryIO, local: Local) -> tuple[bytes, int, int]:
+    """The lowest level of a hash tree, and of how many blocks the tree is, and how many were read from `tree`.
+
+    `local` is where blocks can be had by their sha256. After the superblock's block the levels follow from the top,
+    which is one block; each block has 128 digests, of blocks of the next level. Raises `Problem`, `OSError`.
+    """
+    head = tree.read(TREE_BLOCK)
+    try:
+        *first, blocks, salt = TREE_HEAD.unpack_from(head)
+    except struct.error as error:
+        raise Problem("the bundle has no hash tree") from error
+    if (*first, salt) != TREE_KIND or blocks < 2:
+        raise Problem("the hash tree in the bundle is of another kind: no index can be made from it")
+    counts = []
+    count = blocks
+    while count > 1:
+        count = -(-count // 128)
+        counts.append(count)
+    place, level, fetched = 1, b"", 1
+    for count in reversed(counts):
+        above, level = level, b""
+        for number in range(count):
+            wanted = above[32 * number : 32 * number + 32]
+            data = stored(local, wanted)
+            if data is None:
+                tree.seek((place + number) * TREE_BLOCK)
+                data = tree.read(TREE_BLOCK)
+                fetched += 1
+                if len(data) != TREE_BLOCK or (above and hashlib.sha256(data).digest() != wanted):
+                    raise Problem("the hash tree in the bundle is damaged")
+            level += data
+        place += count
+    return level[: 32 * blocks], place, fetched
+
+
+def stored(local: Local, wanted: bytes) -> bytes | None:
+    """The block with that sha256, if it is there, and still what it was."""
+    if wanted not in local:
+        return None
+    file, offset = local[wanted]
+    file.seek(offset)
+    data = file.read(TREE_BLOCK)
+    return data if hashlib.sha256(data).digest() == wanted else None
+
+
+def index(bundle: Path, device: Path) -> str:
+    """Make RAUC's index of the root in the bundle, which is about to be written to `device`; returns what was done."""
+    target = bundle.parent / INDEX
+    target.unlink(missing_ok=True)
+    slots = device.name.rpartition("-")[0]  # by their labels the trees are root-a-verity and so on
+    local = local_blocks(sorted(device.parent.glob(f"{slots}-?-verity")), TREE_BLOCK)
+    with single(bundle / "verity.img") as tree:
+        made, total, fetched = leaves(tree, local)
+    target.write_bytes(made)
+    return f"index of the root: {total} blocks of its hash tree, {fetched} of them from the bundle"
+
+
 def main() -> int:
     """Entry point: RAUC gives the hook's kind as the only argument."""
-    if sys.argv[1:] != ["slot-install"]:
+    if sys.argv[1:] not in (["slot-install"], ["slot-pre-install"]):
         print(f"unknown hook: {' '.join(sys.argv[1:])}", file=sys.stderr)
         return 1
     try:
         environ = os.environ
-        bundle, partition = Path(environ["RAUC_BUNDLE_MOUNT_POINT"]), Path(environ["RAUC_SLOT_DEVICE"])
-        print(install(bundle, partition, environ["RAUC_SLOT_BOOTNAME"]))
+        bundle, place = Path(environ["RAUC_BUNDLE_MOUNT_POINT"]), Path(environ["RAUC_SLOT_DEVICE"])
+        if sys.argv[1] == "slot-install":
+            print(install(bundle, place, environ["RAUC_SLOT_BOOTNAME"]))
+        else:
+            print(index(bundle, place))
     except (Problem, OSError, KeyError, ValueError) as error:
         print(f"hook: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild import log
-from osbuild.bundle import content
+from osbuild.bundle import content, hook
 from osbuild.bundle.programs import programs
 from osbuild.bundle.signing import Signing, trust
 from osbuild.bundle.source import Source, check
@@ -17,6 +17,10 @@ from osbuild.run import Argument
 # Small blocks: of a streamed bundle only whole ones can be read, and an adaptive update picks single blocks of 4 KiB.
 # That makes the whole 2 to 4 % larger than squashfs's usual 128 KiB do, and a small update many times smaller.
 SQUASHFS = "-comp zstd -Xcompression-level 9 -b 4096 -no-fragments -root-mode 0755 -action 'chmod(0755)@true'"
+# In the place of the index of the root, which RAUC would put there: the one that the hook makes on the device, in the
+# folder in which the bundle is mounted.
+INDEX = "root.img.block-hash-index"
+MADE_THERE = f" -action 'exclude@name({INDEX})' -p '{INDEX} s 777 0 0 ../{hook.INDEX}'"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def make(source: Source, output: Path, signing: Signing, cache: Cache) -> Bundle
             inside.mkdir()
             content.write(source, inside)
             with log.step("squashfs, hash tree, signature"):
-                command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={SQUASHFS}", inside, made]
+                words = SQUASHFS + (MADE_THERE if source.indexed else "")
+                command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={words}", inside, made]
                 env = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)}
                 signing.run(tools, command, scratch, env)
                 tools.run(["rauc", *trust(scratch, signing.keys.keyring()), "info", made], [scratch])

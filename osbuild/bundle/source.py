@@ -10,6 +10,7 @@ from typing import Any
 from osbuild.boot.flows import FLOWS
 from osbuild.cache import file_digest
 from osbuild.errors import Error
+from osbuild.superblock import verity
 
 AGAIN = "run `edge-osbuild build` again"
 BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
@@ -55,6 +56,13 @@ class Source:
     @property
     def tree(self) -> Path:
         return self.folder / "root.verity"
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the lowest level of the hash tree is the sha256 of each block of the root: it has no salt."""
+        with self.tree.open("rb") as file:
+            found = verity(file, 0)
+        return found is not None and not found.salt and found.root_hash == self.facts["roothash"]
 
 
 def compatible(profile: str, board: str) -> str:

@@ -1,6 +1,5 @@
 """A slot's image: the root as erofs, and the dm-verity hash tree over it."""
 
-import hashlib
 import re
 import uuid
 from dataclasses import dataclass
@@ -16,7 +15,10 @@ NAMESPACE = uuid.UUID("a7b1a3a0-6c1e-5a55-9b1e-0e1f5b1e6a3d")  # of the UUIDs th
 
 @dataclass(frozen=True)
 class SlotImage:
-    """`root` and `tree` are files; `roothash` and `salt` hex; `blocks` the number of 4096-byte blocks of `root`."""
+    """`root` and `tree` are files; `roothash` is hex; `blocks` the number of 4096-byte blocks of `root`.
+
+    `salt` is as dm-verity takes it: "-" is none.
+    """
 
     root: Path
     tree: Path
@@ -31,11 +33,11 @@ def derived_uuid(*names: str) -> str:
 
 
 def slot_image(
-    tools: Tree, base: Base, system: Path, folder: Path, *, identity: str, kind: str, epoch: int
+    tools: Tree, base: Base, system: Path, folder: Path, *, identity: str, epoch: int
 ) -> SlotImage:  # fmt: skip
     """Pack the folder `system` over `base` as `folder`/root.erofs and hash it into `folder`/root.verity.
 
-    `identity` seeds UUIDs, and `kind`, which all versions of an image have in common, the salt.
+    `identity` seeds UUIDs.
     """
     root, tree = folder / "root.erofs", folder / "root.verity"
     pack(tools, base, system, root, uuid=derived_uuid(identity, "root"), epoch=epoch)
@@ -43,10 +45,11 @@ def slot_image(
     if size % BLOCK:
         with root.open("r+b") as file:
             file.truncate(size + BLOCK - size % BLOCK)
-    # What is computed to forge one image's blocks must be of no use against others: for that hashes have a salt. It is
-    # no secret, and against a second preimage of SHA-256 one for all versions is as good as many. With another salt
-    # every block of the hash tree would be another one, and had to be downloaded with every update.
-    salt = hashlib.sha256(kind.encode()).hexdigest()
+    # Without a salt the tree's lowest level is the sha256 of each block: the very index by which an update finds what a
+    # device has already. So the device gets that index out of its own tree and the few blocks of the new one that
+    # differ (`osbuild.bundle.hook`), and need not download it. What a salt is good for, that work done to forge blocks
+    # of one image helps against no other, does not matter where a second preimage of SHA-256 is needed.
+    salt = "-"
     text = tools.run(
         ["veritysetup", "format", f"--salt={salt}", f"--uuid={derived_uuid(identity, 'verity')}", "--hash=sha256",
          f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", root, tree],

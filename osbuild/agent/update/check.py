@@ -70,16 +70,41 @@ def allowed(node: Node, source: str, manifest: Manifest) -> bool:
     raise Problem(message, where=source, hint=hint)
 
 
+def mostly_new(node: Node, manifest: Manifest) -> bool:
+    """Whether a bundle is best fetched as a whole: another Kubernetes is most of an image."""
+    wanted = manifest.meta.get("kubernetes", "")
+    return bool(wanted) and wanted != node.image.get("kubernetes", "")
+
+
+def free_space(node: Node) -> int | None:
+    """Bytes that are free on the data partition, None where nobody knows."""
+    try:
+        found = os.statvfs(node.system.path("/var"))
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def needed(manifest: Manifest) -> int:
+    """Bytes of the data partition that an installation needs, those included that must stay free."""
+    return SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
+
+
+def room_for_whole(node: Node, manifest: Manifest, there: int) -> bool:
+    """Whether the whole bundle can be kept, of which `there` bytes are there."""
+    free = free_space(node)
+    return free is not None and free + there >= needed(manifest) + limit(manifest)
+
+
+def limit(manifest: Manifest) -> int:
+    """Bytes that a bundle can have at most: its images, and what says what they are."""
+    return sum(manifest.images.values()) * 17 // 16 + 16 * 2**20
+
+
 def room(node: Node, manifest: Manifest) -> None:
     """Whether the data partition has room for what an installation writes there. Raises `Problem`."""
-    place = node.system.path("/var")
-    try:
-        found = os.statvfs(place)
-    except OSError:
-        return
-    need = SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
-    free = found.f_bavail * found.f_frsize
-    if free < need:
+    free, need = free_space(node), needed(manifest)
+    if free is not None and free < need:
         message = f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed"
         raise Problem(message, where="/var", hint=FREE)
 

@@ -20,6 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     install.add_argument(
         "--deadline", type=seconds, metavar="SECONDS", help="when to give up (default: what the profile says, or 3600)"
     )
+    install.add_argument(
+        "--fetch", choices=("auto", "parts", "whole"), default="auto",
+        help="from a server: only blocks that are new (parts), the bundle as one file first (whole), or whole where "
+        "Kubernetes is another and there is room (auto, the default)",
+    )  # fmt: skip
     install.add_argument("--json", action="store_true", help="one JSON object a line, for a script")
     switching = commands.add_parser("switch", help="switch to what was installed with --no-switch, and reboot")
     switching.add_argument("--no-reboot", action="store_true", help="leave the reboot to you")
@@ -70,7 +75,8 @@ def main(options: argparse.Namespace) -> int:
             return 0
         from osbuild.agent.update.install import Options, install
 
-        install(node, options.source, Options(not options.no_switch, not options.no_reboot, options.deadline))
+        how = Options(not options.no_switch, not options.no_reboot, options.deadline, options.fetch)
+        install(node, options.source, how)
     except (Problem, OSError, KeyboardInterrupt) as error:
         if not machine:
             raise

@@ -13,9 +13,11 @@ UNIT = "rauc.service"
 PREFIX = re.compile(
     r"^(?:\(\w+:\d+\): )?rauc(?:-\w+)?-(?:Message|INFO|WARNING|CRITICAL|ERROR|DEBUG)(?: \*\*)?: [\d:.]+: "
 )
-# RAUC's statistics (src/stats.c): how many chunks of 4 KiB each source had, and what was downloaded.
+# RAUC's statistics (src/stats.c). Of a source of chunks of 4 KiB `count` is how often it was asked, and `sum`, which is
+# not there where it never was, how often it had the chunk; of downloads `count` is requests, and `sum` bytes.
 COUNTS = re.compile(
-    r"(zero chunk|target_slot_written|target_slot|active_slot|source_image|nbd dl_size): count=(\d+)(.*)"
+    r"(zero chunk|target_slot_written|target_slot|active_slot|source_image|nbd dl_size)(?: \(reusing \w+\))?: "
+    r"count=(\d+)(.*)"
 )
 SUM = re.compile(r" sum=([\d.]+)")
 FALLBACK = "Continuing after adaptive mode error: "
@@ -118,16 +120,14 @@ def facts(lines: Iterable[str]) -> Facts:
         if FALLBACK in line:
             found.fallback = line.partition(FALLBACK)[2].strip()
         elif match := COUNTS.search(line):
-            name, count = (
-                match[1].replace("zero chunk", "zero").replace("target_slot_written", "target_slot"),
-                int(match[2]),
-            )
+            name = match[1].replace("zero chunk", "zero").replace("target_slot_written", "target_slot")
+            total = SUM.search(match[3])
+            number = int(float(total[1])) if total else 0
             if name == "nbd dl_size":
-                size = SUM.search(match[3])
-                found.fetched = (found.fetched or 0) + (int(float(size[1])) if size else 0)
-                found.requests += count
+                found.fetched = (found.fetched or 0) + number
+                found.requests += int(match[2])
             else:
-                found.chunks[name] = found.chunks.get(name, 0) + count
+                found.chunks[name] = found.chunks.get(name, 0) + number
     return found
 
 

@@ -37,6 +37,16 @@ class Failure(Exception):
         return Problem(self.reason.message, where=source, hint=self.reason.hint)
 
 
+def refusal(status: int) -> Reason:
+    """What an answer other than the bundle means: `status` is HTTP's (RFC 9110, 15)."""
+    if status == 404:
+        return Reason("the server does not have it (HTTP 404)", "check the address; open it in a browser")
+    if 400 <= status < 500 and status not in (408, 429):
+        message = f"the server refuses to send it (HTTP {status})"
+        return Reason(message, "check the address and this device's access to the server")
+    return Reason(f"the server fails (HTTP {status})", "check the server", False)
+
+
 # What RAUC says -> what to say; the groups of the first fill the second.
 SAYS = (
     (r"failed to configure streaming: range requests not supported", Reason(

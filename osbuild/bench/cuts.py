@@ -1,0 +1,65 @@
+"""How many power cuts the tests have tried, and how many of them a device has survived."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.site import Site
+from osbuild.errors import Error
+
+LEDGER = "failure-matrix"
+MEANING = (
+    "Not measured here, but read from what the last runs of the failure matrix have written down: machines killed at "
+    "moments by chance during an update, and what a cut at any flush of a whole update could have left of the disk."
+)
+RUN = "run `make test-all`, or `pytest qemu-tests/test_update_power.py --cuts N`"
+
+
+def measure(site: Site) -> Measured:
+    """Read the ledger. Raises `Error` where an entry is damaged."""
+    folder = site.results / LEDGER
+    figures: list[Figure] = []
+    notes = []
+    if cuts := entry(folder, "power-random"):
+        tried, survived = count(cuts, "cuts"), count(cuts, "survived")
+        figures += [
+            Figure("cuts", "power cuts at moments by chance", tried, ""),
+            Figure("cuts_lost", "  not survived", lost(cuts, tried - survived), "", 0),
+        ]
+    if states := entry(folder, "flush-states"):
+        figures += [
+            Figure("states", "states of a disk after a cut, replayed and checked", count(states, "states"), ""),
+            Figure("states_bad", "  bad", lost(states, count(states, "bad")), "", 0),
+        ]
+    for name, found in (("power cuts", cuts), ("replayed states", states)):
+        if not found:
+            notes.append(f"{name}: the tests have not run here; {RUN}")
+        elif not found["held"]:
+            notes.append(f"{name}: the test of {found['date']} FAILED, and the figures are of what came before that")
+        else:
+            notes.append(f"{name}: {found['date']}")
+    return Measured(figures, MEANING, {"ledger": {"cuts": cuts, "states": states}}, notes)
+
+
+def entry(folder: Path, name: str) -> dict[str, Any] | None:
+    """An entry of the ledger, None where that test has never run."""
+    path = folder / f"{name}.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        _ = found["figures"], found["held"], found["date"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Error(f"the ledger's entry is damaged: {error!r}", where=str(path), hint=RUN) from error
+    return found
+
+
+def count(found: dict[str, Any], name: str) -> int:
+    """A figure of an entry; 0 where the test ended before it was written."""
+    return int(found["figures"].get(name, 0))
+
+
+def lost(found: dict[str, Any], number: int) -> int:
+    """What was not survived: a test that has not held has lost one at least, whatever it came to write down."""
+    return max(number, 0 if found["held"] else 1)

@@ -1,0 +1,68 @@
+"""How much of a bundle a device downloads for a small update, and which parts of it."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from osbuild import log
+from osbuild.bench.device import Trial, trial
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.layout import parts, share
+from osbuild.bench.site import Site
+
+# Version -> what it is, and how much of its bundle may be downloaded, in percent.
+STEPS: dict[str, tuple[str, float | None]] = {
+    "overlay-only": ("one overlay file changed", 1),
+    "package-only": ("one package added", 5),
+    "next": ("a package, a kernel argument, a file", None),
+}
+LEAST = 0.02  # percent: smaller parts have no row of their own
+MEANING = (
+    "Version N runs from slot a as it was flashed, slot b is empty. The bundle of another version is installed from a "
+    "web server, which counts the bytes of the bodies that it has sent (not of headers), as a share of the whole "
+    "bundle. What part of it they are follows from the ranges that were asked for."
+)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One installation: bytes of the bundle, bytes that were sent, and of which parts; what the agent reported."""
+
+    size: int
+    sent: int
+    parts: dict[str, int]
+    requests: int
+    reported: dict[str, Any]
+
+    def figures(self, name: str, title: str, target: float | None) -> Iterator[Figure]:
+        """The share of the bundle, and of what it is made up, the largest part first."""
+        yield Figure(f"download_{name}", f"downloaded: {title}", 100 * self.sent / self.size, "%", target)
+        for part, sent in sorted(self.parts.items(), key=lambda item: -item[1]):
+            if (percent := 100 * sent / self.size) >= LEAST:
+                yield Figure(f"download_{name}_{part}", f"  {part}", percent, "%")
+
+
+def measure(site: Site) -> Measured:
+    """Install each version from the same saved state. Raises `Error`."""
+    figures: list[Figure] = []
+    facts = {}
+    with trial(site, "light") as device:
+        device.keep()
+        for name, (title, target) in STEPS.items():
+            device.device.restore()
+            found = fetch(device, name, "--no-switch")
+            figures += found.figures(name, title, target)
+            facts[name] = asdict(found)
+    return Measured(figures, f"{MEANING} Flavour light: without a cluster.", {"versions": facts})
+
+
+def fetch(device: Trial, name: str, *options: str) -> Fetched:
+    """Install the version `name`, and count what that took. Raises `AssertionError` where it fails."""
+    published, server = device.publish(name), device.device.site
+    with log.step(f"installing {name}"), server.failing(server.fault):  # it counts anew in there, and fails in no way
+        events = device.device.install(published.url, *options)
+        journal = server.journal
+    ranges = [(request.first, request.sent) for request in journal.requests]
+    reported = next(event for event in events if event["event"] == "installed")
+    found = dict(share(ranges, parts(published.bundle)))
+    return Fetched(published.bundle.stat().st_size, journal.total, found, len(ranges), reported)

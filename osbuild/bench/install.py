@@ -1,0 +1,88 @@
+"""How fast a device installs, against writing the same bytes with dd(1) to the same places."""
+
+import shlex
+import statistics
+import time
+
+from osbuild import log
+from osbuild.bench.device import Trial, trial
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.site import Site
+
+VERSION = "next"
+TIMES = 3
+MB = 10**6
+FOLDER = "/var/lib/bench"
+# Where the parts of a build go in slot b.
+PLACES = {
+    "root.erofs": "/dev/disk/by-partlabel/root-b",
+    "root.verity": "/dev/disk/by-partlabel/root-b-verity",
+    "edge-b.efi": "/efi/EFI/Linux/bench.partial",
+}
+MEANING = (
+    f"Version {VERSION} into the empty slot b of a device that runs N, without the switch: root, hash tree and boot "
+    "file. Ours is `edge-agent update install` from its start to its end, checking the signature and noting what is "
+    "done included, from a file on the data partition and streamed from a web server. dd writes the files themselves, "
+    "from the data partition to the same two partitions and to the boot partition: bs=1M conv=fsync. Every run begins "
+    f"with the same saved state and empty caches; by turns, medians of {TIMES}. Under emulation sha256 is slow, and "
+    "ours hashes every block: real hardware does better."
+)
+
+
+def measure(site: Site) -> Measured:
+    """Raises `Error`."""
+    with trial(site, "light") as device:
+        published = device.publish(VERSION)
+        build = published.bundle.parent
+        size = sum((build / name).stat().st_size for name in PLACES)
+        for name in (*PLACES, published.bundle.name):
+            device.device.node.run(download(device.device.site.publish(build / name), name), timeout=600)
+        device.keep()
+        ways = {"file": f"{FOLDER}/{published.bundle.name}", "streamed": published.url}
+        rounds: dict[str, list[float]] = {"file": [], "streamed": [], "dd": []}
+        with log.step(f"{TIMES} times by turns"):
+            for _ in range(TIMES):
+                for way, source in ways.items():
+                    rounds[way].append(installed(device, source))
+                rounds["dd"].append(copied(device))
+    seconds = {way: statistics.median(times) for way, times in rounds.items()}
+    return Measured(
+        [
+            Figure("install_time", "install from a file: time, against dd", seconds["file"] / seconds["dd"], "×"),
+            Figure("install_rate", "  its rate", size / MB / seconds["file"], "MB/s"),
+            Figure("install_streamed_rate", "  streamed", size / MB / seconds["streamed"], "MB/s"),
+            Figure("install_dd_rate", "  dd's rate", size / MB / seconds["dd"], "MB/s"),
+        ],
+        MEANING,
+        {"bytes": size, "rounds": rounds},
+    )
+
+
+def download(url: str, name: str) -> str:
+    """A command that puts a file into the device's folder, and on its disk."""
+    program = f"import urllib.request as r; r.urlretrieve({url!r}, {FOLDER + '/' + name!r})"
+    return f"mkdir -p {FOLDER} && python3 -c {shlex.quote(program)} && sync"
+
+
+def installed(device: Trial, source: str) -> float:
+    """Seconds of an installation in a fresh state."""
+    fresh(device)
+    begin = time.monotonic()
+    device.device.install(source, "--no-switch")
+    return time.monotonic() - begin
+
+
+def copied(device: Trial) -> float:
+    """Seconds of the same with dd."""
+    fresh(device)
+    commands = [f"dd if={FOLDER}/{name} of={place} bs=1M conv=fsync status=none" for name, place in PLACES.items()]
+    begin = time.monotonic()
+    device.device.node.run(" && ".join(commands), timeout=600)
+    return time.monotonic() - begin
+
+
+def fresh(device: Trial) -> None:
+    """The saved state with nothing in the page cache (proc_sys_vm(5)), and the boot partition mounted, as it is by
+    whoever uses it first."""
+    device.device.restore()
+    device.device.node.run("ls /efi > /dev/null; sync; echo 3 > /proc/sys/vm/drop_caches")

@@ -1,0 +1,86 @@
+"""How long it takes from the failure of a new version to the old one's node Ready."""
+
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+
+from osbuild import log
+from osbuild.bench.device import Trial, trial
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.site import Site
+from osbuild.errors import Error
+from osbuild.qemu.serial import clean
+
+WAIT = 3600.0  # seconds, under emulation
+# Version -> what is wrong with it, and what the console says when it fails.
+FAULTS = {
+    "panic": ("its kernel panics", r"Kernel panic - not syncing"),
+    "unhealthy": ("a health check fails", r"edge-osbuild: boot failed: "),
+    "never-ready": ("its node never gets Ready", r"edge-osbuild: boot failed: "),
+}
+BACK = r"edge-osbuild: boot complete: \S+ \S+ slot a "
+MEANING = (
+    "A node with a cluster switches to a version that is broken. A kernel that panics does so at each of three tries: "
+    "the time is from the first panic. Health checks are given time until the profile's deadline, at each try too: the "
+    "time is from the verdict on the last one (for this, the new slot is given one try only). The end is the old "
+    "slot's boot complete, of which the node's being Ready is a part."
+)
+
+
+@dataclass
+class Heard:
+    """When the console said what is listened for, by time.monotonic(); `words` are regular expressions by name."""
+
+    words: dict[str, str]
+    moments: dict[str, list[float]] = field(default_factory=dict)
+    _text: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def hear(self, data: bytes) -> None:
+        """Called in the thread that reads the console."""
+        now = time.monotonic()
+        with self._lock:
+            *lines, self._text = (self._text + data.decode(errors="replace")).split("\n")
+            for line in lines:
+                for name, word in self.words.items():
+                    if re.search(word, clean(line)):
+                        self.moments.setdefault(name, []).append(now)
+
+
+def measure(site: Site) -> Measured:
+    """Let each of them fail, from the same saved state. Raises `Error`."""
+    figures, facts = [], {}
+    with trial(site, "server") as device:
+        device.keep()
+        for name, (title, word) in FAULTS.items():
+            with log.step(f"a version that fails: {title}"):
+                heard = fail(device, name, word)
+            failed, back = heard.moments["failed"], heard.moments["back"][-1]
+            figures.append(Figure(f"rollback_{name}", f"failure to old slot Ready: {title}", back - failed[0], "s"))
+            facts[name] = {"failures": [moment - failed[0] for moment in failed], "back": back - failed[0]}
+    return Measured(figures, MEANING, {"rollbacks": facts})
+
+
+def fail(device: Trial, name: str, word: str) -> Heard:
+    """Switch to the broken version, and wait until the old one is back. Raises `Error` where it has not failed."""
+    under_test = device.device
+    published = device.publish(name)
+    under_test.restore()
+    under_test.install(published.url, "--no-reboot")
+    if name != "panic":
+        under_test.node.run(ONE_TRY)
+    heard = Heard({"failed": word, "back": BACK})
+    under_test.machine.console.skip()
+    under_test.machine.line.listen(heard.hear)
+    under_test.node.guest.run("sudo systemctl reboot", check=False)
+    while under_test.wait_complete(WAIT)["slot"] != "a":
+        pass
+    found = under_test.settled(600)
+    if found.slot != "a" or not heard.moments.keys() >= {"failed", "back"}:
+        raise Error(f"version {name} has not failed as it should: {found}", where=str(under_test.machine.console.path))
+    return heard
+
+
+# As if two tries had been used (systemd-boot(7), "Boot Counting").
+ONE_TRY = r"""cd /efi/EFI/Linux && for file in edge-*-b+3.efi; do mv "$file" "${file%+3.efi}+1-2.efi"; done && sync"""

@@ -1,0 +1,84 @@
+"""How long a pod does not answer when its node switches slots, against a plain reboot."""
+
+import statistics
+import time
+from dataclasses import asdict
+
+from osbuild import log
+from osbuild.bench.answers import Answers, asking
+from osbuild.bench.device import Trial, trial
+from osbuild.bench.download import STEPS, Fetched, fetch
+from osbuild.bench.figure import Figure, Measured
+from osbuild.bench.site import Site
+from osbuild.qemu.command import NETDEV
+
+PORT = 30080
+SERVICE = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec:
+  type: NodePort
+  selector: {{app: web}}
+  ports: [{{port: 8080, nodePort: {PORT}}}]
+"""
+WAIT = 1800.0  # seconds, under emulation
+TIMES = 2
+MEANING = (
+    "A node with a cluster, and a pod behind a NodePort that is asked five times a second from outside: from its last "
+    f"answer before to its first one after. Plain: `systemctl reboot`, median of {TIMES}. The switch: `edge-agent "
+    "update switch` to a version that was installed before and differs by an overlay file; leaving the cluster, the "
+    "snapshot and the first boot from the other slot are in it. With the next Kubernetes, its migration is in it too, "
+    "which no plain reboot has."
+)
+
+
+def measure(site: Site) -> Measured:
+    """Reboot, switch, reboot, switch. Raises `Error`."""
+    downtime: dict[str, list[float]] = {"reboot": [], "overlay-only": [], "next": []}
+    downloads: dict[str, Fetched] = {}
+    with trial(site, "server") as device:
+        with asking(exposed(device)) as answers:
+            answers.wait(300)
+            for name in ("overlay-only", "next"):
+                for _ in range(TIMES // 2):
+                    downtime["reboot"].append(down(device, answers, "systemctl reboot"))
+                downloads[name] = fetch(device, name, "--no-switch")
+                downtime[name].append(down(device, answers, "edge-agent update switch"))
+    plain = statistics.median(downtime["reboot"])
+    over, next_ = downtime["overlay-only"][0], downtime["next"][0]
+    figures = [
+        Figure("downtime", "downtime of a switch, against a plain reboot", over / plain, "×", 1.1),
+        Figure("downtime_switch", "  the switch", over, "s"),
+        Figure("downtime_reboot", "  a plain reboot", plain, "s"),
+        Figure("downtime_next", "  a switch to the next Kubernetes", next_, "s"),
+    ]
+    title, target = STEPS["overlay-only"]
+    figures += downloads["overlay-only"].figures("server_overlay-only", f"with a cluster, {title}", target)
+    figures += downloads["next"].figures("server_next", "with a cluster, the next Kubernetes", None)
+    facts = {name: asdict(found) for name, found in downloads.items()}
+    return Measured(figures, MEANING, {"downtime": downtime, "versions": facts})
+
+
+def exposed(device: Trial) -> int:
+    """Let the pod be reached from the host: the port. QEMU forgets it when the machine is powered off, not before."""
+    node = device.device.node
+    node.guest.put(SERVICE.encode(), "/tmp/service.yaml")
+    node.kubectl("apply -f /tmp/service.yaml")
+    rule = f"hostfwd_add {NETDEV} tcp:127.0.0.1:0-:{PORT}"
+    node.machine.qmp("human-monitor-command", command_line=rule)
+    return node.machine.port(PORT)
+
+
+def down(device: Trial, answers: Answers, command: str) -> float:
+    """Seconds without an answer from the pod, when the node reboots by `command`."""
+    under_test = device.device
+    with log.step(command):
+        begin = answers.wait(60)
+        under_test.machine.console.skip()
+        under_test.node.guest.run(f"sudo {command}", check=False, timeout=600)
+        under_test.wait_complete(WAIT)
+        answers.wait(WAIT)
+        under_test.settled(600)
+        before, after = answers.gap(begin, time.monotonic())
+    return after - before

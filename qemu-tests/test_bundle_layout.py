@@ -1,0 +1,34 @@
+"""Where the parts of a bundle lie, as `make bench` tells them apart: of one that the real programs have made."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from osbuild.bench.layout import SIGNATURE, TABLES, TREE, parts
+from osbuild.bundle import pack, signing, source
+from osbuild.bundle.programs import programs
+from osbuild.cache import Cache
+from osbuild.keys import authority
+from osbuild.keys.authority import Access
+from tests.builds import build, hash_tree, noise
+
+
+@pytest.mark.parametrize("salt", [b"", b"salt"])
+def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_lie_where_they_are_said_to(
+    salt: bytes, tmp_path: Path
+) -> None:
+    cache, root = Cache(), noise("root", 300)  # noise is stored as it is: what can't be compressed can be compared
+    tree, roothash = hash_tree(root, salt)
+    made = build(tmp_path / "build", root=root, tree=tree, facts={"roothash": roothash})
+    signed = signing.prepare(authority.init(tmp_path / "keys", "Example", Access()), programs(cache))
+    path = pack.make(source.read(made), tmp_path / "f.raucb", signed, cache).path
+    data, found = path.read_bytes(), {part.name: part for part in parts(path)}
+    assert data[found["root.img"].begin : found["root.img"].end] == root
+    assert found["verity.img"].end > found["verity.img"].begin
+    assert ("root.img.block-hash-index" in found) is bool(salt), "without a salt it is a link, which has no data"
+    assert list(found)[-3:] == [TABLES, TREE, SIGNATURE]
+    order = list(found.values())
+    assert all(one.end == two.begin for one, two in pairwise(order))
+    assert order[0].begin < 128 and order[-1].end == len(data)
+    assert (found[TREE].end - found[TREE].begin) % 4096 == 0
