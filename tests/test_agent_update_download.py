@@ -79,6 +79,23 @@ def test_a_server_without_ranges_sends_all_again(fetch: Callable[..., int], site
     assert kept(tmp_path) == BODY
 
 
+def test_a_cut_between_two_files_of_a_server_leaves_no_mixture(
+    fetch: Callable[..., int], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*words: object) -> int:
+        raise KeyboardInterrupt
+
+    with site.failing(Fault(cut=2**20)), pytest.raises(Failure):
+        fetch()
+    (tmp_path / "www/a.raucb").write_bytes(BODY[::-1])
+    with site.failing(Fault(no_ranges=True)), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(download, "copy", cut)
+        fetch()
+    assert download.have(System(tmp_path)) == 0
+    assert fetch() == len(BODY)
+    assert kept(tmp_path) == BODY[::-1]
+
+
 @pytest.mark.parametrize(
     ("fault", "said", "final"),
     [

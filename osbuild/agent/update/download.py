@@ -4,6 +4,7 @@ RAUC asks for each block of 4 KiB that the device lacks when it comes to it, one
 packages that saves most of the bundle; a new Kubernetes is tens of thousands of blocks, each of them a round trip.
 """
 
+import errno
 import http.client
 import os
 import socket
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,9 @@ def fetch(
         why = getattr(error, "reason", None) or error
         raise Failure(Reason(f"the connection was lost: {why}", NETWORK, False)) from error
     except OSError as error:
+        if error.errno == errno.ENOSPC:  # the rest of the node needs room, too
+            with suppress(OSError):
+                discard(system)
         message = f"it can't be kept below {state.FOLDER}: {error.strerror or error}"
         raise Failure(Reason(message, "`edge-agent status` says how much is free")) from error
 
@@ -108,6 +113,8 @@ def go_on(
             raise Another
         if size is not None and size > limit:
             raise Failure(LARGE)
+        if not at:  # what is there is of another file: after a power cut it must not pass for a part of this one
+            state.remove(system, FILE)
         state.save(system, ABOUT, {"identity": identity, "mark": found, "size": size})
         return copy(answer, path(system), at, size, limit, end, progress)
 

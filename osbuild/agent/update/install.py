@@ -16,7 +16,7 @@ from osbuild.agent.update.journal import Facts
 from osbuild.agent.update.node import Node, alone
 from osbuild.agent.update.pending import INSTALLED, WRITING, Pending
 from osbuild.agent.update.rauc import Manifest, Service, inspect, is_remote
-from osbuild.agent.update.reason import CORRUPT, Failure, Reason
+from osbuild.agent.update.reason import BUSY, CORRUPT, Failure, Reason
 
 DEADLINE = 3600.0  # seconds, where the profile does not say
 ANSWER = 120.0  # seconds that a server gets to show what it has
@@ -122,7 +122,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
 
     `limit`: the bundle is fetched as one file of at most so many bytes, from which RAUC installs it; None: it is not.
     """
-    from osbuild.agent.update.attempt import Record, Wanted, attempt
+    from osbuild.agent.update.attempt import NO_TIME, Record, Wanted, attempt
 
     begin, record, system = time.monotonic(), Record(), node.system
     source = found.source if limit is None else str(download.path(system))
@@ -137,10 +137,13 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
         try:
             return attempt(system, wanted, node.report.progress, record)
         except Failure as failure:
-            if limit is None or failure.reason.kind != CORRUPT:
+            if limit is None or failure.reason.kind == BUSY:
                 raise
-            download.discard(system)  # it may have been damaged on the way: one more try
-            raise Failure(replace(failure.reason, final=False)) from failure
+            if failure.reason.final and failure.reason != NO_TIME:
+                download.discard(system)  # the fault may be the file's, and would come back with it at every try
+            if failure.reason.kind != CORRUPT:
+                raise
+            raise Failure(replace(failure.reason, final=False)) from failure  # damaged on the way: one more try
 
     try:
         facts = insist(node, found.source, end, once)
@@ -196,4 +199,5 @@ def keep(node: Node, lines: list[str]) -> None:
     """Keep what RAUC said, for `explain`: the journal may be gone by then."""
     from osbuild.agent.update.journal import KEPT
 
-    state.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)
+    with suppress(OSError):  # no reason to give up an installation
+        state.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)
