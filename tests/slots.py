@@ -14,8 +14,8 @@ from osbuild.agent.boot import Entry
 from osbuild.agent.system import System
 from osbuild.agent.update.node import Node
 from osbuild.agent.update.report import Report
-from tests.bootloaders import LOADERS, Loader, Slot
-from tests.power import Power
+from tests.cuts import Power
+from tests.slotloaders import LOADERS, Loader, Slot
 
 
 @dataclass
@@ -28,6 +28,8 @@ class Cluster:
     fails: Exception | None = None
     done: dict[str, Any] | None = None
     deadline: float | None = None
+    answers: bool = True  # whether the node can be uncordoned now
+    asked: int = 0  # times that this was put off
 
     def refusal(self, system: System, wanted: str) -> str | None:
         return self.refuses
@@ -50,7 +52,12 @@ class Cluster:
             raise self.fails
         return self.done
 
+    def later(self) -> None:
+        self.asked += 1
+
     def arrive(self, system: System) -> dict[str, Any]:
+        if not self.answers:
+            return {"problem": "the node is still cordoned"}
         self.power.tick()
         self.cordoned = False
         return {"uncordoned": True}
@@ -111,7 +118,8 @@ class Device:
 
     @property
     def node(self) -> Node:
-        return Node(self.system, self.loader, self.cluster, Report(output=self.output), self.restart)
+        report = Report(output=self.output)
+        return Node(self.system, self.loader, self.cluster, report, self.restart, lambda: self.cluster.later())
 
     def restart(self) -> None:
         self.restarts += 1

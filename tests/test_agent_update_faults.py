@@ -8,13 +8,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from osbuild import paths
+from osbuild.agent import rollback, systemd
+from osbuild.agent.__main__ import main
 from osbuild.agent.errors import Problem
-from osbuild.agent.update import check, history, install, pending, state, switch
+from osbuild.agent.update import check, history, install, node, pending, state, switch
 from osbuild.agent.update.attempt import Record, Wanted, attempt
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
@@ -97,6 +101,22 @@ def test_a_boot_and_its_commit_go_on_where_nothing_can_be_noted(device: Device) 
     assert (pending.load(device.system), history.read(device.system)[-1]["event"]) == (None, "committed")
 
 
+# --- a cluster that does not answer
+
+
+def test_a_node_that_can_not_be_uncordoned_now_is_later_and_not_only_at_the_next_boot(device: Device) -> None:
+    device.cluster.answers = False
+    device.cluster.fails = RuntimeError("no space for a snapshot")
+    with pytest.raises(Problem, match="no space"):
+        switch.turn(device.node, put(device), restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked) == (True, 1)
+    device.cluster.fails = None
+    switch.resume(device.node, restart=False)
+    rollback.rollback(device.node, restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked, device.restarts) == (True, 2, 0)
+    assert (paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system" / systemd.UNCORDON).is_file()
+
+
 # --- signals
 
 
@@ -141,6 +161,33 @@ def test_a_program_that_is_to_outlive_its_terminal_does() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup(1)
     interruptible()
     os.kill(os.getpid(), signal.SIGHUP)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Problem("no", where="/efi", hint="mount it"), 1, {"text": "no", "where": "/efi", "hint": "mount it"}),
+        (OSError(28, "No space left on device", "/var/x"), 1, {"text": "No space left on device", "where": "/var/x"}),
+        (KeyboardInterrupt(), 130, {"text": "interrupted", "where": None}),
+    ],
+)
+def test_a_script_gets_the_reason_as_an_object_whatever_it_is(
+    device: Device, error: BaseException, status: int, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def leave(*words: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(node, "need_root", lambda: None)
+    monkeypatch.setattr(node, "this", lambda report: replace(device.node, report=report))
+    put(device)
+    monkeypatch.setattr(switch, "explain", lambda error, found: error)
+    monkeypatch.setattr(device.cluster, "leave", leave)
+    assert main(["update", "switch", "--json"]) == status
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["event"] == "error"
+    assert said.items() <= last.items()
 
 
 # --- RAUC

@@ -175,7 +175,7 @@ def test_remove_never_crosses_into_another_file_system(tmp_path: Path, monkeypat
 
 def test_two_may_prune_at_once(cache: Cache) -> None:
     for number in range(40):
-        cache.entry("kind", f"{number}", lambda path: path.write_bytes(b"x" * 8192))
+        cache.entry("kind", f"{number}", noise)
     with ThreadPoolExecutor(4) as pool:
         freed = sum(pool.map(lambda _: cache.prune(("kind",), limit=0), range(4)))
     assert not list(cache.folder("kind").iterdir())

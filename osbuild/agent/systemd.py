@@ -4,6 +4,7 @@ import subprocess
 
 from osbuild.agent.errors import Problem
 
+UNCORDON = "edge-kubernetes-uncordon.service"
 TIMEOUT = 60.0  # seconds for an answer; systemd itself gives up on the bus after 25
 
 
@@ -19,6 +20,14 @@ def systemctl(*words: str) -> None:
         said = str(error)
     if said:
         raise Problem(said, where=" ".join(command), hint="`systemctl status` says how systemd is")
+
+
+def uncordon() -> None:
+    """Have this node taken back into its cluster as soon as that answers, and do not wait for it. Raises `Problem`.
+
+    Started at boot, its unit has found nothing to do, or is done: it only starts again by this.
+    """
+    systemctl("--no-block", "restart", UNCORDON)
 
 
 def reboot() -> None:

@@ -77,11 +77,17 @@ def main(options: argparse.Namespace) -> int:
 
         how = Options(not options.no_switch, not options.no_reboot, options.deadline, options.fetch)
         install(node, options.source, how)
-    except Problem as problem:
+    except (Problem, OSError, KeyboardInterrupt) as error:
         if not machine:
             raise
-        facts = {"where": problem.where, "hint": problem.hint}
-        report.event("error", problem.message, **facts)
+        match error:
+            case Problem():
+                report.event("error", error.message, where=error.where, hint=error.hint)
+            case OSError():
+                report.event("error", error.strerror or str(error), where=error.filename, hint=None)
+            case _:
+                report.event("error", "interrupted", where=None, hint="`edge-agent update status` says how far it got")
+                return 130
         return 1
     return 0
 

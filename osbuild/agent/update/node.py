@@ -13,7 +13,7 @@ from typing import Any
 from osbuild.agent.boot import Boot, Flow, flow
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
-from osbuild.agent.systemd import reboot
+from osbuild.agent.systemd import reboot, uncordon
 from osbuild.agent.update import boots
 from osbuild.agent.update.cluster import Cluster, cluster
 from osbuild.agent.update.report import Report
@@ -24,13 +24,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Node:
-    """`restart` asks for a reboot and returns."""
+    """`restart` asks for a reboot and returns, `later` for what `Cluster.arrive` could not do now."""
 
     system: System
     flow: Flow
     cluster: Cluster | None = None
     report: Report = field(default_factory=Report)
     restart: Callable[[], None] = reboot
+    later: Callable[[], None] = uncordon
 
     @property
     def slot(self) -> str:

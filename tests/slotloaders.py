@@ -19,7 +19,7 @@ from osbuild.agent.system import System
 from osbuild.agent.uboot import UBoot
 from osbuild.agent.uefi import Uefi
 from osbuild.bundle import blocks, hook
-from tests.power import Fat, Power
+from tests.cuts import Fat, Power
 
 TRIES = 3
 Step = Callable[[], object]
@@ -60,8 +60,9 @@ class Loader:
         self.change(slot, left=None, done=0)
 
     def primary(self, system: System) -> str | None:
-        usable = [name for name, slot in self.slots.items() if slot.entry and slot.left != 0]
-        return max(usable, key=lambda name: self.slots[name].generation, default=None)
+        """The highest generation with a try left, else of what has none."""
+        there = {name: slot for name, slot in self.slots.items() if slot.entry}
+        return max(there, key=lambda name: (there[name].left != 0, there[name].generation), default=None)
 
     def activate(self, system: System, slot: str) -> None:
         if not (self.slots[slot].entry or self.slots[slot].staged):
@@ -94,10 +95,8 @@ class Loader:
         ]
 
     def choose(self) -> str:
-        """What it boots: the highest generation with a try left, else what has none."""
-        name = self.primary(System()) or max(
-            (name for name, slot in self.slots.items() if slot.entry), key=lambda name: self.slots[name].generation
-        )
+        """What it boots, a try used up by it."""
+        name = str(self.primary(System()))
         slot = self.slots[name]
         self.counted = None
         if slot.left is not None:
@@ -206,7 +205,10 @@ class Card(Real):
         (root / "sys/block/dm-0/slaves").mkdir(parents=True)
         (root / "sys/block/dm-0/slaves/disk3").symlink_to(root / "sys/devices/disk/disk3")
         (root / "dev").mkdir()
-        self.fat.raw.write_bytes(slotstate.initial())
+        with self.fat.raw.open("wb") as file:
+            for place in slotstate.PLACES:
+                file.seek(place)
+                file.write(slotstate.SlotState(1 + (place > 0)).encode())
         slotstate.change(self.fat.raw, lambda state: state.blessed("a"))
 
     def choose(self) -> str:
