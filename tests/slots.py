@@ -14,8 +14,8 @@ from osbuild.agent.boot import Entry
 from osbuild.agent.system import System
 from osbuild.agent.update.node import Node
 from osbuild.agent.update.report import Report
-from tests.bootloaders import LOADERS, Loader, Slot
-from tests.power import Power
+from tests.cuts import Power
+from tests.slotloaders import LOADERS, Loader, Slot
 
 
 @dataclass

@@ -18,8 +18,8 @@ from osbuild.agent.update import floor, history, install, pending, state, switch
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
 from osbuild.agent.update.rauc import Manifest
-from tests.bootloaders import LOADERS, Real
-from tests.power import Cut
+from tests.cuts import Cut
+from tests.slotloaders import LOADERS, Real
 from tests.slots import Device
 
 # healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot may be started

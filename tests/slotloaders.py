@@ -19,7 +19,7 @@ from osbuild.agent.system import System
 from osbuild.agent.uboot import UBoot
 from osbuild.agent.uefi import Uefi
 from osbuild.bundle import blocks, hook
-from tests.power import Fat, Power
+from tests.cuts import Fat, Power
 
 TRIES = 3
 Step = Callable[[], object]
