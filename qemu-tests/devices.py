@@ -150,7 +150,7 @@ class Device:
         """Wait for a boot that is complete, whatever fails before it; then for SSH."""
         found = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
         self.node.guest.disconnect()
-        self.node.guest.wait_ready(180)
+        self.node.guest.wait_ready(300)
         return found
 
     def cut(self) -> None:
@@ -167,7 +167,7 @@ class Device:
         if self.machine.running:
             self.machine.power_cut()
         self.machine.boot_again(READY)
-        self.node.guest.wait_ready(120)
+        self.node.guest.wait_ready(300)
         self.begun = time.monotonic()
         return self
 

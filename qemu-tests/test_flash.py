@@ -303,7 +303,7 @@ def test_a_flashed_file_boots_with_its_own_seed(
     made = machine(MachineConfig(board=board, image=card, memory=1024 * MIB))
     node = Node(made, made.guest(USER, key))
     node.wait_complete()
-    node.guest.wait_ready(60)
+    node.guest.wait_ready(300)
     assert node.run("hostname").strip() == "flashed"
     sizes = node.run("lsblk -bno SIZE $(findmnt -no SOURCE /var)").split()
     assert int(sizes[0]) > card.stat().st_size - gpt.read(image("minimal") / "disk.img").size

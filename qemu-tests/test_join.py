@@ -94,11 +94,11 @@ def cluster(
     with machine("edge-server", host, SERVER, server_seed, f"join-server-{board.name}.log") as first:
         server = Node(first, first.guest(USER, key))
         server.wait_complete()
-        server.guest.wait_ready(120)
+        server.guest.wait_ready(300)
         with machine("edge-agent", board, AGENT, agent_seed, f"join-agent-{board.name}.log") as second:
             agent = Node(second, second.guest(USER, key))
             agent.wait_complete()
-            agent.guest.wait_ready(120)
+            agent.guest.wait_ready(300)
             yield Cluster(server, agent)
 
 
@@ -146,7 +146,7 @@ def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> No
     cluster.agent.machine.power_cut()
     cluster.agent.machine.boot_again()
     cluster.agent.wait_complete()
-    cluster.agent.guest.wait_ready(120)
+    cluster.agent.guest.wait_ready(300)
     cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()
     assert sorted(names) == ["node/site-1", "node/site-1-agent"]

@@ -42,7 +42,7 @@ def node(
 def complete(node: Node) -> str:
     """Wait for a complete boot that was found good; the slot."""
     node.wait_complete()
-    node.guest.wait_ready(120)
+    node.guest.wait_ready(300)
     node.wait_good()
     return str(node.status()["slot"])
 
