@@ -154,7 +154,7 @@ CURRENT: Device  # the device that the functions above ask for power
 
 @pytest.mark.parametrize("kind", LOADERS)
 @given(cuts=st.lists(st.integers(0, 64), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +181,7 @@ def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, for
 
 @pytest.mark.parametrize("kind", LOADERS)
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS))
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=35)
 def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +202,7 @@ def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) ->
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS), again=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: str, again: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +233,7 @@ def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: st
 
 @pytest.mark.parametrize("kind", LOADERS)
 @given(at=st.integers(0, 51))  # as many moments as the longest one has, and one more
-@settings(max_examples=52, deadline=None)
+@settings(max_examples=52)
 def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
