@@ -63,7 +63,7 @@ def test_a_seed_without_checksums_must_at_least_be_one(tmp_path: Path, files: di
         read(put(tmp_path, files))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 10_000), name=st.sampled_from([*FILES, "SHA256SUMS"]))
 def test_what_a_power_cut_leaves_of_a_file_is_never_taken_for_the_seed(tmp_path: Path, cut: int, name: str) -> None:
     folder = put(tmp_path, FILES, sums=True)

@@ -153,8 +153,8 @@ CURRENT: Device  # the device that the functions above ask for power
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@given(cuts=st.lists(st.integers(0, 90), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
-@settings(max_examples=100, deadline=None)
+@given(cuts=st.lists(st.integers(0, 64), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
+@settings(max_examples=60)
 def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +181,7 @@ def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, for
 
 @pytest.mark.parametrize("kind", LOADERS)
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35)
 def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +202,7 @@ def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) ->
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS), again=st.booleans())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60)
 def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: str, again: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -232,8 +232,8 @@ def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: st
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@given(at=st.integers(0, 95))
-@settings(max_examples=96, deadline=None)
+@given(at=st.integers(0, 51))  # as many moments as the longest one has, and one more
+@settings(max_examples=52)
 def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -277,8 +277,8 @@ def test_two_names_of_one_file_go_so_that_its_blocks_are_neither_booted_nor_free
 ) -> None:
     """An installation is cut off while it removes what is there, the next one too, and the third one is not."""
     moments = 0
-    for first in range(16):
-        for then in range(16):
+    for first in range(10):
+        for then in range(10):
             with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
                 device = twice(Path(folder), kind, one.replace("2-b", "0-b"), other.replace("2-b", "0-b"))
                 world = World(device, {})
@@ -291,7 +291,7 @@ def test_two_names_of_one_file_go_so_that_its_blocks_are_neither_booted_nor_free
                 device.loader.activate(device.system, "b")
                 assert device.reboot() == "b"
                 moments += len(done) == 3
-    assert moments > 100
+    assert moments > 25, "twice cut off"
 
 
 @pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))

@@ -116,7 +116,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
         containers.inspect(tmp_path / "none.tar", X86)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_archive_is_an_error_or_unharmed_and_never_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     image(tmp_path / "demo.tar")

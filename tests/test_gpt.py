@@ -136,7 +136,7 @@ def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
         gpt.read(tmp_path / "absent")
 
 
-quickly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+quickly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quickly

@@ -23,7 +23,7 @@ from osbuild.inspect import inspect
 from tests.disks import unpack
 
 ROOT_HASH = "ce8c51fe0e9d7b30c31e328e15bed063452eddd5e7e1ebd7a78d9a691812eaea"  # as systemd-repart told it
-quickly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+quickly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return data
 
 
-RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
+RELAXED = settings(suppress_health_check=list(HealthCheck))
 
 
 @settings(RELAXED, max_examples=400)

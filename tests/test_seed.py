@@ -207,7 +207,7 @@ profiles = st.builds(
 )
 
 
-@hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(profile=profiles)
 def test_whatever_a_profile_says_arrives_as_it_is_and_is_valid(profile: Profile, schema: Path) -> None:
     folder = Path("/")
