@@ -154,7 +154,7 @@ class Versions:
             self.sign(found, found.bundle)
         return found
 
-    def sign(self, version: Version, output: Path, keys: Keys | None = None, **facts: Any) -> Path:
+    def sign(self, version: Version, output: Path, keys: Keys | None = None, /, **facts: Any) -> Path:
         """Make a bundle of a build that is there; `facts` replace what the build says of itself."""
         signed = signing.prepare(keys or self.keys, programs(self.cache))
         pack.make(changed(version, facts), output, signed, self.cache)
