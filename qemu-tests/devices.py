@@ -11,7 +11,7 @@ from typing import Any
 
 from conftest import LOGS_FOLDER
 from faulty import GUEST, Site
-from nodes import BOOT, DEPLOYMENT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
 from versions import Version, Versions
 
 from osbuild.qemu.accel import Accelerator, choose
@@ -146,11 +146,17 @@ class Device:
         self.node.guest.run("sudo systemctl reboot", check=False)
         return self.wait_complete(timeout)
 
+    def fall_back(self, timeout: float) -> None:
+        """Reboot into a slot that fails, and wait until slot a runs again; `timeout` is for each boot."""
+        found = self.reboot(timeout=timeout)
+        while found["slot"] != "a":
+            found = self.wait_complete(timeout)
+
     def wait_complete(self, timeout: float = BOOT) -> re.Match[str]:
         """Wait for a boot that is complete, whatever fails before it; then for SSH."""
         found = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
         self.node.guest.disconnect()
-        self.node.guest.wait_ready(300)
+        self.node.guest.wait_ready(CONNECT)
         return found
 
     def cut(self) -> None:
@@ -167,7 +173,7 @@ class Device:
         if self.machine.running:
             self.machine.power_cut()
         self.machine.boot_again(READY)
-        self.node.guest.wait_ready(300)
+        self.node.guest.wait_ready(CONNECT)
         self.begun = time.monotonic()
         return self
 

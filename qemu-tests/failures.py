@@ -69,10 +69,7 @@ def broken(name: str, flavour: str) -> Callable[[Device], None]:
         version = device.versions.get(name, flavour)
         deadline = 150.0 if flavour == "light" else 420.0
         device.install(device.site.publish(version.bundle, f"{name}.raucb"), "--no-reboot")
-        device.machine.console.skip()
-        device.node.guest.run("sudo systemctl reboot", check=False)
-        while device.wait_complete(3 * deadline + BOOT)["slot"] != "a":
-            pass
+        device.fall_back(3 * deadline + BOOT)
 
     return cause
 

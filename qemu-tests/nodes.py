@@ -31,6 +31,7 @@ spec:
       containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
 """
 BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
+CONNECT = 300.0  # and after that the first SSH connection, of which an emulated Pi takes the longest
 
 
 def make_seed(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LOGS_FOLDER
-from nodes import BOOT, DEPLOYMENT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
 
 from osbuild.board import Board
 from osbuild.qemu.accel import Accelerator
@@ -48,7 +48,7 @@ def node(
         machine.console.wait_for(r"edge-osbuild: boot complete: edge-server \S+ slot a ", BOOT)
         machine.plug_network(Network(restrict=True))
         guest = machine.guest(USER, key)
-        guest.wait_ready(300)
+        guest.wait_ready(CONNECT)
         yield Node(machine, guest)
 
 
@@ -171,7 +171,7 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     node.machine.power_cut()
     node.machine.boot_again()
     node.wait_complete()
-    node.guest.wait_ready(300)
+    node.guest.wait_ready(CONNECT)
     assert node.run("cat /var/lib/cut").strip() == "kept"
     assert node.kubectl("get configmap cut -o jsonpath={.data.when}").strip() == "just-before"
     assert counter(node) == ("a", "good", None), "a power cut is no failed boot"

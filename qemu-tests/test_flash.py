@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cards import Card, inserted, looped, set_capacity
 from conftest import MachineFactory
-from nodes import USER, Node, make_seed
+from nodes import CONNECT, USER, Node, make_seed
 
 from osbuild import gpt
 from osbuild.board import Board
@@ -303,7 +303,7 @@ def test_a_flashed_file_boots_with_its_own_seed(
     made = machine(MachineConfig(board=board, image=card, memory=1024 * MIB))
     node = Node(made, made.guest(USER, key))
     node.wait_complete()
-    node.guest.wait_ready(300)
+    node.guest.wait_ready(CONNECT)
     assert node.run("hostname").strip() == "flashed"
     sizes = node.run("lsblk -bno SIZE $(findmnt -no SOURCE /var)").split()
     assert int(sizes[0]) > card.stat().st_size - gpt.read(image("minimal") / "disk.img").size

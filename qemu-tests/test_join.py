@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from matrix import SERVERS
-from nodes import BOOT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, USER, Node, make_seed
 
 from osbuild.board import Board, load
 from osbuild.cache import Cache
@@ -94,11 +94,11 @@ def cluster(
     with machine("edge-server", host, SERVER, server_seed, f"join-server-{board.name}.log") as first:
         server = Node(first, first.guest(USER, key))
         server.wait_complete()
-        server.guest.wait_ready(300)
+        server.guest.wait_ready(CONNECT)
         with machine("edge-agent", board, AGENT, agent_seed, f"join-agent-{board.name}.log") as second:
             agent = Node(second, second.guest(USER, key))
             agent.wait_complete()
-            agent.guest.wait_ready(300)
+            agent.guest.wait_ready(CONNECT)
             yield Cluster(server, agent)
 
 
@@ -146,7 +146,7 @@ def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> No
     cluster.agent.machine.power_cut()
     cluster.agent.machine.boot_again()
     cluster.agent.wait_complete()
-    cluster.agent.guest.wait_ready(300)
+    cluster.agent.guest.wait_ready(CONNECT)
     cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()
     assert sorted(names) == ["node/site-1", "node/site-1-agent"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import MachineFactory
 from faulty import Site
-from nodes import BOOT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, USER, Node, make_seed
 
 from osbuild.board import Board
 from osbuild.bundle import pack, signing, source
@@ -42,7 +42,7 @@ def node(
 def complete(node: Node) -> str:
     """Wait for a complete boot that was found good; the slot."""
     node.wait_complete()
-    node.guest.wait_ready(300)
+    node.guest.wait_ready(CONNECT)
     node.wait_good()
     return str(node.status()["slot"])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import LOGS_FOLDER, MachineFactory
-from nodes import BOOT, COMPLETE, USER, Node, make_seed
+from nodes import BOOT, COMPLETE, CONNECT, USER, Node, make_seed
 
 from osbuild import gpt
 from osbuild.board import Board
@@ -88,7 +88,7 @@ class Known:
     def ask(cls, node: Node) -> "Known":
         """Wait until the boot of `node` is complete, then ask."""
         node.wait_complete()
-        node.guest.wait_ready(300)
+        node.guest.wait_ready(CONNECT)
         node.wait_good()
         key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
@@ -136,7 +136,7 @@ def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(
     flip(board, disk, image("minimal") / "root.erofs", "/usr/bin/less")
     node = boot(machine, board, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
     node.wait_complete()
-    node.guest.wait_ready(300)
+    node.guest.wait_ready(CONNECT)
     said = node.fails("less --version")
     assert "less 6" not in said and "GNU" not in said
     assert "data block" in node.run("dmesg | grep -i verity") and "corrupted" in node.run("dmesg | grep -i verity")

@@ -71,11 +71,8 @@ def fail(device: Trial, name: str, word: str) -> Heard:
     if name != "panic":
         under_test.node.run(ONE_TRY)
     heard = Heard({"failed": word, "back": BACK})
-    under_test.machine.console.skip()
     under_test.machine.line.listen(heard.hear)
-    under_test.node.guest.run("sudo systemctl reboot", check=False)
-    while under_test.wait_complete(WAIT)["slot"] != "a":
-        pass
+    under_test.fall_back(WAIT)
     found = under_test.settled(600)
     if found.slot != "a" or not heard.moments.keys() >= {"failed", "back"}:
         raise Error(f"version {name} has not failed as it should: {found}", where=str(under_test.machine.console.path))

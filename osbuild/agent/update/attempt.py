@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from osbuild.agent.system import System
@@ -10,16 +9,14 @@ from osbuild.agent.update import journal
 from osbuild.agent.update.journal import FALLBACK, Facts, Follower
 from osbuild.agent.update.kernel import Messages
 from osbuild.agent.update.rauc import INSTALLING, Service, is_remote
-from osbuild.agent.update.reason import BUSY, Failure, Reason, reason
+from osbuild.agent.update.reason import BUSY, NO_TIME, Failure, Reason, reason
+from osbuild.agent.update.report import Progress
 from osbuild.agent.update.traffic import Traffic
 
 PAUSE = 0.5
 # Seconds without a byte while a request is out. Linux itself gives up on a request to such a device after 300 s.
 STALL = 120.0
 LOST = re.compile(r"no chunk with required hash \[(\w+)")
-NO_TIME = Reason(
-    "it did not get done in time", "give it more: --deadline SECONDS; what was written already is not fetched again"
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Stalled:
 def attempt(
     system: System,
     wanted: Wanted,
-    progress: Callable[[int, str, int | None], None],
+    progress: Progress,
     record: Record,
     *,
     stall: float = STALL,

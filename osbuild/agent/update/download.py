@@ -11,21 +11,19 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from osbuild.agent.system import System
 from osbuild.agent.update import state
-from osbuild.agent.update.reason import Failure, Reason, refusal
+from osbuild.agent.update.reason import NO_TIME, Failure, Reason, refusal
+from osbuild.agent.update.report import Progress
 
 FILE, ABOUT = "download.raucb", "download.json"  # the second says what the first is a part of
 CHUNK = 2**20  # bytes
 FLUSH = 16 * CHUNK  # bytes after which what has come is made safe: a power cut costs no more
 NETWORK = "check the network and the server; what has come already is not fetched again"
-NO_TIME = Reason("it did not get done in time", f"give it more: --deadline SECONDS; {NETWORK.partition('; ')[2]}")
-
 OTHER = Reason("the server has another file now", "it is fetched from its beginning", False)
 LARGE = Reason("the server sends more than the bundle can have", "check the address and the server")
 
@@ -55,7 +53,7 @@ def discard(system: System) -> None:
 
 def fetch(
     system: System, url: str, identity: str, limit: int, end: float,
-    progress: Callable[[int, str, int | None], None], *, patience: float = 120.0,
+    progress: Progress, *, patience: float = 120.0,
 ) -> int:  # fmt: skip
     """Get the rest of the bundle; how many bytes that were. Raises `Failure`.
 
@@ -86,7 +84,7 @@ def fetch(
 
 def go_on(
     system: System, url: str, identity: str, limit: int, end: float,
-    progress: Callable[[int, str, int | None], None], patience: float,
+    progress: Progress, patience: float,
 ) -> int:  # fmt: skip
     """One request for what is not there yet. Raises `Failure`, `Another`, `OSError` and what http.client raises."""
     about = state.load(system, ABOUT)
@@ -138,7 +136,7 @@ def where(answer: Any, begun: int) -> tuple[int, int | None]:
 
 def copy(
     answer: Any, file: Path, at: int, size: int | None, limit: int, end: float,
-    progress: Callable[[int, str, int | None], None],
+    progress: Progress,
 ) -> int:  # fmt: skip
     """Append what comes, from byte `at` on. Raises `Failure` and `OSError`."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

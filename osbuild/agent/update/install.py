@@ -16,7 +16,7 @@ from osbuild.agent.update.journal import Facts
 from osbuild.agent.update.node import Node, alone
 from osbuild.agent.update.pending import INSTALLED, WRITING, Pending
 from osbuild.agent.update.rauc import Manifest, Service, inspect, is_remote
-from osbuild.agent.update.reason import BUSY, CORRUPT, Failure, Reason
+from osbuild.agent.update.reason import BUSY, CORRUPT, NO_TIME, Failure, Reason
 
 DEADLINE = 3600.0  # seconds, where the profile does not say
 ANSWER = 120.0  # seconds that a server gets to show what it has
@@ -122,7 +122,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
 
     `limit`: the bundle is fetched as one file of at most so many bytes, from which RAUC installs it; None: it is not.
     """
-    from osbuild.agent.update.attempt import NO_TIME, Record, Wanted, attempt
+    from osbuild.agent.update.attempt import Record, Wanted, attempt
 
     begin, record, system = time.monotonic(), Record(), node.system
     source = found.source if limit is None else str(download.path(system))

@@ -5,7 +5,7 @@ The words are those of RAUC 1.13, of OpenSSL and libcurl below it, and of the ke
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from osbuild.agent.errors import Problem
 
@@ -37,13 +37,19 @@ class Failure(Exception):
         return Problem(self.reason.message, where=source, hint=self.reason.hint)
 
 
+NO_TIME = Reason(
+    "it did not get done in time", "give it more: --deadline SECONDS; what was written already is not fetched again"
+)
+MISSING = Reason("the server does not have it (HTTP 404)", "check the address; open it in a browser")
+REFUSED = Reason("the server refuses to send it (HTTP {})", "check the address and this device's access to the server")
+
+
 def refusal(status: int) -> Reason:
     """What an answer other than the bundle means: `status` is HTTP's (RFC 9110, 15)."""
     if status == 404:
-        return Reason("the server does not have it (HTTP 404)", "check the address; open it in a browser")
+        return MISSING
     if 400 <= status < 500 and status not in (408, 429):
-        message = f"the server refuses to send it (HTTP {status})"
-        return Reason(message, "check the address and this device's access to the server")
+        return replace(REFUSED, message=REFUSED.message.format(status))
     return Reason(f"the server fails (HTTP {status})", "check the server", False)
 
 
@@ -51,10 +57,8 @@ def refusal(status: int) -> Reason:
 SAYS = (
     (r"failed to configure streaming: range requests not supported", Reason(
         "the server can't send parts of a file", "use a server that answers range requests (RFC 9110, 14)")),
-    (r"streaming: unexpected HTTP error code (4\d\d)|(401)\b.*unauthorized|unauthorized: ", Reason(
-        "the server refuses to send it (HTTP {})", "check the address and this device's access to the server")),
-    (r"not found: ", Reason(
-        "the server does not have it (HTTP 404)", "check the address; open it in a browser")),
+    (r"streaming: unexpected HTTP error code (4\d\d)|(401)\b.*unauthorized|unauthorized: ", REFUSED),
+    (r"not found: ", MISSING),
     (r"failed to configure streaming: (.*)", Reason(
         "the server can't be reached: {}", "check the address, the network and the server", False)),
     (r"certificate revoked", Reason(

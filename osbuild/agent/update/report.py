@@ -2,9 +2,12 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+# Told percent, what is done, and bytes fetched, None where nothing is.
+Progress = Callable[[int, str, int | None], None]
 STEP = 10  # percent between two lines of a log
 
 
