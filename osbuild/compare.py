@@ -92,11 +92,12 @@ def side(path: Path, cache: Cache) -> Side:
     except ValueError as error:
         raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
     try:
-        root, indexed = leaves(info.contents(path, "verity.img", cache)), True
+        table, indexed = leaves(info.contents(path, "verity.img", cache)), True
     except hook.Problem:
-        root, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
-    tree, boot = (info.contents(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes"))
-    return Side(path, about.compatible, facts, split(root), split(tree), split(boot, blocks.DIGEST), indexed)
+        table, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
+    root, tree = split(table), split(info.contents(path, f"verity.img.{INDEX}", cache))
+    boot = split(info.contents(path, "boot.hashes", cache), blocks.DIGEST)
+    return Side(path, about.compatible, facts, root, tree, boot, indexed)
 
 
 def leaves(tree: bytes) -> bytes:
