@@ -55,7 +55,7 @@ endef
 test: $(READY)  ## unit tests, then the images, then the tests that boot them
 	$(call parts,test-unit test-images test-qemu)
 
-test-all: $(READY)  ## the same with the slow tests
+test-all: $(READY)  ## the same with the slow tests; writes docs/failure-matrix.md
 	$(call parts,test-unit test-images test-qemu-all)
 
 test-unit: $(READY)
@@ -77,7 +77,8 @@ test-qemu-all: $(READY)
 	for board in x86_64 arm64 armv7; do \
 		for profile in minimal edge-server edge-agent; do $(EDGE) build $$profile --board $$board || exit 1; done; \
 	done
-	$(PYTEST) qemu-tests --board all $(ARGS)
+	status=0; $(PYTEST) qemu-tests --board all $(ARGS) || status=$$?; \
+	.venv/bin/python qemu-tests/ledger.py || status=$$?; exit $$status
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	.venv/bin/python -m osbuild.bench $(ARGS)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DEFAULT_LIMIT = 20 * 2**30
@@ -99,16 +99,22 @@ class Cache:
         return path
 
     def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:
-        """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes."""
-        entries = [path for kind in kinds for path in self.folder(kind).iterdir() if path.name[0] != "."]
-        entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes.
+
+        Another build may remove some at the same time: what is gone is gone.
+        """
+        entries = []
+        for path in (path for kind in kinds for path in self.folder(kind).iterdir() if path.name[0] != "."):
+            with suppress(FileNotFoundError):
+                entries.append((path.stat().st_mtime, path))
         used = freed = 0
-        for path in entries:
-            size = disk_usage(path)
-            used += size
-            if used > limit:
-                remove(path)
-                freed += size
+        for _, path in sorted(entries, reverse=True):
+            with suppress(FileNotFoundError):
+                size = disk_usage(path)
+                used += size
+                if used > limit:
+                    remove(path)
+                    freed += size
         return freed
 
 

@@ -92,12 +92,11 @@ def side(path: Path, cache: Cache) -> Side:
     except ValueError as error:
         raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
     try:
-        table, indexed = leaves(info.contents(path, "verity.img", cache)), True
+        index, indexed = leaves(info.contents(path, "verity.img", cache)), True
     except hook.Problem:
-        table, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
-    root, tree = split(table), split(info.contents(path, f"verity.img.{INDEX}", cache))
-    boot = split(info.contents(path, "boot.hashes", cache), blocks.DIGEST)
-    return Side(path, about.compatible, facts, root, tree, boot, indexed)
+        index, indexed = info.contents(path, f"root.img.{INDEX}", cache), False
+    trees, boots = (info.contents(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes"))
+    return Side(path, about.compatible, facts, split(index), split(trees), split(boots, blocks.DIGEST), indexed)
 
 
 def leaves(tree: bytes) -> bytes:

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from osbuild.agent.kubernetes import api, follow, prepare, stamp
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes import api, follow, pki, prepare, stamp
 from osbuild.agent.kubernetes.api import Api
-from osbuild.agent.kubernetes.settings import API_PORT, IMAGE, SEED, Problem, load
+from osbuild.agent.kubernetes.settings import API_PORT, IMAGE, SEED, load
 from osbuild.agent.system import System
 from osbuild.arch import Architecture
 from osbuild.cache import Cache
@@ -55,7 +56,7 @@ class ControlPlane:
         settings(root, {"role": "server", "config": config})
         (root / "etc/hosts").write_text("127.0.0.1\tlocalhost\n")
         for link, target in (
-            (prepare.PKI, upstream.small("pki", Architecture.native(), self.cache)),
+            (pki.PROGRAM, upstream.small("pki", Architecture.native(), self.cache)),
             ("etc/kubernetes/admin.conf", root / "var/lib/kubernetes/admin.conf"),
         ):
             (root / link).parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,7 @@ def restarted(node: Node) -> str:
     return complete(node)
 
 
+@pytest.mark.slow  # test_update does the same by the agent
 def test_rauc_writes_the_other_slot_it_is_booted_when_chosen_and_can_be_taken_back(
     board: Board, image: Callable[[str], Path], node: Callable[..., Node], tmp_path: Path
 ) -> None:

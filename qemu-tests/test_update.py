@@ -11,8 +11,6 @@ from versions import Versions
 from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.ssh import KeyPair
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def device(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import bad_bundles
 import pytest
@@ -14,8 +15,6 @@ from versions import Versions
 
 from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.ssh import KeyPair
-
-pytestmark = pytest.mark.slow
 
 
 def saved(
@@ -43,10 +42,27 @@ def server(
     yield from saved("server", versions, site, key, accelerator, tmp_path_factory.mktemp("server"))
 
 
-# Those of one flavour together: each has one machine, and two clusters at once would only slow each other down.
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
-def test_after_a_fault_the_device_is_well(case: Case, request: pytest.FixtureRequest, ledger: Ledger) -> None:
-    device: Device = request.getfixturevalue(case.flavour)
+def parameters(flavour: str) -> list[Any]:
+    """Those of one flavour; what takes long is left to `make test-all`."""
+    return [
+        pytest.param(case, id=case.name, marks=[] if case.quick else [pytest.mark.slow])
+        for case in cases()
+        if case.flavour == flavour
+    ]
+
+
+@pytest.mark.parametrize("case", parameters("light"))
+def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Ledger) -> None:
+    strike(case, light, ledger)
+
+
+@pytest.mark.parametrize("case", parameters("server"))
+def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: Device, ledger: Ledger) -> None:
+    strike(case, server, ledger)
+
+
+def strike(case: Case, device: Device, ledger: Ledger) -> None:
+    """One case, from the saved state on."""
     device.restore()
     with ledger.entry(case.group, case.id) as entry:
         case.cause(device)
@@ -63,6 +79,7 @@ def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledge
     refuse(name, light, tmp_path, ledger)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", bad_bundles.CLUSTER)
 def test_a_bundle_that_is_bad_for_the_cluster_is_refused(
     name: str, server: Device, tmp_path: Path, ledger: Ledger

@@ -29,8 +29,6 @@ from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 
-pytestmark = pytest.mark.slow
-
 STATE = "/lib/edge-osbuild/update"  # on the data partition, which is mounted on /var
 SAMPLE = 6  # states that are booted
 SEED = 20260101
@@ -99,6 +97,7 @@ def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Report, 
         assert {"install", "switch", "reboot", "commit"} <= set(report.phases)
 
 
+@pytest.mark.slow
 def test_states_of_an_update_boot_to_the_end(
     report: Report, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path: Path,
     ledger: Ledger,
@@ -168,6 +167,7 @@ TORN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORN)
 def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting(
     name: str, recorded: Recorded, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator,
@@ -198,6 +198,7 @@ def device(
         yield device
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
     device: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
@@ -231,6 +232,7 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
         entry.figures = {"cuts": count, "survived": sum(seen.values()), **seen}
 
 
+@pytest.mark.slow
 def test_a_disk_whose_other_slot_fails_is_left_as_it_is(
     versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path: Path, ledger: Ledger
 ) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, follow, restore, snapshot, stamp, succession, versions
-from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System
 from tests.kine import started

@@ -21,8 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import drain, follow, node, snapshot
-from osbuild.agent.kubernetes.settings import IMAGE, Problem
+from osbuild.agent.kubernetes.settings import IMAGE
 from osbuild.agent.system import System
 from tests.kine import started
 

@@ -1,6 +1,7 @@
 """Health checks, and what a boot that fails them means."""
 
 import json
+import os
 import subprocess
 import time
 from dataclasses import replace
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from osbuild import paths
-from osbuild.agent import health
+from osbuild.agent import health, systemd
+from osbuild.agent.errors import Problem
 from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
 from osbuild.agent.system import System
+from osbuild.agent.update import state
 
 IMAGE = '{"name": "minimal", "version": "1.0.0"}'
 VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -101,6 +104,15 @@ def test_a_check_that_hangs_is_killed_with_all_that_it_started(device: Device) -
     pytest.fail("the check's child still runs")
 
 
+def test_a_check_that_can_not_be_killed_holds_up_no_verdict(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "END", 0.2)
+    begin = time.monotonic()
+    # what leaves the session is not killed with it, and keeps the output open
+    result = run_check(device.check("a", "echo begun; setsid sleep 5; sleep 5"), 0.3)
+    assert (result.ok, result.output) == (False, "no answer within 0.3 s\nbegun")
+    assert time.monotonic() - begin < 4
+
+
 def test_a_round_stops_at_the_first_failure_unless_it_is_the_last(device: Device) -> None:
     device.check("10-a", "exit 1")
     device.check("20-b", "exit 1")
@@ -122,8 +134,6 @@ def test_at_the_deadline_the_verdict_is_final_and_every_check_is_in_it(device: D
     verdict = wait(device.system, deadline=10, pause=0.01)
     assert (verdict.healthy, verdict.final) == (False, True)
     assert [(check.name, check.ok) for check in verdict.checks] == [("10-a", False), ("20-b", True)]
-    assert device.result["final"] is True
-    assert device.result["healthy"] is False
 
 
 def decide(device: Device) -> tuple[int, bool]:
@@ -166,6 +176,52 @@ def test_a_failed_boot_is_tried_again_only_while_a_try_is_left_somewhere(
     assert decide(device) == (1, reboots)
     assert "boot failed: minimal 1.0.0 slot a not healthy" in device.console
     assert said in device.console
+    assert (device.result["final"], device.result["healthy"]) == (True, False)
+
+
+def test_no_verdict_is_final_before_something_has_come_of_it(device: Device) -> None:
+    """Until then the guard of boots on trial goes on watching."""
+    device.check("10-a", "exit 1")
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+
+    def refuse() -> None:
+        raise Problem("systemd is deaf")
+
+    with pytest.raises(Problem):
+        judge(device.system, deadline=10, restart=refuse)
+    assert not (device.root / "run/edge-osbuild/health.json").exists()
+
+
+def test_a_reboot_that_systemd_refuses_is_done_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ntest "$*" = "reboot --force --force"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    systemd.reboot_whatever()
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "--no-block reboot", "reboot --force", "reboot --force --force",
+    ]  # fmt: skip
+    with pytest.raises(Problem, match="ended with 1"):
+        systemd.reboot()
+
+
+def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(health, "PATIENCE", 0.2)
+    device.check("10-a", "exit 1")
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+    (device.root / "dev/console").unlink()
+    os.mkfifo(device.root / "dev/console")  # to open it waits for a reader
+    with state.locked(device.system):
+        assert decide(device) == (1, True)
+    assert "rebooting: slot a has 2 tries left" in capsys.readouterr().out
+    folder = device.root / state.FOLDER.lstrip("/")
+    folder.rename(folder.with_name("gone"))
+    folder.write_text("a file where a folder should be")
+    assert decide(device) == (1, True)
+    assert "the verdict can't be kept: " in capsys.readouterr().out
+    (device.root / "dev/console").open().close()
 
 
 def test_reboots_end_whatever_the_entries_are(tmp_path: Path) -> None:

@@ -188,6 +188,14 @@ def test_a_slot_with_nothing_to_boot_can_be_neither_chosen_nor_blessed(pc: Devic
     assert look(entries(pc)) == files
 
 
+def test_a_partition_that_can_not_be_read_is_not_taken_for_one_with_nothing_to_boot(pc: Device) -> None:
+    pc.put("efi/EFI/Linux", "a file where a folder should be")
+    assert (Uefi().entries(pc.system), Uefi().primary(pc.system)) == ([], None)
+    for change in (activate("b"), bless("b"), reject("b")):
+        with pytest.raises(NotADirectoryError):
+            change(Uefi(), pc.system)
+
+
 def test_what_is_staged_is_no_choice_after_a_rejection(pc: Device) -> None:
     spare = {"edge-b.efi.spare": "B"}
     for files, left in ((FIRST, spare), ({**FIRST, **spare}, {}), ({**FIRST, "edge-2-b.efi": "B"}, {})):

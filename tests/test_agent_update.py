@@ -136,6 +136,9 @@ def test_what_became_of_an_update_is_read_from_its_stage_and_the_boot_entries(
     boot = Boot("a", Entry("edge-a.efi", "a", None, 0), False, others)
     found = Pending("id", "update", stage, "a", "b")
     assert outcome.outcome(found, boot, primary) == expected
+    if mine == (None, 0):
+        last = Boot("a", Entry("edge-a.efi", "a", 0, 3), True, others)
+        assert outcome.outcome(found, last, primary) == outcome.UNSWITCHED, "it comes next because a is spent"
     if stage != WRITING:
         assert outcome.outcome(found, Boot("b", None, True, ()), primary) == outcome.TRIAL
 

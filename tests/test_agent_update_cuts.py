@@ -18,9 +18,11 @@ from osbuild.agent.update import floor, history, install, pending, state, switch
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
 from osbuild.agent.update.rauc import Manifest
-from tests.slots import Cut, Device
+from tests.cuts import Cut
+from tests.slotloaders import LOADERS, Real
+from tests.slots import Device
 
-# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot is started
+# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot may be started
 GOOD, SICK, DEAD, TORN = BEHAVIOURS = "good", "sick", "dead", "torn"
 LIMIT = 40  # boots after which a device counts as lost
 
@@ -60,7 +62,8 @@ class World:
     def run(self, act: Callable[[], object]) -> bool:
         """Do it. False where the power failed meanwhile; it is back then, until the next moment that was drawn."""
         try:
-            act()
+            with self.device.loader.watched():
+                act()
         except Cut:
             self.device.power.restore(self.cuts.pop(0) if self.cuts else None)
             return False
@@ -96,11 +99,11 @@ class World:
             version = device.loader.slots[slot].image
             assert version, "a slot that is not whole was booted"
             orderly = False
-            if self.behaviour[version] == TORN:  # as U-Boot does it, where a boot file can't be loaded
+            if self.behaviour[version] == TORN and device.kind != "uefi":  # as U-Boot does it
                 device.loader.counted = None
                 device.start("b" if slot == "a" else "a")
                 version = str(device.loader.slots[device.slot].image)
-            if self.behaviour[version] == DEAD or not self.run(lambda: booted(device.node)):
+            if self.behaviour[version] in (DEAD, TORN) or not self.run(lambda: booted(device.node)):
                 continue
             if self.behaviour[version] == SICK:
                 bad = Verdict(False, True, 600.0, (Check("50-node", False, "not Ready", 1.0),))
@@ -113,7 +116,9 @@ class World:
     def finish(self) -> None:
         """The end of a good boot."""
         device = self.device
-        if device.loader.slots[device.slot].left is not None:
+        entry = device.entry(device.slot)
+        assert entry, "the slot that runs has its boot entry"
+        if entry.left is not None:
             device.loader.bless(device.system, device.slot)
         commit(device.node)
         device.cluster.arrive(device.system)  # as edge-kubernetes-uncordon.service does
@@ -121,9 +126,9 @@ class World:
     def sane(self, version: str) -> None:
         """It runs `version`, and everything that is written down agrees."""
         device = self.device
-        slot = device.loader.slots[device.slot]
-        assert slot.image == version
-        assert (slot.left, slot.entry) == (None, True)
+        entry = device.entry(device.slot)
+        assert device.loader.slots[device.slot].image == version
+        assert entry and entry.left is None
         assert device.loader.primary(device.system) == device.slot, "the next boot brings no surprise"
         assert not device.cluster.cordoned
         events = Counter((row["id"], row["event"]) for row in history.read(device.system) if "id" in row)
@@ -147,12 +152,13 @@ def resume(world: World) -> None:
 CURRENT: Device  # the device that the functions above ask for power
 
 
-@given(cuts=st.lists(st.integers(0, 70), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
-@settings(max_examples=150, deadline=None)
-def test_an_update_can_be_cut_anywhere(cuts: list[int], new: str, forgets: bool) -> None:
+@pytest.mark.parametrize("kind", LOADERS)
+@given(cuts=st.lists(st.integers(0, 90), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
-        CURRENT = device = Device(Path(folder))
+        CURRENT = device = Device(Path(folder), kind)
         device.loader.forgets = forgets
         world = World(device, {"1.0.0": GOOD, "1.1.0": new, "1.2.0": GOOD})
         world.settle(orderly=False)
@@ -173,12 +179,13 @@ def test_an_update_can_be_cut_anywhere(cuts: list[int], new: str, forgets: bool)
         assert [row["event"] for row in history.read(device.system)][-2:] == ["switched", "committed"]
 
 
-@given(cuts=st.lists(st.integers(0, 50), max_size=6), old=st.sampled_from(BEHAVIOURS))
-@settings(max_examples=80, deadline=None)
-def test_a_rollback_can_be_cut_anywhere(cuts: list[int], old: str) -> None:
+@pytest.mark.parametrize("kind", LOADERS)
+@given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS))
+@settings(max_examples=60, deadline=None)
+def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
-        CURRENT = device = Device(Path(folder))
+        CURRENT = device = Device(Path(folder), kind)
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
         world.settle(orderly=False)
         world.update("1.1.0")
@@ -194,12 +201,43 @@ def test_a_rollback_can_be_cut_anywhere(cuts: list[int], old: str) -> None:
         world.sane("1.2.0")
 
 
-@given(at=st.integers(0, 75))
-@settings(max_examples=76, deadline=None)
-def test_one_cut_of_a_good_update_needs_at_most_one_more_command(at: int) -> None:
+@given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS), again=st.booleans())
+@settings(max_examples=120, deadline=None)
+def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: str, again: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
         CURRENT = device = Device(Path(folder))
+        world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
+        world.settle(orderly=False)
+        found = install.plan(device.node, "/b", Manifest("", "1.1.0", "build", "hash"), False, None)
+        switch.turn(device.node, install.carry_out(device.node, found, device.write("1.1.0")), restart=True)
+        assert device.reboot() == "b"
+        booted(device.node)
+        world.behaviour["1.0.0"] = old
+        world.begin(cuts if old == GOOD else cuts[:1])  # two cuts of the trial use up its tries: then no slot has any
+        done = world.run(lambda: rollback.rollback(device.node, restart=True))
+        if done and again:
+            done = world.run(lambda: rollback.rollback(device.node, restart=True))
+            world.behaviour["1.0.0"] = GOOD
+        world.settle(orderly=done)
+        world.end()
+        version = str(device.loader.slots[device.slot].image)
+        assert version == "1.1.0" if old != GOOD and not again else version in ("1.0.0", "1.1.0")
+        world.sane(version)
+        assert pending.load(device.system) is None
+        ends = [row["event"] for row in history.read(device.system) if row.get("id") == found.id]
+        assert ends[-1] == ("committed" if version == "1.1.0" and ends[-1] != "rolled-back" else "rolled-back")
+        world.update("1.2.0")
+        world.sane("1.2.0")
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@given(at=st.integers(0, 95))
+@settings(max_examples=96, deadline=None)
+def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int) -> None:
+    global CURRENT
+    with tempfile.TemporaryDirectory() as folder:
+        CURRENT = device = Device(Path(folder), kind)
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD})
         world.settle(orderly=False)
         world.begin([at])
@@ -212,3 +250,61 @@ def test_one_cut_of_a_good_update_needs_at_most_one_more_command(at: int) -> Non
             resume(world) if found else world.update("1.1.0")
         world.sane("1.1.0")
         assert pending.load(device.system) is None
+
+
+TWICE = {
+    ("uefi", "edge-2-b+3.efi", "edge-b.efi.staged"), ("uefi", "edge-2-b+2-1.efi", "edge-2-b.efi"),
+    ("uefi", "edge-b.efi.partial", "edge-b.efi.staged"), ("uefi", "edge-b.efi.staged", "edge-b.efi.spare"),
+    ("uboot", "edge-b.img", "edge-b.img.staged"), ("uboot", "edge-b.img.partial", "edge-b.img.staged"),
+    ("uboot", "edge-b.img.staged", "edge-b.img.spare"),
+}  # fmt: skip
+
+
+def twice(folder: Path, kind: str, one: str, other: str) -> Device:
+    """A device with two names for one file, as a power cut within a rename leaves them: 1.0.5 is in slot b."""
+    global CURRENT
+    CURRENT = device = Device(folder, kind)
+    assert isinstance(device.loader, Real)
+    device.loader.slots["b"].image = "1.0.5"
+    (device.loader.fat.folder / one).write_bytes(device.loader.file("b", "1.0.5"))
+    (device.loader.fat.folder / other).hardlink_to(device.loader.fat.folder / one)
+    return device
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))
+def test_two_names_of_one_file_go_so_that_its_blocks_are_neither_booted_nor_freed_again(
+    kind: str, one: str, other: str, tmp_path: Path
+) -> None:
+    """An installation is cut off while it removes what is there, the next one too, and the third one is not."""
+    moments = 0
+    for first in range(16):
+        for then in range(16):
+            with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+                device = twice(Path(folder), kind, one.replace("2-b", "0-b"), other.replace("2-b", "0-b"))
+                world = World(device, {})
+                world.begin([first, then])
+                done = []
+                while True not in done:
+                    done.append(world.run(device.write("1.1.0")))
+                    assert device.reboot() == "a"
+                world.end()
+                device.loader.activate(device.system, "b")
+                assert device.reboot() == "b"
+                moments += len(done) == 3
+    assert moments > 100
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))
+def test_a_slot_with_two_names_of_its_file_can_be_rejected_and_that_be_cut(
+    kind: str, one: str, other: str, tmp_path: Path
+) -> None:
+    for moment in range(30):
+        device = twice(tmp_path / str(moment), kind, one, other)
+        world = World(device, {})
+        world.begin([moment])
+        done = world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
+        world.end()
+        device.reboot()  # into whichever: it can be loaded
+        assert world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
+        assert device.reboot() == "a"
+    assert done, "the last one was not cut"

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,12 @@ def test_remove_never_crosses_into_another_file_system(tmp_path: Path, monkeypat
     monkeypatch.setattr(shutil, "rmtree", never)
     with pytest.raises(OSError, match="is a mount point: refusing to delete /"):
         remove(Path("/"))
+
+
+def test_two_may_prune_at_once(cache: Cache) -> None:
+    for number in range(40):
+        cache.entry("kind", f"{number}", noise)
+    with ThreadPoolExecutor(4) as pool:
+        freed = sum(pool.map(lambda _: cache.prune(("kind",), limit=0), range(4)))
+    assert not list(cache.folder("kind").iterdir())
+    assert freed >= 40 * 8192

@@ -6,6 +6,7 @@ import hmac
 import http.server
 import ipaddress
 import json
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osbuild.agent.kubernetes import health, join, k3s, prepare, tokens, upstream
-from osbuild.agent.kubernetes.settings import IMAGE, SEED, Problem, Settings, load, write_arguments
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes import controlplane, health, join, k3s, kubelet, prepare, tokens
+from osbuild.agent.kubernetes import pki as keys
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import IMAGE, SEED, Settings, load, write, write_arguments
 from osbuild.arch import Architecture
 from osbuild.cache import Cache
 from osbuild.errors import Error
@@ -51,7 +55,7 @@ def pki() -> Path:
 def server(tmp_path: Path, pki: Path) -> Path:
     """The root of a server node, prepared."""
     root = device(tmp_path, {"role": "server", "config": {"node-name": "Node-1"}}, {"token": TOKEN})
-    (root / prepare.PKI).symlink_to(pki)
+    (root / keys.PROGRAM).symlink_to(pki)
     assert prepare.prepare(root)
     return root
 
@@ -116,8 +120,17 @@ def test_the_controller_manager_is_told_only_of_controllers_that_its_release_kno
         (words,) = [word for word in arguments(server, "kube-controller-manager") if word.startswith("--controllers=")]
         return set(words.removeprefix("--controllers=").split(","))
 
-    assert told("v1.36.3") - told("v1.35.4") == {f"-{name}" for name in upstream.SINCE}
-    assert {f"-{name}" for name in upstream.IDLE_CONTROLLERS} < told("v1.37.0")
+    assert told("v1.36.3") - told("v1.35.4") == {f"-{name}" for name in controlplane.SINCE}
+    assert {f"-{name}" for name in controlplane.IDLE_CONTROLLERS} < told("v1.37.0")
+
+
+def test_what_is_kept_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An authority that a power cut has left empty would keep an agent from its cluster for good."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    write(tmp_path / "pki/ca.crt", "an authority")
+    assert synced == [tmp_path / "pki/.ca.crt.new", tmp_path / "pki"]
+    assert (tmp_path / "pki/ca.crt").read_text() == "an authority"
 
 
 def test_a_second_preparation_changes_no_key(server: Path) -> None:
@@ -194,7 +207,7 @@ def test_certificates_are_renewed_in_the_second_half_of_their_two_years(server: 
 
 def test_the_kubelets_settings_fit_a_read_only_system(tmp_path: Path) -> None:
     settings = Settings(role="server", taints=("a=b:NoSchedule", "c:NoExecute"))
-    config = upstream.kubelet_config(settings, upstream.Paths(tmp_path))
+    config = kubelet.config(settings, Paths(tmp_path))
     assert config["volumePluginDir"].startswith(f"{tmp_path}/var/")
     assert config["registerWithTaints"] == [
         {"key": "a", "value": "b", "effect": "NoSchedule"},
@@ -413,4 +426,4 @@ def test_the_kernels_table_of_addresses_is_read(tmp_path: Path) -> None:
         "        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n     |-- 10.42.0.1\n"
         "        /32 host LOCAL\n"
     )
-    assert prepare.local_addresses(Settings(role="server"), table) == ["192.0.2.15"]
+    assert keys.local_addresses(Settings(role="server"), table) == ["192.0.2.15"]

@@ -1,9 +1,11 @@
 """Which slot runs and why: the slots' boot entries and their counters, the same for every boot flow."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from osbuild.agent.system import System
+from osbuild.agent.system import System, flush
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,22 @@ class Boot:
         if not self.others:
             return f"slot {self.slot} is good, and no other slot has an image"
         return f"slot {self.slot} is good and the boot loader's choice"
+
+
+def remove(paths: Iterable[Path], aside: Path) -> None:
+    """Remove names that may be those of one file: what a power cut within a rename leaves (see `osbuild.agent.uefi`).
+
+    The first of them that goes frees the blocks of all. A power cut then must not leave one that is booted, or one
+    alone that the bundle's hook keeps to copy from, while what it writes gets these blocks. So the last one gets the
+    name `aside` before, which no boot loader takes, and the hook never keeps. Raises `OSError`.
+    """
+    there = [path for path in paths if path.exists()]
+    if len(there) > 1 and not aside.exists():
+        there[-1] = there[-1].rename(aside)
+        flush(aside.parent)
+    for path in there:
+        path.unlink()
+    flush(aside.parent)
 
 
 def tries(count: int) -> str:

@@ -1,5 +1,8 @@
 """The one kind of exception of the agent that a user is meant to see."""
 
+# What to do about a disk that is full.
+FREE = "free some: pods' data, images that are not used, journalctl --vacuum-size=16M"
+
 
 class Problem(Exception):
     """Something can't be done: says what, where, and what to do next."""

@@ -17,10 +17,13 @@ from pathlib import Path
 
 from osbuild.agent.boot import boot
 from osbuild.agent.system import System, write
+from osbuild.agent.systemd import reboot_whatever
 
 FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
 RESULT = "/run/edge-osbuild/health.json"
 CHECK_TIMEOUT = 30.0
+END = 3.0  # seconds to end, once killed
+PATIENCE = 10.0  # seconds for what a verdict does not depend on
 PAUSE = 1.0
 OUTPUT = 2000  # characters of a check's output that are kept
 
@@ -55,7 +58,10 @@ def executables(system: System) -> list[Path]:
 
 
 def run_check(path: Path, timeout: float) -> Check:
-    """Run one check for at most `timeout` seconds; then it and all that it started is killed."""
+    """Run one check for at most `timeout` seconds; then it and all that it started is killed.
+
+    What hangs in the kernel does not end by that, nor what has left its session: neither may hold up the verdict.
+    """
     begin = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -67,15 +73,17 @@ def run_check(path: Path, timeout: float) -> Check:
         )
     except OSError as error:
         return Check(path.name, False, f"cannot be run: {error.strerror}", 0.0)
-    with process:
+    try:
+        said, _ = process.communicate(timeout=timeout)
+        text, ok = said.decode(errors="replace").strip(), process.returncode == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
         try:
-            said, _ = process.communicate(timeout=timeout)
-            text, ok = said.decode(errors="replace").strip(), process.returncode == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-            text = f"no answer within {timeout:g} s\n{said.decode(errors='replace')}".strip()
-            ok = False
+            said, _ = process.communicate(timeout=END)
+        except subprocess.TimeoutExpired as late:
+            said = late.output or b""
+        text = f"no answer within {timeout:g} s\n{said.decode(errors='replace')}".strip()
+        ok = False
     return Check(path.name, ok, text[-OUTPUT:], round(time.monotonic() - begin, 3))
 
 
@@ -95,14 +103,18 @@ def store(system: System, verdict: Verdict) -> None:
 
 
 def wait(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
-    """Run rounds until one passes or the uptime is `deadline` seconds; the last round runs every check."""
+    """Run rounds until one passes or the uptime is `deadline` seconds; the last round runs every check.
+
+    Each is stored but the last of a boot that has failed: see `judge`.
+    """
     while True:
         left = deadline - system.uptime()
         last = left <= 0
         checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(left, 1.0)))
         healthy = all(check.ok for check in checks)
         verdict = Verdict(healthy, healthy or last, system.uptime(), checks)
-        store(system, verdict)
+        if healthy or not last:
+            store(system, verdict)
         if verdict.final:
             return verdict
         time.sleep(pause)
@@ -121,20 +133,19 @@ def describe(system: System, verdict: Verdict) -> str:
 def say(system: System, line: str) -> None:
     """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
     print(line, flush=True)
-    try:
-        with system.path("/dev/console").open("a") as console:
-            console.write(f"\r{line}\r\n")
-    except OSError as error:
-        print(f"edge-agent: no console: {error.strerror}", flush=True)
+
+    def write_there() -> None:
+        try:
+            with system.path("/dev/console").open("a") as console:
+                console.write(f"\r{line}\r\n")
+        except OSError as error:
+            print(f"edge-agent: no console: {error.strerror}", flush=True)
+
+    briefly(write_there)
 
 
-def reboot() -> None:
-    """Ask systemd for a reboot, and do not wait for it."""
-    subprocess.run(["systemctl", "--no-block", "reboot"], check=True)
-
-
-def remember(system: System, verdict: Verdict, patience: float = 10.0) -> None:
-    """Keep a failed verdict over the reboot. A data partition that fails or hangs must not keep the node from it."""
+def remember(system: System, verdict: Verdict) -> None:
+    """Keep a failed verdict over the reboot."""
 
     def keep() -> None:
         from osbuild.agent.update.verdict import store
@@ -144,13 +155,25 @@ def remember(system: System, verdict: Verdict, patience: float = 10.0) -> None:
         except OSError as error:
             print(f"edge-agent: the verdict can't be kept: {error}", flush=True)
 
-    thread = threading.Thread(target=keep, daemon=True)
+    briefly(keep)
+
+
+def briefly(act: Callable[[], None]) -> None:
+    """Do it, and go on without it after a while.
+
+    A data partition that hangs, or a console whose output somebody has stopped, must not keep a node from its reboot.
+    """
+    thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(patience)
+    thread.join(PATIENCE)
 
 
-def judge(system: System, deadline: float, restart: Callable[[], None] = reboot) -> int:
-    """The verdict on this boot: 0 if healthy. A failed boot on trial is started again while that can help."""
+def judge(system: System, deadline: float, restart: Callable[[], None] = reboot_whatever) -> int:
+    """The verdict on this boot: 0 if healthy. A failed boot on trial is started again while that can help.
+
+    Until a final verdict is stored `guard-trial` looks after this boot. So that comes once a reboot was asked for, or
+    none is wanted: whatever fails here, a boot on trial does not go on by mistake.
+    """
     verdict = wait(system, deadline)
     say(system, describe(system, verdict))
     if verdict.healthy:
@@ -160,10 +183,11 @@ def judge(system: System, deadline: float, restart: Callable[[], None] = reboot)
     if reason := state.retry:
         say(system, f"edge-osbuild: rebooting: {reason}")
         restart()
-    elif state.on_trial:
-        say(system, "edge-osbuild: staying up, not healthy: no slot has a try left")
-    else:
-        say(system, f"edge-osbuild: staying up, not healthy: slot {state.slot or '?'} was found good before")
+        store(system, verdict)
+        return 1
+    store(system, verdict)
+    why = "no slot has a try left" if state.on_trial else f"slot {state.slot or '?'} was found good before"
+    say(system, f"edge-osbuild: staying up, not healthy: {why}")
     return 1
 
 

@@ -2,10 +2,11 @@
 
 import argparse
 import uuid
+from dataclasses import asdict, replace
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.update import boots, history, pending, state, switch
-from osbuild.agent.update.node import Node, alone, need_root, this
+from osbuild.agent.update import boots, pending, state, switch
+from osbuild.agent.update.node import Node, alone, interruptible, need_root, this
 from osbuild.agent.update.pending import INSTALLED, Pending
 
 LIKE_INSTALL = "`edge-agent update install` puts an image there"
@@ -14,7 +15,7 @@ LIKE_INSTALL = "`edge-agent update install` puts an image there"
 def rollback(node: Node, *, restart: bool) -> None:
     """Switch to the other slot, or take back a switch that was not booted yet. Raises `Problem`."""
     with alone(node.system):
-        system, boot, found = node.system, node.boot(), pending.load(node.system)
+        boot, found = node.boot(), pending.load(node.system)
         if found and found.stage == pending.SWITCHED and found.target == node.other:
             switch.withdraw(node, found)
             return
@@ -23,8 +24,8 @@ def rollback(node: Node, *, restart: bool) -> None:
         node.report.event("plan", f"going back to {back.title}", version=back.after.get("version"), slot=back.target)
         if text := data(node, back):
             node.report.event("cluster", text)
-        if found and found.target == boot.slot:
-            history.append(system, "rolled-back", found, why="by hand")
+        if found and found.target == boot.slot:  # it is over once the other slot runs
+            back = replace(back, facts={pending.GIVEN_UP: asdict(found)})
         switch.turn(node, back, restart=restart)
 
 
@@ -78,5 +79,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     need_root()
+    interruptible()
     rollback(this(), restart=not options.no_reboot)
     return 0

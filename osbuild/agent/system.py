@@ -61,9 +61,9 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
     flush(path.parent)
 
 
-def flush(folder: Path) -> None:
-    """Bring a folder's names to the disk (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def flush(path: Path) -> None:
+    """Bring the names in a folder, or the content of a file, to the disk (fsync(2)). Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from osbuild.agent import slotstate
-from osbuild.agent.boot import Entry
+from osbuild.agent.boot import Entry, remove
 from osbuild.agent.system import System, flush
 
 IMAGES = "/efi"
@@ -61,8 +61,7 @@ class UBoot:
         if staged.exists() and not (slot in images(system) or spare.exists()):
             staged.replace(spare)
         elif staged.exists():
-            for path in (image, staged, spare):
-                path.unlink(missing_ok=True)  # maybe names for one file, so all of them
+            remove([image, staged, spare], staged.with_suffix(".partial"))
         flush(image.parent)
 
 

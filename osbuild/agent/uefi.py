@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from osbuild.agent.boot import Entry
+from osbuild.agent.boot import Entry, remove
 from osbuild.agent.system import System, flush
 
 ENTRIES = "/efi/EFI/Linux"
@@ -33,24 +33,25 @@ class Uefi:
     """See `osbuild.agent.boot.Flow`."""
 
     def entries(self, system: System) -> list[Entry]:
-        counting = {entry.slot: entry for entry in sorted(whole(system), key=precedence)}
-        return [counting[slot] for slot in sorted(counting)]
+        return [entry for _, entry in sorted(counting(seen(system)).items())]
 
     def booted(self, system: System) -> Entry | None:
         return parse(variable(system, COUNTED).rpartition("\\")[2].rpartition("/")[2])
 
     def bless(self, system: System, slot: str) -> None:
-        entry = the_entry(self.entries(system), slot)
+        entry = counting(whole(system)).get(slot)
+        if entry is None:
+            raise nothing(slot)
         if entry.left is not None:
             rename(system, entry.file, f"edge-{entry.generation}-{slot}.efi")
 
     def primary(self, system: System) -> str | None:
-        return choice(whole(system))
+        return choice(seen(system))
 
     def activate(self, system: System, slot: str) -> None:
         found = whole(system)
         highest = max((entry.generation for entry in found), default=0)
-        mine = next((entry for entry in self.entries(system) if entry.slot == slot), None)
+        mine = counting(found).get(slot)
         # A staged file beside an entry is what a power cut left of the switch: two names for one file.
         if mine is None and not staged(system, slot).is_file():
             raise nothing(slot)
@@ -65,22 +66,34 @@ class Uefi:
         if waiting.exists() and not (mine or spare.exists()):
             rename(system, waiting.name, spare.name)
         elif waiting.exists() or len(mine) > 1:
-            for path in [*(system.path(ENTRIES) / entry.file for entry in mine), waiting, spare]:
-                path.unlink(missing_ok=True)  # maybe names for one file, so all of them
-            flush(system.path(ENTRIES))
+            entries = (system.path(ENTRIES) / entry.file for entry in mine)
+            remove([*entries, waiting, spare], waiting.with_suffix(".partial"))
         elif mine and mine[0].left != 0:
             rename(system, mine[0].file, f"edge-{mine[0].generation}-{slot}+0-{mine[0].done}.efi")
 
 
 def whole(system: System) -> list[Entry]:
-    """Every entry that a boot loader can take, several of a slot among them; none where they can't be read."""
+    """Every entry that a boot loader can take, several of a slot among them. Raises `OSError`."""
     found = []
-    with suppress(OSError), os.scandir(system.path(ENTRIES)) as files:
+    with os.scandir(system.path(ENTRIES)) as files:
         for file in files:
             with suppress(FileNotFoundError):  # renamed by another process just now
                 if (entry := parse(file.name)) and file.stat().st_size:
                     found.append(entry)
     return sorted(found, key=lambda entry: entry.file)
+
+
+def seen(system: System) -> list[Entry]:
+    """The same; none where they can't be read."""
+    try:
+        return whole(system)
+    except OSError:
+        return []
+
+
+def counting(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """For each slot the one of its entries that counts."""
+    return {entry.slot: entry for entry in sorted(entries, key=precedence)}
 
 
 def staged(system: System, slot: str) -> Path:
@@ -97,14 +110,6 @@ def choice(entries: Iterable[Entry]) -> str | None:
     """The slot that systemd-boot takes: of those with a try left, else of all, the highest generation."""
     ranked = max(entries, key=lambda entry: (entry.left != 0, entry.generation, entry.slot), default=None)
     return ranked.slot if ranked else None
-
-
-def the_entry(entries: Iterable[Entry], slot: str) -> Entry:
-    """The entry of a slot. Raises `FileNotFoundError`."""
-    for entry in entries:
-        if entry.slot == slot:
-            return entry
-    raise nothing(slot)
 
 
 def nothing(slot: str) -> FileNotFoundError:

@@ -123,10 +123,11 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
     if not folder.is_dir():
         raise Problem(f"there is no {folder}: is the boot partition mounted?")
     partial, staged, spare = (folder / f"{name}.{what}" for what in ("partial", "staged", "spare"))
-    old = [path for path in (partial, *entries(folder, name), staged, spare) if path.exists()]
+    old = [path for path in (staged, spare, *entries(folder, name), partial) if path.exists()]
     # A power cut within a rename leaves two names for the same blocks: to free them twice, and not at once, would
-    # destroy what has them by then. What an interrupted installation left under one name, which boots nothing, is kept
-    # if there is room for it: most of its blocks will be needed.
+    # destroy what has them by then. So all go, and those last that would go the next time too, should the power fail
+    # between two. What an interrupted installation left under one name, which boots nothing, is kept if there is room
+    # for it: most of its blocks will be needed.
     kept = old if old in ([staged], [spare]) and free(folder) >= plan["slots"][slot]["size"] else []
     for path in old if not kept else []:
         path.unlink()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.kubernetes.health import KUBECONFIGS, access
-from osbuild.agent.kubernetes.settings import Problem, Settings
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes.health import KUBECONFIG, KUBECONFIGS, access
+from osbuild.agent.kubernetes.settings import Settings
 
 MERGE = "application/merge-patch+json"  # RFC 7386
 
@@ -42,7 +43,7 @@ def connect(root: Path, settings: Settings) -> Api:
     """
     kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
     if kubeconfig is None:
-        raise Problem("this node has no kubeconfig yet")
+        raise Problem("this node has no kubeconfig yet", hint=KUBECONFIG)
     server, context = access(kubeconfig)
     return Api(server.rstrip("/"), context)
 

@@ -1,11 +1,7 @@
 """`edge-agent kubernetes …`."""
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
-
-from osbuild.agent.kubernetes.settings import Problem
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,32 +23,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run one of the actions. Their modules are imported when needed: imports cost time at boot."""
-    try:
-        if options.action == "join":
-            from osbuild.agent.kubernetes.join import join
+    """Run one of the actions. Their modules are imported when needed: imports cost time at boot.
 
-            join(options.root, options.patience)
-        elif options.action == "health":
-            from osbuild.agent.kubernetes.health import why_not
+    Raises `Problem` and `OSError`.
+    """
+    if options.action == "join":
+        from osbuild.agent.kubernetes.join import join
 
-            if reason := why_not(options.root):
-                print(reason)
-                return 1
-        elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
-            return cluster(options)
-        elif options.action == "wait":
-            from osbuild.agent.kubernetes.health import wait
+        join(options.root, options.patience)
+    elif options.action == "health":
+        from osbuild.agent.kubernetes.health import why_not
 
-            wait(options.root)
-        else:
-            from osbuild.agent.kubernetes.prepare import prepare
+        if reason := why_not(options.root):
+            print(reason)
+            return 1
+    elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
+        return cluster(options)
+    elif options.action == "wait":
+        from osbuild.agent.kubernetes.health import wait
 
-            if prepare(options.root) and options.action == "renew":
-                subprocess.run(["systemctl", "restart", "--no-block", "kubernetes.target"], check=True)
-    except (Problem, subprocess.CalledProcessError) as error:
-        print(f"edge-agent: {error}", file=sys.stderr)
-        return 1
+        wait(options.root)
+    else:
+        from osbuild.agent.kubernetes.prepare import prepare
+        from osbuild.agent.systemd import systemctl
+
+        if prepare(options.root) and options.action == "renew":
+            systemctl("restart", "--no-block", "kubernetes.target")
     return 0
 
 

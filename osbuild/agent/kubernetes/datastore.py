@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.agent.kubernetes.settings import Problem
-from osbuild.agent.system import System
+from osbuild.agent.errors import Problem
+from osbuild.agent.system import System, flush
 
 FILE = "/var/lib/kubernetes/server/db/state.db"
 BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database ("Temporary Files Used By SQLite")
@@ -24,6 +24,7 @@ NOISE = ("/registry/events/", "/registry/leases/", "/registry/masterleases/", "c
 LIVE = "SELECT name, id FROM kine WHERE deleted = 0 AND id IN (SELECT MAX(id) FROM kine GROUP BY name)"
 # Nobody who watched the replaced datastore can have seen a revision this far on that the disk did not keep.
 MARGIN = 10_000
+DAMAGED = "`edge-agent kubernetes snapshots` lists what there is to go back to"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def opened(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE)
         yield connection
     except sqlite3.Error as error:
-        raise Problem(f"{path}: {error}") from error
+        raise Problem(str(error), where=str(path), hint=DAMAGED) from error
     finally:
         if connection:
             connection.close()
@@ -91,7 +92,7 @@ def verify(path: Path) -> None:
     with opened(path, alone=True) as database:
         (verdict, *_) = (text for (text,) in database.execute("PRAGMA integrity_check(1)"))
     if verdict != "ok":
-        raise Problem(f"{path}: {' '.join(verdict.split())}")
+        raise Problem(" ".join(verdict.split()), where=str(path), hint=DAMAGED)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -105,7 +106,7 @@ def copy(source: Path, target: Path) -> None:
     with opened(source) as old, opened(target) as new:
         old.backup(new)
         new.execute("PRAGMA journal_mode = DELETE")
-    sync(target)
+    flush(target)
 
 
 def continue_after(path: Path, revision: int) -> None:
@@ -122,7 +123,7 @@ def continue_after(path: Path, revision: int) -> None:
             (revision, f"gap-{revision}"),
         )
         database.execute("UPDATE kine SET prev_revision = ? WHERE name = 'compact_rev_key'", (revision,))
-    sync(path)
+    flush(path)
 
 
 def difference(old: Path, new: Path) -> Difference:
@@ -140,12 +141,3 @@ def difference(old: Path, new: Path) -> Difference:
         changed=listed(name for name, revision in after.items() if before.get(name, revision) != revision),
         deleted=listed(name for name in before if name not in after),
     )
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content to the disk (fsync(2))."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

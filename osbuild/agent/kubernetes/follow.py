@@ -8,8 +8,8 @@ a good boot, in whichever slot: uncordon. `cost`: what a rollback would lose, to
 from collections.abc import Callable
 from typing import Any
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import stamp, versions
-from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.system import System
 
 

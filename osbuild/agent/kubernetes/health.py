@@ -11,13 +11,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.kubernetes.settings import Problem, Settings, load
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes.settings import Settings, load
 
 # Where a kubeconfig is, for the roles of either distribution; the first that exists.
 KUBECONFIGS = {
     "server": ("etc/kubernetes/admin.conf",),
     "agent": ("var/lib/kubernetes/kubelet.conf", "var/lib/kubernetes/agent/kubelet.kubeconfig"),
 }
+KUBECONFIG = "edge-kubernetes-prepare.service or edge-kubernetes-join.service writes it: look at its journal"
 
 
 def value(text: str, key: str) -> str | None:
@@ -32,7 +34,7 @@ def content(text: str, key: str) -> bytes:
         return base64.b64decode(data)
     if path := value(text, key):
         return Path(path).read_bytes()
-    raise Problem(f"the kubeconfig has no {key}")
+    raise Problem(f"the kubeconfig has no {key}", hint=KUBECONFIG)
 
 
 def access(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
@@ -40,7 +42,7 @@ def access(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
     text = kubeconfig.read_text()
     server = value(text, "server") or ""
     if not server.startswith("https://"):
-        raise Problem(f"{kubeconfig}: no https server")
+        raise Problem("no https server", where=str(kubeconfig), hint=KUBECONFIG)
     context = ssl.create_default_context(cadata=content(text, "certificate-authority").decode())
     with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # mode 0600; ssl reads a client's key from files
         pair.write(content(text, "client-certificate") + b"\n" + content(text, "client-key"))

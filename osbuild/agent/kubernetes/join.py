@@ -6,9 +6,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import tokens
-from osbuild.agent.kubernetes.settings import Problem, load, write
-from osbuild.agent.kubernetes.upstream import Paths
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import GIVEN, load, write
 
 INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 PAUSE = 3.0  # seconds between two questions
@@ -20,7 +21,7 @@ def ask(url: str) -> object:
     unknown.check_hostname = False
     unknown.verify_mode = ssl.CERT_NONE
     if not url.startswith("https://"):
-        raise Problem(f"server: {url} does not start with https://")
+        raise Problem(f"{url} does not start with https://", where="server", hint=GIVEN)
     with urllib.request.urlopen(url, timeout=10, context=unknown) as answer:
         return json.load(answer)
 
@@ -41,6 +42,7 @@ def join(root: Path, patience: float) -> None:
             write(authority, tokens.authority(settings.token, info))
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
-                raise Problem(f"cannot join {server}: {error}") from error
+                hint = "is the token right, and can the server be reached from here?"
+                raise Problem(f"cannot join: {error}", where=server, hint=hint) from error
             time.sleep(PAUSE)
     write(goal, tokens.bootstrap_kubeconfig(settings.token, server, str(authority)), 0o600)

@@ -3,8 +3,8 @@
 import json
 import subprocess
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, snapshot, stamp, succession, versions
-from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.kubernetes.snapshot import Snapshot
 from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
@@ -36,7 +36,7 @@ def server(system: System) -> Release:
     """The release of this node's cluster. Raises `Problem` where the node has no datastore."""
     release = versions.running(system)
     if release is None or versions.role(system) != "server":
-        raise Problem("this node has no datastore: it is no server")
+        raise Problem("this node has no datastore: it is no server", hint="ask the server of its cluster")
     return release
 
 
@@ -44,7 +44,7 @@ def take(system: System) -> str:
     """Take a snapshot; what to say about it. Raises `Problem`."""
     made = snapshot.take(system, server(system), "asked", succession.needed(system))
     if made is None:
-        raise Problem(f"there is no datastore at {datastore.FILE}")
+        raise Problem("there is no datastore", where=datastore.FILE, hint="it is made at the first start of Kubernetes")
     return f"{made.name}, {snapshot.mebi(made.size)}"
 
 
@@ -54,13 +54,15 @@ def restore(system: System, name: str) -> str:
     chosen = snapshot.named(system, name)
     if chosen is None:
         known = ", ".join(one.name for one in snapshot.snapshots(system)) or "none"
-        raise Problem(f"there is no snapshot {name}; there are: {known}")
+        raise Problem(f"there is no snapshot {name}", hint=f"there are: {known}")
     if chosen.release.distribution != release.distribution or versions.migrates(release, chosen.release):
-        raise Problem(f"it was written by {chosen.release}, and this slot has {release}")
+        message = f"it was written by {chosen.release}, and this slot has {release}"
+        raise Problem(message, where=name, hint="restore it in the slot that it is of, or take an older one")
     datastore.verify(chosen.database)
     command = ["systemctl", "is-active", "--quiet", *WRITERS]
     if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0:
-        raise Problem("Kubernetes runs: stop it first (systemctl stop kubernetes.target), and start it afterwards")
+        hint = "stop it first (systemctl stop kubernetes.target), and start it afterwards"
+        raise Problem("Kubernetes runs", hint=hint)
     done = succession.put_back(system, chosen, stamp.read(system) or Stamp(release), release)
     counts = ", ".join(f"{count} {kind}" for kind, count in (done.get("counts") or {}).items() if count)
     kept = f"; what was there is now snapshot {done['replaced']}" if done.get("replaced") else ""

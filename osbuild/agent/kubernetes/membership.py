@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, drain, node, snapshot, versions
-from osbuild.agent.kubernetes.settings import Problem, Settings, load
+from osbuild.agent.kubernetes.settings import Settings, load
 from osbuild.agent.kubernetes.succession import needed
 from osbuild.agent.system import System
 
@@ -29,7 +30,8 @@ def leave(system: System, deadline: float, say: Callable[[str], None]) -> dict[s
             made = snapshot.take(system, release, "update", needed(system))
         except (OSError, Problem) as error:
             arrive(system, patience=10)
-            raise Problem(f"the cluster's data can't be snapshotted: {error}") from error
+            hint = error.hint if isinstance(error, Problem) else None
+            raise Problem(f"the cluster's data can't be snapshotted: {error}", hint=hint) from error
         facts["snapshot"] = made.name if made else None
         say(f"snapshot {made.name}, {snapshot.mebi(made.size)}" if made else "no datastore here to be snapshotted")
     return facts | {"seconds": round(time.monotonic() - started, 1)}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, stamp
-from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.kubernetes.snapshot import DATA, Snapshot, named, require
 from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
@@ -47,7 +47,8 @@ def finish(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
     revision = note["revision"] + datastore.MARGIN
     try:
         if chosen is None:
-            raise Problem(f"snapshot {note['snapshot']} is gone")
+            hint = "`edge-agent kubernetes snapshots` lists those that there are"
+            raise Problem(f"snapshot {note['snapshot']} is gone", hint=hint)
         if not ready(database).exists():
             prepare(chosen, database, revision)
     except Problem:

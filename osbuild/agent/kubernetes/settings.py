@@ -2,22 +2,22 @@
 
 import ipaddress
 import json
-import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent import system
+from osbuild.agent.errors import Problem
+
 IMAGE = "usr/lib/edge-osbuild/kubernetes.json"
 SEED = "etc/edge-osbuild/kubernetes.json"
 
 STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0 (TEST-NET-3, RFC 5737), there whatever the network does
 API_PORT = 6443
-
-
-class Problem(Exception):
-    """A setting that can't be used; the message says which and why."""
+WRITTEN = "the image's is written by the build, the seed's by cloud-init: build or flash again"
+GIVEN = "the profile's `kubernetes` and the seed's settings give it"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Settings:
         """An entry of `config` that may be one string or a list of them, as in K3s."""
         value = self.config.get(key, [])
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+    def arguments(self, key: str) -> list[str]:
+        """An entry of `config` with arguments, given without dashes as in K3s."""
+        return [f"--{word.removeprefix('--')}" for word in self.words(key)]
 
     def word(self, key: str, default: str) -> str:
         """An entry of `config` that is one string."""
@@ -79,9 +83,9 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise Problem(f"{path}: not JSON: {error}") from error
+        raise Problem(f"not JSON: {error}", where=str(path), hint=WRITTEN) from error
     if not isinstance(content, dict):
-        raise Problem(f"{path}: not a JSON object")
+        raise Problem("not a JSON object", where=str(path), hint=WRITTEN)
     return content
 
 
@@ -102,25 +106,21 @@ def load(root: Path) -> Settings:
 def check(settings: Settings) -> None:
     """Raise `Problem` where settings contradict each other."""
     if settings.role not in ("server", "agent", "none"):
-        raise Problem(f"role {settings.role!r} is none of server, agent, none")
+        raise Problem(f"role {settings.role!r} is none of server, agent, none", hint=GIVEN)
     if settings.role == "agent" and not (settings.server and settings.token):
-        raise Problem("an agent needs `server` and `token`: give both in the profile, the token by reference")
+        hint = "give both in the profile, the token by reference"
+        raise Problem("an agent needs `server` and `token`", hint=hint)
     for name in ("node_ip", "advertise_address", "cluster_cidr", "service_cidr"):
         if value := getattr(settings, name):
             try:
                 ipaddress.ip_network(value, strict=name.endswith("cidr"))
             except ValueError as error:
-                raise Problem(f"{name}: {error}") from error
+                raise Problem(str(error), where=name, hint=GIVEN) from error
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
-    """Replace a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.unlink(missing_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(content)
-    scratch.replace(path)
+    """Replace a file as a whole, on the disk when this returns: a part of them is on the data partition."""
+    system.write(path, content.encode(), mode)
 
 
 def write_json(path: Path, content: Any, mode: int = 0o644) -> None:
@@ -132,5 +132,5 @@ def write_arguments(path: Path, words: Iterable[str]) -> None:
     """Write `ARGS=…` for a unit's EnvironmentFile= (systemd.exec(5)); systemd splits it at white space."""
     listed = list(words)
     if broken := [word for word in listed if not word or any(character in " \t\r\n\"'\\" for character in word)]:
-        raise Problem(f"argument {broken[0]!r} has a character that a unit can't pass on")
+        raise Problem(f"argument {broken[0]!r} has a character that a unit can't pass on", where=str(path), hint=GIVEN)
     write(path, f"ARGS={' '.join(listed)}\n", 0o600)

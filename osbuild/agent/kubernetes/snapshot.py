@@ -16,8 +16,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.kubernetes import datastore
-from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System, flush, write
 
@@ -165,7 +165,8 @@ def make_room(system: System, size: int, spared: Collection[str]) -> None:
     rotate(system, spared, room=size)
     space = limits(system)[1]
     if size > space:
-        raise Problem(f"the datastore has {mebi(size)}, and `update.snapshot_space` of the profile is {mebi(space)}")
+        message = f"the datastore has {mebi(size)}, and `update.snapshot_space` of the profile is {mebi(space)}"
+        raise Problem(message, where=datastore.FILE, hint="give it more, or remove objects that nobody needs")
     require(folder, size)
 
 
@@ -173,7 +174,8 @@ def require(folder: Path, size: int) -> None:
     """Raise `Problem` unless the file system of `folder` has room for `size` bytes."""
     found = os.statvfs(folder)
     if (free := found.f_bavail * found.f_frsize) < size + MARGIN:
-        raise Problem(f"{folder}: {mebi(size)} and {mebi(MARGIN)} to spare are needed, {mebi(free)} are free")
+        message = f"{mebi(size)} and {mebi(MARGIN)} to spare are needed, {mebi(free)} are free"
+        raise Problem(message, where=str(folder), hint=FREE)
 
 
 def fill(system: System, folder: Path, source: Path) -> datastore.State:

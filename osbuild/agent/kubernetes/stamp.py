@@ -6,7 +6,7 @@ The stamp is written before anything of that release runs. So what the datastore
 import json
 from dataclasses import asdict, dataclass
 
-from osbuild.agent.kubernetes.settings import Problem
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System, write
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, drain
-from osbuild.agent.kubernetes.settings import Problem, load
+from osbuild.agent.kubernetes.settings import load
 from osbuild.agent.system import System
 
 SCOPES = "/sys/fs/cgroup/kubepods.slice"

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, restore, snapshot, stamp, versions
-from osbuild.agent.kubernetes.settings import Problem
 from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System

@@ -8,7 +8,7 @@ Versioning"): such a step is free in both directions.
 import re
 from dataclasses import dataclass
 
-from osbuild.agent.kubernetes.settings import Problem
+from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
 
 VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:\+k3s(\d+))?")
@@ -23,7 +23,7 @@ class Release:
 
     def __post_init__(self) -> None:
         if not self.distribution or not VERSION.fullmatch(self.version):
-            raise Problem(f"{self!s:.100} is no release of Kubernetes")
+            raise Problem(f"{self!s:.100} is no release of Kubernetes", hint="such as `upstream v1.36.3`")
 
     @classmethod
     def parse(cls, text: str) -> "Release":

@@ -10,7 +10,7 @@ from osbuild.agent.update import journal
 from osbuild.agent.update.journal import FALLBACK, Facts, Follower
 from osbuild.agent.update.kernel import Messages
 from osbuild.agent.update.rauc import INSTALLING, Service, is_remote
-from osbuild.agent.update.reason import Failure, Reason, reason
+from osbuild.agent.update.reason import BUSY, Failure, Reason, reason
 from osbuild.agent.update.traffic import Traffic
 
 PAUSE = 0.5
@@ -83,8 +83,9 @@ def attempt(
                     record.given_up.add(block)
                     raise Failure(reason("a block can't be read", remote=True, kernel=kernel.read()))
                 time.sleep(PAUSE)
-        except BaseException:
-            service.stop()
+        except BaseException as error:
+            if not (isinstance(error, Failure) and error.reason.kind == BUSY):
+                service.stop()
             record.lines += log.read()
             record.fetched += traffic.fetched
             raise

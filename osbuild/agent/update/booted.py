@@ -65,6 +65,8 @@ def judge(node: Node, done: dict[str, Any] | None) -> None:
     if what == outcome.TRIAL:
         if found.stage != pending.SWITCHED:  # somebody else told the boot loader: `rauc status mark-active other`
             pending.save(system, replace(found, stage=pending.SWITCHED))
+        if gone := pending.given_up(found):
+            history.append(system, "rolled-back", gone, why="by hand")
         say("trial", f"{found.title} is on trial")
     elif what == outcome.INTERRUPTED:
         history.append(system, "interrupted", found, why="the system went down while the slot was written")
@@ -76,14 +78,14 @@ def judge(node: Node, done: dict[str, Any] | None) -> None:
         if any(entry.slot == found.target and entry.left for entry in boot.others):
             node.flow.reject(system, found.target)
         history.append(system, "rolled-back", found, why=why, cluster={**found.cluster, **(done or {})})
-        pending.clear(system)
+        history.over(system, found)
         say("rolled-back", f"{found.title} was given up: {why}")
     elif what == outcome.UNSWITCHED and found.stage == pending.SWITCHED:
         if found.kind == "update":
             pending.save(system, replace(found, stage=pending.INSTALLED))
         else:
             history.append(system, "interrupted", found, why="the system went down before the switch")
-            pending.clear(system)
+            history.over(system, found)
         say("unswitched", f"{found.title} is installed and not switched to: `edge-agent update switch`")
     elif what == outcome.WAITING:
         say("waiting", f"{found.title} is to be tried at the next boot")

@@ -3,7 +3,7 @@
 import os
 
 from osbuild.agent.boot import tries
-from osbuild.agent.errors import Problem
+from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.update import floor, pending
 from osbuild.agent.update.node import Node
 from osbuild.agent.update.pending import Pending
@@ -55,10 +55,10 @@ KUBERNETES = "go by one minor version at a time, and not back: https://kubernete
 
 def allowed(node: Node, source: str, manifest: Manifest) -> bool:
     """Whether the bundle's signer lets this very version go back below the floor. Raises `Problem` where it may not."""
-    lowest = floor.read(node.system)
-    if lowest is None or older(manifest.version, lowest) is False:
-        return False
     running = str(node.system.image().get("version"))
+    lowest = floor.read(node.system) or running  # which was found good: until then nothing is installed
+    if older(manifest.version, lowest) is False:
+        return False
     permitted = manifest.meta.get("downgrade")
     if permitted == running:
         return True
@@ -70,18 +70,43 @@ def allowed(node: Node, source: str, manifest: Manifest) -> bool:
     raise Problem(message, where=source, hint=hint)
 
 
+def mostly_new(node: Node, manifest: Manifest) -> bool:
+    """Whether a bundle is best fetched as a whole: another Kubernetes is most of an image."""
+    wanted = manifest.meta.get("kubernetes", "")
+    return bool(wanted) and wanted != node.image.get("kubernetes", "")
+
+
+def free_space(node: Node) -> int | None:
+    """Bytes that are free on the data partition, None where nobody knows."""
+    try:
+        found = os.statvfs(node.system.path("/var"))
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def needed(manifest: Manifest) -> int:
+    """Bytes of the data partition that an installation needs, those included that must stay free."""
+    return SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
+
+
+def room_for_whole(node: Node, manifest: Manifest, there: int) -> bool:
+    """Whether the whole bundle can be kept, of which `there` bytes are there."""
+    free = free_space(node)
+    return free is not None and free + there >= needed(manifest) + limit(manifest)
+
+
+def limit(manifest: Manifest) -> int:
+    """Bytes that a bundle can have at most: its images, and what says what they are."""
+    return sum(manifest.images.values()) * 17 // 16 + 16 * 2**20
+
+
 def room(node: Node, manifest: Manifest) -> None:
     """Whether the data partition has room for what an installation writes there. Raises `Problem`."""
-    place = node.system.path("/var")
-    try:
-        found = os.statvfs(place)
-    except OSError:
-        return
-    need = SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
-    free = found.f_bavail * found.f_frsize
-    if free < need:
-        hint = "free some: pods' data, images that are not used, journalctl --vacuum-size=16M"
-        raise Problem(f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed", where="/var", hint=hint)
+    free, need = free_space(node), needed(manifest)
+    if free is not None and free < need:
+        message = f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed"
+        raise Problem(message, where="/var", hint=FREE)
 
 
 def fits(found: Pending | None, manifest: Manifest, target: str) -> bool:

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import signal
 import sys
-from types import FrameType
 
 from osbuild.agent.errors import Problem
 
@@ -22,6 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     install.add_argument(
         "--deadline", type=seconds, metavar="SECONDS", help="when to give up (default: what the profile says, or 3600)"
     )
+    install.add_argument(
+        "--fetch", choices=("auto", "parts", "whole"), default="auto",
+        help="from a server: only blocks that are new (parts), the bundle as one file first (whole), or whole where "
+        "Kubernetes is another and there is room (auto, the default)",
+    )  # fmt: skip
     install.add_argument("--json", action="store_true", help="one JSON object a line, for a script")
     switching = commands.add_parser("switch", help="switch to what was installed with --no-switch, and reboot")
     switching.add_argument("--no-reboot", action="store_true", help="leave the reboot to you")
@@ -45,7 +48,7 @@ def seconds(text: str) -> float:
 
 def main(options: argparse.Namespace) -> int:
     """Run one of the actions. Their modules are imported when needed: imports cost time at boot."""
-    from osbuild.agent.update.node import need_root, this
+    from osbuild.agent.update.node import interruptible, need_root, this
     from osbuild.agent.update.report import Report
 
     machine = bool(getattr(options, "json", False))
@@ -64,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
 
             commit(node)
             return 0
-        signal.signal(signal.SIGTERM, interrupt)  # so that RAUC is ended too
+        interruptible()
         if options.action == "switch":
             from osbuild.agent.update.switch import resume
 
@@ -72,18 +75,21 @@ def main(options: argparse.Namespace) -> int:
             return 0
         from osbuild.agent.update.install import Options, install
 
-        install(node, options.source, Options(not options.no_switch, not options.no_reboot, options.deadline))
-    except Problem as problem:
+        how = Options(not options.no_switch, not options.no_reboot, options.deadline, options.fetch)
+        install(node, options.source, how)
+    except (Problem, OSError, KeyboardInterrupt) as error:
         if not machine:
             raise
-        facts = {"where": problem.where, "hint": problem.hint}
-        report.event("error", problem.message, **facts)
+        match error:
+            case Problem():
+                report.event("error", error.message, where=error.where, hint=error.hint)
+            case OSError():
+                report.event("error", error.strerror or str(error), where=error.filename, hint=None)
+            case _:
+                report.event("error", "interrupted", where=None, hint="`edge-agent update status` says how far it got")
+                return 130
         return 1
     return 0
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def show(action: str, machine: bool) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from osbuild.agent.system import System
 from osbuild.agent.update import state
-from osbuild.agent.update.pending import Pending
+from osbuild.agent.update.pending import Pending, clear, given_up, save
 
 FILE = "history.jsonl"
 COUNT, SIZE = 200, 256 * 1024
@@ -24,6 +24,15 @@ def append(system: System, event: str, pending: Pending | None = None, **facts: 
         if pending and any(old.get("id") == pending.id and old.get("event") == event for old in rows):
             return
         state.save_rows(system, FILE, [*rows, row], count=COUNT, size=SIZE)
+
+
+def over(system: System, found: Pending) -> None:
+    """Nothing is under way any more, but the update on trial that a rollback by hand was to end and has not ended."""
+    gone = given_up(found)
+    if gone and not any(row.get("id") == gone.id and row.get("event") == "rolled-back" for row in read(system)):
+        save(system, gone)
+    else:
+        clear(system)
 
 
 def read(system: System) -> list[state.Row]:

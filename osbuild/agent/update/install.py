@@ -10,16 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from osbuild.agent.errors import Problem
-from osbuild.agent.update import check, history, pending, state, switch
+from osbuild.agent.errors import FREE, Problem
+from osbuild.agent.update import check, download, history, pending, state, switch
+from osbuild.agent.update.journal import Facts
 from osbuild.agent.update.node import Node, alone
 from osbuild.agent.update.pending import INSTALLED, WRITING, Pending
 from osbuild.agent.update.rauc import Manifest, Service, inspect, is_remote
-from osbuild.agent.update.reason import CORRUPT, Failure, Reason
+from osbuild.agent.update.reason import BUSY, CORRUPT, Failure, Reason
 
 DEADLINE = 3600.0  # seconds, where the profile does not say
 ANSWER = 120.0  # seconds that a server gets to show what it has
 LOG = "install.log"
+# How what is on a server is fetched: by what is new in it, block by block as RAUC comes to them, or as one file.
+AUTO, PARTS, WHOLE = "auto", "parts", "whole"
 T = TypeVar("T")
 
 
@@ -30,6 +33,7 @@ class Options:
     switch: bool = True
     reboot: bool = True
     deadline: float | None = None
+    fetch: str = AUTO
 
 
 def install(node: Node, source: str, options: Options) -> None:
@@ -41,6 +45,7 @@ def install(node: Node, source: str, options: Options) -> None:
         end = time.monotonic() + seconds
         try:
             service = Service()
+            there = service.installed(node.other)
         except Failure as failure:
             raise failure.problem(source) from failure
         manifest = insist(node, source, end, lambda: inspect(source, min(ANSWER, max(end - time.monotonic(), 1.0))))
@@ -48,13 +53,15 @@ def install(node: Node, source: str, options: Options) -> None:
             hint = "the kernel's command line must have the same slot in `edge.slot=` and `rauc.slot=`"
             raise Problem(f"RAUC takes slot {service.slot} for the one that runs, not {node.slot}", hint=hint)
         downgrade = check.bundle(node, source, manifest, service.compatible)
-        found = plan(node, source, manifest, downgrade, service.installed(node.other))
+        found = plan(node, source, manifest, downgrade, there)
         node.report.event(
             "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {found.target}",
             version=manifest.version, slot=found.target,
         )  # fmt: skip
         if found.stage == WRITING:
-            found = carry_out(node, found, lambda: fetch(node, found, end))
+            whole = is_remote(source) and wants_whole(node, manifest, options.fetch)
+            limit = check.limit(manifest) if whole else None
+            found = carry_out(node, found, lambda: fetch(node, found, end, limit))
         else:
             node.report.event("installed", f"{found.title} is installed already")
         if options.switch:
@@ -84,12 +91,12 @@ def carry_out(node: Node, found: Pending, write: Callable[[], dict[str, Any]]) -
     """Have `write` write the slot, with a note of it before and after. Raises what `write` raises."""
     system = node.system
     pending.save(system, found)
-    history.append(system, "started", found, source=found.source)
     try:
+        history.append(system, "started", found, source=found.source)
         facts = write()
     except BaseException as error:
-        pending.clear(system)
         with suppress(OSError):  # what went wrong says more
+            pending.clear(system)
             history.append(system, "failed", found, why=str(error) or "interrupted", source=found.source)
         raise
     found = replace(found, stage=INSTALLED, facts=facts)
@@ -98,17 +105,50 @@ def carry_out(node: Node, found: Pending, write: Callable[[], dict[str, Any]]) -
     return found
 
 
-def fetch(node: Node, found: Pending, end: float) -> dict[str, Any]:
-    """Have RAUC write the slot, as often as it takes until `end`: what was installed and how. Raises `Problem`."""
-    from osbuild.agent.update.attempt import Record, Wanted, attempt
+def wants_whole(node: Node, manifest: Manifest, how: str) -> bool:
+    """Whether the bundle is fetched as one file first. Raises `Problem` where it must be, and there is no room."""
+    if how == PARTS or (how == AUTO and not check.mostly_new(node, manifest)):
+        return False
+    if check.room_for_whole(node, manifest, download.have(node.system)):
+        return True
+    if how == WHOLE:
+        raise Problem("there is no room for the whole bundle", where="/var", hint=f"{FREE}; or --fetch parts")
+    node.report.event("parts", "there is no room for the whole bundle: its new blocks are fetched one by one")
+    return False
 
-    begin, record = time.monotonic(), Record()
+
+def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str, Any]:
+    """Have RAUC write the slot, as often as it takes until `end`: what was installed and how. Raises `Problem`.
+
+    `limit`: the bundle is fetched as one file of at most so many bytes, from which RAUC installs it; None: it is not.
+    """
+    from osbuild.agent.update.attempt import NO_TIME, Record, Wanted, attempt
+
+    begin, record, system = time.monotonic(), Record(), node.system
+    source = found.source if limit is None else str(download.path(system))
+    if limit is None:
+        with suppress(OSError):
+            download.discard(system)
+    wanted = Wanted(source, found.id, end, found.downgrade)
+
+    def once() -> Facts:
+        if limit is not None:
+            record.fetched += download.fetch(system, found.source, found.manifest, limit, end, node.report.progress)
+        try:
+            return attempt(system, wanted, node.report.progress, record)
+        except Failure as failure:
+            if limit is None or failure.reason.kind == BUSY:
+                raise
+            if failure.reason.final and failure.reason != NO_TIME:
+                download.discard(system)  # the fault may be the file's, and would come back with it at every try
+            if failure.reason.kind != CORRUPT:
+                raise
+            raise Failure(replace(failure.reason, final=False)) from failure  # damaged on the way: one more try
+
     try:
-        wanted = Wanted(found.source, found.id, end, found.downgrade)
-        facts = insist(
-            node, found.source, end,
-            lambda: attempt(node.system, wanted, node.report.progress, record),
-        )  # fmt: skip
+        facts = insist(node, found.source, end, once)
+        if limit is not None:
+            facts.fetched = record.fetched
         if Service().installed(found.target) not in (None, found.manifest):
             node.flow.reject(node.system, found.target)
             message = "what the server sent at last is not what it had shown at first"
@@ -118,6 +158,8 @@ def fetch(node: Node, found: Pending, end: float) -> dict[str, Any]:
     finally:
         node.report.end()
         keep(node, record.lines)
+    with suppress(OSError):
+        download.discard(system)
     seconds = time.monotonic() - begin
     node.report.event(
         "installed", f"{found.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **facts.plain()
@@ -157,4 +199,5 @@ def keep(node: Node, lines: list[str]) -> None:
     """Keep what RAUC said, for `explain`: the journal may be gone by then."""
     from osbuild.agent.update.journal import KEPT
 
-    state.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)
+    with suppress(OSError):  # no reason to give up an installation
+        state.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)

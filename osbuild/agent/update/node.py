@@ -2,37 +2,36 @@
 
 import fcntl
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from osbuild.agent.boot import Boot, Flow, flow
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
+from osbuild.agent.systemd import reboot, uncordon
 from osbuild.agent.update import boots
 from osbuild.agent.update.cluster import Cluster, cluster
 from osbuild.agent.update.report import Report
 
 LOCK = "/run/edge-osbuild/update.lock"
-
-
-def reboot() -> None:
-    """Ask systemd for a reboot, and do not wait for it."""
-    from osbuild.agent import health
-
-    health.reboot()
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class Node:
-    """`restart` asks for a reboot and returns."""
+    """`restart` asks for a reboot and returns, `later` for what `Cluster.arrive` could not do now."""
 
     system: System
     flow: Flow
     cluster: Cluster | None = None
     report: Report = field(default_factory=Report)
     restart: Callable[[], None] = reboot
+    later: Callable[[], None] = uncordon
 
     @property
     def slot(self) -> str:
@@ -70,6 +69,20 @@ def this(report: Report | None = None) -> Node:
     return Node(system, flow(system), cluster(system), report or Report())
 
 
+def interruptible() -> None:
+    """Have SIGTERM and a terminal that hangs up end this like Ctrl-C does: what was begun is undone. A second one of
+    them does not disturb that."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in SIGNALS:
+        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup(1) has it
+            signal.signal(each, interrupt)
+
+
 def need_root() -> None:
     """Raises `Problem` for others."""
     if os.geteuid() != 0:
@@ -88,6 +101,19 @@ def busy(system: System) -> bool:
     return False
 
 
+def locked(descriptor: int, patience: float = 1.0) -> bool:
+    """Take the lock. Somebody who only asks whether it is taken (`busy`) has it for a moment too."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+
+
 @contextmanager
 def alone(system: System) -> Iterator[None]:
     """No two updates, switches or rollbacks at a time. Raises `Problem` where there is one already."""
@@ -95,12 +121,10 @@ def alone(system: System) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not locked(descriptor):
             pid = os.read(descriptor, 20).decode(errors="replace").strip()
             hint = f"wait for it: process {pid or '?'}; `edge-agent update status` says how far it is"
-            raise Problem("another update is being installed", hint=hint) from error
+            raise Problem("another update is being installed", hint=hint)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -29,7 +29,9 @@ def outcome(found: Pending, boot: Boot, primary: str | None) -> str:
         return UNSWITCHED
     if entry.left is not None and entry.done:
         return ROLLED_BACK  # with tries left too: it would be tried again, and has had its turn
-    return WAITING if primary == found.target else UNSWITCHED
+    # A slot that was good before comes next without a switch, too, where the one that runs has no try left.
+    told = entry.left is not None or boot.entry is None or boot.entry.left != 0
+    return WAITING if primary == found.target and told else UNSWITCHED
 
 
 def why(node: Node, found: Pending) -> str:

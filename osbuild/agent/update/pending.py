@@ -10,6 +10,7 @@ FILE = "pending.json"
 WRITING = "writing"  # RAUC may be overwriting the slot
 INSTALLED = "installed"  # the slot is whole, and the boot loader does not know of it
 SWITCHED = "switched"  # the boot loader has been told, or was just going to be
+GIVEN_UP = "given_up"  # among the facts of a rollback: the update that it ends
 STAGES = (WRITING, INSTALLED, SWITCHED)
 
 
@@ -45,7 +46,17 @@ class Pending:
 
 def load(system: System) -> Pending | None:
     """The update that is under way; None where there is none, or what is written there makes no sense."""
-    found = state.load(system, FILE)
+    return parse(state.load(system, FILE))
+
+
+def given_up(found: Pending) -> Pending | None:
+    """The update on trial that a rollback by hand is to end."""
+    known = found.facts.get(GIVEN_UP)
+    return parse(known) if isinstance(known, dict) else None
+
+
+def parse(found: state.Row) -> Pending | None:
+    """None for what makes no sense."""
     known = {item.name: item for item in fields(Pending)}
     values = {name: value for name, value in found.items() if name in known}
     for name in ("before", "after", "facts", "cluster"):

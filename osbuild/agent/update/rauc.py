@@ -11,7 +11,7 @@ from typing import Any
 
 from osbuild.agent.update import bus
 from osbuild.agent.update.bus import BusError
-from osbuild.agent.update.reason import Failure, Reason, reason
+from osbuild.agent.update.reason import BUSY, Failure, Reason, reason
 
 NAME, PATH, INTERFACE = "de.pengutronix.rauc", "/", "de.pengutronix.rauc.Installer"
 INSTALLING = "installing"
@@ -54,7 +54,7 @@ def inspect(source: str, timeout: float) -> Manifest:
     """
     command = ["rauc", "info", "--output-format=json-2", source]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+        done = run(command, timeout)
     except subprocess.TimeoutExpired as error:
         message = f"the server does not answer: nothing within {timeout:.0f} s"
         raise Failure(Reason(message, "check the network and the server", False)) from error
@@ -63,6 +63,22 @@ def inspect(source: str, timeout: float) -> Manifest:
     if done.returncode:
         raise Failure(reason(complaint(done.stderr), remote=is_remote(source)))
     return manifest(done.stdout)
+
+
+def run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run it. After `timeout` seconds it ends with all that it has started: what fetches a bundle is a process of its
+    own, which would go on, and keep its network block device. Raises `OSError` and `subprocess.TimeoutExpired`.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+    ) as process:
+        try:
+            output, error = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, error)
 
 
 def manifest(text: str) -> Manifest:
@@ -126,11 +142,15 @@ class Service:
         return State(str(operation), str(error), int(percent), str(message))
 
     def installed(self, slot: str) -> str | None:
-        """The manifest's hash of the bundle that is in a slot, None where RAUC does not know or it is not whole."""
+        """The manifest's hash of the bundle that is in a slot, None where RAUC does not know or it is not whole.
+
+        Raises `Failure`: RAUC gives no answer while it installs.
+        """
         try:
             found = bus.call(self.owner, PATH, INTERFACE, "GetSlotStatus")[0]
         except (BusError, TypeError) as problem:
-            raise Failure(GONE) from problem
+            why = reason(str(problem), remote=False)
+            raise Failure(why if why.kind == BUSY else GONE) from problem
         for _, facts in found:
             values: dict[str, Any] = {name: value.get("data") for name, value in facts.items()}
             if values.get("bootname") == slot and values.get("status") == "ok":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from osbuild.agent.errors import Problem
 
 CORRUPT = "corrupt"  # may have happened on the way here: worth a second try, and no third
+BUSY = "busy"  # what RAUC is doing was not begun here, and is not to be ended here
 WHOLE = "is it whole? compare its size and sha256 with what `edge-osbuild bundle --json` said"
 SIGNED = "sign it with the keys that this image trusts: /usr/lib/edge-osbuild/trust.json names them"
 LOG = "`edge-agent explain` shows RAUC's log"
@@ -17,7 +18,7 @@ LOG = "`edge-agent explain` shows RAUC's log"
 
 @dataclass(frozen=True)
 class Reason:
-    """`final`: trying again changes nothing. `kind` is empty or CORRUPT."""
+    """`final`: trying again changes nothing. `kind` is empty, CORRUPT or BUSY."""
 
     message: str
     hint: str = LOG
@@ -34,6 +35,16 @@ class Failure(Exception):
 
     def problem(self, source: str) -> Problem:
         return Problem(self.reason.message, where=source, hint=self.reason.hint)
+
+
+def refusal(status: int) -> Reason:
+    """What an answer other than the bundle means: `status` is HTTP's (RFC 9110, 15)."""
+    if status == 404:
+        return Reason("the server does not have it (HTTP 404)", "check the address; open it in a browser")
+    if 400 <= status < 500 and status not in (408, 429):
+        message = f"the server refuses to send it (HTTP {status})"
+        return Reason(message, "check the address and this device's access to the server")
+    return Reason(f"the server fails (HTTP {status})", "check the server", False)
 
 
 # What RAUC says -> what to say; the groups of the first fill the second.
@@ -67,7 +78,7 @@ SAYS = (
     (r"(Slot \(\d+ bytes\) is too small for image \(\d+ bytes\)|does not fit to slot)", Reason(
         "this disk's slots are too small for it: {}", "the disk must be written anew with larger slots")),
     (r"already processing a different method", Reason(
-        "RAUC is at work for somebody else", "wait until `rauc status` answers, and try again")),
+        "RAUC is at work for somebody else", "wait until `rauc status` answers, and try again", kind=BUSY)),
 )  # fmt: skip
 DISK = re.compile(r"(?:I/O error, dev|Buffer I/O error on dev) (?!nbd|dm-|loop)(\w+)")
 VERITY = re.compile(r"device-mapper: verity: \S+ (?:data|metadata) block \d+ is corrupted")

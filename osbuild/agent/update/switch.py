@@ -58,26 +58,36 @@ def explain(error: BaseException, found: Pending) -> BaseException:
 
 def stay(node: Node, found: Pending, why: str, *, whole: bool) -> None:
     """Undo what a switch that failed has begun: the node belongs to its cluster again, and an update that is `whole`
-    waits to be switched to."""
+    waits to be switched to.
+
+    What made it fail may make a part of this fail too, such as a disk that is full: the others are done all the same.
+    """
     with suppress(OSError):  # it may have been told, and have failed after that
         if node.flow.primary(node.system) == found.target:
             node.flow.reject(node.system, found.target)
-    if found.kind == "update" and whole:
-        pending.save(node.system, replace(found, stage=INSTALLED))
-    else:
-        pending.clear(node.system)
-    history.append(node.system, "not-switched", None, why=f"{found.title}: {why}")
-    if node.cluster:
-        node.cluster.arrive(node.system)
+    with suppress(OSError):
+        if found.kind == "update" and whole:
+            pending.save(node.system, replace(found, stage=INSTALLED))
+        else:
+            history.over(node.system, found)
+    with suppress(OSError):
+        history.append(node.system, "not-switched", None, why=f"{found.title}: {why}")
+    come_back(node)
+
+
+def come_back(node: Node) -> None:
+    """Have the node taken back into its cluster, later where that does not answer now."""
+    if node.cluster and "problem" in node.cluster.arrive(node.system):
+        with suppress(Problem):  # then it is done at the next boot
+            node.later()
 
 
 def withdraw(node: Node, found: Pending) -> None:
     """Take back a switch before it was booted. Raises `OSError`."""
     node.flow.reject(node.system, found.target)
     history.append(node.system, "withdrawn", found)
-    pending.clear(node.system)
-    if node.cluster:
-        node.cluster.arrive(node.system)
+    history.over(node.system, found)
+    come_back(node)
     node.report.event("withdrawn", f"{found.title} is not booted: slot {node.slot} goes on", slot=node.slot)
 
 

@@ -1,0 +1,61 @@
+"""The kubelet: its arguments and its configuration."""
+
+from typing import Any
+
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import Settings
+
+
+def arguments(settings: Settings, paths: Paths) -> list[str]:
+    words = [
+        f"--config={paths.run}/kubelet.json",
+        f"--hostname-override={settings.node_name}",
+        f"--kubeconfig={paths.data}/kubelet.conf",
+        f"--root-dir={paths.kubelet}",
+    ]
+    if settings.role == "agent":
+        words.append(f"--bootstrap-kubeconfig={paths.data}/bootstrap-kubelet.conf")
+        words.append(f"--cert-dir={paths.kubelet}/pki")
+    if settings.node_ip:
+        words.append(f"--node-ip={settings.node_ip}")
+    if settings.labels:
+        words.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in settings.labels.items()))
+    return words + settings.arguments("kubelet-arg")
+
+
+def taint(text: str) -> dict[str, str]:
+    """`key=value:effect` as the API has it."""
+    left, _, effect = text.rpartition(":")
+    key, _, value = left.partition("=")
+    return {"key": key, "effect": effect} | ({"value": value} if value else {})
+
+
+def config(settings: Settings, paths: Paths) -> dict[str, Any]:
+    """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
+    resolved = paths.root / "run/systemd/resolve/resolv.conf"
+    made: dict[str, Any] = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{paths.pki}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "systemd",
+        "clusterDNS": [settings.cluster_dns],
+        "clusterDomain": settings.word("cluster-domain", "cluster.local"),
+        "containerRuntimeEndpoint": f"unix://{paths.containerd}",
+        # As K3s has it: on a small disk Kubernetes' defaults evict pods while gigabytes are free.
+        "evictionHard": {"imagefs.available": "5%", "nodefs.available": "5%", "memory.available": "50Mi"},
+        "failSwapOn": False,
+        # Without the stub resolver's 127.0.0.53, which is nothing inside a pod.
+        "resolvConf": "/run/systemd/resolve/resolv.conf" if resolved.exists() else "/etc/resolv.conf",
+        "registerWithTaints": [taint(text) for text in settings.taints],
+        "rotateCertificates": settings.role == "agent",
+        "volumePluginDir": str(paths.plugins),  # the default is below /usr, which is read-only
+    }
+    if settings.role == "server":
+        made["tlsCertFile"] = f"{paths.pki}/kubelet.crt"
+        made["tlsPrivateKeyFile"] = f"{paths.pki}/kubelet.key"
+    return made

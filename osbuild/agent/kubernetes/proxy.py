@@ -1,0 +1,44 @@
+"""kube-proxy: its arguments, its configuration, and on an agent its access to the cluster."""
+
+import json
+from typing import Any
+
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import Settings
+
+
+def arguments(settings: Settings, paths: Paths) -> list[str]:
+    return [f"--config={paths.run}/kube-proxy.json", *settings.arguments("kube-proxy-arg")]
+
+
+def config(settings: Settings, paths: Paths) -> dict[str, Any]:
+    """KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1)."""
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": f"{paths.data}/kube-proxy.conf"},
+        "clusterCIDR": settings.cluster_cidr,
+        "conntrack": {"maxPerCore": 0},  # 0: leave the kernel's own limit alone
+        "healthzBindAddress": "127.0.0.1:10256",
+        "hostnameOverride": settings.node_name,
+        "mode": "nftables",
+        "nodePortAddresses": ["0.0.0.0/0"],
+    }
+
+
+def kubeconfig(server: str, paths: Paths) -> str:
+    """On an agent kube-proxy uses the kubelet's certificate, which the kubelet renews by itself."""
+    certificate = f"{paths.kubelet}/pki/kubelet-client-current.pem"
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "default", "cluster": {"server": server, "certificate-authority": f"{paths.pki}/ca.crt"}}
+            ],
+            "users": [{"name": "node", "user": {"client-certificate": certificate, "client-key": certificate}}],
+            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "node"}}],
+            "current-context": "default",
+        },
+        indent=2,
+    )

@@ -1,0 +1,229 @@
+"""Boot loaders for tests of what an update decides: a simple one in memory, and the real flows on files.
+
+What a boot loader does by itself, choosing a slot and counting a try, is written here a second time, apart from the
+agent. `Slot.image` is the version whose root is whole: a real boot file that is booted must be of the same.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from osbuild.agent import slotstate
+from osbuild.agent.boot import Entry, Flow
+from osbuild.agent.slotstate import Counter
+from osbuild.agent.system import System
+from osbuild.agent.uboot import UBoot
+from osbuild.agent.uefi import Uefi
+from osbuild.bundle import blocks, hook
+from tests.cuts import Fat, Power
+
+TRIES = 3
+Step = Callable[[], object]
+
+
+@dataclass
+class Slot:
+    """`image` is the version that is whole in it; None while it is being written."""
+
+    image: str | None = None
+    generation: int = 0
+    left: int | None = None
+    done: int = 0
+    entry: bool = False
+    staged: bool = False
+
+
+@dataclass
+class Loader:
+    """The flows' protocol, and the boot loader's own choice."""
+
+    power: Power
+    slots: dict[str, Slot]
+    counted: Entry | None = None
+    readable: bool = True
+    forgets: bool = False  # tries that were done, where a slot is rejected
+
+    def entry(self, name: str) -> Entry:
+        return Entry(f"edge-{name}.efi", name, self.slots[name].left, self.slots[name].done)
+
+    def entries(self, system: System) -> list[Entry]:
+        return [self.entry(name) for name, slot in sorted(self.slots.items()) if slot.entry and self.readable]
+
+    def booted(self, system: System) -> Entry | None:
+        return self.counted
+
+    def bless(self, system: System, slot: str) -> None:
+        self.change(slot, left=None, done=0)
+
+    def primary(self, system: System) -> str | None:
+        """The highest generation with a try left, else of what has none."""
+        there = {name: slot for name, slot in self.slots.items() if slot.entry}
+        return max(there, key=lambda name: (there[name].left != 0, there[name].generation), default=None)
+
+    def activate(self, system: System, slot: str) -> None:
+        if not (self.slots[slot].entry or self.slots[slot].staged):
+            raise FileNotFoundError(2, "no boot file", f"edge-{slot}.efi")
+        highest = max(other.generation for other in self.slots.values())
+        self.change(slot, generation=highest + 1, left=TRIES, done=0, entry=True, staged=False)
+
+    def reject(self, system: System, slot: str) -> None:
+        self.change(slot, left=0, staged=False, **({"done": 0} if self.forgets else {}))
+
+    def change(self, name: str, **values: Any) -> None:
+        """One rename: all of it or nothing."""
+        self.power.tick()
+        for key, value in values.items():
+            setattr(self.slots[name], key, value)
+        self.power.tick()
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Have the power fail within what is written meanwhile."""
+        return nullcontext()
+
+    def steps(self, name: str, version: str) -> list[Step]:
+        """What RAUC does to write a slot: marks it bad, takes its entry away, writes it, stages its boot file."""
+        return [
+            lambda: self.change(name, left=0, staged=False),
+            lambda: self.change(name, entry=False),
+            lambda: self.change(name, image=None),
+            lambda: self.change(name, image=version),
+            lambda: self.change(name, staged=True),
+        ]
+
+    def choose(self) -> str:
+        """What it boots, a try used up by it."""
+        name = str(self.primary(System()))
+        slot = self.slots[name]
+        self.counted = None
+        if slot.left is not None:
+            slot.left, slot.done = max(slot.left - 1, 0), slot.done + 1
+            self.counted = self.entry(name)
+        return name
+
+
+class Real(Loader):
+    """A flow as it is, and the bundle's hook, on files below `root`; slot a has its boot file and is good."""
+
+    flow: Flow
+    folder: str  # of boot files, on the boot partition
+    suffix: str
+
+    def __init__(self, power: Power, slots: dict[str, Slot], root: Path) -> None:
+        super().__init__(power, slots)
+        self.system, self.partition = System(root), root / "efi"
+        self.fat = Fat(power, self.partition / self.folder, root / "dev/disk2")
+        self.fat.folder.mkdir(parents=True)
+
+    def entries(self, system: System) -> list[Entry]:
+        return self.flow.entries(system)
+
+    def primary(self, system: System) -> str | None:
+        return self.flow.primary(system)
+
+    def bless(self, system: System, slot: str) -> None:
+        self.flow.bless(system, slot)
+
+    def activate(self, system: System, slot: str) -> None:
+        self.flow.activate(system, slot)
+
+    def reject(self, system: System, slot: str) -> None:
+        self.flow.reject(system, slot)
+
+    def watched(self) -> AbstractContextManager[None]:
+        return self.fat.watched()
+
+    def file(self, name: str, version: str) -> bytes:
+        """A boot file: a block that both slots have, and one of its own."""
+        return f"kernel {version}\n".encode().ljust(blocks.SIZE, b".") + f"slot {name} of {version}\n".encode()
+
+    def steps(self, name: str, version: str) -> list[Step]:
+        def put() -> None:
+            with tempfile.TemporaryDirectory() as bundle:
+                files = {slot: Path(bundle, f"edge-{slot}.{self.suffix}") for slot in self.slots}
+                for slot, path in files.items():
+                    path.write_bytes(self.file(slot, version))
+                blocks.store(files, self.folder, Path(bundle))
+                hook.install(Path(bundle), self.partition, name)
+
+        return [
+            lambda: self.flow.reject(self.system, name),
+            put,
+            lambda: self.change(name, image=None),
+            lambda: self.change(name, image=version),
+        ]
+
+    def load(self, name: str, path: Path) -> None:
+        """Read what is booted: whole, of the version that the slot has, and in blocks that are still its own."""
+        found, wanted = path.read_bytes(), self.file(name, str(self.slots[name].image))
+        assert found == wanted, f"{path.name} is not of the version that its slot has"
+        assert path.name not in self.fat.torn(), f"the blocks of {path.name} are free"
+
+
+class Esp(Real):
+    """systemd-boot (its manual, "Boot Counting"): of entries with a try left, else of all, the last by its name."""
+
+    flow, folder, suffix = Uefi(), "EFI/Linux", "efi"
+
+    def __init__(self, power: Power, slots: dict[str, Slot], root: Path) -> None:
+        super().__init__(power, slots, root)
+        (self.fat.folder / "edge-1-a.efi").write_bytes(self.file("a", str(slots["a"].image)))
+
+    def choose(self) -> str:
+        found = []
+        for path in self.fat.folder.iterdir():
+            match = re.fullmatch(r"edge-(\d+)-([ab])(?:\+(\d+)(?:-(\d+))?)?\.efi", path.name)
+            if match and path.stat().st_size:
+                left = None if match[3] is None else int(match[3])
+                found.append((left != 0, int(match[1]), match[2], left, int(match[4] or 0), path))
+        _, generation, name, left, done, path = max(found, key=lambda one: (one[:3], one[5].name))
+        self.load(name, path)
+        self.counted = None
+        if left is not None:
+            left, done = max(left - 1, 0), done + 1
+            self.counted = Entry(f"edge-{generation}-{name}+{left}-{done}.efi", name, left, done, generation)
+            path.rename(path.with_name(self.counted.file))
+        return name
+
+
+class Card(Real):
+    """boot.scr: the first slot of BOOT_ORDER that has an image and a try left, else any that has an image."""
+
+    flow, folder, suffix = UBoot(), ".", "img"
+
+    def __init__(self, power: Power, slots: dict[str, Slot], root: Path) -> None:
+        super().__init__(power, slots, root)
+        self.fat = replace(self.fat, folder=self.partition)
+        (self.partition / "edge-a.img").write_bytes(self.file("a", str(slots["a"].image)))
+        for number, label in enumerate(("esp", "uboot-env", "root-a"), 1):
+            (root / f"sys/devices/disk/disk{number}").mkdir(parents=True)
+            facts = f"DEVNAME=disk{number}\nPARTNAME={label}\n"
+            (root / f"sys/devices/disk/disk{number}/uevent").write_text(facts)
+        (root / "sys/block/dm-0/slaves").mkdir(parents=True)
+        (root / "sys/block/dm-0/slaves/disk3").symlink_to(root / "sys/devices/disk/disk3")
+        (root / "dev").mkdir()
+        with self.fat.raw.open("wb") as file:
+            for place in slotstate.PLACES:
+                file.seek(place)
+                file.write(slotstate.SlotState(1 + (place > 0)).encode())
+        slotstate.change(self.fat.raw, lambda state: state.blessed("a"))
+
+    def choose(self) -> str:
+        state = slotstate.read(self.fat.raw)
+        images = {name: self.partition / f"edge-{name}.img" for name in state.order}
+        there = [name for name, path in images.items() if path.exists() and path.stat().st_size]
+        name = next((name for name in there if state.counters[name].left != 0), there[0])
+        self.load(name, images[name])
+        tries = state.counters[name]
+        self.counted = None
+        if tries.left is not None:
+            counter = Counter(max(tries.left - 1, 0), tries.done + 1)
+            self.counted = Entry(f"edge-{name}.img", name, counter.left, counter.done)
+            slotstate.change(self.fat.raw, lambda state: state.with_counter(name, counter))
+        return name
+
+
+LOADERS: dict[str, type[Real] | None] = {"simple": None, "uefi": Esp, "uboot": Card}

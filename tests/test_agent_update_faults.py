@@ -1,0 +1,262 @@
+"""What goes wrong around an update: a disk that is full, signals, RAUC at work for others or hung, two at a time."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osbuild import paths
+from osbuild.agent import rollback, systemd
+from osbuild.agent.__main__ import main
+from osbuild.agent.errors import Problem
+from osbuild.agent.update import check, history, install, node, pending, state, switch
+from osbuild.agent.update.attempt import Record, Wanted, attempt
+from osbuild.agent.update.booted import booted
+from osbuild.agent.update.commit import commit
+from osbuild.agent.update.node import LOCK, SIGNALS, alone, interruptible
+from osbuild.agent.update.pending import INSTALLED
+from osbuild.agent.update.rauc import Manifest, Service, inspect
+from osbuild.agent.update.reason import Failure
+from tests.slots import Device
+
+MANIFEST = Manifest("edge-osbuild-tiny-test", "1.1.0", "build", "hash of 1.1.0")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Puts a shell script before all programs of that name."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def put(name: str, script: str) -> Path:
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+        return folder
+
+    return put
+
+
+def put(device: Device) -> pending.Pending:
+    found = install.plan(device.node, "/bundle.raucb", MANIFEST, False, None)
+    return install.carry_out(device.node, found, device.write("1.1.0"))
+
+
+def full(device: Device, *names: str) -> None:
+    """From now on nothing can be written to these files: a folder is in the way of what is written beside them."""
+    for name in names:
+        state.place(device.system, f".{name}.new").mkdir()
+
+
+# --- a disk that is full, or read-only
+
+
+def test_a_disk_that_is_full_leaves_no_node_out_of_its_cluster(device: Device) -> None:
+    found = put(device)
+    full(device, "pending.json", "history.jsonl")
+    with pytest.raises(Problem, match="slot b can't be switched to"):
+        switch.turn(device.node, found, restart=True)
+    assert (device.cluster.cordoned, device.restarts, device.loader.primary(device.system)) == (False, 0, "a")
+    assert pending.load(device.system) == found
+
+
+def test_an_installation_that_can_not_be_noted_writes_no_slot(device: Device) -> None:
+    def write() -> dict[str, Any]:
+        pytest.fail("the slot is written")
+
+    found = install.plan(device.node, "/b", MANIFEST, False, None)
+    full(device, "history.jsonl")
+    with pytest.raises(OSError, match=r"history\.jsonl"):
+        install.carry_out(device.node, found, write)
+    assert pending.load(device.system) is None
+    full(device, "pending.json")
+    with pytest.raises(OSError, match=r"pending\.json"):
+        install.carry_out(device.node, found, write)
+
+
+def test_a_boot_and_its_commit_go_on_where_nothing_can_be_noted(device: Device) -> None:
+    switch.turn(device.node, put(device), restart=True)
+    device.reboot()
+    full(device, "boots.jsonl")
+    assert booted(device.node) == 0
+    device.loader.bless(device.system, "b")
+    with pytest.raises(OSError, match=r"boots\.jsonl"):  # the unit tries again
+        commit(device.node)
+    (device.root / state.FOLDER.lstrip("/") / ".boots.jsonl.new").rmdir()
+    commit(device.node)
+    assert (pending.load(device.system), history.read(device.system)[-1]["event"]) == (None, "committed")
+
+
+# --- a cluster that does not answer
+
+
+def test_a_node_that_can_not_be_uncordoned_now_is_later_and_not_only_at_the_next_boot(device: Device) -> None:
+    device.cluster.answers = False
+    device.cluster.fails = RuntimeError("no space for a snapshot")
+    with pytest.raises(Problem, match="no space"):
+        switch.turn(device.node, put(device), restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked) == (True, 1)
+    device.cluster.fails = None
+    switch.resume(device.node, restart=False)
+    rollback.rollback(device.node, restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked, device.restarts) == (True, 2, 0)
+    assert (paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system" / systemd.UNCORDON).is_file()
+
+
+# --- signals
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    known = {each: signal.getsignal(each) for each in SIGNALS}
+    yield
+    for each, handler in known.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_middle_undoes_what_was_begun_and_a_second_one_does_not_disturb_that(
+    device: Device, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = put(device)
+    leave, arrive = device.cluster.leave, device.cluster.arrive
+
+    def interrupted_leave(*words: Any) -> dict[str, Any]:
+        leave(*words)
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        pytest.fail("it was not interrupted")
+
+    def interrupted_arrive(*words: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), number)
+        return arrive(*words)
+
+    monkeypatch.setattr(device.cluster, "leave", interrupted_leave)
+    monkeypatch.setattr(device.cluster, "arrive", interrupted_arrive)
+    interruptible()
+    with pytest.raises(KeyboardInterrupt):
+        switch.turn(device.node, found, restart=True)
+    assert (device.cluster.cordoned, device.restarts) == (False, 0)
+    kept = pending.load(device.system)
+    assert kept and kept.stage == INSTALLED
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_program_that_is_to_outlive_its_terminal_does() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup(1)
+    interruptible()
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Problem("no", where="/efi", hint="mount it"), 1, {"text": "no", "where": "/efi", "hint": "mount it"}),
+        (OSError(28, "No space left on device", "/var/x"), 1, {"text": "No space left on device", "where": "/var/x"}),
+        (KeyboardInterrupt(), 130, {"text": "interrupted", "where": None}),
+    ],
+)
+def test_a_script_gets_the_reason_as_an_object_whatever_it_is(
+    device: Device, error: BaseException, status: int, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def leave(*words: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(node, "need_root", lambda: None)
+    monkeypatch.setattr(node, "this", lambda report: replace(device.node, report=report))
+    put(device)
+    monkeypatch.setattr(switch, "explain", lambda error, found: error)
+    monkeypatch.setattr(device.cluster, "leave", leave)
+    assert main(["update", "switch", "--json"]) == status
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["event"] == "error"
+    assert said.items() <= last.items()
+
+
+# --- RAUC
+
+BUSY = 'echo "Call failed: already processing a different method" >&2; exit 1'
+BUSCTL = """\
+case "$*" in
+*" BootSlot "*) echo '{"type":"s","data":"a"}'; echo '{"type":"s","data":"edge-osbuild-tiny-test"}' ;;
+*GetNameOwner*) echo '{"type":"s","data":[":1.5"]}' ;;
+*GetConnectionUnixProcessID*) echo '{"type":"u","data":[PID]}' ;;
+*InstallBundle*|*GetSlotStatus*) BUSY ;;
+*) exit 1 ;;
+esac"""
+
+
+def test_what_rauc_does_for_somebody_else_is_neither_ended_nor_taken_for_a_failure_of_its(
+    device: Device, programs: Callable[[str, str], Path]
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as service:
+        programs("busctl", BUSCTL.replace("PID", str(service.pid)).replace("BUSY", BUSY))
+        with pytest.raises(Failure, match="at work for somebody else"):
+            Service().installed("b")
+        wanted = Wanted("/bundle.raucb", "id", time.monotonic() + 60)
+        with pytest.raises(Failure, match="at work for somebody else"):
+            attempt(device.system, wanted, lambda *words: None, Record())
+        with pytest.raises(Problem, match="at work for somebody else") as caught:
+            install.install(device.node, "/bundle.raucb", install.Options())
+        assert "rauc status" in str(caught.value.hint)
+        assert pending.load(device.system) is None
+        assert service.poll() is None, "it goes on"
+        service.kill()
+
+
+def test_rauc_that_hangs_is_ended_with_what_it_has_started(programs: Callable[[str, str], Path]) -> None:
+    folder = programs("rauc", 'sleep 60 & echo $! > "${0%/*}/child"; wait')
+    begin = time.monotonic()
+    with pytest.raises(Failure, match="the server does not answer: nothing within 1 s"):
+        inspect("http://updates.example/b.raucb", 1.0)
+    assert time.monotonic() - begin < 10
+    child = int((folder / "child").read_text())
+    for _ in range(50):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("what fetches the bundle goes on")
+
+
+# --- two at a time
+
+
+def test_somebody_who_asks_for_the_state_is_no_second_update(device: Device) -> None:
+    path = device.system.path(LOCK)
+    path.parent.mkdir(parents=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as `edge-agent update status` does it
+        thread = threading.Timer(0.3, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        thread.start()
+        with alone(device.system):
+            pass
+        thread.join()
+
+
+# --- the floor
+
+
+def test_before_a_floor_is_known_it_is_what_runs(device: Device) -> None:
+    older = Manifest(MANIFEST.compatible, "0.9.0", "build", "hash")
+    with pytest.raises(Problem, match=r"0\.9\.0 is older than 1\.0\.0"):
+        check.bundle(device.node, "/b", older, MANIFEST.compatible)
+    device.put("usr/lib/edge-osbuild/image.json", json.dumps({**device.system.image(), "version": "1.1.0"}))
+    assert check.bundle(device.node, "/b", MANIFEST, MANIFEST.compatible) is False
