@@ -31,7 +31,7 @@ def run(
     made: Path, partition: Path, slot: str, *, largest: int | None = None, kind: str = "slot-install"
 ) -> subprocess.CompletedProcess[str]:
     env = {
-        "PATH": os.environ["PATH"], "RAUC_BUNDLE_MOUNT_POINT": str(made / "content"),
+        "PATH": os.environ["PATH"], "RAUC_SLOT_NAME": "test", "RAUC_BUNDLE_MOUNT_POINT": str(made / "content"),
         "RAUC_SLOT_DEVICE": str(partition), "RAUC_SLOT_BOOTNAME": slot,
     }  # fmt: skip
 
@@ -171,7 +171,9 @@ def index(made: Path, device: Path) -> tuple[str, bytes]:
     """What the hook says, and the index that it has made."""
     done = run(made, device, "b", kind="slot-pre-install")
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout, (made / hook.INDEX).read_bytes()
+    said, other = done.stdout.splitlines()
+    assert other.startswith("no index of the other root"), "there is no such slot here"
+    return said + "\n", (made / hook.INDEX).read_bytes()
 
 
 def plain(data: bytes) -> bytes:
@@ -220,6 +222,20 @@ def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path:
         done = run(made, trees(tmp_path / f"slots-{len(list(tmp_path.iterdir()))}"), "b", kind="slot-pre-install")
         assert done.returncode == 1 and message in done.stderr, message
         assert not (made / hook.INDEX).exists(), "no older one is taken for it"
+
+
+def test_rauc_gets_the_index_of_the_other_root_where_it_has_none(tmp_path: Path) -> None:
+    tree, _ = hash_tree(ROOT)
+    device, data = trees(tmp_path / "slots", a=tree, b=b"whatever"), tmp_path / "rauc"
+    made = data / "slot.root.0/hash-unknown/block-hash-index"
+    assert hook.index_other(device, "root.1", data) == "index of the other root: 1000 blocks"
+    assert made.read_bytes() == plain(ROOT)
+    made.unlink()
+    (data / "slot.root.0/hash-1234").mkdir()  # RAUC has installed it, and knows
+    assert hook.index_other(device, "root.1", data) == "" and not made.exists()
+    assert hook.index_other(trees(tmp_path / "none"), "root.1", tmp_path / "new") == ""
+    with pytest.raises(hook.Problem):
+        hook.index_other(trees(tmp_path / "salted", a=hash_tree(ROOT, b"salt")[0]), "root.1", tmp_path / "new")
 
 
 def test_a_tree_with_a_salt_has_no_index_in_it_and_is_not_asked_for_one(tmp_path: Path) -> None:

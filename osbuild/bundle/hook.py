@@ -29,6 +29,8 @@ from typing import Any, BinaryIO
 
 Local = dict[bytes, tuple[BinaryIO, int]]
 INDEX = "root.index"  # beside the folder in which the bundle is mounted
+DATA = "/var/lib/rauc"  # RAUC's `data-directory`
+TREES = "root-?-verity"  # labels of the partitions that trees are on
 TREE_BLOCK = 4096
 # dm-verity's superblock: signature, version, hash type, algorithm, sizes, blocks, size of the salt (cryptsetup's wiki,
 # DMVerity, "Verity superblock format").
@@ -199,12 +201,29 @@ def index(bundle: Path, device: Path) -> str:
     """Make RAUC's index of the root in the bundle, which is about to be written to `device`; returns what was done."""
     target = bundle.parent / INDEX
     target.unlink(missing_ok=True)
-    slots = device.name.rpartition("-")[0]  # by their labels the trees are root-a-verity and so on
-    local = local_blocks(sorted(device.parent.glob(f"{slots}-?-verity")), TREE_BLOCK)
+    local = local_blocks(sorted(device.parent.glob(TREES)), TREE_BLOCK)
     with single(bundle / "verity.img") as tree:
         made, total, fetched = leaves(tree, local)
     target.write_bytes(made)
     return f"index of the root: {total} blocks of its hash tree, {fetched} of them from the bundle"
+
+
+def index_other(device: Path, name: str, data: Path) -> str:
+    """Make the index of the slot that is not written, where RAUC has none: of an image that it has not installed.
+
+    It would read and hash the whole partition for that, however little of it the root is. `name` is RAUC's name of the
+    slot that is written to `device`, such as `root.1`. Returns what was done, empty for nothing.
+    """
+    kind, _, number = name.rpartition(".")
+    place = data / f"slot.{kind}.{1 - int(number)}"
+    trees = [path for path in device.parent.glob(TREES) if path.name != f"{device.name}-verity"]
+    if len(trees) != 1 or any(path.name != "hash-unknown" for path in place.glob("hash-*")):
+        return ""
+    with trees[0].open("rb") as tree:
+        made, _, _ = leaves(tree, {})
+    (place / "hash-unknown").mkdir(mode=0o700, parents=True, exist_ok=True)
+    (place / "hash-unknown/block-hash-index").write_bytes(made)
+    return f"index of the other root: {len(made) // 32} blocks"
 
 
 def main() -> int:
@@ -219,6 +238,10 @@ def main() -> int:
             print(install(bundle, place, environ["RAUC_SLOT_BOOTNAME"]))
         else:
             print(index(bundle, place))
+            try:
+                print(index_other(place, environ["RAUC_SLOT_NAME"], Path(DATA)))
+            except (Problem, OSError, ValueError) as error:  # RAUC makes it then
+                print(f"no index of the other root: {error}")
     except (Problem, OSError, KeyError, ValueError) as error:
         print(f"hook: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

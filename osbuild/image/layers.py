@@ -20,7 +20,11 @@ from pathlib import Path
 from osbuild.errors import Error
 from osbuild.tools import Tree
 
-PACK = ("mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536")
+# Data never shares a block with inodes. An inode says where its file's data is, so most of them change when something
+# grows before them, and small files that have inodes in their blocks would all be downloaded by the next update. With
+# one package added to 122 MB, 1932 blocks of 4 KiB were new, and are 300 now. The root is 11 % larger for it, with
+# zeroes; a bundle or a compressed image, 0.3 %.
+PACK = ("mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536", "-E", "noinline_data")
 REMOVED = ".wh."  # before the name of what is no longer there (aufs(5))
 
 
