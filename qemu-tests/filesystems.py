@@ -77,6 +77,14 @@ SCRIPT = """\
 rm -f "$2"
 e2fsck -p -f -z "$2" "$1" > "$2.said" 2>&1
 status=$?
+if grep -q "superblock could not be read" "$2.said"; then # torn: only without -z does e2fsck find the next one itself
+    for backup in "-b 32768 -B 4096" "-b 8193 -B 1024"; do
+        rm -f "$2"
+        status=0
+        e2fsck -p -f $backup -z "$2" "$1" > "$2.said" 2>&1 || status=$?
+        [ $status -ge 4 ] || break
+    done
+fi
 image=$1 undo=$2
 shift 2
 for name; do
@@ -93,8 +101,8 @@ cat "$undo.said"
 def check_data(tools: Tree, image: Path, documents: Sequence[str] = ()) -> DataCheck:
     """Replay the journal of the ext4 file system in `image`, check all of it, read `documents`, and undo the changes.
 
-    As at boot (mount-state), e2fsck may repair what it does unasked; that it would have to ask for is a problem, and
-    so is a document that is no JSON.
+    As at boot (mount-state), e2fsck may repair what it does unasked, and take the superblock's copy where the power
+    cut has torn the first one. What it would have to ask for is a problem, and so is a document that is no JSON.
     """
     undo = image.with_suffix(".undo")
     said = tools.run(["sh", "-c", SCRIPT, "sh", image, undo, *documents], [image.parent])

@@ -74,12 +74,7 @@ def strike(case: Case, device: Device, ledger: Ledger) -> None:
             assert device.reboot()["slot"] == "b"
 
 
-# What is refused only once a slot is being written takes as long as an installation.
-LATE = [pytest.param(name, marks=pytest.mark.slow) for name, bad in bad_bundles.BAD.items() if bad.touched]
-EARLY = [name for name, bad in bad_bundles.BAD.items() if not bad.touched]
-
-
-@pytest.mark.parametrize("name", [*EARLY, *LATE])
+@pytest.mark.parametrize("name", bad_bundles.BAD)
 def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledger: Ledger) -> None:
     refuse(name, light, tmp_path, ledger)
 

@@ -86,7 +86,6 @@ def report(recorded: Recorded, versions: Versions, tmp_path_factory: pytest.Temp
     return survey(recorded.log, recorded.disk, folder, plan, filesystems.programs(Cache()))
 
 
-@pytest.mark.slow
 def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Report, ledger: Ledger) -> None:
     print(report)
     with ledger.entry("flush", "states") as entry:

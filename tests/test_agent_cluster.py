@@ -372,10 +372,27 @@ def test_a_snapshot_for_which_there_is_no_room_is_refused_before_anything_is_wri
 def test_a_file_system_that_is_full_leaves_the_newer_data_in_place(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boots(node, NEW)
     put(node, second="2")
-    monkeypatch.setattr(snapshot, "MARGIN", 2**60)
-    _, done = boots(node, OLD)
-    assert done and "are free" in done["problem"]
-    assert objects(database(node)) == {"first": "1", "second": "2"}
+    with monkeypatch.context() as full:
+        full.setattr(snapshot, "MARGIN", 2**60)
+        _, done = boots(node, OLD)
+    assert done and "are free: upstream v1.35.4 has to run on what upstream v1.36.3 has written" in done["problem"]
+    put(node, third="3")
+    assert boots(node, OLD)[1] is None, "restored over what has been written since"
+    assert objects(database(node)) == {"first": "1", "second": "2", "third": "3"}
+
+
+def test_a_disk_that_fails_halfway_through_a_restore_stops_kubernetes_until_it_is_done(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots(node, NEW)
+    put(node, second="2")
+    with monkeypatch.context() as broken:
+        broken.setattr(stamp, "put", lambda *_: os.fsync(2**20))
+        for _ in range(2):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                boots(node, OLD)
+    assert "restored" in (boots(node, OLD)[1] or {})
+    assert objects(database(node)) == {"first": "1"}
 
 
 def test_the_cost_of_a_rollback_is_known_before(node: Path) -> None:

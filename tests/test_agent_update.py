@@ -18,7 +18,7 @@ from osbuild.agent.update.commit import commit
 from osbuild.agent.update.node import alone
 from osbuild.agent.update.pending import INSTALLED, SWITCHED, WRITING, Pending
 from osbuild.agent.update.rauc import Manifest
-from osbuild.agent.update.reason import CORRUPT, Failure, Reason
+from osbuild.agent.update.reason import CORRUPT, NO_TIME, Failure, Reason
 from osbuild.agent.update.report import Report
 from osbuild.agent.update.version import older
 from osbuild.profile.model import Update
@@ -457,6 +457,10 @@ def test_what_may_go_by_is_tried_again_and_the_rest_is_not(device: Device, monke
     with pytest.raises(Problem, match="lost, and the time is over"):
         install.insist(device.node, "/b", 100.0, act)
     assert 30 < sum(slept) <= 100
+    slept.clear()
+    tries[:] = [lost, NO_TIME]
+    with pytest.raises(Problem, match="it did not get done in time, after this: lost"):
+        install.insist(device.node, "/b", 100.0, act)
     tries[:] = [Reason("unsigned")]
     with pytest.raises(Problem, match="unsigned"):
         install.insist(device.node, "/b", 3600.0, act)

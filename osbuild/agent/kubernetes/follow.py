@@ -45,7 +45,7 @@ def reconcile(system: System) -> dict[str, Any] | None:
     Before a newer release gets at the data, a snapshot is taken, unless there is one already. An older one gets the
     newest snapshot that it can use, if and only if the newer release has changed the datastore in the meantime: rows or
     tables. What can't be done is said under `problem`, and Kubernetes runs on what there is. Returns what was done,
-    None where that was nothing.
+    None where that was nothing. Raises `OSError` where a restore got stuck halfway.
     """
     release = versions.running(system)
     if release is None:

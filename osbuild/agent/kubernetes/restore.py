@@ -41,7 +41,8 @@ def begin(system: System, chosen: Snapshot, release: Release, seen: int, facts: 
 def finish(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
     """Do what `note` says, however much of it is done already, and forget it. Returns its facts.
 
-    Where the snapshot can't be used or has no room, nothing is changed, the note is dropped, and `Problem` raised.
+    Where the snapshot can't be used or has no room, nothing is changed, the note is dropped, and `Problem` or `OSError`
+    raised. Where the disk fails after that, `OSError` is raised and the note stays.
     """
     chosen, database = named(system, note["snapshot"]), system.path(datastore.FILE)
     revision = note["revision"] + datastore.MARGIN
@@ -51,7 +52,7 @@ def finish(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
             raise Problem(f"snapshot {note['snapshot']} is gone", hint=hint)
         if not ready(database).exists():
             prepare(chosen, database, revision)
-    except Problem:
+    except (OSError, Problem):
         forget(system)
         raise
     # From here on it needs no room: only names change.

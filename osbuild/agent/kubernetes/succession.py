@@ -18,11 +18,17 @@ KUBELET = ("/var/lib/kubelet/cpu_manager_state", "/var/lib/kubelet/memory_manage
 
 
 def succeed(system: System, release: Release) -> dict[str, Any]:
-    """Finish a restore that was cut, then make the data `release`'s. What was done; raises nothing, see `problem`."""
+    """Finish a restore that was cut, then make the data `release`'s. Returns what was done; what was not: `problem`.
+
+    Raises `OSError` where a restore got stuck halfway: Kubernetes must not run until a later boot has finished it.
+    """
     facts: dict[str, Any] = {}
     try:
         if note := restore.pending(system):
-            facts = {"restored": restore.finish(system, note)}
+            try:
+                facts = {"restored": restore.finish(system, note)}
+            except Problem as problem:  # another snapshot may do
+                print(f"a restore that was begun is given up: {problem}", file=sys.stderr)
         last = stamp.read(system)
         if last and last.release == release:
             return facts
@@ -34,6 +40,8 @@ def succeed(system: System, release: Release) -> dict[str, Any]:
         if "restored" not in facts:
             facts |= go_on(system, last, release)
     except (OSError, Problem) as error:
+        if isinstance(error, OSError) and restore.pending(system):
+            raise
         facts["problem"] = str(error)
     return facts
 
@@ -55,7 +63,11 @@ def go_on(system: System, last: Stamp | None, release: Release) -> dict[str, Any
 
 
 def go_back(system: System, last: Stamp, release: Release) -> dict[str, Any]:
-    """Restore for an older `release` than the one of `last`, if it must be."""
+    """Restore for an older `release` than the one of `last`, if it must be.
+
+    Where that can't be, the older one runs on what there is, for good: a restore at a later boot would take away what
+    it has written by then.
+    """
     if last.revision is None and datastore.file(system) is None:
         return {}  # an agent
     now = None
@@ -67,9 +79,15 @@ def go_back(system: System, last: Stamp, release: Release) -> dict[str, Any]:
     except Problem as problem:
         print(f"the datastore that {last.release} leaves is damaged: {problem}", file=sys.stderr)
     chosen = snapshot.usable(system, release)
-    if chosen is None:
-        return {"problem": f"no snapshot that {release} can use: it has to run on what {last.release} has written"}
-    return {"restored": put_back(system, chosen, last, release)}
+    why = f"no snapshot that {release} can use"
+    try:
+        if chosen:
+            return {"restored": put_back(system, chosen, last, release)}
+    except (OSError, Problem) as error:
+        if restore.pending(system):
+            raise
+        why = f"{error}"
+    return {"problem": f"{why}: {release} has to run on what {last.release} has written"}
 
 
 def put_back(system: System, chosen: snapshot.Snapshot, last: Stamp, release: Release) -> dict[str, Any]:

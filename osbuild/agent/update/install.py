@@ -171,16 +171,19 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
 
 def insist(node: Node, source: str, end: float, act: Callable[[], T]) -> T:
     """Do it until it works, or fails for a reason that stays, or the time is over. Raises `Problem`."""
-    corrupt = 0
+    corrupt, last = 0, ""
     for wait in waits():
         try:
             return act()
         except Failure as failure:
             why = failure.reason
+            if why == NO_TIME and last:
+                why = replace(why, message=f"{why.message}, after this: {last}")
+            last = why.message
             corrupt += why.kind == CORRUPT
             left = end - time.monotonic()
             if why.final or corrupt > 1:
-                raise failure.problem(source) from failure
+                raise Failure(why).problem(source) from failure
             if left <= wait:
                 hint = f"{why.hint}; then try again, or give it more time: --deadline SECONDS"
                 raise Failure(Reason(f"{why.message}, and the time is over", hint)).problem(source) from failure
