@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import matrix
 import pytest
@@ -29,6 +29,9 @@ from osbuild.qemu.machine import Machine
 from osbuild.qemu.serial import clean, tail
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
+
+if TYPE_CHECKING:
+    from devices import Lab
 
 # A shell that runs a job in the background has it ignore Ctrl-C, and so would every program that is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -127,6 +130,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The server that bundles are fetched from, and that health checks want to reach."""
     with Site(tmp_path_factory.mktemp("www")) as site:
         yield site
+
+
+@pytest.fixture(scope="module")
+def lab(
+    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
+) -> "Lab":
+    """Where a module makes its devices under test."""
+    from devices import Lab
+
+    return Lab(versions, site, key, accelerator, tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from faulty import GUEST, Site
 from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
 from versions import Version, Versions
 
-from osbuild.qemu.accel import Accelerator, choose
+from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.emulator import emulator
 from osbuild.qemu.machine import Machine
@@ -201,30 +201,46 @@ def prepare(device: Device) -> None:
         device.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
 
 
-@contextmanager
-def powered(
-    versions: Versions, version: Version, site: Site, key: KeyPair, folder: Path, *, log: str,
-    disk: Path | None = None, write_log: Path | None = None, settings: Sequence[str] = (),
-    accelerator: Accelerator | None = None,
-) -> Iterator[Device]:  # fmt: skip
-    """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the end of the block."""
-    seed = folder / f"{log}.iso"
-    if not seed.exists():
-        profile = str(versions.profile(version.name, version.flavour))
-        server = [f"agent.server=http://{GUEST}:{site.port}/", "agent.offline=false"]
-        make_seed(profile, "device-1", key, seed, settings=[*server, *settings])
-    board, flavour = versions.board, version.flavour
-    qemu = emulator(board.architecture)
-    config = MachineConfig(
-        board=board, media=(seed,), write_log=write_log, watchdog=board.qemu.disk == "virtio",
-        memory=None if board.qemu.memory else MEMORY[flavour],
-        image=None if disk else version.image, disks=(disk,) if disk else (),
-        disk_size=None if disk else version.image.stat().st_size + MORE,
-    )  # fmt: skip
-    how = accelerator or choose(board, wrap=qemu.wrap, root=qemu.root)
-    path = LOGS_FOLDER / f"{log}-{board.name}.log"
-    with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how) as machine:
-        yield Device(Node(machine, machine.guest(USER, key)), version, versions, site)
+@dataclass(frozen=True)
+class Lab:
+    """What every device under test has in common; what belongs to single devices is kept in `folder`."""
+
+    versions: Versions
+    site: Site
+    key: KeyPair
+    accelerator: Accelerator
+    folder: Path
+
+    @contextmanager
+    def powered(
+        self, version: Version, log: str, *, disk: Path | None = None, write_log: Path | None = None
+    ) -> Iterator[Device]:
+        """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the block's end."""
+        seed = self.folder / f"{log}.iso"
+        if not seed.exists():
+            profile = str(self.versions.profile(version.name, version.flavour))
+            server = [f"agent.server=http://{GUEST}:{self.site.port}/", "agent.offline=false"]
+            make_seed(profile, "device-1", self.key, seed, settings=server)
+        board, flavour = self.versions.board, version.flavour
+        qemu = emulator(board.architecture)
+        config = MachineConfig(
+            board=board, media=(seed,), write_log=write_log, watchdog=board.qemu.disk == "virtio",
+            memory=None if board.qemu.memory else MEMORY[flavour],
+            image=None if disk else version.image, disks=(disk,) if disk else (),
+            disk_size=None if disk else version.image.stat().st_size + MORE,
+        )  # fmt: skip
+        path = LOGS_FOLDER / f"{log}-{board.name}.log"
+        with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=self.accelerator) as machine:
+            yield Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site)
+
+    @contextmanager
+    def ready(self, flavour: str, log: str, *, save: bool = False) -> Iterator[Device]:
+        """A device with version N that was found well; its state is saved for `Device.restore` if asked for."""
+        with self.powered(self.versions.get("n", flavour, bundle=False), log) as device:
+            prepare(device)
+            if save:
+                device.machine.save(READY)
+            yield device
 
 
 def raw_disk(version: Version, target: Path) -> Path:

@@ -3,22 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from devices import Device, powered, prepare
-from faulty import Site
+from devices import Device, Lab
 from nodes import BOOT
-from versions import Versions
-
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.ssh import KeyPair
 
 
 @pytest.fixture(scope="module")
-def device(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Device]:
-    version, folder = versions.get("n", bundle=False), tmp_path_factory.mktemp("update")
-    with powered(versions, version, site, key, folder, log="update", accelerator=accelerator) as device:
-        prepare(device)
+def device(lab: Lab) -> Iterator[Device]:
+    with lab.ready("light", "update") as device:
         yield device
 
 

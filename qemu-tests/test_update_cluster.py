@@ -5,24 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from devices import Device, powered, prepare
-from faulty import Site
+from devices import Device, Lab
 from nodes import BOOT
-from versions import Versions
-
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def device(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Device]:
-    version, folder = versions.get("n", "server", bundle=False), tmp_path_factory.mktemp("cluster")
-    with powered(versions, version, site, key, folder, log="update-cluster", accelerator=accelerator) as device:
-        prepare(device)
+def device(lab: Lab) -> Iterator[Device]:
+    with lab.ready("server", "update-cluster") as device:
         yield device
 
 

@@ -7,39 +7,23 @@ from typing import Any
 
 import bad_bundles
 import pytest
-from devices import READY, Device, powered, prepare
+from devices import Device, Lab
 from failures import Case, bad_bundle, cases
-from faulty import Site
 from ledger import Ledger
-from versions import Versions
-
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.ssh import KeyPair
 
 
-def saved(
-    flavour: str, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, folder: Path
-) -> Iterator[Device]:
+@pytest.fixture(scope="module")
+def light(lab: Lab) -> Iterator[Device]:
     """A device whose good state every case begins with."""
-    version = versions.get("n", flavour, bundle=False)
-    with powered(versions, version, site, key, folder, log=f"matrix-{flavour}", accelerator=accelerator) as device:
-        prepare(device)
-        device.machine.save(READY)
+    with lab.ready("light", "matrix-light", save=True) as device:
         yield device
 
 
 @pytest.fixture(scope="module")
-def light(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Device]:
-    yield from saved("light", versions, site, key, accelerator, tmp_path_factory.mktemp("light"))
-
-
-@pytest.fixture(scope="module")
-def server(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Device]:
-    yield from saved("server", versions, site, key, accelerator, tmp_path_factory.mktemp("server"))
+def server(lab: Lab) -> Iterator[Device]:
+    """The same, with a cluster."""
+    with lab.ready("server", "matrix-server", save=True) as device:
+        yield device
 
 
 def parameters(flavour: str) -> list[Any]:

@@ -13,20 +13,16 @@ from typing import BinaryIO
 
 import filesystems
 import pytest
-from devices import READY, Device, powered, prepare, raw_disk
-from faulty import Site
+from devices import Device, Lab, prepare, raw_disk
 from ledger import Ledger
 from loaders import Version as Known
 from replay import SECTOR
 from survey import Plan, Report, survey
-from versions import Versions
 from writelog import position
 
 from osbuild import gpt
 from osbuild.cache import Cache
 from osbuild.fat import Fat
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 
 STATE = "/lib/edge-osbuild/update"  # on the data partition, which is mounted on /var
@@ -45,26 +41,21 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Recorded:
+def recorded(lab: Lab) -> Recorded:
     """From a good boot of N, switched off in order, to the commit of N+1, switched off in order."""
-    folder = tmp_path_factory.mktemp("recorded")
-    old, new = versions.get("n", bundle=False), versions.get("next")
-    disk, before, log = raw_disk(old, folder / "disk.img"), folder / "before.img", folder / "writes.log"
-    with powered(versions, old, site, key, folder, log="record", disk=disk, accelerator=accelerator) as device:
+    old, new = lab.versions.get("n", bundle=False), lab.versions.get("next")
+    disk, before, log = raw_disk(old, lab.folder / "disk.img"), lab.folder / "before.img", lab.folder / "writes.log"
+    with lab.powered(old, "record", disk=disk) as device:
         prepare(device)
         device.node.guest.run("sudo systemctl poweroff", check=False)
         device.machine.wait_off(180)
     run(["cp", "--sparse=always", disk, before])
     marks = {}
-    with powered(
-        versions, old, site, key, folder, log="record", disk=disk, write_log=log, accelerator=accelerator
-    ) as device:
+    with lab.powered(old, "record", disk=disk, write_log=log) as device:
         device.wait_complete()
         device.settled()
         marks["install"] = position(log)
-        device.install(site.publish(new.bundle, "next.raucb"), "--no-switch")
+        device.install(lab.site.publish(new.bundle, "next.raucb"), "--no-switch")
         marks["switch"] = position(log)
         device.node.run("edge-agent update switch --no-reboot", timeout=300)
         marks["reboot"] = position(log)
@@ -77,12 +68,13 @@ def recorded(
 
 
 @pytest.fixture(scope="module")
-def report(recorded: Recorded, versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def report(recorded: Recorded, lab: Lab) -> Report:
     """All states of that update, checked; some of them kept."""
-    known = [Known.of(versions.named(name).build) for name in ("n", "next")]
+    known = [Known.of(lab.versions.named(name).build) for name in ("n", "next")]
     documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
     plan = Plan(known, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
-    folder = tmp_path_factory.mktemp("survey")
+    folder = lab.folder / "survey"
+    folder.mkdir()
     return survey(recorded.log, recorded.disk, folder, plan, filesystems.programs(Cache()))
 
 
@@ -98,24 +90,17 @@ def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Report, 
 
 
 @pytest.mark.slow
-def test_states_of_an_update_boot_to_the_end(
-    report: Report, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path: Path,
-    ledger: Ledger,
-) -> None:  # fmt: skip
+def test_states_of_an_update_boot_to_the_end(report: Report, lab: Lab, ledger: Ledger) -> None:
     assert len(report.kept) == SAMPLE
     with ledger.entry("flush", "boots") as entry:
         entry.figures = {"states booted": len(report.kept)}
         for number, (image, state) in enumerate(report.kept.items()):
-            boots(Path(image), versions, site, key, accelerator, tmp_path, f"state-{number}", state)
+            boots(Path(image), lab, f"state-{number}", state)
 
 
-def boots(
-    image: Path, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, folder: Path, name: str,
-    why: str,
-) -> None:  # fmt: skip
+def boots(image: Path, lab: Lab, name: str, why: str) -> None:
     """A disk image boots one of the two versions, well, with what was there before."""
-    version = versions.named("n")
-    with powered(versions, version, site, key, folder, log=name, disk=image, accelerator=accelerator) as device:
+    with lab.powered(lab.versions.named("n"), name, disk=image) as device:
         found = device.wait_complete()
         assert (found["slot"], found["version"]) in (("a", "1.0.0"), ("b", "1.1.0")), why
         standing = device.settled()
@@ -170,9 +155,8 @@ TORN = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORN)
 def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting(
-    name: str, recorded: Recorded, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator,
-    tmp_path: Path, ledger: Ledger,
-) -> None:  # fmt: skip
+    name: str, recorded: Recorded, lab: Lab, tmp_path: Path, ledger: Ledger
+) -> None:
     image = tmp_path / "torn.img"
     run(["cp", "--sparse=always", recorded.after, image])
     esp = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
@@ -181,20 +165,15 @@ def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting
             file.seek(place)
             file.write(random.Random(SEED).randbytes(SECTOR))
     with ledger.entry("torn", name):
-        boots(image, versions, site, key, accelerator, tmp_path, f"torn-{name}", name)
+        boots(image, lab, f"torn-{name}", name)
 
 
 # A machine that is killed
 
 
 @pytest.fixture(scope="module")
-def device(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Device]:
-    version, folder = versions.get("n", bundle=False), tmp_path_factory.mktemp("cuts")
-    with powered(versions, version, site, key, folder, log="cuts", accelerator=accelerator) as device:
-        prepare(device)
-        device.machine.save(READY)
+def device(lab: Lab) -> Iterator[Device]:
+    with lab.ready("light", "cuts", save=True) as device:
         yield device
 
 
@@ -233,19 +212,14 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
 
 
 @pytest.mark.slow
-def test_a_disk_whose_other_slot_fails_is_left_as_it_is(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path: Path, ledger: Ledger
-) -> None:
-    version = versions.get("n", bundle=False)
+def test_a_disk_whose_other_slot_fails_is_left_as_it_is(lab: Lab, tmp_path: Path, ledger: Ledger) -> None:
+    version = lab.versions.get("n", bundle=False)
     disk = raw_disk(version, tmp_path / "disk.img")
     slot = next(part for part in gpt.read(disk).partitions if part.name == "root-b")
     places = range(slot.offset, slot.offset + slot.size, 8 * 2**20)
-    with (
-        ledger.entry("disk", "failing-slot") as entry,
-        powered(versions, version, site, key, tmp_path, log="failing", disk=disk, accelerator=accelerator) as device,
-    ):
+    with ledger.entry("disk", "failing-slot") as entry, lab.powered(version, "failing", disk=disk) as device:
         prepare(device)
-        url = site.publish(versions.get("next").bundle, "next.raucb")
+        url = lab.site.publish(lab.versions.get("next").bundle, "next.raucb")
         device.machine.break_sectors([place + 2**20 for place in places], kinds=["write"])
         said = device.refused(url, "--deadline", "300")
         assert re.search(r"the disk vda fails", said), said

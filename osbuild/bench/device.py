@@ -73,15 +73,12 @@ def trial(site: Site, flavour: str) -> Iterator[Trial]:
             first = versions.get("n", flavour, bundle=False)
         qemu = emulator(versions.board.architecture, site.cache)
         accelerator = choose(versions.board, "tcg", wrap=qemu.wrap, root=qemu.root)
-        with (
-            faulty.Site(folder) as server,
-            devices.powered(
-                versions, first, server, site.key(), folder, log=f"bench-{flavour}", accelerator=accelerator
-            ) as device,
-        ):
-            with log.step(f"first boot of version n, {flavour}"):
-                devices.prepare(device)
-            yield Trial(device)
+        with faulty.Site(folder) as server:
+            lab = devices.Lab(versions, server, site.key(), accelerator, folder)
+            with lab.powered(first, f"bench-{flavour}") as device:
+                with log.step(f"first boot of version n, {flavour}"):
+                    devices.prepare(device)
+                yield Trial(device)
     except AssertionError as error:
         hint = f"the console's log is build/test-logs/bench-{flavour}-{BOARD}.log"
         raise Error(f"the device does not do what it should: {error}", hint=hint) from error
