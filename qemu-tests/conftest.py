@@ -8,12 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import matrix
 import pytest
+from devices import Lab
 from faulty import Site
 from ledger import Ledger
+from nodes import LOGS_FOLDER
 from versions import Versions
 
 from osbuild import paths
@@ -30,14 +32,10 @@ from osbuild.qemu.serial import clean, tail
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 
-if TYPE_CHECKING:
-    from devices import Lab
-
 # A shell that runs a job in the background has it ignore Ctrl-C, and so would every program that is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILD = paths.PROJECT / "build"
-LOGS_FOLDER = BUILD / "test-logs"
 LOGS = pytest.StashKey[list[Path]]()
 
 
@@ -135,10 +133,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def lab(
     versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> "Lab":
+) -> Lab:
     """Where a module makes its devices under test."""
-    from devices import Lab
-
     return Lab(versions, site, key, accelerator, tmp_path_factory.mktemp("lab"))
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import LOGS_FOLDER
 from faulty import GUEST, Site
-from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 from versions import Version, Versions
 
 from osbuild.qemu.accel import Accelerator

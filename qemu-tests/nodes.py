@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from osbuild import paths
 from osbuild.profile.load import find, load
 from osbuild.profile.model import User
 from osbuild.qemu.machine import Machine
@@ -17,6 +18,7 @@ from osbuild.seed import settings as setting
 from osbuild.seed.iso import iso
 from osbuild.seed.render import Seed, render
 
+LOGS_FOLDER = paths.PROJECT / "build/test-logs"
 USER = "tester"
 COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
 DEPLOYMENT = """

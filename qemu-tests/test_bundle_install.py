@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import updatable
-from conftest import LOGS, LOGS_FOLDER
+from conftest import LOGS
+from nodes import LOGS_FOLDER
 from updatable import shell
 
 from osbuild.board import load

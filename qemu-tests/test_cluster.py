@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import LOGS_FOLDER
-from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild.board import Board
 from osbuild.qemu.accel import Accelerator

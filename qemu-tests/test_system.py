@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LOGS_FOLDER, MachineFactory
-from nodes import BOOT, COMPLETE, CONNECT, USER, Node, make_seed
+from conftest import MachineFactory
+from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild import gpt
 from osbuild.board import Board

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent import slotstate
-from osbuild.agent.boot import Entry, Flow
+from osbuild.agent.boot import Flow
+from osbuild.agent.entry import Entry
 from osbuild.agent.slotstate import Counter
 from osbuild.agent.system import System
 from osbuild.agent.uboot import UBoot

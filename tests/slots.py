@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.boot import Entry
+from osbuild.agent.entry import Entry
 from osbuild.agent.system import System
 from osbuild.agent.update.node import Node
 from osbuild.agent.update.report import Report

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from osbuild.agent import explain, rollback
-from osbuild.agent.boot import Boot, Entry
+from osbuild.agent.boot import Boot
+from osbuild.agent.entry import Entry
 from osbuild.agent.errors import Problem
 from osbuild.agent.health import Check, Verdict
 from osbuild.agent.update import boots, check, floor, history, install, outcome, pending, state, status, switch, verdict
@@ -158,7 +159,7 @@ def fall_back(device: Device, *, judged: bool = False, noted: bool = True) -> di
         if noted:
             booted(device.node)
         if judged:
-            verdict.store(device.system, SICK)
+            verdict.store(device.system, asdict(SICK))
     booted(device.node)
     assert pending.load(device.system) is None
     assert device.loader.primary(device.system) == "a"
@@ -198,7 +199,7 @@ def test_a_verdict_of_another_time_is_no_reason(device: Device) -> None:
     booted(device.node)
     device.put("proc/cmdline", "edge.slot=b")
     (device.root / "usr/lib/edge-osbuild/image.json").write_text('{"version": "1.1.0"}')
-    verdict.store(device.system, SICK)
+    verdict.store(device.system, asdict(SICK))
     device.start("a")
     assert fall_back(device)["why"].startswith("no verdict: ")
 

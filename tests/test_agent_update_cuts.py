@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ class World:
                 continue
             if self.behaviour[version] == SICK:
                 bad = Verdict(False, True, 600.0, (Check("50-node", False, "not Ready", 1.0),))
-                orderly = self.run(lambda bad=bad: verdict.store(device.system, bad))  # type: ignore[misc]
+                orderly = self.run(lambda bad=bad: verdict.store(device.system, asdict(bad)))  # type: ignore[misc]
                 continue
             if self.run(self.finish):
                 return

@@ -151,7 +151,7 @@ def remember(system: System, verdict: Verdict) -> None:
         from osbuild.agent.update.verdict import store
 
         try:
-            store(system, verdict)
+            store(system, asdict(verdict))
         except OSError as error:
             print(f"edge-agent: the verdict can't be kept: {error}", flush=True)
 

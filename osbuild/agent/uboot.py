@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from osbuild.agent import slotstate
-from osbuild.agent.boot import Entry, remove
+from osbuild.agent.entry import Entry, remove
 from osbuild.agent.system import System, flush
 
 IMAGES = "/efi"

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from osbuild.agent.boot import Entry, remove
+from osbuild.agent.entry import Entry, remove
 from osbuild.agent.system import System, flush
 
 ENTRIES = "/efi/EFI/Linux"

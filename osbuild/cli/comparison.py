@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from osbuild.bundle.info import Info
-from osbuild.cli.inspect import amount, columns
+from osbuild.cli.table import amount, columns
 from osbuild.compare import Change, Comparison, Delta
 from osbuild.paths import display
 

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from osbuild.cli.inspect import columns
+from osbuild.cli.table import columns
 from osbuild.flash.device import Device, Host, decimal
 from osbuild.flash.use import refusal, uses
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import click
 
 from osbuild import superblock
 from osbuild.cache import Cache
+from osbuild.cli.table import amount, columns
 from osbuild.entries import Entry
 from osbuild.inspect import Part, Report, Slot, inspect
 from osbuild.paths import display
@@ -82,26 +83,6 @@ def to_json(report: Report) -> dict[str, Any]:
     }
     result: dict[str, Any] = simple(whole)
     return result
-
-
-def amount(size: object) -> str:
-    """Bytes as a person reads them."""
-    if not isinstance(size, int | float):
-        return ""
-    if size < 2**20:
-        return f"{size / 2**10:.0f} KiB" if size >= 2**10 else f"{size:.0f} B"
-    return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GiB"
-
-
-def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Iterator[str]:
-    """Rows in aligned columns, those numbered in `right` to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            text.rjust(width) if place in right else text.ljust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield ("  " + "  ".join(cells)).rstrip()
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from osbuild import log
-from osbuild.cli.inspect import columns
+from osbuild.cli.table import columns
 from osbuild.errors import UsageError
 from osbuild.keys import authority
 from osbuild.keys.authority import Access

@@ -1,21 +1,18 @@
 """The last verdict of the health checks on a boot that failed, kept over the reboot that follows it."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from osbuild.agent.system import System
 from osbuild.agent.update import boots, state
 
-if TYPE_CHECKING:
-    from osbuild.agent.health import Verdict
-
 FILE = "verdict.json"
 
 
-def store(system: System, verdict: "Verdict") -> None:
-    """Keep a failed verdict. Raises `OSError`."""
+def store(system: System, verdict: Mapping[str, Any]) -> None:
+    """Keep a failed verdict, as `edge-agent health --json` prints it. Raises `OSError`."""
     where = {"boot": state.boot_id(system), "slot": system.argument("edge.slot"), "time": state.now()}
-    state.save(system, FILE, {**where, "version": system.image().get("version"), **asdict(verdict)})
+    state.save(system, FILE, {**where, "version": system.image().get("version"), **verdict})
     boots.judged(system, False)
 
 
