@@ -18,6 +18,7 @@ Environment: RAUC's for slot hooks (RAUC's manual, "Slot Hooks"). RAUC_SLOT_DEVI
 mounted, or the partition of the root, RAUC_SLOT_BOOTNAME the slot. Standard library only.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -147,8 +148,10 @@ def install(bundle: Path, partition: Path, slot: str) -> str:
         partial.unlink(missing_ok=True)
         if isinstance(error, Problem):
             raise
-        size = plan["slots"][slot]["size"]
-        raise Problem(f"{partial}: {error.strerror} ({size} bytes are needed, {free(folder)} are free)") from error
+        message = f"{name} can't be written: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message += f" ({plan['slots'][slot]['size']} bytes are needed, {free(folder)} are free)"
+        raise Problem(message) from error
     return f"boot file {name}: {total} blocks, {fetched} of them from the bundle"
 
 
