@@ -12,6 +12,10 @@ from osbuild.qemu.serial import guess, tail
 from osbuild.run import run
 
 CONNECTION_LOST = 255  # ssh(1), EXIT STATUS
+# Seconds for one attempt to connect. What is sent before a guest has a network may be lost, so they begin short; an
+# emulated small board on a busy host needs most of the last ones for one handshake.
+FIRST_ATTEMPT = 20.0
+LAST_ATTEMPT = 120.0
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,11 @@ class Guest:
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until commands can be run. Raises `NoConnection` after `timeout` seconds, `Error` if the guest dies."""
-        deadline = Deadline(timeout)
+        deadline, patience = Deadline(timeout), FIRST_ATTEMPT
         while True:
             self._alive()
             try:
-                self.run("true", timeout=max(1.0, min(20.0, deadline.remaining)))
+                self.run("true", timeout=max(1.0, min(patience, deadline.remaining)))
                 return
             except (NoConnection, TimedOut) as error:
                 if deadline.passed:
@@ -135,6 +139,7 @@ class Guest:
                     message = f"no SSH within {timeout:.3g} s: {error.message}\n{tail(said)}".rstrip()
                     raise NoConnection(message, hint=error.hint or guess(said)) from error
                 self.disconnect()
+                patience = min(2 * patience, LAST_ATTEMPT)
             deadline.pause(0.5)
 
     def put(self, source: Path | bytes, target: str, *, mode: int = 0o644, timeout: float = 120.0) -> None:
@@ -194,11 +199,19 @@ class Guest:
         # -f returns once the connection stands. Its master keeps standard error open: a file, for a pipe would never
         # come to its end.
         said = self._control.with_suffix(".log")
-        command = ["ssh", *self.options(), "-p", str(self._port()), "-f", "-N", "-M", f"{self._user}@127.0.0.1"]
+        connect = [
+            "-o",
+            f"ConnectTimeout={max(1, int(timeout))}",
+        ]  # until the server's banner; ssh takes the first value
+        command = ["ssh", *connect, *self.options(), "-p", str(self._port()), "-f", "-N", "-M"]
         try:
             with said.open("wb") as log:
                 done = subprocess.run(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=max(1.0, timeout)
+                    [*command, f"{self._user}@127.0.0.1"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    timeout=max(1.0, timeout),
                 )
         except subprocess.TimeoutExpired as error:
             raise TimedOut(f"no SSH connection within {timeout:.3g} s") from error
