@@ -53,6 +53,13 @@ def values(command: list[str], option: str) -> list[str]:
     return [command[number + 1] for number, word in enumerate(command) if word == option]
 
 
+@pytest.mark.parametrize("name", shipped())
+def test_processors_of_a_fixed_number_run_in_turns(name: str) -> None:
+    board = load(name)
+    words = choose(board, "tcg").arguments[1].split(",")
+    assert ("thread=single" in words) == (board.qemu.cpus is not None)
+
+
 @pytest.mark.parametrize(
     ("architecture", "program", "machine", "cpu"),
     [
