@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import subprocess
 import time
 from dataclasses import replace
@@ -216,6 +217,9 @@ def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
     with state.locked(device.system):
         assert decide(device) == (1, True)
     assert "rebooting: slot a has 2 tries left" in capsys.readouterr().out
+    for thread in threading.enumerate():
+        if thread.name.endswith("(keep)"):  # which goes on, now that it can
+            thread.join(30)
     folder = device.root / state.FOLDER.lstrip("/")
     folder.rename(folder.with_name("gone"))
     folder.write_text("a file where a folder should be")

@@ -122,7 +122,8 @@ def test_a_node_that_can_not_be_uncordoned_now_is_later_and_not_only_at_the_next
 
 @pytest.fixture
 def _handlers() -> Iterator[None]:
-    known = {each: signal.getsignal(each) for each in SIGNALS}
+    """Those of a program that nobody started with nohup(1), whatever these tests were started with."""
+    known = {each: signal.signal(each, signal.SIG_DFL) for each in SIGNALS}
     yield
     for each, handler in known.items():
         signal.signal(each, handler)
