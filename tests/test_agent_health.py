@@ -2,8 +2,8 @@
 
 import json
 import os
-import threading
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
