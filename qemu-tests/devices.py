@@ -108,6 +108,8 @@ class Device:
         kept = {each["metadata"]["name"]: each["data"] for each in items if each["metadata"]["name"].startswith("kept")}
         assert kept == {f"kept-{number}": {"number": str(number)} for number in range(OBJECTS)}
         self.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
+        # After a fallback nobody waits for that but a unit of its own, which tries again after 30 s.
+        self.node.until("test ! -e /var/lib/kubernetes/cordoned", 180)
         node = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
         assert not node["spec"].get("unschedulable"), "the node was left cordoned"
 

@@ -32,7 +32,8 @@ SECONDS = 30.0  # after which a connection that says nothing is given up
 class Fault:
     """What goes wrong; with the defaults, nothing.
 
-    It begins once `after` bytes of bodies were served, and strikes at most `times` times (None: always).
+    It begins once `after` bytes of bodies were served, and strikes at most `times` times (None: always): a request that
+    is over before the fault could show does not count.
     """
 
     cut: int | None = None
@@ -77,7 +78,8 @@ class Journal:
 
     @property
     def total(self) -> int:
-        return sum(self.served.values())
+        with self.lock:
+            return sum(self.served.values())
 
 
 class _Cut(Exception):
@@ -104,8 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         first, status, sent = 0, 0, 0
         try:
             if fault.drop:
+                site.struck()
                 raise _Cut
             path = site.file(name)
+            if fault.status:
+                site.struck()
             if fault.status or path is None:
                 status = fault.status or HTTPStatus.NOT_FOUND
                 self.send_response(status)
@@ -133,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             if asked:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             self.end_headers()
+            if fault.pace or fault.endless or fault.no_ranges or fault.longer:
+                site.struck()
             if body:
                 for chunk in read(path, first, min(last, first + ENDLESS)):
                     self._send(chunk, fault, sent, last + 1 - first)
@@ -151,8 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, chunk: bytes, fault: Fault, sent: int, size: int) -> None:
         if fault.cut is not None and sent + len(chunk) > fault.cut:
             self.wfile.write(chunk[: fault.cut - sent])
+            cast(_Listener, self.server).site.struck()
             raise _Cut
         if fault.hang and sent + len(chunk) > size // 2:
+            cast(_Listener, self.server).site.struck()
             cast(_Listener, self.server).site.stopped.wait(SECONDS * 20)
             raise _Cut
         if fault.pace:
@@ -270,13 +279,17 @@ class Site:
         fault, journal = self.fault, self.journal
         with journal.lock:
             self._asked += 1
-            due = journal.total >= fault.after and (fault.times is None or journal.struck < fault.times)
+            due = sum(journal.served.values()) >= fault.after and (fault.times is None or journal.struck < fault.times)
             if fault.drop:
                 due = due and self._asked % fault.drop == 0
             if not due or fault == Fault():
                 return Fault()
-            journal.struck += 1
         return fault
+
+    def struck(self) -> None:
+        """The fault has shown itself once."""
+        with self.journal.lock:
+            self.journal.struck += 1
 
     def count(self, name: str, size: int) -> None:
         with self.journal.lock:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,9 +46,10 @@ def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Dev
     device.intact()
 
 
-def test_a_kubernetes_that_is_older_is_refused_before_anything_is_written(device: Device) -> None:
-    url = device.site.publish(device.versions.get("package-only", "server").bundle, "older.raucb")
-    assert device.refused(url)
+def test_a_kubernetes_that_is_older_is_refused_before_anything_is_written(device: Device, tmp_path: Path) -> None:
+    """However new the bundle is."""
+    older = device.versions.sign(device.versions.named("n", "server"), tmp_path / "older.raucb", version="1.2.0")
+    assert "older than v1.36.3" in device.refused(device.site.publish(older, "older.raucb"))
     assert device.standing().slots == {"a": "good", "b": "good"}
 
 

@@ -4,6 +4,7 @@ They are modules, not a package, which pytest finds by a path of its own: this i
 """
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,8 +66,7 @@ def trial(site: Site, flavour: str) -> Iterator[Trial]:
     import faulty
     from versions import Versions
 
-    folder = site.folder / f"update-{flavour}"
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{flavour}-", dir=site.folder))  # a seed names the port of one web server
     try:
         versions = Versions(load(BOARD), cache=site.cache)
         with log.step(f"version n, {flavour}"):

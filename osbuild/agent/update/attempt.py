@@ -9,7 +9,7 @@ from osbuild.agent.update import journal
 from osbuild.agent.update.journal import FALLBACK, Facts, Follower
 from osbuild.agent.update.kernel import Messages
 from osbuild.agent.update.rauc import INSTALLING, Service, is_remote
-from osbuild.agent.update.reason import BUSY, NO_TIME, Failure, Reason, reason
+from osbuild.agent.update.reason import BUSY, NO_TIME, Failure, Reason, disk_fails, reason
 from osbuild.agent.update.report import Progress
 from osbuild.agent.update.traffic import Traffic
 
@@ -71,7 +71,11 @@ def attempt(
             while (state := service.state()).operation == INSTALLING:
                 traffic.look()
                 progress(state.percent, state.message, record.fetched + traffic.fetched if remote else None)
-                if time.monotonic() > wanted.end:
+                over = time.monotonic() > wanted.end
+                # RAUC then copies the whole image instead, to the same disk.
+                if (over or any(FALLBACK in line for line in log.read())) and disk_fails(kernel.read()):
+                    raise Failure(reason("the slot can't be written", remote=remote, kernel=kernel.read()))
+                if over:
                     raise Failure(NO_TIME)
                 if remote and stalled.look(traffic):
                     hint = "check the network and the server"

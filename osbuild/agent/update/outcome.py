@@ -44,7 +44,7 @@ def why(node: Node, found: Pending) -> str:
     tail = f" ({'; '.join(seen)})" if seen else ""
     if after(node, found, (boots.of_slot(node.system, found.target) or {}).get("boot")):
         return f"no verdict: it hung, panicked or lost power before its health checks were over{tail}"
-    return f"it never came as far as this agent: its boot file, kernel or root failed{tail}"
+    return f"it never came as far as this agent: its boot file, kernel or root failed, or its agent does not run{tail}"
 
 
 def after(node: Node, found: Pending, boot: object) -> bool:

@@ -59,6 +59,8 @@ SAYS = (
         "the server can't send parts of a file", "use a server that answers range requests (RFC 9110, 14)")),
     (r"streaming: unexpected HTTP error code (4\d\d)|(401)\b.*unauthorized|unauthorized: ", REFUSED),
     (r"not found: ", MISSING),
+    (r"streaming: unexpected HTTP error code (5\d\d)", Reason(
+        "the server fails (HTTP {})", "check the server", False)),
     (r"failed to configure streaming: (.*)", Reason(
         "the server can't be reached: {}", "check the address, the network and the server", False)),
     (r"certificate revoked", Reason(
@@ -89,6 +91,11 @@ VERITY = re.compile(r"device-mapper: verity: \S+ (?:data|metadata) block \d+ is 
 HOOK = re.compile(r"hook: \w+: (.*)")
 
 
+def disk_fails(kernel: Sequence[str]) -> str | None:
+    """The disk that the kernel has had errors of: its lines are looked through."""
+    return next((match[1] for line in kernel if (match := DISK.search(line))), None)
+
+
 def reason(said: str, *, remote: bool, kernel: Sequence[str] = (), log: Sequence[str] = ()) -> Reason:
     """Why it failed. `said` is RAUC's error, `kernel` and `log` are lines of the kernel and of RAUC from that time.
 
@@ -101,7 +108,7 @@ def reason(said: str, *, remote: bool, kernel: Sequence[str] = (), log: Sequence
             groups = [group for group in match.groups() if group]
             message = found.message.format(*groups, *["?"] * 2)
             return Reason(message, found.hint, found.final or not remote, found.kind)
-    if failed := next((match[1] for line in kernel if (match := DISK.search(line))), None):
+    if failed := disk_fails(kernel):
         hint = "the slot that runs was not touched; look at the disk's health, and have it replaced"
         return Reason(f"the disk {failed} fails: {text}", hint)
     if any(VERITY.search(line) for line in kernel):
