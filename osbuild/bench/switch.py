@@ -23,13 +23,14 @@ spec:
   ports: [{{port: 8080, nodePort: {PORT}}}]
 """
 WAIT = 1800.0  # seconds, under emulation
-TIMES = 2
+# From slot to slot, each time after a plain reboot.
+SWITCHES = ("edge-agent update switch", "edge-agent rollback", "edge-agent rollback")
 MEANING = (
     "A node with a cluster, and a pod behind a NodePort that is asked five times a second from outside: from its last "
-    f"answer before to its first one after. Plain: `systemctl reboot`, median of {TIMES}. The switch: `edge-agent "
-    "update switch` to a version that was installed before and differs by an overlay file; leaving the cluster, the "
-    "snapshot and the first boot from the other slot are in it. With the next Kubernetes, its migration is in it too, "
-    "which no plain reboot has."
+    "answer before to its first one after. Plain: `systemctl reboot`. The switch: to a version that was installed "
+    "before and differs by an overlay file, back by `edge-agent rollback`, and forth again; leaving the cluster, the "
+    "snapshot and the first boot from the other slot are in it. By turns, medians of "
+    f"{len(SWITCHES)}. With the next Kubernetes, its migration is in it too, which no plain reboot has."
 )
 
 
@@ -40,13 +41,14 @@ def measure(site: Site) -> Measured:
     with trial(site, "server") as device:
         with asking(exposed(device)) as answers:
             answers.wait(300)
-            for name in ("overlay-only", "next"):
-                for _ in range(TIMES // 2):
-                    downtime["reboot"].append(down(device, answers, "systemctl reboot"))
-                downloads[name] = fetch(device, name, "--no-switch")
-                downtime[name].append(down(device, answers, "edge-agent update switch"))
-    plain = statistics.median(downtime["reboot"])
-    over, next_ = downtime["overlay-only"][0], downtime["next"][0]
+            downloads["overlay-only"] = fetch(device, "overlay-only", "--no-switch")
+            for command in SWITCHES:
+                downtime["reboot"].append(down(device, answers, "systemctl reboot"))
+                downtime["overlay-only"].append(down(device, answers, command))
+            downloads["next"] = fetch(device, "next", "--no-switch")
+            downtime["next"].append(down(device, answers, "edge-agent update switch"))
+    plain, over = (statistics.median(downtime[name]) for name in ("reboot", "overlay-only"))
+    next_ = downtime["next"][0]
     figures = [
         Figure("downtime", "downtime of a switch, against a plain reboot", over / plain, "×", 1.1),
         Figure("downtime_switch", "  the switch", over, "s"),
