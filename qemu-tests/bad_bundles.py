@@ -20,6 +20,7 @@ from osbuild.keys.certificate import make_signer, now
 from osbuild.keys.store import Signer, load
 from osbuild.run import Argument
 
+BLOCK = 4096
 SIZE = 8  # bytes at the end of a bundle that say how long its signature is (RAUC's manual, "Bundle Formats")
 
 
@@ -56,6 +57,19 @@ def flipped(versions: Versions, version: Version, output: Path) -> None:
     place = data.find(hashes[:64])  # nothing can compress it
     assert place > 0
     data[place + 32] ^= 0x10
+    output.write_bytes(data)
+
+
+def flipped_tree(versions: Versions, version: Version, output: Path) -> None:
+    """The same, of the root's hash tree: in a block that version N has not."""
+    data = bytearray(version.bundle.read_bytes())
+    old, new = ((each.build / "root.verity").read_bytes() for each in (versions.named("n", version.flavour), version))
+    known = {old[place : place + BLOCK] for place in range(0, len(old), BLOCK)}
+    blocks = (new[place : place + BLOCK] for place in range(BLOCK, len(new), BLOCK))
+    block = next(each for each in blocks if each not in known and any(each[-32:]))  # a full one, as it is in the bundle
+    place = data.find(block[:64])
+    assert place > 0
+    data[place + 1000] ^= 0x10
     output.write_bytes(data)
 
 
@@ -120,6 +134,7 @@ BAD: Mapping[str, Bad] = {
     "older": Bad(other(version="0.9.0"), "older than"),
     "truncated": Bad(truncated, "no bundle|signature"),
     "bit-flipped": Bad(flipped, "blocks are damaged|not what was signed", touched=True),
+    "bit-flipped-tree": Bad(flipped_tree, "blocks are damaged|not what was signed", touched=True),
     "no-bundle": Bad(nothing, "no bundle|signature"),
 }
 CLUSTER: Mapping[str, Bad] = {

@@ -14,7 +14,7 @@ import matrix
 import pytest
 from devices import Lab
 from faulty import Site
-from ledger import Ledger
+from ledger import Entry, Ledger
 from nodes import LOGS_FOLDER
 from versions import Versions
 
@@ -170,8 +170,11 @@ def machine(request: pytest.FixtureRequest, qemu: Emulator, accelerator: Acceler
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of each console log with a test that failed."""
+    """Show the end of each console log with a test that failed, and enter those that are rows of the failure matrix."""
     report = yield
+    if report.when == "call" and not report.skipped and (mark := item.get_closest_marker("matrix")):
+        case = re.sub(r"[^\w.-]+", "-", item.name.removeprefix("test_")).strip("-")[:120]
+        Ledger().enter(Entry(str(mark.args[0]), case, report.passed, round(report.duration, 1)))
     if report.failed:
         for log in item.stash.get(LOGS, []):
             if log.exists():

@@ -45,13 +45,21 @@ class Ledger:
             entry.held = True
         finally:
             entry.seconds = entry.seconds or round(time.monotonic() - begin, 1)
-            entry.date = f"{datetime.now(UTC):%Y-%m-%d}"
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{group}-{case}.json"
-            path.write_text(json.dumps(asdict(entry), indent=1) + "\n")
+            self.enter(entry)
+
+    def enter(self, entry: Entry) -> None:
+        """Write down a case that is over."""
+        entry.date = f"{datetime.now(UTC):%Y-%m-%d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{entry.group}-{entry.case}.json"
+        path.write_text(json.dumps(asdict(entry), indent=1) + "\n")
 
 
 TITLES = {
+    "update": "an update, a rollback and power cuts, on every board",
+    "cluster": "the cluster follows to another Kubernetes and back",
+    "loader": "U-Boot and its environment",
+    "watchdog": "a system that hangs",
     "image": "a new image that is broken",
     "connection": "the connection or the server fails",
     "bundle": "a bundle that must not be installed",

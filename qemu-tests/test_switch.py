@@ -25,6 +25,8 @@ MEMORY = 1024 * 2**20
 BACKEND = "/usr/lib/edge-osbuild/rauc-backend"
 HANG = 300.0  # seconds from a hang to the reset: the initrd's patience, and the time of the watchdog itself
 
+pytestmark = pytest.mark.matrix("watchdog")
+
 
 @pytest.fixture
 def node(

@@ -28,6 +28,8 @@ END = "nothing can be started"
 SECONDS = 180
 BOOT_SECONDS = 900
 
+pytestmark = pytest.mark.matrix("loader")
+
 
 @dataclass(frozen=True)
 class Card:

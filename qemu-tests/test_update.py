@@ -6,6 +6,8 @@ import pytest
 from devices import Device, Lab
 from nodes import BOOT
 
+pytestmark = pytest.mark.matrix("update")
+
 
 @pytest.fixture(scope="module")
 def device(lab: Lab) -> Iterator[Device]:

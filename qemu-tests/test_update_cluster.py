@@ -9,7 +9,7 @@ import pytest
 from devices import Device, Lab
 from nodes import BOOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.matrix("cluster")]
 
 
 @pytest.fixture(scope="module")
