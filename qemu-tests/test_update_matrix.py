@@ -60,6 +60,26 @@ def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledge
     refuse(name, light, tmp_path, ledger)
 
 
+@pytest.mark.slow
+def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, tmp_path: Path, ledger: Ledger) -> None:
+    """From the version that is named, and from no other."""
+    device, versions = light.restore(), light.versions
+    old = versions.named("n")
+    with ledger.entry("bundle", "light-downgrade") as entry:
+        device.install(device.site.publish(versions.get("next").bundle, "next.raucb"), "--no-reboot")
+        device.reboot()
+        assert device.settled().version == "1.1.0"
+        other = versions.sign(old, tmp_path / "other.raucb", downgrade="1.0.7")
+        assert "older than 1.1.0" in device.refused(device.site.publish(other, "other.raucb"))
+        permitted = versions.sign(old, tmp_path / "permitted.raucb", downgrade="1.1.0")
+        device.install(device.site.publish(permitted, "permitted.raucb"), "--no-reboot")
+        assert device.reboot()["slot"] == "a"
+        entry.standing = found = device.settled()
+        assert (found.version, found.event, found.slots) == ("1.0.0", "committed", {"a": "good", "b": "good"}), found
+        assert device.explain()["update"]["floor"] == "1.0.0"
+        device.intact()
+
+
 @pytest.mark.parametrize("case", parameters("server"))
 def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: Device, ledger: Ledger) -> None:
     strike(case, server, ledger)

@@ -154,10 +154,15 @@ class Versions:
             self.sign(found, found.bundle)
         return found
 
-    def sign(self, version: Version, output: Path, keys: Keys | None = None, /, **facts: Any) -> Path:
-        """Make a bundle of a build that is there; `facts` replace what the build says of itself."""
+    def sign(
+        self, version: Version, output: Path, keys: Keys | None = None, /, *, downgrade: str = "", **facts: Any
+    ) -> Path:
+        """Make a bundle of a build that is there; `facts` replace what the build says of itself.
+
+        Devices that run the version `downgrade` may take it although it is older.
+        """
         signed = signing.prepare(keys or self.keys, programs(self.cache))
-        pack.make(changed(version, facts), output, signed, self.cache)
+        pack.make(replace(changed(version, facts), downgrade=downgrade), output, signed, self.cache)
         return output
 
     def named(self, name: str, flavour: str = "light") -> Version:
