@@ -65,7 +65,7 @@ test-unit: $(READY)
 test-images: $(READY)
 	$(EDGE) build minimal
 	$(EDGE) build edge-server
-	$(EDGE) build edge-server --board arm64
+	$(EDGE) build minimal --board arm64
 	$(EDGE) build minimal --board armv7
 
 test-qemu: $(READY)

@@ -31,7 +31,7 @@ class Case:
 
     `cause` makes it happen, and returns when the device has come to rest again. `slot` runs then, and is good; `event`
     and `why` (re) are the update's last event and its reason; `other` is the state of the other slot's entry, None if
-    it must have none or may have any. `group` is the row of the matrix, `quick` what `make test` runs.
+    it must have none or may have any. `group` is the row of the matrix.
     """
 
     group: str
@@ -42,7 +42,6 @@ class Case:
     why: str = ""
     other: str | None = None
     flavour: str = "light"
-    quick: bool = False
     again: bool = False
     """whether a good update must work afterwards"""
     restored: bool = False
@@ -220,8 +219,10 @@ def cases() -> list[Case]:
     light = [name for name in WHY if name not in ("no-containerd", "never-ready")]
     for flavour, names in (("light", light), ("server", list(WHY))):
         found += [
-            Case("image", name, broken(name, flavour), why=WHY[name], other="bad", flavour=flavour,
-                 quick=(flavour, name) == ("light", "panic"), restored=flavour == "server" and name in MIGRATED)
+            Case(
+                "image", name, broken(name, flavour), why=WHY[name], other="bad", flavour=flavour,
+                restored=flavour == "server" and name in MIGRATED,
+            )
             for name in names
         ]  # fmt: skip
     return found

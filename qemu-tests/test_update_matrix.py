@@ -29,14 +29,10 @@ def server(lab: Lab, light: Device) -> Iterator[Device]:
 
 
 def parameters(flavour: str) -> list[Any]:
-    """Those of one flavour; what takes long is left to `make test-all`."""
-    return [
-        pytest.param(case, id=case.name, marks=[] if case.quick else [pytest.mark.slow])
-        for case in cases()
-        if case.flavour == flavour
-    ]
+    return [pytest.param(case, id=case.name) for case in cases() if case.flavour == flavour]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", parameters("light"))
 def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Ledger) -> None:
     strike(case, light, ledger)
@@ -80,6 +76,7 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
         device.intact()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", parameters("server"))
 def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: Device, ledger: Ledger) -> None:
     strike(case, server, ledger)
