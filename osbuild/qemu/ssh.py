@@ -86,11 +86,11 @@ class Guest:
         self._alive = alive
         self._console = console
 
-    def options(self) -> list[str]:
-        """Options of ssh(1) that reach this guest, without the port."""
+    def options(self, connect: float) -> list[str]:
+        """Options of ssh(1) that reach this guest, without the port; it has `connect` seconds to answer."""
         settings = {
             "BatchMode": "yes",
-            "ConnectTimeout": "10",
+            "ConnectTimeout": str(max(1, int(connect))),
             "ControlPath": str(self._control),
             "GlobalKnownHostsFile": "/dev/null",
             "IdentitiesOnly": "yes",
@@ -199,19 +199,11 @@ class Guest:
         # -f returns once the connection stands. Its master keeps standard error open: a file, for a pipe would never
         # come to its end.
         said = self._control.with_suffix(".log")
-        connect = [
-            "-o",
-            f"ConnectTimeout={max(1, int(timeout))}",
-        ]  # until the server's banner; ssh takes the first value
-        command = ["ssh", *connect, *self.options(), "-p", str(self._port()), "-f", "-N", "-M"]
+        command = ["ssh", *self.options(timeout), "-p", str(self._port()), "-f", "-N", "-M", f"{self._user}@127.0.0.1"]
         try:
             with said.open("wb") as log:
                 done = subprocess.run(
-                    [*command, f"{self._user}@127.0.0.1"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    timeout=max(1.0, timeout),
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=max(1.0, timeout)
                 )
         except subprocess.TimeoutExpired as error:
             raise TimedOut(f"no SSH connection within {timeout:.3g} s") from error
@@ -231,7 +223,7 @@ class Guest:
         """Talk to the running master, and to nobody else: without one, ssh would try port 22 of this very host."""
         command = [
             "ssh",
-            *self.options(),
+            *self.options(timeout),
             "-o",
             "ProxyCommand=false",
             *options,
