@@ -137,9 +137,12 @@ class Device:
         return result.status, events
 
     def start_install(self, source: str, *options: str) -> None:
-        """Begin an installation that goes on by itself; what it says is in /var/lib/install.jsonl."""
-        words = f"edge-agent update install {source} --json {' '.join(options)}"
-        self.node.run(f"systemd-run --collect --unit=test-install sh -c '{words} > /var/lib/install.jsonl 2>&1'")
+        """Begin an installation that goes on by itself, as `begin` has it."""
+        self.begin(f"edge-agent update install {source} --json {' '.join(options)}")
+
+    def begin(self, command: str) -> None:
+        """Start something that goes on by itself; what it says is in /var/lib/begun.log."""
+        self.node.run(f"systemd-run --collect --unit=test-begun sh -c '{command} > /var/lib/begun.log 2>&1'")
 
     def reboot(self, *, timeout: float = BOOT) -> re.Match[str]:
         """Reboot in order, and wait for a boot that is complete."""
@@ -169,11 +172,11 @@ class Device:
         self.machine.boot_again()
         return self.wait_complete(timeout)
 
-    def restore(self) -> "Device":
-        """Back to the good state that was saved."""
+    def restore(self, state: str = READY) -> "Device":
+        """Back to a good state that was saved."""
         if self.machine.running:
             self.machine.power_cut()
-        self.machine.boot_again(READY)
+        self.machine.boot_again(state)
         self.node.guest.wait_ready(CONNECT)
         self.begun = time.monotonic()
         return self

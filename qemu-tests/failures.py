@@ -18,9 +18,12 @@ from nodes import BOOT
 
 DEADLINE = {"light": 200.0, "server": 420.0}  # seconds that a boot has for its health checks, as the profiles say
 LATE = 150.0  # and what comes before and after: firmware, kernel, the guard's minute, the way down
-EARLY = ("panic", "panic-initrd", "root-lost", "hung")  # what fails within seconds, and is given all three tries
+# What is given all three tries: what fails early, and without a cluster, where a try takes five minutes and not ten, a
+# verdict of the health checks and a slot without one.
+EARLY = ("panic", "panic-initrd", "root-lost", "hung")
+THRICE = {"light": (*EARLY, "unhealthy", "reboot-loop"), "server": EARLY}
 MIGRATED = ("unhealthy", "stuck", "never-ready", "no-containerd")
-# As if two tries had been used (systemd-boot(7), "Boot Counting"): with a cluster each would take ten minutes.
+# As if two tries had been used (systemd-boot(7), "Boot Counting").
 ONE_TRY = r"""cd /efi/EFI/Linux && for file in edge-*-b+3.efi; do mv "$file" "${file%+3.efi}+1-2.efi"; done && sync"""
 MIDDLE = 150_000  # bytes after which the middle of a download has come: most blocks are on the device already
 
@@ -80,7 +83,7 @@ def broken(name: str, flavour: str) -> Callable[[Device], None]:
         for image in ("disk.img", "disk.img.zst"):
             (version.build / image).unlink(missing_ok=True)  # a gigabyte of which nothing is needed but the bundle
         tries = 3
-        if flavour == "server" and name not in EARLY:
+        if name not in THRICE[flavour]:
             device.node.run(ONE_TRY)
             tries = 1
         device.begun = time.monotonic()
@@ -186,6 +189,33 @@ def full_disk(device: Device) -> None:
     assert device.standing().slots == before.slots
 
 
+def full_boot_partition(device: Device) -> None:
+    """The boot partition has no room for the other slot's file."""
+    version = device.versions.get("next", device.version.flavour)
+    device.node.run("fallocate -l $(( $(df --output=avail -B1 /efi | tail -n 1) - 1048576 )) /efi/filler")
+    said = device.refused(device.site.publish(version.bundle, "next.raucb"))
+    device.node.run("rm /efi/filler && sync")
+    assert re.search(r"no space left to install it: \d+ bytes are needed, \d+ are free", said), said
+    assert device.standing().slots.get("b") in (None, "bad")
+
+
+def no_room_for_a_snapshot(device: Device) -> None:
+    """The data partition has become full by the time of the switch: none without a snapshot, and later it can be had.
+
+    It is full for a moment only: the kubelet would send its pods away.
+    """
+    version = device.versions.get("next", device.version.flavour)
+    device.install(device.site.publish(version.bundle, "next.raucb"), "--no-switch")
+    fill = "fallocate -l $(( $(df --output=avail -B1 /var | tail -n 1) - 100 * 1048576 )) /var/lib/filler"
+    switch = "edge-agent update switch --no-reboot"
+    said = device.node.run(f"{fill} && {{ {switch} 2>&1; echo status $?; rm /var/lib/filler; }}", timeout=300)
+    assert re.search(r"can't be snapshotted: .* are needed, \d+ MiB are free", said) and "status 1" in said, said
+    assert device.standing().pending == "installed"
+    device.intact()
+    device.node.run(switch, timeout=300)
+    device.reboot(timeout=2 * BOOT)
+
+
 def cases() -> list[Case]:
     """All of them that start from a saved state; the rest have tests of their own."""
     found = [
@@ -215,6 +245,10 @@ def cases() -> list[Case]:
         Case("connection", "no-ranges", gives_up(Fault(no_ranges=True), "can't send parts"), event=""),
         Case("bundle", "endless", gives_up(Fault(endless=True), "no bundle|signature|Signature"), event=""),
         Case("disk", "full", full_disk, event="", again=True),
+        Case(
+            "disk", "full-boot-partition", full_boot_partition, event="failed", why="no space left", again=True
+        ),
+        Case("disk", "snapshot", no_room_for_a_snapshot, "b", "committed", other="good", flavour="server"),
     ]  # fmt: skip
     light = [name for name in WHY if name not in ("no-containerd", "never-ready")]
     for flavour, names in (("light", light), ("server", list(WHY))):

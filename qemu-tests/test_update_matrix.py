@@ -102,6 +102,8 @@ def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
         assert re.search(bad.reason, said), said
         entry.standing = after = device.standing()
         assert (after.slot, after.version, after.state) == ("a", "1.0.0", "good")
+        assert (after.left, after.pending, after.healthy) == (None, None, True)
+        assert after.event == ("failed" if bad.touched else before.event)
         if not bad.touched:
             assert after.slots == before.slots
             assert device.node.run("head -c 67108864 /dev/disk/by-partlabel/root-b | sha256sum") == slot

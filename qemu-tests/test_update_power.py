@@ -5,7 +5,6 @@ And what a disk may do to an update besides: torn sectors, sectors that fail.
 
 import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import BinaryIO
 
 import filesystems
 import pytest
+from cuts import survive
 from devices import Device, Lab, prepare, raw_disk
 from ledger import Ledger
 from loaders import Version as Known
@@ -183,47 +183,35 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
     device: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     """Each cut begins with the same good state; the moment is by chance, over install, switch, first boot, commit."""
-    count, seed = int(request.config.getoption("--cuts")), int(time.time())
-    chance = random.Random(seed)
     url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
-    device.restore()
-    device.start_install(url)
-    device.wait_complete()
-    device.settled()
-    whole = device.seconds  # of an update that nobody disturbs
+
+    def repeat(number: int, slot: str) -> None:
+        if slot == "a" and number % 4 == 0:
+            device.install(url, "--no-reboot")
+            assert device.reboot()["slot"] == "b", "the update can be repeated"
+
     with ledger.entry("power", "random") as entry:
-        seen: dict[str, int] = {}
-        # By chance, and yet over the whole of it.
-        moments = [whole * (number + chance.random()) / count for number in range(count)]
-        for number, moment in enumerate(chance.sample(moments, count)):
-            device.restore()
-            device.start_install(url)
-            time.sleep(moment)
-            device.cut()
-            found = device.power_on()
-            what = (found["slot"], found["version"])
-            assert what in (("a", "1.0.0"), ("b", "1.1.0")), f"cut {number} after {moment:.1f} s"
-            standing = device.settled()
-            assert (standing.slot, standing.version) == what, f"cut {number} after {moment:.1f} s: {standing}"
-            device.intact()
-            name = f"{standing.version} {standing.event or 'untouched'}"
-            seen[name] = seen.get(name, 0) + 1
-            if standing.slot == "a" and number % 4 == 0:
-                device.install(url, "--no-reboot")
-                assert device.reboot()["slot"] == "b", "the update can be repeated"
-        entry.figures = {"cuts": count, "survived": sum(seen.values()), "seed": seed, **seen}
+        count = int(request.config.getoption("--cuts"))
+        entry.figures = survive(device, lambda: device.start_install(url), count, afterwards=repeat)
+
+
+# A disk that fails where an update writes: the partition, and bytes from one bad sector to the next.
+FAILS = {"slot": ("root-b", 8 * 2**20), "boot-partition": ("esp", 2**20)}
 
 
 @pytest.mark.slow
-def test_a_disk_whose_other_slot_fails_is_left_as_it_is(lab: Lab, tmp_path: Path, ledger: Ledger) -> None:
-    version = lab.versions.get("n", bundle=False)
+@pytest.mark.parametrize("name", FAILS)
+def test_a_disk_that_fails_where_an_update_writes_is_named_and_the_slot_that_runs_goes_on(
+    name: str, lab: Lab, tmp_path: Path, ledger: Ledger
+) -> None:
+    version, (label, step) = lab.versions.get("n", bundle=False), FAILS[name]
     disk = raw_disk(version, tmp_path / "disk.img")
-    slot = next(part for part in gpt.read(disk).partitions if part.name == "root-b")
-    places = range(slot.offset, slot.offset + slot.size, 8 * 2**20)
-    with ledger.entry("disk", "failing-slot") as entry, lab.powered(version, "failing", disk=disk) as device:
+    part = next(part for part in gpt.read(disk).partitions if part.name == label)
+    places = range(part.offset + 2**20, part.offset + part.size, step)
+    with ledger.entry("disk", f"failing-{name}") as entry, lab.powered(version, f"failing-{name}", disk=disk) as device:
         prepare(device)
         url = lab.site.publish(lab.versions.get("next").bundle, "next.raucb")
-        device.machine.break_sectors([place + 2**20 for place in places], kinds=["write"])
+        device.machine.break_sectors(places, kinds=["write"])
         said = device.refused(url, "--deadline", "600")
         assert re.search(r"the disk vda fails", said), said
         entry.standing = standing = device.settled()

@@ -1,0 +1,59 @@
+"""Power cuts while a cluster goes to the next Kubernetes and back: cordon, snapshot, switch, migration, restore."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from cuts import survive
+from devices import Device, Lab
+from ledger import Ledger
+from nodes import BOOT
+
+pytestmark = pytest.mark.slow
+
+INSTALLED, UPDATED = "installed", "updated"  # saved states
+RUNS = {"a": "v1.35.4", "b": "v1.36.3"}
+PATIENCE = 2.0
+
+
+@pytest.fixture(scope="module")
+def device(lab: Lab) -> Iterator[Device]:
+    """N with a cluster, and N+1 in the other slot, not switched to."""
+    with lab.ready("server", "cluster-cuts") as device:
+        device.install(device.site.publish(device.versions.get("next", "server").bundle, "next.raucb"), "--no-switch")
+        device.machine.save(INSTALLED)
+        yield device
+
+
+def check(device: Device, slot: str) -> None:
+    """The Kubernetes of the slot that runs is what the node says it has."""
+    items = json.loads(device.node.kubectl("get nodes -o json"))["items"]
+    assert items[0]["status"]["nodeInfo"]["kubeletVersion"] == RUNS[slot]
+
+
+def cut(device: Device, command: str, state: str, request: pytest.FixtureRequest, ledger: Ledger) -> None:
+    """Half as many as of a system without a cluster: each takes minutes."""
+    count = max(2, int(request.config.getoption("--cuts")) // 2)
+    with ledger.entry("power", f"cluster-{state}") as entry:
+        entry.figures = survive(
+            device, lambda: device.begin(command), count, state=state, patience=PATIENCE,
+            afterwards=lambda number, slot: check(device, slot),
+        )  # fmt: skip
+
+
+def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
+    device: Device, request: pytest.FixtureRequest, ledger: Ledger
+) -> None:
+    cut(device, "edge-agent update switch", INSTALLED, request, ledger)
+
+
+def test_a_power_cut_on_the_way_back_loses_nothing(
+    device: Device, request: pytest.FixtureRequest, ledger: Ledger
+) -> None:
+    device.restore(INSTALLED)
+    device.begin("edge-agent update switch")
+    assert device.wait_complete(PATIENCE * BOOT)["slot"] == "b"
+    device.settled(PATIENCE * 120)
+    device.intact()
+    device.machine.save(UPDATED)
+    cut(device, "edge-agent rollback", UPDATED, request, ledger)
