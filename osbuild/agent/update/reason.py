@@ -79,7 +79,8 @@ SAYS = (
     (r"(?:Invalid bundle format: )?(Signature size .*|Payload size .*|Bundle size .*|Invalid bundle format.*|"
      r"Bundle format .*|.*not a regular file.*)", Reason("this is no bundle, or a part of one: {}", WHOLE)),
     (r"No such file", Reason("there is no such file", "check the name; an address begins with http:// or https://")),
-    (r"(No space left on device|\d+ bytes are needed, \d+ are free)", Reason(
+    (r"No space left on device.*?(\d+ bytes are needed, \d+ are free)|"
+     r"(No space left on device|\d+ bytes are needed, \d+ are free)", Reason(
         "there is no space left to install it: {}", "`edge-agent status` says how much is free")),
     (r"(Slot \(\d+ bytes\) is too small for image \(\d+ bytes\)|does not fit to slot)", Reason(
         "this disk's slots are too small for it: {}", "the disk must be written anew with larger slots")),
