@@ -75,6 +75,11 @@ class Device:
         return self.node.machine
 
     @property
+    def patience(self) -> float:
+        """How many times longer than others this machine needs: an emulated Pi has one slow processor."""
+        return 4.0 if self.versions.board.qemu.firmware == "uboot" else 1.0
+
+    @property
     def cluster(self) -> bool:
         return self.version.flavour == "server"
 
@@ -90,6 +95,7 @@ class Device:
 
     def settled(self, timeout: float = 120.0) -> Standing:
         """Where it stands once the running slot is good and no update is under way that only waits for that."""
+        timeout *= self.patience
         end = time.monotonic() + timeout
         while True:
             found = self.standing()
@@ -131,7 +137,7 @@ class Device:
     def try_install(self, source: str, *options: str, timeout: float = 900.0) -> tuple[int, list[dict[str, Any]]]:
         """Status, and the events that were reported."""
         words = ["sudo", "edge-agent", "update", "install", source, "--json", *options]
-        result = self.node.guest.run(words, check=False, timeout=timeout)
+        result = self.node.guest.run(words, check=False, timeout=timeout * self.patience)
         events = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
         assert events, f"status {result.status}: {result.stdout}{result.stderr}"
         return result.status, events

@@ -19,6 +19,7 @@ CLUSTERS = ("test_cluster", "test_join")
 SERVERS = {"armv7": "x86_64"}
 # The failure matrix runs in full on one board; the others show an update, a rollback and a power cut (test_update).
 FAILURES = ("test_update_matrix", "test_update_power", "test_update_power_cluster", "test_update_cluster")
+PANIC = "test_a_new_version_that_panics_falls_back_after_its_tries"
 LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
 
 
@@ -35,6 +36,8 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return f"{board.qemu.machine} has too little memory for a Kubernetes server"
     if module in FAILURES and board.name != FULL:
         return f"failures of updates are tested on {FULL}"
+    if board.name == FULL and test == PANIC:
+        return "test_update_matrix has it on this board, with everything else that a new version may do"
     if module == "test_uboot" and board.boot != "uboot":
         return "this board boots by UEFI"
     if module in ("test_driver", "test_driver_failures") and board.qemu.disk != "virtio":

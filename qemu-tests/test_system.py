@@ -1,5 +1,6 @@
 """What every image must do, on the smallest one: identities from seeds, damage that is found, boots that fail."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -82,6 +83,8 @@ class Known:
     host_key: str
     processor: str
     root: str
+    login: str
+    """what is shown above the console's login prompt"""
     status: dict[str, Any]
 
     @classmethod
@@ -92,7 +95,8 @@ class Known:
         node.wait_good()
         key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
-        return cls(node.machine.console.text, words[0], words[1], key, words[2], words[3], node.status())
+        login = node.run("agetty --show-issue")
+        return cls(node.machine.console.text, words[0], words[1], key, words[2], words[3], login, node.status())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,9 @@ def first(
         return Known.ask(Node(made, made.guest(USER, key)))
 
 
-def test_an_image_boots_from_power_on_to_boot_complete(board: Board, first: Known) -> None:
+def test_an_image_boots_from_power_on_to_boot_complete(
+    board: Board, image: Callable[[str], Path], first: Known
+) -> None:
     assert re.search(FIRMWARE[board.qemu.firmware], first.console)
     found = re.search(COMPLETE, first.console)
     assert found and (found[1], found[3]) == ("minimal", "a")
@@ -117,6 +123,8 @@ def test_an_image_boots_from_power_on_to_boot_complete(board: Board, first: Know
     status = first.status
     assert status["health"]["healthy"] is True and all(check["ok"] for check in status["health"]["checks"])
     assert status["boot"]["state"] == "good", "a good boot is not counted any more"
+    trust = json.loads((image("minimal") / "manifest.json").read_text())["trust"]
+    assert ("DEVELOPMENT keys" in first.login) == trust["development"], first.login
 
 
 def test_two_seeds_make_two_nodes_of_one_image(

@@ -18,7 +18,7 @@ def device(lab: Lab) -> Iterator[Device]:
 def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -> None:
     url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
     device.start_install(url, "--no-reboot")
-    device.node.until("test -s /var/lib/edge-osbuild/update/pending.json", 60)
+    device.node.until("test -s /var/lib/edge-osbuild/update/pending.json", 120 * device.patience)
     device.cut()
     assert device.power_on()["slot"] == "a"
     found = device.settled()
@@ -66,4 +66,15 @@ def test_a_rollback_by_hand_brings_back_the_other_slot(device: Device) -> None:
     found = device.settled()
     assert (found.slot, found.version, found.event) == ("a", "1.0.0", "committed"), found
     assert device.explain()["update"]["last"]["kind"] == "rollback"
+    device.intact()
+
+
+def test_a_new_version_that_panics_falls_back_after_its_tries(device: Device) -> None:
+    url = device.site.publish(device.versions.get("panic").bundle, "panic.raucb")
+    device.install(url, "--no-reboot")
+    device.fall_back(3 * BOOT)
+    found = device.settled()
+    assert (found.slot, found.version, found.event) == ("a", "1.0.0", "rolled-back"), found
+    assert "boot file, kernel or root failed" in found.why
+    assert found.slots == {"a": "good", "b": "bad"}, found
     device.intact()

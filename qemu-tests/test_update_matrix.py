@@ -66,7 +66,7 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
         device.reboot()
         assert device.settled().version == "1.1.0"
         other = versions.sign(old, tmp_path / "other.raucb", downgrade="1.0.7")
-        assert "older than 1.1.0" in device.refused(device.site.publish(other, "other.raucb"))
+        assert "may replace 1.0.7 only" in device.refused(device.site.publish(other, "other.raucb"))
         permitted = versions.sign(old, tmp_path / "permitted.raucb", downgrade="1.1.0")
         device.install(device.site.publish(permitted, "permitted.raucb"), "--no-reboot")
         assert device.reboot()["slot"] == "a"

@@ -25,26 +25,31 @@ def device(lab: Lab) -> Iterator[Device]:
         yield device
 
 
-def check(device: Device, slot: str) -> None:
+def running(device: Device, slot: str) -> None:
     """The Kubernetes of the slot that runs is what the node says it has."""
     items = json.loads(device.node.kubectl("get nodes -o json"))["items"]
     assert items[0]["status"]["nodeInfo"]["kubeletVersion"] == RUNS[slot]
 
 
-def cut(device: Device, command: str, state: str, request: pytest.FixtureRequest, ledger: Ledger) -> None:
+def cuts(request: pytest.FixtureRequest) -> int:
     """Half as many as of a system without a cluster: each takes minutes."""
-    count = max(2, int(request.config.getoption("--cuts")) // 2)
-    with ledger.entry("power", f"cluster-{state}") as entry:
-        entry.figures = survive(
-            device, lambda: device.begin(command), count, state=state, patience=PATIENCE,
-            afterwards=lambda number, slot: check(device, slot),
-        )  # fmt: skip
+    return max(2, int(request.config.getoption("--cuts")) // 2)
 
 
 def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
     device: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
-    cut(device, "edge-agent update switch", INSTALLED, request, ledger)
+    def afterwards(slot: str) -> None:
+        running(device, slot)
+        if slot == "a":
+            device.node.run("edge-agent update switch --no-reboot", timeout=600)
+            assert device.reboot(timeout=PATIENCE * BOOT)["slot"] == "b", "the switch can be repeated"
+
+    with ledger.entry("power", "cluster-forth") as entry:
+        survive(
+            device, lambda: device.begin("edge-agent update switch"), cuts(request), entry.figures,
+            {"a": ("installed",), "b": ("committed",)}, state=INSTALLED, patience=PATIENCE, afterwards=afterwards,
+        )  # fmt: skip
 
 
 def test_a_power_cut_on_the_way_back_loses_nothing(
@@ -56,4 +61,9 @@ def test_a_power_cut_on_the_way_back_loses_nothing(
     device.settled(PATIENCE * 120)
     device.intact()
     device.machine.save(UPDATED)
-    cut(device, "edge-agent rollback", UPDATED, request, ledger)
+    with ledger.entry("power", "cluster-back") as entry:
+        survive(
+            device, lambda: device.begin("edge-agent rollback"), cuts(request), entry.figures,
+            {"a": ("committed",), "b": ("committed", "interrupted")}, state=UPDATED, patience=PATIENCE,
+            afterwards=lambda slot: running(device, slot),
+        )  # fmt: skip

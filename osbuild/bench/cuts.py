@@ -9,37 +9,51 @@ from osbuild.bench.site import Site
 from osbuild.errors import Error
 
 LEDGER = "failure-matrix"
+# Entries of it, and what they are about.
+CUTS = {
+    "power-random": "of an update",
+    "power-cluster-forth": "of a cluster's switch to the next Kubernetes",
+    "power-cluster-back": "of its rollback",
+}
+STATES = "flush-states"
 MEANING = (
     "Not measured here, but read from what the last runs of the failure matrix have written down: machines killed at "
     "moments by chance during an update, and what a cut at any flush of a whole update could have left of the disk."
 )
-RUN = "run `make test-all`, or `pytest qemu-tests/test_update_power.py --cuts N`"
+RUN = "run `make test-all`, or `pytest qemu-tests/test_update_power*.py --cuts N`"
 
 
 def measure(site: Site) -> Measured:
     """Read the ledger. Raises `Error` where an entry is damaged."""
     folder = site.results / LEDGER
     figures: list[Figure] = []
-    notes = []
-    if cuts := entry(folder, "power-random"):
-        tried, survived = count(cuts, "cuts"), count(cuts, "survived")
-        figures += [
-            Figure("cuts", "power cuts at moments by chance", tried, ""),
-            Figure("cuts_lost", "  not survived", lost(cuts, tried - survived), "", 0),
-        ]
-    if states := entry(folder, "flush-states"):
+    notes: list[str] = []
+    ledger: dict[str, Any] = {}
+    for name, label in CUTS.items():
+        if cuts := entry(folder, name):
+            tried, survived = count(cuts, "cuts"), count(cuts, "survived")
+            figures += [
+                Figure(f"cuts_{name}", f"power cuts at moments by chance, {label}", tried, ""),
+                Figure(f"cuts_{name}_lost", "  not survived", lost(cuts, tried - survived), "", 0),
+            ]
+        notes.append(note(f"power cuts, {label}", cuts))
+        ledger[name] = cuts
+    if states := entry(folder, STATES):
         figures += [
             Figure("states", "states of a disk after a cut, replayed and checked", count(states, "states"), ""),
             Figure("states_bad", "  bad", lost(states, count(states, "bad")), "", 0),
         ]
-    for name, found in (("power cuts", cuts), ("replayed states", states)):
-        if not found:
-            notes.append(f"{name}: the tests have not run here; {RUN}")
-        elif not found["held"]:
-            notes.append(f"{name}: the test of {found['date']} FAILED, and the figures are of what came before that")
-        else:
-            notes.append(f"{name}: {found['date']}")
-    return Measured(figures, MEANING, {"ledger": {"cuts": cuts, "states": states}}, notes)
+    notes.append(note("replayed states", states))
+    return Measured(figures, MEANING, {"ledger": {**ledger, STATES: states}}, notes)
+
+
+def note(name: str, found: dict[str, Any] | None) -> str:
+    """When the tests have run, and how it ended."""
+    if not found:
+        return f"{name}: the tests have not run here; {RUN}"
+    if not found["held"]:
+        return f"{name}: the test of {found['date']} FAILED, and the figures are of what came before that"
+    return f"{name}: {found['date']}"
 
 
 def entry(folder: Path, name: str) -> dict[str, Any] | None:
