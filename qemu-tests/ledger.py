@@ -68,6 +68,11 @@ TITLES = {
     "flush": "every flush of one whole update, replayed",
     "torn": "a torn sector",
 }
+NOTES = {
+    "torn": "Filled with what is random. Not torn here is what no update writes, and what there is one of: the file in "
+    "`EFI/BOOT`, the first sector of the first allocation table. Writes of several sectors that a power cut tears are "
+    "among the states of the replay.",
+}
 
 
 HEAD = "| case | held | seconds | then | why |"
@@ -91,7 +96,9 @@ def page(folder: Path = FOLDER) -> str:
     lines = ["# The failure matrix", "", f"{held} of {len(rows)} cases held, {span}. Made by `make test-all`.", ""]
     for group, title in TITLES.items():
         if mine := [row for row in rows if row["group"] == group]:
-            lines += [f"## {title[0].upper()}{title[1:]}", "", HEAD, "| --- | --- | --- | --- | --- |"]
+            lines += [f"## {title[0].upper()}{title[1:]}", ""]
+            lines += [NOTES[group], ""] if group in NOTES else []
+            lines += [HEAD, "| --- | --- | --- | --- | --- |"]
             lines += [*map(line, mine), ""]
     return "\n".join(lines)
 

@@ -6,13 +6,14 @@ story, in their order: each boot under emulation takes a minute.
 
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from matrix import SERVERS
-from nodes import BOOT, CONNECT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
 
 from osbuild.board import Board, load
 from osbuild.cache import Cache
@@ -24,6 +25,7 @@ from osbuild.qemu.config import MachineConfig, Network
 from osbuild.qemu.emulator import emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
+from osbuild.run import run
 
 pytestmark = pytest.mark.slow  # 4 to 6 minutes: three boots, two of them side by side
 SERVER, AGENT = "192.0.2.1", "192.0.2.2"
@@ -140,6 +142,32 @@ def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Boar
     assert "web" in cluster.agent.guest.run(f'python3 -c "{get}"').stdout
     # The API server reaches the agent's kubelet by its serving certificate.
     assert cluster.server.kubectl("logs web") is not None
+
+
+def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
+    cluster: Cluster, board: Board, images: Callable[[str, Board], Path], tmp_path: Path
+) -> None:
+    """A bundle of the very image that it runs will do: nothing is booted here."""
+    bundle, server = tmp_path / "agent.raucb", cluster.server
+    run([sys.executable, "-m", "osbuild", "bundle", images("edge-agent", board), "-o", bundle], cwd=PROJECT)
+    cluster.agent.guest.put(bundle, "/var/tmp/agent.raucb", timeout=BOOT)
+    server.kubectl("cordon site-1")
+    server.guest.run("cat > /tmp/moving.yaml", input=DEPLOYMENT.replace("name: web}\nspec", "name: moving}\nspec"))
+    server.kubectl("apply -f /tmp/moving.yaml")
+    server.kubectl("rollout status deployment/moving --timeout=300s", timeout=330)
+    server.kubectl("uncordon site-1")
+    cluster.agent.run("edge-agent update install /var/tmp/agent.raucb --no-reboot", timeout=BOOT)
+    rows = json.loads(cluster.agent.run("edge-agent update history --json"))
+    left = next(row["cluster"] for row in rows if row["event"] == "switched")
+    assert left["cordoned"] and [name.startswith("default/moving-") for name in left["drain"]["moved"]] == [True], left
+    assert not left["drain"]["left"] and "snapshot" not in left, "an agent has no datastore"
+    server.kubectl("rollout status deployment/moving --timeout=300s", timeout=330)
+    where = "get pods -l app=web --field-selector spec.nodeName=site-1,status.phase=Running -o name"
+    assert "moving" in server.kubectl(where)
+    server.kubectl("wait --for=jsonpath={.spec.unschedulable}=true node/site-1-agent --timeout=10s")
+    cluster.agent.run("edge-agent rollback")
+    node = json.loads(server.kubectl("get node site-1-agent -o json"))
+    assert not node["spec"].get("unschedulable"), "it is not booted, so it is back in its cluster"
 
 
 def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> None:
