@@ -279,7 +279,7 @@ def test_a_power_cut_within_a_change_leaves_u_boot_the_old_choice_or_the_new(pi:
     assert after == ({"edge-a.img": "A", "edge-b.img.spare": "B"} if "waits" in name else IMAGES)
     moments = cuts(files, after) if files != after else iter([files])
     # Files first, as `activate` does it, with the state as it is by then; then the state, its new copy torn or whole.
-    halfway = old.rejected("b") if files != after else old
+    halfway = old.with_counter("b", Counter(0)) if files != after else old
     torn = made.encode()[:2048] + b"\xff" * 2048
     states: list[tuple[Files, SlotState | bytes]] = [*((cut, halfway) for cut in moments), (after, torn), (after, made)]
     for cut, copy in states:

@@ -59,6 +59,7 @@ class World:
         self.device = device
         self.behaviour = behaviour
         self.cuts: list[int] = []
+        self.tried: set[str] = set()  # versions that were booted
 
     def run(self, act: Callable[[], object]) -> bool:
         """Do it. False where the power failed meanwhile; it is back then, until the next moment that was drawn."""
@@ -99,6 +100,7 @@ class World:
             slot = device.reboot(orderly=orderly)
             version = device.loader.slots[slot].image
             assert version, "a slot that is not whole was booted"
+            self.tried.add(version)
             orderly = False
             if self.behaviour[version] == TORN and device.kind != "uefi":  # as U-Boot does it
                 device.loader.counted = None
@@ -138,6 +140,8 @@ class World:
         assert not [key for key, count in ends.items() if count > 1], "an update has one end"
         open_ones = {key for key, event in events if event == "started"} - ends.keys()
         assert len(open_ones) == bool(pending.load(device.system)), "what was begun has an end"
+        given_up = [row for row in history.read(device.system) if row["event"] == "rolled-back"]
+        assert {row["after"]["version"] for row in given_up} <= self.tried, "what never ran was not rolled back"
 
 
 def resume(world: World) -> None:
@@ -154,15 +158,21 @@ CURRENT: Device  # the device that the functions above ask for power
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@given(cuts=st.lists(st.integers(0, 64), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans())
-@settings(max_examples=60)
-def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool) -> None:
+@given(
+    cuts=st.lists(st.integers(0, 64), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans(),
+    failed=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=80)
+def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool, failed: bool) -> None:
+    """`failed`: another one has failed before it."""
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
         CURRENT = device = Device(Path(folder), kind)
         device.loader.forgets = forgets
-        world = World(device, {"1.0.0": GOOD, "1.1.0": new, "1.2.0": GOOD})
+        world = World(device, {"1.0.0": GOOD, "1.0.5": SICK, "1.1.0": new, "1.2.0": GOOD})
         world.settle(orderly=False)
+        if failed:
+            world.update("1.0.5")
         assert floor.read(device.system) == "1.0.0"
         world.begin(cuts)
         world.update("1.1.0")
@@ -233,14 +243,16 @@ def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: st
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-@given(at=st.integers(0, 51))  # as many moments as the longest one has, and one more
-@settings(max_examples=52)
-def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int) -> None:
+@given(at=st.integers(0, 51), failed=st.booleans())  # as many moments as the longest one has, and one more
+@settings(max_examples=104)
+def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int, failed: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
         CURRENT = device = Device(Path(folder), kind)
-        world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD})
+        world = World(device, {"1.0.0": GOOD, "1.0.5": SICK, "1.1.0": GOOD})
         world.settle(orderly=False)
+        if failed:
+            world.update("1.0.5")
         world.begin([at])
         world.update("1.1.0")
         world.end()

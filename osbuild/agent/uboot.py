@@ -10,6 +10,7 @@ from pathlib import Path
 
 from osbuild.agent import slotstate
 from osbuild.agent.entry import Entry, remove
+from osbuild.agent.slotstate import Counter
 from osbuild.agent.system import System, flush
 
 IMAGES = "/efi"
@@ -49,7 +50,8 @@ class UBoot:
         if slot not in images(system):
             if not staged.is_file():
                 raise FileNotFoundError(errno.ENOENT, "there is nothing to boot", f"slot {slot}")
-            slotstate.change(device(system), lambda state: state.rejected(slot))
+            # No tries done either: with those of an earlier image a cut here would look as if this one had failed.
+            slotstate.change(device(system), lambda state: state.with_counter(slot, Counter(0)))
             staged.replace(image)
             flush(image.parent)
         slotstate.change(device(system), lambda state: state.activated(slot))
