@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Loader:
     counted: Entry | None = None
     readable: bool = True
     forgets: bool = False  # tries that were done, where a slot is rejected
+    damaged: set[str] = field(default_factory=set)  # versions whose boot file it does not take, or does not even list
 
     def entry(self, name: str) -> Entry:
         return Entry(f"edge-{name}.efi", name, self.slots[name].left, self.slots[name].done)
@@ -61,8 +62,10 @@ class Loader:
         self.change(slot, left=None, done=0)
 
     def primary(self, system: System) -> str | None:
+        return self.best({name: slot for name, slot in self.slots.items() if slot.entry})
+
+    def best(self, there: dict[str, Slot]) -> str | None:
         """The highest generation with a try left, else of what has none."""
-        there = {name: slot for name, slot in self.slots.items() if slot.entry}
         return max(there, key=lambda name: (there[name].left != 0, there[name].generation), default=None)
 
     def activate(self, system: System, slot: str) -> None:
@@ -97,7 +100,8 @@ class Loader:
 
     def choose(self) -> str:
         """What it boots, a try used up by it."""
-        name = str(self.primary(System()))
+        there = {name: slot for name, slot in self.slots.items() if slot.entry and slot.image not in self.damaged}
+        name = str(self.best(there))
         slot = self.slots[name]
         self.counted = None
         if slot.left is not None:
@@ -177,7 +181,7 @@ class Esp(Real):
         found = []
         for path in self.fat.folder.iterdir():
             match = re.fullmatch(r"edge-(\d+)-([ab])(?:\+(\d+)(?:-(\d+))?)?\.efi", path.name)
-            if match and path.stat().st_size:
+            if match and path.stat().st_size and self.slots[match[2]].image not in self.damaged:
                 left = None if match[3] is None else int(match[3])
                 found.append((left != 0, int(match[1]), match[2], left, int(match[4] or 0), path))
         _, generation, name, left, done, path = max(found, key=lambda one: (one[:3], one[5].name))
@@ -214,7 +218,8 @@ class Card(Real):
 
     def choose(self) -> str:
         state = slotstate.read(self.fat.raw)
-        images = {name: self.partition / f"edge-{name}.img" for name in state.order}
+        usable = [name for name in state.order if self.slots[name].image not in self.damaged]
+        images = {name: self.partition / f"edge-{name}.img" for name in usable}
         there = [name for name, path in images.items() if path.exists() and path.stat().st_size]
         name = next((name for name in there if state.counters[name].left != 0), there[0])
         self.load(name, images[name])

@@ -204,6 +204,33 @@ def test_a_verdict_of_another_time_is_no_reason(device: Device) -> None:
     assert fall_back(device)["why"].startswith("no verdict: ")
 
 
+def test_what_the_boot_loader_passes_over_is_given_up_at_the_next_boot_and_blocks_no_update(device: Device) -> None:
+    found = put(device)
+    switch.turn(device.node, found, restart=False)
+    booted(device.node)
+    assert pending.load(device.system), "in the boot that made the switch nobody has passed it over yet"
+    device.loader.damaged = {"1.1.0"}
+    assert (device.reboot(), device.loader.primary(device.system)) == ("a", "b")
+    booted(device.node)
+    last = history.read(device.system)[-1]
+    assert (last["event"], last["id"], last["why"]) == ("rolled-back", found.id, outcome.PASSED_OVER)
+    assert (pending.load(device.system), device.loader.primary(device.system)) == (None, "a")
+    check.ready(device.node)
+
+
+def test_a_slot_that_was_good_and_is_passed_over_when_going_back_to_it_is_rejected(device: Device) -> None:
+    booted(device.node)
+    commit(device.node)
+    update(device)
+    rollback.rollback(device.node, restart=True)
+    device.loader.damaged = {"1.0.0"}
+    assert device.reboot() == "b"
+    booted(device.node)
+    good(device)
+    assert (events(device)[-1], history.read(device.system)[-1]["why"]) == ("rolled-back", outcome.PASSED_OVER)
+    assert (pending.load(device.system), device.loader.primary(device.system)) == (None, "b")
+
+
 def test_what_the_cluster_lost_is_in_the_history_even_after_a_power_cut(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,9 @@ from tests.cuts import Cut
 from tests.slotloaders import LOADERS, Real
 from tests.slots import Device
 
-# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot may be started
-GOOD, SICK, DEAD, TORN = BEHAVIOURS = "good", "sick", "dead", "torn"
+# healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot may be started,
+# after a try of it or without one
+GOOD, SICK, DEAD, TORN, DAMAGED = BEHAVIOURS = "good", "sick", "dead", "torn", "damaged"
 LIMIT = 40  # boots after which a device counts as lost
 
 
@@ -96,6 +97,7 @@ class World:
     def settle(self, *, orderly: bool) -> None:
         """Boot until a boot is good or stays up."""
         device = self.device
+        device.loader.damaged = {version for version, how in self.behaviour.items() if how == DAMAGED}
         for _ in range(LIMIT):
             slot = device.reboot(orderly=orderly)
             version = device.loader.slots[slot].image
@@ -141,7 +143,8 @@ class World:
         open_ones = {key for key, event in events if event == "started"} - ends.keys()
         assert len(open_ones) == bool(pending.load(device.system)), "what was begun has an end"
         given_up = [row for row in history.read(device.system) if row["event"] == "rolled-back"]
-        assert {row["after"]["version"] for row in given_up} <= self.tried, "what never ran was not rolled back"
+        tried = self.tried | device.loader.damaged
+        assert {row["after"]["version"] for row in given_up} <= tried, "what was never tried was not rolled back"
 
 
 def resume(world: World) -> None:
@@ -224,6 +227,7 @@ def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: st
         switch.turn(device.node, install.carry_out(device.node, found, device.write("1.1.0")), restart=True)
         assert device.reboot() == "b"
         booted(device.node)
+        world.tried.add("1.1.0")
         world.behaviour["1.0.0"] = old
         world.begin(cuts if old == GOOD else cuts[:1])  # two cuts of the trial use up its tries: then no slot has any
         done = world.run(lambda: rollback.rollback(device.node, restart=True))

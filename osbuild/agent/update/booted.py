@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from osbuild.agent.update import boots, floor, history, outcome, pending
+from osbuild.agent.update import boots, floor, history, outcome, pending, state
 from osbuild.agent.update.node import Node
 
 NOTABLE = {"restored", "kept", "problem"}  # what `reconcile` did that somebody may ask for later
@@ -61,6 +61,8 @@ def judge(node: Node, done: dict[str, Any] | None) -> None:
         return
     boot = node.boot()
     what = outcome.outcome(found, boot, node.flow.primary(system))
+    if what == outcome.WAITING and outcome.passed_over(found, state.boot_id(system)):
+        what, found = outcome.ROLLED_BACK, replace(found, verdict=outcome.PASSED_OVER)
     say = node.report.event
     if what == outcome.TRIAL:
         if found.stage != pending.SWITCHED:  # somebody else told the boot loader: `rauc status mark-active other`
@@ -75,7 +77,7 @@ def judge(node: Node, done: dict[str, Any] | None) -> None:
     elif what == outcome.ROLLED_BACK:
         why = found.verdict or outcome.why(node, found)
         pending.save(system, replace(found, verdict=why))  # before the tries are taken away by which it is known
-        if any(entry.slot == found.target and entry.left for entry in boot.others):
+        if any(entry.slot == found.target and entry.left != 0 for entry in boot.others):
             node.flow.reject(system, found.target)
         history.append(system, "rolled-back", found, why=why, cluster={**found.cluster, **(done or {})})
         history.over(system, found)

@@ -12,6 +12,7 @@ UNSWITCHED = "unswitched"  # the slot is whole; the boot loader was not told, or
 WAITING = "waiting"  # the next boot tries it
 ROLLED_BACK = "rolled back"  # it was tried, and the other slot runs again
 UNKNOWN = "unknown"  # the entries can't be read
+PASSED_OVER = "the boot loader passed it over: its boot file is damaged, or somebody chose the other slot"
 
 
 def outcome(found: Pending, boot: Boot, primary: str | None) -> str:
@@ -32,6 +33,14 @@ def outcome(found: Pending, boot: Boot, primary: str | None) -> str:
     # A slot that was good before comes next without a switch, too, where the one that runs has no try left.
     told = entry.left is not None or boot.entry is None or boot.entry.left != 0
     return WAITING if primary == found.target and told else UNSWITCHED
+
+
+def passed_over(found: Pending, now: str) -> bool:
+    """Whether one that is `WAITING` has been waited for: it was to come next in an earlier boot than `now`.
+
+    A boot file that can't be read, or is not listed, costs no try, and would come next for ever.
+    """
+    return found.stage == pending.SWITCHED and bool(found.boot and now) and found.boot != now
 
 
 def why(node: Node, found: Pending) -> str:

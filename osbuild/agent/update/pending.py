@@ -20,7 +20,7 @@ class Pending:
 
     `before` and `after` say what runs there: `version`, `kubernetes`. `manifest` is the bundle's hash. `downgrade`: the
     bundle's signer allows to go back. `facts` is what the installation said, `cluster` what leaving the cluster said.
-    `verdict` is why it is being given up, once that is known.
+    `boot` is the boot in which the boot loader was told, `verdict` why it is being given up, once that is known.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Pending:
     facts: dict[str, Any] = field(default_factory=dict)
     cluster: dict[str, Any] = field(default_factory=dict)
     verdict: str = ""
+    boot: str = ""
 
     @property
     def title(self) -> str:

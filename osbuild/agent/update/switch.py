@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.update import history, pending
+from osbuild.agent.update import history, pending, state
 from osbuild.agent.update.node import Node, alone
 from osbuild.agent.update.pending import INSTALLED, SWITCHED, Pending
 
@@ -24,7 +24,7 @@ def turn(node: Node, found: Pending, *, restart: bool) -> None:
         if node.cluster:
             report.event("cluster", "leaving the cluster")
             facts = node.cluster.leave(system, drain(node), lambda text: report.event("cluster", text))
-        found = replace(found, stage=SWITCHED, cluster=facts)
+        found = replace(found, stage=SWITCHED, cluster=facts, boot=state.boot_id(system))
         pending.save(system, found)
         node.flow.activate(system, found.target)
         first = node.flow.primary(system)
