@@ -18,6 +18,9 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, follow, restore, snapshot, stamp, succession, versions
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System
+from osbuild.agent.uefi import Uefi
+from osbuild.agent.update import booted, history
+from osbuild.agent.update.node import Node
 from tests.kine import started
 
 OLD, NEW = "v1.35.4", "v1.36.3"
@@ -34,9 +37,12 @@ def runs(root: Path, version: str, *, role: str = "server", **update: Any) -> Sy
 
 
 def boots(root: Path, version: str, **rest: Any) -> tuple[System, dict[str, Any] | None]:
-    """The same, and what is done before Kubernetes starts."""
+    """The same, and what is done before Kubernetes starts, and written down."""
     system = runs(root, version, **rest)
-    return system, follow.reconcile(system)
+    done = follow.reconcile(system)
+    if done and "restored" in done:
+        booted.keep(Node(system, Uefi(), follow), done)
+    return system, done
 
 
 def database(root: Path) -> Path:
@@ -291,7 +297,9 @@ def test_a_cut_anywhere_leads_to_the_same_in_the_end(
         assert sorted(path.name for path in database(copy).parent.iterdir()) == ["state.db"], steps
         found = stamp.read(system)
         assert found and found.release.version == goal
-        assert not system.path(stamp.NOTE).exists()
+        assert not (system.path(stamp.NOTE).exists() or system.path(stamp.DONE).exists())
+        lost = [row["cluster"]["restored"]["lost"]["created"] for row in history.read(system)]
+        assert lost == ([["configmaps/default/second"]] if direction == "back" else []), "said once, whenever it is cut"
         assert [one.reason for one in snapshot.snapshots(system)] == (
             ["replaced", "boot"] if direction == "back" else ["boot"]
         )
@@ -301,6 +309,24 @@ def test_a_cut_anywhere_leads_to_the_same_in_the_end(
         if not was_cut:
             break
     assert steps > (20 if direction == "back" else 8)
+
+
+def test_a_restore_that_the_newer_version_finishes_leaves_the_data_to_that(
+    node: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    boots(node, NEW)
+    put(node, second="2")
+    for at in count(1):
+        copy = tmp_path_factory.mktemp("cut") / "root"
+        shutil.copytree(node, copy)
+        cut(copy, OLD, at)
+        if System(copy).path(stamp.NOTE).exists():
+            break
+    system, done = boots(copy, NEW)
+    assert done and "restored" in done
+    found = stamp.read(system)
+    assert found and (found.release.version, str(found.previous)) == (NEW, f"upstream {OLD}")
+    assert boots(copy, NEW)[1] is None
 
 
 def test_the_log_of_a_datastore_that_is_gone_does_not_get_into_the_restored_one(node: Path) -> None:

@@ -1,8 +1,9 @@
 """The cluster's state follows the system's: what an update calls, and nothing of it is loaded before it is needed.
 
 `refusal`: before anything is written, may this node get that release of Kubernetes? `leave`: before the switch: cordon,
-drain, snapshot. `reconcile`: at every boot: a snapshot for what is newer, a restore for what is older. `arrive`: after
-a good boot, in whichever slot: uncordon. `cost`: what a rollback would lose, to be shown before it.
+drain, snapshot. `reconcile`: at every boot: a snapshot for what is newer, a restore for what is older; `kept`: what it
+said is written down. `arrive`: after a good boot, in whichever slot: uncordon. `cost`: what a rollback would lose, to be
+shown before it.
 """
 
 from collections.abc import Callable
@@ -45,17 +46,26 @@ def reconcile(system: System) -> dict[str, Any] | None:
     Before a newer release gets at the data, a snapshot is taken, unless there is one already. An older one gets the
     newest snapshot that it can use, if and only if the newer release has changed the datastore in the meantime: rows or
     tables. What can't be done is said under `problem`, and Kubernetes runs on what there is. Returns what was done,
-    None where that was nothing. Raises `OSError` where a restore got stuck halfway.
+    None where that was nothing; what is `restored` at every boot until `kept`. Raises `OSError` where a restore got
+    stuck halfway.
     """
     release = versions.running(system)
     if release is None:
         return None
     last = stamp.read(system)
-    if last and last.release == release and not system.path(stamp.NOTE).exists():
+    noted = any(system.path(name).exists() for name in (stamp.NOTE, stamp.DONE))
+    if last and last.release == release and not noted:
         return None  # as nearly always: nothing else is loaded then
     from osbuild.agent.kubernetes.succession import succeed
 
     return succeed(system, release)
+
+
+def kept(system: System) -> None:
+    """What `reconcile` said is written down. Raises `OSError`."""
+    from osbuild.agent.kubernetes import restore
+
+    restore.kept(system)
 
 
 def cost(system: System, wanted: str | None = None) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import json
 import subprocess
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import datastore, snapshot, stamp, succession, versions
+from osbuild.agent.kubernetes import datastore, follow, snapshot, stamp, succession, versions
 from osbuild.agent.kubernetes.snapshot import Snapshot
 from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
@@ -64,6 +64,7 @@ def restore(system: System, name: str) -> str:
         hint = "stop it first (systemctl stop kubernetes.target), and start it afterwards"
         raise Problem("Kubernetes runs", hint=hint)
     done = succession.put_back(system, chosen, stamp.read(system) or Stamp(release), release)
+    follow.kept(system)  # whoever asked for it reads it
     counts = ", ".join(f"{count} {kind}" for kind, count in (done.get("counts") or {}).items() if count)
     kept = f"; what was there is now snapshot {done['replaced']}" if done.get("replaced") else ""
     return f"{name} is in place; objects lost by it: {counts or done.get('problem') or 'none'}{kept}"

@@ -2,11 +2,12 @@
 
 What is to be done is written down first, with what gets lost by it, and every boot goes on with it until the note is
 gone. The new datastore is made beside the old one. Before it gets the old one's name, the old one's log goes: SQLite
-would take it for the new one's and play it into it.
+would take it for the new one's and play it into it. What was lost is said again until whoever asked has kept that.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def begin(system: System, chosen: Snapshot, release: Release, seen: int, facts: 
 
 
 def finish(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what `note` says, however much of it is done already, and forget it. Returns its facts.
+    """Do what `note` says, however much of it is done already, and forget it. Returns its facts: see `done`.
 
     Where the snapshot can't be used or has no room, nothing is changed, the note is dropped, and `Problem` or `OSError`
     raised. Where the disk fails after that, `OSError` is raised and the note stays.
@@ -64,9 +65,24 @@ def finish(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
     for file in sorted(path for path in (chosen.path / "files").rglob("*") if path.is_file()):
         write(system.path(DATA) / file.relative_to(chosen.path / "files"), file.read_bytes(), 0o600)
     stamp.put(system, Stamp(Release.parse(note["release"]), revision, chosen.schema))
+    with suppress(OSError):  # a disk that is full; then they are lost where the power fails before they are kept
+        write(system.path(stamp.DONE), json.dumps(note["facts"]).encode() + b"\n", 0o600)
     forget(system)
     facts: dict[str, Any] = note["facts"]
     return facts
+
+
+def done(system: System) -> dict[str, Any] | None:
+    """The facts of a restore that is finished and that nobody has `kept`."""
+    return system.json(stamp.DONE) or None
+
+
+def kept(system: System) -> None:
+    """What `finish` returned is written down. Raises `OSError`."""
+    path = system.path(stamp.DONE)
+    if path.exists():
+        path.unlink()
+        flush(path.parent)
 
 
 def ready(database: Path) -> Path:

@@ -12,6 +12,7 @@ from osbuild.agent.system import System, write
 
 FILE = "/var/lib/kubernetes/stamp.json"
 NOTE = "/var/lib/kubernetes/restore.json"  # there while a restore is not finished: see `restore`
+DONE = "/var/lib/kubernetes/restored.json"  # what a restore that is finished has cost, until that is written down
 
 
 @dataclass(frozen=True)

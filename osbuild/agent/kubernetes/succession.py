@@ -23,6 +23,8 @@ def succeed(system: System, release: Release) -> dict[str, Any]:
     Raises `OSError` where a restore got stuck halfway: Kubernetes must not run until a later boot has finished it.
     """
     facts: dict[str, Any] = {}
+    if lost := restore.done(system):
+        facts = {"restored": lost}
     try:
         if note := restore.pending(system):
             try:
@@ -36,8 +38,9 @@ def succeed(system: System, release: Release) -> dict[str, Any]:
         if last and last.release.minor != release.minor:
             for name in KUBELET:
                 system.path(name).unlink(missing_ok=True)
-        facts |= go_back(system, last, release) if last and versions.migrates(release, last.release) else {}
-        if "restored" not in facts:
+        went = go_back(system, last, release) if last and versions.migrates(release, last.release) else {}
+        facts |= went
+        if "restored" not in went:
             facts |= go_on(system, last, release)
     except (OSError, Problem) as error:
         if isinstance(error, OSError) and restore.pending(system):

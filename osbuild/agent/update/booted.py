@@ -43,12 +43,19 @@ def careful(what: str, act: Callable[[], object]) -> None:
 
 
 def keep(node: Node, done: dict[str, Any]) -> None:
-    """Write down what became of the cluster's data: with the update that is under way, or as an event of its own."""
+    """Write down what became of the cluster's data: with the update that is under way, or as an event of its own.
+
+    It comes again where a power cut was faster than `kept`.
+    """
     print(f"cluster: {json.dumps(done)}", flush=True)
+    last = next(iter(history.read(node.system)[-1:]), {}).get("cluster")
+    again = isinstance(last, dict) and "restored" in done and last.get("restored") == done["restored"]
     if found := pending.load(node.system):
         pending.save(node.system, replace(found, cluster={**found.cluster, **done}))
-    else:
+    elif not again:
         history.append(node.system, "cluster", None, cluster=done)
+    if node.cluster:
+        node.cluster.kept(node.system)
 
 
 def judge(node: Node, done: dict[str, Any] | None) -> None:

@@ -23,6 +23,9 @@ class Cluster(Protocol):
     def reconcile(self, system: System) -> dict[str, Any] | None:
         """Before anything of Kubernetes runs: let its data follow the image. What was done; None for nothing."""
 
+    def kept(self, system: System) -> None:
+        """What `reconcile` said is written down: it need not say so again."""
+
     def arrive(self, system: System) -> dict[str, Any]:
         """Undo what `leave` did, and remove snapshots that are too many. What history keeps."""
 
