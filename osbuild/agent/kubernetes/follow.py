@@ -2,8 +2,8 @@
 
 `refusal`: before anything is written, may this node get that release of Kubernetes? `leave`: before the switch: cordon,
 drain, snapshot. `reconcile`: at every boot: a snapshot for what is newer, a restore for what is older; `kept`: what it
-said is written down. `arrive`: after a good boot, in whichever slot: uncordon. `cost`: what a rollback would lose, to be
-shown before it.
+said is written down. `arrive`: after a good boot, in whichever slot: uncordon. `cost`: what a rollback would lose, to
+be shown before it.
 """
 
 from collections.abc import Callable
