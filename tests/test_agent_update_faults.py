@@ -18,7 +18,8 @@ from osbuild import paths
 from osbuild.agent import rollback, systemd
 from osbuild.agent.__main__ import main
 from osbuild.agent.errors import Problem
-from osbuild.agent.update import check, history, install, node, pending, state, switch
+from osbuild.agent.system import System
+from osbuild.agent.update import check, history, install, node, pending, state, status, switch
 from osbuild.agent.update.attempt import Record, Wanted, attempt
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
@@ -238,6 +239,31 @@ def test_rauc_that_hangs_is_ended_with_what_it_has_started(programs: Callable[[s
 
 
 # --- two at a time
+
+
+def test_a_commit_and_a_rollback_do_not_take_each_others_notes(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch.turn(device.node, put(device), restart=True)
+    device.reboot()
+    booted(device.node)
+    device.loader.bless(device.system, "b")
+    with alone(device.system):
+        with pytest.raises(Problem, match="another update is being installed"):  # its unit tries again
+            commit(device.node)
+        assert pending.load(device.system)
+    arrive = device.cluster.arrive
+
+    def slow(system: System) -> dict[str, Any]:
+        under_way = status.status(device.node)["pending"]
+        assert (under_way["busy"], under_way["outlook"]) == (True, "is on trial: it runs now")
+        with pytest.raises(Problem, match="another update is being installed"):
+            rollback.rollback(device.node, restart=True)
+        return arrive(system)
+
+    monkeypatch.setattr(device.cluster, "arrive", slow)
+    commit(device.node)
+    assert (pending.load(device.system), history.read(device.system)[-1]["event"]) == (None, "committed")
+    rollback.rollback(device.node, restart=True)
+    assert device.reboot() == "a"
 
 
 def test_somebody_who_asks_for_the_state_is_no_second_update(device: Device) -> None:

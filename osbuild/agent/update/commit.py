@@ -4,21 +4,29 @@ Every step may be done again, and is, where the one before was cut off: the floo
 the update.
 """
 
+from osbuild.agent.boot import Boot
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import boots, floor, history, pending
-from osbuild.agent.update.node import Node
+from osbuild.agent.update.node import Node, alone
 
 
 def commit(node: Node) -> None:
     """Finish the update that runs now, if there is one, and take the node back into its cluster.
 
-    Raises `Problem` where the slot is still on trial.
+    Raises `Problem` where the slot is still on trial, or where somebody installs, switches or goes back.
     """
-    system, boot, found = node.system, node.boot(), pending.load(node.system)
+    boot = node.boot()
     if boot.on_trial:
         hint = "systemd-bless-boot.service or edge-bless.service does that: look at its journal"
         raise Problem(f"slot {boot.slot} is on trial: the boot loader was not told that it is good", hint=hint)
-    boots.judged(system, True)
+    boots.judged(node.system, True)
+    with alone(node.system):  # a rollback meanwhile has a note of its own, which would be taken for this one
+        finish(node, boot)
+
+
+def finish(node: Node, boot: Boot) -> None:
+    """The same for a slot that was found good, with nobody else at work."""
+    system, found = node.system, pending.load(node.system)
     version = str(system.image().get("version") or "")
     mine = found if found and found.target == boot.slot and found.stage != pending.WRITING else None
     # An older version that the signer allowed to come back lowers the floor; one that was rolled back to does not.

@@ -44,7 +44,7 @@ OUTLOOK = {
 
 def outlook(what: str, stage: str, busy: bool) -> str:
     """What comes next, for people."""
-    if busy:
+    if busy and what != outcome.TRIAL:  # it is being finished, or gone back from
         return "is being written" if stage == pending.WRITING else "is being switched to"
     return OUTLOOK.get((what, stage), what)
 
