@@ -12,6 +12,7 @@ import pytest
 
 from osbuild import paths
 from osbuild.agent import health, systemd
+from osbuild.agent.__main__ import main
 from osbuild.agent.errors import Problem
 from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
 from osbuild.agent.system import System
@@ -119,6 +120,31 @@ def test_a_round_stops_at_the_first_failure_unless_it_is_the_last(device: Device
     device.check("20-b", "exit 1")
     assert [check.name for check in run_round(device.system, everything=False)] == ["10-a"]
     assert [check.name for check in run_round(device.system, everything=True)] == ["10-a", "20-b"]
+
+
+def test_checks_that_hang_do_not_wait_for_each_other_in_the_last_round(device: Device) -> None:
+    for name in "abcd":
+        device.check(name, f"echo {name}; exec sleep 60")
+    begin = time.monotonic()
+    results = run_round(device.system, everything=True, timeout=1)
+    assert time.monotonic() - begin < 3.5
+    assert [(check.name, check.output.splitlines()[-1]) for check in results] == [(name, name) for name in "abcd"]
+
+
+def test_a_look_by_hand_decides_on_no_boot(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "System", lambda: device.system)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    check = device.check("a", "true")
+    early = health.Verdict(False, False, 20.0, ())
+    for before, stored in ((None, None), (early, (False, False)), (replace(early, final=True), (True, True))):
+        if before:
+            health.store(device.system, before)
+        assert main(["health"]) == 0
+        found = device.system.json(health.RESULT)
+        assert (stored is None and not found) or (found["final"], found["healthy"]) == stored
+    check.write_text("#!/bin/sh\nexit 1\n")
+    assert main(["health"]) == 1
+    assert (device.result["final"], device.result["healthy"]) == (True, False)
 
 
 def test_it_waits_until_a_check_passes(tmp_path: Path) -> None:
@@ -270,7 +296,7 @@ def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
 GUARD = paths.PROJECT / "overlays/base/usr/lib/edge-osbuild/guard-trial"
 
 
-def guarded(folder: Path, verdict: health.Verdict | None) -> subprocess.CompletedProcess[str]:
+def guarded(folder: Path, verdict: health.Verdict | None, deaf: str = "") -> subprocess.CompletedProcess[str]:
     """Run the guard of boots on trial with the files of `folder` in the place of the device's, after 1000 s."""
     system = System(folder)
     if verdict:
@@ -279,7 +305,7 @@ def guarded(folder: Path, verdict: health.Verdict | None) -> subprocess.Complete
     facts.parent.mkdir(parents=True, exist_ok=True)
     facts.write_text(json.dumps({"update": {"deadline": 99999}, "health": {"deadline": 300}}, indent=2))
     (folder / "uptime").write_text("1000.50 900.00\n")
-    (folder / "systemctl").write_text("#!/bin/sh\necho systemctl $*\n")
+    (folder / "systemctl").write_text(f"#!/bin/sh\necho systemctl $*\n{deaf}")
     (folder / "systemctl").chmod(0o755)
     text = GUARD.read_text().replace("/proc/uptime", str(folder / "uptime")).replace("/dev/console", "/dev/null")
     for name in ("/run/edge-osbuild", "/usr/lib/edge-osbuild"):
@@ -294,3 +320,7 @@ def test_a_trial_without_a_verdict_is_rebooted_and_one_with_a_verdict_is_not(tmp
         done = guarded(tmp_path, verdict)
         assert ("systemctl --no-block reboot" in done.stdout) is reboots, done
         assert ("no verdict on it after 360 s" in done.stdout) is reboots, done
+    done = guarded(tmp_path, early, 'test "$*" = "reboot --force --force"')
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("systemctl")] == [
+        "--no-block reboot", "reboot --force", "reboot --force --force",
+    ], "as the agent itself does it"  # fmt: skip
