@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, drain, node, snapshot, versions
 from osbuild.agent.kubernetes.settings import Settings, load
 from osbuild.agent.kubernetes.succession import needed
 from osbuild.agent.system import System
+
+ANSWER = 30.0  # seconds that a server gets to take what leads to a drain: it may just be starting again
+PAUSE = 2.0  # seconds between two questions
+T = TypeVar("T")
 
 
 def leave(system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
@@ -38,14 +42,17 @@ def leave(system: System, deadline: float, say: Callable[[str], None]) -> dict[s
 
 
 def go_idle(system: System, settings: Settings, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Cordon, and drain where there is another node for the pods."""
-    server = api.connect(system.root, settings)
+    """Cordon, and drain where there is another node for the pods. All of it gets `deadline` seconds."""
+    server, end = api.connect(system.root, settings), time.monotonic() + deadline
     name = settings.node_name
-    facts: dict[str, Any] = {"cordoned": node.cordon(system, server, name)}
+    facts: dict[str, Any] = {"cordoned": patiently(lambda: node.cordon(system, server, name), min(ANSWER, deadline))}
     say(f"node {name} is cordoned" if facts["cordoned"] else f"node {name} was cordoned by somebody else before")
     # An agent must not look at other nodes, but there is one: its server's.
-    if settings.role == "agent" or node.others(server, name):
-        facts["drain"] = drain.drain(server, name, deadline, say)
+    alone = settings.role != "agent" and not patiently(
+        lambda: node.others(server, name), min(ANSWER, end - time.monotonic())
+    )
+    if not alone:
+        facts["drain"] = drain.drain(server, name, max(0.0, end - time.monotonic()), say)
         for pod, why in facts["drain"]["left"].items():
             say(f"pod {pod} goes down with the node: {why}")
     else:
@@ -73,7 +80,7 @@ def uncordon(system: System, settings: Settings) -> bool:
     return node.uncordon(system, api.connect(system.root, settings), settings.node_name)
 
 
-def patiently(ask: Callable[[], bool], patience: float) -> bool:
+def patiently(ask: Callable[[], T], patience: float) -> T:
     """What `ask` answers, once it does within `patience` seconds."""
     end = time.monotonic() + patience
     while True:
@@ -82,4 +89,4 @@ def patiently(ask: Callable[[], bool], patience: float) -> bool:
         except (OSError, Problem):
             if time.monotonic() >= end:
                 raise
-            time.sleep(2)
+            time.sleep(PAUSE)
