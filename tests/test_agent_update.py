@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,20 @@ from osbuild.agent.boot import Boot
 from osbuild.agent.entry import Entry
 from osbuild.agent.errors import Problem
 from osbuild.agent.health import Check, Verdict
-from osbuild.agent.update import boots, check, floor, history, install, outcome, pending, state, status, switch, verdict
+from osbuild.agent.update import (
+    boots,
+    check,
+    floor,
+    hints,
+    history,
+    install,
+    outcome,
+    pending,
+    state,
+    status,
+    switch,
+    verdict,
+)
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
 from osbuild.agent.update.node import alone
@@ -185,6 +199,21 @@ def test_without_a_verdict_it_says_how_far_the_slot_came_and_what_the_machine_kn
     assert last["why"].startswith("it never came as far as this agent")
     assert "the watchdog watchdog0 has reset the machine" in last["why"]
     assert "Kernel panic - not syncing: Attempted to kill init!" in last["why"]
+
+
+def test_a_panic_of_an_earlier_time_is_not_blamed_for_this_rollback(device: Device) -> None:
+    old = device.put("var/lib/systemd/pstore/9999/dmesg.txt", "<0>[ 4.2] Kernel panic - not syncing: long ago\n")
+    os.utime(old, (1e9, 1e9))
+    assert hints.hints(device.system) == ["the kernel's last words: Kernel panic - not syncing: long ago"]
+    assert fall_back(device)["why"].endswith("before its health checks were over")
+    assert explain.explain(device.node)["hints"] == []
+    new = device.put("var/lib/systemd/pstore/1000/dmesg.txt", "<0>[ 4.2] Kernel panic - not syncing: just now\n")
+    for seconds in (1e10, 1.5e9):
+        os.utime(new, (seconds, seconds))
+        assert hints.hints(device.system)[0].endswith("just now"), "the newest, whatever it is called"
+        assert len(explain.explain(device.node)["hints"]) == (seconds == 1e10)
+    device.put("sys/fs/pstore/dmesg-ramoops-0", "Kernel panic - not syncing: nobody has moved it\n")
+    assert explain.explain(device.node)["hints"][0].endswith("nobody has moved it")
 
 
 def fall_back_from_b(device: Device) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def explain(node: Node) -> dict[str, Any]:
         "verdict": verdict.read(system) or None,
         "history": history.read(system)[-EVENTS:],
         "boots": boots.read(system)[-BOOTS:],
-        "hints": hints.hints(system),
+        "hints": hints.hints(system, history.begun(system)),
         "rauc": [row["line"] for row in state.rows(system, install.LOG) if "line" in row] or journal.recent(),
     }
 

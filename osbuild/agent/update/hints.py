@@ -1,20 +1,22 @@
 """What the machine itself remembers of a boot that ended badly: its watchdog, and the kernel's last words."""
 
 import re
+from datetime import datetime
+from pathlib import Path
 
 from osbuild.agent.system import System
 
 WATCHDOGS = "/sys/class/watchdog"
 CARDRESET = 0x20  # WDIOF_CARDRESET (linux/watchdog.h): the watchdog has reset the machine before this boot
-# Where the firmware keeps them (kernel documentation, pstore), and where systemd-pstore.service moves them.
-STORES = ("/sys/fs/pstore", "/var/lib/systemd/pstore")
+# Where the firmware keeps them (kernel documentation, pstore), and where systemd-pstore.service moves them: for good.
+STORE, ARCHIVE = "/sys/fs/pstore", "/var/lib/systemd/pstore"
 LAST_WORDS = re.compile(r"(Kernel panic - not syncing.*|Unable to handle kernel .*|BUG: .*|Oops: .*)")
 LIMIT = 65536  # bytes of a file that are looked at
 
 
-def hints(system: System) -> list[str]:
-    """Hints for people, none where there are none."""
-    return [*watchdogs(system), *panics(system)]
+def hints(system: System, since: str = "") -> list[str]:
+    """Hints for people, none where there are none. What is older than `since`, ISO 8601, is of another update."""
+    return [*watchdogs(system), *panics(system, since)]
 
 
 def watchdogs(system: System) -> list[str]:
@@ -30,10 +32,12 @@ def watchdogs(system: System) -> list[str]:
     return found
 
 
-def panics(system: System) -> list[str]:
+def panics(system: System, since: str) -> list[str]:
     """The kernel's last words, those of the last boot that left any."""
-    files = [path for store in STORES for path in system.path(store).rglob("*") if "dmesg" in path.name]
-    for path in sorted(files, key=lambda path: path.name, reverse=True):
+    begin = moment(since)
+    files = [(at, path) for path in system.path(STORE).rglob("*dmesg*") if (at := changed(path))]
+    files += [(at, path) for path in system.path(ARCHIVE).rglob("*dmesg*") if (at := changed(path)) > begin]
+    for _, path in sorted(files, reverse=True):
         try:
             with path.open(errors="replace") as file:
                 match = LAST_WORDS.search(file.read(LIMIT))
@@ -42,3 +46,19 @@ def panics(system: System) -> list[str]:
         if match:
             return [f"the kernel's last words: {match[1].strip()}"]
     return []
+
+
+def changed(path: Path) -> float:
+    """When a file was written, in seconds since 1970; 0 where that can't be read."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def moment(text: str) -> float:
+    """The same for a time as it is written down, 0 for none."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError):
+        return 0.0

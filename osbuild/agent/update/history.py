@@ -45,6 +45,12 @@ def last(system: System) -> state.Row | None:
     return next((row for row in reversed(read(system)) if "id" in row), None)
 
 
+def begun(system: System) -> str:
+    """When the last update began: the time of its first event, empty where there was none."""
+    identity = (last(system) or {}).get("id")
+    return next((str(row.get("time")) for row in read(system) if identity and row.get("id") == identity), "")
+
+
 def line(row: state.Row) -> str:
     """An event for people."""
     before, after = row.get("before") or {}, row.get("after") or {}

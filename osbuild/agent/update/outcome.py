@@ -49,7 +49,7 @@ def why(node: Node, found: Pending) -> str:
     version = found.after.get("version")
     if said.get("slot") == found.target and said.get("version") == version and after(node, found, said.get("boot")):
         return f"health checks failed: {verdict.reasons(said) or 'they did not say which'}"
-    seen = hints.hints(node.system)
+    seen = hints.hints(node.system, found.since)
     tail = f" ({'; '.join(seen)})" if seen else ""
     if after(node, found, (boots.of_slot(node.system, found.target) or {}).get("boot")):
         return f"no verdict: it hung, panicked or lost power before its health checks were over{tail}"
