@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -381,6 +382,24 @@ def test_snapshots_are_bounded_by_count_and_space_and_the_one_for_a_rollback_sta
         assert sum(sizes) <= space
     assert 2 <= len(sizes) < 7  # of seven that were taken
     assert not list(system.path(snapshot.FOLDER).glob(".*"))
+
+
+def test_what_another_process_tidies_up_is_no_snapshot_in_the_making(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, fill = runs(node, OLD), snapshot.fill
+    other = threading.Thread(target=snapshot.rotate, args=(system,))
+
+    def slow(*words: Any) -> datastore.State:
+        done = fill(*words)
+        other.start()
+        other.join(0.5)
+        return done
+
+    monkeypatch.setattr(snapshot, "fill", slow)
+    taken = snapshot.take(system, Release("upstream", OLD), "update")
+    other.join(30)
+    assert taken and objects(taken.database) == {"first": "1"}
 
 
 def test_a_snapshot_for_which_there_is_no_room_is_refused_before_anything_is_written(

@@ -84,7 +84,7 @@ def marked(system: System) -> bool:
 def forget(system: System) -> None:
     mark = system.path(MARK)
     if mark.exists():
-        mark.unlink()
+        mark.unlink(missing_ok=True)  # `update commit` and edge-kubernetes-uncordon.service may both be at it
         flush(mark.parent)
 
 

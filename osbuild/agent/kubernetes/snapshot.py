@@ -8,11 +8,13 @@ one has renewed are good for the older one, while older ones might have ended.
 """
 
 import datetime
+import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +102,32 @@ def limits(system: System) -> tuple[int, int]:
     return int(found["snapshots"]), int(found["snapshot_space"])
 
 
-def rotate(system: System, spared: Collection[str] = (), *, room: int = 0) -> list[str]:
+def rotate(system: System, spared: Collection[str] = ()) -> list[str]:
     """Remove the oldest beyond the profile's limits, and what a power cut left; returns the names.
 
-    With `room` in bytes, one more snapshot of that size will fit then. The newest and those named in `spared` stay.
+    The newest and those named in `spared` stay.
     """
+    if not system.path(FOLDER).exists():
+        return []
+    with alone(system):
+        return thin(system, spared)
+
+
+@contextmanager
+def alone(system: System) -> Iterator[None]:
+    """One process at a time: what another is just making is no scrap. Raises `OSError`."""
+    folder = system.path(FOLDER)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def thin(system: System, spared: Collection[str], *, room: int = 0) -> list[str]:
+    """See `rotate`. With `room` in bytes, one more snapshot of that size will fit then."""
     count, space = limits(system)
     for scrap in system.path(FOLDER).glob(".*"):
         shutil.rmtree(scrap, ignore_errors=True)
@@ -135,6 +158,14 @@ def take(system: System, release: Release, reason: str, spared: Collection[str] 
     source = datastore.file(system)
     if source is None:
         return None
+    with alone(system):
+        return make(system, source, release, reason, spared)
+
+
+def make(
+    system: System, source: Path, release: Release, reason: str, spared: Collection[str]
+) -> Snapshot | None:  # fmt: skip
+    """See `take`: of the datastore `source`."""
     now = datastore.state(source)
     path = system.path(f"{FOLDER}/{now.revision:012d}-{release.version}")
     if there := named(system, path.name):
@@ -160,14 +191,12 @@ def take(system: System, release: Release, reason: str, spared: Collection[str] 
 
 def make_room(system: System, size: int, spared: Collection[str]) -> None:
     """Have room for a snapshot of `size` bytes, older ones making way. Raises `Problem` where there is none."""
-    folder = system.path(FOLDER)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    rotate(system, spared, room=size)
+    thin(system, spared, room=size)
     space = limits(system)[1]
     if size > space:
         message = f"the datastore has {mebi(size)}, and `update.snapshot_space` of the profile is {mebi(space)}"
         raise Problem(message, where=datastore.FILE, hint="give it more, or remove objects that nobody needs")
-    require(folder, size)
+    require(system.path(FOLDER), size)
 
 
 def require(folder: Path, size: int) -> None:
