@@ -215,6 +215,14 @@ def test_after_a_good_boot_the_node_is_as_it_was(cluster: Cluster, system: Syste
     assert follow.arrive(system) == {"uncordoned": False}
 
 
+def test_two_that_uncordon_the_node_at_once_are_both_done(
+    cluster: Cluster, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: True)  # as it was a moment ago
+    node.forget(system)
+    assert follow.arrive(system, patience=0) == {"uncordoned": False}
+
+
 def test_a_node_that_somebody_else_cordoned_stays_cordoned(cluster: Cluster, system: System) -> None:
     cluster.nodes["node-1"]["spec"]["unschedulable"] = True
     assert leave(system)[0]["cordoned"] is False

@@ -1,6 +1,7 @@
 """What goes wrong around an update: a disk that is full, signals, RAUC at work for others or hung, two at a time."""
 
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from osbuild.agent import rollback, systemd
 from osbuild.agent.__main__ import main
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
-from osbuild.agent.update import check, history, install, node, pending, state, status, switch
+from osbuild.agent.update import check, history, install, node, pending, rauc, state, status, switch
 from osbuild.agent.update.attempt import Record, Wanted, attempt
 from osbuild.agent.update.booted import booted
 from osbuild.agent.update.commit import commit
@@ -221,6 +222,34 @@ def test_what_rauc_does_for_somebody_else_is_neither_ended_nor_taken_for_a_failu
         assert pending.load(device.system) is None
         assert service.poll() is None, "it goes on"
         service.kill()
+
+
+def test_rauc_that_does_not_answer_is_asked_again_and_nobody_says_that_it_stopped(
+    device: Device, programs: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "waits", lambda: itertools.repeat(0.01))
+    late = 'test -e "$0.asked" || { touch "$0.asked"; echo "Call failed: Connection timed out" >&2; exit 1; }; '
+    answer = """echo '{"type":"a(sa{sv})","data":[[]]}'"""
+    programs("busctl", BUSCTL.replace("BUSY", late + answer))
+    programs("rauc", 'echo "signature verification failed: bad" >&2; exit 1')
+    with pytest.raises(Problem, match="its signature is not good"):
+        install.install(device.node, "/bundle.raucb", install.Options())
+    assert "RAUC does not answer; again in 0 s" in device.said
+
+
+def test_rauc_that_does_not_end_is_killed_with_what_it_has_started(
+    programs: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rauc, "GRACE", 0.5)
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], start_new_session=True) as service:
+        there = 'test ! -e "${0%/*}/killed" || exit 1; '
+        owner = BUSCTL.replace("*GetNameOwner*) ", f"*GetNameOwner*) {there}").replace("PID", str(service.pid))
+        folder = programs("busctl", owner.replace("BUSY", BUSY))
+        programs("systemctl", f'echo "$*" > "${{0%/*}}/killed"; kill -KILL -{service.pid}')
+        time.sleep(0.3)
+        Service().stop()
+        assert service.wait(10) == -signal.SIGKILL
+    assert (folder / "killed").read_text() == "kill --signal=KILL rauc.service\n"
 
 
 def test_rauc_that_hangs_is_ended_with_what_it_has_started(programs: Callable[[str, str], Path]) -> None:

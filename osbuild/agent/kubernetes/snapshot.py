@@ -162,9 +162,7 @@ def take(system: System, release: Release, reason: str, spared: Collection[str] 
         return make(system, source, release, reason, spared)
 
 
-def make(
-    system: System, source: Path, release: Release, reason: str, spared: Collection[str]
-) -> Snapshot | None:  # fmt: skip
+def make(system: System, source: Path, release: Release, reason: str, spared: Collection[str]) -> Snapshot | None:
     """See `take`: of the datastore `source`."""
     now = datastore.state(source)
     path = system.path(f"{FOLDER}/{now.revision:012d}-{release.version}")

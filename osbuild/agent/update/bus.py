@@ -4,7 +4,7 @@ import json
 import subprocess
 from typing import Any
 
-TIMEOUT = 30.0  # seconds for an answer
+TIMEOUT = 120.0  # seconds for an answer: a slow board that writes a card takes its time
 
 
 class BusError(Exception):

@@ -43,11 +43,12 @@ def install(node: Node, source: str, options: Options) -> None:
         check.ready(node)
         seconds = options.deadline or float((node.system.image().get("update") or {}).get("deadline", DEADLINE))
         end = time.monotonic() + seconds
-        try:
+
+        def ask() -> tuple[Service, str | None]:
             service = Service()
-            there = service.installed(node.other)
-        except Failure as failure:
-            raise failure.problem(source) from failure
+            return service, service.installed(node.other)
+
+        service, there = insist(node, source, end, ask)
         manifest = insist(node, source, end, lambda: inspect(source, min(ANSWER, max(end - time.monotonic(), 1.0))))
         if service.slot != node.slot:
             hint = "the kernel's command line must have the same slot in `edge.slot=` and `rauc.slot=`"
@@ -149,7 +150,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
         facts = insist(node, found.source, end, once)
         if limit is not None:
             facts.fetched = record.fetched
-        if Service().installed(found.target) not in (None, found.manifest):
+        if insist(node, found.source, end, lambda: Service().installed(found.target)) not in (None, found.manifest):
             node.flow.reject(node.system, found.target)
             message = "what the server sent at last is not what it had shown at first"
             raise Problem(message, where=found.source, hint="it was refused; try again")

@@ -5,17 +5,22 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from osbuild.agent.errors import Problem
+from osbuild.agent.systemd import systemctl
 from osbuild.agent.update import bus
 from osbuild.agent.update.bus import BusError
+from osbuild.agent.update.journal import UNIT
 from osbuild.agent.update.reason import BUSY, Failure, Reason, reason
 
 NAME, PATH, INTERFACE = "de.pengutronix.rauc", "/", "de.pengutronix.rauc.Installer"
 INSTALLING = "installing"
 GONE = Reason("RAUC's service stopped while it installed", "`journalctl -u rauc` says why; try again", False)
+SILENT = Reason("RAUC does not answer", "`systemctl status rauc` says how it is", False)
 GRACE = 20.0  # seconds that the service gets to stop
 
 
@@ -132,13 +137,13 @@ class Service:
             raise Failure(reason(str(error), remote=is_remote(source))) from error
 
     def state(self) -> State:
-        """Raises `Failure` where the service is gone."""
+        """Raises `Failure` where the service is gone or does not answer."""
         try:
             # Whether it is at work comes first: the error that is read after "idle" is the final one.
             found = bus.properties(self.owner, PATH, INTERFACE, "Operation", "LastError", "Progress")
             operation, error, (percent, message, _) = found
         except (BusError, ValueError, TypeError) as problem:
-            raise Failure(GONE) from problem
+            raise self.lost() from problem
         return State(str(operation), str(error), int(percent), str(message))
 
     def installed(self, slot: str) -> str | None:
@@ -150,7 +155,7 @@ class Service:
             found = bus.call(self.owner, PATH, INTERFACE, "GetSlotStatus")[0]
         except (BusError, TypeError) as problem:
             why = reason(str(problem), remote=False)
-            raise Failure(why if why.kind == BUSY else GONE) from problem
+            raise Failure(why) if why.kind == BUSY else self.lost() from problem
         for _, facts in found:
             values: dict[str, Any] = {name: value.get("data") for name, value in facts.items()}
             if values.get("bootname") == slot and values.get("status") == "ok":
@@ -158,18 +163,28 @@ class Service:
         return None
 
     def stop(self) -> None:
-        """End the service, and with it an installation, which RAUC can't be asked to give up."""
+        """End the service, and with it an installation, which RAUC can't be asked to give up.
+
+        One that does not end by itself is killed with all that it has started: its hook, and what fetches the bundle.
+        """
         try:
-            process = bus.process(self.owner)
-        except BusError:
+            os.kill(bus.process(self.owner), signal.SIGTERM)
+        except (BusError, ProcessLookupError):
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        if not self.ends():
             try:
-                os.kill(process, number)
-            except ProcessLookupError:
-                return
-            end = time.monotonic() + GRACE
-            while time.monotonic() < end:
-                if bus.owner(NAME) != self.owner:
-                    return
-                time.sleep(0.2)
+                systemctl("kill", "--signal=KILL", UNIT)
+            except Problem as problem:
+                print(f"edge-agent: {problem}", file=sys.stderr)
+            self.ends()
+
+    def ends(self) -> bool:
+        """Whether it does within its grace."""
+        end = time.monotonic() + GRACE
+        while (there := bus.owner(NAME) == self.owner) and time.monotonic() < end:
+            time.sleep(0.2)
+        return not there
+
+    def lost(self) -> Failure:
+        """Why there was no answer."""
+        return Failure(SILENT if bus.owner(NAME) == self.owner else GONE)
