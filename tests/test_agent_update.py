@@ -440,6 +440,30 @@ def test_an_installation_that_fails_is_over(device: Device) -> None:
     )
 
 
+def test_what_was_fetched_outlives_a_power_cut_and_not_an_update_that_was_given_up(device: Device) -> None:
+    about, bundle = (state.place(device.system, name) for name in state.DOWNLOAD)
+
+    def fetch() -> None:
+        about.write_text('{"identity": "x"}')
+        bundle.write_bytes(b"half of it")
+
+    fetch()
+    pending.save(device.system, install.plan(device.node, "http://x/b", manifest(), False, None))
+    booted(device.node)
+    commit(device.node)
+    assert events(device) == ["interrupted"]
+    assert about.exists() and bundle.exists(), "the next installation goes on with it"
+    device.reboot()
+    booted(device.node)
+    assert not (about.exists() or bundle.exists()), "there was none"
+    switch.turn(device.node, put(device), restart=True)
+    device.reboot()
+    booted(device.node)
+    fetch()
+    good(device)
+    assert not (about.exists() or bundle.exists())
+
+
 def test_a_switch_can_be_taken_back_before_it_is_booted(device: Device) -> None:
     switch.turn(device.node, put(device), restart=False)
     assert device.restarts == 0

@@ -9,7 +9,7 @@ import pytest
 from faulty import Fault, Site
 
 from osbuild.agent.system import System
-from osbuild.agent.update import download
+from osbuild.agent.update import download, state
 from osbuild.agent.update.reason import Failure
 
 BODY = random.Random(1).randbytes(3 * 2**20 + 17)
@@ -67,7 +67,7 @@ def test_what_is_of_another_bundle_or_file_is_not_gone_on_with(
             assert not found.value.reason.final
         assert fetch("two" if change == "identity" else "one") == len(BODY)
         assert kept(tmp_path) == (tmp_path / "www/a.raucb").read_bytes()
-        download.discard(System(tmp_path))
+        state.discard(System(tmp_path))
     assert download.have(System(tmp_path)) == 0
 
 
@@ -122,7 +122,7 @@ def test_no_server_a_deadline_and_a_full_disk_end_it(
 ) -> None:
     with pytest.raises(Failure, match="in time"):
         fetch(seconds=0.0)
-    download.discard(System(tmp_path))
+    state.discard(System(tmp_path))
     with pytest.raises(Failure, match="more than the bundle can have"):
         fetch(limit=len(BODY) - 1)
     download.path(System(tmp_path)).mkdir()

@@ -65,6 +65,7 @@ def judge(node: Node, done: dict[str, Any] | None) -> None:
     """
     system, found = node.system, pending.load(node.system)
     if found is None:
+        state.discard(system)  # of an installation that was given up before the last boot, at the latest
         return
     boot = node.boot()
     what = outcome.outcome(found, boot, node.flow.primary(system))

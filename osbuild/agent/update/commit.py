@@ -6,7 +6,7 @@ the update.
 
 from osbuild.agent.boot import Boot
 from osbuild.agent.errors import Problem
-from osbuild.agent.update import boots, floor, history, pending
+from osbuild.agent.update import boots, floor, history, pending, state
 from osbuild.agent.update.node import Node, alone
 
 
@@ -37,6 +37,7 @@ def finish(node: Node, boot: Boot) -> None:
     if mine:
         # At every other boot edge-kubernetes-uncordon.service sees to it.
         arrived = node.cluster.arrive(system) if node.cluster else {}
+        state.discard(system)
         history.append(system, "committed", mine, cluster={**mine.cluster, **arrived})
         pending.clear(system)
         node.report.event("committed", f"{mine.title} is good", version=version, slot=mine.target)

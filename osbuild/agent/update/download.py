@@ -20,7 +20,7 @@ from osbuild.agent.update import state
 from osbuild.agent.update.reason import NO_TIME, Failure, Reason, refusal
 from osbuild.agent.update.report import Progress
 
-FILE, ABOUT = "download.raucb", "download.json"  # the second says what the first is a part of
+ABOUT, FILE = state.DOWNLOAD  # the first says what the second is a part of
 CHUNK = 2**20  # bytes
 FLUSH = 16 * CHUNK  # bytes after which what has come is made safe: a power cut costs no more
 NETWORK = "check the network and the server; what has come already is not fetched again"
@@ -45,12 +45,6 @@ def have(system: System) -> int:
         return 0
 
 
-def discard(system: System) -> None:
-    """Raises `OSError`; where there is none it is fine."""
-    for name in (ABOUT, FILE):
-        state.remove(system, name)
-
-
 def fetch(
     system: System, url: str, identity: str, limit: int, end: float,
     progress: Progress, *, patience: float = 120.0,
@@ -65,7 +59,7 @@ def fetch(
         try:
             return go_on(system, url, identity, limit, end, progress, patience)
         except Another as problem:
-            discard(system)
+            state.discard(system)
             raise Failure(OTHER) from problem
     except urllib.error.HTTPError as error:
         raise Failure(refusal(error.code)) from error
@@ -77,7 +71,7 @@ def fetch(
     except OSError as error:
         if error.errno == errno.ENOSPC:  # the rest of the node needs room, too
             with suppress(OSError):
-                discard(system)
+                state.discard(system)
         message = f"it can't be kept below {state.FOLDER}: {error.strerror or error}"
         raise Failure(Reason(message, "`edge-agent status` says how much is free")) from error
 
@@ -89,7 +83,7 @@ def go_on(
     """One request for what is not there yet. Raises `Failure`, `Another`, `OSError` and what http.client raises."""
     about = state.load(system, ABOUT)
     if about.get("identity") != identity:
-        discard(system)
+        state.discard(system)
         about = {}
     begun, mark = have(system), about.get("mark", "")
     if begun and begun == about.get("size"):

@@ -129,7 +129,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
     source = found.source if limit is None else str(download.path(system))
     if limit is None:
         with suppress(OSError):
-            download.discard(system)
+            state.discard(system)
     wanted = Wanted(source, found.id, end, found.downgrade)
 
     def once() -> Facts:
@@ -141,7 +141,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
             if limit is None or failure.reason.kind == BUSY:
                 raise
             if failure.reason.final and failure.reason != NO_TIME:
-                download.discard(system)  # the fault may be the file's, and would come back with it at every try
+                state.discard(system)  # the fault may be the file's, and would come back with it at every try
             if failure.reason.kind != CORRUPT:
                 raise
             raise Failure(replace(failure.reason, final=False)) from failure  # damaged on the way: one more try
@@ -160,7 +160,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
         node.report.end()
         keep(node, record.lines)
     with suppress(OSError):
-        download.discard(system)
+        state.discard(system)
     seconds = time.monotonic() - begin
     node.report.event(
         "installed", f"{found.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **facts.plain()

@@ -15,6 +15,7 @@ from typing import Any
 from osbuild.agent.system import System, flush, write
 
 FOLDER = "/var/lib/edge-osbuild/update"
+DOWNLOAD = ("download.json", "download.raucb")  # see `osbuild.agent.update.download`, which is slow to import
 Row = dict[str, Any]
 
 
@@ -40,6 +41,13 @@ def remove(system: System, name: str) -> None:
     path = place(system, name)
     path.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def discard(system: System) -> None:
+    """Throw away what was fetched of a bundle, where there is something. Raises `OSError`."""
+    for name in DOWNLOAD:
+        if place(system, name).exists():
+            remove(system, name)
 
 
 def rows(system: System, name: str) -> list[Row]:
