@@ -94,6 +94,11 @@ def test_one_that_does_not_end_gets_its_grace_and_no_more(node: Node) -> None:
     assert node.ended() == ["polite"]
 
 
+def test_a_pod_that_wants_no_grace_gets_none() -> None:
+    known = stop.places([pod("hasty", terminationGracePeriodSeconds=0), pod("other")])
+    assert {name: place.grace for name, place in known.items()} == {"hasty": 0, "other": stop.GRACE}
+
+
 def test_the_whole_has_a_limit_whatever_grace_a_pod_asks_for(node: Node) -> None:
     node.run("stubborn", STUBBORN)
     started = time.monotonic()

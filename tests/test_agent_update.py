@@ -305,6 +305,25 @@ def test_a_note_that_makes_no_sense_stops_no_boot(device: Device, text: str) -> 
     assert (device.slot, floor.read(device.system)) == ("b", "1.1.0")
 
 
+JUNK = (7, "text", [1], {"a": 1}, None, True)
+
+
+@pytest.mark.parametrize("name", ["pending.json", "boots.jsonl", "history.jsonl", "verdict.json", "install.log"])
+def test_what_is_written_down_may_be_of_any_type_and_explain_is_still_a_page(device: Device, name: str) -> None:
+    fall_back(device, judged=True)
+    state.save_rows(device.system, install.LOG, [{"line": "installing `/b` succeeded"}], count=9, size=999)
+    switch.turn(device.node, put(device, "1.2.0"), restart=False)
+    path = state.place(device.system, name)
+    *others, last = [path.read_text()] if name.endswith(".json") else path.read_text().splitlines()
+    known = json.loads(last)
+    for key in known:
+        for junk in JUNK:
+            path.write_text("\n".join([*others, json.dumps({**known, key: junk})]) + "\n")
+            assert explain.lines(explain.explain(device.node)), (key, junk)
+            assert status.lines(status.status(device.node))
+            assert history.read(device.system)
+
+
 def test_a_note_of_a_newer_agent_is_understood_as_far_as_it_goes(device: Device) -> None:
     put(device)
     path = device.root / "var/lib/edge-osbuild/update/pending.json"

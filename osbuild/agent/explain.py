@@ -36,7 +36,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         text += section("the last update", event(last))
     if said := found["verdict"]:
         head = f"slot {said.get('slot')}, {said.get('version')}, {said.get('time')}"
-        text += section(f"the last boot that failed its checks ({head})", checks(said.get("checks") or []))
+        text += section(f"the last boot that failed its checks ({head})", checks(verdict.checks(said)))
     text += section("events", [history.line(row) for row in found["history"]])
     text += section("boots", [boot(row) for row in found["boots"]])
     text += section("the machine says", found["hints"])
@@ -52,7 +52,7 @@ def section(title: str, content: list[str]) -> list[str]:
 def event(row: dict[str, Any]) -> list[str]:
     """One event in full: what was fetched, and what the cluster lost."""
     text = [history.line(row)]
-    if facts := row.get("facts"):
+    if facts := state.part(row, "facts"):
         shown = [
             f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict) and value is not None
         ]
@@ -71,7 +71,7 @@ def checks(found: list[dict[str, Any]]) -> list[str]:
 
 def boot(row: dict[str, Any]) -> str:
     """One boot."""
-    healthy = {True: "good", False: "NOT GOOD", None: "no verdict"}[row.get("healthy")]
+    healthy = {"True": "good", "False": "NOT GOOD"}.get(str(row.get("healthy")), "no verdict")
     end = row.get("end") or "runs"
     tries = "" if row.get("left") is None else f", try {row.get('done')}"
     return f"{row.get('time')}  slot {row.get('slot')}  {row.get('version')}{tries}: {healthy}, {end}"

@@ -51,10 +51,11 @@ def places(pods: Iterable[dict[str, Any]]) -> dict[str, Place]:
         rank = RANKS.get(drain.owner(pod), 0)
         if pod["spec"].get("priorityClassName") in CRITICAL:
             rank = max(rank, 2)
-        grace = float(pod["spec"].get("terminationGracePeriodSeconds") or GRACE)
+        grace = pod["spec"].get("terminationGracePeriodSeconds")
+        seconds = GRACE if grace is None else float(grace)  # 0 is at once
         for kind in ("containerStatuses", "initContainerStatuses"):
             for status in pod.get("status", {}).get(kind) or []:
-                found[str(status.get("containerID")).partition("://")[2]] = Place(rank, grace)
+                found[str(status.get("containerID")).partition("://")[2]] = Place(rank, seconds)
     return found
 
 

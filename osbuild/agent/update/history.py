@@ -53,7 +53,7 @@ def begun(system: System) -> str:
 
 def line(row: state.Row) -> str:
     """An event for people."""
-    before, after = row.get("before") or {}, row.get("after") or {}
+    before, after = state.part(row, "before"), state.part(row, "after")
     words = [str(row.get("time", "?")), str(row.get("event", "?"))]
     if row.get("id"):
         words.append(f"{before.get('version') or '?'} -> {after.get('version') or '?'} (slot {row.get('target', '?')})")

@@ -1,7 +1,7 @@
 """The update that is under way: what it is, and how far it got."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_origin
 
 from osbuild.agent.system import System
 from osbuild.agent.update import state
@@ -58,16 +58,13 @@ def given_up(found: Pending) -> Pending | None:
 
 def parse(found: state.Row) -> Pending | None:
     """None for what makes no sense."""
-    known = {item.name: item for item in fields(Pending)}
-    values = {name: value for name, value in found.items() if name in known}
-    for name in ("before", "after", "facts", "cluster"):
-        if not isinstance(values.get(name, {}), dict):
-            del values[name]
+    known: dict[str, Any] = {item.name: get_origin(item.type) or item.type for item in fields(Pending)}
+    values = {name: value for name, value in found.items() if name in known and isinstance(value, known[name])}
     try:
         made = Pending(**values)
     except TypeError:
         return None
-    return made if made.stage in STAGES and isinstance(made.target, str) else None
+    return made if made.stage in STAGES else None
 
 
 def save(system: System, pending: Pending) -> None:

@@ -43,6 +43,12 @@ def remove(system: System, name: str) -> None:
     flush(path.parent)
 
 
+def part(row: Row, name: str) -> Row:
+    """An object within an object; empty where there is none."""
+    found = row.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def discard(system: System) -> None:
     """Throw away what was fetched of a bundle, where there is something. Raises `OSError`."""
     for name in DOWNLOAD:

@@ -21,8 +21,13 @@ def read(system: System) -> dict[str, Any]:
     return state.load(system, FILE)
 
 
+def checks(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each check said."""
+    known = found.get("checks")
+    return [check for check in known if isinstance(check, dict)] if isinstance(known, list) else []
+
+
 def reasons(found: dict[str, Any]) -> str:
     """Which checks failed and what they said, in one line."""
-    checks = found.get("checks") if isinstance(found.get("checks"), list) else []
-    bad = [check for check in checks or [] if isinstance(check, dict) and not check.get("ok")]
+    bad = [check for check in checks(found) if not check.get("ok")]
     return "; ".join(f"{check.get('name')}: {' '.join(str(check.get('output')).split()) or 'failed'}" for check in bad)
