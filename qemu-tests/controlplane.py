@@ -67,6 +67,7 @@ class ControlPlane:
         """The API server of a release, after what a boot does first; and what that did to the data."""
         image(self.root, "server", version)
         done = follow.reconcile(self.system)
+        follow.kept(self.system)
         prepare.prepare(self.root)
         (self.root / "run/kine").mkdir(parents=True, exist_ok=True)
         with socket.socket() as port:

@@ -13,17 +13,25 @@ from ledger import Ledger
 
 
 @pytest.fixture(scope="module")
-def light(lab: Lab) -> Iterator[Device]:
+def devices() -> list[Device]:
+    """Those that were made so far. Two at once would be too much for small hosts."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def light(lab: Lab, devices: list[Device]) -> Iterator[Device]:
     """A device whose good state every case begins with."""
     with lab.ready("light", "matrix-light", save=True) as device:
+        devices.append(device)
         yield device
 
 
 @pytest.fixture(scope="module")
-def server(lab: Lab, light: Device) -> Iterator[Device]:
-    """The same, with a cluster. The other one is off by then: two would be too much for small hosts."""
-    if light.machine.running:
-        light.machine.power_cut()
+def server(lab: Lab, devices: list[Device]) -> Iterator[Device]:
+    """The same, with a cluster."""
+    for other in devices:
+        if other.machine.running:
+            other.machine.power_cut()
     with lab.ready("server", "matrix-server", save=True) as device:
         yield device
 
