@@ -91,10 +91,8 @@ def test_rauc_writes_the_other_slot_it_is_booted_when_chosen_and_can_be_taken_ba
     assert on.fails(f"su {USER} -s /bin/sh -c 'rauc status mark-active other'"), "only root chooses"
 
 
-OWN = pytest.param(True, id="of the hardware", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("own", [OWN, pytest.param(False, id="of the kernel")])
+@pytest.mark.slow  # two and a half minutes each
+@pytest.mark.parametrize("own", [True, False], ids=["of the hardware", "of the kernel"])
 def test_a_system_that_hangs_is_reset_by_the_watchdog_that_the_initrd_has_started(
     board: Board, node: Callable[..., Node], own: bool
 ) -> None:
