@@ -79,7 +79,7 @@ def broken(name: str, flavour: str) -> Callable[[Device], None]:
 
     def cause(device: Device) -> None:
         version = device.versions.get(name, flavour)
-        device.install(device.site.publish(version.bundle, f"{name}.raucb"), "--no-reboot")
+        device.install(device.site.publish(version.bundle, f"{name}.raucb"), "--no-reboot", "--fetch", "parts")
         for image in ("disk.img", "disk.img.zst"):
             (version.build / image).unlink(missing_ok=True)  # a gigabyte of which nothing is needed but the bundle
         tries = 3

@@ -177,15 +177,14 @@ def insist(node: Node, source: str, end: float, act: Callable[[], T]) -> T:
         try:
             return act()
         except Failure as failure:
-            why = failure.reason
-            if why == NO_TIME and last:
+            why, over = failure.reason, end - time.monotonic() <= wait
+            if (why == NO_TIME or (over and not why.final)) and last not in ("", why.message):  # it had no time left
                 why = replace(why, message=f"{why.message}, after this: {last}")
-            last = why.message
+            last = failure.reason.message
             corrupt += why.kind == CORRUPT
-            left = end - time.monotonic()
             if why.final or corrupt > 1:
                 raise Failure(why).problem(source) from failure
-            if left <= wait:
+            if over:
                 hint = f"{why.hint}; then try again, or give it more time: --deadline SECONDS"
                 raise Failure(Reason(f"{why.message}, and the time is over", hint)).problem(source) from failure
             node.report.event("retry", f"{why.message}; again in {wait:.0f} s", why=why.message, wait=round(wait, 1))
