@@ -119,6 +119,11 @@ class Device:
         node = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
         assert not node["spec"].get("unschedulable"), "the node was left cordoned"
 
+    def kubelet(self) -> str:
+        """The Kubernetes that the node says it runs."""
+        items = json.loads(self.node.kubectl("get nodes -o json"))["items"]
+        return str(items[0]["status"]["nodeInfo"]["kubeletVersion"])
+
     # --- doing
 
     def install(self, source: str, *options: str, timeout: float = 900.0) -> list[dict[str, Any]]:

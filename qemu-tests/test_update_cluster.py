@@ -18,12 +18,6 @@ def device(lab: Lab) -> Iterator[Device]:
         yield device
 
 
-def kubelet(device: Device) -> str:
-    """The Kubernetes that the node says it runs."""
-    items = json.loads(device.node.kubectl("get nodes -o json"))["items"]
-    return str(items[0]["status"]["nodeInfo"]["kubeletVersion"])
-
-
 def last(device: Device, event: str) -> dict[str, Any]:
     """The last event of that name in the history."""
     rows = json.loads(device.node.run("edge-agent update history --json"))
@@ -32,7 +26,7 @@ def last(device: Device, event: str) -> dict[str, Any]:
 
 
 def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Device) -> None:
-    assert kubelet(device) == "v1.35.4"
+    assert device.kubelet() == "v1.35.4"
     url = device.site.publish(device.versions.get("next", "server").bundle, "next.raucb")
     device.machine.console.skip()
     events = device.install(url)
@@ -41,7 +35,7 @@ def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Dev
     assert device.wait_complete(2 * BOOT)["slot"] == "b"
     found = device.settled(600)
     assert (found.version, found.slots) == ("1.1.0", {"a": "good", "b": "good"}), found
-    assert kubelet(device) == "v1.36.3"
+    assert device.kubelet() == "v1.36.3"
     assert last(device, "switched")["cluster"]["snapshot"]
     device.intact()
 
@@ -60,7 +54,7 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
     assert device.wait_complete(2 * BOOT)["slot"] == "a"
     found = device.settled(600)
     assert found.version == "1.0.0", found
-    assert kubelet(device) == "v1.35.4"
+    assert device.kubelet() == "v1.35.4"
     device.intact()
     device.node.fails("kubectl --kubeconfig /etc/kubernetes/admin.conf get configmap later")
     assert "later" in json.dumps(device.explain()["history"]), "what was lost is written down"

@@ -1,6 +1,5 @@
 """Power cuts while a cluster goes to the next Kubernetes and back: cordon, snapshot, switch, migration, restore."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -25,12 +24,6 @@ def device(lab: Lab) -> Iterator[Device]:
         yield device
 
 
-def running(device: Device, slot: str) -> None:
-    """The Kubernetes of the slot that runs is what the node says it has."""
-    items = json.loads(device.node.kubectl("get nodes -o json"))["items"]
-    assert items[0]["status"]["nodeInfo"]["kubeletVersion"] == RUNS[slot]
-
-
 def cuts(request: pytest.FixtureRequest) -> int:
     """Half as many as of a system without a cluster: each takes minutes."""
     return max(2, int(request.config.getoption("--cuts")) // 2)
@@ -40,7 +33,7 @@ def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
     device: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     def afterwards(slot: str) -> None:
-        running(device, slot)
+        assert device.kubelet() == RUNS[slot]
         if slot == "a":
             device.node.run("edge-agent update switch --no-reboot", timeout=600)
             assert device.reboot(timeout=PATIENCE * BOOT)["slot"] == "b", "the switch can be repeated"
@@ -55,6 +48,9 @@ def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
 def test_a_power_cut_on_the_way_back_loses_nothing(
     device: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
+    def afterwards(slot: str) -> None:
+        assert device.kubelet() == RUNS[slot]
+
     device.restore(INSTALLED)
     device.begin("edge-agent update switch")
     assert device.wait_complete(PATIENCE * BOOT)["slot"] == "b"
@@ -65,5 +61,5 @@ def test_a_power_cut_on_the_way_back_loses_nothing(
         survive(
             device, lambda: device.begin("edge-agent rollback"), cuts(request), entry.figures,
             {"a": ("committed",), "b": ("committed", "interrupted")}, state=UPDATED, patience=PATIENCE,
-            afterwards=lambda slot: running(device, slot),
+            afterwards=afterwards,
         )  # fmt: skip

@@ -71,7 +71,8 @@ def checks(found: list[dict[str, Any]]) -> list[str]:
 
 def boot(row: dict[str, Any]) -> str:
     """One boot."""
-    healthy = {"True": "good", "False": "NOT GOOD"}.get(str(row.get("healthy")), "no verdict")
+    found = row.get("healthy")
+    healthy = "good" if found is True else "NOT GOOD" if found is False else "no verdict"
     end = row.get("end") or "runs"
     tries = "" if row.get("left") is None else f", try {row.get('done')}"
     return f"{row.get('time')}  slot {row.get('slot')}  {row.get('version')}{tries}: {healthy}, {end}"
