@@ -126,6 +126,10 @@ class Device:
 
     # --- doing
 
+    def publish(self, name: str) -> str:
+        """Build the version of that name, if it is not there, and serve its bundle; its address."""
+        return self.site.publish(self.versions.get(name, self.version.flavour).bundle, f"{name}.raucb")
+
     def install(self, source: str, *options: str, timeout: float = 900.0) -> list[dict[str, Any]]:
         """Install, and return what was reported; raises `AssertionError` unless that ends well."""
         status, events = self.try_install(source, *options, timeout=timeout)

@@ -110,8 +110,7 @@ WHY: Mapping[str, str] = {
 
 def passed_over(device: Device) -> None:
     """The boot loader can't read the new slot's boot file, and takes the other slot at once."""
-    version = device.versions.get("next", device.version.flavour)
-    device.install(device.site.publish(version.bundle, "next.raucb"), "--no-reboot")
+    device.install(device.publish("next"), "--no-reboot")
     device.node.run("dd if=/dev/zero of=$(ls /efi/EFI/Linux/edge-*-b+3.efi) bs=4096 count=1 conv=notrunc,fsync")
     assert device.reboot()["slot"] == "a"
 
@@ -194,10 +193,9 @@ def gives_up(fault: Fault | None, reason: str, *, deadline: int = 60) -> Callabl
 
 def full_disk(device: Device) -> None:
     """The data partition has no room: nothing is written, and the reason is named."""
-    version = device.versions.get("next", device.version.flavour)
     before = device.standing()
     device.node.run("fallocate -l $(( $(df --output=avail -B1 /var | tail -n 1) - 20 * 1048576 )) /var/lib/filler")
-    said = device.refused(device.site.publish(version.bundle, "next.raucb"))
+    said = device.refused(device.publish("next"))
     device.node.run("rm /var/lib/filler")
     assert re.search(r"\d+ MiB are free, \d+ MiB are needed", said), said
     assert device.standing().slots == before.slots
@@ -205,9 +203,8 @@ def full_disk(device: Device) -> None:
 
 def full_boot_partition(device: Device) -> None:
     """The boot partition has no room for the other slot's file."""
-    version = device.versions.get("next", device.version.flavour)
     device.node.run("fallocate -l $(( $(df --output=avail -B1 /efi | tail -n 1) - 1048576 )) /efi/filler")
-    said = device.refused(device.site.publish(version.bundle, "next.raucb"))
+    said = device.refused(device.publish("next"))
     device.node.run("rm /efi/filler && sync")
     assert re.search(r"no space left to install it: \d+ bytes are needed, \d+ are free", said), said
     assert device.standing().slots.get("b") in (None, "bad")
@@ -218,8 +215,7 @@ def no_room_for_a_snapshot(device: Device) -> None:
 
     The kubelet, which would send its pods away from a full disk, is stopped for that moment.
     """
-    version = device.versions.get("next", device.version.flavour)
-    device.install(device.site.publish(version.bundle, "next.raucb"), "--no-switch")
+    device.install(device.publish("next"), "--no-switch")
     fill = "fallocate -l $(( $(df --output=avail -B1 /var | tail -n 1) - 100 * 1048576 )) /var/lib/filler"
     switch = "edge-agent update switch --no-reboot"
     whole = (

@@ -16,7 +16,7 @@ def device(lab: Lab) -> Iterator[Device]:
 
 
 def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -> None:
-    url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    url = device.publish("next")
     device.start_install(url, "--no-reboot")
     device.node.until("test -s /var/lib/edge-osbuild/update/pending.json", 120 * device.patience)
     device.cut()
@@ -27,7 +27,7 @@ def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -
 
 
 def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
-    url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    url = device.publish("next")
     device.machine.console.skip()
     events = device.install(url)
     assert [event["event"] for event in events if event["event"] in ("installed", "switched", "reboot")] == [
@@ -46,7 +46,7 @@ def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
 
 
 def test_what_is_older_than_what_was_good_is_refused(device: Device) -> None:
-    url = device.site.publish(device.versions.get("n").bundle, "n.raucb")
+    url = device.publish("n")
     assert "older than 1.1.0" in device.refused(url)
     assert device.standing().slots == {"a": "good", "b": "good"}
 
@@ -70,7 +70,7 @@ def test_a_rollback_by_hand_brings_back_the_other_slot(device: Device) -> None:
 
 
 def test_a_new_version_that_panics_falls_back_after_its_tries(device: Device) -> None:
-    url = device.site.publish(device.versions.get("panic").bundle, "panic.raucb")
+    url = device.publish("panic")
     device.install(url, "--no-reboot")
     device.fall_back(3 * BOOT)
     found = device.settled()

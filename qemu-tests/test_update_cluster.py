@@ -27,7 +27,7 @@ def last(device: Device, event: str) -> dict[str, Any]:
 
 def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Device) -> None:
     assert device.kubelet() == "v1.35.4"
-    url = device.site.publish(device.versions.get("next", "server").bundle, "next.raucb")
+    url = device.publish("next")
     device.machine.console.skip()
     events = device.install(url)
     said = [event["text"] for event in events if event["event"] == "cluster"]

@@ -33,7 +33,7 @@ def server(lab: Lab, devices: list[Device]) -> Iterator[Device]:
         if other.machine.running:
             other.machine.power_cut()
     with lab.ready("server", "matrix-server") as device:
-        device.install(lab.site.publish(lab.versions.get("next", "server").bundle, "next.raucb"), "--no-switch")
+        device.install(device.publish("next"), "--no-switch")
         device.machine.save(READY)
         yield device
 
@@ -56,8 +56,7 @@ def strike(case: Case, device: Device, ledger: Ledger) -> None:
         entry.seconds = device.seconds
         entry.standing = case.check(device)
         if case.again:
-            version = device.versions.get("next", case.flavour)
-            device.install(device.site.publish(version.bundle, "next.raucb"), "--no-reboot")
+            device.install(device.publish("next"), "--no-reboot")
             assert device.reboot()["slot"] == "b"
 
 
@@ -72,7 +71,7 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
     device, versions = light.restore(), light.versions
     old = versions.named("n")
     with ledger.entry("bundle", "light-downgrade") as entry:
-        device.install(device.site.publish(versions.get("next").bundle, "next.raucb"), "--no-reboot")
+        device.install(device.publish("next"), "--no-reboot")
         device.reboot()
         assert device.settled().version == "1.1.0"
         other = versions.sign(old, tmp_path / "other.raucb", downgrade="1.0.7")

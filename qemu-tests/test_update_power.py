@@ -183,7 +183,7 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
     device: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     """Each cut begins with the same good state; the moment is by chance, over install, switch, first boot, commit."""
-    url = device.site.publish(device.versions.get("next").bundle, "next.raucb")
+    url = device.publish("next")
 
     old = 0
 
@@ -216,7 +216,7 @@ def test_a_disk_that_fails_where_an_update_writes_is_named_and_the_slot_that_run
     places = range(part.offset + 2**20, part.offset + part.size, step)
     with ledger.entry("disk", f"failing-{name}") as entry, lab.powered(version, f"failing-{name}", disk=disk) as device:
         prepare(device)
-        url = lab.site.publish(lab.versions.get("next").bundle, "next.raucb")
+        url = device.publish("next")
         device.machine.break_sectors(places, kinds=["write"])
         said = device.refused(url, "--deadline", "600")
         assert re.search(r"the disk vda fails", said), said

@@ -19,7 +19,7 @@ PATIENCE = 2.0
 def device(lab: Lab) -> Iterator[Device]:
     """N with a cluster, and N+1 in the other slot, not switched to."""
     with lab.ready("server", "cluster-cuts") as device:
-        device.install(device.site.publish(device.versions.get("next", "server").bundle, "next.raucb"), "--no-switch")
+        device.install(device.publish("next"), "--no-switch")
         device.machine.save(INSTALLED)
         yield device
 

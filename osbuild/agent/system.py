@@ -1,7 +1,10 @@
 """The running system: where its facts are read from, and how files are written so that a power cut can't tear them."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,17 @@ def write(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(descriptor)
     beside.rename(path)
     flush(path.parent)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Have `folder` to oneself: another process that does the same waits (flock(2)). Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def flush(path: Path) -> None:

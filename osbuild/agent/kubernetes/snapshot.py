@@ -8,20 +8,19 @@ one has renewed are good for the older one, while older ones might have ended.
 """
 
 import datetime
-import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.versions import Release
-from osbuild.agent.system import System, flush, write
+from osbuild.agent.system import System, exclusive, flush, write
 
 DATA = "/var/lib/kubernetes"
 FOLDER = f"{DATA}/snapshots"
@@ -113,17 +112,11 @@ def rotate(system: System, spared: Collection[str] = ()) -> list[str]:
         return thin(system, spared)
 
 
-@contextmanager
-def alone(system: System) -> Iterator[None]:
+def alone(system: System) -> AbstractContextManager[None]:
     """One process at a time: what another is just making is no scrap. Raises `OSError`."""
     folder = system.path(FOLDER)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return exclusive(folder)
 
 
 def thin(system: System, spared: Collection[str], *, room: int = 0) -> list[str]:

@@ -3,16 +3,14 @@
 Both slots' agents read and write them, an older and a newer one, so what is not known is left alone or left out.
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.system import System, flush, write
+from osbuild.agent.system import System, exclusive, flush, write
 
 FOLDER = "/var/lib/edge-osbuild/update"
 DOWNLOAD = ("download.json", "download.raucb")  # see `osbuild.agent.update.download`, which is slow to import
@@ -77,15 +75,9 @@ def save_rows(system: System, name: str, kept: Sequence[Row], *, count: int, siz
     write(place(system, name), b"".join(lines), 0o600)
 
 
-@contextmanager
-def locked(system: System) -> Iterator[None]:
+def locked(system: System) -> AbstractContextManager[None]:
     """For the moment of a change that reads before it writes: another process waits. Raises `OSError`."""
-    descriptor = os.open(place(system, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return exclusive(place(system, ""))
 
 
 def now() -> str:
