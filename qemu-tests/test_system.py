@@ -95,7 +95,7 @@ class Known:
         node.wait_good()
         key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
-        login = node.run("agetty --show-issue")
+        login = node.run("script -qec 'agetty --show-issue' /dev/null")  # it asks for a terminal
         return cls(node.machine.console.text, words[0], words[1], key, words[2], words[3], login, node.status())
 
 
