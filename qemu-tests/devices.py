@@ -116,13 +116,16 @@ class Device:
         self.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
         # After a fallback nobody waits for that but a unit of its own, which tries again after 30 s.
         self.node.until("test ! -e /var/lib/kubernetes/cordoned", 180)
-        node = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
-        assert not node["spec"].get("unschedulable"), "the node was left cordoned"
+        assert not self.registered()["spec"].get("unschedulable"), "the node was left cordoned"
+
+    def registered(self) -> dict[str, Any]:
+        """The node, as its cluster has it."""
+        found: dict[str, Any] = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
+        return found
 
     def kubelet(self) -> str:
         """The Kubernetes that the node says it runs."""
-        items = json.loads(self.node.kubectl("get nodes -o json"))["items"]
-        return str(items[0]["status"]["nodeInfo"]["kubeletVersion"])
+        return str(self.registered()["status"]["nodeInfo"]["kubeletVersion"])
 
     # --- doing
 

@@ -122,8 +122,7 @@ def during(work: Callable[[Site], None], *options: str, after: int = MIDDLE) -> 
     """Install N+1, while `work` is done to the server once `after` bytes have been served."""
 
     def cause(device: Device) -> None:
-        site, version = device.site, device.versions.get("next", device.version.flavour)
-        url = site.publish(version.bundle, "next.raucb")
+        site, url = device.site, device.publish("next")
         with site.failing(Fault()):
             done, worked = threading.Event(), threading.Event()
 
@@ -172,8 +171,7 @@ def gives_up(fault: Fault | None, reason: str, *, deadline: int = 60) -> Callabl
     """The server stays like that (None: it goes away): the device gives up by its deadline, and names the reason."""
 
     def cause(device: Device) -> None:
-        version = device.versions.get("next", device.version.flavour)
-        url, begin = device.site.publish(version.bundle, "next.raucb"), time.monotonic()
+        url, begin = device.publish("next"), time.monotonic()
         with device.site.failing(fault or Fault()):
             if fault is None:
                 device.site.stop()
