@@ -77,8 +77,8 @@ test-qemu-all: $(READY)
 	for board in x86_64 arm64 armv7; do \
 		for profile in minimal edge-server edge-agent; do $(EDGE) build $$profile --board $$board || exit 1; done; \
 	done
-	status=0; $(PYTEST) qemu-tests --board all $(ARGS) || status=$$?; \
-	.venv/bin/python qemu-tests/ledger.py || status=$$?; exit $$status
+	rm -rf build/failure-matrix; status=0; $(PYTEST) qemu-tests --board all $(ARGS) || status=$$?; \
+	.venv/bin/python qemu-tests/ledger.py --anew || status=$$?; exit $$status
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	.venv/bin/python -m osbuild.bench $(ARGS)

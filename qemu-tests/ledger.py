@@ -1,8 +1,9 @@
 """What the failure matrix found, case by case, for docs/failure-matrix.md."""
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 from osbuild import paths
 
 FOLDER = paths.PROJECT / "build/failure-matrix"
+PAGE = paths.PROJECT / "docs/failure-matrix.md"
 
 
 @dataclass
@@ -68,6 +70,11 @@ TITLES = {
     "flush": "every flush of one whole update, replayed",
     "torn": "a torn sector",
 }
+ABOUT = (
+    "`make test-all` makes this page: each fault, whether all held that must hold after it, the seconds until the "
+    "device was well again (emulated, without KVM, some with other guests beside it), and what `edge-agent explain` "
+    "said then."
+)
 NOTES = {
     "torn": "Filled with what is random. Not torn here is what no update writes, and what there is one of: the file in "
     "`EFI/BOOT`, the first sector of the first allocation table. Writes of several sectors that a power cut tears are "
@@ -75,39 +82,51 @@ NOTES = {
 }
 
 
-HEAD = "| case | held | seconds | then | why |"
+HEAD = "| case | held | seconds | then | why | date |"
+Row = Mapping[str, Any]
+"""an `Entry`, as JSON has it"""
 
 
-def line(row: Mapping[str, Any]) -> str:
+def line(row: Row) -> str:
     """A row of the page."""
     standing = row["standing"] or {}
     then = f"slot {standing['slot']}, {standing['version']}, {standing['state']}" if standing else ""
     figures = ", ".join(f"{value} {name}" for name, value in row["figures"].items())
     why = (standing.get("why") or figures).replace("|", "/")
-    return f"| {row['case']} | {'yes' if row['held'] else 'NO'} | {row['seconds']:.0f} | {then} | {why} |"
+    held = "yes" if row["held"] else "NO"
+    return f"| {row['case']} | {held} | {row['seconds']:.0f} | {then} | {why} | {row['date']} |"
 
 
-def page(folder: Path = FOLDER) -> str:
-    """docs/failure-matrix.md: what is written there."""
-    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+def page(rows: Sequence[Row]) -> str:
+    """docs/failure-matrix.md."""
     dates = sorted({row["date"] for row in rows})
     held = sum(row["held"] for row in rows)
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
-    lines = ["# The failure matrix", "", f"{held} of {len(rows)} cases held, {span}. Made by `make test-all`.", ""]
+    lines = ["# The failure matrix", "", f"{held} of {len(rows)} cases held, {span}.", "", ABOUT, ""]
     for group, title in TITLES.items():
         if mine := [row for row in rows if row["group"] == group]:
             lines += [f"## {title[0].upper()}{title[1:]}", ""]
             lines += [NOTES[group], ""] if group in NOTES else []
-            lines += [HEAD, "| --- | --- | --- | --- | --- |"]
+            lines += [HEAD, "| --- | --- | --- | --- | --- | --- |"]
             lines += [*map(line, mine), ""]
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Write the page."""
-    target = paths.PROJECT / "docs/failure-matrix.md"
-    target.write_text(page())
-    print(paths.display(target))
+def rows(folder: Path = FOLDER, kept: Sequence[Row] = ()) -> list[Row]:
+    """What is written down in `folder`, and of `kept` those cases that are not; in a fixed order."""
+    found = [*kept, *(json.loads(path.read_text()) for path in folder.glob("*.json"))]
+    newest = {(row["group"], row["case"]): row for row in found}
+    return [newest[key] for key in sorted(newest)]
+
+
+def main(arguments: Sequence[str] = sys.argv[1:]) -> None:
+    """Write the page, and beside it what it was made of; with `--anew` nothing of what was there before is kept."""
+    record = PAGE.with_suffix(".json")
+    kept = json.loads(record.read_text()) if record.exists() and "--anew" not in arguments else []
+    found = rows(kept=kept)
+    record.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+    PAGE.write_text(page(found))
+    print(paths.display(PAGE))
 
 
 if __name__ == "__main__":
