@@ -36,7 +36,7 @@ from osbuild.profile.load import Loaded
 from osbuild.profile.model import Kubernetes
 from osbuild.profile.parts import image_part
 from osbuild.rootfs import ELEMENTS, rootfs, rootfs_key
-from osbuild.run import ending_together
+from osbuild.run import workers
 from osbuild.tools import Tree, tree, tree_key
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 
@@ -159,7 +159,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
     lock, architecture, profile = wanted.lock, wanted.architecture, wanted.loaded.profile
     board, boots = wanted.board, flow(wanted.board)
     title = f"building {profile.name} {profile.version} for {board.name}"
-    with ThreadPoolExecutor() as pool, log.step(title), ending_together():
+    with log.step(title), workers() as pool:
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
         compiled: Future[Component] | None = None
         if wanted.kubernetes.role != "none":

@@ -2,7 +2,9 @@
 
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,37 @@ from osbuild.errors import Error
 
 Argument = str | Path
 
-_running: set[subprocess.Popen[str]] = set()
+
+class Group:
+    """Programs that are ended together, after which none is started any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._over = False
+
+    def start(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start one. Raises `Error` where they have been ended, and `FileNotFoundError`."""
+        with self._lock:
+            if self._over:
+                raise Error(f"{words[0]} is not started: what it is for was ended")
+            process = subprocess.Popen(words, text=True, errors="replace", **options)
+            self._running.add(process)
+            return process
+
+    def discard(self, process: subprocess.Popen[str]) -> None:
+        """One has ended."""
+        with self._lock:
+            self._running.discard(process)
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+            for process in self._running:
+                process.terminate()
+
+
+_thread = threading.local()  # its `group` is that of the pool that a thread works for
 
 
 class CommandError(Error):
@@ -68,24 +100,29 @@ def run(
 def _finish(words: Sequence[str], input: str | None, **options: Any) -> tuple[int, str, str]:
     """Status, standard output and standard error of a process; it ends when this function does, however that is."""
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-    with subprocess.Popen(words, stdin=stdin, text=True, errors="replace", **options) as process:
-        _running.add(process)
+    group: Group = getattr(_thread, "group", None) or Group()
+    with group.start(words, stdin=stdin, **options) as process:
         try:
             output, said = process.communicate(input)
         except BaseException:
             process.kill()
             raise
         finally:
-            _running.discard(process)
+            group.discard(process)
     return process.returncode, output or "", said or ""
 
 
 @contextmanager
-def ending_together() -> Iterator[None]:
-    """If the block is left by an exception, end what other threads are running too."""
-    try:
-        yield
-    except BaseException:
-        for process in list(_running):
-            process.terminate()
-        raise
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads for the time of a block. Left by an exception, it ends what they run, and has them start no more."""
+    group = Group()
+
+    def join() -> None:
+        _thread.group = group
+
+    with ThreadPoolExecutor(initializer=join) as pool:
+        try:
+            yield pool
+        except BaseException:
+            group.end()
+            raise

@@ -110,6 +110,8 @@ def interrupted(board: Board, output: Path, number: signal.Signals, after: str) 
         for line in process.stderr:
             if after in line:
                 break
+        else:
+            pytest.fail(f"the step `{after}` never began: the build before went on with it")
         time.sleep(4)
         process.send_signal(number)
         process.stderr.read()

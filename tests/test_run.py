@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from osbuild import log
 from osbuild.errors import Error
-from osbuild.run import CommandError, run
+from osbuild.run import CommandError, run, workers
 
 
 def python(program: str, *words: str) -> list[str]:
@@ -79,3 +81,25 @@ def test_verbose_shows_commands_ready_to_paste(
     monkeypatch.setattr(log, "verbose", True)
     run(["printf", "%s", "a b"])
     assert "$ printf %s 'a b'" in capsys.readouterr().err
+
+
+def test_threads_of_a_block_that_fails_end_what_they_run_and_start_nothing_more(tmp_path: Path) -> None:
+    between, over = threading.Event(), threading.Event()
+
+    def works() -> None:
+        between.set()
+        over.wait(10)
+        run(["touch", tmp_path / "started"])
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), workers() as pool:
+        pool.submit(run, ["sleep", "30"])
+        late = pool.submit(works)
+        between.wait(10)
+        # It is ended while that one runs nothing, and goes on only then.
+        threading.Timer(0.5, over.set).start()
+        raise KeyboardInterrupt
+    assert time.monotonic() - begin < 10
+    assert "touch is not started" in str(late.exception())
+    assert not (tmp_path / "started").exists()
+    assert run(["echo", "elsewhere"]) == "elsewhere\n"
