@@ -76,6 +76,7 @@ def text(name: str, flavour: str) -> str:
     over = list(STEPS[name][1]) if name in STEPS else ["next", f"faults/{name}"]
     if flavour == "server" and "next" in over:
         over.insert(over.index("next") + 1, "next-server")
+        over += ["faults-server"] if name in FAULTS else []
     lines = [f"name: test-{flavour}", f"version: {number(name)}", "extends:"]
     return "\n".join([*lines, *(f"- {PROFILES}/{each}.yaml" for each in (flavour, *over))]) + "\n"
 
