@@ -16,7 +16,7 @@ from typing import Any
 from osbuild import lock as locks
 from osbuild import paths
 from osbuild.board import Board, load
-from osbuild.bundle import pack, signing, source
+from osbuild.bundle import hook, pack, signing, source
 from osbuild.bundle.programs import programs
 from osbuild.bundle.source import Source
 from osbuild.cache import Cache
@@ -150,7 +150,8 @@ class Versions:
         ]
         env = {**os.environ, "EDGE_OSBUILD_KEYS": str(self.keys.folder)}
         run([*command, "--locked"], cwd=paths.PROJECT, env=env)
-        fresh = found.bundle.exists() and found.bundle.stat().st_mtime > (found.build / "manifest.json").stat().st_mtime
+        parts = (found.build / "manifest.json", Path(hook.__file__))
+        fresh = found.bundle.exists() and found.bundle.stat().st_mtime > max(part.stat().st_mtime for part in parts)
         if bundle and not fresh:
             self.sign(found, found.bundle)
         return found

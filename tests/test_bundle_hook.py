@@ -172,7 +172,7 @@ def index(made: Path, device: Path) -> tuple[str, bytes]:
     done = run(made, device, "b", kind="slot-pre-install")
     assert (done.returncode, done.stderr) == (0, "")
     said, other = done.stdout.splitlines()
-    assert other.startswith("no index of the other root"), "there is no such slot here"
+    assert other.startswith("no index of a slot's root"), "there is no such slot here"
     return said + "\n", (made / hook.INDEX).read_bytes()
 
 
@@ -236,6 +236,40 @@ def test_rauc_gets_the_index_of_the_other_root_where_it_has_none(tmp_path: Path)
     assert hook.index_other(trees(tmp_path / "none"), "root.1", tmp_path / "new") == ""
     with pytest.raises(hook.Problem):
         hook.index_other(trees(tmp_path / "salted", a=hash_tree(ROOT, b"salt")[0]), "root.1", tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("known", "there", "expected", "said"),
+    [
+        (b"", bytes(len(NEW)), plain(NEW[:4096]), "0 blocks known, 0 of 1001 new"),
+        (b"", NEW[: 300 * 4096] + bytes(701 * 4096), plain(NEW[: 300 * 4096]), "0 blocks known, 300 of 1001 new"),
+        (ROOT, ROOT, plain(ROOT), "1000 blocks known, 0 of 1001 new"),
+        (ROOT, NEW, plain(NEW), "1000 blocks known, 1001 of 1001 new"),
+        (
+            ROOT, NEW[: 300 * 4096] + ROOT[300 * 4096 :], plain(NEW[: 300 * 4096] + ROOT[300 * 4096 :]),
+            "1000 blocks known, 300 of 1001 new",
+        ),
+    ],
+    ids=["empty", "interrupted when empty", "installed", "all but noted", "interrupted over another"],
+)  # fmt: skip
+def test_rauc_gets_the_index_of_what_the_slot_that_it_writes_has(
+    tmp_path: Path, known: bytes, there: bytes, expected: bytes, said: str
+) -> None:
+    device, target = tmp_path / "root-b", tmp_path / "slot.root.1/hash-unknown/block-hash-index"
+    device.write_bytes(there + bytes(50 * 4096))
+    if known:
+        target.parent.mkdir(parents=True)
+        target.write_bytes(plain(known))
+    assert said in hook.index_target(device, "root.1", tmp_path, plain(NEW))
+    assert target.read_bytes() == expected
+    hook.index_target(device, "root.1", tmp_path, plain(NEW))
+    assert target.read_bytes() == expected, "another attempt finds the same"
+    if known:
+        target.unlink()  # as RAUC does when an installation fails
+        (tmp_path / "root-b-verity").write_bytes(hash_tree(known)[0])
+        assert said in hook.index_target(device, "root.1", tmp_path, plain(NEW))
+        assert target.read_bytes() == expected
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_a_tree_with_a_salt_has_no_index_in_it_and_is_not_asked_for_one(tmp_path: Path) -> None:

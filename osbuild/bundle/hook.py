@@ -12,12 +12,14 @@ is the switch, and the boot loader backend's to do.
 RAUC wants the sha256 of every block of the new root, so that it reads only blocks that no slot has: nearly 1 % of the
 root. The lowest level of the root's hash tree is the same, and most of that is in a slot's tree already. From the top
 down, only blocks of the tree that are in none are read from the bundle. What is made is RAUC's index, which the bundle
-has a link to in the place of its own.
+has a link to in the place of its own. RAUC also gets an index of what is in the slot that it writes to, be it a version
+or the beginning of one, where an installation was interrupted.
 
 Environment: RAUC's for slot hooks (RAUC's manual, "Slot Hooks"). RAUC_SLOT_DEVICE is where the boot partition is
 mounted, or the partition of the root, RAUC_SLOT_BOOTNAME the slot. Standard library only.
 """
 
+import bisect
 import errno
 import hashlib
 import json
@@ -190,6 +192,15 @@ def leaves(tree: BinaryIO, local: Local) -> tuple[bytes, int, int]:
     return level[: 32 * blocks], place, fetched
 
 
+def leaves_of(partition: Path) -> bytes:
+    """The lowest level of the hash tree on a partition, empty where there is none."""
+    try:
+        with partition.open("rb") as tree:
+            return leaves(tree, {})[0]
+    except (Problem, OSError):
+        return b""
+
+
 def stored(local: Local, wanted: bytes) -> bytes | None:
     """The block with that sha256, if it is there, and still what it was."""
     if wanted not in local:
@@ -200,15 +211,48 @@ def stored(local: Local, wanted: bytes) -> bytes | None:
     return data if hashlib.sha256(data).digest() == wanted else None
 
 
-def index(bundle: Path, device: Path) -> str:
-    """Make RAUC's index of the root in the bundle, which is about to be written to `device`; returns what was done."""
+def index(bundle: Path, device: Path) -> tuple[bytes, str]:
+    """Make RAUC's index of the root in the bundle, which is about to be written to `device`: it, and what was done."""
     target = bundle.parent / INDEX
     target.unlink(missing_ok=True)
     local = local_blocks(sorted(device.parent.glob(TREES)), TREE_BLOCK)
     with single(bundle / "verity.img") as tree:
         made, total, fetched = leaves(tree, local)
     target.write_bytes(made)
-    return f"index of the root: {total} blocks of its hash tree, {fetched} of them from the bundle"
+    return made, f"index of the root: {total} blocks of its hash tree, {fetched} of them from the bundle"
+
+
+def unknown(slot: str, data: Path) -> Path:
+    """Where RAUC looks for the index of a slot while it writes it, or that it has not written; by RAUC's name of it."""
+    return data / f"slot.{slot}" / "hash-unknown" / "block-hash-index"
+
+
+def index_target(device: Path, name: str, data: Path, new: bytes) -> str:
+    """Make the index of what is in the slot `name`, the partition `device`, which is about to be written with `new`.
+
+    RAUC has the index of what it put there last, unless an installation has failed since: it would read and hash the
+    whole partition then. What such an installation has written, or one that was interrupted, is in neither that index
+    nor the tree that is still there. Blocks are written in their order: where those end that are new and there already
+    is found by halving. RAUC hashes what it takes from a slot: where an index is wrong, that is a look in vain. Returns
+    what was done.
+    """
+    target = unknown(name, data)
+    old = target.read_bytes() if target.exists() else leaves_of(device.with_name(f"{device.name}-verity"))
+    places = [at for at in range(0, len(new), 32) if new[at : at + 32] != old[at : at + 32]]
+    with device.open("rb", buffering=0) as slot:
+
+        def missing(at: int) -> bool:
+            slot.seek(at // 32 * TREE_BLOCK)
+            return hashlib.sha256(slot.read(TREE_BLOCK)).digest() != new[at : at + 32]
+
+        count = bisect.bisect_left(places, True, key=missing)
+    end = places[count] if count < len(places) else len(new)
+    made = new[:end] + old[end:] or new[:32]  # none at all is no index
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(made)
+    partial.replace(target)
+    return f"index of this root: {len(old) // 32} blocks known, {count} of {len(places)} new ones there already"
 
 
 def index_other(device: Path, name: str, data: Path) -> str:
@@ -218,14 +262,14 @@ def index_other(device: Path, name: str, data: Path) -> str:
     slot that is written to `device`, such as `root.1`. Returns what was done, empty for nothing.
     """
     kind, _, number = name.rpartition(".")
-    place = data / f"slot.{kind}.{1 - int(number)}"
+    target = unknown(f"{kind}.{1 - int(number)}", data)
     trees = [path for path in device.parent.glob(TREES) if path.name != f"{device.name}-verity"]
-    if len(trees) != 1 or any(path.name != "hash-unknown" for path in place.glob("hash-*")):
+    if len(trees) != 1 or any(path != target.parent for path in target.parent.parent.glob("hash-*")):
         return ""
     with trees[0].open("rb") as tree:
         made, _, _ = leaves(tree, {})
-    (place / "hash-unknown").mkdir(mode=0o700, parents=True, exist_ok=True)
-    (place / "hash-unknown/block-hash-index").write_bytes(made)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.write_bytes(made)
     return f"index of the other root: {len(made) // 32} blocks"
 
 
@@ -240,11 +284,13 @@ def main() -> int:
         if sys.argv[1] == "slot-install":
             print(install(bundle, place, environ["RAUC_SLOT_BOOTNAME"]))
         else:
-            print(index(bundle, place))
+            new, said = index(bundle, place)
+            print(said)
             try:
+                print(index_target(place, environ["RAUC_SLOT_NAME"], Path(DATA), new))
                 print(index_other(place, environ["RAUC_SLOT_NAME"], Path(DATA)))
             except (Problem, OSError, ValueError) as error:  # RAUC makes it then
-                print(f"no index of the other root: {error}")
+                print(f"no index of a slot's root: {error}")
     except (Problem, OSError, KeyError, ValueError) as error:
         print(f"hook: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
