@@ -12,7 +12,7 @@ from typing import Protocol
 
 import matrix
 import pytest
-from devices import Lab
+from devices import Device, Lab
 from faulty import Site
 from ledger import Entry, Ledger
 from nodes import LOGS_FOLDER
@@ -130,12 +130,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(
     versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
 ) -> Lab:
-    """Where a module makes its devices under test."""
+    """Where devices under test are made."""
     return Lab(versions, site, key, accelerator, tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="session")
+def light(lab: Lab) -> Iterator[Device]:
+    """A device without a cluster, whose good state many tests begin with: `Device.restore`."""
+    with lab.ready("light", "light") as device:
+        lab.save(device)
+        yield device
+
+
+@pytest.fixture(scope="session")
+def server(lab: Lab) -> Iterator[Device]:
+    """The same, with a cluster, and with N+1 in the other slot: most of what the tests install is there already."""
+    with lab.ready("server", "server") as device:
+        device.install(device.publish("next"), "--no-switch")
+        lab.save(device)
+        yield device
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,8 @@ class Device:
     version: Version
     versions: Versions
     site: Site
+    others: list["Device"] = field(default_factory=list)
+    """those that were made for many tests; two at work at once would be too much for small hosts"""
     cuts: int = 0
     begun: float = field(default_factory=time.monotonic)
 
@@ -191,9 +193,8 @@ class Device:
         return self.wait_complete(timeout)
 
     def restore(self, state: str = READY) -> "Device":
-        """Back to a good state that was saved."""
-        if self.machine.running:
-            self.machine.power_cut()
+        """Back to a good state that was saved; the machines of others are off then."""
+        switch_off([self, *self.others])
         self.machine.boot_again(state)
         self.node.guest.wait_ready(CONNECT)
         self.begun = time.monotonic()
@@ -203,6 +204,13 @@ class Device:
     def seconds(self) -> float:
         """Since the case began."""
         return round(time.monotonic() - self.begun, 1)
+
+
+def switch_off(devices: Iterable[Device]) -> None:
+    """Pull the plug of those that run."""
+    for device in devices:
+        if device.machine.running:
+            device.machine.power_cut()
 
 
 def prepare(device: Device) -> None:
@@ -232,12 +240,17 @@ class Lab:
     key: KeyPair
     accelerator: Accelerator
     folder: Path
+    saved: list[Device] = field(default_factory=list)
 
     @contextmanager
     def powered(
         self, version: Version, log: str, *, disk: Path | None = None, write_log: Path | None = None
     ) -> Iterator[Device]:
-        """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the block's end."""
+        """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the block's end.
+
+        The machines of devices whose state is saved are switched off before.
+        """
+        switch_off(self.saved)
         seed = self.folder / f"{log}.iso"
         if not seed.exists():
             profile = str(self.versions.profile(version.name, version.flavour))
@@ -253,16 +266,19 @@ class Lab:
         )  # fmt: skip
         path = LOGS_FOLDER / f"{log}-{board.name}.log"
         with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=self.accelerator) as machine:
-            yield Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site)
+            yield Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site, self.saved)
 
     @contextmanager
-    def ready(self, flavour: str, log: str, *, save: bool = False) -> Iterator[Device]:
-        """A device with version N that was found well; its state is saved for `Device.restore` if asked for."""
+    def ready(self, flavour: str, log: str) -> Iterator[Device]:
+        """A device with version N that was found well."""
         with self.powered(self.versions.get("n", flavour, bundle=False), log) as device:
             prepare(device)
-            if save:
-                device.machine.save(READY)
             yield device
+
+    def save(self, device: Device) -> None:
+        """Save its state for `Device.restore`, whatever tests with other devices run before."""
+        device.machine.save(READY)
+        self.saved.append(device)
 
 
 def raw_disk(version: Version, target: Path) -> Path:

@@ -1,21 +1,19 @@
 """The cluster follows: one node's update to the next Kubernetes and back, on one machine, in its order."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import Device, Lab
+from devices import Device
 from nodes import BOOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix("cluster")]
 
 
 @pytest.fixture(scope="module")
-def device(lab: Lab) -> Iterator[Device]:
-    with lab.ready("server", "update-cluster") as device:
-        yield device
+def device(server: Device) -> Device:
+    return server.restore()
 
 
 def last(device: Device, event: str) -> dict[str, Any]:

@@ -1,41 +1,14 @@
 """The failure matrix: every fault that starts from a device that is well (`failures.py` has the table)."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bad_bundles
 import pytest
-from devices import READY, Device, Lab
+from devices import Device
 from failures import Case, bad_bundle, cases
 from ledger import Ledger
-
-
-@pytest.fixture(scope="module")
-def devices() -> list[Device]:
-    """Those that were made so far. Two at once would be too much for small hosts."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def light(lab: Lab, devices: list[Device]) -> Iterator[Device]:
-    """A device whose good state every case begins with."""
-    with lab.ready("light", "matrix-light", save=True) as device:
-        devices.append(device)
-        yield device
-
-
-@pytest.fixture(scope="module")
-def server(lab: Lab, devices: list[Device]) -> Iterator[Device]:
-    """The same, with a cluster, and with N+1 in the other slot: most of what the cases install is there already."""
-    for other in devices:
-        if other.machine.running:
-            other.machine.power_cut()
-    with lab.ready("server", "matrix-server") as device:
-        device.install(device.publish("next"), "--no-switch")
-        device.machine.save(READY)
-        yield device
 
 
 def parameters(flavour: str) -> list[Any]:

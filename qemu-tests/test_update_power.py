@@ -5,7 +5,7 @@ And what a disk may do to an update besides: torn sectors, sectors that fail.
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -172,17 +172,12 @@ def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting
 # A machine that is killed
 
 
-@pytest.fixture(scope="module")
-def device(lab: Lab) -> Iterator[Device]:
-    with lab.ready("light", "cuts", save=True) as device:
-        yield device
-
-
 @pytest.mark.slow
 def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
-    device: Device, request: pytest.FixtureRequest, ledger: Ledger
+    light: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     """Each cut begins with the same good state; the moment is by chance, over install, switch, first boot, commit."""
+    device = light.restore()
     url = device.publish("next")
 
     old = 0

@@ -1,27 +1,16 @@
 """Power cuts while a cluster goes to the next Kubernetes and back: cordon, snapshot, switch, migration, restore."""
 
-from collections.abc import Iterator
-
 import pytest
 from cuts import survive
-from devices import Device, Lab
+from devices import Device
 from ledger import Ledger
 from nodes import BOOT
 
 pytestmark = pytest.mark.slow
 
-INSTALLED, UPDATED = "installed", "updated"  # saved states
+UPDATED = "updated"  # a saved state
 RUNS = {"a": "v1.35.4", "b": "v1.36.3"}
 PATIENCE = 2.0
-
-
-@pytest.fixture(scope="module")
-def device(lab: Lab) -> Iterator[Device]:
-    """N with a cluster, and N+1 in the other slot, not switched to."""
-    with lab.ready("server", "cluster-cuts") as device:
-        device.install(device.publish("next"), "--no-switch")
-        device.machine.save(INSTALLED)
-        yield device
 
 
 def cuts(request: pytest.FixtureRequest) -> int:
@@ -30,36 +19,36 @@ def cuts(request: pytest.FixtureRequest) -> int:
 
 
 def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
-    device: Device, request: pytest.FixtureRequest, ledger: Ledger
+    server: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     def afterwards(slot: str) -> None:
-        assert device.kubelet() == RUNS[slot]
+        assert server.kubelet() == RUNS[slot]
         if slot == "a":
-            device.node.run("edge-agent update switch --no-reboot", timeout=600)
-            assert device.reboot(timeout=PATIENCE * BOOT)["slot"] == "b", "the switch can be repeated"
+            server.node.run("edge-agent update switch --no-reboot", timeout=600)
+            assert server.reboot(timeout=PATIENCE * BOOT)["slot"] == "b", "the switch can be repeated"
 
     with ledger.entry("power", "cluster-forth") as entry:
         survive(
-            device, lambda: device.begin("edge-agent update switch"), cuts(request), entry.figures,
-            {"a": ("installed",), "b": ("committed",)}, state=INSTALLED, patience=PATIENCE, afterwards=afterwards,
+            server, lambda: server.begin("edge-agent update switch"), cuts(request), entry.figures,
+            {"a": ("installed",), "b": ("committed",)}, patience=PATIENCE, afterwards=afterwards,
         )  # fmt: skip
 
 
 def test_a_power_cut_on_the_way_back_loses_nothing(
-    device: Device, request: pytest.FixtureRequest, ledger: Ledger
+    server: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     def afterwards(slot: str) -> None:
-        assert device.kubelet() == RUNS[slot]
+        assert server.kubelet() == RUNS[slot]
 
-    device.restore(INSTALLED)
-    device.begin("edge-agent update switch")
-    assert device.wait_complete(PATIENCE * BOOT)["slot"] == "b"
-    device.settled(PATIENCE * 120)
-    device.intact()
-    device.machine.save(UPDATED)
+    server.restore()
+    server.begin("edge-agent update switch")
+    assert server.wait_complete(PATIENCE * BOOT)["slot"] == "b"
+    server.settled(PATIENCE * 120)
+    server.intact()
+    server.machine.save(UPDATED)
     with ledger.entry("power", "cluster-back") as entry:
         survive(
-            device, lambda: device.begin("edge-agent rollback"), cuts(request), entry.figures,
+            server, lambda: server.begin("edge-agent rollback"), cuts(request), entry.figures,
             {"a": ("committed",), "b": ("committed", "interrupted")}, state=UPDATED, patience=PATIENCE,
             afterwards=afterwards,
         )  # fmt: skip
