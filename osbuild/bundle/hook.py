@@ -227,6 +227,14 @@ def unknown(slot: str, data: Path) -> Path:
     return data / f"slot.{slot}" / "hash-unknown" / "block-hash-index"
 
 
+def keep(target: Path, made: bytes) -> None:
+    """Have an index where RAUC looks for it, whole or not at all."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(made)
+    partial.replace(target)
+
+
 def index_target(device: Path, name: str, data: Path, new: bytes) -> str:
     """Make the index of what is in the slot `name`, the partition `device`, which is about to be written with `new`.
 
@@ -248,10 +256,7 @@ def index_target(device: Path, name: str, data: Path, new: bytes) -> str:
         count = bisect.bisect_left(places, True, key=missing)
     end = places[count] if count < len(places) else len(new)
     made = new[:end] + old[end:] or new[:32]  # none at all is no index
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    partial.write_bytes(made)
-    partial.replace(target)
+    keep(target, made)
     return f"index of this root: {len(old) // 32} blocks known, {count} of {len(places)} new ones there already"
 
 
@@ -268,8 +273,7 @@ def index_other(device: Path, name: str, data: Path) -> str:
         return ""
     with trees[0].open("rb") as tree:
         made, _, _ = leaves(tree, {})
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target.write_bytes(made)
+    keep(target, made)
     return f"index of the other root: {len(made) // 32} blocks"
 
 
