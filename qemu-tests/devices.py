@@ -115,7 +115,7 @@ class Device:
         items = json.loads(self.node.kubectl("get configmaps -o json"))["items"]
         kept = {each["metadata"]["name"]: each["data"] for each in items if each["metadata"]["name"].startswith("kept")}
         assert kept == {f"kept-{number}": {"number": str(number)} for number in range(OBJECTS)}
-        self.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
+        self.node.rolled_out("web")
         # After a fallback nobody waits for that but a unit of its own, which tries again after 30 s.
         self.node.until("test ! -e /var/lib/kubernetes/cordoned", 180)
         assert not self.registered()["spec"].get("unschedulable"), "the node was left cordoned"
@@ -228,7 +228,7 @@ def prepare(device: Device) -> None:
         )
         device.node.guest.put(maps.encode(), "/tmp/kept.yaml")
         device.node.kubectl("apply -f /tmp/kept.yaml")
-        device.node.kubectl("rollout status deployment/web --timeout=300s", timeout=320)
+        device.node.rolled_out("web")
 
 
 @dataclass(frozen=True)

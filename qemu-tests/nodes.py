@@ -13,7 +13,7 @@ from osbuild import paths
 from osbuild.profile.load import find, load
 from osbuild.profile.model import User
 from osbuild.qemu.machine import Machine
-from osbuild.qemu.ssh import Guest, KeyPair
+from osbuild.qemu.ssh import CommandFailed, Guest, KeyPair
 from osbuild.seed import settings as setting
 from osbuild.seed.iso import iso
 from osbuild.seed.render import Seed, render
@@ -32,6 +32,11 @@ spec:
     spec:
       containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
 """
+WHY_NOT = (  # a deployment's pods are not available
+    *(f"kubectl --kubeconfig /etc/kubernetes/admin.conf {what}" for what in ("get nodes", "describe deployments,pods")),
+    "edge-agent explain",
+    "journalctl -b --no-pager --lines=200 -u kubelet -u containerd -u kube-scheduler -u kube-controller-manager",
+)
 BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
 CONNECT = 300.0  # and after that the first SSH connection, of which an emulated Pi takes the longest
 
@@ -83,6 +88,18 @@ class Node:
     def kubectl(self, arguments: str, *, timeout: float = 120.0) -> str:
         """Output of kubectl as the cluster's administrator."""
         return self.run(f"kubectl --kubeconfig /etc/kubernetes/admin.conf {arguments}", timeout=timeout)
+
+    def rolled_out(self, deployment: str, timeout: float = 300.0) -> None:
+        """Wait until a deployment's pods are available. Fails with what the cluster and the node say about them."""
+        try:
+            self.kubectl(f"rollout status deployment/{deployment} --timeout={timeout:g}s", timeout=timeout + 20)
+        except CommandFailed as error:
+            raise AssertionError("\n".join([str(error), *(self.says(command) for command in WHY_NOT)])) from error
+
+    def says(self, command: str) -> str:
+        """A command, and what it says, whether it succeeds or not."""
+        result = self.guest.run(f"sudo sh -c {quoted(command)}", check=False)
+        return f"$ {command}\n{result.stdout}{result.stderr}"
 
     def wait_complete(self, timeout: float = BOOT) -> None:
         """Wait until the console tells of a boot that was found healthy."""
