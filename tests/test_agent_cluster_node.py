@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import drain, follow, membership, node, snapshot
+from osbuild.agent.kubernetes import datastore, drain, follow, membership, node, snapshot
 from osbuild.agent.kubernetes.settings import IMAGE
 from osbuild.agent.system import System
 from tests.kine import started
@@ -213,6 +213,24 @@ def test_after_a_good_boot_the_node_is_as_it_was(cluster: Cluster, system: Syste
     assert cluster.nodes["node-1"] == before
     assert not node.marked(system)
     assert follow.arrive(system) == {"uncordoned": False}
+
+
+def test_the_mark_goes_when_a_power_cut_can_not_undo_the_uncordoning(
+    cluster: Cluster, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has written that, and does not have it on the disk yet."""
+    leave(system)
+    log = system.path(f"{datastore.FILE}-wal")
+    log.touch()
+    flushed: dict[str, tuple[bool, bool]] = {}
+
+    def flush(path: Path) -> None:
+        flushed[path.name] = node.marked(system), "unschedulable" in cluster.nodes["node-1"]["spec"]
+
+    monkeypatch.setattr(datastore, "flush", flush)
+    assert follow.arrive(system) == {"uncordoned": True}
+    assert flushed[log.name] == (True, False)
+    assert not node.marked(system)
 
 
 def test_two_that_uncordon_the_node_at_once_are_both_done(

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,17 @@ def size(path: Path) -> int:
 
 def beside(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in BESIDE]
+
+
+def settle(system: System) -> None:
+    """Bring what has been written to this node's datastore to the disk. Raises `OSError`.
+
+    With `synchronous=NORMAL` SQLite does so now and then only, and a power cut takes what was written since.
+    """
+    path = system.path(FILE)
+    for part in (path, *beside(path)):
+        with suppress(FileNotFoundError):
+            flush(part)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ and back. A file says on this side that there is something to be undone, so that
 import urllib.error
 from typing import Any
 
+from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.api import MERGE, Api, quoted
 from osbuild.agent.system import System, flush, write
 
@@ -82,8 +83,10 @@ def marked(system: System) -> bool:
 
 
 def forget(system: System) -> None:
+    """Remove the file, once a power cut can't undo what it speaks of."""
     mark = system.path(MARK)
     if mark.exists():
+        datastore.settle(system)
         mark.unlink(missing_ok=True)  # `update commit` and edge-kubernetes-uncordon.service may both be at it
         flush(mark.parent)
 
