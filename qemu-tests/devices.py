@@ -25,6 +25,12 @@ MEMORY = {"light": 1024 * 2**20, "server": 3 * 2**30}
 MORE = 2 * 2**30  # bytes that the disk is larger than the image
 KEPT = "/var/lib/kept"
 OBJECTS = 20  # objects that the cluster has before an update
+NOT_INSTALLED = (  # and why not
+    "systemctl status rauc",
+    "ps -eo pid,stat,wchan:30,etimes,args --sort=etimes | head -n 40",
+    "journalctl -b --no-pager --lines=100 -u rauc",
+    "journalctl -b --no-pager --lines=100 -k",
+)
 COMPLETE = r"edge-osbuild: boot complete: (?P<name>\S+) (?P<version>\S+) slot (?P<slot>\w) "
 
 
@@ -138,7 +144,8 @@ class Device:
     def install(self, source: str, *options: str, timeout: float = 900.0) -> list[dict[str, Any]]:
         """Install, and return what was reported; raises `AssertionError` unless that ends well."""
         status, events = self.try_install(source, *options, timeout=timeout)
-        assert status == 0, events[-3:]
+        if status:
+            raise AssertionError("\n".join([str(events[-3:]), *(self.node.says(command) for command in NOT_INSTALLED)]))
         return events
 
     def refused(self, source: str, *options: str, timeout: float = 900.0) -> str:

@@ -237,6 +237,18 @@ def test_rauc_that_does_not_answer_is_asked_again_and_nobody_says_that_it_stoppe
     assert "RAUC does not answer; again in 0 s" in device.said
 
 
+def test_a_service_that_starts_slowly_is_waited_for_longer_than_the_bus_does(
+    programs: Callable[[str, str], Path],
+) -> None:
+    late = 'mkdir "${0%/*}/called" && { echo "Failed to activate service: timed out" >&2; exit 1; }'
+    folder = programs("busctl", f'echo $SYSTEMD_BUS_TIMEOUT > "${{0%/*}}/patience"\n{late}\n{BUSCTL}')
+    assert Service().slot == "a"
+    assert (folder / "patience").read_text() == "120\n"
+    programs("busctl", 'echo "Unit rauc.service not found." >&2; exit 1')
+    with pytest.raises(Failure, match=r"can't be reached: Unit rauc\.service not found"):
+        Service()
+
+
 def test_rauc_that_does_not_end_is_killed_with_what_it_has_started(
     programs: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

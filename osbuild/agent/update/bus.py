@@ -1,6 +1,7 @@
 """Calls on the system bus, by busctl(1)."""
 
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -14,8 +15,10 @@ class BusError(Exception):
 def busctl(*words: str) -> list[Any]:
     """What a call or properties are: for each line of the answer its `data`. Raises `BusError`."""
     command = ["busctl", "--system", "--json=short", f"--timeout={TIMEOUT:g}", *words]
+    # Its option is for calls only, and a property would have 25 s (sd_bus_set_method_call_timeout(3)).
+    env = {**os.environ, "SYSTEMD_BUS_TIMEOUT": f"{TIMEOUT:g}"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT + 10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT + 10, check=False, env=env)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BusError(str(error)) from error
     if done.returncode:
