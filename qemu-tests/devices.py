@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from faulty import GUEST, Site
-from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, KUBECTL, LOGS_FOLDER, USER, Node, make_seed
 from versions import Version, Versions
 
 from osbuild.qemu.accel import Accelerator
@@ -25,7 +25,7 @@ MEMORY = {"light": 1024 * 2**20, "server": 3 * 2**30}
 MORE = 2 * 2**30  # bytes that the disk is larger than the image
 KEPT = "/var/lib/kept"
 OBJECTS = 20  # objects that the cluster has before an update
-NOT_INSTALLED = (  # and why not
+NOT_INSTALLED = (  # what says why a bundle is not
     "systemctl status rauc",
     "ps -eo pid,stat,wchan:30,etimes,args --sort=etimes | head -n 40",
     "journalctl -b --no-pager --lines=100 -u rauc",
@@ -117,7 +117,7 @@ class Device:
         assert self.node.run(f"cat {KEPT}").strip() == "kept"
         if not self.cluster:
             return
-        self.node.until("kubectl --kubeconfig /etc/kubernetes/admin.conf wait --for=condition=Ready node --all", BOOT)
+        self.node.until(f"{KUBECTL} wait --for=condition=Ready node --all", BOOT)
         items = json.loads(self.node.kubectl("get configmaps -o json"))["items"]
         kept = {each["metadata"]["name"]: each["data"] for each in items if each["metadata"]["name"].startswith("kept")}
         assert kept == {f"kept-{number}": {"number": str(number)} for number in range(OBJECTS)}
@@ -145,7 +145,7 @@ class Device:
         """Install, and return what was reported; raises `AssertionError` unless that ends well."""
         status, events = self.try_install(source, *options, timeout=timeout)
         if status:
-            raise AssertionError("\n".join([str(events[-3:]), *(self.node.says(command) for command in NOT_INSTALLED)]))
+            raise AssertionError(f"{events[-3:]}\n{self.node.says(NOT_INSTALLED)}")
         return events
 
     def refused(self, source: str, *options: str, timeout: float = 900.0) -> str:

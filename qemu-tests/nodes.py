@@ -32,8 +32,10 @@ spec:
     spec:
       containers: [{name: web, image: "localhost/edge-demo:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}]
 """
-WHY_NOT = (  # a deployment's pods are not available
-    *(f"kubectl --kubeconfig /etc/kubernetes/admin.conf {what}" for what in ("get nodes", "describe deployments,pods")),
+KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf"
+NOT_AVAILABLE = (  # what says why pods are not
+    f"{KUBECTL} get nodes",
+    f"{KUBECTL} describe deployments,pods",
     "edge-agent explain",
     "journalctl -b --no-pager --lines=200 -u kubelet -u containerd -u kube-scheduler -u kube-controller-manager",
 )
@@ -87,19 +89,26 @@ class Node:
 
     def kubectl(self, arguments: str, *, timeout: float = 120.0) -> str:
         """Output of kubectl as the cluster's administrator."""
-        return self.run(f"kubectl --kubeconfig /etc/kubernetes/admin.conf {arguments}", timeout=timeout)
+        return self.run(f"{KUBECTL} {arguments}", timeout=timeout)
 
     def rolled_out(self, deployment: str, timeout: float = 300.0) -> None:
         """Wait until a deployment's pods are available. Fails with what the cluster and the node say about them."""
         try:
             self.kubectl(f"rollout status deployment/{deployment} --timeout={timeout:g}s", timeout=timeout + 20)
         except CommandFailed as error:
-            raise AssertionError("\n".join([str(error), *(self.says(command) for command in WHY_NOT)])) from error
+            raise AssertionError(f"{error}\n{self.says(NOT_AVAILABLE)}") from error
 
-    def says(self, command: str) -> str:
-        """A command, and what it says, whether it succeeds or not."""
-        result = self.guest.run(f"sudo sh -c {quoted(command)}", check=False)
-        return f"$ {command}\n{result.stdout}{result.stderr}"
+    def says(self, commands: Sequence[str]) -> str:
+        """Commands, each with what it says, whether it succeeds or not."""
+        said = [(command, self.guest.run(f"sudo sh -c {quoted(command)}", check=False)) for command in commands]
+        return "\n".join(f"$ {command}\n{result.stdout}{result.stderr}" for command, result in said)
+
+    def power_cycle(self) -> None:
+        """Pull the plug, and wait for a boot that is complete."""
+        self.machine.power_cut()
+        self.machine.boot_again()
+        self.wait_complete()
+        self.guest.wait_ready(CONNECT)
 
     def wait_complete(self, timeout: float = BOOT) -> None:
         """Wait until the console tells of a boot that was found healthy."""

@@ -170,7 +170,7 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     # What containerd and its plugins have not synced yet of a pod that just runs must not be missed.
     node.kubectl("delete pod -l app=web")
     node.rolled_out("web")
-    power_cycle(node)
+    node.power_cycle()
     assert node.run("cat /var/lib/cut").strip() == "kept"
     assert node.kubectl("get configmap cut -o jsonpath={.data.when}").strip() == "just-before"
     assert counter(node) == ("a", "good", None), "a power cut is no failed boot"
@@ -184,14 +184,6 @@ def test_a_power_cut_while_images_were_imported_leaves_no_empty_files(node: Node
     assert emptied, "the image is unpacked"
     node.run("cd /var/lib/containerd/edge-images && read digest < /usr/lib/edge-osbuild/images/demo.sha256"
              " && mv $digest $digest.begun && sync")  # fmt: skip
-    power_cycle(node)
+    node.power_cycle()
     node.rolled_out("web")
     answers(node)
-
-
-def power_cycle(node: Node) -> None:
-    """Pull the plug, and wait for a boot that is complete."""
-    node.machine.power_cut()
-    node.machine.boot_again()
-    node.wait_complete()
-    node.guest.wait_ready(CONNECT)

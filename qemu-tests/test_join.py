@@ -171,10 +171,7 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
 
 
 def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> None:
-    cluster.agent.machine.power_cut()
-    cluster.agent.machine.boot_again()
-    cluster.agent.wait_complete()
-    cluster.agent.guest.wait_ready(CONNECT)
+    cluster.agent.power_cycle()
     cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()
     assert sorted(names) == ["node/site-1", "node/site-1-agent"]

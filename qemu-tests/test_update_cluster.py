@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from devices import Device
-from nodes import BOOT
+from nodes import BOOT, KUBECTL
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix("cluster")]
 
@@ -54,7 +54,7 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
     assert found.version == "1.0.0", found
     assert device.kubelet() == "v1.35.4"
     device.intact()
-    device.node.fails("kubectl --kubeconfig /etc/kubernetes/admin.conf get configmap later")
+    device.node.fails(f"{KUBECTL} get configmap later")
     assert "later" in json.dumps(device.explain()["history"]), "what was lost is written down"
 
 

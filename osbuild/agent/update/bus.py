@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from typing import Any
 
 TIMEOUT = 120.0  # seconds for an answer: a slow board that writes a card takes its time
@@ -31,7 +32,14 @@ def busctl(*words: str) -> list[Any]:
 
 def properties(service: str, path: str, interface: str, *names: str) -> list[Any]:
     """Properties in the order of their names; the service is started where it does not run. Raises `BusError`."""
-    return busctl("get-property", service, path, interface, *names)
+    end = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return busctl("get-property", service, path, interface, *names)
+        except BusError as error:
+            # The bus gives up on a service that starts after 25 s, systemd goes on (dbus-daemon(1), <limit>).
+            if "timed out" not in str(error) or time.monotonic() > end:
+                raise
 
 
 def call(service: str, path: str, interface: str, method: str, *words: str) -> Any:

@@ -115,16 +115,11 @@ class Service:
     """
 
     def __init__(self) -> None:
-        end = time.monotonic() + bus.TIMEOUT
-        while True:
-            try:
-                self.slot, self.compatible = bus.properties(NAME, PATH, INTERFACE, "BootSlot", "Compatible")
-                break
-            except BusError as error:
-                # The bus gives up on a service that starts after 25 s, systemd goes on (dbus-daemon(1), <limit>).
-                if "timed out" not in str(error) or time.monotonic() > end:
-                    hint = "`systemctl status rauc` says why"
-                    raise Failure(Reason(f"RAUC's service can't be reached: {error}", hint)) from error
+        try:
+            self.slot, self.compatible = bus.properties(NAME, PATH, INTERFACE, "BootSlot", "Compatible")
+        except BusError as error:
+            hint = "`systemctl status rauc` says why"
+            raise Failure(Reason(f"RAUC's service can't be reached: {error}", hint)) from error
         owner = bus.owner(NAME)
         if owner is None:
             raise Failure(GONE)
