@@ -21,8 +21,10 @@ from versions import Versions
 from osbuild import paths
 from osbuild.arch import Architecture
 from osbuild.board import Board, load
+from osbuild.build import build
 from osbuild.cache import Cache, content_key
 from osbuild.debian import Archive, stored
+from osbuild.keys.development import current
 from osbuild.profile import load as profiles
 from osbuild.qemu.accel import Accelerator, choose
 from osbuild.qemu.config import DirectKernel, MachineConfig
@@ -50,9 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     text = f"board whose images are booted: {names}, or {matrix.ALL}; may be repeated (default: {matrix.FULL})"
     parser.addoption("--board", action="append", metavar="NAME", help=text)
     parser.addoption("--cuts", type=int, default=8, metavar="N", help="power cuts at moments by chance (default: 8)")
-    parser.addoption(
-        "--images", type=Path, default=BUILD, metavar="FOLDER", help="where they were built (default: build)"
-    )
+    text = "boot what was built there (default: what `build` has, built anew where it is not up to date)"
+    parser.addoption("--images", type=Path, metavar="FOLDER", help=text)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -80,14 +81,19 @@ def board(request: pytest.FixtureRequest) -> Board:
 
 @pytest.fixture(scope="session")
 def images(request: pytest.FixtureRequest) -> Callable[[str, Board], Path]:
-    """The folder of the built image of a shipped profile for a board; fails, with the command to run, without one."""
+    """The folder of the built image of a shipped profile for a board, as the profile and these sources have it now.
+
+    With `--images` it is what that folder has; fails, with the command to run, where it has none.
+    """
 
     def folder(profile: str, board: Board) -> Path:
-        made = profiles.load(profiles.find(profile)).profile
-        built: Path = request.config.getoption("--images")
-        path = built.absolute() / f"{made.name}-{made.version}-{board.name}"
+        loaded = profiles.load(profiles.find(profile))
+        built: Path | None = request.config.getoption("--images")
+        if built is None:
+            return build(loaded, board, BUILD, Cache(), keys=current()).folder
+        path = built.absolute() / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
         if not (path / "disk.img").is_file():
-            command = f"edge-osbuild build {profile} --board {board.name}"
+            command = f"edge-osbuild build {profile} --board {board.name} -o {built}"
             pytest.fail(f"{paths.display(path)} has no disk.img: run `{command}`", pytrace=False)
         return path
 
