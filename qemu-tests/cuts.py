@@ -8,6 +8,8 @@ from typing import Any
 from devices import READY, Device
 from nodes import BOOT
 
+from osbuild import log
+
 VERSIONS = {"a": "1.0.0", "b": "1.1.0"}  # what a device may stand on then: what it had, or what it was to get
 
 
@@ -53,3 +55,4 @@ def survive(
         name = f"{standing.version} {standing.event or 'untouched'}"
         figures[name] = figures.get(name, 0) + 1
         figures["survived"] += 1
+        log.note(f"{when}: {name}, slot {slot}")

@@ -1,6 +1,7 @@
 """What the tests of built images share: seeds, booted nodes, and questions to them."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from osbuild.seed import settings as setting
 from osbuild.seed.iso import iso
 from osbuild.seed.render import Seed, render
 
-LOGS_FOLDER = paths.PROJECT / "build/test-logs"
+LOGS_FOLDER = Path(os.environ.get("EDGE_TEST_LOGS") or paths.PROJECT / "build/test-logs").absolute()
+"""of consoles; two runs of the tests at once need two"""
 USER = "tester"
 COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
 DEPLOYMENT = """

@@ -17,6 +17,7 @@ from osbuild.errors import Error, UsageError
 from osbuild.qemu.bootable import find
 from osbuild.qemu.config import direct
 from osbuild.qemu.disk import card_size, image_format, keep_overlay, make_overlay
+from osbuild.qemu.files import own_log
 from osbuild.qemu.firmware import extract
 from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
 from osbuild.run import run
@@ -33,6 +34,17 @@ def test_raw_and_qcow2_images_are_told_apart_by_what_is_in_them(tmp_path: Path) 
     assert image_format(gpt(tmp_path / "a.qcow2")) == "raw"
     (tmp_path / "b.img").write_bytes(b"QFI\xfb" + b"\0" * 508)
     assert image_format(tmp_path / "b.img") == "qcow2"
+
+
+def test_two_machines_do_not_share_a_consoles_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs/console.log"
+    with own_log(log):
+        log.write_text("boot complete")
+        with pytest.raises(Error, match="another machine's console") as caught, own_log(log):
+            pass
+        assert caught.value.hint and log.read_text() == "boot complete", "the other's log is as it was"
+    with own_log(log):
+        assert not log.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The files that a machine works with: its disks, the firmware and its variables, sockets, the console's log."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,13 +55,27 @@ class Files:
         return [*paths, KVM] if accelerator.name == "kvm" else paths
 
 
+@contextmanager
+def own_log(log: Path) -> Iterator[None]:
+    """Begin the console's log, for one machine alone: what is read there of another would be taken for its own.
+
+    Raises `Error` where a machine has it already.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Error("another machine's console is written there", where=str(log), hint="name another log") from None
+        file.truncate(0)
+        yield
+
+
 def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root: Path) -> Files:
-    """Make in `folder` what the machine writes to, and begin its log.
+    """Make in `folder` what the machine writes to but its log.
 
     `wrap` runs qemu-img(1), in the root whose path on this host is `root`. Raises `Error` where something is missing.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
     files = Files(folder / "qmp", folder / "console", log, drives(config, folder, wrap))
     board = config.board.qemu
     if config.direct:

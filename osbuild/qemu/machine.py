@@ -16,7 +16,7 @@ from osbuild.qemu.command import command_line
 from osbuild.qemu.config import MachineConfig, Network, Wrap, direct
 from osbuild.qemu.damage import KINDS, Damage
 from osbuild.qemu.deadline import TimedOut
-from osbuild.qemu.files import DISK, prepare, state
+from osbuild.qemu.files import DISK, own_log, prepare, state
 from osbuild.qemu.qmp import Event
 from osbuild.qemu.serial import Console, Line, tail
 from osbuild.qemu.session import Session
@@ -59,6 +59,7 @@ class Machine:
             self._card = Card(self._session, self.config)
             self._image_state = state(self.config.image)
             log = self._log or self.folder / "console.log"
+            stack.enter_context(own_log(log))
             self._files = prepare(self.config, self.folder, log, wrap=self._wrap, root=self._root)
             self.console = Console(self._files.log, self.check_alive)
             self._start()
