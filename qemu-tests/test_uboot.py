@@ -135,7 +135,11 @@ def test_a_slot_without_tries_is_passed_over(card: Card, starts: Callable[[], li
     assert starts()[0] == "starting slot B"
 
 
-@pytest.mark.parametrize("garbage", [bytes(SIZE), b"\xff" * SIZE, SlotState(99, ("a", "b")).encode()[:50]])
+@pytest.mark.parametrize(
+    "garbage",
+    [bytes(SIZE), b"\xff" * SIZE, SlotState(99, ("a", "b")).encode()[:50]],
+    ids=["zeros", "erased", "newer-but-cut-off"],
+)
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_torn_copy_of_the_state_does_not_matter(
     card: Card, starts: Callable[[], list[str]], garbage: bytes, place: int

@@ -564,7 +564,7 @@ def test_what_may_go_by_is_tried_again_and_the_rest_is_not(device: Device, monke
     tries[:] = [lost, Reason("no answer within 3 s", final=False)]
     slept.clear()
     with pytest.raises(Problem, match="no answer within 3 s, after this: lost, and the time is over"):
-        install.insist(device.node, "/b", 5.0, act)
+        install.insist(device.node, "/b", 4.0, act)  # between the longest first wait and the shortest two
     tries[:] = [Reason("unsigned")]
     with pytest.raises(Problem, match="unsigned"):
         install.insist(device.node, "/b", 3600.0, act)
