@@ -1,7 +1,7 @@
 """What the failure matrix found, case by case, for docs/failure-matrix.md."""
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,10 +119,13 @@ def rows(folder: Path = FOLDER, kept: Sequence[Row] = ()) -> list[Row]:
     return [newest[key] for key in sorted(newest)]
 
 
-def main(arguments: Sequence[str] = sys.argv[1:]) -> None:
-    """Write the page, and beside it what it was made of; with `--anew` nothing of what was there before is kept."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page, and beside it what it was made of."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--anew", action="store_true", help="keep nothing of what was there before")
+    options = parser.parse_args(arguments)
     record = PAGE.with_suffix(".json")
-    kept = json.loads(record.read_text()) if record.exists() and "--anew" not in arguments else []
+    kept = json.loads(record.read_text()) if record.exists() and not options.anew else []
     found = rows(kept=kept)
     record.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
     PAGE.write_text(page(found))
