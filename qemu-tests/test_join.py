@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from matrix import SERVERS
-from nodes import BOOT, CONNECT, DEPLOYMENT, USER, Node, make_seed
+from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild.board import Board, load
 from osbuild.cache import Cache
@@ -89,7 +89,7 @@ def cluster(
         )  # fmt: skip
         qemu = emulator(board.architecture)
         how = choose(board, wrap=qemu.wrap, root=qemu.root)
-        path = PROJECT / "build/test-logs" / log
+        path = LOGS_FOLDER / log
         return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how)
 
     host = load(SERVERS.get(board.name, board.name))

@@ -57,13 +57,14 @@ class Trial:
 def trial(site: Site, flavour: str) -> Iterator[Trial]:
     """Boot version N of `flavour` (light or server) under TCG, as all boots here are, and wait until it is well.
 
-    The versions are made in build/test-versions, the console's log is in build/test-logs. Raises `Error`, also for what
+    The versions are made in build/test-versions, the console's log is with the tests'. Raises `Error`, also for what
     the device's methods assert.
     """
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
     import devices
     import faulty
+    from nodes import LOGS_FOLDER
     from versions import Versions
 
     folder = Path(tempfile.mkdtemp(prefix=f"{flavour}-", dir=site.folder))  # a seed names the port of one web server
@@ -80,5 +81,5 @@ def trial(site: Site, flavour: str) -> Iterator[Trial]:
                     devices.prepare(device)
                 yield Trial(device)
     except AssertionError as error:
-        hint = f"the console's log is build/test-logs/bench-{flavour}-{BOARD}.log"
+        hint = f"the console's log is {paths.display(LOGS_FOLDER)}/bench-{flavour}-{BOARD}.log"
         raise Error(f"the device does not do what it should: {error}", hint=hint) from error
