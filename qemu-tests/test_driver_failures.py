@@ -83,6 +83,7 @@ def test_sectors_break_and_are_mended_while_the_machine_runs(
     booted: Callable[[MachineConfig], Machine], disk: Path
 ) -> None:
     guest = booted(MachineConfig(disks=(disk,)))
+    say(guest, "echo 1 >/proc/sys/kernel/printk")  # what the kernel says of errors goes to this console too
 
     def writes(*blocks: int) -> list[str]:
         line = "dd if=/dev/zero of=/dev/vda bs=4096 seek={} count=1 conv=notrunc oflag=direct 2>/dev/null; echo $?"
