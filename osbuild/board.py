@@ -33,6 +33,13 @@ class UBoot:
     kernel_address: str = field(default="", metadata=_address("the kernel, of ARM64 unpacked"))
     image_address: str = field(default="", metadata=_address("a slot's image, and in it the initrd, up to its end"))
     script_address: str = field(default="", metadata=_address("boot.scr"))
+    watchdog: str = field(
+        default="",
+        metadata=key(
+            "commands that start the hardware's watchdog before the kernel of a slot on trial; the initrd's driver "
+            "takes it over"
+        ),
+    )
     quirks: str = field(
         default="",
         metadata=key(

@@ -31,6 +31,7 @@ NOT_INSTALLED = (  # what says why a bundle is not
     "journalctl -b --no-pager --lines=100 -u rauc",
     "journalctl -b --no-pager --lines=100 -k",
 )
+HALTED = r"Reboot failed -- System halted"
 COMPLETE = r"edge-osbuild: boot complete: (?P<name>\S+) (?P<version>\S+) slot (?P<slot>\w) "
 
 
@@ -178,10 +179,20 @@ class Device:
         return self.wait_complete(timeout)
 
     def fall_back(self, timeout: float) -> None:
-        """Reboot into a slot that fails, and wait until slot a runs again; `timeout` is for each boot."""
-        found = self.reboot(timeout=timeout)
-        while found["slot"] != "a":
-            found = self.wait_complete(timeout)
+        """Reboot into a slot that fails, and wait until slot a runs again; `timeout` is for each boot.
+
+        An emulated Pi stays halted after a panic, for want of the watchdog that guards its kernel on the board
+        (`test_uboot.py` shows that it does). There the plug is pulled instead.
+        """
+        ends = f"{COMPLETE}|{HALTED}" if self.versions.board.uboot.watchdog else COMPLETE
+        self.machine.console.skip()
+        self.node.guest.run("sudo systemctl reboot", check=False)
+        while (found := self.machine.console.wait_for(ends, timeout, through_panic=True))["slot"] != "a":
+            if not found["slot"]:
+                self.cut()
+                self.machine.boot_again()
+        self.node.guest.disconnect()
+        self.node.guest.wait_ready(CONNECT)
 
     def wait_complete(self, timeout: float = BOOT) -> re.Match[str]:
         """Wait for a boot that is complete, whatever fails before it; then for SSH."""

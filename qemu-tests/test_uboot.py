@@ -5,7 +5,7 @@ started, comes back, and the next one gets its turn.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from osbuild.agent import slotstate
 from osbuild.agent.slotstate import PLACES, SIZE, Counter, SlotState, decode, newest
 from osbuild.board import Board
 from osbuild.boot import uimage
+from osbuild.boot.uboot import script_text
 from osbuild.cache import Cache
 from osbuild.fat import Fat
 from osbuild.qemu.config import MachineConfig
@@ -25,6 +26,7 @@ from osbuild.run import run
 from osbuild.seed import esp
 
 END = "nothing can be started"
+KERNEL = r"\[ +\d+\.\d{6}\] "
 SECONDS = 180
 BOOT_SECONDS = 900
 
@@ -202,3 +204,19 @@ def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(whole: Card, 
         assert not deadline.passed, "the good boot was not marked"
         deadline.pause()
     assert newest(whole.copies()).counter("b") == Counter(0, 3)
+
+
+def test_a_kernel_on_trial_is_guarded_by_the_watchdog_and_the_last_resort_is_not(
+    whole: Card, machine: MachineFactory
+) -> None:
+    """The script as boards run it. QEMU's watchdog waits for nothing, so a guarded kernel does not come to a word."""
+    board = replace(whole.board, uboot=replace(whole.board.uboot, quirks=""))
+    whole.put("boot.scr", uimage.pack_script(script_text(board), board.architecture, "edge-osbuild", time=0))
+    whole.write(SlotState(4, ("a", "b"), {"a": Counter(2, 1), "b": Counter(0, 3)}), SlotState(3))
+    on = machine(MachineConfig(board=whole.board, disks=(whole.path,), network=None))
+    for tries in ("1-2", "0-3"):
+        on.console.wait_for(f"starting slot A edge.tries={tries}", SECONDS)
+        on.wait_for_event("RESET", SECONDS, matching={"reason": "guest-reset"})
+    found = on.console.wait_for(f"no slot has a try left, starting slot A all the same|{KERNEL}", SECONDS)
+    assert "all the same" in found[0], "a kernel on trial was started without the watchdog"
+    on.console.wait_for(KERNEL, SECONDS)

@@ -141,6 +141,7 @@ def script_text(board: Board) -> str:
         "UNPACK": UNPACK[board.architecture],
         "BOOT": BOOT[board.architecture],
         "SUFFIX": UBoot.suffix,
+        "WATCHDOG": board.uboot.watchdog or "true",
         "QUIRKS": board.uboot.quirks,
     }
     text = SCRIPT.read_text()
