@@ -233,6 +233,20 @@ def test_the_mark_goes_when_a_power_cut_can_not_undo_the_uncordoning(
     assert not node.marked(system)
 
 
+def test_an_agent_whose_server_forgets_the_uncordoning_is_uncordoned_at_the_next_boot(
+    cluster: Cluster, system: System
+) -> None:
+    leave(system)
+    system.path(datastore.FILE).unlink()  # it is on the server, which is elsewhere
+    cordoned = json.loads(json.dumps(cluster.nodes["node-1"]))
+    assert follow.arrive(system) == {"uncordoned": True}
+    cluster.nodes["node-1"] = cordoned  # the server's power was cut
+    assert node.marked(system), "edge-kubernetes-uncordon.service would not run"
+    assert follow.arrive(system) == {"uncordoned": True}
+    assert follow.arrive(system) == {"uncordoned": False}
+    assert not node.marked(system), "it looks once more, not for ever"
+
+
 def test_two_that_uncordon_the_node_at_once_are_both_done(
     cluster: Cluster, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -153,6 +154,38 @@ def test_it_waits_until_a_check_passes(tmp_path: Path) -> None:
     verdict = wait(device.system, deadline=60, pause=0.01)
     assert (verdict.healthy, verdict.final) == (True, True)
     assert (tmp_path / "runs").read_text().count("x") == 3
+
+
+def test_checks_leave_a_slow_processor_to_the_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 4 ]")
+    rests: list[float] = []
+    clock = iter((0.0, 0.4, 0.4, 0.401, 0.401, 99.0, 99.0))
+    monkeypatch.setattr(health, "processor_time", lambda: next(clock))
+    monkeypatch.setattr(health, "time", SimpleNamespace(sleep=rests.append, monotonic=time.monotonic))
+    assert wait(device.system, deadline=60).healthy
+    assert rests == [pytest.approx(3.6), 1.0, health.LONGEST]
+
+
+def test_a_rest_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    rests: list[float] = []
+    device.check("a", "exit 1")
+
+    def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        device.put("proc/uptime", f"{5 + seconds} 1.0\n")
+
+    monkeypatch.setattr(health, "processor_time", iter((0.0, 99.0, 99.0)).__next__)
+    monkeypatch.setattr(health, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    assert not wait(device.system, deadline=8).healthy
+    assert rests == [3.0]
+
+
+def test_what_checks_use_of_a_processor_is_counted(tmp_path: Path) -> None:
+    before = health.processor_time()
+    run_check(Device(tmp_path).check("a", "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"), 30)
+    assert health.processor_time() > before
 
 
 def test_at_the_deadline_the_verdict_is_final_and_every_check_is_in_it(device: Device) -> None:

@@ -24,7 +24,9 @@ RESULT = "/run/edge-osbuild/health.json"
 CHECK_TIMEOUT = 30.0
 END = 3.0  # seconds to end, once killed
 PATIENCE = 10.0  # seconds for what a verdict does not depend on
-PAUSE = 1.0
+PAUSE = 1.0  # seconds between rounds at least
+REST = 9.0  # times what a round took of a processor: a boot that is under way needs the rest of it
+LONGEST = 10.0  # seconds between rounds at most
 OUTPUT = 2000  # characters of a check's output that are kept
 
 
@@ -125,10 +127,10 @@ def store(system: System, verdict: Verdict) -> None:
 def wait(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
     """Run rounds until one passes or the uptime is `deadline` seconds; the last round runs every check.
 
-    Each is stored but the last of a boot that has failed: see `judge`.
+    Each is stored but the last of a boot that has failed: see `judge`. Between them are at least `pause` seconds.
     """
     while True:
-        left = deadline - system.uptime()
+        left, used = deadline - system.uptime(), processor_time()
         last = left <= 0
         checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(left, 1.0)))
         healthy = all(check.ok for check in checks)
@@ -137,7 +139,14 @@ def wait(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pau
             store(system, verdict)
         if verdict.final:
             return verdict
-        time.sleep(pause)
+        rest = min(REST * (processor_time() - used), LONGEST)
+        time.sleep(max(pause, min(rest, deadline - system.uptime())))
+
+
+def processor_time() -> float:
+    """Seconds that processes which this one has started, and which have ended, have used."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def describe(system: System, verdict: Verdict) -> str:

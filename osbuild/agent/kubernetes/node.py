@@ -72,7 +72,9 @@ def uncordon(system: System, api: Api, name: str) -> bool:
             return False
         patch = {"metadata": {"annotations": {ANNOTATION: None}}, "spec": {"unschedulable": None}}
         if change(api, name, patch, node["metadata"]["resourceVersion"]):
-            forget(system)
+            # A server elsewhere may lose what it has just said: the next boot looks once more.
+            if datastore.file(system):
+                forget(system)
             return True
     raise OSError(f"node {name} changes all the time")
 
