@@ -74,9 +74,7 @@ class Cache:
     @contextmanager
     def scratch(self, kind: str) -> Iterator[Path]:
         """An empty folder beside the entries of a kind, gone at the end; those of killed processes go first."""
-        for left in self.folder(kind).glob(".partial-*-*"):
-            if not Path("/proc", left.name.split("-")[1]).exists():
-                remove(left)
+        self.sweep(kind)
         path = Path(tempfile.mkdtemp(prefix=f".partial-{os.getpid()}-", dir=self.folder(kind)))
         try:
             yield path
@@ -98,11 +96,19 @@ class Cache:
                 (scratch / "out").rename(path)
         return path
 
+    def sweep(self, kind: str = "*") -> None:
+        """Remove the scratch folders that killed processes have left, of one kind or of all."""
+        for left in self.root.glob(f"{kind}/.partial-*-*"):
+            if not Path("/proc", left.name.split("-")[1]).exists():
+                with suppress(FileNotFoundError):  # another build is at it too
+                    remove(left)
+
     def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:
         """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes.
 
-        Another build may remove some at the same time: what is gone is gone.
+        Another build may remove some at the same time: what is gone is gone. Whatever killed ones have left goes too.
         """
+        self.sweep()
         entries = []
         for path in (path for kind in kinds for path in self.folder(kind).iterdir() if path.name[0] != "."):
             with suppress(FileNotFoundError):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_prune_removes_what_was_unused_for_longest(cache: Cache) -> None:
     freed = cache.prune(("kind",), limit=250_000)
     assert names(cache.folder("kind")) == ["middle", "new"]
     assert freed >= 100_000
+
+
+def test_pruning_removes_what_killed_processes_have_left(cache: Cache) -> None:
+    """Also beside an entry that is there: one may be killed between its making and the end of its scratch folder."""
+    cache.entry("kind", "key", Path.touch)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for process in (ended.pid, os.getpid()):
+        (cache.folder("kind") / f".partial-{process}-x/inner").mkdir(parents=True)
+    assert cache.prune(("other",)) == 0
+    assert names(cache.folder("kind")) == [f".partial-{os.getpid()}-x", "key"]
 
 
 def test_using_an_entry_keeps_it_from_being_pruned(cache: Cache) -> None:
