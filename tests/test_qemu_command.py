@@ -114,7 +114,9 @@ def test_a_disk_whose_writes_are_logged_is_the_same_disk_behind_its_log() -> Non
     assert (node["cache"]["no-flush"], node["log"]["cache"]["no-flush"]) == (False, True), "flushes are to be logged"
     below = {**node["file"], "node-name": "disk0"}
     assert below == json.loads(values(command_line(MachineConfig(), FILES, TCG), "-blockdev")[0])
-    assert values(command, "-device")[2].startswith("virtio-blk-pci,drive=disk0,")
+    logged, plain = values(command, "-device")[2:4]
+    assert logged.startswith("virtio-blk-pci,drive=disk0,") and logged.endswith(",request-merging=off")
+    assert "merging" not in plain
     words = value(command_line(MachineConfig(board=PI), replace(files, code=None, vars=None), TCG), "-drive").split(",")
     assert words[:3] == ["if=sd", "driver=blklogwrites", "node-name=disk0"]
     assert {"file.driver=qcow2", "file.file.cache.no-flush=on", "log-append=on"} <= set(words)

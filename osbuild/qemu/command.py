@@ -176,7 +176,9 @@ def devices(config: MachineConfig, files: Files) -> list[str]:
         words += ["-blockdev", json.dumps(blockdev(drive))]
         kind = "virtio-blk-pci" if pci else "usb-storage"
         boot = ",bootindex=1" if pci and number == 0 and drive.name == DISK else ""
-        words += ["-device", f"{kind},drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}"]
+        # QEMU merges requests up to as many pieces as the host writes at once (IOV_MAX), and the log adds one: EIO.
+        single = ",request-merging=off" if pci and drive.log else ""
+        words += ["-device", f"{kind},drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}{single}"]
     if config.network:
         words += ["-netdev", json.dumps(netdev(config.network)), "-device", json.dumps(nic(config.network, board))]
     if config.watchdog:
