@@ -174,8 +174,7 @@ class Device:
 
     def reboot(self, *, timeout: float = BOOT) -> re.Match[str]:
         """Reboot in order, and wait for a boot that is complete."""
-        self.machine.console.skip()
-        self.node.guest.run("sudo systemctl reboot", check=False)
+        self._ask_for_reboot()
         return self.wait_complete(timeout)
 
     def fall_back(self, timeout: float) -> None:
@@ -185,21 +184,26 @@ class Device:
         (`test_uboot.py` shows that it does). There the plug is pulled instead.
         """
         ends = f"{COMPLETE}|{HALTED}" if self.versions.board.uboot.watchdog else COMPLETE
-        self.machine.console.skip()
-        self.node.guest.run("sudo systemctl reboot", check=False)
+        self._ask_for_reboot()
         while (found := self.machine.console.wait_for(ends, timeout, through_panic=True))["slot"] != "a":
             if not found["slot"]:
                 self.cut()
                 self.machine.boot_again()
-        self.node.guest.disconnect()
-        self.node.guest.wait_ready(CONNECT)
+        self._connect_anew()
 
     def wait_complete(self, timeout: float = BOOT) -> re.Match[str]:
         """Wait for a boot that is complete, whatever fails before it; then for SSH."""
         found = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
+        self._connect_anew()
+        return found
+
+    def _ask_for_reboot(self) -> None:
+        self.machine.console.skip()
+        self.node.guest.run("sudo systemctl reboot", check=False)
+
+    def _connect_anew(self) -> None:
         self.node.guest.disconnect()
         self.node.guest.wait_ready(CONNECT)
-        return found
 
     def cut(self) -> None:
         """Pull the plug."""
