@@ -26,6 +26,7 @@ from osbuild.keys.store import Keys
 from osbuild.lock import Lock
 from osbuild.profile.load import Loaded, load
 from osbuild.profile.model import Disk, Size
+from osbuild.run import run
 
 MIB = 2**20
 PROFILE = "name: shop\nversion: 1.0.0\noverlays: [tree]\n"
@@ -275,6 +276,19 @@ def test_an_overlay_merges_folders_and_replaces_files_and_links(tmp_path: Path) 
     assert (root / "etc/outside").read_text() == "file now" and not (root / "etc/outside").is_symlink()
     assert (tmp_path / "victim").read_text() == "victim"
     assert (root / "etc/was-folder").is_symlink()
+
+
+def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: Path) -> None:
+    tree, root = tmp_path / "tree", tmp_path / "root"
+    tree.mkdir()
+    root.mkdir()
+    for name in ("greet", "greeting"):
+        (root / f"{name}.py").write_text("print('old')\n")
+    run(["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", root])
+    (tree / "greet.py").write_text("print('new')\n")
+    lay(tree, root, 1000)
+    assert run(["python3", "-c", "import greet, greeting"], cwd=root) == "new\nold\n"
+    assert [path.name.split(".")[0] for path in root.glob("__pycache__/*")] == ["greeting"]
 
 
 def test_no_time_after_the_epoch_is_left(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The system: Debian's root, the kernel's modules, overlays and components laid together, ready to be read-only."""
 
+import glob
 import json
 import os
 import shutil
@@ -76,7 +77,10 @@ def unpack(target: Path, tools: Tree, root_tar: Path, trees: Sequence[Path], epo
 
 
 def lay(tree: Path, target: Path, epoch: int) -> None:
-    """Copy `tree` over `target`: modes kept, owned by root, dated `epoch`, folders merged, files and links replaced."""
+    """Copy `tree` over `target`: modes kept, owned by root, dated `epoch`, folders merged, files and links replaced.
+
+    With a Python module its byte code goes: that is never checked against its source (element `edge-debian`).
+    """
     for source in sorted(tree.rglob("*")):
         place = target / source.relative_to(tree)
         if source.is_dir() and not source.is_symlink():
@@ -89,6 +93,9 @@ def lay(tree: Path, target: Path, epoch: int) -> None:
             shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
+        if place.suffix == ".py":
+            for compiled in place.parent.glob(f"__pycache__/{glob.escape(place.stem)}.*.pyc"):
+                compiled.unlink()
         shutil.copy2(source, place, follow_symlinks=False)
         os.chown(place, 0, 0, follow_symlinks=False)
         os.utime(place, (epoch, epoch), follow_symlinks=False)
@@ -169,7 +176,7 @@ def empty(folder: Path) -> None:
 def clamp(target: Path, epoch: int) -> None:
     """Set every time after `epoch`, or that the composition of the root has set to 0, to `epoch`.
 
-    Times of packaged files stay: Python's byte code is checked by them.
+    Times of packaged files stay as their packages have them.
     """
     for base, folders, files in os.walk(target, topdown=False):
         for name in [*folders, *files]:
