@@ -83,7 +83,7 @@ class Installation:
             if missing := self.missing():
                 self.unpack(missing)
                 self.say(f"{len(missing)} more packages unpacked")
-            self.run("chroot", self.target, "dpkg", "--configure", "--pending")
+            self.configure()
             self.say("configured")
 
     def accelerated(self) -> bool:
@@ -103,7 +103,16 @@ class Installation:
                 if names != missing and self.unpack(missing, check=False):
                     return False
                 self.say(f"{len(names)} packages unpacked, {farm.count} native programs in place")
-            return not self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=False)
+            return not self.configure(check=False)
+
+    def configure(self, *, check: bool = True) -> int:
+        """Configure what is unpacked, Python uncompiled: the element does that, all at once. Returns dpkg's status."""
+        with Mounts() as mounts:
+            if (compiler := self.target / "usr/bin/py3compile").exists():
+                (self.scratch / compiler.name).write_text(NOTHING)
+                (self.scratch / compiler.name).chmod(0o755)
+                mounts.bind(self.scratch / compiler.name, compiler)
+            return self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=check)
 
     def missing(self) -> list[str]:
         """Packages that dpkg has not unpacked yet."""
