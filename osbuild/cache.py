@@ -79,7 +79,11 @@ class Cache:
         try:
             yield path
         finally:
-            remove(path)
+            try:
+                remove(path)
+            except (KeyboardInterrupt, SystemExit):  # a signal that came while this was half gone
+                remove(path)
+                raise
 
     def entry(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """Return the entry, calling `make(path)` first if there is none.

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,24 @@ def test_prune_removes_what_was_unused_for_longest(cache: Cache) -> None:
     freed = cache.prune(("kind",), limit=250_000)
     assert names(cache.folder("kind")) == ["middle", "new"]
     assert freed >= 100_000
+
+
+def test_a_signal_while_a_scratch_folder_is_removed_leaves_none_of_it(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.rmtree
+
+    def interrupted(path: Path) -> None:
+        monkeypatch.undo()
+        (path / "first").unlink()
+        signal.raise_signal(signal.SIGINT)
+        real(path)
+
+    with pytest.raises(KeyboardInterrupt), cache.scratch("kind") as folder:
+        (folder / "first").touch()
+        (folder / "second").touch()
+        monkeypatch.setattr(shutil, "rmtree", interrupted)
+    assert names(cache.folder("kind")) == []
 
 
 def test_pruning_removes_what_killed_processes_have_left(cache: Cache) -> None:
