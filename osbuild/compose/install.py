@@ -109,9 +109,7 @@ class Installation:
         """Configure what is unpacked, Python uncompiled: the element does that, all at once. Returns dpkg's status."""
         with Mounts() as mounts:
             if (compiler := self.target / "usr/bin/py3compile").exists():
-                (self.scratch / compiler.name).write_text(NOTHING)
-                (self.scratch / compiler.name).chmod(0o755)
-                mounts.bind(self.scratch / compiler.name, compiler)
+                stand_in(mounts, compiler, NOTHING, self.scratch)
             return self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=check)
 
     def missing(self) -> list[str]:
@@ -176,11 +174,16 @@ def quiet(target: Path, scratch: Path) -> Iterator[None]:
             (scratch / name).chmod(mode)
             mounts.bind(scratch / name, target / name)
         for name, text in (("usr/sbin/policy-rc.d", DENY), ("usr/sbin/start-stop-daemon", NOTHING)):
-            script = scratch / Path(name).name
-            script.write_text(text)
-            script.chmod(0o755)
-            mounts.bind(script, target / name)
+            stand_in(mounts, target / name, text, scratch)
         yield
+
+
+def stand_in(mounts: Mounts, place: Path, text: str, scratch: Path) -> None:
+    """Show a script, kept in `scratch`, in the place of a program of the root."""
+    script = scratch / place.name
+    script.write_text(text)
+    script.chmod(0o755)
+    mounts.bind(script, place)
 
 
 def main(repository: str, target: str, architecture: str) -> int:
