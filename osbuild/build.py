@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild import agentapp, kubernetes, log, paths
+from osbuild import agentapp, kubernetes, log, output, paths
 from osbuild.arch import Architecture
 from osbuild.board import Board
 from osbuild.boot.files import boot_files, boot_files_key
@@ -40,6 +39,7 @@ from osbuild.run import workers
 from osbuild.tools import Tree, tree, tree_key
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 
+MANIFEST = "manifest.json"  # the file that makes a folder a finished build
 BOOT_PARTITION = "/efi"  # where an image mounts it
 # Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
 PRUNED = ("tools", "rootfs", "bases", "kernel", "initrd", "boot", "components", "repositories")
@@ -121,6 +121,8 @@ def build(
     `locked` refuses to resolve anything anew; `folder` holds files for a build without a network. The image takes
     updates that are signed with `keys`, by default those that `osbuild.keys.development` chooses. Raises `Error`.
     """
+    target = output_folder(loaded, board, base)
+    output.make_folder(target)  # a folder that can't be written to is reported now, not after minutes
     lock = current(loaded, board, cache, locked=locked, folder=folder)
     if why := lock.kubernetes.get("because"):
         log.warn(
@@ -133,10 +135,8 @@ def build(
             "edge-osbuild lock"
         )
     wanted = inputs(loaded, board, lock, keys or development.current())
-    target = output_folder(loaded, board, base)
     if facts := unchanged(target, wanted.key):
         return Build(target, facts, fresh=False)
-    target.mkdir(parents=True, exist_ok=True)
     with cache.locked("build-" + hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]):
         facts = make(wanted, target, cache, folder)
     cache.prune(PRUNED)
@@ -146,7 +146,7 @@ def build(
 def unchanged(target: Path, key: str) -> dict[str, Any] | None:
     """The manifest of what is in `target` if that is the build with this key, complete."""
     try:
-        facts: dict[str, Any] = json.loads((target / "manifest.json").read_text())
+        facts: dict[str, Any] = json.loads((target / MANIFEST).read_text())
         same = facts["key"] == key
         whole = all((target / name).stat().st_size == file["size"] for name, file in facts["files"].items())
     except (OSError, KeyError, TypeError, ValueError):
@@ -203,7 +203,9 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                 trust=json.loads(wanted.trust[device.TRUST]),
             )  # fmt: skip
             remove(system)
-            publish(out, target, facts)
+            sources: dict[str, bytes | Path] = {name: out / name for name in facts["files"]}
+            manifest_text = json.dumps(facts, indent=1) + "\n"
+            output.publish(target, {**sources, MANIFEST: manifest_text.encode()}, marker=MANIFEST)
     return facts
 
 
@@ -275,14 +277,3 @@ def finish(sandbox: Tree, out: Path, boot_names: Iterable[str]) -> dict[str, Any
         }
         for name, digest in sums.items()
     }  # fmt: skip
-
-
-def publish(out: Path, target: Path, facts: Mapping[str, Any]) -> None:
-    """Put the files in place of an older build's. The manifest goes first and comes last: no build is whole without."""
-    (target / "manifest.json").unlink(missing_ok=True)
-    for name in facts["files"]:
-        shutil.move(out / name, target / f".{name}.partial")
-        (target / f".{name}.partial").replace(target / name)
-    partial = target / ".manifest.json.partial"
-    partial.write_text(json.dumps(facts, indent=1) + "\n")
-    partial.replace(target / "manifest.json")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from osbuild import kubernetes, log, tools
+from osbuild import kubernetes, log, output, tools
 from osbuild.arch import Architecture
 from osbuild.board import Board
 from osbuild.boot import initrd
@@ -243,14 +243,7 @@ def save(loaded: Loaded, lock: Lock) -> Path:
     """Write the lock beside the profile, whole or not at all; those for other boards stay."""
     path = lock_path(loaded)
     locks = {name: to_json(each) for name, each in {**read_all(loaded), lock.board: lock}.items()}
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise Error(
-            f"cannot be written: {error.strerror}", where=display(path), hint="copy the profile elsewhere"
-        ) from error
+    output.write(path, (json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n").encode())
     return path
 
 

@@ -18,6 +18,7 @@ from osbuild.keys import authority, private
 from osbuild.keys.authority import Access
 from osbuild.keys.certificate import make_signer, now
 from osbuild.keys.store import Signer, load
+from osbuild.output import publish
 from osbuild.run import Argument
 
 BLOCK = 4096
@@ -107,7 +108,7 @@ def expired(versions: Versions, version: Version, output: Path) -> None:
         command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={pack.SQUASHFS}", inside, made]
         env = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)}
         signed.run(programs(versions.cache), command, scratch, env)
-        pack.move(made, output)
+        publish(output.parent, {output.name: made})
 
 
 def other(**facts: Any) -> Callable[[Versions, Version, Path], object]:

@@ -21,6 +21,7 @@ from osbuild.cache import Cache
 from osbuild.cli.seed import command
 from osbuild.errors import Error, UsageError
 from osbuild.fat import Fat
+from osbuild.flash.insert import insert
 from osbuild.profile.model import (
     Agent,
     Interface,
@@ -32,7 +33,7 @@ from osbuild.profile.model import (
     User,
 )
 from osbuild.run import run
-from osbuild.seed.esp import mtools, place
+from osbuild.seed.esp import mtools
 from osbuild.seed.iso import iso
 from osbuild.seed.render import render, yaml_value
 from osbuild.seed.schema import schemas, validate
@@ -349,8 +350,9 @@ def test_a_seed_goes_onto_the_disk_itself_and_a_new_one_replaces_it(tmp_path: Pa
     )
     for node in ("first", "second"):
         files = render(PLAIN, node, folder=tmp_path).with_sums()
-        place(files, disk, wrap=wrap)
+        insert(files, disk, wrap=wrap)
         assert in_folder_seed(disk) == files
+        assert stat.S_IMODE(disk.stat().st_mode) == 0o600
     assert gpt.read(disk) == before
 
 
@@ -358,9 +360,9 @@ def test_a_seed_goes_onto_nothing_but_a_disk_with_an_efi_system_partition(tmp_pa
     other = tmp_path / "other"
     other.write_bytes(bytes(4096))
     with pytest.raises(Error, match="partition table"):
-        place({}, other, wrap=lambda command, _: list(command))
-    with pytest.raises(Error, match="cannot be written"):
-        place({}, tmp_path / "missing", wrap=lambda command, _: list(command))
+        insert({}, other, wrap=lambda command, _: list(command))
+    with pytest.raises(Error, match="no such image"):
+        insert({}, tmp_path / "missing", wrap=lambda command, _: list(command))
     assert other.read_bytes() == bytes(4096)
 
 

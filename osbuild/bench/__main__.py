@@ -20,6 +20,7 @@ from osbuild.bench.figure import Measured, table
 from osbuild.bench.site import Site
 from osbuild.cache import Cache, remove
 from osbuild.errors import Error
+from osbuild.output import make_folder, target, write
 
 # name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
 MEASUREMENTS = {
@@ -88,7 +89,8 @@ def epilog() -> str:
               help="Where to write the figures.  [default: build/bench.json]")  # fmt: skip
 def command(only: tuple[str, ...], output: Path) -> int:
     """Measure builds, sizes, memory, boots, updates. A figure over its target is shown as such, and is no failure."""
-    RESULTS.mkdir(exist_ok=True)
+    make_folder(RESULTS)
+    target(output)  # an output that can't be written is reported now, not after hours
     facts = {"host": host()}
     done: dict[str, Measured] = {}
     failed = False
@@ -104,10 +106,7 @@ def command(only: tuple[str, ...], output: Path) -> int:
                     failed = True
     seconds = round(time.monotonic() - begin, 1)
     found = {name: measured.to_json() for name, measured in done.items()}
-    try:
-        output.write_text(json.dumps({**facts, "seconds": seconds, "measured": found}, indent=1) + "\n")
-    except OSError as error:
-        raise Error(f"cannot be written: {error.strerror}", where=str(output)) from error
+    write(output, (json.dumps({**facts, "seconds": seconds, "measured": found}, indent=1) + "\n").encode())
     report(list(done.values()), output, seconds)
     return 1 if failed else 0
 

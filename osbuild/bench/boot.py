@@ -10,6 +10,7 @@ from osbuild.bench.guest import COMPLETE, Booted, booted
 from osbuild.bench.site import Site
 from osbuild.bench.timeline import Span, Timeline, draw
 from osbuild.errors import Error
+from osbuild.output import write
 from osbuild.paths import display
 
 BASE = "edge-server"
@@ -44,7 +45,7 @@ def measure(site: Site) -> Measured:
         machine.wait_complete()
         second = observe(machine, distribution)
     picture = site.results / "bench-boot.svg"
-    picture.write_text(draw({"first boot": first, "second boot": second}))
+    write(picture, draw({"first boot": first, "second boot": second}).encode())
     figures = [*used, Figure("ready", "power-on to Ready, TCG, first boot", first.ready, "s", 75)]
     figures += [Figure(f"ready_{span.name}", f"  {span.name}", span.seconds, "s") for span in first.stages]
     figures.append(Figure("complete", "  power-on to boot complete", first.complete, "s"))

@@ -1,7 +1,5 @@
 """Making a bundle: content, squashfs, hash tree and signature, by RAUC; then read back as a device would."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from osbuild.bundle.programs import programs
 from osbuild.bundle.signing import Signing, trust
 from osbuild.bundle.source import Source, check
 from osbuild.cache import Cache, file_digest
-from osbuild.errors import Error
+from osbuild.output import publish, target
 from osbuild.run import Argument
 
 # Small blocks: of a streamed bundle only whole ones can be read, and an adaptive update picks single blocks of 4 KiB.
@@ -34,15 +32,14 @@ class Bundle:
     signer: str
 
 
-def make(source: Source, output: Path, signing: Signing, cache: Cache) -> Bundle:
-    """Write a signed bundle of `source` to `output`, which appears whole or not at all. Raises `Error`.
+def make(source: Source, path: Path, signing: Signing, cache: Cache) -> Bundle:
+    """Write a signed bundle of `source` to `path`, which appears whole or not at all. Raises `Error`.
 
     The same build gives the same squashfs. What follows that does differ: RAUC salts its hash tree by chance, and the
     signature has the time at which it was made and, with the curves used here, a random number.
     """
     with log.step(f"bundle of {source.title}"):
-        if not output.parent.is_dir():
-            raise Error("there is no such folder", where=str(output.parent), hint=f"mkdir -p {output.parent}")
+        target(path)
         check(source)
         tools = programs(cache)
         with cache.scratch("bundles") as scratch:
@@ -56,18 +53,5 @@ def make(source: Source, output: Path, signing: Signing, cache: Cache) -> Bundle
                 signing.run(tools, command, scratch, env)
                 tools.run(["rauc", *trust(scratch, signing.keys.keyring()), "info", made], [scratch])
             size, digest = made.stat().st_size, file_digest(made)
-            move(made, output)
-    return Bundle(output, size, digest, source, signing.signer.name)
-
-
-def move(made: Path, output: Path) -> None:
-    """Put a finished file in its place, whole or not at all. Raises `Error`."""
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        shutil.move(made, beside)
-        beside.replace(output)
-    except OSError as error:
-        hint = "check the folder, its mode and free space"
-        raise Error(f"cannot be written: {error.strerror}", where=str(output), hint=hint) from error
-    finally:
-        beside.unlink(missing_ok=True)
+            publish(path.parent, {path.name: made})
+    return Bundle(path, size, digest, source, signing.signer.name)

@@ -1,6 +1,9 @@
 """The command line: one module per command, loaded when it is called."""
 
+import errno
 import importlib
+import io
+import os
 import signal
 import sys
 from typing import Any
@@ -57,8 +60,11 @@ def main(args: list[str] | None = None) -> Any:
     """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
     words = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that resources are given back
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
     try:
         status = cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
+        flush_output()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -72,6 +78,16 @@ def main(args: list[str] | None = None) -> Any:
             raise
         log.error(error)
         sys.exit(error.status)
+    except OSError as error:
+        if "--debug" in words:
+            raise
+        name = error.filename
+        hint = "check the path, its mode and its disk; `edge-osbuild --debug …` shows what was being done"
+        where = os.fsdecode(name) if name else None
+        if where is None and error.errno == errno.ENOSPC and not sys.stdout.isatty():
+            where, hint = "standard output", "make room, or send the output elsewhere"
+        log.error(Error(error.strerror or str(error), where=where, hint=hint))
+        sys.exit(1)
     except Exception as error:  # a defect of this program: still one line, unless more is asked for
         if "--debug" in words:
             raise
@@ -79,3 +95,15 @@ def main(args: list[str] | None = None) -> Any:
         log.error(Error(f"{type(error).__name__}: {error}", hint=hint))
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)  # what click's `ctx.exit()` was given
+
+
+def flush_output() -> None:
+    """Have standard output written. Raises `Error` where it can't be, as on a full disk."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries again at its end
+        if isinstance(error, BrokenPipeError):  # whoever read it wanted no more
+            sys.exit(128 + signal.SIGPIPE)
+        hint = "make room, or send the output elsewhere"
+        raise Error(str(error.strerror), where="standard output", hint=hint) from error

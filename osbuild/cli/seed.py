@@ -6,13 +6,15 @@ from pathlib import Path
 import click
 
 from osbuild import log
+from osbuild import output as output_files
 from osbuild.cache import Cache
 from osbuild.errors import UsageError
+from osbuild.flash.insert import insert
 from osbuild.profile import load as loading
 from osbuild.seed import settings as setting
-from osbuild.seed.esp import mtools, place
-from osbuild.seed.iso import iso, write_private
-from osbuild.seed.render import render
+from osbuild.seed.esp import mtools
+from osbuild.seed.iso import iso
+from osbuild.seed.render import SUMS, render
 from osbuild.seed.schema import schemas, validate
 
 
@@ -56,16 +58,15 @@ def command(
     validate(seed.files, schemas(Cache()))
     files = seed.with_sums()
     if into is not None:
-        place(files, into, wrap=mtools(Cache()))
+        insert(files, into, wrap=mtools(Cache()))
         where = into
     else:
         where = output or Path(f"{node}-seed.iso")
         if where.suffix == ".iso" and not where.is_dir():
-            write_private(where, iso(files))
+            output_files.write(where, iso(files), mode=0o600)
         else:
-            where.mkdir(parents=True, exist_ok=True)
-            for name, data in files.items():
-                write_private(where / name, data)
+            output_files.make_folder(where, mode=0o700)
+            output_files.publish(where, files, mode=0o600, marker=SUMS)
     if as_json:
         click.echo(json.dumps({"node": node, "instance": seed.instance, "seed": str(where)}, indent=2))
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from osbuild.errors import Error, UsageError
 from osbuild.flash.device import Device, Host, decimal
+from osbuild.flash.fileuse import file_refusal
 from osbuild.flash.use import refusal
 
 # Names that the kernel gives to disks: a file of such a name was meant to be a device.
@@ -96,12 +97,10 @@ def _new(path: Path, size: int | None) -> Target:
 
 def _file(path: Path, real: Path, host: Host, size: int | None) -> Target:
     now = real.stat().st_size
-    for each in host.devices():
-        if each.backing and Path(each.backing) == real:
-            hint = f"give {each.path} itself, or detach it: losetup -d {each.path}"
-            raise Error(f"this file is in use as {each.path}", where=str(path), hint=hint)
     if not os.access(real, os.W_OK):
         raise Error("this file cannot be written", where=str(path), hint=f"chmod u+w {path}, or give another")
+    if found := file_refusal(real, host):
+        raise Error(found.reason, where=str(path), hint=found.hint)
     if size is not None and size < now:
         raise Error(f"it is larger already: {now} bytes", where=str(path), hint="remove it, or give a larger --size")
     return Target(path, None, (size or now) or None, exists=True)

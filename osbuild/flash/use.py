@@ -109,11 +109,16 @@ def _mounts(host: Host) -> Iterator[tuple[str, str, str]]:
             yield fields[2], _name(host, _unescaped(more[1])), _unescaped(fields[4])
 
 
-def _swaps(host: Host) -> Iterator[str]:
-    """Names of the devices in /proc/swaps (proc_swaps(5))."""
+def swap_areas(host: Host) -> Iterator[Path]:
+    """Devices and files in /proc/swaps (proc_swaps(5))."""
     for line in _lines(host.root / "proc/swaps")[1:]:
-        if line.startswith("/dev/"):
-            yield _name(host, _unescaped(line.split()[0]))
+        if line.startswith("/"):
+            yield Path(_unescaped(line.split()[0]))
+
+
+def _swaps(host: Host) -> Iterator[str]:
+    """Names of the devices in use as swap."""
+    return (_name(host, str(area)) for area in swap_areas(host) if str(area).startswith("/dev/"))
 
 
 def _name(host: Host, source: str) -> str:

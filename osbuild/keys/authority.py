@@ -43,7 +43,7 @@ class Access:
 
 def init(folder: Path, owner: str, access: Access, *, development: bool = False, root_token: str | None = None) -> Keys:
     """Make a root, an empty list of revoked certificates and a first signer in `folder`. Raises `Error`."""
-    with files.locked(folder):
+    with files.locked(folder, access.roots(folder)):
         if exists(folder):
             raise Error("there are keys already", where=str(folder), hint="rotate them, or name another folder")
         root_key = _new_root(folder, Root("root-1", root_token), owner, access, development=development)
@@ -69,7 +69,7 @@ def rotate_signer(folder: Path, access: Access, *, below: str | None = None, day
 
 def rotate_root(folder: Path, access: Access) -> Keys:
     """Make a new root beside the older ones: from now on it is in the keyring, but signs nothing. Raises `Error`."""
-    with files.locked(folder):
+    with files.locked(folder, access.roots(folder)):
         keys = load(folder)
         root = Root(f"root-{len(keys.roots) + 1}", access.new_token)
         _new_root(folder, root, keys.owner, access, development=keys.development)

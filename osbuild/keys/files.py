@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from osbuild.agent.system import flush
+from osbuild import output
 from osbuild.errors import Error
 
 PRIVATE, PUBLIC = 0o600, 0o644
@@ -15,28 +15,18 @@ PRIVATE, PUBLIC = 0o600, 0o644
 
 def write(path: Path, data: bytes, *, mode: int) -> None:
     """Replace `path` by a file with `data`. What is there stays as it is if anything fails. Raises `Error`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.unlink(missing_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        flush(path.parent)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        hint = "check the folder, its mode and free space"
-        raise Error(f"cannot be written: {error.strerror}", where=str(path), hint=hint) from error
+    output.write(path, data, mode=mode)
 
 
 def make_folder(path: Path) -> None:
-    """A folder that nobody but its owner can look into. Raises `Error`."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-    except OSError as error:
-        raise Error(f"cannot be made: {error.strerror}", where=str(path), hint="name another folder") from error
+    """A folder for private keys: a new one is private, and an existing one keeps its mode.
+
+    Raises `Error` where others than its owner may write to it: they could replace the keys.
+    """
+    output.make_folder(path, mode=0o700)
+    if stat.S_IMODE(path.stat().st_mode) & 0o022:
+        hint = f"chmod go-w {path}, or name another folder, which will be made"
+        raise Error("others may write to this folder, and could replace the keys in it", where=str(path), hint=hint)
 
 
 def read(path: Path, what: str, hint: str) -> bytes:
@@ -58,12 +48,25 @@ def check_private(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock, so that two processes don't change the keys in `folder` at the same time."""
+def locked(folder: Path, *more: Path) -> Iterator[None]:
+    """Hold a lock, so that two processes don't change the keys in `folder` at the same time.
+
+    If the block fails, files that it added to `folder` and the folders `more` are removed. Raises `Error`.
+    """
     make_folder(folder)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        raise output.unwritable(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        before = {path for place in (folder, *more) if place.is_dir() for path in place.iterdir()}
+        try:
+            yield
+        except BaseException:
+            for path in [path for place in (*more, folder) if place.is_dir() for path in place.iterdir()]:
+                if path not in before and path.is_file():
+                    output.discard(path)
+            raise
     finally:
         os.close(descriptor)

@@ -1,6 +1,5 @@
 """A seed on the disk itself: the folder /seed of the EFI system partition of an image or block device."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from osbuild.cache import Cache
 from osbuild.errors import Error
 from osbuild.fat import Fat
 from osbuild.run import run
-from osbuild.seed.iso import EPOCH, write_private
+from osbuild.seed.iso import EPOCH
 from osbuild.tools import Tree
 
 FOLDER = "seed"
@@ -40,20 +39,11 @@ def mtools(cache: Cache) -> Wrap:
     raise Error("mtools is missing", hint="run `apt-get install mtools`, or build an image on this host first")
 
 
-def place(files: Mapping[str, bytes], disk: Path, *, wrap: Wrap) -> None:
-    """Write `files` to /seed of the EFI system partition of `disk`, replacing what is there, the last one last.
-
-    `wrap` makes the command line that runs mtools(1); nothing is mounted.
-    """
-    disk = disk.absolute()
-    if not os.access(disk, os.W_OK):
-        hint = "does it exist? A device needs root, or the group `disk`"
-        raise Error("cannot be written", where=str(disk), hint=hint)
-    put(files, disk, partition(disk).offset, wrap=wrap)
-
-
 def put(files: Mapping[str, bytes], disk: Path, offset: int, *, wrap: Wrap) -> None:
-    """The same, on the FAT file system that begins `offset` bytes into the file or device `disk`."""
+    """Write `files` to /seed of the FAT file system `offset` bytes into the file `disk`, replacing what is there.
+
+    The last file is written last. `wrap` makes the command line that runs mtools(1); nothing is mounted.
+    """
     with disk.open("rb") as image:
         top = [file.path.name.lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1]
     with tempfile.TemporaryDirectory(prefix="edge-seed-") as scratch:
@@ -68,5 +58,5 @@ def put(files: Mapping[str, bytes], disk: Path, offset: int, *, wrap: Wrap) -> N
             run_one("mdeltree", f"s:/{FOLDER}")
         run_one("mmd", f"s:/{FOLDER}")
         for name, data in files.items():
-            write_private(Path(scratch, name), data)
+            Path(scratch, name).write_bytes(data)
             run_one("mcopy", str(Path(scratch, name)), f"s:/{FOLDER}/{name}")

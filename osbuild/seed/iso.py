@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,18 +59,3 @@ def frozen_clock(seconds: int) -> Iterator[None]:
     finally:
         for module, original in zip(modules, before, strict=True):
             module.time = original
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file, readable by its owner only. What is at `path` stays as it is if anything fails."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        beside.rename(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise Error(
-            f"cannot write it: {error.strerror}", where=str(path), hint="check the folder, its mode and free space"
-        ) from error

@@ -1,0 +1,56 @@
+"""Real file systems for tests, of a few MB: one that fills up, and one that is read-only. They need root."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def tmpfs(folder: Path, size: int) -> Iterator[Path]:
+    """A file system with room for `size` bytes, mounted at the new `folder`."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Take all room that is left."""
+    with (folder / ".filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Path]:
+    """Have the file system at `folder` without room for the time of the block."""
+    fill(folder)
+    try:
+        yield folder
+    finally:
+        (folder / ".filler").unlink()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """Have the file system at `folder` read-only for the time of the block."""
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` by its path there, but the filler."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".filler", ".lock")
+    }
