@@ -80,8 +80,8 @@ def test_the_seed_overrides_the_image_key_by_key(tmp_path: Path) -> None:
     [
         ({"role": "master"}, "role 'master'"),
         ({"role": "agent"}, "an agent needs `server` and `token`"),
-        ({"role": "server", "node_ip": "192.0.2"}, "node_ip"),
-        ({"role": "server", "config": {"cluster-cidr": "10.42.0.1/16"}}, "cluster_cidr"),
+        ({"role": "server", "node_ip": "192.0.2"}, "node-ip"),
+        ({"role": "server", "config": {"cluster-cidr": "10.42.0.1/16"}}, "cluster-cidr"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from osbuild import paths
 from osbuild.errors import Error
-from osbuild.profile import ssh
+from osbuild.profile import cluster, ssh
 from osbuild.profile.document import quoted
 from osbuild.profile.keys import keys, size_text
 from osbuild.profile.model import Interface, Profile, Size
@@ -15,19 +15,6 @@ from osbuild.profile.scalars import nearest
 
 # Set by the build or the boot flow; a second one would win or lose against it without a word.
 RESERVED_ARGUMENTS = ("root=", "roothash=", "rauc.slot=", "systemd.verity")
-# K3s settings that a key of the profile or the image itself sets.
-RESERVED_CONFIG = {
-    "token": "`kubernetes.token`, a reference",
-    "server": "`kubernetes.server`",
-    "node-label": "`kubernetes.labels`",
-    "node-taint": "`kubernetes.taints`",
-    "node-ip": "`kubernetes.node_ip`",
-    "node-name": "`hostname`",
-    "disable": "`kubernetes.disable`",
-    "data-dir": "nothing: the image sets it",
-    "container-runtime-endpoint": "nothing: the image has its own containerd",
-}
-SECRET_CONFIG = ("agent-token", "etcd-s3-access-key", "etcd-s3-secret-key", "etcd-s3-session-token", "vpn-auth")
 
 Where = Callable[..., str]
 
@@ -46,7 +33,7 @@ def check(profile: Profile, where: Where, folder: Path) -> None:
     _interfaces(profile.network.interfaces, where)
     _zone(profile, where)
     _kubernetes(profile, where)
-    _config(profile, where)
+    cluster.check(profile, where)
 
 
 def _sizes(profile: Profile, where: Where) -> None:
@@ -221,16 +208,3 @@ def _kubernetes(profile: Profile, where: Where) -> None:
         message = f"found `{block.version}`, {kind}, with the distribution {block.distribution}"
         hint = f"write {fitting}, or `version: null` for the newest pinned one"
         raise Error(message, where=where("kubernetes.version", "kubernetes.distribution"), hint=hint)
-    if block.node_ip is not None:
-        _ip(block.node_ip, "the node's IP address", where("kubernetes.node_ip"))
-
-
-def _config(profile: Profile, where: Where) -> None:
-    for name in profile.kubernetes.config:
-        place = where(f"kubernetes.config.{name}")
-        if name in SECRET_CONFIG:
-            hint = "join agents by `kubernetes.token`, a reference to a secret"
-            raise Error(f"found {quoted(name)} in `kubernetes.config`, a literal secret", where=place, hint=hint)
-        if name in RESERVED_CONFIG:
-            message = f"found {quoted(name)} in `kubernetes.config`, which the image writes itself"
-            raise Error(message, where=place, hint=f"use {RESERVED_CONFIG[name]}")

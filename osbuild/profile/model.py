@@ -2,11 +2,11 @@
 
 A field's metadata: `help` is the text for users; `pattern` and `choices` limit a string, `form` says in words what the
 pattern wants; `minimum` and `maximum` limit a number or size; of a list or mapping they limit the items, and `keys` and
-`keys_form` the names of a mapping's entries. `lines` allows a text of several lines. `secret` marks a reference that is
-resolved for the seed only; `path` marks values that name files, relative to the profile ("overlay", "element",
-"archive", "manifest"; "reference" where only those that begin with `file:` do). `where` says what the key changes:
-"image" (the default: a change composes a new image), "seed" (first-boot config only) or "none"; it holds for
-everything below the key.
+`keys_form` the names of a mapping's entries; `references` are the entries that may refer to a secret. `lines` allows a
+text of several lines. `secret` marks a reference that is resolved for the seed only; `path` marks values that name
+files, relative to the profile ("overlay", "element", "archive", "manifest"; "reference" where only those that begin
+with `file:` do). `where` says what the key changes: "image" (the default: a change composes a new image), "seed"
+(first-boot config only) or "none"; it holds for everything below the key.
 
 Patterns use only what Python's and ECMAScript's regular expressions have in common, since the JSON Schema carries them.
 """
@@ -22,6 +22,11 @@ PATH = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
 ACCOUNT = r"^[a-z_][a-z0-9_-]{0,31}$"
 ACCOUNT_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
 LABEL = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
+# Entries of K3s' configuration that are secrets, and therefore given by reference.
+SECRET_CONFIG = (
+    "agent-token", "datastore-endpoint", "etcd-s3-access-key", "etcd-s3-secret-key", "etcd-s3-session-token",
+    "etcd-s3-proxy", "vpn-auth",
+)  # fmt: skip
 LABEL_KEY = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 
 
@@ -252,6 +257,7 @@ class Kubernetes:
         metadata=key(
             "K3s configuration file entries to add, for example `tls-san`; the upstream distribution takes those "
             "that it knows",
+            references=SECRET_CONFIG,
             where="seed",
         ),
     )

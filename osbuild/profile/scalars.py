@@ -15,9 +15,9 @@ from osbuild.profile.model import Size
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that was probably meant, or None."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The one of `known` that was probably meant, or None. `cutoff`, from 0 to 1, says how alike they must be."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 

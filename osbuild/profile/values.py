@@ -96,7 +96,8 @@ class Reader:
         if shape.kind is Kind.MAP:
             return self.map(node, shape, key, path)
         if shape.kind is Kind.ANY:
-            return self.any(node, path)
+            secret = path.rpartition(".")[2] in key.limits.get("references", ())
+            return self.any(self.relocated(node) if secret else node, path)
         return self.leaf(node, shape, key, path)
 
     def list(self, node: Node, shape: Shape, key: Key, path: str) -> tuple[Any, ...]:
@@ -176,6 +177,12 @@ class Reader:
             hint = f"`{path}` is: {key.limits['help']}"
             raise scalars.mismatch(node, path, form, hint, private=scalars.private(key, node))
         return self.relocate(text, node.mark.path.parent, key.limits.get("path"))
+
+    def relocated(self, node: Node) -> Node:
+        """A reference to a secret, relative to `self.folder`; anything else as it is."""
+        if not isinstance(node, Scalar) or node.kind != "string":
+            return node
+        return Scalar(self.relocate(node.text, node.mark.path.parent, "reference"), node.kind, node.mark)
 
     def relocate(self, text: str, stated: Path, what: str | None) -> str:
         """A path that was written relative to the folder `stated`, relative to `self.folder`."""

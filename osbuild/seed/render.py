@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 
 from osbuild import paths
+from osbuild.agent.kubernetes import ranges
 from osbuild.errors import Error, UsageError
-from osbuild.profile import secrets
+from osbuild.profile import cluster, secrets
 from osbuild.profile.model import NAME, Kubernetes, Profile
 from osbuild.seed import interfaces
 from osbuild.seed.users import accounts
@@ -106,6 +107,14 @@ def kubernetes(block: Kubernetes, folder: Path) -> dict[str, Any] | None:
     }
     if block.token is not None:
         values["token"] = secrets.resolve(block.token, folder=folder)
+    values["config"] = {
+        name: secrets.resolve(value, folder=folder) if cluster.is_reference(name, value) else value
+        for name, value in block.config.items()
+    }
+    try:
+        ranges.check(cluster.settings(block).ranges, ipv6=not cluster.may_be_upstream(block))
+    except ranges.RangeError as error:
+        raise Error(str(error), where=f"kubernetes, {error.name}", hint=error.hint) from error
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from osbuild.agent import system
 from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes import ranges
 
 IMAGE = "usr/lib/edge-osbuild/kubernetes.json"
 SEED = "etc/edge-osbuild/kubernetes.json"
@@ -44,8 +45,8 @@ class Settings:
         return [f"--{word.removeprefix('--')}" for word in self.words(key)]
 
     def word(self, key: str, default: str) -> str:
-        """An entry of `config` that is one string."""
-        return str(self.config.get(key, default))
+        """An entry of `config` that is one string. K3s joins a list with commas."""
+        return ",".join(self.words(key)) if key in self.config else default
 
     @property
     def cluster_cidr(self) -> str:
@@ -70,6 +71,18 @@ class Settings:
     @property
     def cluster_dns(self) -> str:
         return self.word("cluster-dns", str(ipaddress.ip_network(self.service_cidr)[10]))
+
+    @property
+    def ranges(self) -> ranges.Ranges:
+        """The addresses that were given or follow from them, for `ranges.check`."""
+        known = self.role == "server" or bool({"cluster-cidr", "service-cidr"} & set(self.config))
+        return ranges.Ranges(
+            cluster_cidr=self.cluster_cidr if known else None,
+            service_cidr=self.service_cidr if known else None,
+            cluster_dns=self.word("cluster-dns", "") or None,
+            node_ip=self.node_ip,
+            advertise_address=self.advertise_address if self.role == "server" else None,
+        )
 
     @property
     def advertise_address(self) -> str:
@@ -110,12 +123,12 @@ def check(settings: Settings) -> None:
     if settings.role == "agent" and not (settings.server and settings.token):
         hint = "give both in the profile, the token by reference"
         raise Problem("an agent needs `server` and `token`", hint=hint)
-    for name in ("node_ip", "advertise_address", "cluster_cidr", "service_cidr"):
-        if value := getattr(settings, name):
-            try:
-                ipaddress.ip_network(value, strict=name.endswith("cidr"))
-            except ValueError as error:
-                raise Problem(str(error), where=name, hint=GIVEN) from error
+    if settings.role == "none":
+        return
+    try:
+        ranges.check(settings.ranges)
+    except ranges.RangeError as error:
+        raise Problem(str(error), where=error.name, hint=f"{error.hint}; {GIVEN}") from error
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:

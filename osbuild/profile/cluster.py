@@ -1,0 +1,228 @@
+"""A profile's `kubernetes` block as Kubernetes' programs judge it on the node: labels, taints, addresses, flags."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from osbuild.agent.kubernetes import ranges, upstream
+from osbuild.agent.kubernetes.settings import Settings
+from osbuild.errors import Error
+from osbuild.profile import k3sconfig
+from osbuild.profile.document import quoted
+from osbuild.profile.hosts import host_problem, url_problem
+from osbuild.profile.keys import REFERENCE
+from osbuild.profile.model import LABEL, SECRET_CONFIG, Kubernetes, Profile
+from osbuild.profile.scalars import nearest
+
+SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+KUBELET_LABELS = (
+    "kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch", "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region", "node.kubernetes.io/instance-type", "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch", "beta.kubernetes.io/instance-type", "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+)  # fmt: skip
+"""The only labels in Kubernetes' own namespaces that a node may give itself (k8s.io/kubelet, well_known_labels.go)."""
+KUBELET_NAMESPACES = ("kubelet.kubernetes.io", "node.kubernetes.io")
+ARGUMENTS = (
+    "kubelet-arg", "kube-apiserver-arg", "kube-controller-manager-arg", "kube-scheduler-arg", "kube-proxy-arg",
+    "kube-cloud-controller-manager-arg", "etcd-arg",
+)  # fmt: skip
+RESERVED_FLAGS = {
+    "node-labels": "`kubernetes.labels`",
+    "register-with-taints": "`kubernetes.taints`",
+    "node-ip": "`kubernetes.node_ip`",
+    "hostname-override": "`hostname`",
+    "cluster-dns": "`cluster-dns` in `kubernetes.config`",
+    "cluster-domain": "`cluster-domain` in `kubernetes.config`",
+    "service-cluster-ip-range": "`service-cidr` in `kubernetes.config`",
+    "cluster-cidr": "`cluster-cidr` in `kubernetes.config`",
+    "advertise-address": "`advertise-address` in `kubernetes.config`",
+    "config": "nothing: the image sets it",
+    "kubeconfig": "nothing: the image sets it",
+    "root-dir": "nothing: the image sets it",
+    "container-runtime-endpoint": "nothing: the image has its own containerd",
+    "data-dir": "nothing: the image sets it",
+}
+ADDRESSES = ("datastore-endpoint", "etcd-s3-proxy")  # secret only if they contain a password
+PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@|(^|[ ;&?])(password|passwd|pwd|secret)=", re.IGNORECASE)
+
+Where = Callable[..., str]
+
+
+def check(profile: Profile, where: Where) -> None:
+    """Raise `Error` for the first thing that Kubernetes would reject on the node, or that would have no effect."""
+    block = profile.kubernetes
+    check_labels(block, where)
+    check_taints(block, where)
+    if block.server is not None and (reason := url_problem(block.server)):
+        message = f"found the URL {quoted(block.server)}, expected that of a server: {reason}"
+        raise Error(message, where=where("kubernetes.server"), hint="write it like `https://192.0.2.10:6443`")
+    check_config(block, where)
+    check_upstream(block, where)
+    check_ranges(profile, where)
+
+
+def key_problem(key: str) -> str | None:
+    """Say why `key` is not the name of a label or taint (apimachinery, IsQualifiedName); None if it is one."""
+    prefix, slash, name = key.rpartition("/")
+    if "/" in prefix:
+        return "it has more than one `/`"
+    if slash and (len(prefix) > 253 or not SUBDOMAIN.fullmatch(prefix)):
+        return "what stands before the `/` is not a DNS name in lower case"
+    if not name or not re.fullmatch(LABEL, name):
+        return "the name has 1 to 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
+    return None
+
+
+def reserved(key: str) -> bool:
+    """Whether the kubelet refuses to give this label to its own node (cmd/kubelet/app/options)."""
+    namespace = key.partition("/")[0] if "/" in key else ""
+    own = any(f".{namespace}".endswith(f".{suffix}") for suffix in ("kubernetes.io", "k8s.io"))
+    allowed = any(f".{namespace}".endswith(f".{suffix}") for suffix in KUBELET_NAMESPACES)
+    return own and not allowed and key not in KUBELET_LABELS
+
+
+def check_labels(block: Kubernetes, where: Where) -> None:
+    for key in block.labels:
+        place = where(f"kubernetes.labels.{key}")
+        if reason := key_problem(key):
+            raise Error(
+                f"found the label {quoted(key)}: {reason}", where=place, hint="write one like `example.com/zone`"
+            )
+        if reserved(key):
+            message = f"found the label {quoted(key)}, which Kubernetes does not let a node give to itself"
+            near = "`topology.kubernetes.io/zone`, `node.kubernetes.io/NAME`, or a domain of your own"
+            hint = f"write {near}; or set it from outside: `kubectl label node NODE {key}=…`"
+            raise Error(message, where=place, hint=hint)
+
+
+def check_taints(block: Kubernetes, where: Where) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for number, text in enumerate(block.taints):
+        place = where(f"kubernetes.taints[{number}]")
+        left, _, effect = text.rpartition(":")
+        key, _, value = left.partition("=")
+        if reason := key_problem(key):
+            raise Error(
+                f"found the taint {quoted(text)}: {reason}", where=place, hint="write `example.com/name=value:effect`"
+            )
+        if not re.fullmatch(LABEL, value):
+            message = f"found the taint {quoted(text)} with the value {quoted(value)}"
+            hint = (
+                "a value has at most 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
+            )
+            raise Error(message, where=place, hint=hint)
+        if (key, effect) in seen:
+            message = f"found two taints with the key {quoted(key)} and the effect {effect}"
+            hint = f"the other is at {where(f'kubernetes.taints[{seen[key, effect]}]')}: keep one of them"
+            raise Error(message, where=place, hint=hint)
+        seen[key, effect] = number
+
+
+def check_config(block: Kubernetes, where: Where) -> None:
+    for name, value in block.config.items():
+        place = where(f"kubernetes.config.{name}")
+        check_secret(name, value, place)
+        if reason := k3sconfig.RESERVED.get(name):
+            message = f"found {quoted(name)} in `kubernetes.config`, which the image writes itself"
+            raise Error(message, where=place, hint=f"use {reason}")
+        if name not in k3sconfig.KNOWN and (near := k3sconfig.misspelt(name)):
+            message = f"found {quoted(name)} in `kubernetes.config`, which K3s does not know"
+            raise Error(message, where=place, hint=f"did you mean `{near}`?")
+        if name in ARGUMENTS:
+            for text in texts(value):
+                check_argument(name, text, place, upstream=may_be_upstream(block))
+        if name == "tls-san":
+            for text in texts(value):
+                if reason := host_problem(text.removeprefix("*.")):
+                    message = f"found {quoted(text)} for `tls-san`, expected a host name or IP address: {reason}"
+                    raise Error(message, where=place, hint="write it without `https://` and port")
+    for number, name in enumerate(block.disable):
+        if name not in k3sconfig.COMPONENTS and (found := nearest(name, k3sconfig.COMPONENTS)):
+            message = f"found no packaged component {quoted(name)} to disable"
+            raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{found}`?")
+
+
+def is_reference(name: str, value: Any) -> bool:
+    """Whether the entry `name` of `kubernetes.config` refers to a secret."""
+    return name in SECRET_CONFIG and isinstance(value, str) and re.fullmatch(REFERENCE, value) is not None
+
+
+def check_secret(name: str, value: Any, place: str) -> None:
+    """A secret is given by reference: a profile is stored, sent and shown as it is."""
+    if is_reference(name, value):
+        return
+    if (name in SECRET_CONFIG and name not in ADDRESSES) or any(PASSWORD.search(text) for text in texts(value)):
+        message = f"found a literal secret in {quoted(name)} of `kubernetes.config`, expected a reference"
+        hint = "put it in a file outside of the profile and write `file:PATH`, or `env:NAME` for a variable"
+        if name not in SECRET_CONFIG:
+            hint = "remove it: these may refer to a secret: " + ", ".join(SECRET_CONFIG)
+        raise Error(message, where=place, hint=hint)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value, which may be a list or mapping."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts(inner)
+    elif value is not None:
+        yield str(value)
+
+
+def check_argument(name: str, text: str, place: str, *, upstream: bool) -> None:
+    """One `flag=value` for a program of Kubernetes. Raises `Error`."""
+    flag = re.match(r"(--)?([a-z][a-z0-9-]*)[+-]?(=|$)", text)
+    if flag is None:
+        message = f"found {quoted(text)} in `{name}`, expected `flag=value`"
+        raise Error(message, where=place, hint="write a flag as the program's manual has it, such as `max-pods=50`")
+    if advice := RESERVED_FLAGS.get(flag[2]):
+        raise Error(f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=place, hint=f"use {advice}")
+    if upstream and any(sign in text for sign in " \t\r\n\"'\\"):
+        message = f"found {quoted(text)} in `{name}`, with a blank, quote or backslash"
+        hint = "the upstream distribution passes flags by a systemd unit, which would split or change it"
+        raise Error(message, where=place, hint=hint)
+
+
+def may_be_upstream(block: Kubernetes) -> bool:
+    """Whether the image may carry the upstream distribution."""
+    return "upstream" in (block.distribution, block.if_unavailable)
+
+
+def check_upstream(block: Kubernetes, where: Where) -> None:
+    """Reject what only K3s knows: the upstream distribution would not use it."""
+    if block.role == "none" or block.distribution != "upstream":
+        return
+    for name in block.config:
+        if name not in upstream.KNOWN:
+            message = f"found {quoted(name)} in `kubernetes.config`, which the upstream distribution does not have"
+            hint = f"remove it, or use `distribution: k3s`; it has: {', '.join(upstream.KNOWN)}"
+            raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
+    if block.disable:
+        hint = "remove it, or use `distribution: k3s`; where it is inherited, write `disable: []`"
+        message = "found `disable`, but the upstream distribution has no packaged components"
+        raise Error(message, where=where("kubernetes.disable"), hint=hint)
+    if block.role == "server" and block.server is not None:
+        message = "found `server` with the role server, but the upstream distribution has one server in a cluster"
+        raise Error(message, where=where("kubernetes.server"), hint="remove it, or write `role: agent`")
+
+
+def settings(block: Kubernetes) -> Settings:
+    """The block as the device will read it, references to secrets left out."""
+    return Settings(role=block.role, node_ip=block.node_ip, config=block.config)
+
+
+def check_ranges(profile: Profile, where: Where) -> None:
+    """Addresses of cluster and node, alone and together."""
+    block = profile.kubernetes
+    found = settings(block).ranges
+    if "advertise-address" not in block.config:
+        found = dataclasses.replace(found, advertise_address=None)  # it follows from `node_ip`, which each node has
+    try:
+        ranges.check(found, ipv6=not may_be_upstream(block))
+    except ranges.RangeError as error:
+        dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
+        raise Error(str(error), where=where(dotted), hint=error.hint) from error

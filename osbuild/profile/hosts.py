@@ -1,0 +1,40 @@
+"""Host names and URLs, as DNS (RFC 1123) and a node's programs accept them."""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
+
+
+def host_problem(text: str) -> str | None:
+    """Say why `text` is neither an IP address nor a host name; None if it is one of them."""
+    if ":" in text or re.fullmatch(r"[0-9.]+", text):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            return "it is not an IP address"
+        return None
+    name = text.removesuffix(".")
+    if len(name) > 253:
+        return "a host name has at most 253 characters"
+    bad = next((label for label in name.split(".") if not LABEL.fullmatch(label)), None)
+    if bad is not None:
+        return f"`{bad[:20]}` is not a part of a host name" if bad else "a part of the host name is empty"
+    return None
+
+
+def url_problem(text: str) -> str | None:
+    """Say why a program cannot call the URL `text`: its host or port is wrong. None if it can."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return "the host or port is not valid"
+    if not parts.hostname:
+        return "the host is missing"
+    if port is not None and not 1 <= port <= 65535:
+        return "a port is a number from 1 to 65535"
+    if parts.netloc.endswith(":"):
+        return "the port is missing after `:`"
+    return host_problem(parts.hostname)
