@@ -15,9 +15,9 @@ COMPOSE = Path(__file__).parent / "compose"
 # What every image has. Profiles add to this; `osbuild.kubernetes` names what Kubernetes needs.
 PACKAGES = (
     "bash", "ca-certificates", "cloud-init", "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
-    "kmod", "less", "libnss-myhostname", "mount", "openssh-server", "procps", "python3", "rauc", "rauc-service",
-    "sudo", "systemd", "systemd-boot", "systemd-cryptsetup", "systemd-repart", "systemd-resolved", "systemd-sysv",
-    "systemd-timesyncd", "tzdata", "udev", "util-linux", "zstd",
+    "kmod", "less", "libnss-myhostname", "mount", "netplan-generator", "openssh-server", "procps", "python3", "rauc",
+    "rauc-service", "sudo", "systemd", "systemd-boot", "systemd-cryptsetup", "systemd-repart", "systemd-resolved",
+    "systemd-sysv", "systemd-timesyncd", "tzdata", "udev", "util-linux", "zstd",
 )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import pytest
 from tests.test_lint import PROJECT, tracked
 
 AGENT = PROJECT / "osbuild" / "agent"
+# PyYAML is in every image: cloud-init depends on it.
+OTHER_IMPORTS = {AGENT / "network/document.py": "yaml"}
 LONG, LONGEST = 300, 400  # lines of a module
 
 
@@ -34,7 +36,8 @@ def test_what_runs_on_the_device_imports_the_standard_library_only() -> None:
     for path in paths:
         for name in imports(path):
             inside = name == "osbuild.agent" or name.startswith("osbuild.agent.")
-            assert inside or name.partition(".")[0] in sys.stdlib_module_names, f"{path} imports {name}"
+            known = name.partition(".")[0] in sys.stdlib_module_names or name == OTHER_IMPORTS.get(path)
+            assert inside or known, f"{path} imports {name}"
 
 
 def test_no_module_is_too_long() -> None:

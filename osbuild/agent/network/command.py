@@ -1,0 +1,175 @@
+"""`edge-agent network`: render network-config of the seed before systemd-networkd starts.
+
+What fails here costs the network only: the last configuration that worked is used, or else DHCP on every Ethernet
+interface, and both are reported.
+"""
+
+import argparse
+import fnmatch
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.network.document import parse
+from osbuild.agent.network.netplan import Rendered, render
+from osbuild.agent.system import System, write
+
+SHOWN = "/var/lib/cloud/seed/nocloud/network-config"
+KEPT = "/var/lib/edge-osbuild/network/network-config"
+SCRATCH = "/run/edge-osbuild/netplan"
+FALLBACK = "/run/systemd/network/88-edge-fallback.network"
+# Every physical Ethernet interface that no other file names. The file of the image may be masked by a seed.
+DHCP = "[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\n\n[Link]\nRequiredForOnline=no\n"
+RESULT = "/run/edge-osbuild/network.json"
+SETTLE = 10  # seconds for drivers to bring up interfaces that the configuration names
+
+
+def configure(system: System) -> list[Problem]:
+    """Install the files for the network of this boot in /run; returns everything that is wrong with the seed's."""
+    shown = system.path(SHOWN)
+    if not shown.is_file():
+        return []
+    data = shown.read_bytes()
+    problems: list[Problem] = []
+    rendered: Rendered | None
+    try:
+        rendered = attempt(data, system)
+    except Problem as problem:
+        problems.append(problem)
+        rendered = fallback(data, problems, system)
+    else:
+        keep(data, system)
+    if rendered is None:
+        dhcp(system)
+        return problems
+    problems += rendered.problems
+    install(rendered, system)
+    absent = missing(rendered, system)
+    if absent and len(absent) == len(rendered.physical):
+        dhcp(system)
+        hint = f"DHCP is used instead on: {', '.join(sorted(interfaces(system))) or 'every Ethernet interface'}"
+        problems.append(Problem("none of its interfaces exists", where="network-config", hint=hint))
+    elif absent:
+        message = f"no interface matches {', '.join(absent)}"
+        hint = f"this node has: {', '.join(f'{name} ({mac})' for name, mac in sorted(interfaces(system).items()))}"
+        problems.append(Problem(message, where="network-config", hint=hint))
+    return problems
+
+
+def attempt(data: bytes, system: System) -> Rendered:
+    """Render network-config in a new scratch folder. Raises `Problem` for whatever happens."""
+    scratch = system.path(SCRATCH)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, mode=0o700)
+    try:
+        return render(parse(data), scratch, system)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Problem(f"netplan did not run: {error}", where="network-config") from error
+
+
+def fallback(data: bytes, problems: list[Problem], system: System) -> Rendered | None:
+    """What the last good network-config renders to, None if there is none; adds what is used to `problems`."""
+    kept = system.path(KEPT)
+    try:
+        if kept.is_file() and (before := kept.read_bytes()) != data:
+            rendered = attempt(before, system)
+            problems.append(Problem("not used: the network has its last working configuration", where="network-config"))
+            return rendered
+    except (OSError, Problem):
+        pass  # as if there were none
+    problems.append(Problem("not used: DHCP on every Ethernet interface instead", where="network-config"))
+    return None
+
+
+def keep(data: bytes, system: System) -> None:
+    """Store network-config for boots whose seed has one that can't be used. A full disk costs this copy only."""
+    kept = system.path(KEPT)
+    try:
+        if not kept.is_file() or kept.read_bytes() != data:
+            write(kept, data, 0o600)
+    except OSError as error:
+        print(f"<4>network-config could not be stored: {error}", file=sys.stderr)
+
+
+def dhcp(system: System) -> None:
+    """Ask for an address on every physical Ethernet interface that has no configuration."""
+    path = system.path(FALLBACK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(DHCP)
+
+
+def install(rendered: Rendered, system: System) -> None:
+    """Copy the files to /run, with modes and owners, and have udev and systemd read theirs."""
+    for name in rendered.files:
+        source, target = rendered.folder / name, system.path("/run") / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if source.is_symlink():
+            target.symlink_to(Path("/run/systemd/system") / source.name)
+        else:
+            source.rename(target)
+    if any(name.endswith((".link", ".rules")) for name in rendered.files):
+        command("udevadm", "control", "--reload")
+        # Names and link settings are applied to an interface when it is added.
+        command("udevadm", "trigger", "--action=add", "--subsystem-match=net")
+        command("udevadm", "settle", f"--timeout={SETTLE}")
+    units = sorted({Path(name).name for name in rendered.files if name.endswith(".service")})
+    if units:
+        command("systemctl", "daemon-reload")
+        command("systemctl", "--no-block", "start", *units)
+
+
+def command(*words: str) -> None:
+    """Run a program; what it says is in the journal, and the network is configured without it."""
+    try:
+        subprocess.run(words, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"<3>{words[0]}: {error}", file=sys.stderr)
+
+
+def interfaces(system: System) -> dict[str, str]:
+    """name -> MAC address of each physical interface that exists now."""
+    folder = system.path("/sys/class/net")
+    return {
+        path.name: system.text(f"/sys/class/net/{path.name}/address").strip()
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (path / "device").exists()
+    }
+
+
+def missing(rendered: Rendered, system: System) -> list[str]:
+    """Labels of interfaces that don't exist, after drivers had time to bring them up."""
+    absent = unmatched(rendered.physical, interfaces(system))
+    if absent:
+        command("udevadm", "settle", f"--timeout={SETTLE}")
+        absent = unmatched(rendered.physical, interfaces(system))
+    return absent
+
+
+def unmatched(wanted: Sequence[tuple[str, str | None, str | None]], present: dict[str, str]) -> list[str]:
+    """Labels of `wanted` that fit none of the interfaces `present` (name -> MAC address)."""
+    return [
+        label if mac is None else f"{label} ({mac})"
+        for label, pattern, mac in wanted
+        if not any(
+            (mac is None or mac == address.lower()) and (pattern is None or fnmatch.fnmatchcase(name, pattern))
+            for name, address in present.items()
+        )
+    ]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def main(options: argparse.Namespace) -> int:
+    system = System()
+    problems = configure(system)
+    write(system.path(RESULT), json.dumps({"problems": [str(problem) for problem in problems]}).encode())
+    for problem in problems:
+        print("\n".join(f"<3>{line}" for line in problem.lines()), file=sys.stderr)
+    return 0

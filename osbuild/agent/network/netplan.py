@@ -1,0 +1,143 @@
+"""netplan's generator (netplan-generate(8)): from version 2 of network-config to files for networkd, udev and Wi-Fi."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.network.document import Position, Value, Writer
+from osbuild.agent.network.legacy import convert
+from osbuild.agent.system import System
+
+GENERATE = "/usr/libexec/netplan/generate"
+# What the generator writes: (file, program that it needs). Everything else needs what an image does not have.
+KNOWN = (
+    (re.compile(r"systemd/network/10-netplan-[^/]+\.(link|netdev|network)"), None),
+    (re.compile(r"netplan/wpa-[^/]+\.conf"), "/usr/sbin/wpa_supplicant"),
+    (re.compile(r"systemd/system/(systemd-networkd\.service\.wants/)?netplan-wpa-[^/]+\.service"), None),
+    (re.compile(r"systemd/system/([^/]+\.wants/)?netplan-regdom\.service"), "/usr/sbin/iw"),
+    (re.compile(r"udev/rules\.d/99-netplan-[^/]+\.rules"), None),
+)
+# Lists for NetworkManager, Open vSwitch and a service that does not run here.
+UNUSED = re.compile(r"udev/rules\.d/90-netplan\.rules|.*netplan-ovs-cleanup\.service|.*wait-online\.service\.d/.*")
+PACKAGES = {"/usr/sbin/wpa_supplicant": "wpasupplicant", "/usr/sbin/iw": "iw"}
+GLOB = re.compile(r"[*?\[]")
+SECTIONS = ("ethernets", "wifis", "bonds", "bridges", "vlans", "vrfs", "tunnels", "dummy-devices", "virtual-ethernets")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What netplan made of a configuration: files below `folder` (which stands for /run), and what it left out."""
+
+    folder: Path
+    files: tuple[str, ...]
+    physical: tuple[tuple[str, str | None, str | None], ...]
+    """(label, name or pattern, MAC address) of each physical interface"""
+    problems: tuple[Problem, ...]
+
+
+def render(value: Value, scratch: Path, system: System) -> Rendered:
+    """Render a parsed network-config in the empty folder `scratch`. Raises `Problem`."""
+    document, problems = without_missing(version_2(value), system)
+    writer = Writer()
+    source = scratch / "etc/netplan/50-edge.yaml"
+    source.parent.mkdir(parents=True, mode=0o700)
+    source.touch(mode=0o600)
+    source.write_text(writer.text(Value({"network": (document.position, document)}, document.position)))
+    done = subprocess.run(
+        [system.path(GENERATE), f"--root-dir={scratch}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode != 0:
+        raise failure(done.stderr, writer)
+    for text in re.findall(r"^Error: (Conflicting default route.*)", done.stderr, re.MULTILINE):
+        problems.append(Problem(text, where="network-config", hint="give each route a `metric` of its own"))
+    run = scratch / "run"
+    names = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_symlink() or path.is_file())
+    kept = [name for name in names if not UNUSED.fullmatch(name)]
+    for name in kept:
+        program = next((needed for known, needed in KNOWN if known.fullmatch(name)), name)
+        if program == name:
+            hint = "this system has systemd-networkd only"
+            raise Problem(f"needs {name}, which nothing here reads", where="network-config", hint=hint)
+        if program and not system.path(program).exists():
+            raise missing(program, "network-config")
+    narrow(run, kept)
+    return Rendered(run, tuple(kept), physical(document), tuple(problems))
+
+
+def version_2(value: Value) -> Value:
+    """The configuration as version 2, patterns that are names of interfaces as `match`. Raises `Problem`."""
+    version = value.get("version")
+    number = str(version.data) if version else None
+    if not value.data:
+        return value
+    if number == "1":
+        return convert(value)
+    if number != "2":
+        where = version.position if version else value.position
+        raise Problem("is neither version 1 nor 2", where=str(where), hint="begin with `version: 2`")
+    ethernets = value.get("ethernets")
+    if ethernets is None or not isinstance(ethernets.data, dict):
+        return value
+    entries: dict[str, tuple[Position, Value]] = {}
+    for index, (name, (position, entry)) in enumerate(ethernets.data.items()):
+        if GLOB.search(name) and isinstance(entry.data, dict) and "match" not in entry.data:
+            # networkd takes the first file that fits: those of patterns come last.
+            match = Value({"name": (position, Value(name.removeprefix("~ "), position))}, position)
+            entries[f"~{index}"] = (position, Value({"match": (position, match), **entry.data}, entry.position))
+        else:
+            entries[name] = (position, entry)
+    place = value.data["ethernets"][0]
+    return Value({**value.data, "ethernets": (place, Value(entries, ethernets.position))}, value.position)
+
+
+def without_missing(value: Value, system: System) -> tuple[Value, list[Problem]]:
+    """The configuration without Wi-Fi if this image has no program for it, and the problem that says so."""
+    program = "/usr/sbin/wpa_supplicant"
+    if value.get("wifis") is None or system.path(program).exists():
+        return value, []
+    position = value.data["wifis"][0]
+    rest = {name: entry for name, entry in value.data.items() if name != "wifis"}
+    return Value(rest, value.position), [missing(program, str(position))]
+
+
+def missing(program: str, where: str) -> Problem:
+    """The problem of a configuration that needs a program that is not in the image."""
+    package = PACKAGES[program]
+    hint = f"build the image with `packages+: [{package}]`"
+    return Problem(f"needs {program}, which this image does not have", where=where, hint=hint)
+
+
+def failure(text: str, writer: Writer) -> Problem:
+    """What netplan reports, at the position in the seed. Never quotes a line: it may hold a password."""
+    found = re.search(r"^\S+\.yaml(?::(\d+):\d+)?: (?:Error in network definition: )?(.*)$", text, re.MULTILINE)
+    if found:
+        position = writer.position(int(found[1])) if found[1] else None
+        return Problem(found[2], where=str(position or "network-config"))
+    found = re.search(r"^ERROR: (.*)$", text, re.MULTILINE)
+    return Problem(found[1] if found else "netplan can't render it", where="network-config")
+
+
+def narrow(run: Path, names: list[str]) -> None:
+    """Let a pattern match physical interfaces only, not those of pods and of Kubernetes' own network."""
+    for name in names:
+        path = run / name
+        if name.endswith(".network"):
+            text = path.read_text()
+            if re.search(r"^Name=.*[*?\[]", text, re.MULTILINE):
+                path.write_text(text.replace("[Match]\n", "[Match]\nKind=!*\n", 1))
+
+
+def physical(value: Value) -> tuple[tuple[str, str | None, str | None], ...]:
+    """Which interfaces must exist without being created."""
+    made: list[tuple[str, str | None, str | None]] = []
+    for section in ("ethernets", "wifis"):
+        entries: Any = getattr(value.get(section), "data", None)
+        for name, (_, entry) in (entries if isinstance(entries, dict) else {}).items():
+            match = entry.get("match")
+            mac, pattern = (match.get("macaddress"), match.get("name")) if match else (None, None)
+            wanted = (pattern.data if pattern else None) if match else name
+            made.append((name, wanted, str(mac.data).lower() if mac else None))
+    return tuple(made)

@@ -1,0 +1,309 @@
+"""network-config as other tools write it, rendered by the device's own programs: agent, netplan, systemd-networkd."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.network import document, legacy
+from osbuild.agent.network.command import unmatched
+from osbuild.run import run
+from osbuild.tools import Tree
+from tests import networks
+from tests.networks import Network
+
+SEEDS = Path(__file__).parent / "data/network"
+UNITS = "systemd/network/"
+DHCP = "88-edge-fallback.network"
+Configure = Callable[..., Network]
+
+
+@pytest.fixture(scope="session")
+def tree() -> Tree:
+    return networks.tree()
+
+
+@pytest.fixture
+def configure(tree: Tree, tmp_path: Path) -> Configure:
+    def made(data: bytes | str, **options: object) -> Network:
+        data = data.encode() if isinstance(data, str) else data
+        return networks.configure(tree, tmp_path / "node", data, **options)  # type: ignore[arg-type]
+
+    return made
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Section -> its lines, of a unit file; sections of the same name are joined."""
+    made: dict[str, list[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            name = line.strip("[]")
+        elif line:
+            made.setdefault(name, []).append(line)
+    return made
+
+
+# seed -> file -> section -> lines that must be there.
+RENDERED: dict[str, dict[str, dict[str, set[str]]]] = {
+    "default-route": {
+        "10-netplan-enp1s0.network": {
+            "Network": {"Address=192.0.2.10/24"},
+            "Route": {"Destination=0.0.0.0/0", "Gateway=192.0.2.1"},
+        }
+    },
+    "v2-wrapped": {
+        "10-netplan-lan.link": {"Match": {"PermanentMACAddress=52:54:00:ED:9E:01"}, "Link": {"Name=lan0"}},
+        "10-netplan-lan.network": {
+            "Network": {
+                "Address=192.0.2.10/24", "Address=2001:db8::10/64", "Gateway=192.0.2.1", "Gateway=2001:db8::1",
+                "DNS=192.0.2.53", "Domains=site.example",
+            },
+            "Route": {"Destination=198.51.100.0/24", "Gateway=192.0.2.254", "Metric=50"},
+        },
+    },
+    "changedmac": {
+        "10-netplan-enp1s0.network": {"Match": {"PermanentMACAddress=52:54:00:00:00:99"}, "Network": {"DHCP=ipv4"}}
+    },
+    "v1-vlanbond": {
+        "10-netplan-bond0.netdev": {"NetDev": {"Kind=bond"}, "Bond": {"Mode=active-backup", "MIIMonitorSec=100ms"}},
+        "10-netplan-bond0.network": {"Network": {"DHCP=ipv4", "VLAN=bond0.20"}},
+        "10-netplan-enp1s0.network": {"Network": {"Bond=bond0"}},
+        "10-netplan-enp2s0.network": {"Network": {"Bond=bond0"}},
+        "10-netplan-bond0.20.netdev": {"NetDev": {"Kind=vlan"}, "VLAN": {"Id=20"}},
+        "10-netplan-bond0.20.network": {"Network": {"Address=192.0.2.10/24"}},
+    },
+    "v2-vlanbond": {
+        "10-netplan-bond0.netdev": {"NetDev": {"Kind=bond"}, "Bond": {"Mode=active-backup", "MIIMonitorSec=100ms"}},
+        "10-netplan-vlan20.netdev": {"NetDev": {"Kind=vlan"}, "VLAN": {"Id=20"}},
+        "10-netplan-vlan20.network": {"Network": {"Address=192.0.2.10/24", "Bridge=br0"}},
+        "10-netplan-br0.netdev": {"NetDev": {"Kind=bridge"}},
+        "10-netplan-br0.network": {"Network": {"DHCP=ipv4"}},
+    },
+    "v2-wifi": {
+        "10-netplan-enp1s0.network": {"Network": {"DHCP=ipv4"}},
+        "10-netplan-wlan0.network": {"Network": {"DHCP=ipv4"}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(RENDERED))
+def test_a_seed_of_another_tool_is_rendered_completely(configure: Configure, name: str) -> None:
+    made = configure((SEEDS / name / "network-config").read_bytes(), networkd="1")
+    for file, wanted in RENDERED[name].items():
+        found = sections(made.files[UNITS + file])
+        for section, lines in wanted.items():
+            assert lines <= set(found[section]), (file, section)
+    assert made.complaints == []
+    # This sandbox has no interface: the agent says so, and leaves a way in.
+    assert "none of its interfaces exists" in made.messages
+    assert "DHCP=yes" in made.files[UNITS + DHCP]
+
+
+def test_wifi_starts_its_supplicant_and_its_password_is_for_root_only(configure: Configure) -> None:
+    made = configure((SEEDS / "v2-wifi/network-config").read_bytes())
+    assert 'psk="not-a-secret"' in made.files["netplan/wpa-wlan0.conf"]
+    assert (made.folder / "run/netplan/wpa-wlan0.conf").stat().st_mode & 0o777 == 0o600
+    assert "wpa_supplicant -c /run/netplan/wpa-wlan0.conf" in made.files["systemd/system/netplan-wpa-wlan0.service"]
+    assert "not-a-secret" not in made.messages
+
+
+def test_wifi_on_an_image_without_it_is_refused_and_the_wire_still_works(configure: Configure) -> None:
+    made = configure((SEEDS / "v2-wifi/network-config").read_bytes(), wifi=False)
+    assert "network-config, line 4, column 1: needs /usr/sbin/wpa_supplicant" in made.messages
+    assert "packages+: [wpasupplicant]" in made.messages
+    assert "DHCP=ipv4" in made.files[UNITS + "10-netplan-enp1s0.network"]
+    assert not any("wlan0" in name for name in made.files)
+
+
+BROKEN = [
+    ("version: 2\nethernets:\n\te0: {}\n", "line 3, column 1: does not parse"),
+    ("version: 2\nethernets: {e0: {addresses: [300.1.1.1/24]}}\n", "line 2, column 29: malformed address"),
+    ("version: 2\nethernets:\n  e0:\n    adresses: [192.0.2.1/24]\n", "line 4, column 5: unknown key 'adresses'"),
+    ("version: 2\nbonds: {b0: {interfaces: [e9]}}\n", "line 2, column 27: b0: interface 'e9' is not defined"),
+    ("version: 3\n", "line 1, column 10: is neither version 1 nor 2"),
+    ("[1, 2]\n", "line 1, column 1: is not a mapping"),
+    ("version: 2\nethernets: {e0: {dhcp4: true}, e0: {dhcp4: false}}\n", "line 2, column 32: `e0` is there twice"),
+    ("version: 2\nrenderer: NetworkManager\nethernets: {e0: {}}\n", "needs NetworkManager"),
+    ("version: 2\nethernets: {e0: {openvswitch: {}}}\n", "ovs-vsctl"),
+    ("version: 2\nmodems: {cdc: {apn: x}}\n", "GSM/CDMA"),
+    ("version: 2\nwifis: {w0: {access-points: {net: {password: hush}}}}\n", "between 8 and 63"),
+    (b"version: 2\n\xff\xfe\n", "byte 11: is not UTF-8 text"),
+    ("a: &a [x]\n" + "b: [" + "*a, " * 30_000 + "]\n", "more than 20000 values"),
+    ("[" * 3000, "more than 40 levels"),
+    ("version: 1\nconfig:\n  - {type: physical, name: e0, speed: 10}\n", "line 3, column 32: unknown key `speed`"),
+    ("version: 1\nconfig:\n  - {type: infiniband, name: ib0}\n", "line 3, column 5: an entry of the type"),
+    ("version: 1\nconfig:\n  - {type: bond, name: b, bond_interfaces: [], params: {bond-colour: 1}}\n", "bond-colour"),
+    (
+        "version: 1\nconfig:\n  - {type: route, destination: 10.0.0.0/8, gateway: 192.0.2.1}\n",
+        "line 3, column 5: no interface has the network of 192.0.2.1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), BROKEN)
+def test_what_cannot_be_rendered_is_named_and_costs_only_the_network(
+    configure: Configure, data: bytes | str, message: str
+) -> None:
+    made = configure(data)
+    assert message in made.messages
+    assert "DHCP on every Ethernet interface instead" in made.messages
+    assert [name for name in made.files if name.startswith(UNITS)] == [UNITS + DHCP]
+    assert not (made.folder / "stored").exists()
+    assert "hush" not in made.messages
+    assert json.loads((made.folder / "run/edge-osbuild/network.json").read_text())["problems"]
+
+
+def test_the_last_configuration_that_worked_is_used_instead_of_a_broken_one(configure: Configure) -> None:
+    before = (SEEDS / "default-route/network-config").read_bytes()
+    made = configure(b"version: 2\nethernets: [\n", kept=before)
+    assert "does not parse" in made.messages
+    assert "the network has its last working configuration" in made.messages
+    assert "Address=192.0.2.10/24" in made.files[UNITS + "10-netplan-enp1s0.network"]
+    assert (made.folder / "stored/network-config").read_bytes() == before
+
+
+def test_a_configuration_that_works_is_stored_for_root_only(configure: Configure) -> None:
+    data = (SEEDS / "default-route/network-config").read_bytes()
+    made = configure(data)
+    stored = made.folder / "stored/network-config"
+    assert stored.read_bytes() == data
+    assert stored.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pattern_matches_physical_interfaces_only_and_an_old_seeds_pattern_still_counts_last(
+    configure: Configure,
+) -> None:
+    made = configure(
+        "version: 2\nethernets:\n  '~ en*': {dhcp4: true}\n  e*: {dhcp6: true}\n  enp1s0: {dhcp4: false}\n",
+        networkd="1",
+    )
+    files = sorted(name.removeprefix(UNITS) for name in made.files if name.startswith(UNITS + "10"))
+    assert files == ["10-netplan-enp1s0.network", "10-netplan-~0.network", "10-netplan-~1.network"]
+    assert sections(made.files[UNITS + files[1]])["Match"] == ["Kind=!*", "Name=en*"]
+    assert sections(made.files[UNITS + files[2]])["Match"] == ["Kind=!*", "Name=e*"]
+    assert made.complaints == []
+
+
+def test_gateways_on_link_with_metrics_and_search_domains(configure: Configure) -> None:
+    made = configure(
+        "version: 2\nethernets:\n  e0:\n    addresses: [192.0.2.10/32]\n"
+        "    nameservers: {search: [a.example, b.example]}\n"
+        "    routes:\n    - {to: default, via: 198.51.100.1, on-link: true}\n"
+        "    - {to: 0.0.0.0/0, via: 198.51.100.2, on-link: true, metric: 200}\n"
+    )
+    text = made.files[UNITS + "10-netplan-e0.network"]
+    assert text.count("GatewayOnLink=true") == 2
+    assert {"Gateway=198.51.100.1", "Gateway=198.51.100.2", "Metric=200"} <= set(sections(text)["Route"])
+    assert "Domains=a.example b.example" in text
+    assert "Conflicting" not in made.messages
+
+
+def test_networkd_applies_what_was_rendered(configure: Configure) -> None:
+    made = configure(
+        "version: 2\nethernets: {lan0: {}, lan1: {addresses: [198.51.100.2/24]}}\n"
+        "bridges:\n  br0:\n    interfaces: [lan0]\n    parameters: {stp: false}\n    addresses: [192.0.2.10/24]\n"
+        "    routes: [{to: 203.0.113.0/24, via: 192.0.2.1}]\n",
+        networkd="4",
+        links="lan0 lan1",
+    )
+    addresses = {
+        link["ifname"]: [entry["local"] for entry in link["addr_info"] if entry["family"] == "inet"]
+        for link in json.loads(made.json("addresses"))
+    }
+    masters = {link["ifname"]: link.get("master") for link in json.loads(made.json("addresses"))}
+    assert (addresses["br0"], addresses["lan1"], masters["lan0"]) == (["192.0.2.10"], ["198.51.100.2"], "br0")
+    routes = {route["dst"]: route.get("gateway") for route in json.loads(made.json("routes"))}
+    assert routes["203.0.113.0/24"] == "192.0.2.1"
+
+
+def converted(text: str) -> dict[str, object]:
+    value = legacy.convert(document.parse(text.encode()))
+    plain = value.plain()
+    assert isinstance(plain, dict)
+    return plain
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{"type": "physical", "name": "e0", "mac_address": "52:54:00:AB:CD:EF", "subnets": [{"type": "dhcp4"}]}],
+        [{"type": "physical", "name": "e0", "mtu": 9000, "subnets": [{"type": "static", "address": "192.0.2.5/24",
+          "gateway": "192.0.2.1", "dns_nameservers": ["192.0.2.53"], "dns_search": ["site.example"]}]}],
+        [{"type": "physical", "name": "e0", "subnets": [{"type": "static", "address": "192.0.2.5",
+          "netmask": "255.255.255.0", "gateway": "198.51.100.1"}]}],
+        [{"type": "physical", "name": "e0"}, {"type": "physical", "name": "e1"},
+         {"type": "bond", "name": "b0", "bond_interfaces": ["e0", "e1"],
+          "params": {"bond-mode": "802.3ad", "bond-miimon": 100, "bond-lacp-rate": "fast"},
+          "subnets": [{"type": "dhcp"}]},
+         {"type": "vlan", "name": "b0.7", "vlan_link": "b0", "vlan_id": 7, "mtu": 1400,
+          "subnets": [{"type": "static6", "address": "2001:db8::5/64", "gateway": "2001:db8::1"}]}],
+        [{"type": "physical", "name": "e0"},
+         {"type": "bridge", "name": "br0", "bridge_interfaces": ["e0"],
+          "params": {"bridge_stp": False, "bridge_fd": 4, "bridge_pathcost": ["e0 50"]},
+          "subnets": [{"type": "dhcp6"}]}],
+        [{"type": "physical", "name": "e0", "subnets": [{"type": "static", "address": "192.0.2.5/24", "routes": [
+          {"network": "10.0.0.0", "netmask": "255.0.0.0", "gateway": "192.0.2.9", "metric": 3}]}]},
+         {"type": "nameserver", "address": ["192.0.2.53"], "search": ["site.example"]}],
+    ],
+)  # fmt: skip
+def test_version_1_becomes_what_cloud_init_itself_makes_of_it(
+    tree: Tree, tmp_path: Path, entries: list[dict[str, object]]
+) -> None:
+    text = yaml.safe_dump({"version": 1, "config": entries})
+    (tmp_path / "v1").write_text(text)
+    words = ["cloud-init", "devel", "net-convert", "-k", "yaml", "-D", "debian", "-O", "netplan"]
+    run(tree.wrap([*words, "-p", tmp_path / "v1", "-d", tmp_path / "out"], [tmp_path]))
+    expected = yaml.safe_load((tmp_path / "out/etc/netplan/50-cloud-init.yaml").read_text())["network"]
+    assert strings(converted(text)) == strings(expected)
+
+
+def strings(value: object) -> object:
+    """Every scalar as text, as netplan reads it."""
+    if isinstance(value, dict):
+        return {name: strings(entry) for name, entry in value.items()}
+    return [strings(entry) for entry in value] if isinstance(value, list) else str(value).lower()
+
+
+def test_version_1_keeps_what_cloud_inits_own_conversion_loses() -> None:
+    made = converted(
+        yaml.safe_dump(
+            {
+                "version": 1,
+                "config": [
+                    {"type": "physical", "name": "e0", "subnets": [{"type": "static", "address": "192.0.2.5/24"}]},
+                    {"type": "physical", "name": "e1", "subnets": [{"type": "dhcp4"}]},
+                    {"type": "route", "destination": "10.0.0.0/8", "gateway": "192.0.2.1", "metric": 9},
+                    {"type": "nameserver", "interface": "e1", "address": "198.51.100.53"},
+                ],
+            }
+        )
+    )
+    ethernets = made["ethernets"]
+    assert isinstance(ethernets, dict)
+    assert ethernets["e0"]["routes"] == [{"to": "10.0.0.0/8", "via": "192.0.2.1", "metric": "9"}]
+    assert ethernets["e1"]["nameservers"] == {"addresses": ["198.51.100.53"]}
+
+
+def test_the_position_of_every_value_is_known() -> None:
+    value = document.parse(b"network:\n version: 2\n ethernets:\n  e0: {dhcp4: yes, macaddress: 52:54:00:12:34:56}\n")
+    entry = value.get("ethernets").get("e0")  # type: ignore[union-attr]
+    assert entry is not None
+    assert entry.plain() == {"dhcp4": "yes", "macaddress": "52:54:00:12:34:56"}
+    assert str(entry.data["macaddress"][0]) == "network-config, line 4, column 20"
+
+
+def test_interfaces_that_do_not_exist_are_found() -> None:
+    wanted = [("lan", None, "52:54:00:00:00:99"), ("~0", "en*", None), ("wlan0", "wlan0", None)]
+    present = {"enp1s0": "52:54:00:00:00:01"}
+    assert unmatched(wanted, present) == ["lan (52:54:00:00:00:99)", "wlan0"]
+    assert unmatched([("any", None, None)], present) == []
+    assert unmatched([("any", None, None)], {}) == ["any"]
+
+
+def test_an_error_is_a_problem_with_a_position() -> None:
+    with pytest.raises(Problem, match="line 1, column 5"):
+        document.parse(b"a: [}")
