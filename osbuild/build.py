@@ -19,7 +19,6 @@ from osbuild.boot.kernel import kernel, kernel_key
 from osbuild.bundle import device
 from osbuild.bundle.source import compatible
 from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
-from osbuild.errors import Error
 from osbuild.flash.mapping import bmap_of
 from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.layers import Base, pack_base
@@ -34,7 +33,7 @@ from osbuild.profile.keys import plain
 from osbuild.profile.load import Loaded
 from osbuild.profile.model import Kubernetes
 from osbuild.profile.parts import image_part
-from osbuild.rootfs import ELEMENTS, rootfs, rootfs_key
+from osbuild.rootfs import rootfs, rootfs_key
 from osbuild.run import workers
 from osbuild.tools import Tree, tree, tree_key
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
@@ -85,7 +84,7 @@ def inputs(loaded: Loaded, board: Board, lock: Lock, keys: Keys) -> Inputs:
     profile = loaded.profile
     trust = device.files(compatible(profile.name, board.name), keys, boot=BOOT_PARTITION)
     trees = tuple(paths.overlay(name, loaded.folder) for name in profile.overlays)
-    elements = tuple(element(name, loaded.folder) for name in profile.elements)
+    elements = tuple(paths.element(name, loaded.folder) for name in profile.elements)
     block, component = profile.kubernetes, ""
     if block.role != "none":
         block = locked_kubernetes(loaded, lock)
@@ -102,14 +101,6 @@ def inputs(loaded: Loaded, board: Board, lock: Lock, keys: Keys) -> Inputs:
         {str(path): data.decode() for path, data in trust.items()},
     )  # fmt: skip
     return Inputs(loaded, board, lock, keys, trust, trees, elements, block, root, base, key)
-
-
-def element(name: str, folder: Path) -> Path:
-    """The folder of an element: one of ours by name, or a path relative to the profile. Raises `Error`."""
-    path = ELEMENTS / name if "/" not in name and (ELEMENTS / name).is_dir() else paths.named(name, folder)
-    if not path.is_dir():
-        raise Error(f"there is no element at {path}", where="elements", hint="name a folder, relative to the profile")
-    return path
 
 
 def build(
@@ -169,6 +160,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         composed = pool.submit(root_archive, wanted, cache, folder)
         sandbox = tree(cache, lock.finish_tools, "tools to finish with", folder=folder)
         linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)
+        linux.check_modules(profile.kernel.modules)
         ramdisk = initrd(
             cache, sandbox, linux, lock.initrd, architecture,
             key=initrd_key(lock.initrd, lock.kernel, board.modules), modules=board.modules, folder=folder,

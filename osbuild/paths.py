@@ -7,6 +7,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 OVERLAYS = PROJECT / "overlays"
 PROFILES = PROJECT / "profiles"
 BOARDS = PROJECT / "boards"
+ELEMENTS = PROJECT / "osbuild" / "elements"
 TEMPLATES = PROJECT / "cloud-init"
 
 
@@ -38,4 +39,14 @@ def overlay(name: str, folder: Path) -> Path:
     """
     if "/" not in name and exists(OVERLAYS / name):
         return OVERLAYS / name
+    return named(name, folder)
+
+
+def element(name: str, folder: Path) -> Path:
+    """The folder of one of a profile's `elements`: one of ours by its name, or a path relative to `folder`.
+
+    The result need not exist.
+    """
+    if "/" not in name and exists(ELEMENTS / name):
+        return ELEMENTS / name
     return named(name, folder)

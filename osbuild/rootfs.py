@@ -8,9 +8,9 @@ from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key, tree_digest
 from osbuild.compose.install import EMULATING
 from osbuild.debian import SUITE, Archive, Deb, repository
+from osbuild.paths import ELEMENTS
 from osbuild.tools import Tree
 
-ELEMENTS = Path(__file__).parent / "elements"
 COMPOSE = Path(__file__).parent / "compose"
 # What every image has. Profiles add to this; `osbuild.kubernetes` names what Kubernetes needs.
 PACKAGES = (

@@ -21,7 +21,7 @@ from osbuild.cache import Cache, tree_digest
 from osbuild.compose.abi import ABIS
 from osbuild.compose.install import EMULATING, dpkg
 from osbuild.lock import Lock, to_json
-from osbuild.rootfs import ELEMENTS
+from osbuild.paths import ELEMENTS
 from osbuild.run import run
 
 NATIVE = Architecture.native()

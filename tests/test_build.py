@@ -184,15 +184,6 @@ def test_an_image_trusts_by_its_keys_and_says_at_login_which_those_are(tmp_path:
     assert len(inputs(loaded, PC, replace(a_lock(loaded), request=""), real).trust) == len(trust) - 2
 
 
-def test_an_element_that_is_missing_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    loaded = profile(tmp_path, PROFILE + "elements: [./mine]\n")
-    key(loaded)
-    (tmp_path / "mine").rmdir()
-    with pytest.raises(Error, match="mine"):
-        key(loaded)
-
-
 def test_a_build_is_whole_only_with_all_its_files(tmp_path: Path) -> None:
     assert unchanged(tmp_path, "k") is None
     (tmp_path / "manifest.json").write_text(json.dumps({"key": "k", "files": {"disk.img": {"size": 3}}}))

@@ -54,11 +54,11 @@ kubernetes:
 
 FULL = f"""\
 name: full
-version: 1.2.3~rc1
+version: 1.2.3-rc1
 architecture: arm64
 description: "several\\nlines"
 packages: [libstdc++6]
-elements: [growroot]
+elements: [edge-debian]
 time: {{servers: [ntp.example.com, "2001:db8::1"], zone: Europe/Berlin}}
 network:
   interfaces:
@@ -131,7 +131,7 @@ def test_paths_are_relative_to_the_file_that_states_them(leaf: Path) -> None:
 def test_a_path_beside_the_extending_profile_does_not_become_a_shipped_name(tmp_path: Path) -> None:
     (tmp_path / "site" / "base").mkdir(parents=True)
     write(tmp_path / "one.yaml", "overlays: [./site/base]\n")
-    leaf = write(tmp_path / "site" / "leaf.yaml", "name: a\nversion: '1'\nextends: ../one.yaml\n")
+    leaf = write(tmp_path / "site" / "leaf.yaml", "name: a\nversion: 1.0.0\nextends: ../one.yaml\n")
     loaded = load(leaf)
     assert loaded.profile.overlays == ("./base",)
     assert paths.overlay("./base", loaded.folder) == tmp_path / "site" / "base"
@@ -141,7 +141,7 @@ def test_a_base_that_two_share_is_applied_once(tmp_path: Path) -> None:
     write(tmp_path / "root.yaml", "hostname: root\npackages: [vim]\n")
     write(tmp_path / "a.yaml", "extends: root\nhostname: a\npackages+: [nano]\n")
     write(tmp_path / "b.yaml", "extends: root\npackages+: [htop]\n")
-    loaded = load(write(tmp_path / "leaf.yaml", "name: leaf\nversion: '1'\nextends: [a, b.yaml]\n"))
+    loaded = load(write(tmp_path / "leaf.yaml", "name: leaf\nversion: 1.0.0\nextends: [a, b.yaml]\n"))
     assert [path.stem for path in loaded.files] == ["root", "a", "b", "leaf"]
     assert loaded.profile.hostname == "a"
     assert loaded.profile.packages == ("vim", "nano", "htop")
@@ -155,7 +155,7 @@ def test_a_profile_may_extend_the_shipped_one_of_the_same_name(tmp_path: Path) -
 
 def test_null_gives_the_default_back(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "hostname: a\npackages: [vim]\nkubernetes: {distribution: upstream}\n")
-    text = "name: a\nversion: '1'\nextends: base\nhostname: null\npackages:\nkubernetes: {distribution: null}\n"
+    text = "name: a\nversion: 1.0.0\nextends: base\nhostname: null\npackages:\nkubernetes: {distribution: null}\n"
     profile = load(write(tmp_path / "leaf.yaml", text)).profile
     assert (profile.hostname, profile.packages, profile.kubernetes.distribution) == (None, (), "k3s")
 

@@ -199,13 +199,13 @@ def test_wrong_profile_gives_one_clear_error(
         (b"", "1:1", "empty"),
         (b"# nothing but a comment\n", "1:1", "empty"),
         (b"- a\n", "1:1", "expected a profile"),
-        (b"name: a\nversion: '1'\nhostname: \xff\n", "3:11", "the byte 0xff, expected UTF-8"),
+        (b"name: a\nversion: 1.0.0\nhostname: \xff\n", "3:11", "the byte 0xff, expected UTF-8"),
         ("name: a\n".encode("utf-16"), "1:1", "expected UTF-8"),
         (b"name: a\nhostname: \x00", "2:11", "control character U+0000"),
         (b"version: 1.0.0\n", "1:1", "no `name`"),
         (b"name: a\n", "1:1", "no `version`"),
         (b"name: a\nversion: 1.10\n", "2:10", "the number `1.10` for `version`"),
-        (b"name:\nversion: '1'\n", "1:6", "nothing for `name`"),
+        (b"name:\nversion: 1.0.0\n", "1:6", "nothing for `name`"),
         (b"name: a\nextends: []\n", "1:1", "neither here nor in what this profile extends"),
         (b"%YAML " + b"9" * 5000 + b".1\n---\nname: a\n", "1:7", "not valid YAML"),
         (b"a: " + b"x" * 300_000, "1:1", "more than 256 KiB"),
@@ -228,7 +228,7 @@ def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
 
 def test_a_loop_of_profiles_is_an_error_at_the_last_extends(tmp_path: Path) -> None:
     for name, base in (("a", "b"), ("b", "c"), ("c", "b")):
-        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nversion: '1'\nextends: {base}\n")
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nversion: 1.0.0\nextends: {base}\n")
     error = fails(tmp_path / "a.yaml")
     assert error.message == "the profile extends itself: b → c → b"
     assert error.where == f"{tmp_path}/c.yaml:3:10"
@@ -236,7 +236,7 @@ def test_a_loop_of_profiles_is_an_error_at_the_last_extends(tmp_path: Path) -> N
 
 def test_an_error_in_an_inherited_file_is_reported_there_though_it_is_overridden(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("hostname: A_B\n")
-    (tmp_path / "node.yaml").write_text("name: node\nversion: '1'\nextends: base\nhostname: fine\n")
+    (tmp_path / "node.yaml").write_text("name: node\nversion: 1.0.0\nextends: base\nhostname: fine\n")
     assert fails(tmp_path / "node.yaml").where == f"{tmp_path}/base.yaml:1:11"
 
 

@@ -253,7 +253,6 @@ def test_a_user_id_follows_from_the_name_and_no_two_are_the_same() -> None:
         (Profile("p", "1", users=(User("a", password=SecretRef("env:NOT_SET_AT_ALL")),)), "NOT_SET_AT_ALL"),
         (Profile("p", "1", users=(User("a", password=SecretRef("file:plain")),)), "hash of a password"),
         (Profile("p", "1", users=(User("a", ssh_keys=("file:private",)),)), "private"),
-        (Profile("p", "1", users=(User("root"),)), "root"),
         (Profile("p", "1", kubernetes=Kubernetes(role="agent")), "needs `server`"),
         (Profile("p", "1", kubernetes=Kubernetes(role="agent", server="https://s:6443")), "needs `token`"),
         (Profile("p", "1", agent=Agent(offline=False)), "update server"),

@@ -11,7 +11,7 @@ from osbuild.bench.site import Site
 from osbuild.cache import Cache, remove
 from osbuild.debian import Archive
 from osbuild.lock import Lock
-from osbuild.rootfs import ELEMENTS
+from osbuild.paths import ELEMENTS
 
 HOOK = Path(__file__).with_suffix(".bash")
 TARGET = Architecture.arm64

@@ -13,8 +13,9 @@ from osbuild.board import default
 from osbuild.cache import Cache, content_key, remove
 from osbuild.debian import Archive
 from osbuild.lock import Lock, current
+from osbuild.paths import ELEMENTS
 from osbuild.profile.load import find, load
-from osbuild.rootfs import ELEMENTS, rootfs
+from osbuild.rootfs import rootfs
 from osbuild.tools import Tree
 from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 

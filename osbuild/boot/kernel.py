@@ -1,6 +1,8 @@
 """The kernel: unpacked from its package natively, never installed, so that no maintainer script runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from osbuild import log
@@ -8,6 +10,7 @@ from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key
 from osbuild.debian import Archive, Deb, stored
 from osbuild.errors import Error
+from osbuild.profile.scalars import nearest
 from osbuild.tools import Tree
 
 # Debian's metapackages; the image that each depends on is what is unpacked.
@@ -52,6 +55,25 @@ class Kernel:
             hint = "name one of the kernel's, such as `broadcom/bcm2837-rpi-3-b.dtb`"
             raise Error(f"kernel {self.release} has no device tree {name}", where="device_trees", hint=hint)
         return path
+
+    def check_modules(self, names: Sequence[str]) -> None:
+        """Raise `Error` for a module that this kernel does not have: the unit that loads modules would fail."""
+        lines = [
+            line
+            for name in ("modules.dep", "modules.builtin")
+            for line in (self.modules / name).read_text().splitlines()
+        ]
+        known = {Path(line.partition(":")[0]).name.partition(".ko")[0].replace("-", "_") for line in lines}
+        listed = (line.split() for line in (self.modules / "modules.alias").read_text().splitlines())
+        aliases = [words[1] for words in listed if words[:1] == ["alias"]]
+        built_in = (self.modules / "modules.builtin.modinfo").read_bytes().decode(errors="replace").split("\0")
+        aliases += [entry.partition(".alias=")[2] for entry in built_in if ".alias=" in entry]
+        for name in names:
+            plain = name.replace("-", "_")
+            if plain not in known and not any(fnmatchcase(name, alias) for alias in aliases):
+                near = nearest(plain, known, cutoff=0.8)
+                hint = f"did you mean `{near}`?" if near else "remove it, or try `kernel.flavour: generic`"
+                raise Error(f"kernel {self.release} has no module {name}", where="kernel.modules", hint=hint)
 
 
 def kernel_key(deb: Deb) -> str:

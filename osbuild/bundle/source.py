@@ -10,12 +10,12 @@ from typing import Any
 from osbuild.boot.flows import FLOWS
 from osbuild.cache import file_digest
 from osbuild.errors import Error
+from osbuild.profile.model import VERSION
 from osbuild.superblock import verity
 
 AGAIN = "run `edge-osbuild build` again"
 BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
-# RAUC compares versions by these rules (semver.org); one that it can't compare could never be refused as too old.
-SEMANTIC = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+SEMANTIC = re.compile(VERSION)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
 """What no schema can say: values of a profile that are well formed but wrong, alone or together."""
 
 import ipaddress
-import zoneinfo
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from osbuild import paths
 from osbuild.errors import Error
-from osbuild.profile import cluster, ssh
+from osbuild.profile import accounts, boot, cluster, inputs, zones
 from osbuild.profile.document import quoted
+from osbuild.profile.hosts import host_problem, url_problem
 from osbuild.profile.keys import keys, size_text
 from osbuild.profile.model import Interface, Profile, Size
 from osbuild.profile.scalars import nearest
 
-# Set by the build or the boot flow; a second one would win or lose against it without a word.
-RESERVED_ARGUMENTS = ("root=", "roothash=", "rauc.slot=", "systemd.verity")
-
+LARGEST = Size(2 * 2**40)  # bytes of a partition: an image is one file, and ext4 has files of at most 16 TiB
 Where = Callable[..., str]
 
 
@@ -26,12 +24,13 @@ def check(profile: Profile, where: Where, folder: Path) -> None:
     profile's paths are relative to.
     """
     _sizes(profile, where)
-    _arguments(profile, where)
+    boot.check(profile, where)
     _overlays(profile, where, folder)
-    _files(profile, where, folder)
-    _users(profile, where)
+    inputs.check(profile, where, folder)
+    accounts.check(profile, [paths.overlay(name, folder) for name in profile.overlays], where)
     _interfaces(profile.network.interfaces, where)
-    _zone(profile, where)
+    zones.check(profile.time.zone, profile.packages, where("time.zone"))
+    _servers(profile, where)
     _kubernetes(profile, where)
     cluster.check(profile, where)
 
@@ -41,23 +40,20 @@ def _sizes(profile: Profile, where: Where) -> None:
         block = getattr(profile, name)
         for key in keys(type(block)).values():
             least, value = key.limits.get("minimum", 0), getattr(block, key.name)
+            if isinstance(value, Size) and value > LARGEST:
+                dotted, text = f"{name}.{key.name}", size_text(LARGEST)
+                message = f"found {size_text(value)} for `{dotted}`, expected at most {text}"
+                raise Error(message, where=where(dotted), hint=f"write `{text}` or less")
             if isinstance(value, Size) and value < least:
                 dotted, text = f"{name}.{key.name}", size_text(least)
                 message = f"found {size_text(value)} for `{dotted}`, expected at least {text}"
                 raise Error(message, where=where(dotted), hint=f"write `{text}` or more")
 
 
-def _arguments(profile: Profile, where: Where) -> None:
-    for number, argument in enumerate(profile.kernel.arguments):
-        if argument.startswith(RESERVED_ARGUMENTS):
-            message = f"found the kernel argument {quoted(argument)}, which the build sets itself"
-            raise Error(message, where=where(f"kernel.arguments[{number}]"), hint="remove it")
-
-
 def _overlays(profile: Profile, where: Where, folder: Path) -> None:
     for number, name in enumerate(profile.overlays):
         path = paths.overlay(name, folder)
-        if not _is(path, Path.is_dir):
+        if not inputs.is_there(path, Path.is_dir):
             shipped = sorted(entry.name for entry in paths.OVERLAYS.glob("*/"))
             near = nearest(name, shipped)
             hint = f"did you mean `{near}`?" if near else f"write a folder, or one of: {', '.join(shipped)}"
@@ -67,59 +63,6 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
         message = f"found the role {profile.kubernetes.role}, but no overlay `kubernetes`, which runs it"
         hint = "write `overlays: [base, kubernetes]`"
         raise Error(message, where=where("kubernetes.role", "overlays"), hint=hint)
-
-
-def _files(profile: Profile, where: Where, folder: Path) -> None:
-    wanted: list[tuple[str, Sequence[str], str, Callable[[Path], bool]]] = [
-        ("elements", profile.elements, "a diskimage-builder element", Path.is_dir),
-        ("kubernetes.images", profile.kubernetes.images, "an image archive or `demo`", Path.exists),
-        ("kubernetes.manifests", profile.kubernetes.manifests, "a manifest", Path.is_file),
-    ]
-    for dotted, names, what, test in wanted:
-        for number, name in enumerate(names):
-            if (dotted == "elements" and "/" not in name) or (dotted == "kubernetes.images" and name == "demo"):
-                continue
-            path = paths.named(name, folder)
-            if not _is(path, test):
-                near = nearest(path.name, _siblings(path))
-                hint = f"did you mean `{near}`?" if near else "paths are relative to the profile that states them"
-                message = f"found nothing at {quoted(name)}, expected {what}"
-                raise Error(message, where=where(f"{dotted}[{number}]"), hint=hint)
-    for number, name in enumerate(profile.kubernetes.manifests):
-        if not name.endswith((".yaml", ".yml", ".json")):
-            message = f"found the manifest {quoted(name)}, expected a name that ends in .yaml, .yml or .json"
-            raise Error(
-                message, where=where(f"kubernetes.manifests[{number}]"), hint="rename it: others are not applied"
-            )
-
-
-def _is(path: Path, test: Callable[[Path], bool]) -> bool:
-    try:
-        return test(path)
-    except (OSError, ValueError, RuntimeError):
-        return False
-
-
-def _siblings(path: Path) -> list[str]:
-    try:
-        return [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return []
-
-
-def _users(profile: Profile, where: Where) -> None:
-    seen: dict[str, int] = {}
-    for number, user in enumerate(profile.users):
-        if user.name in seen:
-            message = f"found two users `{user.name}`"
-            hint = f"the other is at {where(f'users[{seen[user.name]}].name')}: keep one of them"
-            raise Error(message, where=where(f"users[{number}].name"), hint=hint)
-        seen[user.name] = number
-        for place, line in enumerate(user.ssh_keys):
-            if not line.startswith(("file:", "env:")) and (reason := ssh.problem(line)):
-                message = f"found no SSH public key for user `{user.name}`: {reason}"
-                hint = "paste the line of the `.pub` file, or write `file:PATH` or `env:NAME`"
-                raise Error(message, where=where(f"users[{number}].ssh_keys[{place}]"), hint=hint)
 
 
 def _interfaces(interfaces: Sequence[Interface], where: Where) -> None:
@@ -185,13 +128,14 @@ def _gateway(text: str, own: Sequence[Static], where: str) -> None:
         raise Error(message, where=where, hint="check the prefix length of the address")
 
 
-def _zone(profile: Profile, where: Where) -> None:
-    known = zoneinfo.available_timezones() if profile.time.zone != "UTC" else set()
-    if known and profile.time.zone not in known:  # a host without the tz database cannot tell
-        near = nearest(profile.time.zone, sorted(known))
-        hint = f"did you mean `{near}`?" if near else "write a name such as `Europe/Berlin`"
-        message = f"found the time zone {quoted(profile.time.zone)}, which the tz database does not have"
-        raise Error(message, where=where("time.zone"), hint=hint)
+def _servers(profile: Profile, where: Where) -> None:
+    for number, name in enumerate(profile.time.servers):
+        if reason := host_problem(name):
+            message = f"found the NTP server {quoted(name)}, expected a host name or an IP address: {reason}"
+            raise Error(message, where=where(f"time.servers[{number}]"), hint="write `ntp.example` or `192.0.2.1`")
+    if profile.agent.server is not None and (reason := url_problem(profile.agent.server)):
+        message = f"found the URL {quoted(profile.agent.server)}, expected that of the update server: {reason}"
+        raise Error(message, where=where("agent.server"), hint="write it like `https://updates.example.com`")
 
 
 def _kubernetes(profile: Profile, where: Where) -> None:

@@ -18,6 +18,8 @@ from osbuild.arch import Architecture
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
+# RAUC compares versions by semver.org's rules; one that it can't compare could never be refused as too old.
+VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 PATH = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
 ACCOUNT = r"^[a-z_][a-z0-9_-]{0,31}$"
 ACCOUNT_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
@@ -318,8 +320,8 @@ class Profile:
     version: str = field(
         metadata=key(
             "version of the image",
-            pattern=r"^[0-9][0-9A-Za-z.~+-]*$",
-            form="a digit, then letters, digits and `.~+-`, such as `1.4.0`",
+            pattern=VERSION,
+            form="a version that can be compared with others, such as `1.4.0` or `1.4.0-rc.1` (semver.org)",
         )
     )
     description: str = field(default="", metadata=key("what this node is for, for people", lines=True, where="none"))

@@ -199,7 +199,9 @@ class Reader:
 def _is_name(text: str, what: str) -> bool:
     if what == "overlay":
         return "/" not in text and paths.exists(paths.OVERLAYS / text)
-    return (what == "element" and "/" not in text) or (what == "archive" and text == "demo")
+    if what == "element":
+        return "/" not in text and paths.exists(paths.ELEMENTS / text)
+    return what == "archive" and text == "demo"
 
 
 def _null(node: Node) -> bool:

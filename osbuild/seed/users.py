@@ -1,16 +1,15 @@
 """Users as the seed has them: references resolved, keys and password hashes checked, user ids fixed."""
 
-import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from osbuild.errors import Error
+from osbuild.profile import password as hashes
 from osbuild.profile import secrets
 from osbuild.profile.model import SecretRef, User
 
-HASH = re.compile(r"\$(y|gy|7|2[aby]|6|5)\$[!-9;-~]+")
 FIRST_UID, UIDS = 1000, 50000  # of Debian's range for people, 1000 to 59999
 
 
@@ -33,9 +32,6 @@ def accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
     taken: set[int] = set()
     for user in users:
         where = f"users, {user.name}"
-        if user.name == "root":
-            hint = "give a user `sudo: true` instead"
-            raise Error("root is locked, and can't be a user of a profile", where=where, hint=hint)
         uid = user_id(user.name, taken)
         taken.add(uid)
         made.append(
@@ -63,9 +59,9 @@ def password(reference: SecretRef | None, folder: Path, where: str) -> str | Non
     if reference is None:
         return None
     text = secrets.resolve(reference, folder=folder)
-    if not HASH.fullmatch(text):
+    if reason := hashes.problem(text):
         raise Error(
-            "this is not the hash of a password",
+            f"found no hash of a password: {reason}",
             where=f"{where}, {reference}",
             hint="store what `openssl passwd -6` prints, never the password itself",
         )

@@ -1,0 +1,116 @@
+"""Users and groups of a profile, and those that the image already has: two of one name can't be."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from osbuild.errors import Error
+from osbuild.profile import ssh
+from osbuild.profile.document import quoted
+from osbuild.profile.model import Profile, User
+
+# Of the packages that every image has (passwd(5), group(5)). `useradd` does nothing for a name that is taken, and fails
+# for one that is a group, since each user gets a group of its own name.
+USERS = frozenset({
+    "_apt", "backup", "bin", "daemon", "dhcpcd", "games", "irc", "list", "lp", "mail", "man", "messagebus", "news",
+    "nobody", "proxy", "root", "sshd", "sync", "sys", "systemd-network", "systemd-resolve", "systemd-timesync",
+    "uucp", "www-data",
+})  # fmt: skip
+GROUPS = frozenset({
+    "_ssh", "adm", "audio", "backup", "bin", "cdrom", "clock", "daemon", "dialout", "dip", "disk", "fax", "floppy",
+    "games", "input", "irc", "kmem", "kvm", "list", "lp", "mail", "man", "messagebus", "news", "nogroup", "operator",
+    "plugdev", "proxy", "render", "root", "sasl", "sgx", "shadow", "src", "staff", "sudo", "sys", "systemd-journal",
+    "systemd-network", "systemd-resolve", "systemd-timesync", "tape", "tty", "users", "utmp", "uucp", "video",
+    "voice", "www-data",
+})  # fmt: skip
+SHELLS = frozenset({
+    "/bin/bash", "/bin/dash", "/bin/false", "/bin/rbash", "/bin/sh", "/sbin/nologin", "/usr/bin/bash",
+    "/usr/bin/dash", "/usr/bin/false", "/usr/bin/rbash", "/usr/bin/sh", "/usr/sbin/nologin",
+})  # fmt: skip
+PACKAGED = ("busybox", "csh", "fish", "ksh", "ksh93u+m", "mksh", "tcsh", "yash", "zsh")
+"""Packages of a shell; the program is called as its package is."""
+
+Where = Callable[..., str]
+
+
+def check(profile: Profile, trees: Iterable[Path], where: Where) -> None:
+    """Raise `Error` for the first user that Debian's `useradd` would not make as the profile says.
+
+    `trees` are the folders of the profile's overlays, which may bring accounts (sysusers.d(5)) and shells.
+    """
+    folders = list(trees)
+    users, groups = declared(folders)
+    seen: dict[str, int] = {}
+    later = [user.name for user in profile.users]
+    for number, user in enumerate(profile.users):
+        place = where(f"users[{number}].name")
+        if user.name in seen:
+            hint = f"the other is at {where(f'users[{seen[user.name]}].name')}: keep one of them"
+            raise Error(f"found two users `{user.name}`", where=place, hint=hint)
+        seen[user.name] = number
+        check_name(user.name, users, groups, place)
+        for at, group in enumerate(user.groups):
+            if group in later[number:]:
+                check_group(user.name, group, where(f"users[{number}].groups[{at}]"))
+        check_shell(profile, user, folders, where(f"users[{number}].shell"))
+        for at, line in enumerate(user.ssh_keys):
+            if not line.startswith(("file:", "env:")) and (reason := ssh.problem(line)):
+                message = f"found no SSH public key for user `{user.name}`: {reason}"
+                hint = "paste the line of the `.pub` file, or write `file:PATH` or `env:NAME`"
+                raise Error(message, where=where(f"users[{number}].ssh_keys[{at}]"), hint=hint)
+
+
+def check_name(name: str, users: frozenset[str], groups: frozenset[str], place: str) -> None:
+    """Raise `Error` for the name of an account that the image has."""
+    if name == "root":
+        hint = "give a user `sudo: true` instead"
+        raise Error("root is locked, and can't be a user of a profile", where=place, hint=hint)
+    if name in users or name.startswith("systemd-"):
+        message = f"found the user `{name}`, which is a system account of the image"
+        raise Error(message, where=place, hint="write another name, such as `admin`")
+    if name in groups:
+        message = f"found the user `{name}`, which is a group of the image: each user has a group of its own name"
+        raise Error(message, where=place, hint=f"write another name, and `groups: [{name}]`")
+
+
+def check_group(name: str, group: str, place: str) -> None:
+    """Raise `Error` for a group that would be made before the user of the same name, who then can't be."""
+    if group == name:
+        message = f"found the group `{group}` for the user of the same name, who has it anyway"
+        raise Error(message, where=place, hint="remove it")
+    message = f"found the group `{group}` before the user of that name, who is to get a group of their own"
+    raise Error(message, where=place, hint=f"put the user `{group}` before `{name}`")
+
+
+def check_shell(profile: Profile, user: User, folders: Iterable[Path], place: str) -> None:
+    """Raise `Error` for a shell that the image does not have: sshd(8) refuses its user."""
+    shell, name = user.shell, Path(user.shell).name
+    if shell in SHELLS or any((folder / shell.lstrip("/")).is_file() for folder in folders):
+        return
+    if name in profile.packages or (profile.packages and name not in PACKAGED):
+        return
+    message = f"found the shell {quoted(shell)} for the user `{user.name}`, which the image does not have"
+    hint = f"add it: `packages+: [{name}]`" if name in PACKAGED else "write `/bin/bash`, or add its package"
+    raise Error(message, where=place, hint=hint)
+
+
+def declared(folders: Iterable[Path]) -> tuple[frozenset[str], frozenset[str]]:
+    """Users and groups of the image: those of every image, and those that overlays declare."""
+    users, groups = set(USERS), set(GROUPS)
+    for kind, name in entries(folders):
+        if kind == "u":
+            users.add(name)
+        groups.add(name)
+    return frozenset(users), frozenset(groups)
+
+
+def entries(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """(type, name) of every line of sysusers.d(5) in the folders that makes a user or a group."""
+    for folder in folders:
+        for path in sorted([*folder.glob("usr/lib/sysusers.d/*.conf"), *folder.glob("etc/sysusers.d/*.conf")]):
+            try:
+                text = path.read_text()
+            except (OSError, ValueError):
+                continue  # a build says what is wrong with it
+            for found in re.finditer(r"^\s*([ug])!?\s+\"?([A-Za-z_][\w-]*)", text, re.MULTILINE):
+                yield found[1], found[2]

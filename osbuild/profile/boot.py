@@ -1,0 +1,82 @@
+"""Kernel arguments and settings of a profile, as the kernel and systemd read them."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from osbuild.arch import Architecture
+from osbuild.errors import Error
+from osbuild.profile.document import quoted
+from osbuild.profile.model import Kernel, Profile
+
+# Set by the build or the boot flow, or the end of the chain of trust: the node would not boot, or boot something else.
+# `_` and `-` are the same to the kernel and to systemd; `rd.` limits one of systemd's to the initrd.
+RESERVED = (
+    "edge.", "rauc.", "root=", "roothash=", "roothashsig=", "rootflags=", "rootfstype=", "init=", "rdinit=", "initrd=",
+    "usrhash=", "mount.usr", "systemd.verity", "systemd.volatile", "systemd.gpt_auto", "systemd.image_policy", "verity",
+)  # fmt: skip
+RESERVED_WORDS = ("ro", "rw", "noinitrd", "systemd.gpt_auto", "systemd.volatile", "systemd.verity", "--", "-")
+# COMMAND_LINE_SIZE of Debian's kernels, in bytes, and what the build and a board write at most.
+LONGEST = {Architecture.x86_64: 2048, Architecture.arm64: 2048, Architecture.armv7: 1024}
+OWN = 600
+
+Where = Callable[..., str]
+
+
+def check(profile: Profile, where: Where) -> None:
+    """Raise `Error` for the first argument or setting that the node would take for something else."""
+    for number, text in enumerate(profile.kernel.arguments):
+        place = where(f"kernel.arguments[{number}]")
+        if text.count('"') % 2:
+            hint = "write it in pairs around a value: the kernel takes all that follows for one argument"
+            raise Error(f"found one double quote in {quoted(text)}", where=place, hint=hint)
+        for word in words(text):
+            if is_reserved(word):
+                message = f"found the kernel argument {quoted(word)}, which the build sets itself"
+                raise Error(message, where=place, hint="remove it")
+    check_length(profile.kernel.arguments, profile.architecture, where)
+    check_sysctls(profile.kernel, where)
+
+
+def words(text: str) -> Iterator[str]:
+    """The arguments in a text: the kernel splits at blanks that are not between double quotes."""
+    word, quotes = "", False
+    for sign in text:
+        quotes ^= sign == '"'
+        if sign == " " and not quotes:
+            yield word
+            word = ""
+        else:
+            word += sign
+    yield word
+
+
+def is_reserved(word: str) -> bool:
+    """Whether the build sets this kernel argument. systemd removes quotes and backslashes wherever they are."""
+    plain = "".join(sign for sign in word if sign not in "\"'\\").replace("-", "_").removeprefix("rd.").lower()
+    return plain.startswith(RESERVED) or plain in {name.replace("-", "_") for name in RESERVED_WORDS}
+
+
+def check_length(arguments: Sequence[str], architecture: Architecture, where: Where) -> None:
+    """Raise `Error` for more than the kernel takes: it cuts off the rest without a word."""
+    limit = LONGEST[architecture] - OWN
+    length = sum(len(text) + 1 for text in arguments)
+    if length > limit:
+        message = f"found kernel arguments of {length} characters, expected at most {limit} on {architecture}"
+        raise Error(message, where=where("kernel.arguments"), hint="set what you can by `kernel.sysctls` or an overlay")
+
+
+def check_sysctls(kernel: Kernel, where: Where) -> None:
+    """Raise `Error` for a setting that is written twice, as `net.ipv4.ip_forward` and `net/ipv4/ip_forward`."""
+    seen: dict[str, str] = {}
+    for name in kernel.sysctls:
+        place = where(f"kernel.sysctls.{name}")
+        parts = path(name.removeprefix("-"))
+        if parts in seen:
+            hint = f"the other is `{seen[parts]}`: keep one of them"
+            raise Error(f"found the sysctl {quoted(name)} twice", where=place, hint=hint)
+        seen[parts] = name
+
+
+def path(name: str) -> str:
+    """A sysctl's name as a path below /proc/sys: the first of `.` and `/` in it separates (sysctl.d(5))."""
+    first = next((sign for sign in name if sign in "./"), "")
+    return name if first == "/" else name.translate(str.maketrans("./", "/."))

@@ -1,0 +1,91 @@
+"""Files that a profile names: elements, images and manifests, as far as a build would reject them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from osbuild import paths
+from osbuild.errors import Error
+from osbuild.profile.document import quoted
+from osbuild.profile.model import Profile
+from osbuild.profile.scalars import nearest
+
+MANIFEST = (".yaml", ".yml", ".json")
+Where = Callable[..., str]
+
+
+def check(profile: Profile, where: Where, folder: Path) -> None:
+    """Raise `Error` for the first file that is missing, or that a build can't use."""
+    block = profile.kubernetes
+    wanted: list[tuple[str, Sequence[str], str, Callable[[Path], bool]]] = [
+        ("elements", profile.elements, "a diskimage-builder element", Path.is_dir),
+        ("kubernetes.images", block.images, "an image archive or `demo`", Path.is_file),
+        ("kubernetes.manifests", block.manifests, "a manifest", Path.is_file),
+    ]
+    for dotted, names, what, test in wanted:
+        for number, name in enumerate(names):
+            if dotted == "kubernetes.images" and name == "demo":
+                continue
+            path = paths.element(name, folder) if dotted == "elements" else paths.named(name, folder)
+            if not is_there(path, test):
+                near = nearest(path.name, set(siblings(path)) - {path.name})
+                hint = f"did you mean `{near}`?" if near else "paths are relative to the profile that states them"
+                message = f"found nothing at {quoted(name)}, expected {what}"
+                raise Error(message, where=where(f"{dotted}[{number}]"), hint=hint)
+    for number, name in enumerate(block.manifests):
+        place = where(f"kubernetes.manifests[{number}]")
+        if not name.endswith(MANIFEST):
+            message = f"found the manifest {quoted(name)}, expected a name that ends in .yaml, .yml or .json"
+            raise Error(message, where=place, hint="rename it: others are not applied")
+        check_manifest(paths.named(name, folder), name, place)
+    # In the image they are in one folder.
+    check_names("kubernetes.manifests", block.manifests, ("",), where)
+    check_names("kubernetes.images", [name for name in block.images if name != "demo"], (".gz", ".tar"), where)
+
+
+def check_names(dotted: str, names: Iterable[str], suffixes: Sequence[str], where: Where) -> None:
+    """Raise `Error` for two files of one name, suffixes aside."""
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = Path(name).name
+        for suffix in suffixes:
+            plain = plain.removesuffix(suffix)
+        if plain in seen:
+            message = f"found two files called {quoted(plain)} in `{dotted}`: {quoted(seen[plain])} and {quoted(name)}"
+            raise Error(message, where=where(dotted), hint="give one of them another name")
+        seen[plain] = name
+
+
+def check_manifest(path: Path, name: str, place: str) -> None:
+    """Raise `Error` for a file in which there are no objects of Kubernetes."""
+    hint = "try it with `kubectl apply --dry-run=client --filename FILE`"
+    try:
+        documents = [entry for entry in yaml.safe_load_all(path.read_bytes()) if entry is not None]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f"{paths.display(path)}:{mark.line + 1}:{mark.column + 1}" if mark else place
+        raise Error(f"the manifest {quoted(name)} is not valid YAML: {error.problem}", where=at, hint=hint) from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise Error(f"the manifest {quoted(name)} can't be read as YAML", where=place, hint=hint) from error
+    for number, entry in enumerate(documents, 1):
+        missing = [key for key in ("apiVersion", "kind") if not isinstance(entry, dict) or not entry.get(key)]
+        if missing:
+            message = f"found no `{missing[0]}` in document {number} of the manifest {quoted(name)}"
+            raise Error(message, where=place, hint=hint)
+
+
+def is_there(path: Path, test: Callable[[Path], bool]) -> bool:
+    """Whether `path` is what `test` says; False for what no file system could hold."""
+    try:
+        return test(path)
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def siblings(path: Path) -> list[str]:
+    """Names beside `path`."""
+    try:
+        return [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return []

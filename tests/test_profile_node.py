@@ -1,0 +1,226 @@
+"""What Debian, systemd or the kernel would reject on the node is rejected when the profile is read."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from osbuild.arch import Architecture
+from osbuild.board import default
+from osbuild.boot.flow import command_line
+from osbuild.boot.kernel import Kernel
+from osbuild.cache import Cache
+from osbuild.debian import Archive, stored
+from osbuild.errors import Error
+from osbuild.image.verity import SlotImage
+from osbuild.profile import accounts, zones
+from osbuild.profile import password as hashes
+from osbuild.profile.boot import is_reserved
+from osbuild.profile.load import load
+
+HEAD = "name: node\nversion: 1.0.0\n"
+
+# what follows HEAD, line of the error, parts of the message, part of the hint
+WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
+    # accounts
+    ("users: [{name: daemon}]", 3, ("`daemon`", "system account"), "another name"),
+    ("users: [{name: systemd-network}]", 3, ("system account",), "another name"),
+    ("users: [{name: systemd-oom}]", 3, ("system account",), "another name"),
+    ("users: [{name: _apt}]", 3, ("system account",), "another name"),
+    ("users: [{name: root}]", 3, ("root is locked",), "sudo: true"),
+    ("users: [{name: sudo}]", 3, ("`sudo`", "a group of the image"), "groups: [sudo]"),
+    ("users: [{name: kvm}]", 3, ("a group of the image",), "groups: [kvm]"),
+    ("users: [{name: admin, groups: [admin]}]", 3, ("`admin`", "has it anyway"), "remove"),
+    ("users: [{name: a, groups: [b]}, {name: b}]", 3, ("`b`", "before the user"), "`b` before `a`"),
+    ("users: [{name: Admin}]", 3, ("`Admin`",), "login name"),
+    ("users: [{name: '123'}]", 3, ("`123`",), "login name"),
+    ("overlays: [./tree]\nusers: [{name: app}]", 4, ("`app`", "system account"), "another name"),
+    ("overlays: [./tree]\nusers: [{name: plant}]", 4, ("`plant`", "a group"), "groups: [plant]"),
+    ("users: [{name: a, shell: /usr/bin/zsh}]", 3, ("`/usr/bin/zsh`", "does not have"), "packages+: [zsh]"),
+    ("packages: [vim]\nusers: [{name: a, shell: /bin/fish}]", 4, ("does not have",), "packages+: [fish]"),
+    ("users: [{name: a, shell: /bin/bsh}]", 3, ("does not have",), "/bin/bash"),
+    # time
+    ("time: {zone: US/Eastern}", 3, ("`US/Eastern`", "old name"), "`America/New_York`"),
+    ("time: {zone: Europe/Kiev}", 3, ("old name",), "`Europe/Kyiv`"),
+    ("time: {zone: EST5EDT}", 3, ("old name",), "tzdata-legacy"),
+    ("time: {zone: Factory}", 3, ("does not have",), ""),
+    ("time: {zone: posix/UTC}", 3, ("does not have",), ""),
+    ("time: {servers: [192.0.2.300]}", 3, ("`192.0.2.300`", "not an IP address"), "ntp.example"),
+    ("time: {servers: ['ntp:123']}", 3, ("`ntp:123`",), "ntp.example"),
+    ("time: {servers: [-ntp.example]}", 3, ("`-ntp.example`",), "ntp.example"),
+    ("time: {servers: [a..b]}", 3, ("empty",), "ntp.example"),
+    # kernel
+    ("kernel: {arguments: [quiet root=/dev/sda]}", 3, ("`root=/dev/sda`", "sets itself"), "remove"),
+    ("kernel: {arguments: [edge.slot=b]}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: [init=/bin/sh]}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: [rdinit=/bin/sh]}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: ['\"init=/bin/sh\"']}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: ['r\"o\"othash=0']}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: [rd.systemd.verity=0]}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: [systemd.gpt-auto=1]}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: [rw]}", 3, ("sets itself",), "remove"),
+    ("kernel: {arguments: [a -- b]}", 3, ("`--`",), "remove"),
+    ("kernel: {arguments: ['a=\"b c']}", 3, ("one double quote",), "pairs"),
+    (f"kernel: {{arguments: ['{'a' * 1500}']}}", 3, ("1501 characters", "x86_64"), "sysctls"),
+    (f"architecture: armv7\nkernel: {{arguments: ['{'a' * 500}']}}", 4, ("501 characters", "armv7"), "sysctls"),
+    ("kernel: {sysctls: {net.ipv4.ip_forward: 1, net/ipv4/ip_forward: 0}}", 3, ("twice",), "`net.ipv4.ip_forward`"),
+    ("kernel: {sysctls: {kernel.panic: 1, -kernel.panic: 0}}", 3, ("twice",), "`kernel.panic`"),
+    # what only a later step said
+    (
+        "agent: {server: 'https://ota.example:99999'}",
+        3,
+        ("`https://ota.example:99999`",),
+        "https://updates.example.com",
+    ),
+    ("elements: [nowhere]", 3, ("nothing at `nowhere`",), "relative to the profile"),
+    ("kubernetes: {images: [./tree]}", 3, ("nothing at `./tree`", "image archive"), "relative"),
+    ("kubernetes: {manifests: [bad.yaml]}", 2, ("`bad.yaml`", "YAML"), "kubectl"),
+    ("kubernetes: {manifests: [text.yaml]}", 3, ("no `apiVersion`", "document 2"), "kubectl"),
+    ("kubernetes: {manifests: [app.yaml, tree/app.yaml]}", 3, ("two files called `app.yaml`",), "another name"),
+    ("kubernetes: {images: [a.tar, tree/a.tar.gz]}", 3, ("two files called `a`",), "another name"),
+    ("disk: {slot: 4096 GiB}", 3, ("at most 2048 GiB",), "or less"),
+]
+
+RIGHT = [
+    "users: [{name: b}, {name: a, groups: [b, sudo, docker], shell: /usr/sbin/nologin}]",
+    "packages: [zsh]\nusers: [{name: a, shell: /usr/bin/zsh}]",
+    "packages: [git]\nusers: [{name: a, shell: /usr/bin/git-shell}]",
+    "overlays: [./tree]\nusers: [{name: a, shell: /usr/bin/own-shell}]",
+    "packages: [tzdata-legacy]\ntime: {zone: US/Eastern}",
+    "time: {zone: Etc/GMT+5, servers: [ntp.example, '2001:db8::1', 192.0.2.1, ntp.example.]}",
+    "kernel: {arguments: [mitigations=off quiet, 'dyndbg=\"file a +p\"', rootwait, initcall_debug]}",
+    "kernel: {sysctls: {net.ipv4.conf.eth0/1.forwarding: 1, net/ipv4/conf/eth0.1/rp_filter: 1}}",
+    "kubernetes: {manifests: [app.yaml], images: [a.tar]}",
+    "agent: {server: 'http://[2001:db8::1]:8080/ota'}",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in {
+        "tree/usr/lib/sysusers.d/app.conf": '# ours\nu! app - "An app"\ng plant -\nm app plant\n',
+        "tree/usr/bin/own-shell": "",
+        "tree/app.yaml": "{apiVersion: v1, kind: Secret}\n",
+        "tree/a.tar.gz": "",
+        "a.tar": "",
+        "app.yaml": "apiVersion: v1\nkind: Secret\n---\n---\napiVersion: v1\nkind: List\n",
+        "text.yaml": "apiVersion: v1\nkind: Secret\n---\njust text\n",
+        "bad.yaml": "apiVersion: v1\nkind: [Secret\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("text", "line", "message", "hint"), WRONG, ids=[entry[0][:60] for entry in WRONG])
+def test_what_the_node_rejects_is_rejected_with_one_clear_error(
+    folder: Path, text: str, line: int, message: tuple[str, ...], hint: str
+) -> None:
+    path = folder / "node.yaml"
+    path.write_text(f"{HEAD}{text}\n")
+    with pytest.raises(Error) as caught:
+        load(path)
+    error = caught.value
+    file = "bad.yaml" if "bad.yaml" in text else "node.yaml"
+    assert f"{file}:{line if file == 'node.yaml' else 3}:" in (error.where or ""), error
+    assert all(part in error.message for part in message), error.message
+    assert error.hint and hint in error.hint, error.hint
+
+
+@pytest.mark.parametrize("text", RIGHT, ids=[text[:60] for text in RIGHT])
+def test_what_the_node_accepts_is_accepted(folder: Path, text: str) -> None:
+    path = folder / "node.yaml"
+    path.write_text(f"{HEAD}{text}\n")
+    load(path)
+
+
+@pytest.mark.parametrize("version", ["1", "1.0", "2026.11", "1.0.0~rc1", "1.0.0.0", "1.0.0-"])
+def test_a_version_that_no_bundle_could_have_is_rejected_at_once(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text(f"name: node\nversion: '{version}'\n")
+    with pytest.raises(Error, match="can be compared") as caught:
+        load(path)
+    assert caught.value.where == f"{path}:2:10"
+
+
+def test_the_flow_s_own_arguments_are_all_reserved() -> None:
+    image = SlotImage(Path("root"), Path("tree"), "0" * 64, "1" * 64, 5)
+    words = command_line("a", image, default(Architecture.x86_64), []).split()
+    free = ("panic=", "oops=", "quiet", "loglevel=", "systemd.show_status=", "console=")  # an operator may change these
+    assert [word for word in words if not is_reserved(word) and not word.startswith(free)] == []
+
+
+@pytest.fixture(scope="module")
+def zone_packages() -> dict[str, set[str]]:
+    """Names of zones in each of Debian's two packages, as today's suite has them."""
+    cache = Cache()
+    archive = Archive(cache, Architecture.native())
+    archive.update()
+    debs = [deb for deb in archive.resolve(["tzdata", zones.LEGACY]) if deb.name in ("tzdata", zones.LEGACY)]
+    archive.download(debs)
+    found = {}
+    for deb in debs:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", stored(cache, deb)], stdout=subprocess.PIPE) as data:
+            listed = subprocess.run(["tar", "-t"], stdin=data.stdout, capture_output=True, text=True, check=True)
+        base = "./usr/share/zoneinfo/"
+        files = {line.removeprefix(base) for line in listed.stdout.splitlines() if line.startswith(base)}
+        other = ("right/", "posix", "localtime", "Factory", "leap", "tzdata.zi")
+        found[deb.name] = {
+            name for name in files if not name.startswith(other) and not name.endswith(("/", ".tab", ".list"))
+        }
+    return found
+
+
+def test_the_list_of_zones_is_that_of_debian_s_packages(zone_packages: dict[str, set[str]]) -> None:
+    known = zones.zones()
+    assert zone_packages["tzdata"] - {""} == {name for name, modern in known.items() if name == modern}
+    assert zone_packages[zones.LEGACY] - {""} == {name for name, modern in known.items() if name != modern}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hunter2", "not the hash"),
+        ("$1$salt$GuZM6o/Uf1P7EFCrm0AZg0", "too weak"),
+        ("$6$salt$short", "cut short"),
+        ("$6$salt", "cut short"),
+        ("$6$" + "a" * 17 + "$" + "b" * 86, "cut short"),
+        ("$y$j9T$salt$" + "a" * 42, "cut short"),
+        ("$6$salt$" + "b" * 85 + ":", "cut short"),
+        ("$6$salt$" + "b" * 86, None),
+        ("$6$rounds=5000$salt$" + "b" * 86, None),
+        ("$5$salt$" + "b" * 43, None),
+        ("$y$j9T$saltsaltsalt$gcJA76q/4v2FVtyzrkY/rYmxhqzGaIfrI15XnV1qKH3", None),
+        ("$gy$j9T$salt$vLnZ71ogNQGLwAubX/hpAv6gf//XF0CMgPkRrOJM.E/", None),
+        ("$7$CU..../....salt$kvF20SeCG46gWswJjSalNNoa9RtJVO22CDWOWdZ8TrA", None),
+        ("$2b$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.", None),
+    ],
+)
+def test_a_hash_of_a_password_is_whole(text: str, reason: str | None) -> None:
+    found = hashes.problem(text)
+    assert found is None if reason is None else reason in (found or "")
+    assert text not in (found or "")
+
+
+def test_the_hash_that_the_hint_of_an_error_advises_is_accepted() -> None:
+    made = subprocess.run(["openssl", "passwd", "-6", "hunter2"], capture_output=True, text=True, check=True)
+    assert hashes.problem(made.stdout.strip()) is None
+
+
+def test_system_accounts_are_also_those_that_an_overlay_declares(folder: Path) -> None:
+    users, groups = accounts.declared([folder / "tree"])
+    assert users - accounts.USERS == {"app"}
+    assert groups - accounts.GROUPS == {"app", "plant"}
+
+
+def test_a_kernel_module_that_the_kernel_does_not_have_is_named(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, "6.12")
+    kernel.modules.mkdir(parents=True)
+    (kernel.modules / "modules.dep").write_text("kernel/net/br-netfilter.ko.xz: kernel/net/bridge.ko.xz\n")
+    (kernel.modules / "modules.builtin").write_text("kernel/fs/ext4.ko\n")
+    (kernel.modules / "modules.alias").write_text("# Aliases\nalias fs-xfs xfs\nalias pci:v* nic\n")
+    (kernel.modules / "modules.builtin.modinfo").write_bytes(b"ext4.alias=fs-ext4\0ext4.license=GPL\0")
+    kernel.check_modules(["br_netfilter", "br-netfilter", "ext4", "fs-xfs", "fs-ext4", "pci:v0001"])
+    with pytest.raises(Error, match="has no module br_netfiltr") as caught:
+        kernel.check_modules(["ext4", "br_netfiltr"])
+    assert "`br_netfilter`" in (caught.value.hint or "")
