@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from osbuild import log
 from osbuild.arch import Architecture
@@ -81,21 +81,28 @@ class Archive:
         shutil.rmtree(self.root, ignore_errors=True)
         # mmdebstrap runs this after it has written the list of sources, before it reads them.
         drop = [f"--setup-hook=sed -i '/ {name} /d' \"$1\"/etc/apt/sources.list" for name in without]
-        run(
-            [
-                "mmdebstrap",
-                "--variant=custom",
-                "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
-                f"--architectures={self.architecture.to_debian()}",
-                f"--components={','.join(COMPONENTS)}",
-                *(f"--aptopt={line}" for line in host_settings()),
-                *drop,
-                SUITE,
-                self.root,
-                *([mirror] if mirror else []),
-            ],
-            hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
-        )
+        with self.cache.scratch("apt") as scratch:  # only its owner can look into it
+            # Addresses of proxies and mirrors may have passwords, and anybody can read command lines.
+            settings, sources = scratch / "apt.conf", scratch / "sources.list"
+            settings.write_text("".join(f"{line}\n" for line in host_settings()))
+            if mirror and urlsplit(mirror).password:
+                sources.write_text(f"deb {mirror} {SUITE} {' '.join(COMPONENTS)}\n")
+                mirror = str(sources)
+            run(
+                [
+                    "mmdebstrap",
+                    "--variant=custom",
+                    "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
+                    f"--architectures={self.architecture.to_debian()}",
+                    f"--components={','.join(COMPONENTS)}",
+                    f"--aptopt={settings}",
+                    *drop,
+                    SUITE,
+                    self.root,
+                    *([mirror] if mirror else []),
+                ],
+                hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
+            )
 
     def _apt(self, *words: str, cwd: Path | None = None) -> str:
         """Output of apt-get, on an index that nobody replaces meanwhile. Raises `Error`."""

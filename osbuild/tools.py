@@ -39,7 +39,7 @@ UNUSED = (
     "ppc*", "riscv*", "s390x", "sh4*", "sparc*", "xtensa*",
 )  # fmt: skip
 # What the programs in the tree may see of the environment: how to reach a network, nothing else.
-PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM")
+PASSED = {"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Tree:
             "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
             "--hostname", "localhost", "--cap-add", "ALL",
             "--tmpfs", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--dev-bind", "/sys", "/sys",
-            "--tmpfs", "/run", "--dir", "/tmp", "--dir", "/var/tmp", "--clearenv",
+            "--tmpfs", "/run", "--dir", "/tmp", "--dir", "/var/tmp",
+            # What is passed on is inherited: a proxy's address may have a password, and anybody can read command lines.
+            *(word for name in sorted(os.environ.keys() - PASSED) for word in ("--unsetenv", name)),
             "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "HOME", "/tmp", "--setenv", "LC_ALL", "C.UTF-8",
         ]  # fmt: skip
         for name in sorted(path.name for path in self.root.iterdir()):
@@ -80,9 +82,6 @@ class Tree:
             words += ["--ro-bind", str(path), inside]
         for path in binds:
             words += ["--dev-bind", str(path), str(path)]
-        for name in PASSED:
-            if name in os.environ:
-                words += ["--setenv", name, os.environ[name]]
         for name, value in (env or {}).items():
             words += ["--setenv", name, value]
         return [*words, "--chdir", str(cwd or "/"), "--", *(str(word) for word in command)]

@@ -174,9 +174,10 @@ def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
 
 
 def test_a_persistent_disk_is_kept_and_belongs_to_one_machine_at_a_time(
-    machine: MachineFactory, plain: MachineConfig, disk: Path, tmp_path: Path
+    machine: MachineFactory, plain: MachineConfig, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(plain, image=disk, persist=tmp_path / "kept.qcow2")
+    monkeypatch.chdir(tmp_path)
+    config = replace(plain, image=disk, persist=Path("kept here, too.qcow2"))  # relative, with a comma
     guest = booted(machine(config))
     shell(guest, "echo kept | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
     with pytest.raises(Error, match="lock") as caught:

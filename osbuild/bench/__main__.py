@@ -19,6 +19,7 @@ from osbuild import __version__, log, paths
 from osbuild.bench.figure import Measured, table
 from osbuild.bench.site import Site
 from osbuild.cache import Cache, remove
+from osbuild.cli.location import LOCATION
 from osbuild.errors import Error
 from osbuild.output import make_folder, target, write
 
@@ -85,7 +86,7 @@ def epilog() -> str:
 @click.option(
     "--only", type=click.Choice([*MEASUREMENTS, *GROUPS]), multiple=True, help="Measure just this; may be repeated."
 )
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS / "bench.json",
+@click.option("--json", "output", type=LOCATION, default=RESULTS / "bench.json",
               help="Where to write the figures.  [default: build/bench.json]")  # fmt: skip
 def command(only: tuple[str, ...], output: Path) -> int:
     """Measure builds, sizes, memory, boots, updates. A figure over its target is shown as such, and is no failure."""

@@ -60,8 +60,9 @@ def main(args: list[str] | None = None) -> Any:
     """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
     words = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that resources are given back
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
     try:
         status = cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
         flush_output()

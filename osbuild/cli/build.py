@@ -9,6 +9,7 @@ from osbuild import log
 from osbuild.build import build
 from osbuild.cache import Cache
 from osbuild.cli.boards import board_options, chosen
+from osbuild.cli.location import FOLDER, LOCATION
 from osbuild.keys.development import current
 from osbuild.manifest import summary
 from osbuild.paths import display
@@ -17,11 +18,11 @@ from osbuild.paths import display
 @click.command()
 @click.argument("profile")
 @board_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("build"), help="Folder of builds.")
+@click.option("-o", "--output", type=LOCATION, default=Path("build"), help="Folder of builds.")
 @click.option("--locked", is_flag=True, help="Fail rather than make a new lock.")
-@click.option("--from", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+@click.option("--from", "folder", type=FOLDER,
               help="Folder with packages and downloads, looked into before the network.")  # fmt: skip
-@click.option("--keys", "key_folder", type=click.Path(path_type=Path), metavar="FOLDER",
+@click.option("--keys", "key_folder", type=LOCATION, metavar="FOLDER",
               help="Whose updates it takes. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest; of several images a list of them.")
 def command(

@@ -15,6 +15,7 @@ from osbuild.bundle.signing import prepare
 from osbuild.bundle.source import Source
 from osbuild.cache import Cache
 from osbuild.cli.keys import REFERENCE
+from osbuild.cli.location import LOCATION
 from osbuild.errors import UsageError
 from osbuild.keys.development import current
 from osbuild.keys.private import passphrase
@@ -23,10 +24,10 @@ SUFFIX = ".raucb"
 
 
 @click.command(short_help="make a signed update bundle of a build")
-@click.argument("builds", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUILD...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="F.raucb|FOLDER",
+@click.argument("builds", nargs=-1, required=True, type=LOCATION, metavar="BUILD...")
+@click.option("-o", "--output", type=LOCATION, metavar="F.raucb|FOLDER",
               help="Where to write it; a folder for several. Default: bundle.raucb in the build's folder.")  # fmt: skip
-@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+@click.option("--keys", "folder", type=LOCATION, metavar="FOLDER",
               help="Keys to sign with. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
 @click.option("--passphrase", "secret", metavar=REFERENCE, help="What the signer's private key is encrypted by.")
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")

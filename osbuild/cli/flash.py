@@ -11,6 +11,7 @@ import click
 
 from osbuild import log
 from osbuild.cache import Cache
+from osbuild.cli.location import LOCATION
 from osbuild.cli.run import size as read_size
 from osbuild.errors import Error, UsageError
 from osbuild.flash import esp, job, seeds, source, target
@@ -22,16 +23,16 @@ from osbuild.seed.esp import mtools
 
 
 @click.command(short_help="write an image to cards, disks or files, and prove it")
-@click.argument("image", type=click.Path(path_type=Path))
-@click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TARGET...")
-@click.option("--seed", "media", multiple=True, type=click.Path(path_type=Path), metavar="ISO",
+@click.argument("image", type=LOCATION)
+@click.argument("targets", nargs=-1, required=True, type=LOCATION, metavar="TARGET...")
+@click.option("--seed", "media", multiple=True, type=LOCATION, metavar="ISO",
               help="Put this seed on the target; once for each, in their order.")  # fmt: skip
 @click.option("--node", "nodes", multiple=True, metavar="NAME",
               help="Make the seed of this node for the target; once for each, in their order.")  # fmt: skip
 @click.option("--profile", metavar="PROFILE", help="Profile of the nodes. Default: that of the image's build.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Set a key of the profile for the nodes, as for `edge-osbuild seed`.")  # fmt: skip
-@click.option("--bmap", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--bmap", type=LOCATION, metavar="FILE",
               help="Block map of the image. Default: the one beside it.")  # fmt: skip
 @click.option("--no-bmap", is_flag=True, help="Do not use the block map beside the image.")
 @click.option("--size", type=read_size, metavar="SIZE", help="Size of a target that is a file. Default: the image's.")

@@ -12,6 +12,7 @@ import click
 
 from osbuild import superblock
 from osbuild.cache import Cache
+from osbuild.cli.location import LOCATION
 from osbuild.cli.table import amount, columns
 from osbuild.entries import Entry
 from osbuild.inspect import Part, Report, Slot, inspect
@@ -21,10 +22,10 @@ MOST = 10  # rows of a long list
 
 
 @click.command(short_help="show what is in an image, or what an update changes")
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), metavar="OLD",
+@click.argument("image", type=LOCATION)
+@click.option("--against", type=LOCATION, metavar="OLD",
               help="Show what changes from OLD to IMAGE, each a build's folder or a bundle.")  # fmt: skip
-@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="FOLDER",
+@click.option("--keys", "folder", type=LOCATION, metavar="FOLDER",
               help="Keys to check a bundle's signature by. Default: as for `edge-osbuild bundle`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(image: Path, against: Path | None, folder: Path | None, as_json: bool) -> None:

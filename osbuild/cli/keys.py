@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from osbuild import log
+from osbuild.cli.location import LOCATION
 from osbuild.cli.table import columns
 from osbuild.errors import UsageError
 from osbuild.keys import authority
@@ -35,7 +36,7 @@ def command() -> None:
 def options(function: Callable[..., None]) -> Callable[..., None]:
     """How private keys are reached: options that most of these commands have."""
     wanted = (
-        click.option("--root-keys", type=click.Path(path_type=Path), metavar="FOLDER",
+        click.option("--root-keys", type=LOCATION, metavar="FOLDER",
                      help="Where the roots' private keys are. Default: root/ in the key folder."),
         click.option("--root-passphrase", metavar=REFERENCE, help="What the roots' private keys are encrypted by."),
         click.option("--pin", metavar=REFERENCE, help="PIN of the PKCS#11 token."),
@@ -46,11 +47,11 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def folder_argument(function: Callable[..., None]) -> Callable[..., None]:
-    return click.argument("folder", required=False, type=click.Path(path_type=Path))(function)
+    return click.argument("folder", required=False, type=LOCATION)(function)
 
 
 @command.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=LOCATION)
 @click.option("--owner", required=True, metavar="NAME", help="Who answers for these keys: goes into the certificates.")
 @options
 @click.option("--passphrase", "secret", metavar=REFERENCE, help="Encrypt the signer's private key by this.")
@@ -118,9 +119,9 @@ def revoke(
 
 @command.command()
 @folder_argument
-@click.option("--root-keys", type=click.Path(path_type=Path), metavar="FOLDER",
+@click.option("--root-keys", type=LOCATION, metavar="FOLDER",
               help="Where the roots' private keys are. Default: root/ in the key folder.")  # fmt: skip
-@click.option("--keyring", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--keyring", type=LOCATION, metavar="FILE",
               help="Also write what devices check bundles by to FILE.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_json: bool) -> None:

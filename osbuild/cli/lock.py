@@ -6,6 +6,7 @@ import click
 
 from osbuild.cache import Cache
 from osbuild.cli.boards import board_options, chosen
+from osbuild.cli.location import FOLDER
 from osbuild.lock import make, save
 from osbuild.paths import display
 
@@ -13,7 +14,7 @@ from osbuild.paths import display
 @click.command()
 @click.argument("profile")
 @board_options
-@click.option("--from", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+@click.option("--from", "folder", type=FOLDER,
               help="Folder with downloads, looked into before the network.")  # fmt: skip
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None) -> None:
     """Resolve every input of PROFILE anew, and write the lock beside it."""

@@ -9,6 +9,7 @@ import click
 
 from osbuild import board as boards
 from osbuild import log
+from osbuild.cli.location import LOCATION
 from osbuild.errors import Error, UsageError
 from osbuild.qemu import accel, bootable, terminal
 from osbuild.qemu.config import Forward, MachineConfig, Network
@@ -29,9 +30,9 @@ def size(text: str) -> int:
 
 
 @click.command()
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=LOCATION)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
-@click.option("--seed", type=click.Path(path_type=Path), help="NoCloud ISO with the node's first-boot config.")
+@click.option("--seed", type=LOCATION, help="NoCloud ISO with the node's first-boot config.")
 @click.option(
     "--memory", type=size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or what the board has]"
 )
@@ -40,14 +41,14 @@ def size(text: str) -> int:
 @click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH; a free one if not given.")
 @click.option(
     "--persist",
-    type=click.Path(path_type=Path),
+    type=LOCATION,
     metavar="FILE",
     help="Keep what the machine writes in this qcow2 file.",
 )
 @click.option("--accel", "wanted", type=click.Choice(accel.CHOICES), default="auto", show_default=True)
 @click.option("--board", metavar="NAME", help="What the image was built for, if no manifest says so.")
 @click.option("--no-network", is_flag=True, help="Boot with no network card at all.")
-@click.option("--log", "logfile", type=click.Path(path_type=Path), metavar="FILE", help="Keep the console's log here.")
+@click.option("--log", "logfile", type=LOCATION, metavar="FILE", help="Keep the console's log here.")
 @click.option("--host-qemu", is_flag=True, help="Use the QEMU installed on this host, not the one of the tools tree.")
 def command(
     image: Path,

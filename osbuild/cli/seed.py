@@ -8,6 +8,7 @@ import click
 from osbuild import log
 from osbuild import output as output_files
 from osbuild.cache import Cache
+from osbuild.cli.location import LOCATION
 from osbuild.errors import UsageError
 from osbuild.flash.insert import insert
 from osbuild.profile import load as loading
@@ -31,12 +32,12 @@ from osbuild.seed.schema import schemas, validate
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=LOCATION,
     help="Where to write it: NAME.iso for a medium, or a folder. Default: NODE-seed.iso.",
 )
 @click.option(
     "--into",
-    type=click.Path(path_type=Path),
+    type=LOCATION,
     metavar="DISK",
     help="Put the seed on the EFI system partition of this disk image or device instead.",
 )

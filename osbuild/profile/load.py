@@ -43,6 +43,8 @@ def find(name: str | Path) -> Path:
     Raises `UsageError` where there is none.
     """
     text = str(name)
+    if text.startswith("~/"):  # a shell expands it only at the beginning of a word
+        text = os.path.expanduser(text)  # noqa: PTH111 - never raises
     candidates = [Path(text), Path(f"{text}.yaml")]
     if re.fullmatch(r"[A-Za-z0-9_-]+", text):  # the name of a shipped one goes before a folder that is called the same
         candidates = [paths.PROFILES / f"{text}.yaml", Path(f"{text}.yaml")]

@@ -1,9 +1,11 @@
 """Disk images as a machine uses them."""
 
+import os
 import shutil
 from pathlib import Path
 
 from osbuild.errors import Error
+from osbuild.output import check_folder, discard
 from osbuild.qemu.config import Wrap
 from osbuild.run import run
 
@@ -41,6 +43,7 @@ def image_format(path: Path) -> str:
 def make_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> None:
     """Make `overlay`, a qcow2 file that keeps what differs from `image`; `size` in bytes if it is to be larger."""
     form = image_format(image)
+    overlay = overlay.absolute()  # the sandbox has another current folder
     words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.absolute()), "-F", form, str(overlay)]
     if size is not None:
         if form == "raw" and size < image.stat().st_size:
@@ -49,12 +52,17 @@ def make_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> No
                 hint="a disk can only grow",
             )
         words.append(str(size))
-    run(wrap(words, [image.absolute(), overlay.parent.absolute()]))
+    try:
+        run(wrap(words, [image.absolute(), overlay.parent]))
+    except BaseException:
+        discard(overlay)
+        raise
 
 
 def keep_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> None:
     """Make `overlay` if it does not exist yet. Raises `Error` if `image` has changed since it was written to."""
-    if not overlay.exists():
+    if not os.path.lexists(overlay):
+        check_folder(overlay.parent)
         make_overlay(image, overlay, size, wrap)
     elif image_format(overlay) != "qcow2":
         raise Error("this file exists and is no qcow2 disk", where=str(overlay), hint="name another file to persist in")

@@ -1,0 +1,49 @@
+"""Paths on the command line: how every command reads them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from osbuild.output import kind
+
+BLOCKING = ("a FIFO", "a socket", "a character device")  # none has contents of a known size
+
+
+class Location(click.ParamType[Path]):
+    """A path, which need not exist; `~/` is the user's home, also where no shell expands it, as in `--seed=~/x`."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, Path):
+            return value
+        if not value or "\0" in value:
+            self.fail("the path is empty", param, ctx)
+        path = Path(os.path.expanduser(value) if value == "~" or value.startswith("~/") else value)  # noqa: PTH111
+        try:
+            found = kind(path.stat().st_mode)
+        except OSError:  # whoever opens it says why
+            return path
+        if found in BLOCKING:
+            self.fail(f"{str(path)!r} is {found}: name a file or a folder", param, ctx)
+        return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The shell's own completion of files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class Folder(Location):
+    """An existing folder; the path becomes absolute."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = super().convert(value, param, ctx)
+        if not path.is_dir():
+            self.fail(f"there is no folder {str(path)!r}", param, ctx)
+        return path.absolute()  # programs with other current folders read it
+
+
+LOCATION, FOLDER = Location(), Folder()
