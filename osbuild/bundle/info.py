@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osbuild.bundle.payload import payload_damage
 from osbuild.bundle.programs import programs
 from osbuild.bundle.signing import trust
 from osbuild.cache import Cache
@@ -15,6 +16,7 @@ from osbuild.run import CommandError
 from osbuild.tools import Tree
 
 MAGIC = b"hsqs"  # squashfs, with which a bundle begins
+WHOLE = "is the file whole? compare its size and sha256 with what `edge-osbuild bundle --json` said"
 INSIDE = "/run/bundle.raucb"  # where the sandbox has it; not every place of the host can be seen at its own name there
 
 
@@ -65,13 +67,15 @@ def read(path: Path, cache: Cache, keyring: bytes | None = None) -> Info:
             except Error as error:
                 problem = error.message
     update = plain.get("update", {})
+    if damage := payload_damage(path, plain.get("bundle", {})):
+        problem = damage
     return Info(
         path,
         path.stat().st_size,
         str(update.get("compatible", "")),
         str(update.get("version", "")),
         str(update.get("build", "")),
-        {str(image["slot-class"]): int(image["size"]) for image in plain["images"]},
+        {str(image["slot-class"]): int(image["size"]) for image in plain.get("images", [])},
         dict(plain.get("meta", {}).get("edge", {})),
         str(plain.get("manifest-hash", "")),
         signer,
@@ -91,11 +95,12 @@ def _info(
             shown = tools.run(["rauc", *checks, "info", INSIDE], binds, hidden=hidden)
             names = re.findall(r"^ *\d+ Subject: (.*)$", shown, re.MULTILINE)
             found["signer"] = names[0] if names else None
+    except ValueError as error:
+        raise Error(f"RAUC describes it in no JSON: {error}", where=str(path), hint=WHOLE) from error
     except CommandError as error:
         reasons = [line for line in error.output.splitlines() if line.strip() and not line.startswith("rauc-")]
         reason = re.sub(r"^.*\*\*: [\d:.]+: ", "", reasons[-1]) if reasons else "RAUC does not say why"
-        hint = "is the file whole? compare its size and sha256 with what `edge-osbuild bundle --json` said"
-        raise Error(f"RAUC refuses it: {reason}", where=str(path), hint=hint) from None
+        raise Error(f"RAUC refuses it: {reason}", where=str(path), hint=WHOLE) from None
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cryptography import x509
 
 from osbuild.bundle.content import key_file
-from osbuild.bundle.systemconf import KEYRING
+from osbuild.bundle.systemconf import FORMATS, KEYRING
 from osbuild.keys import private
 from osbuild.keys.authority import check_pair
 from osbuild.keys.certificate import pem
@@ -62,7 +62,10 @@ def trust(folder: Path, keyring: bytes) -> list[Argument]:
     """RAUC's arguments to check a signature as a device does; files for it are written into `folder`."""
     ring, conf = folder / "keyring.pem", folder / "system.conf"
     ring.write_bytes(keyring)
-    # Only `[keyring]` counts here, but there is no configuration without a system.
-    sections = {"system": {"compatible": "any", "bootloader": "noop"}, "keyring": {**KEYRING, "path": str(ring)}}
+    # Of `[system]` only the formats matter here, but RAUC wants the rest too.
+    sections = {
+        "system": {"compatible": "any", "bootloader": "noop", **FORMATS},
+        "keyring": {**KEYRING, "path": str(ring)},
+    }
     conf.write_text(key_file(sections))
     return [f"--conf={conf}"]

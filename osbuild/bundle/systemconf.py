@@ -9,6 +9,7 @@ CONFIG = Path("usr/lib/rauc/system.conf")  # read since RAUC 1.13, after those i
 KEYRING_FILE = Path("usr/lib/rauc/keyring.pem")
 BACKEND = Path("usr/lib/edge-osbuild/rauc-backend")
 DATA = Path("var/lib/rauc")
+FORMATS = {"bundle-formats": "-plain"}  # what a device accepts: verity bundles
 # The time of signing counts, not the device's clock, which may never have been set; what is stolen is revoked by list.
 KEYRING = {
     "path": f"/{KEYRING_FILE}",
@@ -26,7 +27,7 @@ def system_conf(compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str
     none, and the device writes its own copy of this file to /run/rauc/system.conf with it.
     """
     system = {
-        "compatible": compatible, "bootloader": "custom", "bundle-formats": "-plain", "mountprefix": "/run/rauc",
+        "compatible": compatible, "bootloader": "custom", **FORMATS, "mountprefix": "/run/rauc",
         "data-directory": f"/{DATA}",
         # Writing a slot and having it booted are two steps: between them the agent brings the cluster to rest.
         "activate-installed": "false",

@@ -18,7 +18,10 @@ def info_json(found: Info) -> dict[str, Any]:
 def info_lines(found: Info) -> Iterator[str]:
     """A bundle for people."""
     yield f"{display(found.path)}: {amount(found.size)}, {found.version} for {found.compatible}"
-    yield f"  signed by {found.signer}" if found.signer else f"  signature: {found.problem}"
+    if found.signer:
+        yield f"  signed by {found.signer}"
+    if found.problem:
+        yield f"  {'PROBLEM' if found.signer else 'signature'}: {found.problem}"
     yield from ("", "Images", *columns([(name, amount(size)) for name, size in found.images.items()], right=(1,)))
     if found.meta:
         yield from ("", "Build", *columns([(name, value) for name, value in found.meta.items()]))

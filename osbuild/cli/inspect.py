@@ -15,6 +15,7 @@ from osbuild.cache import Cache
 from osbuild.cli.location import LOCATION
 from osbuild.cli.table import amount, columns
 from osbuild.entries import Entry
+from osbuild.errors import UsageError
 from osbuild.inspect import Part, Report, Slot, inspect
 from osbuild.paths import display
 
@@ -29,23 +30,32 @@ MOST = 10  # rows of a long list
               help="Keys to check a bundle's signature by. Default: as for `edge-osbuild bundle`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(image: Path, against: Path | None, folder: Path | None, as_json: bool) -> None:
-    """Show the partitions, slots, boot entries and parts of IMAGE: a disk image, a build's folder or a bundle."""
+    """Show the partitions, slots, boot entries and parts of IMAGE: a disk image, a build's folder or a bundle.
+
+    Exit status 1 if a device that trusts the keys of --keys (or $EDGE_OSBUILD_KEYS) would refuse the bundle.
+    """
     from osbuild import compare  # these take their time to load
     from osbuild.bundle import info
     from osbuild.cli import comparison
     from osbuild.keys import development, store
 
+    if folder and (against is not None or not info.is_bundle(image)):
+        hint = "leave out --keys" if against is None else "leave out --against, or --keys"
+        raise UsageError("--keys is for checking the signature of one bundle", where=str(image), hint=hint)
     if against is not None:
         cache = Cache()
         found = compare.compare(compare.side(against.absolute(), cache), compare.side(image.absolute(), cache))
         click.echo(json.dumps(comparison.to_json(found), indent=2) if as_json else "\n".join(comparison.lines(found)))
     elif info.is_bundle(image):
-        known = folder or "EDGE_OSBUILD_KEYS" in os.environ or store.exists(development.default_folder())
+        asked = folder is not None or "EDGE_OSBUILD_KEYS" in os.environ
+        known = asked or store.exists(development.default_folder())
         keyring = development.chosen(folder).keyring() if known else None
         about = info.read(image.absolute(), Cache(), keyring)
         click.echo(
             json.dumps(comparison.info_json(about), indent=2) if as_json else "\n".join(comparison.info_lines(about))
         )
+        if asked and about.problem:
+            raise click.exceptions.Exit(1)
     else:
         report = inspect(image)
         click.echo(json.dumps(to_json(report), indent=2) if as_json else "\n".join(lines(report)))
