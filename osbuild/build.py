@@ -29,6 +29,7 @@ from osbuild.keys.store import Keys
 from osbuild.kubernetes import Component
 from osbuild.lock import Lock, current, locked_kubernetes
 from osbuild.manifest import manifest
+from osbuild.profile import accounts
 from osbuild.profile.keys import plain
 from osbuild.profile.load import Loaded
 from osbuild.profile.model import Kubernetes
@@ -180,6 +181,7 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                     facts=image_facts(wanted, component), kubernetes=plain_kubernetes(wanted), files=wanted.trust,
                     epoch=lock.epoch,
                 )  # fmt: skip
+            accounts.check_image(profile, system)
             with log.step("erofs and dm-verity"):
                 image = slot_image(sandbox, base, system, out, identity=wanted.key, epoch=lock.epoch)
             free = check_headroom(profile.disk, image)

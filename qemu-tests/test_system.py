@@ -17,6 +17,7 @@ from osbuild.board import Board
 from osbuild.cache import Cache
 from osbuild.inspect import inspect
 from osbuild.lock import read
+from osbuild.profile import accounts
 from osbuild.profile.load import find, load
 from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.config import MachineConfig
@@ -85,6 +86,8 @@ class Known:
     root: str
     login: str
     """what is shown above the console's login prompt"""
+    users: set[str]
+    groups: set[str]
     status: dict[str, Any]
 
     @classmethod
@@ -96,7 +99,9 @@ class Known:
         key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
         login = node.run("script -qec 'agetty --show-issue' /dev/null")  # it asks for a terminal
-        return cls(node.machine.console.text, words[0], words[1], key, words[2], words[3], login, node.status())
+        users, groups = (set(node.run(f"cut -d: -f1 /etc/{name}").split()) for name in ("passwd", "group"))
+        console = node.machine.console.text
+        return cls(console, words[0], words[1], key, words[2], words[3], login, users, groups, node.status())
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,8 @@ def test_an_image_boots_from_power_on_to_boot_complete(
     assert status["boot"]["state"] == "good", "a good boot is not counted any more"
     trust = json.loads((image("minimal") / "manifest.json").read_text())["trust"]
     assert ("DEVELOPMENT keys" in first.login) == trust["development"], first.login
+    # A profile's users must not be called like these.
+    assert (first.users - {USER}, first.groups - {USER}) == (set(accounts.USERS), set(accounts.GROUPS))
 
 
 def test_two_seeds_make_two_nodes_of_one_image(

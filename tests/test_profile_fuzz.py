@@ -1,15 +1,23 @@
-"""Whatever bytes a profile has, loading it gives a profile or one error with a position."""
+"""Whatever a profile holds, it is accepted, and so is its seed, or gives one clear error: never a traceback.
 
+EDGE_FUZZ=10000 runs that many examples of each test instead of a few hundred.
+"""
+
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from osbuild import paths
 from osbuild.errors import Error
+from osbuild.profile.keys import Kind, every
 from osbuild.profile.load import Loaded, load
+from osbuild.seed.render import render
 from tests.test_profile import BASE, LEAF
 
 VALID = [LEAF.replace("../base", "base").encode(), BASE.encode()] + [
@@ -53,13 +61,18 @@ def outcome(data: bytes, folder: Path) -> Loaded | Error:
     path.write_bytes(data)
     (folder / "base.yaml").write_text(BASE)
     (folder / "tree").mkdir(exist_ok=True)
-    (folder / "app.yaml").touch()
+    (folder / "app.yaml").write_text("apiVersion: v1\nkind: List\n")
     try:
-        return load(path)
+        loaded = load(path)
     except Error as error:
         assert re.fullmatch(r".+\.yaml:[1-9][0-9]*:[1-9][0-9]*", error.where or "")
         assert error.hint and error.message and "\n" not in error.message
         return error
+    try:
+        render(loaded.profile, "edge-1", folder=folder)
+    except Error as error:  # what only a seed needs, such as its secrets
+        assert error.hint and error.message and "\n" not in error.message
+    return loaded
 
 
 @st.composite
@@ -73,16 +86,77 @@ def mutated(draw: st.DrawFn) -> bytes:
     return data
 
 
-RELAXED = settings(suppress_health_check=list(HealthCheck))
+# Values of one key's form are wrong for another, and some are right alone but wrong together.
+VALUES: list[Any] = [
+    None, True, 0, -1, 65536, 2**70, 1.5, "", " ", "~", "a", "A", "root", "sudo", "default", "a b", 'a="b', "--", "..",
+    "/", "a/b/c", "x" * 70, "x" * 300, "é", "\u2028", "0", "1.2.3", "v1.36.3", "v1.35.0+k3s1", "upstream", "k3s",
+    "server", "agent", "armv7", "16 MiB", "9999999 GiB", "10.42.0.0/16", "10.42.0.5/33", "0.0.0.0/0", "fd00::/56",
+    "fe80::1%eth0", "192.0.2.5", "192.0.2.5/24", "192.0.2.1,2001:db8::1", "https://a:6443", "https://[::1", "https://:0",
+    "https://a:b@c", "a=b:NoSchedule", ":NoSchedule", "kubernetes.io/a", "example.com/a", "file:", "file:/", "env:A",
+    "file:\0", "US/Eastern", "Europe/Berlin", "root=/dev/sda", "en*", "[", "52:54:00:12:34:56", "demo", "./tree",
+    "app.yaml", "edge-debian", "kubernetes", "base", [], {}, [[]], [{}], {"a": None}, ["a", "a"],
+]  # fmt: skip
+CONFIG = ["cluster-cidr", "service-cidr", "cluster-dns", "node-ip", "advertise-address", "kubelet-arg", "tls-san",
+          "agent-token", "datastore-endpoint", "cluster_cidr", "tls-sans", "a", "", "a+"]  # fmt: skip
+NAMES = [
+    "a",
+    "kubernetes.io/a",
+    "node-role.kubernetes.io/a",
+    "net.ipv4.ip_forward",
+    "net/ipv4/ip_forward",
+    "a/b/c",
+    "+",
+]
 
 
-@settings(RELAXED, max_examples=400)
+@st.composite
+def altered(draw: st.DrawFn) -> bytes:
+    """A valid profile in which a few keys have other values, of their own form or of another key's."""
+    tree = yaml.safe_load(draw(st.sampled_from(VALID)))
+    value = st.sampled_from(VALUES) | st.lists(st.sampled_from(VALUES), max_size=2)
+    for _ in range(draw(st.integers(1, 4))):
+        dotted, key = draw(st.sampled_from(list(every())))
+        names = CONFIG if dotted == "kubernetes.config" else NAMES
+        chosen = st.dictionaries(st.sampled_from(names), value, max_size=2) if key.shape.kind is Kind.MAP else value
+        place = tree
+        *above, last = dotted.split(".")
+        for step in above:
+            name = step.removesuffix("[]")
+            inner = place.get(name)
+            if step.endswith("[]"):
+                inner = inner if isinstance(inner, list) and inner else [{"name": "a"}]
+                place[name] = inner
+                inner = inner[0]
+            elif not isinstance(inner, dict):
+                place[name] = inner = {}
+            if not isinstance(inner, dict):
+                break
+            place = inner
+        else:
+            place[last + draw(st.sampled_from(["", "", "", "+"]))] = draw(chosen)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode()
+
+
+RELAXED = settings(suppress_health_check=list(HealthCheck), deadline=None)
+
+
+def examples(number: int) -> settings:
+    return settings(RELAXED, max_examples=int(os.environ.get("EDGE_FUZZ", number)))
+
+
+@examples(400)
 @given(data=mutated())
 def test_a_damaged_profile_is_a_profile_or_one_error(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     outcome(data, tmp_path_factory.getbasetemp())
 
 
-@settings(RELAXED, max_examples=300)
+@examples(300)
+@given(data=altered())
+def test_an_altered_profile_is_a_profile_or_one_error(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outcome(data, tmp_path_factory.getbasetemp())
+
+
+@examples(300)
 @given(data=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)))
 @example(data=b"[" * 5000)
 @example(data=b"- " * 5000)

@@ -17,6 +17,7 @@ from osbuild.profile import accounts, zones
 from osbuild.profile import password as hashes
 from osbuild.profile.boot import is_reserved
 from osbuild.profile.load import load
+from osbuild.profile.model import Profile, User
 
 HEAD = "name: node\nversion: 1.0.0\n"
 
@@ -211,6 +212,26 @@ def test_system_accounts_are_also_those_that_an_overlay_declares(folder: Path) -
     users, groups = accounts.declared([folder / "tree"])
     assert users - accounts.USERS == {"app"}
     assert groups - accounts.GROUPS == {"app", "plant"}
+
+
+def test_accounts_and_shells_of_the_profile_s_packages_are_found_in_the_finished_image(tmp_path: Path) -> None:
+    def profile(name: str, shell: str = "/bin/bash") -> Profile:
+        return Profile("p", "1.0.0", packages=("postgresql", "git"), users=(User(name, shell=shell),))
+
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\npostgres:x:105:109::/:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("root:x:0:\nssl-cert:x:108:postgres\n")
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "bin").symlink_to("usr/bin")
+    (tmp_path / "usr/bin/bash").touch()
+    (tmp_path / "usr/bin/git-shell").symlink_to("/etc/alternatives/git-shell")
+    accounts.check_image(profile("admin"), tmp_path)
+    accounts.check_image(profile("admin", "/usr/bin/git-shell"), tmp_path)
+    for user, message in (("postgres", "system account"), ("ssl-cert", "a group of the image")):
+        with pytest.raises(Error, match=message):
+            accounts.check_image(profile(user), tmp_path)
+    with pytest.raises(Error, match="does not have"):
+        accounts.check_image(profile("admin", "/usr/bin/rssh"), tmp_path)
 
 
 def test_a_kernel_module_that_the_kernel_does_not_have_is_named(tmp_path: Path) -> None:

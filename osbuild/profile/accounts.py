@@ -1,5 +1,6 @@
 """Users and groups of a profile, and those that the image already has: two of one name can't be."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -114,3 +115,17 @@ def entries(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
                 continue  # a build says what is wrong with it
             for found in re.finditer(r"^\s*([ug])!?\s+\"?([A-Za-z_][\w-]*)", text, re.MULTILINE):
                 yield found[1], found[2]
+
+
+def check_image(profile: Profile, root: Path) -> None:
+    """The same against the finished `root`, which has the accounts and shells of the profile's own packages too."""
+    users, groups = (
+        frozenset(line.partition(":")[0] for line in (root / "etc" / name).read_text().splitlines())
+        for name in ("passwd", "group")
+    )
+    for user in profile.users:
+        place = f"users, {user.name}"
+        check_name(user.name, users, groups, place)
+        if not os.path.lexists(root / user.shell.lstrip("/")):
+            message = f"found the shell {quoted(user.shell)} for the user `{user.name}`, which the image does not have"
+            raise Error(message, where=place, hint="write `/bin/bash`, or add its package")
