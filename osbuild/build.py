@@ -93,9 +93,10 @@ def inputs(loaded: Loaded, board: Board, lock: Lock, keys: Keys) -> Inputs:
     root = rootfs_key(lock.packages, elements, tree_key(lock.compose_tools))
     own = Path(__file__).parent
     base = content_key(
-        root, kernel_key(lock.kernel), component, lock.epoch, tree_key(lock.finish_tools), tree_digest(own / "image")
-    )
-    code = [tree_digest(own / "boot", own / "agent"), tree_digest(Path(agentapp.__file__))]
+        root, kernel_key(lock.kernel), component, lock.epoch, tree_key(lock.finish_tools),
+        tree_digest(own / "image", *(own / name for name in ("mode.py", "overlay.py", "walk.py")), code=True),
+    )  # fmt: skip
+    code = [tree_digest(own / "boot", own / "agent", code=True), file_digest(Path(agentapp.__file__))]
     key = content_key(
         base, initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot), tree_digest(*trees),
         image_part(profile), code, lock.architecture, plain(board),
@@ -162,9 +163,10 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         sandbox = tree(cache, lock.finish_tools, "tools to finish with", folder=folder)
         linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)
         linux.check_modules(profile.kernel.modules)
+        early = initrd_key(lock.initrd, lock.kernel, board.modules)
         ramdisk = initrd(
             cache, sandbox, linux, lock.initrd, architecture,
-            key=initrd_key(lock.initrd, lock.kernel, board.modules), modules=board.modules, folder=folder,
+            key=content_key(early, tree_key(lock.finish_tools)), modules=board.modules, folder=folder,
         )  # fmt: skip
         packages = boot_files(cache, sandbox, lock.boot, architecture, folder=folder)
         parts = Parts(board, sandbox, packages, linux, ramdisk, lock.epoch)

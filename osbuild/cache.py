@@ -5,10 +5,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from osbuild.mode import CAPABILITY, fixed_mode
+from osbuild.walk import walk
 
 DEFAULT_LIMIT = 20 * 2**30
 
@@ -32,21 +36,39 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tree_digest(*roots: Path) -> str:
-    """sha256 over names, modes, link targets and contents of every file below `roots`, in that order."""
+def tree_digest(*roots: Path, code: bool = False) -> str:
+    """sha256 of everything below `roots`, in that order, that can matter to an image.
+
+    These are names, kinds, permissions as `fixed_mode` has them, link targets, contents and capabilities. `code` leaves
+    out the byte code that running a program of ours creates beside it.
+    """
     digest = hashlib.sha256()
     for root in roots:
-        for path in [root, *sorted(root.rglob("*"))]:
-            if "__pycache__" in path.parts:
-                continue
-            name = path.relative_to(root).as_posix()
-            if path.is_symlink():
-                digest.update(f"l {name} {path.readlink()}\0".encode())
-            elif path.is_file():
-                digest.update(f"f {name} {path.stat().st_mode:o} {file_digest(path)}\0".encode())
-            else:
-                digest.update(f"d {name} {path.stat().st_mode:o}\0".encode())
+        for fields in _records(root, code):
+            digest.update(b"".join(b"%d:%s" % (len(field), field) for field in fields) + b"\n")
     return digest.hexdigest()
+
+
+def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
+    yield _record(b"", str(root.resolve()))
+    if root.is_dir():
+        for entry in walk(root):
+            if not (code and "__pycache__" in entry.path.split("/")):
+                yield _record(os.fsencode(os.path.relpath(entry.path, root)), entry.path)
+
+
+def _record(name: bytes, path: str) -> tuple[bytes, ...]:
+    found = os.lstat(path)
+    kind = b"%o" % stat.S_IFMT(found.st_mode)
+    if stat.S_ISLNK(found.st_mode):
+        return kind, name, os.fsencode(Path(path).readlink())
+    if not stat.S_ISREG(found.st_mode):
+        return kind, name, b"%o" % fixed_mode(found.st_mode)
+    try:
+        capability = os.getxattr(path, CAPABILITY)
+    except OSError:  # it has none, or its file system knows none
+        capability = b""
+    return kind, name, b"%o" % fixed_mode(found.st_mode), file_digest(Path(path)).encode(), capability
 
 
 class Cache:

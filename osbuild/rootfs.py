@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild import log
+from osbuild import element, log
 from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key, tree_digest
 from osbuild.compose.install import EMULATING
 from osbuild.debian import SUITE, Archive, Deb, repository
 from osbuild.paths import ELEMENTS
 from osbuild.tools import Tree
+from osbuild.wheels import DISKIMAGE_BUILDER
 
 COMPOSE = Path(__file__).parent / "compose"
 # What every image has. Profiles add to this; `osbuild.kubernetes` names what Kubernetes needs.
@@ -23,7 +24,8 @@ PACKAGES = (
 
 def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str:
     """Content key of the root: packages, elements and the tools that compose it (`tools` is their key)."""
-    return content_key("rootfs", [deb.sha256 for deb in debs], tree_digest(ELEMENTS, COMPOSE, *elements), tools)
+    code = [tree_digest(ELEMENTS), tree_digest(COMPOSE, code=True), [pin.sha256 for pin in DISKIMAGE_BUILDER]]
+    return content_key("rootfs", [deb.sha256 for deb in debs], code, element.digest(elements), tools)
 
 
 def rootfs(
@@ -46,21 +48,18 @@ def rootfs(
                     *emulation(architecture, key), "python3", "-c", "import sys; sys.argv[0] = 'disk-image-create'\n"
                     "from diskimage_builder.disk_image_create import main; main()",
                     "-a", architecture.to_debian(), "-t", "tar", "-n", "-o", path.parent / "root",
-                    "edge-debian", *(element.name for element in elements),
+                    "edge-debian", *(each.name for each in elements),
                 ],
                 [path.parent, packages],
                 cwd=path.parent,
                 env={
                     "PYTHONPATH": ":".join(map(str, (*dib, COMPOSE.parent.parent))), "TMPDIR": str(path.parent),
                     "PYTHONPYCACHEPREFIX": "/tmp/pycache",
-                    "ELEMENTS_PATH": ":".join(str(folder) for folder in {own, *(e.parent for e in elements)}),
+                    "ELEMENTS_PATH": ":".join(map(str, element.search_path(elements, own))),
                     "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
                     "EDGE_ARCHITECTURE": architecture.to_debian(), "SOURCE_DATE_EPOCH": "0", "USER": "root",
                 },
-                hidden=[
-                    (path, str(path))
-                    for path in (own, COMPOSE, *dib, *(element.parent for element in elements))
-                ],
+                hidden=[(path, str(path)) for path in (COMPOSE, *dib, *element.search_path(elements, own))],
                 logfile=logfile,
             )  # fmt: skip
             if EMULATING in logfile.read_text(errors="replace"):

@@ -66,11 +66,13 @@ def run(
     logfile: Path | None = None,
     hint: str | None = None,
     shown: Sequence[Argument] | None = None,
+    umask: int = -1,
 ) -> str:
     """Run `command` and return its standard output.
 
     `env` replaces the whole environment. With `logfile`, both output streams go to that file instead and the
-    result is empty. `shown` is what an error names instead of `command`. Raises `CommandError` on any status but 0
+    result is empty. `shown` is what an error names instead of `command`; `umask` is that of the program, -1 for that
+    of this process. Raises `CommandError` on any status but 0
     and `Error` where the program is missing.
     """
     words = [str(word) for word in command]
@@ -79,12 +81,16 @@ def run(
     try:
         if logfile is not None:
             with logfile.open("ab") as sink:
-                status, _, _ = _finish(words, None, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT)
+                status, _, _ = _finish(
+                    words, None, cwd=cwd, env=env, stdout=sink, stderr=subprocess.STDOUT, umask=umask
+                )
             if status:
                 text = logfile.read_text(errors="replace")
                 raise CommandError(named, status, text, hint or f"the whole log is in {logfile}")
             return ""
-        status, output, said = _finish(words, input, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        status, output, said = _finish(
+            words, input, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, umask=umask
+        )
     except FileNotFoundError as error:
         raise Error(
             f"cannot start {words[0]}: {error.strerror}",

@@ -13,6 +13,7 @@ from osbuild import log
 from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key
 from osbuild.debian import SUITE, Archive, Deb, repository
+from osbuild.mode import UMASK
 from osbuild.run import Argument, run
 
 # Two trees, so that the root is composed while the tree for what comes after it is still being made.
@@ -97,10 +98,9 @@ class Tree:
         logfile: Path | None = None,
         input: str | None = None,
     ) -> str:
-        """Like `osbuild.run.run`, in the tree."""
-        return run(
-            self.wrap(command, binds, cwd=cwd, env=env, hidden=hidden), logfile=logfile, input=input, shown=command
-        )
+        """Like `osbuild.run.run`, in the tree, whatever umask the host has."""
+        wrapped = self.wrap(command, binds, cwd=cwd, env=env, hidden=hidden)
+        return run(wrapped, logfile=logfile, input=input, shown=command, umask=UMASK)
 
 
 def tree(cache: Cache, debs: Sequence[Deb], title: str = "tools tree", *, folder: Path | None = None) -> Tree:
@@ -148,7 +148,7 @@ def install(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
             "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
             SUITE, target, source,
         ],
-        env={**os.environ, "SOURCE_DATE_EPOCH": "0"},
+        env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, umask=UMASK,
     )  # fmt: skip
 
 

@@ -16,14 +16,17 @@ from osbuild.board import load as board
 from osbuild.boot.flow import command_line
 from osbuild.build import image_facts, inputs, unchanged
 from osbuild.debian import Deb, out_of_step, take
+from osbuild.element import search_path
 from osbuild.errors import Error
 from osbuild.image.disk import check_headroom, slot_size
 from osbuild.image.system import clamp, lay, read_only
+from osbuild.image.target import Target
 from osbuild.image.verity import SlotImage, derived_uuid
 from osbuild.keys import authority, store
 from osbuild.keys.authority import Access
 from osbuild.keys.store import Keys
 from osbuild.lock import Lock
+from osbuild.paths import ELEMENTS
 from osbuild.profile.load import Loaded, load
 from osbuild.profile.model import Disk, Size
 from osbuild.run import run
@@ -155,7 +158,7 @@ def test_content_mode_name_and_target_of_an_overlays_files_count(tmp_path: Path)
     file = tmp_path / "tree/etc/motd"
     file.write_text("other\n")
     seen.add(key(loaded))
-    file.chmod(0o600)
+    file.chmod(0o755)
     seen.add(key(loaded))
     (tmp_path / "tree/etc/link").symlink_to("motd")
     seen.add(key(loaded))
@@ -182,6 +185,29 @@ def test_an_image_trusts_by_its_keys_and_says_at_login_which_those_are(tmp_path:
     assert b"DEVELOPMENT" in trust[Path("usr/lib/issue.d/edge-osbuild-keys.issue")]
     real = authority.init(tmp_path / "keys", "Example", Access())
     assert len(inputs(loaded, PC, replace(a_lock(loaded), request=""), real).trust) == len(trust) - 2
+
+
+def test_what_an_element_depends_on_makes_another_root(tmp_path: Path) -> None:
+    """By `element-deps`, one after the other, and by links to files beside the element."""
+    for name, needed in (("mine", "first\n\n"), ("first", "second base"), ("second", ""), ("apart", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "element-deps").write_text(needed)
+    (tmp_path / "shared").write_text("one")
+    (tmp_path / "mine/10-hook").symlink_to("../shared")
+    loaded = profile(tmp_path, PROFILE + "elements: [./mine]\n")
+    seen = {key(loaded)}
+    (tmp_path / "second/hook").touch()
+    seen.add(key(loaded))
+    (tmp_path / "shared").write_text("two")
+    seen.add(key(loaded))
+    assert len(seen) == 3
+    (tmp_path / "apart/hook").touch()
+    assert key(loaded) in seen
+
+
+def test_elements_are_looked_for_in_the_same_order_always(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "cab"]
+    assert search_path([folder / "element" for folder in (*folders, *folders)]) == [ELEMENTS, *folders]
 
 
 def test_a_build_is_whole_only_with_all_its_files(tmp_path: Path) -> None:
@@ -250,23 +276,20 @@ def test_a_package_with_other_bytes_is_not_taken(tmp_path: Path) -> None:
 
 def test_an_overlay_merges_folders_and_replaces_files_and_links(tmp_path: Path) -> None:
     tree, root = tmp_path / "tree", tmp_path / "root"
-    for folder in (tree / "etc/a", root / "etc/a", root / "etc/was-folder"):
+    for folder in (tree / "etc/a", root / "etc/a"):
         folder.mkdir(parents=True)
+    (root / "etc/a").chmod(0o711)
     (root / "etc/a/kept").write_text("kept")
     (root / "etc/outside").symlink_to(tmp_path / "victim")
     (tmp_path / "victim").write_text("victim")
-    (root / "etc/was-folder/file").write_text("gone")
     (tree / "etc/a/new").write_text("new")
     (tree / "etc/outside").write_text("file now")
-    (tree / "etc/was-folder").symlink_to("a")
-    (tree / "etc/a/new").chmod(0o750)
-    lay(tree, root, 1000)
+    lay(tree, Target(root), 1000)
     assert (root / "etc/a/kept").read_text() == "kept"
-    assert (root / "etc/a/new").stat().st_mode & 0o7777 == 0o750
+    assert (root / "etc/a").stat().st_mode & 0o7777 == 0o711
     assert (root / "etc/a/new").stat().st_mtime == 1000
     assert (root / "etc/outside").read_text() == "file now" and not (root / "etc/outside").is_symlink()
     assert (tmp_path / "victim").read_text() == "victim"
-    assert (root / "etc/was-folder").is_symlink()
 
 
 def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: Path) -> None:
@@ -277,7 +300,7 @@ def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: P
         (root / f"{name}.py").write_text("print('old')\n")
     run(["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", root])
     (tree / "greet.py").write_text("print('new')\n")
-    lay(tree, root, 1000)
+    lay(tree, Target(root), 1000)
     assert run(["python3", "-c", "import greet, greeting"], cwd=root) == "new\nold\n"
     assert [path.name.split(".")[0] for path in root.glob("__pycache__/*")] == ["greeting"]
 
@@ -300,7 +323,7 @@ def test_the_folders_of_var_are_made_again_on_the_device(tmp_path: Path) -> None
     (tmp_path / "var/lib/dpkg/status").write_text("Package: a\n")
     (tmp_path / "var/log/journal").chmod(0o2755)
     (tmp_path / "var/run").symlink_to("/run")
-    read_only(tmp_path)
+    read_only(Target(tmp_path))
     lines = (tmp_path / "usr/lib/tmpfiles.d/00-edge-var.conf").read_text().splitlines()
     assert "d /var/log/journal 2755 root root -" in lines
     assert "d /var/roothome 0700 root root -" in lines

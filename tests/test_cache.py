@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 
 from osbuild.cache import Cache, content_key, default_root, disk_usage, file_digest, remove, tree_digest
 
+# VFS_CAP_REVISION_2, effective, permitted: cap_net_raw (capabilities(7), "File capabilities").
+CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
@@ -156,7 +159,7 @@ def test_every_change_of_a_tree_changes_its_digest(change: str, tmp_path: Path) 
     if change == "content":
         (tree / "file").write_text("texts")
     elif change == "mode":
-        (tree / "file").chmod(0o600)
+        (tree / "file").chmod(0o755)
     elif change == "name":
         (tree / "file").rename(tree / "file2")
     elif change == "link":
@@ -165,6 +168,50 @@ def test_every_change_of_a_tree_changes_its_digest(change: str, tmp_path: Path) 
     else:
         (tree / "folder").mkdir()
     assert tree_digest(tree) != before
+
+
+def test_names_and_targets_of_links_are_not_confused(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a b").symlink_to("c")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/a").symlink_to("b c")
+    assert tree_digest(tmp_path / "one") != tree_digest(tmp_path / "two")
+
+
+def test_a_name_that_is_not_utf8_has_a_digest(tmp_path: Path) -> None:
+    before = tree_digest(tmp_path)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).symlink_to(os.fsdecode(b"\xfe"))
+    assert tree_digest(tmp_path) != before
+
+
+def test_byte_code_counts_except_that_of_code_which_runs_here(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/a.cpython-313.pyc").write_bytes(b"one")
+    whole, code = tree_digest(tmp_path), tree_digest(tmp_path, code=True)
+    (tmp_path / "__pycache__/a.cpython-313.pyc").write_bytes(b"two")
+    assert tree_digest(tmp_path) != whole
+    assert tree_digest(tmp_path, code=True) == code
+
+
+def test_a_digest_does_not_depend_on_the_umask_of_a_checkout(tmp_path: Path) -> None:
+    digests = set()
+    for mask in (0o000, 0o002, 0o022, 0o077):
+        tree = tmp_path / f"{mask:o}"
+        (tree / "folder").mkdir(parents=True)
+        for name, mode in (("file", 0o666), ("program", 0o777)):
+            (tree / "folder" / name).touch()
+            (tree / "folder" / name).chmod(mode & ~mask)
+        for folder in (tree, tree / "folder"):
+            folder.chmod(0o777 & ~mask)
+        digests.add(tree_digest(tree))
+    assert len(digests) == 1
+
+
+def test_a_programs_capabilities_count(tmp_path: Path) -> None:
+    (tmp_path / "program").touch()
+    before = tree_digest(tmp_path)
+    os.setxattr(tmp_path / "program", "security.capability", CAP_NET_RAW)
+    assert tree_digest(tmp_path) != before
 
 
 def test_a_digest_is_that_of_sha256sum(tmp_path: Path) -> None:

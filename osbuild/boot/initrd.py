@@ -17,6 +17,7 @@ from osbuild.boot.kernel import Kernel
 from osbuild.cache import Cache, content_key, file_digest
 from osbuild.debian import Archive, Deb, stored
 from osbuild.errors import Error
+from osbuild.mode import fixed_mode
 from osbuild.tools import Tree
 
 INIT = Path(__file__).with_name("init")
@@ -143,10 +144,10 @@ def copy_modules(kernel: Kernel, root: Path, patterns: Sequence[str]) -> None:
 
 def pack(tools: Tree, root: Path, output: Path) -> None:
     """Write `root` as a cpio archive that depends on nothing but its contents."""
-    for base, folders, files in os.walk(root):
-        for name in [*folders, *files]:
-            os.utime(Path(base, name), (0, 0), follow_symlinks=False)
-    os.utime(root, (0, 0))
+    for path in (root, *root.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(fixed_mode(path.stat().st_mode))
+        os.utime(path, (0, 0), follow_symlinks=False)
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*"))) + "\n"
     archive = output.with_name("initrd.cpio")
     tools.run(

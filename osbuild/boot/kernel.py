@@ -110,5 +110,5 @@ def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture, *, f
             (path / "tree/lib").unlink()
             (path / "release").write_text(release)
 
-    root = cache.entry("kernel", kernel_key(deb), make)
+    root = cache.entry("kernel", content_key(kernel_key(deb), tools.root.name), make)  # depmod is of the tools
     return Kernel(root, (root / "release").read_text())

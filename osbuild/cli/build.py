@@ -1,6 +1,7 @@
 """`edge-osbuild build`: compose an image from a profile."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from osbuild.cli.boards import board_options, chosen
 from osbuild.cli.location import FOLDER, LOCATION
 from osbuild.keys.development import current
 from osbuild.manifest import summary
+from osbuild.mode import UMASK
 from osbuild.paths import display
 
 
@@ -30,6 +32,7 @@ def command(
     key_folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compose the image of PROFILE: a shipped profile's name, or a file."""
+    os.umask(UMASK)
     done = []
     keys = current(key_folder.absolute() if key_folder else None)
     for loaded, wanted in chosen(profile, arch, board):

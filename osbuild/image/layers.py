@@ -19,6 +19,7 @@ from pathlib import Path
 
 from osbuild.errors import Error
 from osbuild.tools import Tree
+from osbuild.walk import walk
 
 # Data never shares a block with inodes. An inode says where its file's data is, so most of them change when something
 # grows before them, and small files that have inodes in their blocks would all be downloaded by the next update. With
@@ -63,15 +64,7 @@ class Base:
 
 def look(root: Path) -> Listing:
     """Every file below `root`, and `.` itself. Raises `Error` on one that a root can't have."""
-    return {str(path.relative_to(root)): facts(path) for path in (root, *walk(root))}
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """What is below `folder`, in an order that depends on names only."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        yield Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(Path(entry.path))
+    return {str(path.relative_to(root)): facts(path) for path in (root, *(Path(entry.path) for entry in walk(root)))}
 
 
 def facts(path: Path) -> Facts:

@@ -1,16 +1,21 @@
 """The system: Debian's root, the kernel's modules, overlays and components laid together, ready to be read-only."""
 
+import fnmatch
 import glob
 import json
 import os
-import shutil
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from osbuild.agentapp import build_agent
+from osbuild.image.target import Target
+from osbuild.mode import fixed_mode
+from osbuild.overlay import check_place
 from osbuild.profile.model import Profile
 from osbuild.tools import Tree
+from osbuild.walk import walk
 
 # Moved to the data partition: link on the root -> folder below /var.
 STATEFUL = {
@@ -43,134 +48,142 @@ def compose(
     `/usr/lib/edge-osbuild/image.json`, `kubernetes` kubernetes.json beside it. No file is left with a time after
     `epoch`, in seconds since 1970, so that the result does not depend on when it was made.
     """
-    unpack(target, tools, root_tar, trees, epoch)
+    root = unpack(target, tools, root_tar, trees, epoch)
     for path, data in files.items():
-        write(target / path, data.decode())
-    build_agent(target / "usr/bin/edge-agent", tools.run)
-    settings(target, profile, facts)
+        root.write(path, data)
+    agent = target.with_name("edge-agent")
+    build_agent(agent, tools.run)
+    root.copy(agent, "usr/bin/edge-agent", epoch)
+    agent.unlink()
+    settings(root, profile, facts)
     if kubernetes:
-        write(target / "usr/lib/edge-osbuild/kubernetes.json", json.dumps(kubernetes, indent=2, sort_keys=True) + "\n")
+        root.write("usr/lib/edge-osbuild/kubernetes.json", json.dumps(kubernetes, indent=2, sort_keys=True) + "\n")
     tools.run(["systemd-sysusers", f"--root={target}"], [target])
     tools.run(["systemctl", f"--root={target}", "--preset-mode=full", "preset-all"], [target])
-    read_only(target)
+    read_only(root)
     clamp(target, epoch)
 
 
 def compose_base(target: Path, *, tools: Tree, root_tar: Path, trees: Sequence[Path], epoch: int) -> None:
     """Make the folder `target` what `compose` starts from: what images that add different things have in common."""
-    unpack(target, tools, root_tar, trees, epoch)
-    read_only(target)
+    read_only(unpack(target, tools, root_tar, trees, epoch))
     clamp(target, epoch)
 
 
-def unpack(target: Path, tools: Tree, root_tar: Path, trees: Sequence[Path], epoch: int) -> None:
+def unpack(target: Path, tools: Tree, root_tar: Path, trees: Sequence[Path], epoch: int) -> Target:
     """Unpack `root_tar` to the new folder `target`, and lay `trees` over it."""
     target.mkdir()
     tools.run(
         ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={root_tar}", f"--directory={target}"],
         [root_tar, target],
     )
+    target.chmod(0o755)
     # diskimage-builder puts resolv.conf back after the last of our hooks, so this has the time of day.
-    os.utime(target / "etc", (0, 0))
+    os.utime(target / "etc", (0, 0), follow_symlinks=False)
+    root = Target(target)
     for tree in trees:
-        lay(tree, target, epoch)
+        lay(tree, root, epoch)
+    return root
 
 
-def lay(tree: Path, target: Path, epoch: int) -> None:
-    """Copy `tree` over `target`: modes kept, owned by root, dated `epoch`, folders merged, files and links replaced.
+def lay(tree: Path, target: Target, epoch: int) -> None:
+    """Copy `tree` over `target`: owned by root, dated `epoch`, folders merged, files and links replaced.
 
-    With a Python module its byte code goes: that is never checked against its source (element `edge-debian`).
+    Modes are those of `fixed_mode`. Raises `Error` if a folder of the image, or a link to one, would be replaced.
     """
-    for source in sorted(tree.rglob("*")):
-        place = target / source.relative_to(tree)
-        if source.is_dir() and not source.is_symlink():
-            if place.is_symlink() or not place.is_dir():
-                place.unlink(missing_ok=True)
-                place.mkdir()
-                place.chmod(source.stat().st_mode & 0o7777)
-            continue
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
-        if place.suffix == ".py":
-            for compiled in place.parent.glob(f"__pycache__/{glob.escape(place.stem)}.*.pyc"):
-                compiled.unlink()
-        shutil.copy2(source, place, follow_symlinks=False)
-        os.chown(place, 0, 0, follow_symlinks=False)
-        os.utime(place, (epoch, epoch), follow_symlinks=False)
+    for entry in walk(tree):
+        path = PurePosixPath(os.path.relpath(entry.path, tree))
+        folder = entry.is_dir(follow_symlinks=False)
+        check_place(tree, path, target, folder=folder)
+        if folder:
+            target.make(path, fixed_mode(entry.stat(follow_symlinks=False).st_mode))
+        elif entry.is_symlink():
+            target.link(path, Path(entry.path).readlink(), epoch)
+        else:
+            target.copy(Path(entry.path), path, epoch)
+        if path.suffix == ".py":
+            drop_bytecode(Path(entry.path), path, target)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file that anyone may read, with its folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o644)
+def drop_bytecode(source: Path, path: PurePosixPath, target: Target) -> None:
+    """Remove the byte code of the Python module that `source` replaces; it is never checked against its source.
+
+    Byte code that comes with `source` is kept (element `edge-debian`).
+    """
+    cache = path.parent / "__pycache__"
+    if target.is_folder(cache):
+        with target.folder(cache) as folder:
+            names = fnmatch.filter(os.listdir(folder), f"{glob.escape(path.stem)}.*.pyc")  # noqa: PTH208
+        for name in names:
+            if not (source.parent / "__pycache__" / name).exists():
+                target.remove(cache / name)
 
 
-def settings(target: Path, profile: Profile, facts: Mapping[str, Any]) -> None:
+def settings(target: Target, profile: Profile, facts: Mapping[str, Any]) -> None:
     """Write what the profile says about the image itself: modules, sysctls, identity of the image."""
     if profile.kernel.modules:
-        write(
-            target / "usr/lib/modules-load.d/50-profile.conf", "".join(f"{name}\n" for name in profile.kernel.modules)
-        )
+        lines = (f"{name}\n" for name in profile.kernel.modules)
+        target.write("usr/lib/modules-load.d/50-profile.conf", "".join(lines))
     if profile.kernel.sysctls:
         lines = (f"{name} = {value}\n" for name, value in sorted(profile.kernel.sysctls.items()))
-        write(target / "usr/lib/sysctl.d/80-profile.conf", "".join(lines))
-    write(target / "usr/lib/edge-osbuild/image.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
-    release = target / "usr/lib/os-release"
-    kept = [line for line in release.read_text().splitlines() if not line.startswith("IMAGE_")]
-    write(release, "\n".join([*kept, f"IMAGE_ID={profile.name}", f"IMAGE_VERSION={profile.version}"]) + "\n")
+        target.write("usr/lib/sysctl.d/80-profile.conf", "".join(lines))
+    target.write("usr/lib/edge-osbuild/image.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    release = target.read("usr/lib/os-release").decode()
+    kept = [line for line in release.splitlines() if not line.startswith("IMAGE_")]
+    identity = [f"IMAGE_ID={profile.name}", f"IMAGE_VERSION={profile.version}"]
+    target.write("usr/lib/os-release", "\n".join([*kept, *identity]) + "\n")
 
 
-def read_only(target: Path) -> None:
+def read_only(target: Target) -> None:
     """Move what changes at run time out of the root; systemd-tmpfiles makes /var again on an empty data partition."""
     for link, place in STATEFUL.items():
-        path = target / link
-        shutil.rmtree(path)
-        path.symlink_to("../" * link.count("/") + place)
+        target.remove(link)
+        target.link(link, "../" * link.count("/") + place)
     for link, place in IMAGE_STATE.items():
-        if (target / link).exists():
-            (target / place).parent.mkdir(parents=True, exist_ok=True)
-            (target / link).rename(target / place)
-    write(target / "usr/lib/tmpfiles.d/00-edge-var.conf", tmpfiles(target))
+        if target.status(link):
+            target.rename(link, place)
+    target.write("usr/lib/tmpfiles.d/00-edge-var.conf", tmpfiles(target))
     for folder in ("var", "boot", "tmp", "run", "dev"):
-        empty(target / folder)
+        target.empty(folder)
     for folder in ("proc", "sys", "efi"):
-        (target / folder).mkdir(exist_ok=True)
-    write(target / "etc/machine-id", "")
+        target.make(folder)
+    target.write("etc/machine-id", "")
 
 
-def tmpfiles(target: Path) -> str:
+def tmpfiles(target: Target) -> str:
     """Lines of tmpfiles.d(5) for every folder and link below /var."""
-    root = target / "etc"
-    users = {int(line.split(":")[2]): line.split(":")[0] for line in (root / "passwd").read_text().splitlines()}
-    groups = {int(line.split(":")[2]): line.split(":")[0] for line in (root / "group").read_text().splitlines()}
+    users, groups = names_of(target.read("etc/passwd")), names_of(target.read("etc/group"))
     lines = ["# Made by the build: the folders of /var that packages and overlays brought.\n"]
     for folder in STATEFUL.values():
         mode = "0700" if folder == "var/roothome" else "0755"
         lines.append(f"d /{folder} {mode} root root -\n")
     for link, place in IMAGE_STATE.items():
-        if (target / place).exists():
+        if target.status(place):
             lines.append(f"L+ /{link} - - - - /{place}\n")
-    for path in sorted((target / "var").rglob("*")):
-        name = "/" + str(path.relative_to(target))
-        if path.is_symlink():
-            lines.append(f"L {name} - - - - {path.readlink()}\n")
-        elif path.is_dir():
-            facts = path.stat()
-            owner, group = users.get(facts.st_uid, str(facts.st_uid)), groups.get(facts.st_gid, str(facts.st_gid))
-            lines.append(f"d {name} {facts.st_mode & 0o7777:04o} {owner} {group} -\n")
+    for entry in walk(target.path / "var") if target.is_folder("var") else ():
+        name = quoted("/" + os.path.relpath(entry.path, target.path))
+        if entry.is_symlink():
+            lines.append(f"L {name} - - - - {str(Path(entry.path).readlink()).replace('%', '%%')}\n")
+        elif entry.is_dir(follow_symlinks=False):
+            found = entry.stat(follow_symlinks=False)
+            owner, group = users.get(found.st_uid, str(found.st_uid)), groups.get(found.st_gid, str(found.st_gid))
+            lines.append(f"d {name} {found.st_mode & 0o7777:04o} {owner} {group} -\n")
     return "".join(lines)
 
 
-def empty(folder: Path) -> None:
-    """Delete everything in `folder`."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def names_of(table: bytes) -> dict[int, str]:
+    """Number -> name, of passwd(5) or group(5)."""
+    rows = (line.split(":") for line in table.decode().splitlines())
+    return {int(row[2]): row[0] for row in rows}
+
+
+def quoted(path: str) -> str:
+    """A path as tmpfiles.d(5) reads it: `%` begins a specifier, and blanks and backslashes need quotes."""
+    path = path.replace("%", "%%")
+    if not re.search(r"""[\s\\"']""", path):
+        return path
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
 
 
 def clamp(target: Path, epoch: int) -> None:

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from osbuild import paths
+from osbuild import overlay, paths
 from osbuild.errors import Error
 from osbuild.profile import accounts, boot, cluster, inputs, zones
 from osbuild.profile.document import quoted
@@ -59,6 +59,7 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
             hint = f"did you mean `{near}`?" if near else f"write a folder, or one of: {', '.join(shipped)}"
             message = f"found no overlay {quoted(name)}, expected a folder, here or in {paths.display(paths.OVERLAYS)}"
             raise Error(message, where=where(f"overlays[{number}]"), hint=hint)
+        overlay.check(path)
     if profile.kubernetes.role != "none" and "kubernetes" not in [Path(name).name for name in profile.overlays]:
         message = f"found the role {profile.kubernetes.role}, but no overlay `kubernetes`, which runs it"
         hint = "write `overlays: [base, kubernetes]`"

@@ -1,0 +1,35 @@
+"""diskimage-builder's elements: which of them a root is made with."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from osbuild.cache import content_key, file_digest, tree_digest
+from osbuild.paths import ELEMENTS
+from osbuild.walk import walk
+
+
+def search_path(elements: Iterable[Path], own: Path = ELEMENTS) -> list[Path]:
+    """Folders in which diskimage-builder looks for an element by name, in this order; its own come last."""
+    return list(dict.fromkeys([own, *(element.parent for element in elements)]))
+
+
+def with_dependencies(elements: Sequence[Path]) -> list[Path]:
+    """`elements` and all that their `element-deps` name; those that diskimage-builder brings are left out."""
+    folders, wanted, known = search_path(elements), list(elements), list[Path]()
+    while wanted:
+        element = wanted.pop(0)
+        if element in known:
+            continue
+        known.append(element)
+        needed = element / "element-deps"
+        for name in needed.read_text().split() if needed.is_file() else ():
+            wanted += [folder / name for folder in folders if (folder / name).is_dir()][:1]
+    return known
+
+
+def digest(elements: Sequence[Path]) -> str:
+    """Content key of `elements`, of those that they depend on, and of files that links in them lead to."""
+    every = with_dependencies(elements)
+    links = (Path(entry.path) for element in every for entry in walk(element) if entry.is_symlink())
+    linked = [file_digest(link) for link in links if link.is_file()]
+    return content_key([element.name for element in every], tree_digest(*every), linked)

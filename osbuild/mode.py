@@ -1,0 +1,22 @@
+"""Permissions that do not depend on the umask under which files were checked out or a build was started."""
+
+import stat
+
+UMASK = 0o022  # of programs that make parts of an image
+CAPABILITY = "security.capability"  # the only extended attribute that an image takes over
+
+
+def fixed_mode(mode: int) -> int:
+    """The permission bits that a file or folder with `st_mode` `mode` gets in an image.
+
+    git keeps only whether a file is executable, and a umask decides the rest: 0644 or 0755. Bits that no umask makes
+    were set on purpose and are kept: setuid, setgid, sticky, and files that their owner can't write.
+    """
+    bits = stat.S_IMODE(mode)
+    if stat.S_ISDIR(mode):
+        # A folder inherits setgid from the one it is created in, with whatever its umask allows.
+        return bits if bits & stat.S_ISVTX else 0o755 | bits & stat.S_ISGID
+    special = bits & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
+    if special or not bits & stat.S_IWUSR:
+        return bits
+    return 0o755 if bits & stat.S_IXUSR else 0o644

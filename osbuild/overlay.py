@@ -1,0 +1,102 @@
+"""An overlay: a folder of files that a profile adds to the image. What it must not contain is refused, and why."""
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+from osbuild.errors import Error
+from osbuild.image.target import Target
+from osbuild.paths import display
+from osbuild.walk import walk
+
+# Links of a merged /usr (hier(7), UsrMerge): top-level name -> where its files are.
+MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+# Folders that packages own, wherever else a link there would lead to.
+OWNED = ("etc", "usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share")
+# Nothing that an overlay puts below these is ever seen on a device: path -> why.
+KEEP = "put the file below usr, and have tmpfiles.d copy it there on the device (a line of type `C`, tmpfiles.d(5))"
+STATE = "is on the data partition, which is empty on a new device"
+LOST = {
+    "home": STATE, "mnt": STATE, "opt": STATE, "root": STATE, "srv": STATE, "usr/local": STATE, "var": STATE,
+    "boot": "is empty on a device", "dev": "is provided by the kernel", "efi": "is where the boot partition is mounted",
+    "proc": "is provided by the kernel", "run": "is in memory and empty at every boot",
+    "sys": "is provided by the kernel", "tmp": "is in memory and empty at every boot",
+}  # fmt: skip
+# Written by the build, after overlays: path -> what decides about it.
+WRITTEN = {
+    "etc/machine-id": "each device makes its own",
+    "usr/bin/edge-agent": "the agent is part of edge-osbuild",
+    "usr/lib/edge-osbuild/image.json": "the profile decides what it says",
+    "usr/lib/edge-osbuild/kubernetes.json": "the profile's `kubernetes` decides what it says",
+    "usr/lib/edge-osbuild/trust.json": "the keys of the build decide (--keys)",
+    "usr/lib/issue.d/edge-osbuild-keys.issue": "the keys of the build decide (--keys)",
+    "usr/lib/modules-load.d/50-profile.conf": "write `kernel.modules` in the profile, or another file beside it",
+    "usr/lib/motd.d/edge-osbuild-keys": "the keys of the build decide (--keys)",
+    "usr/lib/rauc/keyring.pem": "the keys of the build decide (--keys)",
+    "usr/lib/rauc/system.conf": "the board and the profile decide what it says",
+    "usr/lib/sysctl.d/80-profile.conf": "write `kernel.sysctls` in the profile, or another file beside it",
+    "usr/lib/tmpfiles.d/00-edge-var.conf": "write another file beside it",
+}
+FOLDER = "remove it from the overlay, or make it a folder: its files are added to those of the image"
+WHITEOUT = ".wh."  # before a name, it removes what has that name from the layer below (aufs(5))
+KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+def check(overlay: Path) -> None:
+    """Raises `Error` if the image can't have everything that is in `overlay`, or the device would not see it."""
+    linked: dict[tuple[int, int], str] = {}
+    try:
+        for entry in walk(overlay):
+            found = entry.stat(follow_symlinks=False)
+            path = PurePosixPath(os.path.relpath(entry.path, overlay))
+            _place(overlay, path, found.st_mode)
+            if kind := KINDS.get(stat.S_IFMT(found.st_mode)):
+                hint = "have tmpfiles.d create it on the device (tmpfiles.d(5))"
+                raise refusal(overlay, path, f"is a {kind}, which an image can't have", hint)
+            if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                first = linked.setdefault((found.st_dev, found.st_ino), str(path))
+                if first != str(path):
+                    hint = "make one of them a symbolic link, or a copy"
+                    raise refusal(overlay, path, f"is the same file as {first}, by a hard link", hint)
+    except OSError as error:
+        hint = "check its mode and owner: the build reads every file of an overlay"
+        raise Error(f"cannot be read: {error.strerror}", where=f"overlay {display(overlay)}", hint=hint) from error
+
+
+def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
+    top, name = path.parts[0], str(path)
+    if top in MERGED:
+        why = f"would replace /{top}, which is a link to usr/{top}"
+        raise refusal(overlay, path, why, f"move its files to usr/{top} in the overlay")
+    if name in OWNED and not stat.S_ISDIR(mode):
+        raise refusal(overlay, path, "would replace a folder of the image", FOLDER)
+    for lost, why in LOST.items():
+        below = path.is_relative_to(lost)
+        # The build has tmpfiles.d create folders and links below /var on the device.
+        itself = name == lost and stat.S_ISDIR(mode)
+        made = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
+        if below and not itself and not made:
+            raise refusal(overlay, path, f"would not be seen on a device: /{lost} {why}", KEEP)
+    if name in WRITTEN:
+        raise refusal(overlay, path, "is written by the build", WRITTEN[name])
+    if path.name.startswith(WHITEOUT):
+        hint = f"rename it; {WHITEOUT}NAME means to remove NAME, which an overlay can't do"
+        raise refusal(overlay, path, f"has a name that begins with {WHITEOUT}", hint)
+
+
+def refusal(overlay: Path, path: PurePosixPath, why: str, hint: str) -> Error:
+    """The error that names an overlay, a path in it, what is wrong with it and what to do."""
+    return Error(f"/{path} {why}", where=f"overlay {display(overlay)}", hint=hint)
+
+
+def check_place(overlay: Path, path: PurePosixPath, target: Target, *, folder: bool) -> None:
+    """Raises `Error` if `path`, a `folder` or not, would replace a folder or a link to one of the image so far."""
+    found = target.status(path)
+    if found is None:
+        return
+    if folder and stat.S_ISLNK(found.st_mode):
+        leads = target.leads_to(path)
+        hint = f"put its files where the link leads: {leads}"
+        raise refusal(overlay, path, f"is a folder here and a link to {leads} in the image", hint)
+    if not folder and stat.S_ISDIR(found.st_mode):
+        raise refusal(overlay, path, "would replace a folder of the image", FOLDER)
