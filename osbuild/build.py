@@ -29,6 +29,7 @@ from osbuild.keys.store import Keys
 from osbuild.kubernetes import Component
 from osbuild.lock import Lock, current, locked_kubernetes
 from osbuild.manifest import manifest
+from osbuild.overlay import exposed
 from osbuild.profile import accounts
 from osbuild.profile.keys import plain
 from osbuild.profile.load import Loaded
@@ -152,6 +153,12 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
     lock, architecture, profile = wanted.lock, wanted.architecture, wanted.loaded.profile
     board, boots = wanted.board, flow(wanted.board)
     title = f"building {profile.name} {profile.version} for {board.name}"
+    for overlay in wanted.trees:
+        if private := exposed(overlay):
+            log.warn(
+                f"overlay {paths.display(overlay)}: everybody on the device may read {', '.join(private[:5])}; set mode "
+                "0400 to keep a file private, because git and umasks do not keep 0600"
+            )
     with log.step(title), workers() as pool:
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
         compiled: Future[Component] | None = None

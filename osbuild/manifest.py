@@ -1,5 +1,6 @@
 """The manifest of an image: what is in it, how large each part is, and what the files of the build are."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from osbuild.kubernetes import Component
 from osbuild.lock import Lock
 from osbuild.profile.model import Profile
 
+DEVELOPMENT = (
+    "this image trusts DEVELOPMENT keys, so it is not for devices in the field. Make keys of your own with "
+    "`edge-osbuild keys init FOLDER`, and build with --keys FOLDER"
+)
 MOST = 10
 DATABASE = "usr/lib/sysimage/dpkg/info"
 
@@ -58,6 +63,15 @@ def manifest(
         "largest": [{"name": name, "size": size} for name, size in largest],
         "timings": [{"depth": depth, "step": title, "seconds": round(s, 2)} for depth, title, s in log.timings()],
     }
+
+
+def trusts_development(image: Path) -> bool:
+    """Whether the build that an image belongs to says that it trusts development keys; False if nothing says so."""
+    try:
+        facts = json.loads((image.parent / "manifest.json").read_text())
+        return image.name in facts["files"] and bool(facts["trust"]["development"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
 
 
 def installed(system: Path, deb: Deb) -> int:

@@ -84,6 +84,17 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
         raise refusal(overlay, path, f"has a name that begins with {WHITEOUT}", hint)
 
 
+def exposed(overlay: Path) -> list[str]:
+    """Files that only their owner can read, and everybody in the image. None if a umask explains all of them."""
+    modes = {
+        os.path.relpath(entry.path, overlay): stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+        for entry in walk(overlay)
+        if entry.is_file(follow_symlinks=False)
+    }
+    private = [path for path, mode in modes.items() if not mode & 0o077 and mode & stat.S_IWUSR and not mode >> 9]
+    return private if len(private) < len(modes) else []
+
+
 def refusal(overlay: Path, path: PurePosixPath, why: str, hint: str) -> Error:
     """The error that names an overlay, a path in it, what is wrong with it and what to do."""
     return Error(f"/{path} {why}", where=f"overlay {display(overlay)}", hint=hint)

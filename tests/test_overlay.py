@@ -242,6 +242,17 @@ def test_capabilities_of_a_program_are_kept(root: Target, tmp_path: Path) -> Non
     assert os.getxattr(root.path / "ping", "security.capability") == CAP_NET_RAW
 
 
+def test_a_private_file_that_everybody_could_read_is_named_unless_it_is_the_umask(tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    for name, mode in (("key", 0o600), ("other", 0o644), ("kept", 0o400)):
+        (files / name).touch()
+        (files / name).chmod(mode)
+    assert overlay.exposed(files) == ["key"]
+    for name in ("other", "kept"):
+        (files / name).chmod(0o600)
+    assert overlay.exposed(files) == []
+
+
 def made_under(mask: int, folder: Path) -> dict[str, Facts]:
     """A root that is composed, with its overlay checked out, under a umask; times left out."""
     before = os.umask(mask)

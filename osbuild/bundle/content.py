@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from osbuild.bundle import blocks, hook
+from osbuild.bundle import blocks, hook, trust
 from osbuild.bundle.source import Source
 
 # What `inspect` and a device want to know of a build before they touch it. Timings and the disk image's sums, which
 # are not in a bundle, would only make two bundles of one build differ.
 FACTS = (
     "name", "version", "architecture", "board", "key", "lock", "roothash", "components", "packages", "kernel",
+    "trust",
 )  # fmt: skip
 
 
@@ -31,7 +32,8 @@ def manifest(source: Source) -> str:
         "architecture": source.facts["architecture"], "board": source.board, "roothash": source.facts["roothash"],
         "kernel": source.facts.get("kernel", {}).get("release", ""),
         "kubernetes": f"{cluster['distribution']} {cluster['version']}" if cluster else "",
-        "downgrade": source.downgrade,
+        "downgrade": source.downgrade, "roots": " ".join(trust.roots(source)),
+        "change-owner": "yes" if source.change_owner else "",
     }  # fmt: skip
     sections = {
         "update": {
@@ -60,7 +62,8 @@ def key_file(sections: Mapping[str, Mapping[str, str]]) -> str:
 
 def facts(source: Source) -> dict[str, Any]:
     """What the build says about itself, as the bundle carries it."""
-    return {name: source.facts[name] for name in FACTS if name in source.facts}
+    found = {name: source.facts[name] for name in FACTS if name in source.facts}
+    return found | {"change_owner": True} if source.change_owner else found
 
 
 def write(source: Source, folder: Path) -> None:

@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 
 Local = dict[bytes, tuple[BinaryIO, int]]
 INDEX = "root.index"  # beside the folder in which the bundle is mounted
+TRUST = "/usr/lib/edge-osbuild/trust.json"  # whose updates the running image takes
 DATA = "/var/lib/rauc"  # RAUC's `data-directory`
 TREES = "root-?-verity"  # labels of the partitions that trees are on
 TREE_BLOCK = 4096
@@ -43,6 +44,23 @@ TREE_KIND = (b"verity\0\0", 1, 1, b"sha256".ljust(32, b"\0"), TREE_BLOCK, TREE_B
 
 class Problem(Exception):
     """Why the slot can't be written: RAUC's log and the agent show it."""
+
+
+def check_trust(bundle: Path, device: Path) -> None:
+    """Raises `Problem` if the new image trusts no root that the running one trusts: `device` says which those are.
+
+    No bundle of this device's owner could be installed any more. The signer may permit it. A bundle or image that is
+    too old to say is not judged. The agent checks the same before RAUC starts; older agents do not.
+    """
+    try:
+        known = {root["sha256"] for root in json.loads(device.read_text())["roots"]}
+        build = json.loads((bundle / "build.json").read_text())
+        new = {root["sha256"] for root in build["trust"]["roots"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if known and new and not known & new and build.get("change_owner") is not True:
+        owner = build["trust"].get("owner")
+        raise Problem(f"the image in this bundle takes updates of {owner} only: this device could take no other")
 
 
 def entries(folder: Path, name: str) -> list[Path]:
@@ -286,6 +304,7 @@ def main() -> int:
         environ = os.environ
         bundle, place = Path(environ["RAUC_BUNDLE_MOUNT_POINT"]), Path(environ["RAUC_SLOT_DEVICE"])
         if sys.argv[1] == "slot-install":
+            check_trust(bundle, Path(TRUST))  # the boot file comes first: nothing was changed yet
             print(install(bundle, place, environ["RAUC_SLOT_BOOTNAME"]))
         else:
             new, said = index(bundle, place)

@@ -23,6 +23,7 @@ class Source:
     """One build. `boot` is slot -> its boot file, which belongs into `boot_folder` of the boot partition.
 
     `downgrade` is a version: devices that run it may take this one although it is older. Empty for none.
+    `change_owner` lets devices take it although its image trusts none of their roots.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Source:
     boot: Mapping[str, Path]
     boot_folder: str
     downgrade: str = ""
+    change_owner: bool = False
 
     @property
     def board(self) -> str:

@@ -12,7 +12,7 @@ from osbuild.cache import Cache
 from osbuild.cli.boards import board_options, chosen
 from osbuild.cli.location import FOLDER, LOCATION
 from osbuild.keys.development import current
-from osbuild.manifest import summary
+from osbuild.manifest import DEVELOPMENT, summary
 from osbuild.mode import UMASK
 from osbuild.paths import display
 
@@ -42,6 +42,8 @@ def command(
             if not done[-1].fresh:
                 log.note("nothing changed since the last build")
             click.echo(summary(done[-1].facts, Path(display(done[-1].folder)), log.timings()[before:]))
+    if keys.development:
+        log.warn(DEVELOPMENT)
     if as_json:
         facts = [each.facts for each in done]
         click.echo(json.dumps(facts if len(facts) > 1 else facts[0], indent=1))

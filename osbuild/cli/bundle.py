@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from osbuild import log
-from osbuild.bundle import source
+from osbuild.bundle import source, trust
 from osbuild.bundle.pack import make
 from osbuild.bundle.programs import programs
 from osbuild.bundle.signing import prepare
@@ -33,20 +33,24 @@ SUFFIX = ".raucb"
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
 @click.option("--allow-downgrade-from", "downgrade", metavar="VERSION",
               help="Let devices that run VERSION take this one, although it is older.")  # fmt: skip
+@click.option("--change-owner", is_flag=True,
+              help="Let devices take an image that trusts other keys than those that sign it.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def command(
     builds: tuple[Path, ...], output: Path | None, folder: Path | None, secret: str | None, pin: str | None,
-    downgrade: str | None, as_json: bool,
+    downgrade: str | None, change_owner: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a signed bundle of each BUILD, the folder of a built image.
 
     A bundle is for one board, and fits either slot of it.
     """
-    sources = [permitted(source.read(build.absolute()), downgrade) for build in builds]
+    sources = [permitted(source.read(build.absolute()), downgrade, change_owner=change_owner) for build in builds]
     targets = places(sources, output)
     keys = current(folder.absolute() if folder else None)
     if keys.development:
         log.warn("signing with development keys: only images that have their keyring take such a bundle")
+    for each in sources:
+        trust.check(each, keys)
     cache = Cache()
     signing = prepare(keys, programs(cache), secret=passphrase(secret), pin=passphrase(pin))
     made = [make(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
@@ -67,8 +71,12 @@ def command(
         )
 
 
-def permitted(made: Source, downgrade: str | None) -> Source:
-    """The same, with the permission to replace version `downgrade`. Raises `UsageError` where that is no version."""
+def permitted(made: Source, downgrade: str | None, *, change_owner: bool = False) -> Source:
+    """The same with permissions: to replace version `downgrade`, and to change the owner of devices.
+
+    Raises `UsageError` if `downgrade` is not a version.
+    """
+    made = replace(made, change_owner=change_owner)
     if downgrade is None:
         return made
     if not source.SEMANTIC.fullmatch(downgrade):

@@ -19,6 +19,7 @@ from osbuild.flash.device import Host, decimal
 from osbuild.flash.plan import Order, Plan, order, plan
 from osbuild.flash.target import Target
 from osbuild.flash.writer import State
+from osbuild.manifest import DEVELOPMENT, trusts_development
 from osbuild.seed.esp import mtools
 
 
@@ -61,6 +62,8 @@ def command(
     seeds.check_options(len(targets), media, nodes, profile, settings, bmap=bmap, no_bmap=no_bmap)
     found = source.find(image)
     made = plan(found, source.plan(found, None if no_bmap else source.find_bmap(found, bmap)))
+    if trusts_development(found.path):
+        log.warn(DEVELOPMENT)
     host = Host()
     wanted = [target.find(path, host, size=size) for path in targets]
     check_targets(wanted, made, host)

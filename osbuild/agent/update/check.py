@@ -42,12 +42,29 @@ def bundle(node: Node, source: str, manifest: Manifest, compatible: str) -> bool
     if wanted and wanted != image.get("architecture"):
         hint = "take the bundle of this board"
         raise Problem(f"it is for {wanted}, and this device is {image.get('architecture')}", where=source, hint=hint)
+    owner(node, source, manifest)
     downgrade = allowed(node, source, manifest)
     kubernetes = manifest.meta.get("kubernetes", "")
     if node.cluster and (refusal := node.cluster.refusal(system, kubernetes)):
         raise Problem(refusal, where=source, hint=KUBERNETES)
     room(node, manifest)
     return downgrade
+
+
+def owner(node: Node, source: str, manifest: Manifest) -> None:
+    """Raises `Problem` if the new image trusts none of the roots that this one trusts.
+
+    Its next bundle will be signed below one of this device's roots, which a rotation adds before it drops another
+    (docs/keys.md): without one in common the device could never be updated again. A signer may permit it. A bundle or
+    image that does not say which roots it trusts is older than this check.
+    """
+    roots = node.system.json("/usr/lib/edge-osbuild/trust.json").get("roots") or []
+    known = {str(root.get("sha256")) for root in roots if isinstance(root, dict)}
+    new = set(manifest.meta.get("roots", "").split())
+    if not known or not new or known & new or manifest.meta.get("change-owner") == "yes":
+        return
+    hint = "build it with --keys and the keys of this device's owner; --change-owner of `bundle` signs an exception"
+    raise Problem("its image would take no updates that this device takes", where=source, hint=hint)
 
 
 KUBERNETES = "go by one minor version at a time, and not back: https://kubernetes.io/releases/version-skew-policy/"
