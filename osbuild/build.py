@@ -156,8 +156,8 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
     for overlay in wanted.trees:
         if private := exposed(overlay):
             log.warn(
-                f"overlay {paths.display(overlay)}: everybody on the device may read {', '.join(private[:5])}; set mode "
-                "0400 to keep a file private, because git and umasks do not keep 0600"
+                f"overlay {paths.display(overlay)}: everybody on the device may read {', '.join(private[:5])}; set "
+                "mode 0400 to keep a file private, because git and umasks do not keep 0600"
             )
     with log.step(title), workers() as pool:
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
@@ -215,6 +215,8 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
 def root_archive(wanted: Inputs, cache: Cache, folder: Path | None) -> Path:
     """The root as a tar, and before it what it is composed with."""
     lock = wanted.lock
+    if found := cache.find("rootfs", wanted.rootfs):
+        return found
     sandbox = tree(cache, lock.compose_tools, "tools to compose with", folder=folder)
     dib = [unpacked(cache, pin, folder) for pin in DISKIMAGE_BUILDER]
     return rootfs(

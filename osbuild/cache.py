@@ -1,5 +1,6 @@
 """A folder of results, each under the key of everything that went into it."""
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -7,14 +8,20 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
+from osbuild import log
+from osbuild.errors import Error
 from osbuild.mode import CAPABILITY, fixed_mode
 from osbuild.walk import walk
 
 DEFAULT_LIMIT = 20 * 2**30
+SUMS = "sums"  # kind of the files that hold the digest of each entry
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def default_root() -> Path:
@@ -74,6 +81,8 @@ def _record(name: bytes, path: str) -> tuple[bytes, ...]:
 class Cache:
     """Entries are files or folders at `root/KIND/KEY`; one appears whole or not at all."""
 
+    _verified: ClassVar[set[tuple[str, int, int]]] = set()  # path, device and inode
+
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
 
@@ -107,20 +116,54 @@ class Cache:
                 remove(path)
                 raise
 
-    def entry(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
-        """Return the entry, calling `make(path)` first if there is none.
+    def entry(self, kind: str, key: str, make: Callable[[Path], None], *, sha256: str | None = None) -> Path:
+        """Return the entry, calling `make(path)` first if there is none, or if it was damaged.
 
-        `make` writes a file or folder at the path that it is given, in a scratch folder that it may use too.
+        `make` writes a file or folder at the path that it is given, in a scratch folder that it may use too. With
+        `sha256` it must be a file with that hash. Raises `Error` if it is not.
         """
         path = self.folder(kind) / key
         with self.locked(f"{kind}-{key}"):
-            if path.exists():
-                os.utime(path)
-                return path
-            with self.scratch(kind) as scratch:
-                make(scratch / "out")
-                (scratch / "out").rename(path)
+            if not self.find(kind, key, sha256=sha256):
+                with self.scratch(kind) as scratch:
+                    out = scratch / "out"
+                    make(out)
+                    sync(out)
+                    self._note(kind, key, out, sha256)
+                    out.rename(path)
+                    sync(path.parent, whole=False)
         return path
+
+    def find(self, kind: str, key: str, *, sha256: str | None = None) -> Path | None:
+        """The entry if there is one, as it was made: what was damaged since is removed. Hashed once by each process."""
+        path = self.folder(kind) / key
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        identity = (str(path), found.st_dev, found.st_ino)
+        if identity not in self._verified:
+            noted = self.folder(SUMS) / f"{kind}-{key}"
+            if sha256 is None and not noted.exists():  # made by a version that did not note it
+                self._note(kind, key, path, None)
+            elif digest(path, sha256) != (sha256 or noted.read_text()):
+                log.warn(f"{path} was damaged in the cache and is made again")
+                remove(path)
+                return None
+            self._verified.add(identity)
+        os.utime(path)
+        return path
+
+    def _note(self, kind: str, key: str, path: Path, sha256: str | None) -> None:
+        """Keep what `find` compares an entry with."""
+        made = digest(path, sha256)
+        if sha256 is None:
+            partial = self.folder(SUMS) / f".partial-{os.getpid()}-{threading.get_ident()}-{kind}-{key}"
+            partial.write_text(made)
+            sync(partial)
+            partial.replace(self.folder(SUMS) / f"{kind}-{key}")
+        elif made != sha256:
+            raise Error(f"sha256 is {made}, expected {sha256}", where=key, hint="it is not the pinned file")
 
     def sweep(self, kind: str = "*") -> None:
         """Remove the scratch folders that killed processes have left, of one kind or of all."""
@@ -146,8 +189,31 @@ class Cache:
                 used += size
                 if used > limit:
                     remove(path)
+                    (self.folder(SUMS) / f"{path.parent.name}-{path.name}").unlink(missing_ok=True)
                     freed += size
         return freed
+
+
+def digest(path: Path, sha256: str | None = None) -> str:
+    """What an entry is compared by: the sha256 of a file that must have a certain one, else that of a tree."""
+    return file_digest(path) if sha256 and path.is_file() else tree_digest(path)
+
+
+def sync(path: Path, *, whole: bool = True) -> None:
+    """Bring a file, or with `whole` everything in a folder, to the disk: a power cut leaves no entry without contents.
+
+    For a folder that is its whole file system (syncfs(2)): it may have thousands of files.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if whole and path.is_dir():
+            if _libc.syncfs(descriptor):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(path))
+        else:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def disk_usage(path: Path) -> int:

@@ -5,7 +5,6 @@ reached here as it is everywhere else on the machine. Signatures are checked by 
 from then on a package is known by its sha256.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from osbuild import log
 from osbuild.arch import Architecture
-from osbuild.cache import Cache, file_digest
+from osbuild.cache import Cache, content_key, file_digest, sync
 from osbuild.errors import Error
 from osbuild.run import CommandError, run
 
@@ -137,10 +136,22 @@ class Archive:
                 debs.add(Deb(name, unquote(version), arch, digest, int(size)))
         return tuple(sorted(debs))
 
+    def _intact(self, deb: Deb) -> bool:
+        """Whether the cache has a package as it was downloaded; a damaged one is removed."""
+        path = stored(self.cache, deb)
+        if not path.exists():
+            return False
+        if file_digest(path) == deb.sha256:
+            return True
+        log.warn(f"package {deb.filename} was damaged in the cache and is downloaded again")
+        path.unlink(missing_ok=True)
+        return False
+
     def download(self, debs: Sequence[Deb], *, folder: Path | None = None) -> None:
         """Bring each of `debs` into the cache, verified. `folder` is looked into before the network."""
         store = self.cache.folder("debs")
-        missing = [deb for deb in debs if not stored(self.cache, deb).exists()]
+        with ThreadPoolExecutor() as pool:
+            missing = [deb for deb, ok in zip(debs, pool.map(self._intact, debs), strict=True) if not ok]
         if folder is not None:
             missing = [deb for deb in missing if not take(folder / deb.filename, deb, store)]
         if not missing:
@@ -191,12 +202,16 @@ def stored(cache: Cache, deb: Deb) -> Path:
 
 def take(path: Path, deb: Deb, store: Path) -> bool:
     """Copy `path` into `store` if it is that package; say whether it is."""
-    if not path.is_file() or path.stat().st_size != deb.size or file_digest(path) != deb.sha256:
+    if not path.is_file() or path.stat().st_size != deb.size:
         return False
     partial = store / f".partial-{os.getpid()}-{threading.get_ident()}-{deb.sha256}"
     shutil.copyfile(path, partial)
-    partial.rename(store / f"{deb.sha256}.deb")
-    return True
+    same = file_digest(partial) == deb.sha256
+    if same:
+        sync(partial)
+        partial.rename(store / f"{deb.sha256}.deb")
+    partial.unlink(missing_ok=True)
+    return same
 
 
 def repository(cache: Cache, debs: Sequence[Deb]) -> Path:
@@ -205,7 +220,7 @@ def repository(cache: Cache, debs: Sequence[Deb]) -> Path:
     All of `debs` must have been downloaded. The index is written from the packages themselves.
     """
     ordered = sorted(debs)
-    key = hashlib.sha256("".join(deb.sha256 for deb in ordered).encode()).hexdigest()[:32]
+    key = content_key("repository", [deb.sha256 for deb in ordered])
 
     def stanza(deb: Deb) -> str:
         control = run(["dpkg-deb", "--field", stored(cache, deb)]).rstrip("\n")

