@@ -125,7 +125,7 @@ def build(
         )
     if lock.without:
         log.warn(
-            f"the lock was made without {', '.join(lock.without)}, which the mirror could not give. To try again: "
+            f"the lock was made without {', '.join(lock.without)}: the image may lack security updates. To try again: "
             "edge-osbuild lock"
         )
     wanted = inputs(loaded, board, lock, keys or development.current())

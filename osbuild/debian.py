@@ -19,10 +19,15 @@ from osbuild import log
 from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key, file_digest, sync
 from osbuild.errors import Error
+from osbuild.mode import UMASK
 from osbuild.run import CommandError, run
 
 SUITE = "trixie"
 COMPONENTS = ("main", "non-free-firmware")  # the second for what a Raspberry Pi's own firmware is in
+SECURITY = f"{SUITE}-security"
+MIRROR = "EDGE_OSBUILD_MIRROR"
+WITHOUT = "EDGE_OSBUILD_WITHOUT"
+STALE = "the mirror's index is not the one that its signed Release file names"
 GONE = (
     "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to "
     "a snapshot of the archive, or give a folder that has the files with --from"
@@ -53,33 +58,41 @@ class Archive:
         self.architecture = architecture
         self.root = cache.folder("apt") / "-".join((SUITE, architecture.to_debian(), *COMPONENTS[1:]))
 
-    def update(self) -> tuple[str, ...]:
+    def update(self, without: Sequence[str] = (), *, known: bool = False) -> tuple[str, ...]:
         """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides.
 
-        Returns the names of suites that had to be left out, such as `trixie-security`: while a mirror is being
-        synchronised, an index may not be the one that its signed Release file names. Only the release itself must be
-        whole. Raises `Error`.
+        While a mirror is being synchronised, the index of a suite such as `trixie-security` may not be the one that its
+        signed Release file names. That is an `Error`, unless `without` or $EDGE_OSBUILD_WITHOUT names the suite, or all
+        packages that are wanted are `known` by their sha256. Returns the suites that were left out.
         """
+        allowed = {*without, *os.environ.get(WITHOUT, "").split()}
         with self.cache.locked("apt-" + self.root.name):
             try:
                 self._update(())
             except CommandError as error:
-                without = out_of_step(error.output)
-                if not without or SUITE in without:
+                stale = out_of_step(error.output)
+                if not stale or SUITE in stale:
                     raise
-                log.warn(
-                    f"{', '.join(without)} for {self.architecture.to_debian()}: the mirror's index is not the one that "
-                    "its signed Release file names. Going on without; `edge-osbuild lock` tries again"
-                )
-                self._update(without)
-                return without
+                if not known and (refused := sorted({*stale} - allowed)):
+                    raise omission(refused, self.architecture) from error
+                log.warn(f"{', '.join(stale)} for {self.architecture.to_debian()}: {STALE}. Going on without")
+                self._update(stale)
+                return stale
+            if missing := self._missing():
+                log.warn(f"{MIRROR} has no {missing}: packages are without the security updates that are in it")
+                return (missing,)
         return ()
 
+    def _missing(self) -> str:
+        """The name of the suite with security updates if the index was read without it, else an empty text."""
+        sources = (path.read_text() for path in (self.root / "etc/apt").rglob("*.list"))
+        return "" if any(SECURITY in text for text in sources) else SECURITY
+
     def _update(self, without: Sequence[str]) -> None:
-        mirror = os.environ.get("EDGE_OSBUILD_MIRROR")
+        mirror = os.environ.get(MIRROR)
         shutil.rmtree(self.root, ignore_errors=True)
-        # mmdebstrap runs this after it has written the list of sources, before it reads them.
-        drop = [f"--setup-hook=sed -i '/ {name} /d' \"$1\"/etc/apt/sources.list" for name in without]
+        # mmdebstrap runs these after it has written the list of sources, before it reads them.
+        edits = [f"/ {name} /d" for name in without] + ([] if mirror else ["s|http://|https://|"])
         with self.cache.scratch("apt") as scratch:  # only its owner can look into it
             # Addresses of proxies and mirrors may have passwords, and anybody can read command lines.
             settings, sources = scratch / "apt.conf", scratch / "sources.list"
@@ -95,12 +108,17 @@ class Archive:
                     f"--architectures={self.architecture.to_debian()}",
                     f"--components={','.join(COMPONENTS)}",
                     f"--aptopt={settings}",
-                    *drop,
+                    *(
+                        f"--setup-hook=find \"$1\"/etc/apt -name '*.list' -exec sed -i '{edit}' {{}} +"
+                        for edit in edits
+                    ),
                     SUITE,
                     self.root,
                     *([mirror] if mirror else []),
                 ],
-                hint="is the Debian archive reachable from here? `apt-get update` uses the same settings",
+                hint="is the Debian archive reachable from here by https? `apt-get update` uses the same settings; "
+                f"{MIRROR} names another mirror, by http too",
+                umask=UMASK,
             )
 
     def _apt(self, *words: str, cwd: Path | None = None) -> str:
@@ -157,7 +175,7 @@ class Archive:
         if not missing:
             return
         if not (self.root / "var/lib/apt/lists").exists():
-            self.update()
+            self.update(known=True)
         total = sum(deb.size for deb in missing)
         with self.cache.scratch("apt") as scratch:
             with log.step(f"downloading {len(missing)} packages, {total / 2**20:.0f} MiB"):
@@ -168,6 +186,18 @@ class Archive:
                 for deb, ok in zip(missing, taken, strict=True):
                     if not ok:
                         raise Error(f"package {deb.filename} does not have the sha256 {deb.sha256}", hint=GONE)
+
+
+def omission(suites: Sequence[str], architecture: Architecture) -> Error:
+    """The error that says which suites can't be read, and how to go on."""
+    names = " ".join(suites)
+    return Error(
+        f"{names} for {architecture.to_debian()}: {STALE}",
+        where="Debian's archive",
+        hint="it may be in the middle of a synchronisation: try again in some minutes, or with another mirror "
+        f"({MIRROR}). To go on without those updates: `edge-osbuild lock PROFILE "
+        f'{" ".join(f"--without {suite}" for suite in suites)}`, or set {WITHOUT}="{names}"',
+    )
 
 
 def host_settings() -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -102,15 +102,17 @@ def pins(loaded: Loaded) -> dict[str, str]:
     return found
 
 
-def make(loaded: Loaded, board: Board, cache: Cache, *, folder: Path | None = None) -> Lock:
-    """Resolve everything against today's archives. Raises `Error`."""
+def make(
+    loaded: Loaded, board: Board, cache: Cache, *, folder: Path | None = None, without: Sequence[str] = ()
+) -> Lock:
+    """Resolve everything against today's archives, which may lack the suites `without`. Raises `Error`."""
     architecture, from_board = board.architecture, flow(board).packages(board)
     native = Archive(cache, Architecture.native())
     archive = Archive(cache, architecture)
     with log.step(f"resolving packages for {board.name}"):
-        without = archive.update()
+        lacking = set(archive.update(without))
         if native.architecture != architecture:
-            native.update()
+            lacking |= set(native.update(without))
         meta = METAPACKAGES[architecture, flavour(loaded, board)]
         with ThreadPoolExecutor() as pool:
             boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES, *from_board])
@@ -132,7 +134,7 @@ def make(loaded: Loaded, board: Board, cache: Cache, *, folder: Path | None = No
         tuple(deb for deb in boot.result() if deb.name in from_board),
         pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder),
         pins(loaded),
-        without,
+        tuple(sorted(lacking)),
     )
 
 

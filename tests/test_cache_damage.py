@@ -38,6 +38,10 @@ def folder(path: Path) -> None:
     (path / "link").symlink_to("deep/file")
 
 
+def write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 def flip(path: Path) -> None:
     """Another byte, the same size and time."""
     times = path.stat()
@@ -94,9 +98,9 @@ def test_an_entry_of_an_older_version_is_noted_and_watched_from_then_on(cache: C
 def test_a_file_that_must_have_a_hash_has_it_or_does_not_appear(cache: Cache) -> None:
     sha256 = hashlib.sha256(b"right").hexdigest()
     with pytest.raises(Error, match="expected"):
-        cache.entry("kind", sha256, lambda path: path.write_bytes(b"wrong") and None, sha256=sha256)
+        cache.entry("kind", sha256, lambda path: write(path, b"wrong"), sha256=sha256)
     assert not list(cache.folder("kind").iterdir())
-    path = cache.entry("kind", sha256, lambda path: path.write_bytes(b"right") and None, sha256=sha256)
+    path = cache.entry("kind", sha256, lambda path: write(path, b"right"), sha256=sha256)
     flip(path)
     Cache._verified.clear()
     assert cache.find("kind", sha256, sha256=sha256) is None

@@ -16,10 +16,12 @@ from osbuild.paths import display
 @board_options
 @click.option("--from", "folder", type=FOLDER,
               help="Folder with downloads, looked into before the network.")  # fmt: skip
-def command(profile: str, arch: str | None, board: str | None, folder: Path | None) -> None:
+@click.option("--without", multiple=True, metavar="SUITE",
+              help="Go on without this suite, such as trixie-security, if its index does not match.")  # fmt: skip
+def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
     """Resolve every input of PROFILE anew, and write the lock beside it."""
     for loaded, wanted in chosen(profile, arch, board):
-        lock = make(loaded, wanted, Cache(), folder=folder)
+        lock = make(loaded, wanted, Cache(), folder=folder, without=without)
         path = save(loaded, lock)
         click.echo(
             f"{display(path)}: {lock.board}: {len(lock.packages)} packages, {lock.kernel.name} {lock.kernel.version}"
