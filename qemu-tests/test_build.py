@@ -78,7 +78,7 @@ def leftovers(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
-def test_a_second_build_of_one_lock_without_a_network_is_the_same_bytes(
+def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the_same_bytes(
     profile: str, board: Board, image: Callable[[str], Path], elsewhere: Path, folder: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -96,7 +96,8 @@ def test_a_second_build_of_one_lock_without_a_network_is_the_same_bytes(
             folder(profile),
             "-o",
             tmp_path / "out",
-        ]
+        ],
+        umask=0o077,
     )
     same(image(profile), tmp_path / "out" / image(profile).name)
     assert leftovers(elsewhere) == []

@@ -4,9 +4,14 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 
 from osbuild import overlay
 from osbuild.bundle import device
@@ -17,6 +22,7 @@ from osbuild.image.target import Target
 from osbuild.keys import authority
 from osbuild.keys.authority import Access
 from osbuild.profile.load import load
+from osbuild.profile.model import Kernel, Profile
 from osbuild.run import run
 from osbuild.walk import walk
 
@@ -64,6 +70,61 @@ def profile_of(folder: Path) -> Path:
         "name: shop\nversion: 1.0.0\noverlays: [./tree]\nkernel: {modules: [loop], sysctls: {vm.swappiness: '1'}}\n"
     )
     return folder / "shop.yaml"
+
+
+NAMES = st.sampled_from(
+    ["etc", "usr", "lib", "bin", "var", "tmp", "boot", "site", "local", "edge-osbuild", "os-release", "machine-id",
+     "tmpfiles.d", "a b", ".wh.x", "x.py", "passwd", "sysimage"]
+)  # fmt: skip
+PLACES = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+SHOP = Profile(name="shop", version="1.0.0", kernel=Kernel(modules=("loop",), sysctls={"vm.swappiness": "1"}))
+# To nothing but a folder of the test: code that follows one would do so as root.
+LEADS = st.sampled_from(
+    ["HOST", "HOST/file", "../../../../../../../../HOST", "/proc/self/root/HOST", "site", "usr/lib"]
+)
+ENTRIES = st.lists(st.tuples(PLACES, st.one_of(st.just("folder"), st.just("file"), LEADS)), max_size=8)
+
+
+def fill(base: Path, entries: list[tuple[str, str]], host: Path) -> None:
+    """Create what fits: files and folders never by way of a link, so that only the build could leave `base`."""
+    for name, kind in entries:
+        path = base / name
+        if any(folder.is_symlink() for folder in (path, *path.parents)) or path.exists():
+            continue
+        with suppress(FileExistsError, NotADirectoryError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "folder":
+                path.mkdir()
+            elif kind == "file":
+                path.write_text("root:x:0:\n")
+            else:
+                path.symlink_to(kind.replace("/HOST", str(host)).replace("HOST", str(host)))
+
+
+@settings_of(max_examples=100, deadline=None)
+@given(left=ENTRIES, first=ENTRIES, second=ENTRIES)
+def test_whatever_elements_and_overlays_contain_the_host_stays_as_it_is(
+    left: list[tuple[str, str]], first: list[tuple[str, str]], second: list[tuple[str, str]]
+) -> None:
+    """Two overlays over what elements have left of a root; the checks are left out, for the worst case."""
+    with TemporaryDirectory() as folder:
+        host, root = Path(folder, "host"), Path(folder, "root")
+        host.mkdir()
+        (host / "file").write_text("precious")
+        root.mkdir()
+        fill(root, left, host)
+        fill(root, [(name, "folder") for name in FOLDERS], host)
+        fill(root, [(name, "file") for name in ("etc/passwd", "etc/group", "usr/lib/os-release")], host)
+        for name, entries in (("tree", first), ("tree2", second)):
+            Path(folder, name).mkdir()
+            fill(Path(folder, name), entries, host)
+            with suppress(Error):
+                lay(Path(folder, name), Target(root), 1000)
+        with suppress(Error):
+            settings(Target(root), SHOP, {})
+        with suppress(Error):
+            read_only(Target(root))
+        assert untouched(host)
 
 
 # Where the build itself writes, and where it deletes: a link there, from an overlay or an element, leads to the host.

@@ -148,20 +148,27 @@ class Target:
     @contextmanager
     def _new(self, path: PurePath) -> Iterator[int]:
         with self.folder(path.parent, create=True) as parent:
-            with suppress(FileNotFoundError):
-                os.unlink(path.name, dir_fd=parent)
+            self._unlink(path, parent)
             file = os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
             try:
                 yield file
             finally:
                 os.close(file)
 
+    def _unlink(self, path: PurePath, parent: int) -> None:
+        try:
+            os.unlink(path.name, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError as error:
+            hint = "an overlay or element has put it there: remove it"
+            raise Error("is a folder, and must be a file", where=f"/{path} of the image", hint=hint) from error
+
     def link(self, path: PurePath | str, to: str | Path, time: int | None = None) -> None:
         """Create or replace a symbolic link."""
         path = PurePath(path)
         with self.folder(path.parent, create=True) as parent:
-            with suppress(FileNotFoundError):
-                os.unlink(path.name, dir_fd=parent)
+            self._unlink(path, parent)
             os.symlink(to, path.name, dir_fd=parent)
             os.chown(path.name, 0, 0, dir_fd=parent, follow_symlinks=False)
             if time is not None:
@@ -173,8 +180,7 @@ class Target:
         if self.is_folder(path):
             return
         with self.folder(path.parent, create=True) as parent:
-            with suppress(FileNotFoundError):
-                os.unlink(path.name, dir_fd=parent)
+            self._unlink(path, parent)
             os.mkdir(path.name, dir_fd=parent)
             os.chown(path.name, 0, 0, dir_fd=parent)
             os.chmod(path.name, mode, dir_fd=parent)
