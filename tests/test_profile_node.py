@@ -10,9 +10,11 @@ from osbuild.board import default
 from osbuild.boot.flow import command_line
 from osbuild.boot.kernel import Kernel
 from osbuild.cache import Cache
+from osbuild.cli import main
 from osbuild.debian import Archive, stored
 from osbuild.errors import Error
 from osbuild.image.verity import SlotImage
+from osbuild.kubernetes.containers import write_image
 from osbuild.profile import accounts, zones
 from osbuild.profile import password as hashes
 from osbuild.profile.boot import is_reserved
@@ -66,6 +68,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     (f"architecture: armv7\nkernel: {{arguments: ['{'a' * 500}']}}", 4, ("501 characters", "armv7"), "sysctls"),
     ("kernel: {sysctls: {net.ipv4.ip_forward: 1, net/ipv4/ip_forward: 0}}", 3, ("twice",), "`net.ipv4.ip_forward`"),
     ("kernel: {sysctls: {kernel.panic: 1, -kernel.panic: 0}}", 3, ("twice",), "`kernel.panic`"),
+    ("hostname: localhost", 3, ("`localhost`",), "another name"),
     # what only a later step said
     (
         "agent: {server: 'https://ota.example:99999'}",
@@ -245,3 +248,25 @@ def test_a_kernel_module_that_the_kernel_does_not_have_is_named(tmp_path: Path) 
     with pytest.raises(Error, match="has no module br_netfiltr") as caught:
         kernel.check_modules(["ext4", "br_netfiltr"])
     assert "`br_netfilter`" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("board: nowhere", "no board `nowhere`"),
+        ("architecture: arm64\nkubernetes: {images: [pod.tar]}", "has no image for arm64, only for: amd64"),
+        ("board: rpi3\nkubernetes: {images: [pod.tar]}", "has no image for arm64, only for: amd64"),
+        ("kubernetes: {images: [a.tar]}", "not an image archive"),
+    ],
+)
+def test_profile_check_looks_into_what_a_build_reads_later(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = folder / "node.yaml"
+    path.write_text(f"{HEAD}{text}\n")
+    write_image(folder / "pod.tar", "localhost/pod:1", {"pod": (b"", 0o755)}, Architecture.x86_64, entrypoint=["/pod"])
+    with pytest.raises(SystemExit) as stopped:
+        main(["profile", "check", str(path)])
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().err
+    assert message in shown and f"{path}:{3 + text.count(chr(10))}" in shown and "hint:" in shown

@@ -270,7 +270,7 @@ def test_a_profile_that_can_make_no_node_says_why(tmp_path: Path, profile: Profi
     assert "hunter2" not in str(caught.value) + caught.value.hint
 
 
-@pytest.mark.parametrize("node", ["", "Node", "a_b", "-a", "a-", "a.b", "x" * 64])
+@pytest.mark.parametrize("node", ["", "Node", "a_b", "-a", "a-", "a.b", "x" * 64, "localhost"])
 def test_a_name_that_no_host_can_have_is_refused(tmp_path: Path, node: str) -> None:
     with pytest.raises(UsageError, match="not a node's name"):
         render(PLAIN, node, folder=tmp_path)

@@ -4,9 +4,11 @@ import json
 
 import click
 
+from osbuild import board as boards
 from osbuild import log, paths
 from osbuild.arch import Architecture
 from osbuild.errors import Error
+from osbuild.kubernetes import containers
 from osbuild.profile import load as loading
 from osbuild.profile.keys import plain
 from osbuild.profile.schema import schema as make_schema
@@ -53,7 +55,9 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
     files = [(name, loading.find(name)) for name in profile]
     for name, path in files:
         try:
-            found = loading.load(path, architecture=Architecture(arch) if arch else None).profile
+            loaded = loading.load(path, architecture=Architecture(arch) if arch else None)
+            found = loaded.profile
+            check_inputs(loaded)
         except Error as error:
             results.append(
                 {"profile": name, "ok": False, "error": error.message, "where": error.where, "hint": error.hint}
@@ -68,3 +72,18 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
         click.echo(json.dumps(results, indent=2))
     if not all(result["ok"] for result in results):
         raise click.exceptions.Exit(1)
+
+
+def check_inputs(loaded: loading.Loaded) -> None:
+    """Look into what a build reads only later: the board, and the archives of container images. Raises `Error`."""
+    place = "board"
+    try:
+        board = boards.of(loaded)
+        architecture = board.architecture if loaded.profile.board else loaded.profile.architecture
+        for number, name in enumerate(loaded.profile.kubernetes.images):
+            place = f"kubernetes.images[{number}]"
+            if name != "demo":
+                containers.inspect(paths.named(name, loaded.folder), architecture)
+    except Error as error:
+        message = f"{error.where}: {error.message}" if error.where else error.message
+        raise Error(message, where=loaded.origins.get(place), hint=error.hint) from error

@@ -31,6 +31,9 @@ def check(profile: Profile, where: Where, folder: Path) -> None:
     _interfaces(profile.network.interfaces, where)
     zones.check(profile.time.zone, profile.packages, where("time.zone"))
     _servers(profile, where)
+    if profile.hostname == "localhost":
+        message = "found the host name `localhost`, which systemd takes for no name, and which is every node's own"
+        raise Error(message, where=where("hostname"), hint="write another name, such as `edge-7`")
     _kubernetes(profile, where)
     cluster.check(profile, where)
 

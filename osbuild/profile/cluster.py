@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from osbuild.agent.kubernetes import ranges, upstream
-from osbuild.agent.kubernetes.settings import Settings
+from osbuild.agent.kubernetes.settings import UNIT_BREAKS, Settings
 from osbuild.errors import Error
 from osbuild.profile import k3sconfig
 from osbuild.profile.document import quoted
@@ -181,7 +181,7 @@ def check_argument(name: str, text: str, place: str, *, upstream: bool) -> None:
         raise Error(message, where=place, hint="write a flag as the program's manual has it, such as `max-pods=50`")
     if advice := RESERVED_FLAGS.get(flag[2]):
         raise Error(f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=place, hint=f"use {advice}")
-    if upstream and any(sign in text for sign in " \t\r\n\"'\\"):
+    if upstream and set(text) & UNIT_BREAKS:
         message = f"found {quoted(text)} in `{name}`, with a blank, quote or backslash"
         hint = "the upstream distribution passes flags by a systemd unit, which would split or change it"
         raise Error(message, where=place, hint=hint)

@@ -43,7 +43,7 @@ def render(profile: Profile, node: str, *, folder: Path) -> Seed:
     The instance-id follows from the name and all contents: a changed seed is a new instance. Raises `Error` where
     the profile can't make a node, `UsageError` for a name that no host can have.
     """
-    if not re.fullmatch(NAME, node) or len(node) > 63:
+    if not re.fullmatch(NAME, node) or node == "localhost":
         raise UsageError(
             f"`{node}` is not a node's name",
             where="--node",

@@ -17,6 +17,7 @@ SEED = "etc/edge-osbuild/kubernetes.json"
 
 STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0 (TEST-NET-3, RFC 5737), there whatever the network does
 API_PORT = 6443
+UNIT_BREAKS = frozenset(" \t\r\n\"'\\")  # systemd would split or change an argument with one of these
 WRITTEN = "the image's is written by the build, the seed's by cloud-init: build or flash again"
 GIVEN = "the profile's `kubernetes` and the seed's settings give it"
 
@@ -144,6 +145,6 @@ def write_json(path: Path, content: Any, mode: int = 0o644) -> None:
 def write_arguments(path: Path, words: Iterable[str]) -> None:
     """Write `ARGS=…` for a unit's EnvironmentFile= (systemd.exec(5)); systemd splits it at white space."""
     listed = list(words)
-    if broken := [word for word in listed if not word or any(character in " \t\r\n\"'\\" for character in word)]:
+    if broken := [word for word in listed if not word or set(word) & UNIT_BREAKS]:
         raise Problem(f"argument {broken[0]!r} has a character that a unit can't pass on", where=str(path), hint=GIVEN)
     write(path, f"ARGS={' '.join(listed)}\n", 0o600)
