@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.bundle import blocks, content, hook, info, source
+from osbuild.bundle import blocks, content, hook, info, source, trust
 from osbuild.cache import Cache
 from osbuild.errors import Error
 
@@ -119,6 +119,9 @@ def compare(old: Side, new: Side) -> Comparison:
     versions = [str(each.facts["version"]) for each in (old, new)]
     if versions[0] == versions[1] and old.facts.get("key") != new.facts.get("key"):
         remarks.append(f"both call themselves {versions[0]}")
+    before, after = (set(trust.roots(each.facts)) for each in (old, new))
+    if before and after and not before & after and not new.facts.get("change_owner"):
+        remarks.append("a device with the old one refuses it: the new image trusts none of the same roots")
     index = DIGEST * (len(new.tree) + (0 if new.indexed else len(new.root))) + blocks.DIGEST * len(set(new.boot))
     return Comparison(
         old, new, tuple(changes(old.facts.get("packages", []), new.facts.get("packages", []))),

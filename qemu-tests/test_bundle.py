@@ -61,6 +61,15 @@ def test_a_bundle_is_what_was_built_and_a_device_takes_it(tmp_path: Path, tools:
     assert index == b"".join(blocks), "what is compared is what the device compares"
 
 
+def test_a_link_in_a_bundle_shows_no_file_of_this_host(tmp_path: Path, tools: Tree) -> None:
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content/build.json").symlink_to(tmp_path / "secret")
+    tools.run(["mksquashfs", tmp_path / "content", tmp_path / "f.raucb", "-quiet", "-no-progress"], [tmp_path])
+    with pytest.raises(Error, match=r"there is no build\.json in it"):
+        info.contents(tmp_path / "f.raucb", "build.json", CACHE)
+
+
 def test_the_same_build_and_key_give_the_same_payload_whoever_reads_the_files(
     tmp_path: Path, tools: Tree, keys: Keys
 ) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from osbuild import cli
+from osbuild import cli, compare
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import check
 from osbuild.agent.update.rauc import Manifest
 from osbuild.bundle import content, device, hook, source, trust
+from osbuild.cache import Cache
 from osbuild.cli.bundle import permitted
 from osbuild.errors import Error
 from osbuild.keys import authority
@@ -151,6 +152,16 @@ def test_the_hook_of_the_bundle_checks_for_agents_that_do_not(tmp_path: Path, ow
     hook.check_trust(tmp_path / "c1", known)
     known.write_text("damaged")
     hook.check_trust(tmp_path / "c1", known)
+
+
+def test_a_comparison_says_that_devices_would_refuse_it(tmp_path: Path, owner: Keys, development: Keys) -> None:
+    cache = Cache(tmp_path / "cache")
+    old, same, new = (
+        compare.side(build(tmp_path / name, facts=facts(keys)), cache)
+        for name, keys in (("old", owner), ("same", owner), ("new", development))
+    )
+    assert any("none of the same roots" in remark for remark in compare.compare(old, new).remarks)
+    assert not any("roots" in remark and "none" in remark for remark in compare.compare(old, same).remarks)
 
 
 def test_what_is_flashed_is_known_by_its_build(tmp_path: Path, owner: Keys, development: Keys) -> None:

@@ -17,7 +17,7 @@ from osbuild.flash.fileuse import FLOCK
 from osbuild.run import run
 from osbuild.seed.esp import mtools
 from tests.disks import unpack
-from tests.filesystems import full, tmpfs
+from tests.mounted import full, tmpfs
 
 
 def status(*words: str | Path) -> object:

@@ -15,7 +15,7 @@ from osbuild import cli, lock, output
 from osbuild.debian import Deb
 from osbuild.errors import Error
 from osbuild.profile.load import find, load
-from tests.filesystems import contents, full, read_only, tmpfs
+from tests.mounted import contents, full, read_only, tmpfs
 
 PROJECT = Path(__file__).parent.parent
 SIZE = 2**20

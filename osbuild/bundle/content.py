@@ -32,7 +32,7 @@ def manifest(source: Source) -> str:
         "architecture": source.facts["architecture"], "board": source.board, "roothash": source.facts["roothash"],
         "kernel": source.facts.get("kernel", {}).get("release", ""),
         "kubernetes": f"{cluster['distribution']} {cluster['version']}" if cluster else "",
-        "downgrade": source.downgrade, "roots": " ".join(trust.roots(source)),
+        "downgrade": source.downgrade, "roots": " ".join(trust.roots(source.facts)),
         "change-owner": "yes" if source.change_owner else "",
     }  # fmt: skip
     sections = {

@@ -112,7 +112,10 @@ def contents(path: Path, name: str, cache: Cache) -> bytes:
                 ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", INSIDE, name], [scratch],
                 hidden=[(path, INSIDE)],
             )  # fmt: skip
-            return (scratch / "out" / name).read_bytes()
+            found = scratch / "out" / name
+            if found.is_symlink() or not found.is_file():  # a link would lead to a file of this host
+                raise FileNotFoundError(name)
+            return found.read_bytes()
         except (CommandError, OSError) as error:
             hint = "is the file whole, and was it made by `edge-osbuild bundle`?"
             raise Error(f"there is no {name} in it", where=str(path), hint=hint) from error

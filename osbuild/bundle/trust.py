@@ -1,5 +1,8 @@
 """Whose updates the image in a bundle takes: a device that installs it must be able to take the next one."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from osbuild.bundle.source import AGAIN, Source
 from osbuild.errors import Error
 from osbuild.keys.certificate import fingerprint
@@ -8,9 +11,9 @@ from osbuild.keys.store import Keys
 HAND_OVER = "to hand devices over to another owner on purpose, give --change-owner"
 
 
-def roots(source: Source) -> tuple[str, ...]:
-    """Fingerprints of the roots that the image trusts, as `build` wrote them; empty for a build that does not say."""
-    trust = source.facts.get("trust") or {}
+def roots(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fingerprints of the roots that an image trusts, from the facts of its build; empty if they do not say."""
+    trust = facts.get("trust") or {}
     return tuple(str(root["sha256"]) for root in trust.get("roots", ()))
 
 
@@ -20,7 +23,7 @@ def check(source: Source, keys: Keys) -> None:
     An image that trusts development keys never gets a signature of other keys: devices in the field would then take
     updates of anybody who has them, and none of their owner.
     """
-    trusted, where = roots(source), str(source.folder)
+    trusted, where = roots(source.facts), str(source.folder)
     if not trusted:
         raise Error("its manifest.json does not say whose updates the image takes", where=where, hint=AGAIN)
     signer = keys.the_signer()
