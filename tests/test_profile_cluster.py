@@ -72,6 +72,10 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  node_ip: '2001:db8::5'", 6, ("IPv6 address", "10.42.0.0/16"), "dual stack is not supported"),
     ("  node_ip: 10.42.0.5", 6, ("range of the pods",), "another range"),
     ("  node_ip: 10.43.0.5", 6, ("range of the services",), "another range"),
+    ("  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, dhcp: false, addresses: [192.0.2.5/24]}]}", 6,
+     ("`192.0.2.6`", "none of its interfaces"), "192.0.2.5"),
+    ("network: {interfaces: [{name: a, addresses: [10.42.0.5/16]}]}", 6, ("range of the pods",), "another range"),
+    ("network: {interfaces: [{name: a, addresses: [10.43.9.5/16]}]}", 6, ("range of the services",), "another range"),
     ("  config: {advertise-address: router}", 6, ("`router`", "IP address"), "without `/`"),
     ("  config: {advertise-address: 10.43.0.1}", 6, ("range of the services",), ""),
     # what another key sets, and what is misspelt
@@ -115,6 +119,9 @@ RIGHT = [
     "  config: {cluster-cidr: [10.52.0.0/16]}",
     "  config: {cluster-cidr: 'fd00:42::/56', service-cidr: 'fd00:43::/112'}\n  node_ip: 'fd00:1::5'",
     "  node_ip: 192.0.2.5\n  config: {advertise-address: 192.0.2.6, tls-san: ['*.example.com', 192.0.2.7, 'fd00::1']}",
+    "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, addresses: [192.0.2.5/24]}]}",  # by DHCP
+    "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, dhcp: false, addresses: [192.0.2.5/24, 192.0.2.6/24]}]}",
+    "network: {interfaces: [{name: a, addresses: [10.0.0.5/8]}]}",
     "  config: {kubelet-arg: ['max-pods=50', '--v=2', 'feature-gates=A=true,B=false', 'fail-swap-on']}",
     "  config: {datastore-endpoint: 'nats://192.0.2.9', a-later-option: true}",
     UPSTREAM + "  config: {kubelet-arg: ['max-pods=50'], tls-san: [a.example]}",

@@ -13,13 +13,14 @@ from osbuild.cache import Cache
 from osbuild.cli import main
 from osbuild.debian import Archive, stored
 from osbuild.errors import Error
+from osbuild.image.disk import check_boot_partition
 from osbuild.image.verity import SlotImage
 from osbuild.kubernetes.containers import write_image
 from osbuild.profile import accounts, zones
 from osbuild.profile import password as hashes
 from osbuild.profile.boot import is_reserved
 from osbuild.profile.load import load
-from osbuild.profile.model import Profile, User
+from osbuild.profile.model import Disk, Profile, Size, User
 
 HEAD = "name: node\nversion: 1.0.0\n"
 
@@ -235,6 +236,20 @@ def test_accounts_and_shells_of_the_profile_s_packages_are_found_in_the_finished
             accounts.check_image(profile(user), tmp_path)
     with pytest.raises(Error, match="does not have"):
         accounts.check_image(profile("admin", "/usr/bin/rssh"), tmp_path)
+
+
+def test_a_boot_partition_has_room_for_three_boot_files(tmp_path: Path) -> None:
+    boot, file = tmp_path / "boot", tmp_path / "edge-a.efi"
+    (boot / "EFI/Linux").mkdir(parents=True)
+    for path, size in ((boot / "EFI/Linux/edge-1-a+3.efi", 20), (file, 20), (boot / "loader.efi", 1)):
+        with path.open("wb") as data:
+            data.truncate(size * 2**20)
+    check_boot_partition(Disk(esp=Size(64 * 2**20)), boot, file)
+    with file.open("ab") as data:
+        data.truncate(22 * 2**20)
+    with pytest.raises(Error, match="64 MiB has no room") as caught:
+        check_boot_partition(Disk(esp=Size(64 * 2**20)), boot, file)
+    assert "`disk.esp: 128 MiB`" in (caught.value.hint or "")
 
 
 def test_a_kernel_module_that_the_kernel_does_not_have_is_named(tmp_path: Path) -> None:

@@ -45,6 +45,22 @@ def check_headroom(disk: Disk, image: SlotImage) -> int:
     return free
 
 
+def check_boot_partition(disk: Disk, boot: Path, boot_file: Path) -> None:
+    """Raise `Error` if the boot partition, filled with the folder `boot`, has no room for slot B and for an update.
+
+    An update writes its boot file beside those of both slots.
+    """
+    used = sum(path.stat().st_size for path in boot.rglob("*") if path.is_file()) + 2 * boot_file.stat().st_size
+    usable = disk.esp * 98 // 100 - MIB  # the rest is for FAT's tables, and for what the clusters of files waste
+    if used > usable:
+        need = ((used + MIB) * 100 // 98 // MIB // 64 + 1) * 64
+        raise Error(
+            f"the boot partition of {disk.esp // MIB} MiB has no room for the boot files of both slots and of an "
+            f"update, {used / MIB:.0f} MiB",
+            hint=f"set `disk.esp: {need} MiB` in the profile; it can't grow on a device later",
+        )
+
+
 def build_disk(
     flow: Flow, parts: Parts, image: SlotImage, boot_file: Path, disk: Disk, output: Path, *, identity: str
 ) -> None:  # fmt: skip
@@ -56,6 +72,7 @@ def build_disk(
     place = boot / flow.installed("a")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(boot_file, place)
+    check_boot_partition(disk, boot, boot_file)
     for path in boot.rglob("*"):  # times are copied
         os.utime(path, (parts.epoch, parts.epoch))
 

@@ -1,6 +1,7 @@
 """A profile's `kubernetes` block as Kubernetes' programs judge it on the node: labels, taints, addresses, flags."""
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -226,3 +227,46 @@ def check_ranges(profile: Profile, where: Where) -> None:
     except ranges.RangeError as error:
         dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
         raise Error(str(error), where=where(dotted), hint=error.hint) from error
+    if block.role != "none":
+        check_addresses(profile, found, where)
+
+
+def check_addresses(profile: Profile, found: ranges.Ranges, where: Where) -> None:
+    """Static addresses against the cluster's ranges, and the node's address against the static ones."""
+    static = dict(addresses(profile.network, "network"))
+    for dotted, text in static.items():
+        for what, cidr in (("pods", found.cluster_cidr), ("services", found.service_cidr)):
+            if cidr is not None and ipaddress.ip_interface(text).ip in ipaddress.ip_network(cidr):
+                message = f"found the address {quoted(text)} in {cidr}, the range of the {what}"
+                hint = f"write another address, or give the {what} another range in `kubernetes.config`"
+                raise Error(message, where=where(dotted), hint=hint)
+    own = {str(ipaddress.ip_interface(text).ip) for text in static.values()}
+    if found.node_ip is None or not own or dynamic(profile.network):
+        return
+    if str(ipaddress.ip_address(found.node_ip)) not in own:
+        message = f"found the address {quoted(found.node_ip)} for the node, which none of its interfaces has"
+        raise Error(message, where=where("kubernetes.node_ip"), hint=f"write one of: {', '.join(sorted(own))}")
+
+
+def addresses(block: Any, dotted: str) -> Iterator[tuple[str, str]]:
+    """(dotted name, text) of every static address below a block of the profile."""
+    if isinstance(block, tuple):
+        for number, item in enumerate(block):
+            yield from addresses(item, f"{dotted}[{number}]")
+    elif dataclasses.is_dataclass(block):
+        for name in (field.name for field in dataclasses.fields(block)):
+            value = getattr(block, name)
+            if name == "addresses":
+                yield from ((f"{dotted}.addresses[{number}]", text) for number, text in enumerate(value))
+            else:
+                yield from addresses(value, f"{dotted}.{name}")
+
+
+def dynamic(block: Any) -> bool:
+    """Whether anything below a block of the profile gets an address from outside."""
+    if isinstance(block, tuple):
+        return any(dynamic(item) for item in block)
+    if not dataclasses.is_dataclass(block):
+        return False
+    values = {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+    return values.get("dhcp") is True or any(dynamic(value) for value in values.values())
