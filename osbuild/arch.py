@@ -42,3 +42,7 @@ class Architecture(StrEnum):
         """`architecture` and, where there is one, `variant` of an OCI image (image-spec, config.md)."""
         name = {"x86_64": "amd64", "arm64": "arm64", "armv7": "arm"}[self]
         return {"architecture": name, "variant": "v7"} if self is Architecture.armv7 else {"architecture": name}
+
+    def has_signed_modules(self) -> bool:
+        """Whether Debian signs its kernel's modules, so that a locked-down kernel loads them (kernel_lockdown(7))."""
+        return self is not Architecture.armv7

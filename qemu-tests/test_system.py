@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from conftest import MachineFactory
 from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild import gpt
+from osbuild.arch import Architecture
 from osbuild.board import Board
 from osbuild.cache import Cache
 from osbuild.inspect import inspect
 from osbuild.lock import read
+from osbuild.paths import PROJECT
 from osbuild.profile import accounts
 from osbuild.profile.load import find, load
 from osbuild.qemu.accel import Accelerator
@@ -31,6 +34,20 @@ from osbuild.tools import tree
 MEMORY = 1024 * 2**20
 # What each kind of firmware says on the console, whatever it finds on the disk.
 FIRMWARE = {"uefi": r"BdsDxe: starting Boot", "uboot": r"Loading Environment from FAT"}
+# What a process that broke out of its container must not find otherwise.
+SYSCTLS = {
+    "kernel.dmesg_restrict": "1",
+    "kernel.kexec_load_disabled": "1",
+    "kernel.kptr_restrict": "1",
+    "kernel.perf_event_paranoid": "3",
+    "kernel.unprivileged_bpf_disabled": "1",
+    "kernel.yama.ptrace_scope": "1",
+    "net.ipv4.conf.default.accept_redirects": "0",
+    "net.ipv6.conf.default.accept_redirects": "0",
+}
+# Services that run the commands of a seed, which may do whatever root may do, and have to be seen outside.
+RUN_COMMANDS_OF_SEEDS = {"edge-cloud-init.service", "edge-cloud-final.service"}
+LIMITS = {True: 8.0, False: 5.0}  # exposure (systemd-analyze(1)) of a service that runs commands of seeds, or not
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 
@@ -68,9 +85,9 @@ def tries(disk: Path) -> tuple[int | None, int | None]:
 
 
 def boot(
-    machine: MachineFactory, board: Board, disk: Path, seed: Path, key: KeyPair, *, persist: Path | None = None
+    machine: MachineFactory, board: Board, disk: Path, seed: Path, key: KeyPair, *, extra: tuple[str, ...] = ()
 ) -> Node:
-    made = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), persist=persist))
+    made = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), extra=extra))
     return Node(made, made.guest(USER, key))
 
 
@@ -89,6 +106,14 @@ class Known:
     users: set[str]
     groups: set[str]
     status: dict[str, Any]
+    lockdown: str
+    """the kernel's, as securityfs shows it: the one in brackets holds"""
+    settings: dict[str, str]
+    """of `SYSCTLS`, by name"""
+    confined: str
+    """`NoNewPrivileges=` of the units that take the seed in and judge the boot, as systemd has loaded them"""
+    clock: int
+    """seconds since 1970"""
 
     @classmethod
     def ask(cls, node: Node) -> "Known":
@@ -100,8 +125,14 @@ class Known:
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
         login = node.run("script -qec 'agetty --show-issue' /dev/null")  # it asks for a terminal
         users, groups = (set(node.run(f"cut -d: -f1 /etc/{name}").split()) for name in ("passwd", "group"))
-        console = node.machine.console.text
-        return cls(console, words[0], words[1], key, words[2], words[3], login, users, groups, node.status())
+        lockdown = node.run("cat /sys/kernel/security/lockdown")
+        files = " ".join(f"/proc/sys/{name.replace('.', '/')}" for name in SYSCTLS)
+        settings = dict(zip(SYSCTLS, node.run(f"sudo cat {files}").split(), strict=True))
+        confined = node.run("systemctl show -P NoNewPrivileges edge-seed.service edge-health.service")
+        return cls(
+            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups,
+            node.status(), lockdown, settings, confined, int(node.run("date +%s")),
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +165,49 @@ def test_an_image_boots_from_power_on_to_boot_complete(
     assert (first.users - {USER}, first.groups - {USER}) == (set(accounts.USERS), set(accounts.GROUPS))
 
 
+def test_a_node_is_hardened(board: Board, first: Known) -> None:
+    assert ("[integrity]" in first.lockdown) == board.architecture.has_signed_modules()
+    assert first.settings == SYSCTLS
+    assert first.confined.split() == ["yes", "yes"]
+
+
+def test_every_unit_of_ours_is_sandboxed(tmp_path: Path) -> None:
+    loaded = load(find("minimal"))
+    lock = read(loaded, Architecture.native())
+    assert lock is not None, "the image was built, so there is a lock"
+    for overlay in ("base", "ota", "kubernetes"):
+        shutil.copytree(PROJECT / "overlays" / overlay, tmp_path, dirs_exist_ok=True, symlinks=True)
+    units = sorted(path.name for path in (tmp_path / "usr/lib/systemd/system").glob("edge-*.service"))
+    assert len(units) > 10
+    tools = tree(Cache(), lock.finish_tools)
+    for unit in units:
+        limit = LIMITS[unit in RUN_COMMANDS_OF_SEEDS]
+        tools.run(
+            [
+                "systemd-analyze", "security", f"--root={tmp_path}", "--offline=yes", f"--threshold={limit * 10:g}",
+                "--no-pager", unit,
+            ],
+            [tmp_path],
+        )  # fmt: skip
+
+
 def test_two_seeds_make_two_nodes_of_one_image(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: Known
 ) -> None:
     seed = make_seed("minimal", "second", key, tmp_path / "second.iso")
-    second = Known.ask(boot(machine, board, image("minimal") / "disk.img", seed, key))
+    battery_is_empty = ("-rtc", "base=2001-02-03")
+    node = boot(machine, board, image("minimal") / "disk.img", seed, key, extra=battery_is_empty)
+    second = Known.ask(node)
+    lock = read(load(find("minimal")), board.name)
+    assert lock and second.clock >= lock.epoch, "a clock never starts before the date of the image"
     assert (first.hostname, second.hostname) == ("first", "second")
     assert first.machine_id != second.machine_id and first.host_key != second.host_key
     assert second.status["health"]["healthy"] is True
+    if board.architecture is Architecture.x86_64:
+        absent = "serial-getty@ttyS2.service"  # a port that the kernel has a device for, and the machine lacks
+        node.run(f"sudo systemctl start {absent}; sleep 3")
+        assert node.run(f"systemctl show -P ActiveState -P NRestarts {absent}").split() == ["inactive", "0"]
+        assert node.run("systemctl is-active serial-getty@ttyS0.service").strip() == "active"
 
 
 def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(

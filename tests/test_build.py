@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from osbuild import lock as locks
 from osbuild.arch import Architecture
+from osbuild.board import Board
 from osbuild.board import load as board
 from osbuild.boot.flow import command_line
 from osbuild.build import image_facts, inputs, unchanged
@@ -255,6 +256,18 @@ def test_the_command_line_names_slot_and_hash_and_ends_with_the_profiles_words(t
     line = command_line("b", slot(tmp_path, 8192), PC, ["one", "two=3"]).split()
     assert {"edge.slot=b", "roothash=" + "ab" * 32, "edge.blocks=2", "ro"} <= set(line)
     assert line[-2:] == ["one", "two=3"]
+
+
+def test_a_kernel_is_locked_down_if_it_can_load_its_modules_then(tmp_path: Path) -> None:
+    image = slot(tmp_path, 8192)
+
+    def locked(machine: Board, *extra: str) -> list[str]:
+        return [word for word in command_line("a", image, machine, extra).split() if word.startswith("lockdown")]
+
+    assert locked(PC) == ["lockdown=integrity"]
+    assert locked(board("armv7")) == [], "Debian does not sign the modules of its ARMv7 kernel"
+    assert locked(PC, "lockdown=confidentiality") == ["lockdown=confidentiality"]
+    assert locked(replace(PC, arguments=("lockdown=none",))) == ["lockdown=none"]
 
 
 def test_derived_uuids_are_the_same_for_the_same_names() -> None:

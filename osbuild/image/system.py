@@ -132,6 +132,8 @@ def settings(target: Target, profile: Profile, facts: Mapping[str, Any]) -> None
     kept = [line for line in release.splitlines() if not line.startswith("IMAGE_")]
     identity = [f"IMAGE_ID={profile.name}", f"IMAGE_VERSION={profile.version}"]
     target.write("usr/lib/os-release", "\n".join([*kept, *identity]) + "\n")
+    # systemd sets a clock that is before this file's time to it (systemd(1)); `clamp` dates the file.
+    target.write("usr/lib/clock-epoch", "")
 
 
 def read_only(target: Target) -> None:
