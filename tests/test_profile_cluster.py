@@ -45,8 +45,8 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {cluster-cidr: 10.42.0.0}", 6, ("10.42.0.0/32", "/1 to /24"), "`10.42.0.0/24`"),
     ("  config: {cluster-cidr: pods}", 6, ("`pods`", "range"), "10.42.0.0/16"),
     ("  config: {cluster-cidr: 10.42.0.0/28}", 6, ("/1 to /24",), "/24"),
-    ("  config: {service-cidr: 10.0.0.0/8}", 6, ("/12 to /28",), "/12"),
-    ("  config: {service-cidr: 10.43.0.0/30}", 6, ("/12 to /28",), "/28"),
+    ("  version: v1.33.6+k3s1\n  config: {service-cidr: 172.0.0.0/8}", 7, ("/12 to /28",), "/12"),
+    ("  config: {service-cidr: 10.43.0.0/30}", 6, ("/1 to /28",), "/28"),
     ("  config: {service-cidr: 10.42.128.0/17}", 6, ("overlaps",), "nothing else uses"),
     ("  config: {cluster-dns: 10.44.0.10}", 6, ("10.44.0.10", "10.43.0.0/16"), "`10.43.0.10`"),
     ("  config: {cluster-dns: 10.43.0.1}", 6, ("10.43.0.1",), "`10.43.0.10`"),
@@ -56,7 +56,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {cluster-cidr: '2001:cafe:42::/56'}", 6, ("one address family",), "dual stack"),
     ("  config: {service-cidr: '2001:cafe:43::/112'}", 6, ("one address family",), "dual stack"),
     ("  config: {cluster-cidr: 'fd00::/40', service-cidr: 'fd01::/112'}", 6, ("/48 to /64",), "/48"),
-    ("  config: {cluster-cidr: 'fd00::/56', service-cidr: 'fd01::/64'}", 6, ("/108 to /124",), "/108"),
+    ("  config: {cluster-cidr: 'fd00::/56', service-cidr: 'fd01::/48'}", 6, ("/64 to /124",), "/64"),
     (
         UPSTREAM + "  config: {cluster-cidr: 'fd00::/56', service-cidr: 'fd01::/112'}",
         7,
@@ -117,6 +117,7 @@ RIGHT = [
     "  server: https://k3s.example",
     "  config: {cluster-cidr: 10.52.0.0/16, service-cidr: 10.53.0.0/16, cluster-dns: 10.53.0.10}",
     "  config: {cluster-cidr: [10.52.0.0/16]}",
+    "  config: {service-cidr: 172.0.0.0/8}",
     "  config: {cluster-cidr: 'fd00:42::/56', service-cidr: 'fd00:43::/112'}\n  node_ip: 'fd00:1::5'",
     "  node_ip: 192.0.2.5\n  config: {advertise-address: 192.0.2.6, tls-san: ['*.example.com', 192.0.2.7, 'fd00::1']}",
     "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, addresses: [192.0.2.5/24]}]}",  # by DHCP

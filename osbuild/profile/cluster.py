@@ -46,6 +46,7 @@ RESERVED_FLAGS = {
     "data-dir": "nothing: the image sets it",
 }
 ADDRESSES = ("datastore-endpoint", "etcd-s3-proxy")  # secret only if they contain a password
+FIRST_UNLIMITED = 34  # the minor version from which a cluster may have more than 2^20 services
 PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@|(^|[ ;&?])(password|passwd|pwd|secret)=", re.IGNORECASE)
 
 Where = Callable[..., str]
@@ -216,6 +217,12 @@ def settings(block: Kubernetes) -> Settings:
     return Settings(role=block.role, node_ip=block.node_ip, config=block.config)
 
 
+def minor(block: Kubernetes) -> int:
+    """The minor version of the release that the block names; a large number if it names none."""
+    found = re.match(r"v1\.([0-9]{1,4})\.", block.version or "")
+    return int(found[1]) if found else 9999
+
+
 def check_ranges(profile: Profile, where: Where) -> None:
     """Addresses of cluster and node, alone and together."""
     block = profile.kubernetes
@@ -223,7 +230,7 @@ def check_ranges(profile: Profile, where: Where) -> None:
     if "advertise-address" not in block.config:
         found = dataclasses.replace(found, advertise_address=None)  # it follows from `node_ip`, which each node has
     try:
-        ranges.check(found, ipv6=not may_be_upstream(block))
+        ranges.check(found, ipv6=not may_be_upstream(block), few_services=minor(block) < FIRST_UNLIMITED)
     except ranges.RangeError as error:
         dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
         raise Error(str(error), where=where(dotted), hint=error.hint) from error

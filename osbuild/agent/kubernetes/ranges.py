@@ -10,9 +10,10 @@ from dataclasses import dataclass
 # The controller manager gives each node a range of the second prefix length. It manages at most 2^16 ranges of IPv6
 # (Kubernetes, pkg/controller/nodeipam/ipam/cidrset).
 POD_PREFIXES = {4: (1, 24), 6: (48, 64)}
-# The API server takes at most 2^20 service addresses (cmd/kube-apiserver/app/options/validation.go); the DNS service
-# has the tenth address by default.
-SERVICE_BITS = (4, 20)
+# The API server needs 8 service addresses, but the DNS service has the tenth by default. Releases before 1.34 take at
+# most 2^20 (cmd/kube-apiserver/app/options/validation.go).
+SERVICE_PREFIXES = {4: (1, 28), 6: (64, 124)}
+FEW_SERVICES = {4: (12, 28), 6: (108, 124)}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Range = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -41,10 +42,11 @@ class Ranges:
     advertise_address: str | None = None
 
 
-def check(ranges: Ranges, *, ipv6: bool = True) -> None:
+def check(ranges: Ranges, *, ipv6: bool = True, few_services: bool = False) -> None:
     """Raise `RangeError` for the first address or range that Kubernetes rejects.
 
-    `ipv6` says whether the distribution can run a cluster with IPv6 addresses.
+    `ipv6` says whether the distribution can run a cluster with IPv6 addresses, `few_services` whether the release is
+    one before 1.34.
     """
     own = [
         (name, own_address(name, text))
@@ -62,8 +64,7 @@ def check(ranges: Ranges, *, ipv6: bool = True) -> None:
         message = f"found the range {services} for services and {pods} for pods, expected one address family"
         raise RangeError("service-cidr", message, f"write an IPv{pods.version} range; dual stack is not supported")
     check_prefix("cluster-cidr", pods, POD_PREFIXES[pods.version])
-    bits = pods.max_prefixlen
-    check_prefix("service-cidr", services, (bits - SERVICE_BITS[1], bits - SERVICE_BITS[0]))
+    check_prefix("service-cidr", services, (FEW_SERVICES if few_services else SERVICE_PREFIXES)[services.version])
     if pods.overlaps(services):
         message = f"found the range {services} for services, which overlaps the range {pods} for pods"
         raise RangeError("service-cidr", message, "write a range that nothing else uses")

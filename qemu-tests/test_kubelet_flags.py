@@ -1,0 +1,70 @@
+"""Labels and taints that a profile may have, and those that a real kubelet accepts, are the same. Needs no machine."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from osbuild.arch import Architecture
+from osbuild.cache import Cache
+from osbuild.errors import Error
+from osbuild.kubernetes import upstream
+from osbuild.profile.load import load
+
+pytestmark = pytest.mark.slow  # compiles the distribution if no image was built with it
+
+PROFILE = "name: node\nversion: 1.0.0\noverlays: [base, kubernetes]\nkubernetes:\n  role: server\n"
+LABELS = [
+    "a=b", "a=", "A-_.b=c", "-a=b", "a-=b", "a=-b", "a=b.", f"{'a' * 63}=b", f"{'a' * 64}=b", f"a={'b' * 63}",
+    f"a={'b' * 64}", "a/b=c", "a..b/c=d", "A.b/c=d", "-a/b=c", "a/b/c=d", f"{'a' * 253}/b=c", f"{'a' * 254}/b=c",
+    "kubernetes.io/os=a", "kubernetes.io/role=a", "k8s.io/a=b", "a.k8s.io/b=c", "ak8s.io/b=c",
+    "node.kubernetes.io/a=b", "a.node.kubernetes.io/b=c", "kubelet.kubernetes.io/a=b", "xkubelet.kubernetes.io/a=b",
+    "node-role.kubernetes.io/a=", "node-restriction.kubernetes.io/a=b", "topology.kubernetes.io/zone=a",
+    "topology.kubernetes.io/rack=a", "beta.kubernetes.io/arch=a", "failure-domain.beta.kubernetes.io/region=a",
+]  # fmt: skip
+TAINTS = [
+    "a:NoSchedule", "a=:NoSchedule", "a=b:NoExecute", "a=b:PreferNoSchedule", "a=b:NoExecut", "a=b", "a", ":NoSchedule",
+    "-a:NoSchedule", "a-:NoSchedule", "a=-b:NoSchedule", "a=b=c:NoSchedule", "a:b:NoSchedule", "a/b=c:NoSchedule",
+    "a/b/c:NoSchedule", "a..b/c:NoSchedule", f"{'a' * 64}:NoSchedule", f"a={'b' * 64}:NoSchedule",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("bin") / "kubelet"  # the binary goes by its name
+    program.symlink_to(upstream.binary(upstream.release(None), Architecture.native(), Cache()))
+    return program
+
+
+def accepted(kubelet: Path, flag: str) -> bool:
+    """Whether the kubelet gets past its flags, to a configuration that is not there."""
+    command = [str(kubelet), flag, "--config=/nonexistent"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    return "failed to load kubelet config file" in done.stdout + done.stderr
+
+
+def allowed(path: Path, text: str) -> bool:
+    """Whether a profile may say it."""
+    path.write_text(PROFILE + text + "\n")
+    try:
+        load(path)
+    except Error:
+        return False
+    return True
+
+
+def test_a_profile_may_have_the_labels_that_the_kubelet_accepts(kubelet: Path, tmp_path: Path) -> None:
+    real = {text: accepted(kubelet, f"--node-labels={text}") for text in LABELS}
+    pairs = {text: text.partition("=")[::2] for text in LABELS}
+    ours = {
+        text: allowed(tmp_path / "a.yaml", f"  labels: {{'{key}': '{value}'}}") for text, (key, value) in pairs.items()
+    }
+    assert ours == real
+    assert set(real.values()) == {True, False}
+
+
+def test_a_profile_may_have_the_taints_that_the_kubelet_accepts(kubelet: Path, tmp_path: Path) -> None:
+    real = {text: accepted(kubelet, f"--register-with-taints={text}") for text in TAINTS}
+    assert {text: allowed(tmp_path / "a.yaml", f"  taints: ['{text}']") for text in TAINTS} == real
+    assert set(real.values()) == {True, False}
