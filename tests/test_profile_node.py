@@ -1,5 +1,6 @@
 """What Debian, systemd or the kernel would reject on the node is rejected when the profile is read."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -151,8 +152,14 @@ def test_a_version_that_no_bundle_could_have_is_rejected_at_once(tmp_path: Path,
 def test_the_flow_s_own_arguments_are_all_reserved() -> None:
     image = SlotImage(Path("root"), Path("tree"), "0" * 64, "1" * 64, 5)
     words = command_line("a", image, default(Architecture.x86_64), []).split()
-    free = ("panic=", "oops=", "quiet", "loglevel=", "systemd.show_status=", "console=")  # an operator may change these
+    free = ("panic=", "oops=", "quiet", "loglevel=", "systemd.show_status=", "console=", "lockdown=")  # may be changed
     assert [word for word in words if not is_reserved(word) and not word.startswith(free)] == []
+
+
+def test_an_argument_after_a_blank_replaces_that_of_the_image() -> None:
+    image = SlotImage(Path("root"), Path("tree"), "0" * 64, "1" * 64, 5)
+    line = command_line("a", image, default(Architecture.x86_64), ["quiet lockdown=confidentiality"])
+    assert re.findall(r"lockdown=\w+", line) == ["lockdown=confidentiality"]
 
 
 @pytest.fixture(scope="module")

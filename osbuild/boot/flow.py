@@ -11,6 +11,7 @@ from typing import Protocol
 from osbuild.board import Board
 from osbuild.boot.kernel import Kernel
 from osbuild.image.verity import SlotImage
+from osbuild.profile.boot import split_arguments
 from osbuild.tools import Tree
 
 SLOTS = ("a", "b")
@@ -79,7 +80,7 @@ def command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]
     The kernel is locked down if it can load its own modules then; `lockdown=` in `extra` or in the board replaces this.
     """
     added = [*board.arguments, *extra]
-    chosen = any(word.startswith("lockdown=") for word in added)
+    chosen = any(word.startswith("lockdown=") for text in added for word in split_arguments(text))
     lockdown = ["lockdown=integrity"] if board.architecture.has_signed_modules() and not chosen else []
     words = [
         f"edge.slot={slot}", f"rauc.slot={slot}", f"roothash={image.roothash}", f"edge.salt={image.salt}",

@@ -28,7 +28,7 @@ def check(profile: Profile, where: Where) -> None:
         if text.count('"') % 2:
             hint = "write it in pairs around a value: the kernel takes all that follows for one argument"
             raise Error(f"found one double quote in {quoted(text)}", where=place, hint=hint)
-        for word in words(text):
+        for word in split_arguments(text):
             if is_reserved(word):
                 message = f"found the kernel argument {quoted(word)}, which the build sets itself"
                 raise Error(message, where=place, hint="remove it")
@@ -36,7 +36,7 @@ def check(profile: Profile, where: Where) -> None:
     check_sysctls(profile.kernel, where)
 
 
-def words(text: str) -> Iterator[str]:
+def split_arguments(text: str) -> Iterator[str]:
     """The arguments in a text: the kernel splits at blanks that are not between double quotes."""
     word, quotes = "", False
     for sign in text:
