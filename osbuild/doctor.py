@@ -14,6 +14,7 @@ from osbuild.arch import Architecture
 from osbuild.cache import Cache
 from osbuild.errors import Error
 from osbuild.http import public
+from osbuild.image.target import Target
 from osbuild.run import run
 
 GIB = 2**30
@@ -57,6 +58,7 @@ def diagnose(cache: Cache, build: Path) -> list[Check]:
         _keyring(),
         *_sources(),
         *_sandbox(),
+        _paths(),
         _cache(cache),
         *_space(cache, build),
         *_memory(),
@@ -151,6 +153,15 @@ def _sandbox() -> Iterator[Check]:
         yield Check("sandbox", True, "namespaces and mounts work")
     except Error as error:
         yield Check("sandbox", False, error.message.splitlines()[-1], fix="in a container, run it privileged")
+
+
+def _paths() -> Check:
+    """Whether the kernel resolves paths inside a folder, which keeps links of an image away from this host."""
+    try:
+        with Target(Path("/")).folder("."):
+            return Check("openat2", True, "paths are resolved inside an image")
+    except (Error, OSError) as error:
+        return Check("openat2", False, str(error), fix="use Linux 5.6 or later, and a container that allows openat2(2)")
 
 
 def _cache(cache: Cache) -> Check:
