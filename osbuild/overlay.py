@@ -9,18 +9,21 @@ from osbuild.image.target import Target
 from osbuild.paths import display
 from osbuild.walk import walk
 
-# Links of a merged /usr (hier(7), UsrMerge): top-level name -> where its files are.
+# Links of a merged /usr (file-hierarchy(7)), each to the folder of usr with the same name.
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 # Folders that packages own, wherever else a link there would lead to.
 OWNED = ("etc", "usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share")
 # Nothing that an overlay puts below these is ever seen on a device: path -> why.
 KEEP = "put the file below usr, and have tmpfiles.d copy it there on the device (a line of type `C`, tmpfiles.d(5))"
+ELSEWHERE = "put the file somewhere below usr or etc"
 STATE = "is on the data partition, which is empty on a new device"
 LOST = {
     "home": STATE, "mnt": STATE, "opt": STATE, "root": STATE, "srv": STATE, "usr/local": STATE, "var": STATE,
     "boot": "is empty on a device", "dev": "is provided by the kernel", "efi": "is where the boot partition is mounted",
     "proc": "is provided by the kernel", "run": "is in memory and empty at every boot",
     "sys": "is provided by the kernel", "tmp": "is in memory and empty at every boot",
+    "usr/lib/sysimage/dpkg": "is replaced by the package database",
+    "usr/lib/sysimage/pam": "is replaced by the state of pam-auth-update",
 }  # fmt: skip
 # Written by the build, after overlays: path -> what decides about it.
 WRITTEN = {
@@ -76,7 +79,8 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
         itself = name == lost and stat.S_ISDIR(mode)
         made = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
         if below and not itself and not made:
-            raise refusal(overlay, path, f"would not be seen on a device: /{lost} {why}", KEEP)
+            hint = KEEP if why == STATE or "memory" in why else ELSEWHERE
+            raise refusal(overlay, path, f"would not be seen on a device: /{lost} {why}", hint)
     if name in WRITTEN:
         raise refusal(overlay, path, "is written by the build", WRITTEN[name])
     if path.name.startswith(WHITEOUT):

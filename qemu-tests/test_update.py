@@ -1,9 +1,11 @@
 """One update, one power cut and one rollback, on every board: the story of one device, in its order."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from devices import Device, Lab
+from failures import bad_bundle
 from nodes import BOOT
 
 pytestmark = pytest.mark.matrix("update")
@@ -45,9 +47,10 @@ def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     device.intact()
 
 
-def test_what_is_older_than_what_was_good_is_refused(device: Device) -> None:
+def test_what_is_older_than_what_was_good_or_would_lock_it_out_is_refused(device: Device, tmp_path: Path) -> None:
     url = device.publish("n")
     assert "older than 1.1.0" in device.refused(url)
+    assert "no updates that this device takes" in bad_bundle("other-roots", device, tmp_path)
     assert device.standing().slots == {"a": "good", "b": "good"}
 
 

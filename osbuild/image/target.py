@@ -209,4 +209,8 @@ class Target:
         """Move what is at `path`; links are not followed."""
         path, to = PurePath(path), PurePath(to)
         with self.folder(path.parent) as source, self.folder(to.parent, create=True) as target:
-            os.rename(path.name, to.name, src_dir_fd=source, dst_dir_fd=target)
+            try:
+                os.rename(path.name, to.name, src_dir_fd=source, dst_dir_fd=target)
+            except OSError as error:
+                message = f"cannot be moved to /{to}: {error.strerror}"
+                raise Error(message, where=f"/{path} of the image", hint=f"is something at /{to} already?") from error
