@@ -9,6 +9,7 @@ from osbuild import paths
 from osbuild.arch import Architecture
 from osbuild.errors import Error, UsageError
 from osbuild.profile import document
+from osbuild.profile.boot import is_reserved, split_arguments
 from osbuild.profile.load import Loaded
 from osbuild.profile.model import Size, key
 from osbuild.profile.scalars import nearest
@@ -146,6 +147,12 @@ def load(name: str, folder: Path = Path()) -> Board:
 
 def check(board: Board, where: str) -> None:
     """Raise `Error` where what a board says does not fit together."""
+    for word in (word for text in board.arguments for word in split_arguments(text)):
+        if is_reserved(word):
+            hint = "remove it from `arguments`"
+            raise Error(
+                f"found the kernel argument {document.quoted(word)}, which the build sets", where=where, hint=hint
+            )
     if board.boot != "uboot":
         return
     for each in ("script", "state", "device_tree", "kernel", "image"):

@@ -56,6 +56,7 @@ def test_a_board_of_ones_own_needs_a_file_and_no_code(tmp_path: Path) -> None:
         (("boot: uboot", "boot: grub"), "grub"),
         (("0x50000000", "5000"), "uboot.image_address"),
         (("name: mine\n", ""), "no `name`"),
+        (("name: mine\n", "name: mine\narguments: [quiet init=/bin/sh]\n"), "`init=/bin/sh`"),
     ],
 )
 def test_a_wrong_board_is_told_with_its_place(tmp_path: Path, change: tuple[str, str], message: str) -> None:
