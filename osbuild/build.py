@@ -26,7 +26,7 @@ from osbuild.image.system import compose, compose_base
 from osbuild.image.verity import derived_uuid, slot_image
 from osbuild.keys import development
 from osbuild.keys.store import Keys
-from osbuild.kubernetes import Component
+from osbuild.kubernetes import Component, Sources
 from osbuild.lock import Lock, current, locked_kubernetes
 from osbuild.manifest import manifest
 from osbuild.overlay import exposed
@@ -43,7 +43,7 @@ from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
 MANIFEST = "manifest.json"  # the file that makes a folder a finished build
 BOOT_PARTITION = "/efi"  # where an image mounts it
 # Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
-PRUNED = ("tools", "rootfs", "bases", "kernel", "initrd", "boot", "components", "repositories")
+PRUNED = ("tools", "rootfs", "bases", "kernel", "initrd", "boot", "components", "k3s", "repositories")
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,10 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
         compiled: Future[Component] | None = None
         if wanted.kubernetes.role != "none":
-            compiled = pool.submit(
-                kubernetes.component, wanted.kubernetes, architecture, cache, folder=folder, base=wanted.loaded.folder
-            )
+            sources = Sources(cache, lambda: finish_tools(lock, cache, folder), folder, wanted.loaded.folder)
+            compiled = pool.submit(kubernetes.component, wanted.kubernetes, architecture, sources)
         composed = pool.submit(root_archive, wanted, cache, folder)
-        sandbox = tree(cache, lock.finish_tools, "tools to finish with", folder=folder)
+        sandbox = finish_tools(lock, cache, folder)
         linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)
         linux.check_modules(profile.kernel.modules)
         early = initrd_key(lock.initrd, lock.kernel, board.modules)
@@ -210,6 +209,11 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
             manifest_text = json.dumps(facts, indent=1) + "\n"
             output.publish(target, {**sources, MANIFEST: manifest_text.encode()}, marker=MANIFEST)
     return facts
+
+
+def finish_tools(lock: Lock, cache: Cache, folder: Path | None) -> Tree:
+    """The tree with the programs that make an image of a root, from the cache if it is there."""
+    return tree(cache, lock.finish_tools, "tools to finish with", folder=folder)
 
 
 def root_archive(wanted: Inputs, cache: Cache, folder: Path | None) -> Path:

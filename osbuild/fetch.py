@@ -35,6 +35,10 @@ class Unavailable(Error):
     """No place had the file. Not raised where one had it with the wrong content: that is a plain `Error`."""
 
 
+class Missing(Unavailable):
+    """The last place was reached and has no such file (HTTP 404)."""
+
+
 class _Wrong(Failed):
     """A place had a file, but another one."""
 
@@ -59,8 +63,7 @@ def fetch(
     """
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise Error(f"{sha256!r} is not a sha256 in hex", where=name)
-    if folder is None and (named := os.environ.get("EDGE_OSBUILD_FOLDER")):
-        folder = Path(named)
+    folder = folder or folder_from_environment()
     for url in urls:
         try:
             _ = urlsplit(url).port
@@ -90,6 +93,73 @@ def fetch(
                 f"no space left for {goal}", where=name, hint="free some, or set EDGE_OSBUILD_CACHE to a larger disk"
             ) from error
     raise _summary(name, sha256, folder, failures)
+
+
+def folder_from_environment() -> Path | None:
+    """The folder for builds without a network that `$EDGE_OSBUILD_FOLDER` names; None if it is not set."""
+    named = os.environ.get("EDGE_OSBUILD_FOLDER")
+    return Path(named) if named else None
+
+
+def read_text(places: Sequence[str], *, limit: int, timeout: float = 30.0) -> tuple[str, str]:
+    """The first place, a URL or path, that has a small text file, and the text.
+
+    `limit` is the most that the file may have, in bytes; `timeout` is in seconds without data. Raises `Missing` if the
+    last place answered that it has no such file, and `Unavailable` if no place gave it.
+    """
+    failures: list[tuple[str, Failed]] = []
+    for place in places:
+        try:
+            data = _read(place, limit, timeout)
+            return public(place), data.decode()
+        except UnicodeDecodeError:
+            failures.append((public(place), Failed("is not a text file")))
+        except Failed as failure:
+            failures.append((public(place), failure))
+    name = places[-1].rpartition("/")[2]
+    kind = Missing if str(failures[-1][1]).startswith("HTTP 404") else Unavailable
+    lines = [f"  {place}: {failure}" for place, failure in failures]
+    raise kind("\n".join([f"cannot get {name}", *lines]), hint="check network and proxy (https_proxy)")
+
+
+def _read(place: str, limit: int, timeout: float) -> bytes:
+    """The bytes of one small file. Raises `Failed`."""
+    if "://" not in place or place.startswith("file://"):
+        path = Path(urllib.request.url2pathname(urlsplit(place).path)) if "://" in place else Path(place)
+        try:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise Failed(error.strerror or str(error)) from error
+    else:
+        data = _read_url(place, limit, timeout)
+    if len(data) > limit:
+        raise Failed(f"has more than {limit} bytes")
+    return data
+
+
+def _read_url(url: str, limit: int, timeout: float) -> bytes:
+    pause = BACKOFF
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with get(url, {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}, timeout) as response:
+                if response.status != HTTPStatus.OK:
+                    again = response.status in AGAIN
+                    raise Failed(f"HTTP {response.status} {response.reason}".rstrip(), again=again)
+                data = response.read(limit + 1)
+                total = _length(response)
+                if total is not None and len(data) < min(total, limit + 1):
+                    raise Failed(f"connection ended after {len(data)} of {total} bytes", again=True)
+                return data
+        except (OSError, http.client.HTTPException) as error:
+            failure = Failed(reason(error, timeout), again=True)
+        except Failed as error:
+            failure = error
+        if not failure.again or attempt == ATTEMPTS:
+            break
+        time.sleep(pause)
+        pause *= 2
+    raise failure
 
 
 def _summary(name: str, sha256: str, folder: Path | None, failures: Sequence[tuple[str, Failed]]) -> Error:

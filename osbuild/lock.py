@@ -19,7 +19,7 @@ from osbuild.cache import Cache, content_key, file_digest
 from osbuild.debian import SUITE, Archive, Deb
 from osbuild.errors import Error
 from osbuild.fetch import Unavailable
-from osbuild.kubernetes import k3s, toolchain, upstream
+from osbuild.kubernetes import k3s, payload, toolchain, upstream
 from osbuild.paths import display
 from osbuild.profile.load import Loaded
 from osbuild.profile.model import Kubernetes
@@ -63,9 +63,13 @@ def lock_path(loaded: Loaded) -> Path:
     return loaded.files[-1].with_suffix(".lock.json")
 
 
-def wanted(loaded: Loaded) -> list[str]:
-    """Names of the packages that the profile's root is made of."""
-    more = kubernetes.PACKAGES if loaded.profile.kubernetes.role != "none" else ()
+def wanted(loaded: Loaded, distribution: str | None = None) -> list[str]:
+    """Names of the packages that the profile's root is made of.
+
+    `distribution` is the Kubernetes that the lock pins, if it is not the profile's.
+    """
+    block = loaded.profile.kubernetes
+    more = kubernetes.packages(distribution or block.distribution) if block.role != "none" else ()
     return sorted({*PACKAGES, *more, *loaded.profile.packages})
 
 
@@ -78,7 +82,8 @@ def request(loaded: Loaded, board: Board) -> str:
     """Content key of what is resolved: a lock made for another request no longer fits."""
     profile = loaded.profile
     block = profile.kubernetes
-    pinned = [block.role != "none", block.distribution, block.version, block.if_unavailable]
+    sha256 = block.sha256.get(board.architecture)
+    pinned = [block.role != "none", block.distribution, block.version, block.if_unavailable, sha256]
     return content_key(
         FORMAT,
         SUITE,
@@ -107,6 +112,8 @@ def make(
 ) -> Lock:
     """Resolve everything against today's archives, which may lack the suites `without`. Raises `Error`."""
     architecture, from_board = board.architecture, flow(board).packages(board)
+    # First, since the distribution decides which packages the root needs.
+    pinned = pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder)
     native = Archive(cache, Architecture.native())
     archive = Archive(cache, architecture)
     with log.step(f"resolving packages for {board.name}"):
@@ -118,7 +125,7 @@ def make(
             boot = pool.submit(archive.resolve, [meta, *initrd.PACKAGES, *from_board])
             compose_tools = pool.submit(native.resolve, tools.compose_packages(architecture))
             finish_tools = pool.submit(native.resolve, tools.FINISH)
-            packages = archive.resolve(wanted(loaded))
+            packages = archive.resolve(wanted(loaded, pinned.get("distribution")))
         image = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
         early = [deb for deb in boot.result() if deb.name in initrd.PACKAGES]
     return Lock(
@@ -132,7 +139,7 @@ def make(
         image[0],
         tuple(early),
         tuple(deb for deb in boot.result() if deb.name in from_board),
-        pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder),
+        pinned,
         pins(loaded),
         tuple(sorted(lacking)),
     )
@@ -144,14 +151,14 @@ def pin_kubernetes(block: Kubernetes, architecture: Architecture, cache: Cache, 
         return {}
     facts: dict[str, Any] = {}
     if block.distribution == "k3s":
-        chosen = k3s.release(block.version, architecture)
         try:
-            k3s.binary(chosen, cache, folder)
+            chosen = k3s.release(block, architecture, folder)
+            payload.check_machine(k3s.binary(chosen, cache, folder), architecture)
             return {"distribution": "k3s", "version": chosen.version, "files": {chosen.filename: chosen.sha256}}
         except Unavailable as error:
             if block.if_unavailable != "upstream":
                 raise
-            facts = {"requested": f"k3s {chosen.version}", "because": " ".join(error.message.split())}
+            facts = {"requested": f"k3s {k3s.version(block)}", "because": " ".join(error.message.split())}
     release = upstream.release(block.version if block.distribution == "upstream" else None)
     files = {"go.mod": file_digest(release.folder / "go.mod"), "go.sum": file_digest(release.folder / "go.sum")}
     return {"distribution": "upstream", "version": release.version, "files": files, **facts}
@@ -160,19 +167,19 @@ def pin_kubernetes(block: Kubernetes, architecture: Architecture, cache: Cache, 
 def locked_kubernetes(loaded: Loaded, lock: Lock) -> Kubernetes:
     """The profile's block as the lock has decided it. Raises `Error` where this program now pins other inputs."""
     pinned = lock.kubernetes
-    chosen = replace(
-        loaded.profile.kubernetes, distribution=pinned["distribution"], version=pinned["version"], if_unavailable=None
-    )
-    if chosen.distribution == "k3s":
-        release = k3s.release(chosen.version, lock.architecture)
-        now = {release.filename: release.sha256}
+    block, version = loaded.profile.kubernetes, str(pinned["version"])
+    sha256 = dict(block.sha256)
+    if pinned["distribution"] == "k3s":
+        name = k3s.filename(version, lock.architecture)
+        sha256[lock.architecture] = known = k3s.known_sha256(block, version, lock.architecture) or pinned["files"][name]
+        now = {name: known}
     else:
-        sources = upstream.release(chosen.version).folder
+        sources = upstream.release(version).folder
         now = {name: file_digest(sources / name) for name in ("go.mod", "go.sum")}
     if now != pinned["files"]:
         hint = AGAIN.format(profile=display(loaded.files[-1]))
-        raise Error(f"the lock has other inputs of Kubernetes {chosen.version} than this edge-osbuild", hint=hint)
-    return chosen
+        raise Error(f"the lock has other inputs of Kubernetes {version} than this edge-osbuild", hint=hint)
+    return replace(block, distribution=pinned["distribution"], version=version, sha256=sha256, if_unavailable=None)
 
 
 def to_json(lock: Lock) -> dict[str, Any]:

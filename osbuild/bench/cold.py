@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from osbuild import kubernetes, log
+from osbuild import kubernetes, log, tools
 from osbuild.bench.figure import Figure, Measured
 from osbuild.bench.site import Site
 from osbuild.cache import remove
@@ -66,7 +66,9 @@ def compile_kubernetes(site: Site, loaded: Loaded) -> tuple[bool, float]:
     before = {path.name for path in folder.iterdir()}
     begin = time.monotonic()
     with log.step("Kubernetes, if it is not in the cache"):
-        kubernetes.component(block, loaded.profile.architecture, site.cache, base=loaded.folder)
+        # The upstream distribution is compiled: no tool is needed to unpack it.
+        sources = kubernetes.Sources(site.cache, lambda: tools.kept_tree(site.cache, "finish", tools.FINISH, "tools"))
+        kubernetes.component(block, loaded.profile.architecture, replace(sources, base=loaded.folder))
     seconds = time.monotonic() - begin
     return {path.name for path in folder.iterdir()} != before, seconds
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,31 @@ from osbuild.arch import Architecture
 from osbuild.cache import Cache, content_key, file_digest
 from osbuild.errors import Error
 from osbuild.fetch import Unavailable
-from osbuild.kubernetes import containers, k3s, upstream
+from osbuild.kubernetes import containers, k3s, payload, upstream
 from osbuild.kubernetes.toolchain import sources_key
 from osbuild.profile.model import Kubernetes
+from osbuild.tools import Tree
 
-# What a node needs of Debian. nftables is kube-proxy's, iptables that of the CNI plugins (and a dependency of theirs).
-PACKAGES: tuple[str, ...] = ("containerd", "containernetworking-plugins", "iptables", "nftables", "runc")
+# What a node needs of Debian. nftables is kube-proxy's, iptables is for the CNI plugins.
+PACKAGES: tuple[str, ...] = ("containerd", "iptables", "nftables", "runc")
 
 PAUSE = "localhost/edge-pause:1"
 DEMO = "localhost/edge-demo:1"
 LIB = Path("usr/lib/edge-osbuild")
 CONTAINERD = Path(__file__).parent / "containerd.toml"
 TEMPLATE = CONTAINERD.with_name("cni.conflist.tmpl")
-# Folders of CNI plugins and of their configuration, by distribution: K3s brings its own plugins (flannel among them).
+K3S = Path("usr/lib/k3s/bin")  # K3s' inner program and its CNI plugins (flannel among them)
+# Folders of CNI plugins and of their configuration, by distribution.
 NETWORK = {
     "upstream": ("/usr/lib/cni", "/etc/cni/net.d"),
-    "k3s": ("/var/lib/kubernetes/data/cni", "/var/lib/kubernetes/agent/etc/cni/net.d"),
+    "k3s": (f"/{K3S}", "/var/lib/kubernetes/agent/etc/cni/net.d"),
 }
-FORMAT = 1  # raised when the tree changes though none of its inputs did
+# K3s' own paths, for its commands that read neither the configuration file nor K3S_DATA_DIR.
+K3S_TMPFILES = """\
+d /var/lib/rancher 0755
+L /var/lib/rancher/k3s - - - - /var/lib/kubernetes
+"""
+FORMAT = 2  # raised when the tree changes though none of its inputs did
 
 
 @dataclass(frozen=True)
@@ -41,37 +48,48 @@ class Component:
     facts: dict[str, Any]
 
 
-def component(
-    kubernetes: Kubernetes,
-    architecture: Architecture,
-    cache: Cache,
-    *,
-    folder: Path | None = None,
-    base: Path = Path(),
-) -> Component:
-    """Make the component that the profile asks for. It must have a role.
+@dataclass(frozen=True)
+class Sources:
+    """Where a build takes its inputs from.
 
     `folder` holds files for a build without a network; `base` is the profile's folder, from which paths of container
-    images and manifests start. Raises `Error`, and `Unavailable` where the K3s release cannot be had and the profile
-    names nothing instead.
+    images and manifests start; `tools` makes the tree with the programs that unpack K3s.
+    """
+
+    cache: Cache
+    tools: Callable[[], Tree]
+    folder: Path | None = None
+    base: Path = Path()
+
+
+def packages(distribution: str) -> tuple[str, ...]:
+    """Debian's packages that a node of a distribution needs. K3s brings its own CNI plugins."""
+    return PACKAGES if distribution == "k3s" else (*PACKAGES, "containernetworking-plugins")
+
+
+def component(kubernetes: Kubernetes, architecture: Architecture, sources: Sources) -> Component:
+    """Make the component that the profile asks for. It must have a role.
+
+    Raises `Error`, and `Unavailable` if the K3s release cannot be had and the profile names nothing instead.
     """
     if kubernetes.distribution == "upstream":
-        return _upstream(kubernetes, kubernetes.version, architecture, cache, folder, base, {})
-    chosen = k3s.release(kubernetes.version, architecture)
+        return _upstream(kubernetes, architecture, sources, {})
     try:
-        program = k3s.binary(chosen, cache, folder)
+        chosen = k3s.release(kubernetes, architecture, sources.folder)
+        program = k3s.binary(chosen, sources.cache, sources.folder)
     except Unavailable as error:
         if kubernetes.if_unavailable != "upstream":
             raise
         used = upstream.release(None)
         log.warn(f"{error.message}\n  this image gets the upstream distribution, Kubernetes {used.version}, instead")
         facts = {
-            "requested": f"k3s {chosen.version}",
+            "requested": f"k3s {k3s.version(kubernetes)}",
             "used": f"upstream {used.version}",
             "because": " ".join(error.message.split()),
         }
-        return _upstream(kubernetes, None, architecture, cache, folder, base, facts)
-    return _k3s(kubernetes, chosen, program, architecture, cache, folder, base)
+        return _upstream(replace(kubernetes, version=None), architecture, sources, facts)
+    programs = payload.unpacked(program, chosen.sha256, architecture, sources.cache, sources.tools())
+    return _k3s(kubernetes, chosen, programs, architecture, sources)
 
 
 def key(
@@ -88,7 +106,7 @@ def key(
     actual = distribution or kubernetes.distribution
     fallback = actual != kubernetes.distribution
     if actual == "k3s":
-        program: Any = k3s.release(kubernetes.version, architecture).sha256
+        program: Any = [k3s.release(kubernetes, architecture).sha256, payload.FORMAT]
     else:
         chosen = upstream.release(None if fallback else kubernetes.version)
         program = [upstream.key(chosen, architecture)]
@@ -97,6 +115,7 @@ def key(
     code = [
         file_digest(Path(__file__)),
         file_digest(Path(containers.__file__)),
+        file_digest(Path(payload.__file__)),
         file_digest(CONTAINERD),
         file_digest(TEMPLATE),
     ]
@@ -111,69 +130,59 @@ def _manifests(kubernetes: Kubernetes, base: Path) -> Iterator[Path]:
     return (paths.named(name, base) for name in kubernetes.manifests)
 
 
-def _upstream(
-    kubernetes: Kubernetes,
-    version: str | None,
-    architecture: Architecture,
-    cache: Cache,
-    folder: Path | None,
-    base: Path,
-    facts: dict[str, Any],
-) -> Component:
-    chosen = upstream.release(version)
-    facts = {"distribution": "upstream", "kine": chosen.kine, **facts}
+def _upstream(kubernetes: Kubernetes, architecture: Architecture, sources: Sources, facts: dict[str, Any]) -> Component:
+    chosen = upstream.release(kubernetes.version)
+    facts = {"distribution": "upstream", "kine": chosen.kine, "version": chosen.version, **facts}
 
     def programs(tree: Path) -> None:
-        put(upstream.binary(chosen, architecture, cache, folder), tree / "usr/bin/edge-kubernetes", 0o755)
-        put(upstream.small("pki", architecture, cache, folder), tree / LIB / "edge-pki", 0o755)
+        binary = upstream.binary(chosen, architecture, sources.cache, sources.folder)
+        put(binary, tree / "usr/bin/edge-kubernetes", 0o755)
+        put(upstream.small("pki", architecture, sources.cache, sources.folder), tree / LIB / "edge-pki", 0o755)
         for name in upstream.PROGRAMS:
             (tree / "usr/bin" / name).symlink_to("edge-kubernetes")
 
-    return _component(kubernetes, chosen.version, programs, architecture, cache, folder, base, facts)
+    return _component(kubernetes, programs, architecture, sources, facts)
 
 
 def _k3s(
-    kubernetes: Kubernetes,
-    chosen: k3s.Release,
-    program: Path,
-    architecture: Architecture,
-    cache: Cache,
-    folder: Path | None,
-    base: Path,
+    kubernetes: Kubernetes, chosen: k3s.Release, unpacked: Path, architecture: Architecture, sources: Sources
 ) -> Component:
     def programs(tree: Path) -> None:
-        put(program, tree / "usr/bin/k3s", 0o755)
-        for name in ("kubectl", "crictl"):
-            (tree / "usr/bin" / name).symlink_to("k3s")
+        payload.install(unpacked, tree / K3S)
+        for name in ("k3s", "kubectl", "crictl"):
+            (tree / "usr/bin" / name).symlink_to("../lib/k3s/bin/k3s")
+        (tree / "usr/lib/tmpfiles.d").mkdir()
+        write(tree / "usr/lib/tmpfiles.d/edge-k3s.conf", K3S_TMPFILES)
+        # K3s proves by the password in this folder that a node is the one that once had its name.
+        (tree / LIB / "persist.d").mkdir(parents=True)
+        write(tree / LIB / "persist.d/k3s", "/etc/rancher/node\n")
 
-    facts = {"distribution": "k3s", "sha256": chosen.sha256}
-    return _component(kubernetes, chosen.version, programs, architecture, cache, folder, base, facts)
+    facts = {"distribution": "k3s", "sha256": chosen.sha256, "version": chosen.version}
+    return _component(kubernetes, programs, architecture, sources, facts)
 
 
 def _component(
     kubernetes: Kubernetes,
-    version: str,
     programs: Callable[[Path], None],
     architecture: Architecture,
-    cache: Cache,
-    folder: Path | None,
-    base: Path,
+    sources: Sources,
     facts: dict[str, Any],
 ) -> Component:
-    distribution = facts["distribution"]
+    distribution, base = facts["distribution"], sources.base
     archives = [containers.inspect(path, architecture) for path in _images(kubernetes, base)]
 
     def make(tree: Path) -> None:
         (tree / "usr/bin").mkdir(parents=True)
         programs(tree)
         _containerd(tree, distribution)
-        _bake(tree, kubernetes, archives, architecture, cache, folder)
+        _bake(tree, kubernetes, archives, architecture, sources)
         for path in _manifests(kubernetes, base):
             put(path, unused(tree / LIB / "manifests" / path.name), 0o644)
 
-    tree = cache.entry("components", key(kubernetes, architecture, distribution=distribution, base=base), make)
+    content = key(kubernetes, architecture, distribution=distribution, base=base)
+    tree = sources.cache.entry("components", content, make)
     listed = {path.stem: path.read_text().split() for path in sorted((tree / LIB / "images").glob("*.names"))}
-    return Component("kubernetes", version, tree, {**facts, "version": version, "images": listed})
+    return Component("kubernetes", facts["version"], tree, {**facts, "images": listed})
 
 
 def _containerd(tree: Path, distribution: str) -> None:
@@ -185,7 +194,7 @@ def _containerd(tree: Path, distribution: str) -> None:
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     target = tree / "etc/containerd/config.toml"
-    target.parent.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
     target.chmod(0o644)
     if distribution == "upstream":
@@ -197,8 +206,7 @@ def _bake(
     kubernetes: Kubernetes,
     archives: list[containers.Archive],
     architecture: Architecture,
-    cache: Cache,
-    folder: Path | None,
+    sources: Sources,
 ) -> None:
     """Put container images, what they are called and the digest of each archive where `import-images` finds them."""
     target = tree / LIB / "images"
@@ -206,7 +214,8 @@ def _bake(
     ours = [("pause", PAUSE, ())] + ([("demo", DEMO, ("8080/tcp",))] if "demo" in kubernetes.images else [])
     made = []
     for name, tag, ports in ours:
-        files = {name: (upstream.small(name, architecture, cache, folder).read_bytes(), 0o755)}
+        program = upstream.small(name, architecture, sources.cache, sources.folder)
+        files = {name: (program.read_bytes(), 0o755)}
         path = target / f"{name}.tar"
         made.append(containers.write_image(path, tag, files, architecture, entrypoint=[f"/{name}"], ports=ports))
     for archive in archives:

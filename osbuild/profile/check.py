@@ -6,7 +6,7 @@ from pathlib import Path
 
 from osbuild import overlay, paths
 from osbuild.errors import Error
-from osbuild.profile import accounts, boot, cluster, inputs, zones
+from osbuild.profile import accounts, boot, cluster, inputs, releases, zones
 from osbuild.profile.document import quoted
 from osbuild.profile.hosts import host_problem, url_problem
 from osbuild.profile.keys import keys, size_text
@@ -156,3 +156,4 @@ def _kubernetes(profile: Profile, where: Where) -> None:
         message = f"found `{block.version}`, {kind}, with the distribution {block.distribution}"
         hint = f"write {fitting}, or `version: null` for the newest pinned one"
         raise Error(message, where=where("kubernetes.version", "kubernetes.distribution"), hint=hint)
+    releases.check(block, where)

@@ -188,9 +188,19 @@ class Kubernetes:
     version: str | None = field(
         default=None,
         metadata=key(
-            "release, `v1.35.0+k3s1` or `v1.36.3`; the newest pinned one if not given",
+            "any K3s release, such as `v1.35.0+k3s1`, or a version that `upstream` can build, such as `v1.36.3`; the "
+            "newest pinned one if not given",
             pattern=r"^v[0-9]+\.[0-9]+\.[0-9]+(\+k3s[0-9]+)?$",
             form="a release such as `v1.35.0+k3s1` (k3s) or `v1.36.3` (upstream)",
+        ),
+    )
+    sha256: dict[str, str] = field(
+        default_factory=dict,
+        metadata=key(
+            "sha256 of the K3s binary by architecture, `{x86_64: …}`; if not given, `lock` reads it from the release's "
+            "checksum file",
+            pattern=r"^[0-9a-fA-F]{64}$",
+            form="64 hexadecimal digits",
         ),
     )
     if_unavailable: str | None = field(

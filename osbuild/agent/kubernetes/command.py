@@ -11,6 +11,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("renew", help="the same on a running node: starts Kubernetes again if certificates changed")
     joining = commands.add_parser("join", help="find the cluster of an agent by its token")
     joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to ask the server")
+    commands.add_parser("address", help="wait for this node's address and tell K3s (run before it starts)")
     commands.add_parser("wait", help="return when this node's API server is ready")
     commands.add_parser("health", help="exit status 0 if this node is Ready, else say why not")
     commands.add_parser("stop", help="end all containers in order, the kubelet first (run at every shutdown)")
@@ -37,6 +38,10 @@ def main(options: argparse.Namespace) -> int:
         if reason := why_not(options.root):
             print(reason)
             return 1
+    elif options.action == "address":
+        from osbuild.agent.kubernetes.address import settle
+
+        settle(options.root)
     elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
         return cluster(options)
     elif options.action == "wait":

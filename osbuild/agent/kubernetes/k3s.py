@@ -1,31 +1,55 @@
-"""The K3s distribution: its one configuration file (K3s documentation, "Configuration File")."""
+"""The K3s distribution: its configuration file, its node password, and when its certificates need a restart."""
 
+import secrets
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.kubernetes.settings import STABLE_ADDRESS, Settings
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import STABLE_ADDRESS, Settings, write, write_json
 
 DATA = "/var/lib/kubernetes"
 # Entries that may be given several times: the profile's are added to ours.
-LISTS = ("kubelet-arg", "node-label", "node-taint", "disable", "tls-san")
+LISTS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
+# K3s renews its certificates only when it starts, and only those with less than this left ("k3s certificate").
+RENEWED = 120 * 86400  # seconds
 
 
-def config(settings: Settings) -> dict[str, Any]:
-    """K3s' config.yaml. `config` of the profile is added, and wins over what is chosen here."""
+@dataclass(frozen=True)
+class NodeAddress:
+    """The address by which other nodes reach this one, and the interface that has it."""
+
+    address: str
+    interface: str
+
+
+def config(settings: Settings, paths: Paths, node: NodeAddress | None = None) -> dict[str, Any]:
+    """K3s' config.yaml. `config` of the profile is added, and wins over what is chosen here.
+
+    `node` is the address found for a node whose settings don't name one, and the interface for its pods' network.
+    """
     ours: dict[str, Any] = {
         "data-dir": DATA,
         "container-runtime-endpoint": "unix:///run/containerd/containerd.sock",
-        "kubelet-arg": ["cgroup-driver=systemd"],
+        # The default of volume-plugin-dir is below /usr, which is read-only.
+        "kubelet-arg": ["cgroup-driver=systemd", f"volume-plugin-dir={paths.plugins}"],
         "node-name": settings.node_name,
         "node-label": [f"{key}={value}" for key, value in settings.labels.items()],
         "node-taint": list(settings.taints),
         "token": settings.token,
-        "node-ip": settings.node_ip,
+        "node-ip": node.address if node else settings.node_ip,
+        "flannel-iface": node.interface if node else None,
+        "resolv-conf": paths.resolv_conf,
     }
     if settings.role == "server":
         ours |= {
             "advertise-address": settings.advertise_address,
             "disable": list(settings.disable),
+            "kube-controller-manager-arg": [f"flex-volume-plugin-dir={paths.plugins}"],
             "tls-san": [STABLE_ADDRESS],
             "write-kubeconfig": f"{DATA}/admin.conf",
             "write-kubeconfig-mode": "0600",
@@ -37,6 +61,35 @@ def config(settings: Settings) -> dict[str, Any]:
         if key in ours and key in settings.config:
             merged[key] = [*ours[key], *settings.words(key)]
     return {key: value for key, value in merged.items() if value not in (None, [])}
+
+
+def prepare(settings: Settings, paths: Paths) -> bool:
+    """Make what K3s reads at its start. True if it must start again, because certificates are near their end."""
+    write_config(settings, paths)
+    paths.plugins.mkdir(parents=True, exist_ok=True)
+    # K3s would write it without a sync. After a power cut the server would reject a node with another password.
+    if not (paths.node_password.is_file() and paths.node_password.read_text().strip()):
+        write(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
+    return any(seconds < RENEWED for _, seconds in certificates(paths))
+
+
+def write_config(settings: Settings, paths: Paths, node: NodeAddress | None = None) -> None:
+    """Write the file that every K3s command reads without being told."""
+    write_json(paths.rancher / "config.yaml", config(settings, paths, node), 0o600)
+
+
+def certificates(paths: Paths) -> Iterator[tuple[Path, float]]:
+    """The certificates that K3s renews, and the seconds that each has left. Authorities are not among them."""
+    for path in sorted([*paths.data.glob("server/tls/**/*.crt"), *paths.data.glob("agent/*.crt")]):
+        if "-ca." in path.name:
+            continue
+        command = ["openssl", "x509", "-noout", "-enddate", "-in", str(path)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{path}: {done.stderr.strip().partition(chr(10))[0]}")
+            continue
+        end = done.stdout.strip().removeprefix("notAfter=")
+        yield path, ssl.cert_time_to_seconds(end) - time.time()
 
 
 def place_manifests(sources: list[Path], goal: Path) -> None:

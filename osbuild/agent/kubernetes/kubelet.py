@@ -32,7 +32,6 @@ def taint(text: str) -> dict[str, str]:
 
 def config(settings: Settings, paths: Paths) -> dict[str, Any]:
     """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
-    resolved = paths.root / "run/systemd/resolve/resolv.conf"
     made: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -49,8 +48,7 @@ def config(settings: Settings, paths: Paths) -> dict[str, Any]:
         # As K3s has it: on a small disk Kubernetes' defaults evict pods while gigabytes are free.
         "evictionHard": {"imagefs.available": "5%", "nodefs.available": "5%", "memory.available": "50Mi"},
         "failSwapOn": False,
-        # Without the stub resolver's 127.0.0.53, which is nothing inside a pod.
-        "resolvConf": "/run/systemd/resolve/resolv.conf" if resolved.exists() else "/etc/resolv.conf",
+        "resolvConf": paths.resolv_conf,
         "registerWithTaints": [taint(text) for text in settings.taints],
         "rotateCertificates": settings.role == "agent",
         "volumePluginDir": str(paths.plugins),  # the default is below /usr, which is read-only

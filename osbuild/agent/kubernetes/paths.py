@@ -37,3 +37,21 @@ class Paths:
     @property
     def plugins(self) -> Path:
         return self.kubelet / "volume-plugins"
+
+    @property
+    def resolv_conf(self) -> str:
+        """The resolver's file for pods: without the stub's 127.0.0.53, which is nothing inside a pod.
+
+        systemd-resolved may write it after Kubernetes has started; the kubelet reads it for each pod.
+        """
+        resolved = "usr/lib/systemd/system/systemd-resolved.service"
+        return "/run/systemd/resolve/resolv.conf" if (self.root / resolved).exists() else "/etc/resolv.conf"
+
+    @property
+    def rancher(self) -> Path:
+        """Where every K3s command looks for its configuration."""
+        return self.root / "etc/rancher/k3s"
+
+    @property
+    def node_password(self) -> Path:
+        return self.root / "etc/rancher/node/password"

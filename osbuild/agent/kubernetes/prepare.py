@@ -9,7 +9,7 @@ from pathlib import Path
 
 from osbuild.agent.kubernetes import k3s, upstream
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import Settings, load, write, write_json
+from osbuild.agent.kubernetes.settings import Settings, load, write
 
 MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
 
@@ -33,7 +33,7 @@ def manifests(root: Path) -> list[Path]:
 
 
 def prepare(root: Path) -> bool:
-    """Make the files of this node. True if certificates changed, so that what runs must start again.
+    """Make the files of this node. True if certificates changed or are to be, so that what runs must start again.
 
     Raises `Problem` where the settings or what is on disk can't be used.
     """
@@ -43,7 +43,7 @@ def prepare(root: Path) -> bool:
     name_itself(root, settings)
     changed = False
     if (root / "usr/bin/k3s").exists():
-        write_json(paths.run / "k3s.yaml", k3s.config(settings), 0o600)
+        changed = settings.role != "none" and k3s.prepare(settings, paths)
         if settings.role == "server":
             k3s.place_manifests(manifests(root), root / "var/lib/kubernetes/server/manifests")
     elif settings.role != "none":
