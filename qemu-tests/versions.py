@@ -181,7 +181,8 @@ class Versions:
             path.write_text(wanted)
         loaded, shipped = load_profile(path), load_profile(find(BASE[flavour]))
         base = locks.current(shipped, self.board, self.cache)
-        new = derived(base, locks.wanted(loaded), loaded, self.board, self.cache)
+        names = locks.wanted(loaded, base.kubernetes.get("distribution"))
+        new = derived(base, names, loaded, self.board, self.cache)
         if locks.read(loaded, self.board.name) != new:
             locks.save(loaded, new)
         return path

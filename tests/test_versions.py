@@ -52,7 +52,7 @@ def test_versions_rise_differ_and_are_for_the_same_devices(flavour: str, tmp_pat
 def test_a_lock_follows_from_the_shipped_profiles(tmp_path: Path) -> None:
     board, cache = load("x86_64"), Cache(tmp_path / "cache")
     deb = Deb("linux-image-6", "6", "amd64", "0" * 64, 1)
-    names = sorted({*PACKAGES, *kubernetes.PACKAGES})
+    names = sorted({*PACKAGES, *kubernetes.packages("upstream")})
     base = lock.Lock(
         "x86_64",
         Architecture.x86_64,
