@@ -163,8 +163,8 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
         # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
         compiled: Future[Component] | None = None
         if wanted.kubernetes.role != "none":
-            sources = Sources(cache, lambda: finish_tools(lock, cache, folder), folder, wanted.loaded.folder)
-            compiled = pool.submit(kubernetes.component, wanted.kubernetes, architecture, sources)
+            inputs_from = Sources(cache, lambda: finish_tools(lock, cache, folder), folder, wanted.loaded.folder)
+            compiled = pool.submit(kubernetes.component, wanted.kubernetes, architecture, inputs_from)
         composed = pool.submit(root_archive, wanted, cache, folder)
         sandbox = finish_tools(lock, cache, folder)
         linux = kernel(cache, sandbox, lock.kernel, architecture, folder=folder)

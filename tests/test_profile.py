@@ -389,7 +389,7 @@ def test_check_reports_every_wrong_profile_and_goes_on(tmp_path: Path, capfd: py
 def test_the_reference_names_every_key_and_what_it_changes() -> None:
     text = (paths.PROJECT / "docs" / "profiles.md").read_text()
     assert not [dotted for dotted, _ in every() if f"`{dotted}`" not in text]
-    rows = dict(re.findall(r"^\| `([a-z_.\[\]]+)` \| (image|seed|–) \|", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z0-9_.\[\]]+)` \| (image|seed|–) \|", text, re.MULTILINE))
     for dotted, key in every():
         if key.shape.kind is Kind.BLOCK or (key.shape.item and key.shape.item.kind is Kind.BLOCK):
             continue

@@ -19,6 +19,7 @@ RESERVED = {
     "snapshotter": "nothing: the image has its own containerd",
     "private-registry": "nothing: the image has its own containerd",
     "default-runtime": "nothing: the image has its own containerd",
+    "write-kubeconfig": "/etc/kubernetes/admin.conf, which the image's own checks read too",
     "rootless": "nothing: K3s runs as root",
 }
 """Entries that another key or the image sets: name -> what to use instead."""
@@ -29,7 +30,7 @@ KNOWN = frozenset(
         *RESERVED,
         # listener and client
         "bind-address", "https-listen-port", "supervisor-port", "apiserver-port", "apiserver-bind-address",
-        "advertise-address", "advertise-port", "tls-san", "tls-san-security", "write-kubeconfig",
+        "advertise-address", "advertise-port", "tls-san", "tls-san-security",
         "write-kubeconfig-mode", "write-kubeconfig-group", "helm-job-image", "enable-pprof", "supervisor-metrics",
         # networking
         "cluster-cidr", "service-cidr", "service-node-port-range", "cluster-dns", "cluster-domain", "flannel-backend",

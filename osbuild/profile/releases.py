@@ -7,7 +7,6 @@ from osbuild.errors import Error
 from osbuild.kubernetes import upstream
 from osbuild.profile.document import quoted
 from osbuild.profile.model import Kubernetes
-from osbuild.profile.scalars import nearest
 
 Where = Callable[..., str]
 
@@ -22,7 +21,9 @@ def check(block: Kubernetes, where: Where) -> None:
             raise Error(message, where=where("kubernetes.sha256", "kubernetes.distribution"), hint=hint)
     for name in block.sha256:
         if name not in tuple(Architecture):
-            near = nearest(name, list(Architecture))
+            near = next(
+                (each for each in Architecture if name in (each.to_debian(), each.to_go(), each.to_qemu())), None
+            )
             hint = f"did you mean `{near}`?" if near else f"write one of {', '.join(Architecture)}"
             message = f"found the architecture {quoted(name)} in `kubernetes.sha256`"
             raise Error(message, where=where(f"kubernetes.sha256.{name}"), hint=hint)
