@@ -269,7 +269,7 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
 
 def profile(tmp_path: Path, text: str) -> Any:
     path = tmp_path / "p.yaml"
-    path.write_text(f"name: p\nversion: '1'\nextends: edge-server\nkubernetes:\n  {text}\n")
+    path.write_text(f"name: p\nversion: 1.0.0\nextends: edge-server\nkubernetes:\n  {text}\n")
     return load(path)
 
 
