@@ -13,7 +13,7 @@ ALL = "all"
 # What `make test` runs on every other board that can: its first boot. The rest is left to `make test-all`; docs/run.md
 # says how long that takes. (To compile Kubernetes for a second architecture alone is 6 minutes.)
 FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
-CLUSTERS = ("test_cluster", "test_join")
+CLUSTERS = ("test_cluster", "test_join", "test_k3s")
 # A 32-bit API server under emulation needs most of ten minutes to start: what joins a server there joins one of another
 # board, as small boards in the field do.
 SERVERS = {"armv7": "x86_64"}

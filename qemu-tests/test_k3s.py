@@ -1,0 +1,115 @@
+"""A node with a real K3s: pods run at once, after a power cut in the middle of its first start, and after the next.
+
+The release comes from a mirror (EDGE_OSBUILD_K3S_MIRROR), a folder (EDGE_OSBUILD_FOLDER) or the release page; elsewhere
+the tests are skipped. EDGE_TEST_K3S names it, if it is to be another than the newest pinned one.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
+
+from osbuild import paths
+from osbuild.board import Board
+from osbuild.build import build
+from osbuild.cache import Cache
+from osbuild.fetch import Unavailable
+from osbuild.keys.development import current
+from osbuild.kubernetes import k3s
+from osbuild.profile.load import Loaded, load
+from osbuild.profile.model import Kubernetes
+from osbuild.qemu.accel import Accelerator
+from osbuild.qemu.config import MachineConfig, Network
+from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.slow  # 6 minutes: an image and three boots
+
+# K3s' own components need images from a registry.
+PROFILE = """\
+name: k3s-server
+version: 1.0.0
+extends: edge-server
+kubernetes:
+  version: {version}
+  if_unavailable: null
+  disable: [coredns, servicelb, traefik, local-storage, metrics-server]
+"""
+GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+IP = "kubectl get pod web -o jsonpath={.status.podIP}"
+
+
+@pytest.fixture(scope="module")
+def loaded(board: Board) -> Loaded:
+    """The profile of a server with K3s. Skips if no place has the release."""
+    wanted = Kubernetes(version=os.environ.get("EDGE_TEST_K3S"))
+    try:
+        k3s.binary(k3s.release(wanted, board.architecture), Cache())
+    except Unavailable as error:
+        pytest.skip(f"no K3s release here: {' '.join(error.message.split())}")
+    path = paths.PROJECT / "build/profiles/k3s-server.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = PROFILE.format(version=k3s.version(wanted))
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return load(path)
+
+
+@pytest.fixture(scope="module")
+def node(
+    board: Board, loaded: Loaded, qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Node]:  # fmt: skip
+    """Booted once, its power cut while K3s started for the first time, and booted again."""
+    disk = build(loaded, board, paths.PROJECT / "build", Cache(), keys=current()).folder / "disk.img"
+    seed = make_seed("edge-server", "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
+    config = MachineConfig(
+        board=board, image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + 2**31, media=(seed,),
+        network=Network(restrict=True),
+    )  # fmt: skip
+    log = LOGS_FOLDER / f"k3s-{board.name}.log"
+    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+        found = Node(machine, machine.guest(USER, key))
+        found.guest.wait_ready(BOOT)
+        found.until("test -s /var/lib/kubernetes/server/db/state.db", BOOT)
+        machine.power_cut()
+        machine.boot_again()
+        found.wait_complete()
+        found.guest.wait_ready(CONNECT)
+        yield found
+
+
+def answers(node: Node) -> None:
+    """The pod runs, has an address and answers there."""
+    node.run("kubectl wait --for=condition=Ready pod/web --timeout=300s", timeout=320)
+    node.until(f"python3 -c '{GET}' http://$({IP}):8080/ | grep -q web", 60)
+
+
+def test_pods_run_after_a_power_cut_during_the_first_start(node: Node) -> None:
+    node.run("kubectl run web --image=localhost/edge-demo:1 --image-pull-policy=Never")
+    answers(node)
+    assert "web" in node.run("crictl ps"), "crictl is configured"
+
+
+def test_nothing_is_unpacked_on_the_device(node: Node) -> None:
+    assert node.run("find /var/lib -size +20M -name 'k3s*' -type f").strip() == ""
+    assert node.run("readlink -f /usr/bin/k3s").strip() == "/usr/lib/k3s/bin/k3s"
+    assert node.run("ls /var/lib/kubernetes").split().count("data") == 0
+
+
+def test_every_command_of_k3s_finds_the_configuration(node: Node) -> None:
+    assert "site-1" in node.run("kubectl get nodes -o name")
+    assert "site-1" in node.run("k3s kubectl get nodes -o name")
+    assert node.run("k3s token list -o name; echo $?").strip().endswith("0")
+
+
+def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
+    password = node.run("cat /etc/rancher/node/password").strip()
+    assert len(password) == 32
+    node.power_cycle()
+    assert node.run("cat /etc/rancher/node/password").strip() == password
+    answers(node)
+    assert node.run("journalctl -b -u k3s-server | grep -c 'password rejected'; true").strip() == "0"
