@@ -6,7 +6,6 @@ the tests are skipped. EDGE_TEST_K3S names it, if it is to be another than the n
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
