@@ -93,6 +93,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {kubelet-arg: ['-v=2']}", 6, ("`-v=2`",), "max-pods=50"),
     ("  config: {kubelet-arg: ['node-labels=a=b']}", 6, ("`node-labels`", "the image sets"), "`kubernetes.labels`"),
     ("  config: {kubelet-arg: '--register-with-taints=a'}", 6, ("`register-with-taints`",), "`kubernetes.taints`"),
+    (UPSTREAM + "  config: {kubelet-arg: [config=/etc/kubelet.yaml]}", 7, ("`config`", "the image sets"), "nothing"),
     (UPSTREAM + "  config: {kubelet-arg: ['a=b c']}", 7, ("a blank",), "systemd unit"),
     (UPSTREAM + "  config: {kubelet-arg: ['a=\"b\"']}", 7, ("quote",), "systemd unit"),
     # what the upstream distribution would not use
@@ -123,6 +124,7 @@ RIGHT = [
     "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, addresses: [192.0.2.5/24]}]}",  # by DHCP
     "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, dhcp: false, addresses: [192.0.2.5/24, 192.0.2.6/24]}]}",
     "network: {interfaces: [{name: a, addresses: [10.0.0.5/8]}]}",
+    "  config: {kubelet-arg: [config=/etc/kubelet.yaml, 'eviction-hard=memory.available<100Mi']}",
     "  config: {kubelet-arg: ['max-pods=50', '--v=2', 'feature-gates=A=true,B=false', 'fail-swap-on']}",
     "  config: {datastore-endpoint: 'nats://192.0.2.9', a-later-option: true}",
     UPSTREAM + "  config: {kubelet-arg: ['max-pods=50'], tls-san: [a.example]}",

@@ -181,7 +181,7 @@ def check_argument(name: str, text: str, place: str, *, upstream: bool) -> None:
     if flag is None:
         message = f"found {quoted(text)} in `{name}`, expected `flag=value`"
         raise Error(message, where=place, hint="write a flag as the program's manual has it, such as `max-pods=50`")
-    if advice := RESERVED_FLAGS.get(flag[2]):
+    if (advice := RESERVED_FLAGS.get(flag[2])) and (upstream or flag[2] != "config"):  # K3s has none of its own
         raise Error(f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=place, hint=f"use {advice}")
     if upstream and set(text) & UNIT_BREAKS:
         message = f"found {quoted(text)} in `{name}`, with a blank, quote or backslash"
