@@ -267,11 +267,13 @@ def test_images_that_are_none_and_targets_too_small_are_refused(
     cut.write_bytes(packed[:-9])
     odd.write_bytes(image.read_bytes()[: -1 * MIB])
     for path, said in ((image, "bytes are too few"), (text, "no partition table"), (cut, "ends too early"),
-                       (odd, "truncated"), (tmp_path / "none", "no such file"), (Path("/dev"), "no disk.img"),
-                       (Path("/dev/zero"), "an image is a file")):  # fmt: skip
+                       (odd, "truncated"), (tmp_path / "none", "no such file"),
+                       (Path("/dev"), "no disk.img")):  # fmt: skip
         assert edge("flash", path, small, "--yes") == 1
         shown = re.sub(r"\s+", " ", capsys.readouterr().err)
         assert said in shown and "hint:" in shown
+    assert edge("flash", "/dev/zero", small, "--yes") == 2
+    assert "name a file or a folder" in re.sub(r"\s+", " ", capsys.readouterr().err)
     assert small.read_bytes() == before
 
 
