@@ -40,7 +40,7 @@ def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     standing = device.settled()
     assert (standing.slot, standing.version, standing.slots) == ("b", "1.1.0", {"a": "good", "b": "good"}), standing
     assert standing.event == "committed"
-    assert "edge.test=next" in device.node.run("cat /proc/cmdline").split()
+    assert "test.image=next" in device.node.run("cat /proc/cmdline").split()
     assert device.node.run("cat /usr/lib/edge-osbuild-test/release").strip() == "two of two"
     assert device.node.run("command -v tree").strip() == "/usr/bin/tree"
     assert device.explain()["update"]["floor"] == "1.1.0"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from osbuild import paths
 from osbuild.arch import Architecture
 from osbuild.board import default
 from osbuild.boot.flow import command_line
@@ -292,3 +293,12 @@ def test_profile_check_looks_into_what_a_build_reads_later(
     assert stopped.value.code == 1
     shown = capsys.readouterr().err
     assert message in shown and f"{path}:{3 + text.count(chr(10))}" in shown and "hint:" in shown
+
+
+@pytest.mark.parametrize(
+    "path", sorted((paths.PROJECT / "qemu-tests/profiles").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_profiles_of_the_tests_on_machines_are_accepted(tmp_path: Path, path: Path) -> None:
+    bases = [path] if path.stem != "next-server" else [path.with_stem("server"), path]  # as versions.py has them
+    (tmp_path / "node.yaml").write_text(f"{HEAD}extends: [{', '.join(map(str, bases))}]\n")
+    load(tmp_path / "node.yaml")
