@@ -47,11 +47,11 @@ CONNECT = 300.0  # and after that the first SSH connection, of which an emulated
 
 def make_seed(
     profile: str, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str] = (), network: str | None = None,
 ) -> Path:  # fmt: skip
     """Write the seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data.
 
-    `settings` are like those of `--set`.
+    `settings` are like those of `--set`; `network` is network-config instead of the profile's.
     """
     wanted = [setting.parse(text) for text in settings]
     loaded = load(find(profile), change=lambda tree: setting.change(tree, wanted))
@@ -62,6 +62,8 @@ def make_seed(
         for name, value in more.items():
             data[name] = [*data.get(name, []), *value] if isinstance(value, list) else value
         seed = Seed(seed.node, seed.instance, {**seed.files, "user-data": "#cloud-config\n" + yaml.safe_dump(data)})
+    if network is not None:
+        seed = Seed(seed.node, seed.instance, {**seed.files, "network-config": network})
     output.write_bytes(iso(seed.with_sums()))
     return output
 

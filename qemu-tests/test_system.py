@@ -24,6 +24,7 @@ from osbuild.profile import accounts
 from osbuild.profile.load import find, load
 from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.config import Network as UserNetwork
 from osbuild.qemu.disk import card_size
 from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
@@ -48,6 +49,15 @@ SYSCTLS = {
 # Services that run the commands of a seed, which may do whatever root may do, and have to be seen outside.
 RUN_COMMANDS_OF_SEEDS = {"edge-cloud-init.service", "edge-cloud-final.service"}
 LIMITS = {True: 8.0, False: 5.0}  # exposure (systemd-analyze(1)) of a service that runs commands of seeds, or not
+# A VLAN on the machine's interface, a bridge over another VLAN, and routes on both.
+MAC = UserNetwork().mac
+NETWORK = (
+    f'network.interfaces=[{{name: lan, mac: "{MAC}"}}]',
+    "network.vlans=[{name: mgmt, id: 20, link: lan, dhcp: false, addresses: [192.0.2.10/24],"
+    " routes: [{to: 198.51.100.0/24, via: 192.0.2.1, metric: 70}]}, {name: vlan30, id: 30, link: lan}]",
+    "network.bridges=[{name: br0, members: [vlan30], dhcp: false, addresses: ['192.0.2.129/25', '2001:db8::10/64'],"
+    " search: [site.example]}]",
+)
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 
@@ -92,6 +102,20 @@ def boot(
 
 
 @dataclass(frozen=True)
+class Configured:
+    """The network as the kernel (`ip -json`, links by name) and systemd-resolved have it."""
+
+    links: dict[str, Any]
+    routes: list[dict[str, Any]]
+    resolver: str
+
+    @classmethod
+    def ask(cls, node: Node) -> "Configured":
+        links = {link["ifname"]: link for link in json.loads(node.run("ip -json -details addr"))}
+        return cls(links, json.loads(node.run("ip -json route")), node.run("resolvectl status --no-pager"))
+
+
+@dataclass(frozen=True)
 class Known:
     """What a booted node says of itself."""
 
@@ -114,6 +138,7 @@ class Known:
     """`NoNewPrivileges=` of the units that take the seed in and judge the boot, as systemd has loaded them"""
     clock: int
     """seconds since 1970"""
+    network: Configured
 
     @classmethod
     def ask(cls, node: Node) -> "Known":
@@ -131,7 +156,7 @@ class Known:
         confined = node.run("systemctl show -P NoNewPrivileges edge-seed.service edge-health.service")
         return cls(
             node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups,
-            node.status(), lockdown, settings, confined, int(node.run("date +%s")),
+            node.status(), lockdown, settings, confined, int(node.run("date +%s")), Configured.ask(node),
         )  # fmt: skip
 
 
@@ -141,7 +166,7 @@ def first(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Known:  # fmt: skip
     """The first boot of the node `first`, which is off again."""
-    seed = make_seed("minimal", "first", key, tmp_path_factory.mktemp("seed") / "first.iso")
+    seed = make_seed("minimal", "first", key, tmp_path_factory.mktemp("seed") / "first.iso", settings=NETWORK)
     config = MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=(seed,))
     log = LOGS_FOLDER / f"first-{board.name}.log"
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as made:
@@ -191,10 +216,33 @@ def test_every_unit_of_ours_is_sandboxed(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+def test_vlans_bridges_and_routes_of_a_seed_are_there(first: Known) -> None:
+    network = first.network
+
+    def addresses(name: str) -> set[str]:
+        return {f"{entry['local']}/{entry['prefixlen']}" for entry in network.links[name]["addr_info"]}
+
+    physical = next(name for name, link in network.links.items() if link.get("address") == MAC and "link" not in link)
+    assert network.links["mgmt"]["link"] == physical
+    assert network.links["mgmt"]["linkinfo"]["info_data"]["id"] == 20
+    assert network.links["vlan30"]["linkinfo"]["info_data"]["id"] == 30
+    assert network.links["vlan30"]["master"] == "br0" and network.links["br0"]["linkinfo"]["info_kind"] == "bridge"
+    assert "192.0.2.10/24" in addresses("mgmt")
+    assert {"192.0.2.129/25", "2001:db8::10/64"} <= addresses("br0")
+    assert not [entry for entry in network.links["vlan30"]["addr_info"] if entry["family"] == "inet"]
+    assert {"dst": "198.51.100.0/24", "gateway": "192.0.2.1", "dev": "mgmt", "metric": 70}.items() <= {
+        key: value for route in network.routes if route["dst"] == "198.51.100.0/24" for key, value in route.items()
+    }.items()
+    assert "site.example" in network.resolver
+    assert "+LLMNR" not in network.resolver and "+mDNS" not in network.resolver
+
+
 def test_two_seeds_make_two_nodes_of_one_image(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: Known
 ) -> None:
-    seed = make_seed("minimal", "second", key, tmp_path / "second.iso")
+    # Reached by DHCP, and its user is there: an error in network-config costs only that.
+    broken = "version: 2\nbonds:\n  bond0: {interfaces: [enp9s0]}\n"
+    seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken)
     battery_is_empty = ("-rtc", "base=2001-02-03")
     node = boot(machine, board, image("minimal") / "disk.img", seed, key, extra=battery_is_empty)
     second = Known.ask(node)
@@ -208,6 +256,8 @@ def test_two_seeds_make_two_nodes_of_one_image(
         node.run(f"sudo systemctl start {absent}; sleep 3")
         assert node.run(f"systemctl show -P ActiveState -P NRestarts {absent}").split() == ["inactive", "0"]
         assert node.run("systemctl is-active serial-getty@ttyS0.service").strip() == "active"
+    assert "network-config, line 3, column 24: bond0: interface 'enp9s0' is not defined" in second.console
+    assert "DHCP on every Ethernet interface instead" in second.console
 
 
 def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(

@@ -17,10 +17,10 @@ set -eu
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /var/lib
 [ -z "$NO_WIFI" ] || mount -t tmpfs tmpfs /usr/sbin
-mkdir -p /var/lib/cloud/seed/nocloud /var/lib/edge-osbuild /run/edge-osbuild /run/systemd/network
+mkdir -p /var/lib/cloud/seed/nocloud /var/lib/edge-osbuild /run/edge-osbuild
 cp "$DATA/network-config" /var/lib/cloud/seed/nocloud/
 [ ! -d "$DATA/kept" ] || cp -a "$DATA/kept" /var/lib/edge-osbuild/network
-echo "exit $(python3 -IS "$AGENT" network 2>"$DATA/messages"; echo $?)"
+echo "exit $(umask 077; python3 -IS "$AGENT" network 2>"$DATA/messages"; echo $?)"
 [ ! -d /var/lib/edge-osbuild/network ] || cp -a /var/lib/edge-osbuild/network "$DATA/stored"
 cp -a /run "$DATA/run"
 [ -n "$NETWORKD" ] || exit 0
@@ -30,7 +30,12 @@ mount -o remount,ro /sys
 ip link set lo up
 for name in $LINKS; do ip link add "$name" type veth peer name "peer-$name"; ip link set "peer-$name" up; done
 export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=info
-timeout "$NETWORKD" /usr/lib/systemd/systemd-networkd 2>"$DATA/networkd" || [ $? = 124 ]
+timeout "$NETWORKD" /usr/lib/systemd/systemd-networkd 2>"$DATA/networkd" &
+if [ -n "$UNTIL" ]; then
+    until ip addr | grep -q "$UNTIL" || ! kill -0 $!; do sleep 0.2; done
+else
+    wait $! || [ $? = 124 ]
+fi
 ip -json addr >"$DATA/addresses"
 ip -json route >"$DATA/routes"
 """
@@ -75,11 +80,12 @@ def tree() -> Tree:
 
 def configure(
     tree: Tree, folder: Path, data: bytes, *, wifi: bool = True, kept: bytes | None = None, networkd: str = "",
-    links: str = "",
+    links: str = "", until: str = "",
 ) -> Network:  # fmt: skip
     """Run `edge-agent network` with the network-config `data`, then systemd-networkd for `networkd` seconds.
 
-    `kept` is what an earlier boot stored, `links` are interfaces (veth(4)) that exist when networkd starts.
+    `kept` is what an earlier boot stored, `links` are interfaces (veth(4)) that exist when networkd starts; once
+    ip(8) shows the text `until`, it has run long enough.
     """
     folder.mkdir(parents=True, exist_ok=True)
     build_agent(folder / "edge-agent")
@@ -89,7 +95,7 @@ def configure(
         (folder / "kept/network-config").write_bytes(kept)
     settings = {
         "DATA": str(folder), "AGENT": str(folder / "edge-agent"), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
-        "NETWORKD": networkd,
+        "NETWORKD": networkd, "UNTIL": until,
     }  # fmt: skip
     command = tree.wrap(["unshare", "--net", "sh", "-c", SCRIPT], [folder], env=settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)

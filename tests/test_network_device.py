@@ -153,6 +153,8 @@ def test_what_cannot_be_rendered_is_named_and_costs_only_the_network(
     assert "DHCP on every Ethernet interface instead" in made.messages
     assert [name for name in made.files if name.startswith(UNITS)] == [UNITS + DHCP]
     assert not (made.folder / "stored").exists()
+    units = made.folder / "run/systemd/network"  # systemd-networkd reads them without being root
+    assert (units.stat().st_mode & 0o777, (units / DHCP).stat().st_mode & 0o777) == (0o755, 0o644)
     assert "hush" not in made.messages
     assert json.loads((made.folder / "run/edge-osbuild/network.json").read_text())["problems"]
 
@@ -207,8 +209,9 @@ def test_networkd_applies_what_was_rendered(configure: Configure) -> None:
         "version: 2\nethernets: {lan0: {}, lan1: {addresses: [198.51.100.2/24]}}\n"
         "bridges:\n  br0:\n    interfaces: [lan0]\n    parameters: {stp: false}\n    addresses: [192.0.2.10/24]\n"
         "    routes: [{to: 203.0.113.0/24, via: 192.0.2.1}]\n",
-        networkd="4",
+        networkd="60",
         links="lan0 lan1",
+        until="192.0.2.10/24",
     )
     addresses = {
         link["ifname"]: [entry["local"] for entry in link["addr_info"] if entry["family"] == "inet"]

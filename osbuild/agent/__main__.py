@@ -5,7 +5,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from osbuild.agent import proxy
 from osbuild.agent.errors import Problem
+from osbuild.agent.system import System
 
 # command -> (module below this package, one line of help). A module has `arguments(parser)` and `main(options) -> int`.
 COMMANDS = {
@@ -38,6 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
             loaded.arguments(command)
             command.set_defaults(main=loaded.main)
     options = parser.parse_args(given)
+    proxy.use(System())
     try:
         return int(options.main(options))
     except Problem as problem:

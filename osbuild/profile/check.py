@@ -1,16 +1,15 @@
 """What no schema can say: values of a profile that are well formed but wrong, alone or together."""
 
-import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from osbuild import overlay, paths
 from osbuild.errors import Error
-from osbuild.profile import accounts, boot, cluster, inputs, releases, zones
+from osbuild.profile import accounts, boot, cluster, inputs, network, releases, zones
 from osbuild.profile.document import quoted
 from osbuild.profile.hosts import host_problem, url_problem
 from osbuild.profile.keys import keys, size_text
-from osbuild.profile.model import Interface, Profile, Size
+from osbuild.profile.model import Profile, Size
 from osbuild.profile.scalars import nearest
 
 LARGEST = Size(2 * 2**40)  # bytes of a partition: an image is one file, and ext4 has files of at most 16 TiB
@@ -28,7 +27,7 @@ def check(profile: Profile, where: Where, folder: Path) -> None:
     _overlays(profile, where, folder)
     inputs.check(profile, where, folder)
     accounts.check(profile, [paths.overlay(name, folder) for name in profile.overlays], where)
-    _interfaces(profile.network.interfaces, where)
+    network.check(profile, where)
     zones.check(profile.time.zone, profile.packages, where("time.zone"))
     _servers(profile, where)
     if profile.hostname == "localhost":
@@ -67,69 +66,6 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
         message = f"found the role {profile.kubernetes.role}, but no overlay `kubernetes`, which runs it"
         hint = "write `overlays: [base, kubernetes]`"
         raise Error(message, where=where("kubernetes.role", "overlays"), hint=hint)
-
-
-def _interfaces(interfaces: Sequence[Interface], where: Where) -> None:
-    seen: dict[tuple[str, str], int] = {}
-    for number, interface in enumerate(interfaces):
-        dotted = f"network.interfaces[{number}]"
-        match = ("mac", interface.mac.lower()) if interface.mac else ("name", interface.name)
-        if match in seen:
-            hint = f"the other is at {where(f'network.interfaces[{seen[match]}]')}: put both into one"
-            raise Error(f"found two interfaces with the {match[0]} `{match[1]}`", where=where(dotted), hint=hint)
-        seen[match] = number
-        own = [_address(text, where(f"{dotted}.addresses[{at}]")) for at, text in enumerate(interface.addresses)]
-        for at, text in enumerate(interface.dns):
-            _ip(text, "a name server's IP address", where(f"{dotted}.dns[{at}]"))
-        if interface.gateway is not None:
-            _gateway(interface.gateway, own, where(f"{dotted}.gateway"))
-
-
-Static = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-
-
-def _address(text: str, where: str) -> Static:
-    expected = "expected an interface's address with its prefix length, such as `192.0.2.5/24`"
-    try:
-        static = ipaddress.ip_interface(text)
-    except ValueError as error:
-        raise Error(
-            f"found {quoted(text)}, {expected}", where=where, hint="check the digits and the part after `/`"
-        ) from error
-    if "/" not in text or "." in text.partition("/")[2]:
-        length = static.network.prefixlen if "/" in text else 24 if static.version == 4 else 64
-        raise Error(f"found {quoted(text)}, {expected}", where=where, hint=f"write `{static.ip}/{length}`")
-    if static.is_multicast or static.is_unspecified or static.is_loopback:
-        raise Error(
-            f"found {quoted(text)}, {expected}", where=where, hint="multicast, loopback and zero are no such address"
-        )
-    wide = static.network.num_addresses > 2
-    if wide and static.ip == static.network.network_address:
-        hint = f"that is the network itself: write a host in it, such as `{static.ip + 5}/{static.network.prefixlen}`"
-        raise Error(f"found {quoted(text)}, {expected}", where=where, hint=hint)
-    if wide and static.ip == static.network.broadcast_address and static.version == 4:
-        raise Error(f"found {quoted(text)}, {expected}", where=where, hint="that is the network's broadcast address")
-    return static
-
-
-def _ip(text: str, what: str, where: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError as error:
-        hint = "write it without `/` and prefix length" if "/" in text else "write `192.0.2.1`, or `2001:db8::1`"
-        raise Error(f"found {quoted(text)}, expected {what}", where=where, hint=hint) from error
-
-
-def _gateway(text: str, own: Sequence[Static], where: str) -> None:
-    gateway = _ip(text, "the gateway's IP address", where)
-    same = [static for static in own if static.version == gateway.version]
-    if any(static.ip == gateway for static in same):
-        hint = "the gateway is another host: ask who runs the network"
-        raise Error(f"found the gateway {quoted(text)}, which is the interface's own address", where=where, hint=hint)
-    if same and not gateway.is_link_local and not any(gateway in static.network for static in same):
-        networks = " or ".join(str(static.network) for static in same)
-        message = f"found the gateway {quoted(text)}, expected one in {networks}"
-        raise Error(message, where=where, hint="check the prefix length of the address")
 
 
 def _servers(profile: Profile, where: Where) -> None:

@@ -15,6 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osbuild.arch import Architecture
+from osbuild.profile.metadata import SecretRef as SecretRef
+from osbuild.profile.metadata import Size as Size
+from osbuild.profile.metadata import key as key
+from osbuild.profile.networkmodel import Interface as Interface
+from osbuild.profile.networkmodel import Network as Network
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
@@ -30,19 +35,6 @@ SECRET_CONFIG = (
     "etcd-s3-proxy", "vpn-auth",
 )  # fmt: skip
 LABEL_KEY = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
-
-
-def key(help: str, **limits: Any) -> dict[str, Any]:
-    """Metadata of one key."""
-    return {"help": help, **limits}
-
-
-class Size(int):
-    """Bytes; in YAML a whole number of MiB or GiB, such as `512 MiB`."""
-
-
-class SecretRef(str):
-    """Where a secret is, never the secret: `file:PATH` (relative to the profile) or `env:NAME`."""
 
 
 @dataclass(frozen=True)
@@ -109,45 +101,6 @@ class User:
     sudo: bool = field(default=False, metadata=key("may run every command as root without a password", where="seed"))
     shell: str = field(
         default="/bin/bash", metadata=key("login shell", pattern=r"^/[!-9;-~]+$", form="an absolute path", where="seed")
-    )
-
-
-@dataclass(frozen=True)
-class Interface:
-    name: str = field(
-        metadata=key(
-            "name of the interface, or a pattern such as `en*`",
-            pattern=r"^[A-Za-z0-9_.*?\[\]-]{1,32}$",
-            form="an interface name such as `enp1s0`, or a pattern such as `en*`",
-            where="seed",
-        )
-    )
-    mac: str | None = field(
-        default=None,
-        metadata=key(
-            "match by this hardware address instead of by name",
-            pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$",
-            form="six bytes such as `52:54:00:12:34:56`",
-            where="seed",
-        ),
-    )
-    dhcp: bool = field(default=True, metadata=key("ask for an IPv4 and IPv6 address", where="seed"))
-    addresses: tuple[str, ...] = field(
-        default=(), metadata=key("static addresses with prefix length, `192.0.2.5/24`", where="seed")
-    )
-    gateway: str | None = field(default=None, metadata=key("default gateway", where="seed"))
-    dns: tuple[str, ...] = field(default=(), metadata=key("name servers", where="seed"))
-    mtu: int | None = field(
-        default=None,
-        metadata=key("maximum transmission unit, in bytes", minimum=576, maximum=65535, where="seed"),
-    )
-
-
-@dataclass(frozen=True)
-class Network:
-    interfaces: tuple[Interface, ...] = field(
-        default=(),
-        metadata=key("interfaces to configure; with none, DHCP on every Ethernet interface", where="seed"),
     )
 
 

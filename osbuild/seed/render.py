@@ -15,7 +15,7 @@ from osbuild.agent.kubernetes import ranges
 from osbuild.errors import Error, UsageError
 from osbuild.profile import cluster, secrets
 from osbuild.profile.model import NAME, Kubernetes, Profile
-from osbuild.seed import interfaces
+from osbuild.seed import network, proxy
 from osbuild.seed.users import accounts
 
 FILES = ("user-data", "meta-data", "network-config")
@@ -49,7 +49,6 @@ def render(profile: Profile, node: str, *, folder: Path) -> Seed:
             where="--node",
             hint="use up to 63 lower-case letters, digits and inner hyphens, such as `edge-7`",
         )
-    interfaces.check(profile.network.interfaces)
     context: dict[str, Any] = {
         "profile": profile,
         "node": node,
@@ -57,6 +56,8 @@ def render(profile: Profile, node: str, *, folder: Path) -> Seed:
         "users": accounts(profile.users, folder),
         "kubernetes": kubernetes(profile.kubernetes, folder),
         "agent": agent(profile, node),
+        "network": network.config(profile.network, folder),
+        "proxy": proxy.environment(profile, folder),
     }
     templates = environment()
     files = {name: templates.get_template(f"{name}.j2").render(context) for name in ("user-data", "network-config")}
@@ -74,7 +75,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # YAML, not HTML: every value goes through the filter `yaml`
     )
-    made.filters |= {"yaml": yaml_value, "json": json_text, "match": interfaces.match}
+    made.filters |= {"yaml": yaml_value, "json": json_text}
     return made
 
 

@@ -42,7 +42,8 @@ def configure(system: System) -> list[Problem]:
         problems.append(problem)
         rendered = fallback(data, problems, system)
     else:
-        keep(data, system)
+        if rendered.files:
+            keep(data, system)
     if rendered is None:
         dhcp(system)
         return problems
@@ -98,15 +99,24 @@ def keep(data: bytes, system: System) -> None:
 def dhcp(system: System) -> None:
     """Ask for an address on every physical Ethernet interface that has no configuration."""
     path = system.path(FALLBACK)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder(path.parent)
     path.write_text(DHCP)
+    path.chmod(0o644)  # systemd-networkd is not root, and this unit's umask is none of its business
+
+
+def folder(path: Path) -> None:
+    """Make a folder of /run that everyone may read, if there is none."""
+    if not path.is_dir():
+        folder(path.parent)
+        path.mkdir()
+        path.chmod(0o755)
 
 
 def install(rendered: Rendered, system: System) -> None:
     """Copy the files to /run, with modes and owners, and have udev and systemd read theirs."""
     for name in rendered.files:
         source, target = rendered.folder / name, system.path("/run") / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder(target.parent)
         target.unlink(missing_ok=True)
         if source.is_symlink():
             target.symlink_to(Path("/run/systemd/system") / source.name)
@@ -133,10 +143,10 @@ def command(*words: str) -> None:
 
 def interfaces(system: System) -> dict[str, str]:
     """name -> MAC address of each physical interface that exists now."""
-    folder = system.path("/sys/class/net")
+    every = system.path("/sys/class/net")
     return {
         path.name: system.text(f"/sys/class/net/{path.name}/address").strip()
-        for path in (folder.iterdir() if folder.is_dir() else ())
+        for path in (every.iterdir() if every.is_dir() else ())
         if (path / "device").exists()
     }
 

@@ -46,9 +46,9 @@ def render(value: Value, scratch: Path, system: System) -> Rendered:
     source.parent.mkdir(parents=True, mode=0o700)
     source.touch(mode=0o600)
     source.write_text(writer.text(Value({"network": (document.position, document)}, document.position)))
-    done = subprocess.run(
-        [system.path(GENERATE), f"--root-dir={scratch}"], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [str(system.path(GENERATE)), f"--root-dir={scratch}"]
+    # netplan gives each file its mode and group, so that systemd-networkd can read it, but the umask counts too.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, umask=0o022)
     if done.returncode != 0:
         raise failure(done.stderr, writer)
     for text in re.findall(r"^Error: (Conflicting default route.*)", done.stderr, re.MULTILINE):

@@ -1,0 +1,64 @@
+"""The proxy of a profile as an environment file (systemd.exec(5)), which only root can read: it may hold a password."""
+
+import re
+from ipaddress import ip_interface
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from osbuild.agent.kubernetes.settings import STABLE_ADDRESS
+from osbuild.errors import Error
+from osbuild.profile import secrets
+from osbuild.profile.cluster import settings
+from osbuild.profile.hosts import url_problem
+from osbuild.profile.model import Profile
+
+PATH = "/etc/edge-osbuild/proxy.env"
+OWN = ("localhost", "127.0.0.0/8", "::1")
+
+
+def environment(profile: Profile, folder: Path) -> str | None:
+    """The file's text, None if there is no proxy. Secrets are resolved relative to `folder`. Raises `Error`."""
+    proxy = profile.network.proxy
+    urls = {name: url(value, name, folder) for name in ("http", "https") if (value := getattr(proxy, name))}
+    if not urls:
+        return None
+    variables = {f"{name}_proxy": text for name, text in urls.items()}
+    variables["no_proxy"] = ",".join(exceptions(profile))
+    # curl reads only `http_proxy`, some programs only capitals.
+    lines = [f"{key}={value}" for name, value in variables.items() for key in (name, name.upper())]
+    return "\n".join(lines) + "\n"
+
+
+def url(value: str, name: str, folder: Path) -> str:
+    """A proxy's URL, references resolved. What was found is never part of an error."""
+    text = secrets.resolve(value, folder=folder) if value.startswith(("file:", "env:")) else value
+    where = f"network.proxy.{name}"
+    if not re.fullmatch(r"https?://[!$%&'()*+,./0-9:;=@A-Z\[\]_a-z~-]+", text):
+        hint = "write it as `http://user:password@proxy.example:3128`, special characters as %XX"
+        raise Error("this is not the URL of a proxy", where=where, hint=hint)
+    parts = urlsplit(text)
+    if (problem := url_problem(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")) is not None:
+        raise Error(f"this is not the URL of a proxy: {problem}", where=where, hint="check its host and port")
+    return text
+
+
+def exceptions(profile: Profile) -> list[str]:
+    """What is reached without the proxy: the node, its networks, its cluster, and what the profile names."""
+    found = list(OWN)
+    for kind in ("interfaces", "bonds", "vlans", "bridges", "wifis"):
+        for link in getattr(profile.network, kind):
+            # Go knows networks, Python and old curl only addresses.
+            found += [
+                part for text in link.addresses for part in (text.partition("/")[0], str(ip_interface(text).network))
+            ]
+    block = profile.kubernetes
+    if block.role != "none":
+        cluster = settings(block)
+        domain = cluster.word("cluster-domain", "cluster.local")
+        ranges = [text for both in (cluster.cluster_cidr, cluster.service_cidr) for text in both.split(",")]
+        found += [STABLE_ADDRESS, *ranges, ".svc", f".{domain}"]
+        if block.node_ip:
+            found += block.node_ip.split(",")
+        if block.server and (host := urlsplit(block.server).hostname):
+            found.append(host)
+    return list(dict.fromkeys([*found, *profile.network.proxy.no_proxy]))
