@@ -299,9 +299,13 @@ def test_a_boot_that_is_not_healthy_falls_back_a_try(
         "permissions": "0755",
         "content": "#!/bin/sh\necho no till; exit 1\n",
     }
-    seed = make_seed("minimal", "unhealthy", key, tmp_path / "seed.iso", more={"write_files": [check]})
+    # As Proxmox VE writes it: the interface with this address shall have another name.
+    renamed = {"type": "physical", "name": "wan7", "mac_address": MAC.upper(), "subnets": [{"type": "dhcp4"}]}
+    network = json.dumps({"version": 1, "config": [renamed]})
+    seed = make_seed("minimal", "unhealthy", key, tmp_path / "seed.iso", more={"write_files": [check]}, network=network)
     node = boot(machine, board, image("minimal") / "disk.img", seed, key)
     node.guest.wait_ready(BOOT)
+    assert [entry["family"] for entry in json.loads(node.run("ip -json -4 addr show dev wan7"))[0]["addr_info"]]
     node.until("systemctl is-active multi-user.target", 120)
     status = node.status()
     assert (status["boot"]["state"], status["boot"]["left"], status["boot"]["done"]) == ("trial", 2, 1)

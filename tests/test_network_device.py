@@ -168,6 +168,14 @@ def test_the_last_configuration_that_worked_is_used_instead_of_a_broken_one(conf
     assert (made.folder / "stored/network-config").read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ["", "# nothing\n", "network: {config: disabled}\n", "version: 2\nethernets: {}\n"])
+def test_a_seed_that_leaves_the_network_alone_gets_what_the_image_does(configure: Configure, text: str) -> None:
+    made = configure(text)
+    assert made.messages == ""
+    assert not [name for name in made.files if name.startswith(UNITS)]
+    assert not (made.folder / "stored").exists()
+
+
 def test_a_configuration_that_works_is_stored_for_root_only(configure: Configure) -> None:
     data = (SEEDS / "default-route/network-config").read_bytes()
     made = configure(data)

@@ -71,8 +71,9 @@ def version_2(value: Value) -> Value:
     """The configuration as version 2, patterns that are names of interfaces as `match`. Raises `Problem`."""
     version = value.get("version")
     number = str(version.data) if version else None
-    if not value.data:
-        return value
+    config = value.get("config")
+    if not value.data or (config is not None and config.data == "disabled"):  # cloud-init's way to say nothing
+        return Value({}, value.position)
     if number == "1":
         return convert(value)
     if number != "2":
