@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.network import document, legacy
 from osbuild.agent.network.command import unmatched
+from osbuild.agent.network.netplan import physical, version_2
 from osbuild.run import run
 from osbuild.tools import Tree
 from tests import networks
@@ -318,3 +321,58 @@ def test_interfaces_that_do_not_exist_are_found() -> None:
 def test_an_error_is_a_problem_with_a_position() -> None:
     with pytest.raises(Problem, match="line 1, column 5"):
         document.parse(b"a: [}")
+
+
+scalars = st.none() | st.booleans() | st.integers(-5, 5000) | st.sampled_from(
+    ["192.0.2.5/24", "192.0.2.1", "255.255.255.0", "2001:db8::5/64", "e0", "dhcp4", "static", "physical", "bond",
+     "vlan", "bridge", "nameserver", "route", "loopback", "on", "", "é", "*"]
+)  # fmt: skip
+names = st.sampled_from(
+    ["type", "name", "subnets", "address", "netmask", "prefix", "gateway", "routes", "params", "bond_interfaces",
+     "bridge_interfaces", "vlan_link", "vlan_id", "mac_address", "mtu", "destination", "network", "metric", "search",
+     "dns_nameservers", "dns_search", "interface", "bond-mode", "bridge_pathcost", "bridge_stp", "control", "accept-ra",
+     "ethernets", "match", "config", "version"]
+)  # fmt: skip
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=6), max_leaves=25
+)
+
+subnets = st.fixed_dictionaries(
+    {"type": st.sampled_from(["static", "static6", "dhcp4", "manual", None])},
+    optional={name: values for name in ("address", "netmask", "gateway", "routes", "dns_search", "control", "mtu")},
+)
+entries = st.fixed_dictionaries(
+    {"type": st.sampled_from(["physical", "bond", "vlan", "bridge", "nameserver", "route", "loopback", "x"])},
+    optional={
+        "name": scalars, "bond_interfaces": values, "bridge_interfaces": values, "vlan_link": values, "mtu": values,
+        "vlan_id": values, "params": values, "subnets": st.lists(subnets, max_size=2) | values, "address": values,
+        "search": values, "interface": scalars, "destination": values, "gateway": values, "netmask": values,
+        "metric": values, "mac_address": values,
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    version=st.sampled_from([1, 1, 1, 2, None]),
+    body=st.dictionaries(st.sampled_from(["ethernets", "wifis", "network", "bonds"]), values, max_size=2),
+    config=st.lists(entries, max_size=3) | values,
+)
+def test_whatever_a_network_config_says_it_is_converted_or_refused_with_a_reason(
+    version: int | None, body: dict[str, object], config: object
+) -> None:
+    text = yaml.safe_dump({**body, "config": config, "version": version}, allow_unicode=True)
+    try:
+        value = version_2(document.parse(text.encode()))
+        document.Writer().text(value)
+        physical(value)
+    except Problem as problem:
+        assert problem.where and problem.where.startswith("network-config")
+
+
+@given(data=st.binary(max_size=200) | st.text(alphabet=" \n\t-:{}[]&*!|>'\"#%@,a1é", max_size=80).map(str.encode))
+def test_bytes_that_are_no_yaml_are_refused_with_a_reason(data: bytes) -> None:
+    try:
+        document.parse(data)
+    except Problem as problem:
+        assert problem.where and problem.where.startswith("network-config")

@@ -172,6 +172,11 @@ def unmatched(wanted: Sequence[tuple[str, str | None, str | None]], present: dic
     ]
 
 
+def line(problem: Problem) -> str:
+    """A problem on one line."""
+    return f"{problem} ({problem.hint})" if problem.hint else str(problem)
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """No options."""
 
@@ -179,7 +184,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     system = System()
     problems = configure(system)
-    write(system.path(RESULT), json.dumps({"problems": [str(problem) for problem in problems]}).encode())
+    write(system.path(RESULT), json.dumps({"problems": [line(problem) for problem in problems]}).encode())
     for problem in problems:
         print("\n".join(f"<3>{line}" for line in problem.lines()), file=sys.stderr)
     return 0
