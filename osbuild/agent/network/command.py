@@ -18,7 +18,8 @@ from osbuild.agent.network.document import parse
 from osbuild.agent.network.netplan import Rendered, render
 from osbuild.agent.system import System, write
 
-SHOWN = "/var/lib/cloud/seed/nocloud/network-config"
+# The seed of this boot as it was given, which is there throughout, and as cloud-init reads it.
+SEEDS = ("/run/edge-osbuild/seed/network-config", "/var/lib/cloud/seed/nocloud/network-config")
 KEPT = "/var/lib/edge-osbuild/network/network-config"
 SCRATCH = "/run/edge-osbuild/netplan"
 FALLBACK = "/run/systemd/network/88-edge-fallback.network"
@@ -30,10 +31,9 @@ SETTLE = 10  # seconds for drivers to bring up interfaces that the configuration
 
 def configure(system: System) -> list[Problem]:
     """Install the files for the network of this boot in /run; returns everything that is wrong with the seed's."""
-    shown = system.path(SHOWN)
-    if not shown.is_file():
+    data = next((path.read_bytes() for path in map(system.path, SEEDS) if path.is_file()), None)
+    if data is None:
         return []
-    data = shown.read_bytes()
     problems: list[Problem] = []
     rendered: Rendered | None
     try:
