@@ -251,6 +251,7 @@ def image_facts(wanted: Inputs, component: Component | None) -> dict[str, Any]:
         "name": profile.name, "version": profile.version, "architecture": wanted.architecture,
         "board": wanted.board.name, "boot": wanted.board.boot, "kubernetes": cluster,
         "health": {"deadline": profile.health.deadline}, "update": asdict(profile.update),
+        "seed": {"media": profile.seed.media},
     }  # fmt: skip
 
 

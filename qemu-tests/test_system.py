@@ -237,12 +237,35 @@ def test_vlans_bridges_and_routes_of_a_seed_are_there(first: Known) -> None:
     assert "+LLMNR" not in network.resolver and "+mDNS" not in network.resolver
 
 
+UNIT, DROPIN = "/etc/systemd/system/hello.service", "/etc/systemd/system/systemd-timesyncd.service.d/90-proxy.conf"
+# What a person may get wrong, beside what must work nevertheless.
+MISTAKES: dict[str, Any] = {
+    "packages": ["tcpdump"],
+    "timezone": "Mars/Olympus",
+    "write_files": [
+        {"path": "/etc/machine-id/below", "content": "no folder"},
+        {"path": UNIT, "content": "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo hi > /run/hello'\n"},
+        {"path": "/etc/systemd/system/broken.service", "content": "[Service]\nExecStart=/bin/false\n"},
+        {"path": DROPIN, "content": "[Service]\nEnvironment=HTTPS_PROXY=http://192.0.2.99:3128\n"},
+        {"path": "/etc/sysctl.d/90-seed.conf", "content": "kernel.panic = 17\nno.such.setting = 1\n"},
+        {"path": "/home/" + USER + "/late", "content": "late", "owner": USER + ":" + USER, "defer": True},
+    ],
+    "mounts": [["/dev/none1", "/srv/data", "ext4", "defaults", "0", "2"]],
+    "ntp": {"servers": ["192.0.2.123"]},
+    "runcmd": [
+        ["systemctl", "start", "hello.service"],
+        ["systemctl", "start", "broken.service"],
+        ["sleep", "infinity"],
+    ],
+}
+
+
 def test_two_seeds_make_two_nodes_of_one_image(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: Known
 ) -> None:
     # Reached by DHCP, and its user is there: an error in network-config costs only that.
     broken = "version: 2\nbonds:\n  bond0: {interfaces: [enp9s0]}\n"
-    seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken)
+    seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken, more=MISTAKES)
     battery_is_empty = ("-rtc", "base=2001-02-03")
     node = boot(machine, board, image("minimal") / "disk.img", seed, key, extra=battery_is_empty)
     second = Known.ask(node)
@@ -258,6 +281,36 @@ def test_two_seeds_make_two_nodes_of_one_image(
         assert node.run("systemctl is-active serial-getty@ttyS0.service").strip() == "active"
     assert "network-config, line 3, column 24: bond0: interface 'enp9s0' is not defined" in second.console
     assert "DHCP on every Ethernet interface instead" in second.console
+    assert second.status["boot"]["state"] == "good"
+    mistakes_cost_only_themselves(node, second)
+
+
+def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
+    """The node was configured from a seed with MISTAKES."""
+    said = second.status["seed"]
+    for line in ("write_files, /etc/machine-id/below", "mounts, /dev/none1: there is no device", "timezone: "):
+        assert any(error.startswith(line) for error in said["errors"]), said
+    assert any("`packages` has no effect" in line for line in said["warnings"]), said
+    assert "edge-osbuild: seed error: write_files, /etc/machine-id/below" in second.console
+    assert "cc_edge.py[ERROR]" in node.run("journalctl -b --no-pager -u edge-cloud-init.service")
+    assert "Loaded datasource" in node.run("cat /run/cloud-init/cloud-init.log")
+    shown = node.guest.run("sudo edge-agent status", check=False).stdout
+    assert "seed error: timezone: " in shown and "15-seed" in shown
+    # What was right has taken effect, although systemd had read its units before.
+    node.until("test -s /run/hello", 60)
+    assert node.run(f"cat /home/{USER}/late") == "late"
+    process = "/proc/$(systemctl show --property=MainPID --value systemd-timesyncd)/environ"
+    assert "HTTPS_PROXY=http://192.0.2.99:3128" in node.run(f"tr '\\0' '\\n' < {process}")
+    assert "192.0.2.123" in node.run("timedatectl show-timesync --property=SystemNTPServers")
+    assert node.run("sysctl -n kernel.panic").strip() == "17"
+    # A unit of the seed fails, and a script of it never ends: the image is healthy.
+    node.until("systemctl is-failed broken.service", 60)
+    assert node.run("edge-agent health | grep 10-systemd").startswith("ok")
+    assert node.run("edge-agent seed blame broken.service").strip() == "broken.service"
+    # The medium can replace the seed of a running node, and does nothing by itself at the next boot.
+    device = node.run("blkid --label CIDATA || blkid --label cidata").strip()
+    assert "counts from the next boot on" in node.run(f"edge-agent seed apply {device}")
+    assert node.run("edge-agent seed find --wait 0").strip().endswith("seed: stored")
 
 
 def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from osbuild import paths
-from osbuild.agent import health, systemd
+from osbuild.agent import console, health, systemd
 from osbuild.agent.__main__ import main
 from osbuild.agent.errors import Problem
 from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
@@ -268,7 +268,7 @@ def test_a_reboot_that_systemd_refuses_is_done_by_force(tmp_path: Path, monkeypa
 def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
     device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(health, "PATIENCE", 0.2)
+    monkeypatch.setattr(console, "PATIENCE", 0.2)
     device.check("10-a", "exit 1")
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
     (device.root / "dev/console").unlink()
@@ -320,7 +320,7 @@ def test_the_table_for_people_is_aligned(device: Device) -> None:
 def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
     folder = Path(__file__).parent.parent / "overlays/base"
     names = [path.name for path in executables(System(folder))]
-    assert names == ["10-systemd", "20-storage", "30-agent"]
+    assert names == ["10-systemd", "15-seed", "20-storage", "30-agent"]
     for path in executables(System(folder)):
         assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
     assert health.FOLDERS[0] == "/usr/lib/edge-osbuild/health.d"

@@ -1,8 +1,15 @@
 """The device's side of a seed: accepted whole or not at all, kept, and shown to cloud-init."""
 
+import gzip
 import hashlib
 import json
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.encoders import encode_base64
+from email.mime.application import MIMEApplication
+from email.mime.multipart import MIMEMultipart
 from pathlib import Path
 
 import pytest
@@ -10,9 +17,23 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from osbuild.agent import seed
-from osbuild.agent.seed import Refused, Seed, choose, defaults, keep, kept, label, local, media, read, show
+from osbuild.agent.errors import Problem
+from osbuild.agent.seed import choose as choosing
+from osbuild.agent.seed import effect, sums, userdata
+from osbuild.agent.seed.accepted import accept
+from osbuild.agent.seed.apply import replace_seed
+from osbuild.agent.seed.choose import Media, choose, defaults, rule
+from osbuild.agent.seed.files import LIMIT, Seed, read
+from osbuild.agent.seed.media import label, media
+from osbuild.agent.seed.refused import Refused
+from osbuild.agent.seed.shown import show
+from osbuild.agent.seed.store import store, stored, supersede
 from osbuild.agent.system import System
+from osbuild.cache import Cache
+from osbuild.profile.model import Profile
+from osbuild.seed.esp import mtools
+from osbuild.seed.iso import iso
+from osbuild.seed.render import render
 
 USER, META, NETWORK = b"#cloud-config\nusers: []\n", b"instance-id: node-1-0\n", b"version: 2\nethernets: {}\n"
 FILES = {"user-data": USER, "meta-data": META, "network-config": NETWORK}
@@ -52,10 +73,8 @@ def test_a_seed_with_checksums_is_refused_if_any_file_is_damaged(tmp_path: Path,
     [
         ({"meta-data": META}, "user-data is missing"),
         ({"user-data": USER}, "meta-data is missing"),
-        ({"user-data": b" \n", "meta-data": META}, "user-data is empty"),
-        ({"user-data": USER, "meta-data": b"local-hostname: a\n"}, "no instance-id"),
-        ({"user-data": USER + b"\0" * 512, "meta-data": META}, "user-data is not text"),
-        ({"user-data": b"#" * (seed.LIMIT + 1), "meta-data": META}, "user-data is larger"),
+        ({"user-data": b" \n", "meta-data": b""}, "user-data is empty, and meta-data too"),
+        ({"user-data": b"#" * (LIMIT + 1), "meta-data": META}, "user-data is larger"),
     ],
 )
 def test_a_seed_without_checksums_must_at_least_be_one(tmp_path: Path, files: dict[str, bytes], why: str) -> None:
@@ -79,13 +98,13 @@ def test_what_a_power_cut_leaves_of_a_file_is_never_taken_for_the_seed(tmp_path:
 
 def test_an_accepted_seed_is_kept_and_the_one_before_it_is_gone(tmp_path: Path) -> None:
     system = System(tmp_path)
-    assert kept(system) is None
+    assert stored(system) is None
     first, second = Seed(FILES), Seed({**FILES, "user-data": USER + b"timezone: UTC\n"})
-    keep(system, first)
-    keep(system, first)
-    assert kept(system) == first
-    keep(system, second)
-    assert kept(system) == second
+    store(system, first)
+    store(system, first)
+    assert stored(system) == first
+    store(system, second)
+    assert stored(system) == second
     folder = tmp_path / "var/lib/edge-osbuild/seed"
     assert sorted(path.name for path in folder.iterdir()) == sorted(["current", second.digest])
     assert {path.stat().st_mode & 0o777 for path in (folder / second.digest).iterdir()} == {0o600}
@@ -98,7 +117,7 @@ def test_a_store_that_was_interrupted_anywhere_keeps_the_old_seed_or_the_new(
     outcomes = set()
     for number in range(100):
         system = System(tmp_path / str(number))
-        keep(system, old)
+        store(system, old)
         calls = 0
 
         def flush(descriptor: int, fail_at: int = number) -> None:
@@ -111,15 +130,15 @@ def test_a_store_that_was_interrupted_anywhere_keeps_the_old_seed_or_the_new(
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", flush)
             try:
-                keep(system, new)
+                store(system, new)
                 done = True
             except InterruptedError:
                 done = False
-        found = kept(system)
+        found = stored(system)
         assert found in (old, new)
         outcomes.add(found == new)
-        keep(system, new)  # and the next boot mends it
-        assert kept(system) == new
+        store(system, new)  # and the next boot mends it
+        assert stored(system) == new
         if done:
             break
     assert done
@@ -128,39 +147,135 @@ def test_a_store_that_was_interrupted_anywhere_keeps_the_old_seed_or_the_new(
 
 def test_a_seed_kept_on_a_damaged_disk_is_not_used(tmp_path: Path) -> None:
     system = System(tmp_path)
-    keep(system, Seed(FILES))
+    store(system, Seed(FILES))
     (tmp_path / "var/lib/edge-osbuild/seed/current/user-data").write_bytes(b"")
-    assert kept(system) is None
-    keep(system, Seed(FILES))
-    assert kept(system) == Seed(FILES)
+    assert stored(system) is None
+    store(system, Seed(FILES))
+    assert stored(system) == Seed(FILES)
 
 
-def test_the_seed_on_the_esp_goes_before_the_kept_one_unless_it_is_torn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_seed_on_the_esp_goes_before_the_stored_one_unless_it_is_torn(tmp_path: Path) -> None:
     system = System(tmp_path)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-    chosen, source = choose(system, [])
-    assert source == "defaults"
-    assert json.loads(chosen.files["meta-data"])["local-hostname"] == "edge-01234567"
+    first = choose(system, [], Media.FIRST_BOOT).accepted
+    assert first.source == "defaults"
+    assert json.loads(first.files["meta-data"])["local-hostname"] == "edge-01234567"
     old = Seed({**FILES, "user-data": USER + b"hostname: old\n"})
-    keep(system, old)
-    assert choose(system, []) == (old, "kept from before")
+    store(system, old)
+    assert chosen(system) == (old, "stored")
     put(tmp_path / "efi/seed", FILES, sums=True)
-    assert choose(system, []) == (Seed(FILES), "EFI system partition")
+    assert chosen(system) == (Seed(FILES), "EFI system partition")
     (tmp_path / "efi/seed/user-data").write_bytes(USER[:-3])
-    assert choose(system, []) == (old, "kept from before")
-    assert "user-data does not have the checksum" in capsys.readouterr().err
+    choice = choose(system, [], Media.FIRST_BOOT)
+    assert (choice.accepted.seed, choice.accepted.source) == (old, "stored")
+    assert "user-data does not have the checksum" in choice.errors[0]
+
+
+def chosen(system: System, media: Media = Media.FIRST_BOOT) -> tuple[Seed, str]:
+    accepted = choose(system, [], media).accepted
+    return accepted.seed, accepted.source
+
+
+def test_a_seed_on_the_esp_that_was_replaced_does_not_come_back_but_a_new_one_counts(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    put(tmp_path / "efi/seed", FILES)
+    new = put(tmp_path / "new", {**FILES, "user-data": USER + b"hostname: new\n"})
+    assert replace_seed(system, new).warnings == ()
+    assert chosen(system) == (read(new), "stored")
+    put(tmp_path / "efi/seed", {**FILES, "user-data": USER + b"hostname: newer\n"})
+    assert chosen(system)[1] == "EFI system partition"
+    supersede(system, chosen(system)[0].digest)
+    assert chosen(system) == (read(new), "stored")
+
+
+def test_a_seed_that_is_refused_is_not_stored_by_apply(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    store(system, Seed(FILES))
+    bad = put(tmp_path / "bad", {**FILES, "user-data": b"#cloud-config\nusers:\n- name: a\n\tshell: x\n"})
+    with pytest.raises(Problem, match=r"user-data, line 4, column 1") as caught:
+        replace_seed(system, bad)
+    assert "nothing was changed" in (caught.value.hint or "")
+    assert stored(system) == Seed(FILES)
+    with pytest.raises(Problem, match="no such file"):
+        replace_seed(system, tmp_path / "missing.iso")
+
+
+@pytest.fixture
+def medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A medium with a seed; it is a folder, since a test can't attach a disk."""
+    folder = put(tmp_path / "medium", {**FILES, "user-data": USER + b"hostname: medium\n"}, sums=True)
+
+    @contextmanager
+    def mounted(system: System, device: Path) -> Iterator[Path]:
+        yield device
+
+    monkeypatch.setattr(choosing, "mounted", mounted)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("media", "own", "source"),
+    [
+        (Media.FIRST_BOOT, None, "medium"),
+        (Media.FIRST_BOOT, "stored", "stored"),
+        (Media.FIRST_BOOT, "esp", "EFI system partition"),
+        (Media.ALWAYS, "stored", "medium"),
+        (Media.ALWAYS, "esp", "medium"),
+        (Media.SIGNED, None, "defaults"),
+        (Media.SIGNED, "stored", "stored"),
+        (Media.SIGNED, "esp", "EFI system partition"),
+    ],
+)
+def test_the_image_decides_when_a_medium_configures_a_node(
+    tmp_path: Path, medium: Path, media: Media, own: str | None, source: str
+) -> None:
+    system = System(tmp_path)
+    if own == "stored":
+        store(system, Seed(FILES))
+    if own == "esp":
+        put(tmp_path / "efi/seed", FILES)
+    choice = choose(system, [medium], media)
+    assert choice.accepted.source.startswith(source)
+    if media is Media.FIRST_BOOT and own:
+        assert "edge-agent seed apply" in choice.notes[0]
+    if media is Media.SIGNED:
+        assert "it is not signed" in choice.errors[0]
+
+
+def test_an_image_that_says_nothing_of_media_takes_them_at_the_first_boot_only(tmp_path: Path) -> None:
+    assert rule(System(tmp_path)) is Media.FIRST_BOOT
+    path = tmp_path / "usr/lib/edge-osbuild/image.json"
+    path.parent.mkdir(parents=True)
+    for text, found in (('{"seed": {"media": "always"}}', Media.ALWAYS), ('{"seed": 1}', Media.FIRST_BOOT)):
+        path.write_text(text)
+        assert rule(System(tmp_path)) is found
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RecursionError("deep"), ValueError("odd")])
+def test_a_medium_that_can_not_be_read_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(folder: Path) -> Seed:
+        raise error
+
+    system = System(tmp_path)
+    store(system, Seed(FILES))
+    put(tmp_path / "efi/seed", FILES)
+    monkeypatch.setattr(choosing, "read", fail)
+    choice = choose(system, [], Media.FIRST_BOOT)
+    assert choice.accepted.seed == Seed(FILES)
+    assert choice.accepted.source == "stored"
+    assert str(error.args[-1]) in choice.errors[0]
 
 
 def test_cloud_init_sees_exactly_the_seed_and_runs_once_before_the_network(tmp_path: Path) -> None:
     system = System(tmp_path)
-    show(system, Seed({**FILES, "vendor-data": b"x"}))
-    show(system, Seed(FILES))
+    show(system, accept(Seed({**FILES, "vendor-data": b"#!/bin/sh\n"}), "a"))
+    show(system, accept(Seed(FILES), "b"))
     folder = tmp_path / "var/lib/cloud/seed/nocloud"
     assert {path.name for path in folder.iterdir()} == set(FILES)
-    assert (folder / "user-data").read_bytes() == USER
+    assert gzip.decompress((folder / "user-data").read_bytes()) == USER
     assert yaml.safe_load((folder / "meta-data").read_text()) == {"instance-id": "node-1-0", "dsmode": "local"}
 
 
@@ -169,29 +284,194 @@ def test_cloud_init_sees_exactly_the_seed_and_runs_once_before_the_network(tmp_p
     [
         "instance-id: a\nlocal-hostname: b",
         '{"instance-id": "a", "local-hostname": "b", "dsmode": "net"}',
-        "dsmode: net\ninstance-id: a\nlocal-hostname: b\n",
+        '{\n  "instance-id": "a",\n  "local-hostname": "b",\n}',
+        "{instance-id: a, local-hostname: b}",
+        "---\ninstance-id: a\nlocal-hostname: b\n...\n",
+        "\ufeffdsmode: net\ninstance-id: a\nlocal-hostname: b\n",
+        "# a comment\ninstance-id: >-\n  a\nlocal-hostname: b # dsmode: net\n",
     ],
 )
-def test_meta_data_of_others_gets_the_mode_too(metadata: str) -> None:
+def test_meta_data_in_any_style_of_yaml_gets_the_mode(metadata: str) -> None:
     expected = {"instance-id": "a", "local-hostname": "b", "dsmode": "local"}
-    assert yaml.safe_load(local(metadata.encode())) == expected
+    files = accept(Seed({**FILES, "meta-data": metadata.encode()}), "a").files
+    assert yaml.safe_load(files["meta-data"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("metadata", "instance"), [("", "nocloud"), ("local-hostname: a\n", "nocloud"), ("instance-id: 17\n", "17")]
+)
+def test_meta_data_without_an_instance_id_gets_cloud_inits_own(metadata: str, instance: str) -> None:
+    files = accept(Seed({**FILES, "meta-data": metadata.encode()}), "a").files
+    assert yaml.safe_load(files["meta-data"])["instance-id"] == instance
+
+
+DEEP = "a: " + "[" * 5000 + "]" * 5000
+LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("user-data", b"#cloud-config\nusers:\n- name: a\n\tshell: x\n", r"user-data, line 4, column 1: .*'\\t'"),
+        ("user-data", b"#cloud-config\nusers: [a\n", r"user-data, line 3, column 1"),
+        ("user-data", b"#cloud-config\n- a\n", "line 1, column 1: expected `key: value` lines, not a list"),
+        ("user-data", b"#cloud-config\na: 1\n---\nb: 2\n", r"user-data, line 3, column 1"),
+        ("user-data", b"#cloud-config\na: *b\n", r"user-data, line 2, column 4: found undefined alias"),
+        ("user-data", b"#cloud-config\nd: 2026-13-45\n", "month must be in 1..12"),
+        ("user-data", b"#cloud-config\n" + DEEP.encode(), "nested"),
+        ("user-data", b"#cloud-config\n" + b"a: " + b"[" * 100 + b"]" * 100, "nested more than 60 levels"),
+        ("user-data", b"#cloud-config\n" + LAUGHS.encode(), "more than 200000 values"),
+        ("user-data", b"#cloud-config\na: &a [*a]\n", "nested more than"),
+        ("user-data", "#cloud-config\na: b\n".encode("utf-16"), "user-data is UTF-16: save it as UTF-8"),
+        ("user-data", b"#cloud-config\na: \xff\n", "user-data, line 2, column 4: not UTF-8"),
+        ("user-data", b"#cloud-config\na: b\0\n", "user-data, line 2, column 5: not text"),
+        ("user-data", b"#cloud-config\na: \x01\n", "line 2, column 4: this character is not allowed"),
+        ("user-data", b"users: []\n", "begins with 'users: \\[\\]'; it must begin with `#cloud-config`"),
+        ("user-data", b"#include\nhttp://192.0.2.1/\n", "`#include` is not followed"),
+        ("user-data", gzip.compress(USER * 9)[:-12], "gzip data is cut off"),
+        ("user-data", gzip.compress(b"#" * (userdata.LIMIT + 1)), "gzip data is too large"),
+        ("vendor-data", b"#cloud-config\na: [\n", "vendor-data, line 3, column 1"),
+        ("meta-data", b"- a\n", "meta-data, line 1, column 1: expected"),
+        ("meta-data", b"instance-id: {a: b}\n", "instance-id is not a text"),
+    ],
+)
+def test_what_does_not_parse_is_refused_with_its_place(name: str, data: bytes, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        accept(Seed({**FILES, name: data}), "a")
+
+
+def message(*parts: tuple[str, bytes]) -> bytes:
+    made = MIMEMultipart()
+    for kind, data in parts:
+        encoded = MIMEApplication(data, kind.split("/")[1], encode_base64)
+        encoded.replace_header("Content-Type", kind)
+        made.attach(encoded)
+    return made.as_bytes()
+
+
+CONFIG = b"#cloud-config\npackages: [a]\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        (CONFIG, ["packages"]),
+        (b"\xef\xbb\xbf" + CONFIG, ["packages"]),
+        (b"\n\n  #Cloud-Config\npackages: [a]\n".replace(b"  #", b"#"), ["packages"]),
+        (gzip.compress(CONFIG), ["packages"]),
+        (message(("text/cloud-config", CONFIG), ("text/x-shellscript", b"#!/bin/sh\n")), ["packages"]),
+        (message(("text/plain", gzip.compress(CONFIG)), ("text/cloud-config", b"swap: {}\n")), ["packages", "swap"]),
+        (gzip.compress(message(("text/cloud-config", CONFIG))), ["packages"]),
+        (b"#cloud-config-archive\n- |\n  #cloud-config\n  swap: {}\n- {type: text/cloud-config, content: 'snap: 1'}\n",
+         ["swap", "snap"]),
+        (b"#!/bin/sh\necho a\n", []),
+        (b"#cloud-boothook\n#!/bin/sh\n", []),
+        (b"## template: jinja\n#cloud-config\nhostname: {{ v1.local_hostname }}\n", []),
+        (b"#cloud-config\n", []),
+        (b"", []),
+    ],
+)  # fmt: skip
+def test_every_format_of_cloud_init_is_understood(data: bytes, keys: list[str]) -> None:
+    warnings = accept(Seed({**FILES, "user-data": data}), "a").warnings
+    assert [line.split("`")[1] for line in warnings] == keys
+
+
+def test_a_part_that_does_not_parse_is_named(tmp_path: Path) -> None:
+    data = message(("text/cloud-config", CONFIG), ("text/cloud-config", b"#cloud-config\na: [\n"))
+    with pytest.raises(Refused, match=r"user-data, part \d+, line 3, column 1"):
+        accept(Seed({**FILES, "user-data": data}), "a")
+
+
+def test_keys_without_effect_are_named_with_the_reason() -> None:
+    found = effect.without_effect(
+        {"users": [{"name": "a", "ssh_import_id": ["gh:a"]}], "packges": [], "power_state": {}, "hostname": "a"}
+    )
+    assert set(found) == {"users.ssh_import_id", "packges", "power_state"}
+    assert found["packges"] == "cloud-init does not know this key"
+    assert "never stop rebooting" in found["power_state"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{0}  {1}", "{0} *{1}", "{0} {1}", "{0}  ./{1}", "SHA256 ({1}) = {0}", "SHA256({1})= {0}", "  {0}  {1}",
+        "\\{0}  {1}", "{0}  {1}\r",
+    ],
+)  # fmt: skip
+def test_checksums_may_have_every_form_that_sha256sum_checks(tmp_path: Path, line: str) -> None:
+    folder = put(tmp_path, FILES)
+    lines = [line.format(hashlib.sha256(data).hexdigest(), name) for name, data in FILES.items()]
+    text = "\n".join(["# made by hand", "", *lines, ""])
+    (folder / "SHA256SUMS").write_text(text.replace("\r", ""), newline="")
+    done = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "SHA256SUMS").write_text(text, newline="")
+    assert read(folder) == Seed(FILES)
+    (folder / "user-data").write_bytes(USER + b"#")
+    assert subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, capture_output=True).returncode == 1
+    with pytest.raises(Refused, match="user-data does not have the checksum"):
+        read(folder)
+
+
+def test_checksums_may_name_other_files_of_the_medium_which_are_checked_too(tmp_path: Path) -> None:
+    folder = put(tmp_path, {**FILES, "README": b"a"}, sums=True)
+    assert read(folder) == Seed(FILES)
+    (folder / "README").write_bytes(b"b")
+    with pytest.raises(Refused, match="README does not have"):
+        read(folder)
+    (folder / "README").unlink()
+    with pytest.raises(Refused, match="README is in SHA256SUMS, but not in the seed"):
+        read(folder)
+    (folder / "SHA256SUMS").write_text("what is this\n")
+    with pytest.raises(Refused, match="no line that"):
+        read(folder)
+    assert sums.parse(b"0" * 64 + b"  /etc/shadow") == {"/etc/shadow": "0" * 64}
 
 
 def test_the_defaults_are_a_seed_that_would_be_accepted(tmp_path: Path) -> None:
     made = defaults(System(tmp_path))
     assert read(put(tmp_path / "seed", made.files)) == made
+    assert accept(made, "defaults").warnings == ()
+
+
+def fat(folder: Path, name: str, label: str | None, *, boot_sector: str | None = None, kind: int = 16) -> Path:
+    """A FAT file system by mformat(1). mtools writes a label to both places; Windows to the root directory only."""
+    path = folder / name
+    size = {12: "1440", 16: "40000", 32: "140000"}[kind]
+    words = ["-F"] if kind == 32 else []
+    config = folder / "mtoolsrc"
+    config.write_text(f'drive s: file="{path}"\nmtools_skip_check=1\n')
+    run = mtools(Cache())
+    environment = {**os.environ, "MTOOLSRC": str(config)}
+    command = ["env", f"MTOOLSRC={config}", "mformat", *words, "-C", "-T", size, "-h", "16", "-s", "63",
+               *(["-v", label] if label else []), "s:"]  # fmt: skip
+    subprocess.run(run(command, [folder]), check=True, capture_output=True, env=environment)
+    if boot_sector is not None:
+        with path.open("r+b") as file:
+            file.seek(71 if kind == 32 else 43)
+            file.write(boot_sector.ljust(11).encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", [12, 16, 32])
+def test_a_label_counts_in_the_root_directory_of_a_fat_and_in_its_boot_sector(tmp_path: Path, kind: int) -> None:
+    assert label(fat(tmp_path, "both", "CIDATA", kind=kind)) == "CIDATA"
+    assert label(fat(tmp_path, "windows", "CIDATA", boot_sector="NO NAME", kind=kind)) == "CIDATA"
+    assert label(fat(tmp_path, "boot", None, boot_sector="cidata", kind=kind)) == "cidata"
+    assert label(fat(tmp_path, "other", "ESP", kind=kind)) == "ESP"
 
 
 def test_media_are_found_by_label_in_either_case_and_nothing_else_is(tmp_path: Path) -> None:
-    iso = bytes(0x8000) + b"\1CD001\1\0" + bytes(32) + b"CIDATA".ljust(32)
-    fat16 = bytes(43) + b"cidata     FAT16   " + bytes(450)
-    fat32 = bytes(71) + b"CIDATA     FAT32   " + bytes(422)
-    other = bytes(71) + b"ESP        FAT32   " + bytes(422)
-    devices = {"sr0": iso, "sdb1": fat16, "sdc1": fat32, "sda1": other, "sda": b"", "sda2": bytes(99), "loop0": iso}
     (tmp_path / "dev").mkdir()
+    files = render(Profile(name="a", version="1"), "node-1", folder=tmp_path).with_sums()
+    image = iso(files)
+    devices = {"sr0": image, "loop0": image, "sda": b"", "sda2": bytes(99), "sda3": bytes(10**6)}
     for name, data in devices.items():
-        (tmp_path / "sys/class/block" / name).mkdir(parents=True)
         (tmp_path / "dev" / name).write_bytes(data)
-    (tmp_path / "sys/class/block/sdd").mkdir()  # an empty card reader has no medium to open
-    assert [path.name for path in media(System(tmp_path))] == ["sdb1", "sdc1", "sr0"]
-    assert label(tmp_path / "dev/sda1") == "ESP"
+    fat(tmp_path / "dev", "sdb1", "cidata")
+    fat(tmp_path / "dev", "sda1", "ESP")
+    for name in (*devices, "sdb1", "sda1", "sdd"):  # sdd is an empty card reader: it has no medium to open
+        (tmp_path / "sys/class/block" / name).mkdir(parents=True)
+    assert [path.name for path in media(System(tmp_path))] == ["sdb1", "sr0"]

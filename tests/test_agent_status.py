@@ -73,7 +73,17 @@ def test_it_says_why_this_slot_runs(
     assert why in found["why"]
 
 
+SEED = {
+    "source": "stored",
+    "digest": "0" * 32,
+    "configured": True,
+    "errors": ["write_files, /etc/a: is a directory"],
+    "warnings": ["user-data: `swap` has no effect: kubelet does not start beside swap"],
+}
+
+
 def test_status_has_all_that_a_script_wants(device: Device) -> None:
+    device.put("run/edge-osbuild/seed.json", json.dumps(SEED))
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
     health = {"healthy": True, "final": True, "seconds": 40.2, "checks": []}
     device.put("run/edge-osbuild/health.json", json.dumps(health))
@@ -89,6 +99,8 @@ def test_status_has_all_that_a_script_wants(device: Device) -> None:
         "kubernetes": {"distribution": "upstream", "version": "v1.36.3", "role": "server"},
         "boot": {"entry": "edge-a+2-1.efi", "state": "trial", "left": 2, "done": 1, "counted": True},
         "why": "slot a is on trial: 1 try used, 2 left",
+        "seed": {**SEED, "notes": []},
+        "network": {"problems": []},
         "health": health,
         "uptime": 3725.5,
     }
@@ -104,6 +116,8 @@ def test_status_for_people_is_short_and_aligned(device: Device) -> None:
         "run/edge-osbuild/health.json",
         json.dumps({"healthy": False, "final": True, "seconds": 600.0, "checks": checks}),
     )
+    device.put("run/edge-osbuild/seed.json", json.dumps(SEED))
+    device.put("run/edge-osbuild/network.json", '{"problems": ["network-config, line 2, column 1: no"]}')
     text = lines(status(device.system))
     assert [re.sub(r"[\d.]+ of [\d.]+ GiB", "N of M GiB", line) for line in text] == [
         "image       edge-server 1.2.0 (x86_64)",
@@ -114,9 +128,14 @@ def test_status_for_people_is_short_and_aligned(device: Device) -> None:
         "kubernetes  upstream v1.36.3, server",
         "up          1 h 2 min",
         "/var        N of M GiB free",
+        "seed        stored, 1 error, 1 warning",
         "health      NOT GOOD",
         "            ok  10-systemd",
         "            BAD 50-node     not Ready: no network",
+        "",
+        "seed error: write_files, /etc/a: is a directory",
+        "seed warning: user-data: `swap` has no effect: kubelet does not start beside swap",
+        "network error: network-config, line 2, column 1: no",
     ]
 
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "reach": ("reach", "say whether the update server can be reached"),
     "bless": ("bless", "mark the running slot as good (run at the end of a good boot)"),
     "backend": ("backend", "answer what RAUC asks of the boot loader (run by RAUC)"),
-    "seed": ("seed", "find and store the seed of this node (run at boot)"),
+    "seed": ("seed.command", "show or replace the seed of this node"),
     "network": ("network.command", "configure the network as the seed says (run at boot)"),
     "update": ("update.command", "install updates, and say what became of them"),
     "rollback": ("rollback", "go back to the other slot"),

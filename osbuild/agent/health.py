@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from osbuild.agent.boot import boot
+from osbuild.agent.console import briefly, say
 from osbuild.agent.system import System, write
 from osbuild.agent.systemd import reboot_whatever
 
@@ -23,7 +24,6 @@ FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
 RESULT = "/run/edge-osbuild/health.json"
 CHECK_TIMEOUT = 30.0
 END = 3.0  # seconds to end, once killed
-PATIENCE = 10.0  # seconds for what a verdict does not depend on
 PAUSE = 1.0  # seconds between rounds at least
 REST = 9.0  # times what a round took of a processor: a boot that is under way needs the rest of it
 LONGEST = 10.0  # seconds between rounds at most
@@ -159,20 +159,6 @@ def describe(system: System, verdict: Verdict) -> str:
     return f"edge-osbuild: boot failed: {node} not healthy after {verdict.seconds:.0f} s: " + " ".join(bad.split())
 
 
-def say(system: System, line: str) -> None:
-    """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
-    print(line, flush=True)
-
-    def write_there() -> None:
-        try:
-            with system.path("/dev/console").open("a") as console:
-                console.write(f"\r{line}\r\n")
-        except OSError as error:
-            print(f"edge-agent: no console: {error.strerror}", flush=True)
-
-    briefly(write_there)
-
-
 def remember(system: System, verdict: Verdict) -> None:
     """Keep a failed verdict over the reboot."""
 
@@ -185,16 +171,6 @@ def remember(system: System, verdict: Verdict) -> None:
             print(f"edge-agent: the verdict can't be kept: {error}", flush=True)
 
     briefly(keep)
-
-
-def briefly(act: Callable[[], None]) -> None:
-    """Do it, and go on without it after a while.
-
-    A data partition that hangs, or a console whose output somebody has stopped, must not keep a node from its reboot.
-    """
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
 
 
 def judge(system: System, deadline: float, restart: Callable[[], None] = reboot_whatever) -> int:

@@ -4,11 +4,15 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import asdict
 from typing import Any
 
 from osbuild.agent.boot import boot, tries
 from osbuild.agent.health import RESULT
+from osbuild.agent.seed.report import Report, load
 from osbuild.agent.system import System
+
+NETWORK = "/run/edge-osbuild/network.json"
 
 
 def status(system: System) -> dict[str, Any]:
@@ -16,6 +20,7 @@ def status(system: System) -> dict[str, Any]:
     image = system.image()
     state = boot(system)
     health = system.json(RESULT)
+    problems = system.json(NETWORK).get("problems")
     return {
         "name": image.get("name"),
         "version": image.get("version"),
@@ -33,6 +38,8 @@ def status(system: System) -> dict[str, Any]:
         },
         "why": state.why(),
         "health": health or {"healthy": False, "final": False, "seconds": 0.0, "checks": []},
+        "seed": asdict(load(system)),
+        "network": {"problems": problems if isinstance(problems, list) else []},
         "uptime": system.uptime(),
         "space": {"/var": space(system, "/var")},
     }
@@ -59,6 +66,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         ("kubernetes", kubernetes(found["kubernetes"])),
         ("up", duration(found["uptime"])),
         *((name, room(value)) for name, value in found["space"].items() if value),
+        ("seed", seed(found["seed"])),
         ("health", verdict(health)),
     ]
     width = max(len(label) for label, _ in rows)
@@ -67,7 +75,20 @@ def lines(found: dict[str, Any]) -> list[str]:
     for check in health["checks"]:
         said = " ".join(check["output"].split())
         text.append(f"{'':{width}}  {'ok ' if check['ok'] else 'BAD'} {check['name']:{names}}  {said}".rstrip())
-    return text
+    problems = [*seed_lines(found["seed"]), *(f"network error: {line}" for line in found["network"]["problems"])]
+    return [*text, "", *problems] if problems else text
+
+
+def seed(found: dict[str, Any]) -> str:
+    """Where the seed is from, and how many things are wrong with it."""
+    sizes = {kind: len(found[f"{kind}s"]) for kind in ("error", "warning")}
+    counts = [f"{size} {kind}{'s' if size > 1 else ''}" for kind, size in sizes.items() if size]
+    return ", ".join([found["source"] or "not applied yet", *counts])
+
+
+def seed_lines(found: dict[str, Any]) -> list[str]:
+    """What is wrong with the seed, and what was not looked at."""
+    return [*Report(**found).lines(), *found["notes"]]
 
 
 def counter(entry: dict[str, Any]) -> str:

@@ -237,6 +237,18 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Seed:
+    media: str = field(
+        default="first-boot",
+        metadata=key(
+            "when a medium labelled CIDATA may configure a node: `first-boot`, while it has no seed of its own; "
+            "`signed`, at every boot if a key that the image trusts has signed its seed; `always`, at every boot",
+            choices=("first-boot", "signed", "always"),
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Update:
     deadline: int = field(
         default=3600,
@@ -331,5 +343,6 @@ class Profile:
     time: Time = field(default_factory=Time, metadata=key("clock", where="seed"))
     kubernetes: Kubernetes = field(default_factory=Kubernetes, metadata=key("Kubernetes on the node"))
     health: Health = field(default_factory=Health, metadata=key("when a boot counts as good"))
+    seed: Seed = field(default_factory=Seed, metadata=key("who may configure a node"))
     update: Update = field(default_factory=Update, metadata=key("updates of the device"))
     agent: Agent = field(default_factory=Agent, metadata=key("the edge agent"))

@@ -1,0 +1,32 @@
+"""The console of the node: lines that people see without logging in."""
+
+import threading
+from collections.abc import Callable
+
+from osbuild.agent.system import System
+
+PATIENCE = 10.0  # seconds for what nothing depends on
+
+
+def say(system: System, line: str) -> None:
+    """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
+    print(line, flush=True)
+
+    def write_there() -> None:
+        try:
+            with system.path("/dev/console").open("a") as console:
+                console.write(f"\r{line}\r\n")
+        except OSError as error:
+            print(f"edge-agent: no console: {error.strerror}", flush=True)
+
+    briefly(write_there)
+
+
+def briefly(act: Callable[[], None]) -> None:
+    """Do it, and go on without it after a while.
+
+    A data partition that hangs, or a console whose output somebody has stopped, must not keep a node from its reboot.
+    """
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)

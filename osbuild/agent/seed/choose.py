@@ -1,0 +1,113 @@
+"""Which seed counts at this boot, by the image's rule for media (`seed.media` of the profile)."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from osbuild.agent.seed.accepted import Accepted, accept
+from osbuild.agent.seed.files import Seed, read
+from osbuild.agent.seed.media import mounted
+from osbuild.agent.seed.refused import Refused
+from osbuild.agent.seed.signature import verify
+from osbuild.agent.seed.store import stored, superseded
+from osbuild.agent.system import System
+
+ON_ESP = "/efi/seed"
+ESP, STORED, DEFAULTS = "EFI system partition", "stored", "defaults"
+
+
+class Media(StrEnum):
+    """When a medium may configure a node."""
+
+    FIRST_BOOT = "first-boot"
+    """while the node has no seed of its own"""
+    SIGNED = "signed"
+    """at every boot, if a key that the image trusts has signed its seed"""
+    ALWAYS = "always"
+    """at every boot"""
+
+
+@dataclass
+class Choice:
+    """The seed that counts; errors of those that were refused; notes about those that were not looked at."""
+
+    accepted: Accepted
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def rule(system: System) -> Media:
+    """The image's rule, the strictest one that needs no keys if it says none."""
+    try:
+        return Media(system.image().get("seed", {}).get("media"))
+    except (ValueError, AttributeError):
+        return Media.FIRST_BOOT
+
+
+def choose(system: System, devices: list[Path], media: Media) -> Choice:
+    """Choose the first usable seed of: media, the ESP of the node's own disk, the stored one, the defaults.
+
+    With `Media.FIRST_BOOT`, media come after the node's own seeds. A refused one is never a reason to stop.
+    """
+    errors: list[str] = []
+
+    def from_medium(device: Path) -> Accepted:
+        with mounted(system, device) as folder:
+            seed = read(folder)
+        if media is Media.SIGNED:
+            verify(system, seed)
+        return accept(seed, f"medium {device}")
+
+    def from_esp() -> Accepted | None:
+        folder = system.path(ON_ESP)
+        if not folder.is_dir():
+            return None
+        seed = read(folder)
+        return None if seed.digest == superseded(system) else accept(seed, ESP)
+
+    def from_store() -> Accepted | None:
+        seed = stored(system)
+        return accept(seed, STORED) if seed else None
+
+    on_media = [(f"medium {device}", lambda device=device: from_medium(device)) for device in devices]
+    own: list[tuple[str, Callable[[], Accepted | None]]] = [(ESP, from_esp), (STORED, from_store)]
+    for source, get in [*own, *on_media] if media is Media.FIRST_BOOT else [*on_media, *own]:
+        if (accepted := attempt(source, get, errors)) is not None:
+            notes = []
+            if media is Media.FIRST_BOOT and devices and accepted.source in (ESP, STORED):
+                hint = f"`sudo edge-agent seed apply {devices[0]}` replaces its seed"
+                notes.append(f"medium {devices[0]} was not read, because this node has a seed: {hint}")
+            return Choice(accepted, errors, notes)
+    return Choice(accept(defaults(system), DEFAULTS), errors)
+
+
+def attempt(source: str, get: Callable[[], Accepted | None], errors: list[str]) -> Accepted | None:
+    """A seed of one source, None if there is none; one that is refused or can't be read is added to `errors`."""
+    try:
+        return get()
+    except Refused as problem:
+        errors.append(f"seed on {source} refused: {problem}")
+    except subprocess.CalledProcessError as problem:
+        said = " ".join(str(problem.stderr or "").split()) or problem
+        errors.append(f"seed on {source} can't be read: {said}")
+    except OSError as problem:
+        errors.append(f"seed on {source} can't be read: {problem.strerror or problem}")
+    except Exception as problem:  # whatever a file does to the parser, the node must get its users from another seed
+        errors.append(f"seed on {source} refused: {type(problem).__name__}: {problem}")
+    return None
+
+
+def defaults(system: System) -> Seed:
+    """The seed of a node that was given none."""
+    machine = system.text("/etc/machine-id").strip() or "0" * 32
+    metadata = {"instance-id": f"default-{machine}", "local-hostname": f"edge-{machine[:8]}"}
+    return Seed(
+        {
+            "user-data": b"#cloud-config\nusers: []\n",
+            "meta-data": json.dumps(metadata).encode(),
+            "network-config": b"version: 2\nethernets: {}\n",
+        }
+    )

@@ -1,0 +1,66 @@
+"""Media that carry a seed: block devices with a file system labelled CIDATA."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from osbuild.agent.system import System
+
+LABEL = "CIDATA"  # or in lower case
+MOUNT = "/run/edge-osbuild/medium"
+WAIT = 5.0  # seconds that a medium gets to appear if no seed is known
+TIMEOUT = 60.0  # seconds for a medium that answers slowly or not at all
+
+
+def media(system: System) -> list[Path]:
+    """Block devices with the label of a seed, probed directly: udev may not have handled them yet."""
+    names = sorted(path.name for path in system.path("/sys/class/block").glob("*"))
+    devices = [system.path(f"/dev/{name}") for name in names if not name.startswith(("loop", "ram", "dm-", "zram"))]
+    return [device for device in devices if device.exists() and label(device).upper() == LABEL]
+
+
+def label(device: Path) -> str:
+    """The label of an ISO 9660 or FAT file system, empty if there is neither.
+
+    blkid(8) knows both places of a FAT's label: the root directory, where Windows writes it, and the boot sector.
+    """
+    command: list[str | Path] = [
+        "blkid", "--probe", "--match-types", "vfat,iso9660", "--output", "export", "--match-tag", "LABEL",
+        "--match-tag", "LABEL_FATBOOT", device,
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    return found.get("LABEL") or found.get("LABEL_FATBOOT") or ""
+
+
+def wait_for_media(system: System, seconds: float) -> list[Path]:
+    """Find media; if there is none, wait until udev has handled what is plugged in, and `seconds` more."""
+    if (found := media(system)) or seconds <= 0:
+        return found
+    subprocess.run(["udevadm", "settle", "--timeout=30"], check=False)
+    end = time.monotonic() + seconds
+    while not (found := media(system)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def mounted(system: System, device: Path) -> Iterator[Path]:
+    """Mount a medium, or a file with its contents, read-only for the time of the block.
+
+    Raises `subprocess.SubprocessError` or `OSError`.
+    """
+    folder = system.path(MOUNT)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = "ro,nosuid,nodev,noexec" + (",loop" if device.is_file() else "")
+    command: list[str | Path] = ["mount", "-o", options, device, folder]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)

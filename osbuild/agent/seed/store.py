@@ -1,0 +1,60 @@
+"""The stored seed: what this node was configured from last, on the data partition."""
+
+import shutil
+
+from osbuild.agent.seed.files import SIGNATURE, SUMS, Seed, read
+from osbuild.agent.seed.refused import Refused
+from osbuild.agent.system import System, flush, write
+
+FOLDER = "/var/lib/edge-osbuild/seed"
+SUPERSEDED = "superseded"  # a file in FOLDER: the digest of a seed on the ESP that another one has replaced
+
+
+def stored(system: System) -> Seed | None:
+    """The last seed that was applied, None if there is none or it does not match its folder's name, a digest."""
+    current = system.path(FOLDER) / "current"
+    try:
+        seed = read(current)
+        return seed if seed.digest == current.readlink().name else None
+    except (OSError, Refused):
+        return None
+
+
+def store(system: System, seed: Seed) -> None:
+    """Store a seed: a new folder, then one rename of the link to it, so that a power cut leaves the old or the new.
+
+    Raises `OSError`.
+    """
+    folder = system.path(FOLDER)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    current = folder / "current"
+    if current.is_symlink() and current.readlink().name == seed.digest and stored(system) == seed:
+        return
+    target = folder / seed.digest
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(mode=0o700)
+    extra = {SUMS: seed.sums, SIGNATURE: seed.signature}
+    for name, data in {**seed.files, **extra}.items():
+        if data is not None:
+            write(target / name, data, 0o600)
+    beside = folder / ".current.new"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(seed.digest)
+    flush(folder)
+    beside.rename(current)
+    flush(folder)
+    for other in folder.iterdir():
+        if other.is_dir() and not other.is_symlink() and other.name != seed.digest:
+            shutil.rmtree(other)
+
+
+def superseded(system: System) -> str:
+    """The digest of the seed on the ESP that does not count any more, empty if there is none."""
+    return system.text(f"{FOLDER}/{SUPERSEDED}").strip()
+
+
+def supersede(system: System, digest: str) -> None:
+    """From now on the stored seed goes before the seed with `digest` on the ESP. Raises `OSError`."""
+    if superseded(system) != digest:
+        write(system.path(f"{FOLDER}/{SUPERSEDED}"), f"{digest}\n".encode(), 0o600)

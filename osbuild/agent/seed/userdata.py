@@ -1,0 +1,125 @@
+"""User-data and vendor-data in each of cloud-init's formats (its documentation, "User-data formats")."""
+
+import email
+import email.message
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from osbuild.agent.seed import document
+from osbuild.agent.seed.refused import Refused
+
+GZIP = b"\x1f\x8b"
+LIMIT = 16 * 2**20  # bytes after decompression
+LEVELS = 5  # of parts within parts
+STARTS = {
+    "## template: jinja": "text/jinja2",
+    "#cloud-config-archive": "text/cloud-config-archive",
+    "#cloud-config-jsonp": "text/cloud-config-jsonp",
+    "#cloud-config": "text/cloud-config",
+    "#cloud-boothook": "text/cloud-boothook",
+    "#part-handler": "text/part-handler",
+    "#include": "text/x-include-url",
+    "#!": "text/x-shellscript",
+}
+# Formats of which cloud-init decides by the first line what they are.
+BY_START = ("text/plain", "text/x-not-multipart", "application/octet-stream", "application/x-gzip", "application/gzip")
+RUN = ("text/cloud-boothook", "text/part-handler")
+
+
+@dataclass
+class Content:
+    """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def inspect(data: bytes, name: str) -> Content:
+    """Check a file whole, and return what is in it. Raises `Refused` with the part, line and column."""
+    content = Content()
+    inspect_part(data, "", name, content)
+    return content
+
+
+def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int = 0) -> None:
+    """Check one part of the MIME type `kind`, or of the type that its first line says."""
+    if level > LEVELS:
+        raise Refused(f"{name} has parts within parts more than {LEVELS} levels deep")
+    data = decompress(data, name)
+    if not data.strip():
+        return
+    if not kind and b"mime-version:" in data[:4096].lower():
+        inspect_message(email.message_from_bytes(data), name, content, level)
+        return
+    text = document.decode(data, name)
+    if not kind or kind in BY_START:
+        kind = next((found for start, found in STARTS.items() if text.lstrip().lower().startswith(start)), kind)
+    if kind == "text/cloud-config":
+        content.config |= document.mapping(text, name)
+    elif kind == "text/cloud-config-archive":
+        inspect_archive(text, name, content, level)
+    elif kind == "text/cloud-config-jsonp":
+        inspect_patch(text, name)
+    elif kind in ("text/x-include-url", "text/x-include-once-url"):
+        raise Refused(f"{name}: `#include` is not followed, since a node is configured before it has a network")
+    elif kind == "text/jinja2" or kind in RUN or kind.startswith("text/x-shellscript"):
+        return  # a template is only complete on the node, and a script is its author's
+    elif level:
+        content.warnings.append(f"{name}: cloud-init has no use for the type {kind}")
+    else:
+        first = text.lstrip().partition("\n")[0][:40]
+        raise Refused(
+            f"{name}, line 1: begins with {first!r}; it must begin with `#cloud-config`, `#!` or MIME headers"
+        )
+
+
+def decompress(data: bytes, name: str) -> bytes:
+    """Data without gzip (RFC 1952). Raises `Refused`."""
+    if not data.startswith(GZIP):
+        return data
+    expander = zlib.decompressobj(wbits=31)
+    try:
+        plain = expander.decompress(data, LIMIT)
+    except zlib.error as error:
+        raise Refused(f"{name}: damaged gzip data: {error}") from None
+    if not expander.eof:
+        raise Refused(f"{name}: gzip data is {'too large' if len(plain) >= LIMIT else 'cut off'}")
+    return plain
+
+
+def inspect_message(message: email.message.Message, name: str, content: Content, level: int) -> None:
+    """Check each part of a MIME message (RFC 2046)."""
+    if message.is_multipart() and not message.get_payload():
+        raise Refused(f"{name}: a MIME message without parts")
+    for number, part in enumerate((part for part in message.walk() if not part.is_multipart()), 1):
+        where = f"{name}, part {number}" + (f" ({part.get_filename()})" if part.get_filename() else "")
+        payload = part.get_payload(decode=True)
+        kind = part.get_content_type()
+        if kind in BY_START:
+            kind = "text/plain"
+        if isinstance(payload, bytes):
+            inspect_part(payload, kind, where, content, level + 1)
+
+
+def inspect_archive(text: str, name: str, content: Content, level: int) -> None:
+    """Check each part of a cloud-config-archive."""
+    value = document.load(text, name)
+    if not isinstance(value, list):
+        raise Refused(f"{name}, line 1: a cloud-config-archive must be a list")
+    for number, entry in enumerate(value, 1):
+        body, kind = (entry, "") if isinstance(entry, str) else ("", "")
+        if isinstance(entry, dict):
+            body, kind = entry.get("content") or "", str(entry.get("type") or "")
+        data = body if isinstance(body, bytes) else str(body).encode()
+        inspect_part(data, kind or "text/plain", f"{name}, part {number}", content, level + 1)
+
+
+def inspect_patch(text: str, name: str) -> None:
+    """Check that a cloud-config-jsonp (RFC 6902) can be read."""
+    body = text.lstrip().partition("\n")[2]
+    try:
+        json.loads(body)
+    except ValueError as error:
+        raise Refused(f"{name}: {error}") from None

@@ -1,0 +1,328 @@
+"""Steps of cloud-init on an immutable node. cloud.cfg names them: `[edge, always, STEP]`.
+
+cloud-init's own modules stop at the first bad entry. These steps call the same functions once for each entry, so that
+one bad file, user or command costs only itself. Every error is logged, and `edge-agent seed` reports it.
+"""
+
+import base64
+import copy
+import grp
+import logging
+import os
+import pwd
+import subprocess
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cloudinit import subp, temp_utils, util
+from cloudinit.config import cc_ca_certs, cc_mounts, cc_ntp, cc_set_passwords, cc_ssh, cc_write_files
+from cloudinit.distros import ug_util
+from cloudinit.settings import PER_ALWAYS
+
+LOG = logging.getLogger("cloudinit.config.cc_edge")
+
+meta = {"id": "cc_edge", "distros": ["all"], "frequency": PER_ALWAYS, "activate_by_schema_keys": []}
+
+BOOTCMD_TIMEOUT = 60  # seconds; users and files come after it, and the boot waits
+# The same ids as osbuild.seed.users gives: they follow from the name, because /home outlives the user database.
+FIRST_ID, IDS = 1000, 50000
+
+DONE = "/run/cloud-init/edge-done"
+
+Config = dict[str, Any]
+
+
+def handle(name: str, cfg: Config, cloud: Any, args: list[str]) -> None:
+    """Run the step that cloud.cfg names."""
+    STEPS[args[0]](cfg, cloud)
+
+
+def attempt(what: str, act: Callable[..., object], *arguments: Any) -> bool:
+    """Call `act`; log an error that names `what` if it fails. Returns whether it succeeded."""
+    try:
+        act(*arguments)
+    except Exception as error:
+        LOG.error("%s: %s", what, reason(error))
+        LOG.debug("%s", what, exc_info=True)
+        return False
+    return True
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line. A command's arguments may hold secrets, so only what it printed is shown."""
+    if isinstance(error, subp.ProcessExecutionError):
+        said = util.decode_binary(error.stderr or b"").strip()
+        return " ".join(said.split()) if said not in ("", "-") else f"exit status {error.exit_code}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def entries(cfg: Config, key: str) -> list[Any]:
+    """The list below `key`. Anything else there is an error of the seed, and counts as empty."""
+    found = cfg.get(key) or []
+    if isinstance(found, list):
+        return found
+    LOG.error("%s: expected a list", key)
+    return []
+
+
+def bootcmd(cfg: Config, cloud: Any) -> None:
+    """Run `bootcmd` as one script, like cc_bootcmd, but not for longer than the boot can wait."""
+    if not cfg.get("bootcmd"):
+        return
+
+    def run() -> None:
+        with temp_utils.ExtendedTemporaryFile(suffix=".sh") as script:
+            script.write(util.encode_text(util.shellify(cfg["bootcmd"])))
+            script.flush()
+            command = ["timeout", "--kill-after=5", str(BOOTCMD_TIMEOUT), "/bin/sh", script.name]
+            environment = {"INSTANCE_ID": str(cloud.get_instance_id())}
+            code = subprocess.run(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL).returncode
+        if code == 124:
+            raise RuntimeError(f"stopped after {BOOTCMD_TIMEOUT} s")
+        if code:
+            raise RuntimeError(f"its last command ended with {code}")
+
+    attempt("bootcmd", run)
+
+
+def files(cfg: Config, cloud: Any, *, deferred: bool = False) -> None:
+    """Write each entry of `write_files` that has (or has not) `defer`."""
+    for number, entry in enumerate(entries(cfg, "write_files"), 1):
+        if not isinstance(entry, dict):
+            if not deferred:
+                LOG.error("write_files, entry %d: expected a mapping with `path`", number)
+            continue
+        if util.get_cfg_option_bool(entry, "defer", False) != deferred:
+            continue
+        what = f"write_files, {entry.get('path') or f'entry {number}'}"
+        source = entry.get("source")
+        if source and not str(source.get("uri") if isinstance(source, dict) else "").startswith(("file:", "/")):
+            LOG.error("%s: `source` is not fetched: this runs before the network; use `content`", what)
+            if entry.get("content") is None:
+                continue
+            entry = {key: value for key, value in entry.items() if key != "source"}
+        owner = cloud.distro.default_owner
+        if attempt(what, check_encoding, entry):
+            attempt(what, cc_write_files.write_files, "write_files", [entry], owner)
+
+
+def check_encoding(entry: Config) -> None:
+    """Raise an exception if base64 is damaged; cloud-init skips the characters that it does not know."""
+    if cc_write_files.canonicalize_extraction(entry.get("encoding"))[0] == "application/base64":
+        base64.b64decode(b"".join(util.encode_text(entry.get("content") or "").split()), validate=True)
+
+
+def deferred_files(cfg: Config, cloud: Any) -> None:
+    """Write the files that wait for users."""
+    files(cfg, cloud, deferred=True)
+
+
+def users(cfg: Config, cloud: Any) -> None:
+    """Create groups and users with ids that follow from their names."""
+    sane = understood(cfg, cloud, LOG.error)
+    accounts, groups = ug_util.normalize_users_groups(copy.deepcopy(sane), cloud.distro)
+    default, _ = ug_util.extract_default(copy.deepcopy(accounts))
+    numbers = {int(one["uid"]) for one in accounts.values() if str(one.get("uid", "")).isdecimal()}
+    for group in groups:
+        attempt(f"groups, {group}", make_group, group, numbers)
+    for name, config in accounts.items():
+        for group in named_groups(config):
+            attempt(f"groups, {group}", make_group, group, numbers)
+        attempt(f"users, {name}", make_user, cloud, name, config, (default, numbers))
+    for group, members in groups.items():
+        attempt(f"groups, {group}", cloud.distro.create_group, group, members)
+
+
+def understood(cfg: Config, cloud: Any, report: Callable[..., object] = LOG.debug) -> Config:
+    """`cfg` without entries of `users` and `groups` that cloud-init can't read: because of one it would take none."""
+    sane = copy.deepcopy(cfg)
+    rest = {key: value for key, value in cfg.items() if key not in ("users", "groups")}
+    for key in ("groups", "users"):
+        if key not in cfg:
+            continue
+        found = cfg[key] if isinstance(cfg[key], list) else [cfg[key]]
+        good = []
+        for number, entry in enumerate(found, 1):
+            try:
+                one = entry if isinstance(entry, dict) and not isinstance(cfg[key], list) else [entry]
+                ug_util.normalize_users_groups(copy.deepcopy({**rest, key: one}), cloud.distro)
+                good.append(entry)
+            except Exception as error:
+                report("%s, entry %d: %s", key, number, reason(error))
+        if len(good) < len(found):
+            sane[key] = good
+    return sane
+
+
+def ssh(cfg: Config, cloud: Any) -> None:
+    """Let in whoever has a key of `ssh_authorized_keys`, as the default user."""
+    attempt("ssh_authorized_keys", cc_ssh.handle, "ssh", understood(cfg, cloud), cloud, [])
+
+
+def make_user(cloud: Any, name: str, config: Config, context: Any) -> None:
+    """Create one user. `context` is the default user's name and the ids that other users ask for."""
+    default, numbers = context
+    config.pop("default", None)
+    if config.pop("ssh_redirect_user", False):
+        if default is None:
+            raise ValueError("`ssh_redirect_user` needs a default user")
+        config.update(ssh_redirect_user=default, cloud_public_ssh_keys=cloud.get_public_ssh_keys() or [])
+    if "uid" not in config and not config.get("system"):
+        config["uid"] = number_of(name, numbers)
+    existed = util.is_user(name)
+    try:
+        cloud.distro.create_user(name, **copy.deepcopy(config))
+    except subp.ProcessExecutionError as error:
+        if existed or not util.is_user(name) or Path(pwd.getpwnam(name).pw_dir).is_dir():
+            raise
+        subp.subp(["userdel", name])
+        # The data partition may be full or read-only. A user without a home folder can still log in and repair it.
+        LOG.error("users, %s: created without a home folder: %s", name, reason(error))
+        cloud.distro.create_user(name, **{**config, "no_create_home": True})
+
+
+def named_groups(config: Config) -> Iterable[str]:
+    """The groups that a user is to be in."""
+    found = config.get("groups") or []
+    names = found.split(",") if isinstance(found, str) else list(found)
+    return [str(name).strip() for name in names if str(name).strip()] if config.get("create_groups", True) else []
+
+
+def make_group(name: str, numbers: set[int]) -> None:
+    """Create a group whose id follows from its name, unless it exists."""
+    if not util.is_group(name):
+        subp.subp(["groupadd", "--gid", str(number_of(name, numbers)), name])
+
+
+def number_of(name: str, numbers: set[int]) -> int:
+    """A user or group id that follows from `name` and is neither in use nor in `numbers`."""
+    taken = {*numbers, *(user.pw_uid for user in pwd.getpwall()), *(group.gr_gid for group in grp.getgrall())}
+    start = zlib.crc32(name.encode()) % IDS
+    return next(one for step in range(IDS) if (one := FIRST_ID + (start + step) % IDS) not in taken)
+
+
+def locale(cfg: Config, cloud: Any) -> None:
+    """Set the locale if the image has it; locales can't be generated on a read-only root."""
+    wanted = cfg.get("locale")
+    if not wanted or util.is_false(wanted):
+        return
+    available = {one.lower().replace("-", "") for one in subp.subp(["locale", "-a"]).stdout.split()}
+    if str(wanted).lower().replace("-", "") not in available | {"c", "posix", "c.utf8"}:
+        LOG.warning("locale: the image does not have %s", wanted)
+        return
+    for path in ("/etc/locale.conf", "/etc/default/locale"):
+        util.write_file(path, f"LANG={wanted}\n", mode=0o644)
+
+
+def ca_certs(cfg: Config, cloud: Any) -> None:
+    """Trust each certificate that is one. A damaged one in the common file could end what reads that file."""
+    for key in ("ca_certs", "ca-certs"):
+        wanted = cfg.get(key)
+        if not wanted:
+            continue
+        if not isinstance(wanted, dict):
+            LOG.error("%s: expected a mapping with `trusted`", key)
+            continue
+        trusted = wanted.get("trusted") or []
+        good = []
+        for number, one in enumerate(trusted if isinstance(trusted, list) else [trusted], 1):
+            if attempt(f"{key}, certificate {number}", check_certificate, str(one)):
+                good.append(str(one))
+        if not good and not wanted.get("remove_defaults") and not wanted.get("remove-defaults"):
+            continue
+        stock = {**{name: value for name, value in cfg.items() if name not in ("ca_certs", "ca-certs")}}
+        stock["ca_certs"] = {**wanted, "trusted": good}
+        attempt(key, cc_ca_certs.handle, "ca_certs", stock, cloud, [])
+
+
+def check_certificate(text: str) -> None:
+    """Raise an exception unless `text` is a certificate in PEM."""
+    done = subprocess.run(
+        ["openssl", "x509", "-noout"], input=text.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        raise ValueError("not a certificate in PEM")
+
+
+def ntp(cfg: Config, cloud: Any) -> None:
+    """Configure the time servers; `edge-agent seed` restarts systemd-timesyncd."""
+    if cfg.get("ntp"):
+        attempt("ntp", without_services, cc_ntp, cfg, cloud)
+
+
+def passwords(cfg: Config, cloud: Any) -> None:
+    """Set passwords. Then warn if nobody can log in, which is hardly what a seed with users is for."""
+    attempt("password, chpasswd or ssh_pwauth", without_services, cc_set_passwords, understood(cfg, cloud), cloud)
+    people = [user.pw_name for user in pwd.getpwall() if FIRST_ID <= user.pw_uid < FIRST_ID + IDS + 10000]
+    if people and not any(can_log_in(name) for name in people):
+        LOG.warning("nobody can log in: no user has a key or a password")
+
+
+def can_log_in(name: str) -> bool:
+    """Whether a user has an SSH key or a password."""
+    lines = [line.split(":") for line in util.load_text_file("/etc/shadow").splitlines()]
+    password = next((line[1] for line in lines if line[0] == name), "!")
+    return not password.startswith(("!", "*")) or Path(f"/etc/ssh/authorized_keys.d/{name}").exists()
+
+
+def without_services(module: Any, cfg: Config, cloud: Any) -> None:
+    """Run a module of cloud-init that restarts a service at its end: nothing may wait for a service here."""
+    before = cloud.distro.manage_service
+    cloud.distro.manage_service = lambda *_, **__: ("", "")
+    try:
+        module.handle(module.meta["id"], cfg, cloud, [])
+    finally:
+        cloud.distro.manage_service = before
+
+
+def mounts(cfg: Config, cloud: Any) -> None:
+    """Mount each entry of `mounts`. Swap is left out: kubelet does not start beside it."""
+    default = ["", "", "auto", "defaults,nofail", "0", "2"]
+    given = entries(cfg, "mount_default_fields")
+    default[: len(given)] = [default[at] if field is None else str(field) for at, field in enumerate(given[:6])]
+    for number, entry in enumerate(entries(cfg, "mounts"), 1):
+        if not isinstance(entry, list) or not entry:
+            LOG.error("mounts, entry %d: expected a list such as [/dev/vdb1, /srv/data]", number)
+            continue
+        line = [default[at] if field is None else str(field) for at, field in enumerate(entry)]
+        line += default[len(line) :]
+        attempt(f"mounts, {line[0]}", mount, line, cfg, cloud)
+
+
+def mount(line: list[str], cfg: Config, cloud: Any) -> None:
+    """Write one line to fstab and mount it."""
+    aliases = cfg.get("device_aliases") or {}
+    device = cc_mounts.sanitize_devname(line[0], cloud.device_name_to_device, aliases=aliases)
+    if not device:
+        raise FileNotFoundError(f"there is no device {line[0]}")
+    line[0] = device
+    if line[2] == "swap":
+        raise ValueError("swap is not used on a node")
+    # systemd must not wait for it, or fail the boot: whether a disk is there is not the image's health.
+    options = [option for option in line[3].split(",") if option]
+    line[3] = ",".join([*options, *({"nofail"} - set(options)), cc_mounts.MNT_COMMENT])
+    util.ensure_dir(line[1])
+    util.write_file("/etc/fstab", "\t".join(line) + "\n", omode="ab", mode=0o644)
+    subp.subp(["mount", line[1]], timeout=60)
+
+
+def done(cfg: Config, cloud: Any) -> None:
+    """Say that the steps before were taken: cloud-init's own status is `finished` also if it ended before them."""
+    Path(DONE).touch()
+
+
+STEPS: dict[str, Callable[[Config, Any], None]] = {
+    "bootcmd": bootcmd,
+    "write_files": files,
+    "ca_certs": ca_certs,
+    "locale": locale,
+    "ntp": ntp,
+    "users": users,
+    "ssh": ssh,
+    "passwords": passwords,
+    "deferred_files": deferred_files,
+    "mounts": mounts,
+    "done": done,
+}

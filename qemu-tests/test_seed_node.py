@@ -1,0 +1,381 @@
+"""Seeds as other tools and people write them, on the image's own root: cloud-init and the agent run in a sandbox."""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from pathlib import Path
+from typing import Any
+
+import pytest
+from seednode import SeedNode, unpack
+
+from osbuild import paths
+from osbuild.agent.seed import effect
+from osbuild.board import Board
+from osbuild.bundle.programs import programs
+from osbuild.bundle.systemconf import KEYRING_FILE
+from osbuild.cache import Cache
+from osbuild.keys.authority import Access, init, revoke, rotate_signer
+from osbuild.keys.certificate import pem
+from osbuild.keys.store import Keys
+from osbuild.lock import read
+from osbuild.profile.load import find, load
+from osbuild.profile.model import Profile
+from osbuild.seed.render import render
+from osbuild.seed.sign import sign, signer
+from osbuild.seed.users import user_id
+from osbuild.tools import tree
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIASHHjuBzZbwoz3erk3DPUBw0Z95yMo2zgj7jLufE7ZQ admin@desk"
+HASH = "$6$salt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/"
+BASE = f"#cloud-config\nhostname: base-1\nusers:\n- name: op\n  ssh_authorized_keys: ['{KEY}']\n"
+MARKER = "write_files:\n- path: /etc/marker\n  content: here\n"
+
+
+@pytest.fixture(scope="module")
+def root(board: Board, image: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the image `minimal`, the same for all tests."""
+    if board.name != "x86_64":
+        pytest.skip("programs of another architecture do not run in a sandbox of this machine")
+    lock = read(load(find("minimal")), board.name)
+    assert lock is not None, "the image was built, so there is a lock"
+    tools = tree(Cache(), lock.finish_tools)
+    return unpack(image("minimal") / "root.erofs", tmp_path_factory.mktemp("root") / "files", tools)
+
+
+@pytest.fixture
+def node(root: Path, tmp_path: Path) -> SeedNode:
+    return SeedNode.make(tmp_path / "node", root)
+
+
+def seed(user: str | bytes, meta: str = "instance-id: i-1\nlocal-hostname: base-1\n") -> dict[str, bytes]:
+    return {"user-data": user if isinstance(user, bytes) else user.encode(), "meta-data": meta.encode()}
+
+
+def message(*parts: tuple[str, str]) -> bytes:
+    made = MIMEMultipart()
+    for kind, text in parts:
+        made.attach(MIMEText(text, kind))
+    return made.as_bytes()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(seed(BASE + MARKER, ""), id="empty meta-data"),
+        pytest.param(seed(BASE + MARKER, "{instance-id: iid-01, local-hostname: flow-1}\n"), id="flow style"),
+        pytest.param(seed(BASE + MARKER, "---\ninstance-id: iid-01\n...\n"), id="end of document"),
+        pytest.param(seed(BASE + MARKER, '{\n  "instance-id": "iid-01",\n}\n'), id="JSON with a comma more"),
+        pytest.param(seed("\ufeff" + BASE + MARKER), id="byte order mark"),
+        pytest.param(seed(gzip.compress((BASE + MARKER).encode())), id="gzip"),
+        pytest.param(seed(message(("cloud-config", BASE), ("cloud-config", "#cloud-config\n" + MARKER))), id="MIME"),
+        pytest.param(seed("## template: jinja\n" + BASE + MARKER), id="template"),
+        pytest.param(seed(f"#cloud-config-archive\n- {json.dumps(BASE + MARKER)}\n"), id="archive"),
+    ],
+)
+def test_a_node_applies_what_stock_cloud_init_applies(node: SeedNode, files: dict[str, bytes]) -> None:
+    report = node.boot(files)
+    assert (report["status"], report["configured"], report["errors"]) == (0, True, [])
+    assert node.user("op") is not None
+    assert KEY in node.keys("op")
+    assert node.text("etc/marker") == "here"
+    assert node.boot()["source"] == "EFI system partition"
+    (node.folder / "efi/seed/user-data").unlink()
+    assert node.boot()["source"] == "stored"
+    assert node.user("op") is not None
+
+
+def test_a_seed_that_does_not_parse_changes_nothing_and_is_reported(node: SeedNode) -> None:
+    good, bad = seed(BASE), seed("#cloud-config\nusers:\n- name: op\n\tshell: /bin/bash\n")
+    assert node.boot(good)["errors"] == []
+    for _ in range(2):  # the bad one has not replaced the good one
+        report = node.boot(bad)
+        assert report["source"] == "stored"
+        assert "refused: user-data, line 4, column 1" in report["errors"][0]
+        assert "edge-osbuild: seed error: seed on EFI system partition refused" in report["said"]
+        assert node.user("op") is not None
+
+
+def test_the_log_holds_what_cloud_init_did_and_its_warnings_are_reported(node: SeedNode) -> None:
+    report = node.boot(seed(BASE + "timezone: Mars/Olympus\n"))
+    log = node.text("run/cloud-init/cloud-init.log")
+    assert "Loaded datasource DataSourceNoCloud" in log
+    assert any("timezone" in line and "Mars/Olympus" in line for line in report["errors"])
+    assert "[WARNING]" in report["said"]
+    assert (report["status"], report["configured"]) == (0, True)
+    assert node.user("op") is not None
+    checked = node.run("/usr/lib/edge-osbuild/health.d/15-seed")
+    assert (checked.returncode, "Mars/Olympus" in checked.stdout) == (0, True)
+
+
+def test_one_bad_entry_does_not_stop_the_others(node: SeedNode) -> None:
+    text = """#cloud-config
+bootcmd: [[ls, /no/such/place]]
+write_files:
+- {path: /etc/machine-id/below, content: a}
+- just a text
+- {path: /etc/owned, content: a, owner: "nobody-here:root"}
+- {path: /etc/coded, content: "%%%", encoding: gz+b64}
+- {path: /etc/fetched, source: {uri: "http://192.0.2.1/"}}
+- {path: /etc/late, content: late, owner: "op:op", defer: true}
+- {path: /etc/later, content: a, owner: "nobody-here:root", defer: true}
+- {path: /etc/last, content: last}
+users:
+- {name: "not a name"}
+- 17
+- {name: half, primary_group: missing}
+- {name: op, groups: "adm, newgroup", ssh_authorized_keys: KEY}
+ca_certs: {trusted: [MIIB]}
+mounts: [[/dev/none1, /srv/data], nonsense]
+chpasswd: {users: [{name: nobody-here, password: a, type: text}]}
+timezone: Nowhere/At/All
+""".replace("KEY", f"'{KEY}'")
+    report = node.boot(seed(text))
+    assert (report["status"], report["configured"], report["source"]) == (0, True, "EFI system partition")
+    assert node.text("etc/last") == "last"
+    assert node.text("etc/late") == "late"
+    found = node.user("op")
+    assert found is not None
+    assert (node.path("etc/late").stat().st_uid, KEY in node.keys("op")) == (int(found[2]), True)
+    assert "newgroup" in node.text("etc/group")
+    said = "\n".join(report["errors"])
+    for what in (
+        "bootcmd: its last command ended with 2", "write_files, /etc/machine-id/below", "write_files, entry 2",
+        "write_files, /etc/owned", "write_files, /etc/coded", "write_files, /etc/fetched: `source` is not fetched",
+        "write_files, /etc/later", "users, not a name", "users, entry 2", "users, half", "ca_certs, certificate 1",
+        "mounts, /dev/none1: there is no device", "mounts, entry 2", "password, chpasswd", "timezone",
+    ):  # fmt: skip
+        assert what in said
+    assert node.boot()["errors"] == report["errors"]
+
+
+def test_each_file_of_write_files_is_as_it_says(node: SeedNode) -> None:
+    packed = "H4sIAAAAAAAAA8tIzcnJV0iv4gIAGJpUaQkAAAA="
+    plain = zlib.decompress(__import__("base64").b64decode(packed), 31).decode()
+    text = f"""#cloud-config
+users: [{{name: op, uid: 1500}}]
+write_files:
+- {{path: /etc/wf/plain, content: "a\\n", permissions: "0640"}}
+- {{path: /etc/wf/octal, content: "a\\n", permissions: 0600}}
+- {{path: /etc/wf/b64, encoding: b64, content: aGVsbG8gYjY0Cg==}}
+- {{path: /etc/wf/gz, encoding: gz+b64, content: {packed}}}
+- {{path: /etc/wf/bin, encoding: gzip, content: !!binary {packed}}}
+- {{path: /etc/wf/app, content: "1\\n"}}
+- {{path: /etc/wf/app, content: "2\\n", append: true}}
+- {{path: /home/op/.config/x, content: "deferred\\n", owner: "op:op", defer: true}}
+- {{path: /etc/wf/after-defer, content: "x\\n"}}
+"""
+    assert node.boot(seed(text))["errors"] == []
+    contents = {name: node.text(f"etc/wf/{name}") for name in ("plain", "b64", "gz", "bin", "app", "after-defer")}
+    assert contents == {
+        "plain": "a\n", "b64": "hello b64\n", "gz": plain, "bin": plain, "app": "1\n2\n", "after-defer": "x\n",
+    }  # fmt: skip
+    modes = [node.path(f"etc/wf/{name}").stat().st_mode & 0o777 for name in ("plain", "octal")]
+    assert modes == [0o640, 0o600]
+    late = node.path("home/op/.config/x")
+    assert (late.read_text(), late.stat().st_uid) == ("deferred\n", 1500)
+
+
+def shadow(node: SeedNode, name: str) -> str:
+    line = next(line for line in node.text("etc/shadow").splitlines() if line.startswith(f"{name}:"))
+    return line.split(":")[1]
+
+
+def test_the_default_user_gets_what_is_said_at_the_top_level(node: SeedNode) -> None:
+    proxmox = f"""#cloud-config
+hostname: vm-7
+manage_etc_hosts: true
+fqdn: vm-7.site.example
+user: carla
+password: {HASH}
+ssh_authorized_keys: ['{KEY}']
+chpasswd: {{expire: False}}
+users: [default]
+package_upgrade: true
+"""
+    report = node.boot(seed(proxmox, "instance-id: 3f1c0de\n"))
+    assert report["errors"] == []
+    assert [line for line in report["warnings"] if "package_upgrade" in line]
+    assert (shadow(node, "carla"), KEY in node.keys("carla")) == (HASH, True)
+    assert node.text("etc/hostname").strip() == "vm-7"
+    assert "vm-7.site.example" in node.text("etc/hosts")
+    assert "carla" in "".join(path.read_text() for path in node.path("etc/sudoers.d").iterdir())
+    plain = f"""#cloud-config
+users: [default, op, {{name: two, groups: "adm, sudo", ssh_authorized_keys: "{KEY}", sudo: "ALL=(ALL) NOPASSWD:ALL"}}]
+ssh_authorized_keys: ["{KEY}"]
+password: changeme
+chpasswd: {{expire: false}}
+ssh_pwauth: true
+"""
+    assert node.boot(seed(plain))["errors"] == []
+    assert node.user("carla") is None
+    assert (KEY in node.keys("debian"), KEY in node.keys("two"), node.keys("op")) == (True, True, "")
+    assert shadow(node, "debian").startswith("$y$")
+    effective = node.run("sh", "-c", "mkdir -p /run/sshd; ssh-keygen -q -t ed25519 -N '' -f /run/k; sshd -T -h /run/k")
+    assert "passwordauthentication yes" in effective.stdout, effective.stderr
+    # A seed that says nothing of users gets Debian's default user; our own always says which.
+    node.boot(seed("#cloud-config\nhostname: a\n"))
+    assert node.user("debian") is not None
+    node.boot(seed("#cloud-config\nusers: []\n"))
+    assert node.user("debian") is None
+
+
+def test_ids_follow_from_names_in_every_seed(node: SeedNode) -> None:
+    assert node.boot(seed("#cloud-config\nusers: [{name: anna}, {name: bert}]\ngroups: [team, {crew: [anna]}]\n"))
+    first = {name: node.user(name) for name in ("anna", "bert")}
+    groups = {line.split(":")[0]: line.split(":")[2] for line in node.text("etc/group").splitlines()}
+    assert [int(found[2]) for found in first.values() if found] == [user_id("anna", set()), user_id("bert", set())]
+    assert node.boot(seed("#cloud-config\nusers: [{name: bert}]\ngroups: [crew]\n"))
+    assert node.user("bert") == first["bert"]
+    owners = {path.name: path.stat().st_uid for path in (node.folder / "var/home").iterdir()}
+    assert owners == {"anna": user_id("anna", set()), "bert": user_id("bert", set())}
+    after = {line.split(":")[0]: line.split(":")[2] for line in node.text("etc/group").splitlines()}
+    assert after["crew"] == groups["crew"]
+
+
+def test_a_full_or_broken_data_partition_leaves_the_users(node: SeedNode) -> None:
+    home = node.folder / "var/home"
+    home.rmdir()
+    home.write_text("no folder can be made here")
+    stored = node.folder / "var/lib/edge-osbuild/seed"
+    stored.rmdir()
+    stored.write_text("nor here")
+    report = node.boot(seed(BASE))
+    assert (report["status"], report["configured"]) == (0, True)
+    assert KEY in node.keys("op")
+    said = "\n".join(report["errors"])
+    assert "users, op: created without a home folder" in said
+    assert "the seed is applied, but can't be stored" in said
+
+
+def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode) -> None:
+    assert node.boot(seed(BASE))["errors"] == []
+    killer = message(("cloud-boothook", "#!/bin/sh\nkill -9 $PPID\n"), ("cloud-config", "#cloud-config\nusers: [a]\n"))
+    report = node.boot(seed(killer))
+    assert (report["status"], report["configured"], report["source"]) == (0, True, "stored")
+    assert node.user("op") is not None
+    assert any("cloud-init did not finish" in line for line in report["errors"])
+    assert node.boot({})["source"] == "stored"
+    assert node.user("op") is not None
+
+
+def test_user_data_does_not_decide_which_steps_cloud_init_takes(node: SeedNode) -> None:
+    text = BASE + "cloud_init_modules: []\nlogcfg: nonsense\ndef_log_file: /etc/log\n"
+    report = node.boot(seed(text))
+    assert report["errors"] == []
+    assert node.user("op") is not None
+    assert {line.split("`")[1] for line in report["warnings"]} >= {"cloud_init_modules", "logcfg", "def_log_file"}
+
+
+def test_every_key_of_cloud_init_has_an_effect_or_a_warning_that_says_why_not(root: Path, node: SeedNode) -> None:
+    schema = root / "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
+    parsed: dict[str, Any] = json.loads(schema.read_text())
+    keys = set(parsed["properties"])
+    for part in parsed["allOf"]:
+        keys |= set(parsed["$defs"][part["$ref"].rpartition("/")[2]].get("properties", {}))
+    assert len(keys) > 80
+    assert keys - effect.EFFECTIVE - set(effect.WITHOUT_EFFECT) == set()
+    text = BASE + "ntp: {servers: [192.0.2.123]}\nlocale: C.UTF-8\nswap: {filename: /var/swap, size: 1}\nnot_a_key: 1\n"
+    report = node.boot(seed(text))
+    assert report["errors"] == []
+    assert "192.0.2.123" in "".join(path.read_text() for path in node.path("etc/systemd/timesyncd.conf.d").iterdir())
+    assert node.text("etc/locale.conf") == "LANG=C.UTF-8\n"
+    assert {line.split("`")[1] for line in report["warnings"] if "`" in line} >= {"swap", "not_a_key"}
+    assert not (node.folder / "var/swap").exists()
+
+
+def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_path: Path) -> None:
+    root = init(tmp_path / "keys", "Example", Access()).certificate("root-1")
+    text = pem(root).decode()
+    report = node.boot(seed(BASE + f"ca_certs: {{trusted: [{json.dumps(text)}, MIIB]}}\n"))
+    assert report["errors"] == ["ca_certs, certificate 2: not a certificate in PEM"]
+    bundle = "etc/ssl/certs/ca-certificates.crt"
+    assert text.strip() in node.text(bundle)
+    assert "MIIB\n" not in node.text(bundle)
+    kept = node.folder / "var/usrlocal/share/ca-certificates"
+    assert list(kept.glob("cloud-init-ca-cert-*.crt"))
+    # They are on the data partition, where systemd-tmpfiles removes them at every boot.
+    assert node.run("systemd-tmpfiles", "--remove", "--boot", "--prefix=/var").returncode == 0
+    assert not list(kept.glob("cloud-init-ca-cert-*.crt"))
+
+
+def test_our_own_seed_has_nothing_to_warn_of(node: SeedNode, tmp_path: Path) -> None:
+    made = render(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path)
+    report = node.boot(made.with_sums())
+    assert (report["errors"], report["warnings"], report["configured"]) == ([], [], True)
+    assert node.text("etc/hostname").strip() == "node-1"
+    assert "edge-osbuild:" not in report["said"]
+
+
+def test_apply_replaces_the_seed_and_refuses_a_bad_one(node: SeedNode) -> None:
+    assert node.boot(seed(BASE))["errors"] == []
+    new = node.folder / "tmp/new"
+    new.mkdir()
+    for name, data in seed("#cloud-config\nusers: [{name: new}]\n").items():
+        (new / name).write_bytes(data)
+    assert node.agent("apply", "/tmp/new").returncode == 0
+    assert node.boot()["source"] == "stored"
+    assert (node.user("new") is not None, node.user("op")) == (True, None)
+    (new / "user-data").write_text("#cloud-config\n\tusers: []\n")
+    refused = node.agent("apply", "/tmp/new")
+    assert (refused.returncode, "line 2, column 1" in refused.stderr) == (1, True)
+    assert "nothing was changed" in refused.stderr
+    assert (node.boot()["source"], node.user("new") is not None) == ("stored", True)
+
+
+VERIFY = """
+import sys
+sys.path.insert(0, "/usr/bin/edge-agent")
+from pathlib import Path
+from osbuild.agent.seed.files import read
+from osbuild.agent.seed.signature import verify
+from osbuild.agent.system import System
+verify(System(), read(Path("/tmp/seed")))
+"""
+
+
+def verdict(node: SeedNode, files: dict[str, bytes], keys: Keys) -> str:
+    """What the image's openssl makes of a seed if it trusts `keys`; empty if it is good."""
+    folder = node.folder / "tmp/seed"
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    keyring = node.folder / "tmp/keyring.pem"
+    keyring.write_bytes(keys.keyring())
+    bound = f"mount --bind /tmp/keyring.pem /{KEYRING_FILE} && python3 -c '{VERIFY}'"
+    done = node.run("sh", "-c", bound)
+    return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tmp_path: Path) -> None:
+    keys = init(tmp_path / "keys", "Example", Access())
+    plain = render(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path).with_sums()
+    files = sign(plain, *signer(keys, programs))
+    assert list(files)[-1] == "SHA256SUMS"
+    assert verdict(node, files, keys) == ""
+    assert "not signed" in verdict(node, plain, keys)
+    other = init(tmp_path / "other", "Example", Access())
+    assert "signature is not good" in verdict(node, files, other)
+    assert "signature is not good" in verdict(node, sign(plain, *signer(other, programs)), keys)
+    added = {"vendor-data": b"#!/bin/sh\n", **files}
+    assert "vendor-data is not signed" in verdict(node, added, keys)
+    changed = {**files, "user-data": files["user-data"] + b"# more\n"}
+    assert "does not have the checksum" in verdict(node, changed, keys)
+    before, after = (hashlib.sha256(each["user-data"]).hexdigest().encode() for each in (files, changed))
+    lines = files["SHA256SUMS"].replace(before, after)
+    assert "signature is not good" in verdict(node, {**changed, "SHA256SUMS": lines}, keys)
+    rotated = rotate_signer(keys.folder, Access())
+    assert verdict(node, files, rotated) == ""
+    revoked = revoke(keys.folder, "signer-1", Access(), reason="compromised")
+    assert "revoked" in verdict(node, files, revoked)
+
+
+def test_the_node_that_tests_configure_is_the_image(root: Path) -> None:
+    steps = "usr/lib/edge-osbuild/cloud-init/steps.cfg"
+    assert (root / steps).read_bytes() == (paths.PROJECT / "overlays/base" / steps).read_bytes()
