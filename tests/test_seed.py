@@ -16,12 +16,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from osbuild import gpt
-from osbuild.agent import seed as device
+from osbuild.agent.seed.media import label
+from osbuild.bundle.programs import programs
 from osbuild.cache import Cache
 from osbuild.cli.seed import command
 from osbuild.errors import Error, UsageError
 from osbuild.fat import Fat
 from osbuild.flash.insert import insert
+from osbuild.keys.authority import Access, init
+from osbuild.keys.store import load as load_keys
 from osbuild.profile.model import (
     Agent,
     Interface,
@@ -35,8 +38,9 @@ from osbuild.profile.model import (
 from osbuild.run import run
 from osbuild.seed.esp import mtools
 from osbuild.seed.iso import iso
-from osbuild.seed.render import render, yaml_value
+from osbuild.seed.render import SUMS, render, yaml_value
 from osbuild.seed.schema import schemas, validate
+from osbuild.seed.sign import sign, signer
 from osbuild.seed.users import user_id
 from tests.disks import unpack
 
@@ -313,7 +317,7 @@ def test_a_medium_holds_the_files_and_is_labelled_for_cloud_init_and_the_device(
     path.write_bytes(iso(files))
     assert read_iso(path.read_bytes()) == files
     assert path.read_bytes()[0x8000 + 40 : 0x8000 + 72] == b"CIDATA".ljust(32)
-    assert device.label(path) == "CIDATA"
+    assert label(path) == "CIDATA"
 
 
 def test_the_same_seed_is_the_same_bytes_in_every_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,3 +387,20 @@ def test_the_command_line_writes_files_for_their_owner_only(tmp_path: Path, monk
     assert yaml.safe_load(Path("folder/meta-data").read_text())["instance-id"] == made["instance"]
     with pytest.raises(UsageError, match="exclude"):
         CliRunner().invoke(command, ["n.yaml", "--node", "a", "-o", "x", "--into", "y"], catch_exceptions=False)
+
+
+def test_a_signed_seed_has_its_signature_before_the_checksums_that_it_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path / "keys", "Example", Access())
+    arguments = ["minimal", "--node", "node-1", "-o", "seed", "--keys", str(tmp_path / "keys")]
+    done = CliRunner().invoke(command, arguments)
+    assert isinstance(done.exception, UsageError)
+    done = CliRunner().invoke(command, [*arguments, "--sign"], catch_exceptions=False)
+    assert done.exit_code == 0
+    sums = (tmp_path / "seed/SHA256SUMS").read_bytes()
+    assert sums.startswith(b"# edge-osbuild seed\n")
+    assert sums.count(b"\n") == 4
+    assert (tmp_path / "seed/SHA256SUMS.p7s").stat().st_mode & 0o777 == 0o600
+    assert list(sign({"a": b"", SUMS: b""}, *signer(load_keys(tmp_path / "keys"), programs)))[-1] == SUMS

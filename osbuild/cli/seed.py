@@ -7,16 +7,21 @@ import click
 
 from osbuild import log
 from osbuild import output as output_files
+from osbuild.bundle.programs import programs
 from osbuild.cache import Cache
-from osbuild.cli.location import LOCATION
+from osbuild.cli.keys import REFERENCE
+from osbuild.cli.location import FOLDER, LOCATION
 from osbuild.errors import UsageError
 from osbuild.flash.insert import insert
+from osbuild.keys.development import current
+from osbuild.keys.private import passphrase
 from osbuild.profile import load as loading
 from osbuild.seed import settings as setting
 from osbuild.seed.esp import mtools
 from osbuild.seed.iso import iso
 from osbuild.seed.render import SUMS, render
 from osbuild.seed.schema import schemas, validate
+from osbuild.seed.sign import sign, signer
 
 
 @click.command(short_help="make the first-boot config of one node")
@@ -41,16 +46,24 @@ from osbuild.seed.schema import schemas, validate
     metavar="DISK",
     help="Put the seed on the EFI system partition of this disk image or device instead.",
 )
+@click.option("--sign", "signed", is_flag=True, help="Sign it, for nodes that take only signed seeds from media.")
+@click.option("--keys", "folder", type=FOLDER, metavar="FOLDER",
+              help="Keys to sign with. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
+@click.option("--passphrase", "secret", metavar=REFERENCE, help="What the signer's private key is encrypted by.")
+@click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def command(
-    profile: str, node: str, settings: tuple[str, ...], output: Path | None, into: Path | None, as_json: bool
-) -> None:
+    profile: str, node: str, settings: tuple[str, ...], output: Path | None, into: Path | None, signed: bool,
+    folder: Path | None, secret: str | None, pin: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Make the first-boot config of the node NAME from PROFILE, in cloud-init's NoCloud format.
 
     Secrets that the profile refers to end up in it: treat the result like a password.
     """
     if into is not None and output is not None:
         raise UsageError("-o and --into exclude each other", hint="make the seed twice, once with each")
+    if not signed and (folder or secret or pin):
+        raise UsageError("--keys, --passphrase and --pin are for --sign", hint="add --sign, or leave them out")
     wanted = [setting.parse(option) for option in settings]
     for each in wanted:
         setting.check(each)
@@ -58,6 +71,12 @@ def command(
     seed = render(loaded.profile, node, folder=loaded.folder)
     validate(seed.files, schemas(Cache()))
     files = seed.with_sums()
+    if signed:
+        keys = current(folder)
+        if keys.development:
+            log.warn("signing with development keys: only images that have their keyring take such a seed")
+        pair = signer(keys, programs, secret=passphrase(secret), pin=passphrase(pin))
+        files = sign(files, *pair)
     if into is not None:
         insert(files, into, wrap=mtools(Cache()))
         where = into
