@@ -153,6 +153,26 @@ timezone: Nowhere/At/All
     assert node.boot()["errors"] == report["errors"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "write_files: 5", "groups: {a: 7}", "ntp: [x]", "ca_certs: x", "mounts: {a: b}", "hostname: [1]",
+        "user: {name: [a]}", "bootcmd: 5", "runcmd: [5]", "chpasswd: 3", "ssh_authorized_keys: 7", "ssh_pwauth: [x]",
+        "output: {all: '> /no/such/folder/x'}", "reporting: 5", "system_info: {distro: nonsense}", "1: 2", "null: 1",
+    ],
+)  # fmt: skip
+def test_a_key_with_a_value_that_cloud_init_does_not_expect_costs_no_user(node: SeedNode, line: str) -> None:
+    report = node.boot(seed(BASE + line + "\n"))
+    assert (report["configured"], report["source"]) == (True, "EFI system partition")
+    assert KEY in node.keys("op")
+    assert report["errors"] or report["warnings"]
+
+
+def test_keys_of_a_template_are_judged_once_it_is_rendered(node: SeedNode) -> None:
+    report = node.boot(seed("## template: jinja\n" + BASE + "packages: [a]\n"))
+    assert [line for line in report["warnings"] if "`packages` has no effect" in line]
+
+
 def test_each_file_of_write_files_is_as_it_says(node: SeedNode) -> None:
     packed = "H4sIAAAAAAAAA8tIzcnJV0iv4gIAGJpUaQkAAAA="
     plain = zlib.decompress(__import__("base64").b64decode(packed), 31).decode()

@@ -1,6 +1,7 @@
 """A seed that was read and parsed: what cloud-init is shown of it, and what has no effect."""
 
 import gzip
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +9,10 @@ from osbuild.agent.seed import document, userdata
 from osbuild.agent.seed.effect import without_effect
 from osbuild.agent.seed.files import Seed
 from osbuild.agent.seed.refused import Refused
+from osbuild.agent.system import System
 
 INSTANCE = "nocloud"  # cloud-init's own instance-id for meta-data without one
+RENDERED = "/var/lib/cloud/instance/cloud-config.txt"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -34,6 +37,10 @@ def accept(seed: Seed, source: str) -> Accepted:
             # Compressed: before it applies anything, cloud-init looks into plain text for what needs a network, and a
             # list where it expects a mapping ends it there.
             plain = userdata.decompress(files[name], name).removeprefix(BOM)
+            if content.single and (ignored := without_effect(content.config)):
+                # Some of them, with values that it does not expect, end cloud-init before it gets to the users.
+                kept = {key: value for key, value in content.config.items() if key not in ignored}
+                plain = b"#cloud-config\n" + document.write(kept).encode()
             files[name] = gzip.compress(plain, mtime=0) if plain.strip() else b""
             warnings += [*content.warnings, *keys(name, content.config)]
     if "network-config" in files:
@@ -57,3 +64,13 @@ def meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
 def keys(name: str, config: dict[str, Any]) -> list[str]:
     """A warning for each key that has no effect."""
     return [f"{name}: `{key}` has no effect: {why}" for key, why in without_effect(config).items()]
+
+
+def rendered_keys(system: System, seed: Seed) -> list[str]:
+    """The same warnings for a template, which only cloud-init could render: for after its run."""
+    content = userdata.inspect(seed.files["user-data"], "user-data")
+    if not content.template:
+        return []
+    with suppress(Refused):
+        return keys("user-data", document.mapping(system.text(RENDERED), "user-data"))
+    return []

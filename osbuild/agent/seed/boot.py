@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from osbuild.agent.seed import changes, cloudinit
-from osbuild.agent.seed.accepted import Accepted, accept
+from osbuild.agent.seed.accepted import Accepted, accept, rendered_keys
 from osbuild.agent.seed.choose import DEFAULTS, ESP, ON_ESP, STORED, choose, defaults, rule
 from osbuild.agent.seed.files import read
 from osbuild.agent.seed.media import WAIT, wait_for_media
@@ -53,6 +53,8 @@ def apply(system: System) -> int:
     applied = given(system)
     report.errors += outcome.errors
     report.warnings += outcome.warnings
+    if outcome.finished and applied is not None:
+        report.warnings += rendered_keys(system, applied)
     for accepted in () if outcome.finished else others(system):
         forget(system)
         show(system, accepted)

@@ -64,6 +64,11 @@ def mapping(text: str, name: str) -> dict[str, Any]:
     return {str(key): entry for key, entry in value.items()}
 
 
+def write(value: Any) -> str:
+    """A value as YAML with every type that `load` has."""
+    return str(library().safe_dump(value, allow_unicode=True, sort_keys=False))
+
+
 def measure(value: Any, name: str) -> None:
     """Raise `Refused` for a value that is too deep, or too large once its aliases are followed."""
     nodes, pending = 0, [(value, 1)]

@@ -10,7 +10,7 @@ EFFECTIVE = frozenset({
     "allow_public_ssh_keys", "bootcmd", "ca-certs", "ca_certs", "chpasswd", "create_hostname_file", "device_aliases",
     "disable_root", "disable_root_opts", "fqdn", "groups", "hostname", "launch-index", "locale", "manage_etc_hosts",
     "merge_how", "merge_type", "mount_default_fields", "mounts", "ntp", "output", "password",
-    "prefer_fqdn_over_hostname", "preserve_hostname", "reporting", "runcmd", "ssh_authorized_keys", "ssh_pwauth",
+    "prefer_fqdn_over_hostname", "preserve_hostname", "runcmd", "ssh_authorized_keys", "ssh_pwauth",
     "timezone", "user", "users", "vendor_data", "version", "write_files",
 })  # fmt: skip
 
@@ -40,6 +40,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("growpart", "resize_rootfs"), "the data partition grows to the end of its disk by itself"),
     "swap": "kubelet does not start beside swap",
     "keyboard": PROGRAM,
+    "reporting": "a node has no network when it is configured",
     "locale_configfile": "the locale is in /etc/locale.conf",
     "manage_resolv_conf": "name servers belong to the network: `nameservers` in network-config",
     "resolv_conf": "name servers belong to the network: `nameservers` in network-config",

@@ -30,10 +30,15 @@ RUN = ("text/cloud-boothook", "text/part-handler")
 
 @dataclass
 class Content:
-    """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect."""
+    """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect.
+
+    `single`: it is one cloud-config and nothing else. `template`: a part of it is complete only on the node.
+    """
 
     config: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    single: bool = False
+    template: bool = False
 
 
 def inspect(data: bytes, name: str) -> Content:
@@ -58,14 +63,17 @@ def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int
         kind = next((found for start, found in STARTS.items() if text.lstrip().lower().startswith(start)), kind)
     if kind == "text/cloud-config":
         content.config |= document.mapping(text, name)
+        content.single = level == 0
     elif kind == "text/cloud-config-archive":
         inspect_archive(text, name, content, level)
     elif kind == "text/cloud-config-jsonp":
         inspect_patch(text, name)
     elif kind in ("text/x-include-url", "text/x-include-once-url"):
         raise Refused(f"{name}: `#include` is not followed, since a node is configured before it has a network")
-    elif kind == "text/jinja2" or kind in RUN or kind.startswith("text/x-shellscript"):
-        return  # a template is only complete on the node, and a script is its author's
+    elif kind == "text/jinja2":
+        content.template = True
+    elif kind in RUN or kind.startswith("text/x-shellscript"):
+        return  # a script is its author's
     elif level:
         content.warnings.append(f"{name}: cloud-init has no use for the type {kind}")
     else:

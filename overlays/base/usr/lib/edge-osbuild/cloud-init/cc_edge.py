@@ -138,6 +138,12 @@ def users(cfg: Config, cloud: Any) -> None:
 def understood(cfg: Config, cloud: Any, report: Callable[..., object] = LOG.debug) -> Config:
     """`cfg` without entries of `users` and `groups` that cloud-init can't read: because of one it would take none."""
     sane = copy.deepcopy(cfg)
+    try:
+        ug_util.normalize_users_groups({"user": copy.deepcopy(cfg.get("user")), "users": []}, cloud.distro)
+    except Exception as error:
+        report("user: %s", reason(error))
+        del sane["user"]
+        cfg = {key: value for key, value in cfg.items() if key != "user"}
     rest = {key: value for key, value in cfg.items() if key not in ("users", "groups")}
     for key in ("groups", "users"):
         if key not in cfg:
