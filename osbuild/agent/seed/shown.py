@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from osbuild.agent.seed.accepted import Accepted
-from osbuild.agent.seed.files import SIGNATURE, SUMS, Seed, read
+from osbuild.agent.seed.files import Seed, read
 from osbuild.agent.seed.refused import Refused
 from osbuild.agent.system import System
 
@@ -16,9 +16,7 @@ SHOWN = f"{CLOUD}/seed/nocloud"
 def show(system: System, accepted: Accepted) -> None:
     """Put a seed where cloud-init reads it, and beside it as it was given. Raises `OSError`."""
     fill(system.path(SHOWN), accepted.files)
-    extra = {SUMS: accepted.seed.sums, SIGNATURE: accepted.seed.signature}
-    given = {**accepted.seed.files, **{name: data for name, data in extra.items() if data is not None}}
-    fill(system.path(GIVEN), given)
+    fill(system.path(GIVEN), accepted.seed.files)
 
 
 def given(system: System) -> Seed | None:

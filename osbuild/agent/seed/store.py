@@ -2,7 +2,7 @@
 
 import shutil
 
-from osbuild.agent.seed.files import SIGNATURE, SUMS, Seed, read
+from osbuild.agent.seed.files import Seed, read
 from osbuild.agent.seed.refused import Refused
 from osbuild.agent.system import System, flush, write
 
@@ -34,10 +34,9 @@ def store(system: System, seed: Seed) -> None:
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(mode=0o700)
-    extra = {SUMS: seed.sums, SIGNATURE: seed.signature}
-    for name, data in {**seed.files, **extra}.items():
-        if data is not None:
-            write(target / name, data, 0o600)
+    # Without its checksums: the folder's name is one, and an older image may not understand every form of them.
+    for name, data in seed.files.items():
+        write(target / name, data, 0o600)
     beside = folder / ".current.new"
     beside.unlink(missing_ok=True)
     beside.symlink_to(seed.digest)
