@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import distributions
 import matrix
 import pytest
 from devices import Device, Lab
+from distributions import Distribution
 from faulty import Site
 from ledger import Entry, Ledger
 from nodes import LOGS_FOLDER
@@ -57,7 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that uses a board, through whatever fixture, runs once for each one that was asked for."""
+    """Each test that uses a board, through whatever fixture, runs once for each one that was asked for.
+
+    One that uses a distribution of Kubernetes runs once for each of them too.
+    """
+    if "distribution" in metafunc.fixturenames:
+        metafunc.parametrize("distribution", distributions.ALL, indirect=True, scope="session")
     if "board" not in metafunc.fixturenames:
         return
     wanted = metafunc.config.getoption("--board") or [matrix.FULL]
@@ -80,13 +87,22 @@ def board(request: pytest.FixtureRequest) -> Board:
 
 
 @pytest.fixture(scope="session")
-def images(request: pytest.FixtureRequest) -> Callable[[str, Board], Path]:
+def distribution(request: pytest.FixtureRequest, board: Board) -> Distribution:
+    """The distribution of Kubernetes that is tested. Skips, with the reason, where its release can't be had."""
+    found = distributions.ALL[request.param]
+    if reason := found.missing(board.architecture):
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path]:
     """The folder of the built image of a shipped profile for a board, as the profile and these sources have it now.
 
     With `--images` it is what that folder has; fails, with the command to run, where it has none.
     """
 
-    def folder(profile: str, board: Board) -> Path:
+    def folder(profile: str | Path, board: Board) -> Path:
         loaded = profiles.load(profiles.find(profile))
         built: Path | None = request.config.getoption("--images")
         if built is None:
@@ -101,9 +117,15 @@ def images(request: pytest.FixtureRequest) -> Callable[[str, Board], Path]:
 
 
 @pytest.fixture(scope="session")
-def image(images: Callable[[str, Board], Path], board: Board) -> Callable[[str], Path]:
+def image(images: Callable[[str | Path, Board], Path], board: Board) -> Callable[[str | Path], Path]:
     """The same for the board that is tested."""
     return lambda profile: images(profile, board)
+
+
+@pytest.fixture(scope="session")
+def clustered(distribution: Distribution) -> Callable[[str, Board], Path]:
+    """The profile of a shipped profile with the distribution that is tested, for a board."""
+    return lambda name, board: distributions.profile(name, distribution, board.architecture, BUILD / "test-profiles")
 
 
 @pytest.fixture(scope="session")
@@ -153,9 +175,11 @@ def light(lab: Lab) -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def server(lab: Lab) -> Iterator[Device]:
+def server(lab: Lab, distribution: Distribution) -> Iterator[Device]:
     """The same, with a cluster, and with N+1 in the other slot: most of what the tests install is there already."""
-    with lab.ready("server", "server") as device:
+    if reason := distribution.missing(lab.versions.board.architecture, 2):
+        pytest.skip(reason)
+    with lab.ready(distribution.flavour, distribution.flavour) as device:
         device.install(device.publish("next"), "--no-switch")
         lab.save(device)
         yield device

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import api, follow, pki, prepare, stamp
+from osbuild.agent.kubernetes import api, follow, join, pki, prepare, stamp
 from osbuild.agent.kubernetes.api import Api
 from osbuild.agent.kubernetes.settings import API_PORT, IMAGE, SEED, load
 from osbuild.agent.system import System
@@ -51,9 +51,7 @@ class ControlPlane:
         self.root = root
         self.system = System(root)
         self.cache = Cache()
-        self.binaries = {one.version: upstream.binary(one, Architecture.native(), self.cache) for one in RELEASES}
-        config = {"node-name": NODE, "kube-apiserver-arg": ["bind-address=127.0.0.1"]}
-        settings(root, {"role": "server", "config": config})
+        settings(root, SERVER)
         (root / "etc/hosts").write_text("127.0.0.1\tlocalhost\n")
         for link, target in (
             (pki.PROGRAM, upstream.small("pki", Architecture.native(), self.cache)),
@@ -61,6 +59,11 @@ class ControlPlane:
         ):
             (root / link).parent.mkdir(parents=True, exist_ok=True)
             (root / link).symlink_to(target)
+        node_program(root, self.cache)
+
+    def binary(self, version: str) -> Path:
+        """The programs of a release, compiled if they are not in the cache."""
+        return upstream.binary(upstream.release(version), Architecture.native(), self.cache)
 
     @contextmanager
     def booted(self, version: str) -> Iterator[tuple[Api, dict[str, Any] | None]]:
@@ -93,7 +96,7 @@ class ControlPlane:
         words = (self.root / f"run/edge-osbuild/kubernetes/{name}.env").read_text().removeprefix("ARGS=").split()
         with ExitStack() as stack:
             log = stack.enter_context(self.log(version).open("ab"))
-            command = [str(self.binaries[version]), name, *words]
+            command = [str(self.binary(version)), name, *words]
             running = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
             stack.callback(end, running)
             yield running
@@ -117,6 +120,15 @@ def end(running: subprocess.Popen[bytes]) -> None:
 
 
 RELEASES = upstream.releases()
+SERVER = {"role": "server", "config": {"node-name": NODE, "kube-apiserver-arg": ["bind-address=127.0.0.1"]}}
+
+
+def node_program(root: Path, cache: Cache) -> Path:
+    """Put `edge-node` below `root`."""
+    path = root / join.PROGRAM
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(upstream.small("node", Architecture.native(), cache))
+    return path
 
 
 def settings(root: Path, image: dict[str, Any], seed: dict[str, Any] | None = None) -> None:

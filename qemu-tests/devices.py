@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distributions import Distribution
 from faulty import GUEST, Site
 from nodes import BOOT, CONNECT, DEPLOYMENT, KUBECTL, LOGS_FOLDER, USER, Node, make_seed
-from versions import Version, Versions
+from versions import CLUSTERS, Version, Versions
 
 from osbuild.qemu.accel import Accelerator
 from osbuild.qemu.config import MachineConfig
@@ -21,7 +22,7 @@ from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 
 READY = "ready"  # the saved state that cases begin with
-MEMORY = {"light": 1024 * 2**20, "server": 3 * 2**30}
+MEMORY = {False: 1024 * 2**20, True: 3 * 2**30}  # without a cluster, and with one
 MORE = 2 * 2**30  # bytes that the disk is larger than the image
 KEPT = "/var/lib/kept"
 OBJECTS = 20  # objects that the cluster has before an update
@@ -90,7 +91,12 @@ class Device:
 
     @property
     def cluster(self) -> bool:
-        return self.version.flavour == "server"
+        return self.version.flavour in CLUSTERS
+
+    @property
+    def distribution(self) -> Distribution:
+        """Of its cluster."""
+        return CLUSTERS[self.version.flavour]
 
     # --- asking
 
@@ -278,11 +284,11 @@ class Lab:
             profile = str(self.versions.profile(version.name, version.flavour))
             server = [f"agent.server=http://{GUEST}:{self.site.port}/", "agent.offline=false"]
             make_seed(profile, "device-1", self.key, seed, settings=server)
-        board, flavour = self.versions.board, version.flavour
+        board = self.versions.board
         qemu = emulator(board.architecture)
         config = MachineConfig(
             board=board, media=(seed,), write_log=write_log, watchdog=board.qemu.disk == "virtio",
-            memory=None if board.qemu.memory else MEMORY[flavour],
+            memory=None if board.qemu.memory else MEMORY[version.flavour in CLUSTERS],
             image=None if disk else version.image, disks=(disk,) if disk else (),
             disk_size=None if disk else version.image.stat().st_size + MORE,
         )  # fmt: skip

@@ -16,13 +16,14 @@ from devices import Device, Standing
 from faulty import Fault, Site
 from nodes import BOOT
 
-DEADLINE = {"light": 200.0, "server": 480.0}  # seconds that a boot has for its health checks, as the profiles say
-TRIAL = {"light": 200.0, "server": 300.0}  # the same of one that is broken
+# Seconds that a boot has for its health checks, without a cluster and with one, as the profiles say.
+DEADLINE = {False: 200.0, True: 480.0}
+TRIAL = {False: 200.0, True: 300.0}  # the same of one that is broken
 LATE = 150.0  # and what comes before and after: firmware, kernel, the guard's minute, the way down
 # What is given all three tries: what fails early, and without a cluster, where a try takes five minutes and not ten, a
 # verdict of the health checks and a slot without one.
 EARLY = ("panic", "panic-initrd", "root-lost", "hung")
-THRICE = {"light": (*EARLY, "unhealthy", "reboot-loop"), "server": EARLY}
+THRICE = {False: (*EARLY, "unhealthy", "reboot-loop"), True: EARLY}
 MIGRATED = ("unhealthy", "stuck", "never-ready", "no-containerd")
 # As if two tries had been used (systemd-boot(7), "Boot Counting").
 ONE_TRY = r"""cd /efi/EFI/Linux && for file in edge-*-b+3.efi; do mv "$file" "${file%+3.efi}+1-2.efi"; done && sync"""
@@ -45,21 +46,18 @@ class Case:
     event: str = "rolled-back"
     why: str = ""
     other: str | None = None
-    flavour: str = "light"
+    cluster: bool = False
+    """whether it is for devices with a cluster"""
     again: bool = False
     """whether a good update must work afterwards"""
     restored: bool = False
     """whether the newer Kubernetes has changed the datastore, which must then be as it was at the snapshot"""
 
-    @property
-    def id(self) -> str:
-        return f"{self.flavour}-{self.name}"
-
     def check(self, device: Device) -> Standing:
         """Assert everything that must hold."""
         found = device.settled(240)
         assert found.slot == self.slot, found
-        expected = device.versions.named("next" if self.slot == "b" else "n", self.flavour).version
+        expected = device.versions.named("next" if self.slot == "b" else "n", device.version.flavour).version
         assert found.version == expected, found
         assert found.healthy and found.state == "good" and found.left is None, found
         assert found.event == self.event, found
@@ -75,22 +73,22 @@ class Case:
 # --- a new image that is broken
 
 
-def broken(name: str, flavour: str) -> Callable[[Device], None]:
+def broken(name: str) -> Callable[[Device], None]:
     """Install a broken version, and wait until the device runs the old one again."""
 
     def cause(device: Device) -> None:
-        version = device.versions.get(name, flavour)
+        version = device.versions.get(name, device.version.flavour)
         device.install(device.site.publish(version.bundle, f"{name}.raucb"), "--no-reboot", "--fetch", "parts")
         for image in ("disk.img", "disk.img.zst"):
             (version.build / image).unlink(missing_ok=True)  # a gigabyte of which nothing is needed but the bundle
         tries = 3
-        if name not in THRICE[flavour]:
+        if name not in THRICE[device.cluster]:
             device.node.run(ONE_TRY)
             tries = 1
         device.begun = time.monotonic()
-        trials = tries * (TRIAL[flavour] + LATE)
+        trials = tries * (TRIAL[device.cluster] + LATE)
         device.fall_back(trials + BOOT)
-        assert device.seconds < trials + DEADLINE[flavour] + LATE, "within the deadline"
+        assert device.seconds < trials + DEADLINE[device.cluster] + LATE, "within the deadline"
 
     return cause
 
@@ -213,13 +211,14 @@ def full_boot_partition(device: Device) -> None:
 def no_room_for_a_snapshot(device: Device) -> None:
     """The data partition has become full by the time of the switch: none without a snapshot, and later it can be had.
 
-    The kubelet, which would send its pods away from a full disk, is stopped for that moment.
+    Kubernetes' programs, of which the kubelet would send its pods away from a full disk, are stopped for that moment.
     """
     device.install(device.publish("next"), "--no-switch")
     fill = "fallocate -l $(( $(df --output=avail -B1 /var | tail -n 1) - 100 * 1048576 )) /var/lib/filler"
     switch = "edge-agent update switch --no-reboot"
     whole = (
-        f"systemctl stop kubelet; {fill}; {switch} 2>&1; echo status $?; rm /var/lib/filler; systemctl start kubelet"
+        f"systemctl stop {device.distribution.kubelet}; {fill}; {switch} 2>&1; echo status $?; rm /var/lib/filler; "
+        f"systemctl start {device.distribution.kubelet}"
     )
     said = device.node.run(whole, timeout=600)
     assert re.search(r"can't be snapshotted: .* are needed, \d+ MiB are free", said) and "status 1" in said, said
@@ -261,15 +260,15 @@ def cases() -> list[Case]:
         Case(
             "disk", "full-boot-partition", full_boot_partition, event="failed", why="no space left", again=True
         ),
-        Case("disk", "snapshot", no_room_for_a_snapshot, "b", "committed", other="good", flavour="server"),
+        Case("disk", "snapshot", no_room_for_a_snapshot, "b", "committed", other="good", cluster=True),
     ]  # fmt: skip
     found.append(Case("image", "boot-file-damaged", passed_over, why="passed it over", other="bad", again=True))
     light = [name for name in WHY if name not in ("no-containerd", "never-ready")]
-    for flavour, names in (("light", light), ("server", list(WHY))):
+    for cluster, names in ((False, light), (True, list(WHY))):
         found += [
             Case(
-                "image", name, broken(name, flavour), why=WHY[name], other="bad", flavour=flavour,
-                restored=flavour == "server" and name in MIGRATED,
+                "image", name, broken(name), why=WHY[name], other="bad", cluster=cluster,
+                restored=cluster and name in MIGRATED,
             )
             for name in names
         ]  # fmt: skip

@@ -39,14 +39,14 @@ NOT_AVAILABLE = (  # what says why pods are not
     f"{KUBECTL} get nodes",
     f"{KUBECTL} describe deployments,pods",
     "edge-agent explain",
-    "journalctl -b --no-pager --lines=200 -u kubelet -u containerd -u kube-scheduler -u kube-controller-manager",
+    "journalctl -b --no-pager --lines=200 -u containerd -u 'k*'",
 )
 BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
 CONNECT = 300.0  # and after that the first SSH connection, of which an emulated Pi takes the longest
 
 
 def make_seed(
-    profile: str, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None,
+    profile: str | Path, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (), network: str | None = None,
 ) -> Path:  # fmt: skip
     """Write the seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from distributions import Distribution
 from matrix import SERVERS
 from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
@@ -68,23 +69,26 @@ def settings(address: str, **kubernetes: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster(
-    board: Board, images: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
+    board: Board, distribution: Distribution, images: Callable[[str | Path, Board], Path],
+    clustered: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cluster]:  # fmt: skip
     """The server boots first; its agent once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
     with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
         patch.setenv("EDGE_TEST_TOKEN", "a secret that both know")
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-        server_seed = make_seed("edge-server", "site-1", key, seeds / "server.iso", settings=settings(SERVER))
+        server_seed = make_seed(
+            clustered("edge-server", board), "site-1", key, seeds / "server.iso", settings=settings(SERVER)
+        )
         agent_seed = make_seed(
-            "edge-agent", "site-1-agent", key, seeds / "agent.iso",
+            clustered("edge-agent", board), "site-1-agent", key, seeds / "agent.iso",
             settings=settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
         )  # fmt: skip
 
     def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
         config = MachineConfig(
-            board=board, image=images(profile, board) / "disk.img", memory=2 * 2**30, media=(seed,),
+            board=board, image=images(clustered(profile, board), board) / "disk.img", memory=2 * 2**30, media=(seed,),
             network=Network(restrict=True), extra=cable(port, address),
         )  # fmt: skip
         qemu = emulator(board.architecture)
@@ -93,11 +97,15 @@ def cluster(
         return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how)
 
     host = load(SERVERS.get(board.name, board.name))
-    with machine("edge-server", host, SERVER, server_seed, f"join-server-{board.name}.log") as first:
+    with machine(
+        "edge-server", host, SERVER, server_seed, f"join-server-{distribution.name}-{board.name}.log"
+    ) as first:
         server = Node(first, first.guest(USER, key))
         server.wait_complete()
         server.guest.wait_ready(CONNECT)
-        with machine("edge-agent", board, AGENT, agent_seed, f"join-agent-{board.name}.log") as second:
+        with machine(
+            "edge-agent", board, AGENT, agent_seed, f"join-agent-{distribution.name}-{board.name}.log"
+        ) as second:
             agent = Node(second, second.guest(USER, key))
             agent.wait_complete()
             agent.guest.wait_ready(CONNECT)
@@ -115,14 +123,13 @@ def test_the_agent_is_a_ready_node_of_the_server(cluster: Cluster) -> None:
     assert cluster.agent.status()["health"]["healthy"] is True
 
 
-def test_the_agents_certificate_was_asked_for_and_signed(cluster: Cluster) -> None:
-    requests = json.loads(cluster.server.kubectl("get csr -o json"))["items"]
-    signers = {item["spec"]["signerName"] for item in requests if item["status"].get("certificate")}
-    assert "kubernetes.io/kube-apiserver-client-kubelet" in signers
-    subject = cluster.agent.run("openssl x509 -noout -subject -in /var/lib/kubelet/pki/kubelet-client-current.pem")
-    assert "system:node:site-1-agent" in subject
+def test_the_agent_has_its_own_nodes_rights_and_no_others(cluster: Cluster, distribution: Distribution) -> None:
+    kubectl = f"kubectl --kubeconfig {distribution.agent_kubeconfig}"
+    assert cluster.agent.run(f"{kubectl} auth whoami -o jsonpath={{.status.userInfo.username}}") == (
+        "system:node:site-1-agent"
+    )
     # A kubelet may read what its own pods need, and not the secrets of the cluster.
-    cluster.agent.fails("kubectl --kubeconfig /var/lib/kubernetes/kubelet.conf get secrets -A")
+    cluster.agent.fails(f"{kubectl} get secrets -A")
 
 
 def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Board, tmp_path: Path) -> None:
@@ -145,11 +152,15 @@ def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Boar
 
 
 def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
-    cluster: Cluster, board: Board, images: Callable[[str, Board], Path], tmp_path: Path
-) -> None:
+    cluster: Cluster, board: Board, images: Callable[[str | Path, Board], Path],
+    clustered: Callable[[str, Board], Path], tmp_path: Path,
+) -> None:  # fmt: skip
     """A bundle of the very image that it runs will do: nothing is booted here."""
     bundle, server = tmp_path / "agent.raucb", cluster.server
-    run([sys.executable, "-m", "osbuild", "bundle", images("edge-agent", board), "-o", bundle], cwd=PROJECT)
+    run(
+        [sys.executable, "-m", "osbuild", "bundle", images(clustered("edge-agent", board), board), "-o", bundle],
+        cwd=PROJECT,
+    )
     cluster.agent.guest.put(bundle, "/var/tmp/agent.raucb", timeout=BOOT)
     server.kubectl("cordon site-1")
     server.guest.run("cat > /tmp/moving.yaml", input=DEPLOYMENT.replace("name: web}\nspec", "name: moving}\nspec"))

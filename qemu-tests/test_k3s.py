@@ -1,13 +1,13 @@
 """A node with a real K3s: pods run at once, after a power cut in the middle of its first start, and after the next.
 
 The release comes from a mirror (EDGE_OSBUILD_K3S_MIRROR), a folder (EDGE_OSBUILD_FOLDER) or the release page; elsewhere
-the tests are skipped. EDGE_TEST_K3S names it, if it is to be another than the newest pinned one.
+the tests are skipped. EDGE_TEST_K3S names it, as the last of several, if it is not the newest pinned one.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
+from distributions import K3S
 from nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild import paths
@@ -44,7 +44,7 @@ IP = "kubectl get pod web -o jsonpath={.status.podIP}"
 @pytest.fixture(scope="module")
 def loaded(board: Board) -> Loaded:
     """The profile of a server with K3s. Skips if no place has the release."""
-    wanted = Kubernetes(version=os.environ.get("EDGE_TEST_K3S"))
+    wanted = Kubernetes(version=K3S.releases[-1])
     try:
         k3s.binary(k3s.release(wanted, board.architecture), Cache())
     except Unavailable as error:

@@ -24,7 +24,7 @@ def last(device: Device, event: str) -> dict[str, Any]:
 
 
 def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Device) -> None:
-    assert device.kubelet() == "v1.35.4"
+    assert device.kubelet() == device.distribution.releases[0]
     url = device.publish("next")
     device.machine.console.skip()
     events = device.install(url)
@@ -33,15 +33,17 @@ def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Dev
     assert device.wait_complete(2 * BOOT)["slot"] == "b"
     found = device.settled(600)
     assert (found.version, found.slots) == ("1.1.0", {"a": "good", "b": "good"}), found
-    assert device.kubelet() == "v1.36.3"
+    assert device.kubelet() == device.distribution.releases[-1]
     assert last(device, "switched")["cluster"]["snapshot"]
     device.intact()
 
 
 def test_a_kubernetes_that_is_older_is_refused_before_anything_is_written(device: Device, tmp_path: Path) -> None:
     """However new the bundle is."""
-    older = device.versions.sign(device.versions.named("n", "server"), tmp_path / "older.raucb", version="1.2.0")
-    assert "older than v1.36.3" in device.refused(device.site.publish(older, "older.raucb"))
+    older = device.versions.sign(
+        device.versions.named("n", device.version.flavour), tmp_path / "older.raucb", version="1.2.0"
+    )
+    assert f"older than {device.distribution.releases[-1]}" in device.refused(device.site.publish(older, "older.raucb"))
     assert device.standing().slots == {"a": "good", "b": "good"}
 
 
@@ -52,10 +54,22 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
     assert device.wait_complete(2 * BOOT)["slot"] == "a"
     found = device.settled(600)
     assert found.version == "1.0.0", found
-    assert device.kubelet() == "v1.35.4"
+    assert device.kubelet() == device.distribution.releases[0]
     device.intact()
     device.node.fails(f"{KUBECTL} get configmap later")
     assert "later" in json.dumps(device.explain()["history"]), "what was lost is written down"
+
+
+def test_a_restore_waits_until_kubernetes_has_stopped(device: Device) -> None:
+    """`systemctl is-active` says that a unit which is still stopping is not active."""
+    name = device.node.run("edge-agent kubernetes snapshot").partition(",")[0]
+    device.node.run("systemctl stop --no-block kubernetes.target")
+    stopping = device.node.fails(f"edge-agent kubernetes restore {name}")
+    assert "Kubernetes runs: " in stopping, stopping
+    device.node.run("systemctl stop kubernetes.target", timeout=300)
+    assert "is in place" in device.node.run(f"edge-agent kubernetes restore {name}")
+    device.node.run("systemctl start kubernetes.target", timeout=BOOT)
+    device.intact()
 
 
 def test_a_power_cut_after_a_rollback_changes_nothing_more(device: Device) -> None:

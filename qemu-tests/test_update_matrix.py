@@ -11,12 +11,12 @@ from failures import Case, bad_bundle, cases
 from ledger import Ledger
 
 
-def parameters(flavour: str) -> list[Any]:
-    return [pytest.param(case, id=case.name) for case in cases() if case.flavour == flavour]
+def parameters(cluster: bool) -> list[Any]:
+    return [pytest.param(case, id=case.name) for case in cases() if case.cluster == cluster]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", parameters("light"))
+@pytest.mark.parametrize("case", parameters(cluster=False))
 def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Ledger) -> None:
     strike(case, light, ledger)
 
@@ -24,7 +24,7 @@ def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Led
 def strike(case: Case, device: Device, ledger: Ledger) -> None:
     """One case, from the saved state on."""
     device.restore()
-    with ledger.entry(case.group, case.id) as entry:
+    with ledger.entry(case.group, f"{device.version.flavour}-{case.name}") as entry:
         case.cause(device)
         entry.seconds = device.seconds
         entry.standing = case.check(device)
@@ -59,7 +59,7 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", parameters("server"))
+@pytest.mark.parametrize("case", parameters(cluster=True))
 def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: Device, ledger: Ledger) -> None:
     strike(case, server, ledger)
 

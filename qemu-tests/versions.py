@@ -1,6 +1,7 @@
 """The versions that updates are tested with: N, N+1, and N+2 that is broken in many ways; builds and bundles by name.
 
-`light` ones have no cluster and boot in half a minute; `server` ones have, and N+1 has the next Kubernetes. They differ
+`light` ones have no cluster and boot in half a minute; `server` ones (and `server-k3s`, with K3s) have, and N+1 has the
+next Kubernetes. They differ
 by an overlay or a kernel argument from what is in the cache, so each takes seconds to build. Made on demand below
 `build/test-versions/`, and found there the next time.
 """
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import distributions
 
 from osbuild import lock as locks
 from osbuild import paths
@@ -31,7 +34,8 @@ from osbuild.run import Argument, run
 
 PROFILES = Path(__file__).parent / "profiles"
 PLACE = paths.PROJECT / "build/test-versions"
-BASE = {"light": "minimal", "server": "edge-server"}
+CLUSTERS = {each.flavour: each for each in distributions.ALL.values()}
+BASE = {"light": "minimal", **dict.fromkeys(CLUSTERS, "edge-server")}
 # Name -> version, and what is laid over the flavour's base: N, N+1, and small steps from N.
 STEPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "n": ("1.0.0", ()),
@@ -74,11 +78,13 @@ def number(name: str) -> str:
 def text(name: str, flavour: str) -> str:
     """The profile of one, as YAML."""
     over = list(STEPS[name][1]) if name in STEPS else ["next", f"faults/{name}"]
-    if flavour == "server" and "next" in over:
-        over.insert(over.index("next") + 1, "next-server")
+    lines = [f"name: test-{flavour}", f"version: {number(name)}"]
+    if cluster := CLUSTERS.get(flavour):
+        release = cluster.releases[-1] if "next" in over else cluster.releases[0]
+        lines += ["kubernetes:", *distributions.wanted(cluster, release)]
         over += ["faults-server"] if name in FAULTS else []
-    lines = [f"name: test-{flavour}", f"version: {number(name)}", "extends:"]
-    return "\n".join([*lines, *(f"- {PROFILES}/{each}.yaml" for each in (flavour, *over))]) + "\n"
+    base = "server" if cluster else flavour
+    return "\n".join([*lines, "extends:", *(f"- {PROFILES}/{each}.yaml" for each in (base, *over))]) + "\n"
 
 
 def derived(base: locks.Lock, names: Sequence[str], loaded: Loaded, board: Board, cache: Cache) -> locks.Lock:

@@ -1,18 +1,21 @@
 """The device side: from settings to what Kubernetes' programs read, joining by a token, and the health check."""
 
+import base64
 import datetime
 import hashlib
-import hmac
 import http.server
 import ipaddress
 import json
 import os
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osbuild import paths
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import controlplane, health, join, k3s, kubelet, prepare, tokens
 from osbuild.agent.kubernetes import pki as keys
@@ -49,6 +53,12 @@ def pki() -> Path:
         return build.small("pki", Architecture.native(), Cache())
     except Error as error:
         pytest.skip(f"no Go toolchain, neither in the cache nor from the package index: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def node_program(pki: Path) -> Path:
+    """The program that agents check and request certificates with."""
+    return build.small("node", Architecture.native(), Cache())
 
 
 @pytest.fixture
@@ -141,7 +151,7 @@ def test_a_second_preparation_changes_no_key(server: Path) -> None:
 
 
 def test_no_secret_can_be_read_by_others(server: Path) -> None:
-    secrets = [*server.rglob("*.key"), *server.rglob("var/lib/kubernetes/*.conf"), *server.rglob("join.json")]
+    secrets = [*server.rglob("*.key"), *server.rglob("var/lib/kubernetes/*.conf")]
     assert len(secrets) > 10
     assert all(path.stat().st_mode & 0o077 == 0 for path in secrets)
 
@@ -159,7 +169,7 @@ def test_a_new_name_gives_a_new_certificate_from_the_same_authority(server: Path
     pki = server / "var/lib/kubernetes/pki"
     authority, client = (pki / "ca.crt").read_bytes(), (pki / "front-proxy-client.crt").read_bytes()
     device(server, {"role": "server", "config": {"node-name": "node-1", "tls-san": ["edge.example", "192.0.2.9"]}})
-    assert prepare.prepare(server)
+    prepare.prepare(server)
     names = certificate(pki / "apiserver.crt").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "edge.example" in names.get_values_for_type(x509.DNSName)
     assert ipaddress.ip_address("192.0.2.9") in names.get_values_for_type(x509.IPAddress)
@@ -220,15 +230,21 @@ def test_the_node_finds_its_own_name_without_a_name_server(server: Path) -> None
     assert (server / "etc/hosts").read_text() == "127.0.0.1\tlocalhost\n127.0.1.1\tnode-1\n"
 
 
-def test_manifests_of_image_and_seed_are_applied_with_what_agents_join_by(server: Path) -> None:
+def test_manifests_of_image_and_seed_are_applied(server: Path) -> None:
     for folder in prepare.MANIFESTS:
         (server / folder).mkdir(parents=True)
         (server / folder / "app.yaml").write_text("kind: List\n")
     prepare.prepare(server)
-    assert arguments(server, "apply") == [
-        *(f"--filename={server / folder}" for folder in prepare.MANIFESTS),
-        f"--filename={server}/run/edge-osbuild/kubernetes/join",
-    ]
+    assert arguments(server, "apply") == [f"--filename={server / folder}" for folder in prepare.MANIFESTS]
+
+
+def test_agents_may_join_only_while_a_token_is_configured(server: Path) -> None:
+    assert arguments(server, "join") == [
+        "approve", f"{server}/var/lib/kubernetes/controller-manager.conf", "node-1"
+    ]  # fmt: skip
+    device(server, {"role": "server", "config": {"node-name": "node-1"}})
+    prepare.prepare(server)
+    assert not (server / "run/edge-osbuild/kubernetes/join.env").exists()
 
 
 def test_k3s_gets_one_file_and_the_profiles_entries_win(tmp_path: Path) -> None:
@@ -259,46 +275,76 @@ def test_a_manifest_that_left_the_image_leaves_the_folder_of_k3s(tmp_path: Path)
     assert [path.name for path in goal.iterdir()] == ["coredns.yaml"]
 
 
+SALT = "00" * 16
+
+
 @given(st.text(min_size=1))
-def test_any_token_becomes_a_bootstrap_token(token: str) -> None:
-    identifier, secret = tokens.parts(token)
-    assert (len(identifier), len(secret)) == (6, 16)
-    assert set(identifier + secret) <= set(tokens.ALPHABET)
+@hypothesis.settings(max_examples=5, deadline=None)
+def test_any_token_becomes_keys_that_kubernetes_takes(token: str) -> None:
+    keys = tokens.stretch(token, SALT)
+    for secret in (keys.discovery, keys.join):
+        assert len(secret) == 16 and set(secret) <= set(tokens.ALPHABET)
+    assert len({keys.discovery, keys.join, keys.check}) == 3
+    assert tokens.stretch(token, "01" * 16).join != keys.join, "another salt, other keys"
 
 
-def test_a_bootstrap_token_is_taken_as_it_is() -> None:
-    assert tokens.parts("abcdef.0123456789abcdef") == ("abcdef", "0123456789abcdef")
+def test_a_guess_of_a_token_costs_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 7914 and OWASP's advice for scrypt; a plain hash allowed 66,000 guesses a second."""
+    asked: dict[str, int] = {}
+    scrypt = hashlib.scrypt
+    monkeypatch.setattr(hashlib, "scrypt", lambda password, **how: asked.update(how) or scrypt(password, **how))
+    tokens.stretch(TOKEN, SALT)
+    assert asked["n"] * asked["r"] * 128 >= 32 * 2**20
 
 
-def cluster_info(token: str, authority: str) -> dict[str, Any]:
-    """What a server publishes: the ConfigMap with the signature that its controller adds."""
-    (info,) = [item for item in tokens.objects(token, "https://192.0.2.1:6443", authority) if "data" in item]
-    identifier, secret = tokens.parts(token)
-    header = tokens.encode(json.dumps({"alg": "HS256", "kid": identifier}).encode())
-    text = f"{header}.{tokens.encode(info['data']['kubeconfig'].encode())}".encode()
-    mac = tokens.encode(hmac.new(secret.encode(), text, hashlib.sha256).digest())
-    info["data"][f"jws-kubeconfig-{identifier}"] = f"{header}..{mac}"
-    return info
+@pytest.mark.parametrize("salt", ["", "00", "zz" * 16, "00" * 65])
+def test_a_salt_that_would_be_no_salt_is_refused(salt: str) -> None:
+    with pytest.raises(ValueError, match=r"salt|hex"):
+        tokens.stretch(TOKEN, salt)
+
+
+def test_an_invitation_is_kept_until_the_token_changes() -> None:
+    first, keys = tokens.invite(TOKEN, {})
+    assert tokens.invite(TOKEN, asdict(first)) == (first, keys)
+    other, _ = tokens.invite("another", asdict(first))
+    assert {first.salt, first.join, first.discovery}.isdisjoint({other.salt, other.join, other.discovery})
+    again, _ = tokens.invite(TOKEN, {"salt": 1})
+    assert again.salt != first.salt, "what is damaged is made anew"
+    assert TOKEN not in json.dumps(asdict(first))
+
+
+def test_tokens_in_the_cluster_expire() -> None:
+    invitation, keys = tokens.invite(TOKEN, {})
+    now = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
+    secrets = [item for item in tokens.objects(invitation, keys, "PEM", now) if item["kind"] == "Secret"]
+    ends = {base64.b64decode(secret["data"]["expiration"]).decode() for secret in secrets}
+    assert len(secrets) == 2 and ends == {"2026-12-08T00:00:00Z"}
+
+
+def answer(authority: str) -> tuple[tokens.Keys, dict[str, Any]]:
+    """What a server tells a holder of the token about its cluster."""
+    invitation, keys = tokens.invite(TOKEN, {})
+    made = tokens.objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
+    (info,) = [item for item in made if item["kind"] == "ConfigMap" and "authority" in item["data"]]
+    return keys, info
 
 
 def test_an_agent_trusts_the_authority_that_a_holder_of_the_token_signed() -> None:
-    info = cluster_info(TOKEN, "-----BEGIN CERTIFICATE-----\n")
-    assert tokens.authority(TOKEN, info) == "-----BEGIN CERTIFICATE-----\n"
+    keys, info = answer("-----BEGIN CERTIFICATE-----\n")
+    assert tokens.authority(keys, info) == ("-----BEGIN CERTIFICATE-----\n", info["data"]["join"])
 
 
-@pytest.mark.parametrize("change", ["content", "signature", "token", "algorithm"])
+@pytest.mark.parametrize("change", ["authority", "join", "signature", "token", "nothing"])
 def test_an_agent_trusts_nothing_else(change: str) -> None:
-    info = cluster_info(TOKEN, "authority")
-    (name,) = [name for name in info["data"] if name.startswith("jws")]
-    if change == "content":
-        info["data"]["kubeconfig"] = info["data"]["kubeconfig"].replace("192.0.2.1", "192.0.2.2")
-    elif change == "signature":
-        info["data"][name] = info["data"][name][:-2] + "xx"
-    elif change == "algorithm":
-        _, _, mac = info["data"][name].partition("..")
-        info["data"][name] = tokens.encode(b'{"alg":"none"}') + ".." + mac
-    with pytest.raises(ValueError, match=r"signed by another token|does not know"):
-        tokens.authority("another" if change == "token" else TOKEN, info)
+    keys, info = answer("authority")
+    if change == "token":
+        keys = tokens.stretch("another", SALT)
+    elif change == "nothing":
+        info["data"] = {}
+    else:
+        info["data"][change] = info["data"][change][:-2] + "xx"
+    with pytest.raises(ValueError, match="signed by another token"):
+        tokens.authority(keys, info)
 
 
 @pytest.fixture
@@ -365,6 +411,19 @@ def test_the_health_check_asks_the_api_and_says_why_not(
     assert found == reason if reason is None else reason in str(found)
 
 
+def test_the_health_check_may_wait_for_a_node_to_become_ready(
+    server: Path, api: Callable[[dict[str, Any]], int]
+) -> None:
+    port = api({NODE: node("False")})
+    kubeconfig = server / health.KUBECONFIGS["server"][0]
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    text = (server / "var/lib/kubernetes/admin.conf").read_text()
+    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    assert "not Ready" in str(health.await_ready(server, 0.2, 0.05))
+    threading.Timer(0.3, api, [{NODE: node("True")}]).start()
+    assert health.await_ready(server, 30, 0.05) is None
+
+
 def test_the_health_check_reads_the_kubeconfig_of_k3s_too() -> None:
     text = (
         "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: QUJD\n"
@@ -400,30 +459,97 @@ def test_a_server_that_is_down_is_said_to_be_down(server: Path) -> None:
     assert "does not answer" in str(health.why_not(server))
 
 
-def test_an_agent_joins_by_the_token_alone(
-    server: Path, api: Callable[[dict[str, Any]], int], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    authority = (server / "var/lib/kubernetes/pki/ca.crt").read_text()
-    port = api({join.INFO: cluster_info(TOKEN, authority)})
-    url = f"https://127.0.0.1:{port}"
-    agent = device(tmp_path_factory.mktemp("agent"), {"role": "agent", "server": url}, {"token": TOKEN})
-    join.join(agent, 0)
-    data = agent / "var/lib/kubernetes"
-    assert (data / "pki/ca.crt").read_text() == authority
-    written = json.loads((data / "bootstrap-kubelet.conf").read_text())
-    assert written["users"][0]["user"]["token"] == ".".join(tokens.parts(TOKEN))
-    assert (data / "bootstrap-kubelet.conf").stat().st_mode & 0o777 == 0o600
-    stranger = device(tmp_path_factory.mktemp("stranger"), {"role": "agent", "server": url}, {"token": "wrong"})
-    with pytest.raises(Problem, match="does not know this token"):
-        join.join(stranger, 0)
-    assert not (stranger / "var/lib/kubernetes/pki/ca.crt").exists()
-
-
-def test_the_kernels_table_of_addresses_is_read(tmp_path: Path) -> None:
-    table = tmp_path / "fib_trie"
-    table.write_text(
+def test_the_kernels_tables_of_addresses_are_read(tmp_path: Path) -> None:
+    (tmp_path / "fib_trie").write_text(
         "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 192.0.2.15\n"
         "        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n     |-- 10.42.0.1\n"
         "        /32 host LOCAL\n"
     )
-    assert keys.local_addresses(Settings(role="server"), table) == ["192.0.2.15"]
+    assert keys.local_addresses(Settings(role="server"), tmp_path) == ["192.0.2.15"], "a kernel without IPv6"
+    (tmp_path / "if_inet6").write_text(
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "20010db8000000010000000000000015 02 40 00 00     eth0\n"
+        "20010db80000000100000000000000aa 02 40 00 40     eth0\n"  # tentative: the boot has just begun
+        "20010db80000000123456789abcdef01 02 40 00 01     eth0\n"  # temporary
+        "20010db80000000100000000000000dd 02 40 00 88     eth0\n"  # a duplicate
+        "fe80000000000000505400fffeed9e01 02 40 20 80     eth0\n"
+        "fd000042000000000000000000000001 05 40 00 80     cni0\n"
+    )
+    settings = Settings(role="server", config={"cluster-cidr": "10.42.0.0/16,fd00:42::/56"})
+    assert keys.local_addresses(settings, tmp_path) == ["192.0.2.15", "2001:db8:0:1::15", "2001:db8:0:1::aa"]
+
+
+def test_a_new_address_is_in_the_servers_certificate_and_nothing_starts_again(server: Path) -> None:
+    device(server, {"role": "server", "config": {"node-name": "node-1", "tls-san": "2001:db8::7"}})
+    assert not prepare.prepare(server), "the API server reads its certificate again by itself"
+    names = certificate(server / "var/lib/kubernetes/pki/apiserver.crt").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    own = {address for address in keys.local_addresses(Settings(role="server")) if ":" in address}
+    assert {"2001:db8::7", *own} <= {str(one) for one in names.value.get_values_for_type(x509.IPAddress)}
+
+
+def dated(pki: Path, name: str, begin: datetime.timedelta, end: datetime.timedelta) -> bytes:
+    """Have a certificate of the authority as a clock that was wrong would have dated it; its bytes before."""
+    path = pki / f"{name}.crt"
+    before, old, now = path.read_bytes(), certificate(path), datetime.datetime.now(datetime.UTC)
+    key = serialization.load_pem_private_key((pki / "ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    builder = x509.CertificateBuilder().subject_name(old.subject).issuer_name(old.issuer).serial_number(7)
+    builder = builder.public_key(old.public_key()).not_valid_before(now + begin).not_valid_after(now + end)
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return before
+
+
+DAYS = [(300, 1100), (-2000, -1200)]
+"""from now to begin and end of what was issued by a clock that is ahead, and by one that is behind"""
+
+
+@pytest.mark.parametrize(("begin", "end"), DAYS)
+def test_what_a_wrong_clock_has_dated_is_issued_again(server: Path, begin: int, end: int) -> None:
+    pki, span = server / "var/lib/kubernetes/pki", (datetime.timedelta(begin), datetime.timedelta(end))
+    for name in ("ca", "apiserver", "kubelet"):
+        dated(pki, name, *span)
+    key = (pki / "ca.key").read_bytes()
+    assert prepare.prepare(server), "Kubernetes must start again"
+    now = datetime.datetime.now(datetime.UTC)
+    for name in ("ca", "apiserver", "kubelet"):
+        found = certificate(pki / f"{name}.crt")
+        assert found.not_valid_before_utc < now < found.not_valid_after_utc, name
+    assert (pki / "ca.key").read_bytes() == key, "what the authority has signed stays signed"
+    admin = json.loads((server / "var/lib/kubernetes/admin.conf").read_text())
+    embedded = base64.b64decode(admin["clusters"][0]["cluster"]["certificate-authority-data"])
+    assert embedded.strip() == (pki / "ca.crt").read_bytes().strip()
+    assert not prepare.prepare(server)
+
+
+@pytest.mark.parametrize(("begin", "end"), DAYS)
+def test_an_agent_notices_what_a_wrong_clock_has_dated(
+    server: Path, node_program: Path, begin: int, end: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pki = server / "var/lib/kubernetes/pki"
+    root = device(tmp_path_factory.mktemp("agent"), {"role": "agent", "server": "https://x", "token": "t"})
+    (root / join.PROGRAM).parent.mkdir(parents=True, exist_ok=True)
+    (root / join.PROGRAM).symlink_to(node_program)
+    settings, files = Settings(role="agent", node_name="node-1"), Paths(root)
+    assert "no such file" in join.unusable(settings, files)
+    user = json.loads((server / "var/lib/kubernetes/kubelet.conf").read_text())["users"][0]["user"]
+    pair = b"".join(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
+    write(files.authority, (pki / "ca.crt").read_text())
+    join.store(files, pair)
+    assert join.unusable(settings, files) == ""
+    assert "it is of system:node:node-1" in join.unusable(Settings(node_name="node-2"), files)
+    before = dated(pki, "ca", datetime.timedelta(begin), datetime.timedelta(end))
+    write(files.authority, (pki / "ca.crt").read_text())
+    assert re.search("not valid before|has expired", join.unusable(settings, files))
+    write(files.authority, before.decode())
+    write(files.credentials.resolve(), "torn")
+    assert join.unusable(settings, files)
+
+
+def test_the_clock_is_watched() -> None:
+    """systemd.timer(5): OnClockChange= elapses when the system clock jumps."""
+    timer = paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system/edge-kubernetes-renew.timer"
+    assert "OnClockChange=yes" in timer.read_text()

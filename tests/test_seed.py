@@ -404,3 +404,14 @@ def test_a_signed_seed_has_its_signature_before_the_checksums_that_it_is_of(
     assert sums.count(b"\n") == 4
     assert (tmp_path / "seed/SHA256SUMS.p7s").stat().st_mode & 0o777 == 0o600
     assert list(sign({"a": b"", SUMS: b""}, *signer(load_keys(tmp_path / "keys"), programs)))[-1] == SUMS
+
+
+def test_a_token_that_can_be_guessed_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = Profile("p", "1", kubernetes=Kubernetes(role="server", token=SecretRef("env:CLUSTER_TOKEN")))
+    for token, warned in (("s3cret", True), ("2f7c1be0b4d9a6e85c3f0d1b7a9e4c62", False)):
+        monkeypatch.setenv("CLUSTER_TOKEN", token)
+        render(profile, "node", folder=Path())
+        said = capsys.readouterr().err
+        assert ("openssl rand -hex 16" in said) == warned and token not in said

@@ -6,20 +6,34 @@ from osbuild.agent.errors import Problem
 
 UNCORDON = "edge-kubernetes-uncordon.service"
 TIMEOUT = 60.0  # seconds for an answer; systemd itself gives up on the bus after 25
+RESTING = ("inactive", "failed")  # states (systemd(1), "Units") in which nothing of a unit runs, starts or stops
 
 
-def systemctl(*words: str) -> None:
-    """Ask for something. Raises `Problem` where that fails."""
+def systemctl(*words: str) -> str:
+    """Ask for something; what systemctl prints. Raises `Problem` where that fails."""
     command = ["systemctl", *words]
+    output = ""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
+        output = done.stdout
         said = "" if done.returncode == 0 else done.stderr.strip() or f"it ended with {done.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)
     if said:
         raise Problem(said, where=" ".join(command), hint="`systemctl status` says how systemd is")
+    return output
+
+
+def busy(*units: str) -> list[str]:
+    """Those of the units that run, start, stop or wait to be started again. Raises `Problem`.
+
+    `systemctl is-active` takes a unit that is still stopping for one that is not there.
+    """
+    blocks = systemctl("show", "--property=Id,ActiveState", *units).strip().split("\n\n")
+    states = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+    return [state["Id"] for state in states if state.get("ActiveState") not in RESTING and "Id" in state]
 
 
 def uncordon() -> None:

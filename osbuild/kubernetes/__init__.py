@@ -174,6 +174,7 @@ def _component(
     def make(tree: Path) -> None:
         (tree / "usr/bin").mkdir(parents=True)
         programs(tree)
+        put(upstream.small("node", architecture, sources.cache, sources.folder), tree / LIB / "edge-node", 0o755)
         _containerd(tree, distribution)
         _bake(tree, kubernetes, archives, architecture, sources)
         for path in _manifests(kubernetes, base):

@@ -90,7 +90,7 @@ def binary(chosen: Release, architecture: Architecture, cache: Cache, folder: Pa
 
 
 def small(name: str, architecture: Architecture, cache: Cache, folder: Path | None = None) -> Path:
-    """One of our small programs below programs/: `pause`, `demo` or `pki`."""
+    """One of our small programs below programs/: `demo`, `node`, `pause` or `pki`."""
     parts = (toolchain.sources_key(SMALL / name), (SMALL / "go.mod").read_text(), toolchain.key())
 
     def make(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from osbuild import paths
+from osbuild import log, paths
 from osbuild.agent.kubernetes import ranges
 from osbuild.errors import Error, UsageError
 from osbuild.profile import cluster, secrets
@@ -20,6 +20,7 @@ from osbuild.seed.users import accounts
 
 FILES = ("user-data", "meta-data", "network-config")
 SUMS = "SHA256SUMS"
+SHORT = 16  # characters of a token; fewer can be guessed
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,12 @@ def kubernetes(block: Kubernetes, folder: Path) -> dict[str, Any] | None:
         key.name: getattr(block, key.name) for key in dataclasses.fields(block) if key.metadata.get("where") == "seed"
     }
     if block.token is not None:
-        values["token"] = secrets.resolve(block.token, folder=folder)
+        token = values["token"] = secrets.resolve(block.token, folder=folder)
+        if len(token) < SHORT:
+            log.warn(
+                f"kubernetes.token has {len(token)} characters, and whoever guesses it can add nodes to the cluster: "
+                "`openssl rand -hex 16` makes one of 128 bits"
+            )
     values["config"] = {
         name: secrets.resolve(value, folder=folder) if cluster.is_reference(name, value) else value
         for name, value in block.config.items()

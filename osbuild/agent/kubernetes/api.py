@@ -19,15 +19,18 @@ MERGE = "application/merge-patch+json"  # RFC 7386
 
 @dataclass(frozen=True)
 class Api:
-    """An API server, and who this node is to it."""
+    """An API server, and who this node is to it: by the context's certificate, or by a bearer token."""
 
     server: str
     context: ssl.SSLContext
+    token: str | None = None
 
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
         """What it answers, as JSON. Raises `OSError`; for an answer other than success `urllib.error.HTTPError`."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.server + path, data, {"Content-Type": kind}, method=method)
+        if self.token:
+            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         try:
             with urllib.request.urlopen(request, timeout=10, context=self.context) as answer:
                 return json.load(answer)

@@ -8,12 +8,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     commands.add_parser("prepare", help="make what Kubernetes' programs read (run at every boot)")
-    commands.add_parser("renew", help="the same on a running node: starts Kubernetes again if certificates changed")
+    commands.add_parser("renew", help="the same on a running node, every day: keeps what others join by valid too")
     joining = commands.add_parser("join", help="find the cluster of an agent by its token")
     joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to ask the server")
     commands.add_parser("address", help="wait for this node's address and tell K3s (run before it starts)")
+    commands.add_parser("tokens", help="let agents join by the configured token, and by no other (run on servers)")
     commands.add_parser("wait", help="return when this node's API server is ready")
-    commands.add_parser("health", help="exit status 0 if this node is Ready, else say why not")
+    health = commands.add_parser("health", help="exit status 0 if this node is Ready, else say why not")
+    health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long it may take to become so")
     commands.add_parser("stop", help="end all containers in order, the kubelet first (run at every shutdown)")
     commands.add_parser("uncordon", help="undo what an update did to the node in its cluster (run after a good boot)")
     commands.add_parser("snapshot", help="snapshot the cluster's datastore, running or not")
@@ -33,15 +35,20 @@ def main(options: argparse.Namespace) -> int:
 
         join(options.root, options.patience)
     elif options.action == "health":
-        from osbuild.agent.kubernetes.health import why_not
+        from osbuild.agent.kubernetes.health import await_ready
 
-        if reason := why_not(options.root):
+        if reason := await_ready(options.root, options.wait):
             print(reason)
             return 1
     elif options.action == "address":
         from osbuild.agent.kubernetes.address import settle
 
         settle(options.root)
+    elif options.action == "tokens":
+        from osbuild.agent.kubernetes.invite import refresh
+
+        for path in refresh(options.root):
+            print(f"removed {path}")
     elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
         return cluster(options)
     elif options.action == "wait":
@@ -49,11 +56,9 @@ def main(options: argparse.Namespace) -> int:
 
         wait(options.root)
     else:
-        from osbuild.agent.kubernetes.prepare import prepare
-        from osbuild.agent.systemd import systemctl
+        from osbuild.agent.kubernetes.prepare import prepare, renew
 
-        if prepare(options.root) and options.action == "renew":
-            systemctl("restart", "--no-block", "kubernetes.target")
+        prepare(options.root) if options.action == "prepare" else renew(options.root)
     return 0
 
 

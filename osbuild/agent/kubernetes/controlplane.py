@@ -75,8 +75,7 @@ def apiserver(settings: Settings, paths: Paths) -> list[str]:
 def controller_manager(settings: Settings, paths: Paths, minor: tuple[int, ...]) -> list[str]:
     """For a release of the minor version `minor`, such as (1, 36)."""
     controllers = ["*", *(f"-{name}" for name in IDLE_CONTROLLERS if SINCE.get(name, minor) <= minor)]
-    if settings.token:  # agents join by it: sign cluster-info, and forget tokens that are over
-        controllers += ["bootstrap-signer-controller", "token-cleaner-controller"]
+    controllers.append("token-cleaner-controller")  # removes join tokens that have expired
     return [
         "--allocate-node-cidrs=true",
         f"--cluster-cidr={settings.cluster_cidr}",

@@ -94,6 +94,14 @@ def why_not(root: Path, settings: Settings | None = None) -> str | None:
         return f"the API server does not answer: {error}"
 
 
+def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
+    """Why this node is not Ready after `patience` seconds; None as soon as it is."""
+    settings, end = load(root), time.monotonic() + patience
+    while (reason := why_not(root, settings)) and time.monotonic() < end:
+        time.sleep(pause)
+    return reason
+
+
 def wait(root: Path, pause: float = 1.0) -> None:
     """Return once the API server of this node says that it is ready.
 

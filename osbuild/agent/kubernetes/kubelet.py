@@ -1,5 +1,6 @@
-"""The kubelet: its arguments and its configuration."""
+"""The kubelet: its arguments, its configuration, and on an agent its access to the cluster."""
 
+import json
 from typing import Any
 
 from osbuild.agent.kubernetes.paths import Paths
@@ -14,13 +15,29 @@ def arguments(settings: Settings, paths: Paths) -> list[str]:
         f"--root-dir={paths.kubelet}",
     ]
     if settings.role == "agent":
-        words.append(f"--bootstrap-kubeconfig={paths.data}/bootstrap-kubelet.conf")
         words.append(f"--cert-dir={paths.kubelet}/pki")
     if settings.node_ip:
         words.append(f"--node-ip={settings.node_ip}")
     if settings.labels:
         words.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in settings.labels.items()))
     return words + settings.arguments("kubelet-arg")
+
+
+def kubeconfig(server: str, paths: Paths) -> str:
+    """An agent's access to its cluster, for kubelet and kube-proxy."""
+    pair = str(paths.credentials)
+    cluster = {"server": server, "certificate-authority": str(paths.authority)}
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "default", "cluster": cluster}],
+            "users": [{"name": "node", "user": {"client-certificate": pair, "client-key": pair}}],
+            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "node"}}],
+            "current-context": "default",
+        },
+        indent=2,
+    )
 
 
 def taint(text: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Snapshots by hand: `edge-agent kubernetes snapshots`, `snapshot` and `restore NAME`."""
 
 import json
-import subprocess
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, follow, snapshot, stamp, succession, versions
@@ -9,6 +8,7 @@ from osbuild.agent.kubernetes.snapshot import Snapshot
 from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System
+from osbuild.agent.systemd import busy
 
 WRITERS = ("kine.service", "k3s-server.service")
 
@@ -59,10 +59,9 @@ def restore(system: System, name: str) -> str:
         message = f"it was written by {chosen.release}, and this slot has {release}"
         raise Problem(message, where=name, hint="restore it in the slot that it is of, or take an older one")
     datastore.verify(chosen.database)
-    command = ["systemctl", "is-active", "--quiet", *WRITERS]
-    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0:
-        hint = "stop it first (systemctl stop kubernetes.target), and start it afterwards"
-        raise Problem("Kubernetes runs", hint=hint)
+    if writers := busy(*WRITERS):
+        hint = "stop it first (systemctl stop kubernetes.target), wait for its end, and start it afterwards"
+        raise Problem(f"Kubernetes runs: {', '.join(writers)}", hint=hint)
     done = succession.put_back(system, chosen, stamp.read(system) or Stamp(release), release)
     follow.kept(system)  # whoever asked for it reads it
     counts = ", ".join(f"{count} {kind}" for kind, count in (done.get("counts") or {}).items() if count)

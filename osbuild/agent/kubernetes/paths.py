@@ -19,6 +19,19 @@ class Paths:
         return self.data / "pki"
 
     @property
+    def invitation(self) -> Path:
+        return self.data / "join.json"
+
+    @property
+    def authority(self) -> Path:
+        return self.pki / "ca.crt"
+
+    @property
+    def credentials(self) -> Path:
+        """An agent's certificate and key, which its kubelet renews by itself; a link."""
+        return self.kubelet / "pki/kubelet-client-current.pem"
+
+    @property
     def run(self) -> Path:
         return self.root / "run/edge-osbuild/kubernetes"
 

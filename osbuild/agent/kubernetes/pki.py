@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,56 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import API_PORT, STABLE_ADDRESS, Settings
 
+TEMPORARY, DUPLICATE = 0x01, 0x08  # IFA_F_TEMPORARY, IFA_F_DADFAILED (linux/if_addr.h)
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PROGRAM = "usr/lib/edge-osbuild/edge-pki"
 
 
-def local_addresses(settings: Settings, table: Path = Path("/proc/net/fib_trie")) -> list[str]:
-    """IPv4 addresses of this host from the kernel's table, without loopback's and the pods' own."""
-    pods = ipaddress.ip_network(settings.cluster_cidr)
-    found: set[str] = set()
+def local_addresses(settings: Settings, tables: Path = Path("/proc/net")) -> list[str]:
+    """Addresses of this host from the kernel's tables, without loopback's, link-local ones and the pods' own."""
+    pods = [ipaddress.ip_network(word) for word in settings.cluster_cidr.split(",")]
+    found = {*ipv4(tables / "fib_trie"), *ipv6(tables / "if_inet6")}
+    used = (
+        address
+        for address in found
+        if not (address.is_loopback or address.is_link_local) and not any(address in network for network in pods)
+    )
+    return [str(address) for address in sorted(used, key=lambda address: (address.version, int(address)))]
+
+
+def ipv4(table: Path) -> Iterator[Address]:
+    """IPv4 addresses that are local, as proc(5)'s fib_trie has them."""
     last = ""
     for line in table.read_text().splitlines():
         if match := re.search(r"\|-- (\S+)", line):
             last = match[1]
         elif "/32 host LOCAL" in line:
-            address = ipaddress.ip_address(last)
-            if not address.is_loopback and address not in pods:
-                found.add(last)
-    return sorted(found)
+            yield ipaddress.ip_address(last)
+
+
+def ipv6(table: Path) -> Iterator[Address]:
+    """IPv6 addresses of interfaces that stay, as proc(5)'s if_inet6 has them: none on a kernel without IPv6."""
+    if not table.exists():
+        return
+    for line in table.read_text().splitlines():
+        words = line.split()
+        # Temporary addresses (RFC 8981) change every day, and duplicates are another host's.
+        if not int(words[4], 16) & (TEMPORARY | DUPLICATE):
+            yield ipaddress.ip_address(bytes.fromhex(words[0]))
 
 
 def addresses(settings: Settings, found: list[str]) -> list[str]:
     """Every address by which the API server may be called; `found` are those of the interfaces."""
     own = ["127.0.0.1", STABLE_ADDRESS, settings.api_service, settings.advertise_address, *found]
-    return sorted({*own, *([settings.node_ip] if settings.node_ip else [])})
+    return sorted({*own, *(settings.node_ip.split(",") if settings.node_ip else [])})
+
+
+def is_address(word: str) -> bool:
+    try:
+        ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    return True
 
 
 def plan(settings: Settings, paths: Paths, found: list[str]) -> dict[str, Any]:
@@ -41,7 +70,7 @@ def plan(settings: Settings, paths: Paths, found: list[str]) -> dict[str, Any]:
     names.append(f"kubernetes.default.svc.{domain}")
     reached = addresses(settings, found)
     for word in settings.words("tls-san"):
-        (reached if word.replace(".", "").isdigit() or ":" in word else names).append(word)
+        (reached if is_address(word) else names).append(word)
 
     def client(path: str, user: str, *groups: str) -> dict[str, Any]:
         return {
@@ -99,10 +128,11 @@ def plan(settings: Settings, paths: Paths, found: list[str]) -> dict[str, Any]:
 
 
 def make(root: Path, plan: Path) -> bool:
-    """Run the PKI program; True if it made anything."""
+    """Run the PKI program; True if it made anything that running programs notice only when they start again."""
     done = subprocess.run([root / PROGRAM, plan], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     print(done.stdout, end="")
     if done.returncode:
         hint = "they are kept in /var/lib/kubernetes/pki: put back what is missing there, or damaged"
         raise Problem(f"keys could not be made: {done.stderr.strip()}", hint=hint)
-    return bool(done.stdout)
+    # The API server reads its own certificate again when the file changes.
+    return any(not re.search(r"/apiserver\.crt: its names or addresses", line) for line in done.stdout.splitlines())

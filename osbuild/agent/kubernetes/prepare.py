@@ -7,9 +7,11 @@ as they are right.
 import re
 from pathlib import Path
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, upstream
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import Settings, load, write
+from osbuild.agent.systemd import systemctl
 
 MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
 
@@ -30,6 +32,27 @@ def manifests(root: Path) -> list[Path]:
         for path in sorted((root / folder).glob("*"))
         if path.suffix in (".yaml", ".yml", ".json")
     ]
+
+
+def renew(root: Path) -> None:
+    """Prepare a running node again; Kubernetes starts again if what it runs with can't be used any more.
+
+    Raises `Problem` and `OSError`.
+    """
+    from osbuild.agent.kubernetes import invite, join  # imports cost time at boot, and that does not need these
+
+    changed, settings, paths = prepare(root), load(root), Paths(root)
+    if settings.role == "agent" and not (root / "usr/bin/k3s").exists() and paths.credentials.exists():
+        if why := join.unusable(settings, paths):
+            print(why)
+        changed = bool(why)
+    if changed:
+        systemctl("restart", "--no-block", "kubernetes.target")  # that renews tokens too
+        return
+    try:
+        invite.refresh(root)
+    except (OSError, Problem) as error:  # tokens outlive some days on which that fails
+        print(f"the tokens that agents join by are not renewed: {error}")
 
 
 def prepare(root: Path) -> bool:

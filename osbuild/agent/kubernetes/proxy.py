@@ -1,6 +1,5 @@
-"""kube-proxy: its arguments, its configuration, and on an agent its access to the cluster."""
+"""kube-proxy: its arguments and its configuration. On an agent it uses the kubelet's certificate."""
 
-import json
 from typing import Any
 
 from osbuild.agent.kubernetes.paths import Paths
@@ -24,21 +23,3 @@ def config(settings: Settings, paths: Paths) -> dict[str, Any]:
         "mode": "nftables",
         "nodePortAddresses": ["0.0.0.0/0"],
     }
-
-
-def kubeconfig(server: str, paths: Paths) -> str:
-    """On an agent kube-proxy uses the kubelet's certificate, which the kubelet renews by itself."""
-    certificate = f"{paths.kubelet}/pki/kubelet-client-current.pem"
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [
-                {"name": "default", "cluster": {"server": server, "certificate-authority": f"{paths.pki}/ca.crt"}}
-            ],
-            "users": [{"name": "node", "user": {"client-certificate": certificate, "client-key": certificate}}],
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "node"}}],
-            "current-context": "default",
-        },
-        indent=2,
-    )

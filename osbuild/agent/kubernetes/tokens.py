@@ -1,146 +1,192 @@
-"""Joining a cluster of the upstream distribution by a shared token, as kubeadm does it.
+"""Joining a cluster of the upstream distribution by a shared token.
 
-The token is a secret of any form; from it come the parts of a bootstrap token (Kubernetes documentation,
-"Authenticating with Bootstrap Tokens"). An agent finds the cluster's authority in the ConfigMap `cluster-info`, which
-anyone may read and whose signature (a detached JWS, RFC 7515 appendix F) only a holder of the token can make.
+The token is a secret of any form. Nothing that an anonymous caller can read depends on it: the server publishes a
+random salt and a random identifier. From token and salt, stretched (scrypt, RFC 7914), both sides derive three keys:
+one lets an agent read who the cluster's authority is, one signs this answer, one asks for a certificate. The last is
+sent only to a server that the answer has proven to be the right one. Kubernetes knows the first and the last as
+bootstrap tokens (Kubernetes documentation, "Authenticating with Bootstrap Tokens"), which expire unless renewed daily.
 """
 
 import base64
+import datetime
 import hashlib
 import hmac
 import json
 import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+SALT = 16  # bytes
+COST = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}  # 32 MiB and about 0.1 s for each guess
+LIFETIME = datetime.timedelta(days=7)  # of what the cluster keeps; a server renews it every day
+LABEL = "edge-osbuild/join"
+PUBLIC, PRIVATE = ("kube-public", "edge-osbuild-join"), ("kube-system", "edge-osbuild-join")  # ConfigMaps
+GROUP = "system:bootstrappers:edge-osbuild"  # may ask for a certificate: see programs/node/approve.go
+DISCOVERY = f"{GROUP}-discovery"  # may read PRIVATE
 
 
-def parts(token: str) -> tuple[str, str]:
-    """Identifier (6 characters) and secret (16) of the bootstrap token that stands for `token`."""
-    if found := re.fullmatch(r"([a-z0-9]{6})\.([a-z0-9]{16})", token):
-        return found[1], found[2]
-    number = int.from_bytes(hashlib.sha256(b"edge-osbuild bootstrap token\0" + token.encode()).digest(), "big")
-    text = ""
-    for _ in range(22):
-        number, digit = divmod(number, len(ALPHABET))
-        text += ALPHABET[digit]
-    return text[:6], text[6:]
+@dataclass(frozen=True)
+class Invitation:
+    """What a server keeps of its current token: a salt in hex, two identifiers, and a check of the token in hex."""
+
+    salt: str
+    discovery: str
+    join: str
+    check: str
 
 
-def encode(data: bytes) -> str:
-    """base64url without padding (RFC 7515, section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+@dataclass(frozen=True)
+class Keys:
+    """What is derived from a token: secrets of two bootstrap tokens, and the key of the signature."""
+
+    discovery: str
+    join: str
+    signature: bytes
+    check: str
 
 
-def signed_by(token: str, content: str, signature: str) -> bool:
-    """Whether `signature`, `HEADER..MAC`, is that of `content` by the token's secret."""
-    header, _, mac = signature.partition("..")
-    try:
-        algorithm = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))).get("alg")
-    except (ValueError, AttributeError):
-        return False
-    secret = parts(token)[1].encode()
-    right = hmac.new(secret, f"{header}.{encode(content.encode())}".encode(), hashlib.sha256).digest()
-    return algorithm == "HS256" and hmac.compare_digest(encode(right), mac)
+def stretch(token: str, salt: str) -> Keys:
+    """Derive the keys of a token. Raises `ValueError` unless `salt` is hex of a reasonable length."""
+    raw = bytes.fromhex(salt)
+    if not 16 <= len(raw) <= 64:
+        raise ValueError("the server's salt has a wrong length")
+    master = hashlib.scrypt(token.encode(), salt=raw, **COST)
 
+    def derived(purpose: str) -> bytes:
+        return hmac.new(master, f"edge-osbuild {purpose}".encode(), hashlib.sha256).digest()
 
-def authority(token: str, cluster_info: dict[str, Any]) -> str:
-    """The cluster's authority, in PEM, from the ConfigMap `cluster-info`. Raises `ValueError` on one not to trust."""
-    data = cluster_info.get("data") or {}
-    content = data.get("kubeconfig")
-    signature = data.get(f"jws-kubeconfig-{parts(token)[0]}")
-    if not content or not signature:
-        raise ValueError("the server does not know this token (yet)")
-    if not signed_by(token, content, signature):
-        raise ValueError("cluster-info is signed by another token: is the token right, and the server the right one?")
-    found = re.search(r'"?certificate-authority-data"?:\s*"?([A-Za-z0-9+/=]+)', content)
-    if not found:
-        raise ValueError("cluster-info names no certificate authority")
-    return base64.b64decode(found[1]).decode()
-
-
-def bootstrap_kubeconfig(token: str, server: str, authority_file: str) -> str:
-    """What the kubelet asks for its first certificate with."""
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "default", "cluster": {"server": server, "certificate-authority": authority_file}}],
-            "users": [{"name": "bootstrap", "user": {"token": ".".join(parts(token))}}],
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "bootstrap"}}],
-            "current-context": "default",
-        },
-        indent=2,
+    return Keys(
+        discovery=text(derived("discovery")),
+        join=text(derived("join")),
+        signature=derived("signature"),
+        check=derived("check").hex(),
     )
 
 
-def objects(token: str, server: str, authority_pem: str) -> list[dict[str, Any]]:
-    """What a server must hold so that agents can join by `token`: the same as kubeadm makes."""
-    identifier, secret = parts(token)
-    group = "system:bootstrappers:edge-osbuild"
-    rbac = "rbac.authorization.k8s.io"
+def text(data: bytes, length: int = 16) -> str:
+    """`data` as a bootstrap token's secret."""
+    number, made = int.from_bytes(data, "big"), ""
+    for _ in range(length):
+        number, digit = divmod(number, len(ALPHABET))
+        made += ALPHABET[digit]
+    return made
 
-    def binding(name: str, role: str, subject: str) -> dict[str, Any]:
-        return {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": f"edge-osbuild:{name}"},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": role},
-            "subjects": [{"apiGroup": rbac, "kind": "Group", "name": subject}],
+
+def invite(token: str, kept: Mapping[str, Any]) -> tuple[Invitation, Keys]:
+    """The invitation for a token: the one that was `kept` if it is for this token, or a new one."""
+    try:
+        old = Invitation(**kept)
+        keys = stretch(token, old.salt)
+        if hmac.compare_digest(keys.check, old.check):
+            return old, keys
+    except (TypeError, ValueError):
+        pass  # there is none, or it is damaged
+    salt = secrets.token_hex(SALT)
+    keys = stretch(token, salt)
+    return Invitation(salt, text(secrets.token_bytes(32), 6), text(secrets.token_bytes(32), 6), keys.check), keys
+
+
+def sign(keys: Keys, join: str, authority: str) -> str:
+    """The signature, in hex, of what a server says about its cluster."""
+    return hmac.new(keys.signature, json.dumps([join, authority]).encode(), hashlib.sha256).hexdigest()
+
+
+def bearer(identifier: str, secret: str) -> str:
+    return f"{identifier}.{secret}"
+
+
+def public(answer: Mapping[str, Any]) -> tuple[str, str]:
+    """Salt and identifier from the ConfigMap that anyone may read. Raises `ValueError`."""
+    data = answer.get("data") or {}
+    salt, identifier = data.get("salt"), data.get("discovery")
+    if not isinstance(salt, str) or not re.fullmatch(r"[a-z0-9]{6}", str(identifier)):
+        raise ValueError("the server has not published how to join it")
+    return salt, str(identifier)
+
+
+def authority(keys: Keys, answer: Mapping[str, Any]) -> tuple[str, str]:
+    """The cluster's authority in PEM, and the identifier to join by. Raises `ValueError` on one not to trust."""
+    data = answer.get("data") or {}
+    found, join, signature = (str(data.get(name)) for name in ("authority", "join", "signature"))
+    if not hmac.compare_digest(sign(keys, join, found), signature):
+        raise ValueError("the answer is signed by another token: is the token right, and the server the right one?")
+    return found, join
+
+
+def objects(invitation: Invitation, keys: Keys, authority: str, now: datetime.datetime) -> list[dict[str, Any]]:
+    """What a server's cluster must hold so that agents can join it."""
+    expiration = (now + LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def token(identifier: str, secret: str, group: str) -> dict[str, Any]:
+        data = {
+            "token-id": identifier,
+            "token-secret": secret,
+            "expiration": expiration,
+            "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": group,
         }
-
-    approve = "system:certificates.k8s.io:certificatesigningrequests"
-    info = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [
-            {
-                "name": "",
-                "cluster": {
-                    "server": server,
-                    "certificate-authority-data": base64.b64encode(authority_pem.encode()).decode(),
-                },
-            }
-        ],
-    }
-    return [
-        {
+        return {
             "apiVersion": "v1",
             "kind": "Secret",
             "type": "bootstrap.kubernetes.io/token",
-            "metadata": {"name": f"bootstrap-token-{identifier}", "namespace": "kube-system"},
-            "stringData": {
-                "token-id": identifier,
-                "token-secret": secret,
-                "usage-bootstrap-authentication": "true",
-                "usage-bootstrap-signing": "true",
-                "auth-extra-groups": group,
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "cluster-info", "namespace": "kube-public"},
-            "data": {"kubeconfig": json.dumps(info)},
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "Role",
-            "metadata": {"name": "edge-osbuild:cluster-info", "namespace": "kube-public"},
-            "rules": [
-                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"]}
-            ],
-        },
+            "metadata": {"name": f"bootstrap-token-{identifier}", "namespace": "kube-system", "labels": {LABEL: ""}},
+            "data": {name: base64.b64encode(value.encode()).decode() for name, value in data.items()},
+        }
+
+    def config(place: tuple[str, str], data: Mapping[str, str]) -> dict[str, Any]:
+        metadata = {"name": place[1], "namespace": place[0], "labels": {LABEL: ""}}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+    signature = sign(keys, invitation.join, authority)
+    shown = {name: value for name, value in asdict(invitation).items() if name in ("salt", "discovery")}
+    return [
+        token(invitation.discovery, keys.discovery, DISCOVERY),
+        token(invitation.join, keys.join, GROUP),
+        config(PUBLIC, shown),
+        config(PRIVATE, {"authority": authority, "join": invitation.join, "signature": signature}),
+        *readable(PUBLIC, "Group", "system:unauthenticated"),
+        *readable(PRIVATE, "Group", DISCOVERY),
+        binding("bootstrap", "system:node-bootstrapper", GROUP),
+    ]
+
+
+def permanent() -> list[dict[str, Any]]:
+    """What agents need that have joined, whether others may or not."""
+    renew = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
+    # kube-proxy on an agent uses the kubelet's certificate.
+    return [
+        binding("approve-renewal", renew, "system:nodes"),
+        binding("proxy", "system:node-proxier", "system:nodes"),
+    ]
+
+
+def readable(place: tuple[str, str], kind: str, subject: str) -> list[dict[str, Any]]:
+    """The right of one subject to read one ConfigMap."""
+    rbac, (namespace, name) = "rbac.authorization.k8s.io", place
+    metadata = {"name": name, "namespace": namespace, "labels": {LABEL: ""}}
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}
+    return [
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": [rule]},
         {
             "apiVersion": f"{rbac}/v1",
             "kind": "RoleBinding",
-            "metadata": {"name": "edge-osbuild:cluster-info", "namespace": "kube-public"},
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "edge-osbuild:cluster-info"},
-            "subjects": [{"apiGroup": rbac, "kind": "User", "name": "system:anonymous"}],
+            "metadata": metadata,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [{"apiGroup": rbac, "kind": kind, "name": subject}],
         },
-        binding("bootstrap", "system:node-bootstrapper", group),
-        binding("approve-first", f"{approve}:nodeclient", group),
-        binding("approve-renewal", f"{approve}:selfnodeclient", "system:nodes"),
-        # kube-proxy on an agent uses the kubelet's certificate.
-        binding("proxy", "system:node-proxier", "system:nodes"),
     ]
+
+
+def binding(name: str, role: str, subject: str) -> dict[str, Any]:
+    """A ClusterRole for a group."""
+    rbac = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"edge-osbuild:{name}"},
+        "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": rbac, "kind": "Group", "name": subject}],
+    }

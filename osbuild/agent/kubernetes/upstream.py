@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild.agent.kubernetes import controlplane, kubelet, network, pki, proxy, tokens, versions
+from osbuild.agent.kubernetes import controlplane, kubelet, network, pki, proxy, versions
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import API_PORT, Settings, write, write_arguments, write_json
+from osbuild.agent.kubernetes.settings import Settings, write, write_arguments, write_json
 from osbuild.agent.system import System
 
 # Entries of `config`, named as in K3s, that this distribution takes too.
@@ -37,7 +37,7 @@ def prepare(settings: Settings, paths: Paths, manifests: Sequence[Path]) -> bool
     if settings.role == "server":
         return server(settings, paths, manifests)
     assert settings.server is not None
-    write(paths.data / "kube-proxy.conf", proxy.kubeconfig(settings.server, paths), 0o600)
+    write(paths.data / "kube-proxy.conf", kubelet.kubeconfig(settings.server.rstrip("/"), paths), 0o600)
     return False
 
 
@@ -57,12 +57,11 @@ def server(settings: Settings, paths: Paths, manifests: Sequence[Path]) -> bool:
         write_arguments(paths.run / f"{name}.env", words)
     write_json(paths.root / "etc/cni/net.d/10-edge.conflist", network.config(settings))
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)
-    sources = [*dict.fromkeys(str(path.parent) for path in manifests)]
-    if settings.token:
-        url = f"https://{settings.advertise_address}:{API_PORT}"
-        made = tokens.objects(settings.token, url, (paths.pki / "ca.crt").read_text())
-        write_json(paths.run / "join/join.json", {"apiVersion": "v1", "kind": "List", "items": made}, 0o600)
-        sources.append(f"{paths.run}/join")
-    if sources:
+    if sources := [*dict.fromkeys(str(path.parent) for path in manifests)]:
         write_arguments(paths.run / "apply.env", [f"--filename={source}" for source in sources])
+    joining = paths.run / "join.env"  # the units that let agents join look for it
+    if settings.token:
+        write_arguments(joining, ["approve", f"{paths.data}/controller-manager.conf", settings.node_name])
+    else:
+        joining.unlink(missing_ok=True)
     return changed

@@ -77,6 +77,17 @@ func (authority *Authority) sign(wanted *Certificate, key *ecdsa.PrivateKey, now
 	return x509.ParseCertificate(der)
 }
 
+// notNow says why a certificate is not valid now; "" if it is. A clock that was wrong when it was issued is one reason.
+func notNow(certificate *x509.Certificate, now time.Time) string {
+	switch {
+	case now.Before(certificate.NotBefore):
+		return "it is not valid before " + certificate.NotBefore.Format(time.DateOnly)
+	case now.After(certificate.NotAfter):
+		return "it has expired on " + certificate.NotAfter.Format(time.DateOnly)
+	}
+	return ""
+}
+
 // why says why an existing pair cannot be kept; "" if it can.
 func (authority *Authority) why(pair *x509.Certificate, key *ecdsa.PrivateKey, wanted *Certificate, now time.Time) string {
 	switch {
@@ -84,8 +95,8 @@ func (authority *Authority) why(pair *x509.Certificate, key *ecdsa.PrivateKey, w
 		return "it is from another authority"
 	case !key.PublicKey.Equal(pair.PublicKey):
 		return "its key is another one"
-	case now.Before(pair.NotBefore):
-		return "it is not valid yet"
+	case notNow(pair, now) != "":
+		return notNow(pair, now)
 	case now.After(pair.NotAfter.Add(-renewBefore)):
 		return "it expires on " + pair.NotAfter.Format(time.DateOnly)
 	case pair.Subject.CommonName != wanted.CommonName || !sameSet(pair.Subject.Organization, wanted.Organizations):

@@ -3,8 +3,9 @@
 //	edge-pki PLAN.json
 //
 // It can be run at any time: what exists and is still right is kept, what is near its end or has other names than the
-// plan is issued again, and authorities and their keys are never replaced. A program of its own, because the start of
-// the big Kubernetes binary costs more than all the keys (all are ECDSA P-256) together.
+// plan is issued again. Keys of authorities are never replaced, their certificates only where a wrong clock has dated
+// them. A program of its own, because the start of the big Kubernetes binary costs more than all the keys (all are ECDSA
+// P-256) together.
 package main
 
 import (
@@ -43,21 +44,25 @@ func (state *state) authority(name string) error {
 	if keyErr != nil {
 		return keyErr
 	}
-	if err != nil {
-		certificate, err := selfSign("edge-"+name, key, state.now)
+	reason := "it was not there"
+	if err == nil {
+		certificate, err := parseCertificate(content)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", certificatePath, err)
 		}
-		state.authorities[name] = &Authority{certificate, key}
-		fmt.Println("made", certificatePath)
-		return write(certificatePath, encodeCertificate(certificate), 0o644)
+		if reason = notNow(certificate, state.now); reason == "" {
+			state.authorities[name] = &Authority{certificate, key}
+			return nil
+		}
 	}
-	certificate, err := parseCertificate(content)
+	// With the same key and subject, so that all that it has signed stays signed.
+	certificate, err := selfSign("edge-"+name, key, state.now)
 	if err != nil {
-		return fmt.Errorf("%s: %w", certificatePath, err)
+		return err
 	}
 	state.authorities[name] = &Authority{certificate, key}
-	return nil
+	fmt.Printf("made %s: %s\n", certificatePath, reason)
+	return write(certificatePath, encodeCertificate(certificate), 0o644)
 }
 
 // issue returns the PEM of a certificate and key that fulfil `wanted`: the given ones if they still do.
@@ -118,7 +123,7 @@ func (state *state) kubeconfig(wanted *Kubeconfig) error {
 		if cluster.Server == wanted.Server && samePEM(cluster.Authority, authority) {
 			return nil
 		}
-		reason = "its server has changed"
+		reason = "its server or authority has changed"
 	}
 	content, err = json.MarshalIndent(newKubeconfig(wanted.Server, wanted.User, authority, certificate, key), "", "  ")
 	if err != nil {

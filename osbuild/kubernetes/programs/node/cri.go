@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+)
+
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	longestAnswer    = 16 << 20 // bytes, containerd's own limit for one message
+)
+
+// runtimeService is containerd's Container Runtime Interface (k8s.io/cri-api, runtime.v1), called by gRPC over HTTP/2.
+type runtimeService struct {
+	client *http.Client
+}
+
+func connect(socket string) *runtimeService {
+	protocols := &http.Protocols{}
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{
+		Protocols: protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}
+	return &runtimeService{&http.Client{Transport: transport}}
+}
+
+// call makes one unary call (gRPC over HTTP2, "Requests", "Responses").
+func (service *runtimeService) call(ctx context.Context, method string, request message) (message, error) {
+	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))), request...)
+	address := "http://containerd/runtime.v1.RuntimeService/" + method
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	post.Header.Set("Content-Type", "application/grpc")
+	post.Header.Set("TE", "trailers")
+	response, err := service.client.Do(post)
+	if err != nil {
+		return nil, fmt.Errorf("containerd does not answer %s: %w", method, err)
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(response.Body, longestAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("containerd does not finish %s: %w", method, err)
+	}
+	status, reason := response.Trailer.Get("Grpc-Status"), response.Trailer.Get("Grpc-Message")
+	if status == "" { // an answer without a body has its status in the headers
+		status, reason = response.Header.Get("Grpc-Status"), response.Header.Get("Grpc-Message")
+	}
+	if status != "0" {
+		if decoded, err := url.PathUnescape(reason); err == nil {
+			reason = decoded
+		}
+		return nil, fmt.Errorf("%s: %s (gRPC status %s)", method, reason, status)
+	}
+	if len(content) < 5 || content[0] != 0 || int(binary.BigEndian.Uint32(content[1:])) != len(content)-5 {
+		return nil, fmt.Errorf("%s: not one uncompressed message", method)
+	}
+	return content[5:], nil
+}

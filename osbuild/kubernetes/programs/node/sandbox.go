@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	hostnamePrefix = "edge-health-" // by it the image's `pause` knows that it is to answer: see programs/pause
+	answerPort     = "8097"
+	label          = "edge-osbuild/health"
+	proofTime      = 25 * time.Second // a health check has 30
+	cleaningTime   = 4 * time.Second
+	answerTime     = 5 * time.Second
+	networkOfNode  = 2 // NamespaceMode NODE
+	ready          = 0 // PodSandboxState SANDBOX_READY
+)
+
+// Plugins of the CNI project and flannel. They set up a sandbox by themselves; those of other networks ask the API
+// server about the pod, which does not exist there.
+var independentPlugins = []string{
+	"bandwidth", "bridge", "firewall", "flannel", "host-device", "ipvlan", "loopback", "macvlan", "portmap", "ptp", "sbr",
+	"tuning", "vlan", "vrf",
+}
+
+// proveSandbox starts a throwaway pod sandbox, has it answer, and removes it: also what an earlier one left behind.
+//
+// The kubelet stops sandboxes that it does not know, some seconds after they have started. This one has answered by then.
+func proveSandbox(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	began := time.Now()
+	service := connect(containerdSocket)
+	if err := service.clean(ctx); err != nil {
+		return err
+	}
+	networks, err := service.networks(ctx)
+	if err != nil {
+		return err
+	}
+	foreign := ""
+	for _, plugin := range networks {
+		if !slices.Contains(independentPlugins, plugin) {
+			foreign = plugin
+		}
+	}
+	suffix := strings.ToLower(rand.Text()[:12])
+	answer, err := service.start(ctx, hostnamePrefix+suffix, suffix, foreign != "")
+	cleaning, stop := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
+	defer stop()
+	if err := errors.Join(err, service.clean(cleaning)); err != nil {
+		return err
+	}
+	if foreign != "" {
+		answer = fmt.Sprintf("runs on the node's network (the plugin %s needs a pod of the cluster)", foreign)
+	}
+	fmt.Printf("a pod sandbox %s after %.1f s\n", answer, time.Since(began).Seconds())
+	return nil
+}
+
+// networks returns the types of the CNI plugins that pods get. It is an error if there are none yet.
+func (service *runtimeService) networks(ctx context.Context) ([]string, error) {
+	status, err := service.call(ctx, "Status", message{}.number(1, 1))
+	if err != nil {
+		return nil, err
+	}
+	var problem error
+	var information string
+	_ = status.visit(func(field int, _ uint64, content message) {
+		if field == 2 && string(content.first(1)) == "cniconfig" {
+			information = string(content.first(2))
+		}
+	})
+	_ = status.first(1).visit(func(_ int, _ uint64, condition message) {
+		name := string(condition.first(1)) // others are advice
+		if condition.value(2) == 0 && (name == "RuntimeReady" || name == "NetworkReady") {
+			problem = fmt.Errorf("containerd is not ready: %s: %s", name, condition.first(4))
+		}
+	})
+	if problem != nil {
+		return nil, problem
+	}
+	return pluginTypes(information)
+}
+
+// pluginTypes reads what containerd says about its networks (its verbose Status, `cniconfig`), loopback's aside.
+func pluginTypes(information string) ([]string, error) {
+	var parsed struct {
+		Networks []struct {
+			Config struct {
+				Plugins []struct {
+					Network struct {
+						Type string `json:"type"`
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(information), &parsed); err != nil {
+		return nil, fmt.Errorf("containerd's account of its networks: %w", err)
+	}
+	var types []string
+	for _, network := range parsed.Networks {
+		for _, plugin := range network.Config.Plugins {
+			types = append(types, plugin.Network.Type)
+		}
+	}
+	return types, nil
+}
+
+// start starts a sandbox and returns how it has answered. `onNode` is without a network of its own.
+func (service *runtimeService) start(ctx context.Context, hostname, suffix string, onNode bool) (string, error) {
+	answer, err := service.call(ctx, "RunPodSandbox", message{}.nested(1, sandboxConfig(hostname, suffix, onNode)))
+	if err != nil {
+		return "", fmt.Errorf("no pod sandbox starts: %w", err)
+	}
+	status, err := service.call(ctx, "PodSandboxStatus", message{}.text(1, string(answer.first(1))))
+	if err != nil {
+		return "", err
+	}
+	if status.first(1).value(3) != ready {
+		return "", errors.New("a pod sandbox has started and ended at once")
+	}
+	if onNode {
+		return "", nil
+	}
+	address := string(status.first(1).first(5).first(1))
+	if address == "" {
+		return "", errors.New("a pod sandbox got no address")
+	}
+	return "answers at " + address, hear(ctx, address, hostname)
+}
+
+func sandboxConfig(hostname, suffix string, onNode bool) message {
+	metadata := message{}.text(1, hostname).text(2, suffix).text(3, "edge-osbuild")
+	context := message{}
+	if onNode {
+		context = context.nested(1, message{}.number(1, networkOfNode))
+	}
+	context = context.nested(9, message{}) // seccomp: the runtime's default
+	linux := message{}.text(1, "system.slice").nested(2, context)
+	config := message{}.nested(1, metadata)
+	if !onNode {
+		config = config.text(2, hostname)
+	}
+	config = config.nested(4, message{}.text(1, "127.0.0.1")) // without a name server containerd would copy the node's
+	return config.entry(6, label, "sandbox").nested(8, linux)
+}
+
+// hear asks the sandbox's process for its host name, until it says the right one.
+func hear(ctx context.Context, address, hostname string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	for {
+		heard, err := ask(ctx, net.JoinHostPort(address, answerPort))
+		if err == nil && heard != hostname {
+			err = fmt.Errorf("another pod answers: %q", heard)
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("a pod sandbox does not answer at its address: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func ask(ctx context.Context, address string) (string, error) {
+	connection, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	_ = connection.SetDeadline(time.Now().Add(time.Second))
+	content, err := io.ReadAll(io.LimitReader(connection, 256))
+	return string(content), err
+}
+
+// clean stops and removes every sandbox of this program, whoever started it: a power cut may have ended that one.
+func (service *runtimeService) clean(ctx context.Context) error {
+	filter := message{}.entry(3, label, "sandbox")
+	listed, err := service.call(ctx, "ListPodSandbox", message{}.nested(1, filter))
+	if err != nil {
+		return err
+	}
+	var problems []error
+	_ = listed.visit(func(_ int, _ uint64, sandbox message) {
+		named := message{}.text(1, string(sandbox.first(1)))
+		if _, err := service.call(ctx, "StopPodSandbox", named); err != nil {
+			problems = append(problems, err)
+			return
+		}
+		if _, err := service.call(ctx, "RemovePodSandbox", named); err != nil {
+			problems = append(problems, err)
+		}
+	})
+	return errors.Join(problems...)
+}

@@ -1,0 +1,90 @@
+"""The proof that pods run, by the programs of the built image: containerd, runc, the CNI plugins, `pause`, `edge-node`.
+
+They run on this host, with mounts, a network and processes of their own, without a machine and without Kubernetes.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osbuild.agent.kubernetes import network
+from osbuild.agent.kubernetes.settings import Settings
+from osbuild.arch import Architecture
+from osbuild.board import Board
+
+PAUSE = "ctr -n k8s.io images import /usr/lib/edge-osbuild/images/pause.tar > /dev/null\n"
+PROOF = "/usr/lib/edge-osbuild/edge-node sandbox"
+LEFT = """ctr -n k8s.io containers ls -q 'labels."edge-osbuild/health"==sandbox'"""
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Run:
+    """Run a script beside containerd; what it says. `config` is a network of the CNI, None for a node without any."""
+    if board.architecture is not Architecture.native():
+        pytest.skip("runs programs of the image on this host")
+    root = image("edge-server") / "root.erofs"
+
+    def run(script: str, config: dict[str, Any] | None) -> str:
+        for name in ("rw", "lower", "root", "net.d"):
+            (tmp_path / name).mkdir()
+        if config is not None:
+            (tmp_path / "net.d/10-test.conflist").write_text(json.dumps(config))
+        (tmp_path / "script").write_text(script)
+        words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"]
+        command: list[str | Path] = [
+            *words,
+            Path(__file__).with_name("containers.sh"),
+            tmp_path,
+            root,
+            tmp_path / "script",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+BRIDGE = network.config(Settings(role="server"))
+
+
+def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_gone_afterwards(run: Run) -> None:
+    said = run(f"{PAUSE}{PROOF}\n{PROOF}\n{LEFT}\nls /run/cni/networks/edge /run/netns", BRIDGE)
+    first, second, *rest = said.splitlines()
+    for line in (first, second):
+        assert re.fullmatch(r"a pod sandbox answers at 10\.42\.0\.\d+ after [\d.]+ s", line), said
+    assert not [line for line in rest if "10.42.0" in line or "cni-" in line or len(line) == 64], said
+
+
+def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run) -> None:
+    interrupt = f"{PROOF} & until {LEFT} | grep -q .; do :; done; kill -9 $!\n"
+    said = run(f"{PAUSE}{interrupt}{LEFT} | wc -l\n{PROOF}\n{LEFT} | wc -l", BRIDGE)
+    assert re.fullmatch(r"1\na pod sandbox answers at \S+ after \S+ s\n0\n", said), said
+
+
+def test_a_node_whose_pods_can_not_start_says_why(run: Run) -> None:
+    said = run(f"{PROOF} 2>&1 && exit 1\n{LEFT}", BRIDGE)
+    assert "no pod sandbox starts" in said and "localhost/edge-pause:1" in said, "its image is missing"
+
+
+def test_a_node_without_a_network_for_pods_says_so(run: Run) -> None:
+    assert "NetworkReady" in run(f"{PAUSE}{PROOF} 2>&1 && exit 1\ntrue", None)
+
+
+def test_a_network_that_fails_is_no_proof(run: Run) -> None:
+    config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "ipam": {"type": "static", "addresses": []}}]}
+    said = run(f"{PAUSE}{PROOF} 2>&1 && exit 1\n{LEFT}", config)
+    assert re.match("no pod sandbox starts|a pod sandbox got no address", said), said
+
+
+def test_where_the_network_may_need_the_api_server_the_nodes_own_is_taken(run: Run) -> None:
+    """A plugin of another project may ask the cluster about the pod, and this pod is not there."""
+    config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "type": "another"}]}
+    said = run(f"{PAUSE}cp /usr/lib/cni/bridge /usr/lib/cni/another\n{PROOF}", config)
+    assert "on the node's network (the plugin another needs a pod of the cluster)" in said, said
