@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -272,11 +272,13 @@ class Lab:
 
     @contextmanager
     def powered(
-        self, version: Version, log: str, *, disk: Path | None = None, write_log: Path | None = None
-    ) -> Iterator[Device]:
+        self, version: Version, log: str, *, disk: Path | None = None, write_log: Path | None = None,
+        other: Path | None = None,
+    ) -> Iterator[Device]:  # fmt: skip
         """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the block's end.
 
-        The machines of devices whose state is saved are switched off before.
+        The raw disk `other`, if any, is in the machine too, and sorts first if the board can have NVMe. The machines
+        of devices whose state is saved are switched off before.
         """
         switch_off(self.saved)
         seed = self.folder / f"{log}.iso"
@@ -292,14 +294,17 @@ class Lab:
             image=None if disk else version.image, disks=(disk,) if disk else (),
             disk_size=None if disk else version.image.stat().st_size + MORE,
         )  # fmt: skip
+        if other:
+            nvme = board.qemu.disk == "virtio"
+            config = replace(config, nvme=(other,)) if nvme else replace(config, disks=(*config.disks, other))
         path = LOGS_FOLDER / f"{log}-{board.name}.log"
         with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=self.accelerator) as machine:
             yield Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site, self.saved)
 
     @contextmanager
-    def ready(self, flavour: str, log: str) -> Iterator[Device]:
-        """A device with version N that was found well."""
-        with self.powered(self.versions.get("n", flavour, bundle=False), log) as device:
+    def ready(self, flavour: str, log: str, *, other: Path | None = None) -> Iterator[Device]:
+        """A device with version N that was found well; with the raw disk `other` in it too."""
+        with self.powered(self.versions.get("n", flavour, bundle=False), log, other=other) as device:
             prepare(device)
             yield device
 

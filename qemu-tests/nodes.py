@@ -49,7 +49,16 @@ def make_seed(
     profile: str | Path, node: str, key: KeyPair, output: Path, *, more: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (), network: str | None = None,
 ) -> Path:  # fmt: skip
-    """Write the seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data.
+    """Write the seed of `node`, as `render_seed` makes it."""
+    output.write_bytes(iso(render_seed(profile, node, key, more=more, settings=settings, network=network).with_sums()))
+    return output
+
+
+def render_seed(
+    profile: str | Path, node: str, key: KeyPair, *, more: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (), network: str | None = None,
+) -> Seed:  # fmt: skip
+    """The seed of `node`: the shipped profile with one user who may do everything. `more` goes into user-data.
 
     `settings` are like those of `--set`; `network` is network-config instead of the profile's.
     """
@@ -64,8 +73,7 @@ def make_seed(
         seed = Seed(seed.node, seed.instance, {**seed.files, "user-data": "#cloud-config\n" + yaml.safe_dump(data)})
     if network is not None:
         seed = Seed(seed.node, seed.instance, {**seed.files, "network-config": network})
-    output.write_bytes(iso(seed.with_sums()))
-    return output
+    return seed
 
 
 @dataclass

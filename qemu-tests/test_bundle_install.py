@@ -139,7 +139,7 @@ def serve(machine: Machine, slot: str) -> None:
 def slot_digest(machine: Machine, part: str, size: int) -> str:
     """sha256 of the first `size` bytes of a partition, past the cache."""
     must(machine, "sync; echo 3 > /proc/sys/vm/drop_caches")
-    return must(machine, f"head -c {size} /dev/disk/by-partlabel/{part} | sha256sum").split()[0]
+    return must(machine, f"head -c {size} /dev/edge/{part} | sha256sum").split()[0]
 
 
 def holds(machine: Machine, slot: str, made: Path) -> None:

@@ -5,18 +5,20 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MachineFactory
-from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, USER, Node, make_seed
+from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, USER, Node, make_seed, render_seed
 
 from osbuild import gpt
+from osbuild.agent import slotstate
+from osbuild.agent.slotstate import Counter, SlotState
 from osbuild.arch import Architecture
 from osbuild.board import Board
-from osbuild.cache import Cache
+from osbuild.cache import Cache, file_digest
 from osbuild.inspect import inspect
 from osbuild.lock import read
 from osbuild.paths import PROJECT
@@ -30,7 +32,8 @@ from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
-from osbuild.tools import tree
+from osbuild.seed import esp
+from osbuild.tools import Tree, tree
 
 MEMORY = 1024 * 2**20
 # What each kind of firmware says on the console, whatever it finds on the disk.
@@ -58,6 +61,14 @@ NETWORK = (
     "network.bridges=[{name: br0, members: [vlan30], dhcp: false, addresses: ['192.0.2.129/25', '2001:db8::10/64'],"
     " search: [site.example]}]",
 )
+DISKS = """
+disk() { lsblk -ndo PKNAME "$1"; }
+ls /efi > /dev/null
+echo root $(for part in /sys/block/dm-0/slaves/*; do disk /dev/${part##*/}; done | sort -u)
+for place in /efi /var; do echo $place $(disk $(findmnt -nvo SOURCE -t vfat,ext4 $place)); done
+for link in /dev/edge/*-*; do echo ${link##*/} $(disk $link); done
+echo all $(lsblk -ndo NAME | grep -v -e loop -e nbd -e sr | sort)
+"""
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 
@@ -67,12 +78,63 @@ def copied(source: Path, target: Path) -> Path:
     return target
 
 
+def finish_tools(board: Board) -> Tree:
+    """The tools tree that images of the board are finished in."""
+    lock = read(load(find("minimal")), board.name)
+    assert lock is not None, "the image was built, so there is a lock"
+    return tree(Cache(), lock.finish_tools)
+
+
+def of_another_node(image: Path, key: KeyPair, target: Path) -> Path:
+    """A card that was written from the same image for another node: a seed is on its boot partition."""
+    seed = render_seed("minimal", "stranger", key)
+    offset = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
+    esp.put(seed.with_sums(), copied(image, target), offset, wrap=esp.mtools(Cache()))
+    return target
+
+
+def make_good(board: Board, disk: Path) -> None:
+    """Mark slot A of a new disk image as good, so that its boots are not counted."""
+    parts = {part.name: part for part in gpt.read(disk).partitions}
+    if board.boot == "uboot":
+        state = SlotState(3, counters={"a": Counter(None), "b": Counter()})
+        with disk.open("r+b") as file:
+            for place in slotstate.PLACES:
+                file.seek(parts[slotstate.PARTITION].offset + place)
+                file.write(state.encode())
+        return
+    words = ["mren", "-i", f"{disk}@@{parts['esp'].offset}", "::EFI/Linux/edge-1-a+3.efi", "::EFI/Linux/edge-1-a.efi"]
+    run(esp.mtools(Cache())(words, [disk.parent]))
+
+
+def disks_of(node: Node) -> dict[str, str]:
+    """What `Known.disks` says."""
+    return dict(line.split(" ", 1) for line in node.run(DISKS).splitlines())
+
+
+def plug_disk(node: Node, disk: Path) -> None:
+    """Plug in another NVMe disk, a copy of the file `disk`, at the PCIe port `spare`."""
+    copy = copied(disk, node.machine.folder / "late.img")
+    file = {"driver": "file", "filename": str(copy)}
+    node.machine.qmp("blockdev-add", driver="raw", node_name="late", file=file)
+    node.machine.qmp("device_add", driver="nvme", id="late", drive="late", serial="late", bus="spare")
+    node.until("test -b /dev/nvme1n1p5 && udevadm settle", 60)
+
+
+def with_empty_data(board: Board, disk: Path, folder: Path) -> Path:
+    """Add a data partition of zeros to a disk image."""
+    definitions = folder / "repart.d"
+    definitions.mkdir()
+    text = "[Partition]\nType=linux-generic\nLabel=data\nSizeMinBytes=256M\n"
+    (definitions / "50-data.conf").write_text(text)
+    words = ["systemd-repart", "--dry-run=no", "--offline=yes", f"--definitions={definitions}", str(disk)]
+    finish_tools(board).run(words, [disk.parent, folder])
+    return disk
+
+
 def extent(board: Board, image: Path, path: str) -> int:
     """Offset in bytes, in the erofs `image`, of the first block of a file's data (dump.erofs(1))."""
-    loaded = load(find("minimal"))
-    lock = read(loaded, board.name)
-    assert lock is not None, "the image was built, so there is a lock"
-    text = tree(Cache(), lock.finish_tools).run(["dump.erofs", f"--path={path}", "-e", image], [image])
+    text = finish_tools(board).run(["dump.erofs", f"--path={path}", "-e", image], [image])
     first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
     assert first, text
     return int(first[1])
@@ -129,6 +191,10 @@ class Known:
     """what is shown above the console's login prompt"""
     users: set[str]
     groups: set[str]
+    disks: dict[str, str]
+    """the disk that each of these is on: root, /efi, /var, the links in /dev/edge; and all that there are"""
+    later: dict[str, str]
+    """the same after another disk was plugged in"""
     status: dict[str, Any]
     lockdown: str
     """the kernel's, as securityfs shows it: the one in brackets holds"""
@@ -150,12 +216,13 @@ class Known:
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
         login = node.run("script -qec 'agetty --show-issue' /dev/null")  # it asks for a terminal
         users, groups = (set(node.run(f"cut -d: -f1 /etc/{name}").split()) for name in ("passwd", "group"))
+        disks = disks_of(node)
         lockdown = node.run("cat /sys/kernel/security/lockdown")
         files = " ".join(f"/proc/sys/{name.replace('.', '/')}" for name in SYSCTLS)
         settings = dict(zip(SYSCTLS, node.run(f"sudo cat {files}").split(), strict=True))
         confined = node.run("systemctl show -P NoNewPrivileges edge-seed.service edge-health.service")
         return cls(
-            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups,
+            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups, disks, {},
             node.status(), lockdown, settings, confined, int(node.run("date +%s")), Configured.ask(node),
         )  # fmt: skip
 
@@ -165,12 +232,24 @@ def first(
     board: Board, image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Known:  # fmt: skip
-    """The first boot of the node `first`, which is off again."""
-    seed = make_seed("minimal", "first", key, tmp_path_factory.mktemp("seed") / "first.iso", settings=NETWORK)
+    """The first boot of the node `first`, which is off again. A card of another node is in the machine too."""
+    folder = tmp_path_factory.mktemp("seed")
+    seed = make_seed("minimal", "first", key, folder / "first.iso", settings=NETWORK)
+    other = of_another_node(image("minimal") / "disk.img", key, folder / "other.img")
     config = MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=(seed,))
+    nvme = board.qemu.disk == "virtio"
+    port = ("-device", "pcie-root-port,id=spare,chassis=9,slot=9")
+    config = replace(config, nvme=(other,), extra=port) if nvme else replace(config, disks=(other,))
+    before = file_digest(other)
     log = LOGS_FOLDER / f"first-{board.name}.log"
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as made:
-        return Known.ask(Node(made, made.guest(USER, key)))
+        node = Node(made, made.guest(USER, key))
+        known = Known.ask(node)
+        if nvme:
+            plug_disk(node, other)
+            known = replace(known, later=disks_of(node))
+    assert file_digest(other) == before, "something was written to the other node's card"
+    return known
 
 
 def test_an_image_boots_from_power_on_to_boot_complete(
@@ -237,6 +316,18 @@ def test_vlans_bridges_and_routes_of_a_seed_are_there(first: Known) -> None:
     assert "+LLMNR" not in network.resolver and "+mDNS" not in network.resolver
 
 
+def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first: Known) -> None:
+    """The other disk is a copy of the same image, sorts first (NVMe), and has the same GUIDs at this first boot."""
+    booted, other = ("vda", "nvme0n1") if board.qemu.disk == "virtio" else ("mmcblk0", "sda")
+    assert other in first.disks.pop("all").split()
+    names = {"root", "/efi", "/var", "root-a", "root-a-verity", "root-b", "root-b-verity"}
+    assert first.disks.keys() - {slotstate.PARTITION} == names
+    assert set(first.disks.values()) == {booted}
+    if first.later:
+        assert "nvme1n1" in first.later.pop("all").split()
+        assert first.later == first.disks, "a disk that is plugged in later changes nothing"
+
+
 UNIT, DROPIN = "/etc/systemd/system/hello.service", "/etc/systemd/system/systemd-timesyncd.service.d/90-proxy.conf"
 # What a person may get wrong, beside what must work nevertheless.
 MISTAKES: dict[str, Any] = {
@@ -263,12 +354,19 @@ MISTAKES: dict[str, Any] = {
 def test_two_seeds_make_two_nodes_of_one_image(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: Known
 ) -> None:
+    """The second one's data partition holds zeros: it gets a new file system."""
     # Reached by DHCP, and its user is there: an error in network-config costs only that.
     broken = "version: 2\nbonds:\n  bond0: {interfaces: [enp9s0]}\n"
     seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken, more=MISTAKES)
     battery_is_empty = ("-rtc", "base=2001-02-03")
-    node = boot(machine, board, image("minimal") / "disk.img", seed, key, extra=battery_is_empty)
+    disk = with_empty_data(board, copied(image("minimal") / "disk.img", tmp_path / "disk.img"), tmp_path)
+    node = boot(machine, board, disk, seed, key, extra=battery_is_empty)
     second = Known.ask(node)
+    assert "has no file system any more: making a new one" in second.console
+    words = "sfdisk --disk-id /dev/edge/disk; sfdisk --part-uuid /dev/edge/disk 1"
+    table = gpt.read(image("minimal") / "disk.img")
+    guids = {str(table.uuid), str(table.partitions[0].uuid)}
+    assert not guids & set(node.run(words).lower().split()), "a node's disk is told from others of its image"
     lock = read(load(find("minimal")), board.name)
     assert lock and second.clock >= lock.epoch, "a clock never starts before the date of the image"
     assert (first.hostname, second.hostname) == ("first", "second")
@@ -313,10 +411,11 @@ def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
     assert node.run("edge-agent seed find --wait 0").strip().endswith("seed: stored")
 
 
-def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(
+def test_a_flipped_byte_in_a_program_of_a_good_slot_is_found_by_verity_and_never_executed(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
+    make_good(board, disk)
     flip(board, disk, image("minimal") / "root.erofs", "/usr/bin/less")
     node = boot(machine, board, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
     node.wait_complete()
@@ -326,7 +425,7 @@ def test_a_flipped_byte_in_a_program_is_found_by_verity_and_never_executed(
     assert "data block" in node.run("dmesg | grep -i verity") and "corrupted" in node.run("dmesg | grep -i verity")
 
 
-def test_a_slot_that_cannot_start_uses_up_its_tries(
+def test_damage_restarts_a_slot_on_trial_and_uses_up_its_tries(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
@@ -335,11 +434,11 @@ def test_a_slot_that_cannot_start_uses_up_its_tries(
     if board.qemu.disk == "sd":
         os.truncate(disk, card_size(disk, None))
     made = machine(MachineConfig(board=board, memory=MEMORY, disks=(disk,)))
-    made.console.wait_for(r"corrupted|Kernel panic|not syncing", BOOT, through_panic=True)
+    made.console.wait_for(r"dm-verity device corrupted", BOOT, through_panic=True)
     assert not made.console.text.count("boot complete")
     made.wait_for_event("RESET", 120)
     made.console.skip()
-    made.console.wait_for(r"corrupted|Kernel panic|not syncing", BOOT, through_panic=True)
+    made.console.wait_for(r"dm-verity device corrupted", BOOT, through_panic=True)
     made.power_cut()
     assert tries(disk) == (1, 2), "two boots failed"
 

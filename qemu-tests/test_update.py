@@ -4,17 +4,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import Device, Lab
+from devices import Device, Lab, raw_disk
 from failures import bad_bundle
 from nodes import BOOT
+
+from osbuild import gpt
+from osbuild.cache import file_digest
 
 pytestmark = pytest.mark.matrix("update")
 
 
 @pytest.fixture(scope="module")
-def device(lab: Lab) -> Iterator[Device]:
-    with lab.ready("light", "update") as device:
+def other(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with the same partitions and GUIDs as the device's, but another root in slot A."""
+    path = raw_disk(lab.versions.get("n", "light", bundle=False), tmp_path_factory.mktemp("other") / "disk.img")
+    root = next(part for part in gpt.read(path).partitions if part.name == "root-a")
+    with path.open("r+b") as file:
+        file.seek(root.offset)
+        file.write(b"another root" * 1000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def device(lab: Lab, other: Path) -> Iterator[Device]:
+    before = file_digest(other)
+    with lab.ready("light", "update", other=other) as device:
         yield device
+    assert file_digest(other) == before, "a disk was written to that was not booted"
 
 
 def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -> None:

@@ -78,7 +78,7 @@ def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
     if not device.machine.running or device.standing().slot != "a":
         device.restore()
     before = device.standing()
-    slot = device.node.run("head -c 67108864 /dev/disk/by-partlabel/root-b | sha256sum")
+    slot = device.node.run("head -c 67108864 /dev/edge/root-b | sha256sum")
     with ledger.entry("bundle", f"{device.version.flavour}-{name}") as entry:
         said = bad_bundle(name, device, folder)
         assert re.search(bad.reason, said), said
@@ -88,6 +88,6 @@ def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
         assert after.event == ("failed" if bad.touched else before.event)
         if not bad.touched:
             assert after.slots == before.slots
-            assert device.node.run("head -c 67108864 /dev/disk/by-partlabel/root-b | sha256sum") == slot
+            assert device.node.run("head -c 67108864 /dev/edge/root-b | sha256sum") == slot
         assert after.slots.get("b") in (None, "bad"), "nothing can boot it"
         device.intact()

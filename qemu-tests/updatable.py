@@ -55,12 +55,12 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
 stty -F /dev/ttyS0 -echo
 for module in MODULES; do modprobe $module; done
-mkdir -p /dev/disk/by-partlabel /efi /bundles /run/loader /run/dbus /var/lib/rauc
+mkdir -p /dev/edge /efi /bundles /run/loader /run/dbus /var/lib/rauc
 for part in /sys/class/block/vdb?; do
     label=$(sed -n s/^PARTNAME=//p $part/uevent)
-    ln -s /dev/${part##*/} /dev/disk/by-partlabel/$label
+    ln -s /dev/${part##*/} /dev/edge/$label
 done
-mount -t vfat /dev/disk/by-partlabel/esp /efi
+mount -t vfat /dev/edge/esp /efi
 mount -t ext4 -o ro /dev/vdc /bundles
 mkdir -p /efi/EFI/Linux
 echo a > /run/loader/primary; echo good > /run/loader/state-a; echo good > /run/loader/state-b

@@ -119,8 +119,8 @@ def test_the_device_trusts_by_list_and_purpose_and_takes_no_plain_bundle() -> No
     assert parsed(system_conf("x", boot="/efi", floor="1.2.0"))["system"]["min-bundle-version"] == "1.2.0"
     for number, slot in enumerate("ab"):
         assert found[f"slot.root.{number}"]["bootname"] == slot
-        assert found[f"slot.root.{number}"]["device"] == f"/dev/disk/by-partlabel/root-{slot}"
-        assert found[f"slot.verity.{number}"]["device"] == f"/dev/disk/by-partlabel/root-{slot}-verity"
+        assert found[f"slot.root.{number}"]["device"] == f"/dev/edge/root-{slot}"
+        assert found[f"slot.verity.{number}"]["device"] == f"/dev/edge/root-{slot}-verity"
         assert found[f"slot.verity.{number}"]["parent"] == found[f"slot.boot.{number}"]["parent"] == f"root.{number}"
 
 

@@ -123,6 +123,16 @@ def test_a_disk_whose_writes_are_logged_is_the_same_disk_behind_its_log() -> Non
     assert "log.filename=/logs/w,,1" in ",".join(words)
 
 
+def test_an_nvme_disk_has_a_controller_of_its_own_where_there_is_pci() -> None:
+    drives = (*FILES.drives, Drive("nvme1", Path("/other.img"), "raw", bus="nvme"))
+    command = command_line(MachineConfig(), replace(FILES, drives=drives), TCG)
+    assert values(command, "-device")[-2] == "nvme,drive=nvme1,id=dev-nvme1,serial=nvme1", (
+        "and no place in the boot order"
+    )
+    with pytest.raises(Error, match="no PCI for nvme disks"):
+        command_line(MachineConfig(board=PI), replace(FILES, drives=drives, code=None, vars=None), TCG)
+
+
 def test_only_a_raw_disk_has_sectors_that_can_break() -> None:
     for drive in (FILES.drives[0], replace(FILES.drives[0], format="raw", log=Path("/l")), FILES.drives[1]):
         with pytest.raises(Error, match="cannot break"):

@@ -15,8 +15,8 @@ MB = 10**6
 FOLDER = "/var/lib/bench"
 # Where the parts of a build go in slot b.
 PLACES = {
-    "root.erofs": "/dev/disk/by-partlabel/root-b",
-    "root.verity": "/dev/disk/by-partlabel/root-b-verity",
+    "root.erofs": "/dev/edge/root-b",
+    "root.verity": "/dev/edge/root-b-verity",
     "edge-b.efi": "/efi/EFI/Linux/bench.partial",
 }
 MEANING = (

@@ -78,13 +78,14 @@ def command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]
     `panic=10` because a node with nobody beside it must try again, and `oops=panic` because a kernel that has lost a
     driver's thread may hang without ever saying so; sysctl would say it too, but only once the root can be read.
     The kernel is locked down if it can load its own modules then; `lockdown=` in `extra` or in the board replaces this.
+    `gpt` because Linux ignores the backup partition table otherwise, and a power cut may tear the primary one.
     """
     added = [*board.arguments, *extra]
     chosen = any(word.startswith("lockdown=") for text in added for word in split_arguments(text))
     lockdown = ["lockdown=integrity"] if board.architecture.has_signed_modules() and not chosen else []
     words = [
         f"edge.slot={slot}", f"rauc.slot={slot}", f"roothash={image.roothash}", f"edge.salt={image.salt}",
-        f"edge.blocks={image.blocks}", "ro", "panic=10", "oops=panic", "systemd.gpt_auto=no", "quiet", "loglevel=4",
-        "systemd.show_status=no", *lockdown, *(f"console={console}" for console in board.console), *added,
+        f"edge.blocks={image.blocks}", "ro", "gpt", "panic=10", "oops=panic", "systemd.gpt_auto=no", "quiet",
+        "loglevel=4", "systemd.show_status=no", *lockdown, *(f"console={console}" for console in board.console), *added,
     ]  # fmt: skip
     return " ".join(words)

@@ -21,6 +21,7 @@ from osbuild.mode import fixed_mode
 from osbuild.tools import Tree
 
 INIT = Path(__file__).with_name("init")
+DISK = Path(__file__).with_name("disk.sh")
 PACKAGES = (
     "busybox-static",
     "dmsetup",
@@ -32,8 +33,8 @@ PACKAGES = (
     "libc6",
 )
 APPLETS = (
-    "basename", "cat", "chroot", "find", "grep", "mkdir", "modprobe", "mount", "readlink", "reboot", "sh", "sleep",
-    "sort", "switch_root", "sync", "umount", "xargs",
+    "basename", "cat", "chroot", "cut", "find", "grep", "hexdump", "mkdir", "modprobe", "mount", "readlink", "reboot",
+    "sh", "sleep", "sort", "switch_root", "sync", "tr", "umount", "xargs",
 )  # fmt: skip
 # Modules by name pattern below kernel/: what the root is read with everywhere, and what may stand between it and the
 # firmware where a board does not say which.
@@ -42,6 +43,7 @@ ROOT = (
     # Hashing by the processor's own instructions: every block that is read from the root is hashed.
     "arch/*/crypto/sha256*", "arch/*/crypto/sha2-*",
     "drivers/watchdog/softdog*",
+    "fs/efivarfs/*",  # where systemd-boot says which disk it booted
     "crypto/crc32c_generic*",  # what erofs and ext4 check their metadata with; modules.dep does not say so
 )  # fmt: skip
 DISKS = (
@@ -58,7 +60,7 @@ DISKS = (
 def initrd_key(debs: Iterable[Deb], kernel: Deb, modules: Sequence[str] = ()) -> str:
     """Content key of an initrd for that kernel, with a board's `modules`."""
     packages = sorted(deb.sha256 for deb in debs)
-    code = [file_digest(INIT), file_digest(Path(__file__))]
+    code = [file_digest(path) for path in (INIT, DISK, Path(__file__))]
     return content_key("initrd", packages, kernel.sha256, sorted(modules), code)
 
 
@@ -85,6 +87,7 @@ def initrd(
             (root / "sbin").mkdir()  # where the kernel itself asks for file systems and checksums
             (root / "sbin/modprobe").symlink_to("../bin/busybox")
             copy_program(packages, "usr/sbin/dmsetup", root, "bin/dmsetup")
+            shutil.copy(DISK, root / "disk.sh")
             shutil.copy(INIT, root / "init")
             (root / "init").chmod(0o755)
             copy_modules(kernel, root, [*ROOT, *(modules or DISKS)])

@@ -10,6 +10,9 @@ KEYRING_FILE = Path("usr/lib/rauc/keyring.pem")
 BACKEND = Path("usr/lib/edge-osbuild/rauc-backend")
 DATA = Path("var/lib/rauc")
 FORMATS = {"bundle-formats": "-plain"}  # what a device accepts: verity bundles
+# Links to the partitions of the disk that was booted, by name (the initrd's udev rule). /dev/disk/by-partlabel may lead
+# to another disk.
+PARTITIONS = Path("/dev/edge")
 # The time of signing counts, not the device's clock, which may never have been set; what is stolen is revoked by list.
 KEYRING = {
     "path": f"/{KEYRING_FILE}",
@@ -41,7 +44,7 @@ def system_conf(compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str
     }
     for number, slot in enumerate(slots):
         parent = {"parent": f"root.{number}"}
-        device = f"/dev/disk/by-partlabel/root-{slot}"
+        device = f"{PARTITIONS}/root-{slot}"
         sections[f"slot.root.{number}"] = {"device": device, "type": "raw", "bootname": slot}
         sections[f"slot.verity.{number}"] = {"device": f"{device}-verity", "type": "raw", **parent}
         # Written by the bundle's hook; a folder, because the partition is in use and is shared by the slots.

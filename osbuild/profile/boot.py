@@ -13,7 +13,7 @@ RESERVED = (
     "edge.", "rauc.", "root=", "roothash=", "roothashsig=", "rootflags=", "rootfstype=", "init=", "rdinit=", "initrd=",
     "usrhash=", "mount.usr", "systemd.verity", "systemd.volatile", "systemd.gpt_auto", "systemd.image_policy", "verity",
 )  # fmt: skip
-RESERVED_WORDS = ("ro", "rw", "noinitrd", "systemd.gpt_auto", "systemd.volatile", "systemd.verity", "--", "-")
+RESERVED_WORDS = ("ro", "rw", "gpt", "noinitrd", "systemd.gpt_auto", "systemd.volatile", "systemd.verity", "--", "-")
 # COMMAND_LINE_SIZE of Debian's kernels, in bytes, and what the build and a board write at most.
 LONGEST = {Architecture.x86_64: 2048, Architecture.arm64: 2048, Architecture.armv7: 1024}
 OWN = 600

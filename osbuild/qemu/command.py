@@ -174,7 +174,9 @@ def devices(config: MachineConfig, files: Files) -> list[str]:
             words += ["-drive", card(drive)]
             continue
         words += ["-blockdev", json.dumps(blockdev(drive))]
-        kind = "virtio-blk-pci" if pci else "usb-storage"
+        if drive.bus and not pci:
+            raise Error(f"{board.machine} has no PCI for {drive.bus} disks", where=f"board {config.board.name}")
+        kind = drive.bus or ("virtio-blk-pci" if pci else "usb-storage")
         boot = ",bootindex=1" if pci and number == 0 and drive.name == DISK else ""
         # QEMU merges requests up to as many pieces as the host writes at once (IOV_MAX), and the log adds one: EIO.
         single = ",request-merging=off" if pci and drive.log else ""

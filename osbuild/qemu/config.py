@@ -67,6 +67,8 @@ class MachineConfig:
     """bytes, if the first disk is to be larger than the image"""
     disks: tuple[Path, ...] = ()
     """further disks, raw or qcow2, written to as they are; the first of them boots where there is no image"""
+    nvme: tuple[Path, ...] = ()
+    """disks on an NVMe controller each, written to as they are, never booted; for boards with PCI"""
     media: tuple[Path, ...] = ()
     """read-only media, such as a seed ISO"""
     write_log: Path | None = None

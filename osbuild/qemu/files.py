@@ -21,7 +21,7 @@ DISK = "disk0"
 class Drive:
     """One disk: `format` is raw or qcow2; `volatile` means that the host need not write it through to its disk.
 
-    `log` takes a log of what is written to it.
+    `log` takes a log of what is written to it. `bus` is the kind of controller, None the board's own.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Drive:
     readonly: bool = False
     volatile: bool = False
     log: Path | None = None
+    bus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]
         made.append(Drive(DISK, folder / "disk.qcow2", "qcow2", volatile=True))
     for number, path in enumerate(config.disks, 1):
         made.append(Drive(f"disk{number}", path.absolute(), any_format(path)))
+    for number, path in enumerate(config.nvme, 1):
+        made.append(Drive(f"nvme{number}", path.absolute(), any_format(path), bus="nvme"))
     if config.write_log:
         if not made:
             raise Error("there is no disk whose writes could be logged", hint="give the machine an image or a disk")
