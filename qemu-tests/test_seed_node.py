@@ -25,6 +25,7 @@ from osbuild.keys.store import Keys
 from osbuild.lock import read
 from osbuild.profile.load import find, load
 from osbuild.profile.model import Profile
+from osbuild.seed import userdata
 from osbuild.seed.render import render
 from osbuild.seed.sign import sign, signer
 from osbuild.seed.users import user_id
@@ -399,3 +400,30 @@ def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tm
 def test_the_node_that_tests_configure_is_the_image(root: Path) -> None:
     steps = "usr/lib/edge-osbuild/cloud-init/steps.cfg"
     assert (root / steps).read_bytes() == (paths.PROJECT / "overlays/base" / steps).read_bytes()
+
+
+def test_a_user_s_own_cloud_config_is_applied_beside_the_profile_s(node: SeedNode, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"#cloud-config\ntimezone: Europe/Berlin\nssh_authorized_keys: ['{KEY}']\nusers:\n- default\n"
+        f"- name: operator1\n  ssh_authorized_keys: ['{KEY}']\nwrite_files:\n"
+        "- {path: /etc/own, content: !!binary b3duCg==}\n"
+        "- {path: /usr/local/bin/own, content: own, permissions: '0755', defer: true}\nntp: {servers: [192.0.2.9]}\n"
+    )
+    (tmp_path / "node.yaml").write_text(
+        f"name: n\nversion: 1.0.0\noverlays: [base]\nusers: [{{name: admin, ssh_keys: ['{KEY}']}}]\n"
+    )
+    profile = load(tmp_path / "node.yaml").profile
+    report = node.boot(render(profile, "gate-1", folder=tmp_path, user_data=userdata.read(own)).with_sums())
+    assert (report["errors"], report["warnings"]) == ([], []), report
+    assert node.text("etc/hostname") == "gate-1\n"
+    assert node.text("etc/own") == "own\n"
+    assert node.path("etc/localtime").readlink().name == "Berlin"
+    assert "192.0.2.9" in "".join(path.read_text() for path in node.path("etc/systemd/timesyncd.conf.d").iterdir())
+    assert (node.folder / "var/usrlocal/bin/own").read_text() == "own"
+    for name in ("admin", "operator1", "debian"):
+        assert node.user(name), name
+        assert KEY in node.keys(name), name
+    for name in ("admin", "operator1"):
+        line = node.user(name)
+        assert line and int(line[2]) == user_id(name, set())

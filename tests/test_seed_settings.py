@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from osbuild.errors import UsageError
-from osbuild.profile.load import load
 from osbuild.profile.model import Profile
 from osbuild.seed import settings
 
@@ -22,10 +21,7 @@ kubernetes: {role: server, labels: {a: b}}
 def profile(folder: Path, *options: str) -> Profile:
     path = folder / "n.yaml"
     path.write_text(BASE)
-    wanted = [settings.parse(option) for option in options]
-    for setting in wanted:
-        settings.check(setting)
-    return load(path, change=lambda tree: settings.change(tree, wanted)).profile
+    return settings.load(path, options).profile
 
 
 def test_a_setting_replaces_what_the_profile_says_and_nothing_else(tmp_path: Path) -> None:
@@ -88,6 +84,12 @@ def test_a_reference_in_a_setting_is_relative_to_the_current_folder(
         ("hostname=[", "", ""),
         ("network.interfaces=eth0", "expected a list", ""),
         ("kubernetes.token=hunter2", "reference to a secret", "file:"),
+        # right alone, but not with the profile
+        ("time.zone=US/Eastern", "old name", "America/New_York"),
+        ("users[2]={name: daemon}", "system account", "another name"),
+        ("users[2]={name: admin}", "two users", "keep one"),
+        ("kubernetes.labels.node-role.kubernetes.io/x=a", "`node-role.kubernetes.io/x`", "kubectl"),
+        ("kubernetes.node_ip=10.42.0.9", "range of the pods", "another range"),
     ],
 )
 def test_a_setting_that_can_not_be_says_what_is_wrong_with_it(
@@ -97,6 +99,7 @@ def test_a_setting_that_can_not_be_says_what_is_wrong_with_it(
         profile(tmp_path, option)
     assert message in caught.value.message
     assert hint in (caught.value.hint or "")
-    assert str(caught.value).startswith("--set")
+    name = option.partition("=")[0] if "KEY=VALUE" not in message else ""
+    assert str(caught.value).startswith(f"--set {name}".rstrip())
     assert "hunter2" not in str(caught.value)
     assert caught.value.status == 2

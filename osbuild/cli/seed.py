@@ -17,10 +17,11 @@ from osbuild.keys.development import current
 from osbuild.keys.private import passphrase
 from osbuild.profile import load as loading
 from osbuild.seed import settings as setting
+from osbuild.seed import userdata
 from osbuild.seed.esp import mtools
 from osbuild.seed.iso import iso
 from osbuild.seed.render import SUMS, render
-from osbuild.seed.schema import schemas, validate
+from osbuild.seed.schema import CHECKED, schemas, validate
 from osbuild.seed.sign import sign, signer
 
 
@@ -33,6 +34,13 @@ from osbuild.seed.sign import sign, signer
     multiple=True,
     metavar="KEY=VALUE",
     help="Set a key of the profile for this node, for example `network.interfaces[0].addresses=[192.0.2.5/24]`.",
+)
+@click.option(
+    "--user-data",
+    "user_file",
+    type=LOCATION,
+    metavar="FILE",
+    help="A cloud-config of your own (`#cloud-config`) to merge with the profile's.",
 )
 @click.option(
     "-o",
@@ -53,8 +61,8 @@ from osbuild.seed.sign import sign, signer
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def command(
-    profile: str, node: str, settings: tuple[str, ...], output: Path | None, into: Path | None, signed: bool,
-    folder: Path | None, secret: str | None, pin: str | None, as_json: bool,
+    profile: str, node: str, settings: tuple[str, ...], user_file: Path | None, output: Path | None, into: Path | None,
+    signed: bool, folder: Path | None, secret: str | None, pin: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make the first-boot config of the node NAME from PROFILE, in cloud-init's NoCloud format.
 
@@ -64,12 +72,13 @@ def command(
         raise UsageError("-o and --into exclude each other", hint="make the seed twice, once with each")
     if not signed and (folder or secret or pin):
         raise UsageError("--keys, --passphrase and --pin are for --sign", hint="add --sign, or leave them out")
-    wanted = [setting.parse(option) for option in settings]
-    for each in wanted:
-        setting.check(each)
-    loaded = loading.load(loading.find(profile), change=lambda tree: setting.change(tree, wanted))
-    seed = render(loaded.profile, node, folder=loaded.folder)
-    validate(seed.files, schemas(Cache()))
+    loaded = setting.load(loading.find(profile), settings)
+    rules = schemas(Cache())
+    user_data = userdata.read(user_file) if user_file else None
+    if user_data is not None:
+        userdata.check_schema(user_data, rules / CHECKED["user-data"])
+    seed = render(loaded.profile, node, folder=loaded.folder, user_data=user_data)
+    validate(seed.files, rules)
     files = seed.with_sums()
     if signed:
         keys = current(folder)

@@ -44,11 +44,7 @@ def render_nodes(
     """The files of each node's seed, checked. Raises `Error` or `UsageError` as `edge-osbuild seed` does."""
     if not nodes:
         return []
-    wanted = [setting.parse(option) for option in settings]
-    for each in wanted:
-        setting.check(each)
-    name = profile or built_from(image)
-    loaded = loading.load(loading.find(name), change=lambda tree: setting.change(tree, wanted))
+    loaded = setting.load(loading.find(profile or built_from(image)), settings)
     made = []
     for node in nodes:
         seed = render(loaded.profile, node, folder=loaded.folder)

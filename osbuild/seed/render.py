@@ -14,8 +14,8 @@ from osbuild import log, paths
 from osbuild.agent.kubernetes import ranges
 from osbuild.errors import Error, UsageError
 from osbuild.profile import cluster, secrets
-from osbuild.profile.model import NAME, Kubernetes, Profile
-from osbuild.seed import network, proxy
+from osbuild.profile.model import NAME, Kubernetes, Profile, Time
+from osbuild.seed import network, proxy, userdata
 from osbuild.seed.users import accounts
 
 FILES = ("user-data", "meta-data", "network-config")
@@ -38,8 +38,9 @@ class Seed:
         return {**data, SUMS: sums.encode()}
 
 
-def render(profile: Profile, node: str, *, folder: Path) -> Seed:
-    """Render the seed of `node`. Secrets are resolved relative to `folder`, that of the profile.
+def render(profile: Profile, node: str, *, folder: Path, user_data: userdata.UserData | None = None) -> Seed:
+    """Render the seed of `node`, with `user_data` merged into its own. Secrets are resolved relative to `folder`, that
+    of the profile.
 
     The instance-id follows from the name and all contents: a changed seed is a new instance. Raises `Error` where
     the profile can't make a node, `UsageError` for a name that no host can have.
@@ -62,6 +63,12 @@ def render(profile: Profile, node: str, *, folder: Path) -> Seed:
     }
     templates = environment()
     files = {name: templates.get_template(f"{name}.j2").render(context) for name in ("user-data", "network-config")}
+    if user_data is not None:
+        # The host name and the time zone of a profile have defaults, which the user did not choose.
+        stated = {"hostname": profile.hostname is not None, "timezone": profile.time.zone != Time().zone}
+        userdata.check(user_data, profile, folder)
+        defaults = frozenset(name for name, chosen in stated.items() if not chosen)
+        files["user-data"] = userdata.merge(files["user-data"], user_data, defaults)
     digest = hashlib.sha256("\0".join([node, context["hostname"], *files.values()]).encode()).hexdigest()
     instance = f"{node}-{digest[:16]}"
     files["meta-data"] = templates.get_template("meta-data.j2").render(context, instance=instance)

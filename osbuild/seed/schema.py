@@ -15,6 +15,7 @@ from osbuild.cache import Cache
 from osbuild.debian import SUITE, Archive, stored
 from osbuild.errors import Error
 from osbuild.run import run
+from osbuild.seed.userdata import plain
 
 FOLDER = Path("usr/lib/python3/dist-packages/cloudinit/config/schemas")
 CHECKED = {"user-data": "schema-cloud-config-v1.json"}
@@ -39,7 +40,7 @@ def validate(files: Mapping[str, str], folder: Path) -> None:
     """Raise `Error` for the first thing in user-data that the schema in `folder` does not allow."""
     for name, schema in CHECKED.items():
         validator = jsonschema.Draft7Validator(json.loads((folder / schema).read_text()))
-        problem = jsonschema.exceptions.best_match(validator.iter_errors(yaml.safe_load(files[name])))
+        problem = jsonschema.exceptions.best_match(validator.iter_errors(plain(yaml.safe_load(files[name]))))
         if problem is not None:
             # Only the place: the value and the message may hold a secret.
             raise Error(

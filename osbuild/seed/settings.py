@@ -12,12 +12,15 @@ from pathlib import Path
 
 from osbuild.errors import Error, UsageError
 from osbuild.profile import document
+from osbuild.profile import load as loading
 from osbuild.profile.document import Entry, List, Map, Mark, Node, Scalar
 from osbuild.profile.keys import Key, Kind, every, keys
+from osbuild.profile.load import Loaded
 from osbuild.profile.model import Profile
 from osbuild.profile.scalars import nearest
 from osbuild.profile.values import Reader
 
+SLASH = "∕"  # stands for `/` in what takes the place of a file's name
 STEP = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_-]*)(\[(?P<index>\d+)\])?(\.|$)")
 
 
@@ -46,7 +49,7 @@ def parse(option: str) -> Setting:
     steps, key = resolve(text)
     where = f"--set {text}"
     # Paths in a value are relative to the current folder, as everywhere on a command line.
-    place = Mark(Path.cwd() / where.replace("/", "∕"))  # no separator: the folder is what counts
+    place = Mark(Path.cwd() / where.replace("/", SLASH))  # no separator: the folder is what counts
     try:
         node = document.parse(value, place.path)
     except Error as error:
@@ -164,3 +167,21 @@ def check(setting: Setting) -> None:
         Reader(None).block(alone, Profile, "", top=True)
     except Error as error:
         raise UsageError(error.message, where=setting.where, hint=error.hint) from error
+
+
+def load(path: Path, options: Iterable[str]) -> Loaded:
+    """The profile at `path` with every `--set` in its place.
+
+    Raises `UsageError` if one of `options` is wrong, also together with what the profile says, else `Error`.
+    """
+    settings = [parse(option) for option in options]
+    for setting in settings:
+        check(setting)
+    try:
+        return loading.load(path, change=lambda tree: change(tree, settings))
+    except Error as error:
+        place = (error.where or "").replace(SLASH, "/")
+        if not place.startswith("--set "):
+            raise
+        place = re.sub(r":[0-9]+:[0-9]+$", "", place)  # an option has no lines
+        raise UsageError(error.message, where=place, hint=error.hint) from error
