@@ -95,7 +95,7 @@ def test_pods_run_after_a_power_cut_during_the_first_start(node: Node) -> None:
 
 def test_nothing_is_unpacked_on_the_device(node: Node) -> None:
     assert node.run("find /var/lib -size +20M -name 'k3s*' -type f").strip() == ""
-    assert node.run("readlink -f /usr/bin/k3s").strip() == "/usr/lib/k3s/bin/k3s"
+    assert node.run("readlink -f /usr/bin/kubectl").strip() == "/usr/lib/k3s/bin/k3s"
     assert node.run("ls /var/lib/kubernetes").split().count("data") == 0
 
 

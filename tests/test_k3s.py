@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -256,15 +257,39 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
     monkeypatch.setenv(k3s.MIRROR, page[0])
     block = Kubernetes(role="server", version=VERSION)
     made = kubernetes.component(block, X86, kubernetes.Sources(cache, unpackers))
-    for name in ("k3s", "kubectl", "crictl"):
+    for name in ("kubectl", "crictl"):
         link = made.tree / "usr/bin" / name
         assert not link.readlink().is_absolute()
         assert link.read_bytes() == elf(X86, b"inner")
+    command = made.tree / "usr/bin/k3s"
+    assert command.read_text() == kubernetes.COMMAND.read_text()
+    assert command.stat().st_mode & 0o777 == 0o755
     config = (made.tree / "etc/containerd/config.toml").read_text()
     assert 'bin_dir = "/usr/lib/k3s/bin"' in config
     assert (made.tree / "usr/lib/k3s/bin/flannel").exists()
     assert "/etc/rancher/node" in (made.tree / "usr/lib/edge-osbuild/persist.d/k3s").read_text().split()
     assert made.version == VERSION
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        (["kubectl", "get", "nodes"], "/usr/bin/kubectl get nodes"),
+        (["crictl", "ps"], "/usr/bin/crictl ps"),
+        (["ctr", "images", "ls"], "/usr/bin/ctr images ls"),
+        (["server"], "/usr/lib/k3s/bin/k3s server"),
+        ([], "/usr/lib/k3s/bin/k3s "),
+    ],
+)
+def test_the_command_k3s_runs_what_k3s_own_wrapper_would(tmp_path: Path, words: list[str], program: str) -> None:
+    """Its programs are replaced by a shell script's `echo`, since the paths are those of a device."""
+    script = tmp_path / "k3s"
+    script.write_text(kubernetes.COMMAND.read_text().replace("exec ", 'exec env echo "$K3S_DATA_DIR" "$PATH" '))
+    done = subprocess.run(["sh", script, *words], capture_output=True, text=True, check=True)
+    data, path, said = done.stdout.rstrip("\n").split(" ", 2)
+    assert (data, said.strip()) == ("/var/lib/kubernetes", program.strip())
+    assert path.split(":")[0] == "/usr/lib/k3s/bin", "K3s looks for host-local there"
+    assert path.split(":")[-1] == "/usr/lib/k3s/bin/aux"
 
 
 def profile(tmp_path: Path, text: str) -> Any:

@@ -24,6 +24,7 @@ DEMO = "localhost/edge-demo:1"
 LIB = Path("usr/lib/edge-osbuild")
 CONTAINERD = Path(__file__).parent / "containerd.toml"
 TEMPLATE = CONTAINERD.with_name("cni.conflist.tmpl")
+COMMAND = CONTAINERD.with_name("k3s.sh")
 K3S = Path("usr/lib/k3s/bin")  # K3s' inner program and its CNI plugins (flannel among them)
 # Folders of CNI plugins and of their configuration, by distribution.
 NETWORK = {
@@ -118,6 +119,7 @@ def key(
         file_digest(Path(payload.__file__)),
         file_digest(CONTAINERD),
         file_digest(TEMPLATE),
+        file_digest(COMMAND),
     ]
     return content_key(FORMAT, actual, program, small, files, code, kubernetes.images, architecture)
 
@@ -149,7 +151,8 @@ def _k3s(
 ) -> Component:
     def programs(tree: Path) -> None:
         payload.install(unpacked, tree / K3S)
-        for name in ("k3s", "kubectl", "crictl"):
+        put(COMMAND, tree / "usr/bin/k3s", 0o755)
+        for name in ("kubectl", "crictl"):
             (tree / "usr/bin" / name).symlink_to("../lib/k3s/bin/k3s")
         (tree / "usr/lib/tmpfiles.d").mkdir()
         write(tree / "usr/lib/tmpfiles.d/edge-k3s.conf", K3S_TMPFILES)
