@@ -99,7 +99,7 @@ def certificate(path: Path, days: float) -> None:
 def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, ...]]]:
     """What systemd is asked for."""
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr("osbuild.agent.systemd.systemctl", lambda *words: asked.append(words))
+    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: asked.append(words))
     yield asked
 
 
@@ -208,6 +208,19 @@ def test_the_address_is_found_before_k3s_starts_and_images_are_imported_after_it
     assert {f"k3s-{role}.service", "kubelet.service"} <= set(after)
 
 
-def test_the_renewal_limit_is_k3s_own() -> None:
-    assert k3s.RENEWED == 120 * 24 * 3600
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl, which reads the dates")
+def test_a_restart_that_renewed_nothing_is_repeated_only_at_the_next_limit(
+    tmp_path: Path, restarts: list[tuple[str, ...]]
+) -> None:
+    """The timer runs every day, and older releases of K3s renew at 90 days only."""
+    root = device(tmp_path, {"role": "server"})
+    counts = []
+    for days in (130, 119, 118, 91, 89, 88, 365, 119):
+        certificate(root / "var/lib/kubernetes/agent/client-kubelet.crt", days)
+        assert main(["kubernetes", "--root", str(root), "renew"]) == 0
+        counts.append(len(restarts))
+    assert counts == [0, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_a_node_that_never_ran_has_no_certificates() -> None:
     assert list(k3s.certificates(Paths(Path("/nonexistent")))) == []

@@ -15,8 +15,9 @@ from osbuild.agent.kubernetes.settings import STABLE_ADDRESS, Settings, write, w
 DATA = "/var/lib/kubernetes"
 # Entries that may be given several times: the profile's are added to ours.
 LISTS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
-# K3s renews its certificates only when it starts, and only those with less than this left ("k3s certificate").
-RENEWED = 120 * 86400  # seconds
+# K3s renews its certificates only when it starts, and only those with less than 120 days left (90 in older releases).
+# Each of these limits is a reason to start it again, in days left; the later ones for what did not help before.
+RENEWALS = (120, 90, 30, 7, 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,17 @@ def prepare(settings: Settings, paths: Paths) -> bool:
     # K3s would write it without a sync. After a power cut the server would reject a node with another password.
     if not (paths.node_password.is_file() and paths.node_password.read_text().strip()):
         write(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
-    return any(seconds < RENEWED for _, seconds in certificates(paths))
+    return renewal_due(paths)
+
+
+def renewal_due(paths: Paths) -> bool:
+    """Whether a certificate has passed one of the limits in `RENEWALS` since this was asked last in this boot."""
+    stamp = paths.run / "k3s-renewals"
+    left = min((seconds for _, seconds in certificates(paths)), default=float("inf"))
+    passed = sum(left < days * 86400 for days in RENEWALS)
+    before = int(stamp.read_text()) if stamp.exists() else 0
+    write(stamp, str(passed))
+    return passed > before
 
 
 def write_config(settings: Settings, paths: Paths, node: NodeAddress | None = None) -> None:
