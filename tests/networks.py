@@ -20,6 +20,7 @@ mount -t tmpfs tmpfs /var/lib
 mkdir -p /var/lib/cloud/seed/nocloud /var/lib/edge-osbuild /run/edge-osbuild
 cp "$DATA/network-config" /var/lib/cloud/seed/nocloud/
 [ ! -d "$DATA/kept" ] || cp -a "$DATA/kept" /var/lib/edge-osbuild/network
+[ -z "$READ_ONLY" ] || mount -o remount,ro /var/lib
 echo "exit $(umask 077; python3 -IS "$AGENT" network 2>"$DATA/messages"; echo $?)"
 [ ! -d /var/lib/edge-osbuild/network ] || cp -a /var/lib/edge-osbuild/network "$DATA/stored"
 cp -a /run "$DATA/run"
@@ -80,12 +81,12 @@ def tree() -> Tree:
 
 def configure(
     tree: Tree, folder: Path, data: bytes, *, wifi: bool = True, kept: bytes | None = None, networkd: str = "",
-    links: str = "", until: str = "",
+    links: str = "", until: str = "", read_only: bool = False,
 ) -> Network:  # fmt: skip
     """Run `edge-agent network` with the network-config `data`, then systemd-networkd for `networkd` seconds.
 
     `kept` is what an earlier boot stored, `links` are interfaces (veth(4)) that exist when networkd starts; once
-    ip(8) shows the text `until`, it has run long enough.
+    ip(8) shows the text `until`, it has run long enough. With `read_only`, nothing can be stored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     build_agent(folder / "edge-agent")
@@ -96,6 +97,7 @@ def configure(
     settings = {
         "DATA": str(folder), "AGENT": str(folder / "edge-agent"), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
         "NETWORKD": networkd, "UNTIL": until,
+        "READ_ONLY": "yes" if read_only else "",
     }  # fmt: skip
     command = tree.wrap(["unshare", "--net", "sh", "-c", SCRIPT], [folder], env=settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)

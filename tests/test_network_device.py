@@ -171,6 +171,12 @@ def test_the_last_configuration_that_worked_is_used_instead_of_a_broken_one(conf
     assert (made.folder / "stored/network-config").read_bytes() == before
 
 
+def test_a_data_partition_that_cannot_be_written_costs_only_the_stored_copy(configure: Configure) -> None:
+    made = configure((SEEDS / "default-route/network-config").read_bytes(), read_only=True)
+    assert "network-config could not be stored" in made.messages
+    assert "Address=192.0.2.10/24" in made.files[UNITS + "10-netplan-enp1s0.network"]
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "network: {config: disabled}\n", "version: 2\nethernets: {}\n"])
 def test_a_seed_that_leaves_the_network_alone_gets_what_the_image_does(configure: Configure, text: str) -> None:
     made = configure(text)
