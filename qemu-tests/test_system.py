@@ -379,6 +379,7 @@ def test_two_seeds_make_two_nodes_of_one_image(
         assert node.run("systemctl is-active serial-getty@ttyS0.service").strip() == "active"
     assert "network-config, line 3, column 24: bond0: interface 'enp9s0' is not defined" in second.console
     assert "DHCP on every Ethernet interface instead" in second.console
+    assert any("'enp9s0' is not defined" in problem for problem in second.status["network"]["problems"])
     assert second.status["boot"]["state"] == "good"
     mistakes_cost_only_themselves(node, second)
 

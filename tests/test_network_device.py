@@ -13,6 +13,8 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.network import document, legacy
 from osbuild.agent.network.command import unmatched
 from osbuild.agent.network.netplan import physical, version_2
+from osbuild.agent.seed import changes
+from osbuild.agent.system import System
 from osbuild.run import run
 from osbuild.tools import Tree
 from tests import networks
@@ -238,6 +240,16 @@ def test_networkd_applies_what_was_rendered(configure: Configure) -> None:
     assert (addresses["br0"], addresses["lan1"], masters["lan0"]) == (["192.0.2.10"], ["198.51.100.2"], "br0")
     routes = {route["dst"]: route.get("gateway") for route in json.loads(made.json("routes"))}
     assert routes["203.0.113.0/24"] == "192.0.2.1"
+
+
+@pytest.mark.parametrize("path", ["netplan/50-site.yaml", "network/interfaces", "NetworkManager/conf.d/site.conf"])
+def test_a_seed_that_configures_another_renderer_is_told_so(tmp_path: Path, path: str) -> None:
+    system = System(tmp_path)
+    system.path("/run/systemd/system").mkdir(parents=True)
+    system.path(f"{changes.UPPER}/{path}").parent.mkdir(parents=True)
+    system.path(f"{changes.UPPER}/{path}").write_text("x")
+    (error,) = changes.take_up(system)
+    assert "is not read: write it into network-config" in error
 
 
 def converted(text: str) -> dict[str, object]:

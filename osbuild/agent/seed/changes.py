@@ -35,12 +35,15 @@ CONFIGURED = {
     "containerd.service": ("containerd/config.toml", "containerd/conf.d"),
 }
 
+# Configuration of programs that an image does not have.
+UNREAD = ("netplan", "network/interfaces", "network/interfaces.d", "NetworkManager")
+
 
 def take_up(system: System) -> list[str]:
     """Have the system read what the seed wrote; returns an error for each program that could not."""
     if not system.path("/run/systemd/system").is_dir():  # sd_booted(3)
         return []
-    errors = []
+    errors = [f"/etc/{path} is not read: write it into network-config" for path in UNREAD if written(system, path)]
     for reader in READERS:
         if any(written(system, path) for path in reader.paths) and (said := run(reader.command)):
             errors.append(f"{' '.join(reader.command)}: {said}")
