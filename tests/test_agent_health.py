@@ -18,6 +18,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
 from osbuild.agent.system import System
 from osbuild.agent.update import state
+from tests.filesystems import full, tmpfs
 
 IMAGE = '{"name": "minimal", "version": "1.0.0"}'
 VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -281,9 +282,14 @@ def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
             thread.join(30)
     folder = device.root / state.FOLDER.lstrip("/")
     folder.rename(folder.with_name("gone"))
+    with tmpfs(folder, 65536), full(folder):
+        assert decide(device) == (1, True)
+    assert "the verdict can't be kept: " in capsys.readouterr().out
+    folder.rmdir()
     folder.write_text("a file where a folder should be")
     assert decide(device) == (1, True)
-    assert "the verdict can't be kept: " in capsys.readouterr().out
+    assert "update is damaged: not a folder; kept as update.damaged" in capsys.readouterr().err
+    assert (folder / "verdict.json").is_file()
     (device.root / "dev/console").open().close()
 
 

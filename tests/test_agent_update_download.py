@@ -1,6 +1,10 @@
 """A bundle as one file: fetched from a real server that fails in every way, and gone on with where it was."""
 
+import contextlib
 import random
+import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +12,12 @@ from pathlib import Path
 import pytest
 from faulty import Fault, Site
 
+from osbuild.agent.reach import reach
 from osbuild.agent.system import System
 from osbuild.agent.update import download, state
 from osbuild.agent.update.reason import Failure
+from osbuild.agent.web import Address
+from tests.filesystems import tmpfs
 
 BODY = random.Random(1).randbytes(3 * 2**20 + 17)
 LIMIT = 4 * 2**20
@@ -125,10 +132,131 @@ def test_no_server_a_deadline_and_a_full_disk_end_it(
     state.discard(System(tmp_path))
     with pytest.raises(Failure, match="more than the bundle can have"):
         fetch(limit=len(BODY) - 1)
-    download.path(System(tmp_path)).mkdir()
-    with pytest.raises(Failure, match="can't be kept"):
+    folder = download.path(System(tmp_path)).parent
+    shutil.rmtree(folder)
+    with tmpfs(folder, 2**20), pytest.raises(Failure, match="can't be kept"):
         fetch()
+    download.path(System(tmp_path)).mkdir()
+    assert fetch() == len(BODY), "a folder in the file's place is set aside"
+    state.discard(System(tmp_path))
     site.stop()
-    download.path(System(tmp_path)).rmdir()
     with pytest.raises(Failure, match="connection was lost"):
         fetch()
+
+
+class Raw:
+    """A server that sends bytes as they are; `slow` ones follow with a pause of 50 ms before each."""
+
+    def __init__(self, answer: bytes, slow: bytes = b"") -> None:
+        self.answer, self.slow = answer, slow
+        self.requests: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            self.requests.append(connection.recv(65536))
+            connection.sendall(self.answer)
+            for byte in self.slow:
+                time.sleep(0.05)
+                connection.sendall(bytes([byte]))
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+PART = b'HTTP/1.1 206 Partial Content\r\nETag: "x"\r\n'
+MOVED = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
+SENSELESS = {
+    "no HTTP": b"SSH-2.0-OpenSSH_10.0\r\n", "nothing": b"", "zeros": bytes(1000), "lines": b"\r\n" * 1000,
+    "status of letters": b"HTTP/1.1 OK\r\n\r\n", "status too large": b"HTTP/1.1 2000 OK\r\n\r\n",
+    "another status": b"HTTP/1.1 204 No Content\r\n\r\n", "status 299": b"HTTP/1.1 299 X\r\n\r\n",
+    "length of letters": OK + b"Content-Length: many\r\n\r\n", "negative": OK + b"Content-Length: -1\r\n\r\n",
+    "superscript": OK + b"Content-Length: \xb2\r\n\r\n", "empty length": OK + b"Content-Length: \r\n\r\n",
+    "long length": OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", "float": OK + b"Content-Length: 1e3\r\n\r\n",
+    "two lengths": OK + b"Content-Length: 5, 6\r\n\r\nabcde",
+    "chunks": OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+    "chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n",
+    "range without total": PART + b"Content-Range: bytes 0-4\r\n\r\nabcde", "no range": PART + b"\r\nabcde",
+    "range of letters": PART + b"Content-Range: bytes a-b/c\r\n\r\nabcde",
+    "range too long": PART + b"Content-Range: bytes 0-9/5\r\n\r\nabcde",
+    "range backwards": PART + b"Content-Range: bytes 0-4/0\r\n\r\nabcde",
+    "superscript range": PART + b"Content-Range: bytes 0-\xb2/\xb3\r\n\r\nabcde",
+    "another unit": PART + b"Content-Range: pages 0-4/5\r\n\r\nabcde",
+    "many headers": OK + b"X: y\r\n" * 1000 + b"\r\n", "long header": OK + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+    "header without a colon": OK + b"nonsense\r\n\r\n", "cut header": OK + b"Content-Le",
+    "redirect nowhere": MOVED[:-10] + b"\r\n", "redirect to nothing": MOVED + b"\r\n\r\n",
+    "redirect to a bad host": MOVED + b"http://[::1\r\n\r\n", "redirect to a bad port": MOVED + b"http://127.0.0.1:99999/\r\n\r\n",
+    "redirect to letters": MOVED + b"http://127.0.0.1:port/\r\n\r\n", "redirect to a file": MOVED + b"file:///etc/passwd\r\n\r\n",
+    "redirect to ftp": MOVED + b"ftp://127.0.0.1/x\r\n\r\n", "redirect to bytes": MOVED + b"http://\xff\xfe/\r\n\r\n",
+    "redirect to data": MOVED + b"data:,x\r\n\r\n", "redirect in a circle": MOVED + b"/a.raucb\r\n\r\n",
+    "redirect to a control character": MOVED + b"http://127.0.0.1/\x01\x7f\r\n\r\n", "redirect to IDNA": MOVED + b"http://a..b/\r\n\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENSELESS)
+def test_an_answer_that_makes_no_sense_is_a_failure_and_no_traceback(name: str, tmp_path: Path) -> None:
+    server = Raw(SENSELESS[name])
+    url = f"http://127.0.0.1:{server.port}/a.raucb"
+    for begun in (b"", b"abc"):
+        if begun:
+            state.save(System(tmp_path), "download.json", {"identity": "one", "mark": '"x"', "size": 99})
+            download.path(System(tmp_path)).write_bytes(begun)
+        with contextlib.suppress(Failure):
+            end = time.monotonic() + 5
+            count = download.fetch(System(tmp_path), url, "one", LIMIT, end, lambda *words: None, patience=2.0)
+            assert count <= 5
+        answer = reach(url, 2.0)
+        assert answer is None or answer.startswith(url)
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "slow", "said"),
+    [
+        (b"", OK * 9999, "sent nothing for 1 s"),
+        (OK + b"Content-Length: 9999\r\n", b"X: y\r\n" * 9999, "sent nothing for 1 s"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 9999, "sent nothing for 1 s"),
+        (OK + b"Content-Length: 9999\r\n\r\n", b"b" * 9999, "did not get done in time"),
+        (OK + b"\r\n", b"b" * 9999, "did not get done in time"),
+    ],
+)
+def test_bytes_that_come_one_by_one_do_not_put_off_a_deadline(
+    answer: bytes, slow: bytes, said: str, tmp_path: Path
+) -> None:
+    server = Raw(answer, slow)
+    url, begin = f"http://127.0.0.1:{server.port}/a.raucb", time.monotonic()
+    with pytest.raises(Failure, match=said):
+        download.fetch(System(tmp_path), url, "one", LIMIT, begin + 3, lambda *words: None, patience=1.0)
+    assert time.monotonic() - begin < 6
+    begin = time.monotonic()
+    assert (reach(url, 1.0) is None) == (slow == b"b" * 9999)
+    assert time.monotonic() - begin < 4
+    server.close()
+
+
+def test_a_user_in_an_address_is_sent_and_never_shown(tmp_path: Path) -> None:
+    server = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde")
+    url = f"http://me:hidden%20word@127.0.0.1:{server.port}/a.raucb?key=hidden"
+    download.fetch(System(tmp_path), url, "one", LIMIT, time.monotonic() + 5, lambda *words: None)
+    assert reach(url, 2.0) is None
+    for request in server.requests:
+        assert b"Authorization: Basic bWU6aGlkZGVuIHdvcmQ=\r\n" in request
+        assert b"/a.raucb?key=hidden " in request
+    server.close()
+    with pytest.raises(Failure) as caught:
+        download.fetch(System(tmp_path), url, "two", LIMIT, time.monotonic() + 5, lambda *words: None)
+    for said in (str(caught.value), caught.value.reason.hint, str(reach(url, 2.0)), Address(url).shown):
+        assert "hidden" not in said
+        assert "bWU6" not in said
+    assert Address(url).shown == f"http://127.0.0.1:{server.port}/a.raucb?…"
+    for strange in ("http://[", "http://a:b@[::1", "http://\xff:1@x/", "/a/file@b", "http://u@h"):
+        assert ":1@" not in Address(strange).shown

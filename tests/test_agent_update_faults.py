@@ -28,6 +28,7 @@ from osbuild.agent.update.node import LOCK, SIGNALS, alone, interruptible
 from osbuild.agent.update.pending import INSTALLED
 from osbuild.agent.update.rauc import Manifest, Service, inspect
 from osbuild.agent.update.reason import Failure
+from osbuild.agent.web import Address
 from tests.slots import Device
 
 MANIFEST = Manifest("edge-osbuild-tiny-test", "1.1.0", "build", "hash of 1.1.0")
@@ -213,7 +214,7 @@ def test_what_rauc_does_for_somebody_else_is_neither_ended_nor_taken_for_a_failu
         programs("busctl", BUSCTL.replace("PID", str(service.pid)).replace("BUSY", BUSY))
         with pytest.raises(Failure, match="at work for somebody else"):
             Service().installed("b")
-        wanted = Wanted("/bundle.raucb", "id", time.monotonic() + 60)
+        wanted = Wanted(Address("/bundle.raucb"), "id", time.monotonic() + 60)
         with pytest.raises(Failure, match="at work for somebody else"):
             attempt(device.system, wanted, lambda *words: None, Record())
         with pytest.raises(Problem, match="at work for somebody else") as caught:
@@ -268,7 +269,7 @@ def test_rauc_that_hangs_is_ended_with_what_it_has_started(programs: Callable[[s
     folder = programs("rauc", 'sleep 60 & echo $! > "${0%/*}/child"; wait')
     begin = time.monotonic()
     with pytest.raises(Failure, match="the server does not answer: nothing within 1 s"):
-        inspect("http://updates.example/b.raucb", 1.0)
+        inspect(Address("http://updates.example/b.raucb"), 1.0)
     assert time.monotonic() - begin < 10
     child = int((folder / "child").read_text())
     for _ in range(50):

@@ -2,25 +2,32 @@
 
 import argparse
 import sys
+import time
 import urllib.error
 import urllib.request
 
 from osbuild.agent.system import System
+from osbuild.agent.web import SENSELESS, Address, opened
 
 CONFIG = "/etc/edge-osbuild/agent.json"
 
 
 def reach(url: str, timeout: float) -> str | None:
     """None if `url` (http or https) answers within `timeout` seconds, else what went wrong."""
-    if not url.startswith(("http://", "https://")):
+    address = Address(url)
+    if not address.remote:
         return f"{url} is not an http or https address"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+        request = urllib.request.Request(address.url, method="HEAD")
+        if address.authorization:
+            request.add_unredirected_header("Authorization", address.authorization)
+        with opened(request, timeout, time.monotonic() + timeout, redirects=False):
             return None
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as error:
+        error.close()
         return None
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
-        return f"{url}: {getattr(error, 'reason', None) or error}"
+    except (OSError, *SENSELESS) as error:
+        return f"{address.shown}: {address.hide(str(getattr(error, 'reason', None) or error))}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +36,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     config = System().json(CONFIG)
-    url = config.get("server")
+    url = str(config.get("server") or "")
     if not url:
         print("no update server is set")
         return 0 if config.get("offline", True) else 1
     problem = reach(url, options.timeout)
     if problem is None:
-        print(f"{url} answers")
+        print(f"{Address(url).shown} answers")
         return 0
     print(problem, file=sys.stderr)
     return 1

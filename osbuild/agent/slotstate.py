@@ -19,6 +19,7 @@ PLACES = (0, 4 * 2**20)  # bytes into the partition
 SIZE = 4096  # bytes of a copy
 TRIES = 3
 GOOD = "good"
+SLOT = re.compile("[a-z]")
 LEFT = re.compile(r"BOOT_([A-Z])_LEFT")
 
 
@@ -81,13 +82,22 @@ def decode(data: bytes) -> SlotState | None:
         if variables is None:
             return None
         order = tuple(variables["BOOT_ORDER"].lower().split())
+        if not order or len(set(order)) < len(order) or not all(SLOT.fullmatch(slot) for slot in order):
+            return None
         counters = {}
         for slot in {*order, *(found[1].lower() for name in variables if (found := LEFT.fullmatch(name)))}:
             left, done = variables[f"BOOT_{slot.upper()}_LEFT"], variables[f"BOOT_{slot.upper()}_DONE"]
-            counters[slot] = Counter(None if left == GOOD else int(left, 16), int(done, 16))
-        return SlotState(int(variables["GENERATION"], 16), order, counters)
+            counters[slot] = Counter(None if left == GOOD else number(left, 2), number(done))
+        return SlotState(number(variables["GENERATION"]), order, counters)
     except (KeyError, ValueError):
         return None
+
+
+def number(text: str, digits: int = 8) -> int:
+    """A hexadecimal number as U-Boot writes it. Raises `ValueError`."""
+    if not re.fullmatch(f"[0-9a-f]{{1,{digits}}}", text):
+        raise ValueError(text)
+    return int(text, 16)
 
 
 def newest(copies: list[SlotState | None]) -> SlotState:

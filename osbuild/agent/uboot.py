@@ -70,7 +70,7 @@ class UBoot:
 def images(system: System) -> dict[str, str]:
     """Slot -> name of its image, of those that are there and not empty. Raises `OSError`."""
     found = [path for path in system.path(IMAGES).iterdir() if NAME.fullmatch(path.name)]
-    return {path.stem.removeprefix("edge-"): path.name for path in found if path.stat().st_size}
+    return {path.stem.removeprefix("edge-"): path.name for path in found if path.is_file() and path.stat().st_size}
 
 
 def places(system: System, slot: str) -> tuple[Path, Path]:

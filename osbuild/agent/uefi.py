@@ -78,7 +78,7 @@ def whole(system: System) -> list[Entry]:
     with os.scandir(system.path(ENTRIES)) as files:
         for file in files:
             with suppress(FileNotFoundError):  # renamed by another process just now
-                if (entry := parse(file.name)) and file.stat().st_size:
+                if (entry := parse(file.name)) and file.is_file() and file.stat().st_size:
                     found.append(entry)
     return sorted(found, key=lambda entry: entry.file)
 

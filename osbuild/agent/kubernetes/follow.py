@@ -6,6 +6,7 @@ said is written down. `arrive`: after a good boot, in whichever slot: uncordon. 
 be shown before it.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ def reconcile(system: System) -> dict[str, Any] | None:
     if release is None:
         return None
     last = stamp.read(system)
-    noted = any(system.path(name).exists() for name in (stamp.NOTE, stamp.DONE))
+    noted = any(os.path.lexists(system.path(name)) for name in (stamp.NOTE, stamp.DONE))
     if last and last.release == release and not noted:
         return None  # as nearly always: nothing else is loaded then
     from osbuild.agent.kubernetes.succession import succeed

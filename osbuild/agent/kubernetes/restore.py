@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent import kept as files
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore, stamp
 from osbuild.agent.kubernetes.snapshot import DATA, Snapshot, named, require
@@ -18,10 +19,12 @@ from osbuild.agent.kubernetes.stamp import Stamp
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System, flush, write
 
+NOTED = {"snapshot": str, "release": str, "revision": int, "facts": dict}
+
 
 def pending(system: System) -> dict[str, Any] | None:
     """What `begin` noted, where it has not been finished."""
-    return system.json(stamp.NOTE) or None
+    return files.row(system, stamp.NOTE, NOTED, list(NOTED)) or None
 
 
 def begin(system: System, chosen: Snapshot, release: Release, seen: int, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def finish(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
 
 def done(system: System) -> dict[str, Any] | None:
     """The facts of a restore that is finished and that nobody has `kept`."""
-    return system.json(stamp.DONE) or None
+    return files.row(system, stamp.DONE) or None
 
 
 def kept(system: System) -> None:

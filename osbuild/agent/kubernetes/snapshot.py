@@ -17,10 +17,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from osbuild.agent import kept
 from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.versions import Release
-from osbuild.agent.system import System, exclusive, flush, write
+from osbuild.agent.system import System, exclusive, flush, make_folder, write
 
 DATA = "/var/lib/kubernetes"
 FOLDER = f"{DATA}/snapshots"
@@ -29,6 +30,7 @@ DATABASE = "state.db"
 # Below DATA. `server/token` is what K3s' documentation ("Backup and Restore") wants kept with a datastore.
 FILES = ("server/cred/encryption-config.json", "server/cred/encryption-state.json", "server/token")
 MARGIN = 128 * 2**20  # bytes that must stay free in /var: the node itself needs some, and its health check wants 64 MiB
+KINDS = {"release": str, "revision": int, "schema": str, "taken": str, "reason": str}  # of the fields of FACTS
 DEFAULTS = {"snapshots": 3, "snapshot_space": 512 * 2**20}  # the profile's, where an image says nothing
 
 
@@ -61,7 +63,7 @@ def snapshots(system: System) -> list[Snapshot]:
     """Every whole snapshot, the newest first."""
     found = []
     for path in system.path(FOLDER).glob("[0-9]*"):
-        facts = System(path).json(FACTS)
+        facts = kept.row(System(path), FACTS, KINDS, list(KINDS))
         try:
             release = Release.parse(facts["release"])
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -115,7 +117,7 @@ def rotate(system: System, spared: Collection[str] = ()) -> list[str]:
 def alone(system: System) -> AbstractContextManager[None]:
     """One process at a time: what another is just making is no scrap. Raises `OSError`."""
     folder = system.path(FOLDER)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder, 0o700)
     return exclusive(folder)
 
 

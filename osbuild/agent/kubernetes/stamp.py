@@ -6,6 +6,7 @@ The stamp is written before anything of that release runs. So what the datastore
 import json
 from dataclasses import asdict, dataclass
 
+from osbuild.agent import kept
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.versions import Release
 from osbuild.agent.system import System, write
@@ -30,7 +31,9 @@ class Stamp:
 
 def read(system: System) -> Stamp | None:
     """The stamp of this node; None before the first start, or where the file can't be understood."""
-    found = system.json(FILE)
+    found = kept.row(system, FILE, {**dict.fromkeys(("release", "schema", "previous"), str), "revision": int})
+    if not found:
+        return None
     try:
         previous = found.get("previous")
         return Stamp(
@@ -39,7 +42,8 @@ def read(system: System) -> Stamp | None:
             found["schema"],
             Release.parse(previous) if previous else None,
         )
-    except (KeyError, AttributeError, Problem):
+    except (KeyError, AttributeError, Problem) as error:
+        kept.report(system.path(FILE), str(error))
         return None
 
 

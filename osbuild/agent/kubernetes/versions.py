@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
 
-VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?:\+k3s(\d+))?")
+VERSION = re.compile(r"v(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:\+k3s(\d{1,9}))?")
 
 
 @dataclass(frozen=True)

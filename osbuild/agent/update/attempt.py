@@ -8,10 +8,11 @@ from osbuild.agent.system import System
 from osbuild.agent.update import journal
 from osbuild.agent.update.journal import FALLBACK, Facts, Follower
 from osbuild.agent.update.kernel import Messages
-from osbuild.agent.update.rauc import INSTALLING, Service, is_remote
+from osbuild.agent.update.rauc import INSTALLING, Service
 from osbuild.agent.update.reason import BUSY, NO_TIME, Failure, Reason, disk_fails, reason
 from osbuild.agent.update.report import Progress
 from osbuild.agent.update.traffic import Traffic
+from osbuild.agent.web import Address
 
 PAUSE = 0.5
 # Seconds without a byte while a request is out. Linux itself gives up on a request to such a device after 300 s.
@@ -23,7 +24,7 @@ LOST = re.compile(r"no chunk with required hash \[(\w+)")
 class Wanted:
     """What to install; `end` is when to give up, by time.monotonic()."""
 
-    source: str
+    source: Address
     transaction: str
     end: float
     any_version: bool = False
@@ -62,7 +63,7 @@ def attempt(
     stall: float = STALL,
 ) -> Facts:
     """Install once; `progress` is told percent, what is done, and bytes fetched. Raises `Failure`."""
-    remote, service = is_remote(wanted.source), Service()
+    remote, service = wanted.source.remote, Service()
     traffic, stalled = Traffic(system), Stalled(stall)
     traffic.start()
     with Messages(system) as kernel, Follower() as log:
@@ -93,7 +94,7 @@ def attempt(
         record.lines += log.finish()
         if state.error:
             record.fetched += traffic.fetched
-            raise Failure(reason(state.error, remote=remote, kernel=kernel.read(), log=log.lines))
+            raise Failure(reason(wanted.source.hide(state.error), remote=remote, kernel=kernel.read(), log=log.lines))
         found = journal.facts(log.lines)
         if remote:
             found.fetched = record.fetched + (traffic.fetched if found.fetched is None else found.fetched)

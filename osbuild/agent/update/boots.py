@@ -1,11 +1,16 @@
 """The last boots of this node: which slot, which version, and how each ended as far as that is known."""
 
+from osbuild.agent import kept
 from osbuild.agent.boot import Boot
 from osbuild.agent.system import System
 from osbuild.agent.update import state
 
 FILE = "boots.jsonl"
 COUNT, SIZE = 50, 64 * 1024
+TYPES = {
+    **dict.fromkeys(("boot", "time", "slot", "version", "kubernetes", "end"), str),
+    **dict.fromkeys(("left", "done"), int), "healthy": bool,
+}  # fmt: skip
 ENDED = "ended"  # the unit of `update boot` copies the boot's id there when the system goes down in order
 
 
@@ -13,11 +18,11 @@ def note(system: System, boot: Boot) -> None:
     """Add this boot, and how the one before it ended. Raises `OSError`."""
     this, image = state.boot_id(system), system.image()
     with state.locked(system):
-        rows = state.rows(system, FILE)
+        rows = read(system)
         if rows and rows[-1].get("boot") == this:
             return
         if rows:
-            orderly = system.text(f"{state.FOLDER}/{ENDED}").strip() == rows[-1].get("boot")
+            orderly = kept.text(system, f"{state.FOLDER}/{ENDED}") == rows[-1].get("boot")
             rows[-1]["end"] = "in order" if orderly else "cut off"
         row = {
             "boot": this, "time": state.now(), "slot": boot.slot, "version": image.get("version"),
@@ -30,7 +35,7 @@ def note(system: System, boot: Boot) -> None:
 def judged(system: System, healthy: bool) -> None:
     """Write down what the health checks found of this boot. Raises `OSError`."""
     with state.locked(system):
-        rows = state.rows(system, FILE)
+        rows = read(system)
         for row in rows:
             if row.get("boot") == state.boot_id(system):
                 row["healthy"] = healthy
@@ -39,7 +44,7 @@ def judged(system: System, healthy: bool) -> None:
 
 def read(system: System) -> list[state.Row]:
     """All of them, the oldest first."""
-    return state.rows(system, FILE)
+    return state.rows(system, FILE, TYPES)
 
 
 def of_slot(system: System, slot: str) -> state.Row | None:

@@ -3,6 +3,7 @@
 RAUC enforces it too, for whoever installs without the agent: its configuration of this boot has it.
 """
 
+from osbuild.agent import kept
 from osbuild.agent.system import System, write
 from osbuild.agent.update import state
 from osbuild.agent.update.version import key, older
@@ -14,8 +15,7 @@ RUNTIME = "/run/rauc/system.conf"  # RAUC looks here before it looks in /usr/lib
 
 def read(system: System) -> str | None:
     """The lowest version that may be installed, None where none is known yet."""
-    found = system.text(f"{state.FOLDER}/{FILE}").strip()
-    return found if key(found) else None
+    return kept.text(system, f"{state.FOLDER}/{FILE}", lambda found: key(found) is not None) or None
 
 
 def rise(system: System, version: str) -> bool:

@@ -8,6 +8,10 @@ from osbuild.agent.update.pending import Pending, clear, given_up, save
 
 FILE = "history.jsonl"
 COUNT, SIZE = 200, 256 * 1024
+TYPES = {
+    **dict.fromkeys(("time", "event", "id", "kind", "origin", "target", "why", "source"), str),
+    **dict.fromkeys(("before", "after", "facts", "cluster"), dict),
+}  # fmt: skip
 
 
 def append(system: System, event: str, pending: Pending | None = None, **facts: Any) -> None:
@@ -20,7 +24,7 @@ def append(system: System, event: str, pending: Pending | None = None, **facts: 
         row |= {name: getattr(pending, name) for name in ("id", "kind", "origin", "target", "before", "after")}
     row |= {name: value for name, value in facts.items() if value not in (None, {}, [], "")}
     with state.locked(system):
-        rows = state.rows(system, FILE)
+        rows = read(system)
         if pending and any(old.get("id") == pending.id and old.get("event") == event for old in rows):
             return
         state.save_rows(system, FILE, [*rows, row], count=COUNT, size=SIZE)
@@ -37,7 +41,7 @@ def over(system: System, found: Pending) -> None:
 
 def read(system: System) -> list[state.Row]:
     """All events, the oldest first."""
-    return state.rows(system, FILE)
+    return state.rows(system, FILE, TYPES)
 
 
 def last(system: System) -> state.Row | None:

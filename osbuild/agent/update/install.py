@@ -17,6 +17,7 @@ from osbuild.agent.update.node import Node, alone
 from osbuild.agent.update.pending import INSTALLED, WRITING, Pending
 from osbuild.agent.update.rauc import Manifest, Service, inspect, is_remote
 from osbuild.agent.update.reason import BUSY, CORRUPT, NO_TIME, Failure, Reason
+from osbuild.agent.web import Address
 
 DEADLINE = 3600.0  # seconds, where the profile does not say
 ANSWER = 120.0  # seconds that a server gets to show what it has
@@ -38,7 +39,11 @@ class Options:
 
 def install(node: Node, source: str, options: Options) -> None:
     """Install the bundle `source`, a file or an http(s) address. Raises `Problem`; then the slot that runs goes on."""
-    source = source if is_remote(source) else str(Path(source).absolute())  # RAUC's service has a folder of its own
+    # RAUC's service has another current folder.
+    address = Address(source if is_remote(source) else str(Path(source).absolute()))
+    source = address.shown  # what is reported and stored
+    if address.problem:
+        raise Problem(f"this is not an address: {address.problem}", hint="such as https://example.com/f.raucb")
     with alone(node.system):
         check.ready(node)
         seconds = options.deadline or float((node.system.image().get("update") or {}).get("deadline", DEADLINE))
@@ -49,7 +54,7 @@ def install(node: Node, source: str, options: Options) -> None:
             return service, service.installed(node.other)
 
         service, there = insist(node, source, end, ask)
-        manifest = insist(node, source, end, lambda: inspect(source, min(ANSWER, max(end - time.monotonic(), 1.0))))
+        manifest = insist(node, source, end, lambda: inspect(address, min(ANSWER, max(end - time.monotonic(), 1.0))))
         if service.slot != node.slot:
             hint = "the kernel's command line must have the same slot in `edge.slot=` and `rauc.slot=`"
             raise Problem(f"RAUC takes slot {service.slot} for the one that runs, not {node.slot}", hint=hint)
@@ -60,9 +65,9 @@ def install(node: Node, source: str, options: Options) -> None:
             version=manifest.version, slot=found.target,
         )  # fmt: skip
         if found.stage == WRITING:
-            whole = is_remote(source) and wants_whole(node, manifest, options.fetch)
+            whole = address.remote and wants_whole(node, manifest, options.fetch)
             limit = check.limit(manifest) if whole else None
-            found = carry_out(node, found, lambda: fetch(node, found, end, limit))
+            found = carry_out(node, found, lambda: fetch(node, found, address, end, limit))
         else:
             node.report.event("installed", f"{found.title} is installed already")
         if options.switch:
@@ -118,15 +123,17 @@ def wants_whole(node: Node, manifest: Manifest, how: str) -> bool:
     return False
 
 
-def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str, Any]:
-    """Have RAUC write the slot, as often as it takes until `end`: what was installed and how. Raises `Problem`.
+def fetch(node: Node, found: Pending, address: Address, end: float, limit: int | None) -> dict[str, Any]:
+    """Have RAUC write the slot from `address`, as often as it takes until `end`: what was installed and how.
+
+    Raises `Problem`.
 
     `limit`: the bundle is fetched as one file of at most so many bytes, from which RAUC installs it; None: it is not.
     """
     from osbuild.agent.update.attempt import Record, Wanted, attempt
 
     begin, record, system = time.monotonic(), Record(), node.system
-    source = found.source if limit is None else str(download.path(system))
+    source = address if limit is None else Address(str(download.path(system)))
     if limit is None:
         with suppress(OSError):
             state.discard(system)
@@ -134,7 +141,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
 
     def once() -> Facts:
         if limit is not None:
-            record.fetched += download.fetch(system, found.source, found.manifest, limit, end, node.report.progress)
+            record.fetched += download.fetch(system, address.text, found.manifest, limit, end, node.report.progress)
         try:
             return attempt(system, wanted, node.report.progress, record)
         except Failure as failure:
@@ -158,7 +165,7 @@ def fetch(node: Node, found: Pending, end: float, limit: int | None) -> dict[str
         raise failure.problem(found.source) from failure
     finally:
         node.report.end()
-        keep(node, record.lines)
+        keep(node, [address.hide(line) for line in record.lines])
     with suppress(OSError):
         state.discard(system)
     seconds = time.monotonic() - begin

@@ -1,8 +1,9 @@
 """The update that is under way: what it is, and how far it got."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_origin
 
+from osbuild.agent import kept
 from osbuild.agent.system import System
 from osbuild.agent.update import state
 
@@ -45,9 +46,17 @@ class Pending:
         return f"{self.after.get('version') or 'the image'} in slot {self.target}"
 
 
+TYPES: dict[str, type] = {item.name: get_origin(item.type) or item.type for item in fields(Pending)}  # type: ignore[misc]
+REQUIRED = [item.name for item in fields(Pending) if item.default is MISSING and item.default_factory is MISSING]
+
+
 def load(system: System) -> Pending | None:
     """The update that is under way; None where there is none, or what is written there makes no sense."""
-    return parse(state.load(system, FILE))
+    found = state.load(system, FILE, TYPES, REQUIRED)
+    made = parse(found)
+    if found and made is None:
+        kept.report(system.path(f"{state.FOLDER}/{FILE}"), f"its stage is {found['stage']!r}")
+    return made
 
 
 def given_up(found: Pending) -> Pending | None:
@@ -58,8 +67,9 @@ def given_up(found: Pending) -> Pending | None:
 
 def parse(found: state.Row) -> Pending | None:
     """None for what makes no sense."""
-    known: dict[str, Any] = {item.name: get_origin(item.type) or item.type for item in fields(Pending)}
-    values = {name: value for name, value in found.items() if name in known and isinstance(value, known[name])}
+    values: dict[str, Any] = {
+        name: value for name, value in found.items() if name in TYPES and isinstance(value, TYPES[name])
+    }
     try:
         made = Pending(**values)
     except TypeError:

@@ -1,5 +1,6 @@
 """RAUC 1.13 as the agent uses it: its service on the bus, and `rauc info` (RAUC's manual, "D-Bus API")."""
 
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from osbuild.agent.update import bus
 from osbuild.agent.update.bus import BusError
 from osbuild.agent.update.journal import UNIT
 from osbuild.agent.update.reason import BUSY, Failure, Reason, reason
+from osbuild.agent.web import Address
 
 NAME, PATH, INTERFACE = "de.pengutronix.rauc", "/", "de.pengutronix.rauc.Installer"
 INSTALLING = "installing"
@@ -50,14 +52,15 @@ def is_remote(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def inspect(source: str, timeout: float) -> Manifest:
+def inspect(source: Address, timeout: float) -> Manifest:
     """Check the signature of a bundle, and read its manifest. Raises `Failure`.
 
-    `source` is an http(s) address or an absolute path, which can't be taken for an option.
+    `source` is an address or an absolute path, which can't be taken for an option.
 
     `timeout` is in seconds: a server that takes a connection and says nothing would be waited for without end.
     """
-    command = ["rauc", "info", "--output-format=json-2", source]
+    headers = [f"--http-header=Authorization: {source.authorization}"] if source.authorization else []
+    command = ["rauc", "info", "--output-format=json-2", *headers, source.url]
     try:
         done = run(command, timeout)
     except subprocess.TimeoutExpired as error:
@@ -66,7 +69,7 @@ def inspect(source: str, timeout: float) -> Manifest:
     except OSError as error:
         raise Failure(Reason(f"rauc can't be run: {error.strerror}", "is this an image with updates?")) from error
     if done.returncode:
-        raise Failure(reason(complaint(done.stderr), remote=is_remote(source)))
+        raise Failure(reason(source.hide(complaint(done.stderr)), remote=source.remote))
     return manifest(done.stdout)
 
 
@@ -125,16 +128,18 @@ class Service:
             raise Failure(GONE)
         self.owner = owner
 
-    def start(self, source: str, transaction: str, *, any_version: bool = False) -> None:
+    def start(self, source: Address, transaction: str, *, any_version: bool = False) -> None:
         """Begin an installation; `any_version`: the floor does not count. Raises `Failure`."""
-        values = ["transaction-id", "s", transaction]
+        values = [["transaction-id", "s", transaction]]
         if any_version:
-            values += ["ignore-version-limit", "b", "true"]
-        words = ["sa{sv}", source, str(len(values) // 3), *values]
+            values.append(["ignore-version-limit", "b", "true"])
+        if source.authorization:  # RAUC logs addresses, but no headers
+            values.append(["http-headers", "as", "1", f"Authorization: {source.authorization}"])
+        words = ["sa{sv}", source.url, str(len(values)), *itertools.chain(*values)]
         try:
             bus.call(self.owner, PATH, INTERFACE, "InstallBundle", *words)
         except BusError as error:
-            raise Failure(reason(str(error), remote=is_remote(source))) from error
+            raise Failure(reason(source.hide(str(error)), remote=source.remote)) from error
 
     def state(self) -> State:
         """Raises `Failure` where the service is gone or does not answer."""

@@ -4,29 +4,32 @@ Both slots' agents read and write them, an older and a newer one, so what is not
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.system import System, exclusive, flush, write
+from osbuild.agent import kept
+from osbuild.agent.kept import Types
+from osbuild.agent.system import System, clear, exclusive, flush, make_folder, write
 
 FOLDER = "/var/lib/edge-osbuild/update"
+Row = kept.Row
 DOWNLOAD = ("download.json", "download.raucb")  # see `osbuild.agent.update.download`, which is slow to import
-Row = dict[str, Any]
 
 
 def place(system: System, name: str) -> Path:
     """The file `name`, in a folder that is made where it is missing. Raises `OSError`."""
     folder = system.path(FOLDER)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder, 0o700)
     return folder / name
 
 
-def load(system: System, name: str) -> Row:
-    """An object; empty where there is none."""
-    return system.json(f"{FOLDER}/{name}")
+def load(system: System, name: str, types: Types | None = None, required: Sequence[str] = ()) -> Row:
+    """An object; empty where there is none. See `osbuild.agent.kept.row`."""
+    return kept.row(system, f"{FOLDER}/{name}", types, required)
 
 
 def save(system: System, name: str, value: Mapping[str, Any]) -> None:
@@ -37,6 +40,7 @@ def save(system: System, name: str, value: Mapping[str, Any]) -> None:
 def remove(system: System, name: str) -> None:
     """Raises `OSError`; a file that is not there is fine."""
     path = place(system, name)
+    clear(path)
     path.unlink(missing_ok=True)
     flush(path.parent)
 
@@ -50,26 +54,18 @@ def part(row: Row, name: str) -> Row:
 def discard(system: System) -> None:
     """Throw away what was fetched of a bundle, where there is something. Raises `OSError`."""
     for name in DOWNLOAD:
-        if place(system, name).exists():
+        if os.path.lexists(place(system, name)):
             remove(system, name)
 
 
-def rows(system: System, name: str) -> list[Row]:
-    """The objects of a file with one a line, the oldest first; lines that are none are left out."""
-    found = []
-    for line in system.text(f"{FOLDER}/{name}").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
+def rows(system: System, name: str, types: Types | None = None) -> list[Row]:
+    """The objects of a file with one a line, the oldest first. See `osbuild.agent.kept.rows`."""
+    return kept.rows(system, f"{FOLDER}/{name}", types)
 
 
-def save_rows(system: System, name: str, kept: Sequence[Row], *, count: int, size: int) -> None:
+def save_rows(system: System, name: str, found: Sequence[Row], *, count: int, size: int) -> None:
     """Replace such a file with the last `count` rows, fewer where they are more than `size` bytes. Raises `OSError`."""
-    lines = [json.dumps(row).encode() + b"\n" for row in kept[-count:]]
+    lines = [json.dumps(row).encode() + b"\n" for row in found[-count:]]
     while len(lines) > 1 and sum(map(len, lines)) > size:
         del lines[0]
     write(place(system, name), b"".join(lines), 0o600)

@@ -7,6 +7,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import boots, state
 
 FILE = "verdict.json"
+TYPES = {**dict.fromkeys(("boot", "slot", "time", "version"), str), "checks": list}
 
 
 def store(system: System, verdict: Mapping[str, Any]) -> None:
@@ -18,7 +19,7 @@ def store(system: System, verdict: Mapping[str, Any]) -> None:
 
 def read(system: System) -> dict[str, Any]:
     """The last one; empty where there is none."""
-    return state.load(system, FILE)
+    return state.load(system, FILE, TYPES)
 
 
 def checks(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,12 +3,13 @@
 import re
 
 SEMANTIC = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]*)?")
+LONGEST = 256  # characters; int() refuses some thousand digits
 Key = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
 
 
 def key(version: str) -> Key | None:
     """What sorts versions; None where it is none."""
-    found = SEMANTIC.fullmatch(version)
+    found = SEMANTIC.fullmatch(version) if len(version) <= LONGEST else None
     if not found:
         return None
     parts = [part for part in (found[4] or "").split(".") if part]
