@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild import agentapp, kubernetes, log, output, paths
+from osbuild.agent.system import read_file
 from osbuild.arch import Architecture
 from osbuild.board import Board
 from osbuild.boot.files import boot_files, boot_files_key
@@ -24,6 +25,7 @@ from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.layers import Base, pack_base
 from osbuild.image.system import compose, compose_base
 from osbuild.image.verity import derived_uuid, slot_image
+from osbuild.jsontext import loads
 from osbuild.keys import development
 from osbuild.keys.store import Keys
 from osbuild.kubernetes import Component, Sources
@@ -140,7 +142,7 @@ def build(
 def unchanged(target: Path, key: str) -> dict[str, Any] | None:
     """The manifest of what is in `target` if that is the build with this key, complete."""
     try:
-        facts: dict[str, Any] = json.loads((target / MANIFEST).read_text())
+        facts: dict[str, Any] = loads(read_file(target / MANIFEST))
         same = facts["key"] == key
         whole = all((target / name).stat().st_size == file["size"] for name, file in facts["files"].items())
     except (OSError, KeyError, TypeError, ValueError):

@@ -1,7 +1,6 @@
 """What an update would change: a build or bundle against another one."""
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from osbuild.bundle import blocks, content, hook, info, source, trust
 from osbuild.cache import Cache
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 
 INDEX = "block-hash-index"
 DIGEST = 32  # bytes of a sha256
@@ -88,7 +88,7 @@ def side(path: Path, cache: Cache) -> Side:
         raise Error("this is neither a build nor a bundle", where=str(path), hint=hint)
     about = info.read(path, cache)
     try:
-        facts = json.loads(info.contents(path, "build.json", cache))
+        facts = loads(info.contents(path, "build.json", cache))
     except ValueError as error:
         raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
     try:

@@ -1,6 +1,5 @@
 """What is in an image: partitions, slots, boot entries, and what the manifest beside it says."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from osbuild import gpt, superblock
+from osbuild.agent.system import read_file
 from osbuild.entries import Entry, next_slot, read_entries, state_of
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 from osbuild.run import run
 
 Content = superblock.Erofs | superblock.Verity | superblock.Ext4
@@ -175,7 +176,7 @@ def _problems(parts: tuple[Part, ...], slots: tuple[Slot, ...], entries: list[En
 
 def _manifest(path: Path, problems: list[str]) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text())
+        found = loads(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild import kubernetes, log, output, tools
+from osbuild.agent.system import read_file
 from osbuild.arch import Architecture
 from osbuild.board import Board
 from osbuild.boot import initrd
@@ -19,6 +20,7 @@ from osbuild.cache import Cache, content_key, file_digest
 from osbuild.debian import SUITE, Archive, Deb
 from osbuild.errors import Error
 from osbuild.fetch import Unavailable
+from osbuild.jsontext import loads
 from osbuild.kubernetes import k3s, payload, toolchain, upstream
 from osbuild.paths import display
 from osbuild.profile.load import Loaded
@@ -234,13 +236,13 @@ def read_all(loaded: Loaded, *, only: str | None = None) -> dict[str, Lock]:
     path = lock_path(loaded)
     hint = AGAIN.format(profile=display(loaded.files[-1]))
     try:
-        text = path.read_text()
+        text = read_file(path).decode()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise Error(f"cannot be read: {error}", where=display(path), hint=hint) from error
     try:
-        plain = json.loads(text)
+        plain = loads(text)
         if plain["format"] != FORMAT:
             raise ValueError(f"its format is {plain['format']!r}, this edge-osbuild knows {FORMAT}")
         return {name: from_json(lock) for name, lock in plain["locks"].items() if only in (None, name)}

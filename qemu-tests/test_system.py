@@ -163,6 +163,13 @@ def boot(
     return Node(made, made.guest(USER, key))
 
 
+KEPT = ("pending.json", "history.jsonl", "boots.jsonl", "verdict.json", "floor")
+DAMAGE = (
+    "cd /var/lib/edge-osbuild/update && for name in " + " ".join(KEPT) + "; do head -c 99 /dev/zero > $name; done; "
+    "edge-agent update boot 2>&1; edge-agent explain 2>&1; edge-agent update commit 2>&1; cat floor; ls"
+)
+
+
 @dataclass(frozen=True)
 class Configured:
     """The network as the kernel (`ip -json`, links by name) and systemd-resolved have it."""
@@ -205,6 +212,8 @@ class Known:
     clock: int
     """seconds since 1970"""
     network: Configured
+    damage: str
+    """what the agent says when all that it keeps about updates is zeros"""
 
     @classmethod
     def ask(cls, node: Node) -> "Known":
@@ -224,6 +233,7 @@ class Known:
         return cls(
             node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups, disks, {},
             node.status(), lockdown, settings, confined, int(node.run("date +%s")), Configured.ask(node),
+            node.run(DAMAGE),
         )  # fmt: skip
 
 
@@ -263,6 +273,10 @@ def test_an_image_boots_from_power_on_to_boot_complete(
     status = first.status
     assert status["health"]["healthy"] is True and all(check["ok"] for check in status["health"]["checks"])
     assert status["boot"]["state"] == "good", "a good boot is not counted any more"
+    for name in KEPT:
+        assert f"{name} is damaged: " in first.damage, first.damage
+        assert f"{name}.damaged" in first.damage
+    assert "Traceback" not in first.damage
     trust = json.loads((image("minimal") / "manifest.json").read_text())["trust"]
     assert ("DEVELOPMENT keys" in first.login) == trust["development"], first.login
     # A profile's users must not be called like these.

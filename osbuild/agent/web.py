@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 # What urllib and http.client raise for an answer that makes no sense: a bad status line, header, length or redirect.
@@ -73,8 +73,12 @@ class Address:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *words: Any) -> None:
-        """Have a redirect raised as `HTTPError`."""
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> None:
+        """Have a redirect raised as `HTTPError`, wherever it leads to."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class _OnlyWeb(urllib.request.HTTPRedirectHandler):

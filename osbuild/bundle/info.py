@@ -1,6 +1,5 @@
 """Reading a bundle: what it says it is, who signed it, and what the build in it was."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from osbuild.bundle.programs import programs
 from osbuild.bundle.signing import trust
 from osbuild.cache import Cache
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 from osbuild.run import CommandError
 from osbuild.tools import Tree
 
@@ -90,7 +90,7 @@ def _info(
     hidden = [(path, INSIDE)]
     try:
         text = tools.run(["rauc", *checks, "info", *words, "--output-format=json-2", INSIDE], binds, hidden=hidden)
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = loads(text)
         if not words:
             shown = tools.run(["rauc", *checks, "info", INSIDE], binds, hidden=hidden)
             names = re.findall(r"^ *\d+ Subject: (.*)$", shown, re.MULTILINE)

@@ -1,15 +1,16 @@
 """A build as the source of a bundle: what its manifest says, checked against the files that are there."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.system import read_file
 from osbuild.boot.flows import FLOWS
 from osbuild.cache import file_digest
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 from osbuild.profile.model import VERSION
 from osbuild.superblock import verity
 
@@ -79,7 +80,7 @@ def read(folder: Path) -> Source:
         hint = "name the folder of a build, such as build/minimal-1.0.0-x86_64"
         raise Error("this is no build" if folder.exists() else "there is no such folder", where=where, hint=hint)
     try:
-        facts = json.loads((folder / "manifest.json").read_text())
+        facts = loads(read_file(folder / "manifest.json"))
         files = {str(name): str(file["sha256"]) for name, file in facts["files"].items()}
         _ = facts["name"], facts["version"], facts["architecture"], facts["roothash"]
     except FileNotFoundError as error:
@@ -92,6 +93,9 @@ def read(folder: Path) -> Source:
     if len(boot) < 2 or len(places) != 1 or None in places or not {"root.erofs", "root.verity"} <= files.keys():
         message = f"its manifest.json names no root and boot files for two slots, but: {', '.join(sorted(files))}"
         raise Error(message, where=where, hint=AGAIN)
+    for name in ("root.erofs", "root.verity", *(found[0] for found in boot.values())):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise Error("this is not a file", where=str(folder / name), hint=AGAIN)
     return Source(folder, facts, {slot: folder / found[0] for slot, found in boot.items()}, str(places.pop()))
 
 

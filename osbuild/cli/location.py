@@ -1,5 +1,6 @@
 """Paths on the command line: how every command reads them."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ class Location(click.ParamType[Path]):
         path = Path(os.path.expanduser(value) if value == "~" or value.startswith("~/") else value)  # noqa: PTH111
         try:
             found = kind(path.stat().st_mode)
-        except OSError:  # whoever opens it says why
-            return path
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                self.fail(f"{str(path)!r} is a link that leads back to itself", param, ctx)
+            return path  # whoever opens it says why
         if found in BLOCKING:
             self.fail(f"{str(path)!r} is {found}: name a file or a folder", param, ctx)
         return path

@@ -25,7 +25,7 @@ SECTOR = 4096  # what every disk can address; its own sectors are no larger
 
 def buffer(size: int) -> memoryview:
     """At least `size` bytes at a page's beginning, as open(2) wants them for O_DIRECT; gone with their last use."""
-    return memoryview(mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE))
+    return memoryview(mmap.mmap(-1, -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE))
 
 
 class Card:

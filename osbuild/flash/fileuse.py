@@ -1,14 +1,15 @@
 """Why an ordinary file must not be written in place: something else uses it, or depends on its contents."""
 
 import fcntl
-import json
 import os
 import struct
 from contextlib import suppress
 from pathlib import Path
 
+from osbuild.agent.system import read_file
 from osbuild.flash.device import Host
 from osbuild.flash.use import Refusal, swap_areas
+from osbuild.jsontext import loads
 
 FLOCK = struct.Struct("hhqqi4x")  # struct flock of a 64-bit host (fcntl_locking(2))
 
@@ -42,7 +43,7 @@ def same(one: Path, other: Path) -> bool:
 def build_of(path: Path) -> bool:
     """Whether the manifest of a build, in the same folder, names the file."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        files = json.loads((path.parent / "manifest.json").read_text())["files"]
+        files = loads(read_file(path.parent / "manifest.json"))["files"]
         return any(same(path.with_name(str(name)), path) for name in files)
     return False
 

@@ -1,15 +1,16 @@
 """The seeds that make many nodes of one image: from media made before, or rendered here for each target."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
+from osbuild.agent.system import read_file
 from osbuild.cache import Cache
 from osbuild.errors import Error, UsageError
+from osbuild.jsontext import loads
 from osbuild.profile import load as loading
 from osbuild.seed import settings as setting
 from osbuild.seed.render import FILES, SUMS, render
@@ -56,7 +57,7 @@ def render_nodes(
 def built_from(image: Path) -> str:
     """Name of the profile that the image's build was made from. Raises `UsageError` where that is not known."""
     try:
-        facts = json.loads((image.parent / "manifest.json").read_text())
+        facts = loads(read_file(image.parent / "manifest.json"))
         return str(facts["name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         hint = "give --profile, the one that the image was built from"

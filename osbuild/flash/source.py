@@ -14,7 +14,7 @@ from typing import Protocol
 
 import zstandard
 
-from osbuild import inspect
+from osbuild import foreign, inspect
 from osbuild.errors import Error, UsageError
 from osbuild.flash import frame
 from osbuild.flash.bmap import Bmap, Range, read
@@ -123,6 +123,8 @@ def find(path: Path) -> Source:
             if packed is not None:
                 sizes = {"zst": frame.zstd_size, "xz": frame.xz_size}
                 size = sizes[packed](file, str(found)) if packed in sizes else None
+            else:
+                foreign.check(file, str(found))
     except OSError as error:
         raise unreadable(found, error) from error
     if size == 0:

@@ -51,8 +51,9 @@ def find(path: Path, host: Host, *, size: int | None = None) -> Target:
         if meant or DEV in path.resolve().parents or path.parts[0] == "dev":
             raise Error("there is no such device", where=where, hint=_similar(path, host)) from None
         return _new(path, size)
-    except OSError as error:
-        raise Error(f"cannot be looked at: {error.strerror}", where=where, hint="check the path") from error
+    except (OSError, RuntimeError) as error:  # the second for a link that leads back to itself
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise Error(f"cannot be looked at: {reason}", where=where, hint="check the path") from error
     if stat.S_ISBLK(mode):
         if size is not None:
             raise UsageError("a device has the size that it has", where=where, hint="leave out --size")

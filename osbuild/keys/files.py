@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from osbuild import output
+from osbuild.agent.system import read_file
 from osbuild.errors import Error
 
 PRIVATE, PUBLIC = 0o600, 0o644
@@ -32,7 +33,7 @@ def make_folder(path: Path) -> None:
 def read(path: Path, what: str, hint: str) -> bytes:
     """The bytes of a file; `what` and `hint` are for the `Error` where it can't be read."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError as error:
         raise Error(f"{what} is not there", where=str(path), hint=hint) from error
     except OSError as error:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 from osbuild.keys.certificate import Revoked, now, pem, revoked_in
 from osbuild.keys.files import PUBLIC, read, write
 
@@ -77,8 +78,11 @@ class Keys:
         path = self.folder / f"{name}.crt"
         data = read(path, "the certificate", "restore it from your backup")
         try:
-            return x509.load_pem_x509_certificate(data)
-        except ValueError as error:
+            found = x509.load_pem_x509_certificate(data)
+            # These are parsed when they are asked for, and may be damaged too.
+            _ = found.public_key(), found.subject, found.issuer, found.not_valid_after_utc, list(found.extensions)
+            return found
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise Error("this is no certificate", where=str(path), hint="restore it from your backup") from error
 
     def revocations(self, root: str) -> x509.CertificateRevocationList:
@@ -87,9 +91,10 @@ class Keys:
         data = read(path, "the list of revoked certificates", "restore it from your backup")
         try:
             found = x509.load_pem_x509_crl(data)
+            _ = found.issuer, list(found), list(found.extensions)
             if not found.is_signature_valid(self.certificate(root).public_key()):  # type: ignore[arg-type]
                 raise InvalidSignature
-        except (ValueError, InvalidSignature) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
             message = f"this is no list of revoked certificates by {root}"
             raise Error(message, where=str(path), hint="restore it from your backup") from error
         return found
@@ -135,7 +140,7 @@ def load(folder: Path) -> Keys:
     hint = f"make some with `edge-osbuild keys init {folder}`"
     text = read(folder / STATE, "the list of keys", hint)
     try:
-        plain: Mapping[str, Any] = json.loads(text)
+        plain: Mapping[str, Any] = loads(text)
         if plain["format"] != FORMAT:
             raise ValueError(f"its format is {plain['format']!r}, this edge-osbuild knows {FORMAT}")
         return Keys(

@@ -1,6 +1,9 @@
 """Secrets: read when a seed is made, by nothing else. What goes wrong names the reference, never the value."""
 
+import errno
 import os
+import select
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from osbuild.errors import Error
 from osbuild.profile import ssh
 
 LARGEST = 64 * 1024  # bytes
+PATIENCE = 5.0  # seconds
 
 
 def resolve(ref: str, *, folder: Path) -> str:
@@ -51,8 +55,7 @@ def public_keys(values: Iterable[str], *, folder: Path) -> tuple[str, ...]:
 def _read(ref: str, path: Path) -> str:
     reason = ""
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = _bytes(path)
         if len(data) <= LARGEST:
             return data.decode()
         reason = f"more than {LARGEST // 1024} KiB"
@@ -65,3 +68,17 @@ def _read(ref: str, path: Path) -> str:
     # Raised here, so that no exception that carries the bytes is attached to it.
     hint = f"the path is relative to the profile: {path}"
     raise Error(f"cannot read the secret `{ref}`: {reason}", hint=hint)
+
+
+def _bytes(path: Path) -> bytes:
+    """The beginning of a file, or what another program writes to a pipe in time. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # such as `file:/dev/fd/63`, which a shell's <(…) is
+            if not select.select([file], [], [], PATIENCE)[0]:
+                raise OSError(errno.ETIMEDOUT, f"nothing was written to this pipe within {PATIENCE:g} s")
+            os.set_blocking(descriptor, True)
+        data = b""
+        while len(data) <= LARGEST and (more := file.read(LARGEST + 1 - len(data))):
+            data += more
+        return data

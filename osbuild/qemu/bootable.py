@@ -1,12 +1,13 @@
 """What `run` is asked to boot: a disk image, or the folder of a build."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from osbuild.agent.system import read_file
 from osbuild.arch import Architecture
 from osbuild.board import Board, default, load
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def find(path: Path, *, seed: Path | None = None, board: Board | None = None) ->
 def _recorded(image: Path) -> Board | None:
     """The board that the build was for; older manifests say only the architecture."""
     try:
-        facts = json.loads((image.parent / "manifest.json").read_text())
+        facts = loads(read_file(image.parent / "manifest.json"))
         return load(facts["board"]) if "board" in facts else default(Architecture(facts["architecture"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # an image from elsewhere; --board is there for that

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from osbuild import foreign
 from osbuild.errors import Error
 from osbuild.output import check_folder, discard
 from osbuild.qemu.config import Wrap
@@ -30,6 +31,8 @@ def image_format(path: Path) -> str:
     for magic, program in COMPRESSED.items():
         if head.startswith(magic):
             raise Error("the disk image is compressed", where=where, hint=f"unpack it first: {program} {path}")
+    with path.open("rb") as file:
+        foreign.check(file, where)
     # UEFI specification 5.3.2: a GPT header in block 1; before it, or alone on SD cards, an MBR with its signature
     if head[512:520] != b"EFI PART" and head[510:512] != b"\x55\xaa":
         raise Error(
