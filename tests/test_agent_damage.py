@@ -27,7 +27,7 @@ from osbuild.agent.update.commit import commit
 from osbuild.agent.update.pending import Pending
 from osbuild.agent.update.report import Report
 from tests import kine
-from tests.filesystems import tmpfs
+from tests.mounted import tmpfs
 from tests.slots import Device
 
 UPDATE = "var/lib/edge-osbuild/update"

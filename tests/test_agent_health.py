@@ -18,7 +18,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.health import executables, judge, run_check, run_round, table, wait
 from osbuild.agent.system import System
 from osbuild.agent.update import state
-from tests.filesystems import full, tmpfs
+from tests.mounted import full, tmpfs
 
 IMAGE = '{"name": "minimal", "version": "1.0.0"}'
 VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"

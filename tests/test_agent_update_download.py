@@ -17,7 +17,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import download, state
 from osbuild.agent.update.reason import Failure
 from osbuild.agent.web import Address
-from tests.filesystems import tmpfs
+from tests.mounted import tmpfs
 
 BODY = random.Random(1).randbytes(3 * 2**20 + 17)
 LIMIT = 4 * 2**20

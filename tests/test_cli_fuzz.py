@@ -29,7 +29,7 @@ from osbuild.run import run
 from osbuild.seed.esp import mtools
 from tests.builds import build
 from tests.disks import unpack
-from tests.filesystems import tmpfs
+from tests.mounted import tmpfs
 
 COUNT = int(os.environ.get("EDGE_FUZZ_COUNT", "8"))  # damaged variants of each pair of command and file
 SEED = os.environ.get("EDGE_FUZZ_SEED", "1")
@@ -266,8 +266,8 @@ def test_things_in_the_place_of_files_are_clear_errors(lab: Path, capsys: pytest
     )  # fmt: skip
     for name in FILES:
         for make in things:
-            if make is huge and name.startswith("disk.img"):
-                continue  # an image of that size is one
+            if make is huge and name.startswith(("disk.img", "build/")):
+                continue  # an image of that size is one, and to hash it takes hours
             work = fresh(lab)
             top = name.partition("/")[0]
             if "/" in name:
