@@ -1,14 +1,15 @@
 """The manifest of an image: what is in it, how large each part is, and what the files of the build are."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from osbuild import log
+from osbuild.agent.system import read_file
 from osbuild.boot.kernel import Kernel
 from osbuild.debian import Deb
+from osbuild.jsontext import loads
 from osbuild.kubernetes import Component
 from osbuild.lock import Lock
 from osbuild.profile.model import Profile
@@ -68,7 +69,7 @@ def manifest(
 def trusts_development(image: Path) -> bool:
     """Whether the build that an image belongs to says that it trusts development keys; False if nothing says so."""
     try:
-        facts = json.loads((image.parent / "manifest.json").read_text())
+        facts = loads(read_file(image.parent / "manifest.json"))
         return image.name in facts["files"] and bool(facts["trust"]["development"])
     except (OSError, KeyError, TypeError, ValueError):
         return False
