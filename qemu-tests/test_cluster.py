@@ -89,7 +89,7 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: No
     status = node.status()
     assert status["health"]["healthy"] is True
     results = {check["name"]: check["ok"] for check in status["health"]["checks"]}
-    assert results.keys() >= {"40-containerd", "50-node"} and all(results.values())
+    assert results.keys() >= {"40-containerd", "50-node", "60-pods"} and all(results.values())
     found = json.loads(node.kubectl("get nodes -o json"))["items"]
     assert [item["metadata"]["name"] for item in found] == ["site-1"]
     ready = [c["status"] for c in found[0]["status"]["conditions"] if c["type"] == "Ready"]
