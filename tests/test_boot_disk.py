@@ -241,6 +241,12 @@ def test_a_usb_disk_is_known_by_its_controller_only(machine: Machine) -> None:
     assert machine.chosen() == "sda"
 
 
+def test_a_disk_that_is_on_no_controller_in_particular_may_be_the_booted_one(machine: Machine) -> None:
+    machine.loaded_from(machine.disk("nvme0n1", "virtual/nvme-subsystem/nvme-subsys0"))
+    machine.option(acpi(), pci(2, 0), pci(0, 0))
+    assert machine.chosen() == "nvme0n1"
+
+
 @pytest.mark.parametrize(
     ("device", "chosen"), [("mmc:0", "mmcblk0"), ("mmc:1", "mmcblk1"), ("usb:0", "sda"), ("nvme:0", "nvme0n1")]
 )

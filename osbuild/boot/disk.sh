@@ -114,6 +114,7 @@ at_booted_place() { # whether disk $1 is where the boot loader read from: 0 yes,
     esac
     firmware=$(firmware_place) || return 2
     place=$(disk_place "$1")
+    [ -n "$place" ] || return 2 # a disk on several paths, or one that is not on PCI
     case $firmware in
         "$place") return 0 ;;
         *:*) return 1 ;;
