@@ -88,6 +88,7 @@ def answers(node: Node) -> None:
 
 
 def test_pods_run_after_a_power_cut_during_the_first_start(node: Node) -> None:
+    node.until("kubectl get serviceaccount default", 120)  # made by a controller, after the node is Ready
     node.run("kubectl run web --image=localhost/edge-demo:1 --image-pull-policy=Never")
     answers(node)
     assert "web" in node.run("crictl ps"), "crictl is configured"
