@@ -103,7 +103,7 @@ def test_nothing_is_unpacked_on_the_device(node: Node) -> None:
 def test_every_command_of_k3s_finds_the_configuration(node: Node) -> None:
     assert "site-1" in node.run("kubectl get nodes -o name")
     assert "site-1" in node.run("k3s kubectl get nodes -o name")
-    assert node.run("k3s token list -o name; echo $?").strip().endswith("0")
+    assert "TOKEN" in node.run("k3s token list")
 
 
 def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
