@@ -12,10 +12,9 @@ import pytest
 
 from osbuild import cli, tools
 from osbuild.bench.__main__ import command as bench
-from osbuild.cache import Cache
 from osbuild.cli.location import LOCATION, Location
 from osbuild.run import run
-from osbuild.tools import Tree
+from tests import networks
 from tests.disks import unpack
 
 STRANGE = ["with space", "comma,colon:", "-dash", "ümlaut", "quote\"'", os.fsdecode(b"not-utf8-\xff"), "line\nbreak"]
@@ -122,11 +121,10 @@ def test_a_name_that_is_no_utf8_can_be_shown(image: Path, tmp_path: Path) -> Non
 
 
 def test_no_password_of_a_proxy_is_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tree = networks.tree()
     secret = "http://me:hidden-word@proxy.example:3128"
     for name in ("https_proxy", "HTTP_PROXY", "MY_OWN_SECRET"):
         monkeypatch.setenv(name, secret)
-    roots = sorted(Cache().folder("tools").iterdir())
-    tree = Tree(next(root for root in roots if (root / "usr/bin/python3").exists()))
     shown = [sys.executable, "-c", "import sys"]
     assert "hidden-word" not in " ".join(map(str, tree.wrap(shown, [tmp_path], env={"MINE": "1"})))
     script = "env; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; ps -eo args 2>/dev/null"

@@ -264,7 +264,8 @@ def test_systemd_reads_the_file_as_it_was_meant_and_the_agent_the_same(
     file.parent.mkdir(parents=True)
     file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     for name in variables:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is set back at the end, also if nothing had set it before
+        monkeypatch.delenv(name)
     use(System(tmp_path / "root"))
     assert {name: os.environ[name] for name in variables} == variables
     assert urllib.request.getproxies()["http"] == variables["http_proxy"]
