@@ -58,8 +58,9 @@ test: $(READY)  ## unit tests, then the images, then the tests that boot them
 test-all: $(READY)  ## the same with the slow tests; writes docs/failure-matrix.md
 	$(call parts,test-unit test-images test-qemu-all)
 
+# Tests of one file run one after the other: they share what its fixtures make.
 test-unit: $(READY)
-	$(PYTEST) tests $(ARGS)
+	$(PYTEST) tests --numprocesses auto --dist loadfile $(ARGS)
 
 # What `make test` boots: see qemu-tests/matrix.py.
 test-images: $(READY)
