@@ -255,7 +255,8 @@ def first(
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as made:
         node = Node(made, made.guest(USER, key))
         known = Known.ask(node)
-        if nvme:
+        # QEMU's ARMv7 machine shows nothing of a disk that is plugged in at a PCIe port, not even after a rescan.
+        if nvme and board.architecture is not Architecture.armv7:
             plug_disk(node, other)
             known = replace(known, later=disks_of(node))
     assert file_digest(other) == before, "something was written to the other node's card"
