@@ -6,14 +6,12 @@ leads back to the position in the seed.
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from osbuild.agent.errors import Problem
+from osbuild.agent.pyyaml import library
 
-# The agent runs without site packages; PyYAML is in every image, because cloud-init depends on it.
-PACKAGES = "/usr/lib/python3/dist-packages"
 LARGEST = 20_000  # values, after aliases are expanded
 DEEPEST = 40  # levels
 
@@ -50,10 +48,7 @@ class Value:
 
 def parse(data: bytes) -> Value:
     """Parse network-config; `network:` around it is removed. Raises `Problem` with line and column."""
-    if PACKAGES not in sys.path:
-        sys.path.append(PACKAGES)
-    import yaml
-
+    yaml = library()
     try:
         loader = yaml.SafeLoader(data.decode("utf-8-sig"))
         root = loader.get_single_node()

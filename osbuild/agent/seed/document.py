@@ -1,16 +1,11 @@
-"""YAML as cloud-init reads it. The only module of the agent that uses more than the standard library.
-
-PyYAML is in every image, because cloud-init depends on it, and it decides what cloud-init sees: another parser would
-accept other files. `edge-agent` starts Python without site packages, so Debian's folder is added here.
-"""
+"""The YAML of a seed as cloud-init reads it."""
 
 import json
-import sys
 from typing import Any
 
+from osbuild.agent.pyyaml import library
 from osbuild.agent.seed.refused import Refused
 
-DEBIAN = "/usr/lib/python3/dist-packages"
 DEPTH = 60  # levels; cloud-init walks its configuration recursively and fails at some hundreds
 NODES = 200_000  # values after aliases are followed: a few lines of aliases can stand for billions
 
@@ -88,13 +83,3 @@ def measure(value: Any, name: str) -> None:
 def dump(value: Any) -> bytes:
     """A value as YAML that is also JSON, if it has no other types than JSON has."""
     return json.dumps(value, default=str).encode() + b"\n"
-
-
-def library() -> Any:
-    """PyYAML."""
-    try:
-        import yaml
-    except ImportError:
-        sys.path.append(DEBIAN)
-        import yaml
-    return yaml
