@@ -19,7 +19,7 @@ mkdir -p var/lib/containerd var/lib/cni etc/cni/net.d old
 ln -s ../run var/run
 sed -i 's/SystemdCgroup = true/SystemdCgroup = false/; /conf_template/d
     s/^sandbox_image.*/&\nrestrict_oom_score_adj = true/' etc/containerd/config.toml
-cp "$folder"/net.d/* etc/cni/net.d/ || true
+cp -R "$folder/net.d/." etc/cni/net.d/
 cp "$3" run/script
 ip link set lo up
 pivot_root . old

@@ -103,7 +103,6 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, ...]]]
     yield asked
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl, which reads the dates")
 @pytest.mark.parametrize(
     ("name", "days", "restarted"),
     [
@@ -125,7 +124,6 @@ def test_renew_starts_k3s_again_when_less_than_120_days_are_left(
     assert restarts == ([("restart", "--no-block", "kubernetes.target")] if restarted else [])
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl, which reads the dates")
 def test_a_damaged_certificate_does_not_keep_the_others_from_being_looked_at(
     tmp_path: Path, restarts: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +206,6 @@ def test_the_address_is_found_before_k3s_starts_and_images_are_imported_after_it
     assert {f"k3s-{role}.service", "kubelet.service"} <= set(after)
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl, which reads the dates")
 def test_a_restart_that_renewed_nothing_is_repeated_only_at_the_next_limit(
     tmp_path: Path, restarts: list[tuple[str, ...]]
 ) -> None:
