@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from osbuild import log
 from osbuild.arch import Architecture
@@ -72,13 +72,13 @@ class Tree:
             *(word for name in sorted(os.environ.keys() - PASSED) for word in ("--unsetenv", name)),
             "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "HOME", "/tmp", "--setenv", "LC_ALL", "C.UTF-8",
         ]  # fmt: skip
-        for name in sorted(path.name for path in self.root.iterdir()):
-            place = self.root / name
-            if place.is_symlink():
-                words += ["--symlink", str(place.readlink()), f"/{name}"]
-            elif name in {"etc", "usr"}:
-                words += ["--ro-bind", str(place), f"/{name}"]
-        words += ["--ro-bind", str(self.root / "var/lib"), "/var/lib"]
+        mount_points = [PurePosixPath(path) for path in [*map(str, binds), *(inside for _, inside in hidden)]]
+        for path in sorted(self.root.iterdir()):
+            if path.is_symlink():
+                words += ["--symlink", str(path.readlink()), f"/{path.name}"]
+            elif path.name in {"etc", "usr"}:
+                words += self._read_only(PurePosixPath("/", path.name), mount_points)
+        words += self._read_only(PurePosixPath("/var/lib"), mount_points)
         for path, inside in hidden:
             words += ["--ro-bind", str(path), inside]
         for path in binds:
@@ -86,6 +86,26 @@ class Tree:
         for name, value in (env or {}).items():
             words += ["--setenv", name, value]
         return [*words, "--chdir", str(cwd or "/"), "--", *(str(word) for word in command)]
+
+    def _read_only(self, folder: PurePosixPath, mount_points: Sequence[PurePosixPath]) -> list[str]:
+        """Arguments that show `folder` of the tree. Mount points below it that the tree lacks can be created there."""
+        source = self.root / folder.relative_to("/")
+        missing = [
+            path for path in mount_points
+            if path != folder and path.is_relative_to(folder) and not (self.root / path.relative_to("/")).exists()
+        ]  # fmt: skip
+        if not missing:
+            return ["--ro-bind", str(source), str(folder)]
+        # Nothing can be created in a read-only mount, so the folder is put together from what it contains.
+        words = ["--dir", str(folder)]
+        for path in sorted(source.iterdir()):
+            if path.is_symlink():
+                words += ["--symlink", str(path.readlink()), str(folder / path.name)]
+            elif path.is_dir():
+                words += self._read_only(folder / path.name, missing)
+            else:
+                words += ["--ro-bind", str(path), str(folder / path.name)]
+        return words
 
     def run(
         self,
