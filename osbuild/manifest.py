@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from osbuild.jsontext import loads
 from osbuild.kubernetes import Component
 from osbuild.lock import Lock
 from osbuild.profile.model import Profile
+from osbuild.version import version
 
 DEVELOPMENT = (
     "this image trusts DEVELOPMENT keys, so it is not for devices in the field. Make keys of your own with "
@@ -28,8 +30,8 @@ def manifest(
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about a build, as JSON can write it. Sizes are in bytes; `free` is what a slot has left, in percent.
 
-    `trust` is whose updates the image takes (`osbuild.bundle.device`). `installed` is what a package's files take in
-    the root, before compression.
+    `trust` is whose updates the image takes (`osbuild.bundle.device`). `builder` is the version of this program that
+    made the image. `installed` is what a package's files take in the root, before compression.
     """
     packages = [
         {
@@ -52,6 +54,7 @@ def manifest(
         "version": profile.version,
         "architecture": lock.architecture,
         "board": lock.board,
+        "builder": asdict(version()),
         "key": key,
         "lock": lock.digest,
         "roothash": roothash,

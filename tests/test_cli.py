@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from osbuild import __version__, cli
+from osbuild import cli
 from osbuild.errors import Error, UsageError
+from osbuild.version import version
 
 
 def edge(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -44,9 +45,9 @@ def test_help_lists_every_command_and_is_quick_to_load(capsys: pytest.CaptureFix
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_names_the_distribution_and_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert status("--version") == 0
-    assert capsys.readouterr().out.strip().endswith(__version__)
+    assert capsys.readouterr().out == f"edge-osbuild {version()}\n"
 
 
 @pytest.mark.parametrize("words", [("frobnicate",), ("inspect",), ("inspect", "--frobnicate", "x"), ("--frobnicate",)])

@@ -15,13 +15,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from osbuild import __version__, log, paths
+from osbuild import log, paths
 from osbuild.bench.figure import Measured, table
 from osbuild.bench.site import Site
 from osbuild.cache import Cache, remove
 from osbuild.cli.location import LOCATION
 from osbuild.errors import Error
 from osbuild.output import make_folder, target, write
+from osbuild.version import version
 
 # name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
 MEASUREMENTS = {
@@ -53,7 +54,7 @@ def measurement(site: Site, name: str) -> Measured:
 def host() -> dict[str, object]:
     """What the figures were measured on: they can only be compared within one run."""
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "edge-osbuild": __version__,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "edge-osbuild": str(version()),
         "processors": os.cpu_count(), "machine": platform.machine(), "system": platform.platform(),
         "load": list(os.getloadavg()),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from osbuild import __version__, log
+from osbuild import log
 from osbuild.errors import Error
 
 # command -> (module below this package, one line of help)
@@ -47,10 +47,21 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Print version and commit, and exit."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from osbuild.version import version
+
+    click.echo(f"edge-osbuild {version()}")
+    ctx.exit()
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every command that is run.")
-@click.version_option(__version__, prog_name="edge-osbuild")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version,
+              help="Show version and git commit, and exit.")  # fmt: skip
 def cli(debug: bool, verbose: bool) -> None:  # `debug` is read by main()
     """Build, boot and update immutable edge OS images with Kubernetes inside."""
     log.verbose = verbose
