@@ -59,26 +59,27 @@ class Ledger:
 
 TITLES = {
     "update": "an update, a rollback and power cuts, on every board",
-    "cluster": "the cluster follows to another Kubernetes and back",
-    "loader": "U-Boot and its environment",
+    "cluster": "an update to another Kubernetes, and the rollback",
+    "loader": "U-Boot and its boot state",
     "watchdog": "a system that hangs",
     "image": "a new image that is broken",
-    "connection": "the connection or the server fails",
+    "connection": "a connection or server that fails",
     "bundle": "a bundle that must not be installed",
-    "disk": "the disk is full, or fails",
-    "power": "power cuts at moments by chance",
-    "flush": "every flush of one whole update, replayed",
+    "disk": "a disk that is full or fails",
+    "power": "power cuts at random moments",
+    "flush": "every flush of a whole update, replayed",
     "torn": "a torn sector",
 }
 ABOUT = (
-    "`make test-all` makes this page: each fault, whether all held that must hold after it, the seconds until the "
-    "device was well again (emulated, without KVM, some with other guests beside it), and what `edge-agent explain` "
-    "said then."
+    "`make test-all` writes this page. Each case injects one fault. It has held if everything that must be true "
+    "afterwards was true. `seconds` is the time until the device was healthy again (emulated, without KVM, some cases "
+    "with other guests on the same host). The last columns show what `edge-agent explain` said then; its texts are "
+    "those of the date."
 )
 NOTES = {
-    "torn": "Filled with what is random. Not torn here is what no update writes, and what there is one of: the file in "
-    "`EFI/BOOT`, the first sector of the first allocation table. Writes of several sectors that a power cut tears are "
-    "among the states of the replay.",
+    "torn": "The sector is filled with random bytes. Two places are left out, because no update writes them and no "
+    "second copy exists: the file in `EFI/BOOT` and the first sector of the first allocation table. The replay covers "
+    "writes of several sectors that a power cut tears.",
 }
 
 
