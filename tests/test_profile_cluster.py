@@ -14,6 +14,7 @@ from osbuild.seed.render import render
 
 SERVER = "name: node\nversion: 1.0.0\noverlays: [base, kubernetes]\nkubernetes:\n  role: server\n"
 UPSTREAM = "  distribution: upstream\n"
+SUBSTITUTE = "  if_unavailable: upstream\n"
 
 # lines below `kubernetes`, line of the error, parts of the message, part of the hint
 WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
@@ -100,6 +101,9 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     (UPSTREAM + "  config: {flannel-backend: host-gw}", 7, ("`flannel-backend`", "upstream"), "tls-san"),
     (UPSTREAM + "  disable: [traefik]", 7, ("`disable`", "upstream"), "disable: []"),
     (UPSTREAM + "  server: https://192.0.2.1:6443", 7, ("one server",), "role: agent"),
+    (SUBSTITUTE + "  config: {flannel-backend: host-gw}", 7, ("`flannel-backend`", "upstream"), "if_unavailable: null"),
+    (SUBSTITUTE + "  config: {tls-san: a.example, debug: true}", 7, ("`debug`", "`if_unavailable`"), "tls-san"),
+    (SUBSTITUTE + "  server: https://192.0.2.1:6443", 7, ("one server",), "if_unavailable: null"),
     # secrets, which are never quoted
     ("  config: {datastore-endpoint: 'postgres://k3s:hunter2@192.0.2.9/k3s'}", 6, ("a literal secret",), "`file:PATH`"),
     ("  config: {datastore-endpoint: 'mysql://k:hunter2@tcp(192.0.2.9:3306)/'}", 6, ("a literal secret",), "env:NAME"),
@@ -128,6 +132,7 @@ RIGHT = [
     "  config: {kubelet-arg: ['max-pods=50', '--v=2', 'feature-gates=A=true,B=false', 'fail-swap-on']}",
     "  config: {datastore-endpoint: 'nats://192.0.2.9', a-later-option: true}",
     UPSTREAM + "  config: {kubelet-arg: ['max-pods=50'], tls-san: [a.example]}",
+    SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",  # upstream has none to disable
 ]
 
 

@@ -195,21 +195,28 @@ def may_be_upstream(block: Kubernetes) -> bool:
 
 
 def check_upstream(block: Kubernetes, where: Where) -> None:
-    """Reject what only K3s knows: the upstream distribution would not use it."""
-    if block.role == "none" or block.distribution != "upstream":
+    """Reject what only K3s knows if the image is or may be of the upstream distribution, which would not use it.
+
+    `disable` is no loss there where the distribution is a substitute: it lacks these components anyway.
+    """
+    if block.role == "none" or not may_be_upstream(block):
         return
+    substitute = block.distribution != "upstream"
+    upstreams = "the upstream distribution" + (" of `if_unavailable`" if substitute else "")
+    way = "write `if_unavailable: null`" if substitute else "use `distribution: k3s`"
     for name in block.config:
         if name not in upstream.KNOWN:
-            message = f"found {quoted(name)} in `kubernetes.config`, which the upstream distribution does not have"
-            hint = f"remove it, or use `distribution: k3s`; it has: {', '.join(upstream.KNOWN)}"
+            message = f"found {quoted(name)} in `kubernetes.config`, which {upstreams} does not have"
+            hint = f"remove it, or {way}; it has: {', '.join(upstream.KNOWN)}"
             raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
-    if block.disable:
+    if block.disable and not substitute:
         hint = "remove it, or use `distribution: k3s`; where it is inherited, write `disable: []`"
         message = "found `disable`, but the upstream distribution has no packaged components"
         raise Error(message, where=where("kubernetes.disable"), hint=hint)
     if block.role == "server" and block.server is not None:
-        message = "found `server` with the role server, but the upstream distribution has one server in a cluster"
-        raise Error(message, where=where("kubernetes.server"), hint="remove it, or write `role: agent`")
+        message = f"found `server` with the role server, but {upstreams} has one server in a cluster"
+        hint = "remove it, or write `role: agent`" + (f", or {way}" if substitute else "")
+        raise Error(message, where=where("kubernetes.server"), hint=hint)
 
 
 def settings(block: Kubernetes) -> Settings:
