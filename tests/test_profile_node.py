@@ -38,6 +38,10 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("users: [{name: kvm}]", 3, ("a group of the image",), "groups: [kvm]"),
     ("users: [{name: admin, groups: [admin]}]", 3, ("`admin`", "has it anyway"), "remove"),
     ("users: [{name: a, groups: [b]}, {name: b}]", 3, ("`b`", "before the user"), "`b` before `a`"),
+    ("users: [{name: admin, groups: [sudoo]}]", 3, ("`sudoo`", "does not have"), "`sudo`"),
+    ("users: [{name: admin, groups: [sudo, docker]}]", 3, ("`docker`", "does not have"), "`packages`"),
+    ("users: [{name: admin, groups: [plant]}]", 3, ("`plant`", "does not have"), "`g plant -`"),
+    ("overlays: [./tree]\nusers: [{name: admin, groups: [plants]}]", 4, ("`plants`",), "`plant`"),
     ("users: [{name: Admin}]", 3, ("`Admin`",), "login name"),
     ("users: [{name: '123'}]", 3, ("`123`",), "login name"),
     ("overlays: [./tree]\nusers: [{name: app}]", 4, ("`app`", "system account"), "another name"),
@@ -89,7 +93,9 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
 ]
 
 RIGHT = [
-    "users: [{name: b}, {name: a, groups: [b, sudo, docker], shell: /usr/sbin/nologin}]",
+    "users: [{name: b}, {name: a, groups: [b, sudo, kvm], shell: /usr/sbin/nologin}]",
+    "overlays: [./tree]\nusers: [{name: a, groups: [plant, app, member]}]",
+    "packages: [docker.io]\nusers: [{name: a, groups: [docker]}]",  # the build knows
     "packages: [zsh]\nusers: [{name: a, shell: /usr/bin/zsh}]",
     "packages: [git]\nusers: [{name: a, shell: /usr/bin/git-shell}]",
     "overlays: [./tree]\nusers: [{name: a, shell: /usr/bin/own-shell}]",
@@ -105,7 +111,7 @@ RIGHT = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, text in {
-        "tree/usr/lib/sysusers.d/app.conf": '# ours\nu! app - "An app"\ng plant -\nm app plant\n',
+        "tree/usr/lib/sysusers.d/app.conf": '# ours\nu! app - "An app"\ng plant -\nm app plant\nm app member\n',
         "tree/usr/bin/own-shell": "",
         "tree/app.yaml": "{apiVersion: v1, kind: Secret}\n",
         "tree/a.tar.gz": "",
@@ -223,12 +229,13 @@ def test_the_hash_that_the_hint_of_an_error_advises_is_accepted() -> None:
 def test_system_accounts_are_also_those_that_an_overlay_declares(folder: Path) -> None:
     users, groups = accounts.declared([folder / "tree"])
     assert users - accounts.USERS == {"app"}
-    assert groups - accounts.GROUPS == {"app", "plant"}
+    assert groups - accounts.GROUPS == {"app", "plant", "member"}
 
 
-def test_accounts_and_shells_of_the_profile_s_packages_are_found_in_the_finished_image(tmp_path: Path) -> None:
-    def profile(name: str, shell: str = "/bin/bash") -> Profile:
-        return Profile("p", "1.0.0", packages=("postgresql", "git"), users=(User(name, shell=shell),))
+def test_accounts_groups_and_shells_of_the_profile_s_packages_are_found_in_the_finished_image(tmp_path: Path) -> None:
+    def profile(name: str, shell: str = "/bin/bash", groups: tuple[str, ...] = ()) -> Profile:
+        users = (User("first"), User(name, shell=shell, groups=groups))
+        return Profile("p", "1.0.0", packages=("postgresql", "git"), users=users)
 
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\npostgres:x:105:109::/:/bin/sh\n")
@@ -239,6 +246,10 @@ def test_accounts_and_shells_of_the_profile_s_packages_are_found_in_the_finished
     (tmp_path / "usr/bin/git-shell").symlink_to("/etc/alternatives/git-shell")
     accounts.check_image(profile("admin"), tmp_path)
     accounts.check_image(profile("admin", "/usr/bin/git-shell"), tmp_path)
+    accounts.check_image(profile("admin", groups=("ssl-cert", "first")), tmp_path)
+    with pytest.raises(Error, match="the group `ssl-certs`, which the image does not have") as caught:
+        accounts.check_image(profile("admin", groups=("ssl-certs",)), tmp_path)
+    assert "`ssl-cert`" in (caught.value.hint or "")
     for user, message in (("postgres", "system account"), ("ssl-cert", "a group of the image")):
         with pytest.raises(Error, match=message):
             accounts.check_image(profile(user), tmp_path)

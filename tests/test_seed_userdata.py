@@ -145,6 +145,15 @@ def test_the_same_value_in_both_is_no_conflict(tmp_path: Path, rules: Path) -> N
         ("#cloud-config\nusers: [{name: admin}]\n", "`admin` is there twice", "the profile"),
         ("#cloud-config\nusers: [{name: a}, {name: a}]\n", "`a` is there twice", "users[0]"),
         ("#cloud-config\nusers: [{name: a}]\npassword: hunter2\n", "is for cloud-init's default user", "default"),
+        # groups, with which `useradd` would fail
+        ("#cloud-config\nusers: [{name: a, groups: sudoo, create_groups: false}]\n", "`sudoo`", "`sudo`"),
+        ("#cloud-config\nusers: [{name: a, groups: [till], create_groups: false}]\n", "users[0]: found", "`groups`"),
+        ("#cloud-config\nusers: [{name: a, primary_group: till}]\n", "the group `till`", "list it in `groups`"),
+        ("#cloud-config\nusers: [{name: a, groups: [b]}, {name: b}]\n", "`b` before the user", "`b` before `a`"),
+        ("#cloud-config\nusers: [{name: a, groups: [a]}]\n", "`a` before the user", "remove it"),
+        ("#cloud-config\ngroups: [b]\nusers: [{name: b}]\n", "groups: found the group `b`", "`primary_group`"),
+        ("#cloud-config\ngroups: {admin: [root]}\n", "groups: found the group `admin`", "remove it"),
+        ("#cloud-config\ngroups: [{till: [root, nobody, bob]}]\n", "found no user `bob`", "`users`"),
         # files
         ("#cloud-config\nwrite_files: [{path: /usr/bin/x, content: a}]\n", "read-only", "/usr/local"),
         ("#cloud-config\nwrite_files: [{path: //lib/x, content: a}]\n", "read-only", "/usr/local"),
@@ -164,6 +173,26 @@ def test_what_can_not_be_merged_or_has_no_effect_gives_one_clear_error(
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
     assert caught.value.status == 2
     assert "own.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "users: [{name: a, groups: [till, docker]}]",  # cloud-init creates them
+        "groups: till\nusers: [{name: a, groups: 'till, kvm', create_groups: false}]",
+        "groups: [{till: [a, admin]}]\nusers: [{name: a, primary_group: till}]",
+        "groups: [b]\nusers: [{name: b, primary_group: b}, {name: c, no_user_group: true, primary_group: users}]",
+        "users: [{name: a}, {name: b, groups: [a, admin], create_groups: false}]",
+        "users: [default, {name: b, groups: [till]}, {name: c, groups: [till], create_groups: false}]",
+    ],
+)
+def test_groups_that_are_there_or_that_cloud_init_creates_are_accepted(tmp_path: Path, rules: Path, text: str) -> None:
+    make(tmp_path, f"#cloud-config\n{text}\n", rules)
+
+
+def test_the_groups_of_packages_are_not_known_before_the_build(tmp_path: Path, rules: Path) -> None:
+    text = "#cloud-config\nusers: [{name: a, groups: [docker], create_groups: false}]\n"
+    make(tmp_path, text, rules, PROFILE + "packages: [docker.io]\n")
 
 
 def test_a_file_that_is_compressed_or_can_not_be_read_says_so(tmp_path: Path, rules: Path) -> None:

@@ -9,6 +9,7 @@ from osbuild.errors import Error
 from osbuild.profile import ssh
 from osbuild.profile.document import quoted
 from osbuild.profile.model import Profile, User
+from osbuild.profile.scalars import nearest
 
 # Of the packages that every image has (passwd(5), group(5)). `useradd` does nothing for a name that is taken, and fails
 # for one that is a group, since each user gets a group of its own name.
@@ -37,7 +38,8 @@ Where = Callable[..., str]
 def check(profile: Profile, trees: Iterable[Path], where: Where) -> None:
     """Raise `Error` for the first user that Debian's `useradd` would not make as the profile says.
 
-    `trees` are the folders of the profile's overlays, which may bring accounts (sysusers.d(5)) and shells.
+    `trees` are the folders of the profile's overlays, which may bring accounts (sysusers.d(5)) and shells. The groups
+    of the profile's own packages and elements are known only once the image is built: `check_image` knows them.
     """
     folders = list(trees)
     users, groups = declared(folders)
@@ -52,7 +54,9 @@ def check(profile: Profile, trees: Iterable[Path], where: Where) -> None:
         check_name(user.name, users, groups, place)
         for at, group in enumerate(user.groups):
             if group in later[number:]:
-                check_group(user.name, group, where(f"users[{number}].groups[{at}]"))
+                check_order(user.name, group, where(f"users[{number}].groups[{at}]"))
+            if not (profile.packages or profile.elements):
+                check_group(group, groups | seen.keys(), where(f"users[{number}].groups[{at}]"))
         check_shell(profile, user, folders, where(f"users[{number}].shell"))
         for at, line in enumerate(user.ssh_keys):
             if not line.startswith(("file:", "env:")) and (reason := ssh.problem(line)):
@@ -74,7 +78,19 @@ def check_name(name: str, users: frozenset[str], groups: frozenset[str], place: 
         raise Error(message, where=place, hint=f"write another name, and `groups: [{name}]`")
 
 
-def check_group(name: str, group: str, place: str) -> None:
+def check_group(group: str, known: frozenset[str], place: str) -> None:
+    """Raise `Error` for a group that is not among those `known` to be there: what it is to allow, it would not."""
+    if group in known:
+        return
+    near = nearest(group, known, cutoff=0.75)
+    hint = f"did you mean `{near}`?" if near else (
+        f"remove it; or have the image make it: a line `g {group} -` in `usr/lib/sysusers.d/NAME.conf` of an overlay, "
+        "or its package in `packages`"
+    )  # fmt: skip
+    raise Error(f"found the group {quoted(group)}, which the image does not have", where=place, hint=hint)
+
+
+def check_order(name: str, group: str, place: str) -> None:
     """Raise `Error` for a group that would be made before the user of the same name, who then can't be."""
     if group == name:
         message = f"found the group `{group}` for the user of the same name, who has it anyway"
@@ -113,12 +129,17 @@ def entries(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
                 text = path.read_text()
             except (OSError, ValueError):
                 continue  # a build says what is wrong with it
-            for found in re.finditer(r"^\s*([ug])!?\s+\"?([A-Za-z_][\w-]*)", text, re.MULTILINE):
-                yield found[1], found[2]
+            for found in re.finditer(
+                r"^\s*([ugm])!?\s+\"?([A-Za-z_][\w-]*)\"?(?:\s+\"?([A-Za-z_][\w-]*))?", text, re.MULTILINE
+            ):
+                if found[1] != "m":
+                    yield found[1], found[2]
+                elif found[3]:  # a member of a group makes both
+                    yield from (("u", found[2]), ("g", found[3]))
 
 
 def check_image(profile: Profile, root: Path) -> None:
-    """The same against the finished `root`, which has the accounts and shells of the profile's own packages too."""
+    """The same against the finished `root`, which has accounts, groups and shells of the profile's packages too."""
     users, groups = (
         frozenset(line.partition(":")[0] for line in (root / "etc" / name).read_text().splitlines())
         for name in ("passwd", "group")
@@ -126,6 +147,8 @@ def check_image(profile: Profile, root: Path) -> None:
     for user in profile.users:
         place = f"users, {user.name}"
         check_name(user.name, users, groups, place)
+        for group in user.groups:
+            check_group(group, groups.union(other.name for other in profile.users), place)
         if not os.path.lexists(root / user.shell.lstrip("/")):
             message = f"found the shell {quoted(user.shell)} for the user `{user.name}`, which the image does not have"
             raise Error(message, where=place, hint="write `/bin/bash`, or add its package")

@@ -15,7 +15,7 @@ from osbuild.agent.kubernetes import ranges
 from osbuild.errors import Error, UsageError
 from osbuild.profile import cluster, secrets
 from osbuild.profile.model import NAME, Kubernetes, Profile, Time
-from osbuild.seed import network, proxy, userdata
+from osbuild.seed import groups, network, proxy, userdata
 from osbuild.seed.users import accounts
 
 FILES = ("user-data", "meta-data", "network-config")
@@ -67,6 +67,7 @@ def render(profile: Profile, node: str, *, folder: Path, user_data: userdata.Use
         # The host name and the time zone of a profile have defaults, which the user did not choose.
         stated = {"hostname": profile.hostname is not None, "timezone": profile.time.zone != Time().zone}
         userdata.check(user_data, profile, folder)
+        groups.check(user_data, profile, folder)
         defaults = frozenset(name for name, chosen in stated.items() if not chosen)
         files["user-data"] = userdata.merge(files["user-data"], user_data, defaults)
     digest = hashlib.sha256("\0".join([node, context["hostname"], *files.values()]).encode()).hexdigest()
