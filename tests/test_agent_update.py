@@ -21,6 +21,7 @@ from osbuild.agent.update import (
     hints,
     history,
     install,
+    leftovers,
     outcome,
     pending,
     state,
@@ -116,6 +117,70 @@ def test_a_good_update_goes_from_slot_to_slot_and_raises_the_floor(device: Devic
     assert not device.cluster.cordoned
     assert events(device) == ["started", "installed", "switched", "committed"]
     assert history.read(device.system)[1]["facts"] == {"fetched": 4096}
+
+
+def unpacked(device: Device) -> list[Path]:
+    """The folders into which K3s of older images unpacked itself, as they left them."""
+    folders = [device.root / name.lstrip("/") for name in leftovers.FOLDERS]
+    for folder in folders:
+        (folder / "0123/bin").mkdir(parents=True)
+        (folder / "0123/bin/k3s").touch()
+        (folder / "current").symlink_to("0123")
+    return folders
+
+
+def older_image(device: Device) -> None:
+    """Have the last boot noted as an agent of such an image notes it."""
+    rows = boots.read(device.system)
+    del rows[-1]["unpacks"]
+    state.save_rows(device.system, boots.FILE, rows, count=boots.COUNT, size=boots.SIZE)
+
+
+def test_what_k3s_of_older_images_unpacked_stays_while_a_slot_may_need_it(device: Device) -> None:
+    folders = unpacked(device)
+    booted(device.node)
+    older_image(device)
+    commit(device.node)
+    update(device)
+    assert all(folder.is_dir() for folder in folders), "a rollback goes back to the image that needs it"
+    rollback.rollback(device.node, restart=True)
+    device.reboot()
+    booted(device.node)
+    older_image(device)
+    good(device)
+    update(device, "1.2.0")
+    found = put(device, "1.3.0")
+    assert found.target == "a"
+    commit(device.node)
+    assert all(folder.is_dir() for folder in folders), "an update is under way"
+    switch.turn(device.node, found, restart=True)
+    device.reboot()
+    booted(device.node)
+    good(device)
+    assert not any(folder.exists() for folder in folders)
+    assert not folders[1].parent.exists() and folders[1].parent.parent.is_dir(), "a link is made there at the next boot"
+    assert folders[0].parent.is_dir()
+
+
+def test_a_removal_that_a_power_cut_interrupted_is_finished(device: Device) -> None:
+    folder = unpacked(device)[0]
+    folder.rename(folder.with_name(leftovers.REMOVED))
+    booted(device.node)
+    older_image(device)
+    commit(device.node)
+    assert not folder.with_name(leftovers.REMOVED).exists()
+
+
+def test_nothing_is_removed_while_the_slots_entries_cannot_be_read(device: Device) -> None:
+    folders = unpacked(device)
+    booted(device.node)
+    device.loader.readable = False
+    commit(device.node)
+    assert all(folder.is_dir() for folder in folders)
+    device.loader.readable = True
+    (device.root / "var/lib/kubernetes/keep").touch()
+    commit(device.node)
+    assert [path.name for path in (device.root / "var/lib/kubernetes").iterdir()] == ["keep"]
 
 
 def test_rauc_gets_the_floor_at_every_boot(device: Device) -> None:

@@ -9,7 +9,7 @@ FILE = "boots.jsonl"
 COUNT, SIZE = 50, 64 * 1024
 TYPES = {
     **dict.fromkeys(("boot", "time", "slot", "version", "kubernetes", "end"), str),
-    **dict.fromkeys(("left", "done"), int), "healthy": bool,
+    **dict.fromkeys(("left", "done"), int), **dict.fromkeys(("healthy", "unpacks"), bool),
 }  # fmt: skip
 ENDED = "ended"  # the unit of `update boot` copies the boot's id there when the system goes down in order
 
@@ -28,6 +28,7 @@ def note(system: System, boot: Boot) -> None:
             "boot": this, "time": state.now(), "slot": boot.slot, "version": image.get("version"),
             "kubernetes": kubernetes(system), "left": boot.entry.left if boot.entry else None,
             "done": boot.entry.done if boot.entry else None, "healthy": None, "end": None,
+            "unpacks": False,  # its K3s, to the data partition; images whose K3s does so do not write this
         }  # fmt: skip
         state.save_rows(system, FILE, [*rows, row], count=COUNT, size=SIZE)
 

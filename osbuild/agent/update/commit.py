@@ -6,7 +6,7 @@ the update.
 
 from osbuild.agent.boot import Boot
 from osbuild.agent.errors import Problem
-from osbuild.agent.update import boots, floor, history, pending, state
+from osbuild.agent.update import boots, floor, history, leftovers, pending, state
 from osbuild.agent.update.node import Node, alone
 
 
@@ -41,6 +41,8 @@ def finish(node: Node, boot: Boot) -> None:
         history.append(system, "committed", mine, cluster={**mine.cluster, **arrived})
         pending.clear(system)
         node.report.event("committed", f"{mine.title} is good", version=version, slot=mine.target)
+    if mine or not found:
+        leftovers.remove(system, boot)
 
 
 def again() -> None:
