@@ -18,22 +18,22 @@ help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 	@echo "Variables: PROFILE=$(PROFILE) ARCH=<as the profile says> ARGS=<further arguments>"
 
-image: $(READY)  ## compose an image: make image PROFILE=minimal ARCH=x86_64
+image: $(READY)  ## build an image: make image PROFILE=minimal ARCH=x86_64
 	$(EDGE) build $(PROFILE) $(arch) $(if $(KEYS),--keys $(KEYS)) $(ARGS)
 
-run: image build/ssh/id_ed25519  ## boot that image in QEMU, with a user `edge` who may log in by that key
+run: image build/ssh/id_ed25519  ## build an image and boot it in QEMU, with a user `edge` for the key build/ssh/id_ed25519
 	@$(EDGE) seed $(PROFILE) --node dev -o "$(newest)seed.iso" \
 		--set 'users=[{name: edge, sudo: true, ssh_keys: ["file:$(CURDIR)/build/ssh/id_ed25519.pub"]}]'
 	@echo "log in with: ssh -i build/ssh/id_ed25519 edge@…, with the port that is shown below"
 	$(EDGE) run "$(newest)" $(ARGS)
 
-flash: $(if $(TARGET),image,no-target)  ## compose an image and write it to a card: make flash TARGET=/dev/sdX NODE=name
+flash: $(if $(TARGET),image,no-target)  ## build an image and write it to a card: make flash TARGET=/dev/sdX NODE=name
 	$(EDGE) flash "$(newest)" $(TARGET) $(if $(NODE),--profile $(PROFILE) $(NODE:%=--node %)) $(ARGS)
 
 no-target: $(READY)
 	@echo "Name the card: make flash TARGET=/dev/sdX. These are there:" >&2; $(EDGE) devices >&2; exit 2
 
-bundle: image  ## make a signed update bundle of that image: make bundle KEYS=keys/ (development keys if not set)
+bundle: image  ## build an image and make a signed bundle: make bundle KEYS=keys/ (default: development keys)
 	$(EDGE) bundle "$(newest)" $(if $(KEYS),--keys $(KEYS))
 
 build/ssh/id_ed25519:
@@ -52,10 +52,10 @@ define parts
 	echo; cat build/.parts; exit $$status
 endef
 
-test: $(READY)  ## unit tests, then the images, then the tests that boot them
+test: $(READY)  ## run unit tests, build images, run the tests that boot them
 	$(call parts,test-unit test-images test-qemu)
 
-test-all: $(READY)  ## the same with the slow tests; writes docs/failure-matrix.md
+test-all: $(READY)  ## the same, with the slow tests; writes docs/failure-matrix.md
 	$(call parts,test-unit test-images test-qemu-all)
 
 # Tests of one file run one after the other: they share what its fixtures make.
@@ -84,13 +84,13 @@ test-qemu-all: $(READY)
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	.venv/bin/python -m osbuild.bench $(ARGS)
 
-lint: $(READY)  ## ruff, mypy and the checks of shell scripts
+lint: $(READY)  ## run ruff, mypy and shellcheck
 	$(PYTEST) tests/test_lint.py
 
-doctor: $(READY)  ## say what this host lacks
+doctor: $(READY)  ## show what this host lacks
 	$(EDGE) doctor
 
-clean:  ## delete build/ (the cache and .venv stay)
+clean:  ## delete build/ (keeps the cache and .venv)
 	rm -rf --one-file-system build
 
 .venv: $(READY)

@@ -11,24 +11,24 @@ from osbuild.agent.system import System
 
 # command -> (module below this package, one line of help). A module has `arguments(parser)` and `main(options) -> int`.
 COMMANDS = {
-    "status": ("status", "show the slot, versions, boot counter and health of this node, and why this slot runs"),
+    "status": ("status", "show slot, versions, boot counter and health of this node, and why this slot is running"),
     "health": ("health", "run the health checks"),
-    "reach": ("reach", "say whether the update server can be reached"),
-    "bless": ("bless", "mark the running slot as good (run at the end of a good boot)"),
-    "backend": ("backend", "answer what RAUC asks of the boot loader (run by RAUC)"),
+    "reach": ("reach", "check whether the update server can be reached"),
+    "bless": ("bless", "mark the running slot as good (runs at the end of a good boot)"),
+    "backend": ("backend", "read and change the boot state for RAUC (called by RAUC)"),
     "seed": ("seed.command", "show or replace the seed of this node"),
-    "network": ("network.command", "configure the network as the seed says (run at boot)"),
-    "update": ("update.command", "install updates, and say what became of them"),
-    "rollback": ("rollback", "go back to the other slot"),
-    "explain": ("explain", "say on one page why this slot runs, and what became of updates and boots"),
-    "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (run at boot)"),
+    "network": ("network.command", "configure the network from the seed (runs at boot)"),
+    "update": ("update.command", "install updates, and show their results"),
+    "rollback": ("rollback", "return to the other slot"),
+    "explain": ("explain", "show on one page why this slot is running, with the results of updates and boots"),
+    "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (runs at boot)"),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point: 0 is good, 1 is not, 2 is a wrong command line."""
     parser = argparse.ArgumentParser(
-        prog="edge-agent", description="Looks after this node. `edge-agent COMMAND --help` says more."
+        prog="edge-agent", description="Manages this node. For details: `edge-agent COMMAND --help`."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     given = list(sys.argv[1:] if words is None else words)

@@ -51,8 +51,8 @@ def known(slot: str | None) -> str:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("call", choices=CALLS, help="what RAUC wants")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="a slot, and the state that it is to have")
+    parser.add_argument("call", choices=CALLS, help="what to read or change")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="a slot, and its new state")
 
 
 def main(options: argparse.Namespace) -> int:

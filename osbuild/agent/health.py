@@ -200,14 +200,16 @@ def judge(system: System, deadline: float, restart: Callable[[], None] = reboot_
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--boot", action="store_true", help="decide on this boot: wait, say so, reboot a failed trial")
+    parser.add_argument(
+        "--boot", action="store_true", help="judge this boot: run checks until the deadline, and reboot a failed trial"
+    )
     parser.add_argument(
         "--deadline",
         type=float,
         metavar="SECONDS",
-        help="of uptime, after which a boot has failed (default: what the image says)",
+        help="uptime at which an unhealthy boot has failed (default: the image's)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(options: argparse.Namespace) -> int:

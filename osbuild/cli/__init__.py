@@ -15,17 +15,17 @@ from osbuild.errors import Error
 
 # command -> (module below this package, one line of help)
 COMMANDS = {
-    "build": "compose an image from a profile",
+    "build": "build an image from a profile",
     "profile": "show, check and describe profiles",
     "lock": "pin every input of a profile by sha256",
-    "seed": "make the first-boot config of one node",
+    "seed": "make the seed of one node: its first-boot config",
     "run": "boot an image in QEMU",
-    "flash": "write an image to cards, disks or files, and prove it",
-    "devices": "list disks and cards, and why one is refused",
-    "keys": "make, rotate, revoke and show signing keys",
-    "bundle": "make a signed update bundle of a build",
-    "inspect": "show what is in an image, or what an update changes",
-    "doctor": "say what this host lacks, and the command that mends it",
+    "flash": "write an image to cards, disks or files, and verify it",
+    "devices": "list disks and cards, and the reason if one is refused",
+    "keys": "create, rotate, revoke and show signing keys",
+    "bundle": "make a signed update bundle from a build",
+    "inspect": "show the contents of an image, or what an update changes",
+    "doctor": "show what this host lacks, and the command to install it",
     "completion": "print the shell's completion script",
 }
 

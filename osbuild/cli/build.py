@@ -1,4 +1,4 @@
-"""`edge-osbuild build`: compose an image from a profile."""
+"""`edge-osbuild build`: build an image from a profile."""
 
 import json
 import os
@@ -20,18 +20,20 @@ from osbuild.paths import display
 @click.command()
 @click.argument("profile")
 @board_options
-@click.option("-o", "--output", type=LOCATION, default=Path("build"), help="Folder of builds.")
-@click.option("--locked", is_flag=True, help="Fail rather than make a new lock.")
+@click.option(
+    "-o", "--output", type=LOCATION, default=Path("build"), help="Folder in which the build folder is created."
+)
+@click.option("--locked", is_flag=True, help="Fail if the lock is missing or does not fit the profile.")
 @click.option("--from", "folder", type=FOLDER,
-              help="Folder with packages and downloads, looked into before the network.")  # fmt: skip
+              help="Folder with packages and downloads, searched before the network.")  # fmt: skip
 @click.option("--keys", "key_folder", type=LOCATION, metavar="FOLDER",
-              help="Whose updates it takes. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest; of several images a list of them.")
+              help="Keys that the image trusts. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the build manifest as JSON; for several images a list.")
 def command(
     profile: str, arch: str | None, board: str | None, output: Path, locked: bool, folder: Path | None,
     key_folder: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compose the image of PROFILE: a shipped profile's name, or a file."""
+    """Build the image of PROFILE, the name of a shipped profile or a file."""
     os.umask(UMASK)
     done = []
     keys = current(key_folder.absolute() if key_folder else None)

@@ -23,26 +23,26 @@ from osbuild.keys.private import passphrase
 SUFFIX = ".raucb"
 
 
-@click.command(short_help="make a signed update bundle of a build")
+@click.command(short_help="make a signed update bundle from a build")
 @click.argument("builds", nargs=-1, required=True, type=LOCATION, metavar="BUILD...")
 @click.option("-o", "--output", type=LOCATION, metavar="F.raucb|FOLDER",
-              help="Where to write it; a folder for several. Default: bundle.raucb in the build's folder.")  # fmt: skip
+              help="Output; a folder for several builds. Default: bundle.raucb in the build folder.")  # fmt: skip
 @click.option("--keys", "folder", type=LOCATION, metavar="FOLDER",
               help="Keys to sign with. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
-@click.option("--passphrase", "secret", metavar=REFERENCE, help="What the signer's private key is encrypted by.")
+@click.option("--passphrase", "secret", metavar=REFERENCE, help="Passphrase of the signer's private key.")
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
 @click.option("--allow-downgrade-from", "downgrade", metavar="VERSION",
-              help="Let devices that run VERSION take this one, although it is older.")  # fmt: skip
+              help="Allow devices that run VERSION to install this older version.")  # fmt: skip
 @click.option("--change-owner", is_flag=True,
-              help="Let devices take an image that trusts other keys than those that sign it.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+              help="Allow an image that does not trust the keys that sign its bundle.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     builds: tuple[Path, ...], output: Path | None, folder: Path | None, secret: str | None, pin: str | None,
     downgrade: str | None, change_owner: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make a signed bundle of each BUILD, the folder of a built image.
+    """Make a signed bundle from each BUILD, a build folder.
 
-    A bundle is for one board, and fits either slot of it.
+    A bundle is for one board, and fits either slot.
     """
     sources = [permitted(source.read(build.absolute()), downgrade, change_owner=change_owner) for build in builds]
     targets = places(sources, output)

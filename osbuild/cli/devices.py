@@ -11,11 +11,11 @@ from osbuild.flash.use import refusal, uses
 HIDDEN = ("ram", "zram", "dm", "md")  # made by this system of memory or of other devices
 
 
-@click.command(short_help="list disks and cards, and why one is refused")
-@click.option("--all", "everything", is_flag=True, help="Partitions, empty drives and the like too.")
+@click.command(short_help="list disks and cards, and the reason if one is refused")
+@click.option("--all", "everything", is_flag=True, help="Also show partitions, empty drives and unused loop devices.")
 @click.option("--json", "as_json", is_flag=True, help="Print the devices as JSON; sizes are in bytes.")
 def command(everything: bool, as_json: bool) -> None:
-    """List the block devices that an image can be written to, and those that `edge-osbuild flash` refuses, with why."""
+    """List block devices, and the reason if `edge-osbuild flash` refuses to write to one."""
     host = Host()
     shown = [device for device in host.devices() if everything or wanted(device)]
     if as_json:

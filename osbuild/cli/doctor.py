@@ -1,4 +1,4 @@
-"""`edge-osbuild doctor`: what this host lacks, and the command that mends it."""
+"""`edge-osbuild doctor`: what this host lacks, and the command to install it."""
 
 import json
 import sys
@@ -13,10 +13,10 @@ from osbuild.doctor import Check, diagnose, install, install_line, missing
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--fix", is_flag=True, help="Install the packages that are missing (needs root).")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--fix", is_flag=True, help="Install missing packages (needs root).")
 def command(as_json: bool, fix: bool) -> None:
-    """Say what this host lacks for building and running images. Fails if something that is required is missing."""
+    """Check whether this host can build and run images. The exit status is 1 if something required is missing."""
     checks = diagnose(Cache(), Path("build"))
     if fix and (packages := missing(checks)):
         install(packages)

@@ -23,22 +23,28 @@ from osbuild.manifest import DEVELOPMENT, trusts_development
 from osbuild.seed.esp import mtools
 
 
-@click.command(short_help="write an image to cards, disks or files, and prove it")
+@click.command(short_help="write an image to cards, disks or files, and verify it")
 @click.argument("image", type=LOCATION)
 @click.argument("targets", nargs=-1, required=True, type=LOCATION, metavar="TARGET...")
 @click.option("--seed", "media", multiple=True, type=LOCATION, metavar="ISO",
-              help="Put this seed on the target; once for each, in their order.")  # fmt: skip
+              help="Seed to write to the target; once per target, in the same order.")  # fmt: skip
 @click.option("--node", "nodes", multiple=True, metavar="NAME",
-              help="Make the seed of this node for the target; once for each, in their order.")  # fmt: skip
-@click.option("--profile", metavar="PROFILE", help="Profile of the nodes. Default: that of the image's build.")
+              help="Node whose seed is made for the target; once per target, in the same order.")  # fmt: skip
+@click.option(
+    "--profile", metavar="PROFILE", help="Profile of the nodes. Default: the one that the image was built from."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-              help="Set a key of the profile for the nodes, as for `edge-osbuild seed`.")  # fmt: skip
+              help="Override a key of the profile for the nodes, as in `edge-osbuild seed`.")  # fmt: skip
 @click.option("--bmap", type=LOCATION, metavar="FILE",
-              help="Block map of the image. Default: the one beside it.")  # fmt: skip
-@click.option("--no-bmap", is_flag=True, help="Do not use the block map beside the image.")
-@click.option("--size", type=read_size, metavar="SIZE", help="Size of a target that is a file. Default: the image's.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Then name the targets by /dev/disk/by-id/… to be sure.")
-@click.option("--json", "as_json", is_flag=True, help="Print what became of each target as JSON.")
+              help="Block map of the image. Default: the one beside the image.")  # fmt: skip
+@click.option("--no-bmap", is_flag=True, help="Ignore the block map beside the image.")
+@click.option(
+    "--size", type=read_size, metavar="SIZE", help="Size of a target that is a file. Default: the size of the image."
+)
+@click.option(
+    "-y", "--yes", is_flag=True, help="Do not ask before data is lost. Safer with names from /dev/disk/by-id."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result for each target as JSON.")
 def command(
     image: Path,
     targets: tuple[Path, ...],
@@ -52,12 +58,12 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Write IMAGE to every TARGET: disks, cards, files.
+    """Write IMAGE to every TARGET: a disk, a card or a file.
 
-    IMAGE is a disk image, which may be compressed (.zst, .xz, .gz, .bz2), or the folder of a build.
+    IMAGE is a build folder, or a disk image, which may be compressed (.zst, .xz, .gz, .bz2).
 
-    Everything is read back before the first block, without which nothing boots, is written. If it is interrupted or a
-    card fails, the same command goes on where it stopped.
+    The first block, without which nothing boots, is written last, after everything else was read back. If the command
+    is interrupted or a card fails, run it again: it continues where it stopped.
     """
     seeds.check_options(len(targets), media, nodes, profile, settings, bmap=bmap, no_bmap=no_bmap)
     found = source.find(image)

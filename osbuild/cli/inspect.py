@@ -22,17 +22,17 @@ from osbuild.paths import display
 MOST = 10  # rows of a long list
 
 
-@click.command(short_help="show what is in an image, or what an update changes")
+@click.command(short_help="show the contents of an image, or what an update changes")
 @click.argument("image", type=LOCATION)
 @click.option("--against", type=LOCATION, metavar="OLD",
-              help="Show what changes from OLD to IMAGE, each a build's folder or a bundle.")  # fmt: skip
+              help="Show what changes from OLD to IMAGE; each is a build folder or a bundle.")  # fmt: skip
 @click.option("--keys", "folder", type=LOCATION, metavar="FOLDER",
-              help="Keys to check a bundle's signature by. Default: as for `edge-osbuild bundle`.")  # fmt: skip
+              help="Keys to check the bundle's signature with. Default: as for `edge-osbuild bundle`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(image: Path, against: Path | None, folder: Path | None, as_json: bool) -> None:
-    """Show the partitions, slots, boot entries and parts of IMAGE: a disk image, a build's folder or a bundle.
+    """Show partitions, slots, boot entries and components of IMAGE, a disk image, a build folder or a bundle.
 
-    Exit status 1 if a device that trusts the keys of --keys (or $EDGE_OSBUILD_KEYS) would refuse the bundle.
+    The exit status is 1 if a device that trusts the keys of --keys (or $EDGE_OSBUILD_KEYS) would refuse the bundle.
     """
     from osbuild import compare  # these take their time to load
     from osbuild.bundle import info

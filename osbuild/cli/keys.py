@@ -1,4 +1,4 @@
-"""`edge-osbuild keys`: make, rotate, revoke and show the keys that bundles are signed with."""
+"""`edge-osbuild keys`: create, rotate, revoke and show the keys that bundles are signed with."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ from osbuild.keys.report import Report, report
 REFERENCE = "file:PATH|env:NAME"
 
 
-@click.group(short_help="make, rotate, revoke and show signing keys")
+@click.group(short_help="create, rotate, revoke and show signing keys")
 def command() -> None:
-    """Make, rotate, revoke and show the keys that bundles are signed with.
+    """Create, rotate, revoke and show the keys that sign bundles and seeds.
 
-    A root, whose private key can be kept offline, signs signers, and those sign bundles. FOLDER is where they are;
-    without it, $EDGE_OSBUILD_KEYS or the development keys, which the first bundle makes.
+    A root, whose private key can be offline, signs signers; signers sign bundles. FOLDER is the key folder. Default:
+    $EDGE_OSBUILD_KEYS, or the development keys, which the first build creates.
     """
 
 
@@ -37,8 +37,8 @@ def options(function: Callable[..., None]) -> Callable[..., None]:
     """How private keys are reached: options that most of these commands have."""
     wanted = (
         click.option("--root-keys", type=LOCATION, metavar="FOLDER",
-                     help="Where the roots' private keys are. Default: root/ in the key folder."),
-        click.option("--root-passphrase", metavar=REFERENCE, help="What the roots' private keys are encrypted by."),
+                     help="Folder with the roots' private keys. Default: root/ in the key folder."),
+        click.option("--root-passphrase", metavar=REFERENCE, help="Passphrase of the roots' private keys."),
         click.option("--pin", metavar=REFERENCE, help="PIN of the PKCS#11 token."),
     )  # fmt: skip
     for option in reversed(wanted):
@@ -52,16 +52,16 @@ def folder_argument(function: Callable[..., None]) -> Callable[..., None]:
 
 @command.command()
 @click.argument("folder", type=LOCATION)
-@click.option("--owner", required=True, metavar="NAME", help="Who answers for these keys: goes into the certificates.")
+@click.option("--owner", required=True, metavar="NAME", help="Organization that owns the keys, for the certificates.")
 @options
-@click.option("--passphrase", "secret", metavar=REFERENCE, help="Encrypt the signer's private key by this.")
-@click.option("--root-token", metavar="URI", help="Take the root's key from this PKCS#11 URI instead of a file.")
-@click.option("--signer-token", metavar="URI", help="Take the signer's key from this PKCS#11 URI instead of a file.")
+@click.option("--passphrase", "secret", metavar=REFERENCE, help="Passphrase to encrypt the signer's private key with.")
+@click.option("--root-token", metavar="URI", help="PKCS#11 URI of the root's key, instead of a file.")
+@click.option("--signer-token", metavar="URI", help="PKCS#11 URI of the signer's key, instead of a file.")
 def init(
     folder: Path, owner: str, root_keys: Path | None, root_passphrase: str | None, pin: str | None, secret: str | None,
     root_token: str | None, signer_token: str | None,
 ) -> None:  # fmt: skip
-    """Make a root and a first signer in FOLDER."""
+    """Create a root and a first signer in FOLDER."""
     if not owner.strip() or len(owner) > 64:  # the bound of an organization's name, RFC 5280, appendix A.1
         raise UsageError("the owner must have 1 to 64 characters", hint="name your organization")
     access = Access(root_keys, passphrase(root_passphrase), passphrase(secret), passphrase(pin), token(signer_token))
@@ -75,16 +75,18 @@ def init(
 @command.command()
 @folder_argument
 @options
-@click.option("--passphrase", "secret", metavar=REFERENCE, help="Encrypt the new signer's private key by this.")
-@click.option("--root", "as_root", is_flag=True, help="Make a new root, not a new signer.")
-@click.option("--below", metavar="ROOT", help="Root of the new signer. Default: that of the one before it.")
-@click.option("--days", type=click.IntRange(min=1), help=f"Life of the new signer. Default: {SIGNER_DAYS}.")
-@click.option("--token", "uri", metavar="URI", help="Take the new key from this PKCS#11 URI instead of a file.")
+@click.option(
+    "--passphrase", "secret", metavar=REFERENCE, help="Passphrase to encrypt the new signer's private key with."
+)
+@click.option("--root", "as_root", is_flag=True, help="Create a new root instead of a new signer.")
+@click.option("--below", metavar="ROOT", help="Root of the new signer. Default: the root of the current signer.")
+@click.option("--days", type=click.IntRange(min=1), help=f"Days until the new signer expires. Default: {SIGNER_DAYS}.")
+@click.option("--token", "uri", metavar="URI", help="PKCS#11 URI of the new key, instead of a file.")
 def rotate(
     folder: Path | None, root_keys: Path | None, root_passphrase: str | None, pin: str | None, secret: str | None,
     as_root: bool, below: str | None, days: int | None, uri: str | None,
 ) -> None:  # fmt: skip
-    """Make a new signer, which signs from now on, or with --root a new root beside the older ones."""
+    """Create a new signer, which signs from now on, or with --root a new root beside the older ones."""
     access = Access(root_keys, passphrase(root_passphrase), passphrase(secret), passphrase(pin), token(uri))
     place = where(folder)
     if as_root:
@@ -102,13 +104,14 @@ def rotate(
 @click.argument("name")
 @folder_argument
 @options
-@click.option("--reason", type=click.Choice(sorted(REASONS)), default="superseded", show_default=True)
+@click.option("--reason", type=click.Choice(sorted(REASONS)), default="superseded", show_default=True,
+              help="Reason for the revocation list.")  # fmt: skip
 def revoke(
     name: str, folder: Path | None, root_keys: Path | None, root_passphrase: str | None, pin: str | None, reason: str
 ) -> None:
-    """Revoke the signer NAME, or take the root NAME out of the keyring.
+    """Revoke the signer NAME, or remove the root NAME from the keyring.
 
-    Devices know of it from their next update on: the list is part of the image.
+    The revocation list is part of the image: devices get it with their next update.
     """
     access = Access(root_keys, passphrase(root_passphrase), None, passphrase(pin))
     keys = authority.revoke(where(folder), name, access, reason=reason)
@@ -120,12 +123,12 @@ def revoke(
 @command.command()
 @folder_argument
 @click.option("--root-keys", type=LOCATION, metavar="FOLDER",
-              help="Where the roots' private keys are. Default: root/ in the key folder.")  # fmt: skip
+              help="Folder with the roots' private keys. Default: root/ in the key folder.")  # fmt: skip
 @click.option("--keyring", type=LOCATION, metavar="FILE",
-              help="Also write what devices check bundles by to FILE.")  # fmt: skip
+              help="Also write the keyring of devices to FILE.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_json: bool) -> None:
-    """Show which keys there are, until when they are good, and what is revoked."""
+    """Show all keys, when they expire, and which are revoked."""
     keys = chosen(folder.absolute() if folder else None)
     found = report(keys, root_folder=root_keys)
     if keyring is not None:

@@ -15,11 +15,11 @@ from osbuild.paths import display
 @click.argument("profile")
 @board_options
 @click.option("--from", "folder", type=FOLDER,
-              help="Folder with downloads, looked into before the network.")  # fmt: skip
+              help="Folder with downloads, searched before the network.")  # fmt: skip
 @click.option("--without", multiple=True, metavar="SUITE",
-              help="Go on without this suite, such as trixie-security, if its index does not match.")  # fmt: skip
+              help="Leave this suite out, such as trixie-security, if its signature does not match.")  # fmt: skip
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
-    """Resolve every input of PROFILE anew, and write the lock beside it."""
+    """Resolve every input of PROFILE again, and write the lock beside the profile."""
     for loaded, wanted in chosen(profile, arch, board):
         lock = make(loaded, wanted, Cache(), folder=folder, without=without)
         path = save(loaded, lock)

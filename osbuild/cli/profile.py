@@ -17,7 +17,7 @@ from osbuild.profile.show import show as render
 architecture = click.option(
     "--arch",
     type=click.Choice([str(name) for name in Architecture]),
-    help="Architecture, instead of the profile's own.",
+    help="Architecture to use instead of the profile's.",
 )
 
 
@@ -31,10 +31,10 @@ def schema() -> None:
     click.echo(json.dumps(make_schema(), indent=2))
 
 
-@command.command(help="Print the merged profile, and where each value came from. PROFILE is a path or a shipped name.")
+@command.command(help="Print the merged PROFILE, a shipped name or a file, with the origin of each value.")
 @click.argument("profile")
 @architecture
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def show(profile: str, arch: str | None, as_json: bool) -> None:
     loaded = loading.load(loading.find(profile), architecture=Architecture(arch) if arch else None)
     if not as_json:
@@ -46,10 +46,10 @@ def show(profile: str, arch: str | None, as_json: bool) -> None:
     )
 
 
-@command.command(help="Check each PROFILE, a path or a shipped name, and say what is wrong with it.")
+@command.command(help="Check each PROFILE, a shipped name or a file, and print what is wrong with it.")
 @click.argument("profile", nargs=-1, required=True)
 @architecture
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
     results = []
     files = [(name, loading.find(name)) for name in profile]

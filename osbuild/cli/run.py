@@ -32,24 +32,23 @@ def size(text: str) -> int:
 @click.command()
 @click.argument("image", type=LOCATION)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
-@click.option("--seed", type=LOCATION, help="NoCloud ISO with the node's first-boot config.")
-@click.option(
-    "--memory", type=size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or what the board has]"
-)
-@click.option("--cpus", type=click.IntRange(1, 64), help="Number of processors.  [default: 2, or what the board has]")
-@click.option("--disk-size", type=size, metavar="SIZE", help="Make the disk larger than the image.")
-@click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH; a free one if not given.")
+@click.option("--seed", type=LOCATION, help="Seed of the node, an ISO image.")
+@click.option("--memory", type=size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or the board's]")
+@click.option("--cpus", type=click.IntRange(1, 64), help="Number of processors.  [default: 2, or the board's]")
+@click.option("--disk-size", type=size, metavar="SIZE", help="Size of the disk, if larger than the image.")
+@click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH.  [default: a free port]")
 @click.option(
     "--persist",
     type=LOCATION,
     metavar="FILE",
-    help="Keep what the machine writes in this qcow2 file.",
+    help="Keep the machine's writes in this qcow2 file, for the next run.",
 )
-@click.option("--accel", "wanted", type=click.Choice(accel.CHOICES), default="auto", show_default=True)
-@click.option("--board", metavar="NAME", help="What the image was built for, if no manifest says so.")
-@click.option("--no-network", is_flag=True, help="Boot with no network card at all.")
-@click.option("--log", "logfile", type=LOCATION, metavar="FILE", help="Keep the console's log here.")
-@click.option("--host-qemu", is_flag=True, help="Use the QEMU installed on this host, not the one of the tools tree.")
+@click.option("--accel", "wanted", type=click.Choice(accel.CHOICES), default="auto", show_default=True,
+              help="Virtualization by KVM, or translation by QEMU (TCG).")  # fmt: skip
+@click.option("--board", metavar="NAME", help="Board of the image, if it has no build manifest.")
+@click.option("--no-network", is_flag=True, help="Boot without a network card.")
+@click.option("--log", "logfile", type=LOCATION, metavar="FILE", help="Write the console's log to this file.")
+@click.option("--host-qemu", is_flag=True, help="Use the QEMU of this host instead of the tools tree's.")
 def command(
     image: Path,
     arguments: tuple[str, ...],
@@ -65,10 +64,10 @@ def command(
     logfile: Path | None,
     host_qemu: bool,
 ) -> None:
-    """Boot IMAGE, a disk image or the folder of a build, and connect its serial console to this terminal.
+    """Boot IMAGE, a disk image or a build folder, and connect its serial console to this terminal.
 
-    The image itself is never changed. Ctrl-A X quits, Ctrl-A H lists the other keys. Without a terminal, the console
-    is only shown.
+    The image is never changed. Ctrl-A X quits, Ctrl-A H lists the other keys. Without a terminal the console is only
+    shown.
     """
     if no_network and ssh_port:
         raise UsageError("--ssh-port needs a network", hint="leave out --no-network")

@@ -25,48 +25,52 @@ from osbuild.seed.schema import CHECKED, schemas, validate
 from osbuild.seed.sign import sign, signer
 
 
-@click.command(short_help="make the first-boot config of one node")
+@click.command(short_help="make the seed of one node: its first-boot config")
 @click.argument("profile")
-@click.option("--node", required=True, metavar="NAME", help="Name of the node; also its host name if none is set.")
+@click.option(
+    "--node", required=True, metavar="NAME", help="Name of the node, and its host name unless the profile sets one."
+)
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Set a key of the profile for this node, for example `network.interfaces[0].addresses=[192.0.2.5/24]`.",
+    help="Override a key of the profile for this node, such as `network.interfaces[0].addresses=[192.0.2.5/24]`.",
 )
 @click.option(
     "--user-data",
     "user_file",
     type=LOCATION,
     metavar="FILE",
-    help="A cloud-config of your own (`#cloud-config`) to merge with the profile's.",
+    help="Your own cloud-config (`#cloud-config`), merged with the profile's.",
 )
 @click.option(
     "-o",
     "--output",
     type=LOCATION,
-    help="Where to write it: NAME.iso for a medium, or a folder. Default: NODE-seed.iso.",
+    help="Output: NAME.iso for a medium, or a folder. Default: NODE-seed.iso.",
 )
 @click.option(
     "--into",
     type=LOCATION,
     metavar="DISK",
-    help="Put the seed on the EFI system partition of this disk image or device instead.",
+    help="Write the seed to the ESP of this disk image or block device instead.",
 )
-@click.option("--sign", "signed", is_flag=True, help="Sign it, for nodes that take only signed seeds from media.")
+@click.option(
+    "--sign", "signed", is_flag=True, help="Sign the seed, for nodes that accept only signed seeds from media."
+)
 @click.option("--keys", "folder", type=FOLDER, metavar="FOLDER",
               help="Keys to sign with. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
-@click.option("--passphrase", "secret", metavar=REFERENCE, help="What the signer's private key is encrypted by.")
+@click.option("--passphrase", "secret", metavar=REFERENCE, help="Passphrase of the signer's private key.")
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     profile: str, node: str, settings: tuple[str, ...], user_file: Path | None, output: Path | None, into: Path | None,
     signed: bool, folder: Path | None, secret: str | None, pin: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make the first-boot config of the node NAME from PROFILE, in cloud-init's NoCloud format.
+    """Make the seed of the node NAME from PROFILE, in cloud-init's NoCloud format.
 
-    Secrets that the profile refers to end up in it: treat the result like a password.
+    The seed contains the secrets that the profile refers to: treat it like a password.
     """
     if into is not None and output is not None:
         raise UsageError("-o and --into exclude each other", hint="make the seed twice, once with each")

@@ -7,22 +7,26 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    commands.add_parser("prepare", help="make what Kubernetes' programs read (run at every boot)")
-    commands.add_parser("renew", help="the same on a running node, every day: keeps what others join by valid too")
-    joining = commands.add_parser("join", help="find the cluster of an agent by its token")
-    joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to ask the server")
-    commands.add_parser("address", help="wait for this node's address and tell K3s (run before it starts)")
-    commands.add_parser("tokens", help="let agents join by the configured token, and by no other (run on servers)")
-    commands.add_parser("wait", help="return when this node's API server is ready")
-    health = commands.add_parser("health", help="exit status 0 if this node is Ready, else say why not")
-    health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long it may take to become so")
-    commands.add_parser("stop", help="end all containers in order, the kubelet first (run at every shutdown)")
-    commands.add_parser("uncordon", help="undo what an update did to the node in its cluster (run after a good boot)")
-    commands.add_parser("snapshot", help="snapshot the cluster's datastore, running or not")
-    listing = commands.add_parser("snapshots", help="list snapshots of the cluster's datastore, the newest first")
-    listing.add_argument("--json", action="store_true", help="print it for a script")
-    putting = commands.add_parser("restore", help="put a snapshot in the datastore's place; Kubernetes must be stopped")
-    putting.add_argument("snapshot", help="its name, as `snapshots` lists it")
+    commands.add_parser("prepare", help="write the configuration of Kubernetes' programs (runs at every boot)")
+    commands.add_parser("renew", help="renew certificates, and the join token in the cluster (runs every day)")
+    joining = commands.add_parser("join", help="find the cluster of an agent node by its join token")
+    joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to try")
+    commands.add_parser(
+        "address", help="wait for this node's address and write it to K3s' configuration (runs before K3s)"
+    )
+    commands.add_parser(
+        "tokens", help="let agent nodes join with the configured token, and with no other (runs on servers)"
+    )
+    commands.add_parser("wait", help="wait until this node's API server is ready")
+    health = commands.add_parser("health", help="exit with status 0 if this node is Ready, otherwise print the reason")
+    health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for that")
+    commands.add_parser("stop", help="stop the kubelet, then all containers in order (runs at every shutdown)")
+    commands.add_parser("uncordon", help="uncordon the node if an update has cordoned it (runs after a good boot)")
+    commands.add_parser("snapshot", help="take a snapshot of the cluster's datastore, running or stopped")
+    listing = commands.add_parser("snapshots", help="list the snapshots of the cluster's datastore, newest first")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    putting = commands.add_parser("restore", help="replace the datastore with a snapshot; Kubernetes must be stopped")
+    putting.add_argument("snapshot", help="name of the snapshot, as listed by `snapshots`")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -11,18 +11,20 @@ from osbuild.agent.system import System
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
-    show = steps.add_parser("show", help="show where this node's seed is from, and what is wrong with it")
-    show.add_argument("--json", action="store_true", help="print it for a script")
-    apply = steps.add_parser("apply", help="replace this node's seed; it counts from the next boot on")
-    apply.add_argument("file", type=Path, metavar="FILE", help="a seed.iso, a folder with a seed's files, or a device")
+    show = steps.add_parser("show", help="show the source of this node's seed, and its errors")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    apply = steps.add_parser("apply", help="replace this node's seed, from the next boot on")
+    apply.add_argument(
+        "file", type=Path, metavar="FILE", help="a seed.iso, a folder with the files of a seed, or a block device"
+    )
     apply.add_argument("--reboot", action="store_true", help="reboot now")
-    find = steps.add_parser("find", help="choose the seed of this boot (run at boot)")
+    find = steps.add_parser("find", help="choose the seed of this boot (runs at boot)")
     find.add_argument(
         "--wait", type=float, metavar="SECONDS", help="how long to wait for a medium if no seed is known (default: 5)"
     )
-    steps.add_parser("configure", help="have cloud-init apply the seed, then store it (run at boot)")
-    steps.add_parser("scripts", help="run the scripts of the seed (run at boot)")
-    blame = steps.add_parser("blame", help="print those of UNITS that the seed made, changed or configured")
+    steps.add_parser("configure", help="let cloud-init apply the seed, then store it (runs at boot)")
+    steps.add_parser("scripts", help="run the scripts of the seed (runs at boot)")
+    blame = steps.add_parser("blame", help="print those of UNITS that the seed created, changed or configured")
     blame.add_argument("units", nargs="+", metavar="UNIT")
 
 

@@ -11,31 +11,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     install = commands.add_parser(
         "install", help="install a bundle into the other slot, and reboot into it",
-        description="Installs a signed bundle into the slot that does not run, switches to it and reboots. The slot "
-        "that runs is not touched, and comes back by itself where the new one is not good.",
+        description="Installs a signed bundle into the other slot, switches to that slot and reboots. The running slot "
+        "is not changed; the device falls back to it if the new slot fails its health checks.",
     )  # fmt: skip
-    install.add_argument("source", metavar="FILE|URL", help="a file, or an http or https address")
-    install.add_argument("--no-switch", action="store_true", help="only write the slot: `update switch` does the rest")
+    install.add_argument("source", metavar="FILE|URL", help="a file, or an http or https URL")
+    install.add_argument("--no-switch", action="store_true", help="only write the slot; `update switch` does the rest")
     install.add_argument("--no-reboot", action="store_true", help="switch, but leave the reboot to you")
     install.add_argument(
-        "--deadline", type=seconds, metavar="SECONDS", help="when to give up (default: what the profile says, or 3600)"
+        "--deadline", type=seconds, metavar="SECONDS", help="when to give up (default: the profile's, or 3600)"
     )
     install.add_argument(
         "--fetch", choices=("auto", "parts", "whole"), default="auto",
-        help="from a server: only blocks that are new (parts), the bundle as one file first (whole), or whole where "
-        "Kubernetes is another and there is room (auto, the default)",
+        help="how to download: only new blocks (parts), the whole bundle first (whole), or whole if the Kubernetes "
+        "version changes and there is room for it (auto, the default)",
     )  # fmt: skip
-    install.add_argument("--json", action="store_true", help="one JSON object a line, for a script")
+    install.add_argument("--json", action="store_true", help="print one JSON object per line")
     switching = commands.add_parser("switch", help="switch to what was installed with --no-switch, and reboot")
     switching.add_argument("--no-reboot", action="store_true", help="leave the reboot to you")
-    switching.add_argument("--json", action="store_true", help="one JSON object a line, for a script")
+    switching.add_argument("--json", action="store_true", help="print one JSON object per line")
     for name, help in (
-        ("status", "what is under way, and which version may be installed"),
-        ("history", "what became of updates"),
+        ("status", "show the pending update, and which version may be installed"),
+        ("history", "show past updates and their results"),
     ):
-        commands.add_parser(name, help=help).add_argument("--json", action="store_true", help="print it for a script")
-    commands.add_parser("boot", help="note this boot and what it means for an update (run at every boot)")
-    commands.add_parser("commit", help="finish an update (run at the end of a good boot)")
+        commands.add_parser(name, help=help).add_argument("--json", action="store_true", help="print JSON")
+    commands.add_parser("boot", help="record this boot and its effect on the pending update (runs at every boot)")
+    commands.add_parser("commit", help="finish an update (runs at the end of a good boot)")
 
 
 def seconds(text: str) -> float:
