@@ -20,6 +20,7 @@ from osbuild.mode import CAPABILITY, fixed_mode
 from osbuild.walk import walk
 
 DEFAULT_LIMIT = 20 * 2**30
+DAMAGED = "{} was damaged in the cache and is made again"
 SUMS = "sums"  # kind of the files that hold the digest of each entry
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -138,8 +139,12 @@ class Cache:
         """The entry if there is one, as it was made: what was damaged since is removed. Hashed once by each process."""
         path = self.folder(kind) / key
         try:
-            found = path.stat()
+            found = path.lstat()
         except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(found.st_mode):  # none is made as a link, which may lead anywhere
+            log.warn(DAMAGED.format(path))
+            remove(path)
             return None
         identity = (str(path), found.st_dev, found.st_ino)
         if identity not in self._verified:
@@ -147,7 +152,7 @@ class Cache:
             if sha256 is None and not noted.exists():  # made by a version that did not note it
                 self._note(kind, key, path, None)
             elif digest(path, sha256) != (sha256 or noted.read_text()):
-                log.warn(f"{path} was damaged in the cache and is made again")
+                log.warn(DAMAGED.format(path))
                 remove(path)
                 return None
             self._verified.add(identity)
@@ -197,6 +202,21 @@ class Cache:
 def digest(path: Path, sha256: str | None = None) -> str:
     """What an entry is compared by: the sha256 of a file that must have a certain one, else that of a tree."""
     return file_digest(path) if sha256 and path.is_file() else tree_digest(path)
+
+
+def intact(path: Path, sha256: str, name: str = "") -> bool:
+    """Whether a file with this hash is at `path`, which then counts as used; anything else there is removed.
+
+    `name` is what the warning calls it, by default its path.
+    """
+    if not os.path.lexists(path):
+        return False
+    if path.is_file() and file_digest(path) == sha256:
+        os.utime(path)
+        return True
+    log.warn(DAMAGED.format(name or path))
+    remove(path)
+    return False
 
 
 def sync(path: Path, *, whole: bool = True) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from osbuild import log
 from osbuild.arch import Architecture
-from osbuild.cache import Cache, content_key, file_digest, sync
+from osbuild.cache import Cache, content_key, file_digest, intact, sync
 from osbuild.errors import Error
 from osbuild.mode import UMASK
 from osbuild.run import CommandError, run
@@ -156,14 +156,7 @@ class Archive:
 
     def _intact(self, deb: Deb) -> bool:
         """Whether the cache has a package as it was downloaded; a damaged one is removed."""
-        path = stored(self.cache, deb)
-        if not path.exists():
-            return False
-        if file_digest(path) == deb.sha256:
-            return True
-        log.warn(f"package {deb.filename} was damaged in the cache and is downloaded again")
-        path.unlink(missing_ok=True)
-        return False
+        return intact(stored(self.cache, deb), deb.sha256, f"package {deb.filename}")
 
     def download(self, debs: Sequence[Deb], *, folder: Path | None = None) -> None:
         """Bring each of `debs` into the cache, verified. `folder` is looked into before the network."""

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -67,7 +68,8 @@ def diagnose(cache: Cache, build: Path) -> list[Check]:
     ]
     proxies = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "no_proxy"))
     checks.append(Check("proxy", True, ", ".join(proxies) or "none in the environment", required=False))
-    modules = ",".join(map(public, (os.environ.get("GOPROXY") or "Go's default").split(",")))
+    # A `|` separates proxies too (go.dev/ref/mod, "GOPROXY").
+    modules = "".join(map(public, re.split("([,|])", os.environ.get("GOPROXY") or "Go's default")))
     checks.append(Check("Go modules", True, modules, required=False))
     return checks
 

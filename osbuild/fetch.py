@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import urllib.error
@@ -17,16 +18,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from osbuild import log
-from osbuild.cache import Cache, file_digest, remove
+from osbuild.cache import Cache, file_digest, intact, remove
 from osbuild.errors import Error
-from osbuild.http import Failed, get, public, reason
+from osbuild.http import Failed, get, length, public, reason, whole_number
+from osbuild.jsontext import loads
 
 KIND = "downloads"  # of the cache's entries; the key is the sha256
 ATTEMPTS = 4  # in a row that brought nothing new, per URL
 PROGRESS = 2**20  # bytes that an attempt must bring to count as progress
 BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
 SLOWEST = 1024  # bytes per second, averaged over the time-out: a server below that counts as hanging
-LIMIT = 16 * 2**30  # bytes, where no size is known: a body without an end must not fill the disk
+LIMIT = 2**30  # bytes, if no size is known: a body without an end must not fill the disk
 CHUNK = 256 * 1024
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # status codes that may pass (RFC 9110, section 15)
 
@@ -67,16 +69,13 @@ def fetch(
     for url in urls:
         try:
             _ = urlsplit(url).port
-        except ValueError as error:
-            raise Error(f"{url} is not a URL: {error}", where=name) from error
+        except ValueError:
+            hint = "check host and port; special characters of a user or password are written as %XX"
+            raise Error(f"{public(url)} is not a URL", where=name, hint=hint) from None
     goal = cache.folder(KIND) / sha256
     with cache.locked(f"{KIND}-{sha256}"):
-        if goal.is_file():
-            if file_digest(goal) == sha256:
-                os.utime(goal)
-                return goal
-            log.warn(f"{goal} was damaged in the cache and is made again")
-            goal.unlink()
+        if intact(goal, sha256):
+            return goal
         failures: list[tuple[str, Failed]] = []
         try:
             for place in [*_in_folder(folder, urls, sha256, name), *urls]:
@@ -89,6 +88,7 @@ def fetch(
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise Error(f"cannot write {goal}: {error.strerror}", where=name) from error
+            _Part.of(goal).discard()  # it would keep the disk full
             raise Error(
                 f"no space left for {goal}", where=name, hint="free some, or set EDGE_OSBUILD_CACHE to a larger disk"
             ) from error
@@ -99,67 +99,6 @@ def folder_from_environment() -> Path | None:
     """The folder for builds without a network that `$EDGE_OSBUILD_FOLDER` names; None if it is not set."""
     named = os.environ.get("EDGE_OSBUILD_FOLDER")
     return Path(named) if named else None
-
-
-def read_text(places: Sequence[str], *, limit: int, timeout: float = 30.0) -> tuple[str, str]:
-    """The first place, a URL or path, that has a small text file, and the text.
-
-    `limit` is the most that the file may have, in bytes; `timeout` is in seconds without data. Raises `Missing` if the
-    last place answered that it has no such file, and `Unavailable` if no place gave it.
-    """
-    failures: list[tuple[str, Failed]] = []
-    for place in places:
-        try:
-            data = _read(place, limit, timeout)
-            return public(place), data.decode()
-        except UnicodeDecodeError:
-            failures.append((public(place), Failed("is not a text file")))
-        except Failed as failure:
-            failures.append((public(place), failure))
-    name = places[-1].rpartition("/")[2]
-    kind = Missing if str(failures[-1][1]).startswith("HTTP 404") else Unavailable
-    lines = [f"  {place}: {failure}" for place, failure in failures]
-    raise kind("\n".join([f"cannot get {name}", *lines]), hint="check network and proxy (https_proxy)")
-
-
-def _read(place: str, limit: int, timeout: float) -> bytes:
-    """The bytes of one small file. Raises `Failed`."""
-    if "://" not in place or place.startswith("file://"):
-        path = Path(urllib.request.url2pathname(urlsplit(place).path)) if "://" in place else Path(place)
-        try:
-            with path.open("rb") as file:
-                data = file.read(limit + 1)
-        except OSError as error:
-            raise Failed(error.strerror or str(error)) from error
-    else:
-        data = _read_url(place, limit, timeout)
-    if len(data) > limit:
-        raise Failed(f"has more than {limit} bytes")
-    return data
-
-
-def _read_url(url: str, limit: int, timeout: float) -> bytes:
-    pause = BACKOFF
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with get(url, {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}, timeout) as response:
-                if response.status != HTTPStatus.OK:
-                    again = response.status in AGAIN
-                    raise Failed(f"HTTP {response.status} {response.reason}".rstrip(), again=again)
-                data = response.read(limit + 1)
-                total = _length(response)
-                if total is not None and len(data) < min(total, limit + 1):
-                    raise Failed(f"connection ended after {len(data)} of {total} bytes", again=True)
-                return data
-        except (OSError, http.client.HTTPException) as error:
-            failure = Failed(reason(error, timeout), again=True)
-        except Failed as error:
-            failure = error
-        if not failure.again or attempt == ATTEMPTS:
-            break
-        time.sleep(pause)
-        pause *= 2
-    raise failure
 
 
 def _summary(name: str, sha256: str, folder: Path | None, failures: Sequence[tuple[str, Failed]]) -> Error:
@@ -201,6 +140,8 @@ def _copy(source: Path, goal: Path, sha256: str) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=goal.parent))
     try:
         try:
+            if not stat.S_ISREG(source.stat().st_mode):
+                raise Failed("is not a file")
             source.open("rb").close()
         except OSError as error:
             raise Failed(error.strerror or str(error)) from error
@@ -225,6 +166,11 @@ class _Part:
 
     folder: Path
 
+    @classmethod
+    def of(cls, goal: Path) -> "_Part":
+        """What is left of attempts at the file that is to be `goal`."""
+        return cls(goal.with_name(f"{goal.name}.part"))
+
     @property
     def data(self) -> Path:
         return self.folder / "data"
@@ -235,7 +181,7 @@ class _Part:
     def validator(self, url: str) -> str | None:
         """The entity tag or date that `url` gave with this data (RFC 9110, section 13.1.5)."""
         try:
-            known = json.loads((self.folder / "validator").read_text())
+            known = loads((self.folder / "validator").read_text())
             return str(known["validator"]) if known["url"] == public(url) else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -255,7 +201,7 @@ class _Part:
 
 def _download(url: str, goal: Path, sha256: str, name: str, timeout: float, size: int | None) -> None:
     """Attempts at one URL, until the whole file is there and right. A `.part` stays behind only to be resumed."""
-    part = _Part(goal.with_name(f"{sha256}.part"))
+    part = _Part.of(goal)
     left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
     while True:
         before = part.size()
@@ -290,10 +236,10 @@ def _transfer(url: str, part: _Part, name: str, timeout: float, size: int | None
         if validator := part.validator(url):
             headers["If-Range"] = validator
     with get(url, headers, timeout) as response:
-        total = _length(response)
+        total = length(response.headers)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            if not have or told is None or int(told[1]) != have:
+            if not have or told is None or whole_number(told[1]) != have:
                 part.discard()
                 raise Failed("the server sent another range than was asked for", again=True)
             total = None if total is None else have + total
@@ -307,18 +253,13 @@ def _transfer(url: str, part: _Part, name: str, timeout: float, size: int | None
             raise Failed("the server has less than what was downloaded before", again=bool(have))
         else:
             raise Failed(f"HTTP {response.status} {response.reason}".rstrip(), again=response.status in AGAIN)
-        if size is not None and total is not None and total != size:
+        if total is not None and (total > LIMIT if size is None else total != size):
             part.discard()
-            raise _Wrong(f"size is {total} bytes, expected {size}")
+            raise _Wrong(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
         if (free := shutil.disk_usage(part.folder).free) < (total or 0) - have:
             raise OSError(errno.ENOSPC, f"{free} bytes free")
         _receive(response, part, name, have, total, timeout, LIMIT if size is None else size)
         return have > 0
-
-
-def _length(response: http.client.HTTPResponse) -> int | None:
-    value = response.headers.get("Content-Length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
 
 
 def _receive(

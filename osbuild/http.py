@@ -1,17 +1,22 @@
-"""One HTTP request, by urllib: proxies and certificate authorities from the environment, two time-outs."""
+"""One HTTP request, by urllib: proxies and certificate authorities from the environment, and three time-outs."""
 
 import base64
 import http.client
 import socket
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from osbuild.agent.web import SENSELESS, Watch
+
 CONNECT_TIMEOUT = 5.0  # seconds; short, because "cannot be reached" decides what a build falls back to
+DIGITS = 19  # of 2**63, the size of the largest file
 RESOLVE_TIMEOUT = 8.0  # seconds; longer, because resolv.conf(5) gives a dead first name server 5 s
 
 
@@ -24,8 +29,12 @@ class Failed(Exception):
 
 
 def public(url: str) -> str:
-    """A URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
+    """A URL without what may be secret in it: user, password, query. Of a malformed URL, the scheme alone is left."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # a `#` or `/` in a password ends the host for urlsplit, so the secret could be anywhere
+        return f"{url.partition('://')[0]}://…"
     if not parts.netloc:
         return url
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else ""))
@@ -34,8 +43,8 @@ def public(url: str) -> str:
 def get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
     """Send a GET and follow redirects; every other status is an answer, and its body is still to be read.
 
-    `timeout` is in seconds without data. A user and password in the URL are sent as basic authentication, to the
-    first server only. Raises `Failed` where no answer comes.
+    `timeout` is in seconds without data, and also limits how long the headers may take. A user and password in the URL
+    are sent as basic authentication, to the first server only. Raises `Failed` if no answer arrives.
     """
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
@@ -43,20 +52,38 @@ def get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTT
     if at:
         token = base64.b64encode(unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
+    watch = Watch()
+    handlers = (_Http(watch), _Https(watch), _AnyStatus(), _Redirects())
     try:
-        answer = urllib.request.build_opener(_Http, _Https, _AnyStatus).open(request, timeout=timeout)
+        answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
+        if watch.over:  # http.client takes a connection that ends within the headers for their end
+            answer.close()
+            raise TimeoutError
     except urllib.error.HTTPError as error:  # redirects without an end
         error.close()
-        raise Failed(str(error.reason)) from error
-    except urllib.error.URLError as error:
-        reached = isinstance(error.reason, (ConnectionResetError, http.client.RemoteDisconnected))
-        raise Failed(reason(error.reason, timeout), again=reached) from error
-    except TimeoutError as error:  # connected, but no answer
-        raise Failed(f"no answer in {timeout:g} s", again=True) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Failed(reason(error, timeout), again=isinstance(error, ConnectionError)) from error
+        raise Failed(" ".join(str(error.reason).split())) from error
+    except (OSError, *SENSELESS) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        connected = not (isinstance(cause, TimeoutError) and "within" in str(cause))
+        if connected and (watch.over or isinstance(error, TimeoutError)):
+            raise Failed(f"no answer in {timeout:g} s", again=True) from error
+        reached = isinstance(cause, (ConnectionResetError, http.client.RemoteDisconnected))
+        again = reached if isinstance(error, urllib.error.URLError) else isinstance(error, ConnectionError)
+        raise Failed(reason(cause, timeout), again=again) from error
+    finally:
+        watch.close()
     assert isinstance(answer, http.client.HTTPResponse)
     return answer
+
+
+def length(headers: http.client.HTTPMessage) -> int | None:
+    """Bytes of the body, None if the header does not say, or says nothing that a file could have (RFC 9110, 8.6)."""
+    return whole_number(headers.get("Content-Length", ""))
+
+
+def whole_number(text: str) -> int | None:
+    """The number in a header; None if it is not one of at most 19 digits, which is more than any file has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
 
 
 def reason(error: object, timeout: float) -> str:
@@ -83,16 +110,38 @@ class _AnyStatus(urllib.request.HTTPErrorProcessor):
     https_response = http_response
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to the web only, and from https to https only, as apt does."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = newurl.partition(":")[0].lower()
+        if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
+            raise ValueError(f"it redirects from {req.type} to {scheme[:20]}, which is not followed")
+        fp.close()  # urllib would read all of the body into memory
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 class _Connect(http.client.HTTPConnection):
     """Name look-up and connection have a short time-out of their own; the one for data applies after that."""
+
+    def __init__(self, watch: Watch, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self._watch, self._create_connection = watch, watch.connect
 
     def connect(self) -> None:
         patience, self.timeout = self.timeout, CONNECT_TIMEOUT
         _resolve(self.host, self.port)
+        self._watch.until(time.monotonic() + CONNECT_TIMEOUT)
         try:
             super().connect()
-        except TimeoutError as error:
-            raise TimeoutError(f"cannot connect within {CONNECT_TIMEOUT:g} s") from error
+        except OSError as error:
+            if isinstance(error, TimeoutError) or self._watch.over:
+                raise TimeoutError(f"cannot connect within {CONNECT_TIMEOUT:g} s") from error
+            raise
+        assert patience is not None
+        self._watch.until(time.monotonic() + patience)
         self.timeout = patience
         self.sock.settimeout(patience)
 
@@ -119,10 +168,18 @@ def _resolve(host: str, port: int) -> None:
 
 
 class _Http(urllib.request.HTTPHandler):
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connect, req)
+        return self.do_open(partial(_Connect, self._watch), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnect, req)
+        return self.do_open(partial(_SecureConnect, self._watch), req)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from osbuild import cache as caches
+from osbuild import fetch
 from osbuild.arch import Architecture
 from osbuild.cache import SUMS, Cache
 from osbuild.debian import Archive, Deb, repository, stored
@@ -76,6 +77,71 @@ def test_a_damaged_entry_is_made_again(
     assert "was damaged" in capsys.readouterr().err
     assert (cache.entry("kind", "key", folder) / "deep/file").read_text() == "contents"
     assert (path / "link").readlink() == Path("deep/file")
+
+
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "FIFO": os.mkfifo,
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to the host": lambda path: path.symlink_to("/etc"),
+    "empty file": Path.touch,
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("make", [folder, lambda path: path.write_text("contents")], ids=["folder", "file"])
+def test_whatever_is_in_the_place_of_an_entry_is_replaced(
+    other: str, make: Callable[[Path], None], cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = cache.entry("kind", "key", make)
+    whole = caches.digest(path)
+    caches.remove(path)
+    OTHERS[other](path)
+    assert caches.digest(cache.entry("kind", "key", make)) == whole
+    assert "was damaged" in capsys.readouterr().err
+
+
+def test_an_entry_that_is_a_link_is_not_used_even_if_it_leads_to_the_same(cache: Cache, tmp_path: Path) -> None:
+    """What is elsewhere may change after it was looked at."""
+    path = cache.entry("kind", "key", folder)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert not cache.entry("kind", "key", folder).is_symlink()
+    assert (tmp_path / "elsewhere/deep/file").read_text() == "contents"
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_whatever_is_in_the_place_of_a_download_or_package_is_replaced(
+    other: str, cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sha256 = hashlib.sha256(b"right").hexdigest()
+    (tmp_path / "release").write_bytes(b"right")
+    deb = a_package(tmp_path)
+    places = [cache.folder(fetch.KIND) / sha256, stored(cache, deb)]
+    for place in places:
+        OTHERS[other](place)
+    assert fetch.fetch([str(tmp_path / "release")], sha256=sha256, name="x", cache=cache).read_bytes() == b"right"
+    Archive(cache, Architecture.native()).download([deb], folder=tmp_path)
+    assert hashlib.sha256(stored(cache, deb).read_bytes()).hexdigest() == deb.sha256
+    assert capsys.readouterr().err.count("was damaged") == 2
+
+
+def test_a_damaged_note_of_a_download_that_stopped_is_of_no_use(cache: Cache, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(b"right").hexdigest()
+    part = cache.folder(fetch.KIND) / f"{sha256}.part"
+    (tmp_path / "release").write_bytes(b"right")
+    for text in ("[" * 100_000, "7", "\0"):
+        part.mkdir()
+        (part / "data").write_bytes(b"r")
+        (part / "validator").write_text(text)
+        with pytest.raises(fetch.Unavailable, match="refused"):
+            fetch.fetch(["http://127.0.0.1:9/x"], sha256=sha256, name="x", cache=cache)
+        caches.remove(part)
+        part.write_text("not a folder")
+        with pytest.raises(fetch.Unavailable, match="refused"):
+            fetch.fetch(["http://127.0.0.1:9/x"], sha256=sha256, name="x", cache=cache)
+        caches.remove(part)
 
 
 def test_an_entry_that_is_as_it_was_made_is_used(cache: Cache) -> None:

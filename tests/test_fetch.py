@@ -474,15 +474,6 @@ def test_ctrl_c_leaves_a_part_that_is_resumed(serve: Callable[..., Server], cach
     assert server.requests[1]["Range"] == f"bytes={have}-"
 
 
-def test_a_disk_without_space_is_said_so(tmp_path: Path, serve: Callable[..., Server]) -> None:
-    def huge(handler: BaseHTTPRequestHandler) -> None:
-        send(handler, 200, b"x", Content_Length=str(2**60))
-
-    with pytest.raises(Error, match="no space left") as caught:
-        get(Cache(tmp_path), serve(huge).url)
-    assert "EDGE_OSBUILD_CACHE" in (caught.value.hint or "")
-
-
 @pytest.mark.parametrize("url", ["http://[::1", "http://host:port/x", "http://host:99999/x"])
 def test_what_is_no_url_is_an_error(url: str, cache: Cache) -> None:
     with pytest.raises(Error, match="is not a URL"):

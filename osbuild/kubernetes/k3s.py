@@ -10,9 +10,10 @@ from osbuild import log
 from osbuild.arch import Architecture
 from osbuild.cache import Cache
 from osbuild.errors import Error
-from osbuild.fetch import Missing, Unavailable, fetch, folder_from_environment, read_text
+from osbuild.fetch import Missing, Unavailable, fetch, folder_from_environment
 from osbuild.kubernetes.pins import ASSETS, K3S
 from osbuild.profile.model import Kubernetes
+from osbuild.smalltext import read_text
 
 RELEASES = "https://github.com/k3s-io/k3s/releases/download"
 MIRROR = "EDGE_OSBUILD_K3S_MIRROR"
