@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from osbuild import paths
+from osbuild.cli import cli
 
 DOCUMENTS = sorted([*paths.PROJECT.glob("*.md"), *(paths.PROJECT / "docs").glob("*.md")])
 GLOSSARY = paths.PROJECT / "docs/glossary.md"
@@ -46,3 +48,42 @@ def test_each_term_has_one_definition() -> None:
     terms = re.findall(r'<a id="([^"]+)">', GLOSSARY.read_text())
     assert len(terms) > 80
     assert sorted(set(terms)) == sorted(terms)
+
+
+def avoided() -> list[str]:
+    """The words of the glossary's first table of decisions, which no document uses."""
+    table = GLOSSARY.read_text().partition("## Decisions")[2].partition("\n\nOne word with several meanings")[0]
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", table, re.MULTILINE)
+    return [word for row in rows[1:] if not row.startswith("---") for word in row.split(", ")]
+
+
+def prose(path: Path) -> str:
+    """A document without code, and without tables of what was recorded or of what not to say."""
+    text = re.sub(r"`[^`]*`", "", FENCE.sub("", path.read_text()))
+    quoted = path.name in ("glossary.md", "coding-style.md", "failure-matrix.md")
+    return "\n".join(line for line in text.splitlines() if not (quoted and line.startswith("|")))
+
+
+def help_texts(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    """The help of a command and of all below it."""
+    context = click.Context(command, info_name=name)
+    yield name, command.get_help(context)
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            below = command.get_command(context, word)
+            assert below is not None
+            yield from help_texts(below, f"{name} {word}")
+
+
+def test_documents_and_help_use_the_terms_of_the_glossary() -> None:
+    words = avoided()
+    assert "floor" in words and len(words) > 10
+    texts = {path.name: prose(path) for path in DOCUMENTS} | dict(help_texts(cli, "edge-osbuild"))
+    assert {"README.md", "edge-osbuild flash", "edge-osbuild keys rotate"} <= texts.keys()
+    found = [
+        (name, word)
+        for name, text in texts.items()
+        for word in words
+        if re.search(rf"\b{re.escape(word)}s?\b", " ".join(text.split()), re.IGNORECASE)
+    ]
+    assert found == []
