@@ -29,62 +29,62 @@ def _address(help: str) -> dict[str, Any]:
 class UBoot:
     """Where the boot script puts things in memory, for the boot flow `uboot`, and what it was built with."""
 
-    state_address: str = field(default="", metadata=_address("8 KiB for the state of the slots"))
+    state_address: str = field(default="", metadata=_address("8 KiB for the boot state"))
     device_tree_address: str = field(default="", metadata=_address("the device tree that the kernel gets"))
-    kernel_address: str = field(default="", metadata=_address("the kernel, of ARM64 unpacked"))
-    image_address: str = field(default="", metadata=_address("a slot's image, and in it the initrd, up to its end"))
+    kernel_address: str = field(default="", metadata=_address("the kernel, unpacked on ARM64"))
+    image_address: str = field(default="", metadata=_address("the boot image with its initrd"))
     script_address: str = field(default="", metadata=_address("boot.scr"))
     watchdog: str = field(
         default="",
         metadata=key(
             "commands that start the hardware's watchdog before the kernel of a slot on trial; the initrd's driver "
-            "takes it over"
+            "takes over"
         ),
     )
     quirks: str = field(
         default="",
         metadata=key(
-            "commands that boot.scr begins with; what they set `edge_more` to is added to the kernel arguments",
+            "commands that boot.scr begins with; the value of `edge_more` is added to the kernel arguments",
             lines=True,
         ),
     )
     environment_size: int = field(
         default=0,
-        metadata=key("bytes of U-Boot's own environment where it is the file uboot.env; 0: elsewhere", minimum=0),
+        metadata=key("bytes of U-Boot's own environment if it is the file uboot.env; otherwise 0", minimum=0),
     )
 
 
 @dataclass(frozen=True)
 class QemuBoard:
-    """The machine of QEMU that is this board, or the nearest to it."""
+    """The QEMU machine that is this board, or the most similar one."""
 
     machine: str = field(
         default="", metadata=key("value of -machine", pattern=r"^[a-z0-9.,=_-]*$", form="a machine's name")
     )
-    cpu: str = field(default="", metadata=key("processor under TCG; empty: the machine's own"))
+    cpu: str = field(default="", metadata=key("processor under TCG; empty: the machine's default"))
     firmware: str = field(
-        default="uefi", metadata=key("what runs first: UEFI in flash, or U-Boot", choices=("uefi", "uboot"))
+        default="uefi", metadata=key("firmware that runs first: UEFI in flash, or U-Boot", choices=("uefi", "uboot"))
     )
-    uboot: str = field(default="", metadata=key("U-Boot's file on the boot partition, given to QEMU as its kernel"))
+    uboot: str = field(default="", metadata=key("U-Boot's file on the ESP, passed to QEMU as its kernel"))
     uboot_address: str = field(
-        default="", metadata=_address("where U-Boot is to be loaded, if not where QEMU puts kernels")
+        default="", metadata=_address("address to load U-Boot to, if other than QEMU's address for kernels")
     )
-    device_tree: str = field(default="", metadata=key("file on the boot partition, given to QEMU as -dtb"))
+    device_tree: str = field(default="", metadata=key("file on the ESP, passed to QEMU as -dtb"))
     status: dict[str, str] = field(
         default_factory=dict,
         metadata=key(
-            "devices that U-Boot is to see otherwise than in that tree: path -> `okay` or `disabled`",
+            "status of devices that U-Boot sees differently from that device tree: path -> `okay` or `disabled`",
             choices=("okay", "disabled"),
         ),
     )
-    memory: Size | None = field(default=None, metadata=key("the machine's memory, where it can't be chosen"))
-    cpus: int | None = field(default=None, metadata=key("its processors, where they can't be chosen", minimum=1))
+    memory: Size | None = field(default=None, metadata=key("the machine's memory, if it is fixed"))
+    cpus: int | None = field(default=None, metadata=key("number of processors, if it is fixed", minimum=1))
     disk: str = field(default="virtio", metadata=key("how the disk is attached", choices=("virtio", "sd")))
     network: str = field(default="virtio", metadata=key("how the network is attached", choices=("virtio", "usb")))
     serial: int = field(
         default=0, metadata=key("which of the machine's serial ports has the console", minimum=0, maximum=3)
     )
-    limit: str = field(default="", metadata=key("why no image comes all the way up on that machine, where none does"))
+    limit: str = field(default="", metadata=key("why no image boots completely on that machine, if none does"))
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,16 @@ class Board:
     """A kind of hardware, or of virtual machine."""
 
     name: str = field(metadata=key("name of the board", pattern=BOARD, form=BOARD_FORM))
-    description: str = field(metadata=key("what it is, for people"))
-    architecture: Architecture = field(metadata=key("of its processor"))
+    description: str = field(metadata=key("what the board is, for human readers"))
+    architecture: Architecture = field(metadata=key("architecture of the processor"))
     boot: str = field(metadata=key("boot flow", choices=("uefi", "uboot")))
     qemu: QemuBoard = field(
-        default_factory=QemuBoard, metadata=key("how QEMU makes it; without a machine images can't be tested")
+        default_factory=QemuBoard,
+        metadata=key("how QEMU emulates the board; without a machine the tests do not boot its images"),
     )
     kernel: str = field(
-        default="", metadata=key("kernel flavour that it needs; empty: the profile's", choices=("", "cloud", "generic"))
+        default="",
+        metadata=key("kernel flavour that the board needs; empty: the profile's", choices=("", "cloud", "generic")),
     )
     console: tuple[str, ...] = field(
         default=(), metadata=key("values of the kernel's console=, the last is /dev/console")
@@ -107,16 +109,18 @@ class Board:
     arguments: tuple[str, ...] = field(default=(), metadata=key("kernel arguments that the hardware needs"))
     modules: tuple[str, ...] = field(
         default=(),
-        metadata=key("modules that the initrd needs to find the disk, by pattern below kernel/; none: those of most"),
+        metadata=key(
+            "modules that the initrd needs to find the disk, by pattern below kernel/; none: what most machines need"
+        ),
     )
     packages: tuple[str, ...] = field(default=(), metadata=key("Debian packages that `files` come from"))
     files: dict[str, str] = field(
         default_factory=dict,
-        metadata=key("boot partition: file there -> file in `packages`", keys=FILE, keys_form=FILE_FORM),
+        metadata=key("file on the ESP -> file in `packages`", keys=FILE, keys_form=FILE_FORM),
     )
     texts: dict[str, str] = field(
         default_factory=dict,
-        metadata=key("boot partition: file there -> its text", keys=FILE, keys_form=FILE_FORM, lines=True),
+        metadata=key("file on the ESP -> its text", keys=FILE, keys_form=FILE_FORM, lines=True),
     )
     device_trees: tuple[str, ...] = field(
         default=(), metadata=key("device trees by their path in the kernel's package; the first is for unknown models")

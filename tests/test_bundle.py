@@ -44,7 +44,7 @@ def test_only_a_bundle_that_is_told_to_permits_a_downgrade_and_from_one_version(
     made = source.read(build(tmp_path / "b"))
     assert "downgrade" not in parsed(content.manifest(permitted(made, None)))["meta.edge"]
     assert parsed(content.manifest(permitted(made, "1.2.3")))["meta.edge"]["downgrade"] == "1.2.3"
-    with pytest.raises(UsageError, match="`yesterday` is no version"):
+    with pytest.raises(UsageError, match="`yesterday` is not a version"):
         permitted(made, "yesterday")
 
 
@@ -100,9 +100,9 @@ def test_several_builds_go_into_a_folder_and_never_into_one_file(tmp_path: Path)
     assert [path.name for path in places(boards, tmp_path)] == ["tiny-1.0.0-x86_64.raucb", "tiny-1.0.0-rpi4.raucb"]
     assert places(boards, None) == [tmp_path / "x86_64/bundle.raucb", tmp_path / "rpi4/bundle.raucb"]
     for sources, output, message in (
-        (boards, tmp_path / "f.raucb", "2 builds don't go into one bundle"),
+        (boards, tmp_path / "f.raucb", "2 builds cannot be in one bundle"),
         ([boards[0], boards[0]], tmp_path, "two builds would be written to"),
-        (boards[:1], tmp_path / "f.img", "a bundle's name ends in .raucb"),
+        (boards[:1], tmp_path / "f.img", "the name of a bundle must end in .raucb"),
     ):
         with pytest.raises(UsageError, match=message):
             places(sources, output)
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_bundle_is_none(tmp_path: Path, data: bytes) -> None:
         (("bundle", "{0}/no"), 1, "there is no such folder"),
         (("bundle", "{0}"), 1, "there is no finished build"),
         (("bundle", "{0}/b/manifest.json"), 1, "this is no build"),
-        (("bundle", "{0}/b", "{0}/b2", "-o", "{0}/f.raucb"), 2, "don't go into one bundle"),
+        (("bundle", "{0}/b", "{0}/b2", "-o", "{0}/f.raucb"), 2, "cannot be in one bundle"),
         (("bundle", "{0}/b", "--keys", "{0}/nokeys"), 1, "the list of keys is not there"),
         (("inspect", "{0}/b", "--against", "{0}/no"), 1, "there is no such file"),
         (("bundle",), 2, "Missing argument"),

@@ -230,9 +230,9 @@ def test_one_image_makes_many_nodes(image: Path, tmp_path: Path, monkeypatch: py
     [
         (["one", "two", "--node", "a", "--yes"], "1 for 2 targets"),
         (["one", "two", "--node", "a", "--node", "a"], "the same one twice"),
-        (["one", "--node", "a", "--seed", "x.iso"], "exclude each other"),
+        (["one", "--node", "a", "--seed", "x.iso"], "cannot be combined"),
         (["one", "--set", "hostname=a"], "--node NAME"),
-        (["one", "--bmap", "x", "--no-bmap"], "exclude each other"),
+        (["one", "--bmap", "x", "--no-bmap"], "cannot be combined"),
         (["one", "--bmap", "missing"], "no such block map"),
         (["one", "one"], "name every target once"),
         (["one", "--node", "a"], "no manifest beside disk.img"),

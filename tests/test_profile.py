@@ -379,7 +379,7 @@ def test_check_reports_every_wrong_profile_and_goes_on(tmp_path: Path, capfd: py
     assert f"{one}:2:10: found the number `1`" in output.err.replace("\n", " ")
     assert f"{two}:1:1: the file is empty" in output.err.replace("\n", " ")
     assert output.err.count("error:") == output.err.count("hint:") == 2
-    assert output.out == f"{right}: a 1.0.0 for x86_64 is fine\n"
+    assert output.out == f"{right}: a 1.0.0 for x86_64 is valid\n"
     with pytest.raises(SystemExit):
         main(["profile", "check", "--json", str(one), str(right)])
     results = json.loads(capfd.readouterr().out)

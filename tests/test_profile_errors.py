@@ -83,7 +83,7 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
     # choices and forms
     ("kubernetes:\n  role: sever", "4:9", ("`sever`", "server, agent or none"), "did you mean `server`?"),
     ("kubernetes:\n  role: worker", "4:9", ("`worker`",), "did you mean `agent`?"),
-    ("kubernetes:\n  role: 5x", "4:9", ("`5x`", "server, agent or none"), "what the node is"),
+    ("kubernetes:\n  role: 5x", "4:9", ("`5x`", "server, agent or none"), "role of the node"),
     ("kubernetes:\n  if_unavailable: k3s", "4:19", ("`k3s`", "`upstream`"), "instead"),
     ("architecture: amd64", "3:15", ("`amd64`", "x86_64, arm64 or armv7"), "did you mean `x86_64`?"),
     ("hostname: Über", "3:11", ("`Über`", "lower-case"), "host name"),

@@ -385,7 +385,7 @@ def test_the_command_line_writes_files_for_their_owner_only(tmp_path: Path, monk
     for path in (Path("n1-seed.iso"), *Path("folder").iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert yaml.safe_load(Path("folder/meta-data").read_text())["instance-id"] == made["instance"]
-    with pytest.raises(UsageError, match="exclude"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         CliRunner().invoke(command, ["n.yaml", "--node", "a", "-o", "x", "--into", "y"], catch_exceptions=False)
 
 

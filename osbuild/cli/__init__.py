@@ -73,7 +73,7 @@ def main(args: list[str] | None = None) -> Any:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that resources are given back
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
+            stream.reconfigure(errors="backslashreplace")  # a file name may not be UTF-8
     try:
         status = cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
         flush_output()
@@ -94,7 +94,7 @@ def main(args: list[str] | None = None) -> Any:
         if "--debug" in words:
             raise
         name = error.filename
-        hint = "check the path, its mode and its disk; `edge-osbuild --debug …` shows what was being done"
+        hint = "check the path, its mode and its disk; `edge-osbuild --debug …` shows the failed step"
         where = os.fsdecode(name) if name else None
         if where is None and error.errno == errno.ENOSPC and not sys.stdout.isatty():
             where, hint = "standard output", "make room, or send the output elsewhere"

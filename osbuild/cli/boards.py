@@ -27,13 +27,13 @@ def chosen(profile: str, arch: str | None, board: str | None) -> list[tuple[Load
     path = find(profile)
     if arch == ALL:
         if board:
-            raise UsageError("--board and --arch all exclude each other", hint="leave one out")
+            raise UsageError("--board cannot be combined with --arch all", hint="leave one of them out")
         return [(load(path, architecture=each), boards.default(each)) for each in Architecture]
     if board:
         wanted = boards.load(board)
         if arch not in (None, str(wanted.architecture)):
             message = f"the board {wanted.name} is {wanted.architecture}, not {arch}"
-            raise UsageError(message, hint="leave out --arch: the board says it")
+            raise UsageError(message, hint="leave out --arch: the board determines it")
     elif arch:
         wanted = boards.default(Architecture(arch))
     else:

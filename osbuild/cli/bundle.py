@@ -48,7 +48,7 @@ def command(
     targets = places(sources, output)
     keys = current(folder.absolute() if folder else None)
     if keys.development:
-        log.warn("signing with development keys: only images that have their keyring take such a bundle")
+        log.warn("signing with development keys: only images that trust them accept such a bundle")
     for each in sources:
         trust.check(each, keys)
     cache = Cache()
@@ -81,7 +81,7 @@ def permitted(made: Source, downgrade: str | None, *, change_owner: bool = False
         return made
     if not source.SEMANTIC.fullmatch(downgrade):
         hint = "write the version that runs on the devices, such as --allow-downgrade-from 1.2.3"
-        raise UsageError(f"`{downgrade}` is no version", where="--allow-downgrade-from", hint=hint)
+        raise UsageError(f"`{downgrade}` is not a version", where="--allow-downgrade-from", hint=hint)
     return replace(made, downgrade=downgrade)
 
 
@@ -93,14 +93,14 @@ def places(sources: Sequence[Source], output: Path | None) -> list[Path]:
         found = [output.absolute() / f"{each.title}{SUFFIX}" for each in sources]
     elif len(sources) > 1:
         hint = f"a bundle is for one board: name an existing folder, such as {output.parent}"
-        raise UsageError(f"{len(sources)} builds don't go into one bundle", where=str(output), hint=hint)
+        raise UsageError(f"{len(sources)} builds cannot be in one bundle", where=str(output), hint=hint)
     elif output.suffix != SUFFIX:
-        hint = f"write {output}{SUFFIX}, or make that folder first"
-        raise UsageError(f"a bundle's name ends in {SUFFIX}", where=str(output), hint=hint)
+        hint = f"write {output}{SUFFIX}, or create that folder first"
+        raise UsageError(f"the name of a bundle must end in {SUFFIX}", where=str(output), hint=hint)
     else:
         found = [output.absolute()]
     for number, path in enumerate(found):
         if path in found[:number]:
-            hint = "name every build once; two versions of one board need an -o of their own"
+            hint = "name every build once; for two versions of one board, run the command twice with -o"
             raise UsageError(f"two builds would be written to {path}", hint=hint)
     return found

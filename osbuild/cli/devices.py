@@ -23,7 +23,7 @@ def command(everything: bool, as_json: bool) -> None:
     elif shown:
         click.echo("\n".join(columns([row(host, device) for device in shown], right=(1,))))
     else:
-        click.echo("no disk or card is there; --all shows what else there is")
+        click.echo("no disk or card was found; --all also shows other devices")
 
 
 def wanted(device: Device) -> bool:

@@ -92,7 +92,7 @@ def check_targets(wanted: Sequence[Target], made: Plan, host: Host) -> None:
     for each in wanted:
         key = each.device.number if each.device else each.path.resolve()
         if key in seen:
-            raise UsageError(f"this is {seen[key]} too", where=str(each.path), hint="name every target once")
+            raise UsageError(f"this is the same as {seen[key]}", where=str(each.path), hint="name every target once")
         seen[key] = each.path
         target.check(each, made.size, host)
 
@@ -120,9 +120,9 @@ def confirm(made: Plan, orders: Sequence[Order], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         names = ", ".join(each.target.title for each in lost)
-        raise UsageError(f"this would overwrite {names}", hint="give --yes if that is meant: nobody is here to ask")
+        raise UsageError(f"this would overwrite {names}", hint="give --yes to allow it: there is no terminal to ask on")
     log.note(f"{made.source.path} will overwrite all of:")
     for each in lost:
         log.note(f"  {each.target.title}" + (f" for node {each.node}" if each.node else ""))
-    if not click.confirm("Go on?", err=True):
-        raise Error("nothing was written", hint="`edge-osbuild devices` lists what is there")
+    if not click.confirm("Continue?", err=True):
+        raise Error("nothing was written", hint="`edge-osbuild devices` lists all disks and cards")

@@ -41,7 +41,7 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
 
     if folder and (against is not None or not info.is_bundle(image)):
         hint = "leave out --keys" if against is None else "leave out --against, or --keys"
-        raise UsageError("--keys is for checking the signature of one bundle", where=str(image), hint=hint)
+        raise UsageError("--keys is only for checking the signature of one bundle", where=str(image), hint=hint)
     if against is not None:
         cache = Cache()
         found = compare.compare(compare.side(against.absolute(), cache), compare.side(image.absolute(), cache))

@@ -68,7 +68,9 @@ def init(
     made = authority.init(folder.absolute(), owner, access, root_token=token(root_token))
     log.note(f"keys of {owner}: {folder}")
     if root_token is None:
-        log.note(f"the root's private key: {access.roots(folder)}; keep it offline, it is needed to rotate and revoke")
+        log.note(
+            f"the root's private key: {access.roots(folder)}; keep it offline; it is only needed to rotate and revoke"
+        )
     log.note(f"next: edge-osbuild bundle BUILD --keys {made.folder}")
 
 
@@ -91,13 +93,15 @@ def rotate(
     place = where(folder)
     if as_root:
         if below or days or secret:
-            raise UsageError("--below, --days and --passphrase are of signers", hint="leave out --root, or these")
+            raise UsageError(
+                "--below, --days and --passphrase are only for signers", hint="leave out --root, or these options"
+            )
         keys = authority.rotate_root(place, access)
-        log.note(f"{keys.roots[-1].name} is in the keyring of images from now on, and signs nothing yet")
+        log.note(f"{keys.roots[-1].name} is in the keyring of new images, and signs nothing yet")
         log.note(f"when all devices have such an image: edge-osbuild keys rotate --below {keys.roots[-1].name}")
         return
     keys = authority.rotate_signer(place, access, below=below, days=days or SIGNER_DAYS)
-    log.note(f"{keys.signer} signs from now on; the signers before it stay valid until they expire or are revoked")
+    log.note(f"{keys.signer} signs from now on; earlier signers stay valid until they expire or are revoked")
 
 
 @command.command()
@@ -115,9 +119,9 @@ def revoke(
     """
     access = Access(root_keys, passphrase(root_passphrase), None, passphrase(pin))
     keys = authority.revoke(where(folder), name, access, reason=reason)
-    log.note(f"{name}: devices refuse what it signs as soon as they run an image built from now on")
+    log.note(f"{name}: devices refuse its signatures once they run an image that is built after this")
     if name == keys.signer:
-        log.note(f"it signs no more; next: edge-osbuild keys rotate {keys.folder}")
+        log.note(f"bundles cannot be signed until there is a new signer; next: edge-osbuild keys rotate {keys.folder}")
 
 
 @command.command()
@@ -148,7 +152,7 @@ def token(uri: str | None) -> str | None:
     from osbuild.keys.token import check_uri, is_token
 
     if uri is not None and not is_token(uri):
-        raise UsageError(f"`{uri}` is no PKCS#11 URI", hint="write pkcs11:token=…;object=… (RFC 7512)")
+        raise UsageError(f"`{uri}` is not a PKCS#11 URI", hint="write pkcs11:token=…;object=… (RFC 7512)")
     return check_uri(uri) if uri else None
 
 

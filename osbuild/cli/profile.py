@@ -67,7 +67,7 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
         else:
             results.append({"profile": name, "ok": True})
             if not as_json:
-                click.echo(f"{paths.display(path)}: {found.name} {found.version} for {found.architecture} is fine")
+                click.echo(f"{paths.display(path)}: {found.name} {found.version} for {found.architecture} is valid")
     if as_json:
         click.echo(json.dumps(results, indent=2))
     if not all(result["ok"] for result in results):

@@ -75,7 +75,7 @@ def command(
     hardware = found.board.qemu
     if not hardware.machine:
         raise Error(
-            "QEMU has no machine like this board", where=f"board {found.board.name}",
+            "QEMU has no machine for this board", where=f"board {found.board.name}",
             hint="boot it on the hardware: edge-osbuild flash",
         )  # fmt: skip
     image_format(found.image)  # so that a wrong name is known before any work is done

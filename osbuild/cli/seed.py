@@ -73,9 +73,9 @@ def command(
     The seed contains the secrets that the profile refers to: treat it like a password.
     """
     if into is not None and output is not None:
-        raise UsageError("-o and --into exclude each other", hint="make the seed twice, once with each")
+        raise UsageError("-o cannot be combined with --into", hint="run the command twice, once with each")
     if not signed and (folder or secret or pin):
-        raise UsageError("--keys, --passphrase and --pin are for --sign", hint="add --sign, or leave them out")
+        raise UsageError("--keys, --passphrase and --pin are only for --sign", hint="add --sign, or leave them out")
     loaded = setting.load(loading.find(profile), settings)
     rules = schemas(Cache())
     user_data = userdata.read(user_file) if user_file else None
@@ -87,7 +87,7 @@ def command(
     if signed:
         keys = current(folder)
         if keys.development:
-            log.warn("signing with development keys: only images that have their keyring take such a seed")
+            log.warn("signing with development keys: only images that trust them accept such a seed")
         pair = signer(keys, programs, secret=passphrase(secret), pin=passphrase(pin))
         files = sign(files, *pair)
     if into is not None:

@@ -25,11 +25,11 @@ def check_options(
 ) -> None:  # fmt: skip
     """Raises `UsageError` where options of the command line contradict each other."""
     if media and nodes:
-        raise UsageError("--seed and --node exclude each other", hint="a seed is that of one node already")
+        raise UsageError("--seed cannot be combined with --node", hint="a seed already belongs to one node")
     if (profile or settings) and not nodes:
         raise UsageError("--profile and --set are about nodes", hint="give --node NAME too, once for each target")
     if bmap is not None and no_bmap:
-        raise UsageError("--bmap and --no-bmap exclude each other", hint="leave one out")
+        raise UsageError("--bmap cannot be combined with --no-bmap", hint="leave one of them out")
     for option, given in (("--seed", [str(path.resolve()) for path in media]), ("--node", list(nodes))):
         if given and len(given) != targets:
             raise UsageError(

@@ -65,18 +65,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Disk:
-    esp: Size = field(default=Size(256 * 2**20), metadata=key("size of the EFI system partition", minimum=64 * 2**20))
+    esp: Size = field(default=Size(256 * 2**20), metadata=key("size of the ESP", minimum=64 * 2**20))
     slot: Size = field(
         default=Size(1024 * 2**20),
-        metadata=key("size of each of the two root slots, hash tree included", minimum=64 * 2**20),
+        metadata=key("size of each of the two slots, including the hash tree", minimum=64 * 2**20),
     )
     data: Size = field(
         default=Size(2048 * 2**20),
-        metadata=key("least size of the data partition, which grows to fill the disk", minimum=64 * 2**20),
+        metadata=key("minimum size of the data partition, which grows to fill the disk", minimum=64 * 2**20),
     )
     headroom: int = field(
         default=30,
-        metadata=key("part of a slot, in percent, that must stay free for updates to grow into", minimum=0, maximum=90),
+        metadata=key("share of a slot, in percent, that must be free for later updates", minimum=0, maximum=90),
     )
 
 
@@ -98,7 +98,7 @@ class User:
     groups: tuple[str, ...] = field(
         default=(), metadata=key("supplementary groups", pattern=ACCOUNT, form=ACCOUNT_FORM, where="seed")
     )
-    sudo: bool = field(default=False, metadata=key("may run every command as root without a password", where="seed"))
+    sudo: bool = field(default=False, metadata=key("may run any command as root without a password", where="seed"))
     shell: str = field(
         default="/bin/bash", metadata=key("login shell", pattern=r"^/[!-9;-~]+$", form="an absolute path", where="seed")
     )
@@ -109,7 +109,7 @@ class Time:
     servers: tuple[str, ...] = field(
         default=(),
         metadata=key(
-            "NTP servers; with none, Debian's own",
+            "NTP servers; Debian's own if none is given",
             pattern=r"^[A-Za-z0-9.:-]+$",
             form="a host name or an IP address",
             where="seed",
@@ -129,7 +129,7 @@ class Time:
 @dataclass(frozen=True)
 class Kubernetes:
     role: str = field(
-        default="none", metadata=key("what the node is in its cluster", choices=("server", "agent", "none"))
+        default="none", metadata=key("role of the node in its cluster", choices=("server", "agent", "none"))
     )
     distribution: str = field(
         default="k3s",
@@ -158,12 +158,12 @@ class Kubernetes:
     )
     if_unavailable: str | None = field(
         default=None,
-        metadata=key("distribution to build instead where the release cannot be reached", choices=("upstream",)),
+        metadata=key("distribution to build instead if the release cannot be downloaded", choices=("upstream",)),
     )
     disable: tuple[str, ...] = field(
         default=(),
         metadata=key(
-            "packaged components to leave out, as K3s' `--disable`",
+            "K3s' packaged components to leave out (`--disable`)",
             pattern=r"^[a-z0-9][a-z0-9.-]*$",
             form="a component such as `traefik`",
         ),
@@ -172,7 +172,7 @@ class Kubernetes:
         default=(),
         metadata=key(
             "container images to bake in: OCI or docker archives (paths), or `demo`, a small web "
-            "server made by the build itself",
+            "server that the build makes",
             path="archive",
             pattern=PATH,
             form="a name or path",
@@ -185,18 +185,21 @@ class Kubernetes:
         ),
     )
     token: SecretRef | None = field(
-        default=None, metadata=key("shared secret by which agents join", secret=True, path="reference", where="seed")
+        default=None,
+        metadata=key(
+            "shared secret (join token) with which agent nodes join", secret=True, path="reference", where="seed"
+        ),
     )
     server: str | None = field(
         default=None,
         metadata=key(
-            "URL of the server that an agent joins",
+            "URL of the server that an agent node joins",
             pattern=r"^https://[A-Za-z0-9.:\[\]-]+/?$",
             form="a URL such as `https://192.0.2.10:6443`",
             where="seed",
         ),
     )
-    node_ip: str | None = field(default=None, metadata=key("address by which other nodes reach this one", where="seed"))
+    node_ip: str | None = field(default=None, metadata=key("address at which other nodes reach this one", where="seed"))
     labels: dict[str, str] = field(
         default_factory=dict,
         metadata=key(
@@ -220,8 +223,8 @@ class Kubernetes:
     config: dict[str, Any] = field(
         default_factory=dict,
         metadata=key(
-            "K3s configuration file entries to add, for example `tls-san`; the upstream distribution takes those "
-            "that it knows",
+            "K3s configuration file entries to add, for example `tls-san`; the upstream distribution supports some "
+            "of them",
             references=SECRET_CONFIG,
             where="seed",
         ),
@@ -232,7 +235,7 @@ class Kubernetes:
 class Health:
     deadline: int = field(
         default=600,
-        metadata=key("seconds after which a boot that is not healthy has failed", minimum=30, maximum=86400),
+        metadata=key("seconds after which an unhealthy boot has failed", minimum=30, maximum=86400),
     )
 
 
@@ -241,8 +244,8 @@ class Seed:
     media: str = field(
         default="first-boot",
         metadata=key(
-            "when a medium labelled CIDATA may configure a node: `first-boot`, while it has no seed of its own; "
-            "`signed`, at every boot if a key that the image trusts has signed its seed; `always`, at every boot",
+            "when a medium labelled CIDATA may configure a node: `first-boot`, while the node has no seed of its own; "
+            "`signed`, at every boot if the seed is signed with a key that the image trusts; `always`, at every boot",
             choices=("first-boot", "signed", "always"),
         ),
     )
@@ -252,21 +255,21 @@ class Seed:
 class Update:
     deadline: int = field(
         default=3600,
-        metadata=key("seconds after which an installation that has not ended is given up", minimum=60, maximum=604800),
+        metadata=key("seconds after which an unfinished installation is aborted", minimum=60, maximum=604800),
     )
     drain_deadline: int = field(
         default=120,
         metadata=key(
-            "seconds that pods get to move to other nodes before the node reboots into an update", minimum=0,
+            "seconds for pods to move to other nodes before the node reboots into an update", minimum=0,
             maximum=3600,
         ),
     )  # fmt: skip
     snapshots: int = field(
-        default=3, metadata=key("how many snapshots of the cluster's datastore are kept", minimum=1, maximum=100)
+        default=3, metadata=key("maximum number of snapshots of the cluster's datastore", minimum=1, maximum=100)
     )
     snapshot_space: Size = field(
         default=Size(512 * 2**20),
-        metadata=key("how much room these snapshots may take together", minimum=16 * 2**20),
+        metadata=key("maximum total size of these snapshots", minimum=16 * 2**20),
     )
 
 
@@ -283,7 +286,7 @@ class Agent:
     )
     offline: bool = field(
         default=True,
-        metadata=key("a boot is healthy without the update server having been reached", where="seed"),
+        metadata=key("a boot is healthy even if the update server was not reached", where="seed"),
     )
 
 
@@ -299,7 +302,9 @@ class Profile:
             form="a version that can be compared with others, such as `1.4.0` or `1.4.0-rc.1` (semver.org)",
         )
     )
-    description: str = field(default="", metadata=key("what this node is for, for people", lines=True, where="none"))
+    description: str = field(
+        default="", metadata=key("what this node is for, for human readers", lines=True, where="none")
+    )
     architecture: Architecture = field(default=Architecture.x86_64, metadata=key("what `--arch` is when not given"))
     board: str | None = field(
         default=None,
@@ -317,7 +322,8 @@ class Profile:
     overlays: tuple[str, ...] = field(
         default=(),
         metadata=key(
-            "file trees laid over the root, in order: folders of `overlays/`, or paths relative to the profile",
+            "folders of files to copy over the root file system, in order: names in `overlays/`, or paths relative to "
+            "the profile",
             path="overlay",
             pattern=PATH,
             form="a name or path",

@@ -24,10 +24,12 @@ class Route:
     via: str = field(metadata=seed("address of the gateway"))
     metric: int | None = field(
         default=None,
-        metadata=seed("of two routes to one network, the lower metric counts", minimum=0, maximum=2**32 - 1),
+        metadata=seed(
+            "of two routes to one network, the one with the lower metric is used", minimum=0, maximum=2**32 - 1
+        ),
     )
     on_link: bool = field(
-        default=False, metadata=seed("the gateway is on this link, though in none of its addresses' networks")
+        default=False, metadata=seed("the gateway is on this link, although it is in none of its addresses' networks")
     )
 
 
@@ -36,7 +38,7 @@ class Link:
     """What every kind of interface has."""
 
     name: str = field(metadata=seed("name of the interface", pattern=DEVICE, form=DEVICE_FORM))
-    dhcp: bool = field(default=True, metadata=seed("ask for an IPv4 and IPv6 address"))
+    dhcp: bool = field(default=True, metadata=seed("get IPv4 and IPv6 addresses by DHCP"))
     addresses: tuple[str, ...] = field(default=(), metadata=seed("static addresses with prefix length, `192.0.2.5/24`"))
     gateway: str | None = field(default=None, metadata=seed("default gateway"))
     routes: tuple[Route, ...] = field(default=(), metadata=seed("further routes"))
@@ -72,7 +74,7 @@ class Interface(Link):
 
 @dataclass(frozen=True)
 class Bond(Link):
-    members: tuple[str, ...] = field(kw_only=True, metadata=seed("names of the interfaces that it joins"))
+    members: tuple[str, ...] = field(kw_only=True, metadata=seed("names of the interfaces in the bond"))
     mode: str = field(
         default="active-backup",
         metadata=seed(
@@ -89,7 +91,7 @@ class Bond(Link):
     hash_policy: str | None = field(
         default=None,
         metadata=seed(
-            "what decides the member, with the modes `802.3ad`, `balance-xor` and `balance-tlb`",
+            "how a member is chosen, with the modes `802.3ad`, `balance-xor` and `balance-tlb`",
             choices=("layer2", "layer2+3", "layer3+4", "encap2+3", "encap3+4"),
         ),
     )
@@ -102,12 +104,12 @@ class Bond(Link):
 @dataclass(frozen=True)
 class Vlan(Link):
     id: int = field(kw_only=True, metadata=seed("VLAN id", minimum=1, maximum=4094))
-    link: str = field(kw_only=True, metadata=seed("name of the interface that it is on"))
+    link: str = field(kw_only=True, metadata=seed("name of the interface that carries the VLAN"))
 
 
 @dataclass(frozen=True)
 class Bridge(Link):
-    members: tuple[str, ...] = field(default=(), metadata=seed("names of the interfaces that it joins"))
+    members: tuple[str, ...] = field(default=(), metadata=seed("names of the interfaces in the bridge"))
     stp: bool = field(default=False, metadata=seed("run the spanning tree protocol"))
 
 
@@ -132,7 +134,7 @@ class Proxy:
     no_proxy: tuple[str, ...] = field(
         default=(),
         metadata=seed(
-            "hosts, domains and networks to reach without it, besides the node and its cluster",
+            "hosts, domains and networks to reach without a proxy, in addition to the node and its cluster",
             pattern=NO_PROXY,
             form="a host, a domain such as `.example.com`, or a network such as `192.0.2.0/24`",
         ),
@@ -143,10 +145,14 @@ class Proxy:
 class Network:
     interfaces: tuple[Interface, ...] = field(
         default=(),
-        metadata=seed("interfaces to configure; with none, DHCP on every Ethernet interface"),
+        metadata=seed("interfaces to configure; DHCP on every Ethernet interface if there are none"),
     )
-    bonds: tuple[Bond, ...] = field(default=(), metadata=seed("interfaces that join others for failover or bandwidth"))
+    bonds: tuple[Bond, ...] = field(
+        default=(), metadata=seed("interfaces that combine others for failover or bandwidth")
+    )
     vlans: tuple[Vlan, ...] = field(default=(), metadata=seed("virtual LANs (IEEE 802.1Q)"))
     bridges: tuple[Bridge, ...] = field(default=(), metadata=seed("bridges"))
     wifis: tuple[Wifi, ...] = field(default=(), metadata=seed("wireless interfaces"))
-    proxy: Proxy = field(default_factory=Proxy, metadata=seed("proxy of containerd, the kubelet, K3s and the agent"))
+    proxy: Proxy = field(
+        default_factory=Proxy, metadata=seed("proxy for containerd, the kubelet, K3s, RAUC and the edge agent")
+    )
