@@ -12,7 +12,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run bundle flash no-target test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor clean
+.PHONY: help image run bundle flash no-target test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -89,6 +89,10 @@ lint: $(READY)  ## run ruff, mypy and shellcheck
 
 doctor: $(READY)  ## show what this host lacks
 	$(EDGE) doctor
+
+wheel: $(READY)  ## make the wheel, which pip installs, in build/
+	rm -f build/edge_osbuild-*.whl
+	.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build .
 
 clean:  ## delete build/ (keeps the cache and .venv)
 	rm -rf --one-file-system build

@@ -18,12 +18,12 @@ from osbuild.boot.flows import flow
 from osbuild.boot.kernel import METAPACKAGES
 from osbuild.cache import Cache, content_key, file_digest
 from osbuild.debian import SUITE, Archive, Deb
-from osbuild.errors import Error
+from osbuild.errors import Error, UsageError
 from osbuild.fetch import Unavailable
 from osbuild.jsontext import loads
 from osbuild.kubernetes import k3s, payload, toolchain, upstream
-from osbuild.paths import display
-from osbuild.profile.load import Loaded
+from osbuild.paths import INSTALLED, PROFILES, display
+from osbuild.profile.load import Loaded, argument
 from osbuild.profile.model import Kubernetes
 from osbuild.rootfs import PACKAGES
 from osbuild.wheels import DISKIMAGE_BUILDER
@@ -61,8 +61,19 @@ class Lock:
 
 
 def lock_path(loaded: Loaded) -> Path:
-    """Where the lock of a profile is: beside it."""
-    return loaded.files[-1].with_suffix(".lock.json")
+    """The lock of a profile: beside it, but in the current folder for one that an installed edge-osbuild ships.
+
+    Raises `UsageError` if the current folder has a profile of that name, whose lock it would be.
+    """
+    profile = loaded.files[-1]
+    path = profile.with_suffix(".lock.json")
+    if not INSTALLED or profile.parent.resolve() != PROFILES:
+        return path
+    if Path(profile.name).exists():
+        message = f"{path.name} in this folder is the lock of {profile.name}, not of the shipped profile"
+        hint = f"write `{profile.name}` to use the profile in this folder, or change to another folder"
+        raise UsageError(message, where=f"profile `{profile.stem}`", hint=hint)
+    return Path(path.name).absolute()
 
 
 def wanted(loaded: Loaded, distribution: str | None = None) -> list[str]:
@@ -113,6 +124,7 @@ def make(
     loaded: Loaded, board: Board, cache: Cache, *, folder: Path | None = None, without: Sequence[str] = ()
 ) -> Lock:
     """Resolve everything against today's archives, which may lack the suites `without`. Raises `Error`."""
+    output.target(lock_path(loaded))  # a lock that can't be written is reported now, not after a minute
     architecture, from_board = board.architecture, flow(board).packages(board)
     # First, since the distribution decides which packages the root needs.
     pinned = pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder)
@@ -179,7 +191,7 @@ def locked_kubernetes(loaded: Loaded, lock: Lock) -> Kubernetes:
         sources = upstream.release(version).folder
         now = {name: file_digest(sources / name) for name in ("go.mod", "go.sum")}
     if now != pinned["files"]:
-        hint = AGAIN.format(profile=display(loaded.files[-1]))
+        hint = AGAIN.format(profile=argument(loaded.files[-1]))
         raise Error(f"the lock has other inputs of Kubernetes {version} than this edge-osbuild", hint=hint)
     return replace(block, distribution=pinned["distribution"], version=version, sha256=sha256, if_unavailable=None)
 
@@ -233,27 +245,46 @@ def read(loaded: Loaded, board: str) -> Lock | None:
 
 def read_all(loaded: Loaded, *, only: str | None = None) -> dict[str, Lock]:
     """The locks of a profile by board, or that of the board `only`. Raises `Error` on a file that is no lock."""
+    plain = read_plain(loaded)
+    try:
+        return {name: from_json(lock) for name, lock in plain.items() if only in (None, name)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(loaded, error) from error
+
+
+def read_plain(loaded: Loaded) -> dict[str, Any]:
+    """The locks of a profile by board, as they are in JSON. Raises `Error` on a file that is no lock."""
     path = lock_path(loaded)
-    hint = AGAIN.format(profile=display(loaded.files[-1]))
     try:
         text = read_file(path).decode()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
+        hint = AGAIN.format(profile=argument(loaded.files[-1]))
         raise Error(f"cannot be read: {error}", where=display(path), hint=hint) from error
     try:
         plain = loads(text)
         if plain["format"] != FORMAT:
             raise ValueError(f"its format is {plain['format']!r}, this edge-osbuild knows {FORMAT}")
-        return {name: from_json(lock) for name, lock in plain["locks"].items() if only in (None, name)}
+        return dict(plain["locks"].items())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Error(f"is not a lock: {type(error).__name__}: {error}", where=display(path), hint=hint) from error
+        raise _damaged(loaded, error) from error
+
+
+def _damaged(loaded: Loaded, error: Exception) -> Error:
+    hint = AGAIN.format(profile=argument(loaded.files[-1]))
+    return Error(f"is not a lock: {type(error).__name__}: {error}", where=display(lock_path(loaded)), hint=hint)
 
 
 def save(loaded: Loaded, lock: Lock) -> Path:
-    """Write the lock beside the profile, whole or not at all; those for other boards stay."""
+    """Write the lock of a profile, whole or not at all; those for other boards stay. What is no lock is replaced."""
     path = lock_path(loaded)
-    locks = {name: to_json(each) for name, each in {**read_all(loaded), lock.board: lock}.items()}
+    try:
+        others = read_plain(loaded)
+    except Error as error:
+        log.warn(f"{error}. It is replaced, and has nothing for other boards")
+        others = {}
+    locks = {**others, lock.board: to_json(lock)}
     output.write(path, (json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n").encode())
     return path
 
@@ -270,7 +301,7 @@ def current(
         return found
     why = "does not fit the profile any more" if found else f"has nothing for {board.name}"
     if locked:
-        hint = f"run `edge-osbuild lock {display(loaded.files[-1])} --board {board.name}`, or build without --locked"
+        hint = f"run `edge-osbuild lock {argument(loaded.files[-1])} --board {board.name}`, or build without --locked"
         raise Error(f"the lock {why}", where=display(lock_path(loaded)), hint=hint)
     lock = make(loaded, board, cache, folder=folder)
     log.note(f"locked: {os.path.relpath(save(loaded, lock))}")

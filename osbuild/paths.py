@@ -1,14 +1,43 @@
-"""Where this project's own files are, and how a path is shown to a person."""
+"""Where this project's own files are, and how a path is shown to a person.
 
+In a checkout, profiles, boards, overlays and templates are beside the package. In a wheel they are in it, in `shipped`
+(osbuild/packaging.py).
+"""
+
+import functools
 import os
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-OVERLAYS = PROJECT / "overlays"
-PROFILES = PROJECT / "profiles"
-BOARDS = PROJECT / "boards"
-ELEMENTS = PROJECT / "osbuild" / "elements"
-TEMPLATES = PROJECT / "cloud-init"
+from osbuild import packedtree
+from osbuild.cache import Cache, content_key, file_digest
+from osbuild.errors import Error
+
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = PACKAGE.parent  # the checkout, if this is one
+SHIPPED = PACKAGE / "shipped"
+INSTALLED = SHIPPED.is_dir()
+DATA = SHIPPED if INSTALLED else PROJECT
+PROFILES = DATA / "profiles"
+BOARDS = DATA / "boards"
+TEMPLATES = DATA / "cloud-init"
+ELEMENTS = PACKAGE / "elements"
+
+
+def overlays() -> Path:
+    """The folder with this project's overlays. Those of a wheel are unpacked into the cache first. Raises `Error`."""
+    return unpacked(SHIPPED / "overlays.tar") if INSTALLED else PROJECT / "overlays"
+
+
+@functools.cache
+def unpacked(archive: Path) -> Path:
+    """The folder in the user's cache that `archive` (`osbuild.packedtree`) was unpacked to. Raises `Error`."""
+    cache = Cache()
+    try:
+        return cache.entry("shipped", content_key(file_digest(archive)), lambda path: packedtree.unpack(archive, path))
+    except OSError as error:
+        hint = "set EDGE_OSBUILD_CACHE to a folder that you can write to"
+        message = f"cannot be written: {error.strerror}"
+        raise Error(message, where=error.filename or str(cache.root), hint=hint) from error
 
 
 def display(path: Path) -> str:
@@ -37,8 +66,8 @@ def overlay(name: str, folder: Path) -> Path:
 
     `folder` is that of the profile. The result need not exist.
     """
-    if "/" not in name and exists(OVERLAYS / name):
-        return OVERLAYS / name
+    if "/" not in name and exists(overlays() / name):
+        return overlays() / name
     return named(name, folder)
 
 

@@ -1,20 +1,21 @@
-"""The version of this program, and the git commit that it runs from."""
+"""The version of this program, and the git commit that it was made from."""
 
 import importlib.metadata
 from dataclasses import dataclass
 
 from osbuild import paths
-from osbuild.errors import Error
-from osbuild.run import run
+from osbuild.gitcommit import DIRTY, git_commit
 
 DISTRIBUTION = "edge-osbuild"
+COMMIT = "commit"  # the file in `paths.SHIPPED`
+SHORT = 12  # digits of a commit that a person sees
 
 
 @dataclass(frozen=True)
 class Version:
-    """`number` is the distribution's version; `commit` is None outside of a git checkout.
+    """`number` is the distribution's version. `commit` is None if nothing names the commit.
 
-    `modified` says whether tracked files differ from the commit.
+    `modified` says whether files differ from the commit, or are not part of it.
     """
 
     number: str
@@ -24,21 +25,12 @@ class Version:
     def __str__(self) -> str:
         if self.commit is None:
             return self.number
-        return f"{self.number} (commit {self.commit[:12]}{', modified' if self.modified else ''})"
+        return f"{self.number} (commit {self.commit[:SHORT]}{DIRTY if self.modified else ''})"
 
 
 def version() -> Version:
-    """The version of the installed distribution, and the commit if it runs from a git checkout."""
-    number = importlib.metadata.version(DISTRIBUTION)
-    if not (paths.PROJECT / ".git").exists():
-        return Version(number)
-    try:
-        commit = git("rev-parse", "--verify", "HEAD")
-        return Version(number, commit, bool(git("status", "--porcelain", "--untracked-files=no")))
-    except Error:  # git is not installed, or refuses a checkout that belongs to another user
-        return Version(number)
-
-
-def git(*arguments: str) -> str:
-    """Standard output of a git command in the checkout. Raises `Error`."""
-    return run(["git", "--no-optional-locks", "-C", paths.PROJECT, *arguments]).strip()
+    """The version of the installed distribution, and the commit: in a wheel as its build stored it, else from git."""
+    stored = paths.SHIPPED / COMMIT
+    text = stored.read_text().strip() if paths.INSTALLED else git_commit(paths.PROJECT) or ""
+    commit, dirty, _ = text.partition(DIRTY)
+    return Version(importlib.metadata.version(DISTRIBUTION), commit or None, bool(dirty))

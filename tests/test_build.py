@@ -16,6 +16,7 @@ from osbuild.board import Board
 from osbuild.board import load as board
 from osbuild.boot.flow import command_line
 from osbuild.build import image_facts, inputs, unchanged
+from osbuild.cache import Cache
 from osbuild.debian import Deb, out_of_step, take
 from osbuild.element import search_path
 from osbuild.errors import Error
@@ -98,6 +99,35 @@ def test_a_file_that_is_no_lock_is_named_with_what_to_do(tmp_path: Path, text: s
     with pytest.raises(Error) as caught:
         locks.read(loaded, "x86_64")
     assert "shop.lock.json" in str(caught.value) and "edge-osbuild lock" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 99, "locks": {}}', '{"format": 1, "locks": 5}', "\0"])
+def test_a_file_that_is_no_lock_is_replaced_when_the_lock_is_made_again(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = profile(tmp_path)
+    (tmp_path / "shop.lock.json").write_text(text)
+    locks.save(loaded, a_lock(loaded))
+    assert locks.read_all(loaded) == {"x86_64": a_lock(loaded)}
+    assert "shop.lock.json: is not a lock" in capsys.readouterr().err
+
+
+def test_a_damaged_lock_for_another_board_is_kept_as_it_is(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    (tmp_path / "shop.lock.json").write_text('{"format": 1, "locks": {"rpi4": {"epoch": "x"}}}')
+    locks.save(loaded, a_lock(loaded))
+    assert locks.read(loaded, "x86_64") == a_lock(loaded)
+    assert json.loads((tmp_path / "shop.lock.json").read_text())["locks"]["rpi4"] == {"epoch": "x"}
+    with pytest.raises(Error, match="is not a lock"):
+        locks.read(loaded, "rpi4")
+
+
+def test_a_lock_that_can_not_be_written_is_refused_before_anything_is_resolved(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    (tmp_path / "shop.lock.json").mkdir()
+    with pytest.raises(Error, match="this is a folder, not a file"):
+        locks.make(loaded, PC, Cache(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("damage", ["short", "é" * 64, "G" * 64])

@@ -23,7 +23,7 @@ from osbuild.agent.kubernetes.settings import IMAGE, SEED
 
 CONFIG = "etc/rancher/k3s/config.yaml"
 PASSWORD = "etc/rancher/node/password"
-UNITS = places.OVERLAYS / "kubernetes/usr/lib/systemd/system"
+UNITS = places.overlays() / "kubernetes/usr/lib/systemd/system"
 AGENT = {"role": "agent", "server": "https://192.0.2.1:6443"}
 
 

@@ -122,7 +122,7 @@ def test_every_key_has_an_origin(leaf: Path) -> None:
 def test_paths_are_relative_to_the_file_that_states_them(leaf: Path) -> None:
     loaded = load(leaf)
     assert loaded.profile.overlays == ("base", "../tree")
-    assert paths.overlay("base", loaded.folder) == paths.OVERLAYS / "base"
+    assert paths.overlay("base", loaded.folder) == paths.overlays() / "base"
     assert paths.overlay("../tree", loaded.folder).is_dir()
     assert loaded.profile.kubernetes.manifests == ("../app.yaml",)
     assert loaded.profile.kubernetes.token == "file:../token"

@@ -11,7 +11,7 @@ from osbuild.agent.proxy import use
 from osbuild.agent.system import System
 from osbuild.cache import Cache
 from osbuild.errors import Error
-from osbuild.paths import OVERLAYS
+from osbuild.paths import overlays
 from osbuild.profile.load import load
 from osbuild.profile.show import show
 from osbuild.seed.proxy import PATH
@@ -273,5 +273,5 @@ def test_systemd_reads_the_file_as_it_was_meant_and_the_agent_the_same(
 
 @pytest.mark.parametrize("unit", ["containerd", "k3s-server", "k3s-agent", "kubelet", "rauc"])
 def test_whatever_reaches_other_hosts_reads_the_proxy(unit: str) -> None:
-    texts = [path.read_text() for path in OVERLAYS.glob(f"*/usr/lib/systemd/system/{unit}.service.d/*.conf")]
+    texts = [path.read_text() for path in overlays().glob(f"*/usr/lib/systemd/system/{unit}.service.d/*.conf")]
     assert any(f"EnvironmentFile=-{PATH}" in text for text in texts)

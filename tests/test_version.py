@@ -14,7 +14,7 @@ from osbuild.lock import Lock
 from osbuild.manifest import manifest
 from osbuild.profile import load
 from osbuild.run import run
-from osbuild.version import version
+from osbuild.version import Version, version
 
 NUMBER = tomllib.loads((paths.PROJECT / "pyproject.toml").read_text())["project"]["version"]
 IDENTITY = ["-c", "user.name=edge", "-c", "user.email=edge@example.com", "-c", "commit.gpgsign=false"]
@@ -34,10 +34,28 @@ def test_a_checkout_names_its_commit_and_local_changes(checkout: Path) -> None:
     commit = run(["git", "-C", checkout, "rev-parse", "HEAD"]).strip()
     assert (version().number, version().commit, version().modified) == (NUMBER, commit, False)
     assert str(version()) == f"{NUMBER} (commit {commit[:12]})"
-    (checkout / "untracked").write_text("of no account")
-    assert not version().modified
     (checkout / "file").write_text("second")
-    assert str(version()) == f"{NUMBER} (commit {commit[:12]}, modified)"
+    assert (version().commit, version().modified) == (commit, True)
+    assert str(version()) == f"{NUMBER} (commit {commit[:12]}-dirty)"
+
+
+def test_a_file_that_is_not_tracked_is_a_local_change_unless_git_ignores_it(checkout: Path) -> None:
+    (checkout / ".git/info/exclude").write_text("/build\n")
+    (checkout / "build").write_text("an output")
+    assert not version().modified
+    (checkout / "overlay").write_text("an input")
+    assert version().modified
+
+
+def test_a_git_command_that_runs_the_program_does_not_name_the_commit(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = version()
+    other = tmp_path_factory.mktemp("other")
+    run(["git", "init", "--quiet", other])
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    assert version() == expected != Version(NUMBER)
 
 
 def test_without_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from osbuild.paths import display
 @click.option("--without", multiple=True, metavar="SUITE",
               help="Leave this suite out, such as trixie-security, if its signature does not match.")  # fmt: skip
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
-    """Resolve every input of PROFILE again, and write the lock beside the profile."""
+    """Resolve every input of PROFILE again, and write its lock."""
     for loaded, wanted in chosen(profile, arch, board):
         lock = make(loaded, wanted, Cache(), folder=folder, without=without)
         path = save(loaded, lock)

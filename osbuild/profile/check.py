@@ -56,10 +56,11 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
     for number, name in enumerate(profile.overlays):
         path = paths.overlay(name, folder)
         if not inputs.is_there(path, Path.is_dir):
-            shipped = sorted(entry.name for entry in paths.OVERLAYS.glob("*/"))
+            ours = paths.overlays()
+            shipped = sorted(entry.name for entry in ours.glob("*/"))
             near = nearest(name, shipped)
             hint = f"did you mean `{near}`?" if near else f"write a folder, or one of: {', '.join(shipped)}"
-            message = f"found no overlay {quoted(name)}, expected a folder, here or in {paths.display(paths.OVERLAYS)}"
+            message = f"found no overlay {quoted(name)}, expected a folder, here or in {paths.display(ours)}"
             raise Error(message, where=where(f"overlays[{number}]"), hint=hint)
         overlay.check(path)
     if profile.kubernetes.role != "none" and "kubernetes" not in [Path(name).name for name in profile.overlays]:

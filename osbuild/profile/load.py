@@ -57,6 +57,11 @@ def find(name: str | Path) -> Path:
     raise UsageError(f"no profile {quoted(text)}", hint=hint)
 
 
+def argument(path: Path) -> str:
+    """What a command line calls the profile at `path`: the reverse of `find`."""
+    return path.stem if path.parent == paths.PROFILES else paths.display(path)
+
+
 def load(path: Path, *, architecture: Architecture | None = None, change: Callable[[Map], Map] | None = None) -> Loaded:
     """Read the profile at `path` with all that it extends. `architecture` overrides the profile's own.
 

@@ -198,7 +198,7 @@ class Reader:
 
 def _is_name(text: str, what: str) -> bool:
     if what == "overlay":
-        return "/" not in text and paths.exists(paths.OVERLAYS / text)
+        return "/" not in text and paths.exists(paths.overlays() / text)
     if what == "element":
         return "/" not in text and paths.exists(paths.ELEMENTS / text)
     return what == "archive" and text == "demo"
