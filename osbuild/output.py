@@ -26,6 +26,19 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     publish(path.parent, {path.name: data}, mode=mode)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write the file `path`, which must not exist yet, not even as a link. Raises `Error`; nothing is left then."""
+    check_folder(path.parent)
+    try:
+        store(data, path, None)
+    except FileExistsError as error:
+        hint = "choose another name, or remove the file first"
+        raise Error("exists already, and is not replaced", where=str(path), hint=hint) from error
+    except OSError as error:
+        discard(path)
+        raise unwritable(path, error) from error
+
+
 def publish(
     folder: Path, files: Mapping[str, bytes | Path], *, mode: int | None = None, marker: str | None = None
 ) -> None:

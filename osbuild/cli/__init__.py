@@ -16,6 +16,7 @@ from osbuild.errors import Error
 # command -> (module below this package, one line of help)
 COMMANDS = {
     "build": "build an image from a profile",
+    "new": "write a commented profile to start from",
     "profile": "show, check and describe profiles",
     "lock": "pin every input of a profile by sha256",
     "seed": "make the seed of one node: its first-boot config",
