@@ -168,6 +168,25 @@ def test_a_rollback_restores_what_the_newer_version_has_written_to_and_says_what
     assert boots(node, OLD)[1] is None
 
 
+def test_authorities_of_k3s_are_those_on_the_disk_also_after_a_restore(node: Path) -> None:
+    """K3s refuses to start where its files are newer than what the datastore has of them."""
+    key = "/bootstrap/2bb80d537b1d"
+    with started(database(node)) as kine:
+        kine.put(key, b"the authorities of then")
+    boots(node, NEW)
+    with started(database(node)) as kine:
+        kine.put(key, b"authorities that were issued again")
+        kine.put(f"{CONFIG}/fresh")
+    _, done = boots(node, OLD)
+    assert done and done["restored"]["lost"] == {
+        "created": ["configmaps/default/fresh"], "changed": [], "deleted": [],
+    }  # fmt: skip
+    with started(database(node)) as kine:
+        assert key not in kine.objects(), "K3s stores what is on the disk"
+        assert kine.put(key, b"again") == kine.revision == kine.compacted + 1
+    assert objects(database(node)) == {"first": "1", key: "again"}
+
+
 def test_a_rollback_restores_nothing_where_the_newer_version_wrote_nothing(node: Path) -> None:
     boots(node, NEW)
     with started(database(node)):

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from osbuild import paths as places
 from osbuild.agent.__main__ import main
-from osbuild.agent.kubernetes import k3s, prepare
+from osbuild.agent.kubernetes import certificates, prepare
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import IMAGE, SEED
 
@@ -220,4 +220,4 @@ def test_a_restart_that_renewed_nothing_is_repeated_only_at_the_next_limit(
 
 
 def test_a_node_that_never_ran_has_no_certificates() -> None:
-    assert list(k3s.certificates(Paths(Path("/nonexistent")))) == []
+    assert list(certificates.certificates(Paths(Path("/nonexistent")))) == []

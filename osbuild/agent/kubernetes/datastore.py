@@ -19,8 +19,11 @@ from osbuild.agent.system import System, flush
 FILE = "/var/lib/kubernetes/server/db/state.db"
 BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database ("Temporary Files Used By SQLite")
 PATIENCE = 30.0  # seconds to wait for a lock
+# Objects that hold K3s' authorities, encrypted with the token. K3s writes them to its files when it starts, or refuses
+# to start if the files are newer (pkg/cluster/bootstrap.go). If there are none, it takes the files and stores them.
+BOOTSTRAP = "/bootstrap/"
 # Written without end by the cluster itself; and what is no object.
-NOISE = ("/registry/events/", "/registry/leases/", "/registry/masterleases/", "compact_rev_key", "gap-")
+NOISE = ("/registry/events/", "/registry/leases/", "/registry/masterleases/", "compact_rev_key", "gap-", BOOTSTRAP)
 LIVE = "SELECT name, id FROM kine WHERE deleted = 0 AND id IN (SELECT MAX(id) FROM kine GROUP BY name)"
 # Nobody who watched the replaced datastore can have seen a revision this far on that the disk did not keep.
 MARGIN = 10_000
@@ -134,6 +137,23 @@ def continue_after(path: Path, revision: int) -> None:
             (revision, f"gap-{revision}"),
         )
         database.execute("UPDATE kine SET prev_revision = ? WHERE name = 'compact_rev_key'", (revision,))
+    flush(path)
+
+
+def delete(path: Path, prefix: str) -> None:
+    """Delete every object whose name begins with `prefix` from a datastore that nothing else writes to.
+
+    Each deletion is a row like kine's own. Raises `Problem`.
+    """
+    with opened(path) as database, database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'kine'").fetchone():
+            return
+        found = [(name, revision) for name, revision in database.execute(LIVE) if name.startswith(prefix)]
+        database.executemany(
+            "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value, old_value) "
+            "SELECT name, 0, 1, 0, id, 0, NULL, value FROM kine WHERE name = ? AND id = ?",
+            found,
+        )
     flush(path)
 
 

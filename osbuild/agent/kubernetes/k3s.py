@@ -1,23 +1,17 @@
-"""The K3s distribution: its configuration file, its node password, and when its certificates need a restart."""
+"""The K3s distribution: its configuration file, its node password, and its manifests."""
 
 import secrets
-import ssl
-import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.kubernetes import certificates
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import STABLE_ADDRESS, Settings, write, write_json
 
 DATA = "/var/lib/kubernetes"
 # Entries that may be given several times: the profile's are added to ours.
 LISTS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
-# K3s renews its certificates only when it starts, and only those with less than 120 days left (90 in older releases).
-# Each of these limits is a reason to start it again, in days left; the later ones for what did not help before.
-RENEWALS = (120, 90, 30, 7, 1)
 
 
 @dataclass(frozen=True)
@@ -64,43 +58,26 @@ def config(settings: Settings, paths: Paths, node: NodeAddress | None = None) ->
     return {key: value for key, value in merged.items() if value not in (None, [])}
 
 
-def prepare(settings: Settings, paths: Paths) -> bool:
-    """Make what K3s reads at its start. True if it must start again, because certificates are near their end."""
+def prepare(settings: Settings, paths: Paths, *, running: bool = False) -> bool:
+    """Make what K3s reads at its start. True if it must start again for its certificates.
+
+    Those that a wrong clock has dated are repaired, but not while K3s is `running`. Raises `OSError` and `Problem`.
+    """
     write_config(settings, paths)
     paths.plugins.mkdir(parents=True, exist_ok=True)
     # K3s would write it without a sync. After a power cut the server would reject a node with another password.
     if not (paths.node_password.is_file() and paths.node_password.read_text().strip()):
         write(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
-    return renewal_due(paths)
-
-
-def renewal_due(paths: Paths) -> bool:
-    """Whether a certificate has passed one of the limits in `RENEWALS` since this was asked last in this boot."""
-    stamp = paths.run / "k3s-renewals"
-    left = min((seconds for _, seconds in certificates(paths)), default=float("inf"))
-    passed = sum(left < days * 86400 for days in RENEWALS)
-    before = int(stamp.read_text()) if stamp.exists() else 0
-    write(stamp, str(passed))
-    return passed > before
+    found = list(certificates.certificates(paths))
+    due, wrong = certificates.renewal_due(found, paths), certificates.useless(found, settings, paths)
+    if wrong and not running:
+        certificates.repair(wrong, paths)
+    return due or bool(wrong)
 
 
 def write_config(settings: Settings, paths: Paths, node: NodeAddress | None = None) -> None:
     """Write the file that every K3s command reads without being told."""
     write_json(paths.rancher / "config.yaml", config(settings, paths, node), 0o600)
-
-
-def certificates(paths: Paths) -> Iterator[tuple[Path, float]]:
-    """The certificates that K3s renews, and the seconds that each has left. Authorities are not among them."""
-    for path in sorted([*paths.data.glob("server/tls/**/*.crt"), *paths.data.glob("agent/*.crt")]):
-        if "-ca." in path.name:
-            continue
-        command = ["openssl", "x509", "-noout", "-enddate", "-in", str(path)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{path}: {done.stderr.strip().partition(chr(10))[0]}")
-            continue
-        end = done.stdout.strip().removeprefix("notAfter=")
-        yield path, ssl.cert_time_to_seconds(end) - time.time()
 
 
 def place_manifests(sources: list[Path], goal: Path) -> None:

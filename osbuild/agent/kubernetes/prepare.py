@@ -41,7 +41,7 @@ def renew(root: Path) -> None:
     """
     from osbuild.agent.kubernetes import invite, join  # imports cost time at boot, and that does not need these
 
-    changed, settings, paths = prepare(root), load(root), Paths(root)
+    changed, settings, paths = prepare(root, running=True), load(root), Paths(root)
     if settings.role == "agent" and not (root / "usr/bin/k3s").exists() and paths.credentials.exists():
         if why := join.unusable(settings, paths):
             print(why)
@@ -55,8 +55,10 @@ def renew(root: Path) -> None:
         print(f"the tokens that agents join by are not renewed: {error}")
 
 
-def prepare(root: Path) -> bool:
+def prepare(root: Path, *, running: bool = False) -> bool:
     """Make the files of this node. True if certificates changed or are to be, so that what runs must start again.
+
+    `running`: Kubernetes runs, and reads some of these files only when it starts.
 
     Raises `Problem` where the settings or what is on disk can't be used.
     """
@@ -66,7 +68,7 @@ def prepare(root: Path) -> bool:
     name_itself(root, settings)
     changed = False
     if (root / "usr/bin/k3s").exists():
-        changed = settings.role != "none" and k3s.prepare(settings, paths)
+        changed = settings.role != "none" and k3s.prepare(settings, paths, running=running)
         if settings.role == "server":
             k3s.place_manifests(manifests(root), root / "var/lib/kubernetes/server/manifests")
     elif settings.role != "none":

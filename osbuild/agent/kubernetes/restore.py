@@ -98,6 +98,9 @@ def prepare(chosen: Snapshot, database: Path, revision: int) -> None:
     for scrap in (fresh, *datastore.beside(fresh)):
         scrap.unlink(missing_ok=True)
     datastore.copy(chosen.database, fresh)
+    datastore.delete(
+        fresh, datastore.BOOTSTRAP
+    )  # authorities are those on the disk, which may have been issued again since
     datastore.continue_after(fresh, revision)
     datastore.verify(fresh)
     fresh.rename(ready(database))
