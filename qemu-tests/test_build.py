@@ -1,10 +1,13 @@
 """Builds of real images: the same bytes from the same lock, and nothing left behind by one that was ended."""
 
 import json
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,11 @@ import pytest
 from osbuild.board import Board
 from osbuild.cache import Cache
 from osbuild.debian import stored
-from osbuild.lock import read
+from osbuild.lock import lock_path, read
 from osbuild.paths import PROJECT
 from osbuild.profile.load import find, load
 from osbuild.run import run
+from osbuild.version import version
 
 EDGE = PROJECT / ".venv/bin/edge-osbuild"
 OWN = Cache()  # the user's; tests set another
@@ -50,6 +54,16 @@ def folder(board: Board, tmp_path: Path) -> Callable[[str], Path]:
         return target
 
     return collect
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with nothing but this project's wheel and what pip got for it, made under umask 077."""
+    folder = tmp_path_factory.mktemp("installed")
+    run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", PROJECT], umask=0o077)
+    run([sys.executable, "-m", "venv", folder / "venv"], umask=0o077)
+    run([folder / "venv/bin/pip", "install", "--quiet", *folder.glob("*.whl")], umask=0o077)
+    return folder / "venv"
 
 
 def same(first: Path, second: Path) -> None:
@@ -101,6 +115,30 @@ def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the
     )
     same(image(profile), tmp_path / "out" / image(profile).name)
     assert leftovers(elsewhere) == []
+
+
+@pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
+def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checkout(
+    profile: str, board: Board, image: Callable[[str], Path], installed: Path, tmp_path: Path
+) -> None:
+    built, lock = image(profile), lock_path(load(find(profile)))
+    # For these commands the checkout is not there, and the environment can't be changed.
+    script = 'mount -t tmpfs none "$1"; mount --bind "$2" "$2"; mount -o remount,bind,ro "$2"; shift 2; exec "$@"'
+    alone = ["unshare", "--mount", "sh", "-euc", script, "sh", str(PROJECT), str(installed)]
+
+    def edge(*words: str) -> str:
+        return run([*alone, installed / "bin/edge-osbuild", *words], cwd=tmp_path, umask=0o077)
+
+    assert str(installed) in edge("profile", "show", profile)
+    edge("lock", profile, "--board", board.name)
+    mine = tmp_path / f"{profile}.lock.json"
+    assert json.loads(mine.read_text())["locks"].keys() == {board.name}
+    shutil.copyfile(lock, mine)
+    edge("build", profile, "--board", board.name, "--locked")
+    same(built, tmp_path / "build" / built.name)
+    builder = json.loads((tmp_path / "build" / built.name / "manifest.json").read_text())["builder"]
+    assert builder == asdict(version())
+    assert {path.name for path in tmp_path.iterdir()} == {"build", mine.name}
 
 
 def interrupted(board: Board, output: Path, number: signal.Signals, after: str) -> int:
