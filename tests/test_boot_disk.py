@@ -218,7 +218,16 @@ def test_of_two_copies_the_one_that_the_firmware_read_is_taken(
     machine.option(*nodes)
     assert machine.chosen() == "sdb"
     assert machine.chosen(refused="sdb") == "", "the other copy may only be slower to show up"
-    assert machine.chosen(refused="sdb", elsewhere="yes") == "sda", "but its root may be the one that fits"
+    assert machine.chosen(refused="sdb", elsewhere="yes") == "", "a copy never stands in for a disk that is damaged"
+
+
+def test_if_the_firmware_s_place_has_no_disk_a_copy_elsewhere_is_taken_after_a_while(machine: Machine) -> None:
+    """The firmware may number ports in another way than the kernel."""
+    esp = machine.disk("sda", "pci0000:00/0000:00:04.0/virtio1/host2/target2:0:5/2:0:5:0")
+    machine.loaded_from(esp)
+    machine.option(acpi(), pci(4, 0), scsi(0, 0))
+    assert machine.chosen() == ""
+    assert machine.chosen(elsewhere="yes") == "sda"
 
 
 @pytest.mark.parametrize(
@@ -259,6 +268,15 @@ def test_of_two_copies_on_a_board_the_kind_of_device_that_u_boot_read_is_taken(
     machine.disk("sda", "platform/usb1/1-1/1-1:1.0/host0/target0:0:0/0:0:0:0", esp)
     machine.words = [f"edge.esp={esp}", f"edge.device={device}"]
     assert machine.chosen() == chosen
+
+
+def test_no_disk_of_another_kind_stands_in_for_the_card_that_u_boot_read(machine: Machine) -> None:
+    esp = machine.disk("mmcblk0", "platform/mmc0")
+    machine.disk("sda", "platform/usb1/1-1/1-1:1.0/host0/target0:0:0/0:0:0:0", esp)
+    machine.words = [f"edge.esp={esp}", "edge.device=mmc:0"]
+    assert machine.chosen(refused="mmcblk0", elsewhere="yes") == ""
+    machine.disk("mmcblk1", "platform/mmc1", esp)
+    assert machine.chosen(refused="mmcblk0", elsewhere="yes") == "mmcblk1", "U-Boot's 0 may be Linux' 1"
 
 
 def test_without_a_word_of_the_boot_loader_each_disk_with_the_slot_is_tried(machine: Machine) -> None:

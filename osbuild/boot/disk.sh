@@ -141,15 +141,23 @@ candidates() { # disks with the partitions of slot $1, and a boot partition with
 next_disk() { # the disk to try: slot $1, GUID $2 or nothing; not those of the list $3; with $4, also disks elsewhere
     unknown=
     elsewhere=
+    others=$4
     for disk in $(candidates "$1" "$2"); do
-        case " $3 " in *" $disk "*) continue ;; esac
         at_booted_place "$disk"
-        case $? in
+        at=$?
+        case " $3 " in
+            *" $disk "*)
+                # The boot loader was read from this very disk. Its tries are counted there, so no copy replaces it.
+                [ $at -ne 0 ] || others=
+                continue
+                ;;
+        esac
+        case $at in
             0) echo "$disk"; return ;;
             2) unknown=${unknown:-$disk} ;;
             *) elsewhere=${elsewhere:-$disk} ;;
         esac
     done
-    [ -z "$4" ] || unknown=${unknown:-$elsewhere}
+    [ -z "$others" ] || unknown=${unknown:-$elsewhere}
     [ -n "$unknown" ] && echo "$unknown"
 }
