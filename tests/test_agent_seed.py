@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from osbuild.agent.errors import Problem
+from osbuild.agent.seed import boot as booting
 from osbuild.agent.seed import choose as choosing
 from osbuild.agent.seed import effect, sums, userdata
 from osbuild.agent.seed.accepted import accept
 from osbuild.agent.seed.apply import replace_seed
 from osbuild.agent.seed.choose import Media, choose, defaults, rule
 from osbuild.agent.seed.files import LIMIT, Seed, read
-from osbuild.agent.seed.media import label, media
+from osbuild.agent.seed.media import WAIT, label, media
 from osbuild.agent.seed.refused import Refused
 from osbuild.agent.seed.shown import show
 from osbuild.agent.seed.store import store, stored, supersede
@@ -241,6 +242,29 @@ def test_the_image_decides_when_a_medium_configures_a_node(
         assert "edge-agent seed apply" in choice.notes[0]
     if media is Media.SIGNED:
         assert "it is not signed" in choice.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "known", "wait"),
+    [(None, False, WAIT), (None, True, 0.0), ("signed", True, WAIT), ("always", True, WAIT), ("always", False, WAIT)],
+)
+def test_a_medium_is_waited_for_if_it_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str | None, known: bool, wait: float
+) -> None:
+    """A USB stick appears seconds after the node has read its own seed."""
+    system = System(tmp_path)
+    waited: list[float] = []
+
+    def wait_for_media(system: System, seconds: float) -> list[Path]:
+        waited.append(seconds)
+        return []
+
+    put(tmp_path / "usr/lib/edge-osbuild", {"image.json": json.dumps({"seed": {"media": rule}}).encode()})
+    if known:
+        store(system, Seed(FILES))
+    monkeypatch.setattr(booting, "wait_for_media", wait_for_media)
+    assert booting.find(system) == 0
+    assert waited == [wait]
 
 
 def test_an_image_that_says_nothing_of_media_takes_them_at_the_first_boot_only(tmp_path: Path) -> None:

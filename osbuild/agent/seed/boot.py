@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from osbuild.agent.seed import changes, cloudinit
 from osbuild.agent.seed.accepted import Accepted, accept, rendered_keys
-from osbuild.agent.seed.choose import DEFAULTS, ESP, ON_ESP, STORED, choose, defaults, rule
+from osbuild.agent.seed.choose import DEFAULTS, ESP, ON_ESP, STORED, Media, choose, defaults, rule
 from osbuild.agent.seed.files import read
 from osbuild.agent.seed.media import WAIT, wait_for_media
 from osbuild.agent.seed.refused import Refused
@@ -22,10 +22,15 @@ FULL = "free some space on /var"
 
 
 def find(system: System, patience: float | None = None) -> int:
-    """Choose the seed of this boot and show it to cloud-init. `patience` is how long to wait for a medium, seconds."""
+    """Choose the seed of this boot and show it to cloud-init. `patience` is how long to wait for a medium, seconds.
+
+    A medium that is not needed is not waited for.
+    """
+    media = rule(system)
     known = stored(system) is not None or system.path(ON_ESP).is_dir()
+    needed = not known or media is not Media.FIRST_BOOT
     wait = WAIT if patience is None else patience
-    choice = choose(system, wait_for_media(system, 0.0 if known else wait), rule(system))
+    choice = choose(system, wait_for_media(system, wait if needed else 0.0), media)
     accepted = choice.accepted
     show(system, accepted)
     report = Report(

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     apply.add_argument("--reboot", action="store_true", help="reboot now")
     find = steps.add_parser("find", help="choose the seed of this boot (runs at boot)")
     find.add_argument(
-        "--wait", type=float, metavar="SECONDS", help="how long to wait for a medium if no seed is known (default: 5)"
+        "--wait", type=float, metavar="SECONDS", help="how long to wait for a medium that may be used (default: 5)"
     )
     steps.add_parser("configure", help="let cloud-init apply the seed, then store it (runs at boot)")
     steps.add_parser("scripts", help="run the scripts of the seed (runs at boot)")

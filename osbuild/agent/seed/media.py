@@ -10,7 +10,7 @@ from osbuild.agent.system import System
 
 LABEL = "CIDATA"  # or in lower case
 MOUNT = "/run/edge-osbuild/medium"
-WAIT = 5.0  # seconds that a medium gets to appear if no seed is known
+WAIT = 5.0  # seconds for a medium to appear after udev has loaded the drivers; a USB stick takes two or three
 TIMEOUT = 60.0  # seconds for a medium that answers slowly or not at all
 
 
