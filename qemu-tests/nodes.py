@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 
 from osbuild import paths
+from osbuild.board import Board
+from osbuild.cache import Cache
+from osbuild.lock import read
 from osbuild.profile.load import find, load
 from osbuild.profile.model import User
 from osbuild.qemu.machine import Machine
@@ -18,6 +21,7 @@ from osbuild.qemu.ssh import CommandFailed, Guest, KeyPair
 from osbuild.seed import settings as setting
 from osbuild.seed.iso import iso
 from osbuild.seed.render import Seed, render
+from osbuild.tools import Tree, tree
 
 LOGS_FOLDER = Path(os.environ.get("EDGE_TEST_LOGS") or paths.PROJECT / "build/test-logs").absolute()
 """of consoles; two runs of the tests at once need two"""
@@ -41,6 +45,7 @@ NOT_AVAILABLE = (  # what says why pods are not
     "edge-agent explain",
     "journalctl -b --no-pager --lines=200 -u containerd -u 'k*'",
 )
+MEMORY = 1024 * 2**20  # bytes of a machine without a cluster
 BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
 CONNECT = 300.0  # and after that the first SSH connection, of which an emulated Pi takes the longest
 
@@ -74,6 +79,13 @@ def render_seed(
     if network is not None:
         seed = Seed(seed.node, seed.instance, {**seed.files, "network-config": network})
     return seed
+
+
+def finish_tools(board: Board) -> Tree:
+    """The tools tree that images of the board are finished in."""
+    lock = read(load(find("minimal")), board.name)
+    assert lock is not None, "the image was built, so there is a lock"
+    return tree(Cache(), lock.finish_tools)
 
 
 @dataclass

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import MachineFactory
-from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, USER, Node, make_seed, render_seed
+from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, MEMORY, USER, Node, finish_tools, make_seed, render_seed
+from seconddisk import EVERYTHING, WITH_UBOOT, copied, disks, used
 
 from osbuild import gpt
 from osbuild.agent import slotstate
@@ -33,9 +34,9 @@ from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 from osbuild.run import run
 from osbuild.seed import esp
-from osbuild.tools import Tree, tree
+from osbuild.tools import tree
 
-MEMORY = 1024 * 2**20
+DISK_SIZE = 4 * 2**30
 # What each kind of firmware says on the console, whatever it finds on the disk.
 FIRMWARE = {"uefi": r"BdsDxe: starting Boot", "uboot": r"Loading Environment from FAT"}
 # What a process that broke out of its container must not find otherwise.
@@ -61,28 +62,8 @@ NETWORK = (
     "network.bridges=[{name: br0, members: [vlan30], dhcp: false, addresses: ['192.0.2.129/25', '2001:db8::10/64'],"
     " search: [site.example]}]",
 )
-DISKS = """
-disk() { lsblk -ndo PKNAME "$1"; }
-ls /efi > /dev/null
-echo root $(for part in /sys/block/dm-0/slaves/*; do disk /dev/${part##*/}; done | sort -u)
-for place in /efi /var; do echo $place $(disk $(findmnt -nvo SOURCE -t vfat,ext4 $place)); done
-for link in /dev/edge/*-*; do echo ${link##*/} $(disk $link); done
-echo all $(lsblk -ndo NAME | grep -v -e loop -e nbd -e sr | sort)
-"""
+SPACE = "lsblk -bndo SIZE /dev/edge/data; df -B1 --output=size /var | tail -n 1"
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
-
-
-def copied(source: Path, target: Path) -> Path:
-    """A sparse copy of a disk image, to be damaged."""
-    run(["cp", "--sparse=always", source, target])
-    return target
-
-
-def finish_tools(board: Board) -> Tree:
-    """The tools tree that images of the board are finished in."""
-    lock = read(load(find("minimal")), board.name)
-    assert lock is not None, "the image was built, so there is a lock"
-    return tree(Cache(), lock.finish_tools)
 
 
 def of_another_node(image: Path, key: KeyPair, target: Path) -> Path:
@@ -105,11 +86,6 @@ def make_good(board: Board, disk: Path) -> None:
         return
     words = ["mren", "-i", f"{disk}@@{parts['esp'].offset}", "::EFI/Linux/edge-1-a+3.efi", "::EFI/Linux/edge-1-a.efi"]
     run(esp.mtools(Cache())(words, [disk.parent]))
-
-
-def disks_of(node: Node) -> dict[str, str]:
-    """What `Known.disks` says."""
-    return dict(line.split(" ", 1) for line in node.run(DISKS).splitlines())
 
 
 def plug_disk(node: Node, disk: Path) -> None:
@@ -198,10 +174,14 @@ class Known:
     """what is shown above the console's login prompt"""
     users: set[str]
     groups: set[str]
-    disks: dict[str, str]
-    """the disk that each of these is on: root, /efi, /var, the links in /dev/edge; and all that there are"""
+    disks: set[str]
+    """all that there are"""
+    used: dict[str, str]
+    """the disk that each of `EVERYTHING` is on"""
     later: dict[str, str]
     """the same after another disk was plugged in"""
+    space: list[int]
+    """bytes of the data partition, and of its file system"""
     status: dict[str, Any]
     lockdown: str
     """the kernel's, as securityfs shows it: the one in brackets holds"""
@@ -225,15 +205,15 @@ class Known:
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
         login = node.run("script -qec 'agetty --show-issue' /dev/null")  # it asks for a terminal
         users, groups = (set(node.run(f"cut -d: -f1 /etc/{name}").split()) for name in ("passwd", "group"))
-        disks = disks_of(node)
+        space = [int(size) for size in node.run(SPACE).split()]
         lockdown = node.run("cat /sys/kernel/security/lockdown")
         files = " ".join(f"/proc/sys/{name.replace('.', '/')}" for name in SYSCTLS)
         settings = dict(zip(SYSCTLS, node.run(f"sudo cat {files}").split(), strict=True))
         confined = node.run("systemctl show -P NoNewPrivileges edge-seed.service edge-health.service")
         return cls(
-            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups, disks, {},
-            node.status(), lockdown, settings, confined, int(node.run("date +%s")), Configured.ask(node),
-            node.run(DAMAGE),
+            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups, disks(node),
+            used(node), {}, space, node.status(), lockdown, settings, confined, int(node.run("date +%s")),
+            Configured.ask(node), node.run(DAMAGE),
         )  # fmt: skip
 
 
@@ -246,7 +226,9 @@ def first(
     folder = tmp_path_factory.mktemp("seed")
     seed = make_seed("minimal", "first", key, folder / "first.iso", settings=NETWORK)
     other = of_another_node(image("minimal") / "disk.img", key, folder / "other.img")
-    config = MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=(seed,))
+    config = MachineConfig(
+        board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=(seed,), disk_size=DISK_SIZE
+    )
     nvme = board.qemu.disk == "virtio"
     port = ("-device", "pcie-root-port,id=spare,chassis=9,slot=9")
     config = replace(config, nvme=(other,), extra=port) if nvme else replace(config, disks=(other,))
@@ -258,7 +240,7 @@ def first(
         # QEMU's ARMv7 machine shows nothing of a disk that is plugged in at a PCIe port, not even after a rescan.
         if nvme and board.architecture is not Architecture.armv7:
             plug_disk(node, other)
-            known = replace(known, later=disks_of(node))
+            known = replace(known, later=used(node))
     assert file_digest(other) == before, "something was written to the other node's card"
     return known
 
@@ -334,13 +316,16 @@ def test_vlans_bridges_and_routes_of_a_seed_are_there(first: Known) -> None:
 def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first: Known) -> None:
     """The other disk is a copy of the same image, sorts first (NVMe), and has the same GUIDs at this first boot."""
     booted, other = ("vda", "nvme0n1") if board.qemu.disk == "virtio" else ("mmcblk0", "sda")
-    assert other in first.disks.pop("all").split()
-    names = {"root", "/efi", "/var", "root-a", "root-a-verity", "root-b", "root-b-verity"}
-    assert first.disks.keys() - {slotstate.PARTITION} == names
-    assert set(first.disks.values()) == {booted}
+    assert {booted, other} <= first.disks
+    assert first.used.keys() == EVERYTHING | (WITH_UBOOT if board.boot == "uboot" else set())
+    assert set(first.used.values()) == {booted}
     if first.later:
-        assert "nvme1n1" in first.later.pop("all").split()
-        assert first.later == first.disks, "a disk that is plugged in later changes nothing"
+        assert first.later == first.used, "a disk that is plugged in later changes nothing"
+
+
+def test_the_data_partition_fills_the_disk_that_was_booted(first: Known) -> None:
+    """The image has room for 1 GiB of data, the disk for more, and the other one is not written to."""
+    assert all(size > 2 * 2**30 for size in first.space), first.space
 
 
 UNIT, DROPIN = "/etc/systemd/system/hello.service", "/etc/systemd/system/systemd-timesyncd.service.d/90-proxy.conf"

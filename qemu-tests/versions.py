@@ -42,6 +42,7 @@ STEPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "next": ("1.1.0", ("next",)),
     "overlay-only": ("1.0.1", ("overlay-only",)),
     "package-only": ("1.0.2", ("package-only",)),
+    "signed": ("1.0.3", ("signed",)),
 }
 FAULTS = tuple(sorted(path.stem for path in (PROFILES / "faults").glob("*.yaml")))
 WITH_CLUSTER = ("never-ready", "no-containerd")

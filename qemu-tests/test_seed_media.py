@@ -1,0 +1,137 @@
+"""Media with seeds at a node's boots: which of them count is the image's to say, and root's on the running node."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MachineFactory
+from nodes import CONNECT, MEMORY, USER, Node, make_seed, render_seed
+from seconddisk import copied
+from versions import Versions
+
+from osbuild import gpt, paths
+from osbuild.board import Board
+from osbuild.cache import Cache
+from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.ssh import KeyPair
+from osbuild.run import Argument, run
+from osbuild.seed import esp
+from osbuild.seed.iso import iso
+
+pytestmark = pytest.mark.slow
+EMPTY = bytes(2**20)  # a medium without anything on it
+
+
+def hostname(node: Node) -> str:
+    """The name that the node's seed gave it, after a boot that is complete."""
+    node.wait_complete()
+    node.guest.wait_ready(CONNECT)
+    return node.run("hostname").strip()
+
+
+def seed_status(node: Node) -> dict[str, Any]:
+    """What `edge-agent status` says of the seed."""
+    status: dict[str, Any] = node.status()["seed"]
+    return status
+
+
+def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path) -> Path:
+    """A copy of a disk image with the seed of the node `name` on its boot partition."""
+    offset = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
+    files = render_seed(profile, name, key).with_sums()
+    esp.put(files, copied(image, target), offset, wrap=esp.mtools(Cache()))
+    return target
+
+
+def signed_by_command(profile: Path, name: str, key: KeyPair, keys: Path, output: Path) -> bytes:
+    """A medium as `edge-osbuild seed --sign` makes it."""
+    users = f"users=[{{name: {USER}, sudo: true, ssh_keys: ['{key.public.strip()}']}}]"
+    words: list[Argument] = [sys.executable, "-m", "osbuild", "seed", profile, "--node", name, "--set", users]
+    run([*words, "--sign", "--keys", keys, "-o", output], cwd=paths.PROJECT)
+    return output.read_bytes()
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two media whose contents tests replace while the machine is off."""
+    made = (tmp_path / "medium-1.iso", tmp_path / "medium-2.iso")
+    for path in made:
+        path.write_bytes(EMPTY)
+    yield made
+
+
+def test_where_media_need_a_signature_only_a_good_one_counts(
+    machine: MachineFactory, board: Board, versions: Versions, key: KeyPair, media: tuple[Path, Path], tmp_path: Path
+) -> None:
+    version, profile = versions.get("signed", bundle=False), versions.profile("signed", "light")
+    medium, other = media
+    disk = with_seed(version.image, profile, "own", key, tmp_path / "disk.img")
+    make_seed(profile, "stranger", key, medium)
+    on = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=media))
+    node = Node(on, on.guest(USER, key))
+
+    assert hostname(node) == "own"
+    refused = "it is not signed: make it with `edge-osbuild seed --sign`"
+    status = seed_status(node)
+    assert status["source"] == "EFI system partition"
+    (error,) = status["errors"]
+    assert error.startswith("seed on medium /dev/") and error.endswith(f"refused: {refused}")
+    assert f"edge-osbuild: seed error: {error}" in on.console.text
+    assert f"seed error: {error}" in node.run("edge-agent status")
+    # Root on the running node is trusted: a file is mounted for the time that it takes to read it.
+    node.guest.put(iso(render_seed(profile, "applied", key).with_sums()), "/tmp/new.iso")
+    assert "it counts from the next boot on" in node.run("edge-agent seed apply /tmp/new.iso")
+    assert "new.iso" not in node.run("losetup --list; findmnt --list")
+    on.power_cut()
+
+    strange = signed_by_command(profile, "stranger", key, versions.strange_keys.folder, tmp_path / "strange.iso")
+    medium.write_bytes(strange)
+    on.boot_again()
+    assert hostname(node) == "applied", "a power cut keeps what was applied, and it replaces the seed on the disk"
+    status = seed_status(node)
+    assert status["source"] == "stored"
+    (error,) = status["errors"]
+    assert "refused: its signature is not good: " in error
+    assert f"edge-osbuild: seed error: {error}" in on.console.text
+    on.power_cut()
+
+    other.write_bytes(signed_by_command(profile, "signed", key, versions.keys.folder, tmp_path / "signed.iso"))
+    on.boot_again()
+    assert hostname(node) == "signed", "a refused medium does not hide a good one"
+    status = seed_status(node)
+    assert status["source"].startswith("medium /dev/")
+    assert len(status["errors"]) == 1
+    on.power_cut()
+
+    other.write_bytes(EMPTY)
+    on.boot_again()
+    assert (hostname(node), seed_status(node)["source"]) == ("signed", "stored")
+
+
+def test_by_default_a_medium_counts_only_until_the_node_has_a_seed(
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, media: tuple[Path, Path]
+) -> None:
+    medium, _ = media
+    make_seed("minimal", "first", key, medium)
+    on = machine(MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=media))
+    node = Node(on, on.guest(USER, key))
+    assert hostname(node) == "first"
+    assert seed_status(node)["source"].startswith("medium /dev/")
+    on.power_cut()
+
+    make_seed("minimal", "second", key, medium)
+    on.boot_again()
+    assert hostname(node) == "first"
+    status = seed_status(node)
+    assert (status["source"], status["errors"], status["warnings"]) == ("stored", [], [])
+    (note,) = status["notes"]
+    assert note.startswith("medium /dev/") and "was not read, because this node has a seed" in note
+    assert note in node.run("edge-agent status")
+    _, hint, _ = note.split("`")
+    node.guest.run(hint)
+    on.power_cut()
+
+    on.boot_again()
+    assert (hostname(node), seed_status(node)["source"]) == ("second", "stored")
