@@ -17,8 +17,8 @@ set -eu
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /var/lib
 [ -z "$NO_WIFI" ] || mount -t tmpfs tmpfs /usr/sbin
-mkdir -p /var/lib/cloud/seed/nocloud /var/lib/edge-osbuild /run/edge-osbuild
-cp "$DATA/network-config" /var/lib/cloud/seed/nocloud/
+mkdir -p /var/lib/edge-osbuild /run/edge-osbuild/seed
+cp "$DATA/network-config" /run/edge-osbuild/seed/
 [ ! -d "$DATA/kept" ] || cp -a "$DATA/kept" /var/lib/edge-osbuild/network
 [ -z "$READ_ONLY" ] || mount -o remount,ro /var/lib
 echo "exit $(umask 077; python3 -IS "$AGENT" network 2>"$DATA/messages"; echo $?)"

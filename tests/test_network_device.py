@@ -131,7 +131,6 @@ BROKEN = [
     ("version: 2\nbonds: {b0: {interfaces: [e9]}}\n", "line 2, column 27: b0: interface 'e9' is not defined"),
     ("version: 3\n", "line 1, column 10: is neither version 1 nor 2"),
     ("[1, 2]\n", "line 1, column 1: is not a mapping"),
-    ("version: 2\nethernets: {e0: {dhcp4: true}, e0: {dhcp4: false}}\n", "line 2, column 32: `e0` is there twice"),
     ("version: 2\nrenderer: NetworkManager\nethernets: {e0: {}}\n", "needs NetworkManager"),
     ("version: 2\nethernets: {e0: {openvswitch: {}}}\n", "ovs-vsctl"),
     ("version: 2\nmodems: {cdc: {apn: x}}\n", "GSM/CDMA"),
@@ -139,12 +138,23 @@ BROKEN = [
     (b"version: 2\n\xff\xfe\n", "byte 11: is not UTF-8 text"),
     ("a: &a [x]\n" + "b: [" + "*a, " * 30_000 + "]\n", "more than 20000 values"),
     ("[" * 3000, "more than 40 levels"),
-    ("version: 1\nconfig:\n  - {type: physical, name: e0, speed: 10}\n", "line 3, column 32: unknown key `speed`"),
-    ("version: 1\nconfig:\n  - {type: infiniband, name: ib0}\n", "line 3, column 5: an entry of the type"),
-    ("version: 1\nconfig:\n  - {type: bond, name: b, bond_interfaces: [], params: {bond-colour: 1}}\n", "bond-colour"),
+    ("version: 1\nconfig:\n  - {type: token-ring, name: t0}\n", "line 3, column 5: an entry of the type `token-ring`"),
     (
-        "version: 1\nconfig:\n  - {type: route, destination: 10.0.0.0/8, gateway: 192.0.2.1}\n",
-        "line 3, column 5: no interface has the network of 192.0.2.1",
+        "version: 1\nconfig:\n  - {type: physical, name: e0, subnets: {type: dhcp}}\n",
+        "line 3, column 41: is not a list",
+    ),
+    ('version: 2\nethernets: {"a\\ud800": {dhcp4: true}}\n', "line 2, column 13: the character U+D800"),
+    ('version: 2\nethernets: {"a\\0b": {dhcp4: true}}\n', "line 2, column 13: the character U+0000"),
+    (
+        'version: 2\nethernets: {e0: {nameservers: {search: ["a\\n[Link]\\nMTUBytes=1"]}}}\n',
+        "line 2, column 41: the character U+000A",
+    ),
+    ("version: 2\nethernets: {[a]: {dhcp4: true}}\n", "line 2, column 13: a list or mapping is no name"),
+    (b"version: 2\nethernets: {}\n# \x00\n", "line 3, column 3: has a character that is not allowed"),
+    ("a: &a {b: *a}\n", "line 1, column 11: does not parse: an alias that contains itself"),
+    (
+        "a: &a {a: 1}\n" + "".join(f"{y}: &{y} {{<<: [{f'*{x}, ' * 9}]}}\n" for x, y in ("ab", "bc", "cd", "de", "ef")),
+        "more than 20000 values",
     ),
 ]
 
@@ -162,6 +172,39 @@ def test_what_cannot_be_rendered_is_named_and_costs_only_the_network(
     assert (units.stat().st_mode & 0o777, (units / DHCP).stat().st_mode & 0o777) == (0o755, 0o644)
     assert "hush" not in made.messages
     assert json.loads((made.folder / "run/edge-osbuild/network.json").read_text())["problems"]
+
+
+# What cloud-init takes, and a file that there is all the same.
+LEFT_OUT = [
+    ("version: 2\nethernets: {e0: {dhcp6: true}, e0: {dhcp4: true}}\n", "line 2, column 32: `e0` is there twice"),
+    ("network: {version: 2, ethernets: {e0: {dhcp4: true}}}\nwifis: {}\n",
+     "line 2, column 1: `wifis` beside `network`"),
+    ("version: 1\nconfig: [{type: physical, name: e0, speed: 10, subnets: [{type: dhcp}]}]\n",
+     "line 2, column 37: unknown key `speed`"),
+    ("version: 1\nconfig: [{type: infiniband, name: ib0}, {type: physical, name: e0, subnets: [{type: dhcp}]}]\n",
+     "line 2, column 10: an entry of the type `infiniband`"),
+    ("version: 1\nconfig:\n"
+     "- {type: bond, name: e0, bond_interfaces: [], subnets: [{type: dhcp}], params: {bond-x: 1}}\n",
+     "line 3, column 81: unknown parameter `bond-x`"),
+    ("version: 1\nconfig:\n- {type: physical, name: e0, subnets: [{type: dhcp}]}\n"
+     "- {type: route, destination: 10.0.0.0/8, gateway: 192.0.2.1}\n",
+     "line 4, column 3: a route has no effect: no interface has the network of 192.0.2.1"),
+    ("version: 1\nconfig: [{type: vlan, name: v}, {type: physical, name: e0, subnets: [{type: dhcp}]}]\n",
+     "line 2, column 10: a vlan needs `vlan_link`"),
+    ("version: 1\nconfig: [{type: physical, name: e0, subnets: [{type: dhcp, ipv4: true}, {type: carrier-pigeon}]}]\n",
+     "line 2, column 73: a subnet of the type `carrier-pigeon` has no effect"),
+    ("version: 1\nconfig: [{type: physical, name: e0}, {type: physical, name: e0, subnets: [{type: dhcp}]}]\n",
+     "line 2, column 38: `e0` is there twice"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), LEFT_OUT)
+def test_what_has_no_effect_is_named_and_the_rest_counts(configure: Configure, data: str, message: str) -> None:
+    made = configure(data)
+    assert message in made.messages
+    assert "not used" not in made.messages
+    assert "DHCP=ipv4" in made.files[UNITS + "10-netplan-e0.network"]
+    assert (made.folder / "stored/network-config").read_text() == data
 
 
 def test_the_last_configuration_that_worked_is_used_instead_of_a_broken_one(configure: Configure) -> None:
@@ -253,7 +296,8 @@ def test_a_seed_that_configures_another_renderer_is_told_so(tmp_path: Path, path
 
 
 def converted(text: str) -> dict[str, object]:
-    value = legacy.convert(document.parse(text.encode()))
+    value, problems = legacy.convert(document.parse(text.encode()).value)
+    assert problems == []
     plain = value.plain()
     assert isinstance(plain, dict)
     return plain
@@ -300,6 +344,43 @@ def strings(value: object) -> object:
     return [strings(entry) for entry in value] if isinstance(value, list) else str(value).lower()
 
 
+def test_version_1_has_cloud_inits_defaults() -> None:
+    made = converted(
+        """version: 1
+config:
+- type: bond
+  name: b0
+  bond_interfaces: [e0, e1]
+  params: {}
+  subnets:
+  - {type: static, address: 192.0.2.5, routes: [{destination: 198.51.100.0, gateway: 192.0.2.1}]}
+  - {type: static6, ip_address: "2001:db8::5"}
+- {type: physical, name: e2, subnets: [{type: dhcp4, metric: 50}]}
+- {type: vlan, name: v7, vlan_id: 7, vlan_link: e3}
+"""
+    )
+    assert made["bonds"] == {
+        "b0": {
+            "interfaces": ["e0", "e1"],
+            "addresses": ["192.0.2.5/24", "2001:db8::5/64"],
+            "routes": [{"to": "198.51.100.0/24", "via": "192.0.2.1"}],
+        }
+    }
+    ethernets = {"e2": {"dhcp4": True, "dhcp4-overrides": {"route-metric": "50"}}, "e0": {}, "e1": {}, "e3": {}}
+    assert made["ethernets"] == ethernets
+
+
+def test_a_renderer_of_a_section_is_no_interface_and_a_merged_key_is_not_there_twice(configure: Configure) -> None:
+    made = configure(
+        "version: 2\nethernets:\n  renderer: networkd\n  e0: &all {dhcp4: true, dhcp6: true}\n"
+        "  e1: {<<: *all, dhcp6: false}\n"
+    )
+    assert "renderer" not in made.messages
+    assert "twice" not in made.messages
+    assert "DHCP=yes" in made.files[UNITS + "10-netplan-e0.network"]
+    assert "DHCP=ipv4" in made.files[UNITS + "10-netplan-e1.network"]
+
+
 def test_version_1_keeps_what_cloud_inits_own_conversion_loses() -> None:
     made = converted(
         yaml.safe_dump(
@@ -321,7 +402,9 @@ def test_version_1_keeps_what_cloud_inits_own_conversion_loses() -> None:
 
 
 def test_the_position_of_every_value_is_known() -> None:
-    value = document.parse(b"network:\n version: 2\n ethernets:\n  e0: {dhcp4: yes, macaddress: 52:54:00:12:34:56}\n")
+    value = document.parse(
+        b"network:\n version: 2\n ethernets:\n  e0: {dhcp4: yes, macaddress: 52:54:00:12:34:56}\n"
+    ).value
     entry = value.get("ethernets").get("e0")  # type: ignore[union-attr]
     assert entry is not None
     assert entry.plain() == {"dhcp4": "yes", "macaddress": "52:54:00:12:34:56"}
@@ -381,9 +464,10 @@ def test_whatever_a_network_config_says_it_is_converted_or_refused_with_a_reason
 ) -> None:
     text = yaml.safe_dump({**body, "config": config, "version": version}, allow_unicode=True)
     try:
-        value = version_2(document.parse(text.encode()))
+        value, problems = version_2(document.parse(text.encode()).value)
         document.Writer().text(value)
         physical(value)
+        assert all(problem.where for problem in problems)
     except Problem as problem:
         assert problem.where and problem.where.startswith("network-config")
 

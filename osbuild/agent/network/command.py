@@ -18,8 +18,7 @@ from osbuild.agent.network.document import parse
 from osbuild.agent.network.netplan import Rendered, render
 from osbuild.agent.system import System, write
 
-# The seed of this boot as it was given, which is there throughout, and as cloud-init reads it.
-SEEDS = ("/run/edge-osbuild/seed/network-config", "/var/lib/cloud/seed/nocloud/network-config")
+GIVEN = "/run/edge-osbuild/seed/network-config"  # of the seed of this boot
 KEPT = "/var/lib/edge-osbuild/network/network-config"
 SCRATCH = "/run/edge-osbuild/netplan"
 FALLBACK = "/run/systemd/network/88-edge-fallback.network"
@@ -31,8 +30,9 @@ SETTLE = 10  # seconds for drivers to bring up interfaces that the configuration
 
 def configure(system: System) -> list[Problem]:
     """Install the files for the network of this boot in /run; returns everything that is wrong with the seed's."""
-    data = next((path.read_bytes() for path in map(system.path, SEEDS) if path.is_file()), None)
-    if data is None:
+    try:
+        data = system.path(GIVEN).read_bytes()
+    except OSError:
         return []
     problems: list[Problem] = []
     rendered: Rendered | None
@@ -70,6 +70,10 @@ def attempt(data: bytes, system: System) -> Rendered:
         return render(parse(data), scratch, system)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Problem(f"netplan did not run: {error}", where="network-config") from error
+    except Problem:
+        raise
+    except Exception as error:  # whatever a file does to the parser, the node must have a network
+        raise Problem(f"can't be rendered: {type(error).__name__}", where="network-config") from error
 
 
 def fallback(data: bytes, problems: list[Problem], system: System) -> Rendered | None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.pyyaml import library
+from osbuild.agent.pyyaml import library, loader
 
-LARGEST = 20_000  # values, after aliases are expanded
-DEEPEST = 40  # levels
+BAD = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -46,58 +45,79 @@ class Value:
         return entry[1] if entry else None
 
 
-def parse(data: bytes) -> Value:
-    """Parse network-config; `network:` around it is removed. Raises `Problem` with line and column."""
+@dataclass(frozen=True)
+class Document:
+    """A network-config: `value` without `network:` around it, and what in it does not count."""
+
+    value: Value
+    problems: tuple[Problem, ...] = ()
+
+
+def parse(data: bytes) -> Document:
+    """Parse network-config. Raises `Problem` with line and column."""
     yaml = library()
     try:
-        loader = yaml.SafeLoader(data.decode("utf-8-sig"))
-        root = loader.get_single_node()
-        if root is None:
-            return Value({}, Position(1, 1))
-        value = _Builder(loader).value(root, 0)
+        text = data.decode("utf-8-sig")
+        read = loader()(text)
+        root = read.get_single_node()
+        value = Value({}, Position(1, 1)) if root is None else _value(root, read)
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        place = Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise Problem("has a character that is not allowed in YAML", where=str(place), hint="remove it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = str(Position(mark.line + 1, mark.column + 1)) if mark else "network-config"
+        where = str(_position(mark)) if mark else "network-config"
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise Problem(f"does not parse: {reason}", where=where, hint="write YAML, indented with spaces") from None
     except UnicodeDecodeError as error:
         raise Problem("is not UTF-8 text", where=f"network-config, byte {error.start}") from None
-    except RecursionError:
-        raise Problem(f"has more than {DEEPEST} levels", where="network-config") from None
     if not isinstance(value.data, dict):
         raise Problem("is not a mapping", where=str(value.position), hint="begin with `version: 2`")
+    problems = [
+        Problem(f"`{key}` is there twice, and only the last one counts", where=str(_position(mark)), hint="remove one")
+        for key, mark in read.repeated
+    ]
     wrapped = value.get("network")
-    return wrapped if wrapped is not None and isinstance(wrapped.data, dict) else value
+    if wrapped is None or not isinstance(wrapped.data, dict):
+        return Document(value, tuple(problems))
+    hint = "indent it, so that it is below `network`"
+    problems += [
+        Problem(f"`{name}` beside `network` does not count", where=str(place), hint=hint)
+        for name, (place, _) in value.data.items()
+        if name != "network"
+    ]
+    return Document(wrapped, tuple(problems))
 
 
-class _Builder:
-    """Turns nodes of PyYAML into values."""
+def _position(mark: Any) -> Position:
+    return Position(mark.line + 1, mark.column + 1)
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-        self.count = 0
 
-    def value(self, node: Any, depth: int) -> Value:
-        position = Position(node.start_mark.line + 1, node.start_mark.column + 1)
-        self.count += 1
-        if self.count > LARGEST or depth > DEEPEST:
-            limit = f"{DEEPEST} levels" if depth > DEEPEST else f"{LARGEST} values"
-            raise Problem(f"has more than {limit}", where=str(position))
-        if node.id == "scalar":
-            # As text, which is how netplan reads it: for YAML 1.1, `52:54:00:12:34:56` is a number and `no` a boolean.
-            return Value(None if node.tag.endswith(":null") else node.value, position)
-        if node.id == "sequence":
-            return Value(tuple(self.value(item, depth + 1) for item in node.value), position)
-        self.loader.flatten_mapping(node)
-        entries: dict[str, tuple[Position, Value]] = {}
-        for key, item in node.value:
-            name = key.value if key.id == "scalar" else "?"
-            place = Position(key.start_mark.line + 1, key.start_mark.column + 1)
-            if name in entries:
-                other = entries[name][0]
-                raise Problem(f"`{name}` is there twice", where=str(place), hint=f"the other is at line {other.line}")
-            entries[name] = (place, self.value(item, depth + 1))
-        return Value(entries, position)
+def _value(node: Any, read: Any) -> Value:
+    """A node of PyYAML, which `read` has limited in size, as a value."""
+    position = _position(node.start_mark)
+    if node.id == "scalar":
+        # As text, which is how netplan reads it: for YAML 1.1, `52:54:00:12:34:56` is a number and `no` a boolean.
+        return Value(None if node.tag.endswith(":null") else _text(node), position)
+    if node.id == "sequence":
+        return Value(tuple(_value(item, read) for item in node.value), position)
+    read.flatten_mapping(node)
+    entries: dict[str, tuple[Position, Value]] = {}
+    for key, item in node.value:
+        if key.id != "scalar":
+            raise Problem("a list or mapping is no name", where=str(_position(key.start_mark)), hint="write a word")
+        entries[_text(key)] = (_position(key.start_mark), _value(item, read))
+    return Value(entries, position)
+
+
+def _text(node: Any) -> str:
+    """The text of a scalar. Raises `Problem` for characters that would end a line in the files that netplan writes."""
+    text = str(node.value)
+    if bad := BAD.search(text):
+        message = f"the character U+{ord(bad.group()):04X} can't be part of a name or value"
+        raise Problem(message, where=str(_position(node.start_mark)), hint="remove it")
+    return text
 
 
 class Writer:
@@ -139,9 +159,7 @@ class Writer:
 
 
 def _scalar(data: Any) -> str:
-    """JSON that is YAML too, which wants some characters escaped and takes no surrogates (YAML 1.1, 5.1)."""
-    text = json.dumps(data, ensure_ascii=False)
-    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda match: f"\\u{ord(match.group()):04x}", text)
+    return json.dumps(data, ensure_ascii=False)
 
 
 def place(data: Any, position: Position) -> Value:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.network.document import Position, Value, Writer
+from osbuild.agent.network.document import Document, Position, Value, Writer
 from osbuild.agent.network.legacy import convert
 from osbuild.agent.system import System
 
@@ -38,9 +38,11 @@ class Rendered:
     problems: tuple[Problem, ...]
 
 
-def render(value: Value, scratch: Path, system: System) -> Rendered:
+def render(parsed: Document, scratch: Path, system: System) -> Rendered:
     """Render a parsed network-config in the empty folder `scratch`. Raises `Problem`."""
-    document, problems = without_missing(version_2(value), system)
+    converted, left_out = version_2(parsed.value)
+    document, missing_programs = without_missing(converted, system)
+    problems = [*parsed.problems, *left_out, *missing_programs]
     writer = Writer()
     source = scratch / "etc/netplan/50-edge.yaml"
     source.parent.mkdir(parents=True, mode=0o700)
@@ -67,13 +69,16 @@ def render(value: Value, scratch: Path, system: System) -> Rendered:
     return Rendered(run, tuple(kept), physical(document), tuple(problems))
 
 
-def version_2(value: Value) -> Value:
-    """The configuration as version 2, patterns that are names of interfaces as `match`. Raises `Problem`."""
+def version_2(value: Value) -> tuple[Value, list[Problem]]:
+    """The configuration as version 2, and what of it does not count. Patterns that are names become `match`.
+
+    Raises `Problem`.
+    """
     version = value.get("version")
     number = str(version.data) if version else None
     config = value.get("config")
     if not value.data or (config is not None and config.data == "disabled"):  # cloud-init's way to say nothing
-        return Value({}, value.position)
+        return Value({}, value.position), []
     if number == "1":
         return convert(value)
     if number != "2":
@@ -81,7 +86,7 @@ def version_2(value: Value) -> Value:
         raise Problem("is neither version 1 nor 2", where=str(where), hint="begin with `version: 2`")
     ethernets = value.get("ethernets")
     if ethernets is None or not isinstance(ethernets.data, dict):
-        return value
+        return value, []
     entries: dict[str, tuple[Position, Value]] = {}
     for index, (name, (position, entry)) in enumerate(ethernets.data.items()):
         if GLOB.search(name) and isinstance(entry.data, dict) and "match" not in entry.data:
@@ -91,7 +96,7 @@ def version_2(value: Value) -> Value:
         else:
             entries[name] = (position, entry)
     place = value.data["ethernets"][0]
-    return Value({**value.data, "ethernets": (place, Value(entries, ethernets.position))}, value.position)
+    return Value({**value.data, "ethernets": (place, Value(entries, ethernets.position))}, value.position), []
 
 
 def without_missing(value: Value, system: System) -> tuple[Value, list[Problem]]:
@@ -137,6 +142,8 @@ def physical(value: Value) -> tuple[tuple[str, str | None, str | None], ...]:
     for section in ("ethernets", "wifis"):
         entries: Any = getattr(value.get(section), "data", None)
         for name, (_, entry) in (entries if isinstance(entries, dict) else {}).items():
+            if not isinstance(entry.data, dict) and entry.data is not None:  # `renderer: networkd` of all of them
+                continue
             match = entry.get("match")
             mac, pattern = (match.get("macaddress"), match.get("name")) if match else (None, None)
             wanted = (pattern.data if pattern else None) if match else name
