@@ -104,7 +104,7 @@ def test_a_seed_that_does_not_parse_changes_nothing_and_is_reported(node: SeedNo
 def test_the_log_holds_what_cloud_init_did_and_its_warnings_are_reported(node: SeedNode) -> None:
     report = node.boot(seed(BASE + "timezone: Mars/Olympus\n"))
     log = node.text("run/cloud-init/cloud-init.log")
-    assert "Loaded datasource DataSourceNoCloud" in log
+    assert "Loaded datasource DataSourceEdge" in log
     assert any("timezone" in line and "Mars/Olympus" in line for line in report["errors"])
     assert "[WARNING]" in report["said"]
     assert (report["status"], report["configured"]) == (0, True)
@@ -282,6 +282,101 @@ def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode)
     assert any("cloud-init did not finish" in line for line in report["errors"])
     assert node.boot({})["source"] == "stored"
     assert node.user("op") is not None
+
+
+def test_no_kernel_argument_and_no_serial_number_names_another_seed(node: SeedNode) -> None:
+    node.power_on()
+    node.put(seed(BASE))
+    # cloud-init takes the arguments of a container's first process for those of the kernel.
+    argument = "ds=nocloud;s=http://192.0.2.1/;h=other"
+    done = node.run("sh", "-c", "edge-agent seed find --wait 0 && edge-agent seed configure", "sh", argument)
+    report = json.loads(node.text("run/edge-osbuild/seed.json"))
+    assert (report["configured"], report["source"], report["errors"]) == (True, "EFI system partition", []), done.stderr
+    assert node.text("etc/hostname").strip() == "base-1"
+    assert KEY in node.keys("op")
+    assert node.run("cloud-init", "schema", "--system").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "network", [b"[" * 3000, bytes(range(256)), "version: 2\n".encode("utf-16"), b"version: 2\n\t"]
+)
+def test_a_network_config_that_is_none_costs_no_users_and_is_not_quoted(node: SeedNode, network: bytes) -> None:
+    report = node.boot({**seed(BASE), "network-config": network})
+    assert (report["configured"], report["source"]) == (True, "EFI system partition")
+    assert (report["errors"], report["warnings"]) == ([], []), "what is wrong with it is said by `edge-agent network`"
+    assert KEY in node.keys("op")
+
+
+def test_broken_vendor_data_costs_only_itself(node: SeedNode) -> None:
+    report = node.boot({**seed(BASE), "vendor-data": b"#cloud-config\nwrite_files: [\n"})
+    assert (report["configured"], report["source"], report["errors"]) == (True, "EFI system partition", [])
+    assert ["vendor-data is not used: vendor-data, line 3" in line for line in report["warnings"]] == [True]
+    assert KEY in node.keys("op")
+
+
+def test_mounts_are_whatever_mount_takes(node: SeedNode) -> None:
+    text = """mounts:
+- [tmpfs, /srv/scratch, tmpfs, "size=8m"]
+- [/var/tmp, /opt/tmp, none, bind]
+- [LABEL=nowhere, /srv/label]
+- ["192.0.2.1:/export", /srv/nfs, nfs]
+- [swap, null]
+- [/swap.img, none, swap, sw]
+- [ephemeral0, /mnt]
+- [vdz, /srv/vdz]
+"""
+    report = node.boot(seed(BASE + text))
+    assert report["errors"] == [
+        "mounts, LABEL=nowhere: there is no device LABEL=nowhere",
+        "mounts, 192.0.2.1:/export: the image has no mount.nfs: add its package to the profile",
+        "mounts, /swap.img: swap is not used on a node",
+        "mounts, ephemeral0: there is no device ephemeral0",
+        "mounts, vdz: there is no device vdz",
+    ]
+    lines = [line.split() for line in node.text("etc/fstab").splitlines() if "cloudconfig" in line]
+    assert [line[:4] for line in lines] == [
+        ["tmpfs", "/srv/scratch", "tmpfs", "size=8m,nofail,comment=cloudconfig"],
+        ["/var/tmp", "/opt/tmp", "none", "bind,nofail,comment=cloudconfig"],
+        ["LABEL=nowhere", "/srv/label", "auto", "defaults,nofail,comment=cloudconfig"],
+    ]
+
+
+def test_a_seed_that_is_right_has_no_warning_and_one_that_lets_nobody_in_has_it(node: SeedNode) -> None:
+    right = BASE + "groups: [team, {crew: [op]}]\noutput: {all: '| tee -a /var/log/cloud-init-output.log'}\n"
+    report = node.boot(seed(right))
+    assert (report["errors"], report["warnings"]) == ([], [])
+    assert ["crew" in line and line.endswith(":op") for line in node.text("etc/group").splitlines()].count(True) == 1
+    report = node.boot(seed("#cloud-config\nusers: [default]\n"))
+    assert report["warnings"] == ["nobody can log in: no user has a key or a password"]
+    groups = {line.split(":")[0] for line in node.text("etc/group").splitlines() if "debian" in line.split(":")[3]}
+    assert groups == {"adm", "audio", "cdrom", "dialout", "dip", "floppy", "plugdev", "sudo", "video"}
+    report = node.boot(seed("#cloud-config\nchpasswd: {users: [{name: root, password: a, type: text}]}\n"))
+    assert report["warnings"] == []
+
+
+def test_keys_without_effect_cost_nothing(node: SeedNode) -> None:
+    text = f"""#cloud-config
+users:
+- {{name: one, selinux_user: staff_u, ssh_authorized_keys: ['{KEY}']}}
+- {{name: two, snapuser: two@site.example}}
+ntp: {{ntp_client: chrony, servers: [192.0.2.123], peers: [192.0.2.124], config: {{confpath: /etc/chrony.conf}}}}
+disable_root: false
+preserve_hostname: true
+hostname:
+write_files: [{{content: a}}, {{path: /etc/number, content: 5}}]
+"""
+    report = node.boot(seed(text))
+    assert report["errors"] == [
+        "write_files, entry 1: `path` is missing, or not a text",
+        "write_files, /etc/number: `content` is not a text: put it in quotes",
+    ]
+    assert KEY in node.keys("one")
+    assert node.user("two") is not None
+    assert "192.0.2.123" in "".join(path.read_text() for path in node.path("etc/systemd/timesyncd.conf.d").iterdir())
+    assert node.text("etc/hostname").strip() == "base-1"
+    named = {line.split("`")[1] for line in report["warnings"] if "`" in line}
+    assert named >= {"users.selinux_user", "users.snapuser", "ntp_client", "ntp.peers", "disable_root", "hostname",
+                     "preserve_hostname"}  # fmt: skip
 
 
 def test_user_data_does_not_decide_which_steps_cloud_init_takes(node: SeedNode) -> None:

@@ -298,7 +298,8 @@ def test_cloud_init_sees_exactly_the_seed_and_runs_once_before_the_network(tmp_p
     show(system, accept(Seed({**FILES, "vendor-data": b"#!/bin/sh\n"}), "a"))
     show(system, accept(Seed(FILES), "b"))
     folder = tmp_path / "var/lib/cloud/seed/nocloud"
-    assert {path.name for path in folder.iterdir()} == set(FILES)
+    assert {path.name for path in folder.iterdir()} == {"user-data", "meta-data"}
+    assert read(tmp_path / "run/edge-osbuild/seed") == Seed(FILES)
     assert gzip.decompress((folder / "user-data").read_bytes()) == USER
     assert yaml.safe_load((folder / "meta-data").read_text()) == {"instance-id": "node-1-0", "dsmode": "local"}
 
@@ -334,6 +335,10 @@ LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
 )
 
+MERGED = "a: &a {a: 1}\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} {{<<: [{','.join([f'*{chr(97 + n)}'] * 9)}]}}\n" for n in range(12)
+)
+
 
 @pytest.mark.parametrize(
     ("name", "data", "why"),
@@ -342,21 +347,29 @@ LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("user-data", b"#cloud-config\nusers: [a\n", r"user-data, line 3, column 1"),
         ("user-data", b"#cloud-config\n- a\n", "line 1, column 1: expected `key: value` lines, not a list"),
         ("user-data", b"#cloud-config\na: 1\n---\nb: 2\n", r"user-data, line 3, column 1"),
-        ("user-data", b"#cloud-config\na: *b\n", r"user-data, line 2, column 4: found undefined alias"),
-        ("user-data", b"#cloud-config\nd: 2026-13-45\n", "month must be in 1..12"),
-        ("user-data", b"#cloud-config\n" + DEEP.encode(), "nested"),
-        ("user-data", b"#cloud-config\n" + b"a: " + b"[" * 100 + b"]" * 100, "nested more than 60 levels"),
-        ("user-data", b"#cloud-config\n" + LAUGHS.encode(), "more than 200000 values"),
-        ("user-data", b"#cloud-config\na: &a [*a]\n", "nested more than"),
+        ("user-data", b"#cloud-config\na: *b\n", r"user-data, line 2, column 4: an alias that stands for nothing"),
+        ("user-data", b"#cloud-config\na: !b c\n", r"user-data, line 2, column 4: an unknown tag"),
+        ("user-data", b"#cloud-config\nd: 2026-13-45\n", "user-data, line 2, column 4: month must be in 1..12"),
+        ("user-data", b"#cloud-config\n" + DEEP.encode(), "user-data, line 2, column 43: more than 40 levels"),
+        ("user-data", b"#cloud-config\n" + b"a: " + b"[" * 100 + b"]" * 100, "more than 40 levels"),
+        ("user-data", b"#cloud-config\n" + LAUGHS.encode(), "line 6, column 4: more than 20000 values"),
+        ("user-data", b"#cloud-config\n" + MERGED.encode(), "more than 20000 values"),
+        ("user-data", b"#cloud-config\na: [" + b"b," * 10**6 + b"]\n", "more than 20000 values"),
+        (
+            "user-data",
+            b"#cloud-config\na: 1" + b":59" * 10**6 + b"\n",
+            "line 2, column 4: a number of 3000001 characters",
+        ),
+        ("user-data", b"#cloud-config\na: 0x" + b"f" * 200 + b"\n", "line 2, column 4: a number of 202 characters"),
+        ("user-data", b"#cloud-config\na: &a [*a]\n", "line 2, column 8: an alias that contains itself"),
         ("user-data", "#cloud-config\na: b\n".encode("utf-16"), "user-data is UTF-16: save it as UTF-8"),
         ("user-data", b"#cloud-config\na: \xff\n", "user-data, line 2, column 4: not UTF-8"),
         ("user-data", b"#cloud-config\na: b\0\n", "user-data, line 2, column 5: not text"),
         ("user-data", b"#cloud-config\na: \x01\n", "line 2, column 4: this character is not allowed"),
-        ("user-data", b"users: []\n", "begins with 'users: \\[\\]'; it must begin with `#cloud-config`"),
+        ("user-data", b"users: []\n", "begins with 'users:…'; it must begin with `#cloud-config`"),
         ("user-data", b"#include\nhttp://192.0.2.1/\n", "`#include` is not followed"),
         ("user-data", gzip.compress(USER * 9, mtime=0)[:-12], "gzip data is cut off"),
         ("user-data", gzip.compress(b"#" * (userdata.LIMIT + 1), mtime=0), "gzip data is too large"),
-        ("vendor-data", b"#cloud-config\na: [\n", "vendor-data, line 3, column 1"),
         ("meta-data", b"- a\n", "meta-data, line 1, column 1: expected"),
         ("meta-data", b"instance-id: {a: b}\n", "instance-id is not a text"),
     ],
@@ -407,6 +420,72 @@ def test_a_part_that_does_not_parse_is_named(tmp_path: Path) -> None:
     data = message(("text/cloud-config", CONFIG), ("text/cloud-config", b"#cloud-config\na: [\n"))
     with pytest.raises(Refused, match=r"user-data, part \d+, line 3, column 1"):
         accept(Seed({**FILES, "user-data": data}), "a")
+
+
+INCLUDE = b"#include\nhttp://192.0.2.1/a\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        message(("text/cloud-config", CONFIG), ("text/x-include-url", INCLUDE), ("text/x-shellscript", b"#!/bin/sh\n")),
+        message(("text/plain", INCLUDE), ("text/cloud-config", CONFIG), ("text/x-include-once-url", INCLUDE)),
+        gzip.compress(message(("text/plain", gzip.compress(INCLUDE)), ("text/plain", CONFIG)), mtime=0),
+        message(
+            (
+                "text/plain",
+                b"#cloud-config-archive\n- '#include\n\n  http://192.0.2.1/'\n- |\n  " + CONFIG.replace(b"\n", b"\n  "),
+            )
+        ),
+        b"#cloud-config-archive\n- {type: text/x-include-url, content: 'http://192.0.2.1/'}\n- |\n  "
+        + CONFIG.replace(b"\n", b"\n  "),
+    ],
+)
+def test_parts_that_name_urls_are_left_out_and_the_others_count(data: bytes) -> None:
+    accepted = accept(Seed({**FILES, "user-data": data}), "a")
+    assert [line for line in accepted.warnings if "`#include` is not followed" in line]
+    shown = userdata.inspect(accepted.files["user-data"], "user-data")
+    assert (shown.config, shown.includes) == ({"packages": ["a"]}, False)
+
+
+def test_a_first_line_that_may_hold_a_secret_is_not_quoted() -> None:
+    head = b"#cloud-config\npassword: "
+    for text in (b"password: hush\n", b"PASSWORD=hush\n", head + b"*hush\n", head + b"!hush\n", head + b"!hush a\n"):
+        with pytest.raises(Refused) as caught:
+            accept(Seed({**FILES, "user-data": text}), "a")
+        assert "hush" not in str(caught.value)
+        assert "line " in str(caught.value)
+
+
+def test_nothing_is_dropped_without_a_word() -> None:
+    user = b"#cloud-config\nruncmd: [a]\nusers:\n- {name: a, name: b}\nruncmd: [b]\nhostname:\n"
+    meta = b"instance-id: a\ninstance-id: b\nnetwork-interfaces: |\n  iface eth0 inet static\n"
+    accepted = accept(Seed({"user-data": user, "meta-data": meta, "vendor-data": b"#cloud-config\na: [\n"}), "a")
+    assert list(accepted.warnings) == [
+        "meta-data, line 2, column 1: `instance-id` is there twice, and only the last one counts",
+        "meta-data: `network-interfaces` has no effect: write it into network-config",
+        "vendor-data is not used: vendor-data, line 3, column 1: expected the node content, but found '<stream end>'",
+        "user-data, line 4, column 13: `name` is there twice, and only the last one counts",
+        "user-data, line 5, column 1: `runcmd` is there twice, and only the last one counts",
+        "user-data: `hostname` has no effect: it has no value",
+    ]
+    assert set(accepted.files) == {"user-data", "meta-data"}
+    many = b"#cloud-config\n" + b"a: 1\n" * 50
+    assert accept(Seed({**FILES, "user-data": many}), "a").warnings[10] == "user-data: 39 more keys are there twice"
+
+
+def test_a_key_that_replaces_a_merged_one_is_not_there_twice() -> None:
+    user = b"#cloud-config\nusers:\n- &a {name: a, shell: /bin/sh}\n- {<<: *a, name: b}\n"
+    assert accept(Seed({**FILES, "user-data": user}), "a").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "effective"),
+    [("disable_root", False, False), ("disable_root", "no", False), ("disable_root", True, True),
+     ("preserve_hostname", True, False), ("preserve_hostname", 0, True), ("ntp", None, False)],
+)  # fmt: skip
+def test_a_value_may_have_no_effect(key: str, value: object, effective: bool) -> None:
+    assert (key not in effect.without_effect({key: value})) is effective
 
 
 def test_keys_without_effect_are_named_with_the_reason() -> None:

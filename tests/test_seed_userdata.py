@@ -127,10 +127,10 @@ def test_the_same_value_in_both_is_no_conflict(tmp_path: Path, rules: Path) -> N
         ("#cloud-config-archive\n- a\n", "an archive", "#cloud-config"),
         ("Content-Type: multipart/mixed; boundary=a\nMIME-Version: 1.0\n", "several parts", "#cloud-config"),
         # YAML
-        ("#cloud-config\na:\n\tb: c\n", "line 3, column 1", "YAML"),
+        ("#cloud-config\na:\n\tb: c\n", "own.yaml:3:1: found character", "YAML"),
         ("#cloud-config\n- a\n", "expected `key: value`", "YAML"),
-        ("#cloud-config\nruncmd: []\nruncmd: [id]\n", "own.yaml:3:1: found the key `runcmd` twice", "line 2"),
-        ("#cloud-config\nusers:\n- name: a\n  name: b\n", "own.yaml:4:3: found the key `name` twice", "line 3"),
+        ("#cloud-config\nruncmd: []\nruncmd: [id]\n", "own.yaml:3:1: `runcmd` is there twice", "keep one"),
+        ("#cloud-config\nusers:\n- name: a\n  name: b\n", "own.yaml:4:3: `name` is there twice", "keep one"),
         # keys without an effect
         ("#cloud-config\npackages: [vim]\n", "`packages` (the root is read-only", "remove"),
         ("#cloud-config\nsnap: {}\nresize_rootfs: true\n", "`resize_rootfs` (the data partition grows", "remove"),

@@ -1,6 +1,7 @@
 """A user's own cloud-config, merged with that of the profile: `edge-osbuild seed --user-data FILE`."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ from osbuild import paths
 from osbuild.agent.seed import document
 from osbuild.agent.seed.effect import without_effect
 from osbuild.agent.seed.refused import Refused
+from osbuild.agent.seed.userdata import beginning
 from osbuild.errors import Error, UsageError
 from osbuild.profile import accounts, zones
 from osbuild.profile.document import quoted
@@ -63,12 +65,14 @@ def read(path: Path) -> UserData:
         hint = "a node reads it at every boot: download large files with `runcmd` instead"
         raise UsageError(f"has more than {LARGEST // 2**20} MiB", where=f"{OPTION} {where}", hint=hint)
     check_kind(data, where)
+    hint = "it must be a cloud-config in YAML, as UTF-8 text"
     try:
-        text = document.decode(data, where)
-        config = document.mapping(text, where)
+        parsed = document.load(document.decode(data, where), where)
+        config = parsed.mapping(where)
     except Refused as error:
-        raise UsageError(str(error), hint="it must be a cloud-config in YAML, as UTF-8 text") from error
-    check_duplicates(text, where)
+        raise located(str(error), where, hint) from error
+    if parsed.repeated:
+        raise located(parsed.repeated[0], where, "keep one of the two")
     found = UserData(path, config)
     check_effect(found)
     return found
@@ -85,31 +89,16 @@ def check_kind(data: bytes, where: str) -> None:
         reason = "compressed: unpack it with `gunzip`"
     elif "mime-version:" in start or start.startswith("content-type:"):
         reason = "a message of several parts: give the cloud-config alone"
-    message = f"this is {reason}" if reason else f"the first line is {quoted(first)}, expected `{FIRST}`"
+    message = f"this is {reason}" if reason else f"the first line is {quoted(beginning(first))}, expected `{FIRST}`"
     raise UsageError(message, where=f"{where}:1", hint=f"only a file that begins with `{FIRST}` can be merged")
 
 
-def check_duplicates(text: str, where: str) -> None:
-    """Raise `UsageError` for a key that is there twice: YAML's loader would drop the first without a word."""
-    pending = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    seen: set[int] = set()
-    while pending:
-        node = pending.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))  # an alias is the same node again
-        if isinstance(node, yaml.MappingNode):
-            names: dict[str, int] = {}
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in names and key.value != "<<":
-                    mark = key.start_mark
-                    hint = f"it is also in line {names[key.value]}: keep one of the two"
-                    place = f"{where}:{mark.line + 1}:{mark.column + 1}"
-                    raise UsageError(f"found the key {quoted(key.value)} twice", where=place, hint=hint)
-                names[key.value if isinstance(key, yaml.ScalarNode) else ""] = key.start_mark.line + 1
-                pending.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            pending += node.value
+def located(message: str, where: str, hint: str) -> UsageError:
+    """The error for a message that begins with the file, and perhaps a position in it."""
+    rest = message.removeprefix(where).lstrip(",: ")
+    if found := re.fullmatch(r"line (\d+), column (\d+): (.*)", rest, re.DOTALL):
+        return UsageError(found[3], where=f"{where}:{found[1]}:{found[2]}", hint=hint)
+    return UsageError(rest, where=where, hint=hint)
 
 
 def check_effect(found: UserData) -> None:

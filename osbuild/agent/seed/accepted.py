@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from osbuild.agent.seed import document, userdata
+from osbuild.agent.seed import document, includes, userdata
 from osbuild.agent.seed.effect import without_effect
 from osbuild.agent.seed.files import Seed
 from osbuild.agent.seed.refused import Refused
@@ -18,7 +18,10 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Accepted:
-    """`files` are what cloud-init reads: meta-data with `dsmode: local`, text without a byte order mark."""
+    """`files` are what cloud-init reads: meta-data with `dsmode: local`, text without a byte order mark.
+
+    network-config is not among them: cloud-init parses it too, and would end where it can't.
+    """
 
     seed: Seed
     source: str
@@ -28,33 +31,41 @@ class Accepted:
 
 def accept(seed: Seed, source: str) -> Accepted:
     """Parse every file of a seed. Raises `Refused` with file, line and column."""
-    files = dict(seed.files)
+    files = {name: data for name, data in seed.files.items() if name != "network-config"}
     metadata, warnings = meta_data(files["meta-data"])
     files["meta-data"] = document.dump(metadata)
+    if "vendor-data" in files:
+        try:
+            userdata.inspect(files["vendor-data"], "vendor-data")
+        except Refused as problem:  # nobody needs it
+            del files["vendor-data"]
+            warnings.append(f"vendor-data is not used: {problem}")
     for name in ("user-data", "vendor-data"):
         if name in files:
             content = userdata.inspect(files[name], name)
             # Compressed: before it applies anything, cloud-init looks into plain text for what needs a network, and a
             # list where it expects a mapping ends it there.
             plain = userdata.decompress(files[name], name).removeprefix(BOM)
+            if content.includes:
+                plain = includes.without(plain)
             if content.single and (ignored := without_effect(content.config)):
                 # Some of them, with values that it does not expect, end cloud-init before it gets to the users.
                 kept = {key: value for key, value in content.config.items() if key not in ignored}
                 plain = b"#cloud-config\n" + document.write(kept).encode()
             files[name] = gzip.compress(plain, mtime=0) if plain.strip() else b""
             warnings += [*content.warnings, *keys(name, content.config)]
-    if "network-config" in files:
-        files["network-config"] = files["network-config"].removeprefix(BOM)
     return Accepted(seed, source, files, tuple(warnings))
 
 
 def meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
     """Parsed meta-data with `dsmode: local`: one run of cloud-init, before the network. And warnings."""
-    found = document.mapping(document.decode(data, "meta-data"), "meta-data")
-    warnings = []
+    parsed = document.load(document.decode(data, "meta-data"), "meta-data")
+    found, warnings = parsed.mapping("meta-data"), list(parsed.repeated)
     if "seedfrom" in found:
         del found["seedfrom"]
         warnings.append("meta-data: `seedfrom` has no effect: a node is configured before it has a network")
+    if "network-interfaces" in found:
+        warnings.append("meta-data: `network-interfaces` has no effect: write it into network-config")
     instance = found.get("instance-id")
     if isinstance(instance, dict | list):
         raise Refused("meta-data: instance-id is not a text")

@@ -20,6 +20,7 @@ class Reader:
 RESTART = ("systemctl", "--no-block", "try-restart")
 READERS = (
     Reader(("systemd/system", "systemd/system.conf.d", "fstab"), ("systemctl", "daemon-reload")),
+    Reader(("fstab",), ("systemctl", "--no-block", "start", "remote-fs.target")),
     Reader(("udev/rules.d", "udev/hwdb.d"), ("udevadm", "control", "--reload")),
     Reader(("modules-load.d", "modules"), ("systemctl", "--no-block", "restart", "systemd-modules-load.service")),
     Reader(("sysctl.d", "sysctl.conf"), ("systemctl", "--no-block", "restart", "systemd-sysctl.service")),

@@ -17,8 +17,10 @@ FOLDER = "/usr/lib/edge-osbuild/cloud-init"
 STEPS = f"{FOLDER}/steps.cfg"
 STATUS = "/run/cloud-init/status.json"
 DONE = "/run/cloud-init/edge-done"  # written by the last step, see cc_edge.py
+LOG = "/run/cloud-init/cloud-init.log"
 TIMEOUT = 240.0  # seconds
 FAILED = re.compile(r"Running module \S+ \(.*\) failed|Failed to (create user|set passwords|set 'expire'|set hashed)")
+USUAL = re.compile(r"Stdout, stderr changing to")  # warnings that say nothing is wrong
 PAIR = re.compile(r"\('(\w+)', \w+\([\"'](.*)[\"']\)\)")  # how cloud-init shows a module and its exception
 SCHEMA = "cloud-config failed schema validation"
 
@@ -36,6 +38,8 @@ def configure(system: System) -> Outcome:
     """Run every step before the network."""
     system.path(DONE).unlink(missing_ok=True)
     found = run(system, "init-local", ["init", "--local"], TIMEOUT)
+    if found.finished and not system.path(DONE).exists():
+        found.errors.append(f"cloud-init ended before it had taken every step: {LOG} says why")
     found.finished = system.path(DONE).exists()
     return found
 
@@ -48,11 +52,12 @@ def run_scripts(system: System) -> Outcome:
 def run(system: System, stage: str, arguments: list[str], timeout: float | None) -> Outcome:
     """Run one stage. What it prints goes to the journal."""
     before = outcome(system, stage, "")
-    environment = {**os.environ, "PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1"}
+    # The kernel command line may name another seed, which cloud-init would take instead.
+    own = {"PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1", "DEBUG_PROC_CMDLINE": ""}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [PROGRAM, arguments[0], "--file", STEPS, *arguments[1:]],
-            env=environment,
+            env={**os.environ, **own},
             stdin=subprocess.DEVNULL,
             stderr=output,
             start_new_session=True,
@@ -81,7 +86,8 @@ def outcome(system: System, stage: str, last: str) -> Outcome:
     recoverable = part(found, "recoverable_errors")
     errors = [text(line) for level in ("CRITICAL", "ERROR") for line in recoverable.get(level) or []]
     # The error itself, with its reason, is among `errors`.
-    warnings = [text(line) for line in recoverable.get("WARNING") or [] if not FAILED.match(str(line))]
+    lines = [str(line) for line in recoverable.get("WARNING") or []]
+    warnings = [text(line) for line in lines if not FAILED.match(line) and not USUAL.match(line)]
     finished = isinstance(found.get("finished"), int | float)
     errors += [text(line) for line in found.get("errors") or []]
     if not finished and last:

@@ -1,13 +1,13 @@
 """The YAML of a seed as cloud-init reads it."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from osbuild.agent.pyyaml import library
+from osbuild.agent.pyyaml import library, loader
 from osbuild.agent.seed.refused import Refused
 
-DEPTH = 60  # levels; cloud-init walks its configuration recursively and fails at some hundreds
-NODES = 200_000  # values after aliases are followed: a few lines of aliases can stand for billions
+SHOWN = 10  # warnings of keys that are there twice
 
 
 def decode(data: bytes, name: str) -> str:
@@ -30,54 +30,53 @@ def position(text: str, index: int) -> str:
     return f"line {text.count(chr(10), 0, index) + 1}, column {index - text.rfind(chr(10), 0, index)}"
 
 
-def load(text: str, name: str) -> Any:
-    """The value of a YAML document. Raises `Refused` with line and column."""
+@dataclass(frozen=True)
+class Document:
+    """The value of a YAML document, and a warning for each key that a mapping has twice."""
+
+    value: Any
+    repeated: tuple[str, ...] = ()
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The value, which must be a mapping or empty. Raises `Refused`."""
+        if self.value is None:
+            return {}
+        if not isinstance(self.value, dict):
+            kind = type(self.value).__name__
+            raise Refused(f"{name}, line 1, column 1: expected `key: value` lines, not a {kind}")
+        return {str(key): entry for key, entry in self.value.items()}
+
+
+def load(text: str, name: str) -> Document:
+    """Parse a YAML document. Raises `Refused` with line and column."""
     yaml = library()
     try:
-        value = yaml.load(text, Loader=yaml.SafeLoader)
+        found = loader()(text)
+        value = found.get_single_data()
     except yaml.reader.ReaderError as error:
         raise Refused(f"{name}, {position(text, error.position)}: this character is not allowed in YAML") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise Refused(f"{name}{where}: {error.problem or error.context}") from None
-    except RecursionError:
-        raise Refused(f"{name} is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+    except yaml.YAMLError as error:
         raise Refused(f"{name}: {' '.join(str(error).split())}") from None
-    measure(value, name)
-    return value
+    repeated = [
+        f"{name}, line {mark.line + 1}, column {mark.column + 1}: `{key}` is there twice, and only the last one counts"
+        for key, mark in found.repeated
+    ]
+    more = [f"{name}: {len(repeated) - SHOWN} more keys are there twice"] if len(repeated) > SHOWN else []
+    return Document(value, (*repeated[:SHOWN], *more))
 
 
 def mapping(text: str, name: str) -> dict[str, Any]:
-    """The same for a document that must be a mapping, or empty."""
-    value = load(text, name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise Refused(f"{name}, line 1, column 1: expected `key: value` lines, not a {type(value).__name__}")
-    return {str(key): entry for key, entry in value.items()}
+    """The value of a document that must be a mapping, or empty. Raises `Refused`."""
+    return load(text, name).mapping(name)
 
 
 def write(value: Any) -> str:
-    """A value as YAML with every type that `load` has."""
+    """A value as YAML with every type that a document has."""
     return str(library().safe_dump(value, allow_unicode=True, sort_keys=False))
-
-
-def measure(value: Any, name: str) -> None:
-    """Raise `Refused` for a value that is too deep, or too large once its aliases are followed."""
-    nodes, pending = 0, [(value, 1)]
-    while pending:
-        one, depth = pending.pop()
-        nodes += 1
-        if depth > DEPTH:
-            raise Refused(f"{name} is nested more than {DEPTH} levels deep")
-        if nodes > NODES:
-            raise Refused(f"{name} has more than {NODES} values")
-        if isinstance(one, dict):
-            pending += [(entry, depth + 1) for entry in one.values()]
-        elif isinstance(one, list):
-            pending += [(entry, depth + 1) for entry in one]
 
 
 def dump(value: Any) -> bytes:

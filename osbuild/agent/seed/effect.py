@@ -17,6 +17,7 @@ EFFECTIVE = frozenset({
 IMAGE = "the root is read-only: put it into the image, by the profile"
 PROGRAM = "the image does not have the program"
 FIXED = "the image decides which steps cloud-init takes"
+CLIENT = "systemd-timesyncd only asks for the time"
 HOST_KEY = "the node makes its own host key at its first boot"
 WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("packages", "package_update", "package_upgrade", "package_reboot_if_required"), IMAGE),
@@ -60,6 +61,14 @@ BELOW: dict[tuple[str, str], str] = {
     ("users", "doas"): PROGRAM,
     ("users", "selinux_user"): PROGRAM,
     ("ntp", "packages"): IMAGE,
+    ("ntp", "peers"): CLIENT,
+    ("ntp", "allow"): CLIENT,
+}
+
+# The same for keys that have an effect, but not with this value.
+WITH_VALUE: dict[str, tuple[bool, str]] = {
+    "disable_root": (False, "the SSH server does not let root in: give a user `sudo`"),
+    "preserve_hostname": (True, "each boot is a first boot, and there is no name to preserve"),
 }
 
 
@@ -70,8 +79,28 @@ def without_effect(config: Mapping[str, Any]) -> dict[str, str]:
         if key not in EFFECTIVE:
             found[key] = WITHOUT_EFFECT.get(key, UNKNOWN)
             continue
+        if value is None:
+            found[key] = "it has no value"
+            continue
+        if key in WITH_VALUE and means(value) is WITH_VALUE[key][0]:
+            found[key] = WITH_VALUE[key][1]
+            continue
         entries = value if isinstance(value, list) else [value]
         for (above, below), why in BELOW.items():
             if above == key and any(isinstance(entry, Mapping) and below in entry for entry in entries):
                 found[f"{above}.{below}"] = why
     return found
+
+
+def means(value: object) -> bool | None:
+    """The boolean that cloud-init takes a value for, None if it is not one."""
+    return {
+        "true": True,
+        "1": True,
+        "on": True,
+        "yes": True,
+        "false": False,
+        "0": False,
+        "off": False,
+        "no": False,
+    }.get(str(value).lower())

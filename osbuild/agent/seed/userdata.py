@@ -3,6 +3,7 @@
 import email
 import email.message
 import json
+import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ STARTS = {
 # Formats of which cloud-init decides by the first line what they are.
 BY_START = ("text/plain", "text/x-not-multipart", "application/octet-stream", "application/x-gzip", "application/gzip")
 RUN = ("text/cloud-boothook", "text/part-handler")
+INCLUDES = ("text/x-include-url", "text/x-include-once-url")
+MESSAGE, ARCHIVE = "multipart/mixed", "text/cloud-config-archive"
+UNREACHABLE = "`#include` is not followed, since a node is configured before it has a network"
 
 
 @dataclass
@@ -33,12 +37,14 @@ class Content:
     """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect.
 
     `single`: it is one cloud-config and nothing else. `template`: a part of it is complete only on the node.
+    `includes`: a part of it names URLs.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     single: bool = False
     template: bool = False
+    includes: bool = False
 
 
 def inspect(data: bytes, name: str) -> Content:
@@ -55,21 +61,25 @@ def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int
     data = decompress(data, name)
     if not data.strip():
         return
-    if not kind and b"mime-version:" in data[:4096].lower():
+    kind = kind_of(data, kind)
+    if kind == MESSAGE:
         inspect_message(email.message_from_bytes(data), name, content, level)
         return
     text = document.decode(data, name)
-    if not kind or kind in BY_START:
-        kind = next((found for start, found in STARTS.items() if text.lstrip().lower().startswith(start)), kind)
     if kind == "text/cloud-config":
-        content.config |= document.mapping(text, name)
+        found = document.load(text, name)
+        content.config |= found.mapping(name)
+        content.warnings += found.repeated
         content.single = level == 0
-    elif kind == "text/cloud-config-archive":
+    elif kind == ARCHIVE:
         inspect_archive(text, name, content, level)
     elif kind == "text/cloud-config-jsonp":
         inspect_patch(text, name)
-    elif kind in ("text/x-include-url", "text/x-include-once-url"):
-        raise Refused(f"{name}: `#include` is not followed, since a node is configured before it has a network")
+    elif kind in INCLUDES:
+        if not level:
+            raise Refused(f"{name}: {UNREACHABLE}")
+        content.includes = True
+        content.warnings.append(f"{name}: {UNREACHABLE}")
     elif kind == "text/jinja2":
         content.template = True
     elif kind in RUN or kind.startswith("text/x-shellscript"):
@@ -77,10 +87,25 @@ def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int
     elif level:
         content.warnings.append(f"{name}: cloud-init has no use for the type {kind}")
     else:
-        first = text.lstrip().partition("\n")[0][:40]
+        first = beginning(text.lstrip().partition("\n")[0])
         raise Refused(
             f"{name}, line 1: begins with {first!r}; it must begin with `#cloud-config`, `#!` or MIME headers"
         )
+
+
+def beginning(line: str) -> str:
+    """The beginning of a line for a message. What follows a `:` or `=` may be a secret."""
+    return re.sub(r"([:=]).*", r"\1…", line[:40])
+
+
+def kind_of(data: bytes, kind: str) -> str:
+    """The type of a part: `kind`, or what its beginning says. `data` is not compressed."""
+    if not kind and b"mime-version:" in data[:4096].lower():
+        return MESSAGE
+    if kind and kind not in BY_START:
+        return kind
+    start = data[:4096].decode("utf-8-sig", errors="replace").lstrip().lower()
+    return next((named for sign, named in STARTS.items() if start.startswith(sign)), kind)
 
 
 def decompress(data: bytes, name: str) -> bytes:
@@ -113,15 +138,20 @@ def inspect_message(message: email.message.Message, name: str, content: Content,
 
 def inspect_archive(text: str, name: str, content: Content, level: int) -> None:
     """Check each part of a cloud-config-archive."""
-    value = document.load(text, name)
+    value = document.load(text, name).value
     if not isinstance(value, list):
         raise Refused(f"{name}, line 1: a cloud-config-archive must be a list")
     for number, entry in enumerate(value, 1):
-        body, kind = (entry, "") if isinstance(entry, str) else ("", "")
-        if isinstance(entry, dict):
-            body, kind = entry.get("content") or "", str(entry.get("type") or "")
-        data = body if isinstance(body, bytes) else str(body).encode()
-        inspect_part(data, kind or "text/plain", f"{name}, part {number}", content, level + 1)
+        data, kind = entry_of(entry)
+        inspect_part(data, kind, f"{name}, part {number}", content, level + 1)
+
+
+def entry_of(entry: object) -> tuple[bytes, str]:
+    """The data and the type of an entry of a cloud-config-archive."""
+    body, kind = entry if isinstance(entry, str) else "", ""
+    if isinstance(entry, dict):
+        body, kind = entry.get("content") or "", str(entry.get("type") or "")
+    return body if isinstance(body, bytes) else str(body).encode(), kind or "text/plain"
 
 
 def inspect_patch(text: str, name: str) -> None:

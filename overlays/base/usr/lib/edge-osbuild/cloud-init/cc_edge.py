@@ -10,6 +10,7 @@ import grp
 import logging
 import os
 import pwd
+import re
 import subprocess
 import zlib
 from collections.abc import Callable, Iterable
@@ -25,10 +26,12 @@ LOG = logging.getLogger("cloudinit.config.cc_edge")
 
 meta = {"id": "cc_edge", "distros": ["all"], "frequency": PER_ALWAYS, "activate_by_schema_keys": []}
 
+TIME_CLIENT = "systemd-timesyncd"
 BOOTCMD_TIMEOUT = 60  # seconds; users and files come after it, and the boot waits
 # The same ids as osbuild.seed.users gives: they follow from the name, because /home outlives the user database.
 FIRST_ID, IDS = 1000, 50000
 
+USELESS = ("selinux_user", "snapuser")  # of a user: with these, there would be none at all
 DONE = "/run/cloud-init/edge-done"
 
 Config = dict[str, Any]
@@ -96,7 +99,10 @@ def files(cfg: Config, cloud: Any, *, deferred: bool = False) -> None:
             continue
         if util.get_cfg_option_bool(entry, "defer", False) != deferred:
             continue
-        what = f"write_files, {entry.get('path') or f'entry {number}'}"
+        if not isinstance(entry.get("path"), str) or not entry["path"]:
+            LOG.error("write_files, entry %d: `path` is missing, or not a text", number)
+            continue
+        what = f"write_files, {entry['path']}"
         source = entry.get("source")
         if source and not str(source.get("uri") if isinstance(source, dict) else "").startswith(("file:", "/")):
             LOG.error("%s: `source` is not fetched: this runs before the network; use `content`", what)
@@ -104,12 +110,15 @@ def files(cfg: Config, cloud: Any, *, deferred: bool = False) -> None:
                 continue
             entry = {key: value for key, value in entry.items() if key != "source"}
         owner = cloud.distro.default_owner
-        if attempt(what, check_encoding, entry):
+        if attempt(what, check_content, entry):
             attempt(what, cc_write_files.write_files, "write_files", [entry], owner)
 
 
-def check_encoding(entry: Config) -> None:
-    """Raise an exception if base64 is damaged; cloud-init skips the characters that it does not know."""
+def check_content(entry: Config) -> None:
+    """Raise an exception for what is no text, and for damaged base64: cloud-init skips characters that are none."""
+    content = entry.get("content")
+    if content is not None and not isinstance(content, (str, bytes)):
+        raise TypeError("`content` is not a text: put it in quotes")
     if cc_write_files.canonicalize_extraction(entry.get("encoding"))[0] == "application/base64":
         base64.b64decode(b"".join(util.encode_text(entry.get("content") or "").split()), validate=True)
 
@@ -132,7 +141,8 @@ def users(cfg: Config, cloud: Any) -> None:
             attempt(f"groups, {group}", make_group, group, numbers)
         attempt(f"users, {name}", make_user, cloud, name, config, (default, numbers))
     for group, members in groups.items():
-        attempt(f"groups, {group}", cloud.distro.create_group, group, members)
+        for member in members or ():
+            attempt(f"groups, {group}", subp.subp, ["usermod", "--append", "--groups", group, str(member)])
 
 
 def understood(cfg: Config, cloud: Any, report: Callable[..., object] = LOG.debug) -> Config:
@@ -170,7 +180,8 @@ def ssh(cfg: Config, cloud: Any) -> None:
 def make_user(cloud: Any, name: str, config: Config, context: Any) -> None:
     """Create one user. `context` is the default user's name and the ids that other users ask for."""
     default, numbers = context
-    config.pop("default", None)
+    for key in ("default", *USELESS):
+        config.pop(key, None)
     if config.pop("ssh_redirect_user", False):
         if default is None:
             raise ValueError("`ssh_redirect_user` needs a default user")
@@ -254,23 +265,41 @@ def check_certificate(text: str) -> None:
 
 def ntp(cfg: Config, cloud: Any) -> None:
     """Configure the time servers; `edge-agent seed` restarts systemd-timesyncd."""
-    if cfg.get("ntp"):
-        attempt("ntp", without_services, cc_ntp, cfg, cloud)
+    wanted = cfg.get("ntp")
+    if not wanted:
+        return
+    if isinstance(wanted, dict) and wanted.get("ntp_client") not in (None, "auto", TIME_CLIENT):
+        # cloud-init would install the other one.
+        LOG.warning("ntp: `ntp_client` and `config` have no effect: the image has %s", TIME_CLIENT)
+        kept = {key: value for key, value in wanted.items() if key not in ("ntp_client", "config")}
+        cfg = {**cfg, "ntp": kept}
+    attempt("ntp", without_services, cc_ntp, cfg, cloud)
 
 
 def passwords(cfg: Config, cloud: Any) -> None:
     """Set passwords. Then warn if nobody can log in, which is hardly what a seed with users is for."""
     attempt("password, chpasswd or ssh_pwauth", without_services, cc_set_passwords, understood(cfg, cloud), cloud)
     people = [user.pw_name for user in pwd.getpwall() if FIRST_ID <= user.pw_uid < FIRST_ID + IDS + 10000]
-    if people and not any(can_log_in(name) for name in people):
+    if people and not any(can_log_in(name) for name in people) and not has_password("root"):
         LOG.warning("nobody can log in: no user has a key or a password")
 
 
 def can_log_in(name: str) -> bool:
     """Whether a user has an SSH key or a password."""
+    return has_password(name) or bool(keys_of(name))
+
+
+def has_password(name: str) -> bool:
+    """Whether a user has a password, good for the console."""
     lines = [line.split(":") for line in util.load_text_file("/etc/shadow").splitlines()]
     password = next((line[1] for line in lines if line[0] == name), "!")
-    return not password.startswith(("!", "*")) or Path(f"/etc/ssh/authorized_keys.d/{name}").exists()
+    return not password.startswith(("!", "*"))
+
+
+def keys_of(name: str) -> list[str]:
+    """The lines of a user's keys, which cloud-init writes also if there are none."""
+    path = Path(f"/etc/ssh/authorized_keys.d/{name}")
+    return path.read_text(errors="replace").split() if path.exists() else []
 
 
 def without_services(module: Any, cfg: Config, cloud: Any) -> None:
@@ -288,30 +317,56 @@ def mounts(cfg: Config, cloud: Any) -> None:
     default = ["", "", "auto", "defaults,nofail", "0", "2"]
     given = entries(cfg, "mount_default_fields")
     default[: len(given)] = [default[at] if field is None else str(field) for at, field in enumerate(given[:6])]
-    for number, entry in enumerate(entries(cfg, "mounts"), 1):
+    listed = entries(cfg, "mounts")
+    if listed:  # udev may not have handled every disk yet
+        attempt("mounts", subp.subp, ["udevadm", "settle", "--timeout=30"])
+    for number, entry in enumerate(listed, 1):
         if not isinstance(entry, list) or not entry:
             LOG.error("mounts, entry %d: expected a list such as [/dev/vdb1, /srv/data]", number)
             continue
-        line = [default[at] if field is None else str(field) for at, field in enumerate(entry)]
+        if len(entry) > 1 and entry[1] is None:
+            continue  # cloud-init's way to leave out a mount of its own, of which there are none
+        line = [default[at] if field is None else str(field) for at, field in enumerate(entry[:6])]
         line += default[len(line) :]
         attempt(f"mounts, {line[0]}", mount, line, cfg, cloud)
 
 
 def mount(line: list[str], cfg: Config, cloud: Any) -> None:
-    """Write one line to fstab and mount it."""
-    aliases = cfg.get("device_aliases") or {}
-    device = cc_mounts.sanitize_devname(line[0], cloud.device_name_to_device, aliases=aliases)
-    if not device:
-        raise FileNotFoundError(f"there is no device {line[0]}")
-    line[0] = device
-    if line[2] == "swap":
+    """Write one line to fstab and mount it. What needs a network is mounted by systemd, once there is one."""
+    device, folder, kind, given = line[:4]
+    if "swap" in (device, kind):
         raise ValueError("swap is not used on a node")
+    line[0] = device_of(device, cfg, cloud)
     # systemd must not wait for it, or fail the boot: whether a disk is there is not the image's health.
-    options = [option for option in line[3].split(",") if option]
-    line[3] = ",".join([*options, *({"nofail"} - set(options)), cc_mounts.MNT_COMMENT])
-    util.ensure_dir(line[1])
+    options = [option for option in given.split(",") if option]
+    remote = cc_mounts.is_network_device(device) or device.startswith("//") or "_netdev" in options
+    needed = ["nofail", *(["_netdev"] if remote else [])]
+    options += [option for option in needed if option not in options]
+    line[3] = ",".join([*options, cc_mounts.MNT_COMMENT])
+    if remote and kind != "auto" and not Path(f"/usr/sbin/mount.{kind}").exists():
+        raise FileNotFoundError(f"the image has no mount.{kind}: add its package to the profile")
+    util.ensure_dir(folder)
     util.write_file("/etc/fstab", "\t".join(line) + "\n", omode="ab", mode=0o644)
-    subp.subp(["mount", line[1]], timeout=60)
+    if remote:
+        return
+    subp.subp(["mount", folder], timeout=60)
+    if subprocess.run(["mountpoint", "--quiet", folder]).returncode:  # with `nofail`, mount(8) does not fail
+        raise FileNotFoundError(f"there is no device {device}")
+
+
+def device_of(name: str, cfg: Config, cloud: Any) -> str:
+    """The first field of fstab for `name`. cloud-init knows whole disks, and leaves all else as it is.
+
+    Raises `FileNotFoundError` for the name of a device that does not exist.
+    """
+    aliases = cfg.get("device_aliases") or {}
+    if device := cc_mounts.sanitize_devname(name, cloud.device_name_to_device, aliases=aliases):
+        return str(device)
+    plain = str(aliases.get(name, name))
+    path = f"/dev/{plain}" if re.match(cc_mounts.DEVICE_NAME_FILTER, plain) else plain
+    if cc_mounts.is_meta_device_name(plain) or (path.startswith("/dev/") and not Path(path).exists()):
+        raise FileNotFoundError(f"there is no device {name}")
+    return path
 
 
 def done(cfg: Config, cloud: Any) -> None:
