@@ -14,6 +14,8 @@ RESERVED = (
     "usrhash=", "mount.usr", "systemd.verity", "systemd.volatile", "systemd.gpt_auto", "systemd.image_policy", "verity",
 )  # fmt: skip
 RESERVED_WORDS = ("ro", "rw", "gpt", "noinitrd", "systemd.gpt_auto", "systemd.volatile", "systemd.verity", "--", "-")
+# cloud-init's arguments: on a node, it reads the seed that was chosen and nothing else.
+UNREAD = ("ds=", "ci.", "cc:", "cloud_init=", "cloud_config_url=", "network_config=")
 # COMMAND_LINE_SIZE of Debian's kernels, in bytes, and what the build and a board write at most.
 LONGEST = {Architecture.x86_64: 2048, Architecture.arm64: 2048, Architecture.armv7: 1024}
 OWN = 600
@@ -32,6 +34,10 @@ def check(profile: Profile, where: Where) -> None:
             if is_reserved(word):
                 message = f"found the kernel argument {quoted(word)}, which the build sets itself"
                 raise Error(message, where=place, hint="remove it")
+            if word.replace("-", "_").startswith(UNREAD):
+                name = quoted(word.partition("=")[0])
+                message = f"found the kernel argument {name}, which has no effect: a node reads only its seed"
+                raise Error(message, where=place, hint="remove it; `edge-osbuild seed` makes a seed")
     check_length(profile.kernel.arguments, profile.architecture, where)
     check_sysctls(profile.kernel, where)
 

@@ -101,13 +101,13 @@ class _Loader(yaml.SafeLoader):
         where = str(self.mark(event.start_mark))
         hint = "write the value out; to share settings between profiles use `extends`"
         if event.anchor is not None:
-            sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-            message = f"found the anchor or alias {quoted(sign + event.anchor)}, expected a plain value"
+            sign = "*" if isinstance(event, yaml.AliasEvent) else "&"  # without its name: it may be a password
+            message = f"found an anchor or alias (`{sign}`), expected a plain value"
             raise Error(message, where=where, hint=hint)
         tag = getattr(event, "tag", None)
         if tag is not None:
             hint = 'remove the tag; a text is written in quotes, "like this"'
-            raise Error(f"found the tag {quoted(tag)}, expected a plain value", where=where, hint=hint)
+            raise Error("found a tag (`!`), expected a plain value", where=where, hint=hint)
         if self.depth == DEEPEST:
             message = f"found more than {DEEPEST} levels of nesting"
             raise Error(message, where=where, hint="check the brackets and the indentation")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from osbuild.errors import Error
 from osbuild.profile.addresses import Static, address, static_address
 from osbuild.profile.document import quoted
+from osbuild.profile.hosts import url_problem
 from osbuild.profile.model import Interface, Profile
 from osbuild.profile.networkmodel import Bond, Bridge, Link, Network, Proxy, Route, Vlan
 from osbuild.profile.scalars import nearest
@@ -270,6 +271,11 @@ def _proxy(proxy: Proxy, where: Where) -> None:
     if proxy.no_proxy and proxy.http is None and proxy.https is None:
         message = "found `no_proxy`, but no proxy"
         raise Error(message, where=where("network.proxy.no_proxy"), hint="write `http:` and `https:` too, or remove it")
+    for name in ("http", "https"):
+        url = getattr(proxy, name)
+        if url is not None and not url.startswith(("file:", "env:")) and (reason := url_problem(url)):
+            message = f"found the URL {quoted(url)}, expected that of a proxy: {reason}"
+            raise Error(message, where=where(f"network.proxy.{name}"), hint="write it like `http://proxy.example:3128`")
     for at, text in enumerate(proxy.no_proxy):
         if "/" in text:
             try:

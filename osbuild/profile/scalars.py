@@ -12,6 +12,8 @@ from osbuild.profile.document import List, Map, Node, Scalar, quoted
 from osbuild.profile.keys import Key
 from osbuild.profile.model import Size
 
+# A private key, a URL with a user, or something that is called a secret.
+SECRET = re.compile(r"PRIVATE KEY|//[^/]*@|(token|secret|pass\w*|pwd|key)=", re.IGNORECASE)
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 
@@ -23,7 +25,7 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
 
 def private(key: Key, node: Node) -> bool:
     """Whether a message must not quote the value: it may be a secret in the wrong place."""
-    return "secret" in key.limits or (isinstance(node, Scalar) and bool(re.search(r"PRIVATE KEY|//[^/]*@", node.text)))
+    return "secret" in key.limits or (isinstance(node, Scalar) and bool(SECRET.search(node.text)))
 
 
 def found(node: Node, *, private: bool = False) -> str:
