@@ -103,3 +103,13 @@ def test_a_setting_that_can_not_be_says_what_is_wrong_with_it(
     assert str(caught.value).startswith(f"--set {name}".rstrip())
     assert "hunter2" not in str(caught.value)
     assert caught.value.status == 2
+
+
+@pytest.mark.parametrize("option", ["kubernetes.token=env:HOME", "kubernetes.labels.c=d"])
+def test_a_setting_of_a_cluster_for_a_node_without_one_is_not_dropped_without_a_word(
+    tmp_path: Path, option: str
+) -> None:
+    path = tmp_path / "n.yaml"
+    path.write_text("name: n\nversion: 1.0.0\nextends: minimal\n")
+    with pytest.raises(UsageError, match="no effect: nodes of the profile run no Kubernetes"):
+        settings.load(path, [option])

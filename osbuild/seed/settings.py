@@ -178,10 +178,17 @@ def load(path: Path, options: Iterable[str]) -> Loaded:
     for setting in settings:
         check(setting)
     try:
-        return loading.load(path, change=lambda tree: change(tree, settings))
+        loaded = loading.load(path, change=lambda tree: change(tree, settings))
     except Error as error:
         place = (error.where or "").replace(SLASH, "/")
         if not place.startswith("--set "):
             raise
         place = re.sub(r":[0-9]+:[0-9]+$", "", place)  # an option has no lines
         raise UsageError(error.message, where=place, hint=error.hint) from error
+    for setting in settings:
+        if setting.steps[0] == "kubernetes" and loaded.profile.kubernetes.role == "none":
+            hint = "leave it out, or name a profile with `kubernetes.role`"
+            raise UsageError(
+                "this has no effect: nodes of the profile run no Kubernetes", where=setting.where, hint=hint
+            )
+    return loaded
