@@ -450,7 +450,14 @@ def test_parts_that_name_urls_are_left_out_and_the_others_count(data: bytes) -> 
 
 def test_a_first_line_that_may_hold_a_secret_is_not_quoted() -> None:
     head = b"#cloud-config\npassword: "
-    for text in (b"password: hush\n", b"PASSWORD=hush\n", head + b"*hush\n", head + b"!hush\n", head + b"!hush a\n"):
+    for text in (
+        b"hush\n",
+        b"password: hush\n",
+        b"PASSWORD=hush\n",
+        head + b"*hush\n",
+        head + b"!hush\n",
+        head + b"!hush a\n",
+    ):
         with pytest.raises(Refused) as caught:
             accept(Seed({**FILES, "user-data": text}), "a")
         assert "hush" not in str(caught.value)

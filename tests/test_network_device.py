@@ -135,6 +135,7 @@ BROKEN = [
     ("version: 2\nethernets: {e0: {openvswitch: {}}}\n", "ovs-vsctl"),
     ("version: 2\nmodems: {cdc: {apn: x}}\n", "GSM/CDMA"),
     ("version: 2\nwifis: {w0: {access-points: {net: {password: hush}}}}\n", "between 8 and 63"),
+    ("version: 2\ntunnels: {t: {mode: gre, local: 192.0.2.1, remote: 192.0.2.2, key: hush}}\n", "invalid tunnel key"),
     (b"version: 2\n\xff\xfe\n", "byte 11: is not UTF-8 text"),
     ("a: &a [x]\n" + "b: [" + "*a, " * 30_000 + "]\n", "more than 20000 values"),
     ("[" * 3000, "more than 40 levels"),

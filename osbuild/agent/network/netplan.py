@@ -118,6 +118,7 @@ def missing(program: str, where: str) -> Problem:
 
 def failure(text: str, writer: Writer) -> Problem:
     """What netplan reports, at the position in the seed. Never quotes a line: it may hold a password."""
+    text = re.sub(r"(invalid tunnel key) '.*'", r"\1", text)  # which may be the private key of WireGuard
     found = re.search(r"^\S+\.yaml(?::(\d+):\d+)?: (?:Error in network definition: )?(.*)$", text, re.MULTILINE)
     if found:
         position = writer.position(int(found[1])) if found[1] else None

@@ -94,8 +94,11 @@ def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int
 
 
 def beginning(line: str) -> str:
-    """The beginning of a line for a message. What follows a `:` or `=` may be a secret."""
-    return re.sub(r"([:=]).*", r"\1…", line[:40])
+    """The beginning of a line for a message, without what may be a secret."""
+    if line.startswith("#"):
+        return line[:40]
+    found = re.match(r"[\w-]{1,40}(?=:( |$))", line)
+    return f"{found.group()}:…" if found else "…" if line else ""
 
 
 def kind_of(data: bytes, kind: str) -> str:
