@@ -23,10 +23,12 @@ from osbuild.agent.seed import choose as choosing
 from osbuild.agent.seed import effect, sums, userdata
 from osbuild.agent.seed.accepted import accept
 from osbuild.agent.seed.apply import replace_seed
+from osbuild.agent.seed.boot import find
 from osbuild.agent.seed.choose import Media, choose, defaults, rule
 from osbuild.agent.seed.files import LIMIT, Seed, read
 from osbuild.agent.seed.media import WAIT, label, media
 from osbuild.agent.seed.refused import Refused
+from osbuild.agent.seed.report import load
 from osbuild.agent.seed.shown import show
 from osbuild.agent.seed.store import store, stored, supersede
 from osbuild.agent.system import System
@@ -586,3 +588,18 @@ def test_media_are_found_by_label_in_either_case_and_nothing_else_is(tmp_path: P
     for name in (*devices, "sdb1", "sda1", "sdd"):  # sdd is an empty card reader: it has no medium to open
         (tmp_path / "sys/class/block" / name).mkdir(parents=True)
     assert [path.name for path in media(System(tmp_path))] == ["sdb1", "sr0"]
+
+
+def test_what_may_have_been_meant_as_the_seed_of_a_node_without_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    fat(tmp_path / "dev", "sdb1", "config-2")
+    (tmp_path / "sys/class/block/sdb1").mkdir(parents=True)
+    put(tmp_path / "efi", {"user-data": USER})
+    system = System(tmp_path)
+    assert find(system, 0.0) == 0
+    warnings = load(system).warnings
+    assert [line for line in warnings if "sdb1 is a config drive of OpenStack, which is not read" in line]
+    assert [line for line in warnings if "move it into that folder" in line]
+    put(tmp_path / "efi/seed", FILES)
+    assert find(system, 0.0) == 0
+    assert load(system).warnings == []

@@ -11,7 +11,7 @@ from osbuild.agent.seed import changes, cloudinit
 from osbuild.agent.seed.accepted import Accepted, accept, rendered_keys
 from osbuild.agent.seed.choose import DEFAULTS, ESP, ON_ESP, STORED, Media, choose, defaults, rule
 from osbuild.agent.seed.files import read
-from osbuild.agent.seed.media import WAIT, wait_for_media
+from osbuild.agent.seed.media import OPENSTACK, WAIT, media, wait_for_media
 from osbuild.agent.seed.refused import Refused
 from osbuild.agent.seed.report import Report, announce, load, save
 from osbuild.agent.seed.shown import forget, given, show
@@ -37,13 +37,21 @@ def find(system: System, patience: float | None = None) -> int:
         source=accepted.source,
         digest=accepted.seed.digest,
         errors=choice.errors,
-        warnings=list(accepted.warnings),
+        warnings=[*accepted.warnings, *(unread(system) if accepted.source == DEFAULTS else ())],
         notes=choice.notes,
     )
     save(system, report)
     announce(system, report, Report())
     print(f"seed: {accepted.source}")
     return 0
+
+
+def unread(system: System) -> list[str]:
+    """What may have been meant as the seed of a node that has none."""
+    found = [f"{device} is a config drive of OpenStack, which is not read" for device in media(system, OPENSTACK)]
+    if system.path(ON_ESP).parent.joinpath("user-data").exists():
+        found.append(f"user-data beside the folder `seed` of the {ESP} is not read: move it into that folder")
+    return found
 
 
 def apply(system: System) -> int:

@@ -9,16 +9,17 @@ from pathlib import Path
 from osbuild.agent.system import System
 
 LABEL = "CIDATA"  # or in lower case
+OPENSTACK = "CONFIG-2"  # a config drive, which holds the same in another form
 MOUNT = "/run/edge-osbuild/medium"
 WAIT = 5.0  # seconds for a medium to appear after udev has loaded the drivers; a USB stick takes two or three
 TIMEOUT = 60.0  # seconds for a medium that answers slowly or not at all
 
 
-def media(system: System) -> list[Path]:
+def media(system: System, wanted: str = LABEL) -> list[Path]:
     """Block devices with the label of a seed, probed directly: udev may not have handled them yet."""
     names = sorted(path.name for path in system.path("/sys/class/block").glob("*"))
     devices = [system.path(f"/dev/{name}") for name in names if not name.startswith(("loop", "ram", "dm-", "zram"))]
-    return [device for device in devices if device.exists() and label(device).upper() == LABEL]
+    return [device for device in devices if device.exists() and label(device).upper() == wanted]
 
 
 def label(device: Path) -> str:
