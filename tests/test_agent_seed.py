@@ -407,6 +407,7 @@ ZIPPED = gzip.compress(CONFIG, mtime=0)
         (b"#cloud-config-archive\n- |\n  #cloud-config\n  swap: {}\n- {type: text/cloud-config, content: 'snap: 1'}\n",
          ["swap", "snap"]),
         (b"#!/bin/sh\necho a\n", []),
+        (b"#!/bin/sh\n# caf\xe9\n", []),
         (b"#cloud-boothook\n#!/bin/sh\n", []),
         (b"## template: jinja\n#cloud-config\nhostname: {{ v1.local_hostname }}\n", []),
         (b"#cloud-config\n", []),
@@ -447,7 +448,18 @@ def test_parts_that_name_urls_are_left_out_and_the_others_count(data: bytes) -> 
     accepted = accept(Seed({**FILES, "user-data": data}), "a")
     assert [line for line in accepted.warnings if "`#include` is not followed" in line]
     shown = userdata.inspect(accepted.files["user-data"], "user-data")
-    assert (shown.config, shown.includes) == ({"packages": ["a"]}, False)
+    assert (shown.config, shown.left_out) == ({"packages": ["a"]}, False)
+
+
+def test_parts_of_types_that_mean_nothing_are_left_out_unless_the_seed_says_what_they_mean() -> None:
+    parts = [("text/cloud-config", CONFIG), ("text/x-own", b"hush\xff"), ("text/plain", b"hush: hush")]
+    accepted = accept(Seed({**FILES, "user-data": message(*parts)}), "a")
+    assert len([line for line in accepted.warnings if "has no use for the type" in line]) == 2
+    assert "aHVza" not in gzip.decompress(accepted.files["user-data"]).decode(), "cloud-init quotes it"
+    handled = message(("text/part-handler", b"#part-handler\n"), *parts)
+    accepted = accept(Seed({**FILES, "user-data": handled}), "a")
+    assert gzip.decompress(accepted.files["user-data"]) == handled
+    assert not [line for line in accepted.warnings if "has no use for the type" in line]
 
 
 def test_a_first_line_that_may_hold_a_secret_is_not_quoted() -> None:

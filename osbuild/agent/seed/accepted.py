@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from osbuild.agent.seed import document, includes, userdata
+from osbuild.agent.seed import document, leftout, userdata
 from osbuild.agent.seed.effect import without_effect
 from osbuild.agent.seed.files import Seed
 from osbuild.agent.seed.refused import Refused
@@ -46,8 +46,8 @@ def accept(seed: Seed, source: str) -> Accepted:
             # Compressed: before it applies anything, cloud-init looks into plain text for what needs a network, and a
             # list where it expects a mapping ends it there.
             plain = userdata.decompress(files[name], name).removeprefix(BOM)
-            if content.includes:
-                plain = includes.without(plain)
+            if content.left_out and not content.handlers:
+                plain = leftout.without(plain)
             if content.single and (ignored := without_effect(content.config)):
                 # Some of them, with values that it does not expect, end cloud-init before it gets to the users.
                 kept = {key: value for key, value in content.config.items() if key not in ignored}

@@ -26,7 +26,8 @@ STARTS = {
 }
 # Formats of which cloud-init decides by the first line what they are.
 BY_START = ("text/plain", "text/x-not-multipart", "application/octet-stream", "application/x-gzip", "application/gzip")
-RUN = ("text/cloud-boothook", "text/part-handler")
+HANDLER, SCRIPT = "text/part-handler", "text/x-shellscript"
+RUN = ("text/cloud-boothook", HANDLER)
 INCLUDES = ("text/x-include-url", "text/x-include-once-url")
 MESSAGE, ARCHIVE = "multipart/mixed", "text/cloud-config-archive"
 UNREACHABLE = "`#include` is not followed, since a node is configured before it has a network"
@@ -37,14 +38,15 @@ class Content:
     """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect.
 
     `single`: it is one cloud-config and nothing else. `template`: a part of it is complete only on the node.
-    `includes`: a part of it names URLs.
+    `left_out`: cloud-init must not be shown a part of it. `handlers`: a part of it defines what other types are for.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     single: bool = False
     template: bool = False
-    includes: bool = False
+    left_out: bool = False
+    handlers: bool = False
 
 
 def inspect(data: bytes, name: str) -> Content:
@@ -65,6 +67,13 @@ def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int
     if kind == MESSAGE:
         inspect_message(email.message_from_bytes(data), name, content, level)
         return
+    if kind in RUN or kind.startswith(SCRIPT):
+        content.handlers |= kind == HANDLER
+        return  # a script is its author's
+    if level and not useful(kind) and kind not in INCLUDES:
+        content.left_out |= not content.handlers
+        content.warnings += [] if content.handlers else [f"{name}: cloud-init has no use for the type {kind}"]
+        return
     text = document.decode(data, name)
     if kind == "text/cloud-config":
         found = document.load(text, name)
@@ -78,19 +87,20 @@ def inspect_part(data: bytes, kind: str, name: str, content: Content, level: int
     elif kind in INCLUDES:
         if not level:
             raise Refused(f"{name}: {UNREACHABLE}")
-        content.includes = True
+        content.left_out = True
         content.warnings.append(f"{name}: {UNREACHABLE}")
     elif kind == "text/jinja2":
         content.template = True
-    elif kind in RUN or kind.startswith("text/x-shellscript"):
-        return  # a script is its author's
-    elif level:
-        content.warnings.append(f"{name}: cloud-init has no use for the type {kind}")
     else:
         first = beginning(text.lstrip().partition("\n")[0])
         raise Refused(
             f"{name}, line 1: begins with {first!r}; it must begin with `#cloud-config`, `#!` or MIME headers"
         )
+
+
+def useful(kind: str) -> bool:
+    """Whether a part of this type has an effect."""
+    return (kind in STARTS.values() and kind not in INCLUDES) or kind.startswith(SCRIPT)
 
 
 def beginning(line: str) -> str:

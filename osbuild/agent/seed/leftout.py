@@ -1,4 +1,7 @@
-"""`#include` parts of user-data, which are left out: cloud-init would end where it can't fetch one."""
+"""Parts of user-data that cloud-init is not shown.
+
+It would end where it can't fetch an `#include`, and it quotes the beginning of a part whose type it does not know.
+"""
 
 import email
 from email.message import Message
@@ -8,7 +11,7 @@ from osbuild.agent.seed import userdata
 
 
 def without(data: bytes) -> bytes:
-    """MIME messages and archives without the parts that name URLs. `data` was inspected; other formats stay."""
+    """MIME messages and archives without such parts. `data` was inspected; other formats stay as they are."""
     data = userdata.decompress(data, "user-data")
     kind = userdata.kind_of(data, "")
     if kind == userdata.MESSAGE:
@@ -19,24 +22,18 @@ def without(data: bytes) -> bytes:
         return message.as_bytes()
     if kind == userdata.ARCHIVE:
         entries = library().safe_load(data)
-        kept = [entry for entry in entries if not included(entry)]
+        kept = [entry for entry in entries if userdata.useful(userdata.kind_of(*userdata.entry_of(entry)))]
         return b"#cloud-config-archive\n" + str(library().safe_dump(kept, allow_unicode=True)).encode()
     return data
 
 
 def strip(part: Message) -> None:
-    """Empty a part that names URLs; do the same inside an archive."""
+    """Empty a part that is left out; do the same inside an archive."""
     payload = part.get_payload(decode=True)
     plain = userdata.decompress(payload, "user-data") if isinstance(payload, bytes) else b""
     kind = userdata.kind_of(plain, part.get_content_type())
-    kept = b"" if kind in userdata.INCLUDES else without(plain) if kind == userdata.ARCHIVE else plain
+    kept = without(plain) if kind == userdata.ARCHIVE else plain if userdata.useful(kind) else b""
     if kept != plain:
         del part["Content-Transfer-Encoding"]
         part.set_type("text/plain" if not kept else kind)
         part.set_payload(kept, "utf-8")
-
-
-def included(entry: object) -> bool:
-    """Whether an entry of an archive names URLs."""
-    body, kind = userdata.entry_of(entry)
-    return userdata.kind_of(body, kind) in userdata.INCLUDES
