@@ -10,6 +10,7 @@ Static = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 def static_address(text: str, where: str) -> Static:
     expected = "expected an interface's address with its prefix length, such as `192.0.2.5/24`"
+    refuse_scope(text, where)
     try:
         static = ipaddress.ip_interface(text)
     except ValueError as error:
@@ -33,8 +34,16 @@ def static_address(text: str, where: str) -> Static:
 
 
 def address(text: str, what: str, where: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    refuse_scope(text, where)
     try:
         return ipaddress.ip_address(text)
     except ValueError as error:
         hint = "write it without `/` and prefix length" if "/" in text else "write `192.0.2.1`, or `2001:db8::1`"
         raise Error(f"found {quoted(text)}, expected {what}", where=where, hint=hint) from error
+
+
+def refuse_scope(text: str, where: str) -> None:
+    """Raise `Error` for an address with the name of an interface in it (RFC 4007, 11), which netplan does not take."""
+    if "%" in text:
+        hint = f"write `{text.partition('%')[0]}`: the interface is the one below which it stands"
+        raise Error(f"found {quoted(text)}, expected an address without `%`", where=where, hint=hint)

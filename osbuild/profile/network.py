@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from osbuild.errors import Error
-from osbuild.profile.addresses import Static, address, static_address
+from osbuild.profile.addresses import Static, address, refuse_scope, static_address
 from osbuild.profile.document import quoted
 from osbuild.profile.hosts import url_problem
 from osbuild.profile.model import Interface, Profile
@@ -121,6 +121,7 @@ def _route(route: Route, own: Sequence[Static], dhcp: bool, dotted: str, where: 
 
 def _network(text: str, where: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     message = f"found the route to {quoted(text)}, expected a network"
+    refuse_scope(text, where)
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
