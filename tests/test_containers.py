@@ -1,10 +1,14 @@
 """Container image archives: ours are the same every time, users' are looked into before they are baked in."""
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,13 +120,83 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
         containers.inspect(tmp_path / "none.tar", X86)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_a_damaged_archive_is_an_error_or_unharmed_and_never_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "tar": bytes,
+    "gz": lambda data: gzip.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "bz2": lambda data: bz2.compress(data, 1),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_archive_is_an_error_or_unharmed_and_never_a_traceback(
+    kind: str, tmp_path: Path, data: st.DataObject
+) -> None:
     image(tmp_path / "demo.tar")
-    content = bytearray((tmp_path / "demo.tar").read_bytes())
+    content = bytearray(PACKED[kind]((tmp_path / "demo.tar").read_bytes()))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (tmp_path / "demo.tar").write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
     with contextlib.suppress(Error):
         assert containers.inspect(tmp_path / "demo.tar", X86).architectures == ("amd64",)
+
+
+def listing(digest: str) -> bytes:
+    return json.dumps({"manifests": [{"digest": digest, "annotations": {"io.containerd.image.name": NAME}}]}).encode()
+
+
+def docker(**changes: object) -> dict[str, bytes]:
+    entry = {"Config": "c", "RepoTags": [NAME], "Layers": []} | changes
+    return {"manifest.json": json.dumps([entry]).encode(), "c": b'{"architecture": "amd64"}'}
+
+
+SENSELESS: dict[str, dict[str, bytes]] = {
+    "an index that is nested without end": {"index.json": b"[" * 100_000},
+    "an index that names itself": {"index.json": listing("sha512:x"), "blobs/sha512/x": listing("sha512:x")},
+    "an index of numbers": {"index.json": b'{"manifests": [5]}'},
+    "a name of two lines": docker(RepoTags=["a\nlocalhost/edge-pause:1"]),
+    "a name that is a number": docker(RepoTags=[5]),
+    "layers that are a number": docker(Layers=5),
+    "a description without end": {"index.json": b" " * (containers.DOCUMENT + 1)},
+}
+
+
+@pytest.mark.parametrize("name", SENSELESS)
+def test_what_makes_no_sense_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Error) as caught:
+        containers.inspect(repack(tmp_path / "image.tar", SENSELESS[name]), X86)
+    assert caught.value.where == str(tmp_path / "image.tar") and caught.value.hint
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("to", ["index.json", "/etc/passwd", "../../etc/passwd"])
+def test_a_link_or_folder_in_the_place_of_a_file_is_refused(kind: bytes, to: str, tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("index.json")
+    entry.type, entry.linkname = kind, to
+    with tarfile.open(tmp_path / "image.tar", "w") as archive:
+        archive.addfile(entry)
+    with pytest.raises(Error):
+        containers.inspect(tmp_path / "image.tar", X86)
+
+
+def sparse(name: bytes, size: int) -> bytes:
+    """A tar of one sparse file of `size` zeros, as GNU tar writes it: 1.5 KiB whatever it claims."""
+    head = bytearray(512)
+    head[: len(name)] = name
+    head[100:124] = b"0000644\0" + b"0000000\0" * 2
+    head[124:148] = b"00000000000\0" * 2
+    head[148:157] = b" " * 8 + b"S"
+    head[257:265] = b"ustar  \0"
+    head[386:410] = b"00000000000\0" * 2
+    head[483:495] = b"\x80" + size.to_bytes(11, "big")
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + bytes(1024)
+
+
+@pytest.mark.parametrize("size", [2**40, 2**20])
+def test_what_an_archive_only_claims_to_hold_takes_no_memory(size: int, tmp_path: Path) -> None:
+    (tmp_path / "image.tar").write_bytes(sparse(b"index.json", size))
+    with pytest.raises(Error, match="larger than any image"):
+        containers.inspect(tmp_path / "image.tar", X86)

@@ -8,18 +8,25 @@ owners, and layers that are not compressed, since a compressor's output changes 
 import hashlib
 import io
 import json
+import lzma
+import re
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from osbuild.arch import Architecture
 from osbuild.errors import Error
+from osbuild.jsontext import loads
 
 EPOCH = "1970-01-01T00:00:00Z"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+LARGEST = 16 * 2**30  # bytes of an archive once it is unpacked
+DOCUMENT = 4 * 2**20  # bytes of a JSON file in it
+CHUNK = 2**20
 HOW = "save one with `docker save`, `skopeo copy … oci-archive:FILE` or `ctr images export`"
 
 
@@ -130,9 +137,9 @@ def inspect(path: Path, architecture: Architecture) -> Archive:
             found = _Reader(archive, path).read()
     except FileNotFoundError as error:
         raise Error("no such file", where=str(path), hint=HOW) from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise Error(f"not an image archive: {error}", where=str(path), hint=HOW) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Error(f"not a valid image archive: {error!r}", where=str(path), hint=HOW) from error
     wanted = architecture.to_oci()["architecture"]
     if wanted not in found.architectures:
@@ -155,21 +162,40 @@ class _Reader:
     def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
         self.archive = archive
         self.path = path
-        self.members = {entry.name.removeprefix("./"): entry for entry in archive.getmembers()}
+        self.members: dict[str, tarfile.TarInfo] = {}
         self.architectures: set[str] = set()
+        self.seen: set[str] = set()
+        total = 0
+        for entry in archive:  # before what is in it is unpacked: a small archive can claim any size
+            total += entry.size
+            if total > LARGEST or entry.issparse():
+                raise Error(f"{entry.name} is larger than any image", where=str(path), hint=HOW)
+            self.members[entry.name.removeprefix("./")] = entry
 
-    def content(self, name: str) -> bytes:
+    def opened(self, name: str) -> IO[bytes]:
         file = self.archive.extractfile(self.members[name]) if name in self.members else None
         if file is None:
             raise Error(f"damaged: {name} is missing", where=str(self.path), hint=HOW)
-        return file.read()
+        return file
 
-    def blob(self, descriptor: Mapping[str, Any]) -> bytes:
+    def document(self, name: str) -> Any:
+        """What a JSON file says."""
+        content = self.opened(name).read(DOCUMENT + 1)
+        if len(content) > DOCUMENT:
+            raise Error(f"damaged: {name} has more than {DOCUMENT} bytes", where=str(self.path), hint=HOW)
+        return loads(content)
+
+    def check(self, descriptor: Mapping[str, Any]) -> str:
+        """The name of a blob, whose digest is right."""
         kind, _, digest = descriptor["digest"].partition(":")
-        content = self.content(f"blobs/{kind}/{digest}")
-        if kind == "sha256" and hashlib.sha256(content).hexdigest() != digest:
+        name = f"blobs/{kind}/{digest}"
+        made = hashlib.sha256()
+        with self.opened(name) as file:
+            while data := file.read(CHUNK):
+                made.update(data)
+        if kind == "sha256" and made.hexdigest() != digest:
             raise Error(f"damaged: blob {digest} has another content", where=str(self.path), hint=HOW)
-        return content
+        return name
 
     def read(self) -> Archive:
         if "index.json" in self.members:
@@ -179,7 +205,7 @@ class _Reader:
         raise Error("neither an OCI nor a docker image archive", where=str(self.path), hint=HOW)
 
     def oci(self) -> Archive:
-        entries = json.loads(self.content("index.json"))["manifests"]
+        entries = self.document("index.json")["manifests"]
         names = []
         for entry in entries:
             notes = entry.get("annotations") or {}
@@ -188,27 +214,40 @@ class _Reader:
                 names.append(name)
             self.manifest(entry)
         digest = str(entries[0]["digest"]) if entries else None
-        return Archive(self.path, tuple(names), tuple(sorted(self.architectures)), digest)
+        return Archive(self.path, called(names), tuple(sorted(self.architectures)), digest)
 
     def manifest(self, descriptor: Mapping[str, Any]) -> None:
         """Note the architectures below a manifest or index; of several, those not in the archive don't count."""
-        content = json.loads(self.blob(descriptor))
+        if descriptor["digest"] in self.seen:
+            return
+        self.seen.add(descriptor["digest"])
+        content = self.document(self.check(descriptor))
         if "manifests" in content:
             for entry in content["manifests"]:
                 if f"blobs/{entry['digest'].replace(':', '/')}" in self.members:
                     self.manifest(entry)
             return
         for layer in content["layers"]:
-            self.blob(layer)
-        config = json.loads(self.blob(content["config"]))
+            self.check(layer)
+        config = self.document(self.check(content["config"]))
         if config.get("os") == "linux":
             self.architectures.add(str(config["architecture"]))
 
     def docker(self) -> Archive:
         names: list[str] = []
-        for image in json.loads(self.content("manifest.json")):
+        for image in self.document("manifest.json"):
             names += image.get("RepoTags") or []
-            self.architectures.add(str(json.loads(self.content(image["Config"]))["architecture"]))
+            self.architectures.add(str(self.document(image["Config"])["architecture"]))
             for layer in image["Layers"]:
-                self.content(layer)
-        return Archive(self.path, tuple(names), tuple(sorted(self.architectures)), None)
+                with self.opened(layer) as file:
+                    while file.read(CHUNK):
+                        pass
+        return Archive(self.path, called(names), tuple(sorted(self.architectures)), None)
+
+
+def called(names: Sequence[object]) -> tuple[str, ...]:
+    """The names of images, each a line of a file in the image. Raises `ValueError` for one that is none."""
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[!-~]{1,500}", name):
+            raise ValueError(f"{name!r} is not the name of an image")
+    return tuple(map(str, names))
