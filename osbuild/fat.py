@@ -16,6 +16,10 @@ from osbuild.errors import Error
 
 ENTRY = struct.Struct("<11sBB7xH4xHI")  # name, attributes, case, cluster high, cluster low, size
 VOLUME, FOLDER, LONG_NAME = 0x08, 0x10, 0x0F
+AGAIN = "copy or decompress the image again; write a disk anew with `edge-osbuild flash`"
+LARGEST_FOLDER = 2**16 * ENTRY.size  # bytes (section 6)
+# Bounds on what a damaged file system can make this program do: no boot partition has as many of either.
+MOST_CLUSTERS, MOST_FILES = 2**24, 2**16
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,20 @@ class Fat:
         self.image, self.offset, self.where = image, offset, where
         boot = self._at(0, 512)
         if len(boot) < 512 or boot[510:] != b"\x55\xaa":
-            raise Error("no FAT file system", where=where)
+            raise Error("no FAT file system", where=where, hint=AGAIN)
         sector, per_cluster, reserved, fats, root, total16, _, fat16 = struct.unpack_from("<HBHBHHBH", boot, 11)
         total32, fat32, _, root_cluster = struct.unpack_from("<IIII", boot, 32)
         if sector not in (512, 1024, 2048, 4096) or per_cluster.bit_count() != 1 or not reserved or not fats:
-            raise Error("no FAT file system", where=where)
+            raise Error("no FAT file system", where=where, hint=AGAIN)
         fat_sectors = fat16 or fat32
         first = reserved + fats * fat_sectors + -(-root * 32 // sector)
+        if first > (total16 or total32):
+            raise Error("the FAT file system is damaged: its tables are larger than it is", where=where, hint=AGAIN)
         self.size = (total16 or total32) * sector
         self.cluster_size = sector * per_cluster
-        self.clusters = max(0, ((total16 or total32) - first) // per_cluster)
+        self.clusters = ((total16 or total32) - first) // per_cluster
+        if self.clusters > MOST_CLUSTERS:
+            raise Error(f"the FAT file system is damaged: {self.clusters} clusters", where=where, hint=AGAIN)
         self.label = (boot[43:54] if fat16 else boot[71:82]).decode("ascii", "replace").rstrip()
         self._data = first * sector
         self._root = None if not fat16 else (reserved + fats * fat16) * sector
@@ -54,10 +62,17 @@ class Fat:
         self._bits = 32 if not fat16 else 16 if self.clusters >= 4085 else 12
         self._fat = self._at(reserved * sector, min(fat_sectors * sector, (self.clusters + 2) * 4))
         self._table = numbers(self._fat, self._bits)
+        # Like Linux: the table may be too short for the size that the boot sector tells.
+        self.clusters = min(self.clusters, max(0, len(self._fat) * 8 // self._bits - 2))
 
     def walk(self) -> Iterator[File]:
-        """Every file and folder, a folder before what is in it."""
-        yield from self._folder(PurePosixPath(), None, set())
+        """Every file and folder, a folder before what is in it. Raises `Error` if the file system is damaged."""
+        for number, found in enumerate(self._folder(PurePosixPath(), None, set())):
+            if number == MOST_FILES:
+                raise Error(
+                    f"the FAT file system is damaged: more than {MOST_FILES} files", where=self.where, hint=AGAIN
+                )
+            yield found
 
     def used(self) -> Iterator[tuple[int, int]]:
         """Offset and size, in bytes within the file system, of all that it uses: what it describes, taken clusters."""
@@ -75,7 +90,7 @@ class Fat:
         if offset >= end:
             return b""
         first = offset // self.cluster_size
-        data = self._chain(file.cluster, first, -(-end // self.cluster_size) - first)
+        data = self._chain(file.cluster, first, count=-(-end // self.cluster_size) - first)
         start = offset - first * self.cluster_size
         return data[start : start + end - offset]
 
@@ -89,7 +104,7 @@ class Fat:
         left = -(-file.size // self.cluster_size)
         while left:
             if cluster is None or not 2 <= cluster < self.clusters + 2:
-                raise Error(f"the FAT file system is damaged: {file.path} ends early", where=self.where)
+                raise Error(f"the FAT file system is damaged: {file.path} ends early", where=self.where, hint=AGAIN)
             count = self._run(cluster, left)
             found.append((self._data + (cluster - 2) * self.cluster_size, count * self.cluster_size))
             left -= count
@@ -125,18 +140,20 @@ class Fat:
         value = self._entry(cluster)
         return None if value >= {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}[self._bits] else value
 
-    def _chain(self, cluster: int | None, skip: int = 0, count: int | None = None) -> bytes:
-        """The contents of `count` clusters of a chain, or of all, after the first `skip`."""
+    def _chain(self, cluster: int | None, skip: int = 0, *, count: int, shorter: bool = False) -> bytes:
+        """The contents of `count` clusters of a chain after the first `skip`. A chain may be `shorter` than that, or it
+        raises `Error`."""
         data: list[bytes] = []
-        seen = 0
-        while cluster is not None and (count is None or len(data) < count):
-            if not 2 <= cluster < self.clusters + 2 or seen > self.clusters:
-                raise Error(f"the FAT file system is damaged: cluster {cluster}", where=self.where)
-            if seen >= skip:
+        number, seen = 0, bytearray(self.clusters + 2)
+        while cluster is not None and len(data) < count:
+            if not 2 <= cluster < self.clusters + 2 or seen[cluster]:
+                raise Error(f"the FAT file system is damaged: cluster {cluster}", where=self.where, hint=AGAIN)
+            seen[cluster] = True
+            if number >= skip:
                 data.append(self._at(self._data + (cluster - 2) * self.cluster_size, self.cluster_size))
-            cluster, seen = self._next(cluster), seen + 1
-        if count is not None and len(data) < count:
-            raise Error("the FAT file system is damaged: a file ends early", where=self.where)
+            cluster, number = self._next(cluster), number + 1
+        if len(data) < count and not shorter:
+            raise Error("the FAT file system is damaged: a file ends early", where=self.where, hint=AGAIN)
         return b"".join(data)
 
     def _folder(self, path: PurePosixPath, cluster: int | None, seen: set[int]) -> Iterator[File]:
@@ -145,9 +162,9 @@ class Fat:
         else:
             cluster = self._root_cluster if cluster is None else cluster
             if cluster in seen:
-                raise Error("the FAT file system is damaged: a folder is within itself", where=self.where)
+                raise Error("the FAT file system is damaged: a folder is within itself", where=self.where, hint=AGAIN)
             seen.add(cluster)
-            data = self._chain(cluster)
+            data = self._chain(cluster, count=-(-LARGEST_FOLDER // self.cluster_size), shorter=True)
         long: dict[int, bytes] = {}
         for place in range(0, len(data) - 31, 32):
             name, attributes, case, high, low, size = ENTRY.unpack_from(data, place)

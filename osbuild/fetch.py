@@ -87,7 +87,8 @@ def fetch(
                     log.debug(f"{public(place)}: {failure}")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise Error(f"cannot write {goal}: {error.strerror}", where=name) from error
+                hint = "check the mode and disk of the cache, or set EDGE_OSBUILD_CACHE to another folder"
+                raise Error(f"cannot write {goal}: {error.strerror}", where=name, hint=hint) from error
             _Part.of(goal).discard()  # it would keep the disk full
             raise Error(
                 f"no space left for {goal}", where=name, hint="free some, or set EDGE_OSBUILD_CACHE to a larger disk"

@@ -15,6 +15,7 @@ from uuid import UUID
 from osbuild.arch import Architecture
 from osbuild.errors import Error
 
+AGAIN = "copy or decompress the image again; write a disk anew with `edge-osbuild flash`"
 SIGNATURE = b"EFI PART"
 SECTORS = (512, 4096)  # bytes
 HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")  # table 5-5
@@ -113,7 +114,7 @@ def read(image: Path) -> Table:
         with image.open("rb") as file:
             return read_from(file, str(image))
     except OSError as error:
-        raise Error(f"cannot read the partition table: {error.strerror}", where=str(image)) from error
+        raise Error(f"cannot read the partition table: {error.strerror}", where=str(image), hint=AGAIN) from error
 
 
 def beginning(data: bytes, where: str) -> Table | None:
@@ -136,12 +137,12 @@ def read_from(file: BinaryIO, where: str) -> Table:
         raise Error(
             f"truncated: {size} bytes, but its table speaks of {needed}",
             where=where,
-            hint="copy or decompress the image again",
+            hint=AGAIN,
         )
     backup = _header(file, sector, primary.other, "the backup table", where)
     same = ("first", "last", "uuid", "count", "step", "crc")
     if backup.other != 1 or any(getattr(primary, name) != getattr(backup, name) for name in same):
-        raise Error("the table and its backup differ", where=where)
+        raise Error("the table and its backup differ", where=where, hint=AGAIN)
     _entries(file, sector, backup, "the backup table", where)
     return _table(sector, size, primary, entries, where)
 
@@ -158,7 +159,7 @@ def _primary(file: BinaryIO, where: str) -> tuple[int, _Header, bytes]:
         )
     header = _header(file, sector, 1, "the table", where)
     if header.other <= header.last or header.last < header.first:
-        raise Error("the table contradicts itself: where its backup or the partitions are", where=where)
+        raise Error("the table contradicts itself: where its backup or the partitions are", where=where, hint=AGAIN)
     return sector, header, _entries(file, sector, header, "the table", where)
 
 
@@ -196,18 +197,18 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
 def _header(file: BinaryIO, sector: int, lba: int, what: str, where: str) -> _Header:
     block = _at(file, lba * sector, sector)
     if len(block) < sector or not block.startswith(SIGNATURE):
-        raise Error(f"{what} is missing from sector {lba}", where=where, hint="copy or decompress the image again")
+        raise Error(f"{what} is missing from sector {lba}", where=where, hint=AGAIN)
     (_, revision, length, crc, _, own, other, first, last, uuid, entries_lba, count, step, entries_crc) = (
         HEADER.unpack_from(block)
     )
     if not HEADER.size <= length <= sector:
-        raise Error(f"{what} has a header of {length} bytes", where=where)
+        raise Error(f"{what} has a header of {length} bytes", where=where, hint=AGAIN)
     if zlib.crc32(block[:16] + bytes(4) + block[20:length]) != crc:
-        raise Error(f"the checksum of {what} is wrong", where=where, hint="copy or decompress the image again")
+        raise Error(f"the checksum of {what} is wrong", where=where, hint=AGAIN)
     if revision != 0x10000 or own != lba:
-        raise Error(f"{what} is not one of revision 1.0 at sector {lba}", where=where)
+        raise Error(f"{what} is not one of revision 1.0 at sector {lba}", where=where, hint=AGAIN)
     if step < ENTRY.size or step % ENTRY.size or (step // ENTRY.size).bit_count() != 1 or count * step > MOST_ENTRIES:
-        raise Error(f"{what} has {count} entries of {step} bytes", where=where)
+        raise Error(f"{what} has {count} entries of {step} bytes", where=where, hint=AGAIN)
     return _Header(own, other, first, last, UUID(bytes_le=uuid), entries_lba, count, step, entries_crc)
 
 
@@ -215,12 +216,10 @@ def _entries(file: BinaryIO, sector: int, header: _Header, what: str, where: str
     length = header.count * header.step
     start, end = header.entries_lba, header.entries_lba + -(-length // sector) - 1
     if start <= 1 or (start <= header.last and end >= header.first):
-        raise Error(f"the entries of {what} overlap something else", where=where)
+        raise Error(f"the entries of {what} overlap something else", where=where, hint=AGAIN)
     entries = _at(file, start * sector, length)
     if len(entries) < length or zlib.crc32(entries) != header.crc:
-        raise Error(
-            f"the checksum of the entries of {what} is wrong", where=where, hint="copy or decompress the image again"
-        )
+        raise Error(f"the checksum of the entries of {what} is wrong", where=where, hint=AGAIN)
     return entries
 
 
@@ -229,9 +228,9 @@ def _check_places(partitions: list[Partition], header: _Header, where: str) -> N
     for partition in sorted(partitions, key=lambda partition: partition.first_lba):
         label = f"partition {partition.number} ({partition.name})"
         if not header.first <= partition.first_lba <= partition.last_lba <= header.last:
-            raise Error(f"{label} does not lie within the disk", where=where)
+            raise Error(f"{label} does not lie within the disk", where=where, hint=AGAIN)
         if before is not None and partition.first_lba <= before.last_lba:
-            raise Error(f"{label} overlaps partition {before.number} ({before.name})", where=where)
+            raise Error(f"{label} overlaps partition {before.number} ({before.name})", where=where, hint=AGAIN)
         before = partition
     if len({partition.uuid for partition in partitions}) < len(partitions):
-        raise Error("two partitions have the same UUID", where=where)
+        raise Error("two partitions have the same UUID", where=where, hint=AGAIN)

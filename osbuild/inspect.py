@@ -114,7 +114,8 @@ def inspect(path: Path) -> Report:
                         problems.append(str(error))
             size, allocated = table.size, found.stat().st_blocks * 512
     except OSError as error:
-        raise Error(f"cannot read the image: {error.strerror or error}", where=str(found)) from error
+        hint = "check its mode and disk, or copy it again"
+        raise Error(f"cannot read the image: {error.strerror or error}", where=str(found), hint=hint) from error
     slots = tuple(_slots(parts, entries))
     manifest = _manifest(found.parent / "manifest.json", problems)
     problems += _problems(parts, slots, entries)

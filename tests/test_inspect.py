@@ -6,6 +6,8 @@ import json
 import shutil
 import struct
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -264,6 +266,66 @@ def test_a_damaged_fat_causes_no_traceback(changes: dict[int, int], tmp_path_fac
                 assert len(fat.read(file, 0, 10_000)) <= 10_000
         except Error as error:
             assert error.where == "image"
+
+
+def patched(data: bytes, *changes: tuple[int, str, int]) -> bytes:
+    made = bytearray(data)
+    for place, form, value in changes:
+        struct.pack_into(f"<{form}", made, place, value)
+    return bytes(made)
+
+
+SECTORS16, FAT16, SECTORS32, FAT32 = (19, "H"), (22, "H"), (32, "I"), (36, "I")  # the document's section 3
+HUGE: dict[str, tuple[tuple[int, str, int], ...]] = {
+    "sectors": ((*SECTORS16, 0), (*SECTORS32, 2**32 - 1), (13, "B", 1)),
+    "sectors and table": ((*SECTORS16, 0), (*SECTORS32, 2**24), (*FAT16, 0), (*FAT32, 2**32 - 1), (13, "B", 1)),
+    "clusters": ((13, "B", 128), (11, "H", 4096)),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_sizes_that_a_fat_only_claims_cost_neither_time_nor_memory(name: str, tmp_path: Path) -> None:
+    """A boot partition is copied before a seed is put on it, cluster by cluster."""
+    data = patched(unpack("fat16.img", tmp_path).read_bytes(), *HUGE[name])
+    begin = time.monotonic()
+    with io.BytesIO(data) as image, suppress(Error):
+        fat = Fat(image, 0, "image")
+        assert sum(size for _, size in fat.used()) < 2**30
+        for file in itertools.islice(fat.walk(), 100):
+            assert len(fat.read(file)) <= len(data)
+            fat.extents(file)
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("name", ["fat12.img", "fat16.img"])
+def test_a_chain_that_leads_back_to_itself_is_damage(name: str, tmp_path: Path) -> None:
+    data = bytearray(unpack(name, tmp_path).read_bytes())
+    with io.BytesIO(data) as image:
+        whole = Fat(image, 0, "image")
+        files = {str(file.path): file for file in whole.walk()}
+        first, table = files["THIRD.BIN"].cluster, whole._fat
+    place = bytes(data).index(table)
+    if name == "fat16.img":
+        struct.pack_into("<H", data, place + 2 * (first + 1), first)
+    else:
+        at = place + (first + 1) * 3 // 2
+        pair = int.from_bytes(data[at : at + 2], "little")
+        kept = pair & 0xF if (first + 1) & 1 else pair & 0xF000
+        data[at : at + 2] = (kept | (first << 4 if (first + 1) & 1 else first)).to_bytes(2, "little")
+    with io.BytesIO(data) as image, pytest.raises(Error, match="is damaged"):
+        Fat(image, 0, "image").read(files["THIRD.BIN"])
+
+
+def test_a_folder_has_no_more_entries_than_fat_allows(tmp_path: Path) -> None:
+    """One whose chain is all of the file system, with a size of 512 bytes for each cluster."""
+    count = 2**16
+    boot = struct.pack("<11sHBHBHHBHHHII", b"", 512, 1, 1, 1, 0, 0, 0xF8, 0, 0, 0, 0, count + 600)
+    boot += struct.pack("<IHHI", 600, 0, 0, 2)
+    table = struct.pack(f"<{count}I", *range(1, count + 1)).ljust(600 * 512, b"\0")
+    entry = struct.pack("<11sBB7xH4xHI", b"FILE       ", 0x20, 0, 0, 3, 1)
+    data = boot.ljust(510, b"\0") + b"\x55\xaa" + table + entry * (16 * count)
+    with io.BytesIO(data) as image:
+        assert len(list(itertools.islice(Fat(image, 0, "image").walk(), 2**17))) == 2**16
 
 
 @given(begin=st.sampled_from([b"", b"MZ".ljust(60, b"\0") + b"\x40\0\0\0PE\0\0"]), tail=st.binary(max_size=300))

@@ -77,7 +77,8 @@ def read(path: Path) -> Bmap:
         with path.open("rb") as file:
             data = file.read(MOST + 1)
     except OSError as error:
-        raise Error(f"cannot read the block map: {error.strerror}", where=where) from error
+        hint = "check its mode, or leave it out: --no-bmap"
+        raise Error(f"cannot read the block map: {error.strerror}", where=where, hint=hint) from error
     return parse(data, where)
 
 

@@ -25,7 +25,7 @@ def image_format(path: Path) -> str:
     except FileNotFoundError:
         raise Error("there is no such disk image", where=where, hint="build one: edge-osbuild build PROFILE") from None
     except OSError as error:
-        raise Error(f"the disk image cannot be read: {error.strerror}", where=where) from error
+        raise Error(f"the disk image cannot be read: {error.strerror}", where=where, hint="check its mode") from error
     if head.startswith(QCOW2):
         return "qcow2"
     for magic, program in COMPRESSED.items():
@@ -86,7 +86,7 @@ def copy_once(template: Path, target: Path) -> None:
 def any_format(path: Path) -> str:
     """`raw` or `qcow2`, of a further disk, which may well be empty. Raises `Error` where there is none."""
     if not path.is_file():
-        raise Error("there is no such disk", where=str(path))
+        raise Error("there is no such disk", where=str(path), hint="check the path")
     with path.open("rb") as file:
         return "qcow2" if file.read(len(QCOW2)) == QCOW2 else "raw"
 
