@@ -19,7 +19,8 @@ from osbuild.boot.initrd import initrd, initrd_key
 from osbuild.boot.kernel import kernel, kernel_key
 from osbuild.bundle import device
 from osbuild.bundle.source import compatible
-from osbuild.cache import Cache, content_key, file_digest, remove, tree_digest
+from osbuild.cache import ANEW, Cache, content_key, file_digest, remove, tree_digest
+from osbuild.errors import Error
 from osbuild.flash.mapping import bmap_of
 from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.layers import Base, pack_base
@@ -69,6 +70,7 @@ class Inputs:
     trees: tuple[Path, ...]
     elements: tuple[Path, ...]
     kubernetes: Kubernetes
+    overlays: str
     rootfs: str
     base: str
     key: str
@@ -94,18 +96,18 @@ def inputs(loaded: Loaded, board: Board, lock: Lock, keys: Keys) -> Inputs:
         block = locked_kubernetes(loaded, lock)
         component = kubernetes.key(block, lock.architecture, base=loaded.folder)
     root = rootfs_key(lock.packages, elements, tree_key(lock.compose_tools))
-    own = Path(__file__).parent
+    own, overlays = Path(__file__).parent, tree_digest(*trees)
     base = content_key(
         root, kernel_key(lock.kernel), component, lock.epoch, tree_key(lock.finish_tools),
-        tree_digest(own / "image", *(own / name for name in ("mode.py", "overlay.py", "walk.py")), code=True),
+        tree_digest(own / "image", *(own / f"{name}.py" for name in ("mode", "overlay", "sparse", "walk")), code=True),
     )  # fmt: skip
     code = [tree_digest(own / "boot", own / "agent", code=True), file_digest(Path(agentapp.__file__))]
     key = content_key(
-        base, initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot), tree_digest(*trees),
+        base, initrd_key(lock.initrd, lock.kernel, board.modules), boot_files_key(lock.boot), overlays,
         image_part(profile), code, lock.architecture, plain(board),
         {str(path): data.decode() for path, data in trust.items()},
     )  # fmt: skip
-    return Inputs(loaded, board, lock, keys, trust, trees, elements, block, root, base, key)
+    return Inputs(loaded, board, lock, keys, trust, trees, elements, block, overlays, root, base, key)
 
 
 def build(
@@ -191,6 +193,8 @@ def make(wanted: Inputs, target: Path, cache: Cache, folder: Path | None) -> dic
                     facts=image_facts(wanted, component), kubernetes=plain_kubernetes(wanted), files=wanted.trust,
                     epoch=lock.epoch,
                 )  # fmt: skip
+            if tree_digest(*wanted.trees) != wanted.overlays:
+                raise Error("the files of the overlays were changed while the image was made", hint=ANEW)
             accounts.check_image(profile, system)
             with log.step("erofs and dm-verity"):
                 image = slot_image(sandbox, base, system, out, identity=wanted.key, epoch=lock.epoch)
@@ -227,7 +231,7 @@ def root_archive(wanted: Inputs, cache: Cache, folder: Path | None) -> Path:
     dib = [unpacked(cache, pin, folder) for pin in DISKIMAGE_BUILDER]
     return rootfs(
         cache, sandbox, dib, lock.packages, wanted.architecture, elements=wanted.elements, key=wanted.rootfs,
-        folder=folder,
+        folder=folder, again=lambda: rootfs_key(lock.packages, wanted.elements, tree_key(lock.compose_tools)),
     )  # fmt: skip
 
 

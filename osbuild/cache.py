@@ -20,6 +20,7 @@ from osbuild.mode import CAPABILITY, fixed_mode
 from osbuild.walk import walk
 
 DEFAULT_LIMIT = 20 * 2**30
+ANEW = "run the same command again, and don't edit them while it runs"
 DAMAGED = "{} was damaged in the cache and is made again"
 SUMS = "sums"  # kind of the files that hold the digest of each entry
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,25 +59,35 @@ def tree_digest(*roots: Path, code: bool = False) -> str:
 
 
 def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
-    yield _record(b"", str(root.resolve()))
-    if root.is_dir():
-        for entry in walk(root):
-            if not (code and "__pycache__" in entry.path.split("/")):
-                yield _record(os.fsencode(os.path.relpath(entry.path, root)), entry.path)
+    mode = root.stat().st_mode
+    if stat.S_ISREG(mode):
+        with root.open("rb") as whole:
+            yield _record(b"", mode, whole.fileno())
+    else:
+        yield _record(b"", mode, None)
+    for found in walk(root) if stat.S_ISDIR(mode) else ():
+        name, mode = os.fsencode(found.path), found.status.st_mode
+        if code and "__pycache__" in found.path.parts:
+            continue
+        if found.is_link:
+            yield b"%o" % stat.S_IFMT(mode), name, os.fsencode(Path(found.leads_to()))
+        elif found.is_file:
+            with found.opened() as file:
+                yield _record(name, mode, file)
+        else:
+            yield _record(name, mode, None)
 
 
-def _record(name: bytes, path: str) -> tuple[bytes, ...]:
-    found = os.lstat(path)
-    kind = b"%o" % stat.S_IFMT(found.st_mode)
-    if stat.S_ISLNK(found.st_mode):
-        return kind, name, os.fsencode(Path(path).readlink())
-    if not stat.S_ISREG(found.st_mode):
-        return kind, name, b"%o" % fixed_mode(found.st_mode)
+def _record(name: bytes, mode: int, file: int | None) -> tuple[bytes, ...]:
+    kind, bits = b"%o" % stat.S_IFMT(mode), b"%o" % fixed_mode(mode)
+    if file is None:
+        return kind, name, bits
     try:
-        capability = os.getxattr(path, CAPABILITY)
+        capability = os.getxattr(file, CAPABILITY)
     except OSError:  # it has none, or its file system knows none
         capability = b""
-    return kind, name, b"%o" % fixed_mode(found.st_mode), file_digest(Path(path)).encode(), capability
+    with os.fdopen(os.dup(file), "rb") as data:
+        return kind, name, bits, hashlib.file_digest(data, "sha256").hexdigest().encode(), capability
 
 
 class Cache:
@@ -117,11 +128,15 @@ class Cache:
                 remove(path)
                 raise
 
-    def entry(self, kind: str, key: str, make: Callable[[Path], None], *, sha256: str | None = None) -> Path:
+    def entry(
+        self, kind: str, key: str, make: Callable[[Path], None], *, sha256: str | None = None,
+        again: Callable[[], str] | None = None,
+    ) -> Path:  # fmt: skip
         """Return the entry, calling `make(path)` first if there is none, or if it was damaged.
 
         `make` writes a file or folder at the path that it is given, in a scratch folder that it may use too. With
-        `sha256` it must be a file with that hash. Raises `Error` if it is not.
+        `sha256` it must be a file with that hash. `again` makes the key anew, of files that a user may edit while
+        `make` reads them. Raises `Error` if the hash or the key is another one.
         """
         path = self.folder(kind) / key
         with self.locked(f"{kind}-{key}"):
@@ -129,6 +144,8 @@ class Cache:
                 with self.scratch(kind) as scratch:
                     out = scratch / "out"
                     make(out)
+                    if again and again() != key:
+                        raise Error(f"the files that the {kind} are made of were changed meanwhile", hint=ANEW)
                     sync(out)
                     self._note(kind, key, out, sha256)
                     out.rename(path)

@@ -30,6 +30,6 @@ def with_dependencies(elements: Sequence[Path]) -> list[Path]:
 def digest(elements: Sequence[Path]) -> str:
     """Content key of `elements`, of those that they depend on, and of files that links in them lead to."""
     every = with_dependencies(elements)
-    links = (Path(entry.path) for element in every for entry in walk(element) if entry.is_symlink())
+    links = (element / found.path for element in every for found in walk(element) if found.is_link)
     linked = [file_digest(link) for link in links if link.is_file()]
     return content_key([element.name for element in every], tree_digest(*every), linked)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from osbuild import sparse
 from osbuild.errors import Error
 
 KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a character device"), (stat.S_ISBLK, "a block device"),
 )  # fmt: skip
-COPIED = 16 * 2**20  # bytes that are copied at once
 
 
 def kind(mode: int) -> str | None:
@@ -131,7 +131,8 @@ def move(source: Path, path: Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         if source.exists():
-            copy(source, descriptor)
+            with source.open("rb", buffering=0) as file:
+                sparse.copy(file.fileno(), descriptor)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -145,26 +146,6 @@ def create(path: Path, mode: int | None) -> int:
     if mode is not None:
         os.fchmod(descriptor, mode)
     return descriptor
-
-
-def copy(source: Path, descriptor: int) -> None:
-    """Copy a file to an open one, holes as holes (lseek(2), SEEK_DATA). Raises `OSError`."""
-    with source.open("rb", buffering=0) as file:
-        size, place = os.fstat(file.fileno()).st_size, 0
-        while place < size:
-            try:
-                place = os.lseek(file.fileno(), place, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # nothing but a hole follows
-                    raise
-                break
-            end = os.lseek(file.fileno(), place, os.SEEK_HOLE)
-            while place < end:
-                data = os.pread(file.fileno(), min(COPIED, end - place), place)
-                if not data:
-                    raise OSError(errno.EIO, "it became shorter while it was copied", str(source))
-                place += os.pwrite(descriptor, data, place)
-        os.ftruncate(descriptor, size)
 
 
 def discard(path: Path) -> None:

@@ -1,6 +1,5 @@
 """An overlay: a folder of files that a profile adds to the image. What it must not contain is refused, and why."""
 
-import os
 import stat
 from pathlib import Path, PurePosixPath
 
@@ -45,19 +44,24 @@ WHITEOUT = ".wh."  # before a name, it removes what has that name from the layer
 KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
-def check(overlay: Path) -> None:
-    """Raises `Error` if the image can't have everything that is in `overlay`, or the device would not see it."""
+def check(overlay: Path, *, largest: int | None = None) -> None:
+    """Raises `Error` if the image can't have everything that is in `overlay`, or the device would not see it.
+
+    `largest` is how many bytes a slot has.
+    """
     linked: dict[tuple[int, int], str] = {}
     try:
-        for entry in walk(overlay):
-            found = entry.stat(follow_symlinks=False)
-            path = PurePosixPath(os.path.relpath(entry.path, overlay))
-            _place(overlay, path, found.st_mode)
-            if kind := KINDS.get(stat.S_IFMT(found.st_mode)):
+        for found in walk(overlay):
+            path, status = found.path, found.status
+            _place(overlay, path, status.st_mode)
+            if kind := KINDS.get(stat.S_IFMT(status.st_mode)):
                 hint = "have tmpfiles.d create it on the device (tmpfiles.d(5))"
                 raise refusal(overlay, path, f"is a {kind}, which an image can't have", hint)
-            if found.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                first = linked.setdefault((found.st_dev, found.st_ino), str(path))
+            if largest is not None and found.is_file and status.st_size > largest:
+                hint = "set a larger `disk.slot` in the profile, or have the device download it"
+                raise refusal(overlay, path, f"has {status.st_size} bytes, more than a slot of {largest}", hint)
+            if status.st_nlink > 1 and not found.is_folder:
+                first = linked.setdefault((status.st_dev, status.st_ino), str(path))
                 if first != str(path):
                     hint = "make one of them a symbolic link, or a copy"
                     raise refusal(overlay, path, f"is the same file as {first}, by a hard link", hint)
@@ -90,11 +94,7 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
 
 def exposed(overlay: Path) -> list[str]:
     """Files that only their owner can read, and everybody in the image. None if a umask explains all of them."""
-    modes = {
-        os.path.relpath(entry.path, overlay): stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
-        for entry in walk(overlay)
-        if entry.is_file(follow_symlinks=False)
-    }
+    modes = {str(found.path): stat.S_IMODE(found.status.st_mode) for found in walk(overlay) if found.is_file}
     private = [path for path, mode in modes.items() if not mode & 0o077 and mode & stat.S_IWUSR and not mode >> 9]
     return private if len(private) < len(modes) else []
 

@@ -5,7 +5,6 @@ pip loses links, empty folders and all of a mode but whether a file is executabl
 
 import io
 import os
-import stat
 import tarfile
 from pathlib import Path
 
@@ -19,25 +18,23 @@ def pack(folder: Path) -> bytes:
     """A tar (POSIX.1-2001) of what is below `folder`, byte code left out; the same bytes on every host."""
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for entry in walk(folder):
-            name = os.path.relpath(entry.path, folder)
-            if CACHED in name.split("/"):
+        for found in walk(folder):
+            if CACHED in found.path.parts:
                 continue
-            status = entry.stat(follow_symlinks=False)
-            member = tarfile.TarInfo(name)
-            member.mode = fixed_mode(status.st_mode)
-            if entry.is_symlink():
-                member.type, member.linkname, member.mode = tarfile.SYMTYPE, str(Path(entry.path).readlink()), 0o777
+            member = tarfile.TarInfo(str(found.path))
+            member.mode = fixed_mode(found.status.st_mode)
+            if found.is_link:
+                member.type, member.linkname, member.mode = tarfile.SYMTYPE, str(Path(found.leads_to())), 0o777
                 archive.addfile(member)
-            elif entry.is_dir():
+            elif found.is_folder:
                 member.type = tarfile.DIRTYPE
                 archive.addfile(member)
-            elif stat.S_ISREG(status.st_mode):
-                data = Path(entry.path).read_bytes()
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+            elif found.is_file:
+                member.size = found.status.st_size
+                with found.opened() as file, os.fdopen(os.dup(file), "rb") as data:
+                    archive.addfile(member, data)
             else:
-                raise OSError(f"{entry.path} is not a file, a link or a folder")
+                raise OSError(f"{folder / found.path} is not a file, a link or a folder")
     return output.getvalue()
 
 

@@ -1,6 +1,6 @@
 """The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from osbuild import element, log
@@ -31,11 +31,13 @@ def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str
 def rootfs(
     cache: Cache, tools: Tree, dib: Sequence[Path], debs: Sequence[Deb], architecture: Architecture, *,
     own: Path = ELEMENTS, elements: Sequence[Path] = (), key: str, folder: Path | None = None,
+    again: Callable[[], str] | None = None,
 ) -> Path:  # fmt: skip
     """A tar of the root made of `debs`, from the cache if it is there.
 
     `dib` are diskimage-builder and its dependencies, unpacked; `own` is a folder with the element `edge-debian`,
-    `elements` are folders of elements to run after it. All of them can run programs of `architecture`.
+    `elements` are folders of elements to run after it. All of them can run programs of `architecture`. `again` is for
+    `Cache.entry`.
     """
 
     def make(path: Path) -> None:
@@ -66,7 +68,7 @@ def rootfs(
                 log.warn(f"{EMULATING}, and took long; please report which packages the profile has")
             (path.parent / "root.tar").rename(path)
 
-    return cache.entry("rootfs", key, make)
+    return cache.entry("rootfs", key, make, again=again)
 
 
 def emulation(architecture: Architecture, key: str) -> list[str]:

@@ -76,6 +76,9 @@ def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
     (root / "etc/motd").chmod(0o600)
     (root / "etc/new folder/deep").mkdir(parents=True)
     (root / "etc/new folder/deep/ü.conf").write_text("new")
+    for odd in (b"line\nbreak", b"\xff\xfe", b"tab\tname", b"back\\slash", b"sp ace ", b"a" * 250, b"-x", b"\x7f"):
+        Path(os.fsdecode(os.fsencode(root / "etc/new folder") + b"/" + odd)).write_bytes(odd)
+        Path(os.fsdecode(os.fsencode(root / "etc/new folder") + b"/to" + odd[:200])).symlink_to(os.fsdecode(odd))
     (parts / "part-03").chmod(0o700)
     shutil.rmtree(parts / "part-04")
     (parts / "part-05/07").unlink()

@@ -8,14 +8,13 @@ in it as dead weight; overlays replace little.
 """
 
 import hashlib
-import io
 import json
 import os
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from osbuild.errors import Error
 from osbuild.tools import Tree
@@ -64,7 +63,7 @@ class Base:
 
 def look(root: Path) -> Listing:
     """Every file below `root`, and `.` itself. Raises `Error` on one that a root can't have."""
-    return {str(path.relative_to(root)): facts(path) for path in (root, *(Path(entry.path) for entry in walk(root)))}
+    return {str(path): facts(root / path) for path in (PurePosixPath(), *(found.path for found in walk(root)))}
 
 
 def facts(path: Path) -> Facts:
@@ -121,8 +120,11 @@ def write_changes(before: Listing, after: Listing, root: Path, output: Path) -> 
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
         for path, each in after.items():
             if path in wanted:
-                data = (root / path).read_bytes() if stat.S_ISREG(each.mode) else b""
-                archive.addfile(member(path, each, len(data)), io.BytesIO(data))
+                if stat.S_ISREG(each.mode):
+                    with (root / path).open("rb") as file:
+                        archive.addfile(member(path, each, os.fstat(file.fileno()).st_size), file)
+                else:
+                    archive.addfile(member(path, each, 0))
         for path in gone:
             archive.addfile(tarfile.TarInfo(str(Path(path).with_name(REMOVED + Path(path).name))))
 

@@ -10,9 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from osbuild.agentapp import build_agent
+from osbuild.errors import Error
 from osbuild.image.target import Target
 from osbuild.mode import fixed_mode
-from osbuild.overlay import check_place
+from osbuild.overlay import check_place, refusal
+from osbuild.paths import display
 from osbuild.profile.model import Profile
 from osbuild.tools import Tree
 from osbuild.walk import walk
@@ -26,6 +28,7 @@ STATEFUL = {
     "mnt": "var/mnt",
     "usr/local": "var/usrlocal",
 }
+BACKSLASH = "\\"
 # Package databases belong to the image, not to the node: link below /var -> place in the image.
 IMAGE_STATE = {"var/lib/dpkg": "usr/lib/sysimage/dpkg", "var/lib/pam": "usr/lib/sysimage/pam"}
 
@@ -53,7 +56,8 @@ def compose(
         root.write(path, data)
     agent = target.with_name("edge-agent")
     build_agent(agent, tools.run)
-    root.copy(agent, "usr/bin/edge-agent", epoch)
+    with agent.open("rb") as file:
+        root.copy(file.fileno(), "usr/bin/edge-agent", epoch)
     agent.unlink()
     settings(root, profile, facts)
     if kubernetes:
@@ -89,20 +93,27 @@ def unpack(target: Path, tools: Tree, root_tar: Path, trees: Sequence[Path], epo
 def lay(tree: Path, target: Target, epoch: int) -> None:
     """Copy `tree` over `target`: owned by root, dated `epoch`, folders merged, files and links replaced.
 
-    Modes are those of `fixed_mode`. Raises `Error` if a folder of the image, or a link to one, would be replaced.
+    Modes are those of `fixed_mode`. Raises `Error` if a folder of the image, or a link to one, would be replaced, or
+    if `tree` changes meanwhile.
     """
-    for entry in walk(tree):
-        path = PurePosixPath(os.path.relpath(entry.path, tree))
-        folder = entry.is_dir(follow_symlinks=False)
-        check_place(tree, path, target, folder=folder)
-        if folder:
-            target.make(path, fixed_mode(entry.stat(follow_symlinks=False).st_mode))
-        elif entry.is_symlink():
-            target.link(path, Path(entry.path).readlink(), epoch)
-        else:
-            target.copy(Path(entry.path), path, epoch)
-        if path.suffix == ".py":
-            drop_bytecode(Path(entry.path), path, target)
+    try:
+        for found in walk(tree):
+            check_place(tree, found.path, target, folder=found.is_folder)
+            if found.is_folder:
+                target.make(found.path, fixed_mode(found.status.st_mode))
+            elif found.is_link:
+                target.link(found.path, Path(found.leads_to()), epoch)
+            elif not found.is_file:
+                raise refusal(tree, found.path, "is neither file, folder nor link", "have tmpfiles.d create it")
+            else:
+                with found.opened() as file:
+                    target.copy(file, found.path, epoch)
+            if found.path.suffix == ".py":
+                drop_bytecode(tree / found.path, found.path, target)
+    except OSError as error:
+        hint = "do not change it while an image is built; check the mode of its files, and the space that is left"
+        message = f"cannot be copied: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        raise Error(message, where=f"overlay {display(tree)}", hint=hint) from error
 
 
 def drop_bytecode(source: Path, path: PurePosixPath, target: Target) -> None:
@@ -162,14 +173,13 @@ def tmpfiles(target: Target) -> str:
     for link, place in IMAGE_STATE.items():
         if target.status(place):
             lines.append(f"L+ /{link} - - - - /{place}\n")
-    for entry in walk(target.path / "var") if target.is_folder("var") else ():
-        name = quoted("/" + os.path.relpath(entry.path, target.path))
-        if entry.is_symlink():
-            lines.append(f"L {name} - - - - {str(Path(entry.path).readlink()).replace('%', '%%')}\n")
-        elif entry.is_dir(follow_symlinks=False):
-            found = entry.stat(follow_symlinks=False)
-            owner, group = users.get(found.st_uid, str(found.st_uid)), groups.get(found.st_gid, str(found.st_gid))
-            lines.append(f"d {name} {found.st_mode & 0o7777:04o} {owner} {group} -\n")
+    for found in walk(target.path / "var") if target.is_folder("var") else ():
+        name, status = quoted(f"/var/{found.path}"), found.status
+        if found.is_link:
+            lines.append(f"L {name} - - - - {escaped(found.leads_to(), ' ' + BACKSLASH)}\n")
+        elif found.is_folder:
+            owner, group = users.get(status.st_uid, str(status.st_uid)), groups.get(status.st_gid, str(status.st_gid))
+            lines.append(f"d {name} {status.st_mode & 0o7777:04o} {owner} {group} -\n")
     return "".join(lines)
 
 
@@ -179,13 +189,18 @@ def names_of(table: bytes) -> dict[int, str]:
     return {int(row[2]): row[0] for row in rows}
 
 
+def escaped(text: str, special: str) -> str:
+    """`text` with `%`, which begins a specifier, doubled, and with C escapes for what is special or not printable."""
+    return "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and chr(byte) not in special else f"\\x{byte:02x}"
+        for byte in os.fsencode(text.replace("%", "%%"))
+    )
+
+
 def quoted(path: str) -> str:
-    """A path as tmpfiles.d(5) reads it: `%` begins a specifier, and blanks and backslashes need quotes."""
-    path = path.replace("%", "%%")
-    if not re.search(r"""[\s\\"']""", path):
-        return path
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    """A path as tmpfiles.d(5) reads it."""
+    text = escaped(path, '\\"')
+    return f'"{text}"' if re.search(r"[ \\']", text) else text
 
 
 def clamp(target: Path, epoch: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
+from osbuild import sparse
 from osbuild.errors import Error
 from osbuild.mode import CAPABILITY, fixed_mode
 
@@ -22,7 +23,6 @@ OPENAT2 = 437  # the number of the system call, the same on every architecture
 RESOLVE = 0x01 | 0x02 | 0x10  # RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT
 OPEN_HOW = struct.Struct("QQQ")  # flags, mode, resolve
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-CHUNK = 2**30
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -117,7 +117,8 @@ class Target:
                     )
                 return file.read()
         except OSError as error:
-            raise Error(f"cannot be read: {error.strerror}", where=f"/{path} of the image") from error
+            hint = "an overlay or element has removed or replaced it"
+            raise Error(f"cannot be read: {error.strerror}", where=f"/{path} of the image", hint=hint) from error
         finally:
             os.close(root)
 
@@ -128,22 +129,17 @@ class Target:
                 output.write(data.encode() if isinstance(data, str) else data)
             give(file, mode)
 
-    def copy(self, source: Path, path: PurePath | str, time: int) -> None:
-        """Create or replace a file with the contents of `source`, dated `time`, owned by root.
+    def copy(self, source: int, path: PurePath | str, time: int) -> None:
+        """Create or replace a file with the contents of the open file `source`, dated `time`, owned by root.
 
         Its mode is that of `source` as `fixed_mode` has it; a program's capabilities are kept.
         """
-        opened = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            with self._new(PurePath(path)) as file:
-                while os.sendfile(file, opened, None, CHUNK):
-                    pass
-                give(file, fixed_mode(os.fstat(opened).st_mode))
-                with suppress(OSError):  # it has none, or its file system knows none
-                    os.setxattr(file, CAPABILITY, os.getxattr(opened, CAPABILITY))
-                os.utime(file, (time, time))
-        finally:
-            os.close(opened)
+        with self._new(PurePath(path)) as file:
+            sparse.copy(source, file)
+            give(file, fixed_mode(os.fstat(source).st_mode))
+            with suppress(OSError):  # it has none, or its file system knows none
+                os.setxattr(file, CAPABILITY, os.getxattr(source, CAPABILITY))
+            os.utime(file, (time, time))
 
     @contextmanager
     def _new(self, path: PurePath) -> Iterator[int]:

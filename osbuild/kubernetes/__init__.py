@@ -183,8 +183,10 @@ def _component(
         for path in _manifests(kubernetes, base):
             put(path, unused(tree / LIB / "manifests" / path.name), 0o644)
 
-    content = key(kubernetes, architecture, distribution=distribution, base=base)
-    tree = sources.cache.entry("components", content, make)
+    def content() -> str:
+        return key(kubernetes, architecture, distribution=distribution, base=base)
+
+    tree = sources.cache.entry("components", content(), make, again=content)
     listed = {path.stem: path.read_text().split() for path in sorted((tree / LIB / "images").glob("*.names"))}
     return Component("kubernetes", facts["version"], tree, {**facts, "images": listed})
 

@@ -1,11 +1,11 @@
 """Users and groups of a profile, and those that the image already has: two of one name can't be."""
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from osbuild.errors import Error
+from osbuild.image.target import Target
 from osbuild.profile import ssh
 from osbuild.profile.document import quoted
 from osbuild.profile.model import Profile, User
@@ -140,8 +140,9 @@ def entries(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 def check_image(profile: Profile, root: Path) -> None:
     """The same against the finished `root`, which has accounts, groups and shells of the profile's packages too."""
+    image = Target(root)
     users, groups = (
-        frozenset(line.partition(":")[0] for line in (root / "etc" / name).read_text().splitlines())
+        frozenset(line.partition(":")[0] for line in image.read(f"etc/{name}").decode(errors="replace").splitlines())
         for name in ("passwd", "group")
     )
     for user in profile.users:
@@ -149,6 +150,6 @@ def check_image(profile: Profile, root: Path) -> None:
         check_name(user.name, users, groups, place)
         for group in user.groups:
             check_group(group, groups.union(other.name for other in profile.users), place)
-        if not os.path.lexists(root / user.shell.lstrip("/")):
+        if image.status(user.shell.lstrip("/")) is None:
             message = f"found the shell {quoted(user.shell)} for the user `{user.name}`, which the image does not have"
             raise Error(message, where=place, hint="write `/bin/bash`, or add its package")

@@ -62,7 +62,7 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
             hint = f"did you mean `{near}`?" if near else f"write a folder, or one of: {', '.join(shipped)}"
             message = f"found no overlay {quoted(name)}, expected a folder, here or in {paths.display(ours)}"
             raise Error(message, where=where(f"overlays[{number}]"), hint=hint)
-        overlay.check(path)
+        overlay.check(path, largest=profile.disk.slot)
     if profile.kubernetes.role != "none" and "kubernetes" not in [Path(name).name for name in profile.overlays]:
         message = f"found the role {profile.kubernetes.role}, but no overlay `kubernetes`, which runs it"
         hint = "write `overlays: [base, kubernetes]`"
