@@ -62,7 +62,7 @@ test-all: $(READY)  ## the same, with the slow tests; writes docs/failure-matrix
 test-unit: $(READY)
 	$(PYTEST) tests --numprocesses auto --dist loadfile $(ARGS)
 
-# What `make test` boots: see qemu-tests/matrix.py.
+# What `make test` boots: see qemu-tests/support/matrix.py.
 test-images: $(READY)
 	$(EDGE) build minimal
 	$(EDGE) build edge-server
@@ -79,7 +79,7 @@ test-qemu-all: $(READY)
 		for profile in minimal edge-server edge-agent; do $(EDGE) build $$profile --board $$board || exit 1; done; \
 	done
 	rm -rf build/failure-matrix; status=0; $(PYTEST) qemu-tests --board all $(ARGS) || status=$$?; \
-	.venv/bin/python qemu-tests/ledger.py --anew || status=$$?; exit $$status
+	.venv/bin/python qemu-tests/support/ledger.py --anew || status=$$?; exit $$status
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	.venv/bin/python -m osbuild.bench $(ARGS)

@@ -22,12 +22,12 @@ class ShippedFiles(BuildHookInterface[Any]):
             return
         # The checkout that is built need not be installed, and another one may be.
         sys.path.insert(0, self.root)
-        from osbuild.gitcommit import git_commit
-        from osbuild.packedtree import pack
+        from osbuild.host.git_commit import git_commit
+        from osbuild.host.packed_tree import pack_tree
 
         self.scratch = tempfile.TemporaryDirectory(prefix="edge-osbuild-")
         scratch = Path(self.scratch.name)
-        (scratch / "overlays.tar").write_bytes(pack(root / "overlays"))
+        (scratch / "overlays.tar").write_bytes(pack_tree(root / "overlays"))
         (scratch / "commit").write_text(f"{git_commit(root) or ''}\n")
         include: dict[str, str] = build_data["force_include"]
         include |= {str(path): f"{TARGET}/{path.name}" for path in scratch.iterdir()}

@@ -8,45 +8,38 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import distributions
-import matrix
 import pytest
-from devices import Device, Lab
-from distributions import Distribution
-from faulty import Site
-from ledger import Entry, Ledger
-from nodes import LOGS_FOLDER
-from versions import Versions
+from support import distributions, matrix
+from support.devices import Device, Lab
+from support.distributions import Distribution
+from support.faulty_server import Site
+from support.ledger import Ledger, MatrixCase
+from support.machines import MachineFactory
+from support.nodes import LOGS_FOLDER
+from support.versions import Versions
 
-from osbuild import paths
-from osbuild.arch import Architecture
-from osbuild.board import Board, load
-from osbuild.build import build
-from osbuild.cache import Cache, content_key
-from osbuild.debian import Archive, stored
-from osbuild.keys.development import current
-from osbuild.profile import load as profiles
-from osbuild.qemu.accel import Accelerator, choose
+from osbuild.config import load as profiles
+from osbuild.config.board import Board, load_board
+from osbuild.host import paths
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key
+from osbuild.host.run import run_command
+from osbuild.inputs.debian import PackageArchive, stored_path
+from osbuild.keys.development import signing_keys
+from osbuild.pipeline.build import build_image
+from osbuild.qemu.acceleration import Accelerator, choose_accelerator
 from osbuild.qemu.config import DirectKernel, MachineConfig
-from osbuild.qemu.emulator import Emulator, emulator
+from osbuild.qemu.emulator import Emulator, find_emulator
 from osbuild.qemu.machine import Machine
-from osbuild.qemu.serial import clean, tail
+from osbuild.qemu.serial import last_lines, strip_controls
 from osbuild.qemu.ssh import KeyPair
-from osbuild.run import run
 
 # A shell that runs a job in the background has it ignore Ctrl-C, and so would every program that is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILD = paths.PROJECT / "build"
 LOGS = pytest.StashKey[list[Path]]()
-
-
-class MachineFactory(Protocol):
-    """Powers a machine on; it is gone when the test ends. Its console log stays in build/test-logs/."""
-
-    def __call__(self, config: MachineConfig) -> Machine: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,7 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "board" not in metafunc.fixturenames:
         return
     wanted = metafunc.config.getoption("--board") or [matrix.FULL]
-    found = matrix.emulated() if matrix.ALL in wanted else [load(name) for name in dict.fromkeys(wanted)]
+    found = matrix.emulated() if matrix.ALL in wanted else [load_board(name) for name in dict.fromkeys(wanted)]
     module, test = metafunc.module.__name__, metafunc.definition.originalname
     values = []
     for board in found:
@@ -103,14 +96,14 @@ def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path
     """
 
     def folder(profile: str | Path, board: Board) -> Path:
-        loaded = profiles.load(profiles.find(profile))
+        loaded = profiles.load_profile(profiles.find_profile(profile))
         built: Path | None = request.config.getoption("--images")
         if built is None:
-            return build(loaded, board, BUILD, Cache(), keys=current()).folder
+            return build_image(loaded, board, BUILD, Cache(), keys=signing_keys()).folder
         path = built.absolute() / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name} -o {built}"
-            pytest.fail(f"{paths.display(path)} has no disk.img: run `{command}`", pytrace=False)
+            pytest.fail(f"{paths.display_path(path)} has no disk.img: run `{command}`", pytrace=False)
         return path
 
     return folder
@@ -131,12 +124,12 @@ def clustered(distribution: Distribution) -> Callable[[str, Board], Path]:
 @pytest.fixture(scope="session")
 def qemu(board: Board) -> Emulator:
     """Debian's QEMU in its tools tree."""
-    return emulator(board.architecture)
+    return find_emulator(board.architecture)
 
 
 @pytest.fixture(scope="session")
 def accelerator(board: Board, qemu: Emulator) -> Accelerator:
-    return choose(board, wrap=qemu.wrap, root=qemu.root)
+    return choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +161,7 @@ def lab(
 
 @pytest.fixture(scope="session")
 def light(lab: Lab) -> Iterator[Device]:
-    """A device without a cluster, whose good state many tests begin with: `Device.restore`."""
+    """A device without a cluster, whose good state many tests begin with: `BlockDevice.restore`."""
     with lab.ready("light", "light") as device:
         lab.save(device)
         yield device
@@ -221,12 +214,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.when == "call" and not report.skipped and (mark := item.get_closest_marker("matrix")):
         case = re.sub(r"[^\w.-]+", "-", item.name.removeprefix("test_")).strip("-")[:120]
-        Ledger().enter(Entry(str(mark.args[0]), case, report.passed, round(report.duration, 1)))
+        Ledger().enter(MatrixCase(str(mark.args[0]), case, report.passed, round(report.duration, 1)))
     if report.failed:
         for log in item.stash.get(LOGS, []):
             if log.exists():
-                text = tail(clean(log.read_text(errors="replace")))
-                report.sections.append((f"console: {paths.display(log)}", text))
+                text = last_lines(strip_controls(log.read_text(errors="replace")))
+                report.sections.append((f"console: {paths.display_path(log)}", text))
     return report
 
 
@@ -249,23 +242,23 @@ PLAIN = {
 def kernel(board: Board) -> DirectKernel:
     """Debian's kernel with a shell on the serial console, for tests that need a guest but no image."""
     cache, plain = Cache(), PLAIN[board.architecture]
-    archive = Archive(cache, board.architecture)
+    archive = PackageArchive(cache, board.architecture)
     if not (archive.root / "var/lib/apt/lists").exists():
-        archive.update()
-    debs = archive.resolve([plain.package, "busybox-static"])
+        archive.update_index()
+    debs = archive.resolve_packages([plain.package, "busybox-static"])
     wanted = [deb for deb in debs if re.match(r"linux-image-\d|busybox-static$", deb.name)]
     init = INIT.replace("ttyS0", plain.console)
 
     def make(path: Path) -> None:
         path.mkdir()
-        archive.download(wanted)
+        archive.download_packages(wanted)
         for deb in wanted:
-            run(["dpkg-deb", "-x", stored(cache, deb), path / "root"])
+            run_command(["dpkg-deb", "-x", stored_path(cache, deb), path / "root"])
         (path / "initrd").write_bytes(_initrd(path / "root", init))
         next((path / "root/boot").glob("vmlinuz-*")).rename(path / "vmlinuz")
-        run(["rm", "-r", path / "root"])
+        run_command(["rm", "-r", path / "root"])
 
-    made = cache.entry("test-kernel", content_key(init, MODULES, [deb.sha256 for deb in wanted]), make)
+    made = cache.get_or_make("test-kernel", content_key(init, MODULES, [deb.sha256 for deb in wanted]), make)
     return DirectKernel(made / "vmlinuz", made / "initrd", f"console={plain.console} panic=-1 quiet")
 
 

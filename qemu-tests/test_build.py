@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.board import Board
-from osbuild.cache import Cache
-from osbuild.debian import stored
-from osbuild.lock import lock_path, read
-from osbuild.paths import PROJECT
-from osbuild.profile.load import find, load
-from osbuild.run import run
-from osbuild.version import version
+from osbuild.config.board import Board
+from osbuild.config.load import find_profile, load_profile
+from osbuild.host.cache import Cache
+from osbuild.host.paths import PROJECT
+from osbuild.host.run import run_command
+from osbuild.host.version import read_version
+from osbuild.inputs.debian import stored_path
+from osbuild.inputs.lock import lock_path, read_lock
 
 EDGE = PROJECT / ".venv/bin/edge-osbuild"
 OWN = Cache()  # the user's; tests set another
@@ -41,14 +41,14 @@ def folder(board: Board, tmp_path: Path) -> Callable[[str], Path]:
     """Makes a folder of all files that a profile's lock names, as somebody carries it to a place without a network."""
 
     def collect(profile: str) -> Path:
-        loaded = load(find(profile))
-        lock = read(loaded, board.name)
+        loaded = load_profile(find_profile(profile))
+        lock = read_lock(loaded, board.name)
         assert lock is not None, "the image was built, so there is a lock"
         target = tmp_path / "carried"
         target.mkdir()
         for deb in (*lock.packages, lock.kernel, *lock.initrd, *lock.boot):
             (target / deb.filename).unlink(missing_ok=True)
-            (target / deb.filename).symlink_to(stored(OWN, deb))
+            (target / deb.filename).symlink_to(stored_path(OWN, deb))
         for name, digest in lock.wheels.items():
             (target / name).symlink_to(OWN.folder("downloads") / digest)
         return target
@@ -60,9 +60,11 @@ def folder(board: Board, tmp_path: Path) -> Callable[[str], Path]:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with nothing but this project's wheel and what pip got for it, made under umask 077."""
     folder = tmp_path_factory.mktemp("installed")
-    run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", PROJECT], umask=0o077)
-    run([sys.executable, "-m", "venv", folder / "venv"], umask=0o077)
-    run([folder / "venv/bin/pip", "install", "--quiet", *folder.glob("*.whl")], umask=0o077)
+    run_command(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", PROJECT], umask=0o077
+    )
+    run_command([sys.executable, "-m", "venv", folder / "venv"], umask=0o077)
+    run_command([folder / "venv/bin/pip", "install", "--quiet", *folder.glob("*.whl")], umask=0o077)
     return folder / "venv"
 
 
@@ -72,14 +74,14 @@ def same(first: Path, second: Path) -> None:
     assert {"root.erofs", "root.verity", "disk.img"} <= set(sums[0])
     for name in sums[0]:
         assert sums[0][name]["sha256"] == sums[1][name]["sha256"], name
-        run(["cmp", first / name, second / name])
+        run_command(["cmp", first / name, second / name])
 
 
 def leftovers(cache: Path) -> list[str]:
     """What a build that ended must not leave: unfinished results, mounts, loop devices, processes in a sandbox."""
     found = [str(path) for path in cache.glob("*/.partial-*") if not path.parent.is_symlink()]
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(cache) in line]
-    loops = run(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
+    loops = run_command(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
     found += [line for line in loops.splitlines() if str(cache) in line]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -97,7 +99,7 @@ def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the
     tmp_path: Path,
 ) -> None:  # fmt: skip
     alone = ["unshare", "--net"]  # not even a loopback
-    run(
+    run_command(
         [
             *alone,
             EDGE,
@@ -121,13 +123,13 @@ def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the
 def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checkout(
     profile: str, board: Board, image: Callable[[str], Path], installed: Path, tmp_path: Path
 ) -> None:
-    built, lock = image(profile), lock_path(load(find(profile)))
+    built, lock = image(profile), lock_path(load_profile(find_profile(profile)))
     # For these commands the checkout is not there, and the environment can't be changed.
     script = 'mount -t tmpfs none "$1"; mount --bind "$2" "$2"; mount -o remount,bind,ro "$2"; shift 2; exec "$@"'
     alone = ["unshare", "--mount", "sh", "-euc", script, "sh", str(PROJECT), str(installed)]
 
     def edge(*words: str) -> str:
-        return run([*alone, installed / "bin/edge-osbuild", *words], cwd=tmp_path, umask=0o077)
+        return run_command([*alone, installed / "bin/edge-osbuild", *words], cwd=tmp_path, umask=0o077)
 
     assert str(installed) in edge("profile", "show", profile)
     edge("lock", profile, "--board", board.name)
@@ -137,7 +139,7 @@ def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checko
     edge("build", profile, "--board", board.name, "--locked")
     same(built, tmp_path / "build" / built.name)
     builder = json.loads((tmp_path / "build" / built.name / "manifest.json").read_text())["builder"]
-    assert builder == asdict(version())
+    assert builder == asdict(read_version())
     assert {path.name for path in tmp_path.iterdir()} == {"build", mine.name}
 
 
@@ -171,6 +173,6 @@ def test_an_ended_build_leaves_nothing_and_the_next_one_works(
         assert time.monotonic() < deadline, leftovers(elsewhere)
         time.sleep(0.5)
     assert not any(path.suffix == ".img" for path in output.rglob("*"))
-    run([EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output])
+    run_command([EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output])
     same(image("minimal"), output / image("minimal").name)
     assert leftovers(elsewhere) == [], "what the killed build left is gone too"

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from osbuild.bundle import info, pack, signing, source
-from osbuild.bundle.programs import programs
-from osbuild.cache import Cache
-from osbuild.errors import Error
+from osbuild.host.cache import Cache
 from osbuild.keys import authority, certificate
-from osbuild.keys.authority import Access
-from osbuild.keys.store import Keys
-from osbuild.tools import Tree
-from tests.builds import build, noise
+from osbuild.keys.authority import PrivateKeyAccess
+from osbuild.keys.key_folder import KeyFolder
+from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
+from tests.support.builds import make_build, noise
 
 CACHE = Cache()
 BLOCK = 4096
@@ -26,17 +26,19 @@ ROOT = noise("root", 200)
 
 
 @pytest.fixture(scope="module")
-def tools() -> Tree:
-    return programs(CACHE)
+def tools() -> ToolsTree:
+    return bundle_tools(CACHE)
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    return authority.init(tmp_path / "keys", "Example", Access())
+def keys(tmp_path: Path) -> KeyFolder:
+    return authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
 
 
-def bundle(made: Path, output: Path, keys: Keys, tools: Tree, **secrets: bytes) -> Path:
-    return pack.make(source.read(made), output, signing.prepare(keys, tools, **secrets), CACHE).path
+def bundle(made: Path, output: Path, keys: KeyFolder, tools: ToolsTree, **secrets: bytes) -> Path:
+    return pack.make_bundle(
+        source.read_build(made), output, signing.prepare_signing(keys, tools, **secrets), CACHE
+    ).path
 
 
 def squashfs(path: Path) -> bytes:
@@ -45,15 +47,15 @@ def squashfs(path: Path) -> bytes:
     return data[: int.from_bytes(data[40:48], "little")]
 
 
-def test_a_bundle_is_what_was_built_and_a_device_takes_it(tmp_path: Path, tools: Tree, keys: Keys) -> None:
-    made = build(tmp_path / "build", version="1.2.3", root=ROOT)
+def test_a_bundle_is_what_was_built_and_a_device_takes_it(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
+    made = make_build(tmp_path / "build", version="1.2.3", root=ROOT)
     path = bundle(made, tmp_path / "f.raucb", keys, tools)
-    found = info.read(path, CACHE, keys.keyring())
+    found = info.read_bundle(path, CACHE, keys.keyring())
     assert (found.compatible, found.version, found.problem) == ("edge-osbuild-tiny-x86_64", "1.2.3", None)
     assert found.signer == "O = Example, CN = edge-osbuild signer-1"
     assert found.meta["kernel"] == "6.12"
-    trust = signing.trust(tmp_path, keys.keyring())
-    tools.run(["rauc", *trust, "extract", path, tmp_path / "out"], [tmp_path])
+    trust = signing.trust_arguments(tmp_path, keys.keyring())
+    tools.run_command(["rauc", *trust, "extract", path, tmp_path / "out"], [tmp_path])
     for name, inside in (("root.erofs", "root.img"), ("root.verity", "verity.img")):
         assert (tmp_path / "out" / inside).read_bytes() == (made / name).read_bytes()
     index = (tmp_path / "out/root.img.block-hash-index").read_bytes()
@@ -61,19 +63,19 @@ def test_a_bundle_is_what_was_built_and_a_device_takes_it(tmp_path: Path, tools:
     assert index == b"".join(blocks), "what is compared is what the device compares"
 
 
-def test_a_link_in_a_bundle_shows_no_file_of_this_host(tmp_path: Path, tools: Tree) -> None:
+def test_a_link_in_a_bundle_shows_no_file_of_this_host(tmp_path: Path, tools: ToolsTree) -> None:
     (tmp_path / "secret").write_text("{}")
     (tmp_path / "content").mkdir()
     (tmp_path / "content/build.json").symlink_to(tmp_path / "secret")
-    tools.run(["mksquashfs", tmp_path / "content", tmp_path / "f.raucb", "-quiet", "-no-progress"], [tmp_path])
+    tools.run_command(["mksquashfs", tmp_path / "content", tmp_path / "f.raucb", "-quiet", "-no-progress"], [tmp_path])
     with pytest.raises(Error, match=r"there is no build\.json in it"):
-        info.contents(tmp_path / "f.raucb", "build.json", CACHE)
+        info.read_bundle_file(tmp_path / "f.raucb", "build.json", CACHE)
 
 
 def test_the_same_build_and_key_give_the_same_payload_whoever_reads_the_files(
-    tmp_path: Path, tools: Tree, keys: Keys
+    tmp_path: Path, tools: ToolsTree, keys: KeyFolder
 ) -> None:
-    first, second = build(tmp_path / "one"), build(tmp_path / "two")
+    first, second = make_build(tmp_path / "one"), make_build(tmp_path / "two")
     for path in second.iterdir():
         path.chmod(0o600)
         os.utime(path, (10**9, 10**9))
@@ -85,76 +87,81 @@ def test_the_same_build_and_key_give_the_same_payload_whoever_reads_the_files(
 def refused(path: Path, keyring: bytes) -> str:
     """Why RAUC does not take a bundle with a device's settings; it must not."""
     try:
-        problem = info.read(path, CACHE, keyring).problem
+        problem = info.read_bundle(path, CACHE, keyring).problem
     except Error as error:  # it is not even readable
         problem = error.message
     assert problem is not None
     return problem
 
 
-def test_a_revoked_signer_is_refused_and_the_next_one_is_not(tmp_path: Path, tools: Tree, keys: Keys) -> None:
-    made = build(tmp_path / "build")
+def test_a_revoked_signer_is_refused_and_the_next_one_is_not(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
+    made = make_build(tmp_path / "build")
     first = bundle(made, tmp_path / "1.raucb", keys, tools)
-    later = authority.rotate_signer(keys.folder, Access())
+    later = authority.rotate_signer(keys.folder, PrivateKeyAccess())
     second = bundle(made, tmp_path / "2.raucb", later, tools)
-    assert info.read(first, CACHE, later.keyring()).problem is None
-    authority.revoke(keys.folder, "signer-1", Access())
+    assert info.read_bundle(first, CACHE, later.keyring()).problem is None
+    authority.revoke_key(keys.folder, "signer-1", PrivateKeyAccess())
     assert "certificate revoked" in refused(first, later.keyring())
-    assert info.read(second, CACHE, later.keyring()).problem is None, "signed before the list was made"
+    assert info.read_bundle(second, CACHE, later.keyring()).problem is None, "signed before the list was made"
     with pytest.raises(Error, match="signer-1 was revoked"):
-        signing.prepare(replace(later, signer="signer-1"), tools)
+        signing.prepare_signing(replace(later, signer="signer-1"), tools)
 
 
-def test_a_rotated_root_is_taken_by_devices_that_have_it(tmp_path: Path, tools: Tree, keys: Keys) -> None:
-    old, both = keys.keyring(), authority.rotate_root(keys.folder, Access())
-    moved = authority.rotate_signer(keys.folder, Access(), below="root-2")
-    path = bundle(build(tmp_path / "build"), tmp_path / "f.raucb", moved, tools)
+def test_a_rotated_root_is_taken_by_devices_that_have_it(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
+    old, both = keys.keyring(), authority.rotate_root(keys.folder, PrivateKeyAccess())
+    moved = authority.rotate_signer(keys.folder, PrivateKeyAccess(), below="root-2")
+    path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", moved, tools)
     assert "unable to get local issuer certificate" in refused(path, old)
-    assert info.read(path, CACHE, both.keyring()).problem is None
-    assert info.read(path, CACHE, authority.revoke(keys.folder, "root-1", Access()).keyring()).problem is None
+    assert info.read_bundle(path, CACHE, both.keyring()).problem is None
+    assert (
+        info.read_bundle(path, CACHE, authority.revoke_key(keys.folder, "root-1", PrivateKeyAccess()).keyring()).problem
+        is None
+    )
 
 
 def test_an_expired_signer_is_refused_by_host_and_device_and_what_it_signed_in_time_is_not(
-    tmp_path: Path, tools: Tree, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tools: ToolsTree, keys: KeyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        past = certificate.now() - timedelta(days=9)
-        patched.setattr(certificate, "now", lambda: past)
-        old = authority.init(tmp_path / "old", "Example", Access())
-        old = authority.rotate_signer(old.folder, Access(), days=5)
+        past = certificate.current_time() - timedelta(days=9)
+        patched.setattr(certificate, "current_time", lambda: past)
+        old = authority.create_keys(tmp_path / "old", "Example", PrivateKeyAccess())
+        old = authority.rotate_signer(old.folder, PrivateKeyAccess(), days=5)
     with pytest.raises(Error, match="signer-2 expired on"):
-        signing.prepare(old, tools)
+        signing.prepare_signing(old, tools)
     # Signed all the same, as somebody with the key would.
     key = (old.folder / "signer-2.key").read_text()
-    late = signing.Signing(old, old.the_signer(), old.certificate("signer-2"), key)
+    late = signing.Signing(old, old.find_signer(), old.certificate("signer-2"), key)
     with pytest.raises(Error, match="certificate has expired"):
-        pack.make(source.read(build(tmp_path / "build")), tmp_path / "f.raucb", late, CACHE)
+        pack.make_bundle(source.read_build(make_build(tmp_path / "build")), tmp_path / "f.raucb", late, CACHE)
     assert not (tmp_path / "f.raucb").exists()
 
 
-def test_damage_is_found_and_named(tmp_path: Path, tools: Tree, keys: Keys) -> None:
-    path = bundle(build(tmp_path / "build", root=ROOT), tmp_path / "f.raucb", keys, tools)
+def test_damage_is_found_and_named(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
+    path = bundle(make_build(tmp_path / "build", root=ROOT), tmp_path / "f.raucb", keys, tools)
     whole, damaged = path.read_bytes(), tmp_path / "g.raucb"
     for data in (whole[:-1], whole[: len(whole) // 2], whole + b"\0", whole[:-200] + b"x" + whole[-199:]):
         damaged.write_bytes(data)
         assert "RAUC refuses it" in refused(damaged, keys.keyring())
     damaged.write_bytes(whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:])
-    trust = signing.trust(tmp_path, keys.keyring())
+    trust = signing.trust_arguments(tmp_path, keys.keyring())
     with pytest.raises(Error, match=r"verity|corrupt"):
-        tools.run(["rauc", *trust, "extract", damaged, tmp_path / "out"], [tmp_path])
+        tools.run_command(["rauc", *trust, "extract", damaged, tmp_path / "out"], [tmp_path])
 
 
-def test_an_encrypted_key_signs_with_its_passphrase_only(tmp_path: Path, tools: Tree) -> None:
-    keys = authority.init(tmp_path / "keys", "Example", Access(secret=b"correct horse"))
+def test_an_encrypted_key_signs_with_its_passphrase_only(tmp_path: Path, tools: ToolsTree) -> None:
+    keys = authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess(secret=b"correct horse"))
     for secret, message in ((None, "no passphrase was given"), (b"hunter2", "the passphrase is wrong")):
         with pytest.raises(Error, match=message):
-            signing.prepare(keys, tools, secret=secret)
-    made = build(tmp_path / "build")
-    assert info.read(bundle(made, tmp_path / "f.raucb", keys, tools, secret=b"correct horse"), CACHE, keys.keyring())
+            signing.prepare_signing(keys, tools, secret=secret)
+    made = make_build(tmp_path / "build")
+    assert info.read_bundle(
+        bundle(made, tmp_path / "f.raucb", keys, tools, secret=b"correct horse"), CACHE, keys.keyring()
+    )
 
 
 @pytest.fixture
-def token(tmp_path: Path, tools: Tree, monkeypatch: pytest.MonkeyPatch) -> Path:
+def token(tmp_path: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch) -> Path:
     """softhsm2 with a token `edge`, PIN 4711, that has the keys `root` and `signer`."""
     folder = tmp_path / "token"
     (folder / "tokens").mkdir(parents=True)
@@ -162,13 +169,15 @@ def token(tmp_path: Path, tools: Tree, monkeypatch: pytest.MonkeyPatch) -> Path:
     conf.write_text(f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\n")
     env = {"SOFTHSM2_CONF": str(conf)}
     hsm = ["softhsm2-util", "--token", "edge", "--pin", "4711"]
-    tools.run(["softhsm2-util", "--init-token", "--free", "--label", "edge", "--so-pin", "0815", "--pin", "4711"],
+    tools.run_command(["softhsm2-util", "--init-token", "--free", "--label", "edge", "--so-pin", "0815", "--pin",
+    "4711"],
               [folder], env=env)  # fmt: skip
     for number, name in enumerate(("root", "signer"), 1):
         path = folder / f"{name}.pem"
-        tools.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path],
+        tools.run_command(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out",
+        path],
                   [folder])  # fmt: skip
-        tools.run([*hsm, "--import", path, "--label", name, "--id", f"0{number}"], [folder], env=env)
+        tools.run_command([*hsm, "--import", path, "--label", name, "--id", f"0{number}"], [folder], env=env)
         path.unlink()
     monkeypatch.setenv("SOFTHSM2_CONF", str(conf))
     return folder
@@ -177,40 +186,45 @@ def token(tmp_path: Path, tools: Tree, monkeypatch: pytest.MonkeyPatch) -> Path:
 URI = "pkcs11:token=edge;object={}"
 
 
-def test_keys_in_a_token_sign_certificates_lists_and_bundles(tmp_path: Path, tools: Tree, token: Path) -> None:
-    access = Access(pin=b"4711", new_token=URI.format("signer"))
-    keys = authority.init(tmp_path / "keys", "Example", access, root_token=URI.format("root"))
+def test_keys_in_a_token_sign_certificates_lists_and_bundles(tmp_path: Path, tools: ToolsTree, token: Path) -> None:
+    access = PrivateKeyAccess(pin=b"4711", new_token=URI.format("signer"))
+    keys = authority.create_keys(tmp_path / "keys", "Example", access, root_token=URI.format("root"))
     assert not list(keys.folder.rglob("*.key")), "no private half is in a file"
-    path = bundle(build(tmp_path / "build"), tmp_path / "f.raucb", keys, tools, pin=b"4711")
-    assert info.read(path, CACHE, keys.keyring()).problem is None
-    authority.revoke(keys.folder, "signer-1", Access(pin=b"4711"))
+    path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", keys, tools, pin=b"4711")
+    assert info.read_bundle(path, CACHE, keys.keyring()).problem is None
+    authority.revoke_key(keys.folder, "signer-1", PrivateKeyAccess(pin=b"4711"))
     assert "certificate revoked" in refused(path, keys.keyring())
 
 
 def test_what_is_wrong_with_a_token_is_said_without_the_pin(
-    tmp_path: Path, tools: Tree, token: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tools: ToolsTree, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = authority.init(
-        tmp_path / "keys", "Example", Access(pin=b"4711", new_token=URI.format("signer")), root_token=URI.format("root")
+    keys = authority.create_keys(
+        tmp_path / "keys",
+        "Example",
+        PrivateKeyAccess(pin=b"4711", new_token=URI.format("signer")),
+        root_token=URI.format("root"),
     )
     for pin, uri in ((b"9999", None), (b"4711", URI.format("nothing"))):
         with pytest.raises(Error, match="the token does not give the key") as caught:
             if uri:
-                authority.init(tmp_path / "more", "Example", Access(pin=pin), root_token=uri)
+                authority.create_keys(tmp_path / "more", "Example", PrivateKeyAccess(pin=pin), root_token=uri)
             else:
-                signing.prepare(keys, tools, pin=pin)
+                signing.prepare_signing(keys, tools, pin=pin)
         assert pin.decode() not in str(caught.value) + str(caught.value.hint)
     monkeypatch.delenv("SOFTHSM2_CONF")
     with pytest.raises(Error, match="no way to the PKCS#11 token is known"):
-        signing.prepare(keys, tools, pin=b"4711")
+        signing.prepare_signing(keys, tools, pin=b"4711")
 
 
 def test_a_token_is_reached_through_p11_kit(
-    tmp_path: Path, tools: Tree, token: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tools: ToolsTree, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     socket = token / "socket"
     command = ["p11-kit", "server", "--foreground", "--provider", "/usr/lib/softhsm/libsofthsm2.so", "-n", str(socket)]
-    wrapped = tools.wrap([*command, "pkcs11:token=edge"], [token], env={"SOFTHSM2_CONF": str(token / "softhsm2.conf")})
+    wrapped = tools.wrap_command(
+        [*command, "pkcs11:token=edge"], [token], env={"SOFTHSM2_CONF": str(token / "softhsm2.conf")}
+    )
     with subprocess.Popen(wrapped, stdout=subprocess.DEVNULL) as server:
         try:
             deadline = time.monotonic() + 20
@@ -219,11 +233,13 @@ def test_a_token_is_reached_through_p11_kit(
                 time.sleep(0.1)
             monkeypatch.delenv("SOFTHSM2_CONF")
             monkeypatch.setenv("P11_KIT_SERVER_ADDRESS", f"unix:path={socket}")
-            keys = authority.init(tmp_path / "keys", "Example", Access(pin=b"4711", new_token=URI.format("signer")))
-            path = bundle(build(tmp_path / "build"), tmp_path / "f.raucb", keys, tools, pin=b"4711")
-            assert info.read(path, CACHE, keys.keyring()).problem is None
+            keys = authority.create_keys(
+                tmp_path / "keys", "Example", PrivateKeyAccess(pin=b"4711", new_token=URI.format("signer"))
+            )
+            path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", keys, tools, pin=b"4711")
+            assert info.read_bundle(path, CACHE, keys.keyring()).problem is None
         finally:
             server.terminate()
     with pytest.raises(Error, match=r"names no socket|does not give the key"):
         socket.unlink(missing_ok=True)
-        signing.prepare(keys, tools, pin=b"4711")
+        signing.prepare_signing(keys, tools, pin=b"4711")

@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import updatable
 from conftest import LOGS
-from nodes import LOGS_FOLDER
-from updatable import shell
+from support import updatable
+from support.nodes import LOGS_FOLDER
+from support.updatable import shell
 
-from osbuild.board import load
 from osbuild.bundle import pack, signing, source
-from osbuild.bundle.programs import programs
-from osbuild.bundle.systemconf import system_conf
-from osbuild.cache import Cache
+from osbuild.config.board import load_board
+from osbuild.host.cache import Cache
+from osbuild.image.rauc_config import render_system_conf
 from osbuild.keys import authority
-from osbuild.keys.authority import Access
-from osbuild.keys.store import Keys
-from osbuild.qemu.accel import choose
+from osbuild.keys.authority import PrivateKeyAccess
+from osbuild.keys.key_folder import KeyFolder
+from osbuild.qemu.acceleration import choose_accelerator
 from osbuild.qemu.config import MachineConfig
-from osbuild.qemu.emulator import emulator
+from osbuild.qemu.emulator import find_emulator
 from osbuild.qemu.machine import Machine
-from tests.builds import build, hash_tree, noise
+from osbuild.sandbox.bundle_tools import bundle_tools
+from tests.support.builds import hash_tree, make_build, noise
 
 pytestmark = pytest.mark.slow  # 2 to 3 minutes, and an image and two trees of its own
 
@@ -52,7 +52,7 @@ class Site:
     """Builds and bundles of two versions, and what is wrong with others."""
 
     folder: Path
-    keys: Keys
+    keys: KeyFolder
 
     def build(self, name: str) -> Path:
         return self.folder / f"build-{name}"
@@ -62,10 +62,10 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The folder `bundles` has what the machine sees as /bundles."""
     folder = tmp_path_factory.mktemp("site")
-    out, tools = folder / "bundles", programs(CACHE)
+    out, tools = folder / "bundles", bundle_tools(CACHE)
     out.mkdir()
-    keys = authority.init(folder / "keys", "Example", Access())
-    stranger = authority.init(folder / "stranger", "Stranger", Access())
+    keys = authority.create_keys(folder / "keys", "Example", PrivateKeyAccess())
+    stranger = authority.create_keys(folder / "stranger", "Stranger", PrivateKeyAccess())
     board = {"board": "test"}
     wanted = (
         ("one", keys, {"version": "1.0.0", "kernel": KERNEL, **rooted(ROOT)}),
@@ -75,12 +75,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         ("board", keys, {"version": "1.2.0", "facts": {"board": "other"}}),
     )
     for name, signer, options in wanted:
-        made = build(folder / f"build-{name}", **options)
-        pack.make(source.read(made), out / f"{name}.raucb", signing.prepare(signer, tools), CACHE)
-    again = authority.rotate_signer(keys.folder, Access())
-    lost = source.read(build(folder / "build-revoked", version="1.2.0", facts=board))
-    pack.make(lost, out / "revoked.raucb", signing.prepare(again, tools), CACHE)
-    authority.revoke(keys.folder, "signer-2", Access(), reason="compromised")
+        made = make_build(folder / f"build-{name}", **options)
+        pack.make_bundle(source.read_build(made), out / f"{name}.raucb", signing.prepare_signing(signer, tools), CACHE)
+    again = authority.rotate_signer(keys.folder, PrivateKeyAccess())
+    lost = source.read_build(make_build(folder / "build-revoked", version="1.2.0", facts=board))
+    pack.make_bundle(lost, out / "revoked.raucb", signing.prepare_signing(again, tools), CACHE)
+    authority.revoke_key(keys.folder, "signer-2", PrivateKeyAccess(), reason="compromised")
     whole = (out / "two.raucb").read_bytes()
     (out / "cut.raucb").write_bytes(whole[: len(whole) // 2])
     flipped = bytearray(whole)
@@ -91,7 +91,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     (out / "late.raucb").write_bytes(late)
     (out / "none.raucb").write_bytes(b"no bundle at all" * 1000)
     (out / "keyring.pem").write_bytes(keys.keyring())
-    conf = system_conf("edge-osbuild-tiny-test", boot="/efi", floor="1.0.0")
+    conf = render_system_conf("edge-osbuild-tiny-test", boot="/efi", floor="1.0.0")
     (out / "system.conf").write_text(conf)
     (out / "nofloor.conf").write_text(conf.replace("min-bundle-version=1.0.0\n", ""))
     return Site(folder, keys)
@@ -104,7 +104,7 @@ def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
     It is an x86_64 one whatever boards are tested: what is tested is the bundle, which no board changes.
     """
     kernel, disk = updatable.guest(CACHE)
-    system, board = updatable.programs(CACHE), load("x86_64")
+    system, board = updatable.programs(CACHE), load_board("x86_64")
     updatable.slots(system, tmp_path / "slots.img")
     updatable.ext4(system, site.folder / "bundles", tmp_path / "bundles.img", 64 * 2**20)
     config = MachineConfig(
@@ -113,8 +113,8 @@ def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
     )  # fmt: skip
     log = LOGS_FOLDER / f"{request.node.name}.log"
     request.node.stash.setdefault(LOGS, []).append(log)
-    qemu = emulator(board.architecture)
-    how = choose(board, wrap=qemu.wrap, root=qemu.root)
+    qemu = find_emulator(board.architecture)
+    how = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=how) as machine:
         machine.console.wait_for("READY", BOOT)
         must(machine, "mkdir -p /usr/lib/rauc && cp /bundles/system.conf /bundles/keyring.pem /usr/lib/rauc/")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.bench.layout import SIGNATURE, TABLES, TREE, parts
+from osbuild.bench.layout import SIGNATURE, TABLES, TREE, bundle_ranges
 from osbuild.bundle import pack, signing, source
-from osbuild.bundle.programs import programs
-from osbuild.cache import Cache
+from osbuild.host.cache import Cache
 from osbuild.keys import authority
-from osbuild.keys.authority import Access
-from tests.builds import build, hash_tree, noise
+from osbuild.keys.authority import PrivateKeyAccess
+from osbuild.sandbox.bundle_tools import bundle_tools
+from tests.support.builds import hash_tree, make_build, noise
 
 
 @pytest.mark.parametrize("salt", [b"", b"salt"])
@@ -20,10 +20,12 @@ def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_lie_where_they_are_s
 ) -> None:
     cache, root = Cache(), noise("root", 300)  # noise is stored as it is: what can't be compressed can be compared
     tree, roothash = hash_tree(root, salt)
-    made = build(tmp_path / "build", root=root, tree=tree, facts={"roothash": roothash})
-    signed = signing.prepare(authority.init(tmp_path / "keys", "Example", Access()), programs(cache))
-    path = pack.make(source.read(made), tmp_path / "f.raucb", signed, cache).path
-    data, found = path.read_bytes(), {part.name: part for part in parts(path)}
+    made = make_build(tmp_path / "build", root=root, tree=tree, facts={"roothash": roothash})
+    signed = signing.prepare_signing(
+        authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess()), bundle_tools(cache)
+    )
+    path = pack.make_bundle(source.read_build(made), tmp_path / "f.raucb", signed, cache).path
+    data, found = path.read_bytes(), {part.name: part for part in bundle_ranges(path)}
     assert data[found["root.img"].begin : found["root.img"].end] == root
     assert found["verity.img"].end > found["verity.img"].begin
     assert ("root.img.block-hash-index" in found) is bool(salt), "without a salt it is a link, which has no data"

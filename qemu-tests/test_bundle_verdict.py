@@ -14,18 +14,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from osbuild import cli
 from osbuild.bundle import content, pack, payload, source
-from osbuild.bundle.programs import programs
-from osbuild.bundle.signing import Signing, prepare
-from osbuild.bundle.systemconf import DATA, KEYRING_FILE, system_conf
-from osbuild.cache import Cache
-from osbuild.errors import Error
-from osbuild.keys import authority, private
-from osbuild.keys.authority import Access
-from osbuild.keys.certificate import make_signer, now
-from osbuild.keys.store import Keys, Signer, load
-from osbuild.run import Argument
-from osbuild.tools import Tree
-from tests.builds import build, noise
+from osbuild.bundle.signing import Signing, prepare_signing
+from osbuild.host.cache import Cache
+from osbuild.host.run import Argument
+from osbuild.image.rauc_config import DATA, KEYRING_FILE, render_system_conf
+from osbuild.keys import authority, private_key
+from osbuild.keys.authority import PrivateKeyAccess
+from osbuild.keys.certificate import current_time, make_signer
+from osbuild.keys.key_folder import KeyFolder, SignerEntry, load_keys
+from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
+from tests.support.builds import make_build, noise
 
 CACHE = Cache()
 
@@ -35,8 +35,8 @@ class Bench:
     """A good bundle `good` of `keys`, and a folder for others."""
 
     folder: Path
-    keys: Keys
-    tools: Tree
+    keys: KeyFolder
+    tools: ToolsTree
     good: Path
 
     def signed(self, signing: Signing, *, manifest: Callable[[str], str] = str) -> bytes:
@@ -44,22 +44,22 @@ class Bench:
         with CACHE.scratch("bundles") as scratch:
             inside, made = scratch / "content", scratch / "b.raucb"
             inside.mkdir()
-            content.write(source.read(self.folder / "build"), inside)
+            content.write_content(source.read_build(self.folder / "build"), inside)
             text = (inside / "manifest.raucm").read_text()
             (inside / "manifest.raucm").write_text(manifest(text))
             words: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={pack.SQUASHFS}", inside, made]
-            signing.run(self.tools, words, scratch, {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)})
+            signing.run_rauc(self.tools, words, scratch, {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)})
             return made.read_bytes()
 
     def certified(self, *, old: bool = False, purpose: bool = True) -> Signing:
         """A signer below the first root, with a certificate that is over or is for something else."""
-        root = self.keys.the_signer().root
-        root_key = authority.root_key_of(self.keys, self.keys.root(root), Access())
-        key = private.generate()
+        root = self.keys.find_signer().root
+        root_key = authority.root_key_of(self.keys, self.keys.find_root(root), PrivateKeyAccess())
+        key = private_key.generate_key()
         public = key.public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
         good = make_signer(self.keys.certificate(root), root_key, public, "Example", "other", development=False)
-        begin, end = (now() - timedelta(days=730), now() - timedelta(days=365)) if old else (
+        begin, end = (current_time() - timedelta(days=730), current_time() - timedelta(days=365)) if old else (
             good.not_valid_before_utc, good.not_valid_after_utc,
         )  # fmt: skip
         builder = x509.CertificateBuilder(good.issuer, good.subject, public, good.serial_number, begin, end)
@@ -69,32 +69,32 @@ class Bench:
                 value = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
             builder = builder.add_extension(value, each.critical)
         certificate = builder.sign(root_key, hashes.SHA256())
-        return Signing(self.keys, Signer("other", root), certificate, private.to_pem(key).decode())
+        return Signing(self.keys, SignerEntry("other", root), certificate, private_key.key_to_pem(key).decode())
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder, tools = tmp_path_factory.mktemp("bench"), programs(CACHE)
-    keys = authority.init(folder / "keys", "Example", Access())
-    made = build(folder / "build", root=noise("root", 300))
-    pack.make(source.read(made), folder / "good.raucb", prepare(keys, tools), CACHE)
+    folder, tools = tmp_path_factory.mktemp("bench"), bundle_tools(CACHE)
+    keys = authority.create_keys(folder / "keys", "Example", PrivateKeyAccess())
+    made = make_build(folder / "build", root=noise("root", 300))
+    pack.make_bundle(source.read_build(made), folder / "good.raucb", prepare_signing(keys, tools), CACHE)
     return Bench(folder, keys, tools, folder / "good.raucb")
 
 
 def revoked(bench: Bench) -> bytes:
     lost = bench.certified()
     data = bench.signed(lost)
-    keys = load(bench.keys.folder)
+    keys = load_keys(bench.keys.folder)
     (keys.folder / "signer-9.crt").write_bytes(lost.certificate.public_bytes(serialization.Encoding.PEM))
-    known = keys.with_signer(Signer("signer-9", "root-1")).save()
-    authority.revoke(known.folder, "signer-9", Access())
+    known = keys.with_signer(SignerEntry("signer-9", "root-1")).save()
+    authority.revoke_key(known.folder, "signer-9", PrivateKeyAccess())
     keys.save()
     return data
 
 
 def strange(bench: Bench) -> bytes:
-    other = authority.init(bench.folder / "strange", "Stranger", Access())
-    return bench.signed(prepare(other, bench.tools))
+    other = authority.create_keys(bench.folder / "strange", "Stranger", PrivateKeyAccess())
+    return bench.signed(prepare_signing(other, bench.tools))
 
 
 def damaged(place: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
@@ -103,8 +103,9 @@ def damaged(place: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
     def make(bench: Bench) -> bytes:
         data = bytearray(bench.good.read_bytes())
         end = len(data) - payload.LENGTH - int.from_bytes(data[-payload.LENGTH :], "big")
-        tree = json.loads(bench.tools.run(
-            ["rauc", "info", "--no-verify", "--output-format=json-2", "/run/b"], hidden=[(bench.good, "/run/b")],
+        tree = json.loads(bench.tools.run_command(
+            ["rauc", "info", "--no-verify", "--output-format=json-2", "/run/b"], read_only_binds=[(bench.good,
+            "/run/b")],
         ))["bundle"]["verity-size"]  # fmt: skip
         data[place(end - tree, end)] ^= 0x10
         return bytes(data)
@@ -118,7 +119,7 @@ CASES: dict[str, Callable[[Bench], bytes]] = {
     "wrong purpose": lambda bench: bench.signed(bench.certified(purpose=False)),
     "wrong root": strange,
     "plain format": lambda bench: bench.signed(
-        prepare(bench.keys, bench.tools), manifest=lambda text: text.replace("format=verity", "format=plain")
+        prepare_signing(bench.keys, bench.tools), manifest=lambda text: text.replace("format=verity", "format=plain")
     ),
     "payload changed": damaged(lambda data, end: data // 2),
     "first byte of the hash tree changed": damaged(lambda data, end: data),
@@ -138,11 +139,15 @@ CASES: dict[str, Callable[[Bench], bytes]] = {
 def test_inspect_agrees_with_rauc(name: str, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "b.raucb"
     path.write_bytes(CASES[name](bench))
-    (tmp_path / "ring.pem").write_bytes(load(bench.keys.folder).keyring())
-    conf = system_conf("edge-osbuild-tiny-x86_64", boot="/efi").replace(f"/{KEYRING_FILE}", str(tmp_path / "ring.pem"))
+    (tmp_path / "ring.pem").write_bytes(load_keys(bench.keys.folder).keyring())
+    conf = render_system_conf("edge-osbuild-tiny-x86_64", boot="/efi").replace(
+        f"/{KEYRING_FILE}", str(tmp_path / "ring.pem")
+    )
     (tmp_path / "system.conf").write_text(conf.replace(f"/{DATA}", str(tmp_path)))
     try:  # this checks signature and contents, as an installation does
-        bench.tools.run(["rauc", f"--conf={tmp_path}/system.conf", "extract", path, tmp_path / "out"], [tmp_path])
+        bench.tools.run_command(
+            ["rauc", f"--conf={tmp_path}/system.conf", "extract", path, tmp_path / "out"], [tmp_path]
+        )
         accepted = True
     except Error:
         accepted = False

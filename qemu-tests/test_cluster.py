@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from distributions import Distribution
-from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
+from support.distributions import Distribution
+from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
-from osbuild.board import Board
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.config import MachineConfig, Network
+from osbuild.config.board import Board
+from osbuild.qemu.acceleration import Accelerator
+from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
@@ -51,7 +51,7 @@ def node(
     log = LOGS_FOLDER / f"cluster-{distribution.name}-{board.name}.log"
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
         machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
-        machine.plug_network(Network(restrict=True))
+        machine.plug_network(MachineNetwork(restrict=True))
         guest = machine.guest(USER, key)
         guest.wait_ready(CONNECT)
         yield Node(machine, guest)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
-from controlplane import (
+from support.control_plane import (
     NODE,
     PODS,
     RELEASES,
@@ -29,9 +29,10 @@ from controlplane import (
     watch,
 )
 
-from osbuild.agent.kubernetes import api, datastore, follow, node, settings, snapshot
-from osbuild.agent.kubernetes.api import Api
-from osbuild.agent.kubernetes.versions import Release
+from osbuild.agent.cluster import cluster_data, cordon, snapshot
+from osbuild.agent.kubernetes import api, datastore, settings
+from osbuild.agent.kubernetes.api import ApiServer
+from osbuild.agent.kubernetes.versions import KubernetesVersion
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,7 @@ class Turns:
     def __init__(self, plane: ControlPlane) -> None:
         self.plane, self.stack = plane, ExitStack()
 
-    def take(self, version: str) -> tuple[Api, dict[str, Any] | None]:
+    def take(self, version: str) -> tuple[ApiServer, dict[str, Any] | None]:
         self.stack.close()
         return self.stack.enter_context(self.plane.booted(version))
 
@@ -68,7 +69,7 @@ def turns(plane: ControlPlane) -> Iterator[Turns]:
 
 
 @pytest.fixture(scope="module")
-def server(turns: Turns) -> Api:
+def server(turns: Turns) -> ApiServer:
     """The old release, at its first boot."""
     found, done = turns.take(OLD)
     assert done == {"from": None, "to": f"upstream {OLD}"}
@@ -76,7 +77,7 @@ def server(turns: Turns) -> Api:
 
 
 @contextmanager
-def kubelets(server: Api) -> Iterator[None]:
+def kubelets(server: ApiServer) -> Iterator[None]:
     """Pods that are to be ended end, after a while."""
     stop = threading.Event()
 
@@ -93,7 +94,7 @@ def kubelets(server: Api) -> Iterator[None]:
         thread.join()
 
 
-def controllers_work(plane: ControlPlane, server: Api, version: str) -> None:
+def controllers_work(plane: ControlPlane, server: ApiServer, version: str) -> None:
     """The controller manager and the scheduler of a release take our arguments and do something."""
     namespace = f"of-{version.replace('.', '-')}"
     server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
@@ -104,34 +105,36 @@ def controllers_work(plane: ControlPlane, server: Api, version: str) -> None:
         scheduled(server, namespace)
 
 
-def accounts(server: Api, namespace: str) -> list[Any]:
+def accounts(server: ApiServer, namespace: str) -> list[Any]:
     found: list[Any] = server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"]
     return found
 
 
-def scheduled(server: Api, name: str) -> None:
+def scheduled(server: ApiServer, name: str) -> None:
     make_pod(server, name, node=None)
     until(lambda: server.call("GET", f"{PODS}/{name}")["spec"].get("nodeName"), f"{name} is not scheduled")
     server.call("DELETE", f"{PODS}/{name}?gracePeriodSeconds=0")
 
 
-def test_the_old_release_runs_with_our_arguments(plane: ControlPlane, server: Api) -> None:
+def test_the_old_release_runs_with_our_arguments(plane: ControlPlane, server: ApiServer) -> None:
     make_node(server, NODE)
     controllers_work(plane, server, OLD)
     configmap(server, "first")
 
 
-def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(plane: ControlPlane, server: Api) -> None:
+def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(
+    plane: ControlPlane, server: ApiServer
+) -> None:
     make_pod(server, "web", "ReplicaSet")
-    facts = follow.leave(plane.system, 20, print)
+    facts = cluster_data.prepare_reboot(plane.system, 20, print)
     assert facts["cordoned"] and "drain" not in facts and facts["snapshot"]
     assert spec(server)["unschedulable"] and server.call("GET", f"{PODS}/web")
-    assert follow.arrive(plane.system) == {"uncordoned": True}
+    assert cluster_data.rejoin(plane.system) == {"uncordoned": True}
     assert "unschedulable" not in spec(server)
 
 
 def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
-    plane: ControlPlane, server: Api, tmp_path: Any
+    plane: ControlPlane, server: ApiServer, tmp_path: Any
 ) -> None:
     make_node(server, "node-2")
     for name, owner in (("held", "ReplicaSet"), ("log", "DaemonSet"), ("bare", "")):
@@ -142,7 +145,7 @@ def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
     server.call("POST", "/apis/policy/v1/namespaces/default/poddisruptionbudgets", body)
     system = agent(tmp_path, plane, OLD)
     with kubelets(server):
-        facts = follow.leave(system, 10, print)
+        facts = cluster_data.prepare_reboot(system, 10, print)
         assert facts["cordoned"], facts
         assert facts["drain"]["moved"] == ["default/web"]
         assert facts["drain"]["left"].keys() == {"default/held"}
@@ -153,14 +156,14 @@ def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
         "bare",
         "elsewhere",
     }
-    assert follow.arrive(system) == {"uncordoned": True}
+    assert cluster_data.rejoin(system) == {"uncordoned": True}
     with pytest.raises(urllib.error.HTTPError) as caught:
-        node.cordon(system, api.connect(system.root, settings.load(system.root)), "node-2")
+        cordon.cordon_node(system, api.connect_api(system.root, settings.load_settings(system.root)), "node-2")
     assert caught.value.code == 403
     assert "unschedulable" not in spec(server, "node-2")
 
 
-def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: ControlPlane, server: Api) -> None:
+def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: ControlPlane, server: ApiServer) -> None:
     stop = threading.Event()
     written: list[str] = []
 
@@ -175,14 +178,14 @@ def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: Co
     try:
         until(lambda: len(written) > 5, "nothing is written")
         before = len(written)
-        made = snapshot.take(plane.system, Release("upstream", OLD), "asked")
+        made = snapshot.take_snapshot(plane.system, KubernetesVersion("upstream", OLD), "asked")
         after = len(written)
         until(lambda: len(written) > after + 5, "nothing is written any more")
     finally:
         stop.set()
         thread.join()
     assert made
-    datastore.verify(made.database)
+    datastore.verify_database(made.database)
     with closing(sqlite3.connect(made.database)) as copy:
         rows = copy.execute("SELECT name FROM kine WHERE name LIKE '/registry/configmaps/default/n-%' ORDER BY id")
         found = [name.rpartition("/")[2] for (name,) in rows]
@@ -193,9 +196,9 @@ def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: Co
 
 
 def test_the_new_release_goes_on_with_all_of_it(
-    plane: ControlPlane, turns: Turns, server: Api, story: dict[str, Any]
+    plane: ControlPlane, turns: Turns, server: ApiServer, story: dict[str, Any]
 ) -> None:
-    facts = follow.leave(plane.system, 1, print)
+    facts = cluster_data.prepare_reboot(plane.system, 1, print)
     assert facts["snapshot"]
     configmap(server, "late")  # after the snapshot, before the reboot
     newer, done = turns.take(NEW)
@@ -203,7 +206,7 @@ def test_the_new_release_goes_on_with_all_of_it(
     assert done["snapshot"] != facts["snapshot"], "what came late is in one more"
     assert configmaps(newer) == ["first", "late"]
     assert spec(newer)["unschedulable"], "until the boot is good"
-    assert follow.arrive(plane.system)["uncordoned"]
+    assert cluster_data.rejoin(plane.system)["uncordoned"]
     controllers_work(plane, newer, NEW)
     configmap(newer, "lost")
     newer.call("DELETE", "/api/v1/namespaces/default/configmaps/first")
@@ -211,7 +214,7 @@ def test_the_new_release_goes_on_with_all_of_it(
 
 
 def test_what_a_rollback_would_lose_is_known_before(plane: ControlPlane, story: dict[str, Any]) -> None:
-    found = follow.cost(plane.system)
+    found = cluster_data.rollback_loss(plane.system)
     assert found and found["snapshot"] == story["snapshot"]
     assert "configmaps/default/lost" in found["lost"]["created"]
     assert "configmaps/default/first" in found["lost"]["deleted"]
@@ -229,17 +232,17 @@ def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
         assert revision(older) > story["seen"], "revisions never go back"
         assert gone(older, story["seen"])
         assert spec(older)["unschedulable"], "as it was in the snapshot"
-        assert follow.arrive(plane.system)["uncordoned"]
+        assert cluster_data.rejoin(plane.system)["uncordoned"]
         scheduled(older, "after-the-rollback")
     now = revision(older)
     configmap(older, "after")
     events = [(event["type"], event["object"]["metadata"]["name"]) for event in watch(older, now)]
     assert events == [("ADDED", "after")]
     assert plane.stamp() == f"upstream {OLD}"
-    assert "replaced" in [one.reason for one in snapshot.snapshots(plane.system)]
+    assert "replaced" in [one.reason for one in snapshot.list_snapshots(plane.system)]
 
 
-def gone(server: Api, since: int) -> bool:
+def gone(server: ApiServer, since: int) -> bool:
     """Whether the server says that it does not know what came after a revision (410)."""
     try:
         events = watch(server, since)

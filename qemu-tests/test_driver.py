@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import MachineFactory
+from support.machines import MachineFactory
 
-from osbuild.board import Board
-from osbuild.errors import Error
-from osbuild.qemu import accel
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.config import DirectKernel, Forward, MachineConfig, Network
+from osbuild.config.board import Board
+from osbuild.qemu import acceleration
+from osbuild.qemu.acceleration import Accelerator
+from osbuild.qemu.config import DirectKernel, Forward, MachineConfig, MachineNetwork
 from osbuild.qemu.deadline import Deadline, TimedOut
 from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
+from osbuild.shared.errors import Error
 
 BOOT = 60.0
 _numbers = itertools.count()
@@ -83,7 +83,7 @@ def test_nothing_is_left_when_the_block_ends_in_whatever_way(
 ) -> None:
     threads = set(threading.enumerate())
     try:
-        with power_on(replace(plain, image=disk, network=Network())) as machine:
+        with power_on(replace(plain, image=disk, network=MachineNetwork())) as machine:
             assert machine.port(22) > 0
             assert len(processes(tmp_path)) >= 2
             if failure:
@@ -99,11 +99,11 @@ def test_nothing_is_left_when_python_is_killed(tmp_path: Path, plain: MachineCon
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time; from pathlib import Path\n"
-        "from osbuild.qemu.accel import choose; from osbuild.qemu.config import *\n"
-        "from osbuild.qemu.emulator import emulator; from osbuild.qemu.machine import Machine\n"
-        "work, kernel, initrd = map(Path, sys.argv[1:4]); board = load(sys.argv[5])\n"
+        "from osbuild.qemu.acceleration import choose_accelerator; from osbuild.qemu.config import *\n"
+        "from osbuild.qemu.emulator import find_emulator; from osbuild.qemu.machine import Machine\n"
+        "work, kernel, initrd = map(Path, sys.argv[1:4]); board = load_board(sys.argv[5])\n"
         "config = MachineConfig(board=board, direct=DirectKernel(kernel, initrd, sys.argv[4]))\n"
-        "qemu, accelerator = emulator(board.architecture), choose(board, 'tcg')\n"
+        "qemu, accelerator = find_emulator(board.architecture), choose_accelerator(board, 'tcg')\n"
         "with Machine(config, workdir=work, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator):\n"
         "    print('on', flush=True); time.sleep(100)\n"
     )
@@ -211,7 +211,7 @@ def test_a_network_card_is_plugged_in_reached_and_pulled(machine: MachineFactory
     guest = booted(machine(plain))
     shell(guest, "! test -e /sys/class/net/eth0")
     for _ in range(2):
-        guest.plug_network(Network(forwards=(Forward(80),), restrict=True))
+        guest.plug_network(MachineNetwork(forwards=(Forward(80),), restrict=True))
         shell(
             guest, "while ! ip address add 10.0.2.15/24 dev eth0 2>/dev/null; do sleep 0.1; done; ip link set eth0 up"
         )
@@ -246,7 +246,7 @@ def test_what_qemu_says_against_its_arguments_is_said_to_the_user(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        network = Network(forwards=(Forward(22, taken.getsockname()[1]),))
+        network = MachineNetwork(forwards=(Forward(22, taken.getsockname()[1]),))
         with pytest.raises(Error, match="Could not set up host forwarding rule") as caught:
             machine(replace(plain, network=network))
     assert caught.value.hint == "the port is in use: choose another one"
@@ -255,10 +255,10 @@ def test_what_qemu_says_against_its_arguments_is_said_to_the_user(
 def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(board: Board, qemu: Emulator) -> None:
     """The verdict is checked on TCG, which works everywhere, and on a machine that stops before its firmware."""
     instead = {"kvm": "tcg", "host": board.qemu.cpu}
-    command = [instead.get(word, word) for word in accel.probe_command(board, qemu.root)]
-    assert accel.probe(command, qemu.wrap, 60) is None
-    assert "was not up after 1 s" in (accel.probe([*command, "-S"], qemu.wrap, 1) or "")
-    assert "ended with status 1" in (accel.probe([*command, "-no-such-option"], qemu.wrap, 60) or "")
+    command = [instead.get(word, word) for word in acceleration.probe_command(board, qemu.root)]
+    assert acceleration.probe_kvm(command, qemu.wrap, 60) is None
+    assert "was not up after 1 s" in (acceleration.probe_kvm([*command, "-S"], qemu.wrap, 1) or "")
+    assert "ended with status 1" in (acceleration.probe_kvm([*command, "-no-such-option"], qemu.wrap, 60) or "")
 
 
 def test_run_shows_the_console_and_quits_by_key_or_signal(board: Board, disk: Path, tmp_path: Path) -> None:

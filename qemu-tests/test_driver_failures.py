@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import MachineFactory
-from updatable import shell
-from writelog import Flag, WriteLog, position
+from support.machines import MachineFactory
+from support.updatable import shell
+from support.write_log import Flag, WriteLog, position
 
-from osbuild.board import Board
+from osbuild.config.board import Board
 from osbuild.qemu.config import DirectKernel, MachineConfig
 from osbuild.qemu.machine import Machine
 

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filesystems import check_data, check_fat, programs, verify_root
+from support.filesystems import check_data, check_fat, programs, verify_root
 
-from osbuild.run import CommandError
-from osbuild.tools import Tree
+from osbuild.host.run import CommandError
+from osbuild.sandbox.tools_tree import ToolsTree
 
 DOCUMENT = "/lib/state.json"
 
 
 @pytest.fixture(scope="module")
-def tools() -> Tree:
+def tools() -> ToolsTree:
     return programs()
 
 
@@ -22,18 +22,18 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def data(tools: Tree, folder: Path, text: str) -> Path:
+def data(tools: ToolsTree, folder: Path, text: str) -> Path:
     """An ext4 file system with one document."""
     image, source = folder / "data.img", folder / "source"
     (source / "lib").mkdir(parents=True)
     (source / "lib/state.json").write_text(text)
     with image.open("wb") as file:
         file.truncate(64 * 2**20)
-    tools.run(["mke2fs", "-q", "-t", "ext4", "-d", source, image], [folder])
+    tools.run_command(["mke2fs", "-q", "-t", "ext4", "-d", source, image], [folder])
     return image
 
 
-def test_a_good_file_system_is_good_and_stays_as_it_was(tools: Tree, tmp_path: Path) -> None:
+def test_a_good_file_system_is_good_and_stays_as_it_was(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, '{"stage": "installed"}')
     before = digest(image)
     found = check_data(tools, image, [DOCUMENT, "/lib/other.json"])
@@ -42,14 +42,14 @@ def test_a_good_file_system_is_good_and_stays_as_it_was(tools: Tree, tmp_path: P
     assert digest(image) == before
 
 
-def test_a_journal_is_replayed_and_that_is_taken_back(tools: Tree, tmp_path: Path) -> None:
+def test_a_journal_is_replayed_and_that_is_taken_back(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
     # A transaction that was committed and is not in its place yet: debugfs(8), "jw". It writes what is there.
     words = (
         f"dd if={image} of={tmp_path}/block bs=1024 skip=8 count=1 2> /dev/null; "
         f"printf 'jo\njw -b 8 {tmp_path}/block\njc\n' | debugfs -w {image}"
     )
-    tools.run(["sh", "-c", words], [tmp_path])
+    tools.run_command(["sh", "-c", words], [tmp_path])
     before = digest(image)
     found = check_data(tools, image, [DOCUMENT])
     assert (found.recovered, found.problem, found.documents) == (True, None, {DOCUMENT: {}})
@@ -57,7 +57,7 @@ def test_a_journal_is_replayed_and_that_is_taken_back(tools: Tree, tmp_path: Pat
     assert check_data(tools, image, [DOCUMENT]).recovered, "the journal is still to be replayed"
 
 
-def test_a_torn_superblock_is_no_loss(tools: Tree, tmp_path: Path) -> None:
+def test_a_torn_superblock_is_no_loss(tools: ToolsTree, tmp_path: Path) -> None:
     """Its second sector is from before the first one's: the sum of both is wrong. A boot repairs it too."""
     image = data(tools, tmp_path, '{"a": 1}')
     with image.open("r+b") as file:
@@ -68,29 +68,29 @@ def test_a_torn_superblock_is_no_loss(tools: Tree, tmp_path: Path) -> None:
     assert (found.problem, found.documents) == (None, {DOCUMENT: {"a": 1}})
     assert digest(image) == before
     words = f"e2fsck -p {image}; [ $? -ge 4 ] && e2fsck -y {image}; [ $? -lt 4 ]"  # as mount-state has it
-    tools.run(["sh", "-c", words], [tmp_path])
+    tools.run_command(["sh", "-c", words], [tmp_path])
     assert check_data(tools, image, [DOCUMENT]).documents == {DOCUMENT: {"a": 1}}
 
 
-def test_a_torn_document_is_found(tools: Tree, tmp_path: Path) -> None:
+def test_a_torn_document_is_found(tools: ToolsTree, tmp_path: Path) -> None:
     found = check_data(tools, data(tools, tmp_path, '{"stage": "insta'), [DOCUMENT])
     assert found.problem and "state.json is torn" in found.problem
 
 
-def test_damage_that_nobody_repairs_unasked_is_found_and_left(tools: Tree, tmp_path: Path) -> None:
+def test_damage_that_nobody_repairs_unasked_is_found_and_left(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
-    tools.run(["debugfs", "-w", "-R", "set_inode_field <2> mode 0100644", image], [tmp_path])
+    tools.run_command(["debugfs", "-w", "-R", "set_inode_field <2> mode 0100644", image], [tmp_path])
     before = digest(image)
     found = check_data(tools, image)
     assert found.problem and "status 4" in found.problem
     assert digest(image) == before
 
 
-def fat(tools: Tree, folder: Path) -> Path:
+def fat(tools: ToolsTree, folder: Path) -> Path:
     image = folder / "esp.img"
     with image.open("wb") as file:
         file.truncate(64 * 2**20)
-    tools.run(["mkfs.vfat", "-F", "32", "-s", "1", image], [folder])
+    tools.run_command(["mkfs.vfat", "-F", "32", "-s", "1", image], [folder])
     return image
 
 
@@ -103,7 +103,9 @@ def fat(tools: Tree, folder: Path) -> Path:
         (0, bytes(512), False),
     ],
 )
-def test_fat_is_good_unless_files_are_hurt(tools: Tree, tmp_path: Path, place: int, data: bytes, good: bool) -> None:
+def test_fat_is_good_unless_files_are_hurt(
+    tools: ToolsTree, tmp_path: Path, place: int, data: bytes, good: bool
+) -> None:
     image = fat(tools, tmp_path)
     with image.open("r+b") as file:
         file.seek(place)
@@ -121,10 +123,10 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("hurt", "good"), [(lambda path: None, True), (damage, False)])
-def test_a_root_is_whole_or_not(tools: Tree, tmp_path: Path, hurt: Callable[[Path], None], good: bool) -> None:
+def test_a_root_is_whole_or_not(tools: ToolsTree, tmp_path: Path, hurt: Callable[[Path], None], good: bool) -> None:
     root, tree = tmp_path / "root", tmp_path / "tree"
     root.write_bytes(b"block" * 4096 * 8)
-    said = tools.run(["veritysetup", "format", root, tree], [tmp_path])
+    said = tools.run_command(["veritysetup", "format", root, tree], [tmp_path])
     root_hash = next(line.split()[-1] for line in said.splitlines() if line.startswith("Root hash:"))
     hurt(root)
     if good:

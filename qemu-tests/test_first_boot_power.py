@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from distributions import Distribution
-from ledger import Ledger
-from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
+from support.distributions import Distribution
+from support.ledger import Ledger
+from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
-from osbuild import log
-from osbuild.board import Board
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.config import MachineConfig, Network
+from osbuild.config.board import Board
+from osbuild.host import log
+from osbuild.qemu.acceleration import Accelerator
+from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
@@ -33,7 +33,9 @@ def new_node(
     profile = clustered("edge-server", board)
     seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     disk = image(profile) / "disk.img"
-    config = MachineConfig(board=board, image=disk, memory=3 * 2**30, media=(seed,), network=Network(restrict=True))
+    config = MachineConfig(
+        board=board, image=disk, memory=3 * 2**30, media=(seed,), network=MachineNetwork(restrict=True)
+    )
     path = LOGS_FOLDER / f"first-boot-{distribution.name}-{board.name}.log"
 
     @contextmanager

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cards import Card, inserted, looped, set_capacity
-from conftest import MachineFactory
-from nodes import CONNECT, USER, Node, make_seed
+from support.failing_cards import FailingCard, inserted, looped, set_capacity
+from support.machines import MachineFactory
+from support.nodes import CONNECT, USER, Node, make_seed
 
-from osbuild import gpt
-from osbuild.board import Board
-from osbuild.flash import mapping
+from osbuild.config.board import Board
 from osbuild.flash.plan import MAGIC
+from osbuild.formats import gpt
+from osbuild.host.run import CommandError, run_command
+from osbuild.image import block_map
 from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.ssh import KeyPair
-from osbuild.run import CommandError, run
-from tests.disks import unpack
+from tests.support.disks import unpack_disk
 
 MIB = 2**20
 SIZE = 160 * MIB
@@ -40,8 +40,8 @@ fuse = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this host has 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk image of 108 MiB, of which some 35 are to be written, with its map."""
-    path = unpack("disk.img", tmp_path_factory.mktemp("small"))
-    path.with_name("disk.bmap").write_text(mapping.bmap_of(path).to_xml())
+    path = unpack_disk("disk.img", tmp_path_factory.mktemp("small"))
+    path.with_name("disk.bmap").write_text(block_map.make_bmap(path).to_xml())
     return path
 
 
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """For cards; nothing of it is left mounted or attached."""
     yield tmp_path
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-    assert str(tmp_path) not in run(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
+    assert str(tmp_path) not in run_command(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
 
 
 def command(image: Path, *words: object) -> list[str]:
@@ -80,12 +80,14 @@ def assert_unbootable(store: Path) -> None:
 
 def assert_same(store: Path, image: Path) -> None:
     """Everything that is mapped is there, and the table reaches to the end."""
-    table = gpt.read(store)
-    assert table.size == store.stat().st_size and table.partitions == gpt.read(image).partitions
+    table = gpt.read_table(store)
+    assert table.size == store.stat().st_size and table.partitions == gpt.read_table(image).partitions
     with image.open("rb") as old, store.open("rb") as new:
-        for each in mapping.bmap_of(image).ranges[:-1]:  # the last is the table's backup, which has moved
+        for each in block_map.make_bmap(image).ranges[:-1]:  # the last is the table's backup, which has moved
             start = max(each.offset, MIB)
-            assert mapping.digest(new, start, each.end - start) == mapping.digest(old, start, each.end - start)
+            assert block_map.hash_range(new, start, each.end - start) == block_map.hash_range(
+                old, start, each.end - start
+            )
 
 
 @devices
@@ -102,20 +104,20 @@ def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path,
     store, place = stick(folder), folder / "my card"
     place.mkdir()
     with looped(store) as device:
-        run(["addpart", device, "1", "2048", str(64 * MIB // 512)])
+        run_command(["addpart", device, "1", "2048", str(64 * MIB // 512)])
         part = f"{device}p1"
         try:
             status, _, said = flash(small, part)
             assert status == 1 and "this is a partition" in said and f"give the disk: {device}" in said
-            run(["mkfs.ext4", "-q", "-F", part])
-            run(["mount", part, place])
+            run_command(["mkfs.ext4", "-q", "-F", part])
+            run_command(["mount", part, place])
             try:
                 status, _, said = flash(small, device)
             finally:
-                run(["umount", place])
+                run_command(["umount", place])
             assert status == 1 and f"{device.name}p1 is mounted at {place}" in said and f"umount {place}" in said
         finally:
-            run(["delpart", device, "1"])
+            run_command(["delpart", device, "1"])
 
 
 @devices
@@ -128,7 +130,7 @@ def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: P
             assert "something else is using it" in flash(small, device)[2]
         finally:
             os.close(descriptor)
-        run(["blockdev", "--setro", device])
+        run_command(["blockdev", "--setro", device])
         status, _, said = flash(small, device)
         assert status == 1 and "it is read-only" in said
     tiny = folder / "tiny"
@@ -147,15 +149,15 @@ def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: P
 @devices
 def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path) -> None:
     with looped(stick(folder)) as device:
-        run(["mkswap", "-q", device])
+        run_command(["mkswap", "-q", device])
         try:
-            run(["swapon", device])
+            run_command(["swapon", device])
         except CommandError as error:  # a container may not
             pytest.skip(f"this host lets nobody use swap: {error}")
         try:
             status, _, said = flash(small, device)
         finally:
-            run(["swapoff", device])
+            run_command(["swapoff", device])
         assert status == 1 and "in use as swap" in said and f"swapoff {device}" in said
 
 
@@ -185,7 +187,7 @@ def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
     ids=lambda value: "-".join(f"{name}-{at}" for name, at in value.items()) if isinstance(value, dict) else "",
 )
 def test_a_card_that_fails_is_found_and_told(fault: dict[str, int], said: str, small: Path, folder: Path) -> None:
-    card = Card(SIZE, stick(folder), **fault)  # type: ignore[arg-type]
+    card = FailingCard(SIZE, stick(folder), **fault)  # type: ignore[arg-type]
     with inserted(card, folder) as device:
         status, targets, told = flash(small, device)
     found = targets[str(device)]
@@ -200,10 +202,10 @@ def test_a_card_that_fails_is_found_and_told(fault: dict[str, int], said: str, s
 
 @devices
 def test_a_card_that_is_locked_by_the_kernel_in_the_middle_is_told(small: Path, folder: Path) -> None:
-    with inserted(Card(SIZE, stick(folder), delay=0.02), folder) as device:
+    with inserted(FailingCard(SIZE, stick(folder), delay=0.02), folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(folder / "stick", process)
-        run(["blockdev", "--setro", device])
+        run_command(["blockdev", "--setro", device])
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 1 and "it has become read-only while" in said
 
@@ -221,7 +223,7 @@ def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
 @devices
 @fuse
 def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(small: Path, folder: Path) -> None:
-    card = Card(SIZE, stick(folder), pulled_after=20 * MIB)
+    card = FailingCard(SIZE, stick(folder), pulled_after=20 * MIB)
     with inserted(card, folder) as device:
         status, targets, said = flash(small, device)
         assert status == 1 and "run the same command again: it goes on" in said
@@ -241,7 +243,7 @@ def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(sma
 @devices
 @fuse
 def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) -> None:
-    card = Card(SIZE, stick(folder), delay=0.02)
+    card = FailingCard(SIZE, stick(folder), delay=0.02)
     with inserted(card, folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(card.store, process)
@@ -259,7 +261,7 @@ def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) ->
 def test_ctrl_c_leaves_a_card_that_does_not_boot_and_says_so(
     number: signal.Signals, status: int, small: Path, folder: Path
 ) -> None:
-    card = Card(SIZE, stick(folder), delay=0.02)
+    card = FailingCard(SIZE, stick(folder), delay=0.02)
     with inserted(card, folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(card.store, process)
@@ -277,7 +279,7 @@ def test_ctrl_c_leaves_a_card_that_does_not_boot_and_says_so(
 @fuse
 def test_of_several_cards_those_that_can_be_are_finished(small: Path, folder: Path) -> None:
     stores = [stick(folder, name) for name in ("one", "two")]
-    bad = Card(SIZE, stick(folder, "three"), pulled_after=15 * MIB)
+    bad = FailingCard(SIZE, stick(folder, "three"), pulled_after=15 * MIB)
     with looped(stores[0]) as one, inserted(bad, folder) as three, looped(stores[1]) as two:
         status, targets, _ = flash(small, one, three, two)
         states = [targets[str(device)]["state"] for device in (one, three, two)]
@@ -292,10 +294,10 @@ def test_a_flashed_file_boots_with_its_own_seed(
 ) -> None:
     seed = make_seed("minimal", "flashed", key, tmp_path / "seed.iso")
     card = stick(tmp_path, "card.img", 2560 * MIB)
-    run(["truncate", "--size=4G", card])  # a power of two: some boards' emulated card readers take no other
+    run_command(["truncate", "--size=4G", card])  # a power of two: some boards' emulated card readers take no other
     packed = image("minimal") / "disk.img.zst"
     bmap = tmp_path / "disk.bmap"
-    bmap.write_text(mapping.bmap_of(image("minimal") / "disk.img").to_xml())
+    bmap.write_text(block_map.make_bmap(image("minimal") / "disk.img").to_xml())
     status, targets, said = flash(packed, card, "--seed", seed, "--bmap", bmap)
     assert status == 0, said
     found = targets[str(card)]
@@ -306,4 +308,4 @@ def test_a_flashed_file_boots_with_its_own_seed(
     node.guest.wait_ready(CONNECT)
     assert node.run("hostname").strip() == "flashed"
     sizes = node.run("lsblk -bno SIZE $(findmnt -no SOURCE /var)").split()
-    assert int(sizes[0]) > card.stat().st_size - gpt.read(image("minimal") / "disk.img").size
+    assert int(sizes[0]) > card.stat().st_size - gpt.read_table(image("minimal") / "disk.img").size

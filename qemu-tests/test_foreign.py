@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.arch import Architecture
 from osbuild.bench.emulated import emulated_root
-from osbuild.bench.foreign import locked, prepare, root
-from osbuild.cache import Cache, tree_digest
-from osbuild.compose.abi import ABIS
-from osbuild.compose.install import EMULATING, dpkg
-from osbuild.lock import Lock, to_json
-from osbuild.paths import ELEMENTS
-from osbuild.run import run
+from osbuild.bench.foreign import measured_lock, prepare_inputs, time_root
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, tree_digest
+from osbuild.host.paths import ELEMENTS
+from osbuild.host.run import run_command
+from osbuild.inputs.lock import Lock, lock_to_json
+from osbuild.rootfs.installer.abi import ABIS
+from osbuild.rootfs.installer.install import EMULATING, patch_dpkg
 
 NATIVE = Architecture.native()
 FOREIGN = [architecture for architecture in Architecture if architecture != NATIVE]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What a file is; times are the build's business (osbuild.image.system.clamp)."""
+class ListedFile:
+    """What a file is; times are the build's business (osbuild.rootfs.assembly.clamp)."""
 
     kind: bytes
     mode: int
@@ -39,7 +39,7 @@ class Entry:
     digest: str
 
 
-def entries(path: Path) -> dict[str, Entry]:
+def entries(path: Path) -> dict[str, ListedFile]:
     """Every file of a root that is a tar."""
     found = {}
     with tarfile.open(path) as tar:
@@ -47,7 +47,7 @@ def entries(path: Path) -> dict[str, Entry]:
             file = tar.extractfile(member) if member.isreg() else None
             digest = hashlib.sha256(file.read()).hexdigest() if file else ""
             name = member.name.removeprefix(".")
-            found[name] = Entry(member.type, member.mode, (member.uid, member.gid), member.linkname, digest)
+            found[name] = ListedFile(member.type, member.mode, (member.uid, member.gid), member.linkname, digest)
     return found
 
 
@@ -69,8 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Architecture
     hook.chmod(0o755)
     roots = {}
     for architecture in FOREIGN:
-        lock = locked(Cache(), architecture)
-        path, _ = root(Cache(), lock, elements=[hook.parent.parent])
+        lock = measured_lock(Cache(), architecture)
+        path, _ = time_root(Cache(), lock, elements=[hook.parent.parent])
         roots[architecture] = lock, path
     yield roots
     for _, path in roots.values():
@@ -99,11 +99,13 @@ def test_a_foreign_root_is_complete_and_all_its_own(
     assert not left & names
     assert text(path, "/usr/lib/probe").strip() in {"arm64": ("aarch64",), "armv7": ("armv7l", "armv8l")}[architecture]
 
-    run(["tar", "-x", "-C", tmp_path, "-f", path, "./var/lib/dpkg"])
-    own = dpkg(tmp_path / "dpkg", ABIS[NATIVE.to_debian()], abi)
+    run_command(["tar", "-x", "-C", tmp_path, "-f", path, "./var/lib/dpkg"])
+    own = patch_dpkg(tmp_path / "dpkg", ABIS[NATIVE.to_debian()], abi)
     database = f"--admindir={tmp_path / 'var/lib/dpkg'}"
-    assert run([own, database, "--audit"]) == ""
-    listed = run(["dpkg-query", database, "--show", "--showformat=${Package} ${Version} ${Architecture} ${Status}\n"])
+    assert run_command([own, database, "--audit"]) == ""
+    listed = run_command(
+        ["dpkg-query", database, "--show", "--showformat=${Package} ${Version} ${Architecture} ${Status}\n"]
+    )
     expected = {f"{deb.name} {deb.version} {deb.architecture} install ok installed" for deb in lock.packages}
     assert set(listed.splitlines()) == expected
 
@@ -114,7 +116,7 @@ def test_a_second_foreign_root_of_one_lock_is_the_same(
     architecture: Architecture, made: dict[Architecture, tuple[Lock, Path]]
 ) -> None:
     lock, first = made[architecture]
-    second, _ = root(Cache(), lock)
+    second, _ = time_root(Cache(), lock)
     one, two = entries(first), entries(second)
     second.unlink()
     del one["/usr/lib/probe"]
@@ -165,21 +167,21 @@ def people(table: str) -> set[tuple[str, ...]]:
 @pytest.mark.slow
 def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a mount, not a registration, and the tools tree as it was."""
-    lock = locked(Cache(), Architecture.arm64)
-    sandbox = prepare(Cache(), lock)
+    lock = measured_lock(Cache(), Architecture.arm64)
+    sandbox = prepare_inputs(Cache(), lock)
     before = tree_digest(sandbox.root)
     cache = tmp_path / "cache"
     cache.mkdir()
     for kind in ("tools", "debs", "wheels", "downloads"):
         (cache / kind).symlink_to(Cache().folder(kind))
     code = (
-        "import json, sys; from osbuild.bench.foreign import root; from osbuild.cache import Cache; "
-        "from osbuild.lock import from_json; root(Cache(), from_json(json.load(sys.stdin)))"
+        "import json, sys; from osbuild.bench.foreign import time_root; from osbuild.host.cache import Cache; "
+        "from osbuild.inputs.lock import lock_from_json; time_root(Cache(), lock_from_json(json.load(sys.stdin)))"
     )
     monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(cache))
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as build:
         assert build.stdin
-        json.dump(to_json(lock), build.stdin)
+        json.dump(lock_to_json(lock), build.stdin)
         build.stdin.close()
         end = time.monotonic() + 300
         while not any("native programs in place" in log.read_text() for log in cache.glob("rootfs/.partial-*/dib.log")):
@@ -191,7 +193,7 @@ def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert str(cache) not in Path("/proc/self/mountinfo").read_text()
     assert not any(str(cache) in process for process in processes())
     assert tree_digest(sandbox.root) == before
-    path, _ = root(Cache(), lock)  # cleans up after the other, and works
+    path, _ = time_root(Cache(), lock)  # cleans up after the other, and works
     assert path.is_file()
     assert not list(cache.glob("rootfs/.partial-*"))
 
@@ -208,8 +210,8 @@ def processes() -> Iterator[str]:
 BROKEN = """\
 #!/usr/bin/python3
 import os, pathlib, sys
-from osbuild.compose import install
-from osbuild.compose.farm import Farm
+from osbuild.rootfs.installer import install
+from osbuild.rootfs.installer.native_programs import Farm
 
 class Broken(Farm):
     def cover(self, own, program):
@@ -228,7 +230,7 @@ def test_what_fails_among_native_programs_is_emulated(
     lock, first = made[Architecture.arm64]
     shutil.copytree(ELEMENTS, tmp_path / "elements")
     (tmp_path / "elements/edge-debian/root.d/10-install").write_text(BROKEN)
-    second, _ = root(Cache(), lock, own=tmp_path / "elements")
+    second, _ = time_root(Cache(), lock, own=tmp_path / "elements")
     assert EMULATING in capsys.readouterr().err
     one, two = entries(first), entries(second)
     second.unlink()

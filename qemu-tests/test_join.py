@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from distributions import Distribution
-from matrix import SERVERS
-from nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
+from support.distributions import Distribution
+from support.matrix import SERVERS
+from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
-from osbuild.board import Board, load
-from osbuild.cache import Cache
-from osbuild.kubernetes import DEMO, upstream
-from osbuild.kubernetes.containers import write_image
-from osbuild.paths import PROJECT
-from osbuild.qemu.accel import choose
-from osbuild.qemu.config import MachineConfig, Network
-from osbuild.qemu.emulator import emulator
+from osbuild.config.board import Board, load_board
+from osbuild.host.cache import Cache
+from osbuild.host.paths import PROJECT
+from osbuild.host.run import run_command
+from osbuild.kubernetes import upstream_programs
+from osbuild.kubernetes.component import DEMO
+from osbuild.kubernetes.image_archive import write_image
+from osbuild.qemu.acceleration import choose_accelerator
+from osbuild.qemu.config import MachineConfig, MachineNetwork
+from osbuild.qemu.emulator import find_emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
-from osbuild.run import run
 
 pytestmark = pytest.mark.slow  # 4 to 6 minutes: three boots, two of them side by side
 SERVER, AGENT = "192.0.2.1", "192.0.2.2"
@@ -58,7 +59,7 @@ def settings(address: str, **kubernetes: object) -> list[str]:
     """What differs between the two seeds."""
     interfaces = [
         {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
-        {"name": "admin", "mac": Network().mac},
+        {"name": "admin", "mac": MachineNetwork().mac},
     ]
     wanted = {"node_ip": address, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
     return [
@@ -89,14 +90,14 @@ def cluster(
     def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
         config = MachineConfig(
             board=board, image=images(clustered(profile, board), board) / "disk.img", memory=2 * 2**30, media=(seed,),
-            network=Network(restrict=True), extra=cable(port, address),
+            network=MachineNetwork(restrict=True), extra=cable(port, address),
         )  # fmt: skip
-        qemu = emulator(board.architecture)
-        how = choose(board, wrap=qemu.wrap, root=qemu.root)
+        qemu = find_emulator(board.architecture)
+        how = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
         path = LOGS_FOLDER / log
         return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how)
 
-    host = load(SERVERS.get(board.name, board.name))
+    host = load_board(SERVERS.get(board.name, board.name))
     with machine(
         "edge-server", host, SERVER, server_seed, f"join-server-{distribution.name}-{board.name}.log"
     ) as first:
@@ -134,7 +135,7 @@ def test_the_agent_has_its_own_nodes_rights_and_no_others(cluster: Cluster, dist
 
 def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Board, tmp_path: Path) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
-    program = upstream.small("demo", board.architecture, Cache()).read_bytes()
+    program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
     demo = tmp_path / "demo.tar"
     write_image(demo, DEMO, {"demo": (program, 0o755)}, board.architecture, entrypoint=["/demo"])
     cluster.agent.guest.put(demo, "/tmp/demo.tar", timeout=BOOT)
@@ -157,7 +158,7 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
 ) -> None:  # fmt: skip
     """A bundle of the very image that it runs will do: nothing is booted here."""
     bundle, server = tmp_path / "agent.raucb", cluster.server
-    run(
+    run_command(
         [sys.executable, "-m", "osbuild", "bundle", images(clustered("edge-agent", board), board), "-o", bundle],
         cwd=PROJECT,
     )

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controlplane import NODE, RELEASES, SERVER, ControlPlane, end, node_program, settings, until
 from cryptography import x509
+from support.control_plane import NODE, RELEASES, SERVER, ControlPlane, end_process, node_program, settings, until
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import api, invite, join, pki, prepare, tokens
-from osbuild.agent.kubernetes.api import Api
+from osbuild.agent.kubernetes import api, join, join_objects, join_protocol, pki, prepare
+from osbuild.agent.kubernetes.api import ApiServer
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import API_PORT, load
-from osbuild.arch import Architecture
-from osbuild.cache import Cache
-from osbuild.kubernetes import upstream
+from osbuild.agent.kubernetes.settings import load_settings
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache
+from osbuild.kubernetes import upstream_programs
+from osbuild.shared.node_settings import API_PORT
 
 TOKEN, OTHER = "a secret that both know", "another secret"
 URL = f"https://127.0.0.1:{API_PORT}"
@@ -37,8 +38,8 @@ RBAC = "/apis/rbac.authorization.k8s.io/v1"
 def given(plane: ControlPlane, token: str | None) -> None:
     """Have the server's seed name a token, and do what its units do then."""
     settings(plane.root, SERVER, {"token": token} if token else {})
-    prepare.prepare(plane.root)
-    invite.refresh(plane.root)
+    prepare.prepare_node(plane.root)
+    join_objects.refresh_join_objects(plane.root)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
 
 
 @pytest.fixture(scope="module")
-def server(plane: ControlPlane) -> Iterator[Api]:
+def server(plane: ControlPlane) -> Iterator[ApiServer]:
     """The API server as its administrator sees it, with what lets agents join, and what an earlier version had left."""
     settings(plane.root, SERVER, {"token": TOKEN})
     with ExitStack() as stack:
@@ -58,44 +59,48 @@ def server(plane: ControlPlane) -> Iterator[Api]:
         words = (plane.root / "run/edge-osbuild/kubernetes/join.env").read_text().removeprefix("ARGS=").split()
         log = stack.enter_context((plane.root / "approve.log").open("ab"))
         approving = stack.enter_context(subprocess.Popen([plane.root / join.PROGRAM, *words], stdout=log, stderr=log))
-        stack.callback(end, approving)
+        stack.callback(end_process, approving)
         yield found
         assert approving.poll() is None, (plane.root / "approve.log").read_text()
 
 
-def leave_behind(server: Api) -> None:
+def leave_behind(server: ApiServer) -> None:
     """What servers of earlier versions made for joining."""
     secret = {
         "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
-        "usage-bootstrap-signing": "true", "auth-extra-groups": tokens.GROUP,
+        "usage-bootstrap-signing": "true", "auth-extra-groups": join_protocol.GROUP,
     }  # fmt: skip
     body = {"metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token"}
     server.call("POST", "/api/v1/namespaces/kube-system/secrets", {**body, "stringData": secret})
     info = {"metadata": {"name": "cluster-info"}, "data": {"jws-kubeconfig-abcdef": "header..mac"}}
     server.call("POST", "/api/v1/namespaces/kube-public/configmaps", info)
     approve = "system:certificates.k8s.io:certificatesigningrequests:nodeclient"
-    server.call("POST", f"{RBAC}/clusterrolebindings", tokens.binding("approve-first", approve, tokens.GROUP))
+    server.call(
+        "POST",
+        f"{RBAC}/clusterrolebindings",
+        join_protocol.cluster_role_binding("approve-first", approve, join_protocol.GROUP),
+    )
 
 
 def machine(folder: Path, name: str = AGENT, token: str = TOKEN) -> Path:
     """The root of a machine that wants to join as `name`."""
     settings(folder, {"role": "agent", "config": {"node-name": name}}, {"server": URL, "token": token})
     node_program(folder, Cache())
-    (folder / pki.PROGRAM).symlink_to(upstream.small("pki", Architecture.native(), Cache()))
+    (folder / pki.PROGRAM).symlink_to(upstream_programs.build_small_program("pki", Architecture.native(), Cache()))
     return folder
 
 
 @pytest.fixture(scope="module")
-def agent(server: Api, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def agent(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A machine that has joined and is a node."""
     root = machine(tmp_path_factory.mktemp("agent"))
-    join.join(root, 60)
+    join.join_cluster(root, 60)
     as_node(root).call("POST", "/api/v1/nodes", {"metadata": {"name": AGENT}})
     return root
 
 
-def as_node(root: Path) -> Api:
-    return api.connect(root, load(root))
+def as_node(root: Path) -> ApiServer:
+    return api.connect_api(root, load_settings(root))
 
 
 def anonymous(path: str) -> Any:
@@ -109,10 +114,10 @@ def anonymous(path: str) -> Any:
         return error.code
 
 
-def holder(plane: ControlPlane, identifier: str, secret: str) -> Api:
+def holder(plane: ControlPlane, identifier: str, secret: str) -> ApiServer:
     """The API server, as the holder of a bootstrap token sees it."""
     context = ssl.create_default_context(cafile=str(Paths(plane.root).authority))
-    return Api(URL, context, tokens.bearer(identifier, secret))
+    return ApiServer(URL, context, join_protocol.bearer_token(identifier, secret))
 
 
 def by_token(plane: ControlPlane, identifier: str, secret: str, path: str) -> int:
@@ -124,32 +129,34 @@ def by_token(plane: ControlPlane, identifier: str, secret: str, path: str) -> in
     return 200
 
 
-def keys(plane: ControlPlane, token: str = TOKEN) -> tuple[tokens.Invitation, tokens.Keys]:
+def keys(plane: ControlPlane, token: str = TOKEN) -> tuple[join_protocol.Invitation, join_protocol.JoinKeys]:
     kept = json.loads(Paths(plane.root).invitation.read_text())
-    return tokens.Invitation(**kept), tokens.stretch(token, kept["salt"])
+    return join_protocol.Invitation(**kept), join_protocol.derive_keys(token, kept["salt"])
 
 
-def test_a_stranger_reads_nothing_that_depends_on_the_token(server: Api, plane: ControlPlane) -> None:
-    namespace, name = tokens.PUBLIC
+def test_a_stranger_reads_nothing_that_depends_on_the_token(server: ApiServer, plane: ControlPlane) -> None:
+    namespace, name = join_protocol.PUBLIC
     invitation, _ = keys(plane)
     shown = anonymous(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
     assert shown["data"] == {"salt": invitation.salt, "discovery": invitation.discovery}, "both are random"
     assert anonymous("/api/v1/namespaces/kube-public/configmaps/cluster-info") == 403
-    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*tokens.PRIVATE)) == 403
+    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PRIVATE)) == 403
     assert anonymous("/api/v1/namespaces/kube-public/configmaps") == 403
 
 
-def test_what_is_sent_to_a_server_that_is_not_proven_yet_gives_no_rights(server: Api, plane: ControlPlane) -> None:
+def test_what_is_sent_to_a_server_that_is_not_proven_yet_gives_no_rights(
+    server: ApiServer, plane: ControlPlane
+) -> None:
     invitation, secrets = keys(plane)
-    private = "/api/v1/namespaces/{}/configmaps/{}".format(*tokens.PRIVATE)
+    private = "/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PRIVATE)
     assert by_token(plane, invitation.discovery, secrets.discovery, private) == 200
     assert by_token(plane, invitation.discovery, secrets.discovery, join.REQUESTS) == 403
 
 
-def test_what_an_earlier_version_left_for_joining_is_gone(server: Api) -> None:
+def test_what_an_earlier_version_left_for_joining_is_gone(server: ApiServer) -> None:
     names = [item["metadata"]["name"] for item in server.call("GET", SECRETS)["items"]]
     assert len(names) == 2 and "bootstrap-token-abcdef" not in names
-    for path in invite.LEGACY:
+    for path in join_objects.LEGACY:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             server.call("GET", path)
 
@@ -167,46 +174,46 @@ def test_a_node_that_has_lost_its_certificate_gets_another_by_its_key(agent: Pat
     pair = Paths(agent).credentials
     before = x509.load_pem_x509_certificate(pair.read_bytes()).public_key()
     pair.resolve().write_text("torn")
-    join.join(agent, 60)
+    join.join_cluster(agent, 60)
     assert x509.load_pem_x509_certificate(pair.read_bytes()).public_key() == before
     assert as_node(agent).call("GET", f"/api/v1/nodes/{AGENT}")
 
 
-def test_nobody_else_gets_the_name_of_a_node(agent: Path, server: Api, tmp_path: Path) -> None:
+def test_nobody_else_gets_the_name_of_a_node(agent: Path, server: ApiServer, tmp_path: Path) -> None:
     thief = machine(tmp_path)
     with pytest.raises(Problem, match=f"kubectl delete node {AGENT}"):
-        join.join(thief, 60)
+        join.join_cluster(thief, 60)
     assert not Paths(thief).credentials.exists()
 
 
 @pytest.mark.parametrize("registered", [False, True])
-def test_nobody_gets_the_name_of_the_server(registered: bool, agent: Path, server: Api, tmp_path: Path) -> None:
+def test_nobody_gets_the_name_of_the_server(registered: bool, agent: Path, server: ApiServer, tmp_path: Path) -> None:
     if registered:
         server.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
     with pytest.raises(Problem, match="the name of the server itself"):
-        join.join(machine(tmp_path, NODE), 60)
+        join.join_cluster(machine(tmp_path, NODE), 60)
 
 
-def test_a_node_without_a_recorded_key_keeps_its_name(agent: Path, server: Api, tmp_path: Path) -> None:
+def test_a_node_without_a_recorded_key_keeps_its_name(agent: Path, server: ApiServer, tmp_path: Path) -> None:
     """As one that joined before keys were recorded."""
     server.call("POST", "/api/v1/nodes", {"metadata": {"name": "older"}})
     with pytest.raises(Problem, match="kubectl delete node older"):
-        join.join(machine(tmp_path, "older"), 60)
+        join.join_cluster(machine(tmp_path, "older"), 60)
 
 
-def test_the_name_of_a_deleted_node_is_free(agent: Path, server: Api, tmp_path: Path) -> None:
+def test_the_name_of_a_deleted_node_is_free(agent: Path, server: ApiServer, tmp_path: Path) -> None:
     server.call("DELETE", f"/api/v1/nodes/{AGENT}")
     with pytest.raises(Problem, match="within the last hour"):
-        join.join(machine(tmp_path / "early"), 60)
+        join.join_cluster(machine(tmp_path / "early"), 60)
     record = json.loads(server.call("GET", RECORD)["data"][AGENT])
     old = json.dumps({**record, "since": "2026-01-01T00:00:00Z"})
-    server.call("PATCH", RECORD, {"data": {AGENT: old}}, kind=api.MERGE)
+    server.call("PATCH", RECORD, {"data": {AGENT: old}}, kind=api.MERGE_PATCH)
     successor = machine(tmp_path / "late")
-    join.join(successor, 60)
+    join.join_cluster(successor, 60)
     as_node(successor).call("POST", "/api/v1/nodes", {"metadata": {"name": AGENT}})
 
 
-def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: Api, plane: ControlPlane) -> None:
+def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: ApiServer, plane: ControlPlane) -> None:
     made = subprocess.run(
         ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
          "/dev/null", "-subj", "/O=system:masters/CN=system:node:new"],
@@ -223,29 +230,29 @@ def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: A
     except urllib.error.HTTPError as error:
         assert error.code in (403, 422), "the API server itself refuses it"
         return
-    with pytest.raises(join.Denied):
-        until(lambda: join.signed(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 20)
+    with pytest.raises(join.JoinDenied):
+        until(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 20)
 
 
 def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="does not know this token"):
-        join.join(machine(tmp_path, "new", "wrong"), 0)
+        join.join_cluster(machine(tmp_path, "new", "wrong"), 0)
 
 
 def test_an_expired_token_is_worth_nothing_until_the_server_renews_it(
-    agent: Path, server: Api, plane: ControlPlane
+    agent: Path, server: ApiServer, plane: ControlPlane
 ) -> None:
     invitation, secrets = keys(plane)
     path, place = f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{invitation.join}", join.REQUESTS
     assert by_token(plane, invitation.join, secrets.join, place) == 200
-    server.call("PATCH", path, {"stringData": {"expiration": "2026-01-01T00:00:00Z"}}, kind=api.MERGE)
+    server.call("PATCH", path, {"stringData": {"expiration": "2026-01-01T00:00:00Z"}}, kind=api.MERGE_PATCH)
     until(lambda: by_token(plane, invitation.join, secrets.join, place) == 401, "it is still taken", 30)
-    invite.refresh(plane.root)
+    join_objects.refresh_join_objects(plane.root)
     until(lambda: by_token(plane, invitation.join, secrets.join, place) == 200, "it is not taken", 30)
     assert keys(plane) == (invitation, secrets), "the same token, with the same identifiers"
 
 
-def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: Api, plane: ControlPlane) -> None:
+def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: ApiServer, plane: ControlPlane) -> None:
     invitation, secrets = keys(plane)
     given(plane, OTHER)
     replaced, _ = keys(plane, OTHER)
@@ -253,5 +260,5 @@ def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: Ap
     until(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 30)
     given(plane, None)
     assert server.call("GET", SECRETS)["items"] == []
-    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*tokens.PUBLIC)) == 403
+    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PUBLIC)) == 403
     assert as_node(agent).call("GET", join.REQUESTS.rpartition("/")[0]), "nodes stay nodes"

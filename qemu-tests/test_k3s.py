@@ -7,20 +7,20 @@ the tests are skipped. EDGE_TEST_K3S names it, as the last of several, if it is 
 from collections.abc import Iterator
 
 import pytest
-from distributions import K3S
-from nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
+from support.distributions import K3S
+from support.nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
 
-from osbuild import paths
-from osbuild.board import Board
-from osbuild.build import build
-from osbuild.cache import Cache
-from osbuild.fetch import Unavailable
-from osbuild.keys.development import current
-from osbuild.kubernetes import k3s
-from osbuild.profile.load import Loaded, load
-from osbuild.profile.model import Kubernetes
-from osbuild.qemu.accel import Accelerator
-from osbuild.qemu.config import MachineConfig, Network
+from osbuild.config.board import Board
+from osbuild.config.load import LoadedProfile, load_profile
+from osbuild.config.profile import KubernetesSettings
+from osbuild.host import paths
+from osbuild.host.cache import Cache
+from osbuild.inputs.download import Unavailable
+from osbuild.keys.development import signing_keys
+from osbuild.kubernetes import k3s_release
+from osbuild.pipeline.build import build_image
+from osbuild.qemu.acceleration import Accelerator
+from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
@@ -42,32 +42,32 @@ IP = "kubectl get pod web -o jsonpath={.status.podIP}"
 
 
 @pytest.fixture(scope="module")
-def loaded(board: Board) -> Loaded:
+def loaded(board: Board) -> LoadedProfile:
     """The profile of a server with K3s. Skips if no place has the release."""
-    wanted = Kubernetes(version=K3S.releases[-1])
+    wanted = KubernetesSettings(version=K3S.releases[-1])
     try:
-        k3s.binary(k3s.release(wanted, board.architecture), Cache())
+        k3s_release.download_binary(k3s_release.find_release(wanted, board.architecture), Cache())
     except Unavailable as error:
         pytest.skip(f"no K3s release here: {' '.join(error.message.split())}")
     path = paths.PROJECT / "build/profiles/k3s-server.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = PROFILE.format(version=k3s.version(wanted))
+    text = PROFILE.format(version=k3s_release.wanted_version(wanted))
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
-    return load(path)
+    return load_profile(path)
 
 
 @pytest.fixture(scope="module")
 def node(
-    board: Board, loaded: Loaded, qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    board: Board, loaded: LoadedProfile, qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
     """Booted once, its power cut while K3s started for the first time, and booted again."""
-    disk = build(loaded, board, paths.PROJECT / "build", Cache(), keys=current()).folder / "disk.img"
+    disk = build_image(loaded, board, paths.PROJECT / "build", Cache(), keys=signing_keys()).folder / "disk.img"
     seed = make_seed("edge-server", "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     config = MachineConfig(
         board=board, image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + 2**31, media=(seed,),
-        network=Network(restrict=True),
+        network=MachineNetwork(restrict=True),
     )  # fmt: skip
     log = LOGS_FOLDER / f"k3s-{board.name}.log"
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.arch import Architecture
-from osbuild.cache import Cache
-from osbuild.errors import Error
-from osbuild.kubernetes import upstream
-from osbuild.profile.load import load
+from osbuild.config import upstream_versions
+from osbuild.config.load import load_profile
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache
+from osbuild.kubernetes import upstream_programs
+from osbuild.shared.errors import Error
 
 pytestmark = pytest.mark.slow  # compiles the distribution if no image was built with it
 
@@ -32,7 +33,9 @@ TAINTS = [
 @pytest.fixture(scope="module")
 def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("bin") / "kubelet"  # the binary goes by its name
-    program.symlink_to(upstream.binary(upstream.release(None), Architecture.native(), Cache()))
+    program.symlink_to(
+        upstream_programs.build_binary(upstream_versions.find_release(None), Architecture.native(), Cache())
+    )
     return program
 
 
@@ -48,7 +51,7 @@ def allowed(path: Path, text: str) -> bool:
     """Whether a profile may say it."""
     path.write_text(PROFILE + text + "\n")
     try:
-        load(path)
+        load_profile(path)
     except Error:
         return False
     return True

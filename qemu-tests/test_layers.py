@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.cache import Cache
-from osbuild.image.layers import Base, look, pack, pack_base
-from osbuild.lock import read
-from osbuild.profile.load import find, load
-from osbuild.tools import Tree, tree
+from osbuild.config.load import find_profile, load_profile
+from osbuild.host.cache import Cache
+from osbuild.image.layers import BaseLayer, list_files, pack_base, pack_root
+from osbuild.inputs.lock import read_lock
+from osbuild.sandbox.tools_tree import ToolsTree, make_tools_tree
 
 UUID = "8c5c7a0e-7a3f-5d0c-9d9b-0d2f6f0f3a11"
 EPOCH = 1_700_000_000
@@ -20,10 +20,10 @@ NAME, VALUE = "user.edge", bytes.fromhex("01000002002000000000000000000000000000
 
 
 @pytest.fixture(scope="module")
-def tools() -> Tree:
-    lock = read(load(find("minimal")), "x86_64")
+def tools() -> ToolsTree:
+    lock = read_lock(load_profile(find_profile("minimal")), "x86_64")
     assert lock is not None, "an image was built, so there is a lock"
-    return tree(Cache(), lock.finish_tools)
+    return make_tools_tree(Cache(), lock.finish_tools)
 
 
 @pytest.fixture
@@ -53,24 +53,24 @@ def settled(root: Path) -> Path:
     return root
 
 
-def base(tools: Tree, root: Path, folder: Path) -> Base:
+def base(tools: ToolsTree, root: Path, folder: Path) -> BaseLayer:
     pack_base(tools, root, folder, uuid=UUID, epoch=EPOCH)
-    return Base(folder)
+    return BaseLayer(folder)
 
 
-def held(tools: Tree, image: Path) -> Path:
+def held(tools: ToolsTree, image: Path) -> Path:
     """What is in an erofs, every checksum and every block of it checked."""
     folder = image.with_name("held")
     shutil.rmtree(folder, ignore_errors=True)
-    tools.run(["fsck.erofs", "--xattrs", f"--extract={folder}", image], [image.parent])
+    tools.run_command(["fsck.erofs", "--xattrs", f"--extract={folder}", image], [image.parent])
     return folder
 
 
 def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
-    tools: Tree, root: Path, tmp_path: Path
+    tools: ToolsTree, root: Path, tmp_path: Path
 ) -> None:
     first = base(tools, root, tmp_path / "base")
-    assert look(held(tools, first.image)) == first.listing() == look(root)
+    assert list_files(held(tools, first.image)) == first.listing() == list_files(root)
     parts = root / "usr/lib"
     (root / "etc/motd").write_text("another" * 900)
     (root / "etc/motd").chmod(0o600)
@@ -96,29 +96,29 @@ def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
     os.setxattr(parts / "part-02/03", NAME, VALUE)
     os.chown(parts / "part-11/00", 3, 4)
     settled(root)
-    pack(tools, first, root, tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
-    assert look(held(tools, tmp_path / "root.erofs")) == look(root)
+    pack_root(tools, first, root, tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+    assert list_files(held(tools, tmp_path / "root.erofs")) == list_files(root)
 
 
-def test_the_same_folder_gives_the_same_bytes(tools: Tree, root: Path, tmp_path: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes(tools: ToolsTree, root: Path, tmp_path: Path) -> None:
     made = []
     for name in ("one", "two"):
         (root / "etc/motd").write_text("hello\n")
         settled(root)
         first = base(tools, root, tmp_path / name)
         (root / "etc/motd").write_text("other\n")
-        pack(tools, first, settled(root), tmp_path / f"{name}.erofs", uuid=UUID, epoch=EPOCH)
+        pack_root(tools, first, settled(root), tmp_path / f"{name}.erofs", uuid=UUID, epoch=EPOCH)
         made.append((tmp_path / f"{name}.erofs").read_bytes())
     assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("size", [7, 300, 3000, 20_000])
-def test_a_change_of_one_file_moves_no_other(tools: Tree, root: Path, tmp_path: Path, size: int) -> None:
+def test_a_change_of_one_file_moves_no_other(tools: ToolsTree, root: Path, tmp_path: Path, size: int) -> None:
     first = base(tools, root, tmp_path / "base")
     images = []
     for text in ("hello again\n", "x" * size):
         (root / "etc/motd").write_text(text)
-        pack(tools, first, settled(root), tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+        pack_root(tools, first, settled(root), tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
         data = (tmp_path / "root.erofs").read_bytes()
         images.append([data[place : place + 4096] for place in range(0, len(data), 4096)])
     others = sum(old != new for old, new in zip(*images, strict=False)) + abs(len(images[0]) - len(images[1]))

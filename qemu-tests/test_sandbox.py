@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from osbuild.agent.kubernetes import network
-from osbuild.agent.kubernetes.settings import Settings
-from osbuild.arch import Architecture
-from osbuild.board import Board
+from osbuild.agent.kubernetes import pod_network
+from osbuild.config.board import Board
+from osbuild.host.architecture import Architecture
+from osbuild.shared.node_settings import NodeSettings
 
 PAUSE = "ctr -n k8s.io images import /usr/lib/edge-osbuild/images/pause.tar > /dev/null\n"
 PROOF = "/usr/lib/edge-osbuild/edge-node sandbox"
@@ -51,7 +51,7 @@ def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Ru
     return run
 
 
-BRIDGE = network.config(Settings(role="server"))
+BRIDGE = pod_network.cni_config(NodeSettings(role="server"))
 
 
 def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_gone_afterwards(run: Run) -> None:

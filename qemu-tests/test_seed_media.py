@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MachineFactory
-from nodes import CONNECT, MEMORY, USER, Node, make_seed, render_seed
-from seconddisk import copied
-from versions import Versions
+from support.machines import MachineFactory
+from support.nodes import CONNECT, MEMORY, USER, Node, make_seed, render_seed_of
+from support.second_disk import copied
+from support.versions import Versions
 
-from osbuild import gpt, paths
-from osbuild.board import Board
-from osbuild.cache import Cache
+from osbuild.config.board import Board
+from osbuild.formats import gpt
+from osbuild.host import paths
+from osbuild.host.cache import Cache
+from osbuild.host.run import Argument, run_command
 from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.ssh import KeyPair
-from osbuild.run import Argument, run
-from osbuild.seed import esp
-from osbuild.seed.iso import iso
+from osbuild.seed import esp_seed
+from osbuild.seed.iso import make_iso
 
 pytestmark = pytest.mark.slow
 EMPTY = bytes(2**20)  # a medium without anything on it
@@ -39,9 +40,9 @@ def seed_status(node: Node) -> dict[str, Any]:
 
 def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path) -> Path:
     """A copy of a disk image with the seed of the node `name` on its boot partition."""
-    offset = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
-    files = render_seed(profile, name, key).with_sums()
-    esp.put(files, copied(image, target), offset, wrap=esp.mtools(Cache()))
+    offset = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
+    files = render_seed_of(profile, name, key).with_sums()
+    esp_seed.write_seed(files, copied(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
     return target
 
 
@@ -49,7 +50,7 @@ def signed_by_command(profile: Path, name: str, key: KeyPair, keys: Path, output
     """A medium as `edge-osbuild seed --sign` makes it."""
     users = f"users=[{{name: {USER}, sudo: true, ssh_keys: ['{key.public.strip()}']}}]"
     words: list[Argument] = [sys.executable, "-m", "osbuild", "seed", profile, "--node", name, "--set", users]
-    run([*words, "--sign", "--keys", keys, "-o", output], cwd=paths.PROJECT)
+    run_command([*words, "--sign", "--keys", keys, "-o", output], cwd=paths.PROJECT)
     return output.read_bytes()
 
 
@@ -81,7 +82,7 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     assert f"edge-osbuild: seed error: {error}" in on.console.text
     assert f"seed error: {error}" in node.run("edge-agent status")
     # Root on the running node is trusted: a file is mounted for the time that it takes to read it.
-    node.guest.put(iso(render_seed(profile, "applied", key).with_sums()), "/tmp/new.iso")
+    node.guest.put(make_iso(render_seed_of(profile, "applied", key).with_sums()), "/tmp/new.iso")
     assert "it counts from the next boot on" in node.run("edge-agent seed apply /tmp/new.iso")
     assert "new.iso" not in node.run("losetup --list; findmnt --list")
     on.power_cut()

@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seednode import SeedNode, unpack
+from support.seed_node import SeedNode, unpack_image_root
 
-from osbuild import paths
-from osbuild.agent.seed import effect
-from osbuild.board import Board
-from osbuild.bundle.programs import programs
-from osbuild.bundle.systemconf import KEYRING_FILE
-from osbuild.cache import Cache
-from osbuild.keys.authority import Access, init, revoke, rotate_signer
-from osbuild.keys.certificate import pem
-from osbuild.keys.store import Keys
-from osbuild.lock import read
-from osbuild.profile.load import find, load
-from osbuild.profile.model import Profile
-from osbuild.seed import userdata
-from osbuild.seed.render import render
-from osbuild.seed.sign import sign, signer
+from osbuild.config.board import Board
+from osbuild.config.load import find_profile, load_profile
+from osbuild.config.profile import Profile
+from osbuild.host import paths
+from osbuild.host.cache import Cache
+from osbuild.image.rauc_config import KEYRING_FILE
+from osbuild.inputs.lock import read_lock
+from osbuild.keys.authority import PrivateKeyAccess, create_keys, revoke_key, rotate_signer
+from osbuild.keys.certificate import to_pem
+from osbuild.keys.key_folder import KeyFolder
+from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.sandbox.tools_tree import make_tools_tree
+from osbuild.seed import cloud_config
+from osbuild.seed.render import render_seed
+from osbuild.seed.signature import load_signer, sign_seed
 from osbuild.seed.users import user_id
-from osbuild.tools import tree
+from osbuild.shared.seed import effective_keys
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIASHHjuBzZbwoz3erk3DPUBw0Z95yMo2zgj7jLufE7ZQ admin@desk"
 HASH = "$6$salt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/"
@@ -42,10 +42,10 @@ def root(board: Board, image: Callable[[str], Path], tmp_path_factory: pytest.Te
     """The files of the image `minimal`, the same for all tests."""
     if board.name != "x86_64":
         pytest.skip("programs of another architecture do not run in a sandbox of this machine")
-    lock = read(load(find("minimal")), board.name)
+    lock = read_lock(load_profile(find_profile("minimal")), board.name)
     assert lock is not None, "the image was built, so there is a lock"
-    tools = tree(Cache(), lock.finish_tools)
-    return unpack(image("minimal") / "root.erofs", tmp_path_factory.mktemp("root") / "files", tools)
+    tools = make_tools_tree(Cache(), lock.finish_tools)
+    return unpack_image_root(image("minimal") / "root.erofs", tmp_path_factory.mktemp("root") / "files", tools)
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ def test_every_key_of_cloud_init_has_an_effect_or_a_warning_that_says_why_not(ro
     for part in parsed["allOf"]:
         keys |= set(parsed["$defs"][part["$ref"].rpartition("/")[2]].get("properties", {}))
     assert len(keys) > 80
-    assert keys - effect.EFFECTIVE - set(effect.WITHOUT_EFFECT) == set()
+    assert keys - effective_keys.EFFECTIVE - set(effective_keys.WITHOUT_EFFECT) == set()
     text = BASE + "ntp: {servers: [192.0.2.123]}\nlocale: C.UTF-8\nswap: {filename: /var/swap, size: 1}\nnot_a_key: 1\n"
     report = node.boot(seed(text))
     assert report["errors"] == []
@@ -405,8 +405,8 @@ def test_every_key_of_cloud_init_has_an_effect_or_a_warning_that_says_why_not(ro
 
 
 def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_path: Path) -> None:
-    root = init(tmp_path / "keys", "Example", Access()).certificate("root-1")
-    text = pem(root).decode()
+    root = create_keys(tmp_path / "keys", "Example", PrivateKeyAccess()).certificate("root-1")
+    text = to_pem(root).decode()
     report = node.boot(seed(BASE + f"ca_certs: {{trusted: [{json.dumps(text)}, MIIB]}}\n"))
     assert report["errors"] == ["ca_certs, certificate 2: not a certificate in PEM"]
     bundle = "etc/ssl/certs/ca-certificates.crt"
@@ -420,7 +420,7 @@ def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_pat
 
 
 def test_our_own_seed_has_nothing_to_warn_of(node: SeedNode, tmp_path: Path) -> None:
-    made = render(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path)
+    made = render_seed(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path)
     report = node.boot(made.with_sums())
     assert (report["errors"], report["warnings"], report["configured"]) == ([], [], True)
     assert node.text("etc/hostname").strip() == "node-1"
@@ -447,14 +447,14 @@ VERIFY = """
 import sys
 sys.path.insert(0, "/usr/bin/edge-agent")
 from pathlib import Path
-from osbuild.agent.seed.files import read
+from osbuild.shared.seed.files import read
 from osbuild.agent.seed.signature import verify
 from osbuild.agent.system import System
 verify(System(), read(Path("/tmp/seed")))
 """
 
 
-def verdict(node: SeedNode, files: dict[str, bytes], keys: Keys) -> str:
+def verdict(node: SeedNode, files: dict[str, bytes], keys: KeyFolder) -> str:
     """What the image's openssl makes of a seed if it trusts `keys`; empty if it is good."""
     folder = node.folder / "tmp/seed"
     folder.mkdir(exist_ok=True)
@@ -470,15 +470,15 @@ def verdict(node: SeedNode, files: dict[str, bytes], keys: Keys) -> str:
 
 
 def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tmp_path: Path) -> None:
-    keys = init(tmp_path / "keys", "Example", Access())
-    plain = render(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path).with_sums()
-    files = sign(plain, *signer(keys, programs))
+    keys = create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
+    plain = render_seed(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path).with_sums()
+    files = sign_seed(plain, *load_signer(keys, bundle_tools))
     assert list(files)[-1] == "SHA256SUMS"
     assert verdict(node, files, keys) == ""
     assert "not signed" in verdict(node, plain, keys)
-    other = init(tmp_path / "other", "Example", Access())
+    other = create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
     assert "signature is not good" in verdict(node, files, other)
-    assert "signature is not good" in verdict(node, sign(plain, *signer(other, programs)), keys)
+    assert "signature is not good" in verdict(node, sign_seed(plain, *load_signer(other, bundle_tools)), keys)
     added = {"vendor-data": b"#!/bin/sh\n", **files}
     assert "vendor-data is not signed" in verdict(node, added, keys)
     changed = {**files, "user-data": files["user-data"] + b"# more\n"}
@@ -486,9 +486,9 @@ def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tm
     before, after = (hashlib.sha256(each["user-data"]).hexdigest().encode() for each in (files, changed))
     lines = files["SHA256SUMS"].replace(before, after)
     assert "signature is not good" in verdict(node, {**changed, "SHA256SUMS": lines}, keys)
-    rotated = rotate_signer(keys.folder, Access())
+    rotated = rotate_signer(keys.folder, PrivateKeyAccess())
     assert verdict(node, files, rotated) == ""
-    revoked = revoke(keys.folder, "signer-1", Access(), reason="compromised")
+    revoked = revoke_key(keys.folder, "signer-1", PrivateKeyAccess(), reason="compromised")
     assert "revoked" in verdict(node, files, revoked)
 
 
@@ -508,8 +508,10 @@ def test_a_user_s_own_cloud_config_is_applied_beside_the_profile_s(node: SeedNod
     (tmp_path / "node.yaml").write_text(
         f"name: n\nversion: 1.0.0\noverlays: [base]\nusers: [{{name: admin, ssh_keys: ['{KEY}']}}]\n"
     )
-    profile = load(tmp_path / "node.yaml").profile
-    report = node.boot(render(profile, "gate-1", folder=tmp_path, user_data=userdata.read(own)).with_sums())
+    profile = load_profile(tmp_path / "node.yaml").profile
+    report = node.boot(
+        render_seed(profile, "gate-1", folder=tmp_path, user_data=cloud_config.read_user_data(own)).with_sums()
+    )
     assert (report["errors"], report["warnings"]) == ([], []), report
     assert node.text("etc/hostname") == "gate-1\n"
     assert node.text("etc/own") == "own\n"

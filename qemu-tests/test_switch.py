@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MachineFactory
-from faulty import Site
-from nodes import BOOT, CONNECT, USER, Node, make_seed
+from support.faulty_server import Site
+from support.machines import MachineFactory
+from support.nodes import BOOT, CONNECT, USER, Node, make_seed
 
-from osbuild.board import Board
 from osbuild.bundle import pack, signing, source
-from osbuild.bundle.programs import programs
-from osbuild.cache import Cache
-from osbuild.keys.development import current
+from osbuild.config.board import Board
+from osbuild.host.cache import Cache
+from osbuild.keys.development import signing_keys
 from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.deadline import Deadline
 from osbuild.qemu.files import DISK
 from osbuild.qemu.ssh import KeyPair
+from osbuild.sandbox.bundle_tools import bundle_tools
 
 MEMORY = 1024 * 2**20
 BACKEND = "/usr/lib/edge-osbuild/rauc-backend"
@@ -65,7 +65,9 @@ def test_rauc_writes_the_other_slot_it_is_booted_when_chosen_and_can_be_taken_ba
     board: Board, image: Callable[[str], Path], node: Callable[..., Node], tmp_path: Path
 ) -> None:
     cache, path = Cache(), tmp_path / "bundle.raucb"
-    made = pack.make(source.read(image("minimal")), path, signing.prepare(current(), programs(cache)), cache)
+    made = pack.make_bundle(
+        source.read_build(image("minimal")), path, signing.prepare_signing(signing_keys(), bundle_tools(cache)), cache
+    )
     on = node()
     assert complete(on) == "a"
     with Site(tmp_path) as site:

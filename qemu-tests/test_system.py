@@ -10,31 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MachineFactory
-from nodes import BOOT, COMPLETE, CONNECT, LOGS_FOLDER, MEMORY, USER, Node, finish_tools, make_seed, render_seed
-from seconddisk import EVERYTHING, WITH_UBOOT, copied, disks, used
+from support.machines import MachineFactory
+from support.nodes import (
+    BOOT,
+    COMPLETE,
+    CONNECT,
+    LOGS_FOLDER,
+    MEMORY,
+    USER,
+    Node,
+    finish_tools,
+    make_seed,
+    render_seed_of,
+)
+from support.second_disk import EVERYTHING, WITH_UBOOT, copied, disks, used
 
-from osbuild import gpt
-from osbuild.agent import slotstate
-from osbuild.agent.slotstate import Counter, SlotState
-from osbuild.arch import Architecture
-from osbuild.board import Board
-from osbuild.cache import Cache, file_digest
-from osbuild.inspect import inspect
-from osbuild.lock import read
-from osbuild.paths import PROJECT
-from osbuild.profile import accounts
-from osbuild.profile.load import find, load
-from osbuild.qemu.accel import Accelerator
+from osbuild.config.board import Board
+from osbuild.config.checks import accounts
+from osbuild.config.load import find_profile, load_profile
+from osbuild.formats import gpt
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, file_digest
+from osbuild.host.paths import PROJECT
+from osbuild.host.run import run_command
+from osbuild.inputs.lock import read_lock
+from osbuild.inspection.image import inspect_image
+from osbuild.qemu.acceleration import Accelerator
 from osbuild.qemu.config import MachineConfig
-from osbuild.qemu.config import Network as UserNetwork
+from osbuild.qemu.config import MachineNetwork as UserNetwork
 from osbuild.qemu.disk import card_size
 from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
-from osbuild.run import run
-from osbuild.seed import esp
-from osbuild.tools import tree
+from osbuild.sandbox.tools_tree import make_tools_tree
+from osbuild.seed import esp_seed
+from osbuild.shared import uboot_state
+from osbuild.shared.uboot_state import BootCounter, UBootState
 
 DISK_SIZE = 4 * 2**30
 # What each kind of firmware says on the console, whatever it finds on the disk.
@@ -68,24 +79,24 @@ ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 def of_another_node(image: Path, key: KeyPair, target: Path) -> Path:
     """A card that was written from the same image for another node: a seed is on its boot partition."""
-    seed = render_seed("minimal", "stranger", key)
-    offset = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
-    esp.put(seed.with_sums(), copied(image, target), offset, wrap=esp.mtools(Cache()))
+    seed = render_seed_of("minimal", "stranger", key)
+    offset = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
+    esp_seed.write_seed(seed.with_sums(), copied(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
     return target
 
 
 def make_good(board: Board, disk: Path) -> None:
     """Mark slot A of a new disk image as good, so that its boots are not counted."""
-    parts = {part.name: part for part in gpt.read(disk).partitions}
+    parts = {part.name: part for part in gpt.read_table(disk).partitions}
     if board.boot == "uboot":
-        state = SlotState(3, counters={"a": Counter(None), "b": Counter()})
+        state = UBootState(3, counters={"a": BootCounter(None), "b": BootCounter()})
         with disk.open("r+b") as file:
-            for place in slotstate.PLACES:
-                file.seek(parts[slotstate.PARTITION].offset + place)
+            for place in uboot_state.COPY_OFFSETS:
+                file.seek(parts[uboot_state.PARTITION].offset + place)
                 file.write(state.encode())
         return
     words = ["mren", "-i", f"{disk}@@{parts['esp'].offset}", "::EFI/Linux/edge-1-a+3.efi", "::EFI/Linux/edge-1-a.efi"]
-    run(esp.mtools(Cache())(words, [disk.parent]))
+    run_command(esp_seed.find_mtools(Cache())(words, [disk.parent]))
 
 
 def plug_disk(node: Node, disk: Path) -> None:
@@ -104,13 +115,13 @@ def with_empty_data(board: Board, disk: Path, folder: Path) -> Path:
     text = "[Partition]\nType=linux-generic\nLabel=data\nSizeMinBytes=256M\n"
     (definitions / "50-data.conf").write_text(text)
     words = ["systemd-repart", "--dry-run=no", "--offline=yes", f"--definitions={definitions}", str(disk)]
-    finish_tools(board).run(words, [disk.parent, folder])
+    finish_tools(board).run_command(words, [disk.parent, folder])
     return disk
 
 
 def extent(board: Board, image: Path, path: str) -> int:
     """Offset in bytes, in the erofs `image`, of the first block of a file's data (dump.erofs(1))."""
-    text = finish_tools(board).run(["dump.erofs", f"--path={path}", "-e", image], [image])
+    text = finish_tools(board).run_command(["dump.erofs", f"--path={path}", "-e", image], [image])
     first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
     assert first, text
     return int(first[1])
@@ -118,7 +129,7 @@ def extent(board: Board, image: Path, path: str) -> int:
 
 def flip(board: Board, disk: Path, image: Path, path: str) -> None:
     """Flip one bit of one byte in the middle of a file's first block, in slot A of `disk`."""
-    slot = next(part for part in gpt.read(disk).partitions if part.name == "root-a")
+    slot = next(part for part in gpt.read_table(disk).partitions if part.name == "root-a")
     with disk.open("r+b") as file:
         file.seek(slot.offset + extent(board, image, path) + 1024)
         byte = file.read(1)[0]
@@ -128,7 +139,7 @@ def flip(board: Board, disk: Path, image: Path, path: str) -> None:
 
 def tries(disk: Path) -> tuple[int | None, int | None]:
     """Tries left and used of slot A, on a disk image."""
-    (entry,) = [entry for entry in inspect(disk).entries if re.match(r"edge-(\d+-)?a\b", Path(entry.path).name)]
+    (entry,) = [entry for entry in inspect_image(disk).entries if re.match(r"edge-(\d+-)?a\b", Path(entry.path).name)]
     return entry.tries_left, entry.tries_done
 
 
@@ -273,17 +284,17 @@ def test_a_node_is_hardened(board: Board, first: Known) -> None:
 
 
 def test_every_unit_of_ours_is_sandboxed(tmp_path: Path) -> None:
-    loaded = load(find("minimal"))
-    lock = read(loaded, Architecture.native())
+    loaded = load_profile(find_profile("minimal"))
+    lock = read_lock(loaded, Architecture.native())
     assert lock is not None, "the image was built, so there is a lock"
     for overlay in ("base", "ota", "kubernetes"):
         shutil.copytree(PROJECT / "overlays" / overlay, tmp_path, dirs_exist_ok=True, symlinks=True)
     units = sorted(path.name for path in (tmp_path / "usr/lib/systemd/system").glob("edge-*.service"))
     assert len(units) > 10
-    tools = tree(Cache(), lock.finish_tools)
+    tools = make_tools_tree(Cache(), lock.finish_tools)
     for unit in units:
         limit = LIMITS[unit in RUN_COMMANDS_OF_SEEDS]
-        tools.run(
+        tools.run_command(
             [
                 "systemd-analyze", "security", f"--root={tmp_path}", "--offline=yes", f"--threshold={limit * 10:g}",
                 "--no-pager", unit,
@@ -364,10 +375,10 @@ def test_two_seeds_make_two_nodes_of_one_image(
     second = Known.ask(node)
     assert "has no file system any more: making a new one" in second.console
     words = "sfdisk --disk-id /dev/edge/disk; sfdisk --part-uuid /dev/edge/disk 1"
-    table = gpt.read(image("minimal") / "disk.img")
+    table = gpt.read_table(image("minimal") / "disk.img")
     guids = {str(table.uuid), str(table.partitions[0].uuid)}
     assert not guids & set(node.run(words).lower().split()), "a node's disk is told from others of its image"
-    lock = read(load(find("minimal")), board.name)
+    lock = read_lock(load_profile(find_profile("minimal")), board.name)
     assert lock and second.clock >= lock.epoch, "a clock never starts before the date of the image"
     assert (first.hostname, second.hostname) == ("first", "second")
     assert first.machine_id != second.machine_id and first.host_key != second.host_key

@@ -9,21 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import MachineFactory
+from support.machines import MachineFactory
 
-from osbuild import gpt
-from osbuild.agent import slotstate
-from osbuild.agent.slotstate import PLACES, SIZE, Counter, SlotState, decode, newest
-from osbuild.board import Board
-from osbuild.boot import uimage
-from osbuild.boot.uboot import script_text
-from osbuild.cache import Cache
-from osbuild.fat import Fat
+from osbuild.boot.uboot import render_script
+from osbuild.config.board import Board
+from osbuild.formats import gpt, uimage
+from osbuild.formats.fat import Fat
+from osbuild.host.cache import Cache
+from osbuild.host.run import run_command
 from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.deadline import Deadline
 from osbuild.qemu.machine import Machine
-from osbuild.run import run
-from osbuild.seed import esp
+from osbuild.seed import esp_seed
+from osbuild.shared import uboot_state
+from osbuild.shared.uboot_state import COPY_OFFSETS, COPY_SIZE, BootCounter, UBootState, decode_state, newest_state
 
 END = "nothing can be started"
 KERNEL = r"\[ +\d+\.\d{6}\] "
@@ -34,21 +33,23 @@ pytestmark = pytest.mark.matrix("loader")
 
 
 @dataclass(frozen=True)
-class Card:
+class SdCard:
     """A board's card, a file that a machine writes to."""
 
     path: Path
     board: Board
 
     def partition(self, name: str) -> gpt.Partition:
-        return next(part for part in gpt.read(self.path).partitions if part.name == name)
+        return next(part for part in gpt.read_table(self.path).partitions if part.name == name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file of the boot partition."""
         source = self.path.with_name("file")
         source.write_bytes(data)
         place = f"{self.path}@@{self.partition('esp').offset}"
-        run(esp.mtools(Cache())(["mcopy", "-o", "-i", place, str(source), f"::{name}"], [self.path.parent]))
+        run_command(
+            esp_seed.find_mtools(Cache())(["mcopy", "-o", "-i", place, str(source), f"::{name}"], [self.path.parent])
+        )
 
     def read(self, name: str) -> bytes:
         """A file at the top of the boot partition."""
@@ -59,7 +60,7 @@ class Card:
     def slot(self, name: str) -> None:
         """Make a slot's image one without a kernel."""
         parts = [b"no kernel", b"no initrd", b"bootargs=edge\nedge_trees=none\n", b"no tree"]
-        self.put(f"edge-{name}.img", uimage.pack(parts, self.board.architecture, f"edge-{name}", time=0))
+        self.put(f"edge-{name}.img", uimage.pack_multi(parts, self.board.architecture, f"edge-{name}", time=0))
 
     def damage(self, name: str) -> None:
         """Change one byte of a slot's image."""
@@ -67,27 +68,27 @@ class Card:
         data[-1] ^= 1
         self.put(f"edge-{name}.img", bytes(data))
 
-    def write(self, *copies: SlotState | bytes) -> None:
+    def write(self, *copies: UBootState | bytes) -> None:
         """Set both copies of the state."""
         with self.path.open("r+b") as file:
-            for place, copy in zip(PLACES, copies, strict=True):
-                file.seek(self.partition(slotstate.PARTITION).offset + place)
-                file.write((copy if isinstance(copy, bytes) else copy.encode()).ljust(SIZE, b"\0"))
+            for place, copy in zip(COPY_OFFSETS, copies, strict=True):
+                file.seek(self.partition(uboot_state.PARTITION).offset + place)
+                file.write((copy if isinstance(copy, bytes) else copy.encode()).ljust(COPY_SIZE, b"\0"))
 
-    def copies(self) -> list[SlotState | None]:
+    def copies(self) -> list[UBootState | None]:
         found = []
         with self.path.open("rb") as file:
-            for place in PLACES:
-                file.seek(self.partition(slotstate.PARTITION).offset + place)
-                found.append(decode(file.read(SIZE)))
+            for place in COPY_OFFSETS:
+                file.seek(self.partition(uboot_state.PARTITION).offset + place)
+                found.append(decode_state(file.read(COPY_SIZE)))
         return found
 
 
 @pytest.fixture
-def whole(tmp_path: Path, board: Board, image: Callable[[str], Path]) -> Card:
+def whole(tmp_path: Path, board: Board, image: Callable[[str], Path]) -> SdCard:
     """A copy of a board's image as it was built."""
-    made = Card(tmp_path / "card.img", board)
-    run(["cp", "--sparse=always", image("minimal") / "disk.img", made.path])
+    made = SdCard(tmp_path / "card.img", board)
+    run_command(["cp", "--sparse=always", image("minimal") / "disk.img", made.path])
     size = made.path.stat().st_size
     with made.path.open("r+b") as file:
         file.truncate(1 << (size - 1).bit_length())  # as large as a real card: QEMU takes no other
@@ -95,14 +96,14 @@ def whole(tmp_path: Path, board: Board, image: Callable[[str], Path]) -> Card:
 
 
 @pytest.fixture
-def card(whole: Card) -> Card:
+def card(whole: SdCard) -> SdCard:
     whole.slot("a")
     whole.slot("b")
     return whole
 
 
 @pytest.fixture
-def starts(card: Card, machine: MachineFactory) -> Callable[[], list[str]]:
+def starts(card: SdCard, machine: MachineFactory) -> Callable[[], list[str]]:
     """Power on until nothing more can be started; what the script said on the way."""
 
     def power_on() -> list[str]:
@@ -115,104 +116,104 @@ def starts(card: Card, machine: MachineFactory) -> Callable[[], list[str]]:
     return power_on
 
 
-GOOD = Counter(None)
+GOOD = BootCounter(None)
 
 
 def test_slots_are_started_in_their_order_and_a_try_is_written_down_before(
-    card: Card, starts: Callable[[], list[str]]
+    card: SdCard, starts: Callable[[], list[str]]
 ) -> None:
-    card.write(SlotState(8, ("b", "a"), {"a": GOOD, "b": Counter(2, 1)}), SlotState(7))
+    card.write(UBootState(8, ("b", "a"), {"a": GOOD, "b": BootCounter(2, 1)}), UBootState(7))
     said = starts()
     assert said[:3] == ["starting slot B edge.tries=1-2", "slot B did not start", "starting slot A"]
     # Then each all the same: three writes, by turns. A good slot stays good.
     first, second = card.copies()
     assert second is not None
-    assert newest([first, second]).counters == {"a": GOOD, "b": Counter(1, 2)}
+    assert newest_state([first, second]).counters == {"a": GOOD, "b": BootCounter(1, 2)}
     assert {first.generation if first else 0, second.generation} == {10, 11}
 
 
-def test_a_slot_without_tries_is_passed_over(card: Card, starts: Callable[[], list[str]]) -> None:
-    state = SlotState(0xF, ("a", "b"), {"a": Counter(0, 3), "b": GOOD})
-    card.write(SlotState(1), state)
+def test_a_slot_without_tries_is_passed_over(card: SdCard, starts: Callable[[], list[str]]) -> None:
+    state = UBootState(0xF, ("a", "b"), {"a": BootCounter(0, 3), "b": GOOD})
+    card.write(UBootState(1), state)
     assert starts()[0] == "starting slot B"
 
 
 @pytest.mark.parametrize(
     "garbage",
-    [bytes(SIZE), b"\xff" * SIZE, SlotState(99, ("a", "b")).encode()[:50]],
+    [bytes(COPY_SIZE), b"\xff" * COPY_SIZE, UBootState(99, ("a", "b")).encode()[:50]],
     ids=["zeros", "erased", "newer-but-cut-off"],
 )
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_torn_copy_of_the_state_does_not_matter(
-    card: Card, starts: Callable[[], list[str]], garbage: bytes, place: int
+    card: SdCard, starts: Callable[[], list[str]], garbage: bytes, place: int
 ) -> None:
-    state = SlotState(3, ("b", "a"), {"a": GOOD, "b": Counter(1, 2)})
+    state = UBootState(3, ("b", "a"), {"a": GOOD, "b": BootCounter(1, 2)})
     card.write(*((garbage, state) if place == 0 else (state, garbage)))
     assert starts()[:3] == ["starting slot B edge.tries=0-3", "slot B did not start", "starting slot A"]
     assert all(card.copies())
 
 
-def test_with_both_copies_gone_slots_are_new(card: Card, starts: Callable[[], list[str]]) -> None:
-    card.write(b"\xff" * SIZE, bytes(SIZE))
+def test_with_both_copies_gone_slots_are_new(card: SdCard, starts: Callable[[], list[str]]) -> None:
+    card.write(b"\xff" * COPY_SIZE, bytes(COPY_SIZE))
     assert starts()[:4] == [
         "both copies of the state are gone, starting anew",
         "starting slot A edge.tries=2-1", "slot A did not start", "starting slot B edge.tries=2-1",
     ]  # fmt: skip
-    assert newest(card.copies()).counters == {"a": Counter(2, 1), "b": Counter(2, 1)}
+    assert newest_state(card.copies()).counters == {"a": BootCounter(2, 1), "b": BootCounter(2, 1)}
 
 
-def test_a_damaged_image_is_passed_over_and_keeps_its_tries(card: Card, starts: Callable[[], list[str]]) -> None:
+def test_a_damaged_image_is_passed_over_and_keeps_its_tries(card: SdCard, starts: Callable[[], list[str]]) -> None:
     card.damage("a")
-    card.write(SlotState(4, ("a", "b"), {"a": Counter(3), "b": GOOD}), SlotState(3))
+    card.write(UBootState(4, ("a", "b"), {"a": BootCounter(3), "b": GOOD}), UBootState(3))
     assert starts()[:2] == ["slot A has no image that is whole", "starting slot B"]
-    assert newest(card.copies()).counter("a") == Counter(3)
+    assert newest_state(card.copies()).counter("a") == BootCounter(3)
 
 
-def test_without_any_try_left_slots_take_turns(card: Card, starts: Callable[[], list[str]]) -> None:
-    none = {"a": Counter(0, 3), "b": Counter(0, 3)}
-    card.write(SlotState(4, ("a", "b"), none), SlotState(3))
+def test_without_any_try_left_slots_take_turns(card: SdCard, starts: Callable[[], list[str]]) -> None:
+    none = {"a": BootCounter(0, 3), "b": BootCounter(0, 3)}
+    card.write(UBootState(4, ("a", "b"), none), UBootState(3))
     said = "no slot has a try left, starting slot {} all the same"
     assert starts()[0] == said.format("A")
-    assert newest(card.copies()).counters == none
-    card.write(SlotState(4, ("b", "a"), none), SlotState(3))
+    assert newest_state(card.copies()).counters == none
+    card.write(UBootState(4, ("b", "a"), none), UBootState(3))
     assert starts()[0] == said.format("B")
 
 
 def test_without_u_boots_own_settings_the_script_is_found_all_the_same(
-    card: Card, starts: Callable[[], list[str]]
+    card: SdCard, starts: Callable[[], list[str]]
 ) -> None:
     card.put("uboot.env", b"\xff" * card.board.uboot.environment_size)
-    card.write(SlotState(4, ("a", "b"), {"a": GOOD, "b": GOOD}), SlotState(3))
+    card.write(UBootState(4, ("a", "b"), {"a": GOOD, "b": GOOD}), UBootState(3))
     assert starts()[:3] == ["starting slot A", "slot A did not start", "starting slot B"]
 
 
-def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(whole: Card, machine: MachineFactory) -> None:
+def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(whole: SdCard, machine: MachineFactory) -> None:
     """Slot B has a's kernel, and no root: the initrd gives it up, and the last try was written down before."""
-    made = uimage.parse(whole.read("edge-a.img"), "edge-a.img")
+    made = uimage.parse_multi(whole.read("edge-a.img"), "edge-a.img")
     words = made.parts[2].replace(b"edge.slot=a ", b"edge.slot=b ")
     assert words != made.parts[2]
     parts = [*made.parts[:2], words, *made.parts[3:]]
-    whole.put("edge-b.img", uimage.pack(parts, whole.board.architecture, "edge-b", time=0))
-    whole.write(SlotState(4, ("b", "a"), {"a": Counter(3), "b": Counter(1, 2)}), SlotState(3))
+    whole.put("edge-b.img", uimage.pack_multi(parts, whole.board.architecture, "edge-b", time=0))
+    whole.write(UBootState(4, ("b", "a"), {"a": BootCounter(3), "b": BootCounter(1, 2)}), UBootState(3))
     on = machine(MachineConfig(board=whole.board, disks=(whole.path,), network=None))
     on.console.wait_for("starting slot B edge.tries=0-3", SECONDS)
     on.console.wait_for("edge-init: FAILED: the root of slot b can't be mounted", SECONDS)
     on.console.wait_for("starting slot A edge.tries=2-1", SECONDS)
     on.console.wait_for("boot complete: minimal .* slot a", BOOT_SECONDS)
     deadline = Deadline(SECONDS)
-    while newest(whole.copies()).counter("a") != GOOD:
+    while newest_state(whole.copies()).counter("a") != GOOD:
         assert not deadline.passed, "the good boot was not marked"
         deadline.pause()
-    assert newest(whole.copies()).counter("b") == Counter(0, 3)
+    assert newest_state(whole.copies()).counter("b") == BootCounter(0, 3)
 
 
 def test_a_kernel_on_trial_is_guarded_by_the_watchdog_and_the_last_resort_is_not(
-    whole: Card, machine: MachineFactory
+    whole: SdCard, machine: MachineFactory
 ) -> None:
     """The script as boards run it. QEMU's watchdog waits for nothing, so a guarded kernel does not come to a word."""
     board = replace(whole.board, uboot=replace(whole.board.uboot, quirks=""))
-    whole.put("boot.scr", uimage.pack_script(script_text(board), board.architecture, "edge-osbuild", time=0))
-    whole.write(SlotState(4, ("a", "b"), {"a": Counter(2, 1), "b": Counter(0, 3)}), SlotState(3))
+    whole.put("boot.scr", uimage.pack_script(render_script(board), board.architecture, "edge-osbuild", time=0))
+    whole.write(UBootState(4, ("a", "b"), {"a": BootCounter(2, 1), "b": BootCounter(0, 3)}), UBootState(3))
     on = machine(MachineConfig(board=whole.board, disks=(whole.path,), network=None))
     for tries in ("1-2", "0-3"):
         on.console.wait_for(f"starting slot A edge.tries={tries}", SECONDS)

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import Device, Lab, raw_disk
-from failures import bad_bundle
-from nodes import BOOT
+from support.devices import Device, Lab, raw_disk
+from support.failures import bad_bundle
+from support.nodes import BOOT
 
-from osbuild import gpt
-from osbuild.cache import file_digest
+from osbuild.formats import gpt
+from osbuild.host.cache import file_digest
 
 pytestmark = pytest.mark.matrix("update")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.matrix("update")
 def other(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk with the same partitions and GUIDs as the device's, but another root in slot A."""
     path = raw_disk(lab.versions.get("n", "light", bundle=False), tmp_path_factory.mktemp("other") / "disk.img")
-    root = next(part for part in gpt.read(path).partitions if part.name == "root-a")
+    root = next(part for part in gpt.read_table(path).partitions if part.name == "root-a")
     with path.open("r+b") as file:
         file.seek(root.offset)
         file.write(b"another root" * 1000)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import Device
-from nodes import BOOT, KUBECTL
+from support.devices import Device
+from support.nodes import BOOT, KUBECTL
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix("cluster")]
 

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import bad_bundles
 import pytest
-from devices import Device
-from failures import Case, bad_bundle, cases
-from ledger import Ledger
+from support import bad_bundles
+from support.devices import Device
+from support.failures import Case, bad_bundle, cases
+from support.ledger import Ledger
 
 
 def parameters(cluster: bool) -> list[Any]:

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import filesystems
 import pytest
-from cuts import survive
-from devices import Device, Lab, prepare, raw_disk
-from ledger import Ledger
-from loaders import Version as Known
-from replay import SECTOR
-from survey import Plan, Report, survey
-from writelog import position
+from support import filesystems
+from support.boot_candidates import Version as Known
+from support.devices import Device, Lab, prepare_device, raw_disk
+from support.ledger import Ledger
+from support.power_cuts import survive
+from support.replay import SECTOR
+from support.survey import Survey, SurveyPlan, survey
+from support.write_log import position
 
-from osbuild import gpt
-from osbuild.cache import Cache
-from osbuild.fat import Fat
-from osbuild.run import run
+from osbuild.formats import gpt
+from osbuild.formats.fat import Fat
+from osbuild.host.cache import Cache
+from osbuild.host.run import run_command
 
 STATE = "/lib/edge-osbuild/update"  # on the data partition, which is mounted on /var
 SAMPLE = 6  # states that are booted
@@ -46,10 +46,10 @@ def recorded(lab: Lab) -> Recorded:
     old, new = lab.versions.get("n", bundle=False), lab.versions.get("next")
     disk, before, log = raw_disk(old, lab.folder / "disk.img"), lab.folder / "before.img", lab.folder / "writes.log"
     with lab.powered(old, "record", disk=disk) as device:
-        prepare(device)
+        prepare_device(device)
         device.node.guest.run("sudo systemctl poweroff", check=False)
         device.machine.wait_off(180)
-    run(["cp", "--sparse=always", disk, before])
+    run_command(["cp", "--sparse=always", disk, before])
     marks = {}
     with lab.powered(old, "record", disk=disk, write_log=log) as device:
         device.wait_complete()
@@ -68,17 +68,17 @@ def recorded(lab: Lab) -> Recorded:
 
 
 @pytest.fixture(scope="module")
-def report(recorded: Recorded, lab: Lab) -> Report:
+def report(recorded: Recorded, lab: Lab) -> Survey:
     """All states of that update, checked; some of them kept."""
     known = [Known.of(lab.versions.named(name).build) for name in ("n", "next")]
     documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
-    plan = Plan(known, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
+    plan = SurveyPlan(known, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
     folder = lab.folder / "survey"
     folder.mkdir()
     return survey(recorded.log, recorded.disk, folder, plan, filesystems.programs(Cache()))
 
 
-def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Report, ledger: Ledger) -> None:
+def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Survey, ledger: Ledger) -> None:
     print(report)
     with ledger.entry("flush", "states") as entry:
         entry.seconds = report.seconds
@@ -90,7 +90,7 @@ def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Report, 
 
 
 @pytest.mark.slow
-def test_states_of_an_update_boot_to_the_end(report: Report, lab: Lab, ledger: Ledger) -> None:
+def test_states_of_an_update_boot_to_the_end(report: Survey, lab: Lab, ledger: Ledger) -> None:
     assert len(report.kept) == SAMPLE
     with ledger.entry("flush", "boots") as entry:
         entry.figures = {"states booted": len(report.kept)}
@@ -159,8 +159,8 @@ def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting
     name: str, recorded: Recorded, lab: Lab, tmp_path: Path, ledger: Ledger
 ) -> None:
     image = tmp_path / "torn.img"
-    run(["cp", "--sparse=always", recorded.after, image])
-    esp = next(part.offset for part in gpt.read(image).partitions if part.name == "esp")
+    run_command(["cp", "--sparse=always", recorded.after, image])
+    esp = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
     with image.open("r+b") as file:
         for place in TORN[name](file, esp):
             file.seek(place)
@@ -207,10 +207,10 @@ def test_a_disk_that_fails_where_an_update_writes_is_named_and_the_slot_that_run
 ) -> None:
     version, (label, step) = lab.versions.get("n", bundle=False), FAILS[name]
     disk = raw_disk(version, tmp_path / "disk.img")
-    part = next(part for part in gpt.read(disk).partitions if part.name == label)
+    part = next(part for part in gpt.read_table(disk).partitions if part.name == label)
     places = range(part.offset + 2**20, part.offset + part.size, step)
     with ledger.entry("disk", f"failing-{name}") as entry, lab.powered(version, f"failing-{name}", disk=disk) as device:
-        prepare(device)
+        prepare_device(device)
         url = device.publish("next")
         device.machine.break_sectors(places, kinds=["write"])
         said = device.refused(url, "--deadline", "600")

@@ -1,10 +1,10 @@
 """Power cuts while a cluster goes to the next Kubernetes and back: cordon, snapshot, switch, migration, restore."""
 
 import pytest
-from cuts import survive
-from devices import Device
-from ledger import Ledger
-from nodes import BOOT
+from support.devices import Device
+from support.ledger import Ledger
+from support.nodes import BOOT
+from support.power_cuts import survive
 
 pytestmark = pytest.mark.slow
 

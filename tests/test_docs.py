@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from osbuild import paths
 from osbuild.cli import cli
+from osbuild.host import paths
 
 DOCUMENTS = sorted([*paths.PROJECT.glob("*.md"), *(paths.PROJECT / "docs").glob("*.md")])
 GLOSSARY = paths.PROJECT / "docs/glossary.md"

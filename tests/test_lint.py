@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent
+from tests.support.checkout import PROJECT, tracked
 
 
 def tool(name: str) -> str:
@@ -16,13 +16,6 @@ def tool(name: str) -> str:
 def check(*command: str) -> None:
     done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
-
-
-def tracked() -> list[Path]:
-    """Every file of the checkout that is tracked or is going to be."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\0")
-    return [PROJECT / name for name in names if name and (PROJECT / name).is_file()]
 
 
 def shell_scripts() -> list[Path]:

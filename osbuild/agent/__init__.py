@@ -1,1 +1,1 @@
-"""What runs on the device, shipped as one zipapp (`osbuild.agentapp`): standard library only."""
+"""What runs on the device, shipped as one zipapp (`osbuild.rootfs.agent_zipapp`): standard library only."""

@@ -11,27 +11,30 @@ from osbuild.agent.system import System
 
 # command -> (module below this package, one line of help). A module has `arguments(parser)` and `main(options) -> int`.
 COMMANDS = {
-    "status": ("status", "show slot, versions, boot counter and health of this node, and why this slot is running"),
+    "status": (
+        "commands.status",
+        "show slot, versions, boot counter and health of this node, and why this slot is running",
+    ),
     "health": ("health", "run the health checks"),
-    "reach": ("reach", "check whether the update server can be reached"),
-    "bless": ("bless", "mark the running slot as good (runs at the end of a good boot)"),
-    "backend": ("backend", "read and change the boot state for RAUC (called by RAUC)"),
-    "seed": ("seed.command", "show or replace the seed of this node"),
-    "network": ("network.command", "configure the network from the seed (runs at boot)"),
-    "update": ("update.command", "install updates, and show their results"),
-    "rollback": ("rollback", "return to the other slot"),
-    "explain": ("explain", "show on one page why this slot is running, with the results of updates and boots"),
-    "kubernetes": ("kubernetes.command", "prepare, join and check Kubernetes (runs at boot)"),
+    "reach": ("commands.server_check", "check whether the update server can be reached"),
+    "bless": ("commands.bless", "mark the running slot as good (runs at the end of a good boot)"),
+    "backend": ("commands.backend", "read and change the boot state for RAUC (called by RAUC)"),
+    "seed": ("commands.seed", "show or replace the seed of this node"),
+    "network": ("commands.network", "configure the network from the seed (runs at boot)"),
+    "update": ("commands.update", "install updates, and show their results"),
+    "rollback": ("commands.rollback", "return to the other slot"),
+    "explain": ("commands.explain", "show on one page why this slot is running, with the results of updates and boots"),
+    "kubernetes": ("commands.kubernetes", "prepare, join and check Kubernetes (runs at boot)"),
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: 0 is good, 1 is not, 2 is a wrong command line."""
     parser = argparse.ArgumentParser(
         prog="edge-agent", description="Manages this node. For details: `edge-agent COMMAND --help`."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    given = list(sys.argv[1:] if words is None else words)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     named = next((word for word in given if word in COMMANDS), None)
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
@@ -40,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
             loaded.arguments(command)
             command.set_defaults(main=loaded.main)
     options = parser.parse_args(given)
-    proxy.use(System())
+    proxy.use_node_proxy(System())
     try:
         return int(options.main(options))
     except Problem as problem:

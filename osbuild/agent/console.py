@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from osbuild.agent.system import System
 
-PATIENCE = 10.0  # seconds for what nothing depends on
+TIMEOUT = 10.0  # seconds for what nothing depends on
 
 
-def say(system: System, line: str) -> None:
+def print_on_console(system: System, line: str) -> None:
     """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
     print(line, flush=True)
 
@@ -19,14 +19,14 @@ def say(system: System, line: str) -> None:
         except OSError as error:
             print(f"edge-agent: no console: {error.strerror}", flush=True)
 
-    briefly(write_there)
+    run_with_timeout(write_there)
 
 
-def briefly(act: Callable[[], None]) -> None:
+def run_with_timeout(act: Callable[[], None]) -> None:
     """Do it, and go on without it after a while.
 
     A data partition that hangs, or a console whose output somebody has stopped, must not keep a node from its reboot.
     """
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT)

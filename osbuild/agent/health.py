@@ -15,24 +15,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from osbuild.agent.boot import boot
-from osbuild.agent.console import briefly, say
-from osbuild.agent.system import System, write
-from osbuild.agent.systemd import reboot_whatever
+from osbuild.agent.boot.loader import read_boot
+from osbuild.agent.console import print_on_console, run_with_timeout
+from osbuild.agent.system import System
+from osbuild.agent.systemd import force_reboot
+from osbuild.shared.files import write_file
 
 FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
-RESULT = "/run/edge-osbuild/health.json"
+VERDICT_FILE = "/run/edge-osbuild/health.json"
 CHECK_TIMEOUT = 30.0
-ROOM = 10.0  # seconds of that for the check itself, where it waits
-END = 3.0  # seconds to end, once killed
+CHECK_RESERVE = 10.0  # seconds of that for the check itself, where it waits
+KILL_TIMEOUT = 3.0  # seconds to end, once killed
 PAUSE = 1.0  # seconds between rounds at least
-REST = 9.0  # times what a round took of a processor: a boot that is under way needs the rest of it
-LONGEST = 10.0  # seconds between rounds at most
+REST_FACTOR = 9.0  # times what a round took of a processor: a boot that is under way needs the rest of it
+LONGEST_PAUSE = 10.0  # seconds between rounds at most
 OUTPUT = 2000  # characters of a check's output that are kept
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """One check's result; `seconds` is how long it took."""
 
     name: str
@@ -48,10 +49,10 @@ class Verdict:
     healthy: bool
     final: bool
     seconds: float
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
 
-def executables(system: System) -> list[Path]:
+def find_checks(system: System) -> list[Path]:
     """The checks in order of name; one in /etc replaces that of the same name in /usr."""
     found: dict[str, Path] = {}
     for folder in map(system.path, FOLDERS):
@@ -60,7 +61,7 @@ def executables(system: System) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def run_check(path: Path, timeout: float, patience: float = 0) -> Check:
+def run_check(path: Path, timeout: float, patience: float = 0) -> CheckResult:
     """Run one check for at most `timeout` seconds; then it and all that it started is killed.
 
     It may wait `patience` seconds for what it checks (EDGE_HEALTH_WAIT): cheaper than to run it again and again.
@@ -77,39 +78,39 @@ def run_check(path: Path, timeout: float, patience: float = 0) -> Check:
             env={**os.environ, "EDGE_HEALTH_WAIT": f"{patience:.0f}"},
         )
     except OSError as error:
-        return Check(path.name, False, f"cannot be run: {error.strerror}", 0.0)
+        return CheckResult(path.name, False, f"cannot be run: {error.strerror}", 0.0)
     try:
         said, _ = process.communicate(timeout=timeout)
         text, ok = said.decode(errors="replace").strip(), process.returncode == 0
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         try:
-            said, _ = process.communicate(timeout=END)
+            said, _ = process.communicate(timeout=KILL_TIMEOUT)
         except subprocess.TimeoutExpired as late:
             said = late.output or b""
         text = f"no answer within {timeout:g} s\n{said.decode(errors='replace')}".strip()
         ok = False
-    return Check(path.name, ok, text[-OUTPUT:], round(time.monotonic() - begin, 3))
+    return CheckResult(path.name, ok, text[-OUTPUT:], round(time.monotonic() - begin, 3))
 
 
-def run_round(system: System, *, everything: bool, timeout: float = CHECK_TIMEOUT) -> tuple[Check, ...]:
+def run_round(system: System, *, everything: bool, timeout: float = CHECK_TIMEOUT) -> tuple[CheckResult, ...]:
     """Run the checks in order, and stop at the first that fails; `everything`: run them all at once.
 
     One after the other, those that hang would take longer than `guard-trial` waits after the deadline: a minute.
     """
     if everything:
-        return run_all(executables(system), timeout)
+        return run_all(find_checks(system), timeout)
     results = []
-    for path in executables(system):
-        results.append(run_check(path, timeout, max(0.0, timeout - ROOM)))
+    for path in find_checks(system):
+        results.append(run_check(path, timeout, max(0.0, timeout - CHECK_RESERVE)))
         if not results[-1].ok:
             break
     return tuple(results)
 
 
-def run_all(paths: Sequence[Path], timeout: float) -> tuple[Check, ...]:
+def run_all(paths: Sequence[Path], timeout: float) -> tuple[CheckResult, ...]:
     """Run checks at once, each for at most `timeout` seconds."""
-    found: dict[Path, Check] = {}
+    found: dict[Path, CheckResult] = {}
 
     def run(path: Path) -> None:
         found[path] = run_check(path, timeout)
@@ -122,15 +123,15 @@ def run_all(paths: Sequence[Path], timeout: float) -> tuple[Check, ...]:
     return tuple(found[path] for path in paths)
 
 
-def store(system: System, verdict: Verdict) -> None:
+def store_verdict(system: System, verdict: Verdict) -> None:
     """Write the verdict for `edge-agent status` and others; it is on a tmpfs."""
-    write(system.path(RESULT), json.dumps(asdict(verdict), indent=2).encode() + b"\n")
+    write_file(system.path(VERDICT_FILE), json.dumps(asdict(verdict), indent=2).encode() + b"\n")
 
 
-def wait(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
+def await_verdict(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
     """Run rounds until one passes or the uptime is `deadline` seconds; the last round runs every check.
 
-    Each is stored but the last of a boot that has failed: see `judge`. Between them are at least `pause` seconds.
+    Each is stored but the last of a boot that has failed: see `judge_boot`. Between them are at least `pause` seconds.
     """
     while True:
         left, used = deadline - system.uptime(), processor_time()
@@ -139,10 +140,10 @@ def wait(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pau
         healthy = all(check.ok for check in checks)
         verdict = Verdict(healthy, healthy or last, system.uptime(), checks)
         if healthy or not last:
-            store(system, verdict)
+            store_verdict(system, verdict)
         if verdict.final:
             return verdict
-        rest = min(REST * (processor_time() - used), LONGEST)
+        rest = min(REST_FACTOR * (processor_time() - used), LONGEST_PAUSE)
         time.sleep(max(pause, min(rest, deadline - system.uptime())))
 
 
@@ -152,7 +153,7 @@ def processor_time() -> float:
     return times.children_user + times.children_system
 
 
-def describe(system: System, verdict: Verdict) -> str:
+def verdict_line(system: System, verdict: Verdict) -> str:
     """The line on the console at the end of a boot."""
     image = system.image()
     node = f"{image.get('name', '?')} {image.get('version', '?')} slot {system.argument('edge.slot') or '?'}"
@@ -162,40 +163,40 @@ def describe(system: System, verdict: Verdict) -> str:
     return f"edge-osbuild: boot failed: {node} not healthy after {verdict.seconds:.0f} s: " + " ".join(bad.split())
 
 
-def remember(system: System, verdict: Verdict) -> None:
+def keep_failed_verdict(system: System, verdict: Verdict) -> None:
     """Keep a failed verdict over the reboot."""
 
     def keep() -> None:
-        from osbuild.agent.update.verdict import store
+        from osbuild.agent.update.health_verdict import store_failed
 
         try:
-            store(system, asdict(verdict))
+            store_failed(system, asdict(verdict))
         except OSError as error:
             print(f"edge-agent: the verdict can't be kept: {error}", flush=True)
 
-    briefly(keep)
+    run_with_timeout(keep)
 
 
-def judge(system: System, deadline: float, restart: Callable[[], None] = reboot_whatever) -> int:
+def judge_boot(system: System, deadline: float, restart: Callable[[], None] = force_reboot) -> int:
     """The verdict on this boot: 0 if healthy. A failed boot on trial is started again while that can help.
 
     Until a final verdict is stored `guard-trial` looks after this boot. So that comes once a reboot was asked for, or
     none is wanted: whatever fails here, a boot on trial does not go on by mistake.
     """
-    verdict = wait(system, deadline)
-    say(system, describe(system, verdict))
+    verdict = await_verdict(system, deadline)
+    print_on_console(system, verdict_line(system, verdict))
     if verdict.healthy:
         return 0
-    remember(system, verdict)
-    state = boot(system)
-    if reason := state.retry:
-        say(system, f"edge-osbuild: rebooting: {reason}")
+    keep_failed_verdict(system, verdict)
+    state = read_boot(system)
+    if reason := state.retry_reason:
+        print_on_console(system, f"edge-osbuild: rebooting: {reason}")
         restart()
-        store(system, verdict)
+        store_verdict(system, verdict)
         return 1
-    store(system, verdict)
+    store_verdict(system, verdict)
     why = "no slot has a try left" if state.on_trial else f"slot {state.slot or '?'} was found good before"
-    say(system, f"edge-osbuild: staying up, not healthy: {why}")
+    print_on_console(system, f"edge-osbuild: staying up, not healthy: {why}")
     return 1
 
 
@@ -218,20 +219,20 @@ def main(options: argparse.Namespace) -> int:
         deadline = options.deadline
         if deadline is None:
             deadline = float(system.image().get("health", {}).get("deadline", 600))
-        return judge(system, deadline)
+        return judge_boot(system, deadline)
     checks = run_round(system, everything=True)
     # For `edge-agent status`. A boot that is not judged yet stays so: `guard-trial` reads there whether it is.
-    if os.geteuid() == 0 and system.json(RESULT).get("final"):
-        store(system, Verdict(all(check.ok for check in checks), True, system.uptime(), checks))
+    if os.geteuid() == 0 and system.json(VERDICT_FILE).get("final"):
+        store_verdict(system, Verdict(all(check.ok for check in checks), True, system.uptime(), checks))
     if options.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
-        for line in table(checks):
+        for line in result_lines(checks):
             print(line)
     return 0 if all(check.ok for check in checks) else 1
 
 
-def table(checks: tuple[Check, ...]) -> list[str]:
+def result_lines(checks: tuple[CheckResult, ...]) -> list[str]:
     """The checks for people, names aligned."""
     width = max((len(check.name) for check in checks), default=0)
     lines = []

@@ -7,7 +7,7 @@ from osbuild.agent.system import System
 FILE = "/etc/edge-osbuild/proxy.env"
 
 
-def use(system: System) -> None:
+def use_node_proxy(system: System) -> None:
     """Have programs of this process reach the network by the node's proxy, unless the environment names one."""
     for line in system.text(FILE).splitlines():
         name, equals, value = line.partition("=")

@@ -9,9 +9,9 @@ TIMEOUT = 60.0  # seconds for an answer; systemd itself gives up on the bus afte
 RESTING = ("inactive", "failed")  # states (systemd(1), "Units") in which nothing of a unit runs, starts or stops
 
 
-def systemctl(*words: str) -> str:
+def systemctl(*arguments: str) -> str:
     """Ask for something; what systemctl prints. Raises `Problem` where that fails."""
-    command = ["systemctl", *words]
+    command = ["systemctl", *arguments]
     output = ""
     try:
         done = subprocess.run(
@@ -26,7 +26,7 @@ def systemctl(*words: str) -> str:
     return output
 
 
-def busy(*units: str) -> list[str]:
+def find_active(*units: str) -> list[str]:
     """Those of the units that run, start, stop or wait to be started again. Raises `Problem`.
 
     `systemctl is-active` takes a unit that is still stopping for one that is not there.
@@ -36,7 +36,7 @@ def busy(*units: str) -> list[str]:
     return [state["Id"] for state in states if state.get("ActiveState") not in RESTING and "Id" in state]
 
 
-def uncordon() -> None:
+def start_uncordon() -> None:
     """Have this node taken back into its cluster as soon as that answers, and do not wait for it. Raises `Problem`.
 
     Started at boot, its unit has found nothing to do, or is done: it only starts again by this.
@@ -49,7 +49,7 @@ def reboot() -> None:
     systemctl("--no-block", "reboot")
 
 
-def reboot_whatever() -> None:
+def force_reboot() -> None:
     """The same for a boot that must not go on: by force where systemd refuses or does not answer. Raises `Problem`.
 
     PID 1 that is deaf may still feed the watchdog, so nobody else would do it.

@@ -15,14 +15,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from osbuild import log, paths
-from osbuild.bench.figure import Measured, table
-from osbuild.bench.site import Site
-from osbuild.cache import Cache, remove
+from osbuild.bench.figure import Measured, figures_table
+from osbuild.bench.site import BenchSite
 from osbuild.cli.location import LOCATION
-from osbuild.errors import Error
-from osbuild.output import make_folder, target, write
-from osbuild.version import version
+from osbuild.host import log, paths
+from osbuild.host.cache import Cache, remove_tree
+from osbuild.host.output import make_folder, output_path, write_output
+from osbuild.host.version import read_version
+from osbuild.shared.errors import Error
 
 # name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
 MEASUREMENTS = {
@@ -45,7 +45,7 @@ GROUPS = {"updates": ("download", "install", "switch", "rollback", "cuts")}
 RESULTS = paths.PROJECT / "build"
 
 
-def measurement(site: Site, name: str) -> Measured:
+def measurement(site: BenchSite, name: str) -> Measured:
     """Make the measurement `name`. Raises `Error`."""
     measured: Measured = importlib.import_module(f"osbuild.bench.{MEASUREMENTS[name][0]}").measure(site)
     return measured
@@ -54,7 +54,7 @@ def measurement(site: Site, name: str) -> Measured:
 def host() -> dict[str, object]:
     """What the figures were measured on: they can only be compared within one run."""
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "edge-osbuild": str(version()),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "edge-osbuild": str(read_version()),
         "processors": os.cpu_count(), "machine": platform.machine(), "system": platform.platform(),
         "load": list(os.getloadavg()),
     }  # fmt: skip
@@ -67,10 +67,10 @@ def scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove(folder)
+        remove_tree(folder)
 
 
-def chosen(only: Sequence[str]) -> list[str]:
+def chosen_measurements(only: Sequence[str]) -> list[str]:
     """The measurements that `only` names, by themselves or as a group, in their order; all of them if it is empty."""
     wanted = {each for name in only for each in GROUPS.get(name, (name,))}
     return [name for name in MEASUREMENTS if not only or name in wanted]
@@ -92,14 +92,14 @@ def epilog() -> str:
 def command(only: tuple[str, ...], output: Path) -> int:
     """Measure builds, sizes, memory, boots, updates. A figure over its target is shown as such, and is no failure."""
     make_folder(RESULTS)
-    target(output)  # an output that can't be written is reported now, not after hours
-    facts = {"host": host()}
+    output_path(output)  # an output that can't be written is reported now, not after hours
+    metadata = {"host": host()}
     done: dict[str, Measured] = {}
     failed = False
     begin = time.monotonic()
     with scratch() as folder:
-        site = Site(folder, RESULTS, Cache())
-        for name in chosen(only):
+        site = BenchSite(folder, RESULTS, Cache())
+        for name in chosen_measurements(only):
             with log.step(MEASUREMENTS[name][1]):
                 try:
                     done[name] = measurement(site, name)
@@ -108,20 +108,20 @@ def command(only: tuple[str, ...], output: Path) -> int:
                     failed = True
     seconds = round(time.monotonic() - begin, 1)
     found = {name: measured.to_json() for name, measured in done.items()}
-    write(output, (json.dumps({**facts, "seconds": seconds, "measured": found}, indent=1) + "\n").encode())
-    report(list(done.values()), output, seconds)
+    write_output(output, (json.dumps({**metadata, "seconds": seconds, "measured": found}, indent=1) + "\n").encode())
+    print_report(list(done.values()), output, seconds)
     return 1 if failed else 0
 
 
-def report(done: list[Measured], output: Path, seconds: float) -> None:
+def print_report(done: list[Measured], output: Path, seconds: float) -> None:
     """Print the table, and what exactly each figure is."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    console.print(table(done))
+    console.print(figures_table(done))
     for measured in done:
         console.print("\n" + measured.meaning, markup=False, style="dim")
         for line in measured.notes:
             console.print(line, markup=False)
-    console.print(f"\n{paths.display(output)} was written; all of it took {seconds:.0f} s", markup=False)
+    console.print(f"\n{paths.display_path(output)} was written; all of it took {seconds:.0f} s", markup=False)
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from osbuild.errors import Error
 from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.shared.errors import Error
 
 PAUSE = 0.2  # seconds from an answer to the next question
 PATIENCE = 2.0  # seconds for an answer
@@ -42,7 +42,7 @@ class Answers:
 
 
 @contextmanager
-def asking(port: int) -> Iterator[Answers]:
+def ask_repeatedly(port: int) -> Iterator[Answers]:
     """Ask the server at a port of 127.0.0.1 for the time of the block."""
     answers, over = Answers(), threading.Event()
 

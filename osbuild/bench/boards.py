@@ -1,11 +1,11 @@
 """From power-on to a boot that is complete, on every board that QEMU has."""
 
-from osbuild import log
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.guest import booted
-from osbuild.bench.site import Site
-from osbuild.board import Board, load, shipped
-from osbuild.errors import Error
+from osbuild.bench.guest import boot_image
+from osbuild.bench.site import BenchSite
+from osbuild.config.board import Board, load_board, shipped_boards
+from osbuild.host import log
+from osbuild.shared.errors import Error
 
 PROFILE = "minimal"
 MEANING = (
@@ -15,11 +15,11 @@ MEANING = (
 )
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Build and boot the image for each board in turn; what one board can't do is said at the end."""
     figures: list[Figure] = []
     notes: list[str] = []
-    for board in map(load, shipped()):
+    for board in map(load_board, shipped_boards()):
         if not board.qemu.machine or board.qemu.limit:
             notes.append(f"{board.name} was not measured: {board.qemu.limit or 'QEMU has no such machine'}")
             continue
@@ -35,9 +35,9 @@ def measure(site: Site) -> Measured:
     return Measured(figures, MEANING, notes=notes)
 
 
-def first_boot(site: Site, board: Board) -> tuple[float, float]:
+def first_boot(site: BenchSite, board: Board) -> tuple[float, float]:
     """Seconds from power-on to boot-complete.target, and of these the firmware's. Raises `Error`."""
-    with booted(site, site.image(PROFILE, board.name), None, board=board) as machine:
+    with boot_image(site, site.image(PROFILE, board.name), None, board=board) as machine:
         machine.wait_complete()
         if machine.watch.handed_over is None:
             raise Error(f"the console of {board.name} has not told when its firmware was done")

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 from osbuild.bench import memory
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.guest import COMPLETE, Booted, booted
-from osbuild.bench.site import Site
-from osbuild.bench.timeline import Span, Timeline, draw
-from osbuild.errors import Error
-from osbuild.output import write
-from osbuild.paths import display
+from osbuild.bench.guest import COMPLETE, Booted, boot_image
+from osbuild.bench.site import BenchSite
+from osbuild.bench.timeline import Span, Timeline, draw_timelines
+from osbuild.host.output import write_output
+from osbuild.host.paths import display_path
+from osbuild.shared.errors import Error
 
 BASE = "edge-server"
 MEMORY = 3 * 2**30
@@ -33,19 +33,19 @@ MEANING = (
 )
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Boot the image with Kubernetes for the first time, let it idle, and boot it for the second time."""
     profile = site.image(BASE)
     distribution = next(str(c["distribution"]) for c in site.facts(profile)["components"] if c["name"] == "kubernetes")
-    with booted(site, profile, MEMORY) as machine:
+    with boot_image(site, profile, MEMORY) as machine:
         machine.wait_complete()
-        used, facts = memory.idle(machine, BASE, 600)
-        first = observe(machine, distribution)
+        used, metadata = memory.measure_idle(machine, BASE, 600)
+        first = observe_boot(machine, distribution)
         machine.again()
         machine.wait_complete()
-        second = observe(machine, distribution)
+        second = observe_boot(machine, distribution)
     picture = site.results / "bench-boot.svg"
-    write(picture, draw({"first boot": first, "second boot": second}).encode())
+    write_output(picture, draw_timelines({"first boot": first, "second boot": second}).encode())
     figures = [*used, Figure("ready", "power-on to Ready, TCG, first boot", first.ready, "s", 75)]
     figures += [Figure(f"ready_{span.name}", f"  {span.name}", span.seconds, "s") for span in first.stages]
     figures.append(Figure("complete", "  power-on to boot complete", first.complete, "s"))
@@ -53,11 +53,11 @@ def measure(site: Site) -> Measured:
     figures += [Figure(f"ready_second_{span.name}", f"  {span.name}", span.seconds, "s") for span in second.stages]
     figures.append(Figure("complete_second", "  power-on to boot complete", second.complete, "s"))
     boots = {"first_boot": asdict(first), "second_boot": asdict(second)}
-    note = f"boot time line: {display(picture)}"
-    return Measured(figures, f"{memory.MEANING} {MEANING}", {**facts, **boots}, (note,))
+    note = f"boot time line: {display_path(picture)}"
+    return Measured(figures, f"{memory.MEANING} {MEANING}", {**metadata, **boots}, (note,))
 
 
-def observe(machine: Booted, distribution: str) -> Timeline:
+def observe_boot(machine: Booted, distribution: str) -> Timeline:
     """Ask a guest whose boot is complete how it went. Raises `Error` where a mark is missing."""
     run = machine.guest.run
     zero, uncertain = machine.kernel_start()
@@ -69,9 +69,9 @@ def observe(machine: Booted, distribution: str) -> Timeline:
         f"sudo journalctl -b -o short-monotonic -u {KUBELET[distribution]} --no-pager | grep -m1 'just became ready'"
     )
     health = "sudo journalctl -b -o short-monotonic -u edge-health.service --no-pager | grep -m1 'boot complete'"
-    ready, witness = stamp(run(kubelet, check=False).stdout), "kubelet"
+    ready, witness = parse_timestamp(run(kubelet, check=False).stdout), "kubelet"
     if ready is None:
-        ready, witness = stamp(run(health, check=False).stdout), "health check"
+        ready, witness = parse_timestamp(run(health, check=False).stdout), "health check"
     api = units.get(API[distribution], (None, None))
     start = machine.power_on()
     handed = machine.watch.handed_over
@@ -82,20 +82,20 @@ def observe(machine: Booted, distribution: str) -> Timeline:
     marks = {
         "firmware": None if handed is None else handed - start,
         "boot loader": zero - start,
-        "kernel": since(stamp(init)),
+        "kernel": since(parse_timestamp(init)),
         "initrd": since(float(manager or 0) / 1e6),
         "units": since(api[0]),
         "API server": since(api[1]),
         "Ready": since(ready),
     }
-    spans = [Span(name, zero + begin - start, zero + end - start) for name, (begin, end) in drawable(units)]
+    spans = [Span(name, zero + begin - start, zero + end - start) for name, (begin, end) in started_units(units)]
     complete = units.get(COMPLETE, (None, None))[1]
     if complete is None:
         raise Error(f"{COMPLETE} was never reached")
-    return Timeline(stages(marks), tuple(spans), zero + complete - start, uncertain, witness)
+    return Timeline(boot_stages(marks), tuple(spans), zero + complete - start, uncertain, witness)
 
 
-def stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
+def boot_stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
     """Spans that end at `marks`, in seconds since power-on. Raises `Error` where one is missing or early."""
     spans, begin = [], 0.0
     for name, end in marks.items():
@@ -118,7 +118,7 @@ def parse_units(text: str) -> dict[str, tuple[float | None, float | None]]:
     return found
 
 
-def drawable(units: Mapping[str, tuple[float | None, float | None]]) -> Sequence[tuple[str, tuple[float, float]]]:
+def started_units(units: Mapping[str, tuple[float | None, float | None]]) -> Sequence[tuple[str, tuple[float, float]]]:
     """The services that were started, by when."""
     made: list[tuple[str, tuple[float, float]]] = []
     for name, (begin, end) in units.items():
@@ -127,7 +127,7 @@ def drawable(units: Mapping[str, tuple[float | None, float | None]]) -> Sequence
     return sorted(made, key=lambda entry: entry[1])
 
 
-def stamp(line: str) -> float | None:
+def parse_timestamp(line: str) -> float | None:
     """Seconds in the brackets before a line of dmesg(1) or journalctl(1)'s short-monotonic; None if there are none."""
-    found = re.match(r"\[\s*(\d+\.\d+)\]", line)
-    return float(found[1]) if found else None
+    match = re.match(r"\[\s*(\d+\.\d+)\]", line)
+    return float(match[1]) if match else None

@@ -5,16 +5,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from osbuild import kubernetes, log, tools
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
-from osbuild.cache import remove
-from osbuild.debian import SUITE, host_settings
-from osbuild.errors import Error
-from osbuild.kubernetes import upstream
-from osbuild.lock import Lock, read
-from osbuild.profile.load import Loaded, load
-from osbuild.run import Argument, run
+from osbuild.bench.site import BenchSite
+from osbuild.config import upstream_versions
+from osbuild.config.load import LoadedProfile, load_profile
+from osbuild.host import log
+from osbuild.host.cache import remove_tree
+from osbuild.host.run import Argument, run_command
+from osbuild.inputs.debian import SUITE, host_apt_settings
+from osbuild.inputs.lock import Lock, read_lock
+from osbuild.kubernetes import component
+from osbuild.sandbox import tools_tree
+from osbuild.shared.errors import Error
 
 BASE = "edge-server"
 # Named outright: looking for a K3s release that cannot be had would cost time that is no part of a build.
@@ -23,18 +25,18 @@ UPSTREAM = {"distribution": "upstream", "version": None, "if_unavailable": None}
 KEPT = ("kubernetes", "components", "go", "wheels", "downloads")
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Build with an empty cache, then install the same packages with mmdebstrap. Kubernetes is compiled before."""
     profile = site.profile("cold", BASE, {"kubernetes": UPSTREAM}, lock=False)
-    compiled, compiling = compile_kubernetes(site, load(profile))
+    compiled, compiling = compile_kubernetes(site, load_profile(profile))
     cache = site.folder / "cold-cache"
     cache.mkdir()
     for kind in KEPT:
         (cache / kind).symlink_to(site.cache.folder(kind).resolve())
     with log.step("cold build"):
         ours = site.build(profile, cache=cache)
-    loaded = load(profile)
-    lock = read(loaded, loaded.profile.architecture)
+    loaded = load_profile(profile)
+    lock = read_lock(loaded, loaded.profile.architecture)
     if lock is None:
         raise Error("the cold build has left no lock", where=str(profile))
     with log.step("mmdebstrap of the same packages"):
@@ -54,21 +56,23 @@ def measure(site: Site) -> Measured:
         f"the image's {len(lock.packages)} packages and {lock.kernel.name}, whose dependencies make it {installed}. "
         "Kubernetes is compiled before, its time is not in either."
     )
-    remove(cache)
+    remove_tree(cache)
     return Measured(figures, meaning, {"steps": timings, "mmdebstrap_packages": installed})
 
 
-def compile_kubernetes(site: Site, loaded: Loaded) -> tuple[bool, float]:
+def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, float]:
     """See to it that the component is in the cache: whether it had to be compiled, and the seconds that it took."""
     block = loaded.profile.kubernetes
-    block = replace(block, version=upstream.release(None).version)
+    block = replace(block, version=upstream_versions.find_release(None).version)
     folder = site.cache.folder("kubernetes")
     before = {path.name for path in folder.iterdir()}
     begin = time.monotonic()
     with log.step("Kubernetes, if it is not in the cache"):
         # The upstream distribution is compiled: no tool is needed to unpack it.
-        sources = kubernetes.Sources(site.cache, lambda: tools.kept_tree(site.cache, "finish", tools.FINISH, "tools"))
-        kubernetes.component(block, loaded.profile.architecture, replace(sources, base=loaded.folder))
+        sources = component.ComponentSources(
+            site.cache, lambda: tools_tree.unlocked_tools_tree(site.cache, "finish", tools_tree.IMAGE_TOOLS, "tools")
+        )
+        component.build_component(block, loaded.profile.architecture, replace(sources, base=loaded.folder))
     seconds = time.monotonic() - begin
     return {path.name for path in folder.iterdir()} != before, seconds
 
@@ -79,12 +83,12 @@ def mmdebstrap(lock: Lock, target: Path) -> tuple[float, int]:
     named = os.environ.get("EDGE_OSBUILD_MIRROR")
     command: list[Argument] = [
         "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
-        f"--architectures={lock.architecture.to_debian()}", *(f"--aptopt={line}" for line in host_settings()),
+        f"--architectures={lock.architecture.to_debian()}", *(f"--aptopt={line}" for line in host_apt_settings()),
         SUITE, target, *([named] if named else []),
     ]  # fmt: skip
     begin = time.monotonic()
-    run(command, hint="is the Debian archive reachable from here? `apt-get update` uses the same settings")
+    run_command(command, hint="is the Debian archive reachable from here? `apt-get update` uses the same settings")
     seconds = time.monotonic() - begin
     status = (target / "var/lib/dpkg/status").read_text()
-    remove(target)
+    remove_tree(target)
     return seconds, status.count("\nStatus: install ok installed\n")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
-from osbuild.errors import Error
+from osbuild.bench.site import BenchSite
+from osbuild.shared.errors import Error
 
 LEDGER = "failure-matrix"
 # Entries of it, and what they are about.
@@ -23,31 +23,31 @@ MEANING = (
 RUN = "run `make test-all`, or `pytest qemu-tests/test_update_power*.py --cuts N`"
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Read the ledger. Raises `Error` where an entry is damaged."""
     folder = site.results / LEDGER
     figures: list[Figure] = []
     notes: list[str] = []
     ledger: dict[str, Any] = {}
     for name, label in CUTS.items():
-        if cuts := entry(folder, name):
-            tried, survived = count(cuts, "cuts"), count(cuts, "survived")
+        if cuts := read_ledger_entry(folder, name):
+            tried, survived = entry_figure(cuts, "cuts"), entry_figure(cuts, "survived")
             figures += [
                 Figure(f"cuts_{name}", f"power cuts at moments by chance, {label}", tried, ""),
-                Figure(f"cuts_{name}_lost", "  not survived", lost(cuts, tried - survived), "", 0),
+                Figure(f"cuts_{name}_lost", "  not survived", count_lost(cuts, tried - survived), "", 0),
             ]
-        notes.append(note(f"power cuts, {label}", cuts))
+        notes.append(cut_note(f"power cuts, {label}", cuts))
         ledger[name] = cuts
-    if states := entry(folder, STATES):
+    if states := read_ledger_entry(folder, STATES):
         figures += [
-            Figure("states", "states of a disk after a cut, replayed and checked", count(states, "states"), ""),
-            Figure("states_bad", "  bad", lost(states, count(states, "bad")), "", 0),
+            Figure("states", "states of a disk after a cut, replayed and checked", entry_figure(states, "states"), ""),
+            Figure("states_bad", "  bad", count_lost(states, entry_figure(states, "bad")), "", 0),
         ]
-    notes.append(note("replayed states", states))
+    notes.append(cut_note("replayed states", states))
     return Measured(figures, MEANING, {"ledger": {**ledger, STATES: states}}, notes)
 
 
-def note(name: str, found: dict[str, Any] | None) -> str:
+def cut_note(name: str, found: dict[str, Any] | None) -> str:
     """When the tests have run, and how it ended."""
     if not found:
         return f"{name}: the tests have not run here; {RUN}"
@@ -56,7 +56,7 @@ def note(name: str, found: dict[str, Any] | None) -> str:
     return f"{name}: {found['date']}"
 
 
-def entry(folder: Path, name: str) -> dict[str, Any] | None:
+def read_ledger_entry(folder: Path, name: str) -> dict[str, Any] | None:
     """An entry of the ledger, None where that test has never run."""
     path = folder / f"{name}.json"
     try:
@@ -69,11 +69,11 @@ def entry(folder: Path, name: str) -> dict[str, Any] | None:
     return found
 
 
-def count(found: dict[str, Any], name: str) -> int:
+def entry_figure(found: dict[str, Any], name: str) -> int:
     """A figure of an entry; 0 where the test ended before it was written."""
     return int(found["figures"].get(name, 0))
 
 
-def lost(found: dict[str, Any], number: int) -> int:
+def count_lost(found: dict[str, Any], number: int) -> int:
     """What was not survived: a test that has not held has lost one at least, whatever it came to write down."""
     return max(number, 0 if found["held"] else 1)

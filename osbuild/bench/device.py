@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osbuild import log, paths
-from osbuild.bench.site import Site
-from osbuild.board import load
-from osbuild.errors import Error
-from osbuild.qemu.accel import choose
-from osbuild.qemu.emulator import emulator
+from osbuild.bench.site import BenchSite
+from osbuild.config.board import load_board
+from osbuild.host import log, paths
+from osbuild.qemu.acceleration import choose_accelerator
+from osbuild.qemu.emulator import find_emulator
+from osbuild.shared.errors import Error
 
 if TYPE_CHECKING:
-    from devices import Device
+    from support.devices import Device
 
 TESTS = paths.PROJECT / "qemu-tests"
 BOARD = "x86_64"
@@ -34,14 +34,14 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Trial:
+class DeviceUnderTest:
     """A device that runs version N from slot a and was found well."""
 
     device: "Device"
 
     def keep(self) -> None:
-        """Keep the state that it is in now, for `Device.restore`."""
-        import devices
+        """Keep the state that it is in now, for `BlockDevice.restore`."""
+        from support import devices
 
         self.device.machine.save(devices.READY)
 
@@ -54,7 +54,7 @@ class Trial:
 
 
 @contextmanager
-def trial(site: Site, flavour: str) -> Iterator[Trial]:
+def device_under_test(site: BenchSite, flavour: str) -> Iterator[DeviceUnderTest]:
     """Boot version N of `flavour` (light or server) under TCG, as all boots here are, and wait until it is well.
 
     The versions are made in build/test-versions, the console's log is with the tests'. Raises `Error`, also for what
@@ -62,24 +62,23 @@ def trial(site: Site, flavour: str) -> Iterator[Trial]:
     """
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))
-    import devices
-    import faulty
-    from nodes import LOGS_FOLDER
-    from versions import Versions
+    from support import devices, faulty_server
+    from support.nodes import LOGS_FOLDER
+    from support.versions import Versions
 
     folder = Path(tempfile.mkdtemp(prefix=f"{flavour}-", dir=site.folder))  # a seed names the port of one web server
     try:
-        versions = Versions(load(BOARD), cache=site.cache)
+        versions = Versions(load_board(BOARD), cache=site.cache)
         with log.step(f"version n, {flavour}"):
             first = versions.get("n", flavour, bundle=False)
-        qemu = emulator(versions.board.architecture, site.cache)
-        accelerator = choose(versions.board, "tcg", wrap=qemu.wrap, root=qemu.root)
-        with faulty.Site(folder) as server:
+        qemu = find_emulator(versions.board.architecture, site.cache)
+        accelerator = choose_accelerator(versions.board, "tcg", wrap=qemu.wrap, root=qemu.root)
+        with faulty_server.Site(folder) as server:
             lab = devices.Lab(versions, server, site.key(), accelerator, folder)
             with lab.powered(first, f"bench-{flavour}") as device:
                 with log.step(f"first boot of version n, {flavour}"):
-                    devices.prepare(device)
-                yield Trial(device)
+                    devices.prepare_device(device)
+                yield DeviceUnderTest(device)
     except AssertionError as error:
-        hint = f"the console's log is {paths.display(LOGS_FOLDER)}/bench-{flavour}-{BOARD}.log"
+        hint = f"the console's log is {paths.display_path(LOGS_FOLDER)}/bench-{flavour}-{BOARD}.log"
         raise Error(f"the device does not do what it should: {error}", hint=hint) from error

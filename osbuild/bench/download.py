@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from osbuild import log
-from osbuild.bench.device import Trial, trial
+from osbuild.bench.device import DeviceUnderTest, device_under_test
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.layout import parts, share
-from osbuild.bench.site import Site
+from osbuild.bench.layout import bundle_ranges, count_bytes
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
 
 # Version -> what it is, and how much of its bundle may be downloaded, in percent.
 STEPS: dict[str, tuple[str, float | None]] = {
@@ -42,21 +42,21 @@ class Fetched:
                 yield Figure(f"download_{name}_{part}", f"  {part}", percent, "%")
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Install each version from the same saved state. Raises `Error`."""
     figures: list[Figure] = []
     facts = {}
-    with trial(site, "light") as device:
+    with device_under_test(site, "light") as device:
         device.keep()
         for name, (title, target) in STEPS.items():
             device.device.restore()
-            found = fetch(device, name, "--no-switch")
-            figures += found.figures(name, title, target)
-            facts[name] = asdict(found)
+            download = download_version(device, name, "--no-switch")
+            figures += download.figures(name, title, target)
+            facts[name] = asdict(download)
     return Measured(figures, f"{MEANING} Flavour light: without a cluster.", {"versions": facts})
 
 
-def fetch(device: Trial, name: str, *options: str) -> Fetched:
+def download_version(device: DeviceUnderTest, name: str, *options: str) -> Fetched:
     """Install the version `name`, and count what that took. Raises `AssertionError` where it fails."""
     published, server = device.publish(name), device.device.site
     with log.step(f"installing {name}"), server.failing(server.fault):  # it counts anew in there, and fails in no way
@@ -64,5 +64,5 @@ def fetch(device: Trial, name: str, *options: str) -> Fetched:
         journal = server.journal
     ranges = [(request.first, request.sent) for request in journal.requests]
     reported = next(event for event in events if event["event"] == "installed")
-    found = dict(share(ranges, parts(published.bundle)))
+    found = dict(count_bytes(ranges, bundle_ranges(published.bundle)))
     return Fetched(published.bundle.stat().st_size, journal.total, found, len(ranges), reported)

@@ -3,30 +3,31 @@
 import shutil
 from pathlib import Path
 
-from osbuild import log, tools
-from osbuild.arch import Architecture
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.foreign import BASE, locked, prepare, root
-from osbuild.bench.site import Site
-from osbuild.cache import Cache, remove
-from osbuild.debian import Archive
-from osbuild.lock import Lock
-from osbuild.paths import ELEMENTS
+from osbuild.bench.foreign import BASE, measured_lock, prepare_inputs, time_root
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, remove_tree
+from osbuild.host.paths import ELEMENTS
+from osbuild.inputs.debian import PackageArchive
+from osbuild.inputs.lock import Lock
+from osbuild.sandbox import tools_tree
 
 HOOK = Path(__file__).with_suffix(".bash")
 TARGET = Architecture.arm64
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Make one root both ways. Raises `Error`."""
-    lock = locked(site.cache, TARGET)
-    prepare(site.cache, lock)
+    lock = measured_lock(site.cache, TARGET)
+    prepare_inputs(site.cache, lock)
     with log.step(f"root for {TARGET}, emulated"):
         path, slow = emulated_root(site.cache, lock)
-        remove(path)
+        remove_tree(path)
     with log.step(f"root for {TARGET}"):
-        path, fast = root(site.cache, lock)
-        remove(path)
+        path, fast = time_root(site.cache, lock)
+        remove_tree(path)
     return Measured(
         [
             Figure("emulated_ratio", f"root for {TARGET} / the same fully emulated", fast / slow, "×", 1 / 8),
@@ -40,9 +41,9 @@ def measure(site: Site) -> Measured:
 
 def emulated_root(cache: Cache, lock: Lock) -> tuple[Path, float]:
     """The same with mmdebstrap, in a chroot where every program is emulated."""
-    names = [*tools.compose_packages(lock.architecture), "mmdebstrap"]
-    sandbox = tools.tree(cache, Archive(cache, Architecture.native()).resolve(names))
+    names = [*tools_tree.root_tools(lock.architecture), "mmdebstrap"]
+    sandbox = tools_tree.make_tools_tree(cache, PackageArchive(cache, Architecture.native()).resolve_packages(names))
     with cache.scratch("elements") as own:
         shutil.copytree(ELEMENTS, own, dirs_exist_ok=True)
         shutil.copy(HOOK, own / "edge-debian/root.d/10-install")
-        return root(cache, lock, sandbox=sandbox, own=own)
+        return time_root(cache, lock, sandbox=sandbox, own=own)

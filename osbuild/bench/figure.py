@@ -47,21 +47,23 @@ class Measured:
         return {"meaning": self.meaning, "figures": [figure.to_json() for figure in self.figures], **self.facts}
 
 
-def amount(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """A value for people: two digits behind the point where it is small."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
 
 
-def table(measured: Sequence[Measured]) -> Table:
+def figures_table(measured: Sequence[Measured]) -> Table:
     """All figures with their targets."""
     made = Table(title="make bench")
     for title in ("figure", "measured", "target", ""):
         made.add_column(title, justify="right" if title in ("measured", "target") else "left")
-    for number, each in enumerate(measured):
+    for number, measurement in enumerate(measured):
         if number:
             made.add_section()
-        for figure in each.figures:
+        for figure in measurement.figures:
             target = "" if figure.target is None else f"≤ {figure.target:g} {figure.unit}"
             style = "bold red" if figure.over else "green" if figure.target is not None else None
-            made.add_row(escape(figure.title), amount(figure.value, figure.unit), target, figure.verdict, style=style)
+            made.add_row(
+                escape(figure.title), format_value(figure.value, figure.unit), target, figure.verdict, style=style
+            )
     return made

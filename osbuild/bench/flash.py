@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild import log
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
-from osbuild.errors import Error
-from osbuild.flash.bmap import Range
-from osbuild.flash.mapping import CHUNK, mapped
-from osbuild.run import run
+from osbuild.bench.site import BenchSite
+from osbuild.formats.bmap import Range
+from osbuild.host import log
+from osbuild.host.run import run_command
+from osbuild.image.block_map import CHUNK, find_used_ranges
+from osbuild.shared.errors import Error
 
 BASE = "edge-server"
 TIMES = 7
@@ -23,17 +23,17 @@ RATE = 0.95  # of dd's, at least
 MB = 10**6
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Write both by turns. Raises `Error`."""
     image = site.folder_of(site.image(BASE)) / "disk.img"
-    ranges, target = mapped(image), site.folder / "flash-target"
+    ranges, target = find_used_ranges(image), site.folder / "flash-target"
     try:
-        fill(target, image.stat().st_size)
+        fill_file(target, image.stat().st_size)
         with log.step("by turns"):
-            rounds = [(flash(image, target), dd(image, target, ranges)) for _ in range(TIMES + 1)][1:]
+            rounds = [(time_flash(image, target), time_dd(image, target, ranges)) for _ in range(TIMES + 1)][1:]
     finally:
         target.unlink(missing_ok=True)
-    size = sum(each.size for each in ranges)
+    size = sum(extent.size for extent in ranges)
     ours, theirs = statistics.median(ours for ours, _ in rounds), statistics.median(theirs for _, theirs in rounds)
     return Measured(
         [
@@ -51,7 +51,7 @@ def measure(site: Site) -> Measured:
     )
 
 
-def fill(path: Path, size: int) -> None:
+def fill_file(path: Path, size: int) -> None:
     """A file without holes, written once: neither side should pay for finding it a place."""
     noise = os.urandom(CHUNK)
     with log.step(f"a target of {size / MB:.0f} MB"), path.open("wb") as file:
@@ -60,7 +60,7 @@ def fill(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def flash(image: Path, target: Path) -> float:
+def time_flash(image: Path, target: Path) -> float:
     """Seconds until everything was written and flushed."""
     command = [sys.executable, "-m", "osbuild", "flash", str(image), str(target), "--yes", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -69,15 +69,15 @@ def flash(image: Path, target: Path) -> float:
     return float(json.loads(done.stdout)["targets"][0]["seconds"]["write"])
 
 
-def dd(image: Path, target: Path, ranges: Sequence[Range]) -> float:
+def time_dd(image: Path, target: Path, ranges: Sequence[Range]) -> float:
     """Seconds of all commands, one for each range."""
     begin = time.monotonic()
-    for each in ranges:
-        flush = ",fsync" if each is ranges[-1] else ""
-        run(
+    for extent in ranges:
+        flush = ",fsync" if extent is ranges[-1] else ""
+        run_command(
             [
-                "dd", f"if={image}", f"of={target}", "bs=4M", f"skip={each.offset}", f"seek={each.offset}",
-                f"count={each.size}", "iflag=skip_bytes,count_bytes", "oflag=direct,seek_bytes",
+                "dd", f"if={image}", f"of={target}", "bs=4M", f"skip={extent.offset}", f"seek={extent.offset}",
+                f"count={extent.size}", "iflag=skip_bytes,count_bytes", "oflag=direct,seek_bytes",
                 f"conv=notrunc{flush}", "status=none",
             ]
         )  # fmt: skip

@@ -5,35 +5,37 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild import log, tools
-from osbuild.arch import Architecture
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
-from osbuild.board import default
-from osbuild.cache import Cache, content_key, remove
-from osbuild.debian import Archive
-from osbuild.lock import Lock, current
-from osbuild.paths import ELEMENTS
-from osbuild.profile.load import find, load
-from osbuild.rootfs import rootfs
-from osbuild.tools import Tree
-from osbuild.wheels import DISKIMAGE_BUILDER, unpacked
+from osbuild.bench.site import BenchSite
+from osbuild.config.board import default_board
+from osbuild.config.load import find_profile, load_profile
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key, remove_tree
+from osbuild.host.paths import ELEMENTS
+from osbuild.inputs.debian import PackageArchive
+from osbuild.inputs.lock import Lock
+from osbuild.inputs.wheels import DISKIMAGE_BUILDER, unpack_wheel
+from osbuild.pipeline.resolve import current_lock
+from osbuild.rootfs.debian_root import make_rootfs
+from osbuild.sandbox import tools_tree
+from osbuild.sandbox.tools_tree import ToolsTree
 
 BASE = "minimal"
 TIMES = 3
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Make the root of one profile for every architecture. Raises `Error`."""
     seconds = {}
     for architecture in Architecture:
-        lock = locked(site.cache, architecture)
-        prepare(site.cache, lock)
+        lock = measured_lock(site.cache, architecture)
+        prepare_inputs(site.cache, lock)
         times = []
         for _ in range(TIMES):
             with log.step(f"root for {architecture}"):
-                path, taken = root(site.cache, lock)
-            remove(path)
+                path, taken = time_root(site.cache, lock)
+            remove_tree(path)
             times.append(taken)
         seconds[architecture] = statistics.median(times)
     native = seconds[Architecture.native()]
@@ -50,24 +52,24 @@ def measure(site: Site) -> Measured:
     )
 
 
-def locked(cache: Cache, architecture: Architecture) -> Lock:
+def measured_lock(cache: Cache, architecture: Architecture) -> Lock:
     """The lock of the profile that is measured."""
-    return current(load(find(BASE)), default(architecture), cache)
+    return current_lock(load_profile(find_profile(BASE)), default_board(architecture), cache)
 
 
-def prepare(cache: Cache, lock: Lock) -> Tree:
+def prepare_inputs(cache: Cache, lock: Lock) -> ToolsTree:
     """Have packages and tools in the cache. Returns the tree to compose with."""
-    Archive(cache, lock.architecture).download(lock.packages)
-    return tools.tree(cache, lock.compose_tools)
+    PackageArchive(cache, lock.architecture).download_packages(lock.packages)
+    return tools_tree.make_tools_tree(cache, lock.compose_tools)
 
 
-def root(
-    cache: Cache, lock: Lock, *, sandbox: Tree | None = None, own: Path = ELEMENTS, elements: Sequence[Path] = ()
+def time_root(
+    cache: Cache, lock: Lock, *, sandbox: ToolsTree | None = None, own: Path = ELEMENTS, elements: Sequence[Path] = ()
 ) -> tuple[Path, float]:
     """Make the root of `lock`, whether or not it is in the cache: a tar, which is the caller's, and seconds."""
-    sandbox = sandbox or prepare(cache, lock)
-    dib = [unpacked(cache, pin, None) for pin in DISKIMAGE_BUILDER]
+    sandbox = sandbox or prepare_inputs(cache, lock)
+    dib = [unpack_wheel(cache, pin, None) for pin in DISKIMAGE_BUILDER]
     key = content_key("bench", time.time_ns())
     begin = time.monotonic()
-    path = rootfs(cache, sandbox, dib, lock.packages, lock.architecture, own=own, elements=elements, key=key)
+    path = make_rootfs(cache, sandbox, dib, lock.packages, lock.architecture, own=own, elements=elements, key=key)
     return path, time.monotonic() - begin

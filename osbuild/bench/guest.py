@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osbuild import log
-from osbuild.bench.site import NODE, Site
-from osbuild.board import Board, load
-from osbuild.errors import Error
-from osbuild.qemu.accel import choose
-from osbuild.qemu.config import MachineConfig, Network
+from osbuild.bench.site import NODE, BenchSite
+from osbuild.config.board import Board, load_board
+from osbuild.host import log
+from osbuild.qemu.acceleration import choose_accelerator
+from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.deadline import Deadline, TimedOut
-from osbuild.qemu.emulator import emulator
+from osbuild.qemu.emulator import find_emulator
 from osbuild.qemu.machine import Machine
-from osbuild.qemu.serial import clean
+from osbuild.qemu.serial import strip_controls
 from osbuild.qemu.ssh import Guest
+from osbuild.shared.errors import Error
 
 COMPLETE = "boot-complete.target"
 BOOT_SECONDS = 900.0
@@ -29,7 +29,7 @@ FIRMWARE_DONE = re.compile(r"BdsDxe: starting Boot|Starting kernel \.\.\.")
 
 
 @dataclass
-class Watch:
+class ConsoleWatch:
     """When the console said what ends the firmware's work, in seconds since 1970 by the host's clock."""
 
     handed_over: float | None = None
@@ -41,7 +41,7 @@ class Watch:
         with self._lock:
             if self.handed_over is None:
                 self._text = (self._text + data.decode(errors="replace"))[-4096:]
-                if FIRMWARE_DONE.search(clean(self._text)):
+                if FIRMWARE_DONE.search(strip_controls(self._text)):
                     self.handed_over = time.time()
 
 
@@ -51,7 +51,7 @@ class Booted:
 
     machine: Machine
     guest: Guest
-    watch: Watch
+    watch: ConsoleWatch
 
     def wait_complete(self, seconds: float = BOOT_SECONDS) -> None:
         """Wait until the boot is complete. Nobody logs in before: that would cost the guest time. Raises `Error`."""
@@ -97,34 +97,34 @@ class Booted:
         self.guest.run("sudo systemctl poweroff", check=False)
         self.machine.wait_off(180)
         self.machine.boot_again()
-        self.watch = Watch()
+        self.watch = ConsoleWatch()
         self.machine.line.listen(self.watch.hear)
 
 
 @contextmanager
-def booted(site: Site, profile: Path, memory: int | None, *, board: Board | None = None) -> Iterator[Booted]:
+def boot_image(site: BenchSite, profile: Path, memory: int | None, *, board: Board | None = None) -> Iterator[Booted]:
     """Boot the image of `profile` for the first time, with `memory` bytes, under TCG, with no way to the world.
 
     `board` is what it was built for, by default the profile's architecture; without `memory` the machine has its own.
 
     The same on every host, whether it has KVM or not. The console's log is kept in the site's results.
     """
-    facts = site.facts(profile, board.name if board else None)
+    metadata = site.facts(profile, board.name if board else None)
     folder = site.folder_of(profile, board.name if board else None)
-    board = board or load(str(facts["architecture"]))
+    board = board or load_board(str(metadata["architecture"]))
     seed, _ = site.seed(profile)
-    qemu = emulator(board.architecture, site.cache)
+    qemu = find_emulator(board.architecture, site.cache)
     config = MachineConfig(
         board=board,
         image=folder / "disk.img",
         memory=memory,
         media=(seed,),
-        network=Network(restrict=True),
+        network=MachineNetwork(restrict=True),
     )
-    console = site.results / f"bench-{facts['name']}-{board.name}.log"
-    accelerator = choose(board, "tcg")
-    with log.step(f"booting {facts['name']} on {board.name}"):
+    console = site.results / f"bench-{metadata['name']}-{board.name}.log"
+    accelerator = choose_accelerator(board, "tcg")
+    with log.step(f"booting {metadata['name']} on {board.name}"):
         with Machine(config, log=console, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
-            watch = Watch()
+            watch = ConsoleWatch()
             machine.line.listen(watch.hear)
             yield Booted(machine, machine.guest(NODE, site.key()), watch)

@@ -4,10 +4,10 @@ import shlex
 import statistics
 import time
 
-from osbuild import log
-from osbuild.bench.device import Trial, trial
+from osbuild.bench.device import DeviceUnderTest, device_under_test
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
 
 VERSION = "next"
 TIMES = 3
@@ -29,22 +29,22 @@ MEANING = (
 )
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Raises `Error`."""
-    with trial(site, "light") as device:
+    with device_under_test(site, "light") as device:
         published = device.publish(VERSION)
         build = published.bundle.parent
         size = sum((build / name).stat().st_size for name in PLACES)
         for name in (*PLACES, published.bundle.name):
-            device.device.node.run(download(device.device.site.publish(build / name), name), timeout=600)
+            device.device.node.run(download_command(device.device.site.publish(build / name), name), timeout=600)
         device.keep()
         ways = {"file": f"{FOLDER}/{published.bundle.name}", "streamed": published.url}
         rounds: dict[str, list[float]] = {"file": [], "streamed": [], "dd": []}
         with log.step(f"{TIMES} times by turns"):
             for _ in range(TIMES):
                 for way, source in ways.items():
-                    rounds[way].append(installed(device, source))
-                rounds["dd"].append(copied(device))
+                    rounds[way].append(time_install(device, source))
+                rounds["dd"].append(time_dd(device))
     seconds = {way: statistics.median(times) for way, times in rounds.items()}
     return Measured(
         [
@@ -58,30 +58,30 @@ def measure(site: Site) -> Measured:
     )
 
 
-def download(url: str, name: str) -> str:
+def download_command(url: str, name: str) -> str:
     """A command that puts a file into the device's folder, and on its disk."""
     program = f"import urllib.request as r; r.urlretrieve({url!r}, {FOLDER + '/' + name!r})"
     return f"mkdir -p {FOLDER} && python3 -c {shlex.quote(program)} && sync"
 
 
-def installed(device: Trial, source: str) -> float:
+def time_install(device: DeviceUnderTest, source: str) -> float:
     """Seconds of an installation in a fresh state."""
-    fresh(device)
+    restore_cold(device)
     begin = time.monotonic()
     device.device.install(source, "--no-switch")
     return time.monotonic() - begin
 
 
-def copied(device: Trial) -> float:
+def time_dd(device: DeviceUnderTest) -> float:
     """Seconds of the same with dd."""
-    fresh(device)
+    restore_cold(device)
     commands = [f"dd if={FOLDER}/{name} of={place} bs=1M conv=fsync status=none" for name, place in PLACES.items()]
     begin = time.monotonic()
     device.device.node.run(" && ".join(commands), timeout=600)
     return time.monotonic() - begin
 
 
-def fresh(device: Trial) -> None:
+def restore_cold(device: DeviceUnderTest) -> None:
     """The saved state with nothing in the page cache (proc_sys_vm(5)), and the boot partition mounted, as it is by
     whoever uses it first."""
     device.device.restore()

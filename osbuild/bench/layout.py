@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from osbuild.errors import Error
+from osbuild.shared.errors import Error
 
 MAGIC, ZSTD, BLOCK = b"hsqs", 6, 4096
 PLAIN = 1 << 15  # of a metadata block's header: it is not compressed
@@ -23,7 +23,7 @@ TABLES, TREE, SIGNATURE = "squashfs's own tables", "hash tree", "signature"
 
 
 @dataclass(frozen=True)
-class Part:
+class BundleRange:
     """Bytes `begin` to `end` of a bundle."""
 
     name: str
@@ -31,7 +31,7 @@ class Part:
     end: int
 
 
-def parts(bundle: Path) -> list[Part]:
+def bundle_ranges(bundle: Path) -> list[BundleRange]:
     """All parts of a bundle, in their order. Raises `Error` where it is none, or of another make."""
     try:
         with bundle.open("rb") as file:
@@ -40,17 +40,17 @@ def parts(bundle: Path) -> list[Part]:
         raise Error(f"this is no bundle that can be read: {error}", where=str(bundle)) from error
 
 
-def share(ranges: Iterable[tuple[int, int]], parts: Sequence[Part]) -> Counter[str]:
+def count_bytes(ranges: Iterable[tuple[int, int]], parts: Sequence[BundleRange]) -> Counter[str]:
     """How many bytes of each part `ranges` (first byte, number of bytes) are; what comes twice counts twice."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for first, count in ranges:
         for part in parts:
             if (both := min(first + count, part.end) - max(first, part.begin)) > 0:
-                found[part.name] += both
-    return found
+                counts[part.name] += both
+    return counts
 
 
-def _parts(file: BinaryIO, size: int) -> Iterator[Part]:
+def _parts(file: BinaryIO, size: int) -> Iterator[BundleRange]:
     head = file.read(96)
     (used,) = struct.unpack_from("<Q", head, 40)
     inodes, folders, fragments = struct.unpack_from("<3Q", head, 64)
@@ -58,13 +58,13 @@ def _parts(file: BinaryIO, size: int) -> Iterator[Part]:
         raise ValueError("it begins with no squashfs that is compressed by zstd")
     names = dict(_names(_table(file, folders, fragments)))
     for number, begin, end in sorted(_files(_table(file, inodes, folders)), key=lambda found: found[1]):
-        yield Part(names[number], begin, end)
+        yield BundleRange(names[number], begin, end)
     file.seek(size - 8)
     (signed,) = struct.unpack(">Q", file.read(8))
     tree = -(-used // BLOCK) * BLOCK
-    yield Part(TABLES, inodes, tree)
-    yield Part(TREE, tree, size - 8 - signed)
-    yield Part(SIGNATURE, size - 8 - signed, size)
+    yield BundleRange(TABLES, inodes, tree)
+    yield BundleRange(TREE, tree, size - 8 - signed)
+    yield BundleRange(SIGNATURE, size - 8 - signed, size)
 
 
 def _table(file: BinaryIO, begin: int, end: int) -> bytes:

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Mapping
 
-from osbuild import log
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.guest import Booted, booted
-from osbuild.bench.site import Site
-from osbuild.errors import Error
+from osbuild.bench.guest import Booted, boot_image
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
+from osbuild.shared.errors import Error
 
 MB = 10**6
 IDLE_SECONDS = 60
@@ -18,46 +18,48 @@ MEANING = (
 )
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Boot the image without Kubernetes and let it idle."""
     profile = site.image("minimal")
-    with booted(site, profile, 2**30) as machine:
+    with boot_image(site, profile, 2**30) as machine:
         machine.wait_complete()
-        figures, facts = idle(machine, "minimal", 120)
-    return Measured(figures, MEANING, facts)
+        figures, metadata = measure_idle(machine, "minimal", 120)
+    return Measured(figures, MEANING, metadata)
 
 
-def idle(machine: Booted, name: str, target: float) -> tuple[list[Figure], dict[str, object]]:
+def measure_idle(machine: Booted, name: str, target: float) -> tuple[list[Figure], dict[str, object]]:
     """Let a guest whose boot is complete alone for a minute, then read its memory."""
     with log.step(f"{IDLE_SECONDS} s of idling"):
         time.sleep(IDLE_SECONDS)
     said = machine.guest.run("cat /proc/meminfo; echo; free -b; echo; ps -eo rss=,comm= --sort=-rss").stdout
     meminfo, free, processes = said.split("\n\n", 2)
-    values = parse(meminfo)
+    values = parse_meminfo(meminfo)
     figures = [
-        Figure(f"memory_{name}", f"{name}: memory in use, idle", used(values) / MB, "MB", target),
+        Figure(f"memory_{name}", f"{name}: memory in use, idle", used_memory(values) / MB, "MB", target),
         Figure(f"memory_{name}_free", "  as `free` counts it (total − available)", free_used(free) / MB, "MB"),
     ]
     largest = [line.split(maxsplit=1) for line in processes.splitlines()[:10]]
-    facts = {
+    metadata = {
         "meminfo": values,
-        "processes": [{"name": words[1], "resident": int(words[0]) * 1024} for words in largest if len(words) == 2],
+        "processes": [
+            {"name": arguments[1], "resident": int(arguments[0]) * 1024} for arguments in largest if len(arguments) == 2
+        ],
     }
-    return figures, {f"memory_{name}": facts}
+    return figures, {f"memory_{name}": metadata}
 
 
-def parse(text: str) -> dict[str, int]:
+def parse_meminfo(text: str) -> dict[str, int]:
     """/proc/meminfo in bytes (proc_meminfo(5)); what has no unit is a count."""
     values = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
-        words = rest.split()
-        if words:
-            values[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+        fields = rest.split()
+        if fields:
+            values[name] = int(fields[0]) * (1024 if fields[1:] == ["kB"] else 1)
     return values
 
 
-def used(values: Mapping[str, int]) -> int:
+def used_memory(values: Mapping[str, int]) -> int:
     """Bytes that are neither free nor a cache. Raises `Error` where /proc/meminfo lacks a line."""
     try:
         free = sum(values[name] for name in ("MemFree", "Buffers", "Cached", "SReclaimable"))
@@ -67,7 +69,7 @@ def used(values: Mapping[str, int]) -> int:
 
 
 def free_used(text: str) -> int:
-    """The column `used` of `free -b` (free(1))."""
+    """The column `used_memory` of `free -b` (free(1))."""
     for line in text.splitlines():
         if line.startswith("Mem:"):
             return int(line.split()[2])

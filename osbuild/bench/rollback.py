@@ -5,12 +5,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from osbuild import log
-from osbuild.bench.device import Trial, trial
+from osbuild.bench.device import DeviceUnderTest, device_under_test
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
-from osbuild.errors import Error
-from osbuild.qemu.serial import clean
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
+from osbuild.qemu.serial import strip_controls
+from osbuild.shared.errors import Error
 
 WAIT = 3600.0  # seconds, under emulation
 # Version -> what is wrong with it, and what the console says when it fails.
@@ -29,7 +29,7 @@ MEANING = (
 
 
 @dataclass
-class Heard:
+class ConsoleMoments:
     """When the console said what is listened for, by time.monotonic(); `words` are regular expressions by name."""
 
     words: dict[str, str]
@@ -44,35 +44,35 @@ class Heard:
             *lines, self._text = (self._text + data.decode(errors="replace")).split("\n")
             for line in lines:
                 for name, word in self.words.items():
-                    if re.search(word, clean(line)):
+                    if re.search(word, strip_controls(line)):
                         self.moments.setdefault(name, []).append(now)
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Let each of them fail, from the same saved state. Raises `Error`."""
     figures, facts = [], {}
-    with trial(site, "server") as device:
+    with device_under_test(site, "server") as device:
         device.keep()
         for name, (title, word) in FAULTS.items():
             with log.step(f"a version that fails: {title}"):
-                heard = fail(device, name, word)
+                heard = fail_version(device, name, word)
             failed, back = heard.moments["failed"], heard.moments["back"][-1]
             figures.append(Figure(f"rollback_{name}", f"failure to old slot Ready: {title}", back - failed[0], "s"))
             facts[name] = {"failures": [moment - failed[0] for moment in failed], "back": back - failed[0]}
     return Measured(figures, MEANING, {"rollbacks": facts})
 
 
-def fail(device: Trial, name: str, word: str) -> Heard:
+def fail_version(device: DeviceUnderTest, name: str, word: str) -> ConsoleMoments:
     """Switch to the broken version, and wait until the old one is back. Raises `Error` where it has not failed."""
     under_test = device.device
     published = device.publish(name)
     under_test.restore()
     under_test.install(published.url, "--no-reboot")
     if name != "panic":
-        from failures import ONE_TRY
+        from support.failures import ONE_TRY
 
         under_test.node.run(ONE_TRY)
-    heard = Heard({"failed": word, "back": BACK})
+    heard = ConsoleMoments({"failed": word, "back": BACK})
     under_test.machine.line.listen(heard.hear)
     under_test.fall_back(WAIT)
     found = under_test.settled(600)

@@ -15,19 +15,19 @@ from typing import Any
 
 import yaml
 
-from osbuild import log, paths
-from osbuild.cache import Cache
-from osbuild.errors import Error
-from osbuild.lock import lock_path
-from osbuild.profile.load import Loaded, find, load
+from osbuild.config.load import LoadedProfile, find_profile, load_profile
+from osbuild.host import log, paths
+from osbuild.host.cache import Cache
+from osbuild.host.run import Argument, run_command
+from osbuild.inputs.lock import lock_path
 from osbuild.qemu.ssh import KeyPair
-from osbuild.run import Argument, run
+from osbuild.shared.errors import Error
 
 NODE = "bench"
 """name of the node and of its user"""
 
 
-class Site:
+class BenchSite:
     """`folder` is empty at first, and removed by whoever made it; `results` keeps what is worth reading later."""
 
     def __init__(self, folder: Path, results: Path, cache: Cache) -> None:
@@ -41,29 +41,29 @@ class Site:
 
     def profile(self, name: str, base: str, changes: Mapping[str, Any], *, lock: bool = True) -> Path:
         """Write `NAME/BASE.yaml`, which extends the shipped profile `base`; with `lock`, with a copy of its lock."""
-        shipped = load(find(base))
+        shipped = load_profile(find_profile(base))
         path = self.folder / name / f"{base}.yaml"
         path.parent.mkdir(exist_ok=True)
         user = {"name": NODE, "sudo": True, "ssh_keys": [self.key().public]}
         tree = {"name": base, "version": shipped.profile.version, "extends": base, "users": [user], **changes}
         path.write_text(yaml.safe_dump(tree, sort_keys=False))
         if lock and lock_path(shipped).exists():
-            shutil.copy(lock_path(shipped), lock_path(load(path)))
+            shutil.copy(lock_path(shipped), lock_path(load_profile(path)))
         return path
 
     def overlays(self, name: str, base: str) -> list[str]:
         """Copy the overlay trees of the shipped profile `base` beside the profile `name`; returns what it must say."""
-        loaded = load(find(base))
+        loaded = load_profile(find_profile(base))
         for overlay in loaded.profile.overlays:
-            source = paths.overlay(overlay, loaded.folder)
+            source = paths.overlay_path(overlay, loaded.folder)
             shutil.copytree(source, self.folder / name / "overlays" / source.name, symlinks=True)
-        return [f"./overlays/{paths.overlay(overlay, loaded.folder).name}" for overlay in loaded.profile.overlays]
+        return [f"./overlays/{paths.overlay_path(overlay, loaded.folder).name}" for overlay in loaded.profile.overlays]
 
     def command(self, *words: Argument, cache: Path | None = None) -> float:
         """Run `edge-osbuild` in a process of its own; returns the seconds from its start to its end. Raises `Error`."""
         env = {**os.environ, "EDGE_OSBUILD_CACHE": str(cache or self.cache.root)}
         begin = time.monotonic()
-        run([sys.executable, "-m", "osbuild", *words], cwd=paths.PROJECT, env=env)
+        run_command([sys.executable, "-m", "osbuild", *words], cwd=paths.PROJECT, env=env)
         return time.monotonic() - begin
 
     def build(self, profile: Path, *, board: str | None = None, cache: Path | None = None) -> float:
@@ -78,7 +78,7 @@ class Site:
 
     def folder_of(self, profile: Path, board: str | None = None) -> Path:
         """Where the image of `profile` was built, for `board` or for the profile's own architecture."""
-        loaded: Loaded = load(profile)
+        loaded: LoadedProfile = load_profile(profile)
         made = loaded.profile
         return self.output / profile.parent.name / f"{made.name}-{made.version}-{board or made.architecture}"
 
@@ -86,10 +86,10 @@ class Site:
         """The manifest of an image that was built."""
         path = self.folder_of(profile, board) / "manifest.json"
         try:
-            facts: dict[str, Any] = json.loads(path.read_text())
+            metadata: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise Error(f"the build has left no manifest: {error}", where=str(path)) from error
-        return facts
+        return metadata
 
     def _image(self, base: str, board: str | None = None) -> Path:
         """A profile with the overlays of the shipped `base` copied, its image built. The same one when asked again."""

@@ -1,18 +1,18 @@
 """How large an image with Kubernetes is, compressed, and what in it is."""
 
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
+from osbuild.bench.site import BenchSite
 
 BASE = "edge-server"
 MB = 10**6
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Read the manifest of the image."""
-    facts = site.facts(site.image(BASE))
-    files = facts["files"]
+    metadata = site.facts(site.image(BASE))
+    files = metadata["files"]
     largest = [
-        f"{number:2}. {part['name']} {part['size'] / MB:.1f} MB" for number, part in enumerate(facts["largest"], 1)
+        f"{number:2}. {part['name']} {part['size'] / MB:.1f} MB" for number, part in enumerate(metadata["largest"], 1)
     ]
     return Measured(
         [
@@ -22,6 +22,6 @@ def measure(site: Site) -> Measured:
             Figure("image_root", "  its root (erofs), what an update carries", files["root.erofs"]["size"] / MB, "MB"),
         ],
         "disk.img.zst: the whole disk, zstd; 1 MB is 1,000,000 bytes. The parts are as installed, before compression.",
-        {"largest": facts["largest"]},
+        {"largest": metadata["largest"]},
         ("largest parts, before compression:", *largest),
     )

@@ -4,12 +4,12 @@ import statistics
 import time
 from dataclasses import asdict
 
-from osbuild import log
-from osbuild.bench.answers import Answers, asking
-from osbuild.bench.device import Trial, trial
-from osbuild.bench.download import STEPS, Fetched, fetch
+from osbuild.bench.answers import Answers, ask_repeatedly
+from osbuild.bench.device import DeviceUnderTest, device_under_test
+from osbuild.bench.download import STEPS, Fetched, download_version
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
 from osbuild.qemu.command import NETDEV
 
 PORT = 30080
@@ -34,19 +34,19 @@ MEANING = (
 )
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Reboot, switch, reboot, switch. Raises `Error`."""
     downtime: dict[str, list[float]] = {"reboot": [], "overlay-only": [], "next": []}
     downloads: dict[str, Fetched] = {}
-    with trial(site, "server") as device:
-        with asking(exposed(device)) as answers:
+    with device_under_test(site, "server") as device:
+        with ask_repeatedly(expose_pod(device)) as answers:
             answers.wait(300)
-            downloads["overlay-only"] = fetch(device, "overlay-only", "--no-switch")
+            downloads["overlay-only"] = download_version(device, "overlay-only", "--no-switch")
             for command in SWITCHES:
-                downtime["reboot"].append(down(device, answers, "systemctl reboot"))
-                downtime["overlay-only"].append(down(device, answers, command))
-            downloads["next"] = fetch(device, "next", "--no-switch")
-            downtime["next"].append(down(device, answers, "edge-agent update switch"))
+                downtime["reboot"].append(measure_downtime(device, answers, "systemctl reboot"))
+                downtime["overlay-only"].append(measure_downtime(device, answers, command))
+            downloads["next"] = download_version(device, "next", "--no-switch")
+            downtime["next"].append(measure_downtime(device, answers, "edge-agent update switch"))
     plain, over = (statistics.median(downtime[name]) for name in ("reboot", "overlay-only"))
     next_ = downtime["next"][0]
     figures = [
@@ -58,11 +58,11 @@ def measure(site: Site) -> Measured:
     title, target = STEPS["overlay-only"]
     figures += downloads["overlay-only"].figures("server_overlay-only", f"with a cluster, {title}", target)
     figures += downloads["next"].figures("server_next", "with a cluster, the next Kubernetes", None)
-    facts = {name: asdict(found) for name, found in downloads.items()}
-    return Measured(figures, MEANING, {"downtime": downtime, "versions": facts})
+    metadata = {name: asdict(download) for name, download in downloads.items()}
+    return Measured(figures, MEANING, {"downtime": downtime, "versions": metadata})
 
 
-def exposed(device: Trial) -> int:
+def expose_pod(device: DeviceUnderTest) -> int:
     """Let the pod be reached from the host: the port. QEMU forgets it when the machine is powered off, not before."""
     node = device.device.node
     node.guest.put(SERVICE.encode(), "/tmp/service.yaml")
@@ -72,7 +72,7 @@ def exposed(device: Trial) -> int:
     return node.machine.port(PORT)
 
 
-def down(device: Trial, answers: Answers, command: str) -> float:
+def measure_downtime(device: DeviceUnderTest, answers: Answers, command: str) -> float:
     """Seconds without an answer from the pod, when the node reboots by `command`."""
     under_test = device.device
     with log.step(command):

@@ -40,7 +40,7 @@ class Timeline:
         return self.stages[-1].end
 
 
-def draw(boots: Mapping[str, Timeline]) -> str:
+def draw_timelines(boots: Mapping[str, Timeline]) -> str:
     """One picture of all `boots`, by title, to the same scale (SVG 1.1)."""
     last = max(max(boot.ready, boot.complete, *(unit.end for unit in boot.units)) for boot in boots.values())
     scale = (WIDTH - LABELS - 20) / last

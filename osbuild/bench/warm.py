@@ -6,25 +6,25 @@ from typing import Any
 
 import yaml
 
-from osbuild import log
 from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import Site
-from osbuild.errors import Error
+from osbuild.bench.site import BenchSite
+from osbuild.host import log
+from osbuild.shared.errors import Error
 
 BASE = "edge-server"
 TIMES = 3
 ADDED = "usr/lib/edge-osbuild/bench"
 
 
-def measure(site: Site) -> Measured:
+def measure(site: BenchSite) -> Measured:
     """Time the three on one copy of a profile. Raises `Error` where a build did not do what it was meant to."""
     profile = site.image(BASE)
     with log.step("nothing changed"):
-        nothing = statistics.median(expect(site, profile, fresh=False) for _ in range(TIMES))
+        nothing = statistics.median(time_build(site, profile, fresh=False) for _ in range(TIMES))
     with log.step("only first-boot config changed"):
-        config = statistics.median(first_boot(site, profile, f"bench-{number}") for number in range(TIMES))
+        config = statistics.median(time_first_boot_change(site, profile, f"bench-{number}") for number in range(TIMES))
     with log.step("one overlay file changed"):
-        overlay = one_file(site, profile)
+        overlay = time_overlay_change(site, profile)
     return Measured(
         [
             Figure("nothing", "build, nothing changed", nothing, "s", 2),
@@ -37,11 +37,11 @@ def measure(site: Site) -> Measured:
     )
 
 
-def expect(site: Site, profile: Path, *, fresh: bool) -> float:
+def time_build(site: BenchSite, profile: Path, *, fresh: bool) -> float:
     """Seconds of a build; raises `Error` if it made an image and should not have, or the other way round."""
-    before = state(site, profile)
+    before = image_state(site, profile)
     seconds = site.build(profile)
-    if (state(site, profile) != before) != fresh:
+    if (image_state(site, profile) != before) != fresh:
         raise Error(
             "the build should have made another image" if fresh else "the build has made the image anew",
             where=str(profile),
@@ -50,27 +50,27 @@ def expect(site: Site, profile: Path, *, fresh: bool) -> float:
     return seconds
 
 
-def state(site: Site, profile: Path) -> Any:
+def image_state(site: BenchSite, profile: Path) -> Any:
     """What changes if, and only if, an image is made: its root hash, and when the manifest was written."""
     return site.facts(profile)["roothash"], (site.folder_of(profile) / "manifest.json").stat().st_mtime_ns
 
 
-def first_boot(site: Site, profile: Path, name: str) -> float:
+def time_first_boot_change(site: BenchSite, profile: Path, name: str) -> float:
     """Change the host name: seconds of a build and a seed."""
     tree = yaml.safe_load(profile.read_text())
     profile.write_text(yaml.safe_dump({**tree, "hostname": name}, sort_keys=False))
-    seconds = expect(site, profile, fresh=False)
+    seconds = time_build(site, profile, fresh=False)
     seed, more = site.seed(profile)
     if name.encode() not in seed.read_bytes():
         raise Error(f"the seed does not have the host name {name}", where=str(seed))
     return seconds + more
 
 
-def one_file(site: Site, profile: Path) -> float:
+def time_overlay_change(site: BenchSite, profile: Path) -> float:
     """Add a file to an overlay, which is taken away again: seconds of the build."""
     path = profile.parent / yaml.safe_load(profile.read_text())["overlays"][0] / ADDED
     path.write_text("changed\n")
     try:
-        return expect(site, profile, fresh=True)
+        return time_build(site, profile, fresh=True)
     finally:
         path.unlink()

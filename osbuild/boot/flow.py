@@ -8,24 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from osbuild.board import Board
 from osbuild.boot.kernel import Kernel
-from osbuild.image.verity import SlotImage
-from osbuild.profile.boot import split_arguments
-from osbuild.tools import Tree
-
-SLOTS = ("a", "b")
+from osbuild.boot.slot import SlotImage
+from osbuild.config.board import Board
+from osbuild.config.checks.kernel import split_arguments
+from osbuild.sandbox.tools_tree import ToolsTree
 
 
 @dataclass(frozen=True)
-class Parts:
+class BootParts:
     """What boot files are made from. `packages` has the board's packages, unpacked over each other.
 
     `epoch` is the time that files get, in seconds since 1970.
     """
 
     board: Board
-    tools: Tree
+    tools: ToolsTree
     packages: Path
     kernel: Kernel
     initrd: Path
@@ -33,7 +31,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Partition:
+class ExtraPartition:
     """A partition of the boot flow's own: its type (a name or UUID of repart.d(5)), size and first bytes."""
 
     label: str
@@ -42,7 +40,7 @@ class Partition:
     content: bytes = field(default=b"", repr=False)
 
 
-class Flow(Protocol):
+class BootFlow(Protocol):
     """One way to boot. Has no state: everything is in its arguments."""
 
     suffix: str
@@ -51,28 +49,28 @@ class Flow(Protocol):
     def packages(self, board: Board) -> tuple[str, ...]:
         """Debian packages, of the board's architecture, that boot files come from."""
 
-    def slot_file(self, parts: Parts, slot: str, words: str, release: Path, output: Path) -> None:
+    def write_boot_image(self, parts: BootParts, slot: str, words: str, release: Path, output: Path) -> None:
         """Write a slot's boot file, the kernel arguments `words` in it; `release` is the image's os-release(5)."""
 
-    def installed(self, slot: str) -> str:
+    def boot_image_path(self, slot: str) -> str:
         """Where the boot file of a slot goes on the boot partition, to be tried at the next boot."""
 
-    def fill(self, parts: Parts, folder: Path) -> None:
+    def fill_esp(self, parts: BootParts, folder: Path) -> None:
         """Write to `folder` what the boot partition holds beside the slots' boot files."""
 
-    def partitions(self) -> Sequence[Partition]:
+    def extra_partitions(self) -> Sequence[ExtraPartition]:
         """Partitions that the disk needs after the boot partition."""
 
-    def seal(self, disk: Path) -> None:
+    def patch_disk(self, disk: Path) -> None:
         """Change of the finished disk what is outside its partitions."""
 
 
-def boot_name(flow: Flow, slot: str) -> str:
+def boot_image_name(flow: BootFlow, slot: str) -> str:
     """The name of a slot's boot file among the files of a build."""
     return f"edge-{slot}.{flow.suffix}"
 
 
-def command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]) -> str:
+def kernel_command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]) -> str:
     """The kernel command line of `slot`.
 
     `panic=10` because a node with nobody beside it must try again, and `oops=panic` because a kernel that has lost a
@@ -83,9 +81,9 @@ def command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]
     added = [*board.arguments, *extra]
     chosen = any(word.startswith("lockdown=") for text in added for word in split_arguments(text))
     lockdown = ["lockdown=integrity"] if board.architecture.has_signed_modules() and not chosen else []
-    words = [
+    arguments = [
         f"edge.slot={slot}", f"rauc.slot={slot}", f"roothash={image.roothash}", f"edge.salt={image.salt}",
         f"edge.blocks={image.blocks}", "ro", "gpt", "panic=10", "oops=panic", "systemd.gpt_auto=no", "quiet",
         "loglevel=4", "systemd.show_status=no", *lockdown, *(f"console={console}" for console in board.console), *added,
     ]  # fmt: skip
-    return " ".join(words)
+    return " ".join(arguments)

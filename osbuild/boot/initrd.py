@@ -11,18 +11,18 @@ from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
-from osbuild import log
-from osbuild.arch import Architecture
 from osbuild.boot.kernel import Kernel
-from osbuild.cache import Cache, content_key, file_digest
-from osbuild.debian import Archive, Deb, stored
-from osbuild.errors import Error
-from osbuild.mode import fixed_mode
-from osbuild.tools import Tree
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key, file_digest
+from osbuild.host.modes import fixed_mode
+from osbuild.inputs.debian import Deb, PackageArchive, stored_path
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
 
 INIT = Path(__file__).with_name("init")
 DISK = Path(__file__).with_name("disk.sh")
-PACKAGES = (
+INITRD_PACKAGES = (
     "busybox-static",
     "dmsetup",
     "libcap2",
@@ -64,22 +64,22 @@ def initrd_key(debs: Iterable[Deb], kernel: Deb, modules: Sequence[str] = ()) ->
     return content_key("initrd", packages, kernel.sha256, sorted(modules), code)
 
 
-def initrd(
-    cache: Cache, tools: Tree, kernel: Kernel, debs: Sequence[Deb], architecture: Architecture, *,
+def build_initrd(
+    cache: Cache, tools: ToolsTree, kernel: Kernel, debs: Sequence[Deb], architecture: Architecture, *,
     key: str, modules: Sequence[str] = (), folder: Path | None = None,
 ) -> Path:  # fmt: skip
-    """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `PACKAGES`.
+    """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `INITRD_PACKAGES`.
 
     `modules` are the patterns of those that a board finds its disk with; with none, all that machines may need.
     """
 
     def make(path: Path) -> None:
         with log.step("initrd"):
-            Archive(cache, architecture).download(debs, folder=folder)
+            PackageArchive(cache, architecture).download_packages(debs, folder=folder)
             packages, root = path.parent / "packages", path.parent / "root"
             for deb in debs:
-                package = stored(cache, deb)
-                tools.run(["dpkg-deb", "--extract", package, packages], [path.parent, package])
+                package = stored_path(cache, deb)
+                tools.run_command(["dpkg-deb", "--extract", package, packages], [path.parent, package])
             (root / "bin").mkdir(parents=True)
             shutil.copy(packages / "usr/bin/busybox", root / "bin/busybox")
             for applet in APPLETS:
@@ -91,10 +91,10 @@ def initrd(
             shutil.copy(INIT, root / "init")
             (root / "init").chmod(0o755)
             copy_modules(kernel, root, [*ROOT, *(modules or DISKS)])
-            tools.run(["depmod", "-b", root, kernel.release], [path.parent])
-            pack(tools, root, path)
+            tools.run_command(["depmod", "-b", root, kernel.release], [path.parent])
+            pack_cpio(tools, root, path)
 
-    return cache.entry("initrd", key, make)
+    return cache.get_or_make("initrd", key, make)
 
 
 def copy_program(source: Path, program: str, target: Path, place: str) -> None:
@@ -145,7 +145,7 @@ def copy_modules(kernel: Kernel, root: Path, patterns: Sequence[str]) -> None:
             shutil.copy(kernel.modules / name, base / name)
 
 
-def pack(tools: Tree, root: Path, output: Path) -> None:
+def pack_cpio(tools: ToolsTree, root: Path, output: Path) -> None:
     """Write `root` as a cpio archive that depends on nothing but its contents."""
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
@@ -153,8 +153,8 @@ def pack(tools: Tree, root: Path, output: Path) -> None:
         os.utime(path, (0, 0), follow_symlinks=False)
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*"))) + "\n"
     archive = output.with_name("initrd.cpio")
-    tools.run(
+    tools.run_command(
         ["cpio", "--create", "--format=newc", "--reproducible", "--owner=0:0", "--quiet", "-F", archive],
         [output.parent], cwd=root, input=names,
     )  # fmt: skip
-    tools.run(["zstd", "-q", "-15", "-T2", archive, "-o", output], [output.parent])
+    tools.run_command(["zstd", "-q", "-15", "-T2", archive, "-o", output], [output.parent])

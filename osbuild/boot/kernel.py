@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from osbuild import log
-from osbuild.arch import Architecture
-from osbuild.cache import Cache, content_key
-from osbuild.debian import Archive, Deb, stored
-from osbuild.errors import Error
-from osbuild.profile.scalars import nearest
-from osbuild.tools import Tree
+from osbuild.config.scalars import find_nearest
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key
+from osbuild.inputs.debian import Deb, PackageArchive, stored_path
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
 
 # Debian's metapackages; the image that each depends on is what is unpacked.
 METAPACKAGES = {
@@ -65,13 +65,13 @@ class Kernel:
         ]
         known = {Path(line.partition(":")[0]).name.partition(".ko")[0].replace("-", "_") for line in lines}
         listed = (line.split() for line in (self.modules / "modules.alias").read_text().splitlines())
-        aliases = [words[1] for words in listed if words[:1] == ["alias"]]
+        aliases = [arguments[1] for arguments in listed if arguments[:1] == ["alias"]]
         built_in = (self.modules / "modules.builtin.modinfo").read_bytes().decode(errors="replace").split("\0")
         aliases += [entry.partition(".alias=")[2] for entry in built_in if ".alias=" in entry]
         for name in names:
             plain = name.replace("-", "_")
             if plain not in known and not any(fnmatchcase(name, alias) for alias in aliases):
-                near = nearest(plain, known, cutoff=0.8)
+                near = find_nearest(plain, known, cutoff=0.8)
                 hint = f"did you mean `{near}`?" if near else "remove it, or try `kernel.flavour: generic`"
                 raise Error(f"kernel {self.release} has no module {name}", where="kernel.modules", hint=hint)
 
@@ -81,15 +81,17 @@ def kernel_key(deb: Deb) -> str:
     return content_key("kernel-3", deb.sha256, UNWANTED)
 
 
-def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture, *, folder: Path | None = None) -> Kernel:
+def unpack_kernel(
+    cache: Cache, tools: ToolsTree, deb: Deb, architecture: Architecture, *, folder: Path | None = None
+) -> Kernel:
     """The kernel in the package `deb`, with an index of its modules, from the cache if it is there."""
 
     def make(path: Path) -> None:
         with log.step(f"kernel: {deb.name} {deb.version}"):
-            Archive(cache, architecture).download([deb], folder=folder)
+            PackageArchive(cache, architecture).download_packages([deb], folder=folder)
             path.mkdir()
-            package = stored(cache, deb)
-            tools.run(["dpkg-deb", "--extract", package, path / "package"], [path, package])
+            package = stored_path(cache, deb)
+            tools.run_command(["dpkg-deb", "--extract", package, path / "package"], [path, package])
             (path / "tree/usr/lib").mkdir(parents=True)
             modules = [*(path / "package").glob("usr/lib/modules"), *(path / "package").glob("lib/modules")]
             images = sorted((path / "package/boot").glob("vmlinuz-*"))
@@ -101,14 +103,14 @@ def kernel(cache: Cache, tools: Tree, deb: Deb, architecture: Architecture, *, f
                 trees.rename(path / "trees")
             release = images[0].name.removeprefix("vmlinuz-")
             base = path / "tree/usr/lib/modules" / release
-            tools.run(["rm", "-rf", path / "package", *(base / "kernel" / name for name in UNWANTED)], [path])
+            tools.run_command(["rm", "-rf", path / "package", *(base / "kernel" / name for name in UNWANTED)], [path])
             for link in ("build", "source"):
                 (base / link).unlink(missing_ok=True)
             # depmod wants /lib/modules below its base folder
             (path / "tree/lib").symlink_to("usr/lib")
-            tools.run(["depmod", "-b", path / "tree", release], [path])
+            tools.run_command(["depmod", "-b", path / "tree", release], [path])
             (path / "tree/lib").unlink()
             (path / "release").write_text(release)
 
-    root = cache.entry("kernel", content_key(kernel_key(deb), tools.root.name), make)  # depmod is of the tools
+    root = cache.get_or_make("kernel", content_key(kernel_key(deb), tools.root.name), make)  # depmod is of the tools
     return Kernel(root, (root / "release").read_text())

@@ -11,14 +11,14 @@ SIZE = 4096  # bytes; RAUC's block-hash-index has the same
 DIGEST = 8
 
 
-def hashes(path: Path) -> Iterator[bytes]:
+def hash_blocks(path: Path) -> Iterator[bytes]:
     """sha256 of each block of a file, the last one maybe short."""
     with path.open("rb") as file:
         while data := file.read(SIZE):
             yield hashlib.sha256(data).digest()
 
 
-def runs(numbers: list[int]) -> list[list[int]]:
+def group_runs(numbers: list[int]) -> list[list[int]]:
     """Numbers as [first, count] of each run of consecutive ones."""
     found: list[list[int]] = []
     for number in numbers:
@@ -29,7 +29,7 @@ def runs(numbers: list[int]) -> list[list[int]]:
     return found
 
 
-def store(files: Mapping[str, Path], folder: str, target: Path) -> None:
+def store_blocks(files: Mapping[str, Path], folder: str, target: Path) -> None:
     """Write every block of `files` (slot -> boot file) once, as boot.blocks, boot.hashes and boot.json in `target`.
 
     boot.hashes has the first `DIGEST` bytes of the sha256 of each.
@@ -50,7 +50,7 @@ def store(files: Mapping[str, Path], folder: str, target: Path) -> None:
                         blocks.write(data.ljust(SIZE, b"\0"))
                     used.append(numbers[digest])
             size = path.stat().st_size
-            slots[slot] = {"name": path.name, "size": size, "sha256": whole.hexdigest(), "runs": runs(used)}
+            slots[slot] = {"name": path.name, "size": size, "sha256": whole.hexdigest(), "runs": group_runs(used)}
     (target / "boot.hashes").write_bytes(b"".join(numbers))
     plan = {"format": 1, "block": SIZE, "digest": DIGEST, "folder": folder, "slots": slots}
     (target / "boot.json").write_text(json.dumps(plan) + "\n")

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.bundle import blocks, hook, trust
-from osbuild.bundle.source import Source
+from osbuild.bundle.source import BundleSource
+from osbuild.image.rauc_config import render_key_file
 
 # What `inspect` and a device want to know of a build before they touch it. Timings and the disk image's sums, which
 # are not in a bundle, would only make two bundles of one build differ.
-FACTS = (
+METADATA_KEYS = (
     "name", "version", "architecture", "board", "key", "lock", "roothash", "components", "packages", "kernel",
     "trust",
 )  # fmt: skip
 
 
-def manifest(source: Source) -> str:
+def render_manifest(source: BundleSource) -> str:
     """The bundle's manifest (RAUC's manual, "Manifest").
 
     The boot file comes first: as soon as the root is being overwritten, nothing may boot the slot. The root and its
@@ -32,7 +33,7 @@ def manifest(source: Source) -> str:
         "architecture": source.facts["architecture"], "board": source.board, "roothash": source.facts["roothash"],
         "kernel": source.facts.get("kernel", {}).get("release", ""),
         "kubernetes": f"{cluster['distribution']} {cluster['version']}" if cluster else "",
-        "downgrade": source.downgrade, "roots": " ".join(trust.roots(source.facts)),
+        "downgrade": source.downgrade, "roots": " ".join(trust.trusted_roots(source.facts)),
         "change-owner": "yes" if source.change_owner else "",
     }  # fmt: skip
     sections = {
@@ -48,35 +49,26 @@ def manifest(source: Source) -> str:
     }  # fmt: skip
     if source.indexed:
         sections["image.root"]["hooks"] = "pre-install"
-    return key_file(sections)
+    return render_key_file(sections)
 
 
-def key_file(sections: Mapping[str, Mapping[str, str]]) -> str:
-    """Sections in GLib's key file format, which RAUC reads."""
-
-    def section(name: str, keys: Mapping[str, str]) -> str:
-        return f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in keys.items())
-
-    return "\n".join(section(name, keys) for name, keys in sections.items())
-
-
-def facts(source: Source) -> dict[str, Any]:
+def build_metadata(source: BundleSource) -> dict[str, Any]:
     """What the build says about itself, as the bundle carries it."""
-    found = {name: source.facts[name] for name in FACTS if name in source.facts}
+    found = {name: source.facts[name] for name in METADATA_KEYS if name in source.facts}
     return found | {"change_owner": True} if source.change_owner else found
 
 
-def write(source: Source, folder: Path) -> None:
+def write_content(source: BundleSource, folder: Path) -> None:
     """Lay out all of it in the empty `folder`."""
     for path, name in ((source.root, "root.img"), (source.tree, "verity.img")):
-        link(path, folder / name)
-    blocks.store(source.boot, source.boot_folder, folder)
+        link_or_copy(path, folder / name)
+    blocks.store_blocks(source.boot, source.boot_folder, folder)
     shutil.copyfile(hook.__file__, folder / "hook")
-    (folder / "build.json").write_text(json.dumps(facts(source), sort_keys=True) + "\n")
-    (folder / "manifest.raucm").write_text(manifest(source))
+    (folder / "build.json").write_text(json.dumps(build_metadata(source), sort_keys=True) + "\n")
+    (folder / "manifest.raucm").write_text(render_manifest(source))
 
 
-def link(path: Path, target: Path) -> None:
+def link_or_copy(path: Path, target: Path) -> None:
     """The same file at `target`, without a copy where the file system allows it."""
     try:
         os.link(path, target)

@@ -42,12 +42,12 @@ TREE_HEAD = struct.Struct("<8sII16x32sIIQH")
 TREE_KIND = (b"verity\0\0", 1, 1, b"sha256".ljust(32, b"\0"), TREE_BLOCK, TREE_BLOCK, 0)
 
 
-class Problem(Exception):
+class HookError(Exception):
     """Why the slot can't be written: RAUC's log and the agent show it."""
 
 
 def check_trust(bundle: Path, device: Path) -> None:
-    """Raises `Problem` if the new image trusts no root that the running one trusts: `device` says which those are.
+    """Raises `HookError` if the new image trusts no root that the running one trusts: `device` says which those are.
 
     No bundle of this device's owner could be installed any more. The signer may permit it. A bundle or image that is
     too old to say is not judged. The agent checks the same before RAUC starts; older agents do not.
@@ -60,13 +60,13 @@ def check_trust(bundle: Path, device: Path) -> None:
         return
     if known and new and not known & new and build.get("change_owner") is not True:
         owner = build["trust"].get("owner")
-        raise Problem(f"the image in this bundle takes updates of {owner} only: this device could take no other")
+        raise HookError(f"the image in this bundle takes updates of {owner} only: this device could take no other")
 
 
-def entries(folder: Path, name: str) -> list[Path]:
+def find_boot_images(folder: Path, name: str) -> list[Path]:
     """Files that a boot loader may take for `name`, of whatever generation and with whatever boot counter.
 
-    `edge-b.efi` is `edge-7-b+2-1.efi` there (systemd-boot(7), `osbuild.agent.uefi`).
+    `edge-b.efi` is `edge-7-b+2-1.efi` there (systemd-boot(7), `osbuild.agent.boot.systemd_boot`).
     """
     first, _, rest = name.rpartition("-")
     stem, _, suffix = rest.rpartition(".")
@@ -74,7 +74,7 @@ def entries(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in folder.iterdir() if re.fullmatch(wanted, path.name, re.IGNORECASE))
 
 
-def local_blocks(paths: list[Path], size: int, digest: int = 32) -> Local:
+def map_local_blocks(paths: list[Path], size: int, digest: int = 32) -> Local:
     """`digest` bytes of the sha256 of each block of the files that are there -> where it is.
 
     A file that can't be read is left out.
@@ -91,19 +91,21 @@ def local_blocks(paths: list[Path], size: int, digest: int = 32) -> Local:
     return found
 
 
-def single(path: Path) -> BinaryIO:
+def open_unbuffered(path: Path) -> BinaryIO:
     """A file of the bundle of which only the blocks are read that are asked for, and none ahead."""
     file = path.open("rb", buffering=0)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
     return file
 
 
-def assemble(bundle: Path, plan: dict[str, Any], slot: str, local: Local, output: BinaryIO) -> tuple[int, int]:
+def assemble_boot_image(
+    bundle: Path, plan: dict[str, Any], slot: str, local: Local, output: BinaryIO
+) -> tuple[int, int]:
     """Write the boot file of `slot` to `output`; how many blocks it has, and how many were read from the bundle."""
     size, width, entry = int(plan["block"]), int(plan["digest"]), plan["slots"][slot]
     hashes = (bundle / "boot.hashes").read_bytes()
     whole, left, total, fetched = hashlib.sha256(), int(entry["size"]), 0, 0
-    with single(bundle / "boot.blocks") as store:
+    with open_unbuffered(bundle / "boot.blocks") as store:
         for first, count in entry["runs"]:
             for number in range(first, first + count):
                 wanted = hashes[width * number : width * number + width]
@@ -116,7 +118,7 @@ def assemble(bundle: Path, plan: dict[str, Any], slot: str, local: Local, output
                 left -= len(data)
                 total += 1
     if left or whole.hexdigest() != entry["sha256"]:
-        raise Problem(f"the boot file of slot {slot} does not have the sha256 {entry['sha256']}")
+        raise HookError(f"the boot file of slot {slot} does not have the sha256 {entry['sha256']}")
     return total, fetched
 
 
@@ -129,97 +131,97 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Bytes that can still be written to the file system of `folder`."""
     space = os.statvfs(folder)
     return space.f_bavail * space.f_frsize
 
 
-def install(bundle: Path, partition: Path, slot: str) -> str:
-    """Put the boot file of `slot` on the boot partition as NAME.staged; returns what was done. Raises `Problem`."""
+def install_boot_image(bundle: Path, partition: Path, slot: str) -> str:
+    """Put the boot file of `slot` on the boot partition as NAME.staged; returns what was done. Raises `HookError`."""
     plan = json.loads((bundle / "boot.json").read_text())
     if plan["format"] != 1 or slot not in plan["slots"]:
-        raise Problem(f"this bundle has no boot file for slot `{slot}`, only for {', '.join(plan['slots'])}")
+        raise HookError(f"this bundle has no boot file for slot `{slot}`, only for {', '.join(plan['slots'])}")
     folder, name = partition / plan["folder"], plan["slots"][slot]["name"]
     if not folder.is_dir():
-        raise Problem(f"there is no {folder}: is the boot partition mounted?")
+        raise HookError(f"there is no {folder}: is the boot partition mounted?")
     partial, staged, spare = (folder / f"{name}.{what}" for what in ("partial", "staged", "spare"))
-    old = [path for path in (staged, spare, *entries(folder, name), partial) if path.exists()]
+    old = [path for path in (staged, spare, *find_boot_images(folder, name), partial) if path.exists()]
     # A power cut within a rename leaves two names for the same blocks: to free them twice, and not at once, would
     # destroy what has them by then. So all go, and those last that would go the next time too, should the power fail
     # between two. What an interrupted installation left under one name, which boots nothing, is kept if there is room
     # for it: most of its blocks will be needed.
-    kept = old if old in ([staged], [spare]) and free(folder) >= plan["slots"][slot]["size"] else []
+    kept = old if old in ([staged], [spare]) and free_bytes(folder) >= plan["slots"][slot]["size"] else []
     for path in old if not kept else []:
         path.unlink()
     sync_folder(folder)
     others = [entry["name"] for each, entry in plan["slots"].items() if each != slot]
-    near = [*kept, *(path for other in others for path in entries(folder, other))]
-    local = local_blocks(near, int(plan["block"]), int(plan["digest"]))
+    near = [*kept, *(path for other in others for path in find_boot_images(folder, other))]
+    local = map_local_blocks(near, int(plan["block"]), int(plan["digest"]))
     try:
         with partial.open("xb") as output:
-            total, fetched = assemble(bundle, plan, slot, local, output)
+            total, fetched = assemble_boot_image(bundle, plan, slot, local, output)
             output.flush()
             os.fsync(output.fileno())
         partial.rename(staged)
         sync_folder(folder)
         spare.unlink(missing_ok=True)
-    except (OSError, Problem) as error:
+    except (OSError, HookError) as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, Problem):
+        if isinstance(error, HookError):
             raise
         message = f"{name} can't be written: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message += f" ({plan['slots'][slot]['size']} bytes are needed, {free(folder)} are free)"
-        raise Problem(message) from error
+            message += f" ({plan['slots'][slot]['size']} bytes are needed, {free_bytes(folder)} are free)"
+        raise HookError(message) from error
     return f"boot file {name}: {total} blocks, {fetched} of them from the bundle"
 
 
-def leaves(tree: BinaryIO, local: Local) -> tuple[bytes, int, int]:
+def read_leaves(tree: BinaryIO, local: Local) -> tuple[bytes, int, int]:
     """The lowest level of a hash tree, and of how many blocks the tree is, and how many were read from `tree`.
 
     `local` is where blocks can be had by their sha256. After the superblock's block the levels follow from the top,
-    which is one block; each block has 128 digests, of blocks of the next level. Raises `Problem`, `OSError`.
+    which is one block; each block has 128 digests, of blocks of the next level. Raises `HookError`, `OSError`.
     """
     head = tree.read(TREE_BLOCK)
     try:
         *first, blocks, salt = TREE_HEAD.unpack_from(head)
     except struct.error as error:
-        raise Problem("the bundle has no hash tree") from error
+        raise HookError("the bundle has no hash tree") from error
     if (*first, salt) != TREE_KIND or blocks < 2:
-        raise Problem("the hash tree in the bundle is of another kind: no index can be made from it")
+        raise HookError("the hash tree in the bundle is of another kind: no index can be made from it")
     counts = []
     count = blocks
     while count > 1:
         count = -(-count // 128)
         counts.append(count)
-    place, level, fetched = 1, b"", 1
+    offset, level, fetched = 1, b"", 1
     for count in reversed(counts):
         above, level = level, b""
         for number in range(count):
             wanted = above[32 * number : 32 * number + 32]
-            data = stored(local, wanted)
+            data = read_local_block(local, wanted)
             if data is None:
-                tree.seek((place + number) * TREE_BLOCK)
+                tree.seek((offset + number) * TREE_BLOCK)
                 data = tree.read(TREE_BLOCK)
                 fetched += 1
                 if len(data) != TREE_BLOCK or (above and hashlib.sha256(data).digest() != wanted):
-                    raise Problem("the hash tree in the bundle is damaged")
+                    raise HookError("the hash tree in the bundle is damaged")
             level += data
-        place += count
-    return level[: 32 * blocks], place, fetched
+        offset += count
+    return level[: 32 * blocks], offset, fetched
 
 
-def leaves_of(partition: Path) -> bytes:
+def read_partition_leaves(partition: Path) -> bytes:
     """The lowest level of the hash tree on a partition, empty where there is none."""
     try:
         with partition.open("rb") as tree:
-            return leaves(tree, {})[0]
-    except (Problem, OSError):
+            return read_leaves(tree, {})[0]
+    except (HookError, OSError):
         return b""
 
 
-def stored(local: Local, wanted: bytes) -> bytes | None:
+def read_local_block(local: Local, wanted: bytes) -> bytes | None:
     """The block with that sha256, if it is there, and still what it was."""
     if wanted not in local:
         return None
@@ -229,23 +231,23 @@ def stored(local: Local, wanted: bytes) -> bytes | None:
     return data if hashlib.sha256(data).digest() == wanted else None
 
 
-def index(bundle: Path, device: Path) -> tuple[bytes, str]:
+def make_index(bundle: Path, device: Path) -> tuple[bytes, str]:
     """Make RAUC's index of the root in the bundle, which is about to be written to `device`: it, and what was done."""
     target = bundle.parent / INDEX
     target.unlink(missing_ok=True)
-    local = local_blocks(sorted(device.parent.glob(TREES)), TREE_BLOCK)
-    with single(bundle / "verity.img") as tree:
-        made, total, fetched = leaves(tree, local)
+    local = map_local_blocks(sorted(device.parent.glob(TREES)), TREE_BLOCK)
+    with open_unbuffered(bundle / "verity.img") as tree:
+        made, total, fetched = read_leaves(tree, local)
     target.write_bytes(made)
     return made, f"index of the root: {total} blocks of its hash tree, {fetched} of them from the bundle"
 
 
-def unknown(slot: str, data: Path) -> Path:
+def unknown_index_path(slot: str, data: Path) -> Path:
     """Where RAUC looks for the index of a slot while it writes it, or that it has not written; by RAUC's name of it."""
     return data / f"slot.{slot}" / "hash-unknown" / "block-hash-index"
 
 
-def keep(target: Path, made: bytes) -> None:
+def store_index(target: Path, made: bytes) -> None:
     """Have an index where RAUC looks for it, whole or not at all."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
@@ -253,7 +255,7 @@ def keep(target: Path, made: bytes) -> None:
     partial.replace(target)
 
 
-def index_target(device: Path, name: str, data: Path, new: bytes) -> str:
+def index_target_slot(device: Path, name: str, data: Path, new: bytes) -> str:
     """Make the index of what is in the slot `name`, the partition `device`, which is about to be written with `new`.
 
     RAUC has the index of what it put there last, unless an installation has failed since: it would read and hash the
@@ -262,8 +264,8 @@ def index_target(device: Path, name: str, data: Path, new: bytes) -> str:
     is found by halving. RAUC hashes what it takes from a slot: where an index is wrong, that is a look in vain. Returns
     what was done.
     """
-    target = unknown(name, data)
-    old = target.read_bytes() if target.exists() else leaves_of(device.with_name(f"{device.name}-verity"))
+    target = unknown_index_path(name, data)
+    old = target.read_bytes() if target.exists() else read_partition_leaves(device.with_name(f"{device.name}-verity"))
     places = [at for at in range(0, len(new), 32) if new[at : at + 32] != old[at : at + 32]]
     with device.open("rb", buffering=0) as slot:
 
@@ -274,24 +276,24 @@ def index_target(device: Path, name: str, data: Path, new: bytes) -> str:
         count = bisect.bisect_left(places, True, key=missing)
     end = places[count] if count < len(places) else len(new)
     made = new[:end] + old[end:] or new[:32]  # none at all is no index
-    keep(target, made)
+    store_index(target, made)
     return f"index of this root: {len(old) // 32} blocks known, {count} of {len(places)} new ones there already"
 
 
-def index_other(device: Path, name: str, data: Path) -> str:
+def index_other_slot(device: Path, name: str, data: Path) -> str:
     """Make the index of the slot that is not written, where RAUC has none: of an image that it has not installed.
 
     It would read and hash the whole partition for that, however little of it the root is. `name` is RAUC's name of the
     slot that is written to `device`, such as `root.1`. Returns what was done, empty for nothing.
     """
     kind, _, number = name.rpartition(".")
-    target = unknown(f"{kind}.{1 - int(number)}", data)
+    target = unknown_index_path(f"{kind}.{1 - int(number)}", data)
     trees = [path for path in device.parent.glob(TREES) if path.name != f"{device.name}-verity"]
     if len(trees) != 1 or any(path != target.parent for path in target.parent.parent.glob("hash-*")):
         return ""
     with trees[0].open("rb") as tree:
-        made, _, _ = leaves(tree, {})
-    keep(target, made)
+        made, _, _ = read_leaves(tree, {})
+    store_index(target, made)
     return f"index of the other root: {len(made) // 32} blocks"
 
 
@@ -302,19 +304,19 @@ def main() -> int:
         return 1
     try:
         environ = os.environ
-        bundle, place = Path(environ["RAUC_BUNDLE_MOUNT_POINT"]), Path(environ["RAUC_SLOT_DEVICE"])
+        bundle, path = Path(environ["RAUC_BUNDLE_MOUNT_POINT"]), Path(environ["RAUC_SLOT_DEVICE"])
         if sys.argv[1] == "slot-install":
             check_trust(bundle, Path(TRUST))  # the boot file comes first: nothing was changed yet
-            print(install(bundle, place, environ["RAUC_SLOT_BOOTNAME"]))
+            print(install_boot_image(bundle, path, environ["RAUC_SLOT_BOOTNAME"]))
         else:
-            new, said = index(bundle, place)
+            new, said = make_index(bundle, path)
             print(said)
             try:
-                print(index_target(place, environ["RAUC_SLOT_NAME"], Path(DATA), new))
-                print(index_other(place, environ["RAUC_SLOT_NAME"], Path(DATA)))
-            except (Problem, OSError, ValueError) as error:  # RAUC makes it then
+                print(index_target_slot(path, environ["RAUC_SLOT_NAME"], Path(DATA), new))
+                print(index_other_slot(path, environ["RAUC_SLOT_NAME"], Path(DATA)))
+            except (HookError, OSError, ValueError) as error:  # RAUC makes it then
                 print(f"no index of a slot's root: {error}")
-    except (Problem, OSError, KeyError, ValueError) as error:
+    except (HookError, OSError, KeyError, ValueError) as error:
         print(f"hook: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

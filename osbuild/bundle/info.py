@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.bundle.payload import payload_damage
-from osbuild.bundle.programs import programs
-from osbuild.bundle.signing import trust
-from osbuild.cache import Cache
-from osbuild.errors import Error
-from osbuild.jsontext import loads
-from osbuild.run import CommandError
-from osbuild.tools import Tree
+from osbuild.bundle.payload import find_payload_damage
+from osbuild.bundle.signing import trust_arguments
+from osbuild.host.cache import Cache
+from osbuild.host.run import CommandError
+from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
+from osbuild.shared.json_text import parse_json
 
 MAGIC = b"hsqs"  # squashfs, with which a bundle begins
 WHOLE = "is the file whole? compare its size and sha256 with what `edge-osbuild bundle --json` said"
@@ -21,7 +21,7 @@ INSIDE = "/run/bundle.raucb"  # where the sandbox has it; not every place of the
 
 
 @dataclass(frozen=True)
-class Info:
+class BundleInfo:
     """A bundle. `images` is image -> bytes; `meta` what the build wrote for devices; `problem` why it isn't trusted.
 
     `problem` is None where the signature was checked against a keyring and found good.
@@ -48,7 +48,7 @@ def is_bundle(path: Path) -> bool:
         return False
 
 
-def read(path: Path, cache: Cache, keyring: bytes | None = None) -> Info:
+def read_bundle(path: Path, cache: Cache, keyring: bytes | None = None) -> BundleInfo:
     """Everything about the bundle at `path`; with `keyring`, whether a device that has it would take the signature.
 
     Raises `Error` where it is no bundle, or damaged.
@@ -56,20 +56,20 @@ def read(path: Path, cache: Cache, keyring: bytes | None = None) -> Info:
     if not is_bundle(path):
         message = "this is no bundle" if path.is_file() else "there is no such file"
         raise Error(message, where=str(path), hint="`edge-osbuild bundle` makes one: F.raucb")
-    tools, problem = programs(cache), "not checked: no keyring was given"
+    tools, problem = bundle_tools(cache), "not checked: no keyring was given"
     with cache.scratch("bundles") as scratch:
         plain = _info(tools, path, ["--no-verify"], [])
         signer = None
         if keyring is not None:
             try:
-                checked = _info(tools, path, [], [scratch], trust(scratch, keyring))
+                checked = _info(tools, path, [], [scratch], trust_arguments(scratch, keyring))
                 signer, problem = checked.get("signer"), ""
             except Error as error:
                 problem = error.message
     update = plain.get("update", {})
-    if damage := payload_damage(path, plain.get("bundle", {})):
+    if damage := find_payload_damage(path, plain.get("bundle", {})):
         problem = damage
-    return Info(
+    return BundleInfo(
         path,
         path.stat().st_size,
         str(update.get("compatible", "")),
@@ -84,15 +84,17 @@ def read(path: Path, cache: Cache, keyring: bytes | None = None) -> Info:
 
 
 def _info(
-    tools: Tree, path: Path, words: Sequence[str], binds: Sequence[Path], checks: Sequence[Any] = ()
+    tools: ToolsTree, path: Path, arguments: Sequence[str], binds: Sequence[Path], checks: Sequence[Any] = ()
 ) -> dict[str, Any]:
     # Two outputs: the signer is only in the one for people.
     hidden = [(path, INSIDE)]
     try:
-        text = tools.run(["rauc", *checks, "info", *words, "--output-format=json-2", INSIDE], binds, hidden=hidden)
-        found: dict[str, Any] = loads(text)
-        if not words:
-            shown = tools.run(["rauc", *checks, "info", INSIDE], binds, hidden=hidden)
+        text = tools.run_command(
+            ["rauc", *checks, "info", *arguments, "--output-format=json-2", INSIDE], binds, read_only_binds=hidden
+        )
+        found: dict[str, Any] = parse_json(text)
+        if not arguments:
+            shown = tools.run_command(["rauc", *checks, "info", INSIDE], binds, read_only_binds=hidden)
             names = re.findall(r"^ *\d+ Subject: (.*)$", shown, re.MULTILINE)
             found["signer"] = names[0] if names else None
     except ValueError as error:
@@ -104,13 +106,13 @@ def _info(
     return found
 
 
-def contents(path: Path, name: str, cache: Cache) -> bytes:
+def read_bundle_file(path: Path, name: str, cache: Cache) -> bytes:
     """One file of a bundle; nothing about its signature is checked. Raises `Error`."""
     with cache.scratch("bundles") as scratch:
         try:
-            programs(cache).run(
+            bundle_tools(cache).run_command(
                 ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", INSIDE, name], [scratch],
-                hidden=[(path, INSIDE)],
+                read_only_binds=[(path, INSIDE)],
             )  # fmt: skip
             found = scratch / "out" / name
             if found.is_symlink() or not found.is_file():  # a link would lead to a file of this host

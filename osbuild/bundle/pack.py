@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild import log
 from osbuild.bundle import content, hook
-from osbuild.bundle.programs import programs
-from osbuild.bundle.signing import Signing, trust
-from osbuild.bundle.source import Source, check
-from osbuild.cache import Cache, file_digest
-from osbuild.output import publish, target
-from osbuild.run import Argument
+from osbuild.bundle.signing import Signing, trust_arguments
+from osbuild.bundle.source import BundleSource, check_build
+from osbuild.host import log
+from osbuild.host.cache import Cache, file_digest
+from osbuild.host.output import output_path, publish_files
+from osbuild.host.run import Argument
+from osbuild.sandbox.bundle_tools import bundle_tools
 
 # Small blocks: of a streamed bundle only whole ones can be read, and an adaptive update picks single blocks of 4 KiB.
 # That makes the whole 2 to 4 % larger than squashfs's usual 128 KiB do, and a small update many times smaller.
@@ -28,30 +28,30 @@ class Bundle:
     path: Path
     size: int
     sha256: str
-    source: Source
+    source: BundleSource
     signer: str
 
 
-def make(source: Source, path: Path, signing: Signing, cache: Cache) -> Bundle:
+def make_bundle(source: BundleSource, path: Path, signing: Signing, cache: Cache) -> Bundle:
     """Write a signed bundle of `source` to `path`, which appears whole or not at all. Raises `Error`.
 
     The same build gives the same squashfs. What follows that does differ: RAUC salts its hash tree by chance, and the
     signature has the time at which it was made and, with the curves used here, a random number.
     """
     with log.step(f"bundle of {source.title}"):
-        target(path)
-        check(source)
-        tools = programs(cache)
+        output_path(path)
+        check_build(source)
+        tools = bundle_tools(cache)
         with cache.scratch("bundles") as scratch:
             inside, made = scratch / "content", scratch / "bundle.raucb"
             inside.mkdir()
-            content.write(source, inside)
+            content.write_content(source, inside)
             with log.step("squashfs, hash tree, signature"):
                 words = SQUASHFS + (MADE_THERE if source.indexed else "")
                 command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={words}", inside, made]
                 env = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)}
-                signing.run(tools, command, scratch, env)
-                tools.run(["rauc", *trust(scratch, signing.keys.keyring()), "info", made], [scratch])
+                signing.run_rauc(tools, command, scratch, env)
+                tools.run_command(["rauc", *trust_arguments(scratch, signing.keys.keyring()), "info", made], [scratch])
             size, digest = made.stat().st_size, file_digest(made)
-            publish(path.parent, {path.name: made})
+            publish_files(path.parent, {path.name: made})
     return Bundle(path, size, digest, source, signing.signer.name)

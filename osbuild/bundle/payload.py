@@ -13,14 +13,14 @@ BLOCK = 4096
 LENGTH = 8  # bytes at the end that say how long the signature is (RAUC's manual, "Bundle Formats")
 
 
-def payload_damage(path: Path, facts: Mapping[str, Any]) -> str | None:
+def find_payload_damage(path: Path, metadata: Mapping[str, Any]) -> str | None:
     """How a bundle differs from what was signed; None if it is intact or has no hash tree.
 
-    `facts` is the section `bundle` of `rauc info --output-format=json-2`. Raises `OSError`.
+    `metadata` is the section `bundle` of `rauc info --output-format=json-2`. Raises `OSError`.
     """
-    if facts.get("format") != "verity":
+    if metadata.get("format") != "verity":
         return None
-    salt, size = bytes.fromhex(facts["verity-salt"]), int(facts["verity-size"])
+    salt, size = bytes.fromhex(metadata["verity-salt"]), int(metadata["verity-size"])
     with path.open("rb") as file:
         end = file.seek(-LENGTH, os.SEEK_END)
         data_size = end - int.from_bytes(file.read(LENGTH), "big") - size
@@ -37,6 +37,6 @@ def payload_damage(path: Path, facts: Mapping[str, Any]) -> str | None:
             break
         blocks = range(0, len(level), BLOCK)
         level = b"".join(hashlib.sha256(salt + level[at : at + BLOCK]).digest() for at in blocks)
-    if hashlib.sha256(salt + levels[-1]).hexdigest() != facts["verity-hash"]:
+    if hashlib.sha256(salt + levels[-1]).hexdigest() != metadata["verity-hash"]:
         return "it is damaged: its contents are not what was signed"
     return None if b"".join(reversed(levels)) == stored else "it is damaged: its hash tree is not what was signed"

@@ -3,30 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
-from osbuild.bundle.source import AGAIN, Source
-from osbuild.errors import Error
+from osbuild.bundle.source import AGAIN, BundleSource
 from osbuild.keys.certificate import fingerprint
-from osbuild.keys.store import Keys
+from osbuild.keys.key_folder import KeyFolder
+from osbuild.shared.errors import Error
 
 HAND_OVER = "to hand devices over to another owner on purpose, give --change-owner"
 
 
-def roots(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def trusted_roots(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """Fingerprints of the roots that an image trusts, from the facts of its build; empty if they do not say."""
-    trust = facts.get("trust") or {}
+    trust = metadata.get("trust") or {}
     return tuple(str(root["sha256"]) for root in trust.get("roots", ()))
 
 
-def check(source: Source, keys: Keys) -> None:
+def check_trust(source: BundleSource, keys: KeyFolder) -> None:
     """Raises `Error` if devices that install this image would take no further bundle that `keys` sign.
 
     An image that trusts development keys never gets a signature of other keys: devices in the field would then take
     updates of anybody who has them, and none of their owner.
     """
-    trusted, where = roots(source.facts), str(source.folder)
+    trusted, where = trusted_roots(source.facts), str(source.folder)
     if not trusted:
         raise Error("its manifest.json does not say whose updates the image takes", where=where, hint=AGAIN)
-    signer = keys.the_signer()
+    signer = keys.find_signer()
     if fingerprint(keys.certificate(signer.root)) in trusted:
         return
     trust, rebuild = source.facts["trust"], f"`edge-osbuild build … --keys {keys.folder}`, then make the bundle"

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from osbuild import log
-from osbuild.errors import Error
+from osbuild.host import log
+from osbuild.shared.errors import Error
 
 # command -> (module below this package, one line of help)
 COMMANDS = {
@@ -52,9 +52,9 @@ def show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> No
     """Print version and commit, and exit."""
     if not wanted or ctx.resilient_parsing:
         return
-    from osbuild.version import version
+    from osbuild.host.version import read_version
 
-    click.echo(f"edge-osbuild {version()}")
+    click.echo(f"edge-osbuild {read_version()}")
     ctx.exit()
 
 
@@ -70,13 +70,13 @@ def cli(debug: bool, verbose: bool) -> None:  # `debug` is read by main()
 
 def main(args: list[str] | None = None) -> Any:
     """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
-    words = sys.argv[1:] if args is None else args
+    arguments = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that resources are given back
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may not be UTF-8
     try:
-        status = cli.main(args=words, prog_name="edge-osbuild", standalone_mode=False)
+        status = cli.main(args=arguments, prog_name="edge-osbuild", standalone_mode=False)
         flush_output()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -87,12 +87,12 @@ def main(args: list[str] | None = None) -> Any:
         log.console.print("[red]interrupted[/]")
         sys.exit(130)
     except Error as error:
-        if "--debug" in words:
+        if "--debug" in arguments:
             raise
         log.error(error)
         sys.exit(error.status)
     except OSError as error:
-        if "--debug" in words:
+        if "--debug" in arguments:
             raise
         name = error.filename
         hint = "check the path, its mode and its disk; `edge-osbuild --debug …` shows the failed step"
@@ -102,7 +102,7 @@ def main(args: list[str] | None = None) -> Any:
         log.error(Error(error.strerror or str(error), where=where, hint=hint))
         sys.exit(1)
     except Exception as error:  # a defect of this program: still one line, unless more is asked for
-        if "--debug" in words:
+        if "--debug" in arguments:
             raise
         hint = "this should not happen: run it again as `edge-osbuild --debug …` and report what it prints"
         log.error(Error(f"{type(error).__name__}: {error}", hint=hint))

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from osbuild import log
-from osbuild.build import build
-from osbuild.cache import Cache
-from osbuild.cli.boards import board_options, chosen
+from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER, LOCATION
-from osbuild.keys.development import current
-from osbuild.manifest import DEVELOPMENT, summary
-from osbuild.mode import UMASK
-from osbuild.paths import display
+from osbuild.host import log
+from osbuild.host.cache import Cache
+from osbuild.host.modes import UMASK
+from osbuild.host.paths import display_path
+from osbuild.keys.development import signing_keys
+from osbuild.pipeline.build import build_image
+from osbuild.pipeline.manifest import DEVELOPMENT, summarize_build
 
 
 @click.command()
@@ -36,14 +36,14 @@ def command(
     """Build the image of PROFILE, the name of a shipped profile or a file."""
     os.umask(UMASK)
     done = []
-    keys = current(key_folder.absolute() if key_folder else None)
-    for loaded, wanted in chosen(profile, arch, board):
+    keys = signing_keys(key_folder.absolute() if key_folder else None)
+    for loaded, wanted in chosen_boards(profile, arch, board):
         before = len(log.timings())
-        done.append(build(loaded, wanted, output, Cache(), locked=locked, folder=folder, keys=keys))
+        done.append(build_image(loaded, wanted, output, Cache(), locked=locked, folder=folder, keys=keys))
         if not as_json:
             if not done[-1].fresh:
                 log.note("nothing changed since the last build")
-            click.echo(summary(done[-1].facts, Path(display(done[-1].folder)), log.timings()[before:]))
+            click.echo(summarize_build(done[-1].facts, Path(display_path(done[-1].folder)), log.timings()[before:]))
     if keys.development:
         log.warn(DEVELOPMENT)
     if as_json:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
-from osbuild import log
 from osbuild.bundle import source, trust
-from osbuild.bundle.pack import make
-from osbuild.bundle.programs import programs
-from osbuild.bundle.signing import prepare
-from osbuild.bundle.source import Source
-from osbuild.cache import Cache
+from osbuild.bundle.pack import make_bundle
+from osbuild.bundle.signing import prepare_signing
+from osbuild.bundle.source import BundleSource
 from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import LOCATION
-from osbuild.errors import UsageError
-from osbuild.keys.development import current
-from osbuild.keys.private import passphrase
+from osbuild.host import log
+from osbuild.host.cache import Cache
+from osbuild.keys.development import signing_keys
+from osbuild.keys.private_key import resolve_passphrase
+from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.shared.errors import UsageError
 
 SUFFIX = ".raucb"
 
@@ -44,16 +44,18 @@ def command(
 
     A bundle is for one board, and fits either slot.
     """
-    sources = [permitted(source.read(build.absolute()), downgrade, change_owner=change_owner) for build in builds]
-    targets = places(sources, output)
-    keys = current(folder.absolute() if folder else None)
+    sources = [
+        with_permissions(source.read_build(build.absolute()), downgrade, change_owner=change_owner) for build in builds
+    ]
+    targets = bundle_paths(sources, output)
+    keys = signing_keys(folder.absolute() if folder else None)
     if keys.development:
         log.warn("signing with development keys: only images that trust them accept such a bundle")
     for each in sources:
-        trust.check(each, keys)
+        trust.check_trust(each, keys)
     cache = Cache()
-    signing = prepare(keys, programs(cache), secret=passphrase(secret), pin=passphrase(pin))
-    made = [make(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
+    signing = prepare_signing(keys, bundle_tools(cache), secret=resolve_passphrase(secret), pin=resolve_passphrase(pin))
+    bundles = [make_bundle(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
     if as_json:
         plain = [
             {
@@ -61,17 +63,17 @@ def command(
                 "compatible": bundle.source.compatible, "version": bundle.source.version, "signer": bundle.signer,
                 "development": keys.development,
             }
-            for bundle in made
+            for bundle in bundles
         ]  # fmt: skip
         click.echo(json.dumps(plain, indent=2))
-    for bundle in () if as_json else made:
+    for bundle in () if as_json else bundles:
         log.note(
             f"{bundle.path}: {bundle.size / 2**20:.0f} MiB, {bundle.source.version} for {bundle.source.compatible}, "
             f"signed by {bundle.signer} of {keys.owner} (until {signing.certificate.not_valid_after_utc:%Y-%m-%d})"
         )
 
 
-def permitted(made: Source, downgrade: str | None, *, change_owner: bool = False) -> Source:
+def with_permissions(made: BundleSource, downgrade: str | None, *, change_owner: bool = False) -> BundleSource:
     """The same with permissions: to replace version `downgrade`, and to change the owner of devices.
 
     Raises `UsageError` if `downgrade` is not a version.
@@ -85,12 +87,12 @@ def permitted(made: Source, downgrade: str | None, *, change_owner: bool = False
     return replace(made, downgrade=downgrade)
 
 
-def places(sources: Sequence[Source], output: Path | None) -> list[Path]:
+def bundle_paths(sources: Sequence[BundleSource], output: Path | None) -> list[Path]:
     """Where the bundle of each source goes. Raises `UsageError` where two would go to one place."""
     if output is None:
-        found = [each.folder / f"bundle{SUFFIX}" for each in sources]
+        paths = [each.folder / f"bundle{SUFFIX}" for each in sources]
     elif output.is_dir():
-        found = [output.absolute() / f"{each.title}{SUFFIX}" for each in sources]
+        paths = [output.absolute() / f"{each.title}{SUFFIX}" for each in sources]
     elif len(sources) > 1:
         hint = f"a bundle is for one board: name an existing folder, such as {output.parent}"
         raise UsageError(f"{len(sources)} builds cannot be in one bundle", where=str(output), hint=hint)
@@ -98,9 +100,9 @@ def places(sources: Sequence[Source], output: Path | None) -> list[Path]:
         hint = f"write {output}{SUFFIX}, or create that folder first"
         raise UsageError(f"the name of a bundle must end in {SUFFIX}", where=str(output), hint=hint)
     else:
-        found = [output.absolute()]
-    for number, path in enumerate(found):
-        if path in found[:number]:
+        paths = [output.absolute()]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
             hint = "name every build once; for two versions of one board, run the command twice with -o"
             raise UsageError(f"two builds would be written to {path}", hint=hint)
-    return found
+    return paths

@@ -4,37 +4,41 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from osbuild.bundle.info import Info
-from osbuild.cli.table import amount, columns
-from osbuild.compare import Change, Comparison, Delta
-from osbuild.paths import display
+from osbuild.bundle.info import BundleInfo
+from osbuild.cli.table import align_columns, format_bytes
+from osbuild.host.paths import display_path
+from osbuild.inspection.update_changes import Change, Comparison, Delta
 
 
-def info_json(found: Info) -> dict[str, Any]:
+def info_json(info: BundleInfo) -> dict[str, Any]:
     """A bundle as JSON can write it."""
-    return {**asdict(found), "path": str(found.path)}
+    return {**asdict(info), "path": str(info.path)}
 
 
-def info_lines(found: Info) -> Iterator[str]:
+def info_lines(info: BundleInfo) -> Iterator[str]:
     """A bundle for people."""
-    yield f"{display(found.path)}: {amount(found.size)}, {found.version} for {found.compatible}"
-    if found.signer:
-        yield f"  signed by {found.signer}"
-    if found.problem:
-        yield f"  {'PROBLEM' if found.signer else 'signature'}: {found.problem}"
-    yield from ("", "Images", *columns([(name, amount(size)) for name, size in found.images.items()], right=(1,)))
-    if found.meta:
-        yield from ("", "Build", *columns([(name, value) for name, value in found.meta.items()]))
+    yield f"{display_path(info.path)}: {format_bytes(info.size)}, {info.version} for {info.compatible}"
+    if info.signer:
+        yield f"  signed by {info.signer}"
+    if info.problem:
+        yield f"  {'PROBLEM' if info.signer else 'signature'}: {info.problem}"
+    yield from (
+        "",
+        "Images",
+        *align_columns([(name, format_bytes(size)) for name, size in info.images.items()], right=(1,)),
+    )
+    if info.meta:
+        yield from ("", "Build", *align_columns([(name, value) for name, value in info.meta.items()]))
 
 
-def to_json(found: Comparison) -> dict[str, Any]:
+def comparison_json(found: Comparison) -> dict[str, Any]:
     """A comparison as JSON can write it; sizes are in bytes."""
 
     def delta(part: Delta) -> dict[str, Any]:
         return {**asdict(part), "percent": round(part.percent, 2)}
 
-    def name(facts: Any) -> dict[str, str]:
-        return {key: str(facts.get(key, "")) for key in ("name", "version", "architecture", "roothash")}
+    def name(metadata: Any) -> dict[str, str]:
+        return {key: str(metadata.get(key, "")) for key in ("name", "version", "architecture", "roothash")}
 
     return {
         "old": {"path": str(found.old.path), "compatible": found.old.compatible, **name(found.old.facts)},
@@ -46,30 +50,36 @@ def to_json(found: Comparison) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(found: Comparison) -> Iterator[str]:
+def comparison_lines(comparison: Comparison) -> Iterator[str]:
     """A comparison for people."""
-    old, new = found.old.facts, found.new.facts
+    old, new = comparison.old.facts, comparison.new.facts
     yield f"{old['name']} {old['version']} → {new['name']} {new['version']}"
-    yield from (f"  ! {remark}" for remark in found.remarks)
-    for title, changes in (("Components", found.components), ("Packages", found.packages)):
-        yield from ("", f"{title}: {counted(changes)}")
+    yield from (f"  ! {remark}" for remark in comparison.remarks)
+    for title, changes in (("Components", comparison.components), ("Packages", comparison.packages)):
+        yield from ("", f"{title}: {count_changes(changes)}")
         if changes:
-            yield from columns([row(change) for change in changes])
-    parts = (("root", found.root), ("hash tree", found.tree), ("boot file", found.boot))
+            yield from align_columns([change_row(change) for change in changes])
+    parts = (("root", comparison.root), ("hash tree", comparison.tree), ("boot file", comparison.boot))
     yield from ("", "Blocks that the old one does not have")
-    rows = [(name, amount(part.changed), f"of {amount(part.size)}", f"{part.percent:.1f} %") for name, part in parts]
-    yield from columns(rows, right=(1, 2, 3))
-    yield f"  an adaptive update reads these and an index of {amount(found.index)}: {amount(found.download)} at least"
+    rows = [
+        (name, format_bytes(part.changed), f"of {format_bytes(part.size)}", f"{part.percent:.1f} %")
+        for name, part in parts
+    ]
+    yield from align_columns(rows, right=(1, 2, 3))
+    yield (
+        f"  an adaptive update reads these and an index of {format_bytes(comparison.index)}: "
+        f"{format_bytes(comparison.download)} at least"
+    )
 
 
-def counted(changes: Sequence[Change]) -> str:
+def count_changes(changes: Sequence[Change]) -> str:
     """How many were added, removed and changed."""
     added = sum(change.old is None for change in changes)
     removed = sum(change.new is None for change in changes)
     return f"{added} added, {removed} removed, {len(changes) - added - removed} changed" if changes else "no change"
 
 
-def row(change: Change) -> tuple[str, str, str]:
+def change_row(change: Change) -> tuple[str, str, str]:
     """One line of a list of changes."""
     if change.old is None:
         return "+", change.name, str(change.new)

@@ -4,9 +4,9 @@ import json
 
 import click
 
-from osbuild.cli.table import columns
-from osbuild.flash.device import Device, Host, decimal
-from osbuild.flash.use import refusal, uses
+from osbuild.cli.table import align_columns
+from osbuild.flash.block_device import BlockDevice, Host, format_decimal
+from osbuild.flash.device_usage import list_usages, refuse_device
 
 HIDDEN = ("ram", "zram", "dm", "md")  # made by this system of memory or of other devices
 
@@ -17,28 +17,28 @@ HIDDEN = ("ram", "zram", "dm", "md")  # made by this system of memory or of othe
 def command(everything: bool, as_json: bool) -> None:
     """List block devices, and the reason if `edge-osbuild flash` refuses to write to one."""
     host = Host()
-    shown = [device for device in host.devices() if everything or wanted(device)]
+    shown = [device for device in host.list_devices() if everything or is_shown(device)]
     if as_json:
-        click.echo(json.dumps([to_json(host, device) for device in shown], indent=2))
+        click.echo(json.dumps([device_json(host, device) for device in shown], indent=2))
     elif shown:
-        click.echo("\n".join(columns([row(host, device) for device in shown], right=(1,))))
+        click.echo("\n".join(align_columns([device_row(host, device) for device in shown], right=(1,))))
     else:
         click.echo("no disk or card was found; --all also shows other devices")
 
 
-def wanted(device: Device) -> bool:
+def is_shown(device: BlockDevice) -> bool:
     """A disk with something in it."""
     return device.disk is None and device.size > 0 and device.bus not in HIDDEN
 
 
-def row(host: Host, device: Device) -> tuple[str, str, str, str, str, str]:
+def device_row(host: Host, device: BlockDevice) -> tuple[str, str, str, str, str, str]:
     """One line for people."""
-    found = refusal(host, device)
+    found = refuse_device(host, device)
     kind = "removable" if device.removable else ""
     name = device.model or device.backing or ""
     return (
         str(device.path),
-        decimal(device.size),
+        format_decimal(device.size),
         device.bus,
         kind,
         name,
@@ -46,13 +46,13 @@ def row(host: Host, device: Device) -> tuple[str, str, str, str, str, str]:
     )
 
 
-def to_json(host: Host, device: Device) -> dict[str, object]:
+def device_json(host: Host, device: BlockDevice) -> dict[str, object]:
     """One device for programs."""
-    found = refusal(host, device)
+    found = refuse_device(host, device)
     return {
         "path": str(device.path), "size": device.size, "sector": device.sector, "model": device.model,
         "serial": device.serial, "bus": device.bus, "removable": device.removable, "read_only": device.read_only,
         "disk": device.disk, "partitions": list(device.partitions), "backing": device.backing,
-        "uses": [{"kind": use.kind, "device": use.device, "what": use.what} for use in uses(host, device)],
+        "uses": [{"kind": use.kind, "device": use.device, "what": use.what} for use in list_usages(host, device)],
         "refused": {"reason": found.reason, "hint": found.hint} if found else None,
     }  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from osbuild.cache import Cache
-from osbuild.doctor import Check, diagnose, install, install_line, missing
+from osbuild.host.cache import Cache
+from osbuild.pipeline.doctor import HostCheck, diagnose_host, install_line, install_packages, missing_packages
 
 
 @click.command()
@@ -17,16 +17,16 @@ from osbuild.doctor import Check, diagnose, install, install_line, missing
 @click.option("--fix", is_flag=True, help="Install missing packages (needs root).")
 def command(as_json: bool, fix: bool) -> None:
     """Check whether this host can build and run images. The exit status is 1 if something required is missing."""
-    checks = diagnose(Cache(), Path("build"))
-    if fix and (packages := missing(checks)):
-        install(packages)
-        checks = diagnose(Cache(), Path("build"))
-    click.echo(json.dumps([asdict(check) for check in checks], indent=2) if as_json else report(checks))
+    checks = diagnose_host(Cache(), Path("build"))
+    if fix and (packages := missing_packages(checks)):
+        install_packages(packages)
+        checks = diagnose_host(Cache(), Path("build"))
+    click.echo(json.dumps([asdict(check) for check in checks], indent=2) if as_json else render_checks(checks))
     if any(check.required and not check.good for check in checks):
         sys.exit(1)
 
 
-def report(checks: Sequence[Check]) -> str:
+def render_checks(checks: Sequence[HostCheck]) -> str:
     """The findings as a table, then what to do."""
     wide = max(len(check.name) for check in checks)
     lines = []
@@ -35,6 +35,6 @@ def report(checks: Sequence[Check]) -> str:
         remedy = "" if check.good else check.fix or f"package {check.package}" if check.fix or check.package else ""
         optional = " (optional)" if not check.good and not check.required else ""
         lines.append(f"{mark} {check.name:{wide}}  {check.detail}{optional}{' → ' + remedy if remedy else ''}")
-    if packages := missing(checks):
+    if packages := missing_packages(checks):
         lines += ["", "To install what is missing:", f"  {install_line(packages)}"]
     return "\n".join(lines)

@@ -9,18 +9,18 @@ from typing import Any
 
 import click
 
-from osbuild import log
-from osbuild.cache import Cache
 from osbuild.cli.location import LOCATION
-from osbuild.cli.run import size as read_size
-from osbuild.errors import Error, UsageError
-from osbuild.flash import esp, job, seeds, source, target
-from osbuild.flash.device import Host, decimal
-from osbuild.flash.plan import Order, Plan, order, plan
-from osbuild.flash.target import Target
-from osbuild.flash.writer import State
-from osbuild.manifest import DEVELOPMENT, trusts_development
-from osbuild.seed.esp import mtools
+from osbuild.cli.run import parse_memory_size as read_size
+from osbuild.flash import job, node_seeds, seed_patch, source, target
+from osbuild.flash.block_device import Host, format_decimal
+from osbuild.flash.plan import TargetOrder, WritePlan, make_order, make_plan
+from osbuild.flash.target import FlashTarget
+from osbuild.flash.writer import TargetState
+from osbuild.host import log
+from osbuild.host.cache import Cache
+from osbuild.pipeline.manifest import DEVELOPMENT, trusts_development
+from osbuild.seed.esp_seed import find_mtools
+from osbuild.shared.errors import Error, UsageError
 
 
 @click.command(short_help="write an image to cards, disks or files, and verify it")
@@ -65,64 +65,66 @@ def command(
     The first block, without which nothing boots, is written last, after everything else was read back. If the command
     is interrupted or a card fails, run it again: it continues where it stopped.
     """
-    seeds.check_options(len(targets), media, nodes, profile, settings, bmap=bmap, no_bmap=no_bmap)
-    found = source.find(image)
-    made = plan(found, source.plan(found, None if no_bmap else source.find_bmap(found, bmap)))
+    node_seeds.check_options(len(targets), media, nodes, profile, settings, bmap=bmap, no_bmap=no_bmap)
+    found = source.find_image(image)
+    made = make_plan(found, source.choose_bmap(found, None if no_bmap else source.find_bmap(found, bmap)))
     if trusts_development(found.path):
         log.warn(DEVELOPMENT)
     host = Host()
-    wanted = [target.find(path, host, size=size) for path in targets]
+    wanted = [target.find_target(path, host, size=size) for path in targets]
     check_targets(wanted, made, host)
-    files = [seeds.read_iso(path) for path in media] or seeds.render_nodes(found.path, profile, nodes, settings)
+    files = [node_seeds.read_seed_iso(path) for path in media] or node_seeds.render_nodes(
+        found.path, profile, nodes, settings
+    )
     orders = plan_orders(made, wanted, nodes or tuple(path.name for path in media), files)
-    confirm(made, orders, yes=yes)
+    confirm_loss(made, orders, yes=yes)
     if made.bmap:
         count = f"{len(orders)} target{'s' if orders[1:] else ''}"
-        log.note(f"writing {decimal(made.bmap.mapped)} of {decimal(made.bmap.size)} to {count}")
-    outcomes = job.flash(made, orders)
-    job.tell(outcomes)
+        log.note(f"writing {format_decimal(made.bmap.mapped)} of {format_decimal(made.bmap.size)} to {count}")
+    outcomes = job.flash_targets(made, orders)
+    job.print_results(outcomes)
     if as_json:
-        click.echo(json.dumps(job.to_json(made, outcomes), indent=2))
-    return 0 if all(outcome.state is State.done for outcome in outcomes) else 1
+        click.echo(json.dumps(job.results_json(made, outcomes), indent=2))
+    return 0 if all(outcome.state is TargetState.done for outcome in outcomes) else 1
 
 
-def check_targets(wanted: Sequence[Target], made: Plan, host: Host) -> None:
+def check_targets(targets: Sequence[FlashTarget], plan: WritePlan, host: Host) -> None:
     """Raises `Error` or `UsageError` where one must not be written to; none is touched if one is wrong."""
-    seen: dict[Any, Path] = {made.source.path.resolve(): made.source.path}
-    for each in wanted:
+    seen: dict[Any, Path] = {plan.source.path.resolve(): plan.source.path}
+    for each in targets:
         key = each.device.number if each.device else each.path.resolve()
         if key in seen:
             raise UsageError(f"this is the same as {seen[key]}", where=str(each.path), hint="name every target once")
         seen[key] = each.path
-        target.check(each, made.size, host)
+        target.check_target(each, plan.size, host)
 
 
 def plan_orders(
-    made: Plan, wanted: Sequence[Target], names: Sequence[str], files: Sequence[Mapping[str, bytes]]
-) -> list[Order]:
+    plan: WritePlan, targets: Sequence[FlashTarget], names: Sequence[str], files: Sequence[Mapping[str, bytes]]
+) -> list[TargetOrder]:
     """An order for each target, with its own seed if there are any."""
     if not files:
-        return [order(made, each, None, {}) for each in wanted]
-    entry = esp.partition(made.table, made.source)
-    wrap = mtools(Cache())
+        return [make_order(plan, each, None, {}) for each in targets]
+    entry = seed_patch.find_esp(plan.table, plan.source)
+    wrap = find_mtools(Cache())
     with tempfile.TemporaryDirectory(prefix="edge-flash-", dir="/var/tmp") as scratch, log.step("seeds"):
-        copy = esp.extract(made.source, entry, Path(scratch, "esp"))
+        copy = seed_patch.extract_esp(plan.source, entry, Path(scratch, "esp"))
         return [
-            order(made, each, name, copy.changes(seed, wrap=wrap))
-            for each, name, seed in zip(wanted, names, files, strict=True)
+            make_order(plan, each, name, copy.changes(seed, wrap=wrap))
+            for each, name, seed in zip(targets, names, files, strict=True)
         ]
 
 
-def confirm(made: Plan, orders: Sequence[Order], *, yes: bool) -> None:
+def confirm_loss(plan: WritePlan, orders: Sequence[TargetOrder], *, yes: bool) -> None:
     """Ask before anything is lost. Raises `UsageError` where nobody can answer, `click.Abort` on a no."""
-    lost = [each for each in orders if each.target.exists]
+    lost = [order for order in orders if order.target.exists]
     if yes or not lost:
         return
     if not sys.stdin.isatty():
-        names = ", ".join(each.target.title for each in lost)
+        names = ", ".join(order.target.title for order in lost)
         raise UsageError(f"this would overwrite {names}", hint="give --yes to allow it: there is no terminal to ask on")
-    log.note(f"{made.source.path} will overwrite all of:")
-    for each in lost:
-        log.note(f"  {each.target.title}" + (f" for node {each.node}" if each.node else ""))
+    log.note(f"{plan.source.path} will overwrite all of:")
+    for order in lost:
+        log.note(f"  {order.target.title}" + (f" for node {order.node}" if order.node else ""))
     if not click.confirm("Continue?", err=True):
         raise Error("nothing was written", hint="`edge-osbuild devices` lists all disks and cards")

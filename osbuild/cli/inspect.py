@@ -10,14 +10,14 @@ from uuid import UUID
 
 import click
 
-from osbuild import superblock
-from osbuild.cache import Cache
 from osbuild.cli.location import LOCATION
-from osbuild.cli.table import amount, columns
-from osbuild.entries import Entry
-from osbuild.errors import UsageError
-from osbuild.inspect import Part, Report, Slot, inspect
-from osbuild.paths import display
+from osbuild.cli.table import align_columns, format_bytes
+from osbuild.formats import superblocks
+from osbuild.host.cache import Cache
+from osbuild.host.paths import display_path
+from osbuild.inspection.boot_images import BootImageInfo
+from osbuild.inspection.image import InspectedPartition, InspectedSlot, Inspection, inspect_image
+from osbuild.shared.errors import UsageError
 
 MOST = 10  # rows of a long list
 
@@ -34,34 +34,40 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
 
     The exit status is 1 if a device that trusts the keys of --keys (or $EDGE_OSBUILD_KEYS) would refuse the bundle.
     """
-    from osbuild import compare  # these take their time to load
     from osbuild.bundle import info
     from osbuild.cli import comparison
-    from osbuild.keys import development, store
+    from osbuild.inspection import update_changes  # these take their time to load
+    from osbuild.keys import development, key_folder
 
     if folder and (against is not None or not info.is_bundle(image)):
         hint = "leave out --keys" if against is None else "leave out --against, or --keys"
         raise UsageError("--keys is only for checking the signature of one bundle", where=str(image), hint=hint)
     if against is not None:
         cache = Cache()
-        found = compare.compare(compare.side(against.absolute(), cache), compare.side(image.absolute(), cache))
-        click.echo(json.dumps(comparison.to_json(found), indent=2) if as_json else "\n".join(comparison.lines(found)))
+        found = update_changes.compare_builds(
+            update_changes.read_side(against.absolute(), cache), update_changes.read_side(image.absolute(), cache)
+        )
+        click.echo(
+            json.dumps(comparison.comparison_json(found), indent=2)
+            if as_json
+            else "\n".join(comparison.comparison_lines(found))
+        )
     elif info.is_bundle(image):
         asked = folder is not None or "EDGE_OSBUILD_KEYS" in os.environ
-        known = asked or store.exists(development.default_folder())
-        keyring = development.chosen(folder).keyring() if known else None
-        about = info.read(image.absolute(), Cache(), keyring)
+        known = asked or key_folder.has_keys(development.default_folder())
+        keyring = development.existing_keys(folder).keyring() if known else None
+        about = info.read_bundle(image.absolute(), Cache(), keyring)
         click.echo(
             json.dumps(comparison.info_json(about), indent=2) if as_json else "\n".join(comparison.info_lines(about))
         )
         if asked and about.problem:
             raise click.exceptions.Exit(1)
     else:
-        report = inspect(image)
-        click.echo(json.dumps(to_json(report), indent=2) if as_json else "\n".join(lines(report)))
+        report = inspect_image(image)
+        click.echo(json.dumps(inspection_json(report), indent=2) if as_json else "\n".join(inspection_lines(report)))
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def inspection_json(report: Inspection) -> dict[str, Any]:
     """The report as JSON can write it. Sizes are in bytes; `kind` and `holds` are in words."""
 
     def simple(value: Any) -> Any:
@@ -96,17 +102,17 @@ def to_json(report: Report) -> dict[str, Any]:
     return result
 
 
-def lines(report: Report) -> Iterator[str]:
+def inspection_lines(report: Inspection) -> Iterator[str]:
     """The report for people."""
     manifest = report.manifest or {}
     board = "board" if "board" in manifest else "architecture"
     name = " ".join(str(manifest[key]) for key in ("name", "version", board) if key in manifest)
-    yield f"{display(report.image)}: {amount(report.size)}, {amount(report.allocated)} on disk" + (
+    yield f"{display_path(report.image)}: {format_bytes(report.size)}, {format_bytes(report.allocated)} on disk" + (
         name and f" · {name}"
     )
-    yield from ("", "Partitions", *columns([_partition(part) for part in report.parts], right=(0, 3)))
+    yield from ("", "Partitions", *align_columns([_partition(part) for part in report.parts], right=(0, 3)))
     if report.slots:
-        yield from ("", "Slots", *columns([_slot(slot) for slot in report.slots]))
+        yield from ("", "Slots", *align_columns([_slot(slot) for slot in report.slots]))
     if report.entries:
         yield from ("", "Boot entries" + (f", slot {report.next_slot} comes next" if report.next_slot else ""))
         for entry in report.entries:
@@ -116,43 +122,53 @@ def lines(report: Report) -> Iterator[str]:
         yield from ("", "Problems", *(f"  ✗ {problem}" for problem in report.problems))
 
 
-def _partition(part: Part) -> tuple[str, ...]:
+def _partition(part: InspectedPartition) -> tuple[str, ...]:
     partition, content = part.partition, part.content
     facts = [part.holds]
     match content:
-        case superblock.Erofs():
+        case superblocks.Erofs():
             facts += [
-                amount(content.size),
+                format_bytes(content.size),
                 "+".join(content.compression) or "not compressed",
                 f"{content.inodes} inodes",
             ]
             facts += ["checksum wrong"] if content.intact is False else []
-        case superblock.Verity():
+        case superblocks.Verity():
             facts += [
-                amount(content.size),
+                format_bytes(content.size),
                 content.algorithm,
                 f"salt {content.salt[:8]}…" if content.salt else "no salt",
             ]
             facts += [f"blocks {content.data_block_size}/{content.hash_block_size}"]
-        case superblock.Ext4():
-            facts += [amount(content.size), f"label {content.label}" if content.label else "no label"]
-    return str(partition.number), partition.name, partition.kind, amount(partition.size), ", ".join(facts)
+        case superblocks.Ext4():
+            facts += [format_bytes(content.size), f"label {content.label}" if content.label else "no label"]
+    return str(partition.number), partition.name, partition.kind, format_bytes(partition.size), ", ".join(facts)
 
 
-def _slot(slot: Slot) -> tuple[str, ...]:
+def _slot(slot: InspectedSlot) -> tuple[str, ...]:
     if not slot.filled:
-        return slot.name, "empty", amount(slot.size), "", ""
-    used = f"{amount(slot.used)} of {amount(slot.size)}, {slot.free} % free"
+        return slot.name, "empty", format_bytes(slot.size), "", ""
+    used = f"{format_bytes(slot.used)} of {format_bytes(slot.size)}, {slot.free} % free"
     return slot.name, "filled", used, f"root hash {(slot.root_hash or 'unknown')[:16]}", ", ".join(slot.entries)
 
 
-def _entry(entry: Entry) -> Iterator[str]:
+def _entry(entry: BootImageInfo) -> Iterator[str]:
     system = entry.os_release.get("PRETTY_NAME", "")
     version = entry.os_release.get("IMAGE_VERSION", "")
     tries = "" if entry.tries_left is None else f"{entry.tries_left} tries left"
-    parts = (amount(entry.size), entry.machine or "", entry.kernel or "", system, version, tries, entry.problem or "")
+    parts = (
+        format_bytes(entry.size),
+        entry.machine or "",
+        entry.kernel or "",
+        system,
+        version,
+        tries,
+        entry.problem or "",
+    )
     yield f"  {entry.path}: " + ", ".join(part for part in parts if part)
-    sizes = [f"{name[1:]} {amount(entry.sections[name])}" for name in (".linux", ".initrd") if name in entry.sections]
+    sizes = [
+        f"{name[1:]} {format_bytes(entry.sections[name])}" for name in (".linux", ".initrd") if name in entry.sections
+    ]
     if sizes:
         yield "    " + ", ".join(sizes)
     if entry.command_line:
@@ -164,7 +180,7 @@ def _rows(value: object, size: str) -> list[tuple[str, str, str]]:
     found = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
     found.sort(key=lambda item: item[size] if isinstance(item.get(size), int | float) else 0, reverse=True)
     return [
-        (str(item.get("name", item.get("path", "?"))), str(item.get("version", "")), amount(item.get(size)))
+        (str(item.get("name", item.get("path", "?"))), str(item.get("version", "")), format_bytes(item.get(size)))
         for item in found
     ]
 
@@ -178,12 +194,12 @@ def _manifest(manifest: dict[str, Any]) -> Iterator[str]:
     for title, rows, order in sections:
         if rows:
             count = f", {MOST} of {len(rows)}" if len(rows) > MOST else ""
-            yield from ("", f"{title}{count}" + (f" {order}" if count else ""), *columns(rows[:MOST], right=(2,)))
+            yield from ("", f"{title}{count}" + (f" {order}" if count else ""), *align_columns(rows[:MOST], right=(2,)))
     files = manifest.get("files")
     if isinstance(files, dict) and files:
         rows = [
-            (str(name), amount(facts.get("size")), f"sha256 {facts.get('sha256', 'unknown')}")
-            for name, facts in files.items()
-            if isinstance(facts, dict)
+            (str(name), format_bytes(metadata.get("size")), f"sha256 {metadata.get('sha256', 'unknown')}")
+            for name, metadata in files.items()
+            if isinstance(metadata, dict)
         ]
-        yield from ("", "Files", *columns(rows, right=(1,)))
+        yield from ("", "Files", *align_columns(rows, right=(1,)))

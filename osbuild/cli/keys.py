@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from osbuild import log
 from osbuild.cli.location import LOCATION
-from osbuild.cli.table import columns
-from osbuild.errors import UsageError
+from osbuild.cli.table import align_columns
+from osbuild.host import log
 from osbuild.keys import authority
-from osbuild.keys.authority import Access
+from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.certificate import REASONS, SIGNER_DAYS
-from osbuild.keys.development import chosen
-from osbuild.keys.files import PUBLIC, write
-from osbuild.keys.private import passphrase
-from osbuild.keys.report import Report, report
+from osbuild.keys.development import existing_keys
+from osbuild.keys.key_files import PUBLIC, write_key_file
+from osbuild.keys.key_report import KeyReport, report_keys
+from osbuild.keys.private_key import resolve_passphrase
+from osbuild.shared.errors import UsageError
 
 REFERENCE = "file:PATH|env:NAME"
 
@@ -33,7 +33,7 @@ def command() -> None:
     """
 
 
-def options(function: Callable[..., None]) -> Callable[..., None]:
+def private_key_options(function: Callable[..., None]) -> Callable[..., None]:
     """How private keys are reached: options that most of these commands have."""
     wanted = (
         click.option("--root-keys", type=LOCATION, metavar="FOLDER",
@@ -53,7 +53,7 @@ def folder_argument(function: Callable[..., None]) -> Callable[..., None]:
 @command.command()
 @click.argument("folder", type=LOCATION)
 @click.option("--owner", required=True, metavar="NAME", help="Organization that owns the keys, for the certificates.")
-@options
+@private_key_options
 @click.option("--passphrase", "secret", metavar=REFERENCE, help="Passphrase to encrypt the signer's private key with.")
 @click.option("--root-token", metavar="URI", help="PKCS#11 URI of the root's key, instead of a file.")
 @click.option("--signer-token", metavar="URI", help="PKCS#11 URI of the signer's key, instead of a file.")
@@ -64,19 +64,25 @@ def init(
     """Create a root and a first signer in FOLDER."""
     if not owner.strip() or len(owner) > 64:  # the bound of an organization's name, RFC 5280, appendix A.1
         raise UsageError("the owner must have 1 to 64 characters", hint="name your organization")
-    access = Access(root_keys, passphrase(root_passphrase), passphrase(secret), passphrase(pin), token(signer_token))
-    made = authority.init(folder.absolute(), owner, access, root_token=token(root_token))
+    access = PrivateKeyAccess(
+        root_keys,
+        resolve_passphrase(root_passphrase),
+        resolve_passphrase(secret),
+        resolve_passphrase(pin),
+        checked_token(signer_token),
+    )
+    keys = authority.create_keys(folder.absolute(), owner, access, root_token=checked_token(root_token))
     log.note(f"keys of {owner}: {folder}")
     if root_token is None:
         log.note(
             f"the root's private key: {access.roots(folder)}; keep it offline; it is only needed to rotate and revoke"
         )
-    log.note(f"next: edge-osbuild bundle BUILD --keys {made.folder}")
+    log.note(f"next: edge-osbuild bundle BUILD --keys {keys.folder}")
 
 
 @command.command()
 @folder_argument
-@options
+@private_key_options
 @click.option(
     "--passphrase", "secret", metavar=REFERENCE, help="Passphrase to encrypt the new signer's private key with."
 )
@@ -89,25 +95,31 @@ def rotate(
     as_root: bool, below: str | None, days: int | None, uri: str | None,
 ) -> None:  # fmt: skip
     """Create a new signer, which signs from now on, or with --root a new root beside the older ones."""
-    access = Access(root_keys, passphrase(root_passphrase), passphrase(secret), passphrase(pin), token(uri))
-    place = where(folder)
+    access = PrivateKeyAccess(
+        root_keys,
+        resolve_passphrase(root_passphrase),
+        resolve_passphrase(secret),
+        resolve_passphrase(pin),
+        checked_token(uri),
+    )
+    path = key_folder_path(folder)
     if as_root:
         if below or days or secret:
             raise UsageError(
                 "--below, --days and --passphrase are only for signers", hint="leave out --root, or these options"
             )
-        keys = authority.rotate_root(place, access)
+        keys = authority.rotate_root(path, access)
         log.note(f"{keys.roots[-1].name} is in the keyring of new images, and signs nothing yet")
         log.note(f"when all devices have such an image: edge-osbuild keys rotate --below {keys.roots[-1].name}")
         return
-    keys = authority.rotate_signer(place, access, below=below, days=days or SIGNER_DAYS)
+    keys = authority.rotate_signer(path, access, below=below, days=days or SIGNER_DAYS)
     log.note(f"{keys.signer} signs from now on; earlier signers stay valid until they expire or are revoked")
 
 
 @command.command()
 @click.argument("name")
 @folder_argument
-@options
+@private_key_options
 @click.option("--reason", type=click.Choice(sorted(REASONS)), default="superseded", show_default=True,
               help="Reason for the revocation list.")  # fmt: skip
 def revoke(
@@ -117,8 +129,8 @@ def revoke(
 
     The revocation list is part of the image: devices get it with their next update.
     """
-    access = Access(root_keys, passphrase(root_passphrase), None, passphrase(pin))
-    keys = authority.revoke(where(folder), name, access, reason=reason)
+    access = PrivateKeyAccess(root_keys, resolve_passphrase(root_passphrase), None, resolve_passphrase(pin))
+    keys = authority.revoke_key(key_folder_path(folder), name, access, reason=reason)
     log.note(f"{name}: devices refuse its signatures once they run an image that is built after this")
     if name == keys.signer:
         log.note(f"bundles cannot be signed until there is a new signer; next: edge-osbuild keys rotate {keys.folder}")
@@ -133,30 +145,30 @@ def revoke(
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_json: bool) -> None:
     """Show all keys, when they expire, and which are revoked."""
-    keys = chosen(folder.absolute() if folder else None)
-    found = report(keys, root_folder=root_keys)
+    keys = existing_keys(folder.absolute() if folder else None)
+    found = report_keys(keys, root_folder=root_keys)
     if keyring is not None:
-        write(keyring, keys.keyring(), mode=PUBLIC)
-    click.echo(json.dumps(to_json(found), indent=2) if as_json else "\n".join(lines(found)))
+        write_key_file(keyring, keys.keyring(), mode=PUBLIC)
+    click.echo(json.dumps(report_json(found), indent=2) if as_json else "\n".join(report_lines(found)))
     for warning in () if as_json else found.warnings:
         log.warn(warning)
 
 
-def where(folder: Path | None) -> Path:
+def key_folder_path(folder: Path | None) -> Path:
     """The key folder that is meant. Raises `Error` where there are no keys."""
-    return chosen(folder.absolute() if folder else None).folder
+    return existing_keys(folder.absolute() if folder else None).folder
 
 
-def token(uri: str | None) -> str | None:
+def checked_token(uri: str | None) -> str | None:
     """`uri` itself. Raises `UsageError` where it is none."""
-    from osbuild.keys.token import check_uri, is_token
+    from osbuild.keys.pkcs11_token import check_uri, is_token
 
     if uri is not None and not is_token(uri):
         raise UsageError(f"`{uri}` is not a PKCS#11 URI", hint="write pkcs11:token=…;object=… (RFC 7512)")
     return check_uri(uri) if uri else None
 
 
-def to_json(found: Report) -> dict[str, Any]:
+def report_json(report: KeyReport) -> dict[str, Any]:
     """The report as JSON can write it; times are ISO 8601 in UTC."""
 
     def simple(value: Any) -> Any:
@@ -166,21 +178,21 @@ def to_json(found: Report) -> dict[str, Any]:
             return [simple(inner) for inner in value]
         return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Path) else value
 
-    plain: dict[str, Any] = simple(asdict(found))
+    plain: dict[str, Any] = simple(asdict(report))
     for line in plain["lines"]:
         if line["revoked"]:
             line["revoked"]["serial"] = f"{line['revoked']['serial']:x}"  # larger than JSON's numbers are exact
     return {**{name: value for name, value in plain.items() if name != "lines"}, "keys": plain["lines"]}
 
 
-def lines(found: Report) -> Iterator[str]:
+def report_lines(report: KeyReport) -> Iterator[str]:
     """The report for people."""
-    yield f"{found.folder}: keys of {found.owner}" + (", for development only" if found.development else "")
+    yield f"{report.folder}: keys of {report.owner}" + (", for development only" if report.development else "")
     rows = []
-    for line in found.lines:
+    for line in report.lines:
         state = line.state
         if line.revoked:
             state += f" {line.revoked.when:%Y-%m-%d}, {line.revoked.reason}"
         until = f"until {line.ends:%Y-%m-%d}" + (f", {line.days} days" if line.days >= 0 else ", over")
         rows.append((line.name, state, until, f"below {line.root}" if line.root else "", f"key: {line.key}"))
-    yield from columns(rows)
+    yield from align_columns(rows)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from osbuild.output import kind
+from osbuild.host.output import file_kind
 
 BLOCKING = ("a FIFO", "a socket", "a character device")  # none has contents of a known size
 
@@ -25,7 +25,7 @@ class Location(click.ParamType[Path]):
             self.fail("the path is empty", param, ctx)
         path = Path(os.path.expanduser(value) if value == "~" or value.startswith("~/") else value)  # noqa: PTH111
         try:
-            found = kind(path.stat().st_mode)
+            found = file_kind(path.stat().st_mode)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 self.fail(f"{str(path)!r} is a link that leads back to itself", param, ctx)

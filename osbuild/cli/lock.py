@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from osbuild.cache import Cache
-from osbuild.cli.boards import board_options, chosen
+from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER
-from osbuild.lock import make, save
-from osbuild.paths import display
+from osbuild.host.cache import Cache
+from osbuild.host.paths import display_path
+from osbuild.inputs.lock import save_lock
+from osbuild.pipeline.resolve import make_lock
 
 
 @click.command()
@@ -20,11 +21,12 @@ from osbuild.paths import display
               help="Leave this suite out, such as trixie-security, if its signature does not match.")  # fmt: skip
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
     """Resolve every input of PROFILE again, and write its lock."""
-    for loaded, wanted in chosen(profile, arch, board):
-        lock = make(loaded, wanted, Cache(), folder=folder, without=without)
-        path = save(loaded, lock)
+    for loaded, wanted in chosen_boards(profile, arch, board):
+        lock = make_lock(loaded, wanted, Cache(), folder=folder, without=without)
+        path = save_lock(loaded, lock)
         click.echo(
-            f"{display(path)}: {lock.board}: {len(lock.packages)} packages, {lock.kernel.name} {lock.kernel.version}"
+            f"{display_path(path)}: {lock.board}: {len(lock.packages)} packages, {lock.kernel.name} "
+            f"{lock.kernel.version}"
         )
         if lock.kubernetes:
             click.echo(f"Kubernetes: {lock.kubernetes['distribution']} {lock.kubernetes['version']}")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from osbuild import output
-from osbuild.profile.example import example
+from osbuild.config.example import render_example
+from osbuild.host import output
 
 
 @click.command()
@@ -13,6 +13,6 @@ from osbuild.profile.example import example
 def command(name: str) -> None:
     """Write the profile NAME.yaml into the current folder: every setting as a comment, with what it is for."""
     path = Path(f"{name}.yaml")
-    output.write_new(path, example(name).encode())
+    output.write_new(path, render_example(name).encode())
     click.echo(f"{path}: a node like `edge-server`, with every setting as a comment")
     click.echo(f"next: edge-osbuild build {path}")

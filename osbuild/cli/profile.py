@@ -4,15 +4,15 @@ import json
 
 import click
 
-from osbuild import board as boards
-from osbuild import log, paths
-from osbuild.arch import Architecture
-from osbuild.errors import Error
-from osbuild.kubernetes import containers
-from osbuild.profile import load as loading
-from osbuild.profile.keys import plain
-from osbuild.profile.schema import schema as make_schema
-from osbuild.profile.show import show as render
+from osbuild.config import board as boards
+from osbuild.config import load as loading
+from osbuild.config.json_schema import make_schema
+from osbuild.config.key_table import to_json
+from osbuild.config.show import render_profile as render
+from osbuild.host import log, paths
+from osbuild.host.architecture import Architecture
+from osbuild.kubernetes import image_archive
+from osbuild.shared.errors import Error
 
 architecture = click.option(
     "--arch",
@@ -36,13 +36,13 @@ def schema() -> None:
 @architecture
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def show(profile: str, arch: str | None, as_json: bool) -> None:
-    loaded = loading.load(loading.find(profile), architecture=Architecture(arch) if arch else None)
+    loaded = loading.load_profile(loading.find_profile(profile), architecture=Architecture(arch) if arch else None)
     if not as_json:
         click.echo(render(loaded))
         return
-    files = [paths.display(path) for path in loaded.files]
+    files = [paths.display_path(path) for path in loaded.files]
     click.echo(
-        json.dumps({"profile": plain(loaded.profile), "origins": dict(loaded.origins), "files": files}, indent=2)
+        json.dumps({"profile": to_json(loaded.profile), "origins": dict(loaded.origins), "files": files}, indent=2)
     )
 
 
@@ -52,10 +52,10 @@ def show(profile: str, arch: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
     results = []
-    files = [(name, loading.find(name)) for name in profile]
+    files = [(name, loading.find_profile(name)) for name in profile]
     for name, path in files:
         try:
-            loaded = loading.load(path, architecture=Architecture(arch) if arch else None)
+            loaded = loading.load_profile(path, architecture=Architecture(arch) if arch else None)
             found = loaded.profile
             check_inputs(loaded)
         except Error as error:
@@ -67,23 +67,25 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
         else:
             results.append({"profile": name, "ok": True})
             if not as_json:
-                click.echo(f"{paths.display(path)}: {found.name} {found.version} for {found.architecture} is valid")
+                click.echo(
+                    f"{paths.display_path(path)}: {found.name} {found.version} for {found.architecture} is valid"
+                )
     if as_json:
         click.echo(json.dumps(results, indent=2))
     if not all(result["ok"] for result in results):
         raise click.exceptions.Exit(1)
 
 
-def check_inputs(loaded: loading.Loaded) -> None:
+def check_inputs(loaded: loading.LoadedProfile) -> None:
     """Look into what a build reads only later: the board, and the archives of container images. Raises `Error`."""
     place = "board"
     try:
-        board = boards.of(loaded)
+        board = boards.board_of(loaded)
         architecture = board.architecture if loaded.profile.board else loaded.profile.architecture
         for number, name in enumerate(loaded.profile.kubernetes.images):
             place = f"kubernetes.images[{number}]"
             if name != "demo":
-                containers.inspect(paths.named(name, loaded.folder), architecture)
+                image_archive.inspect_archive(paths.resolve_named(name, loaded.folder), architecture)
     except Error as error:
         message = f"{error.where}: {error.message}" if error.where else error.message
         raise Error(message, where=loaded.origins.get(place), hint=error.hint) from error

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import click
 
-from osbuild import board as boards
-from osbuild import log
 from osbuild.cli.location import LOCATION
-from osbuild.errors import Error, UsageError
-from osbuild.qemu import accel, bootable, terminal
-from osbuild.qemu.config import Forward, MachineConfig, Network
+from osbuild.config import board as boards
+from osbuild.host import log
+from osbuild.qemu import acceleration, bootable, terminal
+from osbuild.qemu.config import Forward, MachineConfig, MachineNetwork
 from osbuild.qemu.disk import image_format
-from osbuild.qemu.emulator import Emulator, emulator
+from osbuild.qemu.emulator import Emulator, find_emulator
 from osbuild.qemu.machine import Machine
+from osbuild.shared.errors import Error, UsageError
 
 MEMORY = 3 * 2**30
 
 
-def size(text: str) -> int:
+def parse_memory_size(text: str) -> int:
     """Bytes in `2G`, `512M` or `1.5 GiB`; a number alone is in MiB. Raises `click.BadParameter` on anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    amount = int(float(found[1]) * (2**30 if found[2].upper() == "G" else 2**20)) if found else 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    amount = int(float(match[1]) * (2**30 if match[2].upper() == "G" else 2**20)) if match else 0
     if amount <= 0:
         raise click.BadParameter(f"{text!r} is not a size such as 512M or 2G")
     return amount
@@ -33,9 +33,11 @@ def size(text: str) -> int:
 @click.argument("image", type=LOCATION)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
 @click.option("--seed", type=LOCATION, help="Seed of the node, an ISO image.")
-@click.option("--memory", type=size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or the board's]")
+@click.option(
+    "--memory", type=parse_memory_size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or the board's]"
+)
 @click.option("--cpus", type=click.IntRange(1, 64), help="Number of processors.  [default: 2, or the board's]")
-@click.option("--disk-size", type=size, metavar="SIZE", help="Size of the disk, if larger than the image.")
+@click.option("--disk-size", type=parse_memory_size, metavar="SIZE", help="Size of the disk, if larger than the image.")
 @click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH.  [default: a free port]")
 @click.option(
     "--persist",
@@ -43,7 +45,7 @@ def size(text: str) -> int:
     metavar="FILE",
     help="Keep the machine's writes in this qcow2 file, for the next run.",
 )
-@click.option("--accel", "wanted", type=click.Choice(accel.CHOICES), default="auto", show_default=True,
+@click.option("--accel", "wanted", type=click.Choice(acceleration.CHOICES), default="auto", show_default=True,
               help="Virtualization by KVM, or translation by QEMU (TCG).")  # fmt: skip
 @click.option("--board", metavar="NAME", help="Board of the image, if it has no build manifest.")
 @click.option("--no-network", is_flag=True, help="Boot without a network card.")
@@ -71,7 +73,7 @@ def command(
     """
     if no_network and ssh_port:
         raise UsageError("--ssh-port needs a network", hint="leave out --no-network")
-    found = bootable.find(image, seed=seed, board=boards.load(board) if board else None)
+    found = bootable.find_bootable(image, seed=seed, board=boards.load_board(board) if board else None)
     hardware = found.board.qemu
     if not hardware.machine:
         raise Error(
@@ -79,7 +81,7 @@ def command(
             hint="boot it on the hardware: edge-osbuild flash",
         )  # fmt: skip
     image_format(found.image)  # so that a wrong name is known before any work is done
-    network = None if no_network else Network(forwards=(Forward(22, ssh_port or 0),))
+    network = None if no_network else MachineNetwork(forwards=(Forward(22, ssh_port or 0),))
     config = MachineConfig(
         board=found.board,
         image=found.image,
@@ -91,8 +93,8 @@ def command(
         network=network,
         extra=arguments,
     )
-    qemu = Emulator() if host_qemu else emulator(found.board.architecture)
-    accelerator = accel.choose(found.board, wanted, wrap=qemu.wrap, root=qemu.root)
+    qemu = Emulator() if host_qemu else find_emulator(found.board.architecture)
+    accelerator = acceleration.choose_accelerator(found.board, wanted, wrap=qemu.wrap, root=qemu.root)
     # SIGTERM takes the same way out as Ctrl-C: the terminal is put back in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = Machine(config, log=logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
@@ -103,6 +105,6 @@ def command(
             log.note(f"ssh -p {machine.port(22)} -o StrictHostKeyChecking=no USER@127.0.0.1")
         if interactive:
             log.note("Ctrl-A X quits, Ctrl-A H for help")
-        (terminal.interact if interactive else terminal.stream)(machine, terminal.Screen())
+        (terminal.run_terminal if interactive else terminal.stream_console)(machine, terminal.Screen())
         if not machine.running:
             machine.wait_off(1)  # raises if QEMU did not end well

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import click
 
-from osbuild import log
-from osbuild import output as output_files
-from osbuild.bundle.programs import programs
-from osbuild.cache import Cache
 from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import FOLDER, LOCATION
-from osbuild.errors import UsageError
-from osbuild.flash.insert import insert
-from osbuild.keys.development import current
-from osbuild.keys.private import passphrase
-from osbuild.profile import load as loading
-from osbuild.seed import settings as setting
-from osbuild.seed import userdata
-from osbuild.seed.esp import mtools
-from osbuild.seed.iso import iso
-from osbuild.seed.render import SUMS, render
-from osbuild.seed.schema import CHECKED, schemas, validate
-from osbuild.seed.sign import sign, signer
+from osbuild.config import load as loading
+from osbuild.config import overrides as setting
+from osbuild.flash.seed_insertion import insert_seed
+from osbuild.host import log
+from osbuild.host import output as output_files
+from osbuild.host.cache import Cache
+from osbuild.keys.development import signing_keys
+from osbuild.keys.private_key import resolve_passphrase
+from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.seed import cloud_config
+from osbuild.seed.cloud_init_schema import CHECKED, find_schemas, validate_seed
+from osbuild.seed.esp_seed import find_mtools
+from osbuild.seed.iso import make_iso
+from osbuild.seed.render import SUMS, render_seed
+from osbuild.seed.signature import load_signer, sign_seed
+from osbuild.shared.errors import UsageError
 
 
 @click.command(short_help="make the seed of one node: its first-boot config")
@@ -76,30 +76,30 @@ def command(
         raise UsageError("-o cannot be combined with --into", hint="run the command twice, once with each")
     if not signed and (folder or secret or pin):
         raise UsageError("--keys, --passphrase and --pin are only for --sign", hint="add --sign, or leave them out")
-    loaded = setting.load(loading.find(profile), settings)
-    rules = schemas(Cache())
-    user_data = userdata.read(user_file) if user_file else None
+    loaded = setting.load_with_settings(loading.find_profile(profile), settings)
+    rules = find_schemas(Cache())
+    user_data = cloud_config.read_user_data(user_file) if user_file else None
     if user_data is not None:
-        userdata.check_schema(user_data, rules / CHECKED["user-data"])
-    seed = render(loaded.profile, node, folder=loaded.folder, user_data=user_data)
-    validate(seed.files, rules)
+        cloud_config.check_schema(user_data, rules / CHECKED["user-data"])
+    seed = render_seed(loaded.profile, node, folder=loaded.folder, user_data=user_data)
+    validate_seed(seed.files, rules)
     files = seed.with_sums()
     if signed:
-        keys = current(folder)
+        keys = signing_keys(folder)
         if keys.development:
             log.warn("signing with development keys: only images that trust them accept such a seed")
-        pair = signer(keys, programs, secret=passphrase(secret), pin=passphrase(pin))
-        files = sign(files, *pair)
+        pair = load_signer(keys, bundle_tools, secret=resolve_passphrase(secret), pin=resolve_passphrase(pin))
+        files = sign_seed(files, *pair)
     if into is not None:
-        insert(files, into, wrap=mtools(Cache()))
+        insert_seed(files, into, wrap=find_mtools(Cache()))
         where = into
     else:
         where = output or Path(f"{node}-seed.iso")
         if where.suffix == ".iso" and not where.is_dir():
-            output_files.write(where, iso(files), mode=0o600)
+            output_files.write_output(where, make_iso(files), mode=0o600)
         else:
             output_files.make_folder(where, mode=0o700)
-            output_files.publish(where, files, mode=0o600, marker=SUMS)
+            output_files.publish_files(where, files, mode=0o600, marker=SUMS)
     if as_json:
         click.echo(json.dumps({"node": node, "instance": seed.instance, "seed": str(where)}, indent=2))
     else:

@@ -7,44 +7,44 @@ from typing import Any
 
 from rich.progress import Progress
 
-from osbuild import log
-from osbuild.errors import Error
-from osbuild.flash.device import decimal
-from osbuild.flash.feed import End, Feed
-from osbuild.flash.plan import Order, Plan
-from osbuild.flash.writer import Interrupted, Outcome, Report, State, Writer
+from osbuild.flash.block_device import format_decimal
+from osbuild.flash.image_feed import FeedEnd, ImageFeed
+from osbuild.flash.plan import TargetOrder, WritePlan
+from osbuild.flash.writer import Interrupted, TargetState, TargetWriter, WriteProgress, WriteResult
+from osbuild.host import log
+from osbuild.shared.errors import Error
 
 AGAIN = "run the same command again: it goes on where it stopped"
 
 
-def flash(plan: Plan, orders: Sequence[Order]) -> list[Outcome]:
+def flash_targets(plan: WritePlan, orders: Sequence[TargetOrder]) -> list[WriteResult]:
     """Write, flush and read back. Every outcome says what became of its target; Ctrl-C ends them all, then raises."""
     stop = threading.Event()
     with log.bars() as bars:
-        writers = [Writer(order, stop, reporter(bars, order.target.path)) for order in orders]
+        writers = [TargetWriter(order, stop, progress_reporter(bars, order.target.path)) for order in orders]
         sector = max(order.target.device.sector if order.target.device else 512 for order in orders)
-        places = [place for order in orders for place in order.changes]
-        feed = Feed(plan, [writer.line for writer in writers], places, sector=sector)
+        places = [offset for order in orders for offset in order.changes]
+        feed = ImageFeed(plan, [writer.line for writer in writers], places, sector=sector)
         try:
             for writer in writers:
                 writer.feed = feed
                 writer.start()
-            feed.run(lambda: any(writer.outcome.problem is None for writer in writers))
+            feed.feed_writers(lambda: any(writer.outcome.problem is None for writer in writers))
             for writer in writers:
                 writer.join()
         except BaseException:  # Ctrl-C, SIGTERM
             stop.set()
             for writer in writers:
-                writer.line.put(End())
+                writer.line.put(FeedEnd())
             for writer in writers:
                 if writer.is_alive():
                     writer.join()
-            tell([writer.outcome for writer in writers])
+            print_results([writer.outcome for writer in writers])
             raise
     return [writer.outcome for writer in writers]
 
 
-def reporter(bars: Progress, path: Path) -> Report:
+def progress_reporter(bars: Progress, path: Path) -> WriteProgress:
     """A bar for one target, anew for each thing that is done to it."""
     task = bars.add_task(str(path), total=None)
     shown = ""
@@ -59,34 +59,34 @@ def reporter(bars: Progress, path: Path) -> Report:
     return report
 
 
-def tell(outcomes: Sequence[Outcome]) -> None:
+def print_results(outcomes: Sequence[WriteResult]) -> None:
     """What a person has to know of each target."""
     for outcome in outcomes:
         path = outcome.order.target.path
         node = f", node {outcome.order.node}" if outcome.order.node else ""
         if outcome.problem is not None:
             log.error(outcome.problem)
-        if outcome.state is State.done:
+        if outcome.state is TargetState.done:
             rate = outcome.written / max(outcome.seconds["write"], 0.001)
             kept = "were there already" if outcome.order.target.exists else "are zeros, left as holes"
-            same = f", {decimal(outcome.same)} {kept}" if outcome.same else ""
+            same = f", {format_decimal(outcome.same)} {kept}" if outcome.same else ""
             log.note(
-                f"{path}{node}: done. {decimal(outcome.written)} written in {outcome.seconds['write']:.1f} s "
-                f"({decimal(rate)}/s){same}; all of it read back in {outcome.seconds['verify']:.1f} s"
+                f"{path}{node}: done. {format_decimal(outcome.written)} written in {outcome.seconds['write']:.1f} s "
+                f"({format_decimal(rate)}/s){same}; all of it read back in {outcome.seconds['verify']:.1f} s"
             )
-        elif outcome.state is State.untouched:
+        elif outcome.state is TargetState.untouched:
             log.note(f"{path}: not written to")
-        elif outcome.state is State.unclear:
+        elif outcome.state is TargetState.unclear:
             log.note(f"{path}: UNFINISHED, and it is not certain that its beginning was wiped: do not boot from it")
         else:
             more = f". To finish it, {AGAIN}" if isinstance(outcome.problem, Interrupted) else ""
             log.note(f"{path}: UNFINISHED, it does not boot{more}")
 
 
-def to_json(plan: Plan, outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
+def results_json(plan: WritePlan, outcomes: Sequence[WriteResult]) -> Mapping[str, Any]:
     """Everything as JSON can write it: sizes in bytes, times in seconds."""
 
-    def one(outcome: Outcome) -> dict[str, Any]:
+    def one(outcome: WriteResult) -> dict[str, Any]:
         problem: Error | None = outcome.problem
         device = outcome.order.target.device
         return {

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from osbuild.errors import Error, UsageError
-from osbuild.flash.device import Device, Host, decimal
-from osbuild.flash.fileuse import file_refusal
-from osbuild.flash.use import refusal
+from osbuild.flash.block_device import BlockDevice, Host, format_decimal
+from osbuild.flash.device_usage import refuse_device
+from osbuild.flash.file_usage import refuse_file
+from osbuild.shared.errors import Error, UsageError
 
 # Names that the kernel gives to disks: a file of such a name was meant to be a device.
 DISK = re.compile(r"(sd[a-z]+|vd[a-z]+|xvd[a-z]+|hd[a-z]|disk|mmcblk|nvme\d+n|loop|nbd|sr|md|dm-)\d*(p?\d+)?")
@@ -18,11 +18,11 @@ DEV = Path("/dev")
 
 
 @dataclass(frozen=True)
-class Target:
+class FlashTarget:
     """A block device, or a file that is one day copied to one. `size` is in bytes; None makes it the image's size."""
 
     path: Path
-    device: Device | None
+    device: BlockDevice | None
     size: int | None
     exists: bool
 
@@ -33,11 +33,13 @@ class Target:
             bus = f", {self.device.bus}" if self.device.bus else ""
             return f"{self.path} ({self.device.title}{bus})"
         return (
-            f"{self.path} (a file, {decimal(self.size)})" if self.exists and self.size else f"{self.path} (a new file)"
+            f"{self.path} (a file, {format_decimal(self.size)})"
+            if self.exists and self.size
+            else f"{self.path} (a new file)"
         )
 
 
-def find(path: Path, host: Host, *, size: int | None = None) -> Target:
+def find_target(path: Path, host: Host, *, size: int | None = None) -> FlashTarget:
     """What `path` stands for; `size` is that which a file is to have. Raises `Error` or `UsageError`.
 
     Only for a path outside of /dev that could not have been meant as a device may a file be made later.
@@ -69,10 +71,10 @@ def find(path: Path, host: Host, *, size: int | None = None) -> Target:
     return _file(path, real, host, size)
 
 
-def check(target: Target, need: int | None, host: Host) -> None:
+def check_target(target: FlashTarget, need: int | None, host: Host) -> None:
     """Raises `Error` if `target` may not be overwritten with an image of `need` bytes."""
     if target.device is not None:
-        if found := refusal(host, target.device, need):
+        if found := refuse_device(host, target.device, need):
             raise Error(f"{target.device.title}: {found.reason}", where=str(target.path), hint=found.hint)
     elif target.size is not None and need is not None and target.size < need:
         hint = (
@@ -81,34 +83,34 @@ def check(target: Target, need: int | None, host: Host) -> None:
         raise Error(f"{target.size} bytes are too few: the image has {need}", where=str(target.path), hint=hint)
 
 
-def _device(path: Path, real: Path, host: Host) -> Target:
+def _device(path: Path, real: Path, host: Host) -> FlashTarget:
     number = real.stat().st_rdev
     name = f"{os.major(number)}:{os.minor(number)}"
-    found = next((device for device in host.devices() if device.number == name), None)
+    found = next((device for device in host.list_devices() if device.number == name), None)
     if found is None:
         raise Error(f"the kernel knows no device {name}", where=str(path), hint=_similar(path, host))
-    return Target(path, found, found.size, exists=True)
+    return FlashTarget(path, found, found.size, exists=True)
 
 
-def _new(path: Path, size: int | None) -> Target:
+def _new(path: Path, size: int | None) -> FlashTarget:
     if not path.parent.is_dir():
         raise Error("its folder does not exist", where=str(path), hint=f"make it: mkdir -p {path.parent}")
-    return Target(path, None, size, exists=False)
+    return FlashTarget(path, None, size, exists=False)
 
 
-def _file(path: Path, real: Path, host: Host, size: int | None) -> Target:
+def _file(path: Path, real: Path, host: Host, size: int | None) -> FlashTarget:
     now = real.stat().st_size
     if not os.access(real, os.W_OK):
         raise Error("this file cannot be written", where=str(path), hint=f"chmod u+w {path}, or give another")
-    if found := file_refusal(real, host):
-        raise Error(found.reason, where=str(path), hint=found.hint)
+    if refusal := refuse_file(real, host):
+        raise Error(refusal.reason, where=str(path), hint=refusal.hint)
     if size is not None and size < now:
         raise Error(f"it is larger already: {now} bytes", where=str(path), hint="remove it, or give a larger --size")
-    return Target(path, None, (size or now) or None, exists=True)
+    return FlashTarget(path, None, (size or now) or None, exists=True)
 
 
 def _similar(path: Path, host: Host) -> str:
-    names = {device.name: device for device in host.devices() if device.size and device.disk is None}
+    names = {device.name: device for device in host.list_devices() if device.size and device.disk is None}
     near = get_close_matches(path.name, names, n=1, cutoff=0.5)
     listed = "`edge-osbuild devices` lists those that are there"
     return f"did you mean {names[near[0]].path} ({names[near[0]].title})? {listed}" if near else listed

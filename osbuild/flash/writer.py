@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from queue import SimpleQueue
 
-from osbuild.errors import Error
-from osbuild.flash.card import Card, buffer, opened
-from osbuild.flash.feed import Chunk, End, Feed, Line
-from osbuild.flash.mapping import CHUNK
-from osbuild.flash.plan import MAGIC, Order
-from osbuild.flash.verify import HINT, verify
+from osbuild.flash.image_feed import Chunk, ChunkQueue, FeedEnd, ImageFeed
+from osbuild.flash.open_target import OpenTarget, open_target, page_buffer
+from osbuild.flash.plan import MAGIC, TargetOrder
+from osbuild.flash.verify import HINT, verify_target
+from osbuild.image.block_map import CHUNK
+from osbuild.shared.errors import Error
 
-Report = Callable[[str, int | None, int], None]  # what is being done, bytes of all of it, bytes more that are
+WriteProgress = Callable[[str, int | None, int], None]  # what is being done, bytes of all of it, bytes more that are
 
 
 ZEROS = bytes(CHUNK)
 SAID = 4096  # bytes of the marker that say something
 
 
-class State(StrEnum):
+class TargetState(StrEnum):
     """What a target is left as."""
 
     untouched = "untouched"
@@ -31,11 +31,11 @@ class State(StrEnum):
 
 
 @dataclass
-class Outcome:
+class WriteResult:
     """What became of a target. Sizes are in bytes: `same` was right already; times are in seconds."""
 
-    order: Order
-    state: State = State.untouched
+    order: TargetOrder
+    state: TargetState = TargetState.untouched
     resumed: bool = False
     written: int = 0
     same: int = 0
@@ -50,20 +50,20 @@ class Interrupted(Error):
     status = 130
 
 
-class Writer(threading.Thread):
+class TargetWriter(threading.Thread):
     """Takes chunks from `line` until its end; `outcome` is complete when the thread is."""
 
-    def __init__(self, order: Order, stop: threading.Event, report: Report) -> None:
+    def __init__(self, order: TargetOrder, stop: threading.Event, report: WriteProgress) -> None:
         super().__init__(name=str(order.target.path), daemon=True)
-        self.line: Line = SimpleQueue()
-        self.outcome = Outcome(order)
-        self.feed: Feed | None = None
+        self.line: ChunkQueue = SimpleQueue()
+        self.outcome = WriteResult(order)
+        self.feed: ImageFeed | None = None
         self._order, self._halt, self._report = order, stop, report
         self._ended = False
 
     def run(self) -> None:
         try:
-            with opened(self._order.target, self._order.size, private=self._order.node is not None) as card:
+            with open_target(self._order.target, self._order.size, private=self._order.node is not None) as card:
                 self._all(card)
         except Error as error:
             self.outcome.problem = error
@@ -73,7 +73,7 @@ class Writer(threading.Thread):
             while not self._ended:
                 self._take(self.line.get())
 
-    def _all(self, card: Card) -> None:
+    def _all(self, card: OpenTarget) -> None:
         assert self.feed is not None
         outcome, order = self.outcome, self._order
         self._check_stop()
@@ -93,36 +93,36 @@ class Writer(threading.Thread):
             self._check_stop()
             self._report("reading back", total, size)
 
-        outcome.verified = verify(card, order, self.feed, tick)
+        outcome.verified = verify_target(card, order, self.feed, tick)
         self._head(card)
         outcome.seconds["verify"] = time.monotonic() - begin
-        outcome.state = State.done
+        outcome.state = TargetState.done
         card.reread_partitions()
 
-    def _wipe(self, card: Card, marker: bytes) -> None:
+    def _wipe(self, card: OpenTarget, marker: bytes) -> None:
         """Make a disk that cannot boot, unless an earlier write of the same image has; finds a card that is dead."""
         said = marker[:SAID]  # the rest is zeros, and written anew in any case
         present = card.read_small(0, len(said)) if self._order.target.exists else b""
         self.outcome.resumed = present == said
         if present.startswith(MAGIC):
-            self.outcome.state = State.unfinished
+            self.outcome.state = TargetState.unfinished
         if not self.outcome.resumed:
-            self.outcome.state = State.unclear
+            self.outcome.state = TargetState.unclear
             card.write_small(0, marker)
             end = max(len(marker), card.size - len(marker))  # an older table's backup
             card.write_small(end, bytes(card.size - end))
             card.flush()
             if card.read_small(0, len(said)) != said:
                 raise Error("what was written at its beginning was lost", where=self.name, hint=HINT)
-            self.outcome.state = State.unfinished
+            self.outcome.state = TargetState.unfinished
 
-    def _chunks(self, card: Card) -> None:
+    def _chunks(self, card: OpenTarget) -> None:
         """Write what comes; where an earlier write stopped, only what is not there yet."""
         bmap = self.feed.plan.bmap if self.feed else None
         what = "continuing" if self.outcome.resumed else "writing"
         fresh = not self._order.target.exists
-        mine = buffer(CHUNK)
-        while not isinstance(item := self.line.get(), End):
+        mine = page_buffer(CHUNK)
+        while not isinstance(item := self.line.get(), FeedEnd):
             try:
                 self._check_stop()
                 size = len(item.view)
@@ -145,14 +145,14 @@ class Writer(threading.Thread):
             raise item.problem
         self._check_stop()
 
-    def _head(self, card: Card) -> None:
+    def _head(self, card: OpenTarget) -> None:
         """The beginning, and of that the first sector last; a card that loses it is made unbootable again."""
         assert self.feed is not None
         head, first = self._order.head, min(4096, len(self._order.head))
         if len(head) > first:
             card.write_small(first, head[first:])
             card.flush()
-        self.outcome.state = State.unclear
+        self.outcome.state = TargetState.unclear
         card.write_small(0, head[:first])
         card.flush()
         self.outcome.written += len(head)
@@ -161,9 +161,9 @@ class Writer(threading.Thread):
             card.flush()
             raise Error("what was written at its beginning was lost", where=self.name, hint=HINT)
 
-    def _take(self, item: Chunk | End) -> None:
+    def _take(self, item: Chunk | FeedEnd) -> None:
         """Give back what is not needed any more."""
-        if isinstance(item, End):
+        if isinstance(item, FeedEnd):
             self._ended = True
         else:
             item.release()

@@ -5,11 +5,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.arch import Architecture
-from osbuild.boot.flow import Flow, Parts
-from osbuild.errors import Error
-from osbuild.image.verity import SlotImage, derived_uuid
-from osbuild.profile.model import Disk
+from osbuild.boot.flow import BootFlow, BootParts
+from osbuild.boot.slot import SlotImage
+from osbuild.config.profile import DiskSettings
+from osbuild.host.architecture import Architecture
+from osbuild.image.verity import derived_uuid
+from osbuild.shared.errors import Error
 
 MIB = 2**20
 # Names of the Discoverable Partitions Specification, as systemd-repart knows them (repart.d(5)).
@@ -24,15 +25,15 @@ class SlotSize:
     tree: int
 
 
-def slot_size(disk: Disk) -> SlotSize:
+def divide_slot(disk: DiskSettings) -> SlotSize:
     """How a slot is divided: the hash tree of N bytes takes N/127, and its superblock a block."""
     tree = (disk.slot // 126 // MIB + 1) * MIB
     return SlotSize(disk.slot - tree, tree)
 
 
-def check_headroom(disk: Disk, image: SlotImage) -> int:
+def check_headroom(disk: DiskSettings, image: SlotImage) -> int:
     """How much of a slot is free, in percent. Raises `Error` where that is less than the profile's headroom."""
-    sizes = slot_size(disk)
+    sizes = divide_slot(disk)
     used = image.root.stat().st_size
     free = 100 - 100 * used // sizes.root
     if used > sizes.root * (100 - disk.headroom) // 100:
@@ -45,7 +46,7 @@ def check_headroom(disk: Disk, image: SlotImage) -> int:
     return free
 
 
-def check_boot_partition(disk: Disk, boot: Path, boot_file: Path) -> None:
+def check_boot_partition(disk: DiskSettings, boot: Path, boot_file: Path) -> None:
     """Raise `Error` if the boot partition, filled with the folder `boot`, has no room for slot B and for an update.
 
     An update writes its boot file beside those of both slots.
@@ -62,24 +63,25 @@ def check_boot_partition(disk: Disk, boot: Path, boot_file: Path) -> None:
 
 
 def build_disk(
-    flow: Flow, parts: Parts, image: SlotImage, boot_file: Path, disk: Disk, output: Path, *, identity: str
+    flow: BootFlow, parts: BootParts, image: SlotImage, boot_file: Path, disk: DiskSettings, output: Path, *,
+    identity: str
 ) -> None:  # fmt: skip
     """Write the sparse disk image `output`: slot A holds `image`, slot B is empty, `boot_file` is to boot slot A."""
     scratch = output.parent / "disk"
     boot = scratch / "boot"
     boot.mkdir(parents=True)
-    flow.fill(parts, boot)
-    place = boot / flow.installed("a")
+    flow.fill_esp(parts, boot)
+    place = boot / flow.boot_image_path("a")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(boot_file, place)
     check_boot_partition(disk, boot, boot_file)
     for path in boot.rglob("*"):  # times are copied
         os.utime(path, (parts.epoch, parts.epoch))
 
-    own = flow.partitions()
+    own = flow.extra_partitions()
     for partition in own:
         (scratch / partition.label).write_bytes(partition.content)
-    sizes = slot_size(disk)
+    sizes = divide_slot(disk)
     arch = REPART_ARCH[parts.board.architecture]
     definitions = scratch / "repart.d"
     definitions.mkdir()
@@ -97,7 +99,7 @@ def build_disk(
             f"SizeMinBytes={size}\nSizeMaxBytes={size}\n{more}"
         )
     total = disk.esp + sum(part.size for part in own) + 2 * disk.slot + disk.data + 2 * MIB
-    parts.tools.run(
+    parts.tools.run_command(
         [
             "systemd-repart", "--empty=create", "--sector-size=512", f"--size={total}", "--offline=yes",
             "--dry-run=no",
@@ -107,5 +109,5 @@ def build_disk(
         [output.parent, image.root.parent],
         env={"SOURCE_DATE_EPOCH": str(parts.epoch)},
     )  # fmt: skip
-    flow.seal(output)
+    flow.patch_disk(output)
     shutil.rmtree(scratch)

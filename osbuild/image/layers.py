@@ -16,20 +16,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from osbuild.errors import Error
-from osbuild.tools import Tree
-from osbuild.walk import walk
+from osbuild.host.walk import walk_folder
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
 
 # Data never shares a block with inodes. An inode says where its file's data is, so most of them change when something
 # grows before them, and small files that have inodes in their blocks would all be downloaded by the next update. With
 # one package added to 122 MB, 1932 blocks of 4 KiB were new, and are 300 now. The root is 11 % larger for it, with
 # zeroes; a bundle or a compressed image, 0.3 %.
 PACK = ("mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536", "-E", "noinline_data")
-REMOVED = ".wh."  # before the name of what is no longer there (aufs(5))
+WHITEOUT = ".wh."  # before the name of what is no longer there (aufs(5))
 
 
 @dataclass(frozen=True)
-class Facts:
+class FileMetadata:
     """All of a file that is packed. `content` is a sha256, or where a link leads to; `xattrs` are in hex."""
 
     mode: int
@@ -39,11 +39,11 @@ class Facts:
     xattrs: tuple[tuple[str, str], ...]
 
 
-Listing = Mapping[str, Facts]
+Listing = Mapping[str, FileMetadata]
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseLayer:
     """The first layer: the files of the cache's entry `folder`."""
 
     folder: Path
@@ -56,50 +56,53 @@ class Base:
         """Every file in it, by its path in the root."""
         plain = json.loads((self.folder / "listing.json").read_text())
         return {
-            path: Facts(mode, (user, group), time, content, tuple((name, value) for name, value in xattrs))
+            path: FileMetadata(mode, (user, group), time, content, tuple((name, value) for name, value in xattrs))
             for path, (mode, (user, group), time, content, xattrs) in plain.items()
         }
 
 
-def look(root: Path) -> Listing:
+def list_files(root: Path) -> Listing:
     """Every file below `root`, and `.` itself. Raises `Error` on one that a root can't have."""
-    return {str(path): facts(root / path) for path in (PurePosixPath(), *(found.path for found in walk(root)))}
+    return {
+        str(path): file_metadata(root / path)
+        for path in (PurePosixPath(), *(found.path for found in walk_folder(root)))
+    }
 
 
-def facts(path: Path) -> Facts:
-    found = path.lstat()
-    if stat.S_ISREG(found.st_mode):
+def file_metadata(path: Path) -> FileMetadata:
+    status = path.lstat()
+    if stat.S_ISREG(status.st_mode):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-    elif stat.S_ISLNK(found.st_mode):
+    elif stat.S_ISLNK(status.st_mode):
         content = str(path.readlink())
-    elif stat.S_ISDIR(found.st_mode):
+    elif stat.S_ISDIR(status.st_mode):
         content = ""
     else:
         raise Error(f"{path} is neither file, folder nor link", hint="such a file is made on the device, by tmpfiles.d")
-    xattrs = ((name, os.getxattr(path, name, follow_symlinks=False).hex()) for name in sorted(names(path)))
-    return Facts(found.st_mode, (found.st_uid, found.st_gid), int(found.st_mtime), content, tuple(xattrs))
+    xattrs = ((name, os.getxattr(path, name, follow_symlinks=False).hex()) for name in sorted(image_xattrs(path)))
+    return FileMetadata(status.st_mode, (status.st_uid, status.st_gid), int(status.st_mtime), content, tuple(xattrs))
 
 
-def names(path: Path) -> list[str]:
+def image_xattrs(path: Path) -> list[str]:
     """Extended attributes that are part of an image, such as a program's capabilities."""
     return [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("security.selinux")]
 
 
-def pack_base(tools: Tree, root: Path, folder: Path, *, uuid: str, epoch: int) -> None:
-    """Pack the folder `root` as a `Base` in `folder`, which is made."""
+def pack_base(tools: ToolsTree, root: Path, folder: Path, *, uuid: str, epoch: int) -> None:
+    """Pack the folder `root` as a `BaseLayer` in `folder`, which is made."""
     folder.mkdir()
-    tools.run([*PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, folder / "base.erofs", root], [folder, root])
-    plain = {path: list(asdict(each).values()) for path, each in look(root).items()}
+    tools.run_command([*PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, folder / "base.erofs", root], [folder, root])
+    plain = {path: list(asdict(metadata).values()) for path, metadata in list_files(root).items()}
     (folder / "listing.json").write_text(json.dumps(plain))
 
 
-def pack(tools: Tree, base: Base, root: Path, output: Path, *, uuid: str, epoch: int) -> None:
+def pack_root(tools: ToolsTree, base: BaseLayer, root: Path, output: Path, *, uuid: str, epoch: int) -> None:
     """Write the erofs `output`, which holds exactly what is in the folder `root`."""
     changes = output.with_suffix(".tar")
-    write_changes(base.listing(), look(root), root, changes)
-    tools.run(["cp", "--sparse=always", base.image, output], [base.folder, output.parent])
-    tools.run(
+    write_changes(base.listing(), list_files(root), root, changes)
+    tools.run_command(["cp", "--sparse=always", base.image, output], [base.folder, output.parent])
+    tools.run_command(
         [
             *PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, "--incremental=data", "--tar=f", "--aufs",
             "--ovlfs-strip=1", output, changes,
@@ -114,22 +117,22 @@ def write_changes(before: Listing, after: Listing, root: Path, output: Path) -> 
 
     Folders on the way to these are in it too: mkfs.erofs makes up what it is not told of them.
     """
-    gone = list(removed(before, after))
-    wanted = {path for path, each in after.items() if before.get(path) != each}
+    gone = list(removed_paths(before, after))
+    wanted = {path for path, metadata in after.items() if before.get(path) != metadata}
     wanted |= {str(folder) for path in (*wanted, *gone) for folder in Path(path).parents}
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
-        for path, each in after.items():
+        for path, metadata in after.items():
             if path in wanted:
-                if stat.S_ISREG(each.mode):
+                if stat.S_ISREG(metadata.mode):
                     with (root / path).open("rb") as file:
-                        archive.addfile(member(path, each, os.fstat(file.fileno()).st_size), file)
+                        archive.addfile(tar_member(path, metadata, os.fstat(file.fileno()).st_size), file)
                 else:
-                    archive.addfile(member(path, each, 0))
+                    archive.addfile(tar_member(path, metadata, 0))
         for path in gone:
-            archive.addfile(tarfile.TarInfo(str(Path(path).with_name(REMOVED + Path(path).name))))
+            archive.addfile(tarfile.TarInfo(str(Path(path).with_name(WHITEOUT + Path(path).name))))
 
 
-def removed(before: Listing, after: Listing) -> Iterator[str]:
+def removed_paths(before: Listing, after: Listing) -> Iterator[str]:
     """What is gone, without what is below it; what something else took the place of is not gone."""
     for path in before:
         parent = after.get(str(Path(path).parent))
@@ -137,16 +140,17 @@ def removed(before: Listing, after: Listing) -> Iterator[str]:
             yield path
 
 
-def member(path: str, each: Facts, size: int) -> tarfile.TarInfo:
+def tar_member(path: str, metadata: FileMetadata, size: int) -> tarfile.TarInfo:
     """A file's entry in a tar."""
     found = tarfile.TarInfo(path)
-    found.mode, found.mtime, found.size = stat.S_IMODE(each.mode), each.time, size
-    found.uid, found.gid = each.owner
-    if stat.S_ISDIR(each.mode):
+    found.mode, found.mtime, found.size = stat.S_IMODE(metadata.mode), metadata.time, size
+    found.uid, found.gid = metadata.owner
+    if stat.S_ISDIR(metadata.mode):
         found.type = tarfile.DIRTYPE
-    elif stat.S_ISLNK(each.mode):
-        found.type, found.linkname = tarfile.SYMTYPE, each.content
+    elif stat.S_ISLNK(metadata.mode):
+        found.type, found.linkname = tarfile.SYMTYPE, metadata.content
     found.pax_headers = {
-        f"SCHILY.xattr.{name}": bytes.fromhex(value).decode("utf-8", "surrogateescape") for name, value in each.xattrs
+        f"SCHILY.xattr.{name}": bytes.fromhex(value).decode("utf-8", "surrogateescape")
+        for name, value in metadata.xattrs
     }
     return found

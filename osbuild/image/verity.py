@@ -2,29 +2,15 @@
 
 import re
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.errors import Error
-from osbuild.image.layers import Base, pack
-from osbuild.tools import Tree
+from osbuild.boot.slot import SlotImage
+from osbuild.image.layers import BaseLayer, pack_root
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
 
 BLOCK = 4096
 NAMESPACE = uuid.UUID("a7b1a3a0-6c1e-5a55-9b1e-0e1f5b1e6a3d")  # of the UUIDs that this project derives from names
-
-
-@dataclass(frozen=True)
-class SlotImage:
-    """`root` and `tree` are files; `roothash` is hex; `blocks` the number of 4096-byte blocks of `root`.
-
-    `salt` is as dm-verity takes it: "-" is none.
-    """
-
-    root: Path
-    tree: Path
-    roothash: str
-    salt: str
-    blocks: int
 
 
 def derived_uuid(*names: str) -> str:
@@ -32,15 +18,15 @@ def derived_uuid(*names: str) -> str:
     return str(uuid.uuid5(NAMESPACE, "/".join(names)))
 
 
-def slot_image(
-    tools: Tree, base: Base, system: Path, folder: Path, *, identity: str, epoch: int
+def make_slot_image(
+    tools: ToolsTree, base: BaseLayer, system: Path, folder: Path, *, identity: str, epoch: int
 ) -> SlotImage:  # fmt: skip
     """Pack the folder `system` over `base` as `folder`/root.erofs and hash it into `folder`/root.verity.
 
     `identity` seeds UUIDs.
     """
     root, tree = folder / "root.erofs", folder / "root.verity"
-    pack(tools, base, system, root, uuid=derived_uuid(identity, "root"), epoch=epoch)
+    pack_root(tools, base, system, root, uuid=derived_uuid(identity, "root"), epoch=epoch)
     size = root.stat().st_size
     if size % BLOCK:
         with root.open("r+b") as file:
@@ -50,12 +36,12 @@ def slot_image(
     # differ (`osbuild.bundle.hook`), and need not download it. What a salt is good for, that work done to forge blocks
     # of one image helps against no other, does not matter where a second preimage of SHA-256 is needed.
     salt = "-"
-    text = tools.run(
+    text = tools.run_command(
         ["veritysetup", "format", f"--salt={salt}", f"--uuid={derived_uuid(identity, 'verity')}", "--hash=sha256",
          f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", root, tree],
         [folder],
     )  # fmt: skip
-    found = re.search(r"Root hash:\s+([0-9a-f]{64})", text)
-    if found is None:
+    match = re.search(r"Root hash:\s+([0-9a-f]{64})", text)
+    if match is None:
         raise Error(f"veritysetup named no root hash: {text}")
-    return SlotImage(root, tree, found[1], salt, root.stat().st_size // BLOCK)
+    return SlotImage(root, tree, match[1], salt, root.stat().st_size // BLOCK)

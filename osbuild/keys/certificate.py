@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from osbuild.keys.private import Key
+from osbuild.keys.private_key import Key
 
 DEVELOPMENT = "DEVELOPMENT - not for devices in the field"
 ROOT_DAYS, SIGNER_DAYS = 20 * 365, 365
@@ -33,12 +33,12 @@ class Revoked:
     reason: str
 
 
-def now() -> datetime:
+def current_time() -> datetime:
     """The time in UTC, in whole seconds, as certificates have it."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def subject(owner: str, name: str, *, development: bool) -> x509.Name:
+def subject_name(owner: str, name: str, *, development: bool) -> x509.Name:
     """Of a root or signer called `name`. Development keys say what they are in the unit (OU)."""
     parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, owner)]
     if development:
@@ -76,8 +76,8 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 
 def make_root(key: Key, owner: str, name: str, *, development: bool, days: int = ROOT_DAYS) -> x509.Certificate:
     """A root that signs itself; it may sign signers and revocation lists, nothing else."""
-    own = subject(owner, name, development=development)
-    builder = _builder(own, own, key.public_key(), key.public_key(), now(), days)
+    own = subject_name(owner, name, development=development)
+    builder = _builder(own, own, key.public_key(), key.public_key(), current_time(), days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     return builder.add_extension(_usage(authority=True), critical=True).sign(key, hashes.SHA256())
 
@@ -87,8 +87,8 @@ def make_signer(
     development: bool, days: int = SIGNER_DAYS,
 ) -> x509.Certificate:  # fmt: skip
     """A certificate for code signing (Baseline Requirements for code signing, as OpenSSL checks them) below `root`."""
-    own = subject(owner, name, development=development)
-    begin = now()
+    own = subject_name(owner, name, development=development)
+    begin = current_time()
     days = min(days, (root.not_valid_after_utc - begin).days)
     builder = _builder(own, root.subject, key, root_key.public_key(), begin, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -97,7 +97,7 @@ def make_signer(
     return builder.sign(root_key, hashes.SHA256())
 
 
-def make_list(
+def make_revocation_list(
     root: x509.Certificate, root_key: Key, revoked: Iterable[Revoked], number: int
 ) -> x509.CertificateRevocationList:
     """The list of what `root` has revoked.
@@ -120,7 +120,7 @@ def make_list(
     return builder.sign(root_key, hashes.SHA256())
 
 
-def revoked_in(crl: x509.CertificateRevocationList) -> list[Revoked]:
+def read_revocations(crl: x509.CertificateRevocationList) -> list[Revoked]:
     """What a list made here says, in its order."""
     words = {flag: word for word, flag in REASONS.items()}
     return [
@@ -133,7 +133,7 @@ def revoked_in(crl: x509.CertificateRevocationList) -> list[Revoked]:
     ]
 
 
-def number_of(crl: x509.CertificateRevocationList) -> int:
+def list_number(crl: x509.CertificateRevocationList) -> int:
     """The list's number, which rises by one with each new list."""
     return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
 
@@ -143,6 +143,6 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def pem(thing: x509.Certificate | x509.CertificateRevocationList) -> bytes:
+def to_pem(thing: x509.Certificate | x509.CertificateRevocationList) -> bytes:
     """As PEM (RFC 7468)."""
     return thing.public_bytes(serialization.Encoding.PEM)

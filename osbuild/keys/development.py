@@ -8,13 +8,13 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-from osbuild import log
-from osbuild.keys.authority import Access, init, rotate_signer
-from osbuild.keys.certificate import now
-from osbuild.keys.store import Keys, exists, load
+from osbuild.host import log
+from osbuild.keys.authority import PrivateKeyAccess, create_keys, rotate_signer
+from osbuild.keys.certificate import current_time
+from osbuild.keys.key_folder import KeyFolder, has_keys, load_keys
 
 OWNER = "edge-osbuild"
-SPARE = timedelta(days=30)
+RENEW_BEFORE = timedelta(days=30)
 
 
 def default_folder() -> Path:
@@ -24,24 +24,24 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "edge-osbuild/keys"
 
 
-def chosen(folder: Path | None = None) -> Keys:
+def existing_keys(folder: Path | None = None) -> KeyFolder:
     """The keys in `folder`, or those of the default folder. Raises `Error` where there are none."""
-    return load(folder or default_folder())
+    return load_keys(folder or default_folder())
 
 
-def current(folder: Path | None = None) -> Keys:
-    """Like `chosen`, to sign with: development keys are made in the user's data folder if there are none there.
+def signing_keys(folder: Path | None = None) -> KeyFolder:
+    """Like `existing_keys`, to sign with: development keys are made in the user's data folder if there are none there.
 
     A development signer that is about to expire is replaced by a new one. Raises `Error` where `folder` has no keys.
     """
-    place = default_folder()
+    path = default_folder()
     if folder is not None or os.environ.get("EDGE_OSBUILD_KEYS"):
-        return chosen(folder)
-    if not exists(place):
-        log.warn(f"making development keys in {place}: not for devices in the field (`edge-osbuild keys init` is)")
-        return init(place, OWNER, Access(), development=True)
-    keys = load(place)
-    if keys.development and keys.certificate(keys.signer).not_valid_after_utc < now() + SPARE:
+        return existing_keys(folder)
+    if not has_keys(path):
+        log.warn(f"making development keys in {path}: not for devices in the field (`edge-osbuild keys init` is)")
+        return create_keys(path, OWNER, PrivateKeyAccess(), development=True)
+    keys = load_keys(path)
+    if keys.development and keys.certificate(keys.signer).not_valid_after_utc < current_time() + RENEW_BEFORE:
         log.note(f"the development signer {keys.signer} is at its end: making a new one")
-        return rotate_signer(place, Access())
+        return rotate_signer(path, PrivateKeyAccess())
     return keys

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.agent.system import read_file
-from osbuild.arch import Architecture
-from osbuild.board import Board, default, load
-from osbuild.errors import Error
-from osbuild.jsontext import loads
+from osbuild.config.board import Board, default_board, load_board
+from osbuild.host.architecture import Architecture
+from osbuild.shared.errors import Error
+from osbuild.shared.files import read_file
+from osbuild.shared.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Bootable:
     board: Board
 
 
-def find(path: Path, *, seed: Path | None = None, board: Board | None = None) -> Bootable:
+def find_bootable(path: Path, *, seed: Path | None = None, board: Board | None = None) -> Bootable:
     """Find what belongs to `path`: a build's folder has `disk.img` and maybe `seed.iso`.
 
     What is given wins; the board comes from `manifest.json` beside the image, else it is this host's kind of machine.
@@ -32,13 +32,17 @@ def find(path: Path, *, seed: Path | None = None, board: Board | None = None) ->
             raise Error("no disk.img in this folder", where=str(path), hint="build one: edge-osbuild build PROFILE")
         if seed is None and (path / "seed.iso").is_file():
             seed = path / "seed.iso"
-    return Bootable(image, seed, board or _recorded(image) or default(Architecture.native()))
+    return Bootable(image, seed, board or _recorded(image) or default_board(Architecture.native()))
 
 
 def _recorded(image: Path) -> Board | None:
     """The board that the build was for; older manifests say only the architecture."""
     try:
-        facts = loads(read_file(image.parent / "manifest.json"))
-        return load(facts["board"]) if "board" in facts else default(Architecture(facts["architecture"]))
+        metadata = parse_json(read_file(image.parent / "manifest.json"))
+        return (
+            load_board(metadata["board"])
+            if "board" in metadata
+            else default_board(Architecture(metadata["architecture"]))
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # an image from elsewhere; --board is there for that

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osbuild.arch import Architecture
-from osbuild.board import Board, load
+from osbuild.config.board import Board, load_board
+from osbuild.host.architecture import Architecture
 
 # (command, host paths that must be visible at the same path) -> the command to execute
 Wrap = Callable[[Sequence[str], Sequence[Path]], list[str]]
@@ -14,7 +14,7 @@ MEMORY = 2 * 2**30
 CPUS = 2
 
 
-def direct(command: Sequence[str], paths: Sequence[Path]) -> list[str]:
+def run_directly(command: Sequence[str], paths: Sequence[Path]) -> list[str]:
     """The `Wrap` for a QEMU that is installed on the host itself."""
     return list(command)
 
@@ -32,7 +32,7 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class Network:
+class MachineNetwork:
     """A user-mode network of the machine's own."""
 
     forwards: tuple[Forward, ...] = (Forward(22),)
@@ -54,7 +54,7 @@ class DirectKernel:
 class MachineConfig:
     """A virtual machine. Paths are the host's."""
 
-    board: Board = field(default_factory=lambda: load("x86_64"))
+    board: Board = field(default_factory=lambda: load_board("x86_64"))
     image: Path | None = None
     """the first disk, raw or qcow2; never written to"""
     memory: int | None = None
@@ -73,7 +73,7 @@ class MachineConfig:
     """read-only media, such as a seed ISO"""
     write_log: Path | None = None
     """a file that gets a log of every write to the first disk, further boots appended (the format of dm-log-writes)"""
-    network: Network | None = field(default_factory=Network)
+    network: MachineNetwork | None = field(default_factory=MachineNetwork)
     direct: DirectKernel | None = None
     """boot this instead of the firmware"""
     watchdog: bool = False

@@ -2,7 +2,7 @@
 
 import time
 
-from osbuild.errors import Error
+from osbuild.shared.errors import Error
 
 TICK = 0.05
 

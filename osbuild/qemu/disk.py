@@ -4,11 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
-from osbuild import foreign
-from osbuild.errors import Error
-from osbuild.output import check_folder, discard
+from osbuild.formats import foreign
+from osbuild.host.output import check_folder, discard_file
+from osbuild.host.run import run_command
 from osbuild.qemu.config import Wrap
-from osbuild.run import run
+from osbuild.shared.errors import Error
 
 QCOW2 = b"QFI\xfb"
 COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"\x1f\x8b": "gunzip", b"\xfd7zXZ": "unxz"}
@@ -32,7 +32,7 @@ def image_format(path: Path) -> str:
         if head.startswith(magic):
             raise Error("the disk image is compressed", where=where, hint=f"unpack it first: {program} {path}")
     with path.open("rb") as file:
-        foreign.check(file, where)
+        foreign.refuse_foreign_file(file, where)
     # UEFI specification 5.3.2: a GPT header in block 1; before it, or alone on SD cards, an MBR with its signature
     if head[512:520] != b"EFI PART" and head[510:512] != b"\x55\xaa":
         raise Error(
@@ -47,18 +47,18 @@ def make_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> No
     """Make `overlay`, a qcow2 file that keeps what differs from `image`; `size` in bytes if it is to be larger."""
     form = image_format(image)
     overlay = overlay.absolute()  # the sandbox has another current folder
-    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.absolute()), "-F", form, str(overlay)]
+    arguments = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.absolute()), "-F", form, str(overlay)]
     if size is not None:
         if form == "raw" and size < image.stat().st_size:
             raise Error(
                 f"the disk would be smaller ({size} bytes) than its image ({image.stat().st_size} bytes)",
                 hint="a disk can only grow",
             )
-        words.append(str(size))
+        arguments.append(str(size))
     try:
-        run(wrap(words, [image.absolute(), overlay.parent]))
+        run_command(wrap(arguments, [image.absolute(), overlay.parent]))
     except BaseException:
-        discard(overlay)
+        discard_file(overlay)
         raise
 
 

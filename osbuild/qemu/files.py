@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from osbuild.boot.uimage import pack_kernel
-from osbuild.errors import Error
-from osbuild.qemu.accel import KVM, Accelerator
+from osbuild.formats.devicetree import set_node_status
+from osbuild.formats.uimage import pack_kernel
+from osbuild.qemu.acceleration import KVM, Accelerator
 from osbuild.qemu.config import MachineConfig, Wrap
-from osbuild.qemu.devicetree import with_status
 from osbuild.qemu.disk import any_format, card_size, copy_once, keep_overlay, make_overlay
-from osbuild.qemu.firmware import extract, find_firmware
+from osbuild.qemu.firmware import extract_files, find_firmware
+from osbuild.shared.errors import Error
 
 DISK = "disk0"
 
@@ -34,7 +34,7 @@ class Drive:
 
 
 @dataclass(frozen=True)
-class Files:
+class MachineFiles:
     """What a machine works with: sockets that QEMU connects to, the log, its disks, its firmware."""
 
     qmp: Path
@@ -72,12 +72,12 @@ def own_log(log: Path) -> Iterator[None]:
         yield
 
 
-def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root: Path) -> Files:
+def prepare_files(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root: Path) -> MachineFiles:
     """Make in `folder` what the machine writes to but its log.
 
     `wrap` runs qemu-img(1), in the root whose path on this host is `root`. Raises `Error` where something is missing.
     """
-    files = Files(folder / "qmp", folder / "console", log, drives(config, folder, wrap))
+    files = MachineFiles(folder / "qmp", folder / "console", log, prepare_drives(config, folder, wrap))
     board = config.board.qemu
     if config.direct:
         return files
@@ -86,14 +86,14 @@ def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root:
         if source is None:
             raise Error("this board boots from its disk, and it has none", where=f"board {config.board.name}")
         names = [name for name in (board.uboot, board.device_tree) if name]
-        copies = extract(source, names, folder)
+        copies = extract_files(source, names, folder)
         if board.uboot_address:
             # A raw kernel goes to an address of QEMU's own choice, one with a header of U-Boot's to that in the header.
             path, address = copies[board.uboot], int(board.uboot_address, 16)
             path.write_bytes(pack_kernel(path.read_bytes(), config.architecture, "U-Boot", address=address))
         if board.status:
             path = copies[board.device_tree]
-            path.write_bytes(with_status(path.read_bytes(), board.status, board.device_tree))
+            path.write_bytes(set_node_status(path.read_bytes(), board.status, board.device_tree))
         return replace(files, uboot=copies.get(board.uboot), device_tree=copies.get(board.device_tree))
     firmware = find_firmware(config.architecture, root)
     store = Path(f"{config.persist.absolute()}.vars") if config.persist else folder / "vars.fd"
@@ -101,7 +101,7 @@ def prepare(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root:
     return replace(files, code=firmware.code, vars=store)
 
 
-def drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]:
+def prepare_drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]:
     """The disks in their order, the one that boots first; what the machine writes to the image goes to an overlay."""
     made = []
     size = config.disk_size
@@ -129,7 +129,7 @@ def drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]
     return tuple(made)
 
 
-def state(image: Path | None) -> tuple[int, int] | None:
+def image_identity(image: Path | None) -> tuple[int, int] | None:
     """What tells an image from another one that was put in its place; None for one that is missing."""
     if image is None or not image.exists():
         return None

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from osbuild.arch import Architecture
-from osbuild.errors import Error
-from osbuild.fat import Fat
-from osbuild.seed.esp import partition
+from osbuild.formats.fat import Fat
+from osbuild.host.architecture import Architecture
+from osbuild.seed.esp_seed import find_esp
+from osbuild.shared.errors import Error
 
 
 @dataclass(frozen=True)
-class Uefi:
+class UefiBuild:
     """Debian's builds of EDK2 for an architecture; file names are below the root that QEMU runs in."""
 
     code: tuple[str, ...]
@@ -25,17 +25,17 @@ class Uefi:
 # Code images without Secure Boot: these need no SMM, which is slow to emulate. Those for ARM are padded to 64 MiB, the
 # size of one flash chip of QEMU's `virt`.
 UEFI = {
-    Architecture.x86_64: Uefi(
+    Architecture.x86_64: UefiBuild(
         code=("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_CODE.fd"),
         vars=("usr/share/OVMF/OVMF_VARS_4M.fd", "usr/share/OVMF/OVMF_VARS.fd"),
         package="ovmf",
     ),
-    Architecture.arm64: Uefi(
+    Architecture.arm64: UefiBuild(
         code=("usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "usr/share/AAVMF/AAVMF_CODE.fd"),
         vars=("usr/share/AAVMF/AAVMF_VARS.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
         package="qemu-efi-aarch64",
     ),
-    Architecture.armv7: Uefi(
+    Architecture.armv7: UefiBuild(
         code=("usr/share/AAVMF/AAVMF32_CODE.fd",),
         vars=("usr/share/AAVMF/AAVMF32_VARS.fd",),
         package="qemu-efi-arm",
@@ -64,14 +64,14 @@ def find_firmware(architecture: Architecture, root: Path = Path("/")) -> Firmwar
     )
 
 
-def extract(image: Path, names: Iterable[str], folder: Path) -> dict[str, Path]:
+def extract_files(image: Path, names: Iterable[str], folder: Path) -> dict[str, Path]:
     """Copy files of the boot partition of `image`, by their path there, into `folder`; returns name -> copy.
 
     An emulated board has no boot ROM that would read them. Raises `Error` where the image is not raw or lacks one.
     """
     found: dict[str, Path] = {}
     with image.open("rb") as file:
-        fat = Fat(file, partition(image).offset, str(image))
+        fat = Fat(file, find_esp(image).offset, str(image))
         files = {str(entry.path).lower(): entry for entry in fat.walk() if not entry.folder}
         for name in names:
             entry = files.get(name.lower())  # FAT knows no case

@@ -9,18 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from osbuild.errors import Error
-from osbuild.qemu.accel import Accelerator, choose
-from osbuild.qemu.card import Card
+from osbuild.qemu.acceleration import Accelerator, choose_accelerator
+from osbuild.qemu.bad_sectors import KINDS, BadSectors
 from osbuild.qemu.command import command_line
-from osbuild.qemu.config import MachineConfig, Network, Wrap, direct
-from osbuild.qemu.damage import KINDS, Damage
+from osbuild.qemu.config import MachineConfig, MachineNetwork, Wrap, run_directly
 from osbuild.qemu.deadline import TimedOut
-from osbuild.qemu.files import DISK, own_log, prepare, state
+from osbuild.qemu.files import DISK, image_identity, own_log, prepare_files
+from osbuild.qemu.network_card import NetworkCard
 from osbuild.qemu.qmp import Event
-from osbuild.qemu.serial import Console, Line, tail
+from osbuild.qemu.serial import Console, SerialLine, last_lines
 from osbuild.qemu.session import Session
 from osbuild.qemu.ssh import Guest, KeyPair
+from osbuild.shared.errors import Error
 
 
 class Machine:
@@ -36,7 +36,7 @@ class Machine:
         *,
         log: Path | None = None,
         workdir: Path | None = None,
-        wrap: Wrap = direct,
+        wrap: Wrap = run_directly,
         root: Path = Path("/"),
         accelerator: Accelerator | None = None,
     ) -> None:
@@ -51,16 +51,16 @@ class Machine:
 
     def __enter__(self) -> "Machine":
         if self._accelerator is None:
-            self._accelerator = choose(self.config.board, wrap=self._wrap, root=self._root)
+            self._accelerator = choose_accelerator(self.config.board, wrap=self._wrap, root=self._root)
         with ExitStack() as stack:
             self._session = Session(self._workdir)
             stack.callback(self._session.close)
             stack.callback(self._forget_guests)
-            self._card = Card(self._session, self.config)
-            self._image_state = state(self.config.image)
+            self._network_card = NetworkCard(self._session, self.config)
+            self._image_state = image_identity(self.config.image)
             log = self._log or self.folder / "console.log"
             stack.enter_context(own_log(log))
-            self._files = prepare(self.config, self.folder, log, wrap=self._wrap, root=self._root)
+            self._files = prepare_files(self.config, self.folder, log, wrap=self._wrap, root=self._root)
             self.console = Console(self._files.log, self.check_alive)
             self._start()
             self._stack = stack.pop_all()
@@ -69,9 +69,9 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.config.persist and self._has_card and self.running:
+        if self.config.persist and self._has_sd_card and self.running:
             with suppress(Error):  # the machine's end must not hide what went wrong before
-                self._write_card()
+                self._flush_sd_card()
         self._stack.close()
 
     # --- power
@@ -108,8 +108,8 @@ class Machine:
 
     def power_cut(self) -> None:
         """Pull the plug: what the guest has not flushed is lost; of an SD card, which knows no flush, nothing is."""
-        if self._has_card and self.running:
-            self._write_card()
+        if self._has_sd_card and self.running:
+            self._flush_sd_card()
         self._session.kill()
         self._forget_guests()
 
@@ -130,7 +130,7 @@ class Machine:
         try:
             self._session.wait_off(timeout)
         except TimedOut:
-            message = f"the guest was not off within {timeout:g} s\n{tail(self.console.text)}"
+            message = f"the guest was not off within {timeout:g} s\n{last_lines(self.console.text)}"
             raise TimedOut(message, hint=f"the whole log is in {self.console.path}") from None
         self._forget_guests()
 
@@ -169,7 +169,7 @@ class Machine:
         """From now on requests of `kinds` (read, write) to sectors at `places`, in bytes, of a raw disk fail (EIO)."""
         if disk not in self._damage:
             drive = next(each for each in self._files.drives if each.name == disk)
-            self._damage[disk] = Damage(self._session, drive)
+            self._damage[disk] = BadSectors(self._session, drive)
         self._damage[disk].set(places, kinds)
 
     def mend_sectors(self, disk: str = "disk1") -> None:
@@ -180,7 +180,7 @@ class Machine:
     # --- console and network
 
     @property
-    def line(self) -> Line:
+    def line(self) -> SerialLine:
         """The serial console's wire."""
         self.check_alive()
         return self._session.line
@@ -189,22 +189,22 @@ class Machine:
         """Type `text` at the serial console."""
         self.line.send(text)
 
-    def plug_network(self, network: Network | None = None) -> None:
+    def plug_network(self, network: MachineNetwork | None = None) -> None:
         """Plug a network card in; by default the one that the machine was made with, or a plain one."""
-        self._card.plug(network)
+        self._network_card.plug(network)
 
     def unplug_network(self, timeout: float = 30.0) -> None:
         """Pull the network card; the guest has `timeout` seconds to let it go. Raises `TimedOut` if it does not."""
-        self._card.unplug(timeout)
+        self._network_card.unplug(timeout)
         self._forget_guests()
 
     def set_link(self, up: bool) -> None:
         """Plug or pull the network cable; the card stays."""
-        self._card.set_link(up)
+        self._network_card.set_link(up)
 
     def port(self, guest: int) -> int:
         """The port on 127.0.0.1 that leads to TCP port `guest` of the guest."""
-        return self._card.port(guest)
+        return self._network_card.port(guest)
 
     def guest(self, user: str, key: KeyPair | Path) -> Guest:
         """SSH to the guest as `user` with a key pair or private key file; needs the forward of port 22."""
@@ -224,16 +224,16 @@ class Machine:
 
     def _start(self, state_name: str | None = None) -> None:
         assert self._accelerator is not None
-        if state(self.config.image) != self._image_state:
+        if image_identity(self.config.image) != self._image_state:
             raise Error(
                 "the image was made anew while a machine was using it: what the machine has written no longer fits",
                 where=str(self.config.image),
                 hint="start over, and don't build an image while its tests run",
             )
-        config = replace(self.config, network=self._card.network)
+        config = replace(self.config, network=self._network_card.network)
         paths = [self.folder, *self._files.visible(config, self._accelerator)]
         command = self._wrap(command_line(config, self._files, self._accelerator), paths)
-        self._damage: dict[str, Damage] = {}
+        self._damage: dict[str, BadSectors] = {}
         self._session.start(command, lambda: self._restore(state_name) if state_name else None)
 
     def _restore(self, name: str) -> None:
@@ -248,10 +248,10 @@ class Machine:
         return self.folder / f"vars-{name}.fd"
 
     @property
-    def _has_card(self) -> bool:
+    def _has_sd_card(self) -> bool:
         return self.config.board.qemu.disk == "sd" and bool(self._files.drives)
 
-    def _write_card(self) -> None:
+    def _flush_sd_card(self) -> None:
         """Make QEMU write what it holds back of a qcow2 file's tables: no guest ever tells it to."""
         card = self._files.drives[0]
         self.qmp("stop")

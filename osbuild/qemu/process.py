@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from osbuild import log
-from osbuild.errors import Error
+from osbuild.host import log
 from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.shared.errors import Error
 
 GUARDIAN = Path(__file__).with_name("guardian.py")
 ANSWER_SECONDS = 30.0

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
-from osbuild.errors import Error
 from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.shared.errors import Error
 
 T = TypeVar("T")
 Event = Mapping[str, Any]

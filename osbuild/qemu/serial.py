@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from osbuild.errors import Error
 from osbuild.qemu.deadline import Deadline, TimedOut
+from osbuild.shared.errors import Error
 
 # ECMA-48 control sequences and strings (colours, cursor movements, titles) of firmware, systemd and shells; carriage
 # returns
@@ -40,12 +40,12 @@ GUESSES = (
 )
 
 
-def clean(text: str) -> str:
+def strip_controls(text: str) -> str:
     """`text` without terminal control sequences and carriage returns."""
     return _CONTROL.sub("", text)
 
 
-def guess(text: str) -> str | None:
+def guess_reason(text: str) -> str | None:
     """What `text`, the end of a console log, says about why a guest does not get on; None if nothing is known."""
     for pattern, meaning in GUESSES:
         if pattern.search(text):
@@ -53,7 +53,7 @@ def guess(text: str) -> str | None:
     return None
 
 
-def tail(text: str, lines: int = 40) -> str:
+def last_lines(text: str, lines: int = 40) -> str:
     """The last `lines` lines, indented, to be part of a message."""
     return "\n".join("  | " + line for line in text.rstrip().splitlines()[-lines:])
 
@@ -98,9 +98,9 @@ class Console:
             except Error as error:  # its last words may be what is waited for
                 dead = error
             self._read()
-            if found := expression.search(self._text, self._position):
-                self._position = found.end()
-                return found
+            if match := expression.search(self._text, self._position):
+                self._position = match.end()
+                return match
             if dead:
                 raise self._failure(type(dead), f"{dead.message}, while waiting for {pattern!r}", dead.hint) from dead
             if not through_panic and (panic := PANIC.search(self._text, self._position)):
@@ -111,8 +111,8 @@ class Console:
 
     def _failure(self, kind: type[Error], message: str, hint: str | None = None) -> Error:
         said = self._text[self._position :]
-        end = tail(self._text) or "  | (the console has said nothing)"
-        return kind(f"{message}\n{end}", hint=guess(said) or hint or f"the whole log is in {self.path}")
+        end = last_lines(self._text) or "  | (the console has said nothing)"
+        return kind(f"{message}\n{end}", hint=guess_reason(said) or hint or f"the whole log is in {self.path}")
 
     def _read(self) -> None:
         try:
@@ -125,10 +125,10 @@ class Console:
         text = self._unfinished + self._decoder.decode(data)
         cut = _UNFINISHED.search(text)
         self._unfinished = cut[0] if cut else ""
-        self._text += clean(text[: cut.start()] if cut else text)
+        self._text += strip_controls(text[: cut.start()] if cut else text)
 
 
-class Line:
+class SerialLine:
     """The wire itself: a connected socket that is always read, for a guest blocks on a console that nobody reads."""
 
     def __init__(self, connection: socket.socket) -> None:

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from osbuild.errors import Error
 from osbuild.qemu.deadline import TICK, Deadline, TimedOut
 from osbuild.qemu.process import Guarded
 from osbuild.qemu.qmp import Event, Monitor
-from osbuild.qemu.serial import Line, tail
+from osbuild.qemu.serial import SerialLine, last_lines
+from osbuild.shared.errors import Error
 
 START_SECONDS = 30.0
 SOCKET_PATH_LIMIT = 107  # unix(7), without the final zero
@@ -38,7 +38,7 @@ class Session:
     def __init__(self, workdir: Path) -> None:
         """`workdir` is where the private folder is made."""
         self._monitor: Monitor | None = None
-        self._line: Line | None = None
+        self._line: SerialLine | None = None
         self._ended: str | None = None
         with ExitStack() as stack:
             self._guarded = Guarded(workdir)
@@ -75,7 +75,7 @@ class Session:
         try:
             qmp, console = self._listeners
             self._monitor = Monitor(self._accept(qmp))
-            self._line = Line(self._accept(console))
+            self._line = SerialLine(self._accept(console))
             prepare()
             self.qmp("cont")
         except Error:
@@ -136,7 +136,7 @@ class Session:
         return self._monitor.events
 
     @property
-    def line(self) -> Line:
+    def line(self) -> SerialLine:
         """The serial console's wire."""
         self.check_alive()
         assert self._line is not None
@@ -170,7 +170,7 @@ class Session:
         if status == 0:
             return "the machine is off: the guest has shut down"
         how = f"was killed by signal {-status}" if status and status < 0 else f"ended with status {status}"
-        return f"QEMU {how}\n{tail(self._said(), 15)}".rstrip()
+        return f"QEMU {how}\n{last_lines(self._said(), 15)}".rstrip()
 
 
 def _listen(path: Path) -> socket.socket:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.errors import Error
+from osbuild.host.run import run_command
 from osbuild.qemu.deadline import Deadline, TimedOut
-from osbuild.qemu.serial import guess, tail
-from osbuild.run import run
+from osbuild.qemu.serial import guess_reason, last_lines
+from osbuild.shared.errors import Error
 
 CONNECTION_LOST = 255  # ssh(1), EXIT STATUS
 # Seconds for one attempt to connect. What is sent before a guest has a network may be lost, so they begin short; an
@@ -31,7 +31,7 @@ class KeyPair:
         private = folder / "id_ed25519"
         if not private.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", private])
+            run_command(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", private])
         return cls(private, private.with_name("id_ed25519.pub").read_text().strip())
 
 
@@ -136,8 +136,8 @@ class Guest:
             except (NoConnection, TimedOut) as error:
                 if deadline.passed:
                     said = self._console()
-                    message = f"no SSH within {timeout:.3g} s: {error.message}\n{tail(said)}".rstrip()
-                    raise NoConnection(message, hint=error.hint or guess(said)) from error
+                    message = f"no SSH within {timeout:.3g} s: {error.message}\n{last_lines(said)}".rstrip()
+                    raise NoConnection(message, hint=error.hint or guess_reason(said)) from error
                 self.disconnect()
                 patience = min(2 * patience, LAST_ATTEMPT)
             deadline.pause(0.5)

@@ -59,7 +59,7 @@ class Keyboard:
 
 
 @contextlib.contextmanager
-def raw(fd: int) -> Iterator[None]:
+def raw_terminal(fd: int) -> Iterator[None]:
     """The terminal `fd` hands on every key, Ctrl-C included, until the block ends."""
     before = termios.tcgetattr(fd)
     try:
@@ -84,17 +84,17 @@ class Screen:
             self.closed.set()
 
 
-def stream(machine: Machine, screen: Screen) -> None:
+def stream_console(machine: Machine, screen: Screen) -> None:
     """Show the console until the guest is off or nobody reads."""
     machine.line.listen(screen.show)
     while machine.running and not screen.closed.wait(TICK):
         pass
 
 
-def interact(machine: Machine, screen: Screen) -> None:
+def run_terminal(machine: Machine, screen: Screen) -> None:
     """Let the user at the console, until the guest is off or Ctrl-A X is typed."""
     keyboard = Keyboard()
-    with raw(sys.stdin.fileno()):
+    with raw_terminal(sys.stdin.fileno()):
         machine.line.listen(screen.show)
         act: dict[Action, Callable[[], object]] = {
             Action.power: lambda: machine.qmp("system_powerdown"),

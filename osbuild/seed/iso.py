@@ -12,13 +12,13 @@ import pycdlib
 from pycdlib import dates, headervd, utils
 from pycdlib import pycdlib as main_module
 
-from osbuild.errors import Error
+from osbuild.shared.errors import Error
 
 LABEL = "CIDATA"  # cloud-init's documentation, "NoCloud"
 EPOCH = 315532800  # 1980-01-01, in seconds
 
 
-def iso(files: Mapping[str, bytes]) -> bytes:
+def make_iso(files: Mapping[str, bytes]) -> bytes:
     """The image with `files` in its root: the same files give the same bytes.
 
     Dates are $SOURCE_DATE_EPOCH (reproducible-builds.org) or 1980-01-01.

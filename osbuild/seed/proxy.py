@@ -5,33 +5,33 @@ from ipaddress import ip_interface
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from osbuild.agent.kubernetes.settings import STABLE_ADDRESS
-from osbuild.errors import Error
-from osbuild.profile import secrets
-from osbuild.profile.cluster import settings
-from osbuild.profile.hosts import url_problem
-from osbuild.profile.model import Profile
+from osbuild.config import secrets
+from osbuild.config.checks.hosts import url_problem
+from osbuild.config.checks.kubernetes import node_settings
+from osbuild.config.profile import Profile
+from osbuild.shared.errors import Error
+from osbuild.shared.node_settings import STABLE_ADDRESS
 
 PATH = "/etc/edge-osbuild/proxy.env"
 OWN = ("localhost", "127.0.0.0/8", "::1")
 
 
-def environment(profile: Profile, folder: Path) -> str | None:
+def proxy_environment(profile: Profile, folder: Path) -> str | None:
     """The file's text, None if there is no proxy. Secrets are resolved relative to `folder`. Raises `Error`."""
     proxy = profile.network.proxy
-    urls = {name: url(value, name, folder) for name in ("http", "https") if (value := getattr(proxy, name))}
+    urls = {name: proxy_url(value, name, folder) for name in ("http", "https") if (value := getattr(proxy, name))}
     if not urls:
         return None
     variables = {f"{name}_proxy": text for name, text in urls.items()}
-    variables["no_proxy"] = ",".join(exceptions(profile))
+    variables["no_proxy"] = ",".join(proxy_exceptions(profile))
     # curl reads only `http_proxy`, some programs only capitals.
     lines = [f"{key}={value}" for name, value in variables.items() for key in (name, name.upper())]
     return "\n".join(lines) + "\n"
 
 
-def url(value: str, name: str, folder: Path) -> str:
+def proxy_url(value: str, name: str, folder: Path) -> str:
     """A proxy's URL, references resolved. What was found is never part of an error."""
-    text = secrets.resolve(value, folder=folder) if value.startswith(("file:", "env:")) else value
+    text = secrets.resolve_secret(value, folder=folder) if value.startswith(("file:", "env:")) else value
     where = f"network.proxy.{name}"
     if not re.fullmatch(r"https?://[!$%&'()*+,./0-9:;=@A-Z\[\]_a-z~-]+", text):
         hint = "write it as `http://user:password@proxy.example:3128`, special characters as %XX"
@@ -42,7 +42,7 @@ def url(value: str, name: str, folder: Path) -> str:
     return text
 
 
-def exceptions(profile: Profile) -> list[str]:
+def proxy_exceptions(profile: Profile) -> list[str]:
     """What is reached without the proxy: the node, its networks, its cluster, and what the profile names."""
     found = list(OWN)
     for kind in ("interfaces", "bonds", "vlans", "bridges", "wifis"):
@@ -53,8 +53,8 @@ def exceptions(profile: Profile) -> list[str]:
             ]
     block = profile.kubernetes
     if block.role != "none":
-        cluster = settings(block)
-        domain = cluster.word("cluster-domain", "cluster.local")
+        cluster = node_settings(block)
+        domain = cluster.option("cluster-domain", "cluster.local")
         ranges = [text for both in (cluster.cluster_cidr, cluster.service_cidr) for text in both.split(",")]
         found += [STABLE_ADDRESS, *ranges, ".svc", f".{domain}"]
         if block.node_ip:

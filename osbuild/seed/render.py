@@ -10,21 +10,22 @@ from typing import Any
 
 import jinja2
 
-from osbuild import log, paths
-from osbuild.agent.kubernetes import ranges
-from osbuild.errors import Error, UsageError
-from osbuild.profile import cluster, secrets
-from osbuild.profile.model import NAME, Kubernetes, Profile, Time
-from osbuild.seed import groups, network, proxy, userdata
-from osbuild.seed.users import accounts
+from osbuild.config import secrets
+from osbuild.config.checks import kubernetes
+from osbuild.config.profile import NAME, KubernetesSettings, Profile, TimeSettings
+from osbuild.host import log, paths
+from osbuild.seed import cloud_config, groups, network_config, proxy
+from osbuild.seed.users import resolve_accounts
+from osbuild.shared import cluster_ranges
+from osbuild.shared.errors import Error, UsageError
 
 FILES = ("user-data", "meta-data", "network-config")
 SUMS = "SHA256SUMS"
-SHORT = 16  # characters of a token; fewer can be guessed
+SHORTEST_TOKEN = 16  # characters of a token; fewer can be guessed
 
 
 @dataclass(frozen=True)
-class Seed:
+class RenderedSeed:
     """The files of one node's seed; `instance` is cloud-init's instance-id. Holds secrets: not for a log."""
 
     node: str
@@ -38,7 +39,9 @@ class Seed:
         return {**data, SUMS: sums.encode()}
 
 
-def render(profile: Profile, node: str, *, folder: Path, user_data: userdata.UserData | None = None) -> Seed:
+def render_seed(
+    profile: Profile, node: str, *, folder: Path, user_data: cloud_config.UserData | None = None
+) -> RenderedSeed:
     """Render the seed of `node`, with `user_data` merged into its own. Secrets are resolved relative to `folder`, that
     of the profile.
 
@@ -55,28 +58,28 @@ def render(profile: Profile, node: str, *, folder: Path, user_data: userdata.Use
         "profile": profile,
         "node": node,
         "hostname": profile.hostname or node,
-        "users": accounts(profile.users, folder),
-        "kubernetes": kubernetes(profile.kubernetes, folder),
-        "agent": agent(profile, node),
-        "network": network.config(profile.network, folder),
-        "proxy": proxy.environment(profile, folder),
+        "users": resolve_accounts(profile.users, folder),
+        "kubernetes": kubernetes_settings(profile.kubernetes, folder),
+        "agent": agent_settings(profile, node),
+        "network": network_config.network_config(profile.network, folder),
+        "proxy": proxy.proxy_environment(profile, folder),
     }
-    templates = environment()
+    templates = template_environment()
     files = {name: templates.get_template(f"{name}.j2").render(context) for name in ("user-data", "network-config")}
     if user_data is not None:
         # The host name and the time zone of a profile have defaults, which the user did not choose.
-        stated = {"hostname": profile.hostname is not None, "timezone": profile.time.zone != Time().zone}
-        userdata.check(user_data, profile, folder)
+        stated = {"hostname": profile.hostname is not None, "timezone": profile.time.zone != TimeSettings().zone}
+        cloud_config.check_user_data(user_data, profile, folder)
         groups.check(user_data, profile, folder)
         defaults = frozenset(name for name, chosen in stated.items() if not chosen)
-        files["user-data"] = userdata.merge(files["user-data"], user_data, defaults)
+        files["user-data"] = cloud_config.merge_user_data(files["user-data"], user_data, defaults)
     digest = hashlib.sha256("\0".join([node, context["hostname"], *files.values()]).encode()).hexdigest()
     instance = f"{node}-{digest[:16]}"
     files["meta-data"] = templates.get_template("meta-data.j2").render(context, instance=instance)
-    return Seed(node, instance, {name: files[name] for name in FILES})
+    return RenderedSeed(node, instance, {name: files[name] for name in FILES})
 
 
-def environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
     """The templates of `cloud-init/`, where a name that does not exist is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paths.TEMPLATES),
@@ -99,7 +102,7 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
-def kubernetes(block: Kubernetes, folder: Path) -> dict[str, Any] | None:
+def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, Any] | None:
     """What /etc/edge-osbuild/kubernetes.json says: the keys that a seed may set, secrets resolved."""
     if block.role == "none":
         return None
@@ -113,27 +116,27 @@ def kubernetes(block: Kubernetes, folder: Path) -> dict[str, Any] | None:
                     hint=f"add it to the profile, or give `--set kubernetes.{name}={example}`",
                 )
     values = {
-        key.name: getattr(block, key.name) for key in dataclasses.fields(block) if key.metadata.get("where") == "seed"
+        key.name: getattr(block, key.name) for key in dataclasses.fields(block) if key.metadata.get("affects") == "seed"
     }
     if block.token is not None:
-        token = values["token"] = secrets.resolve(block.token, folder=folder)
-        if len(token) < SHORT:
+        token = values["token"] = secrets.resolve_secret(block.token, folder=folder)
+        if len(token) < SHORTEST_TOKEN:
             log.warn(
                 f"kubernetes.token has {len(token)} characters, and whoever guesses it can add nodes to the cluster: "
                 "`openssl rand -hex 16` makes one of 128 bits"
             )
     values["config"] = {
-        name: secrets.resolve(value, folder=folder) if cluster.is_reference(name, value) else value
+        name: secrets.resolve_secret(value, folder=folder) if kubernetes.is_reference(name, value) else value
         for name, value in block.config.items()
     }
     try:
-        ranges.check(cluster.settings(block).ranges, ipv6=not cluster.may_be_upstream(block))
-    except ranges.RangeError as error:
+        cluster_ranges.check_ranges(kubernetes.node_settings(block).ranges, ipv6=not kubernetes.may_be_upstream(block))
+    except cluster_ranges.RangeError as error:
         raise Error(str(error), where=f"kubernetes, {error.name}", hint=error.hint) from error
     return {name: value for name, value in values.items() if value is not None}
 
 
-def agent(profile: Profile, node: str) -> dict[str, Any]:
+def agent_settings(profile: Profile, node: str) -> dict[str, Any]:
     """What /etc/edge-osbuild/agent.json says."""
     if profile.agent.server is None and not profile.agent.offline:
         raise Error(

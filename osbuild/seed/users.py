@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osbuild.errors import Error
-from osbuild.profile import password as hashes
-from osbuild.profile import secrets
-from osbuild.profile.model import SecretRef, User
+from osbuild.config import secrets
+from osbuild.config.checks import password_hash as hashes
+from osbuild.config.metadata import SecretRef
+from osbuild.config.profile import User
+from osbuild.shared.errors import Error
 
 FIRST_UID, UIDS = 1000, 50000  # of Debian's range for people, 1000 to 59999
 
@@ -26,7 +27,7 @@ class Account:
     password: str | None = field(repr=False)
 
 
-def accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
+def resolve_accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
     """Resolve `users`; references are relative to `folder`. Raises `Error` for one that can't be used."""
     made: list[Account] = []
     taken: set[int] = set()
@@ -41,8 +42,8 @@ def accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
                 user.groups,
                 user.sudo,
                 user.shell,
-                tuple(dict.fromkeys(secrets.public_keys(user.ssh_keys, folder=folder))),
-                password(user.password, folder, where),
+                tuple(dict.fromkeys(secrets.resolve_public_keys(user.ssh_keys, folder=folder))),
+                resolve_password(user.password, folder, where),
             )
         )
     return tuple(made)
@@ -54,12 +55,12 @@ def user_id(name: str, taken: set[int]) -> int:
     return next(uid for step in range(UIDS) if (uid := FIRST_UID + (start + step) % UIDS) not in taken)
 
 
-def password(reference: SecretRef | None, folder: Path, where: str) -> str | None:
+def resolve_password(reference: SecretRef | None, folder: Path, where: str) -> str | None:
     """A password's hash (crypt(5)). What was found is never part of an error."""
     if reference is None:
         return None
-    text = secrets.resolve(reference, folder=folder)
-    if reason := hashes.problem(text):
+    text = secrets.resolve_secret(reference, folder=folder)
+    if reason := hashes.password_problem(text):
         raise Error(
             f"found no hash of a password: {reason}",
             where=f"{where}, {reference}",

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes.health import KUBECONFIG, KUBECONFIGS, access
-from osbuild.agent.kubernetes.settings import Settings
+from osbuild.agent.kubernetes.readiness import KUBECONFIG_HINT, KUBECONFIGS, read_kubeconfig
+from osbuild.shared.node_settings import NodeSettings
 
-MERGE = "application/merge-patch+json"  # RFC 7386
+MERGE_PATCH = "application/merge-patch+json"  # RFC 7386
 
 
 @dataclass(frozen=True)
-class Api:
+class ApiServer:
     """An API server, and who this node is to it: by the context's certificate, or by a bearer token."""
 
     server: str
@@ -38,7 +38,7 @@ class Api:
             raise OSError(f"{self.server}: not an answer: {error}") from error
 
 
-def connect(root: Path, settings: Settings) -> Api:
+def connect_api(root: Path, settings: NodeSettings) -> ApiServer:
     """The API server of this node's cluster: as its administrator on a server, on an agent as the kubelet.
 
     A kubelet may read and patch its own node and pods, and evict these (Kubernetes documentation, "Using Node
@@ -46,17 +46,17 @@ def connect(root: Path, settings: Settings) -> Api:
     """
     kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
     if kubeconfig is None:
-        raise Problem("this node has no kubeconfig yet", hint=KUBECONFIG)
-    server, context = access(kubeconfig)
-    return Api(server.rstrip("/"), context)
+        raise Problem("this node has no kubeconfig yet", hint=KUBECONFIG_HINT)
+    server, context = read_kubeconfig(kubeconfig)
+    return ApiServer(server.rstrip("/"), context)
 
 
-def quoted(word: str) -> str:
+def quote_path(word: str) -> str:
     """A name as a part of a path."""
     return urllib.parse.quote(word, safe="")
 
 
-def reason(error: Exception) -> str:
+def explain_failure(error: Exception) -> str:
     """Why a call failed, in a few words: the server's own where it gave some (API reference, `Status`)."""
     if isinstance(error, urllib.error.HTTPError):
         try:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import Settings, write
-from osbuild.agent.system import System, flush
+from osbuild.agent.kubernetes.settings import write_text
+from osbuild.agent.system import System
+from osbuild.shared.files import sync_path
+from osbuild.shared.node_settings import NodeSettings
 
 # K3s renews its certificates only when it starts, and only those with less than 120 days left (90 in older releases).
 # Each of these limits is a reason to start it again, in days left; the later ones for what did not help before.
@@ -85,9 +87,9 @@ def parse(path: Path, content: bytes) -> Certificate | None:
     return Certificate(path, begin, end, fields["subject"] == fields["issuer"], content.count(b"-BEGIN CERT") == 1)
 
 
-def openssl(*words: str, content: bytes) -> bytes:
+def openssl(*arguments: str, content: bytes) -> bytes:
     """What openssl-x509(1) makes of a certificate. Raises `ValueError` with what it says."""
-    done = subprocess.run(["openssl", "x509", *words], input=content, capture_output=True, check=False)
+    done = subprocess.run(["openssl", "x509", *arguments], input=content, capture_output=True, check=False)
     if done.returncode:
         raise ValueError(done.stderr.decode(errors="replace").strip().partition("\n")[0] or "openssl failed")
     return done.stdout
@@ -99,11 +101,11 @@ def renewal_due(found: Iterable[Certificate], paths: Paths) -> bool:
     left = min((one.end - now for one in found if not one.is_authority), default=float("inf"))
     passed = sum(left < days * 86400 for days in RENEWALS)
     before = int(stamp.read_text()) if stamp.exists() else 0
-    write(stamp, str(passed))
+    write_text(stamp, str(passed))
     return passed > before
 
 
-def useless(found: Iterable[Certificate], settings: Settings, paths: Paths) -> dict[Certificate, str]:
+def useless(found: Iterable[Certificate], settings: NodeSettings, paths: Paths) -> dict[Certificate, str]:
     """The certificates that a wrong clock has dated and that `repair` can have issued again, and why each must be.
 
     If one of this server's authorities is not its own to issue again, it is reported, and there are none: what K3s
@@ -119,7 +121,7 @@ def useless(found: Iterable[Certificate], settings: Settings, paths: Paths) -> d
     return wrong
 
 
-def has_own_datastore(settings: Settings, paths: Paths) -> bool:
+def has_own_datastore(settings: NodeSettings, paths: Paths) -> bool:
     """Whether this server's datastore is K3s' own SQLite, or is going to be. Other servers share any other one."""
     shared = {"datastore-endpoint", "cluster-init"} & settings.config.keys()
     return not (shared or settings.server or (paths.data / "server/db/etcd").exists())
@@ -140,22 +142,22 @@ def repair(wrong: Mapping[Certificate, str], paths: Paths) -> None:
     except ValueError as error:
         print(f"authorities can't be issued again: {error}")
         return
-    if authorities and (database := datastore.file(System(paths.root))):
+    if authorities and (database := datastore.find_database(System(paths.root))):
         datastore.delete(database, datastore.BOOTSTRAP)
     for one, content in issued.items():
-        write(one.path, content)
+        write_text(one.path, content)
     for one in local.keys() - issued.keys():
         if one.path.suffix == ".json":
-            write(one.path.with_name(REGENERATE), "", 0o600)
+            write_text(one.path.with_name(REGENERATE), "", 0o600)
         else:
             one.path.unlink(missing_ok=True)
     for one, reason in local.items():
         print(f"{one.path}: {reason}: issued again")
-        flush(one.path.parent)
+        sync_path(one.path.parent)
 
 
 def issue(path: Path) -> str:
     """A certificate like the one at `path`, valid from now on, by its own key. Raises `ValueError` and `OSError`."""
-    words = ["-signkey", str(path.with_suffix(".key")), "-days", str(AUTHORITY_DAYS), "-sha256"]
-    words += ["-set_serial", f"0x{secrets.token_hex(15)}"]
-    return openssl(*words, content=path.read_bytes()).decode()
+    arguments = ["-signkey", str(path.with_suffix(".key")), "-days", str(AUTHORITY_DAYS), "-sha256"]
+    arguments += ["-set_serial", f"0x{secrets.token_hex(15)}"]
+    return openssl(*arguments, content=path.read_bytes()).decode()

@@ -7,11 +7,12 @@ from typing import Any
 
 from osbuild.agent.kubernetes import certificates
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import STABLE_ADDRESS, Settings, write, write_json
+from osbuild.agent.kubernetes.settings import write_json, write_text
+from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 
 DATA = "/var/lib/kubernetes"
 # Entries that may be given several times: the profile's are added to ours.
-LISTS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
+LIST_OPTIONS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class NodeAddress:
     interface: str
 
 
-def config(settings: Settings, paths: Paths, node: NodeAddress | None = None) -> dict[str, Any]:
-    """K3s' config.yaml. `config` of the profile is added, and wins over what is chosen here.
+def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = None) -> dict[str, Any]:
+    """K3s' config.yaml. `k3s_config` of the profile is added, and wins over what is chosen here.
 
     `node` is the address found for a node whose settings don't name one, and the interface for its pods' network.
     """
@@ -52,13 +53,13 @@ def config(settings: Settings, paths: Paths, node: NodeAddress | None = None) ->
     else:
         ours["server"] = settings.server
     merged = ours | settings.config
-    for key in LISTS:
+    for key in LIST_OPTIONS:
         if key in ours and key in settings.config:
-            merged[key] = [*ours[key], *settings.words(key)]
+            merged[key] = [*ours[key], *settings.option_values(key)]
     return {key: value for key, value in merged.items() if value not in (None, [])}
 
 
-def prepare(settings: Settings, paths: Paths, *, running: bool = False) -> bool:
+def prepare_k3s(settings: NodeSettings, paths: Paths, *, running: bool = False) -> bool:
     """Make what K3s reads at its start. True if it must start again for its certificates.
 
     Those that a wrong clock has dated are repaired, but not while K3s is `running`. Raises `OSError` and `Problem`.
@@ -67,7 +68,7 @@ def prepare(settings: Settings, paths: Paths, *, running: bool = False) -> bool:
     paths.plugins.mkdir(parents=True, exist_ok=True)
     # K3s would write it without a sync. After a power cut the server would reject a node with another password.
     if not (paths.node_password.is_file() and paths.node_password.read_text().strip()):
-        write(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
+        write_text(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
     found = list(certificates.certificates(paths))
     due, wrong = certificates.renewal_due(found, paths), certificates.useless(found, settings, paths)
     if wrong and not running:
@@ -75,12 +76,12 @@ def prepare(settings: Settings, paths: Paths, *, running: bool = False) -> bool:
     return due or bool(wrong)
 
 
-def write_config(settings: Settings, paths: Paths, node: NodeAddress | None = None) -> None:
+def write_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = None) -> None:
     """Write the file that every K3s command reads without being told."""
-    write_json(paths.rancher / "config.yaml", config(settings, paths, node), 0o600)
+    write_json(paths.rancher / "config.yaml", k3s_config(settings, paths, node), 0o600)
 
 
-def place_manifests(sources: list[Path], goal: Path) -> None:
+def sync_manifests(sources: list[Path], goal: Path) -> None:
     """Make the folder that K3s applies hold exactly `sources` of ours, beside what K3s itself puts there."""
     goal.mkdir(parents=True, exist_ok=True)
     wanted = {f"edge-{source.name}": source for source in sources}
@@ -89,6 +90,6 @@ def place_manifests(sources: list[Path], goal: Path) -> None:
             old.unlink()
     for name, source in wanted.items():
         content = source.read_bytes()
-        place = goal / name
-        if not place.exists() or place.read_bytes() != content:
-            place.write_bytes(content)
+        path = goal / name
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)

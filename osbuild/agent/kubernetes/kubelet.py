@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import Settings
+from osbuild.shared.node_settings import NodeSettings
 
 
-def arguments(settings: Settings, paths: Paths) -> list[str]:
+def kubelet_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
     words = [
         f"--config={paths.run}/kubelet.json",
         f"--hostname-override={settings.node_name}",
@@ -20,7 +20,7 @@ def arguments(settings: Settings, paths: Paths) -> list[str]:
         words.append(f"--node-ip={settings.node_ip}")
     if settings.labels:
         words.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in settings.labels.items()))
-    return words + settings.arguments("kubelet-arg")
+    return words + settings.option_arguments("kubelet-arg")
 
 
 def kubeconfig(server: str, paths: Paths) -> str:
@@ -40,14 +40,14 @@ def kubeconfig(server: str, paths: Paths) -> str:
     )
 
 
-def taint(text: str) -> dict[str, str]:
+def parse_taint(text: str) -> dict[str, str]:
     """`key=value:effect` as the API has it."""
     left, _, effect = text.rpartition(":")
     key, _, value = left.partition("=")
     return {"key": key, "effect": effect} | ({"value": value} if value else {})
 
 
-def config(settings: Settings, paths: Paths) -> dict[str, Any]:
+def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
     """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
     made: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -60,13 +60,13 @@ def config(settings: Settings, paths: Paths) -> dict[str, Any]:
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "systemd",
         "clusterDNS": [settings.cluster_dns],
-        "clusterDomain": settings.word("cluster-domain", "cluster.local"),
+        "clusterDomain": settings.option("cluster-domain", "cluster.local"),
         "containerRuntimeEndpoint": f"unix://{paths.containerd}",
         # As K3s has it: on a small disk Kubernetes' defaults evict pods while gigabytes are free.
         "evictionHard": {"imagefs.available": "5%", "nodefs.available": "5%", "memory.available": "50Mi"},
         "failSwapOn": False,
         "resolvConf": paths.resolv_conf,
-        "registerWithTaints": [taint(text) for text in settings.taints],
+        "registerWithTaints": [parse_taint(text) for text in settings.taints],
         "rotateCertificates": settings.role == "agent",
         "volumePluginDir": str(paths.plugins),  # the default is below /usr, which is read-only
     }

@@ -9,26 +9,26 @@ from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import API_PORT, STABLE_ADDRESS, Settings
+from osbuild.shared.node_settings import API_PORT, STABLE_ADDRESS, NodeSettings
 
 TEMPORARY, DUPLICATE = 0x01, 0x08  # IFA_F_TEMPORARY, IFA_F_DADFAILED (linux/if_addr.h)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PROGRAM = "usr/lib/edge-osbuild/edge-pki"
 
 
-def local_addresses(settings: Settings, tables: Path = Path("/proc/net")) -> list[str]:
+def local_addresses(settings: NodeSettings, tables: Path = Path("/proc/net")) -> list[str]:
     """Addresses of this host from the kernel's tables, without loopback's, link-local ones and the pods' own."""
     pods = [ipaddress.ip_network(word) for word in settings.cluster_cidr.split(",")]
-    found = {*ipv4(tables / "fib_trie"), *ipv6(tables / "if_inet6")}
+    addresses = {*local_ipv4(tables / "fib_trie"), *local_ipv6(tables / "if_inet6")}
     used = (
         address
-        for address in found
+        for address in addresses
         if not (address.is_loopback or address.is_link_local) and not any(address in network for network in pods)
     )
     return [str(address) for address in sorted(used, key=lambda address: (address.version, int(address)))]
 
 
-def ipv4(table: Path) -> Iterator[Address]:
+def local_ipv4(table: Path) -> Iterator[Address]:
     """IPv4 addresses that are local, as proc(5)'s fib_trie has them."""
     last = ""
     for line in table.read_text().splitlines():
@@ -38,18 +38,18 @@ def ipv4(table: Path) -> Iterator[Address]:
             yield ipaddress.ip_address(last)
 
 
-def ipv6(table: Path) -> Iterator[Address]:
+def local_ipv6(table: Path) -> Iterator[Address]:
     """IPv6 addresses of interfaces that stay, as proc(5)'s if_inet6 has them: none on a kernel without IPv6."""
     if not table.exists():
         return
     for line in table.read_text().splitlines():
-        words = line.split()
+        fields = line.split()
         # Temporary addresses (RFC 8981) change every day, and duplicates are another host's.
-        if not int(words[4], 16) & (TEMPORARY | DUPLICATE):
-            yield ipaddress.ip_address(bytes.fromhex(words[0]))
+        if not int(fields[4], 16) & (TEMPORARY | DUPLICATE):
+            yield ipaddress.ip_address(bytes.fromhex(fields[0]))
 
 
-def addresses(settings: Settings, found: list[str]) -> list[str]:
+def api_addresses(settings: NodeSettings, found: list[str]) -> list[str]:
     """Every address by which the API server may be called; `found` are those of the interfaces."""
     own = ["127.0.0.1", STABLE_ADDRESS, settings.api_service, settings.advertise_address, *found]
     return sorted({*own, *(settings.node_ip.split(",") if settings.node_ip else [])})
@@ -63,13 +63,13 @@ def is_address(word: str) -> bool:
     return True
 
 
-def plan(settings: Settings, paths: Paths, found: list[str]) -> dict[str, Any]:
+def plan_pki(settings: NodeSettings, paths: Paths, found: list[str]) -> dict[str, Any]:
     """What `edge-pki` is to make on a server. Names as kubeadm's, so that its users feel at home."""
-    domain = settings.word("cluster-domain", "cluster.local")
+    domain = settings.option("cluster-domain", "cluster.local")
     names = ["localhost", settings.node_name, "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     names.append(f"kubernetes.default.svc.{domain}")
-    reached = addresses(settings, found)
-    for word in settings.words("tls-san"):
+    reached = api_addresses(settings, found)
+    for word in settings.option_values("tls-san"):
         (reached if is_address(word) else names).append(word)
 
     def client(path: str, user: str, *groups: str) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def plan(settings: Settings, paths: Paths, found: list[str]) -> dict[str, Any]:
     }
 
 
-def make(root: Path, plan: Path) -> bool:
+def run_edge_pki(root: Path, plan: Path) -> bool:
     """Run the PKI program; True if it made anything that running programs notice only when they start again."""
     done = subprocess.run([root / PROGRAM, plan], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     print(done.stdout, end="")

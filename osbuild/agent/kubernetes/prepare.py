@@ -10,13 +10,14 @@ from pathlib import Path
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, upstream
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import Settings, load, write
+from osbuild.agent.kubernetes.settings import load_settings, write_text
 from osbuild.agent.systemd import systemctl
+from osbuild.shared.node_settings import NodeSettings
 
 MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
 
 
-def name_itself(root: Path, settings: Settings) -> None:
+def write_hosts_entry(root: Path, settings: NodeSettings) -> None:
     """Have the node's name in /etc/hosts: the kubelet looks it up, and without a network no name server answers."""
     hosts = root / "etc/hosts"
     text = hosts.read_text() if hosts.exists() else "127.0.0.1\tlocalhost\n"
@@ -24,7 +25,7 @@ def name_itself(root: Path, settings: Settings) -> None:
         hosts.write_text(f"{text.rstrip()}\n127.0.1.1\t{settings.node_name}\n")
 
 
-def manifests(root: Path) -> list[Path]:
+def find_manifests(root: Path) -> list[Path]:
     """The manifests of image and seed, sorted by name within each."""
     return [
         path
@@ -34,45 +35,48 @@ def manifests(root: Path) -> list[Path]:
     ]
 
 
-def renew(root: Path) -> None:
+def renew_node(root: Path) -> None:
     """Prepare a running node again; Kubernetes starts again if what it runs with can't be used any more.
 
     Raises `Problem` and `OSError`.
     """
-    from osbuild.agent.kubernetes import invite, join  # imports cost time at boot, and that does not need these
+    from osbuild.agent.kubernetes import (
+        join,  # imports cost time at boot, and that does not need these
+        join_objects,
+    )
 
-    changed, settings, paths = prepare(root, running=True), load(root), Paths(root)
+    changed, settings, paths = prepare_node(root, running=True), load_settings(root), Paths(root)
     if settings.role == "agent" and not (root / "usr/bin/k3s").exists() and paths.credentials.exists():
-        if why := join.unusable(settings, paths):
+        if why := join.explain_unusable(settings, paths):
             print(why)
         changed = bool(why)
     if changed:
         systemctl("restart", "--no-block", "kubernetes.target")  # that renews tokens too
         return
     try:
-        invite.refresh(root)
+        join_objects.refresh_join_objects(root)
     except (OSError, Problem) as error:  # tokens outlive some days on which that fails
         print(f"the tokens that agents join by are not renewed: {error}")
 
 
-def prepare(root: Path, *, running: bool = False) -> bool:
+def prepare_node(root: Path, *, running: bool = False) -> bool:
     """Make the files of this node. True if certificates changed or are to be, so that what runs must start again.
 
     `running`: Kubernetes runs, and reads some of these files only when it starts.
 
     Raises `Problem` where the settings or what is on disk can't be used.
     """
-    settings = load(root)
+    settings = load_settings(root)
     paths = Paths(root)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name_itself(root, settings)
+    write_hosts_entry(root, settings)
     changed = False
     if (root / "usr/bin/k3s").exists():
-        changed = settings.role != "none" and k3s.prepare(settings, paths, running=running)
+        changed = settings.role != "none" and k3s.prepare_k3s(settings, paths, running=running)
         if settings.role == "server":
-            k3s.place_manifests(manifests(root), root / "var/lib/kubernetes/server/manifests")
+            k3s.sync_manifests(find_manifests(root), root / "var/lib/kubernetes/server/manifests")
     elif settings.role != "none":
-        changed = upstream.prepare(settings, paths, manifests(root))
+        changed = upstream.prepare_upstream(settings, paths, find_manifests(root))
     # The units' conditions look at this one, so it comes last.
-    write(paths.run / f"role-{settings.role}", "")
+    write_text(paths.run / f"role-{settings.role}", "")
     return changed

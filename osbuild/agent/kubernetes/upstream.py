@@ -3,59 +3,45 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild.agent.kubernetes import controlplane, kubelet, network, pki, proxy, versions
+from osbuild.agent.kubernetes import control_plane, kube_proxy, kubelet, pki, pod_network, versions
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import Settings, write, write_arguments, write_json
+from osbuild.agent.kubernetes.settings import write_arguments, write_json, write_text
 from osbuild.agent.system import System
-
-# Entries of `config`, named as in K3s, that this distribution takes too.
-KNOWN = (
-    "advertise-address",
-    "cluster-cidr",
-    "cluster-dns",
-    "cluster-domain",
-    "kube-apiserver-arg",
-    "kube-controller-manager-arg",
-    "kube-proxy-arg",
-    "kube-scheduler-arg",
-    "kubelet-arg",
-    "node-name",
-    "service-cidr",
-    "tls-san",
-)
+from osbuild.shared.node_settings import NodeSettings
+from osbuild.shared.upstream_options import UPSTREAM_OPTIONS
 
 
-def prepare(settings: Settings, paths: Paths, manifests: Sequence[Path]) -> bool:
+def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[Path]) -> bool:
     """Files of a node of either role. True if keys or certificates are new. Raises `Problem`."""
-    for unknown in sorted(settings.config.keys() - set(KNOWN)):
+    for unknown in sorted(settings.config.keys() - set(UPSTREAM_OPTIONS)):
         print(f"config: the upstream distribution has nothing like `{unknown}`: not used")
-    write_arguments(paths.run / "kubelet.env", kubelet.arguments(settings, paths))
-    write_json(paths.run / "kubelet.json", kubelet.config(settings, paths))
-    write_json(paths.run / "kube-proxy.json", proxy.config(settings, paths))
-    write_arguments(paths.run / "kube-proxy.env", proxy.arguments(settings, paths))
+    write_arguments(paths.run / "kubelet.env", kubelet.kubelet_arguments(settings, paths))
+    write_json(paths.run / "kubelet.json", kubelet.kubelet_config(settings, paths))
+    write_json(paths.run / "kube-proxy.json", kube_proxy.kube_proxy_config(settings, paths))
+    write_arguments(paths.run / "kube-proxy.env", kube_proxy.kube_proxy_arguments(settings, paths))
     paths.plugins.mkdir(parents=True, exist_ok=True)
     if settings.role == "server":
-        return server(settings, paths, manifests)
+        return prepare_server(settings, paths, manifests)
     assert settings.server is not None
-    write(paths.data / "kube-proxy.conf", kubelet.kubeconfig(settings.server.rstrip("/"), paths), 0o600)
+    write_text(paths.data / "kube-proxy.conf", kubelet.kubeconfig(settings.server.rstrip("/"), paths), 0o600)
     return False
 
 
-def server(settings: Settings, paths: Paths, manifests: Sequence[Path]) -> bool:
+def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Path]) -> bool:
     """Files of the control plane. True if keys or certificates are new. Raises `Problem`."""
     plan = paths.run / "pki.json"
-    write_json(plan, pki.plan(settings, paths, pki.local_addresses(settings)))
-    changed = pki.make(paths.root, plan)
-    release = versions.running(System(paths.root))
-    minor = release.minor if release else max(controlplane.SINCE.values())
-    for name, words in {
-        "kine": controlplane.kine(paths),
-        "kube-apiserver": controlplane.apiserver(settings, paths),
-        "kube-controller-manager": controlplane.controller_manager(settings, paths, minor),
-        "kube-scheduler": controlplane.scheduler(settings, paths),
+    write_json(plan, pki.plan_pki(settings, paths, pki.local_addresses(settings)))
+    changed = pki.run_edge_pki(paths.root, plan)
+    release = versions.running_version(System(paths.root))
+    minor = release.minor if release else max(control_plane.SINCE.values())
+    for name, arguments in {
+        "kine": control_plane.kine_arguments(paths),
+        "kube-apiserver": control_plane.apiserver_arguments(settings, paths),
+        "kube-controller-manager": control_plane.controller_manager_arguments(settings, paths, minor),
+        "kube-scheduler": control_plane.scheduler_arguments(settings, paths),
     }.items():
-        write_arguments(paths.run / f"{name}.env", words)
-    write_json(paths.root / "etc/cni/net.d/10-edge.conflist", network.config(settings))
+        write_arguments(paths.run / f"{name}.env", arguments)
+    write_json(paths.root / "etc/cni/net.d/10-edge.conflist", pod_network.cni_config(settings))
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)
     if sources := [*dict.fromkeys(str(path.parent) for path in manifests)]:
         write_arguments(paths.run / "apply.env", [f"--filename={source}" for source in sources])

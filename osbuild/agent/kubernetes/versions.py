@@ -15,7 +15,7 @@ VERSION = re.compile(r"v(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:\+k3s(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
-class Release:
+class KubernetesVersion:
     """A distribution (`k3s`, `upstream`) and its version, such as `v1.35.0+k3s1`. Raises `Problem` for another form."""
 
     distribution: str
@@ -26,7 +26,7 @@ class Release:
             raise Problem(f"{self!s:.100} is no release of Kubernetes", hint="such as `upstream v1.36.3`")
 
     @classmethod
-    def parse(cls, text: str) -> "Release":
+    def parse(cls, text: str) -> "KubernetesVersion":
         """From `distribution version`, as a bundle has it. Raises `Problem`."""
         distribution, _, version = text.strip().partition(" ")
         return cls(distribution, version)
@@ -34,9 +34,9 @@ class Release:
     @property
     def numbers(self) -> tuple[int, ...]:
         """Major, minor, patch and K3s' own number, to compare by."""
-        found = VERSION.fullmatch(self.version)
-        assert found
-        return tuple(int(part or 0) for part in found.groups())
+        match = VERSION.fullmatch(self.version)
+        assert match
+        return tuple(int(part or 0) for part in match.groups())
 
     @property
     def minor(self) -> tuple[int, ...]:
@@ -46,32 +46,32 @@ class Release:
         return f"{self.distribution} {self.version}"
 
 
-def role(system: System) -> str:
+def read_role(system: System) -> str:
     """What the running image makes of the node: `server`, `agent` or `none`."""
     return str((system.image().get("kubernetes") or {}).get("role") or "none")
 
 
-def running(system: System) -> Release | None:
+def running_version(system: System) -> KubernetesVersion | None:
     """The release in the running image; None where it has none."""
     found = system.image().get("kubernetes") or {}
     if found.get("role") in (None, "none") or not found.get("version"):
         return None
-    return Release(str(found.get("distribution")), str(found["version"]))
+    return KubernetesVersion(str(found.get("distribution")), str(found["version"]))
 
 
-def migrates(old: Release, new: Release) -> bool:
+def migrates(old: KubernetesVersion, new: KubernetesVersion) -> bool:
     """Whether `new` may store things in a way that `old` does not know."""
     return old.distribution != new.distribution or new.minor > old.minor
 
 
-def refusal(old: Release | None, wanted: str) -> str | None:
+def refuse_version(old: KubernetesVersion | None, wanted: str) -> str | None:
     """Why a node with `old` must not get `wanted` (`distribution version`, empty for none); None if it may."""
     if old is None:
         return None
     if not wanted.strip():
         return f"it has no Kubernetes, and this node runs {old}: its cluster would stop"
     try:
-        new = Release.parse(wanted)
+        new = KubernetesVersion.parse(wanted)
     except Problem as problem:
         return str(problem)
     if new.distribution != old.distribution:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.pyyaml import library, loader
+from osbuild.shared.pyyaml import import_yaml, loader
 
 BAD = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
@@ -53,9 +53,9 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
 
-def parse(data: bytes) -> Document:
+def parse_document(data: bytes) -> Document:
     """Parse network-config. Raises `Problem` with line and column."""
-    yaml = library()
+    yaml = import_yaml()
     try:
         text = data.decode("utf-8-sig")
         read = loader()(text)
@@ -120,7 +120,7 @@ def _text(node: Any) -> str:
     return text
 
 
-class Writer:
+class NetplanWriter:
     """Writes values as JSON, one scalar or name on each line, and remembers the position of each line."""
 
     def __init__(self) -> None:
@@ -162,10 +162,10 @@ def _scalar(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False)
 
 
-def place(data: Any, position: Position) -> Value:
+def value_at(data: Any, position: Position) -> Value:
     """Plain data as a value, everything in it at one position."""
     if isinstance(data, dict):
-        return Value({name: (position, place(item, position)) for name, item in data.items()}, position)
+        return Value({name: (position, value_at(item, position)) for name, item in data.items()}, position)
     if isinstance(data, list | tuple):
-        return Value(tuple(place(item, position) for item in data), position)
+        return Value(tuple(value_at(item, position) for item in data), position)
     return Value(data, position)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.network.document import Document, Position, Value, Writer
-from osbuild.agent.network.legacy import convert
+from osbuild.agent.network.document import Document, NetplanWriter, Position, Value
+from osbuild.agent.network.version1 import convert_version_1
 from osbuild.agent.system import System
 
 GENERATE = "/usr/libexec/netplan/generate"
@@ -28,7 +28,7 @@ SECTIONS = ("ethernets", "wifis", "bonds", "bridges", "vlans", "vrfs", "tunnels"
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedNetwork:
     """What netplan made of a configuration: files below `folder` (which stands for /run), and what it left out."""
 
     folder: Path
@@ -38,12 +38,12 @@ class Rendered:
     problems: tuple[Problem, ...]
 
 
-def render(parsed: Document, scratch: Path, system: System) -> Rendered:
+def render_network(parsed: Document, scratch: Path, system: System) -> RenderedNetwork:
     """Render a parsed network-config in the empty folder `scratch`. Raises `Problem`."""
-    converted, left_out = version_2(parsed.value)
+    converted, left_out = as_version_2(parsed.value)
     document, missing_programs = without_missing(converted, system)
     problems = [*parsed.problems, *left_out, *missing_programs]
-    writer = Writer()
+    writer = NetplanWriter()
     source = scratch / "etc/netplan/50-edge.yaml"
     source.parent.mkdir(parents=True, mode=0o700)
     source.touch(mode=0o600)
@@ -52,7 +52,7 @@ def render(parsed: Document, scratch: Path, system: System) -> Rendered:
     # netplan gives each file its mode and group, so that systemd-networkd can read it, but the umask counts too.
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, umask=0o022)
     if done.returncode != 0:
-        raise failure(done.stderr, writer)
+        raise netplan_problem(done.stderr, writer)
     for text in re.findall(r"^Error: (Conflicting default route.*)", done.stderr, re.MULTILINE):
         problems.append(Problem(text, where="network-config", hint="give each route a `metric` of its own"))
     run = scratch / "run"
@@ -64,12 +64,12 @@ def render(parsed: Document, scratch: Path, system: System) -> Rendered:
             hint = "this system has systemd-networkd only"
             raise Problem(f"needs {name}, which nothing here reads", where="network-config", hint=hint)
         if program and not system.path(program).exists():
-            raise missing(program, "network-config")
-    narrow(run, kept)
-    return Rendered(run, tuple(kept), physical(document), tuple(problems))
+            raise missing_program(program, "network-config")
+    match_physical_only(run, kept)
+    return RenderedNetwork(run, tuple(kept), physical_interfaces(document), tuple(problems))
 
 
-def version_2(value: Value) -> tuple[Value, list[Problem]]:
+def as_version_2(value: Value) -> tuple[Value, list[Problem]]:
     """The configuration as version 2, and what of it does not count. Patterns that are names become `match`.
 
     Raises `Problem`.
@@ -80,7 +80,7 @@ def version_2(value: Value) -> tuple[Value, list[Problem]]:
     if not value.data or (config is not None and config.data == "disabled"):  # cloud-init's way to say nothing
         return Value({}, value.position), []
     if number == "1":
-        return convert(value)
+        return convert_version_1(value)
     if number != "2":
         where = version.position if version else value.position
         raise Problem("is neither version 1 nor 2", where=str(where), hint="begin with `version: 2`")
@@ -106,28 +106,28 @@ def without_missing(value: Value, system: System) -> tuple[Value, list[Problem]]
         return value, []
     position = value.data["wifis"][0]
     rest = {name: entry for name, entry in value.data.items() if name != "wifis"}
-    return Value(rest, value.position), [missing(program, str(position))]
+    return Value(rest, value.position), [missing_program(program, str(position))]
 
 
-def missing(program: str, where: str) -> Problem:
+def missing_program(program: str, where: str) -> Problem:
     """The problem of a configuration that needs a program that is not in the image."""
     package = PACKAGES[program]
     hint = f"build the image with `packages+: [{package}]`"
     return Problem(f"needs {program}, which this image does not have", where=where, hint=hint)
 
 
-def failure(text: str, writer: Writer) -> Problem:
+def netplan_problem(text: str, writer: NetplanWriter) -> Problem:
     """What netplan reports, at the position in the seed. Never quotes a line: it may hold a password."""
     text = re.sub(r"(invalid tunnel key) '.*'", r"\1", text)  # which may be the private key of WireGuard
-    found = re.search(r"^\S+\.yaml(?::(\d+):\d+)?: (?:Error in network definition: )?(.*)$", text, re.MULTILINE)
-    if found:
-        position = writer.position(int(found[1])) if found[1] else None
-        return Problem(found[2], where=str(position or "network-config"))
-    found = re.search(r"^ERROR: (.*)$", text, re.MULTILINE)
-    return Problem(found[1] if found else "netplan can't render it", where="network-config")
+    match = re.search(r"^\S+\.yaml(?::(\d+):\d+)?: (?:Error in network definition: )?(.*)$", text, re.MULTILINE)
+    if match:
+        position = writer.position(int(match[1])) if match[1] else None
+        return Problem(match[2], where=str(position or "network-config"))
+    match = re.search(r"^ERROR: (.*)$", text, re.MULTILINE)
+    return Problem(match[1] if match else "netplan can't render it", where="network-config")
 
 
-def narrow(run: Path, names: list[str]) -> None:
+def match_physical_only(run: Path, names: list[str]) -> None:
     """Let a pattern match physical interfaces only, not those of pods and of Kubernetes' own network."""
     for name in names:
         path = run / name
@@ -137,7 +137,7 @@ def narrow(run: Path, names: list[str]) -> None:
                 path.write_text(text.replace("[Match]\n", "[Match]\nKind=!*\n", 1))
 
 
-def physical(value: Value) -> tuple[tuple[str, str | None, str | None], ...]:
+def physical_interfaces(value: Value) -> tuple[tuple[str, str | None, str | None], ...]:
     """Which interfaces must exist without being created."""
     made: list[tuple[str, str | None, str | None]] = []
     for section in ("ethernets", "wifis"):

@@ -5,11 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from osbuild.agent.seed import document, leftout, userdata
-from osbuild.agent.seed.effect import without_effect
-from osbuild.agent.seed.files import Seed
-from osbuild.agent.seed.refused import Refused
+from osbuild.agent.seed import leftout, user_data
 from osbuild.agent.system import System
+from osbuild.shared.seed import document
+from osbuild.shared.seed.effective_keys import find_without_effect
+from osbuild.shared.seed.files import SeedFiles
+from osbuild.shared.seed.refused import SeedRefused
 
 INSTANCE = "nocloud"  # cloud-init's own instance-id for meta-data without one
 RENDERED = "/var/lib/cloud/instance/cloud-config.txt"
@@ -17,49 +18,49 @@ BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedSeed:
     """`files` are what cloud-init reads: meta-data with `dsmode: local`, text without a byte order mark.
 
     network-config is not among them: cloud-init parses it too, and would end where it can't.
     """
 
-    seed: Seed
+    seed: SeedFiles
     source: str
     files: dict[str, bytes] = field(repr=False)
     warnings: tuple[str, ...] = ()
 
 
-def accept(seed: Seed, source: str) -> Accepted:
+def accept_seed(seed: SeedFiles, source: str) -> AcceptedSeed:
     """Parse every file of a seed. Raises `Refused` with file, line and column."""
     files = {name: data for name, data in seed.files.items() if name != "network-config"}
-    metadata, warnings = meta_data(files["meta-data"])
-    files["meta-data"] = document.dump(metadata)
+    metadata, warnings = parse_meta_data(files["meta-data"])
+    files["meta-data"] = document.write_json_bytes(metadata)
     if "vendor-data" in files:
         try:
-            userdata.inspect(files["vendor-data"], "vendor-data")
-        except Refused as problem:  # nobody needs it
+            user_data.inspect_user_data(files["vendor-data"], "vendor-data")
+        except SeedRefused as problem:  # nobody needs it
             del files["vendor-data"]
             warnings.append(f"vendor-data is not used: {problem}")
     for name in ("user-data", "vendor-data"):
         if name in files:
-            content = userdata.inspect(files[name], name)
+            content = user_data.inspect_user_data(files[name], name)
             # Compressed: before it applies anything, cloud-init looks into plain text for what needs a network, and a
             # list where it expects a mapping ends it there.
-            plain = userdata.decompress(files[name], name).removeprefix(BOM)
+            plain = user_data.decompress(files[name], name).removeprefix(BOM)
             if content.left_out and not content.handlers:
                 plain = leftout.without(plain)
-            if content.single and (ignored := without_effect(content.config)):
+            if content.single and (ignored := find_without_effect(content.config)):
                 # Some of them, with values that it does not expect, end cloud-init before it gets to the users.
                 kept = {key: value for key, value in content.config.items() if key not in ignored}
-                plain = b"#cloud-config\n" + document.write(kept).encode()
+                plain = b"#cloud-config\n" + document.write_yaml(kept).encode()
             files[name] = gzip.compress(plain, mtime=0) if plain.strip() else b""
-            warnings += [*content.warnings, *keys(name, content.config)]
-    return Accepted(seed, source, files, tuple(warnings))
+            warnings += [*content.warnings, *key_warnings(name, content.config)]
+    return AcceptedSeed(seed, source, files, tuple(warnings))
 
 
-def meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
+def parse_meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
     """Parsed meta-data with `dsmode: local`: one run of cloud-init, before the network. And warnings."""
-    parsed = document.load(document.decode(data, "meta-data"), "meta-data")
+    parsed = document.load_yaml(document.decode_text(data, "meta-data"), "meta-data")
     found, warnings = parsed.mapping("meta-data"), list(parsed.repeated)
     if "seedfrom" in found:
         del found["seedfrom"]
@@ -68,20 +69,20 @@ def meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
         warnings.append("meta-data: `network-interfaces` has no effect: write it into network-config")
     instance = found.get("instance-id")
     if isinstance(instance, dict | list):
-        raise Refused("meta-data: instance-id is not a text")
+        raise SeedRefused("meta-data: instance-id is not a text")
     return {**found, "instance-id": str(instance or INSTANCE), "dsmode": "local"}, warnings
 
 
-def keys(name: str, config: dict[str, Any]) -> list[str]:
+def key_warnings(name: str, config: dict[str, Any]) -> list[str]:
     """A warning for each key that has no effect."""
-    return [f"{name}: `{key}` has no effect: {why}" for key, why in without_effect(config).items()]
+    return [f"{name}: `{key}` has no effect: {why}" for key, why in find_without_effect(config).items()]
 
 
-def rendered_keys(system: System, seed: Seed) -> list[str]:
+def template_warnings(system: System, seed: SeedFiles) -> list[str]:
     """The same warnings for a template, which only cloud-init could render: for after its run."""
-    content = userdata.inspect(seed.files["user-data"], "user-data")
+    content = user_data.inspect_user_data(seed.files["user-data"], "user-data")
     if not content.template:
         return []
-    with suppress(Refused):
-        return keys("user-data", document.mapping(system.text(RENDERED), "user-data"))
+    with suppress(SeedRefused):
+        return key_warnings("user-data", document.load_mapping(system.text(RENDERED), "user-data"))
     return []

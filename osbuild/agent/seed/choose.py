@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from osbuild.agent.seed.accepted import Accepted, accept
-from osbuild.agent.seed.files import Seed, read
+from osbuild.agent.seed.accepted import AcceptedSeed, accept_seed
 from osbuild.agent.seed.media import mounted
-from osbuild.agent.seed.refused import Refused
-from osbuild.agent.seed.signature import verify
-from osbuild.agent.seed.store import stored, superseded
+from osbuild.agent.seed.signature import verify_signature
+from osbuild.agent.seed.store import stored_seed, superseded_digest
 from osbuild.agent.system import System
+from osbuild.shared.seed.files import SeedFiles, read_seed
+from osbuild.shared.seed.refused import SeedRefused
 
 ON_ESP = "/efi/seed"
 ESP, STORED, DEFAULTS = "EFI system partition", "stored", "defaults"
@@ -31,15 +31,15 @@ class Media(StrEnum):
 
 
 @dataclass
-class Choice:
+class SeedChoice:
     """The seed that counts; errors of those that were refused; notes about those that were not looked at."""
 
-    accepted: Accepted
+    accepted: AcceptedSeed
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def rule(system: System) -> Media:
+def read_media_rule(system: System) -> Media:
     """The image's rule, the strictest one that needs no keys if it says none."""
     try:
         return Media(system.image().get("seed", {}).get("media"))
@@ -47,48 +47,48 @@ def rule(system: System) -> Media:
         return Media.FIRST_BOOT
 
 
-def choose(system: System, devices: list[Path], media: Media) -> Choice:
+def choose_seed(system: System, devices: list[Path], media: Media) -> SeedChoice:
     """Choose the first usable seed of: media, the ESP of the node's own disk, the stored one, the defaults.
 
     With `Media.FIRST_BOOT`, media come after the node's own seeds. A refused one is never a reason to stop.
     """
     errors: list[str] = []
 
-    def from_medium(device: Path) -> Accepted:
+    def from_medium(device: Path) -> AcceptedSeed:
         with mounted(system, device) as folder:
-            seed = read(folder)
+            seed = read_seed(folder)
         if media is Media.SIGNED:
-            verify(system, seed)
-        return accept(seed, f"medium {device}")
+            verify_signature(system, seed)
+        return accept_seed(seed, f"medium {device}")
 
-    def from_esp() -> Accepted | None:
+    def from_esp() -> AcceptedSeed | None:
         folder = system.path(ON_ESP)
         if not folder.is_dir():
             return None
-        seed = read(folder)
-        return None if seed.digest == superseded(system) else accept(seed, ESP)
+        seed = read_seed(folder)
+        return None if seed.digest == superseded_digest(system) else accept_seed(seed, ESP)
 
-    def from_store() -> Accepted | None:
-        seed = stored(system)
-        return accept(seed, STORED) if seed else None
+    def from_store() -> AcceptedSeed | None:
+        seed = stored_seed(system)
+        return accept_seed(seed, STORED) if seed else None
 
     on_media = [(f"medium {device}", lambda device=device: from_medium(device)) for device in devices]
-    own: list[tuple[str, Callable[[], Accepted | None]]] = [(ESP, from_esp), (STORED, from_store)]
+    own: list[tuple[str, Callable[[], AcceptedSeed | None]]] = [(ESP, from_esp), (STORED, from_store)]
     for source, get in [*own, *on_media] if media is Media.FIRST_BOOT else [*on_media, *own]:
-        if (accepted := attempt(source, get, errors)) is not None:
+        if (accepted := try_source(source, get, errors)) is not None:
             notes = []
             if media is Media.FIRST_BOOT and devices and accepted.source in (ESP, STORED):
                 hint = f"`sudo edge-agent seed apply {devices[0]}` replaces its seed"
                 notes.append(f"medium {devices[0]} was not read, because this node has a seed: {hint}")
-            return Choice(accepted, errors, notes)
-    return Choice(accept(defaults(system), DEFAULTS), errors)
+            return SeedChoice(accepted, errors, notes)
+    return SeedChoice(accept_seed(default_seed(system), DEFAULTS), errors)
 
 
-def attempt(source: str, get: Callable[[], Accepted | None], errors: list[str]) -> Accepted | None:
+def try_source(source: str, get: Callable[[], AcceptedSeed | None], errors: list[str]) -> AcceptedSeed | None:
     """A seed of one source, None if there is none; one that is refused or can't be read is added to `errors`."""
     try:
         return get()
-    except Refused as problem:
+    except SeedRefused as problem:
         errors.append(f"seed on {source} refused: {problem}")
     except subprocess.CalledProcessError as problem:
         said = " ".join(str(problem.stderr or "").split()) or problem
@@ -100,11 +100,11 @@ def attempt(source: str, get: Callable[[], Accepted | None], errors: list[str]) 
     return None
 
 
-def defaults(system: System) -> Seed:
+def default_seed(system: System) -> SeedFiles:
     """The seed of a node that was given none."""
     machine = system.text("/etc/machine-id").strip() or "0" * 32
     metadata = {"instance-id": f"default-{machine}", "local-hostname": f"edge-{machine[:8]}"}
-    return Seed(
+    return SeedFiles(
         {
             "user-data": b"#cloud-config\nusers: []\n",
             "meta-data": json.dumps(metadata).encode(),

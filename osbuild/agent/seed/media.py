@@ -15,14 +15,14 @@ WAIT = 5.0  # seconds for a medium to appear after udev has loaded the drivers; 
 TIMEOUT = 60.0  # seconds for a medium that answers slowly or not at all
 
 
-def media(system: System, wanted: str = LABEL) -> list[Path]:
+def find_media(system: System, wanted: str = LABEL) -> list[Path]:
     """Block devices with the label of a seed, probed directly: udev may not have handled them yet."""
     names = sorted(path.name for path in system.path("/sys/class/block").glob("*"))
     devices = [system.path(f"/dev/{name}") for name in names if not name.startswith(("loop", "ram", "dm-", "zram"))]
-    return [device for device in devices if device.exists() and label(device).upper() == wanted]
+    return [device for device in devices if device.exists() and read_label(device).upper() == wanted]
 
 
-def label(device: Path) -> str:
+def read_label(device: Path) -> str:
     """The label of an ISO 9660 or FAT file system, empty if there is neither.
 
     blkid(8) knows both places of a FAT's label: the root directory, where Windows writes it, and the boot sector.
@@ -41,13 +41,13 @@ def label(device: Path) -> str:
 
 def wait_for_media(system: System, seconds: float) -> list[Path]:
     """Find media; if there is none, wait until udev has handled what is plugged in, and `seconds` more."""
-    if (found := media(system)) or seconds <= 0:
-        return found
+    if (paths := find_media(system)) or seconds <= 0:
+        return paths
     subprocess.run(["udevadm", "settle", "--timeout=30"], check=False)
     end = time.monotonic() + seconds
-    while not (found := media(system)) and time.monotonic() < end:
+    while not (paths := find_media(system)) and time.monotonic() < end:
         time.sleep(0.2)
-    return found
+    return paths
 
 
 @contextmanager

@@ -8,30 +8,28 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from osbuild.agent.seed import sums
-from osbuild.agent.seed.files import SIGNATURE, SUMS, Seed
-from osbuild.agent.seed.refused import Refused
 from osbuild.agent.system import System
+from osbuild.shared.seed import checksums
+from osbuild.shared.seed.files import CHECKSUMS, SIGNATURE, SIGNED_HEADER, SeedFiles
+from osbuild.shared.seed.refused import SeedRefused
 
 KEYRING = "/usr/lib/rauc/keyring.pem"
-# The first line of a signed SHA256SUMS. No other file that these keys sign, such as a bundle's manifest, has it.
-PURPOSE = b"# edge-osbuild seed\n"
 TIMEOUT = 60.0  # seconds
 
 
-def verify(system: System, seed: Seed) -> None:
+def verify_signature(system: System, seed: SeedFiles) -> None:
     """Raise `Refused` unless a key that the image trusts has signed every file of `seed`, which was read whole."""
     if seed.sums is None or seed.signature is None:
-        raise Refused("it is not signed: make it with `edge-osbuild seed --sign`")
-    if not seed.sums.startswith(PURPOSE):
-        raise Refused(f"{SUMS} was not made by `edge-osbuild seed --sign`")
-    if missing := sorted(seed.files.keys() - sums.parse(seed.sums).keys()):
-        raise Refused(f"{missing[0]} is not signed: {SUMS} does not name it")
+        raise SeedRefused("it is not signed: make it with `edge-osbuild seed --sign`")
+    if not seed.sums.startswith(SIGNED_HEADER):
+        raise SeedRefused(f"{CHECKSUMS} was not made by `edge-osbuild seed --sign`")
+    if missing := sorted(seed.files.keys() - checksums.parse_checksums(seed.sums).keys()):
+        raise SeedRefused(f"{missing[0]} is not signed: {CHECKSUMS} does not name it")
     keyring = system.path(KEYRING)
     if not keyring.is_file():
-        raise Refused("the image has no keyring to check its signature by")
+        raise SeedRefused("the image has no keyring to check its signature by")
     with tempfile.TemporaryDirectory(prefix="edge-seed-", dir=system.path("/run")) as folder:
-        text, signature = Path(folder, SUMS), Path(folder, SIGNATURE)
+        text, signature = Path(folder, CHECKSUMS), Path(folder, SIGNATURE)
         text.write_bytes(seed.sums)
         signature.write_bytes(seed.signature)
         command: list[str | Path] = [
@@ -42,12 +40,12 @@ def verify(system: System, seed: Seed) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise Refused(f"its signature can't be checked: {error}") from None
+            raise SeedRefused(f"its signature can't be checked: {error}") from None
     if done.returncode != 0:
-        raise Refused(f"its signature is not good: {explanation(done.stderr)}")
+        raise SeedRefused(f"its signature is not good: {openssl_reason(done.stderr)}")
 
 
-def explanation(text: str) -> str:
+def openssl_reason(text: str) -> str:
     """What OpenSSL said, without its numbers."""
     lines = [line for line in text.splitlines() if line.strip()]
     details = [line.rpartition(":")[2].strip() for line in lines if "error:" in line]

@@ -5,33 +5,33 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from osbuild.agent.system import System
-from osbuild.agent.update.boots import kubernetes
+from osbuild.agent.update.boot_records import running_kubernetes
 
 
 class Cluster(Protocol):
-    """See `osbuild.agent.kubernetes.follow`."""
+    """See `osbuild.agent.cluster.cluster_data`."""
 
-    def refusal(self, system: System, wanted: str) -> str | None:
+    def refuse_version(self, system: System, wanted: str) -> str | None:
         """Why this node can't go to the Kubernetes `wanted`; None if it can."""
 
-    def leave(self, system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
+    def prepare_reboot(self, system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
         """Make the node ready to go down, within `deadline` seconds: cordon, drain, snapshot. What history keeps."""
 
-    def cost(self, system: System, wanted: str | None = None) -> dict[str, Any] | None:
+    def rollback_loss(self, system: System, wanted: str | None = None) -> dict[str, Any] | None:
         """What going back to the Kubernetes `wanted` would lose; None for nothing."""
 
-    def reconcile(self, system: System) -> dict[str, Any] | None:
+    def reconcile_data(self, system: System) -> dict[str, Any] | None:
         """Before anything of Kubernetes runs: let its data follow the image. What was done; None for nothing."""
 
-    def kept(self, system: System) -> None:
-        """What `reconcile` said is written down: it need not say so again."""
+    def mark_recorded(self, system: System) -> None:
+        """What `reconcile_data` said is written down: it need not say so again."""
 
-    def arrive(self, system: System) -> dict[str, Any]:
-        """Undo what `leave` did, and remove snapshots that are too many. What history keeps."""
+    def rejoin(self, system: System) -> dict[str, Any]:
+        """Undo what `prepare_reboot` did, and remove snapshots that are too many. What history keeps."""
 
 
-def cluster(system: System) -> Cluster | None:
+def load_cluster(system: System) -> Cluster | None:
     """Kubernetes on this node; None where the image has none. It is loaded only here: imports are what takes time."""
-    if not kubernetes(system):
+    if not running_kubernetes(system):
         return None
-    return cast(Cluster, importlib.import_module("osbuild.agent.kubernetes.follow"))
+    return cast(Cluster, importlib.import_module("osbuild.agent.cluster.cluster_data"))

@@ -16,13 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.system import System, clear
-from osbuild.agent.update import state
-from osbuild.agent.update.reason import NO_TIME, Failure, Reason, refusal
-from osbuild.agent.update.report import Progress
-from osbuild.agent.web import SENSELESS, Address, opened
+from osbuild.agent.http import INVALID_ANSWERS, ServerAddress, open_request
+from osbuild.agent.system import System
+from osbuild.agent.update import records
+from osbuild.agent.update.failure import NO_TIME, Failure, Reason, http_refusal
+from osbuild.agent.update.progress import ProgressCallback
+from osbuild.shared.files import clear_way
 
-ABOUT, FILE = state.DOWNLOAD  # the first says what the second is a part of
+METADATA_FILE, BUNDLE_FILE = records.DOWNLOAD  # the first says what the second is a part of
 TYPES = {"identity": str, "mark": str, "size": int}
 NUMBER = re.compile(r"[0-9]{1,18}")
 RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|[*])")  # RFC 9110, 14.4
@@ -30,30 +31,30 @@ PRINTABLE = re.compile(r"[ -~]{0,256}")
 CHUNK = 2**20  # bytes
 FLUSH = 16 * CHUNK  # bytes after which what has come is made safe: a power cut costs no more
 NETWORK = "check the network and the server; what has come already is not fetched again"
-OTHER = Reason("the server has another file now", "it is fetched from its beginning", False)
-LARGE = Reason("the server sends more than the bundle can have", "check the address and the server")
+OTHER_FILE = Reason("the server has another file now", "it is fetched from its beginning", False)
+TOO_LARGE = Reason("the server sends more than the bundle can have", "check the address and the server")
 
 
-class Another(Exception):
+class OtherFile(Exception):
     """The server's file is not the one that was begun."""
 
 
-def path(system: System) -> Path:
+def download_path(system: System) -> Path:
     """Where it is kept."""
-    return state.place(system, FILE)
+    return records.state_path(system, BUNDLE_FILE)
 
 
-def have(system: System) -> int:
+def downloaded_bytes(system: System) -> int:
     """Bytes that are there already, of whatever bundle."""
     try:
-        return path(system).stat().st_size
+        return download_path(system).stat().st_size
     except OSError:
         return 0
 
 
-def fetch(
+def download_bundle(
     system: System, url: str, identity: str, limit: int, end: float,
-    progress: Progress, *, patience: float = 120.0,
+    progress: ProgressCallback, *, patience: float = 120.0,
 ) -> int:  # fmt: skip
     """Get the rest of the bundle at `url`, an address; how many bytes that were. Raises `Failure`.
 
@@ -63,13 +64,13 @@ def fetch(
     """
     try:
         try:
-            return go_on(system, url, identity, limit, end, progress, patience)
-        except Another as problem:
-            state.discard(system)
-            raise Failure(OTHER) from problem
+            return download_rest(system, url, identity, limit, end, progress, patience)
+        except OtherFile as problem:
+            records.discard_download(system)
+            raise Failure(OTHER_FILE) from problem
     except urllib.error.HTTPError as error:
         error.close()
-        raise Failure(refusal(error.code)) from error
+        raise Failure(http_refusal(error.code)) from error
     except TimeoutError as error:
         if time.monotonic() >= end:
             raise Failure(NO_TIME) from error
@@ -77,32 +78,32 @@ def fetch(
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, socket.gaierror) as error:
         if time.monotonic() >= end:
             raise Failure(NO_TIME) from error
-        why = Address(url).hide(str(getattr(error, "reason", None) or error))
+        why = ServerAddress(url).hide(str(getattr(error, "reason", None) or error))
         raise Failure(Reason(f"the connection was lost: {why}", NETWORK, False)) from error
-    except SENSELESS as error:
-        raise Failure(senseless(Address(url).hide(str(error)))) from error
+    except INVALID_ANSWERS as error:
+        raise Failure(invalid_answer(ServerAddress(url).hide(str(error)))) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:  # the rest of the node needs room, too
             with suppress(OSError):
-                state.discard(system)
-        message = f"it can't be kept below {state.FOLDER}: {error.strerror or error}"
+                records.discard_download(system)
+        message = f"it can't be kept below {records.FOLDER}: {error.strerror or error}"
         raise Failure(Reason(message, "`edge-agent status` says how much is free")) from error
 
 
-def go_on(
+def download_rest(
     system: System, url: str, identity: str, limit: int, end: float,
-    progress: Progress, patience: float,
+    progress: ProgressCallback, patience: float,
 ) -> int:  # fmt: skip
-    """One request for what is not there yet. Raises `Failure`, `Another`, `OSError` and what http.client raises."""
-    about = state.load(system, ABOUT, TYPES)
+    """One request for what is not there yet. Raises `Failure`, `OtherFile`, `OSError` and what http.client raises."""
+    about = records.load_object(system, METADATA_FILE, TYPES)
     if about.get("identity") != identity:
-        state.discard(system)
+        records.discard_download(system)
         about = {}
-    clear(path(system))
-    begun, mark = have(system), about.get("mark") or ""
+    clear_way(download_path(system))
+    begun, mark = downloaded_bytes(system), about.get("mark") or ""
     if begun and begun == about.get("size"):
         return 0
-    address = Address(url)
+    address = ServerAddress(url)
     headers = {"User-Agent": "edge-agent", "Accept-Encoding": "identity"}
     if begun and mark:
         headers |= {"Range": f"bytes={begun}-", "If-Range": mark}
@@ -110,60 +111,62 @@ def go_on(
     if address.authorization:
         request.add_unredirected_header("Authorization", address.authorization)
     try:
-        with opened(request, patience, end) as answer:
-            at, size = where(answer, begun)
-            found = strong(answer.headers.get("ETag") or "") or strong(answer.headers.get("Last-Modified") or "")
+        with open_request(request, patience, end) as answer:
+            at, size = answer_range(answer, begun)
+            found = strong_validator(answer.headers.get("ETag") or "") or strong_validator(
+                answer.headers.get("Last-Modified") or ""
+            )
             if at and found != mark:  # it does not know If-Range
-                raise Another
+                raise OtherFile
             if size is not None and size > limit:
-                raise Failure(LARGE)
+                raise Failure(TOO_LARGE)
             if not at:  # what is there is of another file: after a power cut it must not pass for a part of this one
-                state.remove(system, FILE)
-            state.save(system, ABOUT, {"identity": identity, "mark": found, "size": size})
-            return copy(answer, path(system), at, size, limit, end, progress)
+                records.remove_file(system, BUNDLE_FILE)
+            records.save_object(system, METADATA_FILE, {"identity": identity, "mark": found, "size": size})
+            return append_body(answer, download_path(system), at, size, limit, end, progress)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise Another from error
+            raise OtherFile from error
         raise
 
 
-def strong(mark: str) -> str:
+def strong_validator(mark: str) -> str:
     """An ETag that stands for the very bytes, else nothing (RFC 9110, 8.8.1); nor one that can't be sent back."""
     return "" if mark.startswith("W/") or not PRINTABLE.fullmatch(mark) else mark
 
 
-def senseless(what: str) -> Reason:
+def invalid_answer(what: str) -> Reason:
     """An answer that is not as HTTP says."""
     return Reason(f"the server's answer makes no sense: {what}", "check the address and the server", False)
 
 
-def number(text: str, name: str) -> int:
+def parse_bytes(text: str, name: str) -> int:
     """A number of bytes in a header. Raises `Failure`."""
     if not NUMBER.fullmatch(text):
-        raise Failure(senseless(f"{name} is {text[:40]!r}"))
+        raise Failure(invalid_answer(f"{name} is {text[:40]!r}"))
     return int(text)
 
 
-def where(answer: Any, begun: int) -> tuple[int, int | None]:
-    """At which byte the answer begins, and how long the whole is. Raises `Another` and `Failure`."""
+def answer_range(answer: Any, begun: int) -> tuple[int, int | None]:
+    """At which byte the answer begins, and how long the whole is. Raises `OtherFile` and `Failure`."""
     length = answer.headers.get("Content-Length")
     if answer.status == http.client.OK:
-        return 0, number(length.strip(), "Content-Length") if length is not None else None
+        return 0, parse_bytes(length.strip(), "Content-Length") if length is not None else None
     if answer.status != http.client.PARTIAL_CONTENT:
-        raise Failure(senseless(f"its status is {answer.status}"))
-    found = RANGE.fullmatch((answer.headers.get("Content-Range") or "").strip())
-    if found is None or int(found[1]) != begun:
-        raise Another
-    if found[3] == "*":
+        raise Failure(invalid_answer(f"its status is {answer.status}"))
+    match = RANGE.fullmatch((answer.headers.get("Content-Range") or "").strip())
+    if match is None or int(match[1]) != begun:
+        raise OtherFile
+    if match[3] == "*":
         return begun, None
-    if not begun <= int(found[2]) < int(found[3]):
-        raise Failure(senseless(f"Content-Range is {found[0]!r}"))
-    return begun, int(found[3])
+    if not begun <= int(match[2]) < int(match[3]):
+        raise Failure(invalid_answer(f"Content-Range is {match[0]!r}"))
+    return begun, int(match[3])
 
 
-def copy(
+def append_body(
     answer: Any, file: Path, at: int, size: int | None, limit: int, end: float,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> int:  # fmt: skip
     """Append what comes, from byte `at` on. Raises `Failure` and `OSError`."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -174,7 +177,7 @@ def copy(
         try:
             while data := answer.read1(CHUNK):  # not as many: a lost connection takes what is not complete
                 if done + len(data) > limit:
-                    raise Failure(LARGE)
+                    raise Failure(TOO_LARGE)
                 output.write(data)
                 done += len(data)
                 progress(100 * done // size if size else 0, "fetching the bundle", done - at)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from osbuild.agent.errors import FREE, Problem
-from osbuild.agent.update import check, download, history, pending, state, switch
-from osbuild.agent.update.journal import Facts
-from osbuild.agent.update.node import Node, alone
-from osbuild.agent.update.pending import INSTALLED, WRITING, Pending
-from osbuild.agent.update.rauc import Manifest, Service, inspect, is_remote
-from osbuild.agent.update.reason import BUSY, CORRUPT, NO_TIME, Failure, Reason
-from osbuild.agent.web import Address
+from osbuild.agent.http import ServerAddress
+from osbuild.agent.update import download, history, pending, preconditions, records, switch
+from osbuild.agent.update.context import UpdateContext, update_lock
+from osbuild.agent.update.failure import BUSY, CORRUPT, NO_TIME, Failure, Reason
+from osbuild.agent.update.pending import INSTALLED, WRITING, PendingUpdate
+from osbuild.agent.update.rauc import BundleManifest, RaucService, inspect_bundle, is_remote
+from osbuild.agent.update.rauc_journal import InstallStatistics
 
 DEADLINE = 3600.0  # seconds, where the profile does not say
-ANSWER = 120.0  # seconds that a server gets to show what it has
+ANSWER_TIMEOUT = 120.0  # seconds that a server gets to show what it has
 LOG = "install.log"
 # How what is on a server is fetched: by what is new in it, block by block as RAUC comes to them, or as one file.
 AUTO, PARTS, WHOLE = "auto", "parts", "whole"
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Options:
+class InstallOptions:
     """`deadline` is in seconds from the start, for all attempts to fetch and write it."""
 
     switch: bool = True
@@ -37,150 +37,166 @@ class Options:
     fetch: str = AUTO
 
 
-def install(node: Node, source: str, options: Options) -> None:
+def install_bundle(node: UpdateContext, source: str, options: InstallOptions) -> None:
     """Install the bundle `source`, a file or an http(s) address. Raises `Problem`; then the slot that runs goes on."""
     # RAUC's service has another current folder.
-    address = Address(source if is_remote(source) else str(Path(source).absolute()))
+    address = ServerAddress(source if is_remote(source) else str(Path(source).absolute()))
     source = address.shown  # what is reported and stored
     if address.problem:
         raise Problem(f"this is not an address: {address.problem}", hint="such as https://example.com/f.raucb")
-    with alone(node.system):
-        check.ready(node)
+    with update_lock(node.system):
+        preconditions.check_ready(node)
         seconds = options.deadline or float((node.system.image().get("update") or {}).get("deadline", DEADLINE))
         end = time.monotonic() + seconds
 
-        def ask() -> tuple[Service, str | None]:
-            service = Service()
-            return service, service.installed(node.other)
+        def ask() -> tuple[RaucService, str | None]:
+            service = RaucService()
+            return service, service.installed_hash(node.other)
 
-        service, there = insist(node, source, end, ask)
-        manifest = insist(node, source, end, lambda: inspect(address, min(ANSWER, max(end - time.monotonic(), 1.0))))
+        service, there = retry_until_deadline(node, source, end, ask)
+        manifest = retry_until_deadline(
+            node, source, end, lambda: inspect_bundle(address, min(ANSWER_TIMEOUT, max(end - time.monotonic(), 1.0)))
+        )
         if service.slot != node.slot:
             hint = "the kernel's command line must have the same slot in `edge.slot=` and `rauc.slot=`"
             raise Problem(f"RAUC takes slot {service.slot} for the one that runs, not {node.slot}", hint=hint)
-        downgrade = check.bundle(node, source, manifest, service.compatible)
-        found = plan(node, source, manifest, downgrade, there)
-        node.report.event(
-            "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {found.target}",
-            version=manifest.version, slot=found.target,
+        downgrade = preconditions.check_bundle(node, source, manifest, service.compatible)
+        update = plan_update(node, source, manifest, downgrade, there)
+        node.progress.report_event(
+            "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {update.target}",
+            version=manifest.version, slot=update.target,
         )  # fmt: skip
-        if found.stage == WRITING:
-            whole = address.remote and wants_whole(node, manifest, options.fetch)
-            limit = check.limit(manifest) if whole else None
-            found = carry_out(node, found, lambda: fetch(node, found, address, end, limit))
+        if update.stage == WRITING:
+            whole = address.remote and downloads_whole(node, manifest, options.fetch)
+            limit = preconditions.largest_bundle(manifest) if whole else None
+            update = write_slot(node, update, lambda: install_from(node, update, address, end, limit))
         else:
-            node.report.event("installed", f"{found.title} is installed already")
+            node.progress.report_event("installed", f"{update.title} is installed already")
         if options.switch:
-            switch.turn(node, found, restart=options.reboot)
+            switch.switch_slot(node, update, restart=options.reboot)
         else:
-            node.report.event("waiting", "not switched to: `edge-agent update switch` does that", slot=found.target)
+            node.progress.report_event(
+                "waiting", "not switched to: `edge-agent update switch` does that", slot=update.target
+            )
 
 
-def plan(node: Node, source: str, manifest: Manifest, downgrade: bool, there: str | None) -> Pending:
+def plan_update(
+    node: UpdateContext, source: str, manifest: BundleManifest, downgrade: bool, there: str | None
+) -> PendingUpdate:
     """The update that this bundle is; what is left to do of it, where it was begun before.
 
     `there` is the manifest's hash of what RAUC has put into the other slot, None where it does not know.
     """
-    known = pending.load(node.system)
-    if known and check.fits(known, manifest, node.other) and there in (None, manifest.hash):
+    known = pending.load_pending(node.system)
+    if known and preconditions.is_installed_already(known, manifest, node.other) and there in (None, manifest.hash):
         return known
     if known:
-        history.append(node.system, "replaced", known)
+        history.append_event(node.system, "replaced", known)
     after = {"version": manifest.version, "kubernetes": manifest.meta.get("kubernetes", ""), "build": manifest.build}
-    return Pending(
+    return PendingUpdate(
         str(uuid.uuid4()), "update", WRITING, node.slot, node.other, node.image,
-        {name: value for name, value in after.items() if value}, source, manifest.hash, downgrade, state.now(),
+        {name: value for name, value in after.items() if value}, source, manifest.hash, downgrade,
+        records.current_time(),
     )  # fmt: skip
 
 
-def carry_out(node: Node, found: Pending, write: Callable[[], dict[str, Any]]) -> Pending:
+def write_slot(node: UpdateContext, update: PendingUpdate, write: Callable[[], dict[str, Any]]) -> PendingUpdate:
     """Have `write` write the slot, with a note of it before and after. Raises what `write` raises."""
     system = node.system
-    pending.save(system, found)
+    pending.save_pending(system, update)
     try:
-        history.append(system, "started", found, source=found.source)
-        facts = write()
+        history.append_event(system, "started", update, source=update.source)
+        metadata = write()
     except BaseException as error:
         with suppress(OSError):  # what went wrong says more
-            pending.clear(system)
-            history.append(system, "failed", found, why=str(error) or "interrupted", source=found.source)
+            pending.clear_pending(system)
+            history.append_event(system, "failed", update, why=str(error) or "interrupted", source=update.source)
         raise
-    found = replace(found, stage=INSTALLED, facts=facts)
-    pending.save(system, found)
-    history.append(system, "installed", found, facts=facts)
-    return found
+    update = replace(update, stage=INSTALLED, facts=metadata)
+    pending.save_pending(system, update)
+    history.append_event(system, "installed", update, facts=metadata)
+    return update
 
 
-def wants_whole(node: Node, manifest: Manifest, how: str) -> bool:
+def downloads_whole(node: UpdateContext, manifest: BundleManifest, how: str) -> bool:
     """Whether the bundle is fetched as one file first. Raises `Problem` where it must be, and there is no room."""
-    if how == PARTS or (how == AUTO and not check.mostly_new(node, manifest)):
+    if how == PARTS or (how == AUTO and not preconditions.is_mostly_new(node, manifest)):
         return False
-    if check.room_for_whole(node, manifest, download.have(node.system)):
+    if preconditions.has_room_for_bundle(node, manifest, download.downloaded_bytes(node.system)):
         return True
     if how == WHOLE:
         raise Problem("there is no room for the whole bundle", where="/var", hint=f"{FREE}; or --fetch parts")
-    node.report.event("parts", "there is no room for the whole bundle: its new blocks are fetched one by one")
+    node.progress.report_event("parts", "there is no room for the whole bundle: its new blocks are fetched one by one")
     return False
 
 
-def fetch(node: Node, found: Pending, address: Address, end: float, limit: int | None) -> dict[str, Any]:
+def install_from(
+    node: UpdateContext, update: PendingUpdate, address: ServerAddress, end: float, limit: int | None
+) -> dict[str, Any]:
     """Have RAUC write the slot from `address`, as often as it takes until `end`: what was installed and how.
 
     Raises `Problem`.
 
     `limit`: the bundle is fetched as one file of at most so many bytes, from which RAUC installs it; None: it is not.
     """
-    from osbuild.agent.update.attempt import Record, Wanted, attempt
+    from osbuild.agent.update.install_attempt import AttemptLog, InstallRequest, attempt_install
 
-    begin, record, system = time.monotonic(), Record(), node.system
-    source = address if limit is None else Address(str(download.path(system)))
+    begin, record, system = time.monotonic(), AttemptLog(), node.system
+    source = address if limit is None else ServerAddress(str(download.download_path(system)))
     if limit is None:
         with suppress(OSError):
-            state.discard(system)
-    wanted = Wanted(source, found.id, end, found.downgrade)
+            records.discard_download(system)
+    request = InstallRequest(source, update.id, end, update.downgrade)
 
-    def once() -> Facts:
+    def once() -> InstallStatistics:
         if limit is not None:
-            record.fetched += download.fetch(system, address.text, found.manifest, limit, end, node.report.progress)
+            record.fetched += download.download_bundle(
+                system, address.text, update.manifest, limit, end, node.progress.report_progress
+            )
         try:
-            return attempt(system, wanted, node.report.progress, record)
+            return attempt_install(system, request, node.progress.report_progress, record)
         except Failure as failure:
             if limit is None or failure.reason.kind == BUSY:
                 raise
             if failure.reason.final and failure.reason != NO_TIME:
-                state.discard(system)  # the fault may be the file's, and would come back with it at every try
+                records.discard_download(
+                    system
+                )  # the fault may be the file's, and would come back with it at every try
             if failure.reason.kind != CORRUPT:
                 raise
             raise Failure(replace(failure.reason, final=False)) from failure  # damaged on the way: one more try
 
     try:
-        facts = insist(node, found.source, end, once)
+        statistics = retry_until_deadline(node, update.source, end, once)
         if limit is not None:
-            facts.fetched = record.fetched
-        if insist(node, found.source, end, lambda: Service().installed(found.target)) not in (None, found.manifest):
-            node.flow.reject(node.system, found.target)
+            statistics.fetched = record.fetched
+        if retry_until_deadline(node, update.source, end, lambda: RaucService().installed_hash(update.target)) not in (
+            None,
+            update.manifest,
+        ):
+            node.boot_loader.reject(node.system, update.target)
             message = "what the server sent at last is not what it had shown at first"
-            raise Problem(message, where=found.source, hint="it was refused; try again")
+            raise Problem(message, where=update.source, hint="it was refused; try again")
     except Failure as failure:
-        raise failure.problem(found.source) from failure
+        raise failure.problem(update.source) from failure
     finally:
-        node.report.end()
-        keep(node, [address.hide(line) for line in record.lines])
+        node.progress.end_line()
+        store_log(node, [address.hide(line) for line in record.lines])
     with suppress(OSError):
-        state.discard(system)
+        records.discard_download(system)
     seconds = time.monotonic() - begin
-    node.report.event(
-        "installed", f"{found.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **facts.plain()
+    node.progress.report_event(
+        "installed", f"{update.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **statistics.to_json()
     )
-    if line := facts.line():
-        node.report.event("adaptive", line)
-    return {"seconds": round(seconds, 1), **facts.plain()}
+    if line := statistics.summary_line():
+        node.progress.report_event("adaptive", line)
+    return {"seconds": round(seconds, 1), **statistics.to_json()}
 
 
-def insist(node: Node, source: str, end: float, act: Callable[[], T]) -> T:
+def retry_until_deadline(node: UpdateContext, source: str, end: float, act: Callable[[], T]) -> T:
     """Do it until it works, or fails for a reason that stays, or the time is over. Raises `Problem`."""
     corrupt, last = 0, ""
-    for wait in waits():
+    for wait in retry_delays():
         try:
             return act()
         except Failure as failure:
@@ -194,20 +210,22 @@ def insist(node: Node, source: str, end: float, act: Callable[[], T]) -> T:
             if over:
                 hint = f"{why.hint}; then try again, or give it more time: --deadline SECONDS"
                 raise Failure(Reason(f"{why.message}, and the time is over", hint)).problem(source) from failure
-            node.report.event("retry", f"{why.message}; again in {wait:.0f} s", why=why.message, wait=round(wait, 1))
+            node.progress.report_event(
+                "retry", f"{why.message}; again in {wait:.0f} s", why=why.message, wait=round(wait, 1)
+            )
             time.sleep(wait)
     raise AssertionError("the waits never end")
 
 
-def waits() -> Iterator[float]:
+def retry_delays() -> Iterator[float]:
     """Seconds from one attempt to the next: 2, 4, 8, to a minute, and a little by chance: a fleet comes in a crowd."""
     for number in itertools.count(1):
         yield min(2.0**number, 60.0) * random.uniform(0.75, 1.25)
 
 
-def keep(node: Node, lines: list[str]) -> None:
+def store_log(node: UpdateContext, lines: list[str]) -> None:
     """Keep what RAUC said, for `explain`: the journal may be gone by then."""
-    from osbuild.agent.update.journal import KEPT
+    from osbuild.agent.update.rauc_journal import KEPT
 
     with suppress(OSError):  # no reason to give up an installation
-        state.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)
+        records.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)

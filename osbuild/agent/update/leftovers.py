@@ -8,9 +8,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from osbuild.agent.boot import Boot
-from osbuild.agent.system import System, flush
-from osbuild.agent.update import boots
+from osbuild.agent.boot.loader import Boot
+from osbuild.agent.system import System
+from osbuild.agent.update import boot_records
+from osbuild.shared.files import sync_path
 
 FOLDERS = ("/var/lib/kubernetes/data", "/var/lib/rancher/k3s/data")
 REMOVED = ".data.removed"
@@ -25,7 +26,7 @@ def remove(system: System, boot: Boot) -> None:
                 # Renamed first: K3s would take a folder that a power cut left in pieces for a whole one.
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
-                flush(path.parent)
+                sync_path(path.parent)
                 print(f"removed {path}, which K3s of an older image unpacked")
             if aside.exists():
                 shutil.rmtree(aside)
@@ -38,7 +39,9 @@ def unused(system: System, boot: Boot) -> bool:
     """Whether every slot is known to have an image whose K3s unpacks nothing: by the last boot of each."""
     if boot.entry is None or any(entry.state == "trial" for entry in boot.others):
         return False  # of an image that has not run yet, nothing is known
-    rows = [boots.of_slot(system, slot) for slot in {boot.slot or "", *(entry.slot for entry in boot.others)}]
+    rows = [
+        boot_records.last_boot_of(system, slot) for slot in {boot.slot or "", *(entry.slot for entry in boot.others)}
+    ]
     return all(row is not None and row.get("unpacks") is False for row in rows)
 
 

@@ -1,10 +1,10 @@
 """What has become of an update, read from what is written of it and from the boot loader's entries."""
 
-from osbuild.agent.boot import Boot
-from osbuild.agent.update import boots, hints, pending, verdict
-from osbuild.agent.update.node import Node
-from osbuild.agent.update.pending import Pending
-from osbuild.agent.update.state import boot_id
+from osbuild.agent.boot.loader import Boot
+from osbuild.agent.update import boot_records, crash_evidence, health_verdict, pending
+from osbuild.agent.update.context import UpdateContext
+from osbuild.agent.update.pending import PendingUpdate
+from osbuild.agent.update.records import read_boot_id
 
 TRIAL = "trial"  # its slot runs: the verdict comes with the commit
 INTERRUPTED = "interrupted"  # while the slot was written: nothing was switched, the slot may be half written
@@ -12,55 +12,59 @@ UNSWITCHED = "unswitched"  # the slot is whole; the boot loader was not told, or
 WAITING = "waiting"  # the next boot tries it
 ROLLED_BACK = "rolled back"  # it was tried, and the other slot runs again
 UNKNOWN = "unknown"  # the entries can't be read
-PASSED_OVER = "the boot loader passed it over: its boot file is damaged, or somebody chose the other slot"
+SKIPPED = "the boot loader passed it over: its boot file is damaged, or somebody chose the other slot"
 
 
-def outcome(found: Pending, boot: Boot, primary: str | None) -> str:
+def find_outcome(update: PendingUpdate, boot: Boot, primary: str | None) -> str:
     """One of the above. `primary` is the slot that the boot loader takes next, None where that can't be read."""
-    if found.stage == pending.WRITING:
+    if update.stage == pending.WRITING:
         return INTERRUPTED
-    if boot.slot == found.target:
+    if boot.slot == update.target:
         return TRIAL
     if primary is None:
         return UNKNOWN
-    if found.verdict:
+    if update.verdict:
         return ROLLED_BACK
-    entry = next((other for other in boot.others if other.slot == found.target), None)
+    entry = next((other for other in boot.others if other.slot == update.target), None)
     if entry is None:
         return UNSWITCHED
     if entry.left is not None and entry.done:
         return ROLLED_BACK  # with tries left too: it would be tried again, and has had its turn
     # A slot that was good before comes next without a switch, too, where the one that runs has no try left.
     told = entry.left is not None or boot.entry is None or boot.entry.left != 0
-    return WAITING if primary == found.target and told else UNSWITCHED
+    return WAITING if primary == update.target and told else UNSWITCHED
 
 
-def passed_over(found: Pending, now: str) -> bool:
+def was_skipped(update: PendingUpdate, now: str) -> bool:
     """Whether one that is `WAITING` has been waited for: it was to come next in an earlier boot than `now`.
 
     A boot file that can't be read, or is not listed, costs no try, and would come next for ever.
     """
-    return found.stage == pending.SWITCHED and bool(found.boot and now) and found.boot != now
+    return update.stage == pending.SWITCHED and bool(update.boot and now) and update.boot != now
 
 
-def why(node: Node, found: Pending) -> str:
+def explain_rollback(node: UpdateContext, update: PendingUpdate) -> str:
     """Why an update was rolled back, as far as that is known."""
-    said = verdict.read(node.system)
-    version = found.after.get("version")
-    if said.get("slot") == found.target and said.get("version") == version and after(node, found, said.get("boot")):
-        return f"health checks failed: {verdict.reasons(said) or 'they did not say which'}"
-    seen = hints.hints(node.system, found.since)
+    said = health_verdict.read_failed(node.system)
+    version = update.after.get("version")
+    if (
+        said.get("slot") == update.target
+        and said.get("version") == version
+        and booted_since_switch(node, update, said.get("boot"))
+    ):
+        return f"health checks failed: {health_verdict.failure_reasons(said) or 'they did not say which'}"
+    seen = crash_evidence.crash_hints(node.system, update.since)
     tail = f" ({'; '.join(seen)})" if seen else ""
-    if after(node, found, (boots.of_slot(node.system, found.target) or {}).get("boot")):
+    if booted_since_switch(node, update, (boot_records.last_boot_of(node.system, update.target) or {}).get("boot")):
         return f"no verdict: it hung, panicked or lost power before its health checks were over{tail}"
     return f"it never came as far as this agent: its boot file, kernel or root failed, or its agent does not run{tail}"
 
 
-def after(node: Node, found: Pending, boot: object) -> bool:
+def booted_since_switch(node: UpdateContext, update: PendingUpdate, boot: object) -> bool:
     """Whether a boot was one of this update's slot since it was switched to: they follow the last one of the origin."""
-    for row in reversed(boots.read(node.system)):
-        if row.get("slot") == found.target and row.get("boot") == boot:
+    for row in reversed(boot_records.read_boots(node.system)):
+        if row.get("slot") == update.target and row.get("boot") == boot:
             return True
-        if row.get("slot") == found.origin and row.get("boot") != boot_id(node.system):
+        if row.get("slot") == update.origin and row.get("boot") != read_boot_id(node.system):
             return False
     return False

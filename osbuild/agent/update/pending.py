@@ -3,9 +3,9 @@
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_origin
 
-from osbuild.agent import kept
+from osbuild.agent import state_files
 from osbuild.agent.system import System
-from osbuild.agent.update import state
+from osbuild.agent.update import records
 
 FILE = "pending.json"
 WRITING = "writing"  # RAUC may be overwriting the slot
@@ -16,7 +16,7 @@ STAGES = (WRITING, INSTALLED, SWITCHED)
 
 
 @dataclass(frozen=True)
-class Pending:
+class PendingUpdate:
     """An update, or a rollback by hand, from slot `origin` to `target`.
 
     `before` and `after` say what runs there: `version`, `kubernetes`. `manifest` is the bundle's hash. `downgrade`: the
@@ -46,42 +46,42 @@ class Pending:
         return f"{self.after.get('version') or 'the image'} in slot {self.target}"
 
 
-TYPES: dict[str, type] = {item.name: get_origin(item.type) or item.type for item in fields(Pending)}  # type: ignore[misc]
-REQUIRED = [item.name for item in fields(Pending) if item.default is MISSING and item.default_factory is MISSING]
+TYPES: dict[str, type] = {item.name: get_origin(item.type) or item.type for item in fields(PendingUpdate)}  # type: ignore[misc]
+REQUIRED = [item.name for item in fields(PendingUpdate) if item.default is MISSING and item.default_factory is MISSING]
 
 
-def load(system: System) -> Pending | None:
+def load_pending(system: System) -> PendingUpdate | None:
     """The update that is under way; None where there is none, or what is written there makes no sense."""
-    found = state.load(system, FILE, TYPES, REQUIRED)
-    made = parse(found)
-    if found and made is None:
-        kept.report(system.path(f"{state.FOLDER}/{FILE}"), f"its stage is {found['stage']!r}")
-    return made
+    found = records.load_object(system, FILE, TYPES, REQUIRED)
+    update = parse_pending(found)
+    if found and update is None:
+        state_files.report_damage(system.path(f"{records.FOLDER}/{FILE}"), f"its stage is {found['stage']!r}")
+    return update
 
 
-def given_up(found: Pending) -> Pending | None:
+def abandoned_update(update: PendingUpdate) -> PendingUpdate | None:
     """The update on trial that a rollback by hand is to end."""
-    known = found.facts.get(GIVEN_UP)
-    return parse(known) if isinstance(known, dict) else None
+    known = update.facts.get(GIVEN_UP)
+    return parse_pending(known) if isinstance(known, dict) else None
 
 
-def parse(found: state.Row) -> Pending | None:
+def parse_pending(found: records.Row) -> PendingUpdate | None:
     """None for what makes no sense."""
     values: dict[str, Any] = {
         name: value for name, value in found.items() if name in TYPES and isinstance(value, TYPES[name])
     }
     try:
-        made = Pending(**values)
+        update = PendingUpdate(**values)
     except TypeError:
         return None
-    return made if made.stage in STAGES else None
+    return update if update.stage in STAGES else None
 
 
-def save(system: System, pending: Pending) -> None:
+def save_pending(system: System, pending: PendingUpdate) -> None:
     """Raises `OSError`."""
-    state.save(system, FILE, asdict(pending))
+    records.save_object(system, FILE, asdict(pending))
 
 
-def clear(system: System) -> None:
+def clear_pending(system: System) -> None:
     """No update is under way any more. Raises `OSError`."""
-    state.remove(system, FILE)
+    records.remove_file(system, FILE)

@@ -2,34 +2,35 @@
 
 from typing import Any
 
-from osbuild.agent.update import floor, history, outcome, pending
-from osbuild.agent.update.node import Node, busy
+from osbuild.agent.update import history, minimum_version, outcome, pending
+from osbuild.agent.update.context import UpdateContext, is_locked
 
 
-def status(node: Node) -> dict[str, Any]:
+def update_status(node: UpdateContext) -> dict[str, Any]:
     """What is under way, what came of the last update, and the lowest version that may be installed."""
-    system, found = node.system, pending.load(node.system)
-    boot = node.boot()
+    system, update = node.system, pending.load_pending(node.system)
+    boot = node.read_boot()
     under_way = None
-    if found:
+    if update:
         under_way = {
-            "id": found.id, "kind": found.kind, "stage": found.stage, "slot": found.target, "before": found.before,
-            "after": found.after, "source": found.source, "since": found.since,
-            "busy": busy(system),
-            "outlook": outlook(outcome.outcome(found, boot, node.flow.primary(system)), found.stage, busy(system)),
+            "id": update.id, "kind": update.kind, "stage": update.stage, "slot": update.target, "before": update.before,
+            "after": update.after, "source": update.source, "since": update.since,
+            "busy": is_locked(system),
+            "outlook": describe_outlook(outcome.find_outcome(update, boot, node.boot_loader.next_slot(system)),
+            update.stage, is_locked(system)),
         }  # fmt: skip
     return {
         "version": system.image().get("version"),
         "slot": boot.slot,
-        "why": boot.why(),
-        "next": node.flow.primary(system),
+        "why": boot.explain(),
+        "next": node.boot_loader.next_slot(system),
         "slots": {
             entry.slot: {"state": entry.state, "left": entry.left, "done": entry.done}
             for entry in sorted([*([boot.entry] if boot.entry else []), *boot.others], key=lambda entry: entry.slot)
         },
-        "floor": floor.read(system),
+        "floor": minimum_version.read_minimum(system),
         "pending": under_way,
-        "last": history.last(system),
+        "last": history.last_event(system),
     }
 
 
@@ -42,14 +43,14 @@ OUTLOOK = {
 }
 
 
-def outlook(what: str, stage: str, busy: bool) -> str:
+def describe_outlook(what: str, stage: str, busy: bool) -> str:
     """What comes next, for people."""
     if busy and what != outcome.TRIAL:  # it is being finished, or gone back from
         return "is being written" if stage == pending.WRITING else "is being switched to"
     return OUTLOOK.get((what, stage), what)
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def status_lines(found: dict[str, Any]) -> list[str]:
     """The same for people."""
     rows = [("running", f"{found['version'] or '?'} in slot {found['slot']}: {found['why']}")]
     rows.append(("next boot", f"slot {found['next'] or '?'}"))
@@ -62,6 +63,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     else:
         rows.append(("update", "none is under way"))
     if found["last"]:
-        rows.append(("last", history.line(found["last"])))
+        rows.append(("last", history.event_line(found["last"])))
     width = max(len(label) for label, _ in rows)
     return [f"{label:{width}}  {text}" for label, text in rows]

@@ -13,7 +13,7 @@ import (
 const (
 	requests   = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 	signer     = "kubernetes.io/kube-apiserver-client-kubelet"
-	joinGroup  = "system:bootstrappers:edge-osbuild" // of join tokens: osbuild/agent/kubernetes/tokens.py
+	joinGroup  = "system:bootstrappers:edge-osbuild" // of join tokens: osbuild/agent/kubernetes/join_protocol.py
 	records    = "/api/v1/namespaces/kube-system/configmaps"
 	recordName = "edge-osbuild-nodes"
 	jsonKind   = "application/json"

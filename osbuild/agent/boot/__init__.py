@@ -1,0 +1,1 @@
+"""Boot loaders as the device sees them: boot entries, tries, and the switch between slots."""

@@ -1,0 +1,95 @@
+"""`edge-agent kubernetes …`."""
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    commands.add_parser("prepare", help="write the configuration of Kubernetes' programs (runs at every boot)")
+    commands.add_parser("renew", help="renew certificates, and the join token in the cluster (runs every day)")
+    joining = commands.add_parser("join", help="find the cluster of an agent node by its join token")
+    joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to try")
+    commands.add_parser(
+        "address", help="wait for this node's address and write it to K3s' configuration (runs before K3s)"
+    )
+    commands.add_parser(
+        "tokens", help="let agent nodes join with the configured token, and with no other (runs on servers)"
+    )
+    commands.add_parser("wait", help="wait until this node's API server is ready")
+    health = commands.add_parser("health", help="exit with status 0 if this node is Ready, otherwise print the reason")
+    health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for that")
+    commands.add_parser("stop", help="stop the kubelet, then all containers in order (runs at every shutdown)")
+    commands.add_parser("uncordon", help="uncordon the node if an update has cordoned it (runs after a good boot)")
+    commands.add_parser("snapshot", help="take a snapshot of the cluster's datastore, running or stopped")
+    listing = commands.add_parser("snapshots", help="list the snapshots of the cluster's datastore, newest first")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    putting = commands.add_parser("restore", help="replace the datastore with a snapshot; Kubernetes must be stopped")
+    putting.add_argument("snapshot", help="name of the snapshot, as listed by `snapshots`")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run one of the actions. Their modules are imported when needed: imports cost time at boot.
+
+    Raises `Problem` and `OSError`.
+    """
+    if options.action == "join":
+        from osbuild.agent.kubernetes.join import join_cluster
+
+        join_cluster(options.root, options.patience)
+    elif options.action == "health":
+        from osbuild.agent.kubernetes.readiness import await_ready
+
+        if reason := await_ready(options.root, options.wait):
+            print(reason)
+            return 1
+    elif options.action == "address":
+        from osbuild.agent.kubernetes.address import write_address
+
+        write_address(options.root)
+    elif options.action == "tokens":
+        from osbuild.agent.kubernetes.join_objects import refresh_join_objects
+
+        for path in refresh_join_objects(options.root):
+            print(f"removed {path}")
+    elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
+        return run_cluster_action(options)
+    elif options.action == "wait":
+        from osbuild.agent.kubernetes.readiness import await_api
+
+        await_api(options.root)
+    else:
+        from osbuild.agent.kubernetes.prepare import prepare_node, renew_node
+
+        prepare_node(options.root) if options.action == "prepare" else renew_node(options.root)
+    return 0
+
+
+def run_cluster_action(options: argparse.Namespace) -> int:
+    """The actions on the cluster's data and on the node's place in it. Raises `Problem` and `OSError`."""
+    from osbuild.agent.system import System
+
+    system = System(options.root)
+    if options.action == "stop":
+        from osbuild.agent.cluster.stop_containers import stop_all
+
+        stop_all(options.root)
+        return 0
+    if options.action == "uncordon":
+        from osbuild.agent.cluster.cluster_data import rejoin
+
+        metadata = rejoin(system)
+        print(metadata.get("problem") or f"uncordoned: {'yes' if metadata.get('uncordoned') else 'nothing to be done'}")
+        return 1 if "problem" in metadata else 0
+    from osbuild.agent.cluster import snapshot_command
+
+    if options.action == "snapshots":
+        print("\n".join(snapshot_command.snapshot_lines(system, options.json)))
+    else:
+        print(
+            snapshot_command.take_manually(system)
+            if options.action == "snapshot"
+            else snapshot_command.restore_manually(system, options.snapshot)
+        )
+    return 0

@@ -1,0 +1,48 @@
+"""Whether the update server can be reached: any HTTP answer says that it can."""
+
+import argparse
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from osbuild.agent.http import INVALID_ANSWERS, ServerAddress, open_request
+from osbuild.agent.system import System
+
+CONFIG = "/etc/edge-osbuild/agent.json"
+
+
+def check_server(url: str, timeout: float) -> str | None:
+    """None if `url` (http or https) answers within `timeout` seconds, else what went wrong."""
+    address = ServerAddress(url)
+    if not address.remote:
+        return f"{url} is not an http or https address"
+    try:
+        request = urllib.request.Request(address.url, method="HEAD")
+        if address.authorization:
+            request.add_unredirected_header("Authorization", address.authorization)
+        with open_request(request, timeout, time.monotonic() + timeout, redirects=False):
+            return None
+    except urllib.error.HTTPError as error:
+        error.close()
+        return None
+    except (OSError, *INVALID_ANSWERS) as error:
+        return f"{address.shown}: {address.hide(str(getattr(error, 'reason', None) or error))}"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--timeout", type=float, default=10, metavar="SECONDS", help="how long to wait (default: 10)")
+
+
+def main(options: argparse.Namespace) -> int:
+    config = System().json(CONFIG)
+    url = str(config.get("server") or "")
+    if not url:
+        print("no update server is set")
+        return 0 if config.get("offline", True) else 1
+    problem = check_server(url, options.timeout)
+    if problem is None:
+        print(f"{ServerAddress(url).shown} answers")
+        return 0
+    print(problem, file=sys.stderr)
+    return 1

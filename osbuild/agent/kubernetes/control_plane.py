@@ -1,0 +1,109 @@
+"""The programs of the control plane, which a server runs: their arguments."""
+
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.shared.node_settings import API_PORT, NodeSettings
+
+# kine's own parameters for SQLite (its pkg/drivers/sqlite): without them two writers meet SQLITE_BUSY.
+SQLITE_PARAMETERS = (
+    "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
+)
+
+# Controllers for which such a node has no use: cloud routes and load balancers, dynamic resources, migrations.
+IDLE_CONTROLLERS = (
+    "device-taint-eviction-controller",
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+    "legacy-serviceaccount-token-cleaner-controller",
+    "podcertificaterequest-cleaner-controller",
+    "podgroup-protection-controller",
+    "resourceclaim-controller",
+    "resourcepoolstatusrequest-controller",
+    "selinux-warning-controller",
+    "service-cidr-controller",
+    "storage-version-migrator-controller",
+    "storageversion-garbage-collector-controller",
+    "ttl-controller",
+    "validatingadmissionpolicy-status-controller",
+    "volumeattributesclass-protection-controller",
+)
+# The minor version with which some of them came: a controller manager that does not know a name refuses to start.
+SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-controller": (1, 36)}
+
+
+def kine_arguments(paths: Paths) -> list[str]:
+    return [
+        f"--endpoint=sqlite://{paths.data}/server/db/state.db?{SQLITE_PARAMETERS}",
+        f"--listen-address=unix://{paths.socket}",
+        "--metrics-bind-address=0",
+        "--datastore-max-idle-connections=4",
+    ]
+
+
+def apiserver_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
+    pki = paths.pki
+    domain = settings.option("cluster-domain", "cluster.local")
+    return [
+        f"--advertise-address={settings.advertise_address}",
+        "--allow-privileged=true",
+        "--authorization-mode=Node,RBAC",
+        f"--client-ca-file={pki}/ca.crt",
+        "--enable-admission-plugins=NodeRestriction",
+        "--enable-bootstrap-token-auth=true",
+        "--enable-priority-and-fairness=false",
+        f"--etcd-servers=unix://{paths.socket}",
+        f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
+        f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
+        "--kubelet-preferred-address-types=InternalIP,Hostname",
+        "--profiling=false",
+        f"--proxy-client-cert-file={pki}/front-proxy-client.crt",
+        f"--proxy-client-key-file={pki}/front-proxy-client.key",
+        "--requestheader-allowed-names=front-proxy-client",
+        f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-username-headers=X-Remote-User",
+        f"--secure-port={API_PORT}",
+        f"--service-account-issuer=https://kubernetes.default.svc.{domain}",
+        f"--service-account-key-file={pki}/sa.key",
+        f"--service-account-signing-key-file={pki}/sa.key",
+        f"--service-cluster-ip-range={settings.service_cidr}",
+        f"--tls-cert-file={pki}/apiserver.crt",
+        f"--tls-private-key-file={pki}/apiserver.key",
+        *settings.option_arguments("kube-apiserver-arg"),
+    ]
+
+
+def controller_manager_arguments(settings: NodeSettings, paths: Paths, minor: tuple[int, ...]) -> list[str]:
+    """For a release of the minor version `minor`, such as (1, 36)."""
+    controllers = ["*", *(f"-{name}" for name in IDLE_CONTROLLERS if SINCE.get(name, minor) <= minor)]
+    controllers.append("token-cleaner-controller")  # removes join tokens that have expired
+    return [
+        "--allocate-node-cidrs=true",
+        f"--cluster-cidr={settings.cluster_cidr}",
+        f"--cluster-signing-cert-file={paths.pki}/ca.crt",
+        f"--cluster-signing-key-file={paths.pki}/ca.key",
+        f"--controllers={','.join(controllers)}",
+        f"--flex-volume-plugin-dir={paths.plugins}",
+        "--kube-api-burst=100",
+        "--kube-api-qps=60",
+        f"--kubeconfig={paths.data}/controller-manager.conf",
+        "--leader-elect=false",
+        "--profiling=false",
+        f"--root-ca-file={paths.pki}/ca.crt",
+        "--secure-port=0",
+        f"--service-account-private-key-file={paths.pki}/sa.key",
+        f"--service-cluster-ip-range={settings.service_cidr}",
+        # It holds the authority's key, so one identity with all rights gives nothing away, and saves the creation of
+        # a service account and a token for each controller at every start.
+        "--use-service-account-credentials=false",
+        *settings.option_arguments("kube-controller-manager-arg"),
+    ]
+
+
+def scheduler_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
+    return [
+        f"--kubeconfig={paths.data}/scheduler.conf",
+        "--leader-elect=false",
+        "--profiling=false",
+        "--secure-port=0",
+        *settings.option_arguments("kube-scheduler-arg"),
+    ]

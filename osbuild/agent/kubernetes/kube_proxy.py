@@ -1,0 +1,25 @@
+"""kube-proxy: its arguments and its configuration. On an agent it uses the kubelet's certificate."""
+
+from typing import Any
+
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.shared.node_settings import NodeSettings
+
+
+def kube_proxy_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
+    return [f"--config={paths.run}/kube-proxy.json", *settings.option_arguments("kube-proxy-arg")]
+
+
+def kube_proxy_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
+    """KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1)."""
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": f"{paths.data}/kube-proxy.conf"},
+        "clusterCIDR": settings.cluster_cidr,
+        "conntrack": {"maxPerCore": 0},  # 0: leave the kernel's own limit alone
+        "healthzBindAddress": "127.0.0.1:10256",
+        "hostnameOverride": settings.node_name,
+        "mode": "nftables",
+        "nodePortAddresses": ["0.0.0.0/0"],
+    }

@@ -1,0 +1,119 @@
+"""`edge-agent kubernetes health` and `await_api`: is this node, is its API server ready. Starts no other program."""
+
+import base64
+import json
+import re
+import ssl
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes.settings import load_settings
+from osbuild.shared.node_settings import NodeSettings
+
+# Where a kubeconfig is, for the roles of either distribution; the first that exists.
+KUBECONFIGS = {
+    "server": ("etc/kubernetes/admin.conf",),
+    "agent": ("var/lib/kubernetes/kubelet.conf", "var/lib/kubernetes/agent/kubelet.kubeconfig"),
+}
+KUBECONFIG_HINT = "edge-kubernetes-prepare.service or edge-kubernetes-join.service writes it: look at its journal"
+
+
+def kubeconfig_value(text: str, key: str) -> str | None:
+    """The first value of `key` in a kubeconfig, which is JSON or block YAML with plain scalars."""
+    match = re.search(rf'^\s*-?\s*"?{key}"?:\s*"?([^"\s,]+)', text, re.MULTILINE)
+    return match[1] if match else None
+
+
+def kubeconfig_content(text: str, key: str) -> bytes:
+    """What `key` names as a file, or `key`-data holds in base64."""
+    if data := kubeconfig_value(text, f"{key}-data"):
+        return base64.b64decode(data)
+    if path := kubeconfig_value(text, key):
+        return Path(path).read_bytes()
+    raise Problem(f"the kubeconfig has no {key}", hint=KUBECONFIG_HINT)
+
+
+def read_kubeconfig(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
+    """The API server's address, and what its caller shows and trusts. Raises `OSError` or `Problem`."""
+    text = kubeconfig.read_text()
+    server = kubeconfig_value(text, "server") or ""
+    if not server.startswith("https://"):
+        raise Problem("no https server", where=str(kubeconfig), hint=KUBECONFIG_HINT)
+    context = ssl.create_default_context(cadata=kubeconfig_content(text, "certificate-authority").decode())
+    with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # mode 0600; ssl reads a client's key from files
+        pair.write(kubeconfig_content(text, "client-certificate") + b"\n" + kubeconfig_content(text, "client-key"))
+        pair.flush()
+        context.load_cert_chain(pair.name)
+    return server, context
+
+
+def get_from_api(kubeconfig: Path, path: str) -> bytes:
+    """What the API server has at `path`, with the kubeconfig's certificate. Raises `OSError` or `Problem`."""
+    server, context = read_kubeconfig(kubeconfig)
+    with urllib.request.urlopen(server + path, timeout=10, context=context) as answer:
+        return bytes(answer.read())
+
+
+def explain_node(node: dict[str, Any], boot_id: str) -> str | None:
+    """Why a Node object (API reference, core/v1) is not Ready in this boot; None if it is."""
+    status = node.get("status", {})
+    if status.get("nodeInfo", {}).get("bootID") != boot_id:
+        return "the kubelet has not reported since this boot"  # what is there dates from before it
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "Ready":
+            if condition.get("status") == "True":
+                return None
+            return f"not Ready: {condition.get('message') or condition.get('reason') or 'no reason given'}"
+    return "not Ready: the kubelet has given no condition yet"
+
+
+def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str | None:
+    """Why this node is not Ready; None if it is."""
+    settings = settings or load_settings(root)
+    if settings.role == "none":
+        return None
+    kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
+    if kubeconfig is None:
+        return "no kubeconfig yet: " + (
+            "keys have not been made" if settings.role == "server" else "the node has not joined its cluster"
+        )
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    try:
+        return explain_node(json.loads(get_from_api(kubeconfig, f"/api/v1/nodes/{settings.node_name}")), boot_id)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return f"the cluster has no node {settings.node_name} yet"
+        return f"the API server answers {error.code} {error.reason}"
+    except urllib.error.URLError as error:
+        return f"the API server does not answer: {error.reason}"
+    except OSError as error:
+        return f"the API server does not answer: {error}"
+
+
+def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
+    """Why this node is not Ready after `patience` seconds; None as soon as it is."""
+    settings, end = load_settings(root), time.monotonic() + patience
+    while (reason := explain_not_ready(root, settings)) and time.monotonic() < end:
+        time.sleep(pause)
+    return reason
+
+
+def await_api(root: Path, pause: float = 1.0) -> None:
+    """Return once the API server of this node says that it is ready.
+
+    The controller manager gives a new API server 10 s and ends then, and others ask again only after a while where a
+    role is not there yet: on a slow processor it is quicker not to start them before they can work.
+    """
+    kubeconfig = root / KUBECONFIGS["server"][0]
+    while True:
+        try:
+            if get_from_api(kubeconfig, "/readyz") == b"ok":
+                return
+        except (OSError, Problem):
+            pass  # it is not up, or its keys are not there
+        time.sleep(pause)

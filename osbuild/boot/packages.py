@@ -1,0 +1,31 @@
+"""What boots a machine comes out of packages of its own architecture: unpacked natively, never installed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key
+from osbuild.inputs.debian import Deb, PackageArchive, stored_path
+from osbuild.sandbox.tools_tree import ToolsTree
+
+
+def boot_packages_key(debs: Sequence[Deb]) -> str:
+    """Content key of the unpacked packages."""
+    return content_key("boot", [deb.sha256 for deb in debs])
+
+
+def unpack_boot_packages(
+    cache: Cache, tools: ToolsTree, debs: Sequence[Deb], architecture: Architecture, *, folder: Path | None = None
+) -> Path:
+    """A folder with the files of `debs`, laid over each other, from the cache if it is there."""
+
+    def make(path: Path) -> None:
+        with log.step(f"boot files: {', '.join(deb.name for deb in debs)}"):
+            PackageArchive(cache, architecture).download_packages(debs, folder=folder)
+            path.mkdir()
+            for deb in debs:
+                package = stored_path(cache, deb)
+                tools.run_command(["dpkg-deb", "--extract", package, path], [path, package])
+
+    return cache.get_or_make("boot", boot_packages_key(debs), make)

@@ -1,0 +1,293 @@
+"""A profile's `kubernetes` block as Kubernetes' programs judge it on the node: labels, taints, addresses, flags."""
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from osbuild.agent.kubernetes.settings import UNIT_BREAKS
+from osbuild.config.checks import k3s_options
+from osbuild.config.checks.hosts import host_problem, url_problem
+from osbuild.config.document import quote_text
+from osbuild.config.key_table import REFERENCE
+from osbuild.config.profile import LABEL, SECRET_CONFIG, KubernetesSettings, Profile
+from osbuild.config.scalars import find_nearest
+from osbuild.shared import cluster_ranges, upstream_options
+from osbuild.shared.errors import Error
+from osbuild.shared.node_settings import NodeSettings
+
+SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+KUBELET_LABELS = (
+    "kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch", "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region", "node.kubernetes.io/instance-type", "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch", "beta.kubernetes.io/instance-type", "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+)  # fmt: skip
+"""The only labels in Kubernetes' own namespaces that a node may give itself (k8s.io/kubelet, well_known_labels.go)."""
+KUBELET_NAMESPACES = ("kubelet.kubernetes.io", "node.kubernetes.io")
+ARGUMENTS = (
+    "kubelet-arg", "kube-apiserver-arg", "kube-controller-manager-arg", "kube-scheduler-arg", "kube-proxy-arg",
+    "kube-cloud-controller-manager-arg", "etcd-arg",
+)  # fmt: skip
+RESERVED_FLAGS = {
+    "node-labels": "`kubernetes.labels`",
+    "register-with-taints": "`kubernetes.taints`",
+    "node-ip": "`kubernetes.node_ip`",
+    "hostname-override": "`hostname`",
+    "cluster-dns": "`cluster-dns` in `kubernetes.config`",
+    "cluster-domain": "`cluster-domain` in `kubernetes.config`",
+    "service-cluster-ip-range": "`service-cidr` in `kubernetes.config`",
+    "cluster-cidr": "`cluster-cidr` in `kubernetes.config`",
+    "advertise-address": "`advertise-address` in `kubernetes.config`",
+    "config": "nothing: the image sets it",
+    "kubeconfig": "nothing: the image sets it",
+    "root-dir": "nothing: the image sets it",
+    "container-runtime-endpoint": "nothing: the image has its own containerd",
+    "data-dir": "nothing: the image sets it",
+}
+ADDRESSES = ("datastore-endpoint", "etcd-s3-proxy")  # secret only if they contain a password
+FIRST_UNLIMITED = 34  # the minor version from which a cluster may have more than 2^20 services
+PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@|(^|[ ;&?])(password|passwd|pwd|secret)=", re.IGNORECASE)
+
+Where = Callable[..., str]
+
+
+def check_kubernetes(profile: Profile, where: Where) -> None:
+    """Raise `Error` for the first thing that Kubernetes would reject on the node, or that would have no effect."""
+    block = profile.kubernetes
+    check_labels(block, where)
+    check_taints(block, where)
+    if block.server is not None and (reason := url_problem(block.server)):
+        message = f"found the URL {quote_text(block.server)}, expected that of a server: {reason}"
+        raise Error(message, where=where("kubernetes.server"), hint="write it like `https://192.0.2.10:6443`")
+    check_config(block, where)
+    check_upstream(block, where)
+    check_ranges(profile, where)
+
+
+def key_problem(key: str) -> str | None:
+    """Say why `key` is not the name of a label or taint (apimachinery, IsQualifiedName); None if it is one."""
+    prefix, slash, name = key.rpartition("/")
+    if "/" in prefix:
+        return "it has more than one `/`"
+    if slash and (len(prefix) > 253 or not SUBDOMAIN.fullmatch(prefix)):
+        return "what stands before the `/` is not a DNS name in lower case"
+    if not name or not re.fullmatch(LABEL, name):
+        return "the name has 1 to 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
+    return None
+
+
+def is_reserved_label(key: str) -> bool:
+    """Whether the kubelet refuses to give this label to its own node (cmd/kubelet/app/options)."""
+    namespace = key.partition("/")[0] if "/" in key else ""
+    own = any(f".{namespace}".endswith(f".{suffix}") for suffix in ("kubernetes.io", "k8s.io"))
+    allowed = any(f".{namespace}".endswith(f".{suffix}") for suffix in KUBELET_NAMESPACES)
+    return own and not allowed and key not in KUBELET_LABELS
+
+
+def check_labels(block: KubernetesSettings, where: Where) -> None:
+    for key in block.labels:
+        position = where(f"kubernetes.labels.{key}")
+        if reason := key_problem(key):
+            raise Error(
+                f"found the label {quote_text(key)}: {reason}", where=position, hint="write one like `example.com/zone`"
+            )
+        if is_reserved_label(key):
+            message = f"found the label {quote_text(key)}, which Kubernetes does not let a node give to itself"
+            near = "`topology.kubernetes.io/zone`, `node.kubernetes.io/NAME`, or a domain of your own"
+            hint = f"write {near}; or set it from outside: `kubectl label node NODE {key}=…`"
+            raise Error(message, where=position, hint=hint)
+
+
+def check_taints(block: KubernetesSettings, where: Where) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for number, text in enumerate(block.taints):
+        position = where(f"kubernetes.taints[{number}]")
+        left, _, effect = text.rpartition(":")
+        key, _, value = left.partition("=")
+        if reason := key_problem(key):
+            raise Error(
+                f"found the taint {quote_text(text)}: {reason}",
+                where=position,
+                hint="write `example.com/name=value:effect`",
+            )
+        if not re.fullmatch(LABEL, value):
+            message = f"found the taint {quote_text(text)} with the value {quote_text(value)}"
+            hint = (
+                "a value has at most 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
+            )
+            raise Error(message, where=position, hint=hint)
+        if (key, effect) in seen:
+            message = f"found two taints with the key {quote_text(key)} and the effect {effect}"
+            hint = f"the other is at {where(f'kubernetes.taints[{seen[key, effect]}]')}: keep one of them"
+            raise Error(message, where=position, hint=hint)
+        seen[key, effect] = number
+
+
+def check_config(block: KubernetesSettings, where: Where) -> None:
+    for name, value in block.config.items():
+        position = where(f"kubernetes.config.{name}")
+        check_secret(name, value, position)
+        if reason := k3s_options.RESERVED.get(name):
+            message = f"found {quote_text(name)} in `kubernetes.config`, which the image writes itself"
+            raise Error(message, where=position, hint=f"use {reason}")
+        if name not in k3s_options.KNOWN and (near := k3s_options.suggest_option(name)):
+            message = f"found {quote_text(name)} in `kubernetes.config`, which K3s does not know"
+            raise Error(message, where=position, hint=f"did you mean `{near}`?")
+        if name in ARGUMENTS:
+            for text in texts_in(value):
+                check_argument(name, text, position, upstream=may_be_upstream(block))
+        if name == "tls-san":
+            for text in texts_in(value):
+                if reason := host_problem(text.removeprefix("*.")):
+                    message = f"found {quote_text(text)} for `tls-san`, expected a host name or IP address: {reason}"
+                    raise Error(message, where=position, hint="write it without `https://` and port")
+    for number, name in enumerate(block.disable):
+        if name not in k3s_options.COMPONENTS and (found := find_nearest(name, k3s_options.COMPONENTS)):
+            message = f"found no packaged component {quote_text(name)} to disable"
+            raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{found}`?")
+
+
+def is_reference(name: str, value: Any) -> bool:
+    """Whether the entry `name` of `kubernetes.config` refers to a secret."""
+    return name in SECRET_CONFIG and isinstance(value, str) and re.fullmatch(REFERENCE, value) is not None
+
+
+def check_secret(name: str, value: Any, position: str) -> None:
+    """A secret is given by reference: a profile is stored, sent and shown as it is."""
+    if is_reference(name, value):
+        return
+    if (name in SECRET_CONFIG and name not in ADDRESSES) or any(PASSWORD.search(text) for text in texts_in(value)):
+        message = f"found a literal secret in {quote_text(name)} of `kubernetes.config`, expected a reference"
+        hint = "put it in a file outside of the profile and write `file:PATH`, or `env:NAME` for a variable"
+        if name not in SECRET_CONFIG:
+            hint = "remove it: these may refer to a secret: " + ", ".join(SECRET_CONFIG)
+        raise Error(message, where=position, hint=hint)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value, which may be a list or mapping."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts_in(inner)
+    elif value is not None:
+        yield str(value)
+
+
+def check_argument(name: str, text: str, position: str, *, upstream: bool) -> None:
+    """One `flag=value` for a program of Kubernetes. Raises `Error`."""
+    flag = re.match(r"(--)?([a-z][a-z0-9-]*)[+-]?(=|$)", text)
+    if flag is None:
+        message = f"found {quote_text(text)} in `{name}`, expected `flag=value`"
+        raise Error(message, where=position, hint="write a flag as the program's manual has it, such as `max-pods=50`")
+    if (advice := RESERVED_FLAGS.get(flag[2])) and (upstream or flag[2] != "config"):  # K3s has none of its own
+        raise Error(
+            f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=position, hint=f"use {advice}"
+        )
+    if upstream and set(text) & UNIT_BREAKS:
+        message = f"found {quote_text(text)} in `{name}`, with a blank, quote or backslash"
+        hint = "the upstream distribution passes flags by a systemd unit, which would split or change it"
+        raise Error(message, where=position, hint=hint)
+
+
+def may_be_upstream(block: KubernetesSettings) -> bool:
+    """Whether the image may carry the upstream distribution."""
+    return "upstream" in (block.distribution, block.if_unavailable)
+
+
+def check_upstream(block: KubernetesSettings, where: Where) -> None:
+    """Reject what only K3s knows if the image is or may be of the upstream distribution, which would not use it.
+
+    `disable` is no loss there where the distribution is a substitute: it lacks these components anyway.
+    """
+    if block.role == "none" or not may_be_upstream(block):
+        return
+    substitute = block.distribution != "upstream"
+    upstreams = "the upstream distribution" + (" of `if_unavailable`" if substitute else "")
+    way = "write `if_unavailable: null`" if substitute else "use `distribution: k3s`"
+    for name in block.config:
+        if name not in upstream_options.UPSTREAM_OPTIONS:
+            message = f"found {quote_text(name)} in `kubernetes.config`, which {upstreams} does not have"
+            hint = f"remove it, or {way}; it has: {', '.join(upstream_options.UPSTREAM_OPTIONS)}"
+            raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
+    if block.disable and not substitute:
+        hint = "remove it, or use `distribution: k3s`; where it is inherited, write `disable: []`"
+        message = "found `disable`, but the upstream distribution has no packaged components"
+        raise Error(message, where=where("kubernetes.disable"), hint=hint)
+    if block.role == "server" and block.server is not None:
+        message = f"found `server` with the role server, but {upstreams} has one server in a cluster"
+        hint = "remove it, or write `role: agent`" + (f", or {way}" if substitute else "")
+        raise Error(message, where=where("kubernetes.server"), hint=hint)
+
+
+def node_settings(block: KubernetesSettings) -> NodeSettings:
+    """The block as the device will read it, references to secrets left out."""
+    return NodeSettings(role=block.role, node_ip=block.node_ip, config=block.config)
+
+
+def minor_version(block: KubernetesSettings) -> int:
+    """The minor version of the release that the block names; a large number if it names none."""
+    match = re.match(r"v1\.([0-9]{1,4})\.", block.version or "")
+    return int(match[1]) if match else 9999
+
+
+def check_ranges(profile: Profile, where: Where) -> None:
+    """Addresses of cluster and node, alone and together."""
+    block = profile.kubernetes
+    cluster = node_settings(block).ranges
+    if "advertise-address" not in block.config:
+        cluster = dataclasses.replace(cluster, advertise_address=None)  # it follows from `node_ip`, which each node has
+    try:
+        cluster_ranges.check_ranges(
+            cluster, ipv6=not may_be_upstream(block), few_services=minor_version(block) < FIRST_UNLIMITED
+        )
+    except cluster_ranges.RangeError as error:
+        dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
+        raise Error(str(error), where=where(dotted), hint=error.hint) from error
+    if block.role != "none":
+        check_addresses(profile, cluster, where)
+
+
+def check_addresses(profile: Profile, cluster: cluster_ranges.ClusterRanges, where: Where) -> None:
+    """Static addresses against the cluster's ranges, and the node's address against the static ones."""
+    static = dict(static_addresses(profile.network, "network"))
+    for dotted, text in static.items():
+        for what, cidr in (("pods", cluster.cluster_cidr), ("services", cluster.service_cidr)):
+            if cidr is not None and ipaddress.ip_interface(text).ip in ipaddress.ip_network(cidr):
+                message = f"found the address {quote_text(text)} in {cidr}, the range of the {what}"
+                hint = f"write another address, or give the {what} another range in `kubernetes.config`"
+                raise Error(message, where=where(dotted), hint=hint)
+    own = {str(ipaddress.ip_interface(text).ip) for text in static.values()}
+    if cluster.node_ip is None or not own or is_dynamic(profile.network):
+        return
+    if str(ipaddress.ip_address(cluster.node_ip)) not in own:
+        message = f"found the address {quote_text(cluster.node_ip)} for the node, which none of its interfaces has"
+        raise Error(message, where=where("kubernetes.node_ip"), hint=f"write one of: {', '.join(sorted(own))}")
+
+
+def static_addresses(block: Any, dotted: str) -> Iterator[tuple[str, str]]:
+    """(dotted name, text) of every static address below a block of the profile."""
+    if isinstance(block, tuple):
+        for number, item in enumerate(block):
+            yield from static_addresses(item, f"{dotted}[{number}]")
+    elif dataclasses.is_dataclass(block):
+        for name in (field.name for field in dataclasses.fields(block)):
+            value = getattr(block, name)
+            if name == "addresses":
+                yield from ((f"{dotted}.addresses[{number}]", text) for number, text in enumerate(value))
+            else:
+                yield from static_addresses(value, f"{dotted}.{name}")
+
+
+def is_dynamic(block: Any) -> bool:
+    """Whether anything below a block of the profile gets an address from outside."""
+    if isinstance(block, tuple):
+        return any(is_dynamic(item) for item in block)
+    if not dataclasses.is_dataclass(block):
+        return False
+    values = {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+    return values.get("dhcp") is True or any(is_dynamic(value) for value in values.values())

@@ -1,0 +1,291 @@
+"""What no schema can say about a profile's `network`: interfaces, alone and together."""
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from osbuild.config.checks.addresses import Static, parse_address, parse_static_address, refuse_scope
+from osbuild.config.checks.hosts import url_problem
+from osbuild.config.document import quote_text
+from osbuild.config.network import Bond, Bridge, Interface, Link, NetworkSettings, ProxySettings, Route, Vlan
+from osbuild.config.profile import Profile
+from osbuild.config.scalars import find_nearest
+from osbuild.shared.errors import Error
+
+Where = Callable[..., str]
+KINDS = ("interfaces", "bonds", "vlans", "bridges", "wifis")
+# Made by the image itself, or by Kubernetes.
+RESERVED = ("lo", "edge0", "cni0", "flannel.1", "kube-bridge", "kube-ipvs0")
+# Bond settings that need a mode: key -> modes.
+MODES = {
+    "primary": ("active-backup",), "lacp_rate": ("802.3ad",), "hash_policy": ("802.3ad", "balance-xor", "balance-tlb"),
+}  # fmt: skip
+SHORTEST_IPV6_MTU = 1280  # RFC 8200, 5
+
+
+@dataclass(frozen=True)
+class StatedLink:
+    """A link, and the dotted key under which it is stated."""
+
+    link: Link
+    key: str
+
+
+def check_network(profile: Profile, where: Where) -> None:
+    """Raise `Error` for the first thing that is wrong with `network`."""
+    links = list(_links(profile.network))
+    _unique(links, where)
+    for stated in links:
+        _link(stated, where)
+    named = {stated.link.name: stated for stated in links}
+    owners = _members(links, named, where)
+    _vlans(profile.network, named, where)
+    _cycles(links, where)
+    _addresses(links, owners, where)
+    _gateways(links, where)
+    _wifi(profile, where)
+    _proxy(profile.network.proxy, where)
+
+
+def _links(network: NetworkSettings) -> Iterator[StatedLink]:
+    for kind in KINDS:
+        for number, link in enumerate(getattr(network, kind)):
+            yield StatedLink(link, f"network.{kind}[{number}]")
+
+
+def _unique(links: Sequence[StatedLink], where: Where) -> None:
+    seen: dict[tuple[str, str], StatedLink] = {}
+    for stated in links:
+        link = stated.link
+        names = [("name", link.name)]
+        if isinstance(link, Interface) and link.mac:
+            names = [("mac", link.mac.lower()), *names]
+        for name in names:
+            if name in seen:
+                hint = f"the other is at {where(seen[name].key)}: put both into one"
+                raise Error(f"found two interfaces with the {name[0]} `{name[1]}`", where=where(stated.key), hint=hint)
+            seen[name] = stated
+        if link.name in RESERVED:
+            message = f"found the interface `{link.name}`, which the image makes itself"
+            raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name")
+
+
+def _link(stated: StatedLink, where: Where) -> None:
+    link, dotted = stated.link, stated.key
+    own = [parse_static_address(text, where(f"{dotted}.addresses[{at}]")) for at, text in enumerate(link.addresses)]
+    for at, text in enumerate(link.dns):
+        parse_address(text, "a name server's IP address", where(f"{dotted}.dns[{at}]"))
+    if link.gateway is not None and not own and not link.dhcp:
+        message = "found a gateway for an interface without an address"
+        hint = "write `addresses:`, or `dhcp: true`"
+        raise Error(message, where=where(f"{dotted}.gateway"), hint=hint)
+    if link.gateway is not None:
+        _gateway(link.gateway, own, where(f"{dotted}.gateway"))
+    for at, route in enumerate(link.routes):
+        _route(route, own, link.dhcp, f"{dotted}.routes[{at}]", where)
+    if link.mtu is not None and link.mtu < SHORTEST_IPV6_MTU and any(static.version == 6 for static in own):
+        message = f"found the MTU {link.mtu} with an IPv6 address, expected at least {SHORTEST_IPV6_MTU}"
+        raise Error(message, where=where(f"{dotted}.mtu"), hint=f"write `mtu: {SHORTEST_IPV6_MTU}` or more")
+
+
+def _gateway(text: str, own: Sequence[Static], where: str) -> None:
+    gateway = parse_address(text, "the gateway's IP address", where)
+    same = [static for static in own if static.version == gateway.version]
+    if any(static.ip == gateway for static in same):
+        hint = "the gateway is another host: ask who runs the network"
+        raise Error(
+            f"found the gateway {quote_text(text)}, which is the interface's own address", where=where, hint=hint
+        )
+    if same and not gateway.is_link_local and not any(gateway in static.network for static in same):
+        networks = " or ".join(str(static.network) for static in same)
+        hint = "check the prefix length of the address, or write a route with `to: default` and `on_link: true`"
+        raise Error(f"found the gateway {quote_text(text)}, expected one in {networks}", where=where, hint=hint)
+
+
+def _route(route: Route, own: Sequence[Static], dhcp: bool, dotted: str, where: Where) -> None:
+    via = parse_address(route.via, "the gateway's IP address", where(f"{dotted}.via"))
+    if route.to != "default":
+        network = _network(route.to, where(f"{dotted}.to"))
+        if network.version != via.version:
+            message = f"found the route to {route.to} via {route.via}, expected addresses of one IP version"
+            raise Error(message, where=where(f"{dotted}.via"), hint=f"write an IPv{network.version} address")
+    same = [static for static in own if static.version == via.version]
+    if any(static.ip == via for static in same):
+        message = f"found the gateway {quote_text(route.via)}, which is the interface's own address"
+        raise Error(message, where=where(f"{dotted}.via"), hint="write the address of another host")
+    if route.on_link or via.is_link_local or (dhcp and not same):
+        return
+    if not any(via in static.network for static in same):
+        networks = " or ".join(str(static.network) for static in same) or "a network of one of its addresses"
+        message = f"found the gateway {quote_text(route.via)}, expected one in {networks}"
+        raise Error(message, where=where(f"{dotted}.via"), hint="add `on_link: true` if it is on this link")
+
+
+def _network(text: str, where: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    message = f"found the route to {quote_text(text)}, expected a network"
+    refuse_scope(text, where)
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        hint = "write `default`, or a network such as `198.51.100.0/24`"
+        raise Error(message, where=where, hint=hint) from error
+    if network.network_address != ipaddress.ip_address(text.partition("/")[0]) or "/" not in text:
+        raise Error(message, where=where, hint=f"write `{network}`")
+    return network
+
+
+def _members(links: Sequence[StatedLink], named: dict[str, StatedLink], where: Where) -> dict[str, str]:
+    """Member -> the bond or bridge that has it."""
+    owners: dict[str, str] = {}
+    for stated in links:
+        link = stated.link
+        if isinstance(link, Bond):
+            _bond(link, stated.key, where)
+        for at, member in enumerate(link.members if isinstance(link, Bond | Bridge) else ()):
+            position = where(f"{stated.key}.members[{at}]")
+            _known(member, named, f"member of `{link.name}`", position)
+            if member in owners:
+                hint = "an interface is a member of one bond or bridge: remove it from the other"
+                raise Error(f"found `{member}`, which is a member of `{owners[member]}`", where=position, hint=hint)
+            owners[member] = link.name
+            other = named[member].link
+            stated_keys = [key for key in ("addresses", "gateway", "routes", "dns", "search") if getattr(other, key)]
+            if stated_keys:
+                message = f"found `{stated_keys[0]}` for `{member}`, a member of `{link.name}`"
+                hint = f"write it for `{link.name}`: a member has no addresses of its own"
+                raise Error(message, where=where(f"{named[member].key}.{stated_keys[0]}"), hint=hint)
+            if isinstance(link, Bond) and isinstance(other, Bond | Bridge | Vlan):
+                message = f"found the member `{member}` of the bond `{link.name}`, expected a physical interface"
+                raise Error(message, where=position, hint="write an interface of `network.interfaces`")
+    return owners
+
+
+def _known(name: str, named: dict[str, StatedLink], what: str, position: str) -> None:
+    if name in named and not set(name) & set("*?["):
+        return
+    near = find_nearest(name, [known for known in named if known != name])
+    hint = f"did you mean `{near}`?" if near else f"add `- name: {name}` to `network.interfaces`"
+    if set(name) & set("*?["):
+        hint = "write the name of one interface, not a pattern"
+    raise Error(
+        f"found the {what} {quote_text(name)}, expected an interface of this profile", where=position, hint=hint
+    )
+
+
+def _bond(bond: Bond, dotted: str, where: Where) -> None:
+    if not bond.members:
+        message = f"found no members of the bond `{bond.name}`"
+        raise Error(message, where=where(f"{dotted}.members"), hint="write `members: [enp1s0, enp2s0]`")
+    for name, modes in MODES.items():
+        if getattr(bond, name) is not None and bond.mode not in modes:
+            message = f"found `{name}` with the mode {bond.mode}, expected {' or '.join(modes)}"
+            raise Error(message, where=where(f"{dotted}.{name}", f"{dotted}.mode"), hint=f"remove `{name}`")
+    if bond.primary is not None and bond.primary not in bond.members:
+        message = f"found the primary {quote_text(bond.primary)}, expected one of the members"
+        raise Error(message, where=where(f"{dotted}.primary"), hint=f"write one of: {', '.join(bond.members)}")
+
+
+def _vlans(network: NetworkSettings, named: dict[str, StatedLink], where: Where) -> None:
+    seen: dict[tuple[str, int], int] = {}
+    for number, vlan in enumerate(network.vlans):
+        dotted = f"network.vlans[{number}]"
+        _known(vlan.link, named, f"link of `{vlan.name}`", where(f"{dotted}.link"))
+        if (vlan.link, vlan.id) in seen:
+            other = network.vlans[seen[vlan.link, vlan.id]]
+            message = f"found the VLAN {vlan.id} on `{vlan.link}` twice, as `{other.name}` and `{vlan.name}`"
+            raise Error(message, where=where(f"{dotted}.id"), hint="remove one of them")
+        seen[vlan.link, vlan.id] = number
+        below = named[vlan.link].link.mtu
+        if vlan.mtu is not None and below is not None and vlan.mtu > below:
+            message = f"found the MTU {vlan.mtu} of `{vlan.name}`, more than the {below} of `{vlan.link}`"
+            raise Error(message, where=where(f"{dotted}.mtu"), hint=f"write `mtu: {below}` or less")
+
+
+def _cycles(links: Sequence[StatedLink], where: Where) -> None:
+    below = {
+        stated.link.name: stated.link.members
+        if isinstance(stated.link, Bond | Bridge)
+        else (stated.link.link,)
+        if isinstance(stated.link, Vlan)
+        else ()
+        for stated in links
+    }
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        if name in chain:
+            loop = " → ".join([*chain[chain.index(name) :], name])
+            key = next(stated.key for stated in links if stated.link.name == name)
+            raise Error(
+                f"found interfaces that contain each other: {loop}", where=where(key), hint="remove one of them"
+            )
+        for other in below[name]:
+            visit(other, (*chain, name))
+
+    for name in below:
+        visit(name, ())
+
+
+def _addresses(links: Sequence[StatedLink], owners: dict[str, str], where: Where) -> None:
+    seen: dict[str, StatedLink] = {}
+    for stated in links:
+        for at, text in enumerate(stated.link.addresses):
+            host = str(ipaddress.ip_interface(text).ip)
+            if host in seen:
+                message = f"found the address {host} of `{seen[host].link.name}` again"
+                position = where(f"{stated.key}.addresses[{at}]")
+                raise Error(message, where=position, hint=f"the other is at {where(f'{seen[host].key}.addresses')}")
+            seen[host] = stated
+
+
+def _gateways(links: Sequence[StatedLink], where: Where) -> None:
+    """Default routes of one IP version need different metrics."""
+    seen: dict[tuple[int, int | None], str] = {}
+    for stated in links:
+        link = stated.link
+        found: list[tuple[str, int | None, str]] = []
+        if link.gateway is not None:
+            found.append((link.gateway, None, f"{stated.key}.gateway"))
+        for at, route in enumerate(link.routes):
+            if route.to in ("default", "0.0.0.0/0", "::/0"):
+                found.append((route.via, route.metric, f"{stated.key}.routes[{at}]"))
+        for via, metric, dotted in found:
+            key = (ipaddress.ip_address(via).version, metric)
+            if key in seen:
+                message = f"found a second default gateway for IPv{key[0]} with the same metric"
+                hint = f"the other is at {where(seen[key])}: write `routes: [{{to: default, via: {via}, metric: 200}}]`"
+                raise Error(message, where=where(dotted), hint=hint)
+            seen[key] = dotted
+
+
+def _wifi(profile: Profile, where: Where) -> None:
+    for number, wifi in enumerate(profile.network.wifis):
+        dotted = f"network.wifis[{number}]"
+        if not 1 <= len(wifi.ssid.encode()) <= 32:
+            message = f"found {quote_text(wifi.ssid)} for `{dotted}.ssid`, expected 1 to 32 bytes"
+            raise Error(message, where=where(f"{dotted}.ssid"), hint="check the name of the wireless network")
+    if profile.network.wifis and "wpasupplicant" not in profile.packages:
+        message = "found `network.wifis`, but no package `wpasupplicant`, which connects them"
+        hint = "write `packages+: [wpasupplicant]`, and the package with the adapter's firmware"
+        raise Error(message, where=where("packages", "network.wifis"), hint=hint)
+    if profile.network.wifis and profile.kernel.flavour == "cloud":
+        message = "found `network.wifis` with the kernel `cloud`, which has no drivers for Wi-Fi"
+        raise Error(message, where=where("kernel.flavour", "network.wifis"), hint="write `flavour: generic`")
+
+
+def _proxy(proxy: ProxySettings, where: Where) -> None:
+    if proxy.no_proxy and proxy.http is None and proxy.https is None:
+        message = "found `no_proxy`, but no proxy"
+        raise Error(message, where=where("network.proxy.no_proxy"), hint="write `http:` and `https:` too, or remove it")
+    for name in ("http", "https"):
+        url = getattr(proxy, name)
+        if url is not None and not url.startswith(("file:", "env:")) and (reason := url_problem(url)):
+            message = f"found the URL {quote_text(url)}, expected that of a proxy: {reason}"
+            raise Error(message, where=where(f"network.proxy.{name}"), hint="write it like `http://proxy.example:3128`")
+    for at, text in enumerate(proxy.no_proxy):
+        if "/" in text:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                message = f"found {quote_text(text)} in `no_proxy`, expected a network such as `192.0.2.0/24`"
+                hint = "check the prefix length: bits after it are zero"
+                raise Error(message, where=where(f"network.proxy.no_proxy[{at}]"), hint=hint) from error

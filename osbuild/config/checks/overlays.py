@@ -1,0 +1,103 @@
+"""An overlay: a folder of files that a profile adds to the image. What it must not contain is refused, and why."""
+
+import stat
+from pathlib import Path, PurePosixPath
+
+from osbuild.host.paths import display_path
+from osbuild.host.walk import walk_folder
+from osbuild.shared.errors import Error
+
+# Links of a merged /usr (file-hierarchy(7)), each to the folder of usr with the same name.
+MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+# Folders that packages own, wherever else a link there would lead to.
+OWNED = ("etc", "usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share")
+# Nothing that an overlay puts below these is ever seen on a device: path -> why.
+KEEP = "put the file below usr, and have tmpfiles.d copy it there on the device (a line of type `C`, tmpfiles.d(5))"
+ELSEWHERE = "put the file somewhere below usr or etc"
+STATE = "is on the data partition, which is empty on a new device"
+LOST = {
+    "home": STATE, "mnt": STATE, "opt": STATE, "root": STATE, "srv": STATE, "usr/local": STATE, "var": STATE,
+    "boot": "is empty on a device", "dev": "is provided by the kernel", "efi": "is where the boot partition is mounted",
+    "proc": "is provided by the kernel", "run": "is in memory and empty at every boot",
+    "sys": "is provided by the kernel", "tmp": "is in memory and empty at every boot",
+    "usr/lib/sysimage/dpkg": "is replaced by the package database",
+    "usr/lib/sysimage/pam": "is replaced by the state of pam-auth-update",
+}  # fmt: skip
+# Written by the build, after overlays: path -> what decides about it.
+WRITTEN = {
+    "etc/machine-id": "each device makes its own",
+    "usr/bin/edge-agent": "the agent is part of edge-osbuild",
+    "usr/lib/edge-osbuild/image.json": "the profile decides what it says",
+    "usr/lib/edge-osbuild/kubernetes.json": "the profile's `kubernetes` decides what it says",
+    "usr/lib/edge-osbuild/trust.json": "the keys of the build decide (--keys)",
+    "usr/lib/issue.d/edge-osbuild-keys.issue": "the keys of the build decide (--keys)",
+    "usr/lib/modules-load.d/50-profile.conf": "write `kernel.modules` in the profile, or another file beside it",
+    "usr/lib/motd.d/edge-osbuild-keys": "the keys of the build decide (--keys)",
+    "usr/lib/rauc/keyring.pem": "the keys of the build decide (--keys)",
+    "usr/lib/rauc/system.conf": "the board and the profile decide what it says",
+    "usr/lib/sysctl.d/80-profile.conf": "write `kernel.sysctls` in the profile, or another file beside it",
+    "usr/lib/tmpfiles.d/00-edge-var.conf": "write another file beside it",
+}
+FOLDER = "remove it from the overlay, or make it a folder: its files are added to those of the image"
+WHITEOUT = ".wh."  # before a name, it removes what has that name from the layer below (aufs(5))
+KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
+    """Raises `Error` if the image can't have everything that is in `overlay`, or the device would not see it.
+
+    `largest` is how many bytes a slot has.
+    """
+    linked: dict[tuple[int, int], str] = {}
+    try:
+        for found in walk_folder(overlay):
+            path, status = found.path, found.status
+            _place(overlay, path, status.st_mode)
+            if kind := KINDS.get(stat.S_IFMT(status.st_mode)):
+                hint = "have tmpfiles.d create it on the device (tmpfiles.d(5))"
+                raise overlay_error(overlay, path, f"is a {kind}, which an image can't have", hint)
+            if largest is not None and found.is_file and status.st_size > largest:
+                hint = "set a larger `disk.slot` in the profile, or have the device download it"
+                raise overlay_error(overlay, path, f"has {status.st_size} bytes, more than a slot of {largest}", hint)
+            if status.st_nlink > 1 and not found.is_folder:
+                first = linked.setdefault((status.st_dev, status.st_ino), str(path))
+                if first != str(path):
+                    hint = "make one of them a symbolic link, or a copy"
+                    raise overlay_error(overlay, path, f"is the same file as {first}, by a hard link", hint)
+    except OSError as error:
+        hint = "check its mode and owner: the build reads every file of an overlay"
+        raise Error(f"cannot be read: {error.strerror}", where=f"overlay {display_path(overlay)}", hint=hint) from error
+
+
+def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
+    top, name = path.parts[0], str(path)
+    if top in MERGED:
+        why = f"would replace /{top}, which is a link to usr/{top}"
+        raise overlay_error(overlay, path, why, f"move its files to usr/{top} in the overlay")
+    if name in OWNED and not stat.S_ISDIR(mode):
+        raise overlay_error(overlay, path, "would replace a folder of the image", FOLDER)
+    for lost, why in LOST.items():
+        below = path.is_relative_to(lost)
+        # The build has tmpfiles.d create folders and links below /var on the device.
+        itself = name == lost and stat.S_ISDIR(mode)
+        made = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
+        if below and not itself and not made:
+            hint = KEEP if why == STATE or "memory" in why else ELSEWHERE
+            raise overlay_error(overlay, path, f"would not be seen on a device: /{lost} {why}", hint)
+    if name in WRITTEN:
+        raise overlay_error(overlay, path, "is written by the build", WRITTEN[name])
+    if path.name.startswith(WHITEOUT):
+        hint = f"rename it; {WHITEOUT}NAME means to remove NAME, which an overlay can't do"
+        raise overlay_error(overlay, path, f"has a name that begins with {WHITEOUT}", hint)
+
+
+def find_exposed(overlay: Path) -> list[str]:
+    """Files that only their owner can read, and everybody in the image. None if a umask explains all of them."""
+    modes = {str(found.path): stat.S_IMODE(found.status.st_mode) for found in walk_folder(overlay) if found.is_file}
+    private = [path for path, mode in modes.items() if not mode & 0o077 and mode & stat.S_IWUSR and not mode >> 9]
+    return private if len(private) < len(modes) else []
+
+
+def overlay_error(overlay: Path, path: PurePosixPath, why: str, hint: str) -> Error:
+    """The error that names an overlay, a path in it, what is wrong with it and what to do."""
+    return Error(f"/{path} {why}", where=f"overlay {display_path(overlay)}", hint=hint)

@@ -1,0 +1,97 @@
+"""What no schema can say: values of a profile that are well formed but wrong, alone or together."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from osbuild.config.checks import accounts, files, kernel, kubernetes, network, overlays, time_zone, versions
+from osbuild.config.checks.hosts import host_problem, url_problem
+from osbuild.config.document import quote_text
+from osbuild.config.key_table import format_size, keys_of
+from osbuild.config.metadata import Size
+from osbuild.config.profile import Profile
+from osbuild.config.scalars import find_nearest
+from osbuild.host import paths
+from osbuild.shared.errors import Error
+
+LARGEST = Size(2 * 2**40)  # bytes of a partition: an image is one file, and ext4 has files of at most 16 TiB
+Where = Callable[..., str]
+
+
+def check_profile(profile: Profile, where: Where, folder: Path) -> None:
+    """Raise `Error` for the first thing that is wrong.
+
+    `where(*keys)` gives the position of the dotted key among `keys` that was stated last; `folder` is what the
+    profile's paths are relative to.
+    """
+    _sizes(profile, where)
+    kernel.check_kernel(profile, where)
+    _overlays(profile, where, folder)
+    files.check_files(profile, where, folder)
+    accounts.check_accounts(profile, [paths.overlay_path(name, folder) for name in profile.overlays], where)
+    network.check_network(profile, where)
+    time_zone.check_zone(profile.time.zone, profile.packages, where("time.zone"))
+    _servers(profile, where)
+    if profile.hostname == "localhost":
+        message = "found the host name `localhost`, which systemd takes for no name, and which is every node's own"
+        raise Error(message, where=where("hostname"), hint="write another name, such as `edge-7`")
+    _kubernetes(profile, where)
+    kubernetes.check_kubernetes(profile, where)
+
+
+def _sizes(profile: Profile, where: Where) -> None:
+    for name in ("disk", "update"):
+        block = getattr(profile, name)
+        for key in keys_of(type(block)).values():
+            least, value = key.limits.get("minimum", 0), getattr(block, key.name)
+            if isinstance(value, Size) and value > LARGEST:
+                dotted, text = f"{name}.{key.name}", format_size(LARGEST)
+                message = f"found {format_size(value)} for `{dotted}`, expected at most {text}"
+                raise Error(message, where=where(dotted), hint=f"write `{text}` or less")
+            if isinstance(value, Size) and value < least:
+                dotted, text = f"{name}.{key.name}", format_size(least)
+                message = f"found {format_size(value)} for `{dotted}`, expected at least {text}"
+                raise Error(message, where=where(dotted), hint=f"write `{text}` or more")
+
+
+def _overlays(profile: Profile, where: Where, folder: Path) -> None:
+    for number, name in enumerate(profile.overlays):
+        path = paths.overlay_path(name, folder)
+        if not files.is_there(path, Path.is_dir):
+            ours = paths.overlays_folder()
+            shipped = sorted(entry.name for entry in ours.glob("*/"))
+            near = find_nearest(name, shipped)
+            hint = f"did you mean `{near}`?" if near else f"write a folder, or one of: {', '.join(shipped)}"
+            message = f"found no overlay {quote_text(name)}, expected a folder, here or in {paths.display_path(ours)}"
+            raise Error(message, where=where(f"overlays[{number}]"), hint=hint)
+        overlays.check_overlay(path, largest=profile.disk.slot)
+    if profile.kubernetes.role != "none" and "kubernetes" not in [Path(name).name for name in profile.overlays]:
+        message = f"found the role {profile.kubernetes.role}, but no overlay `kubernetes`, which runs it"
+        hint = "write `overlays: [base, kubernetes]`"
+        raise Error(message, where=where("kubernetes.role", "overlays"), hint=hint)
+
+
+def _servers(profile: Profile, where: Where) -> None:
+    for number, name in enumerate(profile.time.servers):
+        if reason := host_problem(name):
+            message = f"found the NTP server {quote_text(name)}, expected a host name or an IP address: {reason}"
+            raise Error(message, where=where(f"time.servers[{number}]"), hint="write `ntp.example` or `192.0.2.1`")
+    if profile.agent.server is not None and (reason := url_problem(profile.agent.server)):
+        message = f"found the URL {quote_text(profile.agent.server)}, expected that of the update server: {reason}"
+        raise Error(message, where=where("agent.server"), hint="write it like `https://updates.example.com`")
+
+
+def _kubernetes(profile: Profile, where: Where) -> None:
+    block = profile.kubernetes
+    if block.distribution == "upstream" and block.if_unavailable is not None:
+        message = "found `if_unavailable` with the distribution upstream, which needs nothing instead"
+        hint = "remove it; where it is inherited, write `if_unavailable: null`"
+        raise Error(message, where=where("kubernetes.distribution", "kubernetes.if_unavailable"), hint=hint)
+    release = block.version is not None and "+k3s" in block.version
+    if block.version is not None and release != (block.distribution == "k3s"):
+        kind = "a K3s release" if release else "no K3s release"
+        plain = block.version.partition("+")[0]
+        fitting = f"a version such as `{plain}`" if release else f"a release such as `{plain}+k3s1`"
+        message = f"found `{block.version}`, {kind}, with the distribution {block.distribution}"
+        hint = f"write {fitting}, or `version: null` for the newest pinned one"
+        raise Error(message, where=where("kubernetes.version", "kubernetes.distribution"), hint=hint)
+    versions.check_version(block, where)

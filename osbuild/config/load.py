@@ -1,0 +1,187 @@
+"""From the name of a profile to the whole of it: files found, merged, read and checked."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from osbuild.config import document, key_table
+from osbuild.config.checks.profile import check_profile
+from osbuild.config.document import List, Map, Mark, Scalar, quote_text
+from osbuild.config.merge import merge_documents
+from osbuild.config.profile import Profile
+from osbuild.config.scalars import describe_node, find_nearest
+from osbuild.config.values import ValueReader, check_structure
+from osbuild.host import paths
+from osbuild.host.architecture import Architecture
+from osbuild.shared.errors import Error, UsageError
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class LoadedProfile:
+    """A profile, and where it is from.
+
+    `origins` maps each dotted key (`kernel.flavour`, `users[0].name`) to `file:line`, "default" or "--arch". Paths in
+    the profile are relative to `folder`, that of the profile itself, wherever they were stated. `files` are all that
+    were read, in the order in which they were merged.
+    """
+
+    profile: Profile
+    origins: Mapping[str, str]
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def find_profile(name: str | Path) -> Path:
+    """The file of a profile named on the command line: a path, or the bare name of a shipped profile.
+
+    Raises `UsageError` where there is none.
+    """
+    text = str(name)
+    if text.startswith("~/"):  # a shell expands it only at the beginning of a word
+        text = os.path.expanduser(text)  # noqa: PTH111 - never raises
+    candidates = [Path(text), Path(f"{text}.yaml")]
+    if re.fullmatch(r"[A-Za-z0-9_-]+", text):  # the name of a shipped one goes before a folder that is called the same
+        candidates = [paths.PROFILES / f"{text}.yaml", Path(f"{text}.yaml")]
+    for path in candidates:
+        if paths.path_exists(path):
+            return path
+    shipped = _names(paths.PROFILES)
+    near = find_nearest(Path(text).stem, shipped)
+    hint = f"did you mean `{near}`?" if near else f"write a path, or one of: {', '.join(shipped)}"
+    raise UsageError(f"no profile {quote_text(text)}", hint=hint)
+
+
+def argument(path: Path) -> str:
+    """What a command line calls the profile at `path`: the reverse of `find_profile`."""
+    return path.stem if path.parent == paths.PROFILES else paths.display_path(path)
+
+
+def load_profile(
+    path: Path, *, architecture: Architecture | None = None, change: Callable[[Map], Map] | None = None
+) -> LoadedProfile:
+    """Read the profile at `path` with all that it extends. `architecture` overrides the profile's own.
+
+    `change` gets the merged tree before its values are read, and returns the one to read.
+
+    Raises one `Error` with file, line and column for whatever is wrong, whatever the file holds.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - `..` is resolved, symbolic links are not
+    trees: dict[Path, Map] = {}
+    _collect(path, trees, ())
+    merged = Map({}, Mark(path))
+    for tree in trees.values():
+        merged = merge_documents(merged, tree)
+    if change is not None:
+        merged = change(merged)
+    reader = ValueReader(path.parent)
+    profile = reader.profile(merged)
+    origins = {dotted: mark.origin for dotted, mark in reader.keys_at.items()}
+    if architecture is not None:
+        profile = dataclasses.replace(profile, architecture=architecture)
+        origins["architecture"] = "--arch"
+    check_profile(profile, _Places(reader.values_at, tuple(trees), Mark(path)).where, path.parent)
+    return LoadedProfile(profile, dict(_complete(profile, "", origins)), path.parent, tuple(trees))
+
+
+def _collect(path: Path, trees: dict[Path, Map], chain: tuple[Path, ...], mark: Mark | None = None) -> None:
+    """Read `path` after what it extends, each file once, so that a base that two share does not undo the first."""
+    if path in chain:
+        loop = " → ".join(entry.stem for entry in (*chain[chain.index(path) :], path))
+        raise Error(f"the profile extends itself: {loop}", where=str(mark), hint="remove one of these `extends`")
+    if path in trees:
+        return
+    if len(chain) == document.DEEPEST:
+        raise Error(f"more than {len(chain)} profiles extend each other", where=str(mark), hint="merge some of them")
+    tree = document.read_document(path)
+    check_structure(tree, fragment=bool(chain))
+    for name in _extends(tree):
+        _collect(_base(name, path), trees, (*chain, path), name.mark)
+    trees[path] = Map({key: entry for key, entry in tree.entries.items() if key != key_table.INHERIT}, tree.mark)
+
+
+def _extends(tree: Map) -> tuple[Scalar, ...]:
+    entry = tree.entries.get(key_table.INHERIT)
+    if entry is None:
+        return ()
+    names = entry.value.items if isinstance(entry.value, List) else (entry.value,)
+    for name in names:
+        if (
+            not isinstance(name, Scalar)
+            or name.kind != "string"
+            or not re.fullmatch(f"(?=.){key_table.LINE}", name.text)
+        ):
+            message = (
+                f"found {describe_node(name)} for `{key_table.INHERIT}`, expected a profile's name or path, "
+                f"or a list of them"
+            )
+            raise Error(message, where=str(name.mark), hint="write a name such as `minimal`")
+    return tuple(name for name in names if isinstance(name, Scalar))
+
+
+def _base(name: Scalar, path: Path) -> Path:
+    """The file that `extends: name` means in the profile `path`: beside it, or shipped."""
+    folders = [path.parent] if "/" in name.text else [path.parent, paths.PROFILES]
+    own = None
+    for folder in folders:
+        for text in (name.text, f"{name.text}.yaml"):
+            candidate = Path(os.path.abspath(paths.resolve_named(text, folder)))  # noqa: PTH100
+            if paths.path_exists(candidate) and not candidate.is_dir():
+                if candidate != path:
+                    return candidate
+                own = candidate  # a site's own `edge-server` may extend the shipped one
+    if own:
+        return own
+    known = sorted({*_names(path.parent), *_names(paths.PROFILES)} - {path.stem})
+    near = find_nearest(Path(name.text).stem, known)
+    hint = f"did you mean `{near}`?" if near else f"known here: {', '.join(known)}"
+    raise Error(f"found no profile {quote_text(name.text)} to extend", where=str(name.mark), hint=hint)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.stem for entry in folder.glob("*.yaml"))
+    except OSError:
+        return []
+
+
+@dataclass(frozen=True)
+class _Places:
+    marks: Mapping[str, Mark]
+    files: tuple[Path, ...]
+    start: Mark
+
+    def where(self, *dotted: str) -> str:
+        """The position of that one of the keys, or of what is around it, which was stated last."""
+        marks = [mark for mark in map(self._mark, dotted) if mark]
+        marks.sort(key=lambda mark: self._order(mark.path), reverse=True)
+        return str(marks[0] if marks else self.start)
+
+    def _order(self, path: Path) -> int:
+        """What did not come from a file was stated last."""
+        return self.files.index(path) if path in self.files else len(self.files)
+
+    def _mark(self, dotted: str) -> Mark | None:
+        while dotted and dotted not in self.marks:
+            dotted = re.sub(r"(^|\.)[^.\[]*$|\[[0-9]+\]$", "", dotted)
+        return self.marks.get(dotted)
+
+
+def _complete(block: Any, prefix: str, origins: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """The origin of every key that is no block: what was stated, or the default."""
+    for key in key_table.keys_of(type(block)).values():
+        dotted, value = f"{prefix}{key.name}", getattr(block, key.name)
+        if key.shape.kind is key_table.Kind.BLOCK:
+            yield from _complete(value, f"{dotted}.", origins)
+            continue
+        yield dotted, origins.get(dotted, DEFAULT)
+        inside = (f"{dotted}.", f"{dotted}[")
+        yield from ((name, origin) for name, origin in origins.items() if name.startswith(inside))
+        if key.shape.item and key.shape.item.kind is key_table.Kind.BLOCK:
+            for number, item in enumerate(value):
+                yield from _complete(item, f"{dotted}[{number}].", origins)

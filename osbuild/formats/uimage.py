@@ -1,0 +1,88 @@
+"""U-Boot's own image format, in which a whole slot is one file with a checksum (U-Boot sources, include/image.h).
+
+Debian's U-Boot for Raspberry Pis reads no FIT images (its CONFIG_FIT is off), so this older format it is: a header
+with CRC-32s of itself and of what follows, and several parts behind each other. U-Boot checks it with `iminfo` and
+takes it apart with `imxtract`.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from osbuild.host.architecture import Architecture
+from osbuild.shared.errors import Error
+
+HEADER = struct.Struct(">7I4B32s")
+MAGIC = 0x27051956
+LINUX = 5
+KERNEL, MULTI, SCRIPT = 2, 4, 6
+UNCOMPRESSED = 0
+ARCHITECTURES = {Architecture.armv7: 2, Architecture.arm64: 22, Architecture.x86_64: 24}
+
+
+@dataclass(frozen=True)
+class Uimage:
+    """What was in an image: its name, its time in seconds since 1970, and its parts."""
+
+    name: str
+    architecture: Architecture | None
+    time: int
+    parts: tuple[bytes, ...]
+
+
+def pack_multi(parts: Sequence[bytes], architecture: Architecture, name: str, *, time: int) -> bytes:
+    """An image of several parts, each at a multiple of four bytes. `name` has up to 32 characters."""
+    body = b"".join(len(part).to_bytes(4, "big") for part in parts) + bytes(4)
+    for part in parts:
+        body += bytes(-len(body) % 4) + part
+    return _header(body, architecture, MULTI, name, time) + body
+
+
+def pack_script(text: str, architecture: Architecture, name: str, *, time: int) -> bytes:
+    """A script for `source`."""
+    data = text.encode()
+    body = len(data).to_bytes(4, "big") + bytes(4) + data
+    return _header(body, architecture, SCRIPT, name, time) + body
+
+
+def pack_kernel(data: bytes, architecture: Architecture, name: str, *, address: int) -> bytes:
+    """A program to be loaded to `address` and started there with a device tree, as Linux is."""
+    return _header(data, architecture, KERNEL, name, 0, address) + data
+
+
+def _header(body: bytes, architecture: Architecture, kind: int, name: str, time: int, address: int = 0) -> bytes:
+    fields = [MAGIC, 0, time, len(body), address, address, zlib.crc32(body)]
+    kinds = (LINUX, ARCHITECTURES[architecture], kind, UNCOMPRESSED, name.encode()[:32])
+    fields[1] = zlib.crc32(HEADER.pack(*fields, *kinds))
+    return HEADER.pack(*fields, *kinds)
+
+
+def parse_multi(data: bytes, where: str) -> Uimage:
+    """Take an image of several parts apart, strictly. Raises `Error` where it is none, or damaged."""
+    if len(data) < HEADER.size or int.from_bytes(data[:4], "big") != MAGIC:
+        raise Error("not an image of U-Boot's", where=where)
+    _, check, time, size, _, _, body_check, _, machine, kind, _, name = HEADER.unpack_from(data)
+    if zlib.crc32(data[:4] + bytes(4) + data[8 : HEADER.size]) != check:
+        raise Error("the header's checksum is wrong", where=where)
+    body = data[HEADER.size : HEADER.size + size]
+    if len(body) < size or zlib.crc32(body) != body_check:
+        raise Error("the checksum is wrong", where=where)
+    if kind != MULTI:
+        raise Error("not an image of several parts", where=where)
+    sizes: list[int] = []
+    while True:
+        word = body[4 * len(sizes) : 4 * len(sizes) + 4]
+        if len(word) < 4:
+            raise Error("the list of parts has no end", where=where)
+        if not any(word):
+            break
+        sizes.append(int.from_bytes(word, "big"))
+    parts, offset = [], 4 * len(sizes) + 4
+    for length in sizes:
+        if offset + length > size:
+            raise Error("a part is longer than the image", where=where)
+        parts.append(body[offset : offset + length])
+        offset += length + -length % 4
+    known = next((architecture for architecture, number in ARCHITECTURES.items() if number == machine), None)
+    return Uimage(name.rstrip(b"\0").decode("ascii", "replace"), known, time, tuple(parts))

@@ -1,0 +1,279 @@
+"""A folder of results, each under the key of everything that went into it."""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar
+
+from osbuild.host import log
+from osbuild.host.modes import CAPABILITY, fixed_mode
+from osbuild.host.walk import walk_folder
+from osbuild.shared.errors import Error
+
+DEFAULT_LIMIT = 20 * 2**30
+ANEW = "run the same command again, and don't edit them while it runs"
+DAMAGED = "{} was damaged in the cache and is made again"
+SUMS = "sums"  # kind of the files that hold the digest of each entry
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def default_root() -> Path:
+    """`$EDGE_OSBUILD_CACHE`, or `edge-osbuild` in the user's cache folder (XDG base directory specification)."""
+    if named := os.environ.get("EDGE_OSBUILD_CACHE"):
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-osbuild"
+
+
+def content_key(*parts: object) -> str:
+    """A short hash of `parts`, which are anything that JSON can write."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(*roots: Path, code: bool = False) -> str:
+    """sha256 of everything below `roots`, in that order, that can matter to an image.
+
+    These are names, kinds, permissions as `fixed_mode` has them, link targets, contents and capabilities. `code` leaves
+    out the byte code that running a program of ours creates beside it.
+    """
+    digest = hashlib.sha256()
+    for root in roots:
+        for fields in _records(root, code):
+            digest.update(b"".join(b"%d:%s" % (len(field), field) for field in fields) + b"\n")
+    return digest.hexdigest()
+
+
+def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
+    mode = root.stat().st_mode
+    if stat.S_ISREG(mode):
+        with root.open("rb") as whole:
+            yield _record(b"", mode, whole.fileno())
+    else:
+        yield _record(b"", mode, None)
+    for found in walk_folder(root) if stat.S_ISDIR(mode) else ():
+        name, mode = os.fsencode(found.path), found.status.st_mode
+        if code and "__pycache__" in found.path.parts:
+            continue
+        if found.is_link:
+            yield b"%o" % stat.S_IFMT(mode), name, os.fsencode(Path(found.leads_to()))
+        elif found.is_file:
+            with found.opened() as file:
+                yield _record(name, mode, file)
+        else:
+            yield _record(name, mode, None)
+
+
+def _record(name: bytes, mode: int, file: int | None) -> tuple[bytes, ...]:
+    kind, bits = b"%o" % stat.S_IFMT(mode), b"%o" % fixed_mode(mode)
+    if file is None:
+        return kind, name, bits
+    try:
+        capability = os.getxattr(file, CAPABILITY)
+    except OSError:  # it has none, or its file system knows none
+        capability = b""
+    with os.fdopen(os.dup(file), "rb") as data:
+        return kind, name, bits, hashlib.file_digest(data, "sha256").hexdigest().encode(), capability
+
+
+class Cache:
+    """Entries are files or folders at `root/KIND/KEY`; one appears whole or not at all."""
+
+    _verified: ClassVar[set[tuple[str, int, int]]] = set()  # path, device and inode
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    def folder(self, kind: str) -> Path:
+        """A folder that other programs keep their own cache in."""
+        path = self.root / kind
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold a lock between processes, so that two builds don't do the same work at the same time.
+
+        Several may hold it `shared`, to use what one that holds it alone would change.
+        """
+        with (self.folder("locks") / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def scratch(self, kind: str) -> Iterator[Path]:
+        """An empty folder beside the entries of a kind, gone at the end; those of killed processes go first."""
+        self.sweep(kind)
+        path = Path(tempfile.mkdtemp(prefix=f".partial-{os.getpid()}-", dir=self.folder(kind)))
+        try:
+            yield path
+        finally:
+            try:
+                remove_tree(path)
+            except (KeyboardInterrupt, SystemExit):  # a signal that came while this was half gone
+                remove_tree(path)
+                raise
+
+    def get_or_make(
+        self, kind: str, key: str, make: Callable[[Path], None], *, sha256: str | None = None,
+        again: Callable[[], str] | None = None,
+    ) -> Path:  # fmt: skip
+        """Return the entry, calling `make(path)` first if there is none, or if it was damaged.
+
+        `make` writes a file or folder at the path that it is given, in a scratch folder that it may use too. With
+        `sha256` it must be a file with that hash. `again` makes the key anew, of files that a user may edit while
+        `make` reads them. Raises `Error` if the hash or the key is another one.
+        """
+        path = self.folder(kind) / key
+        with self.locked(f"{kind}-{key}"):
+            if not self.find_entry(kind, key, sha256=sha256):
+                with self.scratch(kind) as scratch:
+                    out = scratch / "out"
+                    make(out)
+                    if again and again() != key:
+                        raise Error(f"the files that the {kind} are made of were changed meanwhile", hint=ANEW)
+                    sync_to_disk(out)
+                    self._note(kind, key, out, sha256)
+                    out.rename(path)
+                    sync_to_disk(path.parent, whole=False)
+        return path
+
+    def find_entry(self, kind: str, key: str, *, sha256: str | None = None) -> Path | None:
+        """The entry if there is one, as it was made: what was damaged since is removed. Hashed once by each process."""
+        path = self.folder(kind) / key
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(status.st_mode):  # none is made as a link, which may lead anywhere
+            log.warn(DAMAGED.format(path))
+            remove_tree(path)
+            return None
+        identity = (str(path), status.st_dev, status.st_ino)
+        if identity not in self._verified:
+            noted = self.folder(SUMS) / f"{kind}-{key}"
+            if sha256 is None and not noted.exists():  # made by a version that did not note it
+                self._note(kind, key, path, None)
+            elif entry_digest(path, sha256) != (sha256 or noted.read_text()):
+                log.warn(DAMAGED.format(path))
+                remove_tree(path)
+                return None
+            self._verified.add(identity)
+        os.utime(path)
+        return path
+
+    def _note(self, kind: str, key: str, path: Path, sha256: str | None) -> None:
+        """Keep what `find_entry` compares an entry with."""
+        made = entry_digest(path, sha256)
+        if sha256 is None:
+            partial = self.folder(SUMS) / f".partial-{os.getpid()}-{threading.get_ident()}-{kind}-{key}"
+            partial.write_text(made)
+            sync_to_disk(partial)
+            partial.replace(self.folder(SUMS) / f"{kind}-{key}")
+        elif made != sha256:
+            raise Error(f"sha256 is {made}, expected {sha256}", where=key, hint="it is not the pinned file")
+
+    def sweep(self, kind: str = "*") -> None:
+        """Remove the scratch folders that killed processes have left, of one kind or of all."""
+        for left in self.root.glob(f"{kind}/.partial-*-*"):
+            if not Path("/proc", left.name.split("-")[1]).exists():
+                with suppress(FileNotFoundError):  # another build is at it too
+                    remove_tree(left)
+
+    def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:
+        """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes.
+
+        Another build may remove some at the same time: what is gone is gone. Whatever killed ones have left goes too.
+        """
+        self.sweep()
+        entries = []
+        for path in (path for kind in kinds for path in self.folder(kind).iterdir() if path.name[0] != "."):
+            with suppress(FileNotFoundError):
+                entries.append((path.stat().st_mtime, path))
+        used = freed = 0
+        for _, path in sorted(entries, reverse=True):
+            with suppress(FileNotFoundError):
+                size = disk_usage(path)
+                used += size
+                if used > limit:
+                    remove_tree(path)
+                    (self.folder(SUMS) / f"{path.parent.name}-{path.name}").unlink(missing_ok=True)
+                    freed += size
+        return freed
+
+
+def entry_digest(path: Path, sha256: str | None = None) -> str:
+    """What an entry is compared by: the sha256 of a file that must have a certain one, else that of a tree."""
+    return file_digest(path) if sha256 and path.is_file() else tree_digest(path)
+
+
+def intact(path: Path, sha256: str, name: str = "") -> bool:
+    """Whether a file with this hash is at `path`, which then counts as used; anything else there is removed.
+
+    `name` is what the warning calls it, by default its path.
+    """
+    if not os.path.lexists(path):
+        return False
+    if path.is_file() and file_digest(path) == sha256:
+        os.utime(path)
+        return True
+    log.warn(DAMAGED.format(name or path))
+    remove_tree(path)
+    return False
+
+
+def sync_to_disk(path: Path, *, whole: bool = True) -> None:
+    """Bring a file, or with `whole` everything in a folder, to the disk: a power cut leaves no entry without contents.
+
+    For a folder that is its whole file system (syncfs(2)): it may have thousands of files.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if whole and path.is_dir():
+            if _libc.syncfs(descriptor):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(path))
+        else:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes that a file or folder takes on disk, links not followed."""
+    total = path.lstat().st_blocks * 512
+    if path.is_dir() and not path.is_symlink():
+        for base, folders, files in os.walk(path):
+            for name in [*folders, *files]:
+                total += os.lstat(f"{base}/{name}").st_blocks * 512
+    return total
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file or folder. Never crosses into another file system: a mount inside is an error, not deleted."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    device = path.stat().st_dev
+    for base, folders, _ in os.walk(path):
+        for name in folders:
+            inner = Path(base, name)
+            if not inner.is_symlink() and inner.stat().st_dev != device:
+                raise OSError(f"{inner} is a mount point: refusing to delete {path}")
+    shutil.rmtree(path)

@@ -1,0 +1,92 @@
+"""What a person sees while work goes on: nested steps with timings, notes and progress.
+
+Everything goes to standard error, so that standard output stays free for results and `--json`.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from osbuild.shared.errors import Error
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+verbose = False
+
+_depth = ContextVar("depth", default=0)  # steps of several threads don't indent each other
+_timings: list[tuple[int, str, float]] = []
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Print `title` now and how long the block took, in seconds, when it ends."""
+    depth = _depth.get()
+    indent = "  " * depth
+    console.print(f"{indent}[bold]‣[/] {escape(title)}")
+    begin = time.monotonic()
+    offset = len(_timings)
+    _timings.append((depth, title, 0.0))
+    token = _depth.set(depth + 1)
+    try:
+        yield
+    finally:
+        _depth.reset(token)
+        seconds = time.monotonic() - begin
+        _timings[offset] = (depth, title, seconds)
+        if seconds >= 1:
+            console.print(f"{indent}  [dim]{escape(title)}: {seconds:.1f} s[/]")
+
+
+def timings() -> list[tuple[int, str, float]]:
+    """Every step so far as (depth, title, seconds), in the order in which they began."""
+    return list(_timings)
+
+
+def note(message: str) -> None:
+    """Print one line at the current depth."""
+    console.print(f"{'  ' * _depth.get()}{message}", markup=False)
+
+
+def debug(message: str) -> None:
+    """Print one line if `--verbose` was given."""
+    if verbose:
+        console.print(f"{'  ' * _depth.get()}{message}", style="dim", markup=False)
+
+
+def warn(message: str) -> None:
+    """Print one warning."""
+    console.print(f"{'  ' * _depth.get()}[yellow]warning:[/] ", end="")
+    console.print(message, markup=False)
+
+
+def error(problem: Error) -> None:
+    """Print what went wrong, and what to do next."""
+    console.print("[bold red]error:[/] ", end="")
+    console.print(str(problem), markup=False)
+    if problem.hint:
+        console.print("  [bold]hint:[/] ", end="")
+        console.print(problem.hint, markup=False)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars of bytes on a terminal, with rate and time left; silent elsewhere. Add tasks to it."""
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        yield progress
+
+
+@contextmanager
+def progress(title: str, total: int | None) -> Iterator[Progress]:
+    """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
+    with bars() as bar:
+        bar.add_task("  " * _depth.get() + title, total=total)
+        yield bar

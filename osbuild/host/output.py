@@ -1,0 +1,178 @@
+"""Files that a command leaves for its user: they replace older ones together, or the older ones stay as they are."""
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from osbuild.host import sparse
+from osbuild.shared.errors import Error
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"), (stat.S_ISBLK, "a block device"),
+)  # fmt: skip
+
+
+def file_kind(mode: int) -> str | None:
+    """What a file of `mode` is in words; None for an ordinary file."""
+    return next((text for test, text in KINDS if test(mode)), None)
+
+
+def write_output(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Replace the file `path`. See `publish_files`."""
+    publish_files(path.parent, {path.name: data}, mode=mode)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write the file `path`, which must not exist yet, not even as a link. Raises `Error`; nothing is left then."""
+    check_folder(path.parent)
+    try:
+        store_bytes(data, path, None)
+    except FileExistsError as error:
+        hint = "choose another name, or remove the file first"
+        raise Error("exists already, and is not replaced", where=str(path), hint=hint) from error
+    except OSError as error:
+        discard_file(path)
+        raise output_error(path, error) from error
+
+
+def publish_files(
+    folder: Path, files: Mapping[str, bytes | Path], *, mode: int | None = None, marker: str | None = None
+) -> None:
+    """Replace files in `folder` by name, each with bytes or with the file at a path, which is moved.
+
+    All of them are complete on the disk before the first one is renamed, so a full or failing disk changes nothing.
+    `marker` names the file that says that the others are valid: it is removed first and renamed last. `mode` is that
+    of new files; without it, the umask decides. Raises `Error`.
+    """
+    targets = {name: output_path(folder / name) for name in files}
+    with ExitStack() as cleanup:
+        staged: dict[str, Path] = {}
+        for number, (name, content) in enumerate(files.items()):
+            remove_leftovers(targets[name].parent)
+            staged[name] = targets[name].with_name(f".edge-{os.getpid()}-{number}.partial")
+            cleanup.callback(discard_file, staged[name])
+            try:
+                if isinstance(content, Path):
+                    move_file(content, staged[name])
+                else:
+                    store_bytes(content, staged[name], mode)
+            except OSError as error:
+                raise output_error(targets[name], error) from error
+        try:
+            if marker:
+                targets[marker].unlink(missing_ok=True)
+            for name in sorted(files, key=lambda name: name == marker):
+                staged[name].replace(targets[name])
+            for parent in {path.parent for path in targets.values()}:
+                sync_folder(parent)
+        except OSError as error:
+            raise output_error(folder, error) from error
+
+
+def output_path(path: Path) -> Path:
+    """The file that `path` names, links followed. Raises `Error` where it can't become an ordinary file."""
+    try:
+        real = path.resolve()
+        found = file_kind(real.stat().st_mode)
+    except FileNotFoundError:
+        found = None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise output_error(path, error) from error
+    if found:
+        raise Error(f"this is {found}, not a file", where=str(path), hint="name another file")
+    check_folder(real.parent)
+    return real
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `Error` where no file can be made in `folder`."""
+    if not folder.is_dir():
+        missing = not os.path.lexists(folder)
+        hint = f"mkdir -p {folder}" if missing else "name another folder"
+        raise Error("there is no such folder" if missing else "this is not a folder", where=str(folder), hint=hint)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        read_only = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+        message = "this folder is on a read-only file system" if read_only else "no file can be made in this folder"
+        raise Error(message, where=str(folder), hint="name another folder, or change its mode")
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make `folder`, with `mode`, where it does not exist; it can be written to when this returns. Raises `Error`."""
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise Error("this is not a folder", where=str(folder), hint="name another folder") from error
+    except (OSError, ValueError) as error:
+        raise output_error(folder, error) from error
+    check_folder(folder)
+
+
+def store_bytes(data: bytes, path: Path, mode: int | None) -> None:
+    """Write the new file `path`, on the disk when this returns. Raises `OSError`."""
+    with os.fdopen(create_file(path, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def move_file(source: Path, path: Path) -> None:
+    """Move a file to the new name `path`, on the disk when this returns. Raises `OSError`."""
+    try:
+        source.rename(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        descriptor = create_file(path, stat.S_IMODE(source.stat().st_mode))
+    else:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        if source.exists():
+            with source.open("rb", buffering=0) as file:
+                sparse.copy_sparse(file.fileno(), descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    source.unlink(missing_ok=True)
+
+
+def create_file(path: Path, mode: int | None) -> int:
+    """A descriptor of the new file `path`. Raises `OSError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666 if mode is None else mode)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+    return descriptor
+
+
+def discard_file(path: Path) -> None:
+    """Remove a file that may not be there."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left in `folder`."""
+    for left in folder.glob(".edge-*-*.partial"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            discard_file(left)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk (fsync(2)). Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def output_error(path: Path, error: BaseException) -> Error:
+    """What the kernel says of an output, as an `Error`."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "make room there, or name another folder" if full else "check the path, its mode and its disk"
+    return Error(f"cannot be written: {reason}", where=str(path), hint=hint)

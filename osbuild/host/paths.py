@@ -1,0 +1,83 @@
+"""Where this project's own files are, and how a path is shown to a person.
+
+In a checkout, profiles, boards, overlays and templates are beside the package. In a wheel they are in it, in `shipped`
+(osbuild/packaging.py).
+"""
+
+import functools
+import os
+from pathlib import Path
+
+from osbuild.host import packed_tree
+from osbuild.host.cache import Cache, content_key, file_digest
+from osbuild.shared.errors import Error
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PROJECT = PACKAGE.parent  # the checkout, if this is one
+SHIPPED = PACKAGE / "shipped"
+INSTALLED = SHIPPED.is_dir()
+DATA = SHIPPED if INSTALLED else PROJECT
+PROFILES = DATA / "profiles"
+BOARDS = DATA / "boards"
+TEMPLATES = DATA / "cloud-init"
+ELEMENTS = PACKAGE / "rootfs" / "elements"
+
+
+def overlays_folder() -> Path:
+    """The folder with this project's overlays. Those of a wheel are unpacked into the cache first. Raises `Error`."""
+    return unpack_shipped(SHIPPED / "overlays.tar") if INSTALLED else PROJECT / "overlays"
+
+
+@functools.cache
+def unpack_shipped(archive: Path) -> Path:
+    """The folder in the user's cache that `archive` (`osbuild.host.packed_tree`) was unpacked to. Raises `Error`."""
+    cache = Cache()
+    try:
+        return cache.get_or_make(
+            "shipped", content_key(file_digest(archive)), lambda path: packed_tree.unpack_tree(archive, path)
+        )
+    except OSError as error:
+        hint = "set EDGE_OSBUILD_CACHE to a folder that you can write to"
+        message = f"cannot be written: {error.strerror}"
+        raise Error(message, where=error.filename or str(cache.root), hint=hint) from error
+
+
+def display_path(path: Path) -> str:
+    """`path` relative to the current folder where it is below it, absolute elsewhere."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except (ValueError, OSError):  # the current folder may have been deleted
+        return str(path)
+
+
+def path_exists(path: Path) -> bool:
+    """Whether `path` exists and can be reached; False for what no file system could hold."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def resolve_named(name: str, folder: Path) -> Path:
+    """The file that `name` means in a profile whose folder is `folder`; `~/` is the user's home."""
+    return Path(os.path.expanduser(name) if name.startswith("~/") else folder / name)  # noqa: PTH111 - never raises
+
+
+def overlay_path(name: str, folder: Path) -> Path:
+    """The folder of one of a profile's `overlays_folder`: a bare name is first sought in the project's `overlays/`.
+
+    `folder` is that of the profile. The result need not exist.
+    """
+    if "/" not in name and path_exists(overlays_folder() / name):
+        return overlays_folder() / name
+    return resolve_named(name, folder)
+
+
+def element_path(name: str, folder: Path) -> Path:
+    """The folder of one of a profile's `elements`: one of ours by its name, or a path relative to `folder`.
+
+    The result need not exist.
+    """
+    if "/" not in name and path_exists(ELEMENTS / name):
+        return ELEMENTS / name
+    return resolve_named(name, folder)

@@ -1,0 +1,1 @@
+"""Inputs of a build: the lock, Debian packages, wheels and downloads."""

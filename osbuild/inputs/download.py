@@ -1,0 +1,298 @@
+"""Downloads: resumed, verified before anyone sees them, from mirrors or from a folder without any network."""
+
+import errno
+import http.client
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from osbuild.host import log
+from osbuild.host.cache import Cache, file_digest, intact, remove_tree
+from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get, whole_number
+from osbuild.shared.errors import Error
+from osbuild.shared.json_text import parse_json
+
+KIND = "downloads"  # of the cache's entries; the key is the sha256
+ATTEMPTS = 4  # in a row that brought nothing new, per URL
+PROGRESS = 2**20  # bytes that an attempt must bring to count as progress
+BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
+SLOWEST = 1024  # bytes per second, averaged over the time-out: a server below that counts as hanging
+LIMIT = 2**30  # bytes, if no size is known: a body without an end must not fill the disk
+CHUNK = 256 * 1024
+AGAIN = {408, 425, 429, 500, 502, 503, 504}  # status codes that may pass (RFC 9110, section 15)
+
+
+class Unavailable(Error):
+    """No place had the file. Not raised where one had it with the wrong content: that is a plain `Error`."""
+
+
+class NotOnServer(Unavailable):
+    """The last place was reached and has no such file (HTTP 404)."""
+
+
+class _Wrong(RequestFailed):
+    """A place had a file, but another one."""
+
+
+def download_file(
+    urls: Sequence[str],
+    *,
+    sha256: str,
+    name: str,
+    cache: Cache,
+    folder: Path | None = None,
+    timeout: float = 30.0,
+    size: int | None = None,
+) -> Path:
+    """Return the path of a file with this `sha256`, in the cache, getting it first if need be.
+
+    `urls` are tried in order: http, https, file, or plain paths. `folder` (or `$EDGE_OSBUILD_FOLDER`) is looked in
+    before them, for a file called as `name`, as the hash, or as a URL's last part; if it has it, no URL is touched.
+    `timeout` is in seconds without data; `size`, in bytes, is checked if given. Proxies and certificate authorities
+    come from the environment, as for urllib. Raises `Unavailable` if no place had the file, `Error` if one had it
+    with another hash.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise Error(f"{sha256!r} is not a sha256 in hex", where=name)
+    folder = folder or folder_from_environment()
+    for url in urls:
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            hint = "check host and port; special characters of a user or password are written as %XX"
+            raise Error(f"{redact_url(url)} is not a URL", where=name, hint=hint) from None
+    goal = cache.folder(KIND) / sha256
+    with cache.locked(f"{KIND}-{sha256}"):
+        if intact(goal, sha256):
+            return goal
+        failures: list[tuple[str, RequestFailed]] = []
+        try:
+            for place in [*_in_folder(folder, urls, sha256, name), *urls]:
+                try:
+                    _get(place, goal, sha256, name, timeout, size)
+                    return goal
+                except RequestFailed as failure:
+                    failures.append((redact_url(place), failure))
+                    log.debug(f"{redact_url(place)}: {failure}")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                hint = "check the mode and disk of the cache, or set EDGE_OSBUILD_CACHE to another folder"
+                raise Error(f"cannot write {goal}: {error.strerror}", where=name, hint=hint) from error
+            _Part.of(goal).discard()  # it would keep the disk full
+            raise Error(
+                f"no space left for {goal}", where=name, hint="free some, or set EDGE_OSBUILD_CACHE to a larger disk"
+            ) from error
+    raise _summary(name, sha256, folder, failures)
+
+
+def folder_from_environment() -> Path | None:
+    """The folder for builds without a network that `$EDGE_OSBUILD_FOLDER` names; None if it is not set."""
+    named = os.environ.get("EDGE_OSBUILD_FOLDER")
+    return Path(named) if named else None
+
+
+def _summary(name: str, sha256: str, folder: Path | None, failures: Sequence[tuple[str, RequestFailed]]) -> Error:
+    lines = [f"  {place}: {failure}" for place, failure in failures]
+    if folder is not None and not any(place.startswith(str(folder)) for place, _ in failures):
+        lines.insert(0, f"  {folder}: no file {name} or {sha256} there")
+    if any(isinstance(failure, _Wrong) for _, failure in failures):
+        return Error(
+            "\n".join([f"{name} is not what was pinned", *lines]),
+            hint="if the new content is right, pin its hash; if not, the place that sent it is not to be trusted",
+        )
+    return Unavailable(
+        "\n".join([f"cannot get {name}", *lines]),
+        hint=f"check network and proxy (https_proxy), or put the file into a folder as {name} and pass --from FOLDER",
+    )
+
+
+def _in_folder(folder: Path | None, urls: Sequence[str], sha256: str, name: str) -> Iterator[str]:
+    names = [sha256, name, *(unquote(urlsplit(url).path).rpartition("/")[2] for url in urls)]
+    for candidate in dict.fromkeys(names):
+        if folder is not None and candidate and (folder / candidate).is_file():
+            yield str(folder / candidate)
+
+
+def _get(place: str, goal: Path, sha256: str, name: str, timeout: float, size: int | None) -> None:
+    """Put the verified file of one place at `goal`, or raise `Failed`."""
+    parts = urlsplit(place)
+    if parts.scheme in ("http", "https"):
+        _download(place, goal, sha256, name, timeout, size)
+    elif parts.scheme == "file":
+        _copy(Path(urllib.request.url2pathname(parts.path)), goal, sha256)
+    elif "://" not in place:
+        _copy(Path(place), goal, sha256)
+    else:
+        raise RequestFailed(f"{parts.scheme} is not supported: use http, https, file or a path")
+
+
+def _copy(source: Path, goal: Path, sha256: str) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=goal.parent))
+    try:
+        try:
+            if not stat.S_ISREG(source.stat().st_mode):
+                raise RequestFailed("is not a file")
+            source.open("rb").close()
+        except OSError as error:
+            raise RequestFailed(error.strerror or str(error)) from error
+        shutil.copyfile(source, scratch / "out")
+        _publish(scratch / "out", goal, sha256)
+    finally:
+        remove_tree(scratch)
+
+
+def _publish(path: Path, goal: Path, sha256: str) -> None:
+    found = file_digest(path)
+    if found != sha256:
+        raise _Wrong(f"sha256 is {found}, expected {sha256}")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.rename(goal)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What an earlier attempt left: a folder with the data and, beside it, what tells a changed file."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, goal: Path) -> "_Part":
+        """What is left of attempts at the file that is to be `goal`."""
+        return cls(goal.with_name(f"{goal.name}.part"))
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def size(self) -> int:
+        return self.data.stat().st_size if self.data.exists() else 0
+
+    def validator(self, url: str) -> str | None:
+        """The entity tag or date that `url` gave with this data (RFC 9110, section 13.1.5)."""
+        try:
+            known = parse_json((self.folder / "validator").read_text())
+            return str(known["validator"]) if known["url"] == redact_url(url) else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def begin(self, url: str, headers: http.client.HTTPMessage) -> None:
+        """Forget earlier data and note what the server says about the new."""
+        self.discard()
+        self.folder.mkdir()
+        tag = headers.get("ETag", "")
+        validator = tag if tag.startswith('"') else headers.get("Last-Modified")
+        if validator:
+            (self.folder / "validator").write_text(json.dumps({"url": redact_url(url), "validator": validator}))
+
+    def discard(self) -> None:
+        remove_tree(self.folder)
+
+
+def _download(url: str, goal: Path, sha256: str, name: str, timeout: float, size: int | None) -> None:
+    """Attempts at one URL, until the whole file is there and right. A `.part` stays behind only to be resumed."""
+    part = _Part.of(goal)
+    left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
+    while True:
+        before = part.size()
+        resumed = before > 0
+        try:
+            resumed = _transfer(url, part, name, timeout, size)
+            _publish(part.data, goal, sha256)
+            part.discard()
+            log.note(f"{name}: {goal.stat().st_size / 1e6:.1f} MB downloaded in {time.monotonic() - start:.1f} s")
+            return
+        except RequestFailed as failure:
+            if isinstance(failure, _Wrong):
+                part.discard()
+                if resumed:  # the older part may be what was wrong: once more, from nothing
+                    continue
+                raise
+            best, gained = max(best, part.size()), part.size() - max(best, before)
+            left = ATTEMPTS if gained >= PROGRESS else left - 1
+            if not failure.again or left <= 0:
+                raise
+            log.note(f"{name}: {failure}; trying again")
+            time.sleep(pause)
+            pause = min(pause * 2, 8.0)
+
+
+def _transfer(url: str, part: _Part, name: str, timeout: float, size: int | None) -> bool:
+    """One request and its body. True if the body was added to data of an earlier request."""
+    have = part.size()
+    headers = {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if validator := part.validator(url):
+            headers["If-Range"] = validator
+    with send_get(url, headers, timeout) as response:
+        total = length(response.headers)
+        if response.status == HTTPStatus.PARTIAL_CONTENT:
+            told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not have or told is None or whole_number(told[1]) != have:
+                part.discard()
+                raise RequestFailed("the server sent another range than was asked for", again=True)
+            total = None if total is None else have + total
+        elif response.status == HTTPStatus.OK:
+            part.begin(url, response.headers)
+            have = 0
+        elif response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if have and response.headers.get("Content-Range") == f"bytes */{have}":
+                return True  # nothing is missing: the hash will tell
+            part.discard()
+            raise RequestFailed("the server has less than what was downloaded before", again=bool(have))
+        else:
+            raise RequestFailed(f"HTTP {response.status} {response.reason}".rstrip(), again=response.status in AGAIN)
+        if total is not None and (total > LIMIT if size is None else total != size):
+            part.discard()
+            raise _Wrong(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
+        if (free := shutil.disk_usage(part.folder).free) < (total or 0) - have:
+            raise OSError(errno.ENOSPC, f"{free} bytes free")
+        _receive(response, part, name, have, total, timeout, LIMIT if size is None else size)
+        return have > 0
+
+
+def _receive(
+    response: http.client.HTTPResponse,
+    part: _Part,
+    name: str,
+    have: int,
+    total: int | None,
+    timeout: float,
+    limit: int,
+) -> None:
+    """Append the body to `part`; `have`, `total` and `limit` are bytes of the whole file."""
+    window, gained = time.monotonic(), 0
+    with part.data.open("ab") as file, log.progress(name, total) as bar:
+        bar.update(bar.task_ids[0], completed=have)
+        while total is None or have < total:
+            try:
+                data = response.read1(CHUNK)
+            except (OSError, http.client.HTTPException) as error:
+                raise RequestFailed(f"{explain_error(error, timeout)} after {have} bytes", again=True) from error
+            if not data:
+                break
+            file.write(data)
+            have += len(data)
+            gained += len(data)
+            bar.update(bar.task_ids[0], advance=len(data))
+            if have > limit:
+                part.discard()
+                raise _Wrong(f"the server sends more than {limit} bytes")
+            if (seconds := time.monotonic() - window) > timeout:
+                if gained < SLOWEST * seconds:
+                    raise RequestFailed(f"too slow: {gained} bytes in {seconds:.0f} s", again=True)
+                window, gained = time.monotonic(), 0
+    if total is not None and have < total:
+        raise RequestFailed(f"connection ended after {have} of {total} bytes", again=True)

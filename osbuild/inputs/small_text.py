@@ -1,0 +1,91 @@
+"""Small text files of others, such as checksums: from the first place that has one, in limited time and size."""
+
+import http.client
+import time
+import urllib.request
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get
+from osbuild.inputs import download
+from osbuild.inputs.download import NotOnServer, Unavailable
+from osbuild.shared.files import read_file
+
+
+def read_text(places: Sequence[str], *, limit: int, timeout: float = 30.0) -> tuple[str, str]:
+    """The first place, a URL or path, that has a small text file, and the text.
+
+    `limit` is the most that the file may have, in bytes; `timeout` is in seconds without data. Raises `Missing` if the
+    last place answered that it has no such file, and `Unavailable` if no place gave it.
+    """
+    failures: list[tuple[str, RequestFailed]] = []
+    for place in places:
+        try:
+            data = _read(place, limit, timeout)
+            return redact_url(place), data.decode()
+        except UnicodeDecodeError:
+            failures.append((redact_url(place), RequestFailed("is not a text file")))
+        except RequestFailed as failure:
+            failures.append((redact_url(place), failure))
+    name = places[-1].rpartition("/")[2]
+    kind = NotOnServer if str(failures[-1][1]).startswith("HTTP 404") else Unavailable
+    lines = [f"  {place}: {failure}" for place, failure in failures]
+    raise kind("\n".join([f"cannot get {name}", *lines]), hint="check network and proxy (https_proxy)")
+
+
+def _read(place: str, limit: int, timeout: float) -> bytes:
+    """The bytes of one small file. Raises `Failed`."""
+    try:
+        parts = urlsplit(place) if "://" in place else None
+        _ = parts and parts.port
+    except ValueError:
+        raise RequestFailed("is not a URL: special characters of a user or password are written as %XX") from None
+    if parts is None or parts.scheme == "file":
+        try:
+            data = read_file(Path(urllib.request.url2pathname(parts.path) if parts else place))
+        except OSError as error:
+            raise RequestFailed(error.strerror or str(error)) from error
+    elif parts.scheme in ("http", "https"):
+        data = _read_url(place, limit, timeout)
+    else:
+        raise RequestFailed(f"{parts.scheme} is not supported: use http, https, file or a path")
+    if len(data) > limit:
+        raise RequestFailed(f"has more than {limit} bytes")
+    return data
+
+
+def _read_url(url: str, limit: int, timeout: float) -> bytes:
+    pause = download.BACKOFF
+    for attempt in range(1, download.ATTEMPTS + 1):
+        try:
+            with send_get(url, {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}, timeout) as response:
+                if response.status != HTTPStatus.OK:
+                    again = response.status in download.AGAIN
+                    raise RequestFailed(f"HTTP {response.status} {response.reason}".rstrip(), again=again)
+                return _body(response, limit, timeout)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            failure = RequestFailed(explain_error(error, timeout), again=True)
+        except RequestFailed as error:
+            failure = error
+        if not failure.again or attempt == download.ATTEMPTS:
+            break
+        time.sleep(pause)
+        pause *= 2
+    raise failure
+
+
+def _body(response: http.client.HTTPResponse, limit: int, timeout: float) -> bytes:
+    """The body, at most `limit` bytes and one more. A server that sends less than `SLOWEST` counts as hanging."""
+    data, total = b"", length(response.headers)
+    end = time.monotonic() + timeout + limit / download.SLOWEST
+    while len(data) <= limit and (more := response.read1(limit + 1 - len(data))):
+        data += more
+        if time.monotonic() > end:
+            raise RequestFailed(
+                f"too slow: {len(data)} bytes in {timeout + limit / download.SLOWEST:.0f} s", again=True
+            )
+    if total is not None and len(data) < min(total, limit + 1):
+        raise RequestFailed(f"connection ended after {len(data)} of {total} bytes", again=True)
+    return data

@@ -1,0 +1,95 @@
+"""What is in a key folder, until when it is good, and what should be done about it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from osbuild.keys.certificate import Revoked, current_time, fingerprint
+from osbuild.keys.key_folder import ROOT_FOLDER, KeyFolder
+
+SOON = {"root": 365, "signer": 30}  # days before its end at which a certificate is warned of
+
+
+@dataclass(frozen=True)
+class KeyStatus:
+    """One root or signer. `state` is `signs`, `trusted`, `valid`, `revoked`, `dropped` or `expired`."""
+
+    name: str
+    kind: str
+    root: str | None
+    state: str
+    begins: datetime
+    ends: datetime
+    days: int
+    key: str
+    fingerprint: str
+    revoked: Revoked | None = None
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """All of a key folder; `warnings` are sentences."""
+
+    folder: Path
+    owner: str
+    development: bool
+    lines: tuple[KeyStatus, ...]
+    warnings: tuple[str, ...]
+
+
+def report_keys(keys: KeyFolder, *, root_folder: Path | None = None, at: datetime | None = None) -> KeyReport:
+    """Everything about `keys` as of `at` (now if None); `root_folder` is where to look for the roots' keys."""
+    at = at or current_time()
+    places = root_folder or keys.folder / ROOT_FOLDER
+    lines = [
+        _line(keys, root.name, "root", None, root.token, places, at, "dropped" if root.dropped else "trusted", None)
+        for root in keys.roots
+    ]
+    revoked, dropped = keys.revoked(), {root.name for root in keys.roots if root.dropped}
+    for signer in keys.signers:
+        revocation = revoked.get(signer.name)
+        state = "revoked" if revocation else "dropped" if signer.root in dropped else "valid"
+        state = "signs" if state == "valid" and signer.name == keys.signer else state
+        lines.append(_line(keys, signer.name, "signer", signer.root, signer.token, keys.folder, at, state, revocation))
+    return KeyReport(keys.folder, keys.owner, keys.development, tuple(lines), tuple(_warnings(keys, lines)))
+
+
+def _line(
+    keys: KeyFolder, name: str, kind: str, root: str | None, token: str | None, folder: Path, at: datetime, state: str,
+    revoked: Revoked | None,
+) -> KeyStatus:  # fmt: skip
+    certificate = keys.certificate(name)
+    ends = certificate.not_valid_after_utc
+    path = folder / f"{name}.key"
+    key = token or (str(path) if path.is_file() else "not here")
+    if ends <= at and state not in ("revoked", "dropped"):
+        state = "expired"
+    return KeyStatus(
+        name, kind, root, state, certificate.not_valid_before_utc, ends, (ends - at).days, key,
+        fingerprint(certificate), revoked,
+    )  # fmt: skip
+
+
+def _warnings(keys: KeyFolder, lines: list[KeyStatus]) -> list[str]:
+    found = []
+    again = f"`edge-osbuild keys rotate {keys.folder}`"
+    for line in lines:
+        end = f"{line.ends:%Y-%m-%d}"
+        if line.name == keys.signer and line.state != "signs":
+            found.append(f"{line.name}, which should sign, is {line.state}: {again}")
+        elif line.state == "signs" and line.days < SOON["signer"]:
+            found.append(f"{line.name} expires on {end}, in {line.days} days: {again}")
+        elif line.state == "expired" and line.kind == "root":
+            found.append(f"{line.name} expired on {end}: what was signed below it since is refused by devices")
+        elif line.state == "trusted" and line.days < SOON["root"]:
+            found.append(f"{line.name} expires on {end}, in {line.days} days: bring a new root to all devices before")
+    for line in lines:
+        if (
+            line.kind == "root"
+            and not keys.development
+            and line.key == str(keys.folder / ROOT_FOLDER / f"{line.name}.key")
+        ):
+            found.append(f"the private key of {line.name} is on this machine: move {keys.folder / ROOT_FOLDER} offline")
+    if keys.development:
+        found.append("these are development keys: not for devices in the field")
+    return found

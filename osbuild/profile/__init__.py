@@ -1,1 +1,0 @@
-"""Profiles: what a user says about one kind of node."""

@@ -1,0 +1,43 @@
+"""The edge agent as one file for the device: a zipapp (PEP 441) of `osbuild.agent`, the same bytes every time."""
+
+import io
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+# The agent, and what it shares with the host. Nothing else of the project goes to a device.
+PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("agent", "shared"))
+SHEBANG = b"#!/usr/bin/python3 -IS\n"  # neither the environment, the current folder nor site packages count
+START = "import sys\nfrom osbuild.agent.__main__ import main\nsys.exit(main())\n"
+DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def build_zipapp(output: Path, compiler: Callable[[list[str], list[Path]], object] | None = None) -> None:
+    """Write the zipapp, executable, to `output`.
+
+    `compiler` runs a command (arguments, folders that it needs) where `python3` is the device's version: then the
+    zipapp holds byte code, which spares the device compiling it at every start. Without one it holds sources.
+    """
+    members = {"__main__.py": START.encode(), "osbuild/__init__.py": b""}
+    with tempfile.TemporaryDirectory(prefix="edge-agent-") as name:
+        folder = Path(name)
+        for package in PACKAGES:
+            shutil.copytree(package, folder / "osbuild" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        if compiler is not None:
+            arguments = ["python3", "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", "-s", name]
+            compiler([*arguments, name], [folder])
+        suffix = ".py" if compiler is None else ".pyc"
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            members[path.relative_to(folder).as_posix()] = path.read_bytes()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(members):
+            member = zipfile.ZipInfo(name, DATE)
+            member.create_system = 3
+            member.external_attr = 0o100644 << 16
+            # Stored: deflate's bytes depend on the zlib at hand, and the image is compressed anyway.
+            archive.writestr(member, members[name], zipfile.ZIP_STORED)
+    output.write_bytes(SHEBANG + buffer.getvalue())
+    output.chmod(0o755)

@@ -1,0 +1,85 @@
+"""The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key, tree_digest
+from osbuild.host.paths import ELEMENTS
+from osbuild.inputs.debian import SUITE, Deb, PackageArchive, make_repository
+from osbuild.inputs.wheels import DISKIMAGE_BUILDER
+from osbuild.rootfs import element_search
+from osbuild.rootfs.installer.install import EMULATING
+from osbuild.sandbox.tools_tree import ToolsTree
+
+INSTALLER = Path(__file__).parent / "installer"
+# What every image has. Profiles add to this; `osbuild.kubernetes.component` names what Kubernetes needs.
+PACKAGES = (
+    "bash", "ca-certificates", "cloud-init", "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
+    "kmod", "less", "libnss-myhostname", "mount", "netplan-generator", "openssh-server", "procps", "python3", "rauc",
+    "rauc-service", "sudo", "systemd", "systemd-boot", "systemd-cryptsetup", "systemd-repart", "systemd-resolved",
+    "systemd-sysv", "systemd-timesyncd", "tzdata", "udev", "util-linux", "zstd",
+)  # fmt: skip
+
+
+def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str:
+    """Content key of the root: packages, elements and the tools that compose it (`tools` is their key)."""
+    code = [tree_digest(ELEMENTS), tree_digest(INSTALLER, code=True), [pin.sha256 for pin in DISKIMAGE_BUILDER]]
+    return content_key("rootfs", [deb.sha256 for deb in debs], code, element_search.elements_key(elements), tools)
+
+
+def make_rootfs(
+    cache: Cache, tools: ToolsTree, dib: Sequence[Path], debs: Sequence[Deb], architecture: Architecture, *,
+    own: Path = ELEMENTS, elements: Sequence[Path] = (), key: str, folder: Path | None = None,
+    again: Callable[[], str] | None = None,
+) -> Path:  # fmt: skip
+    """A tar of the root made of `debs`, from the cache if it is there.
+
+    `dib` are diskimage-builder and its dependencies, unpacked; `own` is a folder with the element `edge-debian`,
+    `elements` are folders of elements to run after it. All of them can run programs of `architecture`. `again` is for
+    `Cache.get_or_make`.
+    """
+
+    def make(path: Path) -> None:
+        with log.step(f"root file system: {len(debs)} packages"):
+            PackageArchive(cache, architecture).download_packages(debs, folder=folder)
+            packages = make_repository(cache, debs)
+            logfile = path.parent / "dib.log"
+            tools.run_command(
+                [
+                    *emulation_command(architecture, key), "python3", "-c", "import sys; sys.argv[0] = "
+                    "'disk-image-create'\n"
+                    "from diskimage_builder.disk_image_create import main; main()",
+                    "-a", architecture.to_debian(), "-t", "tar", "-n", "-o", path.parent / "root",
+                    "edge-debian", *(each.name for each in elements),
+                ],
+                [path.parent, packages],
+                cwd=path.parent,
+                env={
+                    "PYTHONPATH": ":".join(map(str, (*dib, INSTALLER.parents[2]))), "TMPDIR": str(path.parent),
+                    "PYTHONPYCACHEPREFIX": "/tmp/pycache",
+                    "ELEMENTS_PATH": ":".join(map(str, element_search.search_path(elements, own))),
+                    "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
+                    "EDGE_ARCHITECTURE": architecture.to_debian(), "SOURCE_DATE_EPOCH": "0", "USER": "root",
+                },
+                read_only_binds=[(path, str(path)) for path in (INSTALLER, *dib, *element_search.search_path(elements,
+                own))],
+                logfile=logfile,
+            )  # fmt: skip
+            if EMULATING in logfile.read_text(errors="replace"):
+                log.warn(f"{EMULATING}, and took long; please report which packages the profile has")
+            (path.parent / "root.tar").rename(path)
+
+    return cache.get_or_make("rootfs", key, make, again=again)
+
+
+def emulation_command(architecture: Architecture, key: str) -> list[str]:
+    """What to put before a command so that it and its chroots run programs of `architecture`, if that is foreign.
+
+    The emulator's name has the root's `key` in it: builds of several roots don't disturb each other, and one that was
+    killed is cleaned up after when the same root is made again.
+    """
+    if architecture == Architecture.native():
+        return []
+    return ["python3", "-m", "osbuild.rootfs.installer.emulation", architecture.to_debian(), f"edge-osbuild-{key[:16]}"]

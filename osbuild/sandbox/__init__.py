@@ -1,0 +1,1 @@
+"""Tools trees: Debian roots in which build steps and QEMU run."""

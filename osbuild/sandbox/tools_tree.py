@@ -1,0 +1,184 @@
+"""Tools trees: native Debian roots from which every build step and QEMU run.
+
+A host then needs nothing but Python, mmdebstrap and bubblewrap, and a result does not depend on the host's versions.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from osbuild.host import log
+from osbuild.host.architecture import Architecture
+from osbuild.host.cache import Cache, content_key
+from osbuild.host.modes import UMASK
+from osbuild.host.run import Argument, run_command
+from osbuild.inputs.debian import SUITE, Deb, PackageArchive, make_repository
+
+# Two trees, so that the root is composed while the tree for what comes after it is still being made.
+ROOT_TOOLS = (
+    "e2fsprogs", "mount", "procps", "python3", "python3-jsonschema", "python3-yaml", "sudo", "util-linux",
+)  # fmt: skip
+# More for roots of another architecture: the emulator, and native programs in the place of those that maintainer
+# scripts spend their time in (osbuild.rootfs.installer.native_programs).
+FOREIGN_ROOT_TOOLS = ("libtext-charwidth-perl", "openssh-client", "openssl", "perl", "qemu-user", "systemd", "udev")
+IMAGE_TOOLS = (
+    "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-repart",
+    "systemd-ukify", "xz-utils", "zstd",
+)  # fmt: skip
+# Both kinds of ARM share a tree: Debian has their emulators in one package.
+ARM_EMULATOR = ("qemu-system-arm", "qemu-utils", "qemu-efi-aarch64", "qemu-efi-arm")
+EMULATOR = {
+    Architecture.x86_64: ("qemu-system-x86", "qemu-utils", "ovmf"),
+    Architecture.arm64: ARM_EMULATOR,
+    Architecture.armv7: ARM_EMULATOR,
+}
+# Emulators in qemu-user for processors that no image is built for: 400 MiB.
+UNUSED = (
+    "aarch64_be", "alpha", "armeb", "hexagon", "hppa", "i386", "loongarch64", "m68k", "microblaze*", "mips*", "or1k",
+    "ppc*", "riscv*", "s390x", "sh4*", "sparc*", "xtensa*",
+)  # fmt: skip
+# What the programs in the tree may see of the environment: how to reach a network, nothing else.
+PASSED = {"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM"}
+
+
+@dataclass(frozen=True)
+class ToolsTree:
+    """A root folder that programs run in, each in a sandbox of its own (bwrap(1))."""
+
+    root: Path
+
+    def wrap_command(
+        self,
+        command: Sequence[Argument],
+        binds: Sequence[Path] = (),
+        *,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        read_only_binds: Sequence[tuple[Path, str]] = (),
+    ) -> list[str]:
+        """The command line that runs `command` in the tree.
+
+        `binds` are host paths to be seen there, writable, at the same place; `read_only_binds` are (host path, place)
+        pairs to be seen read-only. Mounts, processes and files below /tmp end with the command, whatever happens to it.
+        """
+        arguments = [
+            "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
+            "--hostname", "localhost", "--cap-add", "ALL",
+            "--tmpfs", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--dev-bind", "/sys", "/sys",
+            "--tmpfs", "/run", "--dir", "/tmp", "--dir", "/var/tmp",
+            # What is passed on is inherited: a proxy's address may have a password, and anybody can read command lines.
+            *(word for name in sorted(os.environ.keys() - PASSED) for word in ("--unsetenv", name)),
+            "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "HOME", "/tmp", "--setenv", "LC_ALL", "C.UTF-8",
+        ]  # fmt: skip
+        mount_points = [PurePosixPath(path) for path in [*map(str, binds), *(inside for _, inside in read_only_binds)]]
+        for path in sorted(self.root.iterdir()):
+            if path.is_symlink():
+                arguments += ["--symlink", str(path.readlink()), f"/{path.name}"]
+            elif path.name in {"etc", "usr"}:
+                arguments += self._read_only(PurePosixPath("/", path.name), mount_points)
+        arguments += self._read_only(PurePosixPath("/var/lib"), mount_points)
+        for path, inside in read_only_binds:
+            arguments += ["--ro-bind", str(path), inside]
+        for path in binds:
+            arguments += ["--dev-bind", str(path), str(path)]
+        for name, value in (env or {}).items():
+            arguments += ["--setenv", name, value]
+        return [*arguments, "--chdir", str(cwd or "/"), "--", *(str(word) for word in command)]
+
+    def _read_only(self, folder: PurePosixPath, mount_points: Sequence[PurePosixPath]) -> list[str]:
+        """Arguments that show `folder` of the tree. Mount points below it that the tree lacks can be created there."""
+        source = self.root / folder.relative_to("/")
+        missing = [
+            path for path in mount_points
+            if path != folder and path.is_relative_to(folder) and not (self.root / path.relative_to("/")).exists()
+        ]  # fmt: skip
+        if not missing:
+            return ["--ro-bind", str(source), str(folder)]
+        # Nothing can be created in a read-only mount, so the folder is put together from what it contains.
+        arguments = ["--dir", str(folder)]
+        for path in sorted(source.iterdir()):
+            if path.is_symlink():
+                arguments += ["--symlink", str(path.readlink()), str(folder / path.name)]
+            elif path.is_dir():
+                arguments += self._read_only(folder / path.name, missing)
+            else:
+                arguments += ["--ro-bind", str(path), str(folder / path.name)]
+        return arguments
+
+    def run_command(
+        self,
+        command: Sequence[Argument],
+        binds: Sequence[Path] = (),
+        *,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        read_only_binds: Sequence[tuple[Path, str]] = (),
+        logfile: Path | None = None,
+        input: str | None = None,
+    ) -> str:
+        """Like `osbuild.host.run.run`, in the tree, whatever umask the host has."""
+        wrapped = self.wrap_command(command, binds, cwd=cwd, env=env, read_only_binds=read_only_binds)
+        return run_command(wrapped, logfile=logfile, input=input, shown=command, umask=UMASK)
+
+
+def make_tools_tree(
+    cache: Cache, debs: Sequence[Deb], title: str = "tools tree", *, folder: Path | None = None
+) -> ToolsTree:
+    """The tree made of exactly `debs`, from the cache if it is there; `folder` is looked into before the network."""
+
+    def make(path: Path) -> None:
+        with log.step(f"{title}: {len(debs)} packages"):
+            PackageArchive(cache, Architecture.native()).download_packages(debs, folder=folder)
+            install_tools(cache, debs, path)
+
+    return ToolsTree(cache.get_or_make("tools", tools_tree_key(debs), make))
+
+
+def unlocked_tools_tree(cache: Cache, kind: str, packages: Sequence[str], title: str) -> ToolsTree:
+    """A tree with `packages` for programs that no lock pins.
+
+    Which versions it is made of is decided once and kept in `cache` under `kind`. Making it takes root, the network and
+    a minute; after that nothing is done.
+    """
+
+    def resolve(path: Path) -> None:
+        with log.step(f"choosing packages: {title}"):
+            archive = PackageArchive(cache, Architecture.native())
+            archive.update_index()
+            path.write_text(json.dumps([asdict(deb) for deb in archive.resolve_packages(packages)]))
+
+    chosen = cache.get_or_make(kind, content_key(SUITE, Architecture.native(), packages), resolve)
+    return make_tools_tree(cache, [Deb(**entry) for entry in json.loads(chosen.read_text())], title=title)
+
+
+def tools_tree_key(debs: Sequence[Deb]) -> str:
+    """Content key of a tools tree."""
+    return content_key("tools", [deb.sha256 for deb in debs])
+
+
+def install_tools(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
+    """Unpack and configure `debs`, which are complete in themselves, with the host's mmdebstrap."""
+    source = f"deb [trusted=yes] copy:{make_repository(cache, debs)} ./"
+    names = ",".join(deb.name for deb in debs)
+    drop = [f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
+    drop += [f"/usr/bin/qemu-{name}" for name in UNUSED]
+    run_command(
+        [
+            "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
+            "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
+            SUITE, target, source,
+        ],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, umask=UMASK,
+    )  # fmt: skip
+
+
+def root_tools(architecture: Architecture) -> tuple[str, ...]:
+    """What a tree needs to compose roots of `architecture` with."""
+    return ROOT_TOOLS if architecture == Architecture.native() else (*ROOT_TOOLS, *FOREIGN_ROOT_TOOLS)
+
+
+def emulator_packages(architectures: Sequence[Architecture]) -> list[str]:
+    """What a tree needs to boot images of `architectures`."""
+    return sorted({name for architecture in architectures for name in EMULATOR[architecture]})

@@ -1,0 +1,59 @@
+"""Which tests run on which board.
+
+A test that uses the fixture `board`, itself or through another fixture, runs once for each board that `--board`
+names. Here is what can't hold on a board, and what takes too long for `make test`.
+"""
+
+from osbuild.config.board import Board, load_board, shipped_boards
+
+FULL = "x86_64"
+"""the board that `make test` tests in full"""
+ALL = "all"
+
+# What `make test` runs on every other board that can: its first boot. The rest is left to `make test-all`; docs/run.md
+# says how long that takes. (To compile Kubernetes for a second architecture alone is 6 minutes.)
+FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
+CLUSTERS = ("test_cluster", "test_join", "test_k3s")
+# A 32-bit API server under emulation needs most of ten minutes to start: what joins a server there joins one of another
+# board, as small boards in the field do.
+SERVERS = {"armv7": "x86_64"}
+# The failure matrix runs in full on one board; the others show an update, a rollback and a power cut (test_update).
+FAILURES = (
+    "test_update_matrix", "test_update_power", "test_update_power_cluster", "test_update_cluster",
+    "test_first_boot_power",
+)  # fmt: skip
+PANIC = "test_a_new_version_that_panics_falls_back_after_its_tries"
+LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
+
+
+def emulated() -> list[Board]:
+    """The boards that QEMU has a machine for."""
+    return [board for board in map(load_board, shipped_boards()) if board.qemu.machine]
+
+
+def obstacle(board: Board, module: str, test: str) -> str | None:
+    """Why a test can't hold on a board; None if it must."""
+    if board.qemu.limit:
+        return board.qemu.limit if module != "test_uboot" or "kernel" in test else None
+    if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:
+        return f"{board.qemu.machine} has too little memory for a Kubernetes server"
+    if module in FAILURES and board.name != FULL:
+        return f"failures of updates are tested on {FULL}"
+    if board.name == FULL and test == PANIC:
+        return "test_update_matrix has it on this board, with everything else that a new version may do"
+    if module == "test_uboot" and board.boot != "uboot":
+        return "this board boots by UEFI"
+    if module in ("test_driver", "test_driver_failures") and board.qemu.disk != "virtio":
+        return "the driver's own tests work on virtio disks and hot-plugged PCI cards"
+    return None
+
+
+def quick(board: Board, module: str, test: str) -> bool:
+    """Whether `make test` runs a test on a board."""
+    if board.name == FULL:
+        return True
+    if obstacle(board, module, test):
+        return True  # it takes no time to say so
+    if board.qemu.firmware == "uboot":
+        return False  # reading a card byte by byte, an emulated Pi takes minutes for each boot
+    return f"{module}.{test}" == FIRST_BOOT

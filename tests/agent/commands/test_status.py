@@ -1,0 +1,221 @@
+"""What `edge-agent status` says, and the agent's command line and zipapp."""
+
+import http.server
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from osbuild.agent.commands.server_check import check_server
+from osbuild.agent.commands.status import collect_status, format_duration, status_lines
+from osbuild.rootfs.agent_zipapp import build_zipapp
+from osbuild.shared.uefi_entries import parse_entry_name
+from tests.agent.test_health import Device
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    made = Device(tmp_path, uptime=3725.5)
+    made.put(
+        "usr/lib/edge-osbuild/image.json",
+        '{"name": "edge-server", "version": "1.2.0", "architecture": "x86_64", '
+        '"kubernetes": {"distribution": "upstream", "version": "v1.36.3", "role": "server"}}',
+    )
+    made.put("proc/sys/kernel/osrelease", "6.12.1-cloud-amd64\n")
+    (made.root / "var").mkdir()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("edge-a.efi", ("a", None, 0, "good")),
+        ("edge-a+3.efi", ("a", 3, 0, "trial")),
+        ("edge-b+2-1.efi", ("b", 2, 1, "trial")),
+        ("edge-b+0-3.efi", ("b", 0, 3, "bad")),
+    ],
+)
+def test_an_entry_is_read_from_its_name(name: str, expected: tuple[str, int | None, int, str]) -> None:
+    entry = parse_entry_name(name)
+    assert entry is not None
+    assert (entry.slot, entry.left, entry.done, entry.state) == expected
+
+
+@pytest.mark.parametrize("name", ["", "edge.efi", "edge-a.efi.new", ".edge-a.efi", "edge-a+x.efi", "edge-a+1-2-3.efi"])
+def test_other_files_are_no_entries(name: str) -> None:
+    assert parse_entry_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "booted", "state", "why"),
+    [
+        (["edge-a.efi"], None, "good", "slot a is good, and no other slot has an image"),
+        (["edge-a.efi", "edge-b.efi"], None, "good", "slot a is good and the boot loader's choice"),
+        (["edge-a+2-1.efi", "edge-b.efi"], "edge-a+2-1.efi", "trial", "slot a is on trial: 1 try used, 2 left"),
+        (["edge-a.efi", "edge-b+3.efi"], None, "good", "slot a is good; slot b is to be tried at the next boot"),
+        (["edge-a.efi", "edge-b+0-3.efi"], None, "good", "fell back to slot a: slot b failed 3 tries, none is left"),
+        (["edge-a+0-3.efi", "edge-b.efi"], "edge-a+0-3.efi", "bad", "slot a is on its last try"),
+        (["edge-a+0-3.efi", "edge-b+0-2.efi"], "edge-a+0-3.efi", "bad", "no slot is good: slot a and slot b"),
+        ([], None, "unknown", "its entry can't be read"),
+    ],
+)
+def test_it_says_why_this_slot_runs(
+    device: Device, entries: list[str], booted: str | None, state: str, why: str
+) -> None:
+    device.entries(*entries, booted=booted)
+    found = collect_status(device.system)
+    assert found["boot"]["state"] == state
+    assert why in found["why"]
+
+
+SEED = {
+    "source": "stored",
+    "digest": "0" * 32,
+    "configured": True,
+    "errors": ["write_files, /etc/a: is a directory"],
+    "warnings": ["user-data: `swap` has no effect: kubelet does not start beside swap"],
+}
+
+
+def test_status_has_all_that_a_script_wants(device: Device) -> None:
+    device.put("run/edge-osbuild/seed.json", json.dumps(SEED))
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+    health = {"healthy": True, "final": True, "seconds": 40.2, "checks": []}
+    device.put("run/edge-osbuild/health.json", json.dumps(health))
+    found = collect_status(device.system)
+    assert found.pop("space")["/var"]["size"] > 0
+    assert found == {
+        "name": "edge-server",
+        "version": "1.2.0",
+        "architecture": "x86_64",
+        "slot": "a",
+        "root_hash": "abc",
+        "kernel": "6.12.1-cloud-amd64",
+        "kubernetes": {"distribution": "upstream", "version": "v1.36.3", "role": "server"},
+        "boot": {"entry": "edge-a+2-1.efi", "state": "trial", "left": 2, "done": 1, "counted": True},
+        "why": "slot a is on trial: 1 try used, 2 left",
+        "seed": {**SEED, "notes": []},
+        "network": {"problems": []},
+        "health": health,
+        "uptime": 3725.5,
+    }
+
+
+def test_status_for_people_is_short_and_aligned(device: Device) -> None:
+    device.entries("edge-a.efi")
+    checks = [
+        {"name": "10-systemd", "ok": True, "output": "", "seconds": 0.1},
+        {"name": "50-node", "ok": False, "output": "not Ready:\nno network", "seconds": 0.1},
+    ]
+    device.put(
+        "run/edge-osbuild/health.json",
+        json.dumps({"healthy": False, "final": True, "seconds": 600.0, "checks": checks}),
+    )
+    device.put("run/edge-osbuild/seed.json", json.dumps(SEED))
+    device.put("run/edge-osbuild/network.json", '{"problems": ["network-config, line 2, column 1: no"]}')
+    text = status_lines(collect_status(device.system))
+    assert [re.sub(r"[\d.]+ of [\d.]+ GiB", "N of M GiB", line) for line in text] == [
+        "image       edge-server 1.2.0 (x86_64)",
+        "slot        a: slot a is good, and no other slot has an image",
+        "boot        good",
+        "root        abc",
+        "kernel      6.12.1-cloud-amd64",
+        "kubernetes  upstream v1.36.3, server",
+        "up          1 h 2 min",
+        "/var        N of M GiB free",
+        "seed        stored, 1 error, 1 warning",
+        "health      NOT GOOD",
+        "            ok  10-systemd",
+        "            BAD 50-node     not Ready: no network",
+        "",
+        "seed error: write_files, /etc/a: is a directory",
+        "seed warning: user-data: `swap` has no effect: kubelet does not start beside swap",
+        "network error: network-config, line 2, column 1: no",
+    ]
+
+
+def test_a_device_with_nothing_on_it_has_a_status_too(tmp_path: Path) -> None:
+    found = collect_status(Device(tmp_path / "x").system)
+    (tmp_path / "x/proc/cmdline").unlink()
+    assert found["health"]["healthy"] is False
+    assert status_lines(found)
+
+
+def test_durations_are_for_people() -> None:
+    assert [format_duration(seconds) for seconds in (0, 59.9, 61, 7200, 90061)] == [
+        "0 s",
+        "59 s",
+        "1 min 1 s",
+        "2 h",
+        "1 d 1 h",
+    ]
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """An HTTP server that answers 404 to everything."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}/"
+        made.shutdown()
+
+
+def test_any_answer_says_that_a_server_can_be_reached(server: str) -> None:
+    assert check_server(server, 5) is None
+
+
+def test_a_server_that_can_not_be_reached_is_named_with_the_reason() -> None:
+    assert "refused" in (check_server("http://127.0.0.1:9/", 5) or "")
+    assert "not an http" in (check_server("file:///etc/passwd", 5) or "")
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("agent") / "edge-agent"
+    build_zipapp(path)
+    return path
+
+
+def run(agent: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Start it as a device does, without anything of this environment in reach."""
+    command = [sys.executable, "-IS", str(agent), *words]
+    return subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "100"}, check=False, cwd="/")
+
+
+def test_the_agent_is_one_file_of_the_same_bytes_every_time(agent: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    build_zipapp(again)
+    assert again.read_bytes() == agent.read_bytes()
+    assert agent.read_bytes().startswith(b"#!/usr/bin/python3")
+    assert agent.stat().st_mode & 0o777 == 0o755
+
+
+def test_every_command_of_the_agent_starts_with_nothing_but_the_standard_library(agent: Path) -> None:
+    top = run(agent, "--help")
+    assert top.returncode == 0
+    for command in ("status", "health", "reach", "seed", "update", "rollback", "explain", "kubernetes"):
+        assert re.search(rf"^ +{command}\b", top.stdout, re.MULTILINE)
+        result = run(agent, command, "--help")
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_exit_status_is_1_where_it_is_not_well_and_2_for_a_wrong_command_line(agent: Path) -> None:
+    result = run(agent, "status", "--json")
+    assert (result.returncode, json.loads(result.stdout)["health"]["healthy"]) == (1, False)
+    for words in ([], ["stat"], ["status", "--jso=n"], ["health", "--deadline", "soon"]):
+        wrong = run(agent, *words)
+        assert wrong.returncode == 2
+        assert "Traceback" not in wrong.stderr

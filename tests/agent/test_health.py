@@ -1,0 +1,365 @@
+"""Health checks, and what a boot that fails them means."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from osbuild.agent import console, health, systemd
+from osbuild.agent.__main__ import main
+from osbuild.agent.errors import Problem
+from osbuild.agent.health import await_verdict, find_checks, judge_boot, result_lines, run_check, run_round
+from osbuild.agent.system import System
+from osbuild.agent.update import records
+from osbuild.host import paths
+from tests.support.mounted import full, tmpfs
+
+IMAGE = '{"name": "minimal", "version": "1.0.0"}'
+VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+
+class Device:
+    """Files of a device below a folder."""
+
+    def __init__(self, root: Path, *, uptime: float = 1e6) -> None:
+        self.root = root
+        self.system = System(root)
+        self.put("proc/cmdline", "quiet edge.slot=a roothash=abc\n")
+        self.put("proc/uptime", f"{uptime} 1.0\n")
+        self.put("usr/lib/edge-osbuild/image.json", IMAGE)
+        self.put("dev/console", "")
+
+    def put(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def check(self, name: str, script: str, folder: str = "usr/lib") -> Path:
+        path = self.put(f"{folder}/edge-osbuild/health.d/{name}", f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def entries(self, *names: str, booted: str | None = None) -> None:
+        for name in names:
+            self.put(f"efi/EFI/Linux/{name}", name)
+        if booted:
+            path = self.put(VARIABLE, "")
+            path.write_bytes(b"\6\0\0\0" + f"\\EFI\\Linux\\{booted}\0".encode("utf-16-le"))
+
+    @property
+    def result(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.root / "run/edge-osbuild/health.json").read_text())
+        return found
+
+    @property
+    def console(self) -> str:
+        return (self.root / "dev/console").read_text()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+def test_checks_run_in_order_of_name_and_one_in_etc_replaces_its_namesake(device: Device) -> None:
+    device.check("20-b", "echo from usr")
+    device.check("10-a", "echo first")
+    device.check("20-b", "echo from etc", folder="etc")
+    device.put("usr/lib/edge-osbuild/health.d/README", "not a check")
+    results = run_round(device.system, everything=True)
+    assert [(check.name, check.ok, check.output) for check in results] == [
+        ("10-a", True, "first"),
+        ("20-b", True, "from etc"),
+    ]
+
+
+def test_a_check_says_why_on_either_stream_and_only_its_status_counts(device: Device) -> None:
+    bad = run_check(device.check("a", "echo out; echo err >&2; exit 3"), 5)
+    assert (bad.ok, bad.output.splitlines()) == (False, ["out", "err"])
+    assert run_check(device.check("b", "echo FAILED >&2"), 5).ok
+    broken = run_check(device.put("usr/lib/edge-osbuild/health.d/c", "#!/no/such/program\n"), 5)
+    assert not broken.ok
+    assert "cannot be run" in broken.output
+
+
+def test_a_check_that_hangs_is_killed_with_all_that_it_started(device: Device) -> None:
+    path = device.check("a", f"sleep 60 & echo $! > {device.root}/child; echo waiting; wait")
+    begin = time.monotonic()
+    result = run_check(path, 0.5)
+    assert time.monotonic() - begin < 5
+    assert not result.ok
+    assert result.output == "no answer within 0.5 s\nwaiting"
+    child = int((device.root / "child").read_text())
+    for _ in range(50):
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the check's child still runs")
+
+
+def test_a_check_that_can_not_be_killed_holds_up_no_verdict(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "KILL_TIMEOUT", 0.2)
+    begin = time.monotonic()
+    # what leaves the session is not killed with it, and keeps the output open
+    result = run_check(device.check("a", "echo begun; setsid sleep 5; sleep 5"), 0.3)
+    assert (result.ok, result.output) == (False, "no answer within 0.3 s\nbegun")
+    assert time.monotonic() - begin < 4
+
+
+def test_a_round_stops_at_the_first_failure_unless_it_is_the_last(device: Device) -> None:
+    device.check("10-a", "exit 1")
+    device.check("20-b", "exit 1")
+    assert [check.name for check in run_round(device.system, everything=False)] == ["10-a"]
+    assert [check.name for check in run_round(device.system, everything=True)] == ["10-a", "20-b"]
+
+
+def test_checks_that_hang_do_not_wait_for_each_other_in_the_last_round(device: Device) -> None:
+    for name in "abcd":
+        device.check(name, f"echo {name}; exec sleep 60")
+    begin = time.monotonic()
+    results = run_round(device.system, everything=True, timeout=1)
+    assert time.monotonic() - begin < 3.5
+    assert [(check.name, check.output.splitlines()[-1]) for check in results] == [(name, name) for name in "abcd"]
+
+
+def test_a_look_by_hand_decides_on_no_boot(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "System", lambda: device.system)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    check = device.check("a", "true")
+    early = health.Verdict(False, False, 20.0, ())
+    for before, stored in ((None, None), (early, (False, False)), (replace(early, final=True), (True, True))):
+        if before:
+            health.store_verdict(device.system, before)
+        assert main(["health"]) == 0
+        found = device.system.json(health.VERDICT_FILE)
+        assert (stored is None and not found) or (found["final"], found["healthy"]) == stored
+    check.write_text("#!/bin/sh\nexit 1\n")
+    assert main(["health"]) == 1
+    assert (device.result["final"], device.result["healthy"]) == (True, False)
+
+
+def test_it_waits_until_a_check_passes(tmp_path: Path) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 3 ]")
+    verdict = await_verdict(device.system, deadline=60, pause=0.01)
+    assert (verdict.healthy, verdict.final) == (True, True)
+    assert (tmp_path / "runs").read_text().count("x") == 3
+
+
+def test_checks_leave_a_slow_processor_to_the_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 4 ]")
+    rests: list[float] = []
+    clock = iter((0.0, 0.4, 0.4, 0.401, 0.401, 99.0, 99.0))
+    monkeypatch.setattr(health, "processor_time", lambda: next(clock))
+    monkeypatch.setattr(health, "time", SimpleNamespace(sleep=rests.append, monotonic=time.monotonic))
+    assert await_verdict(device.system, deadline=60).healthy
+    assert rests == [pytest.approx(3.6), 1.0, health.LONGEST_PAUSE]
+
+
+def test_a_rest_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    rests: list[float] = []
+    device.check("a", "exit 1")
+
+    def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        device.put("proc/uptime", f"{5 + seconds} 1.0\n")
+
+    monkeypatch.setattr(health, "processor_time", iter((0.0, 99.0, 99.0)).__next__)
+    monkeypatch.setattr(health, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    assert not await_verdict(device.system, deadline=8).healthy
+    assert rests == [3.0]
+
+
+def test_what_checks_use_of_a_processor_is_counted(tmp_path: Path) -> None:
+    before = health.processor_time()
+    run_check(Device(tmp_path).check("a", "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"), 30)
+    assert health.processor_time() > before
+
+
+def test_at_the_deadline_the_verdict_is_final_and_every_check_is_in_it(device: Device) -> None:
+    device.check("10-a", "echo no; exit 1")
+    device.check("20-b", "echo yes")
+    verdict = await_verdict(device.system, deadline=10, pause=0.01)
+    assert (verdict.healthy, verdict.final) == (False, True)
+    assert [(check.name, check.ok) for check in verdict.checks] == [("10-a", False), ("20-b", True)]
+
+
+def decide(device: Device) -> tuple[int, bool]:
+    """(exit status, whether it rebooted)"""
+    rebooted = []
+    status = judge_boot(device.system, deadline=10, restart=lambda: rebooted.append(True))
+    return status, bool(rebooted)
+
+
+def test_a_good_boot_says_so_on_the_console_in_one_line(tmp_path: Path) -> None:
+    device = Device(tmp_path, uptime=42.4)
+    device.check("a", "true")
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+    assert decide(device) == (0, False)
+    assert device.console.strip() == "edge-osbuild: boot complete: minimal 1.0.0 slot a healthy after 42 s"
+
+
+@pytest.mark.parametrize(
+    ("entries", "booted", "reboots", "said"),
+    [
+        (["edge-a+2-1.efi"], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
+        (["edge-a+2-1.efi", "edge-b.efi"], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
+        (["edge-a+0-3.efi", "edge-b.efi"], "edge-a+0-3.efi", True, "slot b takes over"),
+        (["edge-a+0-3.efi", "edge-b+1-2.efi"], "edge-a+0-3.efi", True, "slot b takes over"),
+        (["edge-a+0-3.efi", "edge-b+0-3.efi"], "edge-a+0-3.efi", False, "no slot has a try left"),
+        (["edge-a+0-3.efi"], "edge-a+0-3.efi", False, "no slot has a try left"),
+        (["edge-a.efi"], None, False, "slot a was found good before"),
+        (["edge-a.efi", "edge-b+3.efi"], None, False, "slot a was found good before"),
+        (["edge-a.efi"], "edge-a+2-1.efi", False, "slot a was found good before"),
+        ([], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
+        ([], "edge-a+0-3.efi", False, "no slot has a try left"),
+        ([], None, False, "slot a was found good before"),
+    ],
+)
+def test_a_failed_boot_is_tried_again_only_while_a_try_is_left_somewhere(
+    device: Device, entries: list[str], booted: str | None, reboots: bool, said: str
+) -> None:
+    device.check("10-a", "echo it is broken; exit 1")
+    device.entries(*entries, booted=booted)
+    assert decide(device) == (1, reboots)
+    assert "boot failed: minimal 1.0.0 slot a not healthy" in device.console
+    assert said in device.console
+    assert (device.result["final"], device.result["healthy"]) == (True, False)
+
+
+def test_no_verdict_is_final_before_something_has_come_of_it(device: Device) -> None:
+    """Until then the guard of boots on trial goes on watching."""
+    device.check("10-a", "exit 1")
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+
+    def refuse() -> None:
+        raise Problem("systemd is deaf")
+
+    with pytest.raises(Problem):
+        judge_boot(device.system, deadline=10, restart=refuse)
+    assert not (device.root / "run/edge-osbuild/health.json").exists()
+
+
+def test_a_reboot_that_systemd_refuses_is_done_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ntest "$*" = "reboot --force --force"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    systemd.force_reboot()
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "--no-block reboot", "reboot --force", "reboot --force --force",
+    ]  # fmt: skip
+    with pytest.raises(Problem, match="ended with 1"):
+        systemd.reboot()
+
+
+def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "TIMEOUT", 0.2)
+    device.check("10-a", "exit 1")
+    device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
+    (device.root / "dev/console").unlink()
+    os.mkfifo(device.root / "dev/console")  # to open it waits for a reader
+    with records.state_lock(device.system):
+        assert decide(device) == (1, True)
+    assert "rebooting: slot a has 2 tries left" in capsys.readouterr().out
+    for thread in threading.enumerate():
+        if thread.name.endswith("(keep)"):  # which goes on, now that it can
+            thread.join(30)
+    folder = device.root / records.FOLDER.lstrip("/")
+    folder.rename(folder.with_name("gone"))
+    with tmpfs(folder, 65536), full(folder):
+        assert decide(device) == (1, True)
+    assert "the verdict can't be kept: " in capsys.readouterr().out
+    folder.rmdir()
+    folder.write_text("a file where a folder should be")
+    assert decide(device) == (1, True)
+    assert "update is damaged: not a folder; kept as update.damaged" in capsys.readouterr().err
+    assert (folder / "verdict.json").is_file()
+    (device.root / "dev/console").open().close()
+
+
+def test_reboots_end_whatever_the_entries_are(tmp_path: Path) -> None:
+    """As systemd-boot does it: each boot of a counted entry uses a try; those without any left come last."""
+    slots: dict[str, tuple[int | None, int]] = {"a": (3, 0), "b": (2, 0)}
+    for number in range(20):
+        usable = sorted((left == 0, slot) for slot, (left, _) in slots.items())
+        slot = usable[0][1]
+        left, done = slots[slot]
+        if left:
+            slots[slot] = left, done = left - 1, done + 1
+        device = Device(tmp_path / str(number))
+        device.put("proc/cmdline", f"edge.slot={slot}")
+        device.check("10-a", "exit 1")
+        names = {key: f"edge-{key}+{rest}-{used}.efi" for key, (rest, used) in slots.items()}
+        device.entries(*names.values(), booted=names[slot])
+        if not decide(device)[1]:
+            break
+    assert number == 4  # three tries of a, two of b, and the last stays up
+    assert {left for left, _ in slots.values()} == {0}
+
+
+def test_the_table_for_people_is_aligned(device: Device) -> None:
+    device.check("10-a", "echo fine")
+    device.check("20-long", "echo one; echo two; exit 1")
+    assert result_lines(run_round(device.system, everything=True)) == [
+        "ok  10-a     fine",
+        "BAD 20-long  one",
+        "             two",
+    ]
+
+
+def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
+    folder = Path(__file__).parents[2] / "overlays/base"
+    names = [path.name for path in find_checks(System(folder))]
+    assert names == ["10-systemd", "15-seed", "20-storage", "30-agent"]
+    for path in find_checks(System(folder)):
+        assert subprocess.run(["sh", "-n", path], check=False).returncode == 0
+    assert health.FOLDERS[0] == "/usr/lib/edge-osbuild/health.d"
+
+
+GUARD = paths.PROJECT / "overlays/base/usr/lib/edge-osbuild/guard-trial"
+
+
+def guarded(folder: Path, verdict: health.Verdict | None, deaf: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the guard of boots on trial with the files of `folder` in the place of the device's, after 1000 s."""
+    system = System(folder)
+    if verdict:
+        health.store_verdict(system, verdict)
+    facts = system.path("/usr/lib/edge-osbuild/image.json")
+    facts.parent.mkdir(parents=True, exist_ok=True)
+    facts.write_text(json.dumps({"update": {"deadline": 99999}, "health": {"deadline": 300}}, indent=2))
+    (folder / "uptime").write_text("1000.50 900.00\n")
+    (folder / "systemctl").write_text(f"#!/bin/sh\necho systemctl $*\n{deaf}")
+    (folder / "systemctl").chmod(0o755)
+    text = GUARD.read_text().replace("/proc/uptime", str(folder / "uptime")).replace("/dev/console", "/dev/null")
+    for name in ("/run/edge-osbuild", "/usr/lib/edge-osbuild"):
+        text = text.replace(f"={name}", f"={folder}{name}")
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True, env=environment, timeout=30)
+
+
+def test_a_trial_without_a_verdict_is_rebooted_and_one_with_a_verdict_is_not(tmp_path: Path) -> None:
+    early = health.Verdict(False, False, 20.0, ())
+    for verdict, reboots in ((None, True), (early, True), (replace(early, final=True), False)):
+        done = guarded(tmp_path, verdict)
+        assert ("systemctl --no-block reboot" in done.stdout) is reboots, done
+        assert ("no verdict on it after 360 s" in done.stdout) is reboots, done
+    done = guarded(tmp_path, early, 'test "$*" = "reboot --force --force"')
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("systemctl")] == [
+        "--no-block reboot", "reboot --force", "reboot --force --force",
+    ], "as the agent itself does it"  # fmt: skip

@@ -1,0 +1,287 @@
+"""Files that the agent keeps over a boot, damaged in every way: each is reported, set aside, and the agent goes on."""
+
+import io
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osbuild.agent.cluster import cluster_data, restore, snapshot, snapshot_command, version_record
+from osbuild.agent.cluster.version_record import VersionRecord
+from osbuild.agent.commands import explain, rollback
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes.versions import KubernetesVersion
+from osbuild.agent.system import System
+from osbuild.agent.update import boot_records, download, health_verdict, history, pending, records, status, switch
+from osbuild.agent.update.after_boot import handle_boot
+from osbuild.agent.update.commit import commit_update
+from osbuild.agent.update.pending import PendingUpdate
+from osbuild.agent.update.progress import Progress
+from osbuild.shared import uboot_state
+from osbuild.shared.uboot_environment import pack_environment
+from osbuild.shared.uboot_state import UBootState
+from tests.support import kine
+from tests.support.devices import Device
+from tests.support.mounted import tmpfs
+
+UPDATE = "var/lib/edge-osbuild/update"
+CLUSTER = "var/lib/kubernetes"
+RELEASE = KubernetesVersion("upstream", "v1.36.3")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One file: its name on the device, and what reads it again when it is not there."""
+
+    name: str
+    optional: bool = False  # whether reading it as bytes of any kind is fine
+
+
+def device_of(folder: Path) -> Device:
+    """A device with one of each file, in the middle of an update."""
+    folder.mkdir(exist_ok=True)
+    device = Device(folder)
+    system = device.system
+    handle_boot(device.node)
+    commit_update(device.node)
+    found = PendingUpdate("1", "update", pending.INSTALLED, "a", "b", {"version": "1.0.0"}, {"version": "1.1.0"},
+                    "/b.raucb", "hash", since=records.current_time(), facts={"fetched": 1})  # fmt: skip
+    for step in device.loader.steps("b", "1.1.0"):
+        step()
+    pending.save_pending(system, found)
+    history.append_event(system, "installed", found, facts={"fetched": 1})
+    health_verdict.store_failed(system, {"healthy": False, "checks": [{"name": "10-a", "ok": False, "output": "no"}]})
+    records.save_object(system, download.METADATA_FILE, {"identity": "one", "mark": '"x"', "size": 99})
+    download.download_path(system).write_bytes(b"abc")
+    device.put(f"{UPDATE}/ended", "boot-0\n")
+    database = device.root / CLUSTER / "server/db/state.db"
+    database.parent.mkdir(parents=True)
+    with kine.started(database) as made:
+        made.put("/registry/configmaps/default/x")
+    version_record.store_record(system, VersionRecord(RELEASE, 1, "x", KubernetesVersion("upstream", "v1.35.4")))
+    snapshot.take_snapshot(system, RELEASE, "asked")
+    return device
+
+
+def everything(device: Device) -> None:
+    """What reads them all: a boot, a commit, everything that is shown, and an attempt at each change."""
+    system, node = device.system, device.node
+    records.load_object(system, download.METADATA_FILE, download.TYPES)
+    assert handle_boot(node) == 0
+    explain.page_lines(explain.collect(node))
+    json.dumps(explain.collect(node))
+    status.status_lines(status.update_status(node))
+    [history.event_line(row) for row in history.read_history(system)]
+    boot_records.last_boot_of(system, "a")
+    download.downloaded_bytes(system)
+    with suppress(Problem):  # a clear refusal
+        switch.switch_pending(node, restart=False)
+    with suppress(Problem):
+        rollback.roll_back(node, restart=False)
+    with suppress(Problem):
+        commit_update(node)
+    records.discard_download(system)
+    cluster_data.reconcile_data(system)
+    cluster_data.refuse_version(system, "upstream v1.36.3")
+    with suppress(Problem):
+        cluster_data.rollback_loss(system)
+    restore.unrecorded_restore(system)
+    with redirect_stdout(io.StringIO()):
+        snapshot_command.snapshot_lines(system, True)
+        snapshot_command.snapshot_lines(system, False)
+    snapshot.rotate_snapshots(system)
+
+
+FILES = [
+    Kept(f"{UPDATE}/pending.json"), Kept(f"{UPDATE}/history.jsonl"),
+    Kept(f"{UPDATE}/boots.jsonl"),
+    Kept(f"{UPDATE}/verdict.json"), Kept(f"{UPDATE}/floor"), Kept(f"{UPDATE}/download.json"),
+    Kept(f"{UPDATE}/download.raucb", optional=True), Kept(f"{UPDATE}/ended", optional=True),
+    Kept(f"{CLUSTER}/stamp.json"), Kept(f"{CLUSTER}/restore.json"), Kept(f"{CLUSTER}/restored.json"),
+    Kept(f"{CLUSTER}/snapshots/*/snapshot.json"),
+]  # fmt: skip
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    (path / "inner").mkdir(parents=True)
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def bound(path: Path) -> None:
+    path.unlink()
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path may have no more than 107 bytes
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def huge(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(2**40)
+
+
+def types(path: Path) -> None:
+    """Each field has the type of another."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else [
+        json.loads(path.read_text())
+    ]  # fmt: skip
+    other = {str: {"x": [1]}, dict: "text", int: "text", bool: "text", list: 7, type(None): []}
+    lines = [json.dumps({name: other[type(value)] for name, value in row.items()}) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a block of zeros": lambda path: path.write_bytes(bytes(4096)),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "cut by one": lambda path: path.write_bytes(path.read_bytes().rstrip()[:-1]),
+    "half of it zeros": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2].ljust(4096, b"\0")),
+    "a list": lambda path: path.write_text("[]\n"),
+    "a number": lambda path: path.write_text("7\n"),
+    "text": lambda path: path.write_text('"text"\n'),
+    "null": lambda path: path.write_text("null\n"),
+    "an empty object": lambda path: path.write_text("{}\n"),
+    "deep": lambda path: path.write_text("[" * 100_000 + "\n"),
+    "digits": lambda path: path.write_text("1" * 5000 + "\n"),
+    "UTF-16": lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    "Latin-1": lambda path: path.write_bytes(path.read_bytes()[:-3] + b"\xe4\xff\n"),
+    "half a character": lambda path: path.write_text('{"id": "\\ud800", "time": "\\udfff"}\n'),
+    "noise": lambda path: path.write_bytes(os.urandom(4096)),
+    "types": types, "a folder": directory, "a FIFO": fifo, "a loop of links": loop, "a socket": bound, "huge": huge,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A device to copy, in memory: hundreds of them are made, and each is flushed often."""
+    with tmpfs(tmp_path_factory.mktemp("memory") / "fs", 256 * 2**20) as folder:
+        yield device_of(folder / "template").root
+
+
+CASES = [(kept, damage) for kept in FILES for damage in DAMAGES if damage != "types" or ".json" in kept.name]
+
+
+@pytest.mark.parametrize(("kept", "damage"), CASES, ids=lambda each: getattr(each, "name", each).rpartition("/")[2])
+def test_what_is_damaged_is_reported_and_set_aside_and_the_agent_goes_on(
+    kept: Kept, damage: str, template: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path = template.with_name(f"device-{len(list(template.parent.iterdir()))}")
+    shutil.copytree(template, tmp_path, symlinks=True)
+    device = Device(tmp_path)
+    name = kept.name
+    if name.endswith(("restore.json", "restored.json")):
+        facts: dict[str, Any] = {
+            "snapshot": "none",
+            "release": str(RELEASE),
+            "revision": 1,
+            "facts": {},
+        }
+        device.put(name, json.dumps(facts if name.endswith("restore.json") else {"snapshot": "x"}) + "\n")
+    [path] = tmp_path.glob(name)
+    capsys.readouterr()
+    DAMAGES[damage](path)
+    everything(device)
+    said = capsys.readouterr().err
+    lines = path.suffix == ".jsonl"
+    number = kept.name.endswith("floor") and damage in ("a number", "cut", "cut by one")
+    harmless = (
+        kept.optional
+        or (path.name == "restored.json" and damage == "types")
+        or damage == "an empty object"
+        or (lines and damage == "empty")
+        or number
+    )
+    if not harmless:
+        assert f"{path.name} is damaged: " in said
+        assert path.with_name(f"{path.name}.damaged").exists() or path.with_name(f"{path.name}.damaged").is_symlink()
+    capsys.readouterr()
+    everything(device)
+    assert "is damaged" not in capsys.readouterr().err, "it is said once"
+
+
+def test_good_lines_of_a_damaged_history_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = device_of(tmp_path)
+    path = device.root / UPDATE / "history.jsonl"
+    good = history.read_history(device.system)
+    path.write_bytes(b"\0\0\0\n" + path.read_bytes() + b'{"time": 5}\n{"event": "x", "unknown": [1]}\n{"event"')
+    before = path.read_bytes()
+    assert history.read_history(device.system) == [*good, {"event": "x", "unknown": [1]}]
+    assert capsys.readouterr().err.count("is damaged") == 1
+    assert history.read_history(device.system) == [*good, {"event": "x", "unknown": [1]}]
+    assert path.with_name("history.jsonl.damaged").read_bytes() == before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("folder", [UPDATE, f"{CLUSTER}/snapshots", "var/lib/edge-osbuild"])
+def test_a_file_in_the_place_of_a_folder_is_set_aside(folder: str, tmp_path: Path) -> None:
+    device = device_of(tmp_path)
+    path = tmp_path / folder
+    path.rename(tmp_path / "gone")
+    path.write_bytes(b"not a folder")
+    everything(device)
+    history.append_event(device.system, "event")
+    snapshot.take_snapshot(device.system, RELEASE, "asked")
+    assert path.is_dir()
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == b"not a folder"
+
+
+@pytest.mark.parametrize("kind", ["uefi", "uboot"])
+def test_damaged_names_on_the_boot_partition_are_no_entries(kind: str, tmp_path: Path) -> None:
+    device = Device(tmp_path, kind)
+    before = [asdict(entry) for entry in device.loader.read_entries(device.system)]
+    folder = tmp_path / "efi" / ("EFI/Linux" if kind == "uefi" else "")
+    names = ["edge-9-b+3.efi", "edge-b+99999999999999999999999.efi", "edge-\ud7ff.efi", "edge-c.img", "edge-b.img"]
+    for name in names:
+        if not (folder / name).exists():
+            (folder / name).mkdir()
+    assert [asdict(entry) for entry in device.loader.read_entries(device.system)] == before
+    handle_boot(device.node)
+    status.status_lines(status.update_status(device.node))
+
+
+def test_a_state_of_u_boot_that_makes_no_sense_is_no_state() -> None:
+    good = UBootState(3, ("b", "a"))
+    for variables in (
+        {"GENERATION": "-1"}, {"GENERATION": "zz"}, {"BOOT_ORDER": ""}, {"BOOT_ORDER": "A A"}, {"BOOT_ORDER": "1 ?"},
+        {"BOOT_A_LEFT": "-1"}, {"BOOT_A_LEFT": "ffffffff"}, {"BOOT_A_DONE": "-5"}, {"BOOT_A_LEFT": " 1"},
+        {"BOOT_A_LEFT": "0x1"}, {"BOOT_A_DONE": "1_0"}, {"BOOT_A_LEFT": "\u0663"},
+    ):  # fmt: skip
+        known = {"GENERATION": "9", "BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_A_DONE": "0",
+                 "BOOT_B_LEFT": "3", "BOOT_B_DONE": "0"}  # fmt: skip
+        damaged = uboot_state.decode_state(pack_environment({**known, **variables}, uboot_state.COPY_SIZE))
+        assert damaged is None, variables
+        assert uboot_state.newest_state([damaged, good]) == good
+    for data in (b"", bytes(4096), b"\xff" * 4096, os.urandom(4096), good.encode()[:-1], good.encode()[:5]):
+        assert uboot_state.decode_state(data) is None
+    assert uboot_state.newest_state([None, None]) == UBootState()
+
+
+def test_what_is_said_of_damage_can_always_be_printed(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    report = Progress(output=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    (tmp_path / UPDATE).mkdir(parents=True)
+    text = '{"event": "\\ud800"}\n{"event": "\\ud83d\\ude00", "why": "x"}\n'
+    (tmp_path / UPDATE / "history.jsonl").write_text(text)
+    [row] = history.read_history(system)
+    report.report_event("x", history.event_line(row))

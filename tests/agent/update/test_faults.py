@@ -1,0 +1,338 @@
+"""What goes wrong around an update: a disk that is full, signals, RAUC at work for others or hung, two at a time."""
+
+import fcntl
+import itertools
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osbuild.agent import systemd
+from osbuild.agent.__main__ import main
+from osbuild.agent.commands import rollback
+from osbuild.agent.errors import Problem
+from osbuild.agent.http import ServerAddress
+from osbuild.agent.system import System
+from osbuild.agent.update import context, history, install, pending, preconditions, rauc, records, status, switch
+from osbuild.agent.update.after_boot import handle_boot
+from osbuild.agent.update.commit import commit_update
+from osbuild.agent.update.context import LOCK, SIGNALS, handle_signals, update_lock
+from osbuild.agent.update.failure import Failure
+from osbuild.agent.update.install_attempt import AttemptLog, InstallRequest, attempt_install
+from osbuild.agent.update.pending import INSTALLED
+from osbuild.agent.update.rauc import BundleManifest, RaucService, inspect_bundle
+from osbuild.host import paths
+from tests.support.devices import Device
+
+MANIFEST = BundleManifest("edge-osbuild-tiny-test", "1.1.0", "build", "hash of 1.1.0")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Puts a shell script before all programs of that name."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def put(name: str, script: str) -> Path:
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+        return folder
+
+    return put
+
+
+def put(device: Device) -> pending.PendingUpdate:
+    found = install.plan_update(device.node, "/bundle.raucb", MANIFEST, False, None)
+    return install.write_slot(device.node, found, device.write("1.1.0"))
+
+
+def full(device: Device, *names: str) -> None:
+    """From now on nothing can be written to these files: a folder is in the way of what is written beside them."""
+    for name in names:
+        records.state_path(device.system, f".{name}.new").mkdir()
+
+
+# --- a disk that is full, or read-only
+
+
+def test_a_disk_that_is_full_leaves_no_node_out_of_its_cluster(device: Device) -> None:
+    found = put(device)
+    full(device, "pending.json", "history.jsonl")
+    with pytest.raises(Problem, match="slot b can't be switched to"):
+        switch.switch_slot(device.node, found, restart=True)
+    assert (device.cluster.cordoned, device.restarts, device.loader.next_slot(device.system)) == (False, 0, "a")
+    assert pending.load_pending(device.system) == found
+
+
+def test_an_installation_that_can_not_be_noted_writes_no_slot(device: Device) -> None:
+    def write() -> dict[str, Any]:
+        pytest.fail("the slot is written")
+
+    found = install.plan_update(device.node, "/b", MANIFEST, False, None)
+    full(device, "history.jsonl")
+    with pytest.raises(OSError, match=r"history\.jsonl"):
+        install.write_slot(device.node, found, write)
+    assert pending.load_pending(device.system) is None
+    full(device, "pending.json")
+    with pytest.raises(OSError, match=r"pending\.json"):
+        install.write_slot(device.node, found, write)
+
+
+def test_a_boot_and_its_commit_go_on_where_nothing_can_be_noted(device: Device) -> None:
+    switch.switch_slot(device.node, put(device), restart=True)
+    device.reboot()
+    full(device, "boots.jsonl")
+    assert handle_boot(device.node) == 0
+    device.loader.bless(device.system, "b")
+    with pytest.raises(OSError, match=r"boots\.jsonl"):  # the unit tries again
+        commit_update(device.node)
+    (device.root / records.FOLDER.lstrip("/") / ".boots.jsonl.new").rmdir()
+    commit_update(device.node)
+    assert (pending.load_pending(device.system), history.read_history(device.system)[-1]["event"]) == (
+        None,
+        "committed",
+    )
+
+
+# --- a cluster that does not answer
+
+
+def test_a_node_that_can_not_be_uncordoned_now_is_later_and_not_only_at_the_next_boot(device: Device) -> None:
+    device.cluster.answers = False
+    device.cluster.fails = RuntimeError("no space for a snapshot")
+    with pytest.raises(Problem, match="no space"):
+        switch.switch_slot(device.node, put(device), restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked) == (True, 1)
+    device.cluster.fails = None
+    switch.switch_pending(device.node, restart=False)
+    rollback.roll_back(device.node, restart=True)
+    assert (device.cluster.cordoned, device.cluster.asked, device.restarts) == (True, 2, 0)
+    assert (paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system" / systemd.UNCORDON).is_file()
+
+
+# --- signals
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """Those of a program that nobody started with nohup(1), whatever these tests were started with."""
+    known = {each: signal.signal(each, signal.SIG_DFL) for each in SIGNALS}
+    yield
+    for each, handler in known.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_middle_undoes_what_was_begun_and_a_second_one_does_not_disturb_that(
+    device: Device, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = put(device)
+    leave, arrive = device.cluster.prepare_reboot, device.cluster.rejoin
+
+    def interrupted_leave(*words: Any) -> dict[str, Any]:
+        leave(*words)
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        pytest.fail("it was not interrupted")
+
+    def interrupted_arrive(*words: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), number)
+        return arrive(*words)
+
+    monkeypatch.setattr(device.cluster, "prepare_reboot", interrupted_leave)
+    monkeypatch.setattr(device.cluster, "rejoin", interrupted_arrive)
+    handle_signals()
+    with pytest.raises(KeyboardInterrupt):
+        switch.switch_slot(device.node, found, restart=True)
+    assert (device.cluster.cordoned, device.restarts) == (False, 0)
+    kept = pending.load_pending(device.system)
+    assert kept and kept.stage == INSTALLED
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_program_that_is_to_outlive_its_terminal_does() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup(1)
+    handle_signals()
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Problem("no", where="/efi", hint="mount it"), 1, {"text": "no", "where": "/efi", "hint": "mount it"}),
+        (OSError(28, "No space left on device", "/var/x"), 1, {"text": "No space left on device", "where": "/var/x"}),
+        (KeyboardInterrupt(), 130, {"text": "interrupted", "where": None}),
+    ],
+)
+def test_a_script_gets_the_reason_as_an_object_whatever_it_is(
+    device: Device, error: BaseException, status: int, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def leave(*words: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(context, "need_root", lambda: None)
+    monkeypatch.setattr(context, "this_device", lambda report: replace(device.node, progress=report))
+    put(device)
+    monkeypatch.setattr(switch, "as_problem", lambda error, found: error)
+    monkeypatch.setattr(device.cluster, "prepare_reboot", leave)
+    assert main(["update", "switch", "--json"]) == status
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["event"] == "error"
+    assert said.items() <= last.items()
+
+
+# --- RAUC
+
+BUSY = 'echo "Call failed: already processing a different method" >&2; exit 1'
+BUSCTL = """\
+case "$*" in
+*" BootSlot "*) echo '{"type":"s","data":"a"}'; echo '{"type":"s","data":"edge-osbuild-tiny-test"}' ;;
+*GetNameOwner*) echo '{"type":"s","data":[":1.5"]}' ;;
+*GetConnectionUnixProcessID*) echo '{"type":"u","data":[PID]}' ;;
+*InstallBundle*|*GetSlotStatus*) BUSY ;;
+*) exit 1 ;;
+esac"""
+
+
+def test_what_rauc_does_for_somebody_else_is_neither_ended_nor_taken_for_a_failure_of_its(
+    device: Device, programs: Callable[[str, str], Path]
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as service:
+        programs("busctl", BUSCTL.replace("PID", str(service.pid)).replace("BUSY", BUSY))
+        with pytest.raises(Failure, match="at work for somebody else"):
+            RaucService().installed_hash("b")
+        wanted = InstallRequest(ServerAddress("/bundle.raucb"), "id", time.monotonic() + 60)
+        with pytest.raises(Failure, match="at work for somebody else"):
+            attempt_install(device.system, wanted, lambda *words: None, AttemptLog())
+        with pytest.raises(Problem, match="at work for somebody else") as caught:
+            install.install_bundle(device.node, "/bundle.raucb", install.InstallOptions())
+        assert "rauc status" in str(caught.value.hint)
+        assert pending.load_pending(device.system) is None
+        assert service.poll() is None, "it goes on"
+        service.kill()
+
+
+def test_rauc_that_does_not_answer_is_asked_again_and_nobody_says_that_it_stopped(
+    device: Device, programs: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "retry_delays", lambda: itertools.repeat(0.01))
+    late = 'test -e "$0.asked" || { touch "$0.asked"; echo "Call failed: Connection timed out" >&2; exit 1; }; '
+    answer = """echo '{"type":"a(sa{sv})","data":[[]]}'"""
+    programs("busctl", BUSCTL.replace("BUSY", late + answer))
+    programs("rauc", 'echo "signature verification failed: bad" >&2; exit 1')
+    with pytest.raises(Problem, match="its signature is not good"):
+        install.install_bundle(device.node, "/bundle.raucb", install.InstallOptions())
+    assert "RAUC does not answer; again in 0 s" in device.said
+
+
+def test_a_service_that_starts_slowly_is_waited_for_longer_than_the_bus_does(
+    programs: Callable[[str, str], Path],
+) -> None:
+    late = 'mkdir "${0%/*}/called" && { echo "Failed to activate service: timed out" >&2; exit 1; }'
+    folder = programs("busctl", f'echo $SYSTEMD_BUS_TIMEOUT > "${{0%/*}}/patience"\n{late}\n{BUSCTL}')
+    assert RaucService().slot == "a"
+    assert (folder / "patience").read_text() == "120\n"
+    programs("busctl", 'echo "Unit rauc.service not found." >&2; exit 1')
+    with pytest.raises(Failure, match=r"can't be reached: Unit rauc\.service not found"):
+        RaucService()
+
+
+def test_rauc_that_does_not_end_is_killed_with_what_it_has_started(
+    programs: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rauc, "GRACE", 0.5)
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], start_new_session=True) as service:
+        there = 'test ! -e "${0%/*}/killed" || exit 1; '
+        owner = BUSCTL.replace("*GetNameOwner*) ", f"*GetNameOwner*) {there}").replace("PID", str(service.pid))
+        folder = programs("busctl", owner.replace("BUSY", BUSY))
+        programs("systemctl", f'echo "$*" > "${{0%/*}}/killed"; kill -KILL -{service.pid}')
+        time.sleep(0.3)
+        RaucService().stop()
+        assert service.wait(10) == -signal.SIGKILL
+    assert (folder / "killed").read_text() == "kill --signal=KILL rauc.service\n"
+
+
+def test_rauc_that_hangs_is_ended_with_what_it_has_started(programs: Callable[[str, str], Path]) -> None:
+    folder = programs("rauc", 'sleep 60 & echo $! > "${0%/*}/child"; wait')
+    begin = time.monotonic()
+    with pytest.raises(Failure, match="the server does not answer: nothing within 1 s"):
+        inspect_bundle(ServerAddress("http://updates.example/b.raucb"), 1.0)
+    assert time.monotonic() - begin < 10
+    child = int((folder / "child").read_text())
+    for _ in range(50):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("what fetches the bundle goes on")
+
+
+# --- two at a time
+
+
+def test_a_commit_and_a_rollback_do_not_take_each_others_notes(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch.switch_slot(device.node, put(device), restart=True)
+    device.reboot()
+    handle_boot(device.node)
+    device.loader.bless(device.system, "b")
+    with update_lock(device.system):
+        with pytest.raises(Problem, match="another update is being installed"):  # its unit tries again
+            commit_update(device.node)
+        assert pending.load_pending(device.system)
+    arrive = device.cluster.rejoin
+
+    def slow(system: System) -> dict[str, Any]:
+        under_way = status.update_status(device.node)["pending"]
+        assert (under_way["busy"], under_way["outlook"]) == (True, "is on trial: it runs now")
+        with pytest.raises(Problem, match="another update is being installed"):
+            rollback.roll_back(device.node, restart=True)
+        return arrive(system)
+
+    monkeypatch.setattr(device.cluster, "rejoin", slow)
+    commit_update(device.node)
+    assert (pending.load_pending(device.system), history.read_history(device.system)[-1]["event"]) == (
+        None,
+        "committed",
+    )
+    rollback.roll_back(device.node, restart=True)
+    assert device.reboot() == "a"
+
+
+def test_somebody_who_asks_for_the_state_is_no_second_update(device: Device) -> None:
+    path = device.system.path(LOCK)
+    path.parent.mkdir(parents=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as `edge-agent update status` does it
+        thread = threading.Timer(0.3, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        thread.start()
+        with update_lock(device.system):
+            pass
+        thread.join()
+
+
+# --- the floor
+
+
+def test_before_a_floor_is_known_it_is_what_runs(device: Device) -> None:
+    older = BundleManifest(MANIFEST.compatible, "0.9.0", "build", "hash")
+    with pytest.raises(Problem, match=r"0\.9\.0 is older than 1\.0\.0"):
+        preconditions.check_bundle(device.node, "/b", older, MANIFEST.compatible)
+    device.put("usr/lib/edge-osbuild/image.json", json.dumps({**device.system.image(), "version": "1.1.0"}))
+    assert preconditions.check_bundle(device.node, "/b", MANIFEST, MANIFEST.compatible) is False

@@ -1,0 +1,113 @@
+"""The command line: exit statuses, help, completion."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from osbuild import cli
+from osbuild.host.version import read_version
+from osbuild.shared.errors import Error, UsageError
+
+
+def edge(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "osbuild", *words]
+    path = str(Path(sys.executable).parent) + ":/usr/bin:/bin"
+    return subprocess.run(
+        command,
+        env={"PATH": path, "COLUMNS": "120", **env},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+
+
+def status(*words: str) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(words))
+    return stopped.value.code
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(name, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"Usage: edge-osbuild {name}")
+
+
+def test_help_lists_every_command_and_is_quick_to_load(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(help in shown for help in cli.COMMANDS.values())
+    program = (
+        "import sys, osbuild.cli; print([m for m in ('jinja2', 'yaml', 'jsonschema', 'qemu.qmp') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_version_names_the_distribution_and_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("--version") == 0
+    assert capsys.readouterr().out == f"edge-osbuild {read_version()}\n"
+
+
+@pytest.mark.parametrize("words", [("frobnicate",), ("inspect",), ("inspect", "--frobnicate", "x"), ("--frobnicate",)])
+def test_a_wrong_command_line_ends_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(*words) == 2
+    assert "Error" in capsys.readouterr().err
+
+
+def test_a_failure_ends_with_1_and_has_message_and_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("inspect", str(tmp_path)) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        f"error: {tmp_path}: no disk.img in this folder",
+        "  hint: run `edge-osbuild build` first",
+    ]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = edge("--debug", "inspect", str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "Traceback" not in edge("inspect", str(tmp_path)).stderr
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (Error("no"), 1),
+        (UsageError("no"), 2),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("ours"), 1),
+    ],
+)
+def test_each_kind_of_problem_has_its_status(
+    problem: BaseException, expected: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(cli.cli, "invoke", fail)
+    assert status("doctor") == expected
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(shell: str) -> None:
+    done = edge("completion", shell)
+    assert done.returncode == 0
+    assert "_EDGE_OSBUILD_COMPLETE" in done.stdout
+
+
+def test_bash_accepts_its_script_and_completes_commands() -> None:
+    script = edge("completion", "bash").stdout
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    done = edge(_EDGE_OSBUILD_COMPLETE="bash_complete", COMP_WORDS="edge-osbuild do", COMP_CWORD="1")
+    assert done.stdout.split() == ["plain,doctor"]
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m osbuild completion bash | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "Traceback" not in done.stderr

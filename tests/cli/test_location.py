@@ -1,0 +1,138 @@
+"""Paths on the command line: relative, below `~`, with any name, and things that are no files."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from osbuild import cli
+from osbuild.bench.__main__ import command as bench
+from osbuild.cli.location import LOCATION, Location
+from osbuild.host.run import run_command
+from osbuild.sandbox import tools_tree
+from tests.support import networks
+from tests.support.disks import unpack_disk
+
+STRANGE = ["with space", "comma,colon:", "-dash", "ümlaut", "quote\"'", os.fsdecode(b"not-utf8-\xff"), "line\nbreak"]
+
+
+def commands(group: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command below a group with its words."""
+    if isinstance(group, click.Group):
+        for each in group.list_commands(click.Context(group)):
+            found = group.get_command(click.Context(group), each)
+            assert found
+            yield from commands(found, f"{name} {each}".strip())
+    else:
+        yield name, group
+
+
+def status(*words: str | Path) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(word) for word in words])
+    return stopped.value.code
+
+
+def test_every_path_of_every_command_is_read_in_the_same_way() -> None:
+    every = [*commands(cli.cli, ""), ("bench", bench)]
+    kinds = {f"{name} {param.name}": param.type for name, found in every for param in found.params}
+    assert not [name for name, kind in kinds.items() if isinstance(kind, click.Path | click.File)]
+    assert {"run persist", "run seed", "seed into", "keys init folder", "flash targets", "bench output"} <= {
+        name for name, kind in kinds.items() if isinstance(kind, Location)
+    }
+
+
+def test_what_is_no_file_is_wrong_usage_and_is_never_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "socket"))
+    for name, kind in (("fifo", "a FIFO"), ("socket", "a socket"), ("/dev/null", "a character device")):
+        place = tmp_path / name
+        usages: list[list[str | Path]] = [
+            ["inspect", place], ["run", place], ["flash", place, tmp_path / "x"], ["flash", tmp_path / "x", place],
+            ["bundle", place], ["seed", "minimal", "--node", "n", "--into", place],
+            ["seed", "minimal", "--node", "n", "-o", place], ["run", "x", "--seed", place], ["keys", "show", place],
+            ["inspect", "x", "--against", place], ["build", "minimal", "-o", place],
+        ]  # fmt: skip
+        for words in usages:
+            assert status(*words) == 2
+            assert kind in capsys.readouterr().err
+    for empty in (["inspect", ""], ["flash", "x", ""], ["build", "minimal", "-o", ""]):
+        assert status(*empty) == 2
+        assert "the path is empty" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_known_where_no_shell_expands_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert LOCATION.convert("~/x", None, None) == tmp_path / "x"
+    assert LOCATION.convert("~", None, None) == tmp_path
+    assert LOCATION.convert("a~/x", None, None) == Path("a~/x")
+    (tmp_path / "tiny.yaml").write_text("name: tiny\nversion: 1.0.0\n")
+    assert status("seed", "~/tiny.yaml", "--node", "n", "--output=~/n.iso") == 0
+    assert (tmp_path / "n.iso").is_file()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack_disk("disk.img", tmp_path_factory.mktemp("image"))
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_names_may_be_anything_and_relative(
+    name: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name)
+    folder.mkdir()
+    (folder / "tiny.yaml").write_text("name: tiny\nversion: 1.0.0\n")
+    disk = folder / "disk.img"
+    run_command(["cp", "--sparse=always", image, disk.absolute()])
+    (tmp_path / "link").symlink_to(folder)
+    here = f"./{name}"
+    for words in (
+        ["seed", f"{here}/tiny.yaml", "--node", "n", "-o", f"{here}/{name}.iso"],
+        ["seed", f"{here}/tiny.yaml", "--node", "n", "-o", "link/seed"],
+        ["keys", "init", f"{here}/keys", "--owner", "me"],
+        ["keys", "show", f"{here}/keys", "--keyring", f"{here}/ring"],
+        ["inspect", f"{here}/disk.img"],
+        ["inspect", f"{here}/disk.img", "--json"],
+        ["inspect", "link"],
+        ["flash", f"{here}/disk.img", f"{here}/copy", "--yes"],
+        ["flash", "link/disk.img", "link/copy", "--yes", "--json"],
+    ):
+        assert status(*words) == 0, words
+    assert (folder / f"{name}.iso").is_file()
+    assert (folder / "copy").stat().st_size == disk.stat().st_size
+    shown = capsys.readouterr()
+    assert "should not happen" not in shown.err
+
+
+def test_a_name_that_is_no_utf8_can_be_shown(image: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.img")
+    (tmp_path / name).symlink_to(image)
+    command: list[str | Path] = [sys.executable, "-m", "osbuild", "inspect", tmp_path / name]
+    done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff.img" in done.stdout
+
+
+def test_no_password_of_a_proxy_is_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tree = networks.tree()
+    secret = "http://me:hidden-word@proxy.example:3128"
+    for name in ("https_proxy", "HTTP_PROXY", "MY_OWN_SECRET"):
+        monkeypatch.setenv(name, secret)
+    shown = [sys.executable, "-c", "import sys"]
+    assert "hidden-word" not in " ".join(map(str, tree.wrap_command(shown, [tmp_path], env={"MINE": "1"})))
+    script = "env; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; ps -eo args 2>/dev/null"
+    found = tree.run_command(["sh", "-c", script], env={"MINE": "1"})
+    settings = dict(line.split("=", 1) for line in found.splitlines() if "=" in line)
+    assert settings["https_proxy"] == settings["HTTP_PROXY"] == secret
+    assert (settings["MINE"], settings["HOME"], settings["PATH"]) == ("1", "/tmp", "/usr/sbin:/usr/bin")
+    assert "MY_OWN_SECRET" not in settings
+    assert found.count("hidden-word") == 2
+    assert {"https_proxy", "no_proxy"} <= tools_tree.PASSED

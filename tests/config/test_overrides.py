@@ -1,0 +1,115 @@
+"""`--set`: keys of the seed for one node."""
+
+from pathlib import Path
+
+import pytest
+
+from osbuild.config import overrides
+from osbuild.config.profile import Profile
+from osbuild.shared.errors import UsageError
+
+BASE = """\
+name: n
+version: 1.0.0
+overlays: [base, kubernetes]
+users: [{name: admin}, {name: guest}]
+network: {interfaces: [{name: eth0}]}
+kubernetes: {role: server, labels: {a: b}}
+"""
+
+
+def profile(folder: Path, *options: str) -> Profile:
+    path = folder / "n.yaml"
+    path.write_text(BASE)
+    return overrides.load_with_settings(path, options).profile
+
+
+def test_a_setting_replaces_what_the_profile_says_and_nothing_else(tmp_path: Path) -> None:
+    made = profile(
+        tmp_path,
+        "hostname=gate",
+        "time.servers=[a, b]",
+        "users[1].sudo=true",
+        "network.interfaces[0].addresses=[192.0.2.5/24]",
+        "network.interfaces[1]={name: eth1, mtu: 1400}",
+        "kubernetes.labels.topology.kubernetes.io/zone=1",
+        "kubernetes.config.tls-san=[a.example]",
+        "kubernetes.server=https://s:6443",
+    )
+    assert (made.hostname, made.time.servers) == ("gate", ("a", "b"))
+    assert [(user.name, user.sudo) for user in made.users] == [("admin", False), ("guest", True)]
+    assert [(each.name, each.addresses, each.mtu) for each in made.network.interfaces] == [
+        ("eth0", ("192.0.2.5/24",), None),
+        ("eth1", (), 1400),
+    ]
+    assert made.kubernetes.labels == {"a": "b", "topology.kubernetes.io/zone": "1"}
+    assert made.kubernetes.config == {"tls-san": ["a.example"]}
+    assert made.kubernetes.server == "https://s:6443"
+    assert made.kubernetes.role == "server"
+
+
+def test_the_last_of_two_settings_counts_and_an_empty_one_is_the_default(tmp_path: Path) -> None:
+    assert profile(tmp_path, "hostname=a", "hostname=b").hostname == "b"
+    assert profile(tmp_path, "time.zone=").time.zone == "UTC"
+    assert profile(tmp_path, "users=[]").users == ()
+
+
+def test_a_reference_in_a_setting_is_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert profile(tmp_path, "kubernetes.token=file:token").kubernetes.token == "file:here/token"
+
+
+@pytest.mark.parametrize(
+    ("option", "message", "hint"),
+    [
+        ("hostname", "not KEY=VALUE", "--set hostname="),
+        ("=x", "not KEY=VALUE", "--set"),
+        ("hostnam=x", "no such key", "`hostname`"),
+        ("time.server=x", "no such key", "`time.servers`"),
+        ("servers=x", "no such key", "`time.servers`"),
+        ("hostname.x=y", "no such key", "hostname"),
+        ("users[0].nam=x", "no such key", "`users[0].name`"),
+        ("hostname[0]=x", "not a list", "[0]"),
+        ("users[7].name=x", "has 2 items", "[2]"),
+        ("version=2", "part of the image", "build"),
+        ("kernel.arguments=[x]", "part of the image", "build"),
+        ("kubernetes.role=agent", "part of the image", "build"),
+        ("kubernetes={}", "part of the image", "one by one"),
+        ("description=x", "says nothing", "leave"),
+        ("hostname=Gate", "hostname", ""),
+        ("hostname=[", "", ""),
+        ("network.interfaces=eth0", "expected a list", ""),
+        ("kubernetes.token=hunter2", "reference to a secret", "file:"),
+        # right alone, but not with the profile
+        ("time.zone=US/Eastern", "old name", "America/New_York"),
+        ("users[2]={name: daemon}", "system account", "another name"),
+        ("users[2]={name: admin}", "two users", "keep one"),
+        ("kubernetes.labels.node-role.kubernetes.io/x=a", "`node-role.kubernetes.io/x`", "kubectl"),
+        ("kubernetes.node_ip=10.42.0.9", "range of the pods", "another range"),
+    ],
+)
+def test_a_setting_that_can_not_be_says_what_is_wrong_with_it(
+    tmp_path: Path, option: str, message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        profile(tmp_path, option)
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+    name = option.partition("=")[0] if "KEY=VALUE" not in message else ""
+    assert str(caught.value).startswith(f"--set {name}".rstrip())
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.status == 2
+
+
+@pytest.mark.parametrize("option", ["kubernetes.token=env:HOME", "kubernetes.labels.c=d"])
+def test_a_setting_of_a_cluster_for_a_node_without_one_is_not_dropped_without_a_word(
+    tmp_path: Path, option: str
+) -> None:
+    path = tmp_path / "n.yaml"
+    path.write_text("name: n\nversion: 1.0.0\nextends: minimal\n")
+    with pytest.raises(UsageError, match="no effect: nodes of the profile run no Kubernetes"):
+        overrides.load_with_settings(path, [option])

@@ -1,0 +1,279 @@
+"""Keys: what is made, what devices would accept, what is refused. Chains are checked by OpenSSL, as RAUC does."""
+
+import functools
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from osbuild import cli
+from osbuild.host.run import run_command
+from osbuild.keys import authority, development, private_key
+from osbuild.keys.authority import PrivateKeyAccess
+from osbuild.keys.certificate import is_development, list_number, make_root
+from osbuild.keys.key_folder import KeyFolder, check_signer, load_keys
+from osbuild.keys.key_report import report_keys
+from osbuild.shared.errors import Error
+
+SECRET = PrivateKeyAccess(root_secret=b"correct horse", secret=b"battery staple")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFolder:
+    return authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
+
+
+def accepted(keys: KeyFolder, signer: str, keyring: bytes | None = None) -> bool:
+    """Whether OpenSSL takes a signer's certificate with RAUC's settings: purpose code signing, lists for all."""
+    ring = keys.folder / "keyring.pem"
+    ring.write_bytes(keyring or keys.keyring())
+    command = ["openssl", "verify", "-x509_strict", "-purpose", "codesign" if _knows_codesign() else "any"]
+    command += ["-crl_check_all", "-CAfile", str(ring), "-CRLfile", str(ring), str(keys.folder / f"{signer}.crt")]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _knows_codesign() -> bool:
+    version = run_command(["openssl", "version"]).split()[1].split(".")
+    return [int(version[0]), int(version[1])] >= [3, 2]
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+
+
+def test_private_halves_are_for_the_owner_only_and_nothing_else_is_left(keys: KeyFolder) -> None:
+    assert keys.folder.stat().st_mode & 0o777 == 0o700
+    assert modes(keys.folder) == {
+        ".lock": 0o600, "keys.json": 0o644, "root": 0o700, "root/root-1.key": 0o600, "root-1.crl": 0o644,
+        "root-1.crt": 0o644, "signer-1.crt": 0o644, "signer-1.key": 0o600,
+    }  # fmt: skip
+
+
+def test_certificates_have_the_purposes_that_rauc_checks(keys: KeyFolder) -> None:
+    root, signer = keys.certificate("root-1"), keys.certificate("signer-1")
+    signer.verify_directly_issued_by(root)
+    usage = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    assert [each.dotted_string for each in usage.value] == ["1.3.6.1.5.5.7.3.3"]
+    assert not signer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    assert signer.not_valid_after_utc - signer.not_valid_before_utc == timedelta(days=365)
+    assert accepted(keys, "signer-1")
+
+
+def test_a_signer_is_made_and_revoked_and_only_that_one_is_refused(keys: KeyFolder) -> None:
+    before = keys.keyring()
+    again = authority.rotate_signer(keys.folder, PrivateKeyAccess(), days=10)
+    assert again.signer == "signer-2"
+    assert again.keyring() == before, "the keyring is of roots: a new signer needs no new image"
+    authority.revoke_key(keys.folder, "signer-1", PrivateKeyAccess(), reason="compromised")
+    assert not accepted(again, "signer-1")
+    assert accepted(again, "signer-2")
+    assert accepted(again, "signer-1", before)
+    assert list_number(again.revocations("root-1")) == 2
+    assert again.revoked()["signer-1"].reason == "compromised"
+    with pytest.raises(Error, match=r"signer-1 was revoked on .* \(compromised\)"):
+        check_signer(again, again.find_signer("signer-1"))
+    with pytest.raises(Error, match="was revoked before"):
+        authority.revoke_key(keys.folder, "signer-1", PrivateKeyAccess())
+
+
+def test_a_list_is_as_old_as_its_root_so_that_a_bundle_signed_before_it_still_installs(keys: KeyFolder) -> None:
+    authority.rotate_signer(keys.folder, PrivateKeyAccess())
+    authority.revoke_key(keys.folder, "signer-1", PrivateKeyAccess())
+    root, crl = keys.certificate("root-1"), keys.revocations("root-1")
+    assert (crl.last_update_utc, crl.next_update_utc) == (root.not_valid_before_utc, root.not_valid_after_utc)
+
+
+def test_a_root_is_rotated_in_steps_and_each_keyring_trusts_what_it_must(keys: KeyFolder) -> None:
+    folder, first = keys.folder, keys.keyring()
+    with pytest.raises(Error, match="signer-1, which signs now, is below root-1"):
+        authority.revoke_key(folder, "root-1", PrivateKeyAccess())
+    both = authority.rotate_root(folder, PrivateKeyAccess())
+    assert both.signer == "signer-1" and accepted(both, "signer-1")
+    moved = authority.rotate_signer(folder, PrivateKeyAccess(), below="root-2")
+    assert moved.find_signer().root == "root-2"
+    assert accepted(moved, "signer-2") and accepted(moved, "signer-1")
+    assert not accepted(moved, "signer-2", first), "a device that never got the new root"
+    last = authority.revoke_key(folder, "root-1", PrivateKeyAccess())
+    assert accepted(last, "signer-2") and not accepted(last, "signer-1")
+    assert authority.rotate_signer(folder, PrivateKeyAccess()).find_signer().root == "root-2"
+    with pytest.raises(Error, match="root-1 was dropped"):
+        authority.rotate_signer(folder, PrivateKeyAccess(), below="root-1")
+
+
+def test_the_root_can_be_elsewhere_and_is_only_missed_where_it_is_needed(keys: KeyFolder, tmp_path: Path) -> None:
+    (keys.folder / "root").rename(tmp_path / "safe")
+    check_signer(keys, keys.find_signer())
+    key = private_key.load_key(keys.folder / "signer-1.key", None, option="--passphrase", hint="")
+    assert authority.check_pair(keys, "signer-1", key)
+    with pytest.raises(Error, match="the private key is not there") as caught:
+        authority.rotate_signer(keys.folder, PrivateKeyAccess())
+    assert "--root-keys" in str(caught.value.hint)
+    assert authority.rotate_signer(keys.folder, PrivateKeyAccess(root_folder=tmp_path / "safe")).signer == "signer-2"
+
+
+def test_a_key_of_another_folder_is_noticed(keys: KeyFolder, tmp_path: Path) -> None:
+    other = authority.create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
+    with pytest.raises(Error, match="the private key of root-1 is not that of its certificate"):
+        authority.rotate_signer(keys.folder, PrivateKeyAccess(root_folder=other.folder / "root"))
+
+
+def test_passphrases_are_needed_checked_and_never_told(tmp_path: Path) -> None:
+    keys = authority.create_keys(tmp_path / "keys", "Example", SECRET)
+    for access, message in (
+        (PrivateKeyAccess(), "is encrypted, and no passphrase was given"),
+        (PrivateKeyAccess(root_secret=b"hunter2"), "the passphrase is wrong"),
+    ):
+        with pytest.raises(Error, match=message) as caught:
+            authority.rotate_signer(keys.folder, access)
+        assert "--root-passphrase" in str(caught.value.hint)
+        assert "hunter2" not in str(caught.value) + str(caught.value.__cause__)
+    assert authority.rotate_signer(keys.folder, SECRET).signer == "signer-2"
+    assert b"ENCRYPTED" in (keys.folder / "signer-1.key").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "root/root-1.key").write_text("x"), "this is no private key"),
+        (lambda folder: (folder / "root/root-1.key").chmod(0o644), "others may use this private key: .* 0644"),
+        (lambda folder: (folder / "root-1.crt").write_text("x"), "this is no certificate"),
+        (lambda folder: (folder / "root-1.crt").unlink(), "the certificate is not there"),
+        (lambda folder: (folder / "keys.json").write_text("{}"), "is no list of keys"),
+        (lambda folder: (folder / "keys.json").unlink(), "the list of keys is not there"),
+    ],
+)
+def test_damage_is_said_in_one_sentence(keys: KeyFolder, damage: object, message: str) -> None:
+    assert callable(damage)
+    damage(keys.folder)
+    with pytest.raises(Error, match=message) as caught:
+        authority.rotate_signer(keys.folder, PrivateKeyAccess())
+    assert caught.value.hint
+
+
+def test_a_list_by_another_root_is_refused(keys: KeyFolder, tmp_path: Path) -> None:
+    other = authority.create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
+    (keys.folder / "root-1.crl").write_bytes((other.folder / "root-1.crl").read_bytes())
+    with pytest.raises(Error, match="no list of revoked certificates by root-1"):
+        keys.keyring()
+
+
+def test_an_expired_signer_does_not_sign_and_its_end_is_told_before(keys: KeyFolder) -> None:
+    short = authority.rotate_signer(keys.folder, PrivateKeyAccess(), days=20)
+    assert any("signer-2 expires on" in warning for warning in report_keys(short).warnings)
+    later = datetime.now(UTC) + timedelta(days=21)
+    states = {line.name: line.state for line in report_keys(short, at=later).lines}
+    assert states == {"root-1": "trusted", "signer-1": "valid", "signer-2": "expired"}
+    with pytest.raises(Error, match="signer-2 expired on"):
+        check_signer(short, short.find_signer(), later)
+
+
+def test_a_signer_never_outlives_its_root_and_a_dead_root_signs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authority, "make_root", functools.partial(make_root, days=30))
+    keys = authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
+    assert keys.certificate("signer-1").not_valid_after_utc <= keys.certificate("root-1").not_valid_after_utc
+    later = datetime.now(UTC) + timedelta(days=31)
+    monkeypatch.setattr(authority, "current_time", lambda: later)
+    with pytest.raises(Error, match="root-1 has expired"):
+        authority.rotate_signer(keys.folder, PrivateKeyAccess())
+
+
+def test_development_keys_are_made_once_are_marked_and_renew_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("EDGE_OSBUILD_KEYS", raising=False)
+    with pytest.raises(Error, match="the list of keys is not there"):
+        development.existing_keys()
+    assert not (tmp_path / "edge-osbuild").exists(), "to look at keys makes none"
+    made = development.signing_keys()
+    assert made.folder == tmp_path / "edge-osbuild/keys"
+    assert made.development and all(is_development(made.certificate(name)) for name in ("root-1", "signer-1"))
+    assert development.signing_keys() == made
+    later = datetime.now(UTC) + timedelta(days=340)
+    monkeypatch.setattr(development, "current_time", lambda: later)
+    assert development.signing_keys().signer == "signer-2"
+    assert any("not for devices in the field" in warning for warning in report_keys(made).warnings)
+
+
+def test_production_keys_are_not_marked_and_a_missing_folder_is_never_filled_with_development_keys(
+    keys: KeyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_development(keys.certificate("root-1"))
+    monkeypatch.setenv("EDGE_OSBUILD_KEYS", str(tmp_path / "nothing"))
+    for folder in (None, tmp_path / "nothing"):
+        with pytest.raises(Error, match="the list of keys is not there"):
+            development.signing_keys(folder)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_interrupted_init_leaves_no_keys_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(authority, "make_signer", fail)
+        with pytest.raises(KeyboardInterrupt):
+            authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
+    with pytest.raises(Error, match="the list of keys is not there"):
+        load_keys(tmp_path / "keys")
+    assert accepted(authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess()), "signer-1")
+    with pytest.raises(Error, match="there are keys already"):
+        authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
+
+
+def edge(*words: str | Path) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(word) for word in words])
+    return stopped.value.code
+
+
+def test_the_command_line_makes_rotates_revokes_and_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROOT_SECRET", "correct horse")
+    folder, safe = tmp_path / "keys", tmp_path / "safe"
+    root = ("--root-keys", safe, "--root-passphrase", "env:ROOT_SECRET")
+    assert edge("keys", "init", folder, "--owner", "Example", *root) == 0
+    assert edge("keys", "rotate", folder, *root, "--days", "5") == 0
+    assert edge("keys", "revoke", "signer-1", folder, *root, "--reason", "compromised") == 0
+    capsys.readouterr()
+    assert edge("keys", "show", folder, "--keyring", tmp_path / "ring.pem") == 0
+    shown = capsys.readouterr()
+    assert "compromised" in shown.out and "key: not here" in shown.out
+    assert "signer-2 expires on" in shown.err
+    assert (tmp_path / "ring.pem").read_bytes() == load_keys(folder).keyring()
+    assert edge("keys", "show", folder, "--json") == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert [(key["name"], key["state"]) for key in plain["keys"]] == [
+        ("root-1", "trusted"), ("signer-1", "revoked"), ("signer-2", "signs"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("keys", "show", "{}/no"), 1, "the list of keys is not there"),
+        (("keys", "init", "{}/new", "--owner", " "), 2, "the owner must have"),
+        (("keys", "init", "{}/new", "--owner", "x", "--passphrase", "hunter2"), 1, "something else than a reference"),
+        (("keys", "rotate", "{}", "--root", "--days", "3"), 2, "only for signers"),
+        (("keys", "rotate", "{}", "--token", "x"), 2, "not a PKCS#11 URI"),
+        (("keys", "rotate", "{}", "--token", "pkcs11:token=a?pin-value=1234"), 1, "carries a PIN"),
+        (("keys", "revoke", "signer-9", "{}"), 1, "there is no `signer-9`"),
+        (("keys", "init", "{}", "--owner", "x"), 1, "there are keys already"),
+    ],
+)
+def test_bad_input_is_said(
+    keys: KeyFolder, words: tuple[str, ...], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert edge(*(word.format(keys.folder) for word in words)) == status
+    said = capsys.readouterr().err
+    assert message in said and "hint:" in said
+    assert "hunter2" not in said and "1234" not in said

@@ -1,0 +1,267 @@
+"""`seed --user-data`: a user's own cloud-config and the profile's, as one."""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from osbuild.agent.seed import user_data as device
+from osbuild.cli.seed import command
+from osbuild.config.load import load_profile
+from osbuild.host.cache import Cache
+from osbuild.seed import cloud_config
+from osbuild.seed.cloud_init_schema import CHECKED, find_schemas, validate_seed
+from osbuild.seed.render import RenderedSeed, render_seed
+from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.seed.effective_keys import EFFECTIVE, WITHOUT_EFFECT
+
+PROFILE = """\
+name: node
+version: 1.0.0
+overlays: [base]
+users: [{name: admin, groups: [adm]}]
+time: {servers: [ntp.example]}
+"""
+TIMES = "/etc/systemd/timesyncd.conf.d/50-edge.conf"
+OWN = """\
+#cloud-config
+timezone: Europe/Berlin
+users:
+- name: operator1
+  plain_text_passwd: hunter2
+write_files:
+- path: /etc/motd
+  content: !!binary SGVsbG8K
+- {path: /usr/local/bin/x, content: "a: b", permissions: "0755", defer: true}
+runcmd:
+- [systemctl, restart, x]
+ntp:
+  servers: [192.0.2.1]
+"""
+
+
+@pytest.fixture(scope="module")
+def rules() -> Path:
+    return find_schemas(Cache())
+
+
+def make(folder: Path, own: str | bytes, rules: Path, profile: str = PROFILE) -> RenderedSeed:
+    """The seed of the node edge-1, made as the command makes it."""
+    (folder / "own.yaml").write_bytes(own.encode() if isinstance(own, str) else own)
+    (folder / "node.yaml").write_text(profile)
+    found = cloud_config.read_user_data(folder / "own.yaml")
+    cloud_config.check_schema(found, rules / CHECKED["user-data"])
+    loaded = load_profile(folder / "node.yaml")
+    seed = render_seed(loaded.profile, "edge-1", folder=loaded.folder, user_data=found)
+    validate_seed(seed.files, rules)
+    return seed
+
+
+def read(seed: RenderedSeed) -> dict[str, Any]:
+    data = yaml.safe_load(seed.files["user-data"])
+    assert isinstance(data, dict)
+    return data
+
+
+def test_lists_are_appended_and_the_user_s_values_win_over_defaults(tmp_path: Path, rules: Path) -> None:
+    seed = make(tmp_path, OWN, rules)
+    assert seed.files["user-data"].startswith("#cloud-config\n")
+    data = read(seed)
+    assert data["hostname"] == "edge-1"
+    assert data["timezone"] == "Europe/Berlin"
+    assert [user["name"] for user in data["users"]] == ["admin", "operator1"]
+    paths = [entry["path"] for entry in data["write_files"]]
+    assert paths[0] == "/etc/edge-osbuild/agent.json"
+    assert paths[-2:] == ["/etc/motd", "/usr/local/bin/x"]
+    assert data["write_files"][-2]["content"] == b"Hello\n"
+    assert data["runcmd"] == [["systemctl", "restart", "x"]]
+    assert data["ntp"] == {"servers": ["192.0.2.1"]}
+
+
+def test_another_file_is_another_instance_and_a_node_accepts_it(tmp_path: Path, rules: Path) -> None:
+    first = make(tmp_path, OWN, rules)
+    assert first.instance == make(tmp_path, OWN, rules).instance
+    other = make(tmp_path, OWN.replace("hunter2", "hunter3"), rules)
+    assert first.instance != other.instance
+    content = device.inspect_user_data(first.files["user-data"].encode(), "user-data")  # what the device does with it
+    assert content.warnings == []
+    assert "hunter2" not in repr(cloud_config.read_user_data(tmp_path / "own.yaml"))
+
+
+def test_keys_of_the_default_user_bring_that_user(tmp_path: Path, rules: Path) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIASHHjuBzZbwoz3erk3DPUBw0Z95yMo2zgj7jLufE7ZQ a"
+    data = read(make(tmp_path, f"#cloud-config\nssh_authorized_keys: [{key}]\n", rules))
+    assert [user if isinstance(user, str) else user["name"] for user in data["users"]] == ["admin", "default"]
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_error(tmp_path: Path, rules: Path) -> None:
+    data = read(make(tmp_path, b"\xef\xbb\xbf" + OWN.replace("\n", "\r\n").encode(), rules))
+    assert data["timezone"] == "Europe/Berlin"
+
+
+def test_the_same_value_in_both_is_no_conflict(tmp_path: Path, rules: Path) -> None:
+    profile = PROFILE + "hostname: gate\n"
+    assert read(make(tmp_path, "#cloud-config\nhostname: gate\n", rules, profile))["hostname"] == "gate"
+    with pytest.raises(UsageError, match="hostname: the profile has another value"):
+        make(tmp_path, "#cloud-config\nhostname: other\n", rules, profile)
+    assert read(make(tmp_path, "#cloud-config\nhostname: other\n", rules))["hostname"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        # formats
+        ("", "own.yaml:1: the first line is ``", "#cloud-config"),
+        ("users: []\n", "expected `#cloud-config`", "#cloud-config"),
+        ("#cloud-configs\na: b\n", "expected `#cloud-config`", "#cloud-config"),
+        ("#!/bin/sh\nid\n", "a script", "#cloud-config"),
+        ("## template: jinja\n#cloud-config\n", "a template", "#cloud-config"),
+        ("#include\nhttps://a.example\n", "a list of URLs", "#cloud-config"),
+        ("#cloud-boothook\nid\n", "a boot hook", "#cloud-config"),
+        ("#cloud-config-archive\n- a\n", "an archive", "#cloud-config"),
+        ("Content-Type: multipart/mixed; boundary=a\nMIME-Version: 1.0\n", "several parts", "#cloud-config"),
+        # YAML
+        ("#cloud-config\na:\n\tb: c\n", "own.yaml:3:1: found character", "YAML"),
+        ("#cloud-config\n- a\n", "expected `key: value`", "YAML"),
+        ("#cloud-config\nruncmd: []\nruncmd: [id]\n", "own.yaml:3:1: `runcmd` is there twice", "keep one"),
+        ("#cloud-config\nusers:\n- name: a\n  name: b\n", "own.yaml:4:3: `name` is there twice", "keep one"),
+        # keys without an effect
+        ("#cloud-config\npackages: [vim]\n", "`packages` (the root is read-only", "remove"),
+        ("#cloud-config\nsnap: {}\nresize_rootfs: true\n", "`resize_rootfs` (the data partition grows", "remove"),
+        ("#cloud-config\nmerge_how: a\n", "`merge_how` (lists are appended", "remove"),
+        # values
+        ("#cloud-config\nruncmd: 5\n", "runcmd: cloud-init does not take this", "documentation"),
+        ("#cloud-config\nusers: [{name: [hunter2]}]\n", "users[0]", "documentation"),
+        ("#cloud-config\nhostname: {hunter2: a}\n", "$.hostname", "documentation"),
+        ("#cloud-config\ntimezone: US/Eastern\n", "timezone: found the time zone", "America/New_York"),
+        ("#cloud-config\nusers: [{name: daemon}]\n", "users[0]: found the user `daemon`", "another name"),
+        ("#cloud-config\nuser: sudo\n", "user: found the user `sudo`", "groups: [sudo]"),
+        ("#cloud-config\nusers: [{name: admin}]\n", "`admin` is there twice", "the profile"),
+        ("#cloud-config\nusers: [{name: a}, {name: a}]\n", "`a` is there twice", "users[0]"),
+        ("#cloud-config\nusers: [{name: a}]\npassword: hunter2\n", "is for cloud-init's default user", "default"),
+        # groups, with which `useradd` would fail
+        ("#cloud-config\nusers: [{name: a, groups: sudoo, create_groups: false}]\n", "`sudoo`", "`sudo`"),
+        ("#cloud-config\nusers: [{name: a, groups: [till], create_groups: false}]\n", "users[0]: found", "`groups`"),
+        ("#cloud-config\nusers: [{name: a, primary_group: till}]\n", "the group `till`", "list it in `groups`"),
+        ("#cloud-config\nusers: [{name: a, groups: [b]}, {name: b}]\n", "`b` before the user", "`b` before `a`"),
+        ("#cloud-config\nusers: [{name: a, groups: [a]}]\n", "`a` before the user", "remove it"),
+        ("#cloud-config\ngroups: [b]\nusers: [{name: b}]\n", "groups: found the group `b`", "`primary_group`"),
+        ("#cloud-config\ngroups: {admin: [root]}\n", "groups: found the group `admin`", "remove it"),
+        ("#cloud-config\ngroups: [{till: [root, nobody, bob]}]\n", "found no user `bob`", "`users`"),
+        # files
+        ("#cloud-config\nwrite_files: [{path: /usr/bin/x, content: a}]\n", "read-only", "/usr/local"),
+        ("#cloud-config\nwrite_files: [{path: //lib/x, content: a}]\n", "read-only", "/usr/local"),
+        ("#cloud-config\nwrite_files: [{path: /usr/local/../bin/x}]\n", "`/usr/local/../bin/x`", "absolute"),
+        ("#cloud-config\nwrite_files: [{path: x}]\n", "write_files[0]: found the path `x`", "absolute"),
+        ("#cloud-config\nwrite_files: [{path: /etc/edge-osbuild/agent.json}]\n", "is the agent's", "--set"),
+        (f"#cloud-config\nwrite_files: [{{path: {TIMES}}}]\n", "writes the file", "profile"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_merged_or_has_no_effect_gives_one_clear_error(
+    tmp_path: Path, rules: Path, text: str, message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(tmp_path, text, rules)
+    assert message in str(caught.value)
+    assert hint in (caught.value.hint or "")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.status == 2
+    assert "own.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "users: [{name: a, groups: [till, docker]}]",  # cloud-init creates them
+        "groups: till\nusers: [{name: a, groups: 'till, kvm', create_groups: false}]",
+        "groups: [{till: [a, admin]}]\nusers: [{name: a, primary_group: till}]",
+        "groups: [b]\nusers: [{name: b, primary_group: b}, {name: c, no_user_group: true, primary_group: users}]",
+        "users: [{name: a}, {name: b, groups: [a, admin], create_groups: false}]",
+        "users: [default, {name: b, groups: [till]}, {name: c, groups: [till], create_groups: false}]",
+    ],
+)
+def test_groups_that_are_there_or_that_cloud_init_creates_are_accepted(tmp_path: Path, rules: Path, text: str) -> None:
+    make(tmp_path, f"#cloud-config\n{text}\n", rules)
+
+
+def test_the_groups_of_packages_are_not_known_before_the_build(tmp_path: Path, rules: Path) -> None:
+    text = "#cloud-config\nusers: [{name: a, groups: [docker], create_groups: false}]\n"
+    make(tmp_path, text, rules, PROFILE + "packages: [docker.io]\n")
+
+
+def test_a_file_that_is_compressed_or_can_not_be_read_says_so(tmp_path: Path, rules: Path) -> None:
+    with pytest.raises(UsageError, match="compressed"):
+        make(tmp_path, gzip.compress(OWN.encode()), rules)
+    with pytest.raises(UsageError, match="UTF-8"):
+        make(tmp_path, OWN.encode() + b"a: \xff\n", rules)
+    with pytest.raises(UsageError, match="1 MiB"):
+        make(tmp_path, b"#cloud-config\n#" + bytes(2**20).replace(b"\0", b"a"), rules)
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            cloud_config.read_user_data(path)
+
+
+SCRAPS: list[Any] = [
+    None, True, 0, -1, 2**70, 1.5, "", "a", "root", "default", "/etc/x", "/usr/x", "\ud800", b"\xff", "a\n", [], {},
+    [[]], [{}], {"name": "a"}, {"name": ["a"]}, {"path": 5}, {5: "a"}, ["default", "a"], {"users": []}, "US/Eastern",
+]  # fmt: skip
+NAMES = st.sampled_from(["name", "path", "content", "groups", "servers", "users", "a"])
+VALUES = st.recursive(
+    st.sampled_from(SCRAPS),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A cloud-config with a few keys of other values, and at times a few other bytes."""
+    config = yaml.safe_load(OWN)
+    for _ in range(draw(st.integers(1, 3))):
+        config[draw(st.sampled_from(sorted(EFFECTIVE)))] = draw(VALUES)
+    data = b"#cloud-config\n" + yaml.safe_dump(config).encode(errors="surrogateescape")
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(data)))
+        other = st.sampled_from([b"\t", b"&a ", b"*a", b"[", b"<<: ", b"\0", b'"\\ud800"', b"\xff", b"!!set "])
+        data = data[:at] + draw(other) + data[at + draw(st.integers(0, 9)) :]
+    return data
+
+
+@settings(max_examples=int(os.environ.get("EDGE_FUZZ", 200)), deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=damaged())
+def test_any_user_data_is_merged_or_gives_one_error(
+    data: bytes, rules: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    try:
+        seed = make(tmp_path_factory.getbasetemp(), data, rules)
+    except UsageError as error:
+        assert error.hint and error.message and "\n" not in error.message
+    else:
+        seed.with_sums()
+        assert read(seed)["write_files"][0]["path"] == "/etc/edge-osbuild/agent.json"
+
+
+def test_every_key_of_cloud_init_s_schema_is_known_to_have_an_effect_or_not(rules: Path) -> None:
+    known = yaml.safe_load((rules / "schema-cloud-config-v1.json").read_text())["properties"]
+    assert set(known) - EFFECTIVE - set(WITHOUT_EFFECT) == set()
+
+
+def test_the_command_merges_and_fails_as_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("node.yaml").write_text(PROFILE)
+    Path("own.yaml").write_text(OWN)
+    arguments = ["node.yaml", "--node", "n1", "-o", "out", "--user-data", "own.yaml"]
+    CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert yaml.safe_load(Path("out/user-data").read_text())["runcmd"] == [["systemctl", "restart", "x"]]
+    Path("own.yaml").write_text("#cloud-config\npackages: [vim]\n")
+    for path in Path("out").iterdir():
+        path.unlink()
+    with pytest.raises(Error, match="packages"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert list(Path("out").iterdir()) == []

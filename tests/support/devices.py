@@ -1,0 +1,142 @@
+"""A device in memory and a folder, for tests of what an update decides: slots, boot loader, cluster, power.
+
+Nothing of RAUC is here: a slot is written by a test, in the same steps.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from osbuild.agent.system import System
+from osbuild.agent.update.context import UpdateContext
+from osbuild.agent.update.progress import Progress
+from osbuild.shared.boot_entry import BootEntry
+from tests.support.boot_loaders import LOADERS, Loader, Slot
+from tests.support.cuts import Power
+
+
+@dataclass
+class Cluster:
+    """What an update asks of Kubernetes: here a node that is cordoned or not."""
+
+    power: Power
+    cordoned: bool = False
+    refuses: str | None = None
+    fails: Exception | None = None
+    done: dict[str, Any] | None = None
+    deadline: float | None = None
+    answers: bool = True  # whether the node can be uncordoned now
+    asked: int = 0  # times that this was put off
+
+    def refuse_version(self, system: System, wanted: str) -> str | None:
+        return self.refuses
+
+    def prepare_reboot(self, system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
+        self.deadline = deadline
+        self.power.tick()
+        self.cordoned = True
+        self.power.tick()
+        if self.fails:
+            raise self.fails
+        say("drained")
+        return {"snapshot": "000000000042-v1.35.4"}
+
+    def rollback_loss(self, system: System, wanted: str | None = None) -> dict[str, Any] | None:
+        return None
+
+    def reconcile_data(self, system: System) -> dict[str, Any] | None:
+        if self.fails:
+            raise self.fails
+        return self.done
+
+    def mark_recorded(self, system: System) -> None:
+        """It says what a test has put there, again and again."""
+
+    def later(self) -> None:
+        self.asked += 1
+
+    def rejoin(self, system: System) -> dict[str, Any]:
+        if not self.answers:
+            return {"problem": "the node is still cordoned"}
+        self.power.tick()
+        self.cordoned = False
+        return {"uncordoned": True}
+
+
+@dataclass
+class Device:
+    """A device below `root`, with 1.0.0 in slot a, good, and nothing in slot b. `kind` is of its boot loader."""
+
+    root: Path
+    kind: str = "simple"
+    power: Power = field(default_factory=Power)
+    boots: int = 0
+    restarts: int = 0
+    output: io.StringIO = field(default_factory=io.StringIO)
+
+    def __post_init__(self) -> None:
+        slots, real = {"a": Slot("1.0.0", 1, entry=True), "b": Slot()}, LOADERS[self.kind]
+        self.loader = real(self.power, slots, self.root) if real else Loader(self.power, slots)
+        self.cluster = Cluster(self.power)
+        self.put("usr/lib/rauc/system.conf", "[system]\ncompatible=edge-osbuild-tiny-test\n\n[keyring]\npath=x\n")
+        self.put("proc/uptime", "100.0 1.0\n")
+        (self.root / "var").mkdir(exist_ok=True)
+        self.start("a")
+
+    def put(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def start(self, slot: str) -> None:
+        """What a kernel and its image give, once `slot` runs."""
+        self.boots += 1
+        self.slot = slot
+        self.put("proc/cmdline", f"quiet edge.slot={slot} rauc.slot={slot}\n")
+        self.put("proc/sys/kernel/random/boot_id", f"boot-{self.boots}\n")
+        facts = {
+            "name": "tiny", "version": self.loader.slots[slot].image, "architecture": "x86_64",
+            "kubernetes": {"role": "server", "distribution": "upstream", "version": "v1.36.3"},
+        }  # fmt: skip
+        self.put("usr/lib/edge-osbuild/image.json", json.dumps(facts))
+
+    def reboot(self, *, orderly: bool = True) -> str:
+        """Start again, and say which slot the boot loader has taken."""
+        if orderly:
+            self.put("var/lib/edge-osbuild/update/ended", f"boot-{self.boots}\n")
+        self.start(self.loader.choose())
+        return self.slot
+
+    def entry(self, slot: str) -> BootEntry | None:
+        """A slot's boot entry as it is now."""
+        return next((entry for entry in self.loader.read_entries(self.system) if entry.slot == slot), None)
+
+    @property
+    def system(self) -> System:
+        return System(self.root)
+
+    @property
+    def node(self) -> UpdateContext:
+        report = Progress(output=self.output)
+        return UpdateContext(self.system, self.loader, self.cluster, report, self.restart, lambda: self.cluster.later())
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    @property
+    def said(self) -> str:
+        return self.output.getvalue()
+
+    def write(self, version: str) -> Callable[[], dict[str, Any]]:
+        """What RAUC does to the other slot."""
+
+        def act() -> dict[str, Any]:
+            for step in self.loader.steps("b" if self.slot == "a" else "a", version):
+                step()
+            return {"fetched": 4096}
+
+        return act

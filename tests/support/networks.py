@@ -1,0 +1,105 @@
+"""The device's own programs for the network (agent, netplan, systemd-networkd), run in a sandbox."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.host.cache import Cache
+from osbuild.rootfs.agent_zipapp import build_zipapp
+from osbuild.sandbox.tools_tree import ToolsTree, unlocked_tools_tree
+
+PACKAGES = ("cloud-init", "dbus", "iproute2", "netplan-generator", "python3", "python3-yaml", "systemd",
+            "systemd-resolved", "udev", "util-linux", "wpasupplicant")  # fmt: skip
+# A network namespace and its /sys: no interface of this host is seen. What the agent stored comes from $DATA/kept.
+SCRIPT = r"""
+set -eu
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /var/lib
+[ -z "$NO_WIFI" ] || mount -t tmpfs tmpfs /usr/sbin
+mkdir -p /var/lib/edge-osbuild /run/edge-osbuild/seed
+cp "$DATA/network-config" /run/edge-osbuild/seed/
+[ ! -d "$DATA/kept" ] || cp -a "$DATA/kept" /var/lib/edge-osbuild/network
+[ -z "$READ_ONLY" ] || mount -o remount,ro /var/lib
+echo "exit $(umask 077; python3 -IS "$AGENT" network 2>"$DATA/messages"; echo $?)"
+[ ! -d /var/lib/edge-osbuild/network ] || cp -a /var/lib/edge-osbuild/network "$DATA/stored"
+cp -a /run "$DATA/run"
+[ -n "$NETWORKD" ] || exit 0
+echo 0123456789abcdef0123456789abcdef >/run/machine-id
+mount --bind /run/machine-id /etc/machine-id
+mount -o remount,ro /sys
+ip link set lo up
+for name in $LINKS; do ip link add "$name" type veth peer name "peer-$name"; ip link set "peer-$name" up; done
+export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=info
+timeout "$NETWORKD" /usr/lib/systemd/systemd-networkd 2>"$DATA/networkd" &
+if [ -n "$UNTIL" ]; then
+    until ip addr | grep -q "$UNTIL" || ! kill -0 $!; do sleep 0.2; done
+else
+    wait $! || [ $? = 124 ]
+fi
+ip -json addr >"$DATA/addresses"
+ip -json route >"$DATA/routes"
+"""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the device's programs made of a network-config."""
+
+    folder: Path
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Path below /run -> text of each file that was made."""
+        run = self.folder / "run"
+        names = [path for path in run.rglob("*") if path.is_file() and not path.is_symlink()]
+        return {
+            str(path.relative_to(run)): path.read_text()
+            for path in names
+            if path.relative_to(run).parts[0] in ("systemd", "netplan", "udev")
+        }
+
+    @property
+    def messages(self) -> str:
+        """What the agent said on standard error."""
+        return (self.folder / "messages").read_text()
+
+    @property
+    def complaints(self) -> list[str]:
+        """What systemd-networkd said of files that it could not read in full."""
+        lines = (self.folder / "networkd").read_text().splitlines()
+        return [line for line in lines if re.search(r"\.(network|netdev):\d+:", line)]
+
+    def json(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+
+def tree() -> ToolsTree:
+    """Debian's packages as the device has them."""
+    return unlocked_tools_tree(Cache(), "device-network", PACKAGES, "programs of the device's network")
+
+
+def configure(
+    tree: ToolsTree, folder: Path, data: bytes, *, wifi: bool = True, kept: bytes | None = None, networkd: str = "",
+    links: str = "", until: str = "", read_only: bool = False,
+) -> Network:  # fmt: skip
+    """Run `edge-agent network` with the network-config `data`, then systemd-networkd for `networkd` seconds.
+
+    `kept` is what an earlier boot stored, `links` are interfaces (veth(4)) that exist when networkd starts; once
+    ip(8) shows the text `until`, it has run long enough. With `read_only`, nothing can be stored.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    build_zipapp(folder / "edge-agent")
+    (folder / "network-config").write_bytes(data)
+    if kept is not None:
+        (folder / "kept").mkdir()
+        (folder / "kept/network-config").write_bytes(kept)
+    settings = {
+        "DATA": str(folder), "AGENT": str(folder / "edge-agent"), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
+        "NETWORKD": networkd, "UNTIL": until,
+        "READ_ONLY": "yes" if read_only else "",
+    }  # fmt: skip
+    command = tree.wrap_command(["unshare", "--net", "sh", "-c", SCRIPT], [folder], env=settings)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "exit 0\n"), done.stdout + done.stderr
+    return Network(folder)
