@@ -148,7 +148,7 @@ timezone: Nowhere/At/All
         "bootcmd: its last command ended with 2", "write_files, /etc/machine-id/below", "write_files, entry 2",
         "write_files, /etc/owned", "write_files, /etc/coded", "write_files, /etc/fetched: `source` is not fetched",
         "write_files, /etc/later", "users, not a name", "users, entry 2", "users, half", "ca_certs, certificate 1",
-        "mounts, /dev/none1: there is no device", "mounts, entry 2", "password, chpasswd", "timezone",
+        "mounts, /dev/none1: there is no device", "mounts, entry 2", "chpasswd, users, entry 1", "timezone",
     ):  # fmt: skip
         assert what in said
     assert node.boot()["errors"] == report["errors"]
@@ -243,6 +243,41 @@ ssh_pwauth: true
     assert node.user("debian") is not None
     node.boot(seed("#cloud-config\nusers: []\n"))
     assert node.user("debian") is None
+
+
+def test_a_password_of_nobody_does_not_keep_others_from_getting_theirs(node: SeedNode) -> None:
+    for key, entries in (
+        ("users", "[{name: op, password: hush, type: text}, {name: nobody-here, password: hush, type: text}]"),
+        ("list", "['op:hush', 'nobody-here:hush', hush]"),
+        ("list", '"op:hush\\nnobody-here:hush\\n"'),
+    ):
+        report = node.boot(seed(BASE + f"chpasswd: {{expire: false, {key}: {entries}}}\n"))
+        assert shadow(node, "op").startswith("$y$")
+        assert report["errors"][0] == f"chpasswd, {key}, entry 2: there is no user nobody-here"
+        assert "hush" not in report["said"]
+
+
+def test_a_command_or_hash_that_is_none_costs_only_itself_and_is_not_quoted(node: SeedNode) -> None:
+    text = """bootcmd: [{echo: hush}, [touch, /run/booted]]
+runcmd:
+- echo hush: a
+- [echo, {hush: a}]
+- 5
+-
+- [touch, /run/ran]
+users: [{name: op, passwd: "op:hush"}, {name: two}]
+"""
+    report = node.boot(seed("#cloud-config\n" + text))
+    said = "expected a text or a list of texts; a text with `: ` must be in quotes"
+    assert report["errors"] == [
+        f"bootcmd, entry 1: {said}",
+        "users, op: `passwd` is not the hash of a password: it contains `:` or a line break",
+        *(f"runcmd, entry {number}: {said}" for number in (1, 2, 3)),
+    ]
+    assert (node.user("op"), node.user("two") is not None) == (None, True)
+    assert node.agent("scripts").returncode == 0
+    assert node.path("run/booted").exists() and node.path("run/ran").exists()
+    assert "hush" not in report["said"]
 
 
 def test_ids_follow_from_names_in_every_seed(node: SeedNode) -> None:

@@ -10,6 +10,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.network.document import Document, NetplanWriter, Position, Value
 from osbuild.agent.network.version1 import convert_version_1
 from osbuild.agent.system import System
+from osbuild.shared.interface_names import name_problem
 
 GENERATE = "/usr/libexec/netplan/generate"
 # What the generator writes: (file, program that it needs). Everything else needs what an image does not have.
@@ -24,6 +25,7 @@ KNOWN = (
 UNUSED = re.compile(r"udev/rules\.d/90-netplan\.rules|.*netplan-ovs-cleanup\.service|.*wait-online\.service\.d/.*")
 PACKAGES = {"/usr/sbin/wpa_supplicant": "wpasupplicant", "/usr/sbin/iw": "iw"}
 GLOB = re.compile(r"[*?\[]")
+PHYSICAL = ("ethernets", "wifis")
 SECTIONS = ("ethernets", "wifis", "bonds", "bridges", "vlans", "vrfs", "tunnels", "dummy-devices", "virtual-ethernets")
 
 
@@ -42,7 +44,7 @@ def render_network(parsed: Document, scratch: Path, system: System) -> RenderedN
     """Render a parsed network-config in the empty folder `scratch`. Raises `Problem`."""
     converted, left_out = as_version_2(parsed.value)
     document, missing_programs = without_missing(converted, system)
-    problems = [*parsed.problems, *left_out, *missing_programs]
+    problems = [*parsed.problems, *left_out, *missing_programs, *impossible(document)]
     writer = NetplanWriter()
     source = scratch / "etc/netplan/50-edge.yaml"
     source.parent.mkdir(parents=True, mode=0o700)
@@ -109,6 +111,25 @@ def without_missing(value: Value, system: System) -> tuple[Value, list[Problem]]
     return Value(rest, value.position), [missing_program(program, str(position))]
 
 
+def impossible(value: Value) -> list[Problem]:
+    """A problem for each name that systemd-networkd does not take. It would ignore the interface without a word."""
+    found: list[tuple[str, Position, bool]] = []
+    for section in SECTIONS:
+        entries: Any = getattr(value.get(section), "data", None)
+        for name, (position, entry) in (entries if isinstance(entries, dict) else {}).items():
+            if section not in PHYSICAL:
+                found.append((name, position, True))
+            elif entry.get("match") is None and (entry.data is None or isinstance(entry.data, dict)):
+                found.append((name, position, False))
+            elif isinstance(new := getattr(entry.get("set-name"), "data", None), str):
+                found.append((new, entry.data["set-name"][0], True))
+    return [
+        Problem(f"no interface can be called `{name}`: {why}", where=str(position), hint="give it another name")
+        for name, position, made in found
+        if not (GLOB.search(name) and not made) and (why := name_problem(name, made=made))
+    ]
+
+
 def missing_program(program: str, where: str) -> Problem:
     """The problem of a configuration that needs a program that is not in the image."""
     package = PACKAGES[program]
@@ -140,7 +161,7 @@ def match_physical_only(run: Path, names: list[str]) -> None:
 def physical_interfaces(value: Value) -> tuple[tuple[str, str | None, str | None], ...]:
     """Which interfaces must exist without being created."""
     made: list[tuple[str, str | None, str | None]] = []
-    for section in ("ethernets", "wifis"):
+    for section in PHYSICAL:
         entries: Any = getattr(value.get(section), "data", None)
         for name, (_, entry) in (entries if isinstance(entries, dict) else {}).items():
             if not isinstance(entry.data, dict) and entry.data is not None:  # `renderer: networkd` of all of them

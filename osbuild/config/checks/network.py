@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from osbuild.config.checks.addresses import Static, parse_address, parse_static_address, refuse_scope
 from osbuild.config.checks.hosts import url_problem
 from osbuild.config.document import quote_text
-from osbuild.config.network import Bond, Bridge, Interface, Link, NetworkSettings, ProxySettings, Route, Vlan
+from osbuild.config.network import Bond, Bridge, Interface, Link, NetworkSettings, ProxySettings, Route, Vlan, Wifi
 from osbuild.config.profile import Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.shared.errors import Error
+from osbuild.shared.interface_names import name_problem
 
 Where = Callable[..., str]
 KINDS = ("interfaces", "bonds", "vlans", "bridges", "wifis")
@@ -65,6 +66,10 @@ def _unique(links: Sequence[StatedLink], where: Where) -> None:
                 hint = f"the other is at {where(seen[name].key)}: put both into one"
                 raise Error(f"found two interfaces with the {name[0]} `{name[1]}`", where=where(stated.key), hint=hint)
             seen[name] = stated
+        made = not isinstance(link, Interface | Wifi)
+        if not set(link.name) & set("*?[") and (reason := name_problem(link.name, made=made)):
+            message = f"found the interface {quote_text(link.name)}, but no interface can be called so: {reason}"
+            raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name, such as `vlan100`")
         if link.name in RESERVED:
             message = f"found the interface `{link.name}`, which the image makes itself"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name")

@@ -345,6 +345,23 @@ def strings(value: object) -> object:
     return [strings(entry) for entry in value] if isinstance(value, list) else str(value).lower()
 
 
+@pytest.mark.parametrize("name", ["all", "default", "100", "007", "0x10", "0o7", "0b1", "x" * 16, "a%b", "a:b"])
+def test_a_name_that_networkd_ignores_is_named(configure: Configure, name: str) -> None:
+    made = configure(
+        f"version: 2\nethernets: {{e0: {{dhcp4: true}}}}\ndummy-devices:\n  ? {json.dumps(name)}\n  : {{}}\n",
+        networkd="1",
+    )
+    assert "network-config, line 4, column 5: no interface can be called" in made.messages
+    assert "DHCP=ipv4" in made.files[UNITS + "10-netplan-e0.network"]
+    assert made.complaints, "systemd-networkd does not take it"
+
+
+@pytest.mark.parametrize("name", ["_", "08x", "1e3", "a.b", "x" * 15, "none", "-a"])
+def test_a_name_that_networkd_takes_is_no_problem(configure: Configure, name: str) -> None:
+    made = configure(f"version: 2\ndummy-devices: {{{json.dumps(name)}: {{}}}}\n", networkd="1")
+    assert (made.messages, made.complaints) == ("", [])
+
+
 def test_version_1_has_cloud_inits_defaults() -> None:
     made = converted(
         """version: 1

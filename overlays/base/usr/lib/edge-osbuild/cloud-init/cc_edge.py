@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudinit import subp, temp_utils, util
-from cloudinit.config import cc_ca_certs, cc_mounts, cc_ntp, cc_set_passwords, cc_ssh, cc_write_files
+from cloudinit.config import cc_ca_certs, cc_mounts, cc_ntp, cc_runcmd, cc_set_passwords, cc_ssh, cc_write_files
 from cloudinit.distros import ug_util
 from cloudinit.settings import PER_ALWAYS
 
@@ -72,12 +72,13 @@ def entries(cfg: Config, key: str) -> list[Any]:
 
 def bootcmd(cfg: Config, cloud: Any) -> None:
     """Run `bootcmd` as one script, like cc_bootcmd, but not for longer than the boot can wait."""
-    if not cfg.get("bootcmd"):
+    lines = commands(cfg, "bootcmd")
+    if not lines:
         return
 
     def run() -> None:
         with temp_utils.ExtendedTemporaryFile(suffix=".sh") as script:
-            script.write(util.encode_text(util.shellify(cfg["bootcmd"])))
+            script.write(util.encode_text(util.shellify(lines)))
             script.flush()
             command = ["timeout", "--kill-after=5", str(BOOTCMD_TIMEOUT), "/bin/sh", script.name]
             environment = {"INSTANCE_ID": str(cloud.get_instance_id())}
@@ -88,6 +89,27 @@ def bootcmd(cfg: Config, cloud: Any) -> None:
             raise RuntimeError(f"its last command ended with {code}")
 
     attempt("bootcmd", run)
+
+
+def commands(cfg: Config, key: str) -> list[Any]:
+    """The commands of `bootcmd` or `runcmd`. What is none is an error, which does not quote it."""
+    good = []
+    for number, entry in enumerate(entries(cfg, key), 1):
+        if isinstance(entry, str) or (
+            isinstance(entry, list) and not any(isinstance(one, (dict, list)) for one in entry)
+        ):
+            good.append(entry)
+        elif entry is not None:
+            LOG.error(
+                "%s, entry %d: expected a text or a list of texts; a text with `: ` must be in quotes", key, number
+            )
+    return good
+
+
+def runcmd(cfg: Config, cloud: Any) -> None:
+    """Write the script of `runcmd`, which runs once there is a network."""
+    if lines := commands(cfg, "runcmd"):
+        attempt("runcmd", cc_runcmd.handle, "runcmd", {"runcmd": lines}, cloud, [])
 
 
 def files(cfg: Config, cloud: Any, *, deferred: bool = False) -> None:
@@ -182,6 +204,9 @@ def make_user(cloud: Any, name: str, config: Config, context: Any) -> None:
     default, numbers = context
     for key in ("default", *USELESS):
         config.pop(key, None)
+    for key in ("passwd", "hashed_passwd"):  # useradd(8) would quote it
+        if re.search(r"[:\n]", str(config.get(key) or "")):
+            raise ValueError(f"`{key}` is not the hash of a password: it contains `:` or a line break")
     if config.pop("ssh_redirect_user", False):
         if default is None:
             raise ValueError("`ssh_redirect_user` needs a default user")
@@ -278,10 +303,32 @@ def ntp(cfg: Config, cloud: Any) -> None:
 
 def passwords(cfg: Config, cloud: Any) -> None:
     """Set passwords. Then warn if nobody can log in, which is hardly what a seed with users is for."""
-    attempt("password, chpasswd or ssh_pwauth", without_services, cc_set_passwords, understood(cfg, cloud), cloud)
+    sane = changeable(understood(cfg, cloud))
+    attempt("password, chpasswd or ssh_pwauth", without_services, cc_set_passwords, sane, cloud)
     people = [user.pw_name for user in pwd.getpwall() if FIRST_ID <= user.pw_uid < FIRST_ID + IDS + 10000]
     if people and not any(can_log_in(name) for name in people) and not has_password("root"):
         LOG.warning("nobody can log in: no user has a key or a password")
+
+
+def changeable(cfg: Config) -> Config:
+    """`cfg` without passwords of users that do not exist: because of one, chpasswd(8) would change none."""
+    found = cfg.get("chpasswd")
+    if not isinstance(found, dict):
+        return cfg
+    lines = found.get("list") or []
+    given = {"users": found.get("users") or [], "list": lines.splitlines() if isinstance(lines, str) else lines}
+    kept: dict[str, list[Any]] = {"users": [], "list": []}
+    for key, listed in given.items():
+        for number, entry in enumerate(listed if isinstance(listed, list) else [], 1):
+            name, colon, _ = str(entry).partition(":")
+            if isinstance(entry, dict):
+                name, colon = str(entry.get("name")), ":"
+            if colon and util.is_user(name):
+                kept[key].append(entry)
+            else:
+                LOG.error("chpasswd, %s, entry %d: there is no user %s", key, number, name if colon else "in it")
+    rest = {key: value for key, value in cfg.items() if key != "password" or not any(given.values())}
+    return {**rest, "chpasswd": {**found, **kept}}
 
 
 def can_log_in(name: str) -> bool:
@@ -385,5 +432,6 @@ STEPS: dict[str, Callable[[Config, Any], None]] = {
     "passwords": passwords,
     "deferred_files": deferred_files,
     "mounts": mounts,
+    "runcmd": runcmd,
     "done": done,
 }
