@@ -87,6 +87,7 @@ class _OnlyWeb(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         if not newurl.startswith(("http://", "https://")):
             raise ValueError(f"a redirect to {newurl[:100]!r}")
+        fp.close()  # urllib would read the whole body into memory
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

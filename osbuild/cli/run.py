@@ -29,6 +29,19 @@ def parse_memory_size(text: str) -> int:
     return amount
 
 
+def check_own_files(inputs: list[Path], written: dict[str, Path | None]) -> None:
+    """Raises `UsageError` if an option names a file to write that is booted from, or that another option names."""
+    taken = {path.resolve(): "what is booted" for path in inputs}
+    for option, path in written.items():
+        if path is None:
+            continue
+        for other, use in taken.items():
+            if other == path.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+                message = f"{option} would overwrite this file, which is {use}"
+                raise UsageError(message, where=str(path), hint="name another file")
+        taken[path.resolve()] = f"named by {option} too"
+
+
 @click.command()
 @click.argument("image", type=LOCATION)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
@@ -80,6 +93,7 @@ def command(
             "QEMU has no machine for this board", where=f"board {found.board.name}",
             hint="boot it on the hardware: edge-osbuild flash",
         )  # fmt: skip
+    check_own_files([found.image, *([found.seed] if found.seed else [])], {"--persist": persist, "--log": logfile})
     image_format(found.image)  # so that a wrong name is known before any work is done
     network = None if no_network else MachineNetwork(forwards=(Forward(22, ssh_port or 0),))
     config = MachineConfig(

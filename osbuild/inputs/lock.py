@@ -1,6 +1,7 @@
 """The lock beside a profile: every input of its image by sha256, so that the same lock gives the same image."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from osbuild.shared.files import read_file
 from osbuild.shared.json_text import parse_json
 
 FORMAT = 1
+# deb-version(7); names as Debian's policy has them (5.6.1), since they become parts of paths
+DEB = re.compile(r"([a-z0-9][a-z0-9+.-]*) ([0-9A-Za-z.+:~-]+) ([a-z0-9-]+) ([0-9a-f]{64}) ([0-9]{1,15})")
 AGAIN = "run `edge-osbuild lock {profile}` to make the lock again"
 
 
@@ -81,9 +84,9 @@ def lock_from_json(plain: dict[str, Any]) -> Lock:
     """The reverse of `lock_to_json`. Raises `KeyError`, `TypeError` or `ValueError` on anything else."""
 
     def deb(line: str) -> Deb:
-        name, version, architecture, sha256, size = line.split()
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise ValueError(f"`{sha256}` is no sha256")
+        if not (match := DEB.fullmatch(line)):
+            raise ValueError(f"`{line[:100]}` is not a package: name, version, architecture, sha256 and size")
+        name, version, architecture, sha256, size = match.groups()
         return Deb(name, version, architecture, sha256, int(size))
 
     def debs(lines: Iterable[str]) -> tuple[Deb, ...]:

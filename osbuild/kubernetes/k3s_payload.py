@@ -108,8 +108,12 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
                 target.write(source.read(payload.size))
             tools.run_command(["zstd", "-q", "-d", "--long=31", packed, "-o", plain], [path.parent])
             path.mkdir()
-            with tarfile.open(plain) as archive:
-                archive.extractall(path, list(wanted_members(archive)), filter="data")
+            try:
+                with tarfile.open(plain) as archive:
+                    archive.extractall(path, list(wanted_members(archive)), filter="data")
+            except tarfile.TarError as error:
+                message = f"its embedded archive cannot be unpacked: {error}"
+                raise Error(message, where=program.name, hint=HINT) from error
         for name in ("k3s", "cni"):
             if not (path / "bin" / name).is_file():
                 raise Error(f"its embedded archive has no bin/{name}", where=program.name, hint=HINT)

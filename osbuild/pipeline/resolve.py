@@ -139,6 +139,9 @@ def pin_kubernetes(
 def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
     """The profile's block as the lock has decided it. Raises `Error` where this program now pins other inputs."""
     pinned = lock.kubernetes
+    if not {"distribution", "version", "files"} <= pinned.keys():
+        hint = AGAIN.format(profile=argument(loaded.files[-1]))
+        raise Error("the lock does not say which Kubernetes is built", hint=hint)
     block, version = loaded.profile.kubernetes, str(pinned["version"])
     sha256 = dict(block.sha256)
     if pinned["distribution"] == "k3s":

@@ -136,3 +136,31 @@ def test_no_password_of_a_proxy_is_on_a_command_line(monkeypatch: pytest.MonkeyP
     assert "MY_OWN_SECRET" not in settings
     assert found.count("hidden-word") == 2
     assert {"https_proxy", "no_proxy"} <= tools_tree.PASSED
+
+
+@pytest.mark.parametrize(
+    "options", ["--log disk.img", "--persist ./disk.img", "--persist link", "--log seed.iso", "--log hard"]
+)
+def test_run_never_writes_to_what_it_boots(
+    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("disk.img", "seed.iso"):
+        (tmp_path / name).write_bytes(b"precious")
+    (tmp_path / "link").symlink_to("disk.img")
+    (tmp_path / "hard").hardlink_to("disk.img")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", ".", *options.split()])
+    assert f"{options.split()[0]} would overwrite this file, which is what is booted" in capsys.readouterr().err
+    assert (tmp_path / "disk.img").read_bytes() == (tmp_path / "seed.iso").read_bytes() == b"precious"
+
+
+def test_run_does_not_log_into_the_file_that_keeps_the_machines_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk.img").write_bytes(b"precious")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "disk.img", "--persist", "new", "--log", "new"])
+    assert "--log would overwrite this file, which is named by --persist too" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -263,6 +263,17 @@ def test_an_archive_that_lacks_a_program_is_refused(tmp_path: Path, cache: Cache
         k3s_payload.unpack_payload(tmp_path / "k3s", "1" * 64, X86, cache, unpackers())
 
 
+def test_an_archive_with_a_link_out_of_it_is_refused(tmp_path: Path, cache: Cache) -> None:
+    data = io.BytesIO(archive(X86))
+    with tarfile.open(fileobj=data, mode="a") as tar:
+        link = tarfile.TarInfo("bin/aux/out")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../../../elsewhere"
+        tar.addfile(link)
+    (tmp_path / "k3s").write_bytes(binary(X86, frame(data.getvalue())))
+    with pytest.raises(Error, match="cannot be unpacked"):
+        k3s_payload.unpack_payload(tmp_path / "k3s", "1" * 64, X86, cache, unpackers())
+
+
 def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
     page: tuple[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from osbuild.boot.flow import kernel_command_line
 from osbuild.boot.slot import SlotImage
 from osbuild.config.board import Board
 from osbuild.config.board import load_board as board
-from osbuild.config.load import LoadedProfile, load_profile
+from osbuild.config.load import LoadedProfile, find_profile, load_profile
 from osbuild.config.metadata import Size
 from osbuild.config.profile import DiskSettings
 from osbuild.host.architecture import Architecture
@@ -39,8 +39,9 @@ from osbuild.shared.errors import Error
 MIB = 2**20
 PROFILE = "name: shop\nversion: 1.0.0\noverlays: [tree]\n"
 words = st.text("abcdefghijklmnopqrstuvwxyz0123456789+.-~", min_size=1)
+names = st.from_regex(r"[a-z0-9][a-z0-9+.-]*", fullmatch=True)
 debs = st.builds(
-    Deb, words, words, st.sampled_from(["amd64", "all"]), st.text("0123456789abcdef", min_size=64, max_size=64),
+    Deb, names, words, st.sampled_from(["amd64", "all"]), st.text("0123456789abcdef", min_size=64, max_size=64),
     st.integers(0, 10**9),
 )  # fmt: skip
 PC = board("x86_64")
@@ -140,6 +141,23 @@ def test_a_lock_with_a_damaged_sum_is_refused(tmp_path: Path, damage: str) -> No
     path.write_text(path.read_text().replace("0" * 64, damage))
     with pytest.raises(Error, match=r"sha256|is not a lock"):
         locks.read_lock(loaded, "x86_64")
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc/x", "UP", "a/b", "-a", "a b"])
+def test_a_lock_with_a_package_that_would_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    """Names of packages become parts of paths."""
+    loaded = profile(tmp_path)
+    path = locks.save_lock(loaded, replace(a_lock(loaded), kernel=replace(a_lock(loaded).kernel, name=name)))
+    with pytest.raises(Error, match=r"is not a lock: .* is not a package"):
+        locks.read_lock(loaded, "x86_64")
+    assert name in path.read_text()
+
+
+def test_a_lock_without_kubernetes_for_a_profile_that_has_it_is_refused(tmp_path: Path) -> None:
+    loaded = load_profile(find_profile("edge-server"))
+    with pytest.raises(Error, match="does not say which Kubernetes") as caught:
+        resolve.locked_kubernetes(loaded, replace(a_lock(loaded), kubernetes={}))
+    assert "edge-osbuild lock" in str(caught.value.hint)
 
 
 def test_locked_wants_a_lock_that_fits(tmp_path: Path) -> None:

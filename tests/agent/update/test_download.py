@@ -226,6 +226,18 @@ def test_an_answer_that_makes_no_sense_is_a_failure_and_no_traceback(name: str, 
     server.close()
 
 
+def test_the_body_of_a_redirect_is_not_read(tmp_path: Path) -> None:
+    """However large a server says that it is."""
+    server = Raw(b"HTTP/1.1 302 Found\r\nContent-Length: 999999999\r\nLocation: /other\r\n\r\n", b"b" * 9999)
+    with pytest.raises(Failure, match="HTTP 302"):
+        download.download_bundle(
+            System(tmp_path), f"http://127.0.0.1:{server.port}/a.raucb", "one", LIMIT, time.monotonic() + 20,
+            lambda *words: None, patience=5.0,
+        )  # fmt: skip
+    server.close()
+    assert [request.split()[1] for request in server.requests[:2]] == [b"/a.raucb", b"/other"]
+
+
 @pytest.mark.parametrize(
     ("answer", "slow", "said"),
     [
