@@ -133,7 +133,9 @@ def test_the_agent_has_its_own_nodes_rights_and_no_others(cluster: Cluster, dist
     cluster.agent.fails(f"{kubectl} get secrets -A")
 
 
-def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Board, tmp_path: Path) -> None:
+def test_a_pod_runs_on_the_agent_and_answers_there_and_from_the_server(
+    cluster: Cluster, distribution: Distribution, board: Board, tmp_path: Path
+) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
     program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
     demo = tmp_path / "demo.tar"
@@ -148,6 +150,8 @@ def test_a_pod_runs_on_the_agent_and_answers_there(cluster: Cluster, board: Boar
     assert address.rpartition(".")[0] == agent_range.rpartition(".")[0] != "10.42.0"
     get = f"import urllib.request; print(urllib.request.urlopen('http://{address}:8080/', timeout=10).read().decode())"
     assert "web" in cluster.agent.guest.run(f'python3 -c "{get}"').stdout
+    if distribution.spans_nodes:
+        assert "web" in cluster.server.guest.run(f'python3 -c "{get}"').stdout
     # The API server reaches the agent's kubelet by its serving certificate.
     assert cluster.server.kubectl("logs web") is not None
 

@@ -37,6 +37,8 @@ class Distribution:
     """the unit whose program is the kubelet"""
     agent_kubeconfig: str
     """what an agent calls its cluster with"""
+    spans_nodes: bool
+    """whether pods are reached from other nodes"""
 
     def missing(self, architecture: Architecture, count: int = 1) -> str | None:
         """Why a test that needs the newest `count` releases can't be on this host; None if it can."""
@@ -70,6 +72,7 @@ UPSTREAM = Distribution(
     units=("kube-apiserver.service", "kine.service", "containerd.service"),
     kubelet="kubelet.service",
     agent_kubeconfig="/var/lib/kubernetes/kubelet.conf",
+    spans_nodes=False,
 )
 K3S = Distribution(
     name="k3s",
@@ -78,6 +81,7 @@ K3S = Distribution(
     units=("k3s-server.service", "containerd.service"),
     kubelet="k3s-server.service",
     agent_kubeconfig="/var/lib/kubernetes/agent/kubelet.kubeconfig",
+    spans_nodes=True,
 )
 ALL = {each.name: each for each in (UPSTREAM, K3S)}
 
