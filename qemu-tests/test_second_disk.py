@@ -1,0 +1,112 @@
+"""Another disk in the machine: one whose partitions are called like those of the booted one, or a copy of it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import second_disk
+from support.devices import Device, Lab, prepare_device, raw_disk
+from support.machines import MachineFactory
+from support.nodes import BOOT, CONNECT, MEMORY, USER, Node, finish_tools, make_seed
+from support.second_disk import BLOCK, EVERYTHING, WITH_UBOOT, copied, counters, damaged, digests
+from support.versions import Versions
+
+from osbuild.config.board import Board
+from osbuild.qemu.config import MachineConfig
+from osbuild.qemu.deadline import Deadline
+from osbuild.qemu.disk import card_size
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.slow
+
+
+def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], versions: Versions, key: KeyPair,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """The kernel is started without firmware; the node's own disk is the last one that the initrd looks at."""
+    made = image("minimal") / "disk.img"
+    others = (
+        copied(versions.get("next", "light", bundle=False).image, tmp_path / "another-version.img"),
+        damaged(made, tmp_path / "damaged-root.img", "root-a", 1024),  # the superblock of erofs
+        damaged(made, tmp_path / "damaged-tree.img", "root-a-verity", BLOCK),  # the top of the hash tree
+        second_disk.stranger(tmp_path / "stranger.img", finish_tools(board)),
+    )
+    own, seed = copied(made, tmp_path / "own.img"), make_seed("minimal", "direct", key, tmp_path / "seed.iso")
+    nvme = damaged(made, tmp_path / "nvme.img", "root-a", 1024)
+    before = digests((*others, nvme))
+    direct = second_disk.direct_kernel(image("minimal") / "edge-a.efi", tmp_path)
+    on = machine(
+        MachineConfig(board=board, memory=MEMORY, disks=(*others, own), nvme=(nvme,), media=(seed,), direct=direct)
+    )
+    node = Node(on, on.guest(USER, key))
+    node.wait_complete()
+    node.guest.wait_ready(CONNECT)
+    node.wait_good()
+    said = node.run("dmesg | grep edge-init")
+    for name in ("vda", "vdb", "vdc", "vdd"):
+        assert f"the root of slot a on {name} does not fit its root hash" in said, said
+    assert "root on vde2, hash tree on vde3; boot partition unknown" in said
+    used = second_disk.used(node)
+    assert set(used) == EVERYTHING and set(used.values()) == {"vde"}, used
+    assert second_disk.disks(node) == {"nvme0n1", "vda", "vdb", "vdc", "vdd", "vde", "vdf"}
+    on.power_cut()
+    assert counters(own)["a"][0] is None, "the slot on the node's own disk is good"
+    assert digests((*others, nvme)) == before, "something was written to another disk"
+
+
+def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A node that ran from the copy would use the copy's data, and call good a slot that its own disk fails to boot."""
+    made = image("minimal") / "disk.img"
+    own, copy = damaged(made, tmp_path / "own.img", "root-a", 1024), copied(made, tmp_path / "copy.img")
+    before = digests((copy,))
+    on = machine(MachineConfig(board=board, memory=MEMORY, disks=(own,), nvme=(copy,)))
+    found = on.console.wait_for(r"FAILED: the root of slot a can't be mounted.*\(on (.*)\)|boot complete", BOOT)
+    on.power_cut()
+    assert found[1] == "vda", found[0]
+    assert counters(own)["a"] == (2, 1)
+    assert digests((copy,)) == before, "something was written to the copy"
+
+
+def test_an_update_is_written_to_the_booted_disk_and_counted_on_it(lab: Lab, tmp_path: Path) -> None:
+    """The other disk is a copy of the node's own, made after its first boot: nothing but its place tells it apart."""
+    version = lab.versions.get("n", "light", bundle=False)
+    own = raw_disk(version, tmp_path / "own.img")
+    if lab.versions.board.qemu.disk == "sd":
+        os.truncate(own, card_size(own, None))
+    with lab.powered(version, "copied", disk=own) as device:
+        prepare_device(device)
+        device.cut()
+    copy = copied(own, tmp_path / "copy.img")
+    before = digests((copy,))
+    with lab.powered(version, "update-beside-copy", disk=own, other=copy) as device:
+        device.wait_complete()
+        uses_only_its_own_disk(device)
+        device.install(device.publish("next"), "--no-reboot")
+        assert counters(own) == {"a": (None, 0), "b": (3, 0)}
+        device.machine.console.skip()
+        device.node.guest.run("sudo systemctl reboot", check=False)
+        deadline = Deadline(BOOT)
+        while counters(own).get("b") != (2, 1):
+            assert not deadline.passed, "the boot loader has not counted the boot on the node's own disk"
+            deadline.pause(0.2)
+        found = device.wait_complete()
+        assert (found["version"], found["slot"]) == ("1.1.0", "b")
+        device.settled()
+        uses_only_its_own_disk(device)
+        device.intact()
+        device.cut()
+    assert counters(own) == {"a": (None, 0), "b": (None, 0)}
+    assert digests((copy,)) == before, "something was written to the copy"
+
+
+def uses_only_its_own_disk(device: Device) -> None:
+    """Two disks are there, and everything is on the one that was booted, not on the one that comes first."""
+    virtio = device.versions.board.qemu.disk == "virtio"
+    own, other = ("vda", "nvme0n1") if virtio else ("mmcblk0", "sda")
+    assert {own, other} <= second_disk.disks(device.node)
+    used = second_disk.used(device.node)
+    assert set(used) - WITH_UBOOT == EVERYTHING and set(used.values()) == {own}, used
