@@ -87,8 +87,8 @@ def build_initrd(
             (root / "sbin").mkdir()  # where the kernel itself asks for file systems and checksums
             (root / "sbin/modprobe").symlink_to("../bin/busybox")
             copy_program(packages, "usr/sbin/dmsetup", root, "bin/dmsetup")
-            shutil.copy(DISK, root / "disk.sh")
-            shutil.copy(INIT, root / "init")
+            shutil.copyfile(DISK, root / "disk.sh")  # not the mode, which is that of an installation
+            shutil.copyfile(INIT, root / "init")
             (root / "init").chmod(0o755)
             copy_modules(kernel, root, [*ROOT, *(modules or DISKS)])
             tools.run_command(["depmod", "-b", root, kernel.release], [path.parent])

@@ -49,7 +49,7 @@ def tree_digest(*roots: Path, code: bool = False) -> str:
     """sha256 of everything below `roots`, in that order, that can matter to an image.
 
     These are names, kinds, permissions as `fixed_mode` has them, link targets, contents and capabilities. `code` leaves
-    out the byte code that running a program of ours creates beside it.
+    out what depends on where a program of ours is installed: byte code, and all of a mode but the executable bit.
     """
     digest = hashlib.sha256()
     for root in roots:
@@ -59,7 +59,7 @@ def tree_digest(*roots: Path, code: bool = False) -> str:
 
 
 def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
-    mode = root.stat().st_mode
+    mode = _code_mode(root.stat().st_mode) if code else root.stat().st_mode
     if stat.S_ISREG(mode):
         with root.open("rb") as whole:
             yield _record(b"", mode, whole.fileno())
@@ -69,6 +69,7 @@ def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
         name, mode = os.fsencode(found.path), found.status.st_mode
         if code and "__pycache__" in found.path.parts:
             continue
+        mode = _code_mode(mode) if code else mode
         if found.is_link:
             yield b"%o" % stat.S_IFMT(mode), name, os.fsencode(Path(found.leads_to()))
         elif found.is_file:
@@ -76,6 +77,11 @@ def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
                 yield _record(name, mode, file)
         else:
             yield _record(name, mode, None)
+
+
+def _code_mode(mode: int) -> int:
+    """A mode without what an installer or the folder around adds: a folder's setgid, or no permission to write."""
+    return stat.S_IFMT(mode) | (0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644)
 
 
 def _record(name: bytes, mode: int, file: int | None) -> tuple[bytes, ...]:

@@ -25,7 +25,11 @@ PACKAGES = (
 
 def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str:
     """Content key of the root: packages, elements and the tools that compose it (`tools` is their key)."""
-    code = [tree_digest(ELEMENTS), tree_digest(INSTALLER, code=True), [pin.sha256 for pin in DISKIMAGE_BUILDER]]
+    code = [
+        tree_digest(ELEMENTS, code=True),
+        tree_digest(INSTALLER, code=True),
+        [pin.sha256 for pin in DISKIMAGE_BUILDER],
+    ]
     return content_key("rootfs", [deb.sha256 for deb in debs], code, element_search.elements_key(elements), tools)
 
 

@@ -193,6 +193,24 @@ def test_byte_code_counts_except_that_of_code_which_runs_here(tmp_path: Path) ->
     assert tree_digest(tmp_path, code=True) == code
 
 
+def test_a_digest_of_code_does_not_depend_on_where_it_is_installed(tmp_path: Path) -> None:
+    """Below a setgid folder each new folder is setgid too, and some installers make files read-only."""
+    (tmp_path / "code").mkdir()
+    for name, mode in (("module.py", 0o644), ("hook", 0o755)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    whole, code = tree_digest(tmp_path), tree_digest(tmp_path, code=True)
+    assert whole == code
+    (tmp_path / "code").chmod(0o2755)
+    assert tree_digest(tmp_path, code=True) == code != tree_digest(tmp_path)
+    (tmp_path / "code").chmod(0o755)
+    (tmp_path / "module.py").chmod(0o444)
+    (tmp_path / "hook").chmod(0o555)
+    assert tree_digest(tmp_path, code=True) == code != tree_digest(tmp_path)
+    (tmp_path / "hook").chmod(0o644)
+    assert tree_digest(tmp_path, code=True) != code
+
+
 def test_a_digest_does_not_depend_on_the_umask_of_a_checkout(tmp_path: Path) -> None:
     digests = set()
     for mask in (0o000, 0o002, 0o022, 0o077):

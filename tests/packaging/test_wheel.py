@@ -85,11 +85,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel, installed under umask 077; what it depends on is that of this one."""
     folder = tmp_path_factory.mktemp("venv")
+    folder.chmod(0o2700)  # as /usr/local on some hosts: every folder below inherits setgid
     run(sys.executable, "-m", "venv", "--without-pip", folder, umask=0o077)
     options = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     run(sys.executable, "-m", "pip", f"--python={folder}/bin/python", "install", *options, wheel, umask=0o077)
     here = sysconfig.get_path("purelib")
     there = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    for path in Path(there, "osbuild").rglob("*.*"):
+        path.chmod(path.stat().st_mode & ~0o222)  # some installers do that
     Path(there, "dependencies.pth").write_text(f"{here}\n")
     return folder
 
