@@ -414,6 +414,16 @@ write_files: [{{content: a}}, {{path: /etc/number, content: 5}}]
                      "preserve_hostname"}  # fmt: skip
 
 
+def test_characters_that_can_not_be_printed_do_not_end_the_agent(node: SeedNode) -> None:
+    report = node.boot(seed('#cloud-config\nusers: [{name: "\\ud800\\e[2J"}, {name: op}]\nlocale: "\\ud800"\n'))
+    assert (report["status"], report["configured"], report["source"]) == (0, True, "EFI system partition"), report[
+        "said"
+    ]
+    assert node.user("op") is not None
+    assert any(line.startswith("users, ··[2J") for line in report["errors"])
+    assert "Traceback" not in report["said"]
+
+
 def test_user_data_does_not_decide_which_steps_cloud_init_takes(node: SeedNode) -> None:
     text = BASE + "cloud_init_modules: []\nlogcfg: nonsense\ndef_log_file: /etc/log\n"
     report = node.boot(seed(text))

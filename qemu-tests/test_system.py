@@ -352,7 +352,11 @@ MISTAKES: dict[str, Any] = {
         {"path": "/etc/sysctl.d/90-seed.conf", "content": "kernel.panic = 17\nno.such.setting = 1\n"},
         {"path": "/home/" + USER + "/late", "content": "late", "owner": USER + ":" + USER, "defer": True},
     ],
-    "mounts": [["/dev/none1", "/srv/data", "ext4", "defaults", "0", "2"]],
+    "mounts": [
+        ["/dev/none1", "/srv/data", "ext4", "defaults", "0", "2"],
+        ["/dev/edge/data", "/srv/again", "ext4", "defaults", "0", "0"],
+        ["tmpfs", "/srv/scratch", "tmpfs", "size=8m"],
+    ],
     "ntp": {"servers": ["192.0.2.123"]},
     "runcmd": [
         ["systemctl", "start", "hello.service"],
@@ -409,6 +413,11 @@ def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
     # What was right has taken effect, although systemd had read its units before.
     node.until("test -s /run/hello", 60)
     assert node.run(f"cat /home/{USER}/late") == "late"
+    kinds = {
+        folder: node.run(f"findmnt --noheadings --output FSTYPE /srv/{folder}").strip()
+        for folder in ("again", "scratch")
+    }
+    assert kinds == {"again": "ext4", "scratch": "tmpfs"}
     process = "/proc/$(systemctl show --property=MainPID --value systemd-timesyncd)/environ"
     assert "HTTPS_PROXY=http://192.0.2.99:3128" in node.run(f"tr '\\0' '\\n' < {process}")
     assert "192.0.2.123" in node.run("timedatectl show-timesync --property=SystemNTPServers")

@@ -109,7 +109,7 @@ def check_effect(user_data: UserData) -> None:
         if key in config:
             reasons[key] = "lists are appended, and mappings are merged"
     if reasons:
-        listed = "; ".join(f"`{key}` ({why})" for key, why in list(reasons.items())[:4])
+        listed = "; ".join(f"{quote_text(key)} ({why})" for key, why in list(reasons.items())[:4])
         more = f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""
         raise user_data.error(f"these keys have no effect on a node: {listed}{more}", "remove them")
 

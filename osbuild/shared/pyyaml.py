@@ -68,11 +68,21 @@ def loader() -> Any:
                 self.find_repeated(node)
             return node
 
+        def fetch_more_tokens(self) -> Any:
+            try:
+                return super().fetch_more_tokens()
+            except (ValueError, OverflowError):  # chr() of what is no character, int() of thousands of digits
+                raise yaml.scanner.ScannerError(None, None, "an escape that is no character", self.get_mark()) from None
+
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep)
-            except (ValueError, TypeError, OverflowError) as error:  # such as a date with a month 13
-                raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+            except yaml.YAMLError:
+                raise
+            except Exception as error:  # such as a date with a month 13, or `!!bool 5`
+                kind = str(node.tag).rpartition(":")[2]
+                reason = f": {error}" if kind == "timestamp" and isinstance(error, ValueError) else ""
+                raise yaml.constructor.ConstructorError(None, None, f"no {kind}{reason}", node.start_mark) from None
 
         def find_repeated(self, node: Any) -> None:
             seen = set()

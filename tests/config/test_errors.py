@@ -135,6 +135,7 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
     ("kubernetes:\n  node_ip: 10.0.0.1/8", "4:12", ("IP address",), "without `/`"),
     ("kubernetes:\n  config: {token: abc}", "4:19", ("`token` in `kubernetes.config`",), "`kubernetes.token`"),
     ("kubernetes:\n  config: {agent-token: abc}", "4:25", ("a literal secret in `agent-token`",), "`file:PATH`"),
+    ("users: [{name: default}]", "3:16", ("`default`", "cloud-init"), "another name"),
     ("users: [{name: a}, {name: b}, {name: a}]", "3:38", ("two users `a`",), "3:16"),
     ("kernel:\n  arguments: [quiet, root=/dev/sda]", "4:22", ("`root=/dev/sda`",), "remove it"),
     ("kernel:\n  arguments: ['ds=nocloud;s=http://a:hunter2@b/']", "4:15", ("`ds`", "no effect"), "makes a seed"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.shared.pyyaml import import_yaml, loader
+from osbuild.shared.quoting import quoted
 
 BAD = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
@@ -75,7 +76,9 @@ def parse_document(data: bytes) -> Document:
     if not isinstance(value.data, dict):
         raise Problem("is not a mapping", where=str(value.position), hint="begin with `version: 2`")
     problems = [
-        Problem(f"`{key}` is there twice, and only the last one counts", where=str(_position(mark)), hint="remove one")
+        Problem(
+            f"{quoted(key)} is there twice, and only the last counts", where=str(_position(mark)), hint="remove one"
+        )
         for key, mark in read.repeated
     ]
     wrapped = value.get("network")
@@ -83,7 +86,7 @@ def parse_document(data: bytes) -> Document:
         return Document(value, tuple(problems))
     hint = "indent it, so that it is below `network`"
     problems += [
-        Problem(f"`{name}` beside `network` does not count", where=str(place), hint=hint)
+        Problem(f"{quoted(name)} beside `network` does not count", where=str(place), hint=hint)
         for name, (place, _) in value.data.items()
         if name != "network"
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.network.document import Position, Value
+from osbuild.shared.quoting import quoted
 
 BOND_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
 PREFIX = {4: 24, 6: 64}  # cloud-init's, of an address without netmask
@@ -32,7 +33,9 @@ def address(item: Value, entry: Mapping[str, Any]) -> ipaddress.IPv4Interface | 
             return ipaddress.ip_interface(text)
         return ipaddress.ip_interface(f"{text}/{prefix_length(length, ipaddress.ip_address(text).version)}")
     except ValueError:
-        raise Problem(f"`{text}` is not an address with netmask `{length}`", where=str(item.position)) from None
+        raise Problem(
+            f"{quoted(text)} is not an address with netmask {quoted(length)}", where=str(item.position)
+        ) from None
 
 
 def prefix_length(netmask: Any, version: int) -> int:
@@ -40,8 +43,8 @@ def prefix_length(netmask: Any, version: int) -> int:
     if netmask in (None, ""):
         return PREFIX[version]
     if ":" in str(netmask):
-        return int(ipaddress.IPv6Address(netmask)).bit_count()
-    return ipaddress.ip_network(f"0.0.0.0/{netmask}").prefixlen if "." in str(netmask) else int(netmask)
+        return int(ipaddress.IPv6Address(str(netmask))).bit_count()
+    return ipaddress.ip_network(f"0.0.0.0/{netmask}").prefixlen if "." in str(netmask) else int(str(netmask))
 
 
 def default_route(item: Value, gateway: str, address: Any, metric: Any) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def default_route(item: Value, gateway: str, address: Any, metric: Any) -> dict[
     try:
         inside = ipaddress.ip_address(gateway) in address.network
     except ValueError:
-        raise Problem(f"`{gateway}` is not an address", where=str(item.position)) from None
+        raise Problem(f"{quoted(gateway)} is not an address", where=str(item.position)) from None
     route: dict[str, Any] = {"to": "default", "via": gateway}
     if not inside and not ipaddress.ip_address(gateway).is_link_local:
         route["on-link"] = True

@@ -11,19 +11,22 @@ from osbuild.agent.network.document import Document, NetplanWriter, Position, Va
 from osbuild.agent.network.version1 import convert_version_1
 from osbuild.agent.system import System
 from osbuild.shared.interface_names import name_problem
+from osbuild.shared.quoting import quoted
 
 GENERATE = "/usr/libexec/netplan/generate"
-# What the generator writes: (file, program that it needs). Everything else needs what an image does not have.
+# What the generator writes: (file, program that it needs). Everything else is for a renderer that no image has.
 KNOWN = (
     (re.compile(r"systemd/network/10-netplan-[^/]+\.(link|netdev|network)"), None),
     (re.compile(r"netplan/wpa-[^/]+\.conf"), "/usr/sbin/wpa_supplicant"),
-    (re.compile(r"systemd/system/(systemd-networkd\.service\.wants/)?netplan-wpa-[^/]+\.service"), None),
+    (re.compile(r"systemd/system/([^/]+\.wants/)?netplan-wpa-[^/]+\.service"), "/usr/sbin/wpa_supplicant"),
     (re.compile(r"systemd/system/([^/]+\.wants/)?netplan-regdom\.service"), "/usr/sbin/iw"),
+    (re.compile(r"systemd/system/([^/]+\.wants/)?netplan-sriov-[^/]+\.service"), "/usr/sbin/netplan"),
     (re.compile(r"udev/rules\.d/99-netplan-[^/]+\.rules"), None),
 )
 # Lists for NetworkManager, Open vSwitch and a service that does not run here.
 UNUSED = re.compile(r"udev/rules\.d/90-netplan\.rules|.*netplan-ovs-cleanup\.service|.*wait-online\.service\.d/.*")
-PACKAGES = {"/usr/sbin/wpa_supplicant": "wpasupplicant", "/usr/sbin/iw": "iw"}
+PACKAGES = {"/usr/sbin/wpa_supplicant": "wpasupplicant", "/usr/sbin/iw": "iw", "/usr/sbin/netplan": "netplan.io"}
+LONGEST = 300  # characters of what netplan says, which quotes values
 GLOB = re.compile(r"[*?\[]")
 PHYSICAL = ("ethernets", "wifis")
 SECTIONS = ("ethernets", "wifis", "bonds", "bridges", "vlans", "vrfs", "tunnels", "dummy-devices", "virtual-ethernets")
@@ -59,16 +62,21 @@ def render_network(parsed: Document, scratch: Path, system: System) -> RenderedN
         problems.append(Problem(text, where="network-config", hint="give each route a `metric` of its own"))
     run = scratch / "run"
     names = sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_symlink() or path.is_file())
-    kept = [name for name in names if not UNUSED.fullmatch(name)]
-    for name in kept:
-        program = next((needed for known, needed in KNOWN if known.fullmatch(name)), name)
-        if program == name:
-            hint = "this system has systemd-networkd only"
-            raise Problem(f"needs {name}, which nothing here reads", where="network-config", hint=hint)
-        if program and not system.path(program).exists():
-            raise missing_program(program, "network-config")
+    needed = {name: program_of(name) for name in names if not UNUSED.fullmatch(name)}
+    absent = sorted({program for program in needed.values() if program and not system.path(program).exists()})
+    problems += [missing_program(program, "network-config") for program in absent]
+    kept = [name for name, program in needed.items() if program not in absent]
     match_physical_only(run, kept)
     return RenderedNetwork(run, tuple(kept), physical_interfaces(document), tuple(problems))
+
+
+def program_of(name: str) -> str | None:
+    """The program that a file of the generator is for, None if it needs none. Raises `Problem` for other renderers."""
+    for known, program in KNOWN:
+        if known.fullmatch(name):
+            return program
+    hint = "this system has systemd-networkd only"
+    raise Problem(f"needs {name}, which nothing here reads", where="network-config", hint=hint)
 
 
 def as_version_2(value: Value) -> tuple[Value, list[Problem]]:
@@ -124,7 +132,7 @@ def impossible(value: Value) -> list[Problem]:
             elif isinstance(new := getattr(entry.get("set-name"), "data", None), str):
                 found.append((new, entry.data["set-name"][0], True))
     return [
-        Problem(f"no interface can be called `{name}`: {why}", where=str(position), hint="give it another name")
+        Problem(f"no interface can be called {quoted(name)}: {why}", where=str(position), hint="give it another name")
         for name, position, made in found
         if not (GLOB.search(name) and not made) and (why := name_problem(name, made=made))
     ]
@@ -143,9 +151,9 @@ def netplan_problem(text: str, writer: NetplanWriter) -> Problem:
     match = re.search(r"^\S+\.yaml(?::(\d+):\d+)?: (?:Error in network definition: )?(.*)$", text, re.MULTILINE)
     if match:
         position = writer.position(int(match[1])) if match[1] else None
-        return Problem(match[2], where=str(position or "network-config"))
+        return Problem(match[2][:LONGEST], where=str(position or "network-config"))
     match = re.search(r"^ERROR: (.*)$", text, re.MULTILINE)
-    return Problem(match[1] if match else "netplan can't render it", where="network-config")
+    return Problem(match[1][:LONGEST] if match else "netplan can't render it", where="network-config")
 
 
 def match_physical_only(run: Path, names: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from osbuild.agent.errors import Problem
 from osbuild.agent.network import legacyvalues as values
 from osbuild.agent.network.document import Position, Value, value_at
+from osbuild.shared.quoting import quoted
 
 BOND = {
     "mode": "mode", "miimon": "mii-monitor-interval", "min-links": "min-links", "ad-select": "ad-select",
@@ -77,7 +78,9 @@ class _Conversion:
             raise Problem("is not a mapping", where=str(item.position))
         for name, (position, _) in item.data.items():
             if name not in names:
-                self.note(f"unknown key `{name}`, which has no effect", position, f"known keys: {', '.join(names)}")
+                self.note(
+                    f"unknown key {quoted(name)}, which has no effect", position, f"known keys: {', '.join(names)}"
+                )
         return {name: value.plain() for name, (_, value) in item.data.items()}
 
     def add(self, item: Value) -> None:
@@ -96,7 +99,9 @@ class _Conversion:
             self.interface(item, str(kind))
         else:
             hint = f"known types: {', '.join([*SECTIONS, 'nameserver', 'route'])}"
-            raise Problem(f"an entry of the type `{kind}` can't be configured", where=str(item.position), hint=hint)
+            raise Problem(
+                f"an entry of the type {quoted(kind)} can't be configured", where=str(item.position), hint=hint
+            )
 
     def interface(self, item: Value, kind: str) -> None:
         entry = self.check(item, (*COMMON, *OWN[kind]))
@@ -126,7 +131,7 @@ class _Conversion:
         if kind == "loopback" and not made:
             return
         if any(str(name) in section for section in self.sections.values()):
-            self.note(f"`{name}` is there twice, and only the last one counts", item.position)
+            self.note(f"{quoted(name)} is there twice, and only the last counts", item.position)
             self.sections = {key: {at: old for at, old in section.items() if at != name}
                              for key, section in self.sections.items()}  # fmt: skip
         self.sections.setdefault(SECTIONS[kind], {})[str(name)] = (item.position, made)
@@ -147,13 +152,16 @@ class _Conversion:
                     values.default_route(item, str(gateway), address, entry.get("metric"))
                 )
         elif kind != "manual":
-            self.note(f"a subnet of the type `{kind}` has no effect", item.position)
+            self.note(f"a subnet of the type {quoted(kind)} has no effect", item.position)
         if entry.get("control") == "manual":
             made["activation-mode"] = "manual"
         if entry.get("mtu") is not None:
             key = "ipv6-mtu" if ":" in str(entry.get("address")) else "mtu"
             if key in made and made[key] != entry["mtu"]:
-                self.note(f"the MTU {made[key]} of `{name}` does not count beside that of its subnet", item.position)
+                self.note(
+                    f"the MTU {quoted(made[key])} of {quoted(name)} does not count beside that of its subnet",
+                    item.position,
+                )
             made[key] = entry["mtu"]
         for key, target in (("dns_nameservers", "addresses"), ("dns_search", "search")):
             if entry.get(key):
@@ -172,7 +180,7 @@ class _Conversion:
             if short in table:
                 made[table[short]] = values.parameter(table[short], value, position)
             else:
-                self.note(f"unknown parameter `{name}` of a {kind}, which has no effect", position)
+                self.note(f"unknown parameter {quoted(name)} of a {kind}, which has no effect", position)
         return {"parameters": made} if made else {}
 
     def result(self, position: Position) -> Value:
@@ -187,7 +195,7 @@ class _Conversion:
                 self.note(f"a route has no effect: no interface has the network of {route['via']}", item.position, hint)
         for item, interface, names in self.servers:
             if interface is not None and (not isinstance(interface, str) or interface not in every):
-                raise Problem(f"there is no interface `{interface}`", where=str(item.position))
+                raise Problem(f"there is no interface {quoted(interface)}", where=str(item.position))
             given = {key: value for key, value in names.items() if value}
             targets = [interface] if interface is not None else values.resolving(every)
             if not targets:

@@ -7,6 +7,7 @@ from typing import Any
 
 from osbuild.agent.seed import leftout, user_data
 from osbuild.agent.system import System
+from osbuild.shared.quoting import quoted
 from osbuild.shared.seed import document
 from osbuild.shared.seed.effective_keys import find_without_effect
 from osbuild.shared.seed.files import SeedFiles
@@ -14,6 +15,7 @@ from osbuild.shared.seed.refused import SeedRefused
 
 INSTANCE = "nocloud"  # cloud-init's own instance-id for meta-data without one
 RENDERED = "/var/lib/cloud/instance/cloud-config.txt"
+LONGEST = 200  # bytes of an instance-id, which is the name of a folder
 BOM = b"\xef\xbb\xbf"
 
 
@@ -70,12 +72,14 @@ def parse_meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
     instance = found.get("instance-id")
     if isinstance(instance, dict | list):
         raise SeedRefused("meta-data: instance-id is not a text")
+    if len(str(instance or "").encode(errors="replace")) > LONGEST:
+        raise SeedRefused(f"meta-data: instance-id has more than {LONGEST} bytes")
     return {**found, "instance-id": str(instance or INSTANCE), "dsmode": "local"}, warnings
 
 
 def key_warnings(name: str, config: dict[str, Any]) -> list[str]:
     """A warning for each key that has no effect."""
-    return [f"{name}: `{key}` has no effect: {why}" for key, why in find_without_effect(config).items()]
+    return [f"{name}: {quoted(key)} has no effect: {why}" for key, why in find_without_effect(config).items()]
 
 
 def template_warnings(system: System, seed: SeedFiles) -> list[str]:

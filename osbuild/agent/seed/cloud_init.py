@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osbuild.agent.system import System
+from osbuild.shared.quoting import printable
 
 PROGRAM = "/usr/bin/cloud-init"
 FOLDER = "/usr/lib/edge-osbuild/cloud-init"
@@ -71,7 +72,7 @@ def run_stage(system: System, stage: str, arguments: list[str], timeout: float |
             late = f"no end within {timeout:g} s"
         output.seek(0)
         said = output.read().decode(errors="replace")
-    sys.stderr.write(said)
+    sys.stderr.write(said.encode(errors="replace").decode())
     sys.stderr.flush()
     last = late or next((line for line in reversed(said.splitlines()) if line.strip()), "")
     result = read_result(system, stage, last or f"exit status {process.returncode}")
@@ -103,7 +104,7 @@ def mapping_below(found: Any, name: str) -> dict[str, Any]:
 
 def message_line(line: Any) -> str:
     """A message in one line."""
-    said = " ".join(str(line).split())
+    said = printable(" ".join(str(line).split()))
     if said.startswith(SCHEMA):
         return "user-data does not follow cloud-init's schema: `sudo cloud-init schema --system` shows where"
     return f"{match[1]}: {match[2]}" if (match := PAIR.fullmatch(said)) else said

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from osbuild.agent.console import print_on_console
 from osbuild.agent.system import System
 from osbuild.shared.files import write_file
+from osbuild.shared.quoting import printable
 
 FILE = "/run/edge-osbuild/seed.json"
 CONSOLE_LINES = 8  # lines on the console, which may be slow
@@ -24,7 +25,8 @@ class SeedReport:
 
     def problem_lines(self) -> list[str]:
         """Errors and warnings for people."""
-        return [f"seed error: {line}" for line in self.errors] + [f"seed warning: {line}" for line in self.warnings]
+        listed = [f"seed error: {line}" for line in self.errors] + [f"seed warning: {line}" for line in self.warnings]
+        return [printable(line) for line in listed]
 
 
 def load_report(system: System) -> SeedReport:

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from osbuild.shared.quoting import quoted
 from osbuild.shared.seed import document
 from osbuild.shared.seed.refused import SeedRefused
 
@@ -72,7 +73,7 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
         return  # a script is its author's
     if level and not useful(kind) and kind not in INCLUDES:
         content.left_out |= not content.handlers
-        content.warnings += [] if content.handlers else [f"{name}: cloud-init has no use for the type {kind}"]
+        content.warnings += [] if content.handlers else [f"{name}: cloud-init has no use for the type {quoted(kind)}"]
         return
     text = document.decode_text(data, name)
     if kind == "text/cloud-config":
@@ -140,7 +141,7 @@ def inspect_message(message: email.message.Message, name: str, content: UserData
     if message.is_multipart() and not message.get_payload():
         raise SeedRefused(f"{name}: a MIME message without parts")
     for number, part in enumerate((part for part in message.walk() if not part.is_multipart()), 1):
-        where = f"{name}, part {number}" + (f" ({part.get_filename()})" if part.get_filename() else "")
+        where = f"{name}, part {number}" + (f" ({quoted(part.get_filename())})" if part.get_filename() else "")
         payload = part.get_payload(decode=True)
         kind = part.get_content_type()
         if kind in BY_START:

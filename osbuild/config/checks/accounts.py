@@ -70,6 +70,9 @@ def check_name(name: str, users: frozenset[str], groups: frozenset[str], positio
     if name == "root":
         hint = "give a user `sudo: true` instead"
         raise Error("root is locked, and can't be a user of a profile", where=position, hint=hint)
+    if name == "default":
+        message = "found the user `default`, which cloud-init takes for its own default user"
+        raise Error(message, where=position, hint="write another name, such as `admin`")
     if name in users or name.startswith("systemd-"):
         message = f"found the user `{name}`, which is a system account of the image"
         raise Error(message, where=position, hint="write another name, such as `admin`")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from osbuild.shared.pyyaml import import_yaml, loader
+from osbuild.shared.quoting import quoted
 from osbuild.shared.seed.refused import SeedRefused
 
 SHOWN = 10  # warnings of keys that are there twice
@@ -64,8 +65,8 @@ def load_yaml(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         raise SeedRefused(f"{name}: {' '.join(str(error).split())}") from None
     repeated = [
-        f"{name}, line {mark.line + 1}, column {mark.column + 1}: `{key}` is there twice, and only the last one counts"
-        for key, mark in found.repeated
+        f"{name}, line {at.line + 1}, column {at.column + 1}: {quoted(key)} is there twice, and only the last counts"
+        for key, at in found.repeated
     ]
     more = [f"{name}: {len(repeated) - SHOWN} more keys are there twice"] if len(repeated) > SHOWN else []
     return Document(value, (*repeated[:SHOWN], *more))

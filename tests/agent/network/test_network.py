@@ -124,6 +124,31 @@ def test_wifi_on_an_image_without_it_is_refused_and_the_wire_still_works(configu
     assert not any("wlan0" in name for name in made.files)
 
 
+def test_what_needs_a_program_that_the_image_lacks_costs_only_itself(configure: Configure) -> None:
+    text = """version: 2
+wifis: {wlan0: {regulatory-domain: GB, dhcp4: true, access-points: {site: {password: not-a-secret}}}}
+ethernets:
+  e0: {dhcp4: true, auth: {key-management: 802.1x, method: ttls, identity: a, password: b}}
+  e1: {dhcp6: true, virtual-function-count: 2}
+"""
+    made = configure(text)  # these sandboxes have wpa_supplicant, but neither iw nor netplan(8)
+    assert "needs /usr/sbin/iw, which this image does not have" in made.messages
+    assert "packages+: [iw]" in made.messages
+    assert "needs /usr/sbin/netplan, which" in made.messages
+    assert 'psk="not-a-secret"' in made.files["netplan/wpa-wlan0.conf"]
+    assert "DHCP=ipv6" in made.files[UNITS + "10-netplan-e1.network"]
+    assert not [name for name in made.files if "regdom" in name or "sriov" in name]
+
+
+def test_a_wire_that_asks_for_a_password_still_works_without_the_program_that_gives_it(configure: Configure) -> None:
+    auth = "{key-management: 802.1x, method: ttls, identity: a, password: b}"
+    text = f"version: 2\nethernets: {{e0: {{dhcp4: true, auth: {auth}}}}}\n"
+    made = configure(text, wifi=False)
+    assert "needs /usr/sbin/wpa_supplicant" in made.messages
+    assert "DHCP=ipv4" in made.files[UNITS + "10-netplan-e0.network"]
+    assert not [name for name in made.files if "wpa" in name]
+
+
 BROKEN = [
     ("version: 2\nethernets:\n\te0: {}\n", "line 3, column 1: does not parse"),
     ("version: 2\nethernets: {e0: {addresses: [300.1.1.1/24]}}\n", "line 2, column 29: malformed address"),
@@ -149,6 +174,12 @@ BROKEN = [
     (
         'version: 2\nethernets: {e0: {nameservers: {search: ["a\\n[Link]\\nMTUBytes=1"]}}}\n',
         "line 2, column 41: the character U+000A",
+    ),
+    ('version: 2\nethernets: {e0: {dhcp4: "\\U00110000"}}\n', "an escape that is no character"),
+    ("version: 1\nconfig: [{type: " + "x" * 300 + "}]\n", "an entry of the type `" + "x" * 59 + "…` can't be"),
+    (
+        "version: 1\nconfig: [{type: physical, name: a, subnets: [{type: static, address: 1.2.3.4, netmask: [1]}]}]\n",
+        "`1.2.3.4` is not an address with netmask",
     ),
     ("version: 2\nethernets: {[a]: {dhcp4: true}}\n", "line 2, column 13: a list or mapping is no name"),
     (b"version: 2\nethernets: {}\n# \x00\n", "line 3, column 3: has a character that is not allowed"),

@@ -27,7 +27,7 @@ from osbuild.agent.seed.choose import Media, choose_seed, default_seed, read_med
 from osbuild.agent.seed.cloud_init_folder import show_seed
 from osbuild.agent.seed.media import WAIT, find_media, read_label
 from osbuild.agent.seed.replacement import replace_seed
-from osbuild.agent.seed.report import load_report
+from osbuild.agent.seed.report import SeedReport, load_report
 from osbuild.agent.seed.store import store_seed, stored_seed, supersede
 from osbuild.agent.system import System
 from osbuild.config.profile import Profile
@@ -355,7 +355,16 @@ MERGED = "a: &a {a: 1}\n" + "".join(
         ("user-data", b"#cloud-config\na: 1\n---\nb: 2\n", r"user-data, line 3, column 1"),
         ("user-data", b"#cloud-config\na: *b\n", r"user-data, line 2, column 4: an alias that stands for nothing"),
         ("user-data", b"#cloud-config\na: !b c\n", r"user-data, line 2, column 4: an unknown tag"),
-        ("user-data", b"#cloud-config\nd: 2026-13-45\n", "user-data, line 2, column 4: month must be in 1..12"),
+        (
+            "user-data",
+            b"#cloud-config\nd: 2026-13-45\n",
+            "user-data, line 2, column 4: no timestamp: month must be in 1..12",
+        ),
+        ("user-data", b"#cloud-config\nd: !!timestamp hush\n", "line 2, column 4: no timestamp$"),
+        ("user-data", b"#cloud-config\nd: !!int hush\n", "line 2, column 4: no int$"),
+        ("user-data", b"#cloud-config\nd: !!bool hush\n", "line 2, column 4: no bool$"),
+        ("user-data", b"#cloud-config\nd: !!int ''\n", "line 2, column 4: no int$"),
+        ("user-data", b'#cloud-config\nd: "\\U00110000"\n', "line 2, column 7: an escape that is no character"),
         ("user-data", b"#cloud-config\n" + DEEP.encode(), "user-data, line 2, column 43: more than 40 levels"),
         ("user-data", b"#cloud-config\n" + b"a: " + b"[" * 100 + b"]" * 100, "more than 40 levels"),
         ("user-data", b"#cloud-config\n" + LAUGHS.encode(), "line 6, column 4: more than 20000 values"),
@@ -378,6 +387,7 @@ MERGED = "a: &a {a: 1}\n" + "".join(
         ("user-data", gzip.compress(b"#" * (user_data.LIMIT + 1), mtime=0), "gzip data is too large"),
         ("meta-data", b"- a\n", "meta-data, line 1, column 1: expected"),
         ("meta-data", b"instance-id: {a: b}\n", "instance-id is not a text"),
+        ("meta-data", b"instance-id: " + b"a" * 201, "instance-id has more than 200 bytes"),
     ],
 )
 def test_what_does_not_parse_is_refused_with_its_place(name: str, data: bytes, why: str) -> None:
@@ -421,6 +431,17 @@ ZIPPED = gzip.compress(CONFIG, mtime=0)
 def test_every_format_of_cloud_init_is_understood(data: bytes, keys: list[str]) -> None:
     warnings = accept_seed(SeedFiles({**FILES, "user-data": data}), "a").warnings
     assert [line.split("`")[1] for line in warnings] == keys
+
+
+def test_names_from_a_seed_can_not_write_to_a_console() -> None:
+    name = 'Content-Disposition: attachment; filename="a\x1b[2J\xff"'
+    part = f"Content-Type: text/cloud-config\n{name}\n\n#cloud-config\na: [\n"
+    data = f"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\n{part}--b--\n".encode("latin-1")
+    with pytest.raises(SeedRefused) as caught:
+        accept_seed(SeedFiles({**FILES, "user-data": data}), "a")
+    assert str(caught.value).isprintable()
+    report = SeedReport(errors=["a\x1b[2J\ud800" + "x" * 9999])
+    assert report.problem_lines()[0].isprintable() and len(report.problem_lines()[0]) == 500
 
 
 def test_a_part_that_does_not_parse_is_named(tmp_path: Path) -> None:
@@ -489,11 +510,11 @@ def test_nothing_is_dropped_without_a_word() -> None:
         SeedFiles({"user-data": user, "meta-data": meta, "vendor-data": b"#cloud-config\na: [\n"}), "a"
     )
     assert list(accepted.warnings) == [
-        "meta-data, line 2, column 1: `instance-id` is there twice, and only the last one counts",
+        "meta-data, line 2, column 1: `instance-id` is there twice, and only the last counts",
         "meta-data: `network-interfaces` has no effect: write it into network-config",
         "vendor-data is not used: vendor-data, line 3, column 1: expected the node content, but found '<stream end>'",
-        "user-data, line 4, column 13: `name` is there twice, and only the last one counts",
-        "user-data, line 5, column 1: `runcmd` is there twice, and only the last one counts",
+        "user-data, line 4, column 13: `name` is there twice, and only the last counts",
+        "user-data, line 5, column 1: `runcmd` is there twice, and only the last counts",
         "user-data: `hostname` has no effect: it has no value",
     ]
     assert set(accepted.files) == {"user-data", "meta-data"}
