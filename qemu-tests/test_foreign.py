@@ -211,13 +211,13 @@ BROKEN = """\
 #!/usr/bin/python3
 import os, pathlib, sys
 from osbuild.rootfs.installer import install
-from osbuild.rootfs.installer.native_programs import Farm
+from osbuild.rootfs.installer.native_programs import NativePrograms
 
-class Broken(Farm):
-    def cover(self, own, program):
-        super().cover(own, pathlib.Path("/usr/bin/false") if own.name == "systemd-sysusers" else program)
+class Broken(NativePrograms):
+    def cover_program(self, own, program):
+        super().cover_program(own, pathlib.Path("/usr/bin/false") if own.name == "systemd-sysusers" else program)
 
-install.Farm = Broken
+install.NativePrograms = Broken
 pathlib.Path(os.environ["TMP_BUILD_DIR"], "started").touch()
 sys.exit(install.main(*(os.environ[name] for name in ("EDGE_REPOSITORY", "TARGET_ROOT", "EDGE_ARCHITECTURE"))))
 """

@@ -492,10 +492,10 @@ VERIFY = """
 import sys
 sys.path.insert(0, "/usr/bin/edge-agent")
 from pathlib import Path
-from osbuild.shared.seed.files import read
-from osbuild.agent.seed.signature import verify
+from osbuild.shared.seed.files import read_seed
+from osbuild.agent.seed.signature import verify_signature
 from osbuild.agent.system import System
-verify(System(), read(Path("/tmp/seed")))
+verify_signature(System(), read_seed(Path("/tmp/seed")))
 """
 
 
