@@ -62,7 +62,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     wanted = metafunc.config.getoption("--board") or [matrix.FULL]
     found = matrix.emulated() if matrix.ALL in wanted else [load_board(name) for name in dict.fromkeys(wanted)]
-    module, test = metafunc.module.__name__, metafunc.definition.originalname
+    module, test = metafunc.module.__name__.rpartition(".")[2], metafunc.definition.originalname
     values = []
     for board in found:
         reason = matrix.obstacle(board, module, test)
