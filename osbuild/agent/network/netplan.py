@@ -47,7 +47,7 @@ def render_network(parsed: Document, scratch: Path, system: System) -> RenderedN
     """Render a parsed network-config in the empty folder `scratch`. Raises `Problem`."""
     converted, left_out = as_version_2(parsed.value)
     document, missing_programs = without_missing(converted, system)
-    problems = [*parsed.problems, *left_out, *missing_programs, *impossible(document)]
+    problems = [*parsed.problems, *left_out, *missing_programs, *impossible(document), *idle_keys(document)]
     writer = NetplanWriter()
     source = scratch / "etc/netplan/50-edge.yaml"
     source.parent.mkdir(parents=True, mode=0o700)
@@ -138,6 +138,23 @@ def impossible(value: Value) -> list[Problem]:
     ]
 
 
+def idle_keys(value: Value) -> list[Problem]:
+    """A problem for each address and route of a bond's member, which systemd-networkd ignores."""
+    bonds: Any = getattr(value.get("bonds"), "data", None)
+    listed = [entry.get("interfaces") for _, entry in bonds.values()] if isinstance(bonds, dict) else []
+    lists = [names.data for names in listed if names is not None and isinstance(names.data, tuple)]
+    members = {member.data for names in lists for member in names if isinstance(member.data, str)}
+    problems = []
+    for section in SECTIONS:
+        entries: Any = getattr(value.get(section), "data", None)
+        for name, (_, entry) in (entries if isinstance(entries, dict) else {}).items():
+            for key in ("addresses", "routes") if name in members and isinstance(entry.data, dict) else ():
+                if key in entry.data:
+                    message = f"`{key}` of {quoted(name)} have no effect: it is a member of a bond"
+                    problems.append(Problem(message, where=str(entry.data[key][0]), hint="write them for the bond"))
+    return problems
+
+
 def missing_program(program: str, where: str) -> Problem:
     """The problem of a configuration that needs a program that is not in the image."""
     package = PACKAGES[program]
@@ -153,7 +170,10 @@ def netplan_problem(text: str, writer: NetplanWriter) -> Problem:
         position = writer.position(int(match[1])) if match[1] else None
         return Problem(match[2][:LONGEST], where=str(position or "network-config"))
     match = re.search(r"^ERROR: (.*)$", text, re.MULTILINE)
-    return Problem(match[1][:LONGEST] if match else "netplan can't render it", where="network-config")
+    hint = (
+        None if match else "netplan gives no reason: look for an entry without a value, such as a route without `via`"
+    )
+    return Problem(match[1][:LONGEST] if match else "netplan can't render it", where="network-config", hint=hint)
 
 
 def match_physical_only(run: Path, names: list[str]) -> None:

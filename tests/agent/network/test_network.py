@@ -208,6 +208,8 @@ def test_what_cannot_be_rendered_is_named_and_costs_only_the_network(
 
 # What cloud-init takes, and a file that there is all the same.
 LEFT_OUT = [
+    ("version: 2\nethernets: {e0: {dhcp4: true}, e1: {addresses: [192.0.2.1/24]}}\nbonds: {b0: {interfaces: [e1]}}\n",
+     "line 2, column 37: `addresses` of `e1` have no effect: it is a member of a bond"),
     ("version: 2\nethernets: {e0: {dhcp6: true}, e0: {dhcp4: true}}\n", "line 2, column 32: `e0` is there twice"),
     ("network: {version: 2, ethernets: {e0: {dhcp4: true}}}\nwifis: {}\n",
      "line 2, column 1: `wifis` beside `network`"),
