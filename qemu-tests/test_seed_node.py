@@ -280,6 +280,17 @@ users: [{name: op, passwd: "op:hush"}, {name: two}]
     assert "hush" not in report["said"]
 
 
+def test_a_host_name_may_be_a_number(node: SeedNode) -> None:
+    report = node.boot(
+        seed(BASE.replace("hostname: base-1", "hostname: 101\nmanage_etc_hosts: true"), "local-hostname: 7\n")
+    )
+    assert (report["source"], report["errors"]) == ("EFI system partition", [])
+    assert node.text("etc/hostname").strip() == "101"
+    assert "101" in node.text("etc/hosts")
+    node.boot(seed(BASE.replace("hostname: base-1\n", ""), "local-hostname: 7\n"))
+    assert node.text("etc/hostname").strip() == "7"
+
+
 def test_ids_follow_from_names_in_every_seed(node: SeedNode) -> None:
     assert node.boot(seed("#cloud-config\nusers: [{name: anna}, {name: bert}]\ngroups: [team, {crew: [anna]}]\n"))
     first = {name: node.user(name) for name in ("anna", "bert")}
@@ -412,6 +423,13 @@ write_files: [{{content: a}}, {{path: /etc/number, content: 5}}]
     named = {line.split("`")[1] for line in report["warnings"] if "`" in line}
     assert named >= {"users.selinux_user", "users.snapuser", "ntp_client", "ntp.peers", "disable_root", "hostname",
                      "preserve_hostname"}  # fmt: skip
+
+
+def test_a_key_that_is_no_text_costs_no_user(node: SeedNode) -> None:
+    report = node.boot(seed(BASE + "  true: 2020-01-01\n  80: a\nwrite_files: [{on: 1, path: /etc/x, content: a}]\n"))
+    assert (report["configured"], report["source"]) == (True, "EFI system partition"), report["said"]
+    assert KEY in node.keys("op")
+    assert node.text("etc/x") == "a"
 
 
 def test_characters_that_can_not_be_printed_do_not_end_the_agent(node: SeedNode) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 DEBIAN = "/usr/lib/python3/dist-packages"
 VALUES = 20_000  # of one document, once aliases and merge keys are followed: a few lines can stand for billions
 LEVELS = 40  # cloud-init walks its configuration recursively
+TEXT = "tag:yaml.org,2002:str"
 DIGITS = 100  # characters of a number; some take time that grows with the square of their length
 
 
@@ -30,8 +31,9 @@ def loader() -> Any:
 
     Its errors never quote a text: an alias or a tag may be a password that should be in quotes.
 
-    Afterwards its `repeated` holds (key, position) of every key that a mapping has already: YAML's loaders take the
-    last one.
+    Afterwards `repeated` holds (key, position) of every key that a mapping has already: YAML's loaders take the last
+    one. A key that YAML takes for something else than a text, such as `on` or `80`, becomes a text; `odd` is where the
+    first one is.
     """
     yaml = import_yaml()
 
@@ -41,6 +43,7 @@ def loader() -> Any:
         def __init__(self, text: str) -> None:
             super().__init__(text)
             self.repeated: list[tuple[str, Any]] = []
+            self.odd: Any = None
             self.count = self.depth = 0
             self.sizes: dict[int, tuple[int, int]] = {}  # of each finished node: values and levels, itself included
 
@@ -65,7 +68,7 @@ def loader() -> Any:
             self.limit(*size, event)
             self.sizes[id(node)] = size
             if node.id == "mapping":
-                self.find_repeated(node)
+                self.check_keys(node)
             return node
 
         def fetch_more_tokens(self) -> Any:
@@ -84,13 +87,16 @@ def loader() -> Any:
                 reason = f": {error}" if kind == "timestamp" and isinstance(error, ValueError) else ""
                 raise yaml.constructor.ConstructorError(None, None, f"no {kind}{reason}", node.start_mark) from None
 
-        def find_repeated(self, node: Any) -> None:
+        def check_keys(self, node: Any) -> None:
             seen = set()
             for key, _ in node.value:
-                if key.id == "scalar" and not key.tag.endswith(":merge"):
-                    if (key.tag, key.value) in seen:
-                        self.repeated.append((key.value, key.start_mark))
-                    seen.add((key.tag, key.value))
+                if key.id != "scalar" or key.tag.endswith(":merge"):
+                    continue
+                if key.value in seen:
+                    self.repeated.append((key.value, key.start_mark))
+                seen.add(key.value)
+                if key.tag != TEXT:
+                    self.odd, key.tag = self.odd or key.start_mark, TEXT
 
         def limit(self, values: int, levels: int, event: Any) -> None:
             if levels > LEVELS:

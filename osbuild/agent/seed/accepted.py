@@ -51,8 +51,9 @@ def accept_seed(seed: SeedFiles, source: str) -> AcceptedSeed:
             plain = user_data.decompress(files[name], name).removeprefix(BOM)
             if content.left_out and not content.handlers:
                 plain = leftout.without(plain)
-            if content.single and (ignored := find_without_effect(content.config)):
-                # Some of them, with values that it does not expect, end cloud-init before it gets to the users.
+            ignored = find_without_effect(content.config)
+            if content.single and (ignored or content.odd_key):
+                # cloud-init fails, before it gets to the users, at some of them, and at keys that are no texts.
                 kept = {key: value for key, value in content.config.items() if key not in ignored}
                 plain = b"#cloud-config\n" + document.write_yaml(kept).encode()
             files[name] = gzip.compress(plain, mtime=0) if plain.strip() else b""
@@ -70,10 +71,18 @@ def parse_meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
     if "network-interfaces" in found:
         warnings.append("meta-data: `network-interfaces` has no effect: write it into network-config")
     instance = found.get("instance-id")
-    if isinstance(instance, dict | list):
+    if isinstance(instance, dict | list | bytes | set):
         raise SeedRefused("meta-data: instance-id is not a text")
     if len(str(instance or "").encode(errors="replace")) > LONGEST:
         raise SeedRefused(f"meta-data: instance-id has more than {LONGEST} bytes")
+    if not str(instance or "").isprintable():
+        raise SeedRefused("meta-data: instance-id has characters that no name can have")
+    for key in ("local-hostname", "hostname"):
+        name = found.pop(key, None)
+        if isinstance(name, str | int | float) and str(name).isprintable():
+            found[key] = str(name)  # cloud-init fails at a number
+        elif name is not None:
+            warnings.append(f"meta-data: `{key}` has no effect: it is not a name")
     return {**found, "instance-id": str(instance or INSTANCE), "dsmode": "local"}, warnings
 
 

@@ -39,7 +39,8 @@ class UserDataContent:
     """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect.
 
     `single`: it is one cloud-config and nothing else. `template`: a part of it is complete only on the node.
-    `left_out`: cloud-init must not be shown a part of it. `handlers`: a part of it defines what other types are for.
+    `odd_key`: a key of the cloud-config is no text for YAML. `left_out`: cloud-init must not be shown a part of it.
+    `handlers`: a part of it defines what other types are for.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class UserDataContent:
     single: bool = False
     template: bool = False
     left_out: bool = False
+    odd_key: bool = False
     handlers: bool = False
 
 
@@ -80,7 +82,9 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
         found = document.load_yaml(text, name)
         content.config |= found.mapping(name)
         content.warnings += found.repeated
-        content.single = level == 0
+        content.single, content.odd_key = level == 0, bool(found.odd_key)
+        if found.odd_key and level:  # cloud-init fails at such a key beside others; here it can't be written anew
+            raise SeedRefused(f"{name}, {found.odd_key}: this key is not a text: put it in quotes")
     elif kind == ARCHIVE:
         inspect_archive(text, name, content, level)
     elif kind == "text/cloud-config-jsonp":

@@ -33,10 +33,14 @@ def position_at(text: str, index: int) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """The value of a YAML document, and a warning for each key that a mapping has twice."""
+    """The value of a YAML document, and a warning for each key that a mapping has twice.
+
+    `odd_key` is the position of a key that is no text for YAML, empty if there is none.
+    """
 
     value: Any
     repeated: tuple[str, ...] = ()
+    odd_key: str = ""
 
     def mapping(self, name: str) -> dict[str, Any]:
         """The value, which must be a mapping or empty. Raises `Refused`."""
@@ -69,7 +73,8 @@ def load_yaml(text: str, name: str) -> Document:
         for key, at in found.repeated
     ]
     more = [f"{name}: {len(repeated) - SHOWN} more keys are there twice"] if len(repeated) > SHOWN else []
-    return Document(value, (*repeated[:SHOWN], *more))
+    odd = f"line {found.odd.line + 1}, column {found.odd.column + 1}" if found.odd else ""
+    return Document(value, (*repeated[:SHOWN], *more), odd)
 
 
 def load_mapping(text: str, name: str) -> dict[str, Any]:

@@ -336,6 +336,15 @@ def test_meta_data_without_an_instance_id_gets_cloud_inits_own(metadata: str, in
     assert yaml.safe_load(files["meta-data"])["instance-id"] == instance
 
 
+@pytest.mark.parametrize(
+    ("text", "name"), [("101", "101"), ("0x10", "16"), ("a", "a"), ("[a]", None), ('"\\ud83d"', None)]
+)
+def test_a_host_name_of_meta_data_is_a_text(text: str, name: str | None) -> None:
+    accepted = accept_seed(SeedFiles({**FILES, "meta-data": f"local-hostname: {text}\n".encode()}), "a")
+    assert yaml.safe_load(accepted.files["meta-data"]).get("local-hostname") == name
+    assert bool(accepted.warnings) is (name is None)
+
+
 DEEP = "a: " + "[" * 5000 + "]" * 5000
 LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
@@ -387,6 +396,8 @@ MERGED = "a: &a {a: 1}\n" + "".join(
         ("user-data", gzip.compress(b"#" * (user_data.LIMIT + 1), mtime=0), "gzip data is too large"),
         ("meta-data", b"- a\n", "meta-data, line 1, column 1: expected"),
         ("meta-data", b"instance-id: {a: b}\n", "instance-id is not a text"),
+        ("meta-data", b"instance-id: !!binary aGk=\n", "instance-id is not a text"),
+        ("meta-data", b'instance-id: "\\ud83d"\n', "instance-id has characters that no name can have"),
         ("meta-data", b"instance-id: " + b"a" * 201, "instance-id has more than 200 bytes"),
     ],
 )
@@ -523,6 +534,16 @@ def test_nothing_is_dropped_without_a_word() -> None:
         accept_seed(SeedFiles({**FILES, "user-data": many}), "a").warnings[10]
         == "user-data: 39 more keys are there twice"
     )
+
+
+def test_keys_that_yaml_takes_for_something_else_are_texts_for_cloud_init() -> None:
+    user = b"#cloud-config\nwrite_files: [{on: a, 80: b, 2020-01-01: c, ~: d, path: /e}]\n"
+    accepted = accept_seed(SeedFiles({**FILES, "user-data": user}), "a")
+    config = yaml.safe_load(gzip.decompress(accepted.files["user-data"]))
+    assert config == {"write_files": [{"on": "a", "80": "b", "2020-01-01": "c", "~": "d", "path": "/e"}]}
+    parts = message(("text/cloud-config", user))
+    with pytest.raises(SeedRefused, match="user-data, part 1, line 2, column 16: this key is not a text"):
+        accept_seed(SeedFiles({**FILES, "user-data": parts}), "a")
 
 
 def test_a_key_that_replaces_a_merged_one_is_not_there_twice() -> None:

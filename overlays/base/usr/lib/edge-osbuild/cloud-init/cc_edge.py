@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from cloudinit import subp, temp_utils, util
-from cloudinit.config import cc_ca_certs, cc_mounts, cc_ntp, cc_runcmd, cc_set_passwords, cc_ssh, cc_write_files
+from cloudinit.config import (
+    cc_ca_certs,
+    cc_mounts,
+    cc_ntp,
+    cc_runcmd,
+    cc_set_hostname,
+    cc_set_passwords,
+    cc_ssh,
+    cc_update_etc_hosts,
+    cc_write_files,
+)
 from cloudinit.distros import ug_util
 from cloudinit.settings import PER_ALWAYS
 
@@ -245,6 +255,16 @@ def number_of(name: str, numbers: set[int]) -> int:
     return next(one for step in range(IDS) if (one := FIRST_ID + (start + step) % IDS) not in taken)
 
 
+def hostname(cfg: Config, cloud: Any) -> None:
+    """Set the host name, and name it in /etc/hosts if the seed says so. cloud-init takes no number for a name."""
+    sane = dict(cfg)
+    for key in ("hostname", "fqdn"):
+        if isinstance(cfg.get(key), (int, float)):
+            sane[key] = str(cfg[key])
+    attempt("hostname", cc_set_hostname.handle, "set_hostname", sane, cloud, [])
+    attempt("manage_etc_hosts", cc_update_etc_hosts.handle, "update_etc_hosts", sane, cloud, [])
+
+
 def locale(cfg: Config, cloud: Any) -> None:
     """Set the locale if the image has it; locales can't be generated on a read-only root."""
     wanted = cfg.get("locale")
@@ -425,6 +445,7 @@ STEPS: dict[str, Callable[[Config, Any], None]] = {
     "bootcmd": bootcmd,
     "write_files": files,
     "ca_certs": ca_certs,
+    "hostname": hostname,
     "locale": locale,
     "ntp": ntp,
     "users": users,
