@@ -197,7 +197,7 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     # Nor may the sandbox of a health check that is just running stay for ever.
     node.run(f"/usr/lib/edge-osbuild/edge-node sandbox & until {LEFT} | grep -q .; do :; done")
     node.power_cycle()
-    assert node.run(LEFT) == ""
+    assert node.run(LEFT) == "", node.run("journalctl --no-pager -b -u edge-health")
     assert node.run("cat /var/lib/cut").strip() == "kept"
     assert node.kubectl("get configmap cut -o jsonpath={.data.when}").strip() == "just-before"
     assert counter(node) == ("a", "good", None), "a power cut is no failed boot"

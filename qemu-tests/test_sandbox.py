@@ -71,6 +71,15 @@ def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run
     assert re.fullmatch(r"1\na pod sandbox answers at \S+ after \S+ s\n0\n", said), said
 
 
+def test_a_container_that_only_containerd_knows_is_removed_with_its_processes_and_files(run: Run) -> None:
+    """A power cut may leave one that containerd's Container Runtime Interface, and so the kubelet, never list."""
+    label = "--label edge-osbuild/health=sandbox localhost/edge-pause:1"
+    left = f"ctr -n k8s.io run --detach {label} running\nctr -n k8s.io containers create {label} created\n"
+    rest = "ctr -n k8s.io tasks ls -q\nctr -n k8s.io snapshots ls | grep -E 'running|created' || true"
+    said = run(f"{PAUSE}{left}{LEFT} | wc -l\n{PROOF}\n{LEFT}\n{rest}", BRIDGE)
+    assert re.fullmatch(r"2\na pod sandbox answers at \S+ after \S+ s\n", said), said
+
+
 def test_a_node_whose_pods_can_not_start_says_why(run: Run) -> None:
     said = run(f"{PROOF} 2>&1 && exit 1\n{LEFT}", BRIDGE)
     assert "no pod sandbox starts" in said and "localhost/edge-pause:1" in said, "its image is missing"

@@ -16,7 +16,17 @@ const (
 	longestAnswer    = 16 << 20 // bytes, containerd's own limit for one message
 )
 
-// runtimeService is containerd's Container Runtime Interface (k8s.io/cri-api, runtime.v1), called by gRPC over HTTP/2.
+// notFound is gRPC's status NOT_FOUND.
+const notFound = "5"
+
+// statusError is a refusal by containerd.
+type statusError struct{ method, reason, status string }
+
+func (refusal *statusError) Error() string {
+	return fmt.Sprintf("%s: %s (gRPC status %s)", refusal.method, refusal.reason, refusal.status)
+}
+
+// runtimeService is containerd, called by gRPC over HTTP/2: mostly its Container Runtime Interface (k8s.io/cri-api).
 type runtimeService struct {
 	client *http.Client
 }
@@ -33,16 +43,22 @@ func connect(socket string) *runtimeService {
 	return &runtimeService{&http.Client{Transport: transport}}
 }
 
-// call makes one unary call (gRPC over HTTP2, "Requests", "Responses").
+// call makes one unary call of the Container Runtime Interface.
 func (service *runtimeService) call(ctx context.Context, method string, request message) (message, error) {
+	return service.callService(ctx, "runtime.v1.RuntimeService", method, request)
+}
+
+// callService makes one unary call (gRPC over HTTP2, "Requests", "Responses") in the namespace of Kubernetes' containers.
+func (service *runtimeService) callService(ctx context.Context, name, method string, request message) (message, error) {
 	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))), request...)
-	address := "http://containerd/runtime.v1.RuntimeService/" + method
+	address := "http://containerd/" + name + "/" + method
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	post.Header.Set("Content-Type", "application/grpc")
 	post.Header.Set("TE", "trailers")
+	post.Header.Set("containerd-namespace", "k8s.io")
 	response, err := service.client.Do(post)
 	if err != nil {
 		return nil, fmt.Errorf("containerd does not answer %s: %w", method, err)
@@ -60,7 +76,7 @@ func (service *runtimeService) call(ctx context.Context, method string, request 
 		if decoded, err := url.PathUnescape(reason); err == nil {
 			reason = decoded
 		}
-		return nil, fmt.Errorf("%s: %s (gRPC status %s)", method, reason, status)
+		return nil, &statusError{method, reason, status}
 	}
 	if len(content) < 5 || content[0] != 0 || int(binary.BigEndian.Uint32(content[1:])) != len(content)-5 {
 		return nil, fmt.Errorf("%s: not one uncompressed message", method)

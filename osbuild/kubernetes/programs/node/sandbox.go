@@ -189,24 +189,3 @@ func ask(ctx context.Context, address string) (string, error) {
 	content, err := io.ReadAll(io.LimitReader(connection, 256))
 	return string(content), err
 }
-
-// clean stops and removes every sandbox of this program, whoever started it: a power cut may have ended that one.
-func (service *runtimeService) clean(ctx context.Context) error {
-	filter := message{}.entry(3, label, "sandbox")
-	listed, err := service.call(ctx, "ListPodSandbox", message{}.nested(1, filter))
-	if err != nil {
-		return err
-	}
-	var problems []error
-	_ = listed.visit(func(_ int, _ uint64, sandbox message) {
-		named := message{}.text(1, string(sandbox.first(1)))
-		if _, err := service.call(ctx, "StopPodSandbox", named); err != nil {
-			problems = append(problems, err)
-			return
-		}
-		if _, err := service.call(ctx, "RemovePodSandbox", named); err != nil {
-			problems = append(problems, err)
-		}
-	})
-	return errors.Join(problems...)
-}
