@@ -36,7 +36,7 @@ MEANING = (
 def measure(site: BenchSite) -> Measured:
     """Boot the image with Kubernetes for the first time, let it idle, and boot it for the second time."""
     profile = site.image(BASE)
-    distribution = next(str(c["distribution"]) for c in site.facts(profile)["components"] if c["name"] == "kubernetes")
+    distribution = next(part.distribution for part in site.manifest(profile).components if part.name == "kubernetes")
     with boot_image(site, profile, MEMORY) as machine:
         machine.wait_complete()
         used, metadata = memory.measure_idle(machine, BASE, 600)

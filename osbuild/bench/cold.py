@@ -48,7 +48,7 @@ def measure(site: BenchSite) -> Measured:
     ]
     if compiled:
         figures.append(Figure("kubernetes_compile", "  Kubernetes compile, not part of it", compiling, "s"))
-    timings = site.facts(profile)["timings"]
+    timings = site.manifest(profile).to_json()["timings"]
     meaning = (
         f"`edge-osbuild build` of {BASE} (upstream Kubernetes) with an empty cache but for {', '.join(KEPT)}: reads "
         f"the archive's index, locks, downloads, makes the tools tree, and everything up to the compressed disk image. "

@@ -109,9 +109,9 @@ def boot_image(site: BenchSite, profile: Path, memory: int | None, *, board: Boa
 
     The same on every host, whether it has KVM or not. The console's log is kept in the site's results.
     """
-    metadata = site.facts(profile, board.name if board else None)
+    manifest = site.manifest(profile, board.name if board else None)
     folder = site.folder_of(profile, board.name if board else None)
-    board = board or load_board(str(metadata["architecture"]))
+    board = board or load_board(manifest.architecture)
     seed, _ = site.seed(profile)
     qemu = find_emulator(board.architecture, site.cache)
     config = MachineConfig(
@@ -121,9 +121,9 @@ def boot_image(site: BenchSite, profile: Path, memory: int | None, *, board: Boa
         media=(seed,),
         network=MachineNetwork(restrict=True),
     )
-    console = site.results / f"bench-{metadata['name']}-{board.name}.log"
+    console = site.results / f"bench-{manifest.name}-{board.name}.log"
     accelerator = choose_accelerator(board, "tcg")
-    with log.step(f"booting {metadata['name']} on {board.name}"):
+    with log.step(f"booting {manifest.name} on {board.name}"):
         with Machine(config, log=console, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
             watch = ConsoleWatch()
             machine.line.listen(watch.hear)

@@ -3,7 +3,6 @@
 Images are built into the scratch folder too, so that a measurement never replaces an image that somebody boots.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from osbuild.config.load import LoadedProfile, find_profile, load_profile
 from osbuild.host import log, paths
 from osbuild.host.cache import Cache
 from osbuild.host.run import Argument, run_command
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.inputs.lock import lock_path
 from osbuild.qemu.ssh import KeyPair
 from osbuild.shared.errors import Error
@@ -82,14 +82,13 @@ class BenchSite:
         made = loaded.profile
         return self.output / profile.parent.name / f"{made.name}-{made.version}-{board or made.architecture}"
 
-    def facts(self, profile: Path, board: str | None = None) -> dict[str, Any]:
+    def manifest(self, profile: Path, board: str | None = None) -> Manifest:
         """The manifest of an image that was built."""
-        path = self.folder_of(profile, board) / "manifest.json"
+        folder = self.folder_of(profile, board)
         try:
-            metadata: dict[str, Any] = json.loads(path.read_text())
+            return Manifest.read(folder)
         except (OSError, ValueError) as error:
-            raise Error(f"the build has left no manifest: {error}", where=str(path)) from error
-        return metadata
+            raise Error(f"the build has left no manifest: {error}", where=str(folder)) from error
 
     def _image(self, base: str, board: str | None = None) -> Path:
         """A profile with the overlays of the shipped `base` copied, its image built. The same one when asked again."""

@@ -9,19 +9,17 @@ MB = 10**6
 
 def measure(site: BenchSite) -> Measured:
     """Read the manifest of the image."""
-    metadata = site.facts(site.image(BASE))
-    files = metadata["files"]
+    manifest = site.manifest(site.image(BASE))
+    compressed, root = (manifest.files[name].size or 0 for name in ("disk.img.zst", "root.erofs"))
     largest = [
-        f"{number:2}. {part['name']} {part['size'] / MB:.1f} MB" for number, part in enumerate(metadata["largest"], 1)
+        f"{number:2}. {part.name} {(part.size or 0) / MB:.1f} MB" for number, part in enumerate(manifest.largest, 1)
     ]
     return Measured(
         [
-            Figure(
-                "image_compressed", f"{BASE}: disk image, compressed", files["disk.img.zst"]["size"] / MB, "MB", 250
-            ),
-            Figure("image_root", "  its root (erofs), what an update carries", files["root.erofs"]["size"] / MB, "MB"),
+            Figure("image_compressed", f"{BASE}: disk image, compressed", compressed / MB, "MB", 250),
+            Figure("image_root", "  its root (erofs), what an update carries", root / MB, "MB"),
         ],
         "disk.img.zst: the whole disk, zstd; 1 MB is 1,000,000 bytes. The parts are as installed, before compression.",
-        {"largest": metadata["largest"]},
+        {"largest": manifest.to_json()["largest"]},
         ("largest parts, before compression:", *largest),
     )

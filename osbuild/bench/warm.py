@@ -9,6 +9,7 @@ import yaml
 from osbuild.bench.figure import Figure, Measured
 from osbuild.bench.site import BenchSite
 from osbuild.host import log
+from osbuild.inputs.build_manifest import MANIFEST
 from osbuild.shared.errors import Error
 
 BASE = "edge-server"
@@ -52,7 +53,7 @@ def time_build(site: BenchSite, profile: Path, *, fresh: bool) -> float:
 
 def image_state(site: BenchSite, profile: Path) -> Any:
     """What changes if, and only if, an image is made: its root hash, and when the manifest was written."""
-    return site.facts(profile)["roothash"], (site.folder_of(profile) / "manifest.json").stat().st_mtime_ns
+    return site.manifest(profile).roothash, (site.folder_of(profile) / MANIFEST).stat().st_mtime_ns
 
 
 def time_first_boot_change(site: BenchSite, profile: Path, name: str) -> float:

@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from osbuild.bundle import blocks, hook, trust
+from osbuild.bundle import blocks, hook
 from osbuild.bundle.source import BundleSource
 from osbuild.image.rauc_config import render_key_file
 
@@ -15,7 +15,7 @@ from osbuild.image.rauc_config import render_key_file
 # are not in a bundle, would only make two bundles of one build differ.
 METADATA_KEYS = (
     "name", "version", "architecture", "board", "key", "lock", "roothash", "components", "packages", "kernel",
-    "trust",
+    "trust", "change_owner",
 )  # fmt: skip
 
 
@@ -26,19 +26,18 @@ def render_manifest(source: BundleSource) -> str:
     hash tree have the type that their names' suffix gives them; an index by block makes small changes cheap. That of
     the root is made on the device, by the hook, where the hash tree is one that it can be made from.
     """
-    cluster: Mapping[str, Any] = next(
-        (part for part in source.facts.get("components", []) if "distribution" in part), {}
-    )
+    manifest = source.manifest
+    cluster = next((part for part in manifest.components if part.distribution), None)
     meta = {
-        "architecture": source.facts["architecture"], "board": source.board, "roothash": source.facts["roothash"],
-        "kernel": source.facts.get("kernel", {}).get("release", ""),
-        "kubernetes": f"{cluster['distribution']} {cluster['version']}" if cluster else "",
-        "downgrade": source.downgrade, "roots": " ".join(trust.trusted_roots(source.facts)),
+        "architecture": manifest.architecture, "board": source.board, "roothash": manifest.roothash,
+        "kernel": manifest.kernel.release,
+        "kubernetes": f"{cluster.distribution} {cluster.version}" if cluster else "",
+        "downgrade": source.downgrade, "roots": " ".join(manifest.trusted_roots),
         "change-owner": "yes" if source.change_owner else "",
     }  # fmt: skip
     sections = {
         "update": {
-            "compatible": source.compatible, "version": source.version, "build": str(source.facts.get("key", "")),
+            "compatible": source.compatible, "version": source.version, "build": manifest.key,
         },
         "bundle": {"format": "verity"},
         "hooks": {"filename": "hook"},
@@ -54,8 +53,8 @@ def render_manifest(source: BundleSource) -> str:
 
 def build_metadata(source: BundleSource) -> dict[str, Any]:
     """What the build says about itself, as the bundle carries it."""
-    found = {name: source.facts[name] for name in METADATA_KEYS if name in source.facts}
-    return found | {"change_owner": True} if source.change_owner else found
+    metadata = replace(source.manifest, change_owner=source.change_owner).to_json()
+    return {name: metadata[name] for name in METADATA_KEYS if name in metadata}
 
 
 def write_content(source: BundleSource, folder: Path) -> None:

@@ -4,16 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from osbuild.boot.registry import BOOT_FLOWS
 from osbuild.config.profile import VERSION
 from osbuild.formats.superblocks import read_verity
 from osbuild.host.cache import file_digest
 from osbuild.image.rauc_config import compatible_of
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.shared.errors import Error
-from osbuild.shared.files import read_file
-from osbuild.shared.json_text import parse_json
 
 AGAIN = "run `edge-osbuild build` again"
 BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
@@ -29,7 +27,7 @@ class BundleSource:
     """
 
     folder: Path
-    facts: Mapping[str, Any]
+    manifest: Manifest
     boot: Mapping[str, Path]
     boot_folder: str
     downgrade: str = ""
@@ -37,21 +35,21 @@ class BundleSource:
 
     @property
     def board(self) -> str:
-        """What hardware it is for: the board, in older builds the architecture."""
-        return str(self.facts.get("board") or self.facts["architecture"])
+        """What hardware it is for."""
+        return self.manifest.board_name
 
     @property
     def version(self) -> str:
-        return str(self.facts["version"])
+        return self.manifest.version
 
     @property
     def compatible(self) -> str:
         """What a device must be to install this (RAUC's `compatible_of`)."""
-        return compatible_of(str(self.facts["name"]), self.board)
+        return compatible_of(self.manifest.name, self.board)
 
     @property
     def title(self) -> str:
-        return f"{self.facts['name']}-{self.version}-{self.board}"
+        return f"{self.manifest.name}-{self.version}-{self.board}"
 
     @property
     def root(self) -> Path:
@@ -66,7 +64,7 @@ class BundleSource:
         """Whether the lowest level of the hash tree is the sha256 of each block of the root: it has no salt."""
         with self.tree.open("rb") as file:
             found = read_verity(file, 0)
-        return found is not None and not found.salt and found.root_hash == self.facts["roothash"]
+        return found is not None and not found.salt and found.root_hash == self.manifest.roothash
 
 
 def read_build(folder: Path) -> BundleSource:
@@ -76,14 +74,14 @@ def read_build(folder: Path) -> BundleSource:
         hint = "name the folder of a build, such as build/minimal-1.0.0-x86_64"
         raise Error("this is no build" if folder.exists() else "there is no such folder", where=where, hint=hint)
     try:
-        metadata = parse_json(read_file(folder / "manifest.json"))
-        files = {str(name): str(file["sha256"]) for name, file in metadata["files"].items()}
-        _ = metadata["name"], metadata["version"], metadata["architecture"], metadata["roothash"]
+        manifest = Manifest.read(folder)
+        check_complete(manifest)
     except FileNotFoundError as error:
         hint = "`edge-osbuild build` makes one; an interrupted one has no manifest.json"
         raise Error("there is no finished build in this folder", where=where, hint=hint) from error
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Error(f"its manifest.json is damaged: {error!r}", where=where, hint=AGAIN) from error
+    except (OSError, ValueError) as error:
+        raise Error(f"its manifest.json is damaged: {error}", where=where, hint=AGAIN) from error
+    files = manifest.files
     boot = {match["slot"]: match for name in sorted(files) if (match := BOOT_FILE.fullmatch(name))}
     places = {boot_image_folder(match["suffix"]) for match in boot.values()}
     if len(boot) < 2 or len(places) != 1 or None in places or not {"root.erofs", "root.verity"} <= files.keys():
@@ -92,7 +90,17 @@ def read_build(folder: Path) -> BundleSource:
     for name in ("root.erofs", "root.verity", *(match[0] for match in boot.values())):
         if (folder / name).exists() and not (folder / name).is_file():
             raise Error("this is not a file", where=str(folder / name), hint=AGAIN)
-    return BundleSource(folder, metadata, {slot: folder / match[0] for slot, match in boot.items()}, str(places.pop()))
+    return BundleSource(folder, manifest, {slot: folder / match[0] for slot, match in boot.items()}, str(places.pop()))
+
+
+def check_complete(manifest: Manifest) -> None:
+    """Raises `ValueError` if the manifest lacks what a bundle is made from."""
+    for name in ("name", "version", "architecture", "roothash"):
+        if not getattr(manifest, name):
+            raise ValueError(f"`{name}` is missing")
+    for name, file in manifest.files.items():
+        if not file.sha256:
+            raise ValueError(f"`files.{name}.sha256` is missing")
 
 
 def boot_image_folder(suffix: str) -> str | None:
@@ -110,7 +118,7 @@ def check_build(source: BundleSource) -> None:
         raise Error(message, where=str(source.folder), hint="write `version: 1.2.3` in the profile (semver.org)")
     for path in (source.root, source.tree, *source.boot.values()):
         try:
-            same = file_digest(path) == source.facts["files"][path.name]["sha256"]
+            same = file_digest(path) == source.manifest.files[path.name].sha256
         except OSError as error:
             raise Error(f"cannot be read: {error.strerror}", where=str(path), hint=AGAIN) from error
         if not same:

@@ -43,9 +43,9 @@ def command(
         if not as_json:
             if not done[-1].fresh:
                 log.note("nothing changed since the last build")
-            click.echo(summarize_build(done[-1].facts, Path(display_path(done[-1].folder)), log.timings()[before:]))
+            click.echo(summarize_build(done[-1].manifest, Path(display_path(done[-1].folder)), log.timings()[before:]))
     if keys.development:
         log.warn(DEVELOPMENT)
     if as_json:
-        facts = [each.facts for each in done]
-        click.echo(json.dumps(facts if len(facts) > 1 else facts[0], indent=1))
+        manifests = [build.manifest.to_json() for build in done]
+        click.echo(json.dumps(manifests if len(manifests) > 1 else manifests[0], indent=1))

@@ -7,6 +7,7 @@ from typing import Any
 from osbuild.bundle.info import BundleInfo
 from osbuild.cli.table import align_columns, format_bytes
 from osbuild.host.paths import display_path
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.inspection.update_changes import Change, Comparison, Delta
 
 
@@ -37,12 +38,12 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
     def delta(part: Delta) -> dict[str, Any]:
         return {**asdict(part), "percent": round(part.percent, 2)}
 
-    def name(metadata: Any) -> dict[str, str]:
-        return {key: str(metadata.get(key, "")) for key in ("name", "version", "architecture", "roothash")}
+    def name(manifest: Manifest) -> dict[str, str]:
+        return {key: getattr(manifest, key) for key in ("name", "version", "architecture", "roothash")}
 
     return {
-        "old": {"path": str(found.old.path), "compatible": found.old.compatible, **name(found.old.facts)},
-        "new": {"path": str(found.new.path), "compatible": found.new.compatible, **name(found.new.facts)},
+        "old": {"path": str(found.old.path), "compatible": found.old.compatible, **name(found.old.manifest)},
+        "new": {"path": str(found.new.path), "compatible": found.new.compatible, **name(found.new.manifest)},
         "packages": [asdict(change) for change in found.packages],
         "components": [asdict(change) for change in found.components],
         "root": delta(found.root), "verity": delta(found.tree), "boot": delta(found.boot),
@@ -52,8 +53,8 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
     """A comparison for people."""
-    old, new = comparison.old.facts, comparison.new.facts
-    yield f"{old['name']} {old['version']} → {new['name']} {new['version']}"
+    old, new = comparison.old.manifest, comparison.new.manifest
+    yield f"{old.name} {old.version} → {new.name} {new.version}"
     yield from (f"  ! {remark}" for remark in comparison.remarks)
     for title, changes in (("Components", comparison.components), ("Packages", comparison.packages)):
         yield from ("", f"{title}: {count_changes(changes)}")

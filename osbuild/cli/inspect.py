@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from osbuild.cli.table import align_columns, format_bytes
 from osbuild.formats import superblocks
 from osbuild.host.cache import Cache
 from osbuild.host.paths import display_path
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.inspection.boot_images import BootImageInfo
 from osbuild.inspection.image import InspectedPartition, InspectedSlot, Inspection, inspect_image
 from osbuild.shared.errors import UsageError
@@ -95,7 +96,7 @@ def inspection_json(report: Inspection) -> dict[str, Any]:
         "slots": [{**asdict(slot), "free": slot.free} for slot in report.slots],
         "entries": [asdict(entry) for entry in report.entries],
         "next_slot": report.next_slot,
-        "manifest": report.manifest,
+        "manifest": report.manifest.to_json() if report.manifest else None,
         "problems": report.problems,
     }
     result: dict[str, Any] = simple(whole)
@@ -104,9 +105,8 @@ def inspection_json(report: Inspection) -> dict[str, Any]:
 
 def inspection_lines(report: Inspection) -> Iterator[str]:
     """The report for people."""
-    manifest = report.manifest or {}
-    board = "board" if "board" in manifest else "architecture"
-    name = " ".join(str(manifest[key]) for key in ("name", "version", board) if key in manifest)
+    manifest = report.manifest or Manifest()
+    name = " ".join(word for word in (manifest.name, manifest.version, manifest.board_name) if word)
     yield f"{display_path(report.image)}: {format_bytes(report.size)}, {format_bytes(report.allocated)} on disk" + (
         name and f" · {name}"
     )
@@ -175,31 +175,26 @@ def _entry(entry: BootImageInfo) -> Iterator[str]:
         yield "    " + entry.command_line
 
 
-def _rows(value: object, size: str) -> list[tuple[str, str, str]]:
-    """Name, version and size of each entry of a manifest's list, whatever of them is there; largest first."""
-    found = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-    found.sort(key=lambda item: item[size] if isinstance(item.get(size), int | float) else 0, reverse=True)
-    return [
-        (str(item.get("name", item.get("path", "?"))), str(item.get("version", "")), format_bytes(item.get(size)))
-        for item in found
-    ]
+def _rows(parts: Iterable[tuple[str, str, int | None]]) -> list[tuple[str, str, str]]:
+    """Name, version and size of each of `parts`, the largest first."""
+    ordered = sorted(parts, key=lambda part: part[2] or 0, reverse=True)
+    return [(name, version, format_bytes(size)) for name, version, size in ordered]
 
 
-def _manifest(manifest: dict[str, Any]) -> Iterator[str]:
+def _manifest(manifest: Manifest) -> Iterator[str]:
+    packages = _rows((package.name, package.version, package.installed) for package in manifest.packages)
     sections = (
-        ("Components", _rows(manifest.get("components"), "size"), ""),
-        ("Packages", _rows(manifest.get("packages"), "installed"), "by installed size"),
-        ("Largest parts", _rows(manifest.get("largest"), "size"), ""),
+        ("Components", _rows((part.name, part.version, part.size) for part in manifest.components), ""),
+        ("Packages", packages, "by installed size"),
+        ("Largest parts", _rows((part.name or part.path, "", part.size) for part in manifest.largest), ""),
     )
     for title, rows, order in sections:
         if rows:
             count = f", {MOST} of {len(rows)}" if len(rows) > MOST else ""
             yield from ("", f"{title}{count}" + (f" {order}" if count else ""), *align_columns(rows[:MOST], right=(2,)))
-    files = manifest.get("files")
-    if isinstance(files, dict) and files:
+    if manifest.files:
         rows = [
-            (str(name), format_bytes(metadata.get("size")), f"sha256 {metadata.get('sha256', 'unknown')}")
-            for name, metadata in files.items()
-            if isinstance(metadata, dict)
+            (name, format_bytes(file.size), f"sha256 {file.sha256 or 'unknown'}")
+            for name, file in manifest.files.items()
         ]
         yield from ("", "Files", *align_columns(rows, right=(1,)))

@@ -3,13 +3,11 @@
 import fcntl
 import os
 import struct
-from contextlib import suppress
 from pathlib import Path
 
 from osbuild.flash.block_device import Host
 from osbuild.flash.device_usage import Refusal, swap_areas
-from osbuild.shared.files import read_file
-from osbuild.shared.json_text import parse_json
+from osbuild.inputs.build_manifest import Manifest
 
 FLOCK = struct.Struct("hhqqi4x")  # struct flock of a 64-bit host (fcntl_locking(2))
 
@@ -42,10 +40,8 @@ def is_same_file(path: Path, other: Path) -> bool:
 
 def belongs_to_build(path: Path) -> bool:
     """Whether the manifest of a build, in the same folder, names the file."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        files = parse_json(read_file(path.parent / "manifest.json"))["files"]
-        return any(is_same_file(path.with_name(str(name)), path) for name in files)
-    return False
+    manifest = Manifest.find(path)
+    return manifest is not None and any(is_same_file(path.with_name(name), path) for name in manifest.files)
 
 
 def is_locked(path: Path) -> bool:

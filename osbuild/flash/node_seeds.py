@@ -10,11 +10,10 @@ from pycdlib.pycdlibexception import PyCdlibException
 from osbuild.config import load as loading
 from osbuild.config import overrides as setting
 from osbuild.host.cache import Cache
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.seed.cloud_init_schema import find_schemas, validate_seed
 from osbuild.seed.render import FILES, SUMS, render_seed
 from osbuild.shared.errors import Error, UsageError
-from osbuild.shared.files import read_file
-from osbuild.shared.json_text import parse_json
 
 MOST = 4 * 2**20  # bytes of one file, as on the device
 
@@ -56,14 +55,11 @@ def render_nodes(
 
 def profile_of_image(image: Path) -> str:
     """Name of the profile that the image's build was made from. Raises `UsageError` where that is not known."""
-    try:
-        metadata = parse_json(read_file(image.parent / "manifest.json"))
-        return str(metadata["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    manifest = Manifest.find(image)
+    if manifest is None or not manifest.name:
         hint = "give --profile, the one that the image was built from"
-        raise UsageError(
-            f"no manifest beside {image.name} says what profile it is of", where="--node", hint=hint
-        ) from error
+        raise UsageError(f"no manifest beside {image.name} says what profile it is of", where="--node", hint=hint)
+    return manifest.name
 
 
 def read_seed_iso(path: Path) -> Mapping[str, bytes]:

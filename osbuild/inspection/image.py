@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from osbuild.formats import gpt, superblocks
 from osbuild.host.run import run_command
+from osbuild.inputs.build_manifest import MANIFEST, Manifest
 from osbuild.inspection.boot_images import BootImageInfo, next_slot, read_boot_images, read_boot_state
 from osbuild.shared.errors import Error
-from osbuild.shared.files import read_file
-from osbuild.shared.json_text import parse_json
 
 Content = superblocks.Erofs | superblocks.Verity | superblocks.Ext4
 
@@ -60,7 +59,7 @@ class Inspection:
     slots: tuple[InspectedSlot, ...]
     entries: tuple[BootImageInfo, ...]
     next_slot: str | None
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
     problems: tuple[str, ...]
 
 
@@ -117,7 +116,7 @@ def inspect_image(path: Path) -> Inspection:
         hint = "check its mode and disk, or copy it again"
         raise Error(f"cannot read the image: {error.strerror or error}", where=str(found), hint=hint) from error
     slots = tuple(_slots(parts, entries))
-    manifest = _manifest(found.parent / "manifest.json", problems)
+    manifest = _manifest(found, problems)
     problems += _problems(parts, slots, entries)
     choice = next_slot(entries, state)
     return Inspection(found, size, allocated, table, parts, slots, tuple(entries), choice, manifest, tuple(problems))
@@ -183,15 +182,11 @@ def _problems(
             yield f"{entry.path}: its root hash {entry.root_hash} is that of no slot"
 
 
-def _manifest(path: Path, problems: list[str]) -> dict[str, Any] | None:
+def _manifest(image: Path, problems: list[str]) -> Manifest | None:
     try:
-        found = parse_json(read_file(path))
+        return Manifest.read(image.parent)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problems.append(f"{path.name}: {error}")
+        problems.append(f"{MANIFEST}: {error}")
         return None
-    if not isinstance(found, dict):
-        problems.append(f"{path.name}: not a mapping")
-        return None
-    return found

@@ -1,18 +1,18 @@
 """What an update would change: a build or bundle against another one."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from osbuild.bundle import blocks, content, hook, info, source, trust
+from osbuild.bundle import blocks, hook, info, source
 from osbuild.host.cache import Cache
+from osbuild.inputs.build_manifest import ComponentRecord, Manifest, PackageRecord
 from osbuild.shared.errors import Error
-from osbuild.shared.json_text import parse_json
 
 INDEX = "block-hash-index"
 DIGEST = 32  # bytes of a sha256
+Versioned = ComponentRecord | PackageRecord
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ComparedBuild:
 
     path: Path
     compatible: str
-    facts: Mapping[str, Any]
+    manifest: Manifest
     root: tuple[bytes, ...]
     tree: tuple[bytes, ...]
     boot: tuple[bytes, ...]
@@ -82,13 +82,15 @@ def read_side(path: Path, cache: Cache) -> ComparedBuild:
             indexed = found.indexed
         except OSError as error:
             raise Error(f"cannot be read: {error.strerror}", where=str(error.filename), hint=source.AGAIN) from error
-        return ComparedBuild(path, found.compatible, content.build_metadata(found), root, tree, boot, indexed)
+        return ComparedBuild(
+            path, found.compatible, replace(found.manifest, change_owner=found.change_owner), root, tree, boot, indexed
+        )
     if path.is_file() and not info.is_bundle(path):
         hint = "name the folder of a build, or a bundle: images are not compared"
         raise Error("this is neither a build nor a bundle", where=str(path), hint=hint)
     about = info.read_bundle(path, cache)
     try:
-        metadata = parse_json(info.read_bundle_file(path, "build.json", cache))
+        manifest = Manifest.parse(info.read_bundle_file(path, "build.json", cache))
     except ValueError as error:
         raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
     try:
@@ -99,7 +101,7 @@ def read_side(path: Path, cache: Cache) -> ComparedBuild:
     return ComparedBuild(
         path,
         about.compatible,
-        metadata,
+        manifest,
         split_digests(index),
         split_digests(trees),
         split_digests(boots, blocks.DIGEST),
@@ -122,19 +124,18 @@ def compare_builds(old: ComparedBuild, new: ComparedBuild) -> Comparison:
     remarks = []
     if old.compatible != new.compatible:
         remarks.append(f"a device with {old.compatible} refuses {new.compatible}")
-    elif old.facts["roothash"] == new.facts["roothash"]:
+    elif old.manifest.roothash == new.manifest.roothash:
         remarks.append("the roots are the same")
-    versions = [str(side.facts["version"]) for side in (old, new)]
-    if versions[0] == versions[1] and old.facts.get("key") != new.facts.get("key"):
+    versions = [side.manifest.version for side in (old, new)]
+    if versions[0] == versions[1] and old.manifest.key != new.manifest.key:
         remarks.append(f"both call themselves {versions[0]}")
-    before, after = (set(trust.trusted_roots(side.facts)) for side in (old, new))
-    if before and after and not before & after and not new.facts.get("change_owner"):
+    before, after = (set(side.manifest.trusted_roots) for side in (old, new))
+    if before and after and not before & after and not new.manifest.change_owner:
         remarks.append("a device with the old one refuses it: the new image trusts none of the same roots")
     index = DIGEST * (len(new.tree) + (0 if new.indexed else len(new.root))) + blocks.DIGEST * len(set(new.boot))
     return Comparison(
-        old, new, tuple(named_changes(old.facts.get("packages", []), new.facts.get("packages", []))),
-        tuple(named_changes(old.facts.get("components", []), new.facts.get("components", []))), block_delta(old.root,
-        new.root),
+        old, new, tuple(named_changes(old.manifest.packages, new.manifest.packages)),
+        tuple(named_changes(old.manifest.components, new.manifest.components)), block_delta(old.root, new.root),
         block_delta(old.tree, new.tree), block_delta(old.boot, new.boot), index, tuple(remarks),
     )  # fmt: skip
 
@@ -145,22 +146,21 @@ def block_delta(old: Iterable[bytes], new: Iterable[bytes]) -> Delta:
     return Delta(len(wanted - set(old)) * blocks.SIZE, len(wanted) * blocks.SIZE)
 
 
-def named_changes(old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> Iterator[Change]:
+def named_changes(old: Iterable[Versioned], new: Iterable[Versioned]) -> Iterator[Change]:
     """What is only in one of two lists of named and versioned things, or has another version or sha256."""
-    before = {str(each["name"]): each for each in old}
-    after = {str(each["name"]): each for each in new}
+    before = {part.name: part for part in old}
+    after = {part.name: part for part in new}
     for name in sorted(before.keys() | after.keys()):
         first, second = before.get(name), after.get(name)
         if first is None or second is None or _state(first) != _state(second):
             yield Change(name, _version(first), _version(second))
 
 
-def _state(thing: Mapping[str, Any]) -> tuple[Any, ...]:
-    return thing.get("version"), thing.get("distribution"), thing.get("sha256")
+def _state(part: Versioned) -> tuple[str, ...]:
+    return (part.version, part.sha256) if isinstance(part, PackageRecord) else (part.version, part.distribution)
 
 
-def _version(thing: Mapping[str, Any] | None) -> str | None:
-    if thing is None:
-        return None
-    words = (thing.get("distribution"), thing.get("version"))
-    return " ".join(str(word) for word in words if word)
+def _version(part: Versioned | None) -> str | None:
+    if isinstance(part, ComponentRecord) and part.distribution:
+        return f"{part.distribution} {part.version}"
+    return part.version if part else None

@@ -1,7 +1,6 @@
 """From a profile to a folder with its image: every step in its order, each from the cache where nothing changed."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from osbuild.image.disk import build_disk, check_headroom
 from osbuild.image.layers import BaseLayer, pack_base
 from osbuild.image.rauc_config import compatible_of
 from osbuild.image.verity import derived_uuid, make_slot_image
+from osbuild.inputs.build_manifest import MANIFEST, FileRecord, Manifest, TrustRecord
 from osbuild.inputs.lock import Lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER, unpack_wheel
 from osbuild.keys import development
@@ -43,10 +43,9 @@ from osbuild.rootfs.assembly import assemble_base, assemble_system
 from osbuild.rootfs.debian_root import make_rootfs, rootfs_key
 from osbuild.sandbox.tools_tree import ToolsTree, make_tools_tree, tools_tree_key
 from osbuild.shared.errors import Error
-from osbuild.shared.files import read_file
 from osbuild.shared.json_text import parse_json
+from osbuild.shared.records import parse_record
 
-MANIFEST = "manifest.json"  # the file that makes a folder a finished build
 BOOT_PARTITION = "/efi"  # where an image mounts it
 # Modules that decide what a base layer holds, and those that decide about the rest of an image.
 BASE_CODE = (
@@ -63,7 +62,7 @@ class Build:
     """A finished build: its folder, and its manifest."""
 
     folder: Path
-    facts: Mapping[str, Any]
+    manifest: Manifest
     fresh: bool
 
 
@@ -142,26 +141,25 @@ def build_image(
             "edge-osbuild lock"
         )
     wanted = find_inputs(loaded, board, lock, keys or development.signing_keys())
-    if metadata := read_unchanged(target, wanted.key):
-        return Build(target, metadata, fresh=False)
+    if manifest := read_unchanged(target, wanted.key):
+        return Build(target, manifest, fresh=False)
     with cache.locked("build-" + hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]):
-        metadata = make_image(wanted, target, cache, folder)
+        manifest = make_image(wanted, target, cache, folder)
     cache.prune(PRUNED)
-    return Build(target, metadata, fresh=True)
+    return Build(target, manifest, fresh=True)
 
 
-def read_unchanged(target: Path, key: str) -> dict[str, Any] | None:
+def read_unchanged(target: Path, key: str) -> Manifest | None:
     """The manifest of what is in `target` if that is the build with this key, complete."""
     try:
-        metadata: dict[str, Any] = parse_json(read_file(target / MANIFEST))
-        same = metadata["key"] == key
-        whole = all((target / name).stat().st_size == file["size"] for name, file in metadata["files"].items())
-    except (OSError, KeyError, TypeError, ValueError):
+        manifest = Manifest.read(target)
+        whole = all((target / name).stat().st_size == file.size for name, file in manifest.files.items())
+    except (OSError, ValueError):
         return None
-    return metadata if same and whole else None
+    return manifest if manifest.key == key and whole else None
 
 
-def make_image(inputs: BuildInputs, target: Path, cache: Cache, folder: Path | None) -> dict[str, Any]:
+def make_image(inputs: BuildInputs, target: Path, cache: Cache, folder: Path | None) -> Manifest:
     """Make every part of the image, then put its files into `target`, the manifest last."""
     lock, architecture, profile = inputs.lock, inputs.architecture, inputs.loaded.profile
     board, boots = inputs.board, boot_flow(inputs.board)
@@ -219,16 +217,14 @@ def make_image(inputs: BuildInputs, target: Path, cache: Cache, folder: Path | N
                     boots.write_boot_image(parts, slot, words, system / "usr/lib/os-release", out / names[slot])
                 build_disk(boots, parts, image, out / names["a"], profile.disk, out / "disk.img", identity=inputs.key)
             files = finish_files(sandbox, out, names.values())
-            metadata = make_manifest(
+            manifest = make_manifest(
                 profile, lock, system, linux, kubernetes_component, files, key=inputs.key, roothash=image.roothash,
-                free=free,
-                trust=json.loads(inputs.trust[update_trust.TRUST]),
+                free=free, trust=parse_record(TrustRecord, parse_json(inputs.trust[update_trust.TRUST])),
             )  # fmt: skip
             remove_tree(system)
-            sources: dict[str, bytes | Path] = {name: out / name for name in metadata["files"]}
-            manifest_text = json.dumps(metadata, indent=1) + "\n"
-            output.publish_files(target, {**sources, MANIFEST: manifest_text.encode()}, marker=MANIFEST)
-    return metadata
+            sources: dict[str, bytes | Path] = {name: out / name for name in manifest.files}
+            output.publish_files(target, {**sources, MANIFEST: manifest.to_text().encode()}, marker=MANIFEST)
+    return manifest
 
 
 def image_tools(lock: Lock, cache: Cache, folder: Path | None) -> ToolsTree:
@@ -285,7 +281,7 @@ def kubernetes_metadata(inputs: BuildInputs) -> dict[str, Any] | None:
     return {**part, **{name: to_json(getattr(inputs.kubernetes, name)) for name in ("distribution", "version")}}
 
 
-def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> dict[str, Any]:
+def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> dict[str, FileRecord]:
     """Compress the disk, map its blocks, hash every file of the build: size, bytes used on disk, and sha256 of each.
 
     `boot_names` are the slots' boot files.
@@ -301,11 +297,10 @@ def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> di
         sums = dict(zip(names, pool.map(lambda name: file_digest(out / name), names), strict=True))
         packed.result()
         sums["disk.img.zst"] = file_digest(out / "disk.img.zst")
-    metadata = {name: (out / name).stat() for name in sums}
+    status = {name: (out / name).stat() for name in sums}
     return {
-        name: {
-            "sha256": digest, "size": metadata[name].st_size,
-            "used": min(metadata[name].st_blocks * 512, metadata[name].st_size),
-        }
+        name: FileRecord(
+            sha256=digest, size=status[name].st_size, used=min(status[name].st_blocks * 512, status[name].st_size)
+        )
         for name, digest in sums.items()
-    }  # fmt: skip
+    }

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from osbuild.config.board import Board, default_board, load_board
 from osbuild.host.architecture import Architecture
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.shared.errors import Error
-from osbuild.shared.files import read_file
-from osbuild.shared.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,10 @@ def find_bootable(path: Path, *, seed: Path | None = None, board: Board | None =
 
 def _recorded(image: Path) -> Board | None:
     """The board that the build was for; older manifests say only the architecture."""
-    try:
-        metadata = parse_json(read_file(image.parent / "manifest.json"))
-        return (
-            load_board(metadata["board"])
-            if "board" in metadata
-            else default_board(Architecture(metadata["architecture"]))
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+    manifest = Manifest.find(image)
+    if manifest is None:
         return None  # an image from elsewhere; --board is there for that
+    try:
+        return load_board(manifest.board) if manifest.board else default_board(Architecture(manifest.architecture))
+    except (OSError, ValueError):
+        return None

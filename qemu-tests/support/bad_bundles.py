@@ -130,7 +130,7 @@ def skipping(versions: Versions, version: Version, output: Path) -> None:
     """Two minor versions of Kubernetes at once."""
     components = [
         {**part, "version": "v1.39.0"} if "distribution" in part else part
-        for part in changed(version, {}).facts["components"]
+        for part in changed(version, {}).manifest.to_json()["components"]
     ]
     versions.sign(version, output, components=components)
 

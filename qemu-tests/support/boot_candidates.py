@@ -4,7 +4,6 @@ Written from the loaders' own documents, and apart from what the device runs: a 
 """
 
 import hashlib
-import json
 import mmap
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import BinaryIO, cast
 
 from osbuild.formats import uimage
 from osbuild.formats.fat import Fat, File
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.inspection.boot_images import read_uki
 from osbuild.shared import uboot_state
 from osbuild.shared.errors import Error
@@ -40,13 +40,13 @@ class Version:
     @classmethod
     def of(cls, folder: Path) -> "Version":
         """From the folder of a build."""
-        facts = json.loads((folder / "manifest.json").read_text())
+        manifest = Manifest.read(folder)
         boot = {
-            file["sha256"]: found[1]
-            for name, file in facts["files"].items()
+            file.sha256: found[1]
+            for name, file in manifest.files.items()
             if (found := re.fullmatch(r"edge-([a-z])\.\w+", name))
         }
-        return cls(str(facts["version"]), folder / "root.erofs", folder / "root.verity", facts["roothash"], boot)
+        return cls(manifest.version, folder / "root.erofs", folder / "root.verity", manifest.roothash, boot)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,14 @@ from osbuild.host import paths
 from osbuild.host.cache import Cache
 from osbuild.host.run import Argument, run_command
 from osbuild.inputs import lock as locks
+from osbuild.inputs.build_manifest import Manifest
 from osbuild.inputs.debian import PackageArchive
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder, load_keys
 from osbuild.pipeline import resolve
 from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.shared.records import parse_record
 from support import distributions
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -106,7 +108,7 @@ def derived(base: locks.Lock, names: Sequence[str], loaded: LoadedProfile, board
 def changed(version: Version, facts: Mapping[str, Any]) -> BundleSource:
     """A build as the source of a bundle, with other facts about itself."""
     made = source.read_build(version.build)
-    return replace(made, facts={**made.facts, **facts})
+    return replace(made, manifest=parse_record(Manifest, {**made.manifest.to_json(), **facts}))
 
 
 class Versions:

@@ -12,6 +12,7 @@ from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.run import run_command
 from osbuild.host.version import Version, read_version
+from osbuild.inputs.build_manifest import TrustRecord
 from osbuild.inputs.debian import Deb
 from osbuild.inputs.lock import Lock
 from osbuild.pipeline.manifest import make_manifest
@@ -79,7 +80,16 @@ def test_the_build_manifest_names_the_builder(tmp_path: Path) -> None:
     deb = Deb("linux-image", "6.12", "amd64", "0" * 64, 1)
     lock = Lock("x86_64", Architecture.x86_64, "request", 0, (), (), (), deb, (), ())
     made = make_manifest(
-        profile, lock, tmp_path, Kernel(tmp_path, "6.12"), None, {}, key="key", roothash="0" * 64, free=30, trust={}
+        profile,
+        lock,
+        tmp_path,
+        Kernel(tmp_path, "6.12"),
+        None,
+        {},
+        key="key",
+        roothash="0" * 64,
+        free=30,
+        trust=TrustRecord(),
     )
-    assert made["builder"] == asdict(read_version())
-    assert made["builder"]["number"] == NUMBER
+    assert made.to_json()["builder"] == asdict(read_version())
+    assert made.to_json()["builder"]["number"] == NUMBER

@@ -1,0 +1,83 @@
+"""Frozen dataclasses as JSON objects: parsed with their types checked, and written again with what was not known.
+
+A field without a default is required. A field `extra` keeps the keys that the class does not name: a later version
+wrote them, and they are written again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+EXTRA = "extra"
+NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def parse_record(kind: type[T], value: object, name: str = "") -> T:
+    """The object `value` as the dataclass `kind`. Raises `ValueError` that names the wrong key below `name`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{f'`{name}` is ' if name else ''}not a mapping")
+    hints = get_type_hints(kind)
+    known: dict[str, Any] = {}
+    for field in fields(cast(Any, kind)):
+        path = f"{name}.{field.name}" if name else field.name
+        if field.name == EXTRA:
+            continue
+        if field.name in value:
+            known[field.name] = _parse_value(hints[field.name], value[field.name], path)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"`{path}` is missing")
+    if EXTRA in hints:
+        known[EXTRA] = {key: inner for key, inner in value.items() if key not in known}
+    return kind(**known)
+
+
+def record_to_json(record: object) -> dict[str, Any]:
+    """The JSON object of a dataclass, in the order of its fields. Fields that have their default are left out."""
+    result: dict[str, Any] = {}
+    for field in fields(cast(Any, record)):
+        value = getattr(record, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if field.name != EXTRA and (default is MISSING or value != default):
+            result[field.name] = _value_to_json(value)
+    return {**result, **getattr(record, EXTRA, {})}
+
+
+def _parse_value(hint: Any, value: object, name: str) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return None if value is None else _parse_value(next(one for one in inner if one is not NoneType), value, name)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"`{name}` is not a list")
+        return tuple(_parse_value(inner[0], one, f"{name}[{number}]") for number, one in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise ValueError(f"`{name}` is not a mapping")
+        return {key: _parse_value(inner[1], one, f"{name}.{key}") for key, one in value.items()}
+    if is_dataclass(hint):
+        return parse_record(cast(type, hint), value, name)
+    if hint is Any:
+        return value
+    if issubclass(hint, StrEnum):
+        try:
+            return hint(value)
+        except ValueError as error:
+            raise ValueError(f"`{name}` is not one of {', '.join(hint)}") from error
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"`{name}` is not {NAMES[hint]}")
+    return value
+
+
+def _value_to_json(value: Any) -> Any:
+    if is_dataclass(value):
+        return record_to_json(value)
+    if isinstance(value, Mapping):
+        return {key: _value_to_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value_to_json(one) for one in value]
+    return value
