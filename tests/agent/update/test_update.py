@@ -263,7 +263,8 @@ def test_without_a_verdict_it_says_how_far_the_slot_came_and_what_the_machine_kn
     assert fall_back(device)["why"].startswith("no verdict: it hung, panicked or lost power")
     device.put("sys/class/watchdog/watchdog0/bootstatus", "0x20\n")
     words = "<0>[ 4.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x100\n"
-    device.put("var/lib/systemd/pstore/1763/dmesg.txt", words)
+    written = device.put("var/lib/systemd/pstore/1763/dmesg.txt", words)
+    os.utime(written, (1e10, 1e10))  # after the switch, which notes its time in whole seconds
     update(device, "1.1.0")  # now it is good; the next one never reaches the agent
     device.loader.slots["a"].image = None
     last = fall_back_from_b(device)
