@@ -1,11 +1,12 @@
 """The K3s distribution: its configuration file, its node password, and its manifests."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from osbuild.agent.kubernetes import certificates
+from osbuild.agent.kubernetes.k3s_token import server_token
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_json, write_text
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
@@ -78,6 +79,8 @@ def prepare_k3s(settings: NodeSettings, paths: Paths, *, running: bool = False) 
 
 def write_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = None) -> None:
     """Write the file that every K3s command reads without being told."""
+    if settings.role == "server" and not settings.token and not {"token", "token-file"} & settings.config.keys():
+        settings = replace(settings, token=server_token(paths))
     write_json(paths.rancher / "config.yaml", k3s_config(settings, paths, node), 0o600)
 
 

@@ -68,3 +68,8 @@ class Paths:
     @property
     def node_password(self) -> Path:
         return self.root / "etc/rancher/node/password"
+
+    @property
+    def server_token(self) -> Path:
+        """The token of a K3s server whose profile gives none."""
+        return self.data / "server-token"

@@ -11,6 +11,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, upstream
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings, write_text
+from osbuild.agent.kubernetes.torn_files import remove_torn_files
 from osbuild.agent.systemd import systemctl
 from osbuild.shared.node_settings import NodeSettings
 
@@ -70,6 +71,8 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
     paths = Paths(root)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_hosts_entry(root, settings)
+    if not running:
+        remove_torn_files(paths)
     changed = False
     if (root / "usr/bin/k3s").exists():
         changed = settings.role != "none" and k3s.prepare_k3s(settings, paths, running=running)

@@ -69,7 +69,7 @@ class Issuer:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = pem(self.sign(name(path.stem), key.public_key(), days)) + pem(self.certificate)
         path.write_bytes(content)
-        path.with_suffix(".key").write_text("a key\n")
+        path.with_suffix(".key").write_text("-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\n")
         return content
 
 

@@ -1,0 +1,106 @@
+"""What a power cut leaves of files of K3s and the kubelet is removed before they start; K3s' token is never lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osbuild.agent.kubernetes import prepare
+from osbuild.agent.kubernetes.settings import IMAGE_FILE, SEED_FILE
+
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+DATA = "var/lib/kubernetes"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A server with K3s whose profile gives no token."""
+    for name, content in ((IMAGE_FILE, {"role": "server"}), (SEED_FILE, {})):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/k3s").touch()
+    return tmp_path
+
+
+def put(root: Path, name: str, text: str = "") -> Path:
+    path = root / DATA / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def config(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "etc/rancher/k3s/config.yaml").read_text())
+    return content
+
+
+@pytest.mark.parametrize("name", [
+    "server/tls/client-ca.crt", "server/tls/client-ca.key", "server/tls/etcd/peer-ca.key", "server/cred/passwd",
+    "server/cred/admin.kubeconfig", "server/cred/ipsec.psk", "server/etc/egress-selector-config.yaml", "server/token",
+    "agent/client-kubelet.crt", "agent/kubelet.kubeconfig", "server/tls/temporary-certs/apiserver-loopback__.crt",
+    "../kubelet/pki/kubelet.crt", "../kubelet/pki/kubelet-client-2026-11-29-10-00-00.pem",
+])  # fmt: skip
+@pytest.mark.parametrize("content", ["", "\0" * 512])
+def test_a_file_that_a_power_cut_emptied_is_removed(root: Path, name: str, content: str) -> None:
+    torn = put(root, name, content)
+    prepare.prepare_node(root)
+    assert not torn.exists(), "K3s and the kubelet trust a file that exists"
+
+
+def test_what_is_cut_short_is_removed_and_what_is_whole_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = [
+        put(root, "server/tls/server-ca.crt", CERTIFICATE + CERTIFICATE[:40]),
+        put(root, "server/tls/dynamic-cert.json", '{"data": '),
+    ]
+    whole = [
+        put(root, "server/tls/client-ca.crt", CERTIFICATE * 2),
+        put(root, "server/tls/dynamic-cert-regenerate"),  # it asks K3s for something: nothing is in it
+        put(root, "server/db/state.db-wal"),
+        put(root, "server/manifests/traefik.yaml.skip"),
+        put(root, "server/cred/ipsec.psk", "secret\n"),
+    ]
+    prepare.prepare_node(root)
+    assert not [path for path in short if path.exists()]
+    assert not [path for path in whole if not path.exists()]
+    said = capsys.readouterr().out
+    assert f"{short[0]}: without the end of its last certificate or key" in said and "not JSON" in said
+
+
+def test_nothing_is_removed_while_k3s_runs(root: Path) -> None:
+    """K3s may be about to write it."""
+    begun = put(root, "server/tls/client-ca.crt")
+    prepare.prepare_node(root, running=True)
+    assert begun.exists()
+
+
+def test_a_server_without_a_token_gets_one_that_stays(root: Path) -> None:
+    prepare.prepare_node(root)
+    token = config(root)["token"]
+    assert len(token) == 64, "256 bits"
+    kept = root / DATA / "server-token"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    put(root, "server/cred/passwd")
+    prepare.prepare_node(root)
+    assert config(root)["token"] == token
+
+
+def test_a_cluster_that_has_a_token_of_k3s_keeps_it(root: Path) -> None:
+    passwords = put(root, "server/cred/passwd", "abc,node,k3s:agent,\nold-token,server,k3s:server,\n")
+    prepare.prepare_node(root)
+    assert config(root)["token"] == "old-token"
+    passwords.write_text("")  # now it is on the disk, whatever becomes of K3s' file
+    prepare.prepare_node(root)
+    assert config(root)["token"] == "old-token"
+    put(root, "server/cred/passwd", "new-token,server,k3s:server,\n")  # `k3s token rotate`
+    prepare.prepare_node(root)
+    assert config(root)["token"] == "new-token"
+
+
+@pytest.mark.parametrize("settings", [{"token": "given"}, {"config": {"token-file": "/etc/token"}}])
+def test_a_token_that_the_profile_gives_is_taken(root: Path, settings: dict[str, Any]) -> None:
+    (root / SEED_FILE).write_text(json.dumps(settings))
+    prepare.prepare_node(root)
+    assert config(root).get("token") == settings.get("token")
+    assert not (root / DATA / "server-token").exists()
