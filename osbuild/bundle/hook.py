@@ -16,7 +16,8 @@ has a link to in the place of its own. RAUC also gets an index of what is in the
 or the beginning of one, where an installation was interrupted.
 
 Environment: RAUC's for slot hooks (RAUC's manual, "Slot Hooks"). RAUC_SLOT_DEVICE is where the boot partition is
-mounted, or the partition of the root, RAUC_SLOT_BOOTNAME the slot. Standard library only.
+mounted, or the partition of the root, RAUC_SLOT_BOOTNAME the slot. The hook runs with the
+standard library only, so it repeats the few lines of `osbuild.shared.files` that it needs.
 """
 
 import bisect

@@ -25,7 +25,7 @@ def refuse_file(path: Path, host: Host) -> Refusal | None:
         return Refusal("this file belongs to a build: whatever is made of that build later would contain it", copy)
     if path.stat().st_nlink > 1:
         return Refusal("this file has another name too (a hard link), which would change with it", copy)
-    if is_locked(path):
+    if has_range_lock(path):
         return Refusal("another program has locked this file, such as a QEMU that runs from it", "end that one first")
     return None
 
@@ -44,7 +44,7 @@ def belongs_to_build(path: Path) -> bool:
     return manifest is not None and any(is_same_file(path.with_name(name), path) for name in manifest.files)
 
 
-def is_locked(path: Path) -> bool:
+def has_range_lock(path: Path) -> bool:
     """Whether another program holds a lock on any byte (fcntl(2), "Open file description locks"), as QEMU does."""
     asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     with path.open("rb") as file:

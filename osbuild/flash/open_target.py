@@ -6,13 +6,13 @@ import fcntl
 import mmap
 import os
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from osbuild.flash.target import FlashTarget
 from osbuild.shared.errors import Error
+from osbuild.shared.locks import lock_descriptor
 
 # <linux/fs.h>; the last depends on the size of a size_t, which is 8 bytes on every 64-bit host
 BLKROGET, BLKRRPART, BLKFLSBUF, BLKGETSIZE64 = 0x125E, 0x125F, 0x1261, 0x80081272
@@ -179,7 +179,8 @@ def open_target(target: FlashTarget, size: int, *, private: bool) -> Iterator[Op
         raise _unopened(target, error) from error
     try:
         try:
-            _lock(descriptor)
+            # udev locks a card that was just put in while it looks at it: it gets some seconds to finish.
+            lock_descriptor(descriptor, patience=PATIENCE)
             if target.device is None:
                 if private:
                     os.fchmod(descriptor, 0o600)
@@ -189,18 +190,6 @@ def open_target(target: FlashTarget, size: int, *, private: bool) -> Iterator[Op
         yield OpenTarget(target, descriptor, direct=direct, size=size)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock a device; udev, which holds it while it looks at a card just put in, gets some seconds to finish."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
 
 
 def _unopened(target: FlashTarget, error: OSError) -> Error:

@@ -1,7 +1,6 @@
 """A folder of results, each under the key of everything that went into it."""
 
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,8 @@ from osbuild.host import log
 from osbuild.host.modes import CAPABILITY, fixed_mode
 from osbuild.host.walk import walk_folder
 from osbuild.shared.errors import Error
+from osbuild.shared.files import create_file, sync_path
+from osbuild.shared.locks import lock_path
 
 DEFAULT_LIMIT = 20 * 2**30
 ANEW = "run the same command again, and don't edit them while it runs"
@@ -116,8 +117,7 @@ class Cache:
 
         Several may hold it `shared`, to use what one that holds it alone would change.
         """
-        with (self.folder("locks") / f"{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        with lock_path(self.folder("locks") / f"{name}.lock", shared=shared, create=0o666):
             yield
 
     @contextmanager
@@ -155,7 +155,7 @@ class Cache:
                     sync_to_disk(out)
                     self._note(kind, key, out, sha256)
                     out.rename(path)
-                    sync_to_disk(path.parent, whole=False)
+                    sync_path(path.parent)
         return path
 
     def find_entry(self, kind: str, key: str, *, sha256: str | None = None) -> Path | None:
@@ -187,8 +187,8 @@ class Cache:
         made = entry_digest(path, sha256)
         if sha256 is None:
             partial = self.folder(SUMS) / f".partial-{os.getpid()}-{threading.get_ident()}-{kind}-{key}"
-            partial.write_text(made)
-            sync_to_disk(partial)
+            partial.unlink(missing_ok=True)
+            create_file(partial, made.encode())
             partial.replace(self.folder(SUMS) / f"{kind}-{key}")
         elif made != sha256:
             raise Error(f"sha256 is {made}, expected {sha256}", where=key, hint="it is not the pinned file")
@@ -242,21 +242,30 @@ def intact(path: Path, sha256: str, name: str = "") -> bool:
     return False
 
 
-def sync_to_disk(path: Path, *, whole: bool = True) -> None:
-    """Bring a file, or with `whole` everything in a folder, to the disk: a power cut leaves no entry without contents.
+def sync_to_disk(path: Path) -> None:
+    """Bring a file, or everything in a folder, to the disk: a power cut leaves no entry without contents.
 
     For a folder that is its whole file system (syncfs(2)): it may have thousands of files.
     """
+    if not path.is_dir():
+        sync_path(path)
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if whole and path.is_dir():
-            if _libc.syncfs(descriptor):
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(path))
-        else:
-            os.fsync(descriptor)
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
+
+
+def move_if_intact(path: Path, target: Path, sha256: str) -> str:
+    """Rename the file `path` to `target` if it has this hash, its contents on the disk first; returns its hash."""
+    digest = file_digest(path)
+    if digest == sha256:
+        sync_path(path)
+        path.rename(target)
+    return digest
 
 
 def disk_usage(path: Path) -> int:

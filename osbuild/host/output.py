@@ -9,6 +9,7 @@ from pathlib import Path
 
 from osbuild.host import sparse
 from osbuild.shared.errors import Error
+from osbuild.shared.files import create_file, open_new, sync_path
 
 KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
@@ -30,7 +31,7 @@ def write_new(path: Path, data: bytes) -> None:
     """Write the file `path`, which must not exist yet, not even as a link. Raises `Error`; nothing is left then."""
     check_folder(path.parent)
     try:
-        store_bytes(data, path, None)
+        create_file(path, data)
     except FileExistsError as error:
         hint = "choose another name, or remove the file first"
         raise Error("exists already, and is not replaced", where=str(path), hint=hint) from error
@@ -59,7 +60,7 @@ def publish_files(
                 if isinstance(content, Path):
                     move_file(content, staged[name])
                 else:
-                    store_bytes(content, staged[name], mode)
+                    create_file(staged[name], content, mode)
             except OSError as error:
                 raise output_error(targets[name], error) from error
         try:
@@ -68,7 +69,7 @@ def publish_files(
             for name in sorted(files, key=lambda name: name == marker):
                 staged[name].replace(targets[name])
             for parent in {path.parent for path in targets.values()}:
-                sync_folder(parent)
+                sync_path(parent)
         except OSError as error:
             raise output_error(folder, error) from error
 
@@ -111,14 +112,6 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
     check_folder(folder)
 
 
-def store_bytes(data: bytes, path: Path, mode: int | None) -> None:
-    """Write the new file `path`, on the disk when this returns. Raises `OSError`."""
-    with os.fdopen(create_file(path, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def move_file(source: Path, path: Path) -> None:
     """Move a file to the new name `path`, on the disk when this returns. Raises `OSError`."""
     try:
@@ -126,7 +119,7 @@ def move_file(source: Path, path: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        descriptor = create_file(path, stat.S_IMODE(source.stat().st_mode))
+        descriptor = open_new(path, stat.S_IMODE(source.stat().st_mode))
     else:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -137,15 +130,6 @@ def move_file(source: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     source.unlink(missing_ok=True)
-
-
-def create_file(path: Path, mode: int | None) -> int:
-    """A descriptor of the new file `path`. Raises `OSError`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666 if mode is None else mode)
-    if mode is not None:
-        os.fchmod(descriptor, mode)
-    return descriptor
 
 
 def discard_file(path: Path) -> None:
@@ -159,15 +143,6 @@ def remove_leftovers(folder: Path) -> None:
     for left in folder.glob(".edge-*-*.partial"):
         if not Path("/proc", left.name.split("-")[1]).exists():
             discard_file(left)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk (fsync(2)). Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def output_error(path: Path, error: BaseException) -> Error:

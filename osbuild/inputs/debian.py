@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, file_digest, intact, sync_to_disk
+from osbuild.host.cache import Cache, content_key, intact, move_if_intact
 from osbuild.host.modes import UMASK
 from osbuild.host.run import CommandError, run_command
 from osbuild.shared.errors import Error
@@ -229,10 +229,7 @@ def store_package(path: Path, deb: Deb, store: Path) -> bool:
         return False
     partial = store / f".partial-{os.getpid()}-{threading.get_ident()}-{deb.sha256}"
     shutil.copyfile(path, partial)
-    same = file_digest(partial) == deb.sha256
-    if same:
-        sync_to_disk(partial)
-        partial.rename(store / f"{deb.sha256}.deb")
+    same = move_if_intact(partial, store / f"{deb.sha256}.deb", deb.sha256) == deb.sha256
     partial.unlink(missing_ok=True)
     return same
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from osbuild.host import log
-from osbuild.host.cache import Cache, file_digest, intact, remove_tree
+from osbuild.host.cache import Cache, intact, move_if_intact, remove_tree
 from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get, whole_number
 from osbuild.shared.errors import Error
+from osbuild.shared.files import file_system_space
 from osbuild.shared.json_text import parse_json
 
 KIND = "downloads"  # of the cache's entries; the key is the sha256
@@ -153,12 +154,9 @@ def _copy(source: Path, goal: Path, sha256: str) -> None:
 
 
 def _publish(path: Path, goal: Path, sha256: str) -> None:
-    found = file_digest(path)
-    if found != sha256:
-        raise _Wrong(f"sha256 is {found}, expected {sha256}")
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    path.rename(goal)
+    digest = move_if_intact(path, goal, sha256)
+    if digest != sha256:
+        raise _Wrong(f"sha256 is {digest}, expected {sha256}")
 
 
 @dataclass(frozen=True)
@@ -257,8 +255,9 @@ def _transfer(url: str, part: _Part, name: str, timeout: float, size: int | None
         if total is not None and (total > LIMIT if size is None else total != size):
             part.discard()
             raise _Wrong(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
-        if (free := shutil.disk_usage(part.folder).free) < (total or 0) - have:
-            raise OSError(errno.ENOSPC, f"{free} bytes free")
+        space = file_system_space(part.folder)
+        if space is not None and space.free < (total or 0) - have:
+            raise OSError(errno.ENOSPC, f"{space.free} bytes free")
         _receive(response, part, name, have, total, timeout, LIMIT if size is None else size)
         return have > 0
 

@@ -1,15 +1,14 @@
 """Files of a key folder: private, written whole or not at all, and on the disk when the call returns."""
 
-import fcntl
-import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from osbuild.host import output
 from osbuild.shared.errors import Error
 from osbuild.shared.files import read_file
+from osbuild.shared.locks import lock_path
 
 PRIVATE, PUBLIC = 0o600, 0o644
 
@@ -55,12 +54,11 @@ def key_folder_lock(folder: Path, *more: Path) -> Iterator[None]:
     If the block fails, files that it added to `folder` and the folders `more` are removed. Raises `Error`.
     """
     make_key_folder(folder)
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-    except OSError as error:
-        raise output.output_error(folder, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock_path(folder / ".lock", create=PRIVATE))
+        except OSError as error:
+            raise output.output_error(folder, error) from error
         before = {path for place in (folder, *more) if place.is_dir() for path in place.iterdir()}
         try:
             yield
@@ -69,5 +67,3 @@ def key_folder_lock(folder: Path, *more: Path) -> Iterator[None]:
                 if path not in before and path.is_file():
                     output.discard_file(path)
             raise
-    finally:
-        os.close(descriptor)

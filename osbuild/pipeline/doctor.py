@@ -17,6 +17,7 @@ from osbuild.host.http import redact_url
 from osbuild.host.run import run_command
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
+from osbuild.shared.files import file_system_space
 
 GIB = 2**30
 PYTHON = (3, 11)
@@ -192,7 +193,8 @@ def _space(cache: Cache, build: Path) -> Iterator[HostCheck]:
     if (cache.root / "tools").exists():  # most of it is there already
         wanted //= 3
     for name, path in places.items():
-        free = shutil.disk_usage(path).free
+        space = file_system_space(path)
+        free = space.free if space else 0
         detail = f"{free / GIB:.0f} GiB free at {path}, {wanted / GIB:.0f} wanted"
         yield HostCheck(name, free >= wanted, detail, fix="free some, or set EDGE_OSBUILD_CACHE to a larger disk")
 

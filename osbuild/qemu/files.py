@@ -1,6 +1,5 @@
 """The files that a machine works with: its disks, the firmware and its variables, sockets, the console's log."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from osbuild.qemu.config import MachineConfig, Wrap
 from osbuild.qemu.disk import any_format, card_size, copy_once, keep_overlay, make_overlay
 from osbuild.qemu.firmware import extract_files, find_firmware
 from osbuild.shared.errors import Error
+from osbuild.shared.locks import lock_descriptor
 
 DISK = "disk0"
 
@@ -65,7 +65,7 @@ def own_log(log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(file.fileno(), patience=0)
         except BlockingIOError:
             raise Error("another machine's console is written there", where=str(log), hint="name another log") from None
         file.truncate(0)

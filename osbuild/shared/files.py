@@ -1,15 +1,11 @@
-"""Files that a power cut can't tear: replaced as a whole, on the disk when a call returns; and locks between
-processes.
-"""
+"""Files that a power cut can't tear: replaced as a whole, on the disk when a call returns; and free space."""
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 LARGEST = 64 * 2**20  # bytes of a file that is read as a whole
@@ -64,25 +60,36 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     beside.unlink(missing_ok=True)
     if path.is_dir():
         clear_way(path)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    create_file(beside, data, mode)
     beside.rename(path)
     sync_path(path.parent)
 
 
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Have `folder` to oneself: another process that does the same waits (flock(2)). Raises `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def create_file(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Write the new file `path`, on the disk when this returns; without `mode`, the umask decides. Raises `OSError`."""
+    with os.fdopen(open_new(path, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_new(path: Path, mode: int | None = None) -> int:
+    """A descriptor of the new file `path`, to write to; without `mode`, the umask decides. Raises `OSError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666 if mode is None else mode)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+    return descriptor
+
+
+def replace_link(path: Path, target: Path | str) -> None:
+    """Replace a symbolic link: a new one beside it, renamed over it. Raises `OSError`."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    sync_path(path.parent)
+    beside.rename(path)
+    sync_path(path.parent)
 
 
 def sync_path(path: Path) -> None:
@@ -92,3 +99,20 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class FileSystemSpace:
+    """Bytes of a file system: all of them, and those that programs may still write."""
+
+    size: int
+    free: int
+
+
+def file_system_space(path: Path) -> FileSystemSpace | None:
+    """The space of the file system that `path` is on; None if it is not known."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return None
+    return FileSystemSpace(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)

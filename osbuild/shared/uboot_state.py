@@ -5,13 +5,13 @@ generation. The newer one that is whole counts, and the older one is written: bo
 module afterwards. The names are those that RAUC has for U-Boot; a slot that was found good has `good` for its tries.
 """
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from osbuild.shared.locks import lock_descriptor
 from osbuild.shared.uboot_environment import pack_environment, unpack_environment
 
 PARTITION = "uboot-env"
@@ -122,7 +122,7 @@ def change_state(device: Path, how: Callable[[UBootState], UBootState]) -> UBoot
     Nothing is written where nothing changes. One process at a time; U-Boot itself is gone by then.
     """
     with device.open("r+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_descriptor(file.fileno())
         states = read_copies(file.fileno())
         state = newest_state(states)
         made = how(state)

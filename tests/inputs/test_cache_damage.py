@@ -18,6 +18,7 @@ from osbuild.inputs.debian import Deb, PackageArchive, make_repository, stored_p
 from osbuild.inputs.wheels import Wheel, fetch_wheel, unpack_wheel
 from osbuild.kubernetes import go_toolchain
 from osbuild.shared.errors import Error
+from osbuild.shared.files import create_file, sync_path
 
 
 @pytest.fixture
@@ -183,15 +184,27 @@ def test_an_entry_is_on_the_disk_before_it_has_its_name(
     happened: list[str] = []
     real, rename = caches.sync_to_disk, Path.rename
 
-    def sync(path: Path, *, whole: bool = True) -> None:
-        real(path, whole=whole)
-        happened.append(f"sync {path.name}" if SUMS not in path.parts else "sync note")
+    def sync(path: Path) -> None:
+        real(path)
+        happened.append(f"sync {path.name}")
+
+    def created(path: Path, data: bytes) -> None:
+        assert SUMS in path.parts
+        create_file(path, data)
+        happened.append("sync note")
+
+    def sync_names(path: Path) -> None:
+        sync_path(path)
+        if path.is_dir():  # a file is synced by `sync`
+            happened.append(f"sync {path.name}")
 
     def renamed(path: Path, to: Path) -> Path:
         happened.append(f"rename {path.name}")
         return rename(path, to)
 
     monkeypatch.setattr(caches, "sync_to_disk", sync)
+    monkeypatch.setattr(caches, "create_file", created)
+    monkeypatch.setattr(caches, "sync_path", sync_names)
     monkeypatch.setattr(Path, "rename", renamed)
     cache.get_or_make("kind", "key", make)
     assert happened == ["sync out", "sync note", "rename out", "sync kind"]

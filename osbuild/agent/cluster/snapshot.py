@@ -9,7 +9,6 @@ one has renewed are good for the older one, while older ones might have ended.
 
 import datetime
 import json
-import os
 import shutil
 import sys
 from collections.abc import Collection
@@ -22,7 +21,8 @@ from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
-from osbuild.shared.files import lock_folder, make_folder, sync_path, write_file
+from osbuild.shared.files import file_system_space, make_folder, sync_path, write_file
+from osbuild.shared.locks import lock_path
 
 DATA = "/var/lib/kubernetes"
 FOLDER = f"{DATA}/snapshots"
@@ -121,7 +121,7 @@ def snapshot_lock(system: System) -> AbstractContextManager[None]:
     """One process at a time: what another is just making is no scrap. Raises `OSError`."""
     folder = system.path(FOLDER)
     make_folder(folder, 0o700)
-    return lock_folder(folder)
+    return lock_path(folder)
 
 
 def remove_oldest(system: System, spared: Collection[str], *, room: int = 0) -> list[str]:
@@ -203,9 +203,10 @@ def make_room(system: System, size: int, spared: Collection[str]) -> None:
 
 def require_space(folder: Path, size: int) -> None:
     """Raise `Problem` unless the file system of `folder` has room for `size` bytes."""
-    space = os.statvfs(folder)
-    if (free := space.f_bavail * space.f_frsize) < size + SPARE_BYTES:
-        message = f"{format_mib(size)} and {format_mib(SPARE_BYTES)} to spare are needed, {format_mib(free)} are free"
+    space = file_system_space(folder)
+    if space is not None and space.free < size + SPARE_BYTES:
+        needed = f"{format_mib(size)} and {format_mib(SPARE_BYTES)} to spare are needed"
+        message = f"{needed}, {format_mib(space.free)} are free"
         raise Problem(message, where=str(folder), hint=FREE)
 
 

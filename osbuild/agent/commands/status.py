@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 from dataclasses import asdict
 from typing import Any
@@ -11,12 +10,14 @@ from osbuild.agent.boot.loader import count_tries, read_boot
 from osbuild.agent.health import VERDICT_FILE
 from osbuild.agent.seed.report import SeedReport, load_report
 from osbuild.agent.system import System
+from osbuild.shared.files import file_system_space
 
 NETWORK = "/run/edge-osbuild/network.json"
 
 
 def collect_status(system: System) -> dict[str, Any]:
-    """Everything that `edge-agent status --json` prints. `uptime` is in seconds, `file_system_space` in bytes."""
+    """Everything that `edge-agent status --json` prints. `uptime` is in seconds, `space` in bytes."""
+    space = file_system_space(system.path("/var"))
     image = system.image()
     state = read_boot(system)
     health = system.json(VERDICT_FILE)
@@ -41,17 +42,8 @@ def collect_status(system: System) -> dict[str, Any]:
         "seed": asdict(load_report(system)),
         "network": {"problems": problems if isinstance(problems, list) else []},
         "uptime": system.uptime(),
-        "space": {"/var": file_system_space(system, "/var")},
+        "space": {"/var": asdict(space) if space else None},
     }
-
-
-def file_system_space(system: System, name: str) -> dict[str, int] | None:
-    """Bytes in all and free for programs on the file system of `name`; None where there is none."""
-    try:
-        found = os.statvfs(system.path(name))
-    except OSError:
-        return None
-    return {"size": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from osbuild.agent.kubernetes import join_protocol, kubelet, pki
 from osbuild.agent.kubernetes.api import ApiServer, explain_failure
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import GIVEN_HINT, load_settings, write_json, write_text
-from osbuild.shared.files import sync_path
+from osbuild.shared.files import replace_link
 from osbuild.shared.node_settings import NodeSettings
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
@@ -150,8 +150,4 @@ def store_credentials(paths: Paths, pair: bytes) -> None:
     target = link.with_name("kubelet-client-joined.pem")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, pair.decode(), 0o600)
-    fresh = link.with_name(f".{link.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.rename(link)
-    sync_path(link.parent)
+    replace_link(link, target)

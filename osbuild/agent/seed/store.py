@@ -3,7 +3,7 @@
 import shutil
 
 from osbuild.agent.system import System
-from osbuild.shared.files import sync_path, write_file
+from osbuild.shared.files import replace_link, write_file
 from osbuild.shared.seed.files import SeedFiles, read_seed
 from osbuild.shared.seed.refused import SeedRefused
 
@@ -38,12 +38,7 @@ def store_seed(system: System, seed: SeedFiles) -> None:
     # Without its checksums: the folder's name is one, and an older image may not understand every form of them.
     for name, data in seed.files.items():
         write_file(target / name, data, 0o600)
-    beside = folder / ".current.new"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(seed.digest)
-    sync_path(folder)
-    beside.rename(current)
-    sync_path(folder)
+    replace_link(current, seed.digest)
     for other in folder.iterdir():
         if other.is_dir() and not other.is_symlink() and other.name != seed.digest:
             shutil.rmtree(other)

@@ -1,9 +1,7 @@
 """This node as an update sees it: which slot runs, how slots are switched, and who is told."""
 
-import fcntl
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +15,10 @@ from osbuild.agent.systemd import reboot, start_uncordon
 from osbuild.agent.update import boot_records
 from osbuild.agent.update.cluster import Cluster, load_cluster
 from osbuild.agent.update.progress import Progress
+from osbuild.shared.locks import is_locked, lock_descriptor
 
 LOCK = "/run/edge-osbuild/update.lock"
+PATIENCE = 1.0  # seconds to wait for it
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -96,29 +96,9 @@ def need_root() -> None:
         raise Problem("only root may do this", hint="run it with sudo")
 
 
-def is_locked(system: System) -> bool:
-    """Whether somebody installs, switches or goes back at this moment."""
-    try:
-        with system.path(LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def take_lock(descriptor: int, patience: float = 1.0) -> bool:
-    """Take the lock. Somebody who only asks whether it is taken (`is_locked`) has it for a moment too."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.05)
+def is_busy(system: System) -> bool:
+    """Whether an update, a switch or a rollback is running."""
+    return is_locked(system.path(LOCK))
 
 
 @contextmanager
@@ -128,10 +108,13 @@ def update_lock(system: System) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not take_lock(descriptor):
+        try:
+            # A process that only asks whether the lock is held (`is_busy`) holds it for a moment too.
+            lock_descriptor(descriptor, patience=PATIENCE)
+        except BlockingIOError:
             pid = os.read(descriptor, 20).decode(errors="replace").strip()
             hint = f"wait for it: process {pid or '?'}; `edge-agent update status` says how far it is"
-            raise Problem("another update is being installed", hint=hint)
+            raise Problem("another update is being installed", hint=hint) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

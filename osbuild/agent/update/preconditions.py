@@ -1,13 +1,12 @@
 """What must not be installed here, said before anything is written. RAUC and the boot flow check again."""
 
-import os
-
 from osbuild.agent.boot.loader import count_tries
 from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.update import minimum_version, pending
 from osbuild.agent.update.context import UpdateContext
 from osbuild.agent.update.pending import PendingUpdate
 from osbuild.agent.update.rauc import BundleManifest
+from osbuild.shared.files import file_system_space
 from osbuild.shared.image_versions import is_older
 
 BLOCK = 4096
@@ -97,11 +96,8 @@ def is_mostly_new(node: UpdateContext, manifest: BundleManifest) -> bool:
 
 def free_space(node: UpdateContext) -> int | None:
     """Bytes that are free on the data partition, None where nobody knows."""
-    try:
-        space = os.statvfs(node.system.path("/var"))
-    except OSError:
-        return None
-    return space.f_bavail * space.f_frsize
+    space = file_system_space(node.system.path("/var"))
+    return None if space is None else space.free
 
 
 def needed_space(manifest: BundleManifest) -> int:

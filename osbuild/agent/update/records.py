@@ -14,7 +14,8 @@ from typing import Any
 from osbuild.agent import state_files
 from osbuild.agent.state_files import Types
 from osbuild.agent.system import System
-from osbuild.shared.files import clear_way, lock_folder, make_folder, sync_path, write_file
+from osbuild.shared.files import clear_way, make_folder, sync_path, write_file
+from osbuild.shared.locks import lock_path
 
 FOLDER = "/var/lib/edge-osbuild/update"
 Row = state_files.Row
@@ -74,7 +75,7 @@ def save_rows(system: System, name: str, found: Sequence[Row], *, count: int, si
 
 def state_lock(system: System) -> AbstractContextManager[None]:
     """For the moment of a change that reads before it writes: another process waits. Raises `OSError`."""
-    return lock_folder(state_path(system, ""))
+    return lock_path(state_path(system, ""))
 
 
 def current_time() -> str:

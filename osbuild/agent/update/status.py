@@ -3,7 +3,7 @@
 from typing import Any
 
 from osbuild.agent.update import history, minimum_version, outcome, pending
-from osbuild.agent.update.context import UpdateContext, is_locked
+from osbuild.agent.update.context import UpdateContext, is_busy
 
 
 def update_status(node: UpdateContext) -> dict[str, Any]:
@@ -15,9 +15,9 @@ def update_status(node: UpdateContext) -> dict[str, Any]:
         under_way = {
             "id": update.id, "kind": update.kind, "stage": update.stage, "slot": update.target, "before": update.before,
             "after": update.after, "source": update.source, "since": update.since,
-            "busy": is_locked(system),
+            "busy": is_busy(system),
             "outlook": describe_outlook(outcome.find_outcome(update, boot, node.boot_loader.next_slot(system)),
-            update.stage, is_locked(system)),
+            update.stage, is_busy(system)),
         }  # fmt: skip
     return {
         "version": system.image().get("version"),

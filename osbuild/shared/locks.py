@@ -1,0 +1,56 @@
+"""Locks between processes (flock(2)) on folders, files and block devices. The kernel drops them when a process ends."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PAUSE = 0.05  # seconds between two attempts
+
+
+def lock_descriptor(descriptor: int, *, shared: bool = False, patience: float | None = None) -> None:
+    """Lock an open file until it is closed; several processes may hold it `shared`.
+
+    Waits without end, or for `patience` seconds. Raises `BlockingIOError` then.
+    """
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if patience is None:
+        fcntl.flock(descriptor, operation)
+        return
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(PAUSE)
+
+
+@contextmanager
+def lock_path(path: Path, *, shared: bool = False, create: int | None = None) -> Iterator[None]:
+    """Hold the lock of a folder or a file, after waiting for it. Raises `OSError`.
+
+    With `create`, the path is a lock file: a missing one is created with this mode.
+    """
+    flags = os.O_RDONLY if create is None else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags | os.O_CLOEXEC, create or 0)
+    try:
+        lock_descriptor(descriptor, shared=shared)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of `path` alone; False if there is no such file."""
+    try:
+        with path.open() as file:
+            lock_descriptor(file.fileno(), shared=True, patience=0)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

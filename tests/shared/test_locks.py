@@ -1,0 +1,65 @@
+"""Locks between processes, and links that are replaced as a whole."""
+
+import fcntl
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from osbuild.shared.files import create_file, file_system_space, replace_link
+from osbuild.shared.locks import is_locked, lock_descriptor, lock_path
+
+
+def test_a_lock_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    program = "import fcntl, sys, time; fcntl.flock(f := open(sys.argv[1], 'w'), 2); print(flush=True); time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        assert is_locked(path)
+        with path.open() as file:
+            with pytest.raises(BlockingIOError):
+                lock_descriptor(file.fileno(), patience=0.1)
+            lock_descriptor(file.fileno(), patience=20)
+    assert is_locked(path) is False
+
+
+def test_a_folder_and_a_file_are_locked_and_only_a_lock_file_is_created(tmp_path: Path) -> None:
+    with lock_path(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError), lock_path(tmp_path / "absent"):
+        pass
+    with lock_path(tmp_path / "lock", create=0o600):
+        assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
+        assert is_locked(tmp_path / "lock")
+    with lock_path(tmp_path / "lock", shared=True), (tmp_path / "lock").open() as file:
+        lock_descriptor(file.fileno(), shared=True, patience=0)
+        assert is_locked(tmp_path / "lock") is False
+
+
+def test_patience_has_an_end(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as holder, (tmp_path / "lock").open() as file:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        begin = time.monotonic()
+        with pytest.raises(BlockingIOError):
+            lock_descriptor(file.fileno(), patience=0.2)
+        assert 0.2 <= time.monotonic() - begin < 5
+
+
+def test_a_link_is_replaced_and_a_new_file_never_replaces(tmp_path: Path) -> None:
+    for target in ("a", "b"):
+        (tmp_path / ".link.new").write_text("what a power cut left")
+        replace_link(tmp_path / "link", target)
+        assert (tmp_path / "link").readlink() == Path(target)
+    create_file(tmp_path / "a", b"1", 0o600)
+    with pytest.raises(FileExistsError):
+        create_file(tmp_path / "a", b"2")
+    assert (tmp_path / "link").with_name("a").read_bytes() == b"1"
+
+
+def test_the_space_of_a_path_that_is_not_there_is_not_known(tmp_path: Path) -> None:
+    space = file_system_space(tmp_path)
+    assert space is not None and 0 < space.free <= space.size
+    assert file_system_space(tmp_path / "absent") is None
