@@ -1,1 +1,1 @@
-"""What runs on the device, shipped as one zipapp (`osbuild.rootfs.agent_zipapp`): standard library only."""
+"""The edge agent, shipped as one zipapp (`osbuild.rootfs.agent_zipapp`). It needs only the standard library."""

@@ -1,4 +1,4 @@
-"""`edge-agent`: the command line of the device. One module per command, loaded when it is called."""
+"""`edge-agent`: the command line of the device. One module per command, imported when it is called."""
 
 import argparse
 import importlib
@@ -29,20 +29,20 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 is good, 1 is not, 2 is a wrong command line."""
+    """Run one command. The exit status is 0 for success, 1 for failure and 2 for a wrong command line."""
     parser = argparse.ArgumentParser(
         prog="edge-agent", description="Manages this node. For details: `edge-agent COMMAND --help`."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    named = next((word for word in given if word in COMMANDS), None)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command_name = next((word for word in words if word in COMMANDS), None)
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-        if name == named:  # only this one is needed, and imports are what takes time
-            loaded = importlib.import_module(f"osbuild.agent.{module}")
-            loaded.arguments(command)
-            command.set_defaults(main=loaded.main)
-    options = parser.parse_args(given)
+        if name == command_name:  # imports take most of the time, so only this module is imported
+            command_module = importlib.import_module(f"osbuild.agent.{module}")
+            command_module.arguments(command)
+            command.set_defaults(main=command_module.main)
+    options = parser.parse_args(words)
     proxy.use_node_proxy(System())
     try:
         return int(options.main(options))
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*problem.lines(), sep="\n", file=sys.stderr)
         return 1
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"edge-agent: {what}", file=sys.stderr)
+        description = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"edge-agent: {description}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,32 +1,30 @@
-"""The console of the node: lines that people see without logging in."""
+"""The console of the node: people read it without logging in."""
 
 import threading
 from collections.abc import Callable
 
 from osbuild.agent.system import System
 
-TIMEOUT = 10.0  # seconds for what nothing depends on
+TIMEOUT = 10.0  # seconds for output that nothing depends on
 
 
 def print_on_console(system: System, line: str) -> None:
-    """Print to the journal and the console; on the console a line of its own, whatever was being typed there."""
+    """Print a line to the journal and to the console, where it starts a new line even in the middle of a prompt."""
     print(line, flush=True)
 
-    def write_there() -> None:
+    def write_to_console() -> None:
         try:
             with system.path("/dev/console").open("a") as console:
                 console.write(f"\r{line}\r\n")
         except OSError as error:
-            print(f"edge-agent: no console: {error.strerror}", flush=True)
+            print(f"edge-agent: the console cannot be written: {error.strerror}", flush=True)
 
-    run_with_timeout(write_there)
+    run_with_timeout(write_to_console)
 
 
-def run_with_timeout(act: Callable[[], None]) -> None:
-    """Do it, and go on without it after a while.
-
-    A data partition that hangs, or a console whose output somebody has stopped, must not keep a node from its reboot.
-    """
-    thread = threading.Thread(target=act, daemon=True)
+def run_with_timeout(action: Callable[[], None]) -> None:
+    """Call `action` in a thread, and return after `TIMEOUT` seconds even if it is still running."""
+    # A data partition that hangs, or a console whose output somebody has stopped, must not prevent a reboot.
+    thread = threading.Thread(target=action, daemon=True)
     thread.start()
     thread.join(TIMEOUT)

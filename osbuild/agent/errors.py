@@ -1,11 +1,11 @@
-"""The one kind of exception of the agent that a user is meant to see."""
+"""The error that the agent reports to its user."""
 
-# What to do about a disk that is full.
-FREE = "free some: pods' data, images that are not used, journalctl --vacuum-size=16M"
+# The hint for every error about a full data partition.
+FREE = "free some space: delete data of pods or unused container images, or run `journalctl --vacuum-size=16M`"
 
 
 class Problem(Exception):
-    """Something can't be done: says what, where, and what to do next."""
+    """An operation failed. `message` says why, `where` names the file or command, `hint` says what to do next."""
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
@@ -17,5 +17,5 @@ class Problem(Exception):
         return f"{self.where}: {self.message}" if self.where else self.message
 
     def lines(self) -> list[str]:
-        """For people: the problem, and what to do about it."""
+        """The lines to print: the problem, then the hint."""
         return [f"edge-agent: {self}", *([f"  {self.hint}"] if self.hint else [])]

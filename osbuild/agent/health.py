@@ -1,7 +1,7 @@
-"""Health: runs the checks of the health folders until all pass, and decides what a boot that fails means.
+"""Health: runs the checks of the `health.d` folders until all pass, and reboots a trial that has failed.
 
-A check is an executable; status 0 is good, and what it prints says why. This program writes the verdict to
-/run/edge-osbuild/health.json. `boot-complete.target`, and with it systemd-bless-boot, waits for it.
+A check is an executable. Exit status 0 means healthy; otherwise its output says why not. The verdict is stored in
+/run/edge-osbuild/health.json. `boot-complete.target`, and with it the blessing of the slot, waits for the verdict.
 """
 
 import argparse
@@ -23,18 +23,19 @@ from osbuild.shared.files import write_file
 
 FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
 VERDICT_FILE = "/run/edge-osbuild/health.json"
-CHECK_TIMEOUT = 30.0
-CHECK_RESERVE = 10.0  # seconds of that for the check itself, where it waits
-KILL_TIMEOUT = 3.0  # seconds to end, once killed
-PAUSE = 1.0  # seconds between rounds at least
-REST_FACTOR = 9.0  # times what a round took of a processor: a boot that is under way needs the rest of it
-LONGEST_PAUSE = 10.0  # seconds between rounds at most
-OUTPUT = 2000  # characters of a check's output that are kept
+CHECK_TIMEOUT = 30.0  # seconds
+CHECK_RESERVE = 10.0  # seconds of the timeout that a check may not spend on waiting
+KILL_TIMEOUT = 3.0  # seconds until a killed check must have ended
+PAUSE = 1.0  # seconds between rounds, at least
+# The pause between rounds is this many times the processor time of a round, so that the boot gets 90 % of a processor.
+REST_FACTOR = 9.0
+LONGEST_PAUSE = 10.0  # seconds between rounds, at most
+OUTPUT = 2000  # characters of a check's output that are stored
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check's result; `seconds` is how long it took."""
+    """The result of one check; `seconds` is its duration."""
 
     name: str
     ok: bool
@@ -44,7 +45,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All results of one round; `seconds` is the uptime at its end. `final` once nothing more will be tried."""
+    """The results of one round. `seconds` is the uptime at its end; `final` means that no further round follows."""
 
     healthy: bool
     final: bool
@@ -53,19 +54,19 @@ class Verdict:
 
 
 def find_checks(system: System) -> list[Path]:
-    """The checks in order of name; one in /etc replaces that of the same name in /usr."""
-    found: dict[str, Path] = {}
+    """The checks, sorted by name. A check in /etc replaces the check of the same name in /usr."""
+    checks: dict[str, Path] = {}
     for folder in map(system.path, FOLDERS):
         if folder.is_dir():
-            found |= {path.name: path for path in folder.iterdir() if path.is_file() and os.access(path, os.X_OK)}
-    return [found[name] for name in sorted(found)]
+            checks |= {path.name: path for path in folder.iterdir() if path.is_file() and os.access(path, os.X_OK)}
+    return [checks[name] for name in sorted(checks)]
 
 
 def run_check(path: Path, timeout: float, patience: float = 0) -> CheckResult:
-    """Run one check for at most `timeout` seconds; then it and all that it started is killed.
+    """Run one check. After `timeout` seconds the check and its child processes are killed.
 
-    It may wait `patience` seconds for what it checks (EDGE_HEALTH_WAIT): cheaper than to run it again and again.
-    What hangs in the kernel does not end by that, nor what has left its session: neither may hold up the verdict.
+    A check that supports it waits up to `patience` seconds for success (EDGE_HEALTH_WAIT), which costs less processor
+    time than running it again.
     """
     begin = time.monotonic()
     try:
@@ -80,25 +81,25 @@ def run_check(path: Path, timeout: float, patience: float = 0) -> CheckResult:
     except OSError as error:
         return CheckResult(path.name, False, f"cannot be run: {error.strerror}", 0.0)
     try:
-        said, _ = process.communicate(timeout=timeout)
-        text, ok = said.decode(errors="replace").strip(), process.returncode == 0
+        output, _ = process.communicate(timeout=timeout)
+        text, ok = output.decode(errors="replace").strip(), process.returncode == 0
     except subprocess.TimeoutExpired:
+        # A process that hangs in the kernel or has left the session survives this. It must not delay the verdict.
         os.killpg(process.pid, signal.SIGKILL)
         try:
-            said, _ = process.communicate(timeout=KILL_TIMEOUT)
-        except subprocess.TimeoutExpired as late:
-            said = late.output or b""
-        text = f"no answer within {timeout:g} s\n{said.decode(errors='replace')}".strip()
+            output, _ = process.communicate(timeout=KILL_TIMEOUT)
+        except subprocess.TimeoutExpired as still_running:
+            output = still_running.output or b""
+        text = f"no answer within {timeout:g} s\n{output.decode(errors='replace')}".strip()
         ok = False
     return CheckResult(path.name, ok, text[-OUTPUT:], round(time.monotonic() - begin, 3))
 
 
 def run_round(system: System, *, everything: bool, timeout: float = CHECK_TIMEOUT) -> tuple[CheckResult, ...]:
-    """Run the checks in order, and stop at the first that fails; `everything`: run them all at once.
-
-    One after the other, those that hang would take longer than `guard-trial` waits after the deadline: a minute.
-    """
+    """Run the checks in order and stop at the first failure. With `everything`, run all checks in parallel."""
     if everything:
+        # One after the other, several checks that hang would exceed the minute that `guard-trial` waits after the
+        # deadline.
         return run_all(find_checks(system), timeout)
     results = []
     for path in find_checks(system):
@@ -109,100 +110,102 @@ def run_round(system: System, *, everything: bool, timeout: float = CHECK_TIMEOU
 
 
 def run_all(paths: Sequence[Path], timeout: float) -> tuple[CheckResult, ...]:
-    """Run checks at once, each for at most `timeout` seconds."""
-    found: dict[Path, CheckResult] = {}
+    """Run checks in parallel, each for at most `timeout` seconds. The results have the order of `paths`."""
+    results: dict[Path, CheckResult] = {}
 
     def run(path: Path) -> None:
-        found[path] = run_check(path, timeout)
+        results[path] = run_check(path, timeout)
 
     threads = [threading.Thread(target=run, args=(path,), daemon=True) for path in paths]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return tuple(found[path] for path in paths)
+    return tuple(results[path] for path in paths)
 
 
 def store_verdict(system: System, verdict: Verdict) -> None:
-    """Write the verdict for `edge-agent status` and others; it is on a tmpfs."""
+    """Write the verdict to `VERDICT_FILE`, which is on a tmpfs. Raises `OSError`."""
     write_file(system.path(VERDICT_FILE), json.dumps(asdict(verdict), indent=2).encode() + b"\n")
 
 
 def await_verdict(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
-    """Run rounds until one passes or the uptime is `deadline` seconds; the last round runs every check.
+    """Run rounds until one passes or the uptime reaches `deadline` seconds. The last round runs every check.
 
-    Each is stored but the last of a boot that has failed: see `judge_boot`. Between them are at least `pause` seconds.
+    Rounds are at least `pause` seconds apart. Every verdict is stored, except the final one of a failed boot, which
+    `judge_boot` stores.
     """
     while True:
-        left, used = deadline - system.uptime(), processor_time()
-        last = left <= 0
-        checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(left, 1.0)))
+        remaining, used_before = deadline - system.uptime(), processor_time()
+        last = remaining <= 0
+        checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(remaining, 1.0)))
         healthy = all(check.ok for check in checks)
         verdict = Verdict(healthy, healthy or last, system.uptime(), checks)
         if healthy or not last:
             store_verdict(system, verdict)
         if verdict.final:
             return verdict
-        rest = min(REST_FACTOR * (processor_time() - used), LONGEST_PAUSE)
+        rest = min(REST_FACTOR * (processor_time() - used_before), LONGEST_PAUSE)
         time.sleep(max(pause, min(rest, deadline - system.uptime())))
 
 
 def processor_time() -> float:
-    """Seconds that processes which this one has started, and which have ended, have used."""
+    """Processor time in seconds that ended child processes have used (times(2))."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def verdict_line(system: System, verdict: Verdict) -> str:
-    """The line on the console at the end of a boot."""
+    """The line that the console shows at the end of a boot."""
     image = system.image()
     node = f"{image.get('name', '?')} {image.get('version', '?')} slot {system.argument('edge.slot') or '?'}"
     if verdict.healthy:
         return f"edge-osbuild: boot complete: {node} healthy after {verdict.seconds:.0f} s"
-    bad = "; ".join(f"{check.name}: {check.output or 'failed'}" for check in verdict.checks if not check.ok)
-    return f"edge-osbuild: boot failed: {node} not healthy after {verdict.seconds:.0f} s: " + " ".join(bad.split())
+    failures = "; ".join(f"{check.name}: {check.output or 'failed'}" for check in verdict.checks if not check.ok)
+    return f"edge-osbuild: boot failed: {node} not healthy after {verdict.seconds:.0f} s: " + " ".join(failures.split())
 
 
-def keep_failed_verdict(system: System, verdict: Verdict) -> None:
-    """Keep a failed verdict over the reboot."""
+def store_failed_verdict(system: System, verdict: Verdict) -> None:
+    """Store a failed verdict on the data partition, so that it is known after the reboot."""
 
-    def keep() -> None:
+    def store() -> None:
         from osbuild.agent.update.health_verdict import store_failed
 
         try:
             store_failed(system, asdict(verdict))
         except OSError as error:
-            print(f"edge-agent: the verdict can't be kept: {error}", flush=True)
+            print(f"edge-agent: the verdict cannot be stored: {error}", flush=True)
 
-    run_with_timeout(keep)
+    run_with_timeout(store)
 
 
-def judge_boot(system: System, deadline: float, restart: Callable[[], None] = force_reboot) -> int:
-    """The verdict on this boot: 0 if healthy. A failed boot on trial is started again while that can help.
+def judge_boot(system: System, deadline: float, reboot: Callable[[], None] = force_reboot) -> int:
+    """Decide on this boot: 0 if it is healthy, 1 if not. A failed boot on trial is rebooted while any slot has a try.
 
-    Until a final verdict is stored `guard-trial` looks after this boot. So that comes once a reboot was asked for, or
-    none is wanted: whatever fails here, a boot on trial does not go on by mistake.
+    Raises `Problem` if the reboot fails.
     """
     verdict = await_verdict(system, deadline)
     print_on_console(system, verdict_line(system, verdict))
     if verdict.healthy:
         return 0
-    keep_failed_verdict(system, verdict)
-    state = read_boot(system)
-    if reason := state.retry_reason:
+    store_failed_verdict(system, verdict)
+    boot = read_boot(system)
+    if reason := boot.retry_reason:
         print_on_console(system, f"edge-osbuild: rebooting: {reason}")
-        restart()
+        # The final verdict ends the watch of `guard-trial`. It is stored only after the reboot was requested: if this
+        # program fails before, `guard-trial` reboots the trial.
+        reboot()
         store_verdict(system, verdict)
         return 1
     store_verdict(system, verdict)
-    why = "no slot has a try left" if state.on_trial else f"slot {state.slot or '?'} was found good before"
-    print_on_console(system, f"edge-osbuild: staying up, not healthy: {why}")
+    reason = "no slot has a try left" if boot.on_trial else f"slot {boot.slot or '?'} was good before this boot"
+    print_on_console(system, f"edge-osbuild: not healthy, but not rebooting: {reason}")
     return 1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--boot", action="store_true", help="judge this boot: run checks until the deadline, and reboot a failed trial"
+        "--boot", action="store_true", help="decide on this boot: run checks until the deadline, reboot a failed trial"
     )
     parser.add_argument(
         "--deadline",
@@ -221,7 +224,7 @@ def main(options: argparse.Namespace) -> int:
             deadline = float(system.image().get("health", {}).get("deadline", 600))
         return judge_boot(system, deadline)
     checks = run_round(system, everything=True)
-    # For `edge-agent status`. A boot that is not judged yet stays so: `guard-trial` reads there whether it is.
+    # Update the verdict for `edge-agent status`, but only a final one: `guard-trial` waits for a final verdict.
     if os.geteuid() == 0 and system.json(VERDICT_FILE).get("final"):
         store_verdict(system, Verdict(all(check.ok for check in checks), True, system.uptime(), checks))
     if options.json:
@@ -233,7 +236,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def result_lines(checks: tuple[CheckResult, ...]) -> list[str]:
-    """The checks for people, names aligned."""
+    """The results as a table: state, name, output."""
     width = max((len(check.name) for check in checks), default=0)
     lines = []
     for check in checks:

@@ -1,4 +1,4 @@
-"""HTTP requests to servers that may be slow, broken or hostile: none holds up the agent or makes it fail."""
+"""HTTP requests with deadlines. A server that is slow, broken or hostile neither blocks nor crashes the caller."""
 
 import base64
 import http.client
@@ -14,42 +14,42 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-# What urllib and http.client raise for an answer that makes no sense: a bad status line, header, length or redirect.
+# The exceptions of urllib and http.client for an invalid answer: a bad status line, header, length or redirect.
 INVALID_ANSWERS = (http.client.HTTPException, ValueError, OverflowError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """What a user calls `text`, taken apart: `url` without user and password, which become the header `authorization`.
+    """The address or path `text` of a file. `url` has no user and password; they are in `authorization`.
 
-    `shown` is what may be logged and stored: a query may hold a secret too.
+    `shown` is the form for logs and records. It has no query either, because a query may contain a secret.
     """
 
     text: str
 
     @property
     def remote(self) -> bool:
-        """Whether this is an http or https address; anything else is a file."""
+        """Whether this is an http or https address. Anything else is the path of a file."""
         return self.text.startswith(("http://", "https://"))
 
     @property
     def url(self) -> str:
-        """What is asked for. Raises `ValueError` where that is no address."""
+        """The address to request, or the path. Raises `ValueError` for an invalid address."""
         parts = urlsplit(self.text)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if self.remote else self.text
 
     @property
     def problem(self) -> str | None:
-        """Why this is not an address, None if it is one or a file."""
+        """Why this address is invalid; None for a valid address or a path."""
         try:
             parts = urlsplit(self.url)
-            return None if not self.remote or parts.hostname else "it names no host"
+            return None if not self.remote or parts.hostname else "it has no host"
         except ValueError as error:
             return str(error)
 
     @property
     def authorization(self) -> str:
-        """Value of the header (RFC 7617), empty where no user is given."""
+        """The value of the header Authorization (RFC 7617); empty if the address has no user."""
         user, at, _ = urlsplit(self.text).netloc.rpartition("@") if self.remote else ("", "", "")
         return f"Basic {base64.b64encode(unquote(user).encode()).decode()}" if at else ""
 
@@ -60,13 +60,13 @@ class ServerAddress:
         try:
             parts = urlsplit(self.text)
         except ValueError:
-            return "an address that makes no sense"
+            return "an invalid address"
         return urlunsplit(
             parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else "", fragment="")
         )
 
     def hide(self, text: str) -> str:
-        """`text` without the parts of the address that are not shown."""
+        """`text` with every form of the address replaced by `shown`."""
         for secret in (self.text, self.url, *([self.authorization] if self.authorization else [])):
             text = text.replace(secret, self.shown)
         return text
@@ -76,12 +76,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def http_error_302(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
     ) -> None:
-        """Have a redirect raised as `HTTPError`, wherever it leads to."""
+        """Return None, so that urllib raises `HTTPError` for every redirect."""
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-class _OnlyWeb(urllib.request.HTTPRedirectHandler):
+class _WebRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
@@ -92,7 +92,7 @@ class _OnlyWeb(urllib.request.HTTPRedirectHandler):
 
 
 class ConnectionDeadline:
-    """Ends connections that are still open at a time by time.monotonic(), whatever they are doing."""
+    """Shuts down its connections at a time of time.monotonic(), even in the middle of a read."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -102,22 +102,22 @@ class ConnectionDeadline:
         threading.Thread(target=self._run, daemon=True, name="deadline").start()
 
     def until(self, end: float) -> None:
-        """Set the time, for the connections that there are and those to come."""
+        """Set the time for open and future connections."""
         with self._changed:
             self._end = end
             self._changed.notify()
 
-    def connect(self, *words: Any, **options: Any) -> socket.socket:
-        """Like socket.create_connection, watched."""
-        connection = socket.create_connection(*words, **options)
-        with self._changed:  # a descriptor of its own: TLS takes over the other one
+    def connect(self, *arguments: Any, **options: Any) -> socket.socket:
+        """Like socket.create_connection. The connection is shut down at the deadline."""
+        connection = socket.create_connection(*arguments, **options)
+        with self._changed:  # duplicated, because TLS takes over the original descriptor
             self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
             if self.over:
                 self._shut()
         return connection
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop the thread, and forget all connections without shutting them down."""
         with self._changed:
             self._end = None
             self.over = True
@@ -143,16 +143,16 @@ class ConnectionDeadline:
 
 
 def _handlers(watch: ConnectionDeadline) -> list[urllib.request.BaseHandler]:
-    """What makes connections that `watch` knows."""
+    """Handlers whose connections are shut down by `watch`."""
 
     class Plain(http.client.HTTPConnection):
-        def __init__(self, *words: Any, **options: Any) -> None:
-            super().__init__(*words, **options)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             self._create_connection = watch.connect
 
     class Secure(http.client.HTTPSConnection):
-        def __init__(self, *words: Any, **options: Any) -> None:
-            super().__init__(*words, **options)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             self._create_connection = watch.connect
 
     class Http(urllib.request.HTTPHandler):
@@ -170,18 +170,18 @@ def _handlers(watch: ConnectionDeadline) -> list[urllib.request.BaseHandler]:
 def open_request(
     request: urllib.request.Request, patience: float, end: float, *, redirects: bool = True
 ) -> Iterator[http.client.HTTPResponse]:
-    """An answer with a status of 2xx, its headers complete within `patience` seconds, its body to be read until `end`.
+    """Yield a 2xx answer. Its headers must arrive within `patience` seconds, its body by `end` (time.monotonic()).
 
-    `end` is by time.monotonic(); a body may pause for `patience` seconds. Raises `TimeoutError`,
-    `urllib.error.HTTPError` for another status, other `OSError`, and what `INVALID_ANSWERS` has.
+    The body may pause for `patience` seconds. Raises `TimeoutError`, `urllib.error.HTTPError` for another status, other
+    `OSError`, and the exceptions of `INVALID_ANSWERS`.
     """
     watch, begin = ConnectionDeadline(), time.monotonic()
     watch.until(min(end, begin + patience))
-    follow = _OnlyWeb() if redirects else _NoRedirect()
+    redirect_handler = _WebRedirect() if redirects else _NoRedirect()
     try:
-        with urllib.request.build_opener(follow, *_handlers(watch)).open(request, timeout=patience) as answer:
+        with urllib.request.build_opener(redirect_handler, *_handlers(watch)).open(request, timeout=patience) as answer:
             watch.until(end)
-            if watch.over:  # http.client takes a connection that ends within the headers for their end
+            if watch.over:  # http.client accepts headers that end with the connection as complete
                 raise TimeoutError
             yield answer
     except urllib.error.HTTPError:

@@ -1,4 +1,4 @@
-"""The proxy of this node, which the seed writes as an environment file."""
+"""The proxy settings of this node: an environment file that the seed provides."""
 
 import os
 
@@ -8,7 +8,7 @@ FILE = "/etc/edge-osbuild/proxy.env"
 
 
 def use_node_proxy(system: System) -> None:
-    """Have programs of this process reach the network by the node's proxy, unless the environment names one."""
+    """Set the proxy variables of this process and its children, except those that the environment already has."""
     for line in system.text(FILE).splitlines():
         name, equals, value = line.partition("=")
         if equals and name.lower().endswith("_proxy"):

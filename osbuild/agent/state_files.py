@@ -1,6 +1,6 @@
-"""Files that the agent keeps over a boot, read as a disk may return them.
+"""Files that the agent stores on the data partition, which a bad disk or a power cut may have damaged.
 
-What is damaged is reported, set aside as NAME.damaged, and counts as missing, so that the agent goes on.
+A damaged file is reported, renamed to NAME.damaged and treated as missing, so that the agent continues.
 """
 
 import json
@@ -18,11 +18,11 @@ Types = Mapping[str, type | tuple[type, ...]]
 
 
 class DamagedFile(Exception):
-    """Why a file is not what it should be."""
+    """A file is not readable or not valid. The message says why."""
 
 
-def read_if_there(path: Path) -> bytes | None:
-    """What is in a file; None where there is none, or this user may not read it. Raises `DamagedFile`."""
+def read_if_present(path: Path) -> bytes | None:
+    """The contents of a file; None if it is missing or this user may not read it. Raises `DamagedFile`."""
     try:
         return read_file(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -32,29 +32,30 @@ def read_if_there(path: Path) -> bytes | None:
 
 
 def read_text(system: System, name: str, valid: Callable[[str], bool] = bool) -> str:
-    """A short text, blanks around it removed; empty where there is none, or it is not `valid`."""
+    """The text of a file, stripped of white space; empty if the file is missing or its text is not `valid`."""
     path = system.path(name)
     try:
-        data = read_if_there(path)
+        data = read_if_present(path)
         if data is None:
             return ""
-        found = decode_text(data).strip()
-        if not valid(found):
-            raise DamagedFile(f"{found[:40]!r} makes no sense")
+        text = decode_text(data).strip()
+        if not valid(text):
+            raise DamagedFile(f"{text[:40]!r} is not valid")
     except DamagedFile as error:
         report_damage(path, str(error))
         return ""
-    return found
+    return text
 
 
 def read_object(system: System, name: str, types: Types | None = None, required: Sequence[str] = ()) -> Row:
-    """A JSON object; empty where there is none, or its fields don't have `types` or lack one that is `required`.
+    """A JSON object; empty if it is missing, a field does not have its type, or a `required` field is missing.
 
-    A field may also be null unless it is required. Other fields are kept: another version of the agent may know them.
+    A field that is not required may be null. Unknown fields are kept, because another version of the agent may use
+    them.
     """
     path = system.path(name)
     try:
-        data = read_if_there(path)
+        data = read_if_present(path)
         return {} if data is None else parse_object(data, types or {}, required)
     except DamagedFile as error:
         report_damage(path, str(error))
@@ -62,51 +63,54 @@ def read_object(system: System, name: str, types: Types | None = None, required:
 
 
 def read_lines(system: System, name: str, types: Types | None = None) -> list[Row]:
-    """The objects of a file with one a line. Lines that are damaged are left out of it, and the file is set aside."""
+    """The objects of a file with one JSON object per line.
+
+    If lines are damaged, the file is renamed to NAME.damaged and written again without them.
+    """
     path = system.path(name)
-    found: list[Row] = []
+    rows: list[Row] = []
     damaged: list[str] = []
     try:
-        lines = (read_if_there(path) or b"").splitlines()
+        lines = (read_if_present(path) or b"").splitlines()
     except DamagedFile as error:
         report_damage(path, str(error))
         return []
     for number, line in enumerate(lines, 1):
         try:
-            found.append(parse_object(line, types or {}))
+            rows.append(parse_object(line, types or {}))
         except DamagedFile as error:
             damaged.append(f"line {number}: {error}")
     if damaged and report_damage(path, "; ".join(damaged[:3])):
-        write_lines(path, found)
-    return found
+        write_lines(path, rows)
+    return rows
 
 
-def write_lines(path: Path, kept: Sequence[Row]) -> None:
-    """Write the lines that are good back to a file that was set aside; a disk that takes none is reported."""
+def write_lines(path: Path, rows: Sequence[Row]) -> None:
+    """Write the valid lines of a damaged file. A failure is reported, not raised."""
     try:
-        write_file(path, b"".join(json.dumps(each).encode() + b"\n" for each in kept), 0o600)
+        write_file(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows), 0o600)
     except OSError as error:
-        print(f"edge-agent: {path}: its good lines can't be written: {error.strerror}", file=sys.stderr)
+        print(f"edge-agent: {path}: its valid lines cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def parse_object(data: bytes, types: Types, required: Sequence[str] = ()) -> Row:
-    """A JSON object with fields of `types`. Raises `DamagedFile`."""
+    """A JSON object whose fields have `types`. Raises `DamagedFile`."""
     try:
-        found = json.loads(decode_text(data))
+        row = json.loads(decode_text(data))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"not JSON: {error}" if data.strip(b"\0") else "empty" if not data else "zeros") from error
-    if not isinstance(found, dict):
+    if not isinstance(row, dict):
         raise DamagedFile("not a JSON object")
     try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # JSON may escape half a character, which no terminal takes
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # JSON may contain a lone surrogate, which no terminal can print
         raise DamagedFile("not Unicode") from error
     for name, kind in types.items():
-        if found.get(name) is not None and not isinstance(found[name], kind):
-            raise DamagedFile(f"`{name}` is {str(found[name])[:40]!r}")
-    if lacking := [name for name in required if found.get(name) is None]:
-        raise DamagedFile(f"it has no `{lacking[0]}`")
-    return found
+        if row.get(name) is not None and not isinstance(row[name], kind):
+            raise DamagedFile(f"`{name}` is {str(row[name])[:40]!r}")
+    if missing := [name for name in required if row.get(name) is None]:
+        raise DamagedFile(f"it has no `{missing[0]}`")
+    return row
 
 
 def decode_text(data: bytes) -> str:
@@ -117,13 +121,15 @@ def decode_text(data: bytes) -> str:
         raise DamagedFile("not UTF-8") from error
 
 
-def report_damage(path: Path, why: str) -> bool:
-    """Say what is damaged, and set it aside; whether that could be done."""
+def report_damage(path: Path, reason: str) -> bool:
+    """Report a damaged file and rename it to NAME.damaged. Returns whether the rename succeeded."""
     aside = None
     try:
         aside = set_aside(path)
     except OSError as error:
-        why = f"{why}; it can't be set aside: {error.strerror}"
+        reason = f"{reason}; it cannot be renamed: {error.strerror}"
     printable = os.fsencode(str(path)).decode(errors="replace")
-    print(f"edge-agent: {printable} is damaged: {why}" + (f"; kept as {aside.name}" if aside else ""), file=sys.stderr)
+    print(
+        f"edge-agent: {printable} is damaged: {reason}" + (f"; kept as {aside.name}" if aside else ""), file=sys.stderr
+    )
     return aside is not None

@@ -1,4 +1,4 @@
-"""The running system: where its facts are read from, and how files are written so that a power cut can't tear them."""
+"""The running system: its files, kernel command line and uptime."""
 
 import json
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ class System:
         return self.root / name.lstrip("/")
 
     def text(self, name: str) -> str:
-        """The text of a file, empty where there is none or it can't be read."""
+        """The text of a file; empty if the file is missing or cannot be read."""
         try:
             return read_file(self.path(name)).decode(errors="replace")
         except OSError:
             return ""
 
     def json(self, name: str) -> dict[str, Any]:
-        """An object from a JSON file, empty where there is none or it is broken."""
+        """The object in a JSON file; empty if the file is missing or not a JSON object."""
         try:
-            found = json.loads(self.text(name))
+            document = json.loads(self.text(name))
         except (ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return document if isinstance(document, dict) else {}
 
     def image(self) -> dict[str, Any]:
-        """What the build wrote about the running image."""
+        """The metadata of the running image, written by the build."""
         return self.json("/usr/lib/edge-osbuild/image.json")
 
     def argument(self, name: str) -> str | None:
-        """The value of `name=` on the kernel command line (proc(5)), the last one if there are several."""
+        """The value of `name=` on the kernel command line (proc(5)); the last one counts, None if there is none."""
         words = [word.partition("=") for word in self.text("/proc/cmdline").split()]
         return next((value for key, equals, value in reversed(words) if key == name and equals), None)
 

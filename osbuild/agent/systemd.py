@@ -1,62 +1,56 @@
-"""What is asked of systemd, by systemctl(1)."""
+"""Requests to systemd through systemctl(1)."""
 
 import subprocess
 
 from osbuild.agent.errors import Problem
 
 UNCORDON = "edge-kubernetes-uncordon.service"
-TIMEOUT = 60.0  # seconds for an answer; systemd itself gives up on the bus after 25
-RESTING = ("inactive", "failed")  # states (systemd(1), "Units") in which nothing of a unit runs, starts or stops
+TIMEOUT = 60.0  # seconds; longer than the 25 s after which systemctl itself gives up on the bus
+STOPPED = ("inactive", "failed")  # states in which no process of a unit runs, starts or stops (systemd(1), "Units")
 
 
 def systemctl(*arguments: str) -> str:
-    """Ask for something; what systemctl prints. Raises `Problem` where that fails."""
+    """Run systemctl and return its output. Raises `Problem` if it fails or times out."""
     command = ["systemctl", *arguments]
     output = ""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
-        output = done.stdout
-        said = "" if done.returncode == 0 else done.stderr.strip() or f"it ended with {done.returncode}"
+        output = result.stdout
+        error_text = "" if result.returncode == 0 else result.stderr.strip() or f"exit status {result.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
-        said = str(error)
-    if said:
-        raise Problem(said, where=" ".join(command), hint="`systemctl status` says how systemd is")
+        error_text = str(error)
+    if error_text:
+        raise Problem(error_text, where=" ".join(command), hint="check the state of systemd with `systemctl status`")
     return output
 
 
 def find_active(*units: str) -> list[str]:
-    """Those of the units that run, start, stop or wait to be started again. Raises `Problem`.
-
-    `systemctl is-active` takes a unit that is still stopping for one that is not there.
-    """
+    """The units that run, start, stop or wait for a restart. Raises `Problem`."""
+    # `systemctl is-active` reports a unit that is still stopping like a unit that has stopped.
     blocks = systemctl("show", "--property=Id,ActiveState", *units).strip().split("\n\n")
     states = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
-    return [state["Id"] for state in states if state.get("ActiveState") not in RESTING and "Id" in state]
+    return [state["Id"] for state in states if state.get("ActiveState") not in STOPPED and "Id" in state]
 
 
 def start_uncordon() -> None:
-    """Have this node taken back into its cluster as soon as that answers, and do not wait for it. Raises `Problem`.
-
-    Started at boot, its unit has found nothing to do, or is done: it only starts again by this.
-    """
+    """Start the unit that uncordons this node once the cluster answers, without waiting. Raises `Problem`."""
+    # The unit has already run at boot, so it has to be restarted.
     systemctl("--no-block", "restart", UNCORDON)
 
 
 def reboot() -> None:
-    """Ask for a reboot, and do not wait for it. Raises `Problem`."""
+    """Request a reboot without waiting for it. Raises `Problem`."""
     systemctl("--no-block", "reboot")
 
 
 def force_reboot() -> None:
-    """The same for a boot that must not go on: by force where systemd refuses or does not answer. Raises `Problem`.
-
-    PID 1 that is deaf may still feed the watchdog, so nobody else would do it.
-    """
-    for words in (("--no-block", "reboot"), ("reboot", "--force"), ("reboot", "--force", "--force")):
+    """Reboot a boot that must not continue; by force if systemd refuses or does not answer. Raises `Problem`."""
+    # A PID 1 that does not answer may still feed the watchdog, so the watchdog would not reset the device.
+    for arguments in (("--no-block", "reboot"), ("reboot", "--force"), ("reboot", "--force", "--force")):
         try:
-            systemctl(*words)
+            systemctl(*arguments)
             return
         except Problem as problem:
             failed = problem

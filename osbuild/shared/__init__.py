@@ -1,1 +1,1 @@
-"""What host and device have in common: standard library only, no import from the rest of the project."""
+"""Code that host and device share. It imports only the standard library and nothing from the rest of the project."""

@@ -1,13 +1,13 @@
-"""A slot's boot entry, as every boot flow has it."""
+"""The boot entry of a slot, the same for every boot flow."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BootEntry:
-    """One slot's entry. `left` and `done` are tries; `left` is None once the slot has been found good.
+    """The entry of one slot. `left` and `done` count tries; `left` is None if the slot is good.
 
-    `file` is its boot file's name on the boot partition. `generation` orders entries where their names do.
+    `file` is the name of the boot image on the ESP. `generation` orders the entries of systemd-boot.
     """
 
     file: str
@@ -18,7 +18,7 @@ class BootEntry:
 
     @property
     def state(self) -> str:
-        """`good`, `trial`, or `bad` where every try was used."""
+        """`good`, `trial`, or `bad` if no try is left."""
         if self.left is None:
             return "good"
         return "trial" if self.left else "bad"

@@ -1,6 +1,6 @@
-"""The address ranges of a cluster: the rules that Kubernetes' programs enforce when they start.
+"""The address ranges of a cluster, checked by the rules that the programs of Kubernetes enforce when they start.
 
-Used on the device before Kubernetes starts, and by `edge-osbuild profile check`, so that both give the same answer.
+Both the device and `edge-osbuild profile check` use this module, so they report the same errors.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 # The controller manager gives each node a range of the second prefix length. It manages at most 2^16 ranges of IPv6
 # (Kubernetes, pkg/controller/nodeipam/ipam/cidrset).
 POD_PREFIXES = {4: (1, 24), 6: (48, 64)}
-# The API server needs 8 service addresses, but the DNS service has the tenth by default. Releases before 1.34 take at
+# The API server needs 8 service addresses, but the DNS service has the tenth by default. Versions before 1.34 accept at
 # most 2^20 (cmd/kube-apiserver/app/options/validation.go).
 SERVICE_PREFIXES = {4: (1, 28), 6: (64, 124)}
 FEW_SERVICES = {4: (12, 28), 6: (108, 124)}
@@ -20,7 +20,7 @@ Range = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class RangeError(ValueError):
-    """An address or range that Kubernetes rejects; `name` is that of the setting, `hint` what to write instead."""
+    """An address or range that Kubernetes rejects. `name` is the setting, `hint` says what to write instead."""
 
     def __init__(self, name: str, message: str, hint: str) -> None:
         super().__init__(message)
@@ -30,9 +30,9 @@ class RangeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRanges:
-    """A cluster's addresses as text; `None` stands for one that was not given.
+    """The addresses of a cluster as text; `None` means not set.
 
-    The two ranges are given together, or both unknown: an agent need not know those of its server.
+    The two ranges are either both set or both `None`, because an agent node may not know the ranges of its server.
     """
 
     cluster_cidr: str | None = None
@@ -45,8 +45,8 @@ class ClusterRanges:
 def check_ranges(ranges: ClusterRanges, *, ipv6: bool = True, few_services: bool = False) -> None:
     """Raise `RangeError` for the first address or range that Kubernetes rejects.
 
-    `ipv6` says whether the distribution can run a cluster with IPv6 addresses, `few_services` whether the release is
-    one before 1.34.
+    `ipv6` says whether the distribution can run a cluster with IPv6 addresses, `few_services` whether
+    the Kubernetes version is older than 1.34.
     """
     own = [
         (name, parse_own_address(name, text))
@@ -56,10 +56,10 @@ def check_ranges(ranges: ClusterRanges, *, ipv6: bool = True, few_services: bool
     if ranges.cluster_cidr is None or ranges.service_cidr is None:
         return
     pods, services = parse_range("cluster-cidr", ranges.cluster_cidr), parse_range("service-cidr", ranges.service_cidr)
-    for name, chosen in (("cluster-cidr", pods), ("service-cidr", services)):
-        if chosen.version == 6 and not ipv6:
+    for name, network in (("cluster-cidr", pods), ("service-cidr", services)):
+        if network.version == 6 and not ipv6:
             hint = "write an IPv4 range, or use `distribution: k3s` without `if_unavailable: upstream`"
-            raise RangeError(name, f"found the range {chosen}, but the upstream distribution supports IPv4 only", hint)
+            raise RangeError(name, f"found the range {network}, but the upstream distribution supports IPv4 only", hint)
     if pods.version != services.version:
         message = f"found the range {services} for services and {pods} for pods, expected one address family"
         raise RangeError("service-cidr", message, f"write an IPv{pods.version} range; dual stack is not supported")
@@ -73,21 +73,21 @@ def check_ranges(ranges: ClusterRanges, *, ipv6: bool = True, few_services: bool
         if dns not in services or dns in (services[0], services[1]):
             message = f"found the address {dns} for the DNS service, expected one in {services}"
             raise RangeError("cluster-dns", message, f"write an address such as `{services[10]}`")
-    for name, found in own:
-        check_family(name, found, pods, services)
+    for name, address in own:
+        check_family(name, address, pods, services)
 
 
 def parse_own_address(name: str, text: str) -> Address:
-    """An address of the node itself, as the kubelet accepts it (pkg/kubelet/kubelet_node_status.go)."""
-    found = parse_address(name, text)
-    if found.is_loopback or found.is_multicast or found.is_link_local or found.is_unspecified:
-        message = f"found the address {found}, which other hosts cannot reach"
+    """An address of the node itself that the kubelet accepts (pkg/kubelet/kubelet_node_status.go)."""
+    address = parse_address(name, text)
+    if address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified:
+        message = f"found the address {address}, which other hosts cannot reach"
         raise RangeError(name, message, "write an address of one of the node's interfaces")
-    return found
+    return address
 
 
 def check_family(name: str, address: Address, pods: Range, services: Range) -> None:
-    """Check that a node's address is of the cluster's family, and outside of its ranges."""
+    """Check that the address of a node has the address family of the cluster and is outside its ranges."""
     if address.version != pods.version:
         message = f"found the IPv{address.version} address {address} in a cluster with the range {pods}"
         hint = f"write an IPv{pods.version} address, or set `cluster-cidr` and `service-cidr` to IPv{address.version}"
@@ -99,7 +99,7 @@ def check_family(name: str, address: Address, pods: Range, services: Range) -> N
 
 
 def parse_range(name: str, text: str) -> Range:
-    """The one range in `text`, which may not have host bits."""
+    """The single range in `text`, without host bits. Raises `RangeError`."""
     if "," in text:
         message = f"found more than one range ({text}); dual stack is not supported: a node has one stable address"
         raise RangeError(name, message, "write one range")
@@ -112,23 +112,25 @@ def parse_range(name: str, text: str) -> Range:
     raise RangeError(name, f"found `{text}`, expected an address range", hint)
 
 
-def check_prefix(name: str, chosen: Range, limits: tuple[int, int]) -> None:
-    """Check how many addresses a range has."""
+def check_prefix(name: str, network: Range, limits: tuple[int, int]) -> None:
+    """Check the prefix length of a range. `limits` are the smallest and the largest one."""
     least, most = limits
-    if not least <= chosen.prefixlen <= most:
-        message = f"found the range {chosen}, expected a prefix length from /{least} to /{most}"
-        raise RangeError(name, message, f"write `{chosen.network_address}/{max(least, min(most, chosen.prefixlen))}`")
+    if not least <= network.prefixlen <= most:
+        message = f"found the range {network}, expected a prefix length from /{least} to /{most}"
+        raise RangeError(name, message, f"write `{network.network_address}/{max(least, min(most, network.prefixlen))}`")
 
 
 def parse_address(name: str, text: str) -> Address:
-    """The one IP address in `text`, without zone."""
+    """The single IP address in `text`, without a zone. Raises `RangeError`."""
     try:
-        found = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         hint = "write one IP address, without `/` and prefix length"
         if "," in text:
             hint = "write one IP address: dual stack is not supported"
         raise RangeError(name, f"found `{text}`, expected an IP address", hint) from None
-    if getattr(found, "scope_id", None):
-        raise RangeError(name, f"found `{text}`, expected an IP address without a zone", "remove `%` and what follows")
-    return found
+    if getattr(address, "scope_id", None):
+        raise RangeError(
+            name, f"found `{text}`, expected an IP address without a zone", "remove `%` and the text after it"
+        )
+    return address

@@ -1,8 +1,8 @@
-"""The one kind of exception that a user is meant to see."""
+"""The errors that the command line reports to its user."""
 
 
 class Error(Exception):
-    """Something went wrong: says what, where, and what to do next.
+    """An operation failed. `message` says why, `where` names the location, `hint` says what to do next.
 
     The command line prints it without a traceback (unless `--debug`) and exits with `status`.
     """
@@ -20,6 +20,6 @@ class Error(Exception):
 
 
 class UsageError(Error):
-    """The command line itself was wrong."""
+    """The command line is wrong."""
 
     status = 2

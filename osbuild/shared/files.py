@@ -1,4 +1,4 @@
-"""Files that a power cut can't tear: replaced as a whole, on the disk when a call returns; and free space."""
+"""Atomic and durable file changes, and the free space of file systems."""
 
 import errno
 import os
@@ -8,12 +8,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-LARGEST = 64 * 2**20  # bytes of a file that is read as a whole
-DAMAGED = ".damaged"  # what the name of a damaged file gets at its end
+LARGEST = 64 * 2**20  # bytes of the largest file that `read_file` reads
+DAMAGED = ".damaged"  # suffix of the name of a damaged file
 
 
 def read_file(path: Path) -> bytes:
-    """The contents of an ordinary file. Raises `OSError`, also for a folder, a FIFO and the like, or a huge file."""
+    """The contents of a regular file. Raises `OSError`, also if it is not a regular file or larger than `LARGEST`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -28,7 +28,7 @@ def read_file(path: Path) -> bytes:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what is at `path` to NAME.damaged, in the place of an earlier one; the new name. Raises `OSError`."""
+    """Rename `path` to NAME.damaged, replacing an earlier one. Returns the new path. Raises `OSError`."""
     aside = path.with_name(f"{path.name}{DAMAGED}")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
@@ -40,7 +40,7 @@ def set_aside(path: Path) -> Path:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Have a folder at `folder`. A file in its place, or in that of one above it, is set aside. Raises `OSError`."""
+    """Create a folder with its parents. A file in the place of one of them is set aside. Raises `OSError`."""
     for path in (*reversed(folder.parents), folder):
         if os.path.lexists(path) and not path.is_dir():
             print(f"edge-agent: {path} is damaged: not a folder; kept as {set_aside(path).name}", file=sys.stderr)
@@ -48,25 +48,25 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def clear_way(path: Path) -> None:
-    """Have at most an ordinary file at `path`: anything else is set aside. Raises `OSError`."""
+    """Set aside what is at `path`, unless it is a regular file or missing. Raises `OSError`."""
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         print(f"edge-agent: {path} is damaged: not a file; kept as {set_aside(path).name}", file=sys.stderr)
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file: written beside, flushed to the disk, renamed. Makes the folder where it is missing."""
+    """Replace a file atomically, and wait until it is on the disk. Creates the folder if needed. Raises `OSError`."""
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
     if path.is_dir():
         clear_way(path)
-    create_file(beside, data, mode)
-    beside.rename(path)
+    create_file(temporary, data, mode)
+    temporary.rename(path)
     sync_path(path.parent)
 
 
 def create_file(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Write the new file `path`, on the disk when this returns; without `mode`, the umask decides. Raises `OSError`."""
+    """Create a file and wait until it is on the disk. Without `mode`, the umask applies. Raises `OSError`."""
     with os.fdopen(open_new(path, mode), "wb") as file:
         file.write(data)
         file.flush()
@@ -74,7 +74,7 @@ def create_file(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def open_new(path: Path, mode: int | None = None) -> int:
-    """A descriptor of the new file `path`, to write to; without `mode`, the umask decides. Raises `OSError`."""
+    """Create a file and return a writable descriptor. Without `mode`, the umask applies. Raises `OSError`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666 if mode is None else mode)
     if mode is not None:
@@ -83,17 +83,17 @@ def open_new(path: Path, mode: int | None = None) -> int:
 
 
 def replace_link(path: Path, target: Path | str) -> None:
-    """Replace a symbolic link: a new one beside it, renamed over it. Raises `OSError`."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
+    """Replace a symbolic link atomically. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
     sync_path(path.parent)
-    beside.rename(path)
+    temporary.rename(path)
     sync_path(path.parent)
 
 
 def sync_path(path: Path) -> None:
-    """Bring the names in a folder, or the content of a file, to the disk (fsync(2)). Raises `OSError`."""
+    """Write the names in a folder, or the contents of a file, to the disk (fsync(2)). Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -103,7 +103,7 @@ def sync_path(path: Path) -> None:
 
 @dataclass(frozen=True)
 class FileSystemSpace:
-    """Bytes of a file system: all of them, and those that programs may still write."""
+    """The size of a file system and the space that programs may still use, in bytes."""
 
     size: int
     free: int

@@ -1,11 +1,11 @@
-"""JSON that others wrote."""
+"""JSON from an untrusted source."""
 
 import json
 from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What `text` says. Raises `ValueError`, also where it is nested deeper than Python can follow."""
+    """Parse JSON. Raises `ValueError`, also if it is nested too deeply for Python."""
     try:
         return json.loads(text)
     except RecursionError as error:

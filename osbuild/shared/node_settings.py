@@ -1,4 +1,4 @@
-"""What a node is in its cluster: the settings that image and seed give and the edge agent reads."""
+"""The Kubernetes settings of a node, which image and seed provide and the edge agent reads."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from typing import Any
 
 from osbuild.shared import cluster_ranges
 
-STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0 (TEST-NET-3, RFC 5737), there whatever the network does
+STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0, which always exists (TEST-NET-3, RFC 5737)
 API_PORT = 6443
 
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """The profile's `kubernetes` block (osbuild/config/profile.py), with secrets in place of references to them."""
+    """The block `kubernetes` of the profile (osbuild/config/profile.py), with secrets instead of references to them."""
 
     role: str = "none"
     token: str | None = None
@@ -25,16 +25,16 @@ class NodeSettings:
     node_name: str = "localhost"
 
     def option_values(self, key: str) -> list[str]:
-        """An entry of `config` that may be one string or a list of them, as in K3s."""
+        """The values of an entry of `config`, which may be one string or a list, as in K3s."""
         value = self.config.get(key, [])
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
     def option_arguments(self, key: str) -> list[str]:
-        """An entry of `config` with arguments, given without dashes as in K3s."""
-        return [f"--{word.removeprefix('--')}" for word in self.option_values(key)]
+        """The values of an entry of `config` as arguments with dashes. As in K3s, the entry may omit the dashes."""
+        return [f"--{value.removeprefix('--')}" for value in self.option_values(key)]
 
     def option(self, key: str, default: str) -> str:
-        """An entry of `config` that is one string. K3s joins a list with commas."""
+        """An entry of `config` as one string. Like K3s, it joins a list with commas."""
         return ",".join(self.option_values(key)) if key in self.config else default
 
     @property
@@ -47,14 +47,14 @@ class NodeSettings:
 
     @property
     def pod_cidr(self) -> str:
-        """The first node's part of the cluster's range: what the controller manager gives the server node."""
+        """The pod range of the first node, which the controller manager assigns to the server node."""
         network = ipaddress.ip_network(self.cluster_cidr)
-        wanted = 24 if network.version == 4 else 64
-        return str(next(iter(network.subnets(new_prefix=max(wanted, network.prefixlen)))))
+        prefix_length = 24 if network.version == 4 else 64
+        return str(next(iter(network.subnets(new_prefix=max(prefix_length, network.prefixlen)))))
 
     @property
     def api_service(self) -> str:
-        """The address of the service `kubernetes`: the first of the range."""
+        """The address of the service `kubernetes`: the first one of the range."""
         return str(ipaddress.ip_network(self.service_cidr)[1])
 
     @property
@@ -63,7 +63,7 @@ class NodeSettings:
 
     @property
     def ranges(self) -> cluster_ranges.ClusterRanges:
-        """The addresses that were given or follow from them, for `ranges.check_ranges`."""
+        """The addresses for `cluster_ranges.check_ranges`: as set, or derived from those."""
         known = self.role == "server" or bool({"cluster-cidr", "service-cidr"} & set(self.config))
         return cluster_ranges.ClusterRanges(
             cluster_cidr=self.cluster_cidr if known else None,

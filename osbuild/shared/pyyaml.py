@@ -1,7 +1,7 @@
 """PyYAML, the only package beyond the standard library that the agent uses.
 
-It is in every image, because cloud-init depends on it, and it decides what cloud-init sees: another parser would accept
-other files. `edge-agent` starts Python without site packages, so Debian's folder is added here.
+It is in every image, because cloud-init depends on it. Another parser would accept other files than cloud-init does.
+`edge-agent` starts Python without site packages, so the folder of Debian's packages is added here.
 """
 
 import sys
@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any
 
 DEBIAN = "/usr/lib/python3/dist-packages"
-VALUES = 20_000  # of one document, once aliases and merge keys are followed: a few lines can stand for billions
-LEVELS = 40  # cloud-init walks its configuration recursively
+VALUES = 20_000  # per document, with aliases and merge keys expanded: a few lines can expand to billions
+LEVELS = 40  # of nesting; cloud-init processes its configuration recursively
 TEXT = "tag:yaml.org,2002:str"
-DIGITS = 100  # characters of a number; some take time that grows with the square of their length
+DIGITS = 100  # characters of a number; parsing can take quadratic time
 
 
 def import_yaml() -> Any:
@@ -27,14 +27,12 @@ def import_yaml() -> Any:
 
 @cache
 def loader() -> Any:
-    """A SafeLoader that stops at what is too large, too deep or contains itself, before anything is made of it.
+    """A SafeLoader that rejects documents that are too large, too deep or contain themselves.
 
-    Its errors never quote a text: an alias or a tag may be a password that should be in quotes.
-
-    Afterwards `repeated` holds (key, position) of every key that a mapping has already: YAML's loaders take the last
-    one. A key that YAML takes for something else than a text, such as `on` or `80`, becomes a text; `odd` is where the
-    first one is.
+    After loading, `repeated` lists (key, position) of each repeated key; YAML uses the last one. Keys that YAML would
+    not read as text, such as `on` or `80`, become text; `odd` is the position of the first one, or None.
     """
+    # Errors never quote the document: an alias or a tag may be a password without quotes.
     yaml = import_yaml()
 
     safe: Any = yaml.SafeLoader
@@ -45,14 +43,14 @@ def loader() -> Any:
             self.repeated: list[tuple[str, Any]] = []
             self.odd: Any = None
             self.count = self.depth = 0
-            self.sizes: dict[int, tuple[int, int]] = {}  # of each finished node: values and levels, itself included
+            self.sizes: dict[int, tuple[int, int]] = {}  # node id -> its number of values and levels, itself included
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.peek_event()
             self.count += 1
             self.limit(self.count, self.depth + 1, event)
             if isinstance(event, yaml.AliasEvent) and event.anchor not in self.anchors:
-                self.stop("an alias that stands for nothing: a text that begins with `*` must be in quotes", event)
+                self.stop("an alias without an anchor; put a text that begins with `*` in quotes", event)
             self.depth += 1
             node = super().compose_node(parent, index)
             self.depth -= 1
@@ -62,8 +60,8 @@ def loader() -> Any:
                 return node
             if node.id == "scalar" and node.tag.endswith((":int", ":float")) and len(node.value) > DIGITS:
                 self.stop(f"a number of {len(node.value)} characters", event)
-            inner = [part for pair in node.value for part in pair] if node.id == "mapping" else node.value
-            sizes = [self.sizes[id(part)] for part in inner] if node.id != "scalar" else []
+            children = [child for pair in node.value for child in pair] if node.id == "mapping" else node.value
+            sizes = [self.sizes[id(child)] for child in children] if node.id != "scalar" else []
             size = 1 + sum(size for size, _ in sizes), 1 + max((levels for _, levels in sizes), default=0)
             self.limit(*size, event)
             self.sizes[id(node)] = size
@@ -74,8 +72,10 @@ def loader() -> Any:
         def fetch_more_tokens(self) -> Any:
             try:
                 return super().fetch_more_tokens()
-            except (ValueError, OverflowError):  # chr() of what is no character, int() of thousands of digits
-                raise yaml.scanner.ScannerError(None, None, "an escape that is no character", self.get_mark()) from None
+            except (ValueError, OverflowError):  # from chr() of an invalid code point, or int() of thousands of digits
+                raise yaml.scanner.ScannerError(
+                    None, None, "an escape that is not a character", self.get_mark()
+                ) from None
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
@@ -85,7 +85,9 @@ def loader() -> Any:
             except Exception as error:  # such as a date with a month 13, or `!!bool 5`
                 kind = str(node.tag).rpartition(":")[2]
                 reason = f": {error}" if kind == "timestamp" and isinstance(error, ValueError) else ""
-                raise yaml.constructor.ConstructorError(None, None, f"no {kind}{reason}", node.start_mark) from None
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"not a valid {kind}{reason}", node.start_mark
+                ) from None
 
         def check_keys(self, node: Any) -> None:
             seen = set()
@@ -108,7 +110,7 @@ def loader() -> Any:
             raise yaml.composer.ComposerError(None, None, reason, event.start_mark)
 
         def refuse_tag(self, node: Any) -> None:
-            reason = "an unknown tag: a text that begins with `!` must be in quotes"
+            reason = "an unknown tag; put a text that begins with `!` in quotes"
             raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
 
     Loader.add_constructor(None, Loader.refuse_tag)

@@ -1,14 +1,14 @@
-"""Text of others in messages: in one line, without control characters, not too long."""
+"""Untrusted text in messages: one line, without control characters, of limited length."""
 
-LONGEST = 60  # characters of what a message quotes
+LONGEST = 60  # characters of a quoted value
 
 
 def printable(text: str, longest: int = 500) -> str:
-    """`text` for a console: without control characters, which move its cursor, and at most `longest` characters."""
-    line = "".join(sign if sign.isprintable() else "·" for sign in text[: longest + 1])
+    """`text` without control characters, which could move the cursor, cut to `longest` characters."""
+    line = "".join(character if character.isprintable() else "·" for character in text[: longest + 1])
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def quoted(value: object) -> str:
-    """A value for a message: in one line, in backquotes, and at most `LONGEST` characters."""
+    """A value for a message: one line in backquotes, cut to `LONGEST` characters."""
     return f"`{printable(str(value), LONGEST)}`"

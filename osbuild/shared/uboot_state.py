@@ -1,8 +1,9 @@
-"""Which slot U-Boot starts, and how many tries each has left: kept twice, so that a torn write never loses it.
+"""The boot state of U-Boot: the order of the slots and their tries, stored in two copies to survive a torn write.
 
-Both copies lie in the partition `uboot-env`, far apart, since a card rewrites large blocks. Each has a checksum and a
-generation. The newer one that is whole counts, and the older one is written: boot.scr does so before a try, this
-module afterwards. The names are those that RAUC has for U-Boot; a slot that was found good has `good` for its tries.
+Both copies are in the partition `uboot-env`, 4 MiB apart because a card rewrites large blocks. Each copy has a
+checksum and a generation. The valid copy with the higher generation is used, and a change overwrites the other one:
+boot.scr does so before each try, and this module on the running system. The variables have RAUC's names for U-Boot. The
+tries of a good slot are `good`.
 """
 
 import os
@@ -15,7 +16,7 @@ from osbuild.shared.locks import lock_descriptor
 from osbuild.shared.uboot_environment import pack_environment, unpack_environment
 
 PARTITION = "uboot-env"
-COPY_OFFSETS = (0, 4 * 2**20)  # bytes into the partition
+COPY_OFFSETS = (0, 4 * 2**20)  # bytes from the start of the partition
 COPY_SIZE = 4096  # bytes of a copy
 TRIES = 3
 GOOD = "good"
@@ -25,7 +26,7 @@ LEFT = re.compile(r"BOOT_([A-Z])_LEFT")
 
 @dataclass(frozen=True)
 class BootCounter:
-    """Tries of a slot; `left` is None once it was found good, as for systemd-boot a name without a counter is."""
+    """The tries of a slot. `left` is None if the slot is good."""
 
     left: int | None = TRIES
     done: int = 0
@@ -33,7 +34,7 @@ class BootCounter:
 
 @dataclass(frozen=True)
 class UBootState:
-    """`order` and `counters` are of slots by their letter in lower case; what is missing is like a new slot."""
+    """The boot state. Slots are lower-case letters; a slot without counter has all its tries."""
 
     generation: int = 0
     order: tuple[str, ...] = ("a", "b")
@@ -46,27 +47,27 @@ class UBootState:
         return replace(self, counters={**self.counters, slot: counter})
 
     def with_good(self, slot: str) -> "UBootState":
-        """The same with `slot` found good."""
+        """This state with `slot` marked as good."""
         return self.with_counter(slot, BootCounter(None))
 
     def with_switch(self, slot: str) -> "UBootState":
-        """The same with `slot` first and on trial, unless it is first already and was not tried, or found good."""
+        """This state with `slot` first and on trial, unless it is next already and good or untried."""
         if self.next_slot({slot, *self.order}) == slot and self.counter(slot) in (BootCounter(), BootCounter(None)):
             return self
         order = (slot, *(other for other in self.order if other != slot))
         return replace(self.with_counter(slot, BootCounter()), order=order)
 
     def with_rejected(self, slot: str) -> "UBootState":
-        """The same with no try left for `slot`."""
+        """This state with no try left for `slot`."""
         return self.with_counter(slot, replace(self.counter(slot), left=0))
 
     def next_slot(self, slots: Collection[str]) -> str | None:
-        """Which of `slots`, those with an image, U-Boot starts first: one with a try left, else any."""
+        """The slot that U-Boot starts: the first of `slots` with a try left, else the first. They have boot images."""
         ranked = [slot for slot in self.order if slot in slots]
         return next((slot for slot in ranked if self.counter(slot).left != 0), next(iter(ranked), None))
 
     def encode(self) -> bytes:
-        """One copy of it. Numbers are hexadecimal, as U-Boot's `setexpr` has them."""
+        """The bytes of one copy. Numbers are hexadecimal, as in U-Boot's `setexpr`."""
         variables = {"GENERATION": f"{self.generation:x}", "BOOT_ORDER": " ".join(self.order).upper()}
         for slot in sorted({*self.order, *self.counters}):
             counter = self.counter(slot)
@@ -76,7 +77,7 @@ class UBootState:
 
 
 def decode_state(data: bytes) -> UBootState | None:
-    """The state in a copy, or None for a copy that is not whole."""
+    """The state in a copy, or None if the copy is damaged."""
     variables = unpack_environment(data)
     try:
         if variables is None:
@@ -101,13 +102,13 @@ def parse_hex(text: str, digits: int = 8) -> int:
 
 
 def newest_state(copies: list[UBootState | None]) -> UBootState:
-    """The state that counts; where both copies are gone, that of a new device."""
+    """The state in effect; the state of a new device if both copies are damaged."""
     return copies[newest_copy(copies)] or UBootState()
 
 
 def newest_copy(copies: list[UBootState | None]) -> int:
-    """Which copy counts; the other one is to be written."""
-    return max(range(len(copies)), key=lambda place: copy.generation if (copy := copies[place]) else -1)
+    """The index of the copy in effect. A change overwrites the other one."""
+    return max(range(len(copies)), key=lambda index: copy.generation if (copy := copies[index]) else -1)
 
 
 def read_state(device: Path) -> UBootState:
@@ -116,36 +117,36 @@ def read_state(device: Path) -> UBootState:
         return newest_state(read_copies(file.fileno()))
 
 
-def change_state(device: Path, how: Callable[[UBootState], UBootState]) -> UBootState:
-    """Write what `how` makes of the state over the older copy, and return it. Raises `OSError`.
+def change_state(device: Path, change: Callable[[UBootState], UBootState]) -> UBootState:
+    """Apply `change` to the state, write it over the older copy and return it. Raises `OSError`.
 
-    Nothing is written where nothing changes. One process at a time; U-Boot itself is gone by then.
+    Nothing is written if nothing changes. A lock keeps other processes out; U-Boot does not run any more.
     """
     with device.open("r+b", buffering=0) as file:
         lock_descriptor(file.fileno())
         states = read_copies(file.fileno())
         state = newest_state(states)
-        made = how(state)
-        if made == state and state in states:
+        new_state = change(state)
+        if new_state == state and state in states:
             return state
-        made = replace(made, generation=state.generation + 1)
-        os.pwrite(file.fileno(), made.encode(), COPY_OFFSETS[1 - newest_copy(states)])
+        new_state = replace(new_state, generation=state.generation + 1)
+        os.pwrite(file.fileno(), new_state.encode(), COPY_OFFSETS[1 - newest_copy(states)])
         os.fsync(file.fileno())
-        return made
+        return new_state
 
 
 def read_copies(descriptor: int) -> list[UBootState | None]:
-    """Each copy, None where it is not whole or can't be read: a card may refuse one of them."""
-    found = []
+    """Each copy, or None if it is damaged or cannot be read: a card may fail to read only one of them."""
+    copies = []
     for offset in COPY_OFFSETS:
         try:
-            found.append(decode_state(os.pread(descriptor, COPY_SIZE, offset)))
+            copies.append(decode_state(os.pread(descriptor, COPY_SIZE, offset)))
         except OSError:
-            found.append(None)
-    return found
+            copies.append(None)
+    return copies
 
 
 def initial_partition() -> bytes:
-    """What the partition begins with on a new device, both copies whole: slot A on trial."""
+    """The first bytes of the partition on a new device: two valid copies, with slot A on trial."""
     first = UBootState(1, counters={"a": BootCounter(), "b": BootCounter()})
     return first.encode().ljust(COPY_OFFSETS[1], b"\0") + replace(first, generation=2).encode()

@@ -1,6 +1,5 @@
-"""K3s' options that the upstream distribution takes too."""
+"""Entries of `kubernetes.config` that the upstream distribution supports. They have the names of K3s' options."""
 
-# Entries of `config`, named as in K3s, that this distribution takes too.
 UPSTREAM_OPTIONS = (
     "advertise-address",
     "cluster-cidr",

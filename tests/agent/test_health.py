@@ -1,4 +1,4 @@
-"""Health checks, and what a boot that fails them means."""
+"""Health checks, and the decision on a boot that fails them."""
 
 import json
 import os
@@ -55,8 +55,8 @@ class Device:
 
     @property
     def result(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads((self.root / "run/edge-osbuild/health.json").read_text())
-        return found
+        verdict: dict[str, object] = json.loads((self.root / "run/edge-osbuild/health.json").read_text())
+        return verdict
 
     @property
     def console(self) -> str:
@@ -68,7 +68,7 @@ def device(tmp_path: Path) -> Device:
     return Device(tmp_path)
 
 
-def test_checks_run_in_order_of_name_and_one_in_etc_replaces_its_namesake(device: Device) -> None:
+def test_checks_run_in_order_of_name_and_a_check_in_etc_replaces_its_namesake(device: Device) -> None:
     device.check("20-b", "echo from usr")
     device.check("10-a", "echo first")
     device.check("20-b", "echo from etc", folder="etc")
@@ -80,7 +80,7 @@ def test_checks_run_in_order_of_name_and_one_in_etc_replaces_its_namesake(device
     ]
 
 
-def test_a_check_says_why_on_either_stream_and_only_its_status_counts(device: Device) -> None:
+def test_both_output_streams_of_a_check_are_stored_and_only_its_status_counts(device: Device) -> None:
     bad = run_check(device.check("a", "echo out; echo err >&2; exit 3"), 5)
     assert (bad.ok, bad.output.splitlines()) == (False, ["out", "err"])
     assert run_check(device.check("b", "echo FAILED >&2"), 5).ok
@@ -89,7 +89,7 @@ def test_a_check_says_why_on_either_stream_and_only_its_status_counts(device: De
     assert "cannot be run" in broken.output
 
 
-def test_a_check_that_hangs_is_killed_with_all_that_it_started(device: Device) -> None:
+def test_a_check_that_hangs_is_killed_with_its_children(device: Device) -> None:
     path = device.check("a", f"sleep 60 & echo $! > {device.root}/child; echo waiting; wait")
     begin = time.monotonic()
     result = run_check(path, 0.5)
@@ -108,10 +108,12 @@ def test_a_check_that_hangs_is_killed_with_all_that_it_started(device: Device) -
     pytest.fail("the check's child still runs")
 
 
-def test_a_check_that_can_not_be_killed_holds_up_no_verdict(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_cannot_be_killed_does_not_delay_the_verdict(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(health, "KILL_TIMEOUT", 0.2)
     begin = time.monotonic()
-    # what leaves the session is not killed with it, and keeps the output open
+    # the process in a new session is not killed, and keeps the output open
     result = run_check(device.check("a", "echo begun; setsid sleep 5; sleep 5"), 0.3)
     assert (result.ok, result.output) == (False, "no answer within 0.3 s\nbegun")
     assert time.monotonic() - begin < 4
@@ -133,7 +135,7 @@ def test_checks_that_hang_do_not_wait_for_each_other_in_the_last_round(device: D
     assert [(check.name, check.output.splitlines()[-1]) for check in results] == [(name, name) for name in "abcd"]
 
 
-def test_a_look_by_hand_decides_on_no_boot(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manual_health_command_does_not_decide_on_a_boot(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "System", lambda: device.system)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     check = device.check("a", "true")
@@ -142,14 +144,14 @@ def test_a_look_by_hand_decides_on_no_boot(device: Device, monkeypatch: pytest.M
         if before:
             health.store_verdict(device.system, before)
         assert main(["health"]) == 0
-        found = device.system.json(health.VERDICT_FILE)
-        assert (stored is None and not found) or (found["final"], found["healthy"]) == stored
+        verdict = device.system.json(health.VERDICT_FILE)
+        assert (stored is None and not verdict) or (verdict["final"], verdict["healthy"]) == stored
     check.write_text("#!/bin/sh\nexit 1\n")
     assert main(["health"]) == 1
     assert (device.result["final"], device.result["healthy"]) == (True, False)
 
 
-def test_it_waits_until_a_check_passes(tmp_path: Path) -> None:
+def test_rounds_repeat_until_all_checks_pass(tmp_path: Path) -> None:
     device = Device(tmp_path, uptime=5.0)
     device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 3 ]")
     verdict = await_verdict(device.system, deadline=60, pause=0.01)
@@ -157,7 +159,7 @@ def test_it_waits_until_a_check_passes(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text().count("x") == 3
 
 
-def test_checks_leave_a_slow_processor_to_the_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_leave_most_of_a_slow_processor_to_the_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(tmp_path, uptime=5.0)
     device.check("a", f"echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -ge 4 ]")
     rests: list[float] = []
@@ -168,7 +170,7 @@ def test_checks_leave_a_slow_processor_to_the_boot(tmp_path: Path, monkeypatch: 
     assert rests == [pytest.approx(3.6), 1.0, health.LONGEST_PAUSE]
 
 
-def test_a_rest_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(tmp_path, uptime=5.0)
     rests: list[float] = []
     device.check("a", "exit 1")
@@ -183,13 +185,13 @@ def test_a_rest_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert rests == [3.0]
 
 
-def test_what_checks_use_of_a_processor_is_counted(tmp_path: Path) -> None:
+def test_the_processor_time_of_checks_is_measured(tmp_path: Path) -> None:
     before = health.processor_time()
     run_check(Device(tmp_path).check("a", "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"), 30)
     assert health.processor_time() > before
 
 
-def test_at_the_deadline_the_verdict_is_final_and_every_check_is_in_it(device: Device) -> None:
+def test_the_verdict_at_the_deadline_is_final_and_contains_every_check(device: Device) -> None:
     device.check("10-a", "echo no; exit 1")
     device.check("20-b", "echo yes")
     verdict = await_verdict(device.system, deadline=10, pause=0.01)
@@ -200,11 +202,11 @@ def test_at_the_deadline_the_verdict_is_final_and_every_check_is_in_it(device: D
 def decide(device: Device) -> tuple[int, bool]:
     """(exit status, whether it rebooted)"""
     rebooted = []
-    status = judge_boot(device.system, deadline=10, restart=lambda: rebooted.append(True))
+    status = judge_boot(device.system, deadline=10, reboot=lambda: rebooted.append(True))
     return status, bool(rebooted)
 
 
-def test_a_good_boot_says_so_on_the_console_in_one_line(tmp_path: Path) -> None:
+def test_a_healthy_boot_prints_one_line_on_the_console(tmp_path: Path) -> None:
     device = Device(tmp_path, uptime=42.4)
     device.check("a", "true")
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
@@ -213,78 +215,78 @@ def test_a_good_boot_says_so_on_the_console_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "booted", "reboots", "said"),
+    ("entries", "booted", "reboots", "reason"),
     [
         (["edge-a+2-1.efi"], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
         (["edge-a+2-1.efi", "edge-b.efi"], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
-        (["edge-a+0-3.efi", "edge-b.efi"], "edge-a+0-3.efi", True, "slot b takes over"),
-        (["edge-a+0-3.efi", "edge-b+1-2.efi"], "edge-a+0-3.efi", True, "slot b takes over"),
+        (["edge-a+0-3.efi", "edge-b.efi"], "edge-a+0-3.efi", True, "slot b is booted instead"),
+        (["edge-a+0-3.efi", "edge-b+1-2.efi"], "edge-a+0-3.efi", True, "slot b is booted instead"),
         (["edge-a+0-3.efi", "edge-b+0-3.efi"], "edge-a+0-3.efi", False, "no slot has a try left"),
         (["edge-a+0-3.efi"], "edge-a+0-3.efi", False, "no slot has a try left"),
-        (["edge-a.efi"], None, False, "slot a was found good before"),
-        (["edge-a.efi", "edge-b+3.efi"], None, False, "slot a was found good before"),
-        (["edge-a.efi"], "edge-a+2-1.efi", False, "slot a was found good before"),
+        (["edge-a.efi"], None, False, "slot a was good before this boot"),
+        (["edge-a.efi", "edge-b+3.efi"], None, False, "slot a was good before this boot"),
+        (["edge-a.efi"], "edge-a+2-1.efi", False, "slot a was good before this boot"),
         ([], "edge-a+2-1.efi", True, "slot a has 2 tries left"),
         ([], "edge-a+0-3.efi", False, "no slot has a try left"),
-        ([], None, False, "slot a was found good before"),
+        ([], None, False, "slot a was good before this boot"),
     ],
 )
-def test_a_failed_boot_is_tried_again_only_while_a_try_is_left_somewhere(
-    device: Device, entries: list[str], booted: str | None, reboots: bool, said: str
+def test_a_failed_boot_is_rebooted_only_while_some_slot_has_a_try(
+    device: Device, entries: list[str], booted: str | None, reboots: bool, reason: str
 ) -> None:
     device.check("10-a", "echo it is broken; exit 1")
     device.entries(*entries, booted=booted)
     assert decide(device) == (1, reboots)
     assert "boot failed: minimal 1.0.0 slot a not healthy" in device.console
-    assert said in device.console
+    assert reason in device.console
     assert (device.result["final"], device.result["healthy"]) == (True, False)
 
 
-def test_no_verdict_is_final_before_something_has_come_of_it(device: Device) -> None:
-    """Until then the guard of boots on trial goes on watching."""
+def test_no_final_verdict_is_stored_before_the_reboot_is_requested(device: Device) -> None:
+    """A final verdict ends the watch of `guard-trial`."""
     device.check("10-a", "exit 1")
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
 
     def refuse() -> None:
-        raise Problem("systemd is deaf")
+        raise Problem("systemd does not answer")
 
     with pytest.raises(Problem):
-        judge_boot(device.system, deadline=10, restart=refuse)
+        judge_boot(device.system, deadline=10, reboot=refuse)
     assert not (device.root / "run/edge-osbuild/health.json").exists()
 
 
-def test_a_reboot_that_systemd_refuses_is_done_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reboot_that_systemd_refuses_is_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "systemctl"
-    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ntest "$*" = "reboot --force --force"\n')
+    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\ntest "$*" = "reboot --force --force"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     systemd.force_reboot()
-    assert (tmp_path / "asked").read_text().splitlines() == [
+    assert (tmp_path / "calls").read_text().splitlines() == [
         "--no-block reboot", "reboot --force", "reboot --force --force",
     ]  # fmt: skip
-    with pytest.raises(Problem, match="ended with 1"):
+    with pytest.raises(Problem, match="exit status 1"):
         systemd.reboot()
 
 
-def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
+def test_a_hanging_console_or_data_partition_does_not_prevent_a_reboot(
     device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "TIMEOUT", 0.2)
     device.check("10-a", "exit 1")
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
     (device.root / "dev/console").unlink()
-    os.mkfifo(device.root / "dev/console")  # to open it waits for a reader
+    os.mkfifo(device.root / "dev/console")  # open(2) blocks until there is a reader
     with records.state_lock(device.system):
         assert decide(device) == (1, True)
     assert "rebooting: slot a has 2 tries left" in capsys.readouterr().out
     for thread in threading.enumerate():
-        if thread.name.endswith("(keep)"):  # which goes on, now that it can
+        if thread.name.endswith("(store)"):  # it continues after the lock is released
             thread.join(30)
     folder = device.root / records.FOLDER.lstrip("/")
     folder.rename(folder.with_name("gone"))
     with tmpfs(folder, 65536), full(folder):
         assert decide(device) == (1, True)
-    assert "the verdict can't be kept: " in capsys.readouterr().out
+    assert "the verdict cannot be stored: " in capsys.readouterr().out
     folder.rmdir()
     folder.write_text("a file where a folder should be")
     assert decide(device) == (1, True)
@@ -293,8 +295,8 @@ def test_neither_a_console_nor_a_data_partition_that_hangs_holds_up_a_reboot(
     (device.root / "dev/console").open().close()
 
 
-def test_reboots_end_whatever_the_entries_are(tmp_path: Path) -> None:
-    """As systemd-boot does it: each boot of a counted entry uses a try; those without any left come last."""
+def test_reboots_end_for_all_entries(tmp_path: Path) -> None:
+    """As in systemd-boot, each boot of a counted entry uses a try, and entries without tries are sorted last."""
     slots: dict[str, tuple[int | None, int]] = {"a": (3, 0), "b": (2, 0)}
     for number in range(20):
         usable = sorted((left == 0, slot) for slot, (left, _) in slots.items())
@@ -309,11 +311,11 @@ def test_reboots_end_whatever_the_entries_are(tmp_path: Path) -> None:
         device.entries(*names.values(), booted=names[slot])
         if not decide(device)[1]:
             break
-    assert number == 4  # three tries of a, two of b, and the last stays up
+    assert number == 4  # three tries of a, two of b; the last boot is not rebooted
     assert {left for left, _ in slots.values()} == {0}
 
 
-def test_the_table_for_people_is_aligned(device: Device) -> None:
+def test_the_results_are_an_aligned_table(device: Device) -> None:
     device.check("10-a", "echo fine")
     device.check("20-long", "echo one; echo two; exit 1")
     assert result_lines(run_round(device.system, everything=True)) == [
@@ -323,7 +325,7 @@ def test_the_table_for_people_is_aligned(device: Device) -> None:
     ]
 
 
-def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
+def test_the_shipped_checks_are_executable_and_valid_shell() -> None:
     folder = Path(__file__).parents[2] / "overlays/base"
     names = [path.name for path in find_checks(System(folder))]
     assert names == ["10-systemd", "15-seed", "20-storage", "30-agent"]
@@ -335,16 +337,16 @@ def test_the_shipped_checks_are_executable_and_their_shell_is_right() -> None:
 GUARD = paths.PROJECT / "overlays/base/usr/lib/edge-osbuild/guard-trial"
 
 
-def guarded(folder: Path, verdict: health.Verdict | None, deaf: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the guard of boots on trial with the files of `folder` in the place of the device's, after 1000 s."""
+def run_guard(folder: Path, verdict: health.Verdict | None, systemctl: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `guard-trial` with files of `folder` instead of the device's, at an uptime of 1000 s."""
     system = System(folder)
     if verdict:
         health.store_verdict(system, verdict)
-    facts = system.path("/usr/lib/edge-osbuild/image.json")
-    facts.parent.mkdir(parents=True, exist_ok=True)
-    facts.write_text(json.dumps({"update": {"deadline": 99999}, "health": {"deadline": 300}}, indent=2))
+    image = system.path("/usr/lib/edge-osbuild/image.json")
+    image.parent.mkdir(parents=True, exist_ok=True)
+    image.write_text(json.dumps({"update": {"deadline": 99999}, "health": {"deadline": 300}}, indent=2))
     (folder / "uptime").write_text("1000.50 900.00\n")
-    (folder / "systemctl").write_text(f"#!/bin/sh\necho systemctl $*\n{deaf}")
+    (folder / "systemctl").write_text(f"#!/bin/sh\necho systemctl $*\n{systemctl}")
     (folder / "systemctl").chmod(0o755)
     text = GUARD.read_text().replace("/proc/uptime", str(folder / "uptime")).replace("/dev/console", "/dev/null")
     for name in ("/run/edge-osbuild", "/usr/lib/edge-osbuild"):
@@ -356,10 +358,10 @@ def guarded(folder: Path, verdict: health.Verdict | None, deaf: str = "") -> sub
 def test_a_trial_without_a_verdict_is_rebooted_and_one_with_a_verdict_is_not(tmp_path: Path) -> None:
     early = health.Verdict(False, False, 20.0, ())
     for verdict, reboots in ((None, True), (early, True), (replace(early, final=True), False)):
-        done = guarded(tmp_path, verdict)
+        done = run_guard(tmp_path, verdict)
         assert ("systemctl --no-block reboot" in done.stdout) is reboots, done
         assert ("no verdict on it after 360 s" in done.stdout) is reboots, done
-    done = guarded(tmp_path, early, 'test "$*" = "reboot --force --force"')
+    done = run_guard(tmp_path, early, 'test "$*" = "reboot --force --force"')
     assert [line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("systemctl")] == [
         "--no-block reboot", "reboot --force", "reboot --force --force",
-    ], "as the agent itself does it"  # fmt: skip
+    ], "the same calls as in `force_reboot`"  # fmt: skip

@@ -1,4 +1,4 @@
-"""Files that the agent keeps over a boot, damaged in every way: each is reported, set aside, and the agent goes on."""
+"""Stored files, damaged in every way: each is reported and renamed to NAME.damaged, and the agent continues."""
 
 import io
 import json
@@ -37,41 +37,41 @@ RELEASE = KubernetesVersion("upstream", "v1.36.3")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One file: its name on the device, and what reads it again when it is not there."""
+class StoredFile:
+    """One file of the agent on the data partition."""
 
     name: str
-    optional: bool = False  # whether reading it as bytes of any kind is fine
+    optional: bool = False  # whether any contents are valid
 
 
-def device_of(folder: Path) -> Device:
+def make_device(folder: Path) -> Device:
     """A device with one of each file, in the middle of an update."""
     folder.mkdir(exist_ok=True)
     device = Device(folder)
     system = device.system
     handle_boot(device.node)
     commit_update(device.node)
-    found = PendingUpdate("1", "update", pending.INSTALLED, "a", "b", {"version": "1.0.0"}, {"version": "1.1.0"},
+    update = PendingUpdate("1", "update", pending.INSTALLED, "a", "b", {"version": "1.0.0"}, {"version": "1.1.0"},
                     "/b.raucb", "hash", since=records.current_time(), facts={"fetched": 1})  # fmt: skip
     for step in device.loader.steps("b", "1.1.0"):
         step()
-    pending.save_pending(system, found)
-    history.append_event(system, "installed", found, facts={"fetched": 1})
+    pending.save_pending(system, update)
+    history.append_event(system, "installed", update, facts={"fetched": 1})
     health_verdict.store_failed(system, {"healthy": False, "checks": [{"name": "10-a", "ok": False, "output": "no"}]})
     records.save_object(system, download.METADATA_FILE, {"identity": "one", "mark": '"x"', "size": 99})
     download.download_path(system).write_bytes(b"abc")
     device.put(f"{UPDATE}/ended", "boot-0\n")
     database = device.root / CLUSTER / "server/db/state.db"
     database.parent.mkdir(parents=True)
-    with kine.started(database) as made:
-        made.put("/registry/configmaps/default/x")
+    with kine.started(database) as datastore:
+        datastore.put("/registry/configmaps/default/x")
     version_record.store_record(system, VersionRecord(RELEASE, 1, "x", KubernetesVersion("upstream", "v1.35.4")))
     snapshot.take_snapshot(system, RELEASE, "asked")
     return device
 
 
-def everything(device: Device) -> None:
-    """What reads them all: a boot, a commit, everything that is shown, and an attempt at each change."""
+def read_everything(device: Device) -> None:
+    """Run all code that reads the files: a boot, a commit, every report, and an attempt at each change."""
     system, node = device.system, device.node
     records.load_object(system, download.METADATA_FILE, download.TYPES)
     assert handle_boot(node) == 0
@@ -81,10 +81,10 @@ def everything(device: Device) -> None:
     [history.event_line(row) for row in history.read_history(system)]
     boot_records.last_boot_of(system, "a")
     download.downloaded_bytes(system)
-    with suppress(Problem):  # a clear refusal
-        switch.switch_pending(node, restart=False)
+    with suppress(Problem):  # refused with a message
+        switch.switch_pending(node, reboot=False)
     with suppress(Problem):
-        rollback.roll_back(node, restart=False)
+        rollback.roll_back(node, reboot=False)
     with suppress(Problem):
         commit_update(node)
     records.discard_download(system)
@@ -100,12 +100,12 @@ def everything(device: Device) -> None:
 
 
 FILES = [
-    Kept(f"{UPDATE}/pending.json"), Kept(f"{UPDATE}/history.jsonl"),
-    Kept(f"{UPDATE}/boots.jsonl"),
-    Kept(f"{UPDATE}/verdict.json"), Kept(f"{UPDATE}/floor"), Kept(f"{UPDATE}/download.json"),
-    Kept(f"{UPDATE}/download.raucb", optional=True), Kept(f"{UPDATE}/ended", optional=True),
-    Kept(f"{CLUSTER}/stamp.json"), Kept(f"{CLUSTER}/restore.json"), Kept(f"{CLUSTER}/restored.json"),
-    Kept(f"{CLUSTER}/snapshots/*/snapshot.json"),
+    StoredFile(f"{UPDATE}/pending.json"), StoredFile(f"{UPDATE}/history.jsonl"),
+    StoredFile(f"{UPDATE}/boots.jsonl"),
+    StoredFile(f"{UPDATE}/verdict.json"), StoredFile(f"{UPDATE}/floor"), StoredFile(f"{UPDATE}/download.json"),
+    StoredFile(f"{UPDATE}/download.raucb", optional=True), StoredFile(f"{UPDATE}/ended", optional=True),
+    StoredFile(f"{CLUSTER}/stamp.json"), StoredFile(f"{CLUSTER}/restore.json"), StoredFile(f"{CLUSTER}/restored.json"),
+    StoredFile(f"{CLUSTER}/snapshots/*/snapshot.json"),
 ]  # fmt: skip
 
 
@@ -126,13 +126,13 @@ def loop(path: Path) -> None:
 
 def bound(path: Path) -> None:
     path.unlink()
-    here = Path.cwd()
-    os.chdir(path.parent)  # a socket's path may have no more than 107 bytes
+    previous = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket has at most 107 bytes
     try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
+        with socket.socket(socket.AF_UNIX) as bound_socket:
+            bound_socket.bind(path.name)
     finally:
-        os.chdir(here)
+        os.chdir(previous)
 
 
 def huge(path: Path) -> None:
@@ -174,54 +174,54 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A device to copy, in memory: hundreds of them are made, and each is flushed often."""
+    """A device to copy. It is on a tmpfs, because hundreds of copies are made and flushed often."""
     with tmpfs(tmp_path_factory.mktemp("memory") / "fs", 256 * 2**20) as folder:
-        yield device_of(folder / "template").root
+        yield make_device(folder / "template").root
 
 
-CASES = [(kept, damage) for kept in FILES for damage in DAMAGES if damage != "types" or ".json" in kept.name]
+CASES = [(file, damage) for file in FILES for damage in DAMAGES if damage != "types" or ".json" in file.name]
 
 
-@pytest.mark.parametrize(("kept", "damage"), CASES, ids=lambda each: getattr(each, "name", each).rpartition("/")[2])
-def test_what_is_damaged_is_reported_and_set_aside_and_the_agent_goes_on(
-    kept: Kept, damage: str, template: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("file", "damage"), CASES, ids=lambda value: getattr(value, "name", value).rpartition("/")[2])
+def test_a_damaged_file_is_reported_and_renamed_and_the_agent_continues(
+    file: StoredFile, damage: str, template: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tmp_path = template.with_name(f"device-{len(list(template.parent.iterdir()))}")
     shutil.copytree(template, tmp_path, symlinks=True)
     device = Device(tmp_path)
-    name = kept.name
+    name = file.name
     if name.endswith(("restore.json", "restored.json")):
-        facts: dict[str, Any] = {
+        record: dict[str, Any] = {
             "snapshot": "none",
             "release": str(RELEASE),
             "revision": 1,
             "facts": {},
         }
-        device.put(name, json.dumps(facts if name.endswith("restore.json") else {"snapshot": "x"}) + "\n")
+        device.put(name, json.dumps(record if name.endswith("restore.json") else {"snapshot": "x"}) + "\n")
     [path] = tmp_path.glob(name)
     capsys.readouterr()
     DAMAGES[damage](path)
-    everything(device)
-    said = capsys.readouterr().err
+    read_everything(device)
+    errors = capsys.readouterr().err
     lines = path.suffix == ".jsonl"
-    number = kept.name.endswith("floor") and damage in ("a number", "cut", "cut by one")
+    valid_version = file.name.endswith("floor") and damage in ("a number", "cut", "cut by one")
     harmless = (
-        kept.optional
+        file.optional
         or (path.name == "restored.json" and damage == "types")
         or damage == "an empty object"
         or (lines and damage == "empty")
-        or number
+        or valid_version
     )
     if not harmless:
-        assert f"{path.name} is damaged: " in said
+        assert f"{path.name} is damaged: " in errors
         assert path.with_name(f"{path.name}.damaged").exists() or path.with_name(f"{path.name}.damaged").is_symlink()
     capsys.readouterr()
-    everything(device)
-    assert "is damaged" not in capsys.readouterr().err, "it is said once"
+    read_everything(device)
+    assert "is damaged" not in capsys.readouterr().err, "it is reported once"
 
 
 def test_good_lines_of_a_damaged_history_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    device = device_of(tmp_path)
+    device = make_device(tmp_path)
     path = device.root / UPDATE / "history.jsonl"
     good = history.read_history(device.system)
     path.write_bytes(b"\0\0\0\n" + path.read_bytes() + b'{"time": 5}\n{"event": "x", "unknown": [1]}\n{"event"')
@@ -234,12 +234,12 @@ def test_good_lines_of_a_damaged_history_are_kept(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("folder", [UPDATE, f"{CLUSTER}/snapshots", "var/lib/edge-osbuild"])
-def test_a_file_in_the_place_of_a_folder_is_set_aside(folder: str, tmp_path: Path) -> None:
-    device = device_of(tmp_path)
+def test_a_file_in_place_of_a_folder_is_renamed(folder: str, tmp_path: Path) -> None:
+    device = make_device(tmp_path)
     path = tmp_path / folder
     path.rename(tmp_path / "gone")
     path.write_bytes(b"not a folder")
-    everything(device)
+    read_everything(device)
     history.append_event(device.system, "event")
     snapshot.take_snapshot(device.system, RELEASE, "asked")
     assert path.is_dir()
@@ -247,7 +247,7 @@ def test_a_file_in_the_place_of_a_folder_is_set_aside(folder: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["uefi", "uboot"])
-def test_damaged_names_on_the_boot_partition_are_no_entries(kind: str, tmp_path: Path) -> None:
+def test_damaged_names_on_the_esp_are_not_entries(kind: str, tmp_path: Path) -> None:
     device = Device(tmp_path, kind)
     before = [asdict(entry) for entry in device.loader.read_entries(device.system)]
     folder = tmp_path / "efi" / ("EFI/Linux" if kind == "uefi" else "")
@@ -260,7 +260,7 @@ def test_damaged_names_on_the_boot_partition_are_no_entries(kind: str, tmp_path:
     status.status_lines(status.update_status(device.node))
 
 
-def test_a_state_of_u_boot_that_makes_no_sense_is_no_state() -> None:
+def test_an_invalid_boot_state_of_u_boot_is_ignored() -> None:
     good = UBootState(3, ("b", "a"))
     for variables in (
         {"GENERATION": "-1"}, {"GENERATION": "zz"}, {"BOOT_ORDER": ""}, {"BOOT_ORDER": "A A"}, {"BOOT_ORDER": "1 ?"},
@@ -277,7 +277,7 @@ def test_a_state_of_u_boot_that_makes_no_sense_is_no_state() -> None:
     assert uboot_state.newest_state([None, None]) == UBootState()
 
 
-def test_what_is_said_of_damage_can_always_be_printed(tmp_path: Path) -> None:
+def test_reports_of_damaged_files_can_always_be_printed(tmp_path: Path) -> None:
     system = System(tmp_path)
     report = Progress(output=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     (tmp_path / UPDATE).mkdir(parents=True)

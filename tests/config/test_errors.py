@@ -172,7 +172,7 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
     ("network:\n  proxy: {http: 'http://p:99999'}", "4:17", ("`http://p:99999`", "port is not valid"), "proxy.example"),
     ("network:\n  proxy: {https: 'http://[::1'}", "4:18", ("`http://[::1`", "not valid"), "proxy.example"),
     ("network:\n  bridges: [{name: '100'}]", "4:20", ("`100`", "it is a number"), "`vlan100`"),
-    ("network:\n  interfaces: [{name: default}]", "4:23", ("`default`", "something else"), "another name"),
+    ("network:\n  interfaces: [{name: default}]", "4:23", ("`default`", "special meaning"), "another name"),
     # secrets: never quoted
     ("kubernetes:\n  token: hunter2", "4:10", ("a literal value for `kubernetes.token`",), "`env:NAME`"),
     ("kubernetes:\n  token: 123456", "4:10", ("another value", "reference to a secret"), "`file:PATH`"),

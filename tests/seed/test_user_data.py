@@ -129,10 +129,10 @@ def test_the_same_value_in_both_is_no_conflict(tmp_path: Path, rules: Path) -> N
         # YAML
         ("#cloud-config\na:\n\tb: c\n", "own.yaml:3:1: found character", "YAML"),
         ("#cloud-config\n- a\n", "expected `key: value`", "YAML"),
-        ("#cloud-config\nruncmd: []\nruncmd: [id]\n", "own.yaml:3:1: `runcmd` is there twice", "keep one"),
-        ("#cloud-config\nusers:\n- name: a\n  name: b\n", "own.yaml:4:3: `name` is there twice", "keep one"),
+        ("#cloud-config\nruncmd: []\nruncmd: [id]\n", "own.yaml:3:1: `runcmd` appears twice", "keep one"),
+        ("#cloud-config\nusers:\n- name: a\n  name: b\n", "own.yaml:4:3: `name` appears twice", "keep one"),
         # keys without an effect
-        ("#cloud-config\npackages: [vim]\n", "`packages` (the root is read-only", "remove"),
+        ("#cloud-config\npackages: [vim]\n", "`packages` (the root file system is read-only", "remove"),
         ("#cloud-config\nsnap: {}\nresize_rootfs: true\n", "`resize_rootfs` (the data partition grows", "remove"),
         ("#cloud-config\nmerge_how: a\n", "`merge_how` (lists are appended", "remove"),
         # values

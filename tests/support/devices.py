@@ -122,9 +122,11 @@ class Device:
     @property
     def node(self) -> UpdateContext:
         report = Progress(output=self.output)
-        return UpdateContext(self.system, self.loader, self.cluster, report, self.restart, lambda: self.cluster.later())
+        return UpdateContext(
+            self.system, self.loader, self.cluster, report, self.request_reboot, lambda: self.cluster.later()
+        )
 
-    def restart(self) -> None:
+    def request_reboot(self) -> None:
         self.restarts += 1
 
     @property

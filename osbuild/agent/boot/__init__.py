@@ -1,1 +1,1 @@
-"""Boot loaders as the device sees them: boot entries, tries, and the switch between slots."""
+"""Access to the boot loader from the running system: boot entries, tries, and the switch between slots."""

@@ -1,4 +1,4 @@
-"""A slot's boot entry, as every boot flow has it."""
+"""Removal of boot images on the ESP."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,17 +7,17 @@ from osbuild.shared.files import sync_path
 
 
 def remove_names(paths: Iterable[Path], aside: Path) -> None:
-    """Remove names that may be those of one file: what a power cut within a rename leaves (see
-    `osbuild.agent.boot.systemd_boot`).
+    """Remove files that may be several names of one file; `aside` is a name that no boot loader reads.
 
-    The first of them that goes frees the blocks of all. A power cut then must not leave one that is booted, or one
-    alone that the bundle's hook keeps to copy from, while what it writes gets these blocks. So the last one gets the
-    name `aside` before, which no boot loader takes, and the hook never keeps. Raises `OSError`.
+    Raises `OSError`.
     """
-    there = [path for path in paths if path.exists()]
-    if len(there) > 1 and not aside.exists():
-        there[-1] = there[-1].rename(aside)
+    # After a power cut during a rename on FAT, two names may share the same blocks (see `systemd_boot`), and removing
+    # the first name frees the blocks of both. After a second power cut here, the remaining name must neither be
+    # bootable nor be a name that the bundle's hook copies from. So the last name is renamed to `aside` first.
+    present = [path for path in paths if path.exists()]
+    if len(present) > 1 and not aside.exists():
+        present[-1] = present[-1].rename(aside)
         sync_path(aside.parent)
-    for path in there:
+    for path in present:
         path.unlink()
     sync_path(aside.parent)

@@ -1,15 +1,15 @@
-"""Boot entries of systemd-boot: files on the EFI system partition, counted in their names (systemd-boot(7)).
+"""Boot entries of systemd-boot: files on the ESP whose names contain the boot counter (systemd-boot(7)).
 
-`edge-GENERATION-SLOT+LEFT-DONE.efi`. Entries that have tries left, or were found good, come before those that have
-none, and among them the highest generation is booted: systemd-boot compares names, since nothing else in our entries
-differs that it sorts by. So every change of the choice is one rename to the next generation, and no EFI variable is
-written: what LoaderEntryDefault names would be booted without a try left, too.
+The names are `edge-GENERATION-SLOT+LEFT-DONE.efi`. systemd-boot sorts entries by name, because our entries differ in no
+other field that it sorts by. It starts the highest generation among the entries that are good or have tries left; if
+there is none, the highest generation of all. So every switch is one rename to the next generation. EFI variables are
+not written: systemd-boot would start the entry named in LoaderEntryDefault even if it has no try left.
 
-The partition is mounted with `dirsync`: Linux writes a file's new name before it removes the old one. A power cut
-within a rename leaves
-- the new name with a file that is empty, which no boot loader takes, nor does anything here, or
-- both names for the same blocks. All is well as long as neither is removed while the other is in use, for that would
-  free the blocks of both. So a second name stays until the slot gets other contents; then all its names go at once.
+The ESP is mounted with `dirsync`, so Linux writes the new name of a file before it removes the old one. A power cut
+during a rename leaves one of two states:
+- The new name is an empty file. Boot loaders and this module ignore it.
+- Both names share the same blocks. Removing one of them would free the blocks of both, so both are kept until the slot
+  gets new contents. Then all names are removed together.
 """
 
 import errno
@@ -24,12 +24,12 @@ from osbuild.shared.files import sync_path
 from osbuild.shared.uefi_entries import TRIES, choose_slot, entry_by_slot, parse_entry_name
 
 ENTRIES = "/efi/EFI/Linux"
-# The boot loader's variables (Boot Loader Interface); the path of the entry that was booted, if it had a counter.
+# EFI variable with the path of the booted entry, if that entry has a counter (systemd's Boot Loader Interface).
 COUNTED = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
 
 class SystemdBootLoader:
-    """See `osbuild.agent.boot.loader.Flow`."""
+    """Implements `osbuild.agent.boot.loader.BootLoader`."""
 
     def read_entries(self, system: System) -> list[BootEntry]:
         return [entry for _, entry in sorted(entry_by_slot(readable_entries(system)).items())]
@@ -40,7 +40,7 @@ class SystemdBootLoader:
     def bless(self, system: System, slot: str) -> None:
         entry = entry_by_slot(list_entries(system)).get(slot)
         if entry is None:
-            raise nothing_to_boot(slot)
+            raise missing_boot_image(slot)
         if entry.left is not None:
             rename_entry(system, entry.file, f"edge-{entry.generation}-{slot}.efi")
 
@@ -51,9 +51,9 @@ class SystemdBootLoader:
         entries = list_entries(system)
         highest = max((entry.generation for entry in entries), default=0)
         mine = entry_by_slot(entries).get(slot)
-        # A staged file beside an entry is what a power cut left of the switch: two names for one file.
+        # If there are both a staged file and an entry, a power cut has interrupted the switch: they share their blocks.
         if mine is None and not staged_path(system, slot).is_file():
-            raise nothing_to_boot(slot)
+            raise missing_boot_image(slot)
         if mine and choose_slot(entries) == slot and mine.generation == highest and mine.left in (None, TRIES):
             return
         source = mine.file if mine else staged_path(system, slot).name
@@ -61,29 +61,29 @@ class SystemdBootLoader:
 
     def reject(self, system: System, slot: str) -> None:
         mine = [entry for entry in list_entries(system) if entry.slot == slot]
-        waiting, spare = staged_path(system, slot), staged_path(system, slot).with_suffix(".spare")
-        if waiting.exists() and not (mine or spare.exists()):
-            rename_entry(system, waiting.name, spare.name)
-        elif waiting.exists() or len(mine) > 1:
+        staged, spare = staged_path(system, slot), staged_path(system, slot).with_suffix(".spare")
+        if staged.exists() and not (mine or spare.exists()):
+            rename_entry(system, staged.name, spare.name)
+        elif staged.exists() or len(mine) > 1:
             entries = (system.path(ENTRIES) / entry.file for entry in mine)
-            remove_names([*entries, waiting, spare], waiting.with_suffix(".partial"))
+            remove_names([*entries, staged, spare], staged.with_suffix(".partial"))
         elif mine and mine[0].left != 0:
             rename_entry(system, mine[0].file, f"edge-{mine[0].generation}-{slot}+0-{mine[0].done}.efi")
 
 
 def list_entries(system: System) -> list[BootEntry]:
-    """Every entry that a boot loader can take, several of a slot among them. Raises `OSError`."""
-    found = []
+    """All bootable entries. A slot may have several. Raises `OSError`."""
+    entries = []
     with os.scandir(system.path(ENTRIES)) as files:
         for file in files:
-            with suppress(FileNotFoundError):  # renamed by another process just now
+            with suppress(FileNotFoundError):  # another process may rename the file at this moment
                 if (entry := parse_entry_name(file.name)) and file.is_file() and file.stat().st_size:
-                    found.append(entry)
-    return sorted(found, key=lambda entry: entry.file)
+                    entries.append(entry)
+    return sorted(entries, key=lambda entry: entry.file)
 
 
 def readable_entries(system: System) -> list[BootEntry]:
-    """The same; none where they can't be read."""
+    """All bootable entries; empty if the ESP cannot be read."""
     try:
         return list_entries(system)
     except OSError:
@@ -91,23 +91,23 @@ def readable_entries(system: System) -> list[BootEntry]:
 
 
 def staged_path(system: System, slot: str) -> Path:
-    """What an installation leaves to be switched to; no boot loader takes it."""
+    """The boot image that an installation has staged. No boot loader reads this name."""
     return system.path(ENTRIES) / f"edge-{slot}.efi.staged"
 
 
-def nothing_to_boot(slot: str) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, "there is nothing to boot", f"slot {slot}")
+def missing_boot_image(slot: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "it has no boot image", f"slot {slot}")
 
 
 def rename_entry(system: System, old: str, new: str) -> None:
-    """Give a file another name, on the disk when this returns."""
+    """Rename a file on the ESP and wait until the change is on the disk. Raises `OSError`."""
     folder = system.path(ENTRIES)
-    os.rename(folder / old, folder / new)  # noqa: PTH104 - rename(2) replaces an empty file that a power cut has left
+    os.rename(folder / old, folder / new)  # noqa: PTH104 - rename(2) replaces an empty file left by a power cut
     sync_path(folder)
 
 
 def read_efi_variable(system: System, name: str) -> str:
-    """An EFI variable's text: four bytes of attributes, then UTF-16 (kernel documentation, efivarfs)."""
+    """The text of an EFI variable, empty if there is none: 4 bytes of attributes, then UTF-16 (kernel, efivarfs)."""
     try:
         data = system.path(name).read_bytes()
     except OSError:

@@ -1,7 +1,7 @@
-"""Boot entries of boards with U-Boot: images on the boot partition, counted in the slots' state beside it.
+"""Boot entries of U-Boot boards: boot images on the ESP, and a boot state in the partition `uboot-env`.
 
-What was staged gets its name while the slot has no try: it is started once the state says so, which is one write. What
-a power cut leaves of a rename is as `osbuild.agent.boot.systemd_boot` says.
+A switch first sets the tries of the slot to 0, then renames the staged boot image, then gives the slot its tries with
+one atomic write. For the effect of a power cut on a rename, see `osbuild.agent.boot.systemd_boot`.
 """
 
 import errno
@@ -18,11 +18,11 @@ from osbuild.shared.uboot_state import BootCounter
 IMAGES = "/efi"
 NAME = re.compile(r"edge-[a-z]\.img")
 TRIES = re.compile(r"([0-9a-f]+)-([0-9a-f]+)")
-ROOT = "/sys/block/dm-0/slaves"  # the partitions below the root that dm-verity checks
+ROOT = "/sys/block/dm-0/slaves"  # the partitions below the dm-verity device of the root file system
 
 
 class UBootLoader:
-    """See `osbuild.agent.boot.loader.Flow`."""
+    """Implements `osbuild.agent.boot.loader.BootLoader`."""
 
     def read_entries(self, system: System) -> list[BootEntry]:
         try:
@@ -34,7 +34,7 @@ class UBootLoader:
         return [BootEntry(names[slot], slot, counter.left, counter.done) for slot, counter in counters.items()]
 
     def booted_entry(self, system: System) -> BootEntry | None:
-        """boot.scr adds `edge.tries=LEFT-DONE` to the kernel command line of a boot that it counts."""
+        """The entry from `edge.tries=LEFT-DONE`, which boot.scr adds to the kernel command line of a counted boot."""
         slot, match = system.argument("edge.slot"), TRIES.fullmatch(system.argument("edge.tries") or "")
         return BootEntry(f"edge-{slot}.img", slot, int(match[1], 16), int(match[2], 16)) if slot and match else None
 
@@ -51,8 +51,9 @@ class UBootLoader:
         image, staged = boot_image_paths(system, slot)
         if slot not in list_boot_images(system):
             if not staged.is_file():
-                raise FileNotFoundError(errno.ENOENT, "there is nothing to boot", f"slot {slot}")
-            # No tries done either: with those of an earlier image a cut here would look as if this one had failed.
+                raise FileNotFoundError(errno.ENOENT, "it has no boot image", f"slot {slot}")
+            # `done` is reset too. Otherwise, after a power cut here, the failures of the previous image would count
+            # for the new one.
             uboot_state.change_state(
                 find_state_partition(system), lambda state: state.with_counter(slot, BootCounter(0))
             )
@@ -72,24 +73,22 @@ class UBootLoader:
 
 
 def list_boot_images(system: System) -> dict[str, str]:
-    """Slot -> name of its image, of those that are there and not empty. Raises `OSError`."""
+    """Slot -> name of its boot image, for all images that are not empty. Raises `OSError`."""
     paths = [path for path in system.path(IMAGES).iterdir() if NAME.fullmatch(path.name)]
     return {path.stem.removeprefix("edge-"): path.name for path in paths if path.is_file() and path.stat().st_size}
 
 
 def boot_image_paths(system: System, slot: str) -> tuple[Path, Path]:
-    """A slot's image, and what an installation leaves to be switched to."""
+    """The boot image of a slot, and the staged boot image."""
     return system.path(IMAGES) / f"edge-{slot}.img", system.path(IMAGES) / f"edge-{slot}.img.staged"
 
 
 def find_state_partition(system: System) -> Path:
-    """The partition with the slots' state, on the disk that the root is on. Raises `OSError` where there is none.
-
-    Not by its label: a second card in the machine may have the same one.
-    """
+    """The partition `uboot-env` on the disk of the root file system. Raises `OSError` if there is none."""
+    # Not searched by its label: a second card in the device may have the same label.
     for part in system.path(ROOT).iterdir():
-        for entry in (part.resolve() / "..").resolve().glob("*/uevent"):
-            metadata = dict(line.partition("=")[::2] for line in entry.read_text().splitlines())
-            if metadata.get("PARTNAME") == uboot_state.PARTITION:
-                return system.path("/dev") / metadata["DEVNAME"]
-    raise FileNotFoundError(2, "no such partition beside the root", uboot_state.PARTITION)
+        for uevent in (part.resolve() / "..").resolve().glob("*/uevent"):
+            fields = dict(line.partition("=")[::2] for line in uevent.read_text().splitlines())
+            if fields.get("PARTNAME") == uboot_state.PARTITION:
+                return system.path("/dev") / fields["DEVNAME"]
+    raise FileNotFoundError(2, "the disk of the root file system has no such partition", uboot_state.PARTITION)

@@ -1,7 +1,7 @@
 """`edge-agent network`: render network-config of the seed before systemd-networkd starts.
 
-What fails here costs the network only: the last configuration that worked is used, or else DHCP on every Ethernet
-interface, and both are reported.
+If that fails, the last configuration that worked is used, or else DHCP on every Ethernet interface. The problem is
+reported, and the boot continues.
 """
 
 import argparse
@@ -19,20 +19,20 @@ from osbuild.agent.network.netplan import RenderedNetwork, render_network
 from osbuild.agent.system import System
 from osbuild.shared.files import write_file
 
-GIVEN = "/run/edge-osbuild/seed/network-config"  # of the seed of this boot
+CURRENT = "/run/edge-osbuild/seed/network-config"  # from the seed of this boot
 STORED = "/var/lib/edge-osbuild/network/network-config"
 SCRATCH = "/run/edge-osbuild/netplan"
 FALLBACK = "/run/systemd/network/88-edge-fallback.network"
-# Every physical Ethernet interface that no other file names. The file of the image may be masked by a seed.
+# DHCP on every physical Ethernet interface that no other file matches. A seed may mask the file of the image.
 DHCP = "[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\n\n[Link]\nRequiredForOnline=no\n"
 RESULT = "/run/edge-osbuild/network.json"
 SETTLE_SECONDS = 10  # seconds for drivers to bring up interfaces that the configuration names
 
 
 def configure_network(system: System) -> list[Problem]:
-    """Install the files for the network of this boot in /run; returns everything that is wrong with the seed's."""
+    """Install the network files of this boot in /run. Returns all problems of the network-config."""
     try:
-        data = system.path(GIVEN).read_bytes()
+        data = system.path(CURRENT).read_bytes()
     except OSError:
         return []
     problems: list[Problem] = []
@@ -63,7 +63,7 @@ def configure_network(system: System) -> list[Problem]:
 
 
 def render_document(data: bytes, system: System) -> RenderedNetwork:
-    """Render network-config in a new scratch folder. Raises `Problem` for whatever happens."""
+    """Render network-config in a new scratch folder. Raises `Problem` for every kind of failure."""
     scratch = system.path(SCRATCH)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, mode=0o700)
@@ -73,44 +73,44 @@ def render_document(data: bytes, system: System) -> RenderedNetwork:
         raise Problem(f"netplan did not run: {error}", where="network-config") from error
     except Problem:
         raise
-    except Exception as error:  # whatever a file does to the parser, the node must have a network
-        raise Problem(f"can't be rendered: {type(error).__name__}", where="network-config") from error
+    except Exception as error:  # the node needs a network even if the file makes the parser fail
+        raise Problem(f"cannot be rendered: {type(error).__name__}", where="network-config") from error
 
 
 def render_stored(data: bytes, problems: list[Problem], system: System) -> RenderedNetwork | None:
-    """What the last good network-config renders to, None if there is none; adds what is used to `problems`."""
-    kept = system.path(STORED)
+    """Render the stored network-config; None if there is none. Adds a problem that says what is used instead."""
+    stored = system.path(STORED)
     try:
-        if kept.is_file() and (before := kept.read_bytes()) != data:
-            rendered = render_document(before, system)
+        if stored.is_file() and (stored_data := stored.read_bytes()) != data:
+            rendered = render_document(stored_data, system)
             problems.append(Problem("not used: the network has its last working configuration", where="network-config"))
             return rendered
     except (OSError, Problem):
-        pass  # as if there were none
+        pass  # treated as missing
     problems.append(Problem("not used: DHCP on every Ethernet interface instead", where="network-config"))
     return None
 
 
 def store_document(data: bytes, system: System) -> None:
-    """Store network-config for boots whose seed has one that can't be used. A full disk costs this copy only."""
-    kept = system.path(STORED)
+    """Store a network-config that works, for later boots with an invalid one. A failure is only reported."""
+    stored = system.path(STORED)
     try:
-        if not kept.is_file() or kept.read_bytes() != data:
-            write_file(kept, data, 0o600)
+        if not stored.is_file() or stored.read_bytes() != data:
+            write_file(stored, data, 0o600)
     except OSError as error:
         print(f"<4>network-config could not be stored: {error}", file=sys.stderr)
 
 
 def write_dhcp_fallback(system: System) -> None:
-    """Ask for an address on every physical Ethernet interface that has no configuration."""
+    """Configure DHCP on every physical Ethernet interface that has no other configuration."""
     path = system.path(FALLBACK)
     make_readable_folder(path.parent)
     path.write_text(DHCP)
-    path.chmod(0o644)  # systemd-networkd is not root, and this unit's umask is none of its business
+    path.chmod(0o644)  # systemd-networkd does not run as root, and this unit has a strict umask
 
 
 def make_readable_folder(path: Path) -> None:
-    """Make a folder of /run that everyone may read, if there is none."""
+    """Create a folder that every user may read, with its parents, if it does not exist."""
     if not path.is_dir():
         make_readable_folder(path.parent)
         path.mkdir()
@@ -118,7 +118,7 @@ def make_readable_folder(path: Path) -> None:
 
 
 def install_files(rendered: RenderedNetwork, system: System) -> None:
-    """Copy the files to /run, with modes and owners, and have udev and systemd read theirs."""
+    """Move the files to /run with their modes and owners, and make udev and systemd read them."""
     for name in rendered.files:
         source, target = rendered.folder / name, system.path("/run") / name
         make_readable_folder(target.parent)
@@ -139,7 +139,7 @@ def install_files(rendered: RenderedNetwork, system: System) -> None:
 
 
 def run_command(*arguments: str) -> None:
-    """Run a program; what it says is in the journal, and the network is configured without it."""
+    """Run a program whose output goes to the journal. A failure to start it is only reported."""
     try:
         subprocess.run(arguments, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -147,17 +147,17 @@ def run_command(*arguments: str) -> None:
 
 
 def list_interfaces(system: System) -> dict[str, str]:
-    """name -> MAC address of each physical interface that exists now."""
-    every = system.path("/sys/class/net")
+    """Name -> MAC address of each physical interface that exists now."""
+    folder = system.path("/sys/class/net")
     return {
         path.name: system.text(f"/sys/class/net/{path.name}/address").strip()
-        for path in (every.iterdir() if every.is_dir() else ())
+        for path in (folder.iterdir() if folder.is_dir() else ())
         if (path / "device").exists()
     }
 
 
 def missing_interfaces(rendered: RenderedNetwork, system: System) -> list[str]:
-    """Labels of interfaces that don't exist, after drivers had time to bring them up."""
+    """Labels of configured interfaces that do not exist, after waiting for their drivers."""
     absent = unmatched(rendered.physical, list_interfaces(system))
     if absent:
         run_command("udevadm", "settle", f"--timeout={SETTLE_SECONDS}")
@@ -165,11 +165,11 @@ def missing_interfaces(rendered: RenderedNetwork, system: System) -> list[str]:
     return absent
 
 
-def unmatched(wanted: Sequence[tuple[str, str | None, str | None]], present: dict[str, str]) -> list[str]:
-    """Labels of `wanted` that fit none of the interfaces `present` (name -> MAC address)."""
+def unmatched(configured: Sequence[tuple[str, str | None, str | None]], present: dict[str, str]) -> list[str]:
+    """Labels of `configured` interfaces that match none of those `present` (name -> MAC address)."""
     return [
         label if mac is None else f"{label} ({mac})"
-        for label, pattern, mac in wanted
+        for label, pattern, mac in configured
         if not any(
             (mac is None or mac == address.lower()) and (pattern is None or fnmatch.fnmatchcase(name, pattern))
             for name, address in present.items()

@@ -12,7 +12,7 @@ from osbuild.agent.update.pending import INSTALLED, PendingUpdate
 LIKE_INSTALL = "`edge-agent update install` puts an image there"
 
 
-def roll_back(node: UpdateContext, *, restart: bool) -> None:
+def roll_back(node: UpdateContext, *, reboot: bool) -> None:
     """Switch to the other slot, or take back a switch that was not booted yet. Raises `Problem`."""
     with update_lock(node.system):
         boot, update = node.read_boot(), pending.load_pending(node.system)
@@ -28,7 +28,7 @@ def roll_back(node: UpdateContext, *, restart: bool) -> None:
             node.progress.report_event("cluster", text)
         if update and update.target == boot.slot:  # it is over once the other slot runs
             back = replace(back, facts={pending.GIVEN_UP: asdict(update)})
-        switch.switch_slot(node, back, restart=restart)
+        switch.switch_slot(node, back, reboot=reboot)
 
 
 def check_other_slot(node: UpdateContext, update: PendingUpdate | None) -> None:
@@ -82,5 +82,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     need_root()
     handle_signals()
-    roll_back(this_device(), restart=not options.no_reboot)
+    roll_back(this_device(), reboot=not options.no_reboot)
     return 0

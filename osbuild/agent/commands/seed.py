@@ -33,7 +33,7 @@ def main(options: argparse.Namespace) -> int:
     if options.step == "show":
         return show_seed(system, as_json=options.json)
     if options.step == "apply":
-        return apply_file(system, options.file, restart=options.reboot)
+        return apply_file(system, options.file, reboot=options.reboot)
     if options.step == "blame":
         from osbuild.agent.seed import etc_changes
 
@@ -57,17 +57,17 @@ def show_seed(system: System, *, as_json: bool) -> int:
     return 1 if report.errors else 0
 
 
-def apply_file(system: System, path: Path, *, restart: bool) -> int:
+def apply_file(system: System, path: Path, *, reboot: bool) -> int:
     """Replace the seed of this node."""
+    from osbuild.agent import systemd
     from osbuild.agent.seed.replacement import replace_seed
-    from osbuild.agent.systemd import reboot
     from osbuild.agent.update.context import need_root
 
     need_root()
     accepted = replace_seed(system, path)
     for line in accepted.warnings:
         print(f"seed warning: {line}")
-    print("stored; it counts from the next boot on" + ("" if restart else ": `sudo systemctl reboot`"))
-    if restart:
-        reboot()
+    print("stored; it counts from the next boot on" + ("" if reboot else ": `sudo systemctl reboot`"))
+    if reboot:
+        systemd.reboot()
     return 0

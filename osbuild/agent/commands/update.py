@@ -71,7 +71,7 @@ def main(options: argparse.Namespace) -> int:
         if options.action == "switch":
             from osbuild.agent.update.switch import switch_pending
 
-            switch_pending(node, restart=not options.no_reboot)
+            switch_pending(node, reboot=not options.no_reboot)
             return 0
         from osbuild.agent.update.install import InstallOptions, install_bundle
 

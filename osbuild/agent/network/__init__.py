@@ -1,1 +1,1 @@
-"""The node's network: network-config of its seed, rendered by netplan for systemd-networkd."""
+"""The network of the node: network-config of the seed, rendered by netplan for systemd-networkd."""

@@ -1,7 +1,7 @@
-"""network-config as text: parsed with the position of every value, and written again for netplan.
+"""network-config, parsed with the position of every value, and written again for netplan.
 
-netplan names the line and column of an error. The text for netplan has one value on each line, so that this position
-leads back to the position in the seed.
+netplan reports the line of an error in its own input. That input has one value per line, so each line can be mapped to
+a position in the seed.
 """
 
 import json
@@ -13,7 +13,8 @@ from osbuild.agent.errors import Problem
 from osbuild.shared.pyyaml import import_yaml, loader
 from osbuild.shared.quoting import quoted
 
-BAD = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+# Control characters, line separators, surrogates and byte order marks.
+FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Value:
     position: Position
 
     def plain(self) -> Any:
-        """The value as Python has it, without positions."""
+        """The value without positions: dict, list, str or None."""
         if isinstance(self.data, dict):
             return {name: value.plain() for name, (_, value) in self.data.items()}
         return [value.plain() for value in self.data] if isinstance(self.data, tuple) else self.data
@@ -48,7 +49,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Document:
-    """A network-config: `value` without `network:` around it, and what in it does not count."""
+    """A network-config: `value` is the part below `network:`; `problems` lists entries without effect."""
 
     value: Value
     problems: tuple[Problem, ...] = ()
@@ -59,35 +60,39 @@ def parse_document(data: bytes) -> Document:
     yaml = import_yaml()
     try:
         text = data.decode("utf-8-sig")
-        read = loader()(text)
-        root = read.get_single_node()
-        value = Value({}, Position(1, 1)) if root is None else _value(root, read)
+        yaml_loader = loader()(text)
+        root = yaml_loader.get_single_node()
+        value = Value({}, Position(1, 1)) if root is None else _value(root, yaml_loader)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
-        place = Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
-        raise Problem("has a character that is not allowed in YAML", where=str(place), hint="remove it") from None
+        position = Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise Problem("contains a character that YAML does not allow", where=str(position), hint="remove it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = str(_position(mark)) if mark else "network-config"
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-        raise Problem(f"does not parse: {reason}", where=where, hint="write YAML, indented with spaces") from None
+        raise Problem(
+            f"is not valid YAML: {reason}", where=where, hint="correct the syntax; indent with spaces"
+        ) from None
     except UnicodeDecodeError as error:
         raise Problem("is not UTF-8 text", where=f"network-config, byte {error.start}") from None
     if not isinstance(value.data, dict):
         raise Problem("is not a mapping", where=str(value.position), hint="begin with `version: 2`")
     problems = [
         Problem(
-            f"{quoted(key)} is there twice, and only the last counts", where=str(_position(mark)), hint="remove one"
+            f"{quoted(key)} appears twice; only the last one has an effect",
+            where=str(_position(mark)),
+            hint="remove one",
         )
-        for key, mark in read.repeated
+        for key, mark in yaml_loader.repeated
     ]
     wrapped = value.get("network")
     if wrapped is None or not isinstance(wrapped.data, dict):
         return Document(value, tuple(problems))
-    hint = "indent it, so that it is below `network`"
+    hint = "indent it so that it is below `network`"
     problems += [
-        Problem(f"{quoted(name)} beside `network` does not count", where=str(place), hint=hint)
-        for name, (place, _) in value.data.items()
+        Problem(f"{quoted(name)} beside `network` has no effect", where=str(position), hint=hint)
+        for name, (position, _) in value.data.items()
         if name != "network"
     ]
     return Document(wrapped, tuple(problems))
@@ -97,46 +102,48 @@ def _position(mark: Any) -> Position:
     return Position(mark.line + 1, mark.column + 1)
 
 
-def _value(node: Any, read: Any) -> Value:
-    """A node of PyYAML, which `read` has limited in size, as a value."""
+def _value(node: Any, yaml_loader: Any) -> Value:
+    """Convert a node of PyYAML. `yaml_loader` has limited its size and depth."""
     position = _position(node.start_mark)
     if node.id == "scalar":
-        # As text, which is how netplan reads it: for YAML 1.1, `52:54:00:12:34:56` is a number and `no` a boolean.
+        # netplan reads scalars as text. In YAML 1.1, `52:54:00:12:34:56` would be a number and `no` a boolean.
         return Value(None if node.tag.endswith(":null") else _text(node), position)
     if node.id == "sequence":
-        return Value(tuple(_value(item, read) for item in node.value), position)
-    read.flatten_mapping(node)
+        return Value(tuple(_value(item, yaml_loader) for item in node.value), position)
+    yaml_loader.flatten_mapping(node)
     entries: dict[str, tuple[Position, Value]] = {}
     for key, item in node.value:
         if key.id != "scalar":
-            raise Problem("a list or mapping is no name", where=str(_position(key.start_mark)), hint="write a word")
-        entries[_text(key)] = (_position(key.start_mark), _value(item, read))
+            raise Problem(
+                "a list or mapping cannot be a name", where=str(_position(key.start_mark)), hint="write a text"
+            )
+        entries[_text(key)] = (_position(key.start_mark), _value(item, yaml_loader))
     return Value(entries, position)
 
 
 def _text(node: Any) -> str:
-    """The text of a scalar. Raises `Problem` for characters that would end a line in the files that netplan writes."""
+    """The text of a scalar. Raises `Problem` for characters that would break the line-based files of netplan."""
     text = str(node.value)
-    if bad := BAD.search(text):
-        message = f"the character U+{ord(bad.group()):04X} can't be part of a name or value"
+    if forbidden := FORBIDDEN.search(text):
+        message = f"the character U+{ord(forbidden.group()):04X} is not allowed in a name or value"
         raise Problem(message, where=str(_position(node.start_mark)), hint="remove it")
     return text
 
 
 class NetplanWriter:
-    """Writes values as JSON, one scalar or name on each line, and remembers the position of each line."""
+    """Writes values as JSON, one scalar or name per line, and records the position that each line has in the seed."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.positions: list[Position] = []
 
     def text(self, value: Value) -> str:
-        """The text of a whole document."""
+        """The text of a document. Call it once per writer."""
         self._write("", value, "")
         return "\n".join(self.lines) + "\n"
 
     def position(self, line: int) -> Position | None:
-        """The position of what stands on `line` of the text, counted from 1."""
+        """The position in the seed of a line of the text, counted from 1; None if there is no such line."""
         return self.positions[line - 1] if 0 < line <= len(self.positions) else None
 
     def _add(self, text: str, position: Position) -> None:
@@ -147,9 +154,9 @@ class NetplanWriter:
         data, position = value.data, value.position
         if isinstance(data, dict):
             self._add(before + "{", position)
-            for number, (name, (place, item)) in enumerate(data.items()):
+            for number, (name, (name_position, item)) in enumerate(data.items()):
                 comma = "," if number + 1 < len(data) else ""
-                self._add(f"{_scalar(name)}:", place)
+                self._add(f"{_scalar(name)}:", name_position)
                 self._write("", item, comma)
             self._add("}" + after, position)
         elif isinstance(data, tuple):
@@ -166,7 +173,7 @@ def _scalar(data: Any) -> str:
 
 
 def value_at(data: Any, position: Position) -> Value:
-    """Plain data as a value, everything in it at one position."""
+    """Plain data as a value; all of it gets the same position."""
     if isinstance(data, dict):
         return Value({name: (position, value_at(item, position)) for name, item in data.items()}, position)
     if isinstance(data, list | tuple):

@@ -1,4 +1,4 @@
-"""Values of version 1 of network-config, each as version 2 has it."""
+"""Values of version 1 of network-config, converted to version 2."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from osbuild.agent.network.document import Position, Value
 from osbuild.shared.quoting import quoted
 
 BOND_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
-PREFIX = {4: 24, 6: 64}  # cloud-init's, of an address without netmask
+PREFIX = {4: 24, 6: 64}  # the default of cloud-init for an address without netmask
 
 
 def listed(value: Any) -> list[Any]:
-    """A list, or a text with blanks or commas between its items."""
+    """The items of a list, or of a text that separates them by blanks or commas."""
     if value is None:
         return []
     return value.replace(",", " ").split() if isinstance(value, str) else value if isinstance(value, list) else [value]
 
 
 def truth(value: Any) -> bool:
-    """A boolean in any of its spellings."""
+    """The boolean of `true`, `1`, `on` or `yes` in any case; everything else is False."""
     return str(value).lower() in ("true", "1", "on", "yes")
 
 
@@ -39,7 +39,7 @@ def address(item: Value, entry: Mapping[str, Any]) -> ipaddress.IPv4Interface | 
 
 
 def prefix_length(netmask: Any, version: int) -> int:
-    """Prefix length of a netmask, or of a prefix length, cloud-init's if there is none. Raises `ValueError`."""
+    """The prefix length of a netmask or prefix length; the default of cloud-init without one. Raises `ValueError`."""
     if netmask in (None, ""):
         return PREFIX[version]
     if ":" in str(netmask):
@@ -48,7 +48,7 @@ def prefix_length(netmask: Any, version: int) -> int:
 
 
 def default_route(item: Value, gateway: str, address: Any, metric: Any) -> dict[str, Any]:
-    """The route by a subnet's gateway. Raises `Problem`."""
+    """The default route through the gateway of a subnet. Raises `Problem`."""
     try:
         inside = ipaddress.ip_address(gateway) in address.network
     except ValueError:
@@ -71,7 +71,7 @@ def route(item: Value, entry: Mapping[str, Any]) -> dict[str, Any]:
             text = f"{text}/{prefix_length(length, ipaddress.ip_address(text).version)}"
         target = str(ipaddress.ip_network(text, strict=False))
     except ValueError:
-        hint = "a route has `destination` with a netmask or prefix length, and `gateway`"
+        hint = "write `destination` with a netmask or prefix length, and `gateway`"
         raise Problem("is not a route", where=str(item.position), hint=hint) from None
     metric = {} if entry.get("metric") is None else {"metric": entry["metric"]}
     return {"to": target, "via": via, **metric}
@@ -82,14 +82,14 @@ def within(gateway: str, network: Any) -> bool:
     return ipaddress.ip_address(gateway) in network
 
 
-def resolving(every: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The interfaces that name servers of no interface are for: static ones without their own, or else every one."""
-    static = [name for name, made in every.items() if "addresses" in made and "nameservers" not in made]
-    return static or [name for name, made in every.items() if "dhcp4" in made or "dhcp6" in made]
+def resolving_interfaces(interfaces: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The interfaces that get the global name servers: static ones without name servers, or else those with DHCP."""
+    static = [name for name, entry in interfaces.items() if "addresses" in entry and "nameservers" not in entry]
+    return static or [name for name, entry in interfaces.items() if "dhcp4" in entry or "dhcp6" in entry]
 
 
 def parameter(name: str, value: Value, position: Position) -> Any:
-    """The value of a bond's or bridge's parameter, called `name` in version 2. Raises `Problem`."""
+    """The value of a parameter of a bond or bridge. `name` is its name in version 2. Raises `Problem`."""
     plain = value.plain()
     if name == "mode" and str(plain).isdecimal() and int(plain) < len(BOND_MODES):
         return BOND_MODES[int(plain)]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from osbuild.agent import systemd
 from osbuild.agent.boot.loader import Boot, BootLoader, boot_loader
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
-from osbuild.agent.systemd import reboot, start_uncordon
 from osbuild.agent.update import boot_records
 from osbuild.agent.update.cluster import Cluster, load_cluster
 from osbuild.agent.update.progress import Progress
@@ -24,14 +24,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class UpdateContext:
-    """`restart` asks for a reboot and returns, `later` for what `Cluster.rejoin` could not do now."""
+    """`reboot` asks for a reboot and returns, `later` for what `Cluster.rejoin` could not do now."""
 
     system: System
     boot_loader: BootLoader
     cluster: Cluster | None = None
     progress: Progress = field(default_factory=Progress)
-    restart: Callable[[], None] = reboot
-    later: Callable[[], None] = start_uncordon
+    reboot: Callable[[], None] = systemd.reboot
+    later: Callable[[], None] = systemd.start_uncordon
 
     @property
     def slot(self) -> str:

@@ -73,7 +73,7 @@ def install_bundle(node: UpdateContext, source: str, options: InstallOptions) ->
         else:
             node.progress.report_event("installed", f"{update.title} is installed already")
         if options.switch:
-            switch.switch_slot(node, update, restart=options.reboot)
+            switch.switch_slot(node, update, reboot=options.reboot)
         else:
             node.progress.report_event(
                 "waiting", "not switched to: `edge-agent update switch` does that", slot=update.target

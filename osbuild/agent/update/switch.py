@@ -16,7 +16,7 @@ def drain_deadline(node: UpdateContext) -> float:
     return float((node.system.image().get("update") or {}).get("drain_deadline", DRAIN))
 
 
-def switch_slot(node: UpdateContext, update: PendingUpdate, *, restart: bool) -> None:
+def switch_slot(node: UpdateContext, update: PendingUpdate, *, reboot: bool) -> None:
     """Switch to `found.target`, which is whole. Raises `Problem` where that can't be done; then nothing has changed."""
     system, report = node.system, node.progress
     try:
@@ -40,9 +40,9 @@ def switch_slot(node: UpdateContext, update: PendingUpdate, *, restart: bool) ->
     report.report_event(
         "switched", f"{update.title} is booted next", version=update.after.get("version"), slot=update.target
     )
-    if restart:
+    if reboot:
         report.report_event("reboot", "rebooting")
-        node.restart()
+        node.reboot()
     else:
         report.report_event("waiting", "reboot to try it")
 
@@ -95,7 +95,7 @@ def withdraw_switch(node: UpdateContext, update: PendingUpdate) -> None:
     node.progress.report_event("withdrawn", f"{update.title} is not booted: slot {node.slot} goes on", slot=node.slot)
 
 
-def switch_pending(node: UpdateContext, *, restart: bool) -> None:
+def switch_pending(node: UpdateContext, *, reboot: bool) -> None:
     """Switch to what is installed, or reboot into what is switched to already. Raises `Problem`."""
     with update_lock(node.system):
         update = pending.load_pending(node.system)
@@ -109,7 +109,7 @@ def switch_pending(node: UpdateContext, *, restart: bool) -> None:
             raise Problem(f"slot {node.slot} is still on trial itself", hint=hint)
         if update.stage == SWITCHED and node.boot_loader.next_slot(node.system) == update.target:
             node.progress.report_event("switched", f"{update.title} is booted next", slot=update.target)
-            if restart:
-                node.restart()
+            if reboot:
+                node.reboot()
             return
-        switch_slot(node, update, restart=restart)
+        switch_slot(node, update, reboot=reboot)

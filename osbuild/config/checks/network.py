@@ -67,7 +67,7 @@ def _unique(links: Sequence[StatedLink], where: Where) -> None:
                 raise Error(f"found two interfaces with the {name[0]} `{name[1]}`", where=where(stated.key), hint=hint)
             seen[name] = stated
         made = not isinstance(link, Interface | Wifi)
-        if not set(link.name) & set("*?[") and (reason := name_problem(link.name, made=made)):
+        if not set(link.name) & set("*?[") and (reason := name_problem(link.name, assigned=made)):
             message = f"found the interface {quote_text(link.name)}, but no interface can be called so: {reason}"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name, such as `vlan100`")
         if link.name in RESERVED:

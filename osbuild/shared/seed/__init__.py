@@ -1,1 +1,1 @@
-"""A seed as host and device read it: files, checksums, YAML, keys that have an effect."""
+"""Seeds, read the same way on host and device: files, checksums, YAML, keys with an effect."""

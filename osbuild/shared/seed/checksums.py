@@ -6,14 +6,14 @@ from osbuild.shared.seed.refused import SeedRefused
 
 # `DIGEST  NAME`, `DIGEST *NAME`, `DIGEST NAME`; a leading backslash says that the name has escapes.
 PLAIN = re.compile(r"^[ \t]*(\\?)([0-9A-Fa-f]{64})[ \t][ *]?(.+)$")
-# `SHA256 (NAME) = DIGEST`, as BSD and `sha256sum --tag` write it, and OpenSSL without the blanks.
+# `SHA256 (NAME) = DIGEST`, written by BSD and `sha256sum --tag`, and by OpenSSL without blanks.
 TAGGED = re.compile(r"^[ \t]*(\\?)(?:SHA256|SHA2-256) ?\((.+)\) ?= ?([0-9A-Fa-f]{64})$")
 ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
 
 def parse_checksums(text: bytes) -> dict[str, str]:
-    """Name -> lower-case digest. Comments and lines of another form are skipped; raises `Refused` if none is left."""
-    found = {}
+    """Name -> lower-case digest. Comments and invalid lines are skipped. Raises `SeedRefused` if no line is valid."""
+    digests = {}
     for line in text.decode("utf-8-sig", errors="replace").splitlines():
         if line.startswith("#"):
             continue
@@ -24,8 +24,8 @@ def parse_checksums(text: bytes) -> dict[str, str]:
         else:
             continue
         if escaped:
-            name = re.sub(r"\\[\\nr]", lambda one: ESCAPES[one.group()], name)
-        found[name.removeprefix("./")] = digest.lower()
-    if not found:
-        raise SeedRefused("SHA256SUMS has no line that `sha256sum -c` understands")
-    return found
+            name = re.sub(r"\\[\\nr]", lambda match: ESCAPES[match.group()], name)
+        digests[name.removeprefix("./")] = digest.lower()
+    if not digests:
+        raise SeedRefused("SHA256SUMS has no valid line; create it with `sha256sum`")
+    return digests

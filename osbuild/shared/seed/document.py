@@ -1,4 +1,4 @@
-"""The YAML of a seed as cloud-init reads it."""
+"""The YAML files of a seed, read as cloud-init reads them."""
 
 import json
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from osbuild.shared.pyyaml import import_yaml, loader
 from osbuild.shared.quoting import quoted
 from osbuild.shared.seed.refused import SeedRefused
 
-SHOWN = 10  # warnings of keys that are there twice
+SHOWN = 10  # warnings about repeated keys
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """The text of a file in UTF-8, without a byte order mark. Raises `Refused`."""
+    """Decode UTF-8, without a byte order mark. Raises `SeedRefused`."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise SeedRefused(f"{name} is UTF-16: save it as UTF-8")
+        raise SeedRefused(f"{name} is UTF-16; save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -33,9 +33,9 @@ def position_at(text: str, index: int) -> str:
 
 @dataclass(frozen=True)
 class Document:
-    """The value of a YAML document, and a warning for each key that a mapping has twice.
+    """The value of a YAML document, and a warning for each repeated key.
 
-    `odd_key` is the position of a key that is no text for YAML, empty if there is none.
+    `odd_key` is the position of the first key that is not text in YAML; empty if there is none.
     """
 
     value: Any
@@ -43,7 +43,7 @@ class Document:
     odd_key: str = ""
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """The value, which must be a mapping or empty. Raises `Refused`."""
+        """The value, which must be a mapping or missing. Raises `SeedRefused`."""
         if self.value is None:
             return {}
         if not isinstance(self.value, dict):
@@ -53,11 +53,11 @@ class Document:
 
 
 def load_yaml(text: str, name: str) -> Document:
-    """Parse a YAML document. Raises `Refused` with line and column."""
+    """Parse a YAML document. Raises `SeedRefused` with line and column."""
     yaml = import_yaml()
     try:
-        found = loader()(text)
-        value = found.get_single_data()
+        yaml_loader = loader()(text)
+        value = yaml_loader.get_single_data()
     except yaml.reader.ReaderError as error:
         raise SeedRefused(
             f"{name}, {position_at(text, error.position)}: this character is not allowed in YAML"
@@ -68,25 +68,25 @@ def load_yaml(text: str, name: str) -> Document:
         raise SeedRefused(f"{name}{where}: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise SeedRefused(f"{name}: {' '.join(str(error).split())}") from None
-    repeated = [
-        f"{name}, line {at.line + 1}, column {at.column + 1}: {quoted(key)} is there twice, and only the last counts"
-        for key, at in found.repeated
-    ]
-    more = [f"{name}: {len(repeated) - SHOWN} more keys are there twice"] if len(repeated) > SHOWN else []
-    odd = f"line {found.odd.line + 1}, column {found.odd.column + 1}" if found.odd else ""
+    repeated = []
+    for key, mark in yaml_loader.repeated:
+        at = f"{name}, line {mark.line + 1}, column {mark.column + 1}"
+        repeated.append(f"{at}: {quoted(key)} appears twice; only the last one has an effect")
+    more = [f"{name}: {len(repeated) - SHOWN} more keys appear twice"] if len(repeated) > SHOWN else []
+    odd = f"line {yaml_loader.odd.line + 1}, column {yaml_loader.odd.column + 1}" if yaml_loader.odd else ""
     return Document(value, (*repeated[:SHOWN], *more), odd)
 
 
 def load_mapping(text: str, name: str) -> dict[str, Any]:
-    """The value of a document that must be a mapping, or empty. Raises `Refused`."""
+    """Parse a document that must be a mapping or empty. Raises `SeedRefused`."""
     return load_yaml(text, name).mapping(name)
 
 
 def write_yaml(value: Any) -> str:
-    """A value as YAML with every type that a document has."""
+    """A value as YAML. Every type of YAML can be written."""
     return str(import_yaml().safe_dump(value, allow_unicode=True, sort_keys=False))
 
 
 def write_json_bytes(value: Any) -> bytes:
-    """A value as YAML that is also JSON, if it has no other types than JSON has."""
+    """A value as JSON, which is also YAML. Types that JSON does not have become text."""
     return json.dumps(value, default=str).encode() + b"\n"

@@ -1,7 +1,4 @@
-"""Which keys of a cloud-config have an effect on a node. The device warns of the others; `edge-osbuild` rejects them.
-
-Standard library only, and no import of other modules of the agent: the host reads this table too.
-"""
+"""The keys of a cloud-config that have an effect on a node. The device warns about others, the host rejects them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +11,11 @@ EFFECTIVE = frozenset({
     "timezone", "user", "users", "vendor_data", "version", "write_files",
 })  # fmt: skip
 
-IMAGE = "the root is read-only: put it into the image, by the profile"
-PROGRAM = "the image does not have the program"
-FIXED = "the image decides which steps cloud-init takes"
-CLIENT = "systemd-timesyncd only asks for the time"
-HOST_KEY = "the node makes its own host key at its first boot"
+IMAGE = "the root file system is read-only; add it to the image with the profile"
+PROGRAM = "the image does not contain the program"
+FIXED = "the image defines the steps of cloud-init"
+CLIENT = "systemd-timesyncd is only a client"
+HOST_KEY = "the node creates its host key at the first boot"
 WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("packages", "package_update", "package_upgrade", "package_reboot_if_required"), IMAGE),
     **dict.fromkeys(("apt", "apt_pipelining", "apt_reboot_if_required", "apt_update", "apt_upgrade"), IMAGE),
@@ -28,33 +25,33 @@ WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("autoinstall", "ubuntu_advantage", "ubuntu_pro", "wireguard", "ssh_import_id"), PROGRAM),
     **dict.fromkeys(("cloud_init_modules", "cloud_config_modules", "cloud_final_modules"), FIXED),
     **dict.fromkeys(("system_info", "datasource", "datasource_list", "updates", "migrate"), FIXED),
-    **dict.fromkeys(("def_log_file", "logcfg", "log_cfgs"), "the image decides where cloud-init logs"),
+    **dict.fromkeys(("def_log_file", "logcfg", "log_cfgs"), "the image defines the log files of cloud-init"),
     **dict.fromkeys(("ssh_deletekeys", "ssh_genkeytypes", "ssh_keys", "ssh_publish_hostkeys"), HOST_KEY),
     **dict.fromkeys(("ssh", "ssh_quiet_keygen"), HOST_KEY),
     **dict.fromkeys(
         ("authkey_hash", "no_ssh_fingerprints", "ssh_fp_console_blacklist", "ssh_key_console_blacklist"),
-        "no keys are printed on the console",
+        "keys are not printed on the console",
     ),
     **dict.fromkeys(
-        ("disk_setup", "fs_setup"), "no disk is partitioned or formatted: prepare it, then name it in `mounts`"
+        ("disk_setup", "fs_setup"), "disks are not formatted; format the disk in advance and add it to `mounts`"
     ),
-    **dict.fromkeys(("growpart", "resize_rootfs"), "the data partition grows to the end of its disk by itself"),
-    "swap": "kubelet does not start beside swap",
+    **dict.fromkeys(("growpart", "resize_rootfs"), "the data partition grows to the end of the disk automatically"),
+    "swap": "the kubelet does not start if swap is enabled",
     "keyboard": PROGRAM,
-    "reporting": "a node has no network when it is configured",
+    "reporting": "the network is not available when cloud-init runs",
     "locale_configfile": "the locale is in /etc/locale.conf",
-    "manage_resolv_conf": "name servers belong to the network: `nameservers` in network-config",
-    "resolv_conf": "name servers belong to the network: `nameservers` in network-config",
-    "phone_home": "nothing is sent: ask the update server, or use `runcmd`",
-    "power_state": "each boot is a first boot, so the node would never stop rebooting",
-    "final_message": "the console says when the boot is complete",
+    "manage_resolv_conf": "write name servers into network-config, key `nameservers`",
+    "resolv_conf": "write name servers into network-config, key `nameservers`",
+    "phone_home": "the node sends no message; use `runcmd`",
+    "power_state": "each boot is a first boot for cloud-init, so the node would reboot forever",
+    "final_message": "the edge agent reports on the console when the boot is complete",
     "random_seed": "the kernel is seeded by the firmware",
-    "disable_ec2_metadata": "the node asks no metadata service",
-    "network": "it belongs into the file network-config",
+    "disable_ec2_metadata": "the node uses no metadata service",
+    "network": "write it into the file network-config",
 }  # fmt: skip
 UNKNOWN = "cloud-init does not know this key"
 
-# The same for keys of the mappings below a key.
+# The same for keys of nested mappings: (key, nested key) -> reason.
 BELOW: dict[tuple[str, str], str] = {
     ("users", "ssh_import_id"): PROGRAM,
     ("users", "snapuser"): PROGRAM,
@@ -65,35 +62,35 @@ BELOW: dict[tuple[str, str], str] = {
     ("ntp", "allow"): CLIENT,
 }
 
-# The same for keys that have an effect, but not with this value.
+# Keys that have no effect with one value: key -> (value, reason).
 WITH_VALUE: dict[str, tuple[bool, str]] = {
-    "disable_root": (False, "the SSH server does not let root in: give a user `sudo`"),
-    "preserve_hostname": (True, "each boot is a first boot, and there is no name to preserve"),
+    "disable_root": (False, "the SSH server rejects logins as root; give a user `sudo`"),
+    "preserve_hostname": (True, "each boot is a first boot for cloud-init, so there is no host name to preserve"),
 }
 
 
 def find_without_effect(config: Mapping[str, Any]) -> dict[str, str]:
-    """Key (dotted below another one) -> why it has no effect on a node."""
-    found = {}
+    """Key, or KEY.NESTED, -> the reason why it has no effect on a node."""
+    reasons = {}
     for key, value in config.items():
         if key not in EFFECTIVE:
-            found[key] = WITHOUT_EFFECT.get(key, UNKNOWN)
+            reasons[key] = WITHOUT_EFFECT.get(key, UNKNOWN)
             continue
         if value is None:
-            found[key] = "it has no value"
+            reasons[key] = "it has no value"
             continue
-        if key in WITH_VALUE and means(value) is WITH_VALUE[key][0]:
-            found[key] = WITH_VALUE[key][1]
+        if key in WITH_VALUE and as_boolean(value) is WITH_VALUE[key][0]:
+            reasons[key] = WITH_VALUE[key][1]
             continue
         entries = value if isinstance(value, list) else [value]
-        for (above, below), why in BELOW.items():
-            if above == key and any(isinstance(entry, Mapping) and below in entry for entry in entries):
-                found[f"{above}.{below}"] = why
-    return found
+        for (outer, nested), reason in BELOW.items():
+            if outer == key and any(isinstance(entry, Mapping) and nested in entry for entry in entries):
+                reasons[f"{outer}.{nested}"] = reason
+    return reasons
 
 
-def means(value: object) -> bool | None:
-    """The boolean that cloud-init takes a value for, None if it is not one."""
+def as_boolean(value: object) -> bool | None:
+    """The boolean that cloud-init reads from a value; None if the value is not a boolean."""
     return {
         "true": True,
         "1": True,

@@ -1,4 +1,4 @@
-"""A seed's files: read from a folder, complete or refused."""
+"""The files of a seed, read from a folder."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 from osbuild.shared.seed import checksums
 from osbuild.shared.seed.refused import SeedRefused
 
-# The first line of a signed SHA256SUMS. No other file that these keys sign, such as a bundle's manifest, has it.
+# The first line of a signed SHA256SUMS. It distinguishes a seed from other files that the same keys sign.
 SIGNED_HEADER = b"# edge-osbuild seed\n"
 
 REQUIRED = ("user-data", "meta-data")
@@ -19,7 +19,7 @@ LIMIT = 4 * 2**20  # bytes of one file
 
 @dataclass(frozen=True)
 class SeedFiles:
-    """The files of a seed by name. `sums` and `signature` are its checksum file and the signature of that, if any."""
+    """The files of a seed by name. `sums` is the checksum file, `signature` its signature; both may be None."""
 
     files: dict[str, bytes]
     sums: bytes | None = field(default=None, compare=False)
@@ -27,7 +27,7 @@ class SeedFiles:
 
     @property
     def digest(self) -> str:
-        """Changes with any file."""
+        """A hash of all files, 32 hexadecimal digits."""
         digest = hashlib.sha256()
         for name in sorted(self.files):
             digest.update(f"{name}\0{len(self.files[name])}\0".encode() + self.files[name])
@@ -35,16 +35,16 @@ class SeedFiles:
 
 
 def read_seed(folder: Path) -> SeedFiles:
-    """Read the seed in `folder`. Raises `Refused` if it is not complete, `OSError` if it can't be read.
+    """Read the seed in `folder`. Raises `SeedRefused` if it is not complete, `OSError` if it can't be read.
 
-    If it has SHA256SUMS (sha256sum(1)), every file that is named there must have its checksum.
+    If there is a file SHA256SUMS (sha256sum(1)), every file listed there must have its checksum.
     """
     files = {name: data for name in (*REQUIRED, *OPTIONAL) if (data := read_seed_file(folder, name)) is not None}
     for name in REQUIRED:
         if name not in files:
             raise SeedRefused(f"{name} is missing")
     if not any(files[name].strip() for name in REQUIRED):
-        raise SeedRefused("user-data is empty, and meta-data too")
+        raise SeedRefused("user-data and meta-data are both empty")
     listed = read_seed_file(folder, CHECKSUMS)
     if listed and listed.strip():
         check_sums(folder, files, listed)
@@ -52,7 +52,7 @@ def read_seed(folder: Path) -> SeedFiles:
 
 
 def read_seed_file(folder: Path, name: str) -> bytes | None:
-    """The contents of a file, None if there is none. Raises `Refused` for one that is too large, or `OSError`."""
+    """The contents of a file; None if it is missing. Raises `SeedRefused` if it is too large, or `OSError`."""
     path = folder / name
     if not path.exists():
         return None
@@ -66,13 +66,13 @@ def read_seed_file(folder: Path, name: str) -> bytes | None:
 
 
 def check_sums(folder: Path, files: dict[str, bytes], text: bytes) -> None:
-    """Raise `Refused` if a file does not have the checksum that the checksum file `text` says."""
+    """Raise `SeedRefused` if a file does not have its checksum from the checksum file `text`."""
     for name, digest in checksums.parse_checksums(text).items():
         data = files.get(name)
         if data is None:
-            inside = name and not name.startswith("/") and ".." not in name.split("/")
-            data = read_seed_file(folder, name) if inside else None
+            is_inside = name and not name.startswith("/") and ".." not in name.split("/")
+            data = read_seed_file(folder, name) if is_inside else None
         if data is None:
-            raise SeedRefused(f"{name} is in {CHECKSUMS}, but not in the seed")
+            raise SeedRefused(f"{name} is listed in {CHECKSUMS}, but missing in the seed")
         if hashlib.sha256(data).hexdigest() != digest:
-            raise SeedRefused(f"{name} does not have the checksum that {CHECKSUMS} says")
+            raise SeedRefused(f"{name} does not have the checksum from {CHECKSUMS}")

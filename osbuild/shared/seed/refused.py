@@ -1,5 +1,5 @@
-"""Why a seed is not used."""
+"""The error for a seed that cannot be used."""
 
 
 class SeedRefused(Exception):
-    """A seed that must not be used. The message says what is wrong, with line and column if there are any."""
+    """A seed must not be used. The message says why, with file, line and column if they are known."""

@@ -1,7 +1,7 @@
-"""Which slot the boot loader takes, and how that is changed: what a power cut leaves at any moment must be right too.
+"""Which slot the boot loader starts, and how that is changed. A power cut at any moment must leave a valid choice.
 
-A boot partition is a folder here. Equal contents of two files stand for two names of the same blocks (hard links):
-that is what a cut leaves of a rename, and what no file system check may ever have to sort out.
+The ESP is a folder here. Two files with equal contents stand for two names of the same blocks (hard links), which is
+what a power cut during a rename on FAT leaves.
 """
 
 import os
@@ -28,8 +28,8 @@ Files = dict[str, str]
 Change = Callable[[BootLoader, System], None]
 
 
-def lay(folder: Path, files: Files) -> None:
-    """Make `folder` hold exactly these files; those with the same text are one file."""
+def write_files(folder: Path, files: Files) -> None:
+    """Make `folder` contain exactly these files. Files with the same text are hard links to one file."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
@@ -42,12 +42,12 @@ def lay(folder: Path, files: Files) -> None:
             first[text].write_text(text)
 
 
-def look(folder: Path) -> Files:
+def read_files(folder: Path) -> Files:
     return {path.name: path.read_text() for path in sorted(folder.iterdir())}
 
 
 def cuts(before: Files, after: Files) -> Iterator[Files]:
-    """What a rename may leave, in the order in which Linux writes it with `dirsync` (fs/fat/namei_vfat.c)."""
+    """The states after a power cut during a rename, in the order in which Linux writes (fs/fat/namei_vfat.c)."""
     yield before
     (old,), (new,) = set(before) - set(after), set(after) - set(before)
     yield {**before, new: ""}
@@ -113,17 +113,17 @@ CHANGES = {
     "fresh tries": (
         {"edge-1-a.efi": "A", "edge-2-b+1-2.efi": "B"}, activate("b"), {"edge-1-a.efi": "A", "edge-3-b+3.efi": "B"},
     ),
-    "a slot that was given up": (
+    "a slot without tries": (
         {"edge-1-a.efi": "A", "edge-2-b+0-3.efi": "B"}, activate("b"), {"edge-1-a.efi": "A", "edge-3-b+3.efi": "B"},
     ),
-    "a choice that is taken back": (
+    "a withdrawn switch": (
         {"edge-3-a.efi": "A", "edge-4-b+3.efi": "B"}, activate("a"), {"edge-4-b+3.efi": "B", "edge-5-a+3.efi": "A"},
     ),
     "rejection": (SECOND, reject("b"), {"edge-3-a.efi": "A", "edge-4-b+0-0.efi": "B"}),
     "rejection on trial": (
         {"edge-3-a.efi": "A", "edge-4-b+1-2.efi": "B"}, reject("b"), {"edge-3-a.efi": "A", "edge-4-b+0-2.efi": "B"},
     ),
-    "rejection of what waits": (FIRST, reject("b"), {"edge-1-a.efi": "A", "edge-b.efi.spare": "B"}),
+    "rejection of a staged image": (FIRST, reject("b"), {"edge-1-a.efi": "A", "edge-b.efi.spare": "B"}),
     "a good boot": (
         {"edge-1-a.efi": "A", "edge-2-b+2-1.efi": "B"}, bless("b"), {"edge-1-a.efi": "A", "edge-2-b.efi": "B"},
     ),
@@ -132,26 +132,26 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_power_cut_within_a_change_leaves_the_old_choice_or_the_new_and_it_can_be_repeated(
+def test_after_a_power_cut_the_old_or_new_choice_is_in_effect_and_the_change_can_be_repeated(
     pc: Device, name: str
 ) -> None:
     before, change, after = CHANGES[name]
     flow, folder = SystemdBootLoader(), entries(pc)
-    lay(folder, before)
+    write_files(folder, before)
     was = flow.next_slot(pc.system)
     change(flow, pc.system)
-    assert look(folder) == after
+    assert read_files(folder) == after
     becomes = flow.next_slot(pc.system)
     for cut in cuts(before, after):
-        lay(folder, cut)
+        write_files(folder, cut)
         assert flow.next_slot(pc.system) in (was, becomes)
         assert {entry.slot for entry in flow.read_entries(pc.system)} <= {"a", "b"}
         change(flow, pc.system)
-        found = look(folder)
-        assert no_block_is_freed_twice(cut, found), cut
+        files = read_files(folder)
+        assert no_block_is_freed_twice(cut, files), cut
         assert flow.next_slot(pc.system) == becomes, cut
-        lost = {text for text in before.values() if text not in found.values()}
-        # Of a slot that is rejected for another time nothing need be left; of every other one all must be.
+        lost = {text for text in before.values() if text not in files.values()}
+        # Only a slot that is rejected a second time may lose its boot image.
         assert lost <= ({"B"} if name.startswith("rejection") else set()), cut
         change(flow, pc.system)
         assert flow.next_slot(pc.system) == becomes
@@ -160,37 +160,37 @@ def test_a_power_cut_within_a_change_leaves_the_old_choice_or_the_new_and_it_can
 @pytest.mark.parametrize(
     ("files", "slot"), [({"edge-1-a.efi": "A"}, "a"), ({"edge-1-a.efi": "A", "edge-2-b+3.efi": "B"}, "b")]
 )
-def test_what_is_next_already_is_left_as_it_is(pc: Device, files: Files, slot: str) -> None:
-    lay(entries(pc), files)
+def test_switching_to_the_slot_that_is_next_already_changes_nothing(pc: Device, files: Files, slot: str) -> None:
+    write_files(entries(pc), files)
     SystemdBootLoader().switch_to(pc.system, slot)
-    assert look(entries(pc)) == files
+    assert read_files(entries(pc)) == files
 
 
-def test_an_update_after_the_next_and_a_rollback_never_use_a_generation_twice(pc: Device) -> None:
+def test_updates_and_a_rollback_never_use_a_generation_twice(pc: Device) -> None:
     folder, flow = entries(pc), SystemdBootLoader()
-    lay(folder, {"edge-1-a.efi": "1"})
+    write_files(folder, {"edge-1-a.efi": "1"})
     for text, slot in (("2", "b"), ("3", "a"), ("4", "b")):
         flow.reject(pc.system, slot)
-        kept = {name: each for name, each in look(folder).items() if f"-{slot}" not in name}
-        lay(folder, {**kept, f"edge-{slot}.efi.staged": text})  # as the bundle's hook does
+        kept = {name: content for name, content in read_files(folder).items() if f"-{slot}" not in name}
+        write_files(folder, {**kept, f"edge-{slot}.efi.staged": text})  # as the bundle's hook does
         flow.switch_to(pc.system, slot)
         assert flow.next_slot(pc.system) == slot
         flow.bless(pc.system, slot)
     flow.switch_to(pc.system, "a")
-    assert look(folder) == {"edge-4-b.efi": "4", "edge-5-a+3.efi": "3"}
+    assert read_files(folder) == {"edge-4-b.efi": "4", "edge-5-a+3.efi": "3"}
 
 
 @pytest.mark.parametrize("files", [{"edge-1-a.efi": "A"}, {"edge-1-a.efi": "A", "edge-2-b+3.efi": ""}, {}])
-def test_a_slot_with_nothing_to_boot_can_be_neither_chosen_nor_blessed(pc: Device, files: Files) -> None:
-    lay(entries(pc), files)
+def test_a_slot_without_a_boot_image_can_be_neither_chosen_nor_blessed(pc: Device, files: Files) -> None:
+    write_files(entries(pc), files)
     for change in (activate("b"), bless("b")):
-        with pytest.raises(FileNotFoundError, match="nothing to boot"):
+        with pytest.raises(FileNotFoundError, match="no boot image"):
             change(SystemdBootLoader(), pc.system)
     SystemdBootLoader().reject(pc.system, "b")
-    assert look(entries(pc)) == files
+    assert read_files(entries(pc)) == files
 
 
-def test_a_partition_that_can_not_be_read_is_not_taken_for_one_with_nothing_to_boot(pc: Device) -> None:
+def test_an_unreadable_esp_is_not_treated_as_empty(pc: Device) -> None:
     pc.put("efi/EFI/Linux", "a file where a folder should be")
     assert (SystemdBootLoader().read_entries(pc.system), SystemdBootLoader().next_slot(pc.system)) == ([], None)
     for change in (activate("b"), bless("b"), reject("b")):
@@ -198,18 +198,18 @@ def test_a_partition_that_can_not_be_read_is_not_taken_for_one_with_nothing_to_b
             change(SystemdBootLoader(), pc.system)
 
 
-def test_what_is_staged_is_no_choice_after_a_rejection(pc: Device) -> None:
+def test_a_staged_image_cannot_be_chosen_after_a_rejection(pc: Device) -> None:
     spare = {"edge-b.efi.spare": "B"}
     for files, left in ((FIRST, spare), ({**FIRST, **spare}, {}), ({**FIRST, "edge-2-b.efi": "B"}, {})):
-        lay(entries(pc), files)
+        write_files(entries(pc), files)
         SystemdBootLoader().reject(pc.system, "b")
-        assert look(entries(pc)) == {"edge-1-a.efi": "A", **left}
+        assert read_files(entries(pc)) == {"edge-1-a.efi": "A", **left}
         with pytest.raises(FileNotFoundError):
             SystemdBootLoader().switch_to(pc.system, "b")
 
 
-def test_status_tells_a_rejected_slot_from_one_that_failed(pc: Device) -> None:
-    lay(entries(pc), {"edge-1-a.efi": "A", "edge-2-b+0-0.efi": "B"})
+def test_status_distinguishes_a_rejected_slot_from_a_failed_one(pc: Device) -> None:
+    write_files(entries(pc), {"edge-1-a.efi": "A", "edge-2-b+0-0.efi": "B"})
     assert collect_status(pc.system)["why"] == "slot a is good; slot b was rejected"
 
 
@@ -218,14 +218,14 @@ def test_status_tells_a_rejected_slot_from_one_that_failed(pc: Device) -> None:
 
 @pytest.fixture
 def pi(tmp_path: Path) -> Device:
-    made = Device(tmp_path)
-    made.put("usr/lib/edge-osbuild/image.json", '{"name": "minimal", "version": "1.0.0", "boot": "uboot"}')
+    device = Device(tmp_path)
+    device.put("usr/lib/edge-osbuild/image.json", '{"name": "minimal", "version": "1.0.0", "boot": "uboot"}')
     for number, name in enumerate(("esp", "uboot-env", "root-a"), 1):
-        made.put(f"sys/devices/mmcblk0/mmcblk0p{number}/uevent", f"DEVNAME=mmcblk0p{number}\nPARTNAME={name}\n")
+        device.put(f"sys/devices/mmcblk0/mmcblk0p{number}/uevent", f"DEVNAME=mmcblk0p{number}\nPARTNAME={name}\n")
     (tmp_path / "sys/block/dm-0/slaves").mkdir(parents=True)
     (tmp_path / "sys/block/dm-0/slaves/mmcblk0p3").symlink_to(tmp_path / "sys/devices/mmcblk0/mmcblk0p3")
     (tmp_path / "dev").mkdir(exist_ok=True)
-    return made
+    return device
 
 
 def state(device: Device) -> UBootState:
@@ -235,7 +235,7 @@ def state(device: Device) -> UBootState:
 GOOD = BootCounter(None)
 AB, BA = ("a", "b"), ("b", "a")
 IMAGES = {"edge-a.img": "A", "edge-b.img": "B"}
-WAITING = {"edge-a.img": "A", "edge-b.img.staged": "B"}
+STAGED = {"edge-a.img": "A", "edge-b.img.staged": "B"}
 
 
 @pytest.mark.parametrize(
@@ -256,107 +256,108 @@ def test_u_boot_takes_the_first_of_its_order_that_has_a_try_left(
 
 
 PI_CHANGES = {
-    "first update": (WAITING, UBootState(1, AB, {"a": GOOD, "b": BootCounter(0, 0)}), activate("b"), BA,
+    "first update": (STAGED, UBootState(1, AB, {"a": GOOD, "b": BootCounter(0, 0)}), activate("b"), BA,
     BootCounter(3)),
-    "nothing was marked before": (WAITING, UBootState(1, BA, {"a": GOOD, "b": GOOD}), activate("b"), BA,
+    "no slot was rejected before": (STAGED, UBootState(1, BA, {"a": GOOD, "b": GOOD}), activate("b"), BA,
     BootCounter(3)),
     "rollback": (IMAGES, UBootState(1, AB, {"a": GOOD, "b": GOOD}), activate("b"), BA, BootCounter(3)),
     "fresh tries": (IMAGES, UBootState(1, BA, {"a": GOOD, "b": BootCounter(1, 2)}), activate("b"), BA, BootCounter(3)),
-    "given up before": (IMAGES, UBootState(1, BA, {"a": GOOD, "b": BootCounter(0, 3)}), activate("b"), BA,
+    "without tries before": (IMAGES, UBootState(1, BA, {"a": GOOD, "b": BootCounter(0, 3)}), activate("b"), BA,
     BootCounter(3)),
     "a good choice": (IMAGES, UBootState(1, BA, {"a": GOOD, "b": GOOD}), activate("b"), BA, GOOD),
     "rejection": (IMAGES, UBootState(1, BA, {"a": GOOD, "b": GOOD}), reject("b"), BA, BootCounter(0)),
-    "rejection of what waits": (WAITING, UBootState(1, AB, {"a": GOOD, "b": GOOD}), reject("b"), AB, BootCounter(0)),
+    "rejection of a staged image": (STAGED, UBootState(1, AB, {"a": GOOD, "b": GOOD}), reject("b"), AB, BootCounter(0)),
     "rejection on trial": (IMAGES, UBootState(1, BA, {"a": GOOD, "b": BootCounter(2, 1)}), reject("b"), BA,
     BootCounter(0, 1)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PI_CHANGES)
-def test_a_power_cut_within_a_change_leaves_u_boot_the_old_choice_or_the_new(pi: Device, name: str) -> None:
+def test_after_a_power_cut_u_boot_starts_the_old_or_the_new_choice(pi: Device, name: str) -> None:
     files, old, change, order, counter = PI_CHANGES[name]
     flow, folder, device = UBootLoader(), pi.root / "efi", pi.root / "dev/mmcblk0p2"
     partition(device, old)
-    lay(folder, files)
+    write_files(folder, files)
     was = flow.next_slot(pi.system)
     change(flow, pi.system)
-    made, becomes, after = state(pi), flow.next_slot(pi.system), look(folder)
-    assert (made.order, made.counter("b")) == (order, counter)
-    assert after == ({"edge-a.img": "A", "edge-b.img.spare": "B"} if "waits" in name else IMAGES)
+    new, becomes, after = state(pi), flow.next_slot(pi.system), read_files(folder)
+    assert (new.order, new.counter("b")) == (order, counter)
+    assert after == ({"edge-a.img": "A", "edge-b.img.spare": "B"} if "staged" in name else IMAGES)
     moments = cuts(files, after) if files != after else iter([files])
-    # Files first, as `activate` does it, with the state as it is by then; then the state, its new copy torn or whole.
+    # The files change first, with the boot state of that moment. Then the boot state changes; its new copy is torn
+    # or complete.
     halfway = old.with_counter("b", BootCounter(0)) if files != after else old
-    torn = made.encode()[:2048] + b"\xff" * 2048
+    torn = new.encode()[:2048] + b"\xff" * 2048
     states: list[tuple[Files, UBootState | bytes]] = [
         *((cut, halfway) for cut in moments),
         (after, torn),
-        (after, made),
+        (after, new),
     ]
     for cut, copy in states:
         partition(device, old, copy)
-        lay(folder, cut)
-        if name != "nothing was marked before":
+        write_files(folder, cut)
+        if name != "no slot was rejected before":
             assert flow.next_slot(pi.system) in (was, becomes), cut
         change(flow, pi.system)
-        assert no_block_is_freed_twice(cut, look(folder))
+        assert no_block_is_freed_twice(cut, read_files(folder))
         assert flow.next_slot(pi.system) == becomes
         assert state(pi).order == order
-        assert set(look(folder).values()) >= ({"A"} if name.startswith("rejection") else {"A", "B"})
+        assert set(read_files(folder).values()) >= ({"A"} if name.startswith("rejection") else {"A", "B"})
 
 
-def test_a_slot_without_an_image_is_no_choice_and_u_boots_state_stays(pi: Device) -> None:
+def test_a_slot_without_a_boot_image_cannot_be_chosen_and_the_boot_state_is_unchanged(pi: Device) -> None:
     old = UBootState(1, AB, {"a": GOOD, "b": BootCounter(0)})
     partition(pi.root / "dev/mmcblk0p2", old)
     for files in ({"edge-a.img": "A"}, {"edge-a.img": "A", "edge-b.img": ""}):
-        lay(pi.root / "efi", files)
-        with pytest.raises(FileNotFoundError, match="nothing to boot"):
+        write_files(pi.root / "efi", files)
+        with pytest.raises(FileNotFoundError, match="no boot image"):
             UBootLoader().switch_to(pi.system, "b")
         assert state(pi) == old
 
 
-def test_what_is_staged_for_u_boot_is_no_choice_after_a_rejection(pi: Device) -> None:
-    for files, left in ((WAITING, {"edge-b.img.spare": "B"}), ({**IMAGES, "edge-b.img.staged": "B"}, {})):
+def test_a_staged_u_boot_image_cannot_be_chosen_after_a_rejection(pi: Device) -> None:
+    for files, left in ((STAGED, {"edge-b.img.spare": "B"}), ({**IMAGES, "edge-b.img.staged": "B"}, {})):
         partition(pi.root / "dev/mmcblk0p2", UBootState(1, AB, {"a": GOOD, "b": GOOD}))
-        lay(pi.root / "efi", files)
+        write_files(pi.root / "efi", files)
         UBootLoader().reject(pi.system, "b")
-        assert look(pi.root / "efi") == {"edge-a.img": "A", **left}
+        assert read_files(pi.root / "efi") == {"edge-a.img": "A", **left}
         assert state(pi).counter("b") == BootCounter(0)
 
 
-# --- as RAUC asks
+# --- calls by RAUC
 
 
 def ask(device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str) -> str:
-    """What the backend prints; its status is before that where it is not 0."""
+    """The output of the backend, or its exit status and error if it fails."""
     monkeypatch.setattr(backend, "System", lambda: device.system)
     status = main(["backend", *line.split()])
-    said = capsys.readouterr()
-    return said.out.strip() if status == 0 else f"{status} {said.err.strip()}"
+    printed = capsys.readouterr()
+    return printed.out.strip() if status == 0 else f"{status} {printed.err.strip()}"
 
 
-def test_rauc_gets_its_answers_and_the_boot_loader_does_what_it_says(
+def test_rauc_can_read_and_change_the_boot_state(
     pc: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def say(line: str) -> str:
+    def call(line: str) -> str:
         return ask(pc, monkeypatch, capsys, line)
 
-    lay(entries(pc), {"edge-1-a.efi": "A", "edge-2-b+0-3.efi": "B"})
-    assert [say(line) for line in ("get-current", "get-primary", "get-state a", "get-state b", "get-state c")] == [
+    write_files(entries(pc), {"edge-1-a.efi": "A", "edge-2-b+0-3.efi": "B"})
+    assert [call(line) for line in ("get-current", "get-primary", "get-state a", "get-state b", "get-state c")] == [
         "a", "a", "good", "bad", "bad",
     ]  # fmt: skip
-    assert say("set-primary b") == ""
-    assert [say(line) for line in ("get-current", "get-primary", "get-state b")] == ["a", "b", "good"]
-    assert say("set-state b bad") == say("set-state a good") == ""
-    assert say("get-primary") == "a"
-    assert look(entries(pc)) == {"edge-1-a.efi": "A", "edge-3-b+0-0.efi": "B"}
+    assert call("set-primary b") == ""
+    assert [call(line) for line in ("get-current", "get-primary", "get-state b")] == ["a", "b", "good"]
+    assert call("set-state b bad") == call("set-state a good") == ""
+    assert call("get-primary") == "a"
+    assert read_files(entries(pc)) == {"edge-1-a.efi": "A", "edge-3-b+0-0.efi": "B"}
 
 
-def test_a_call_that_fails_says_why_and_one_that_makes_no_sense_is_a_wrong_command_line(
+def test_a_failed_call_reports_the_reason_and_an_invalid_call_is_a_usage_error(
     pc: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lay(entries(pc), {"edge-1-a.efi": "A"})
+    write_files(entries(pc), {"edge-1-a.efi": "A"})
     for line in ("set-state a best", "set-primary", "get-primary a", "set-primary ../a", "set-state root.0 bad"):
         assert ask(pc, monkeypatch, capsys, line).startswith("2 edge-agent: ")
-    assert ask(pc, monkeypatch, capsys, "set-primary b") == "1 edge-agent: slot b: there is nothing to boot"
-    lay(entries(pc), {})
+    assert ask(pc, monkeypatch, capsys, "set-primary b") == "1 edge-agent: slot b: it has no boot image"
+    write_files(entries(pc), {})
     assert ask(pc, monkeypatch, capsys, "get-primary").startswith("1 edge-agent: ")

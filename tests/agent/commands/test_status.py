@@ -57,11 +57,16 @@ def test_other_files_are_no_entries(name: str) -> None:
         (["edge-a.efi"], None, "good", "slot a is good, and no other slot has an image"),
         (["edge-a.efi", "edge-b.efi"], None, "good", "slot a is good and the boot loader's choice"),
         (["edge-a+2-1.efi", "edge-b.efi"], "edge-a+2-1.efi", "trial", "slot a is on trial: 1 try used, 2 left"),
-        (["edge-a.efi", "edge-b+3.efi"], None, "good", "slot a is good; slot b is to be tried at the next boot"),
-        (["edge-a.efi", "edge-b+0-3.efi"], None, "good", "fell back to slot a: slot b failed 3 tries, none is left"),
+        (["edge-a.efi", "edge-b+3.efi"], None, "good", "slot a is good; slot b will be tried at the next boot"),
+        (
+            ["edge-a.efi", "edge-b+0-3.efi"],
+            None,
+            "good",
+            "fell back to slot a: slot b failed 3 tries and has none left",
+        ),
         (["edge-a+0-3.efi", "edge-b.efi"], "edge-a+0-3.efi", "bad", "slot a is on its last try"),
         (["edge-a+0-3.efi", "edge-b+0-2.efi"], "edge-a+0-3.efi", "bad", "no slot is good: slot a and slot b"),
-        ([], None, "unknown", "its entry can't be read"),
+        ([], None, "unknown", "its entry cannot be read"),
     ],
 )
 def test_it_says_why_this_slot_runs(

@@ -90,7 +90,7 @@ class World:
             found = install.plan_update(node, "/bundle", manifest, False, None)
             if found.stage == pending.WRITING:
                 found = install.write_slot(node, found, device.write(version))
-            switch.switch_slot(node, found, restart=True)
+            switch.switch_slot(node, found, reboot=True)
 
         self.settle(orderly=self.run(act))
 
@@ -153,7 +153,7 @@ def resume(world: World) -> None:
     found = pending.load_pending(device.system)
     if found:
         assert found.stage == pending.INSTALLED
-        switch.switch_pending(device.node, restart=True)
+        switch.switch_pending(device.node, reboot=True)
         world.settle(orderly=True)
 
 
@@ -207,7 +207,7 @@ def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) ->
         world.update("1.1.0")
         world.behaviour["1.0.0"] = old
         world.begin(cuts)
-        world.settle(orderly=world.run(lambda: rollback.roll_back(device.node, restart=True)))
+        world.settle(orderly=world.run(lambda: rollback.roll_back(device.node, reboot=True)))
         world.end()
         assert pending.load_pending(device.system) is None
         assert device.loader.slots[device.slot].image in (("1.0.0", "1.1.0") if old == GOOD else ("1.1.0",))
@@ -226,15 +226,15 @@ def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: st
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
         world.settle(orderly=False)
         found = install.plan_update(device.node, "/b", BundleManifest("", "1.1.0", "build", "hash"), False, None)
-        switch.switch_slot(device.node, install.write_slot(device.node, found, device.write("1.1.0")), restart=True)
+        switch.switch_slot(device.node, install.write_slot(device.node, found, device.write("1.1.0")), reboot=True)
         assert device.reboot() == "b"
         handle_boot(device.node)
         world.tried.add("1.1.0")
         world.behaviour["1.0.0"] = old
         world.begin(cuts if old == GOOD else cuts[:1])  # two cuts of the trial use up its tries: then no slot has any
-        done = world.run(lambda: rollback.roll_back(device.node, restart=True))
+        done = world.run(lambda: rollback.roll_back(device.node, reboot=True))
         if done and again:
-            done = world.run(lambda: rollback.roll_back(device.node, restart=True))
+            done = world.run(lambda: rollback.roll_back(device.node, reboot=True))
             world.behaviour["1.0.0"] = GOOD
         world.settle(orderly=done)
         world.end()

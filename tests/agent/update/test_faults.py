@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_leaves_no_node_out_of_its_cluster(device: Device) -
     found = put(device)
     full(device, "pending.json", "history.jsonl")
     with pytest.raises(Problem, match="slot b can't be switched to"):
-        switch.switch_slot(device.node, found, restart=True)
+        switch.switch_slot(device.node, found, reboot=True)
     assert (device.cluster.cordoned, device.restarts, device.loader.next_slot(device.system)) == (False, 0, "a")
     assert pending.load_pending(device.system) == found
 
@@ -93,7 +93,7 @@ def test_an_installation_that_can_not_be_noted_writes_no_slot(device: Device) ->
 
 
 def test_a_boot_and_its_commit_go_on_where_nothing_can_be_noted(device: Device) -> None:
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     device.reboot()
     full(device, "boots.jsonl")
     assert handle_boot(device.node) == 0
@@ -115,11 +115,11 @@ def test_a_node_that_can_not_be_uncordoned_now_is_later_and_not_only_at_the_next
     device.cluster.answers = False
     device.cluster.fails = RuntimeError("no space for a snapshot")
     with pytest.raises(Problem, match="no space"):
-        switch.switch_slot(device.node, put(device), restart=True)
+        switch.switch_slot(device.node, put(device), reboot=True)
     assert (device.cluster.cordoned, device.cluster.asked) == (True, 1)
     device.cluster.fails = None
-    switch.switch_pending(device.node, restart=False)
-    rollback.roll_back(device.node, restart=True)
+    switch.switch_pending(device.node, reboot=False)
+    rollback.roll_back(device.node, reboot=True)
     assert (device.cluster.cordoned, device.cluster.asked, device.restarts) == (True, 2, 0)
     assert (paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system" / systemd.UNCORDON).is_file()
 
@@ -158,7 +158,7 @@ def test_a_signal_in_the_middle_undoes_what_was_begun_and_a_second_one_does_not_
     monkeypatch.setattr(device.cluster, "rejoin", interrupted_arrive)
     handle_signals()
     with pytest.raises(KeyboardInterrupt):
-        switch.switch_slot(device.node, found, restart=True)
+        switch.switch_slot(device.node, found, reboot=True)
     assert (device.cluster.cordoned, device.restarts) == (False, 0)
     kept = pending.load_pending(device.system)
     assert kept and kept.stage == INSTALLED
@@ -288,7 +288,7 @@ def test_rauc_that_hangs_is_ended_with_what_it_has_started(programs: Callable[[s
 
 
 def test_a_commit_and_a_rollback_do_not_take_each_others_notes(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     device.reboot()
     handle_boot(device.node)
     device.loader.bless(device.system, "b")
@@ -302,7 +302,7 @@ def test_a_commit_and_a_rollback_do_not_take_each_others_notes(device: Device, m
         under_way = status.update_status(device.node)["pending"]
         assert (under_way["busy"], under_way["outlook"]) == (True, "is on trial: it runs now")
         with pytest.raises(Problem, match="another update is being installed"):
-            rollback.roll_back(device.node, restart=True)
+            rollback.roll_back(device.node, reboot=True)
         return arrive(system)
 
     monkeypatch.setattr(device.cluster, "rejoin", slow)
@@ -311,7 +311,7 @@ def test_a_commit_and_a_rollback_do_not_take_each_others_notes(device: Device, m
         None,
         "committed",
     )
-    rollback.roll_back(device.node, restart=True)
+    rollback.roll_back(device.node, reboot=True)
     assert device.reboot() == "a"
 
 

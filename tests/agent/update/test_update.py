@@ -68,7 +68,7 @@ def put(device: Device, version: str = "1.1.0", **changes: Any) -> PendingUpdate
 
 def update(device: Device, version: str = "1.1.0", **changes: Any) -> None:
     """An update to a good boot of it."""
-    switch.switch_slot(device.node, put(device, version, **changes), restart=True)
+    switch.switch_slot(device.node, put(device, version, **changes), reboot=True)
     device.reboot()
     assert handle_boot(device.node) == 0
     good(device)
@@ -110,7 +110,7 @@ def test_a_good_update_goes_from_slot_to_slot_and_raises_the_floor(device: Devic
     found = put(device)
     assert (found.stage, found.origin, found.target, found.after["version"]) == (INSTALLED, "a", "b", "1.1.0")
     assert device.loader.next_slot(device.system) == "a", "to write a slot switches nothing"
-    switch.switch_slot(device.node, found, restart=True)
+    switch.switch_slot(device.node, found, reboot=True)
     assert (device.restarts, device.loader.next_slot(device.system), device.cluster.cordoned) == (1, "b", True)
     assert device.reboot() == "b"
     handle_boot(device.node)
@@ -149,7 +149,7 @@ def test_what_k3s_of_older_images_unpacked_stays_while_a_slot_may_need_it(device
     commit_update(device.node)
     update(device)
     assert all(folder.is_dir() for folder in folders), "a rollback goes back to the image that needs it"
-    rollback.roll_back(device.node, restart=True)
+    rollback.roll_back(device.node, reboot=True)
     device.reboot()
     handle_boot(device.node)
     older_image(device)
@@ -159,7 +159,7 @@ def test_what_k3s_of_older_images_unpacked_stays_while_a_slot_may_need_it(device
     assert found.target == "a"
     commit_update(device.node)
     assert all(folder.is_dir() for folder in folders), "an update is under way"
-    switch.switch_slot(device.node, found, restart=True)
+    switch.switch_slot(device.node, found, reboot=True)
     device.reboot()
     handle_boot(device.node)
     good(device)
@@ -239,7 +239,7 @@ def fall_back(device: Device, *, judged: bool = False, noted: bool = True) -> di
     """An update whose slot uses up its tries; the last event."""
     handle_boot(device.node)
     commit_update(device.node)
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     while device.reboot(orderly=judged) == "b":
         if noted:
             handle_boot(device.node)
@@ -291,7 +291,7 @@ def test_a_panic_of_an_earlier_time_is_not_blamed_for_this_rollback(device: Devi
 
 
 def fall_back_from_b(device: Device) -> dict[str, Any]:
-    switch.switch_slot(device.node, put(device, "1.2.0"), restart=True)
+    switch.switch_slot(device.node, put(device, "1.2.0"), reboot=True)
     while device.reboot(orderly=False) == "a":
         pass
     handle_boot(device.node)
@@ -309,7 +309,7 @@ def test_a_verdict_of_another_time_is_no_reason(device: Device) -> None:
 
 def test_what_the_boot_loader_passes_over_is_given_up_at_the_next_boot_and_blocks_no_update(device: Device) -> None:
     found = put(device)
-    switch.switch_slot(device.node, found, restart=False)
+    switch.switch_slot(device.node, found, reboot=False)
     handle_boot(device.node)
     assert pending.load_pending(device.system), "in the boot that made the switch nobody has passed it over yet"
     device.loader.damaged = {"1.1.0"}
@@ -325,7 +325,7 @@ def test_a_slot_that_was_good_and_is_passed_over_when_going_back_to_it_is_reject
     handle_boot(device.node)
     commit_update(device.node)
     update(device)
-    rollback.roll_back(device.node, restart=True)
+    rollback.roll_back(device.node, reboot=True)
     device.loader.damaged = {"1.0.0"}
     assert device.reboot() == "b"
     handle_boot(device.node)
@@ -342,7 +342,7 @@ def test_what_the_cluster_lost_is_in_the_history_even_after_a_power_cut(
     assert history.read_history(device.system)[-1]["cluster"] == device.cluster.done
     device.cluster.done = None
     commit_update(device.node)
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     while device.reboot() == "b":
         pass
     found = pending.load_pending(device.system)
@@ -386,7 +386,7 @@ JUNK = (7, "text", [1], {"a": 1}, None, True)
 def test_what_is_written_down_may_be_of_any_type_and_explain_is_still_a_page(device: Device, name: str) -> None:
     fall_back(device, judged=True)
     records.save_rows(device.system, install.LOG, [{"line": "installing `/b` succeeded"}], count=9, size=999)
-    switch.switch_slot(device.node, put(device, "1.2.0"), restart=False)
+    switch.switch_slot(device.node, put(device, "1.2.0"), reboot=False)
     path = records.state_path(device.system, name)
     *others, last = [path.read_text()] if name.endswith(".json") else path.read_text().splitlines()
     known = json.loads(last)
@@ -455,7 +455,7 @@ def test_only_a_bundle_that_its_signer_allows_lowers_the_floor_and_only_once_it_
     update(device, "1.1.0")
     allowed = manifest("1.0.5", downgrade="1.1.0")
     assert preconditions.check_bundle(device.node, "/b", allowed, COMPATIBLE) is True
-    switch.switch_slot(device.node, put(device, "1.0.5", downgrade=True), restart=True)
+    switch.switch_slot(device.node, put(device, "1.0.5", downgrade=True), reboot=True)
     device.reboot()
     handle_boot(device.node)
     assert minimum_version.read_minimum(device.system) == "1.1.0", "on trial it changes nothing"
@@ -465,7 +465,7 @@ def test_only_a_bundle_that_its_signer_allows_lowers_the_floor_and_only_once_it_
 
 
 def test_the_slot_that_is_fallen_back_to_is_never_overwritten(device: Device) -> None:
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     with pytest.raises(Problem, match=r"1\.1\.0 in slot b is to be booted next"):
         preconditions.check_ready(device.node)
     device.reboot()
@@ -484,7 +484,7 @@ def test_pods_get_as_long_as_the_profile_says_to_leave(device: Device) -> None:
     found = put(device)
     facts = {**device.system.image(), "update": asdict(UpdateSettings(drain_deadline=7))}
     device.put("usr/lib/edge-osbuild/image.json", json.dumps(facts))
-    switch.switch_slot(device.node, found, restart=True)
+    switch.switch_slot(device.node, found, reboot=True)
     assert device.cluster.deadline == 7
 
 
@@ -492,7 +492,7 @@ def test_a_switch_that_fails_leaves_the_node_as_it_was(device: Device, monkeypat
     found = put(device)
     device.cluster.fails = RuntimeError("the cluster's data can't be snapshotted: no space")
     with pytest.raises(Problem, match="no space") as caught:
-        switch.switch_slot(device.node, found, restart=True)
+        switch.switch_slot(device.node, found, reboot=True)
     assert "update switch" in str(caught.value.hint)
     device.cluster.fails = None
     assert not device.cluster.cordoned
@@ -501,13 +501,13 @@ def test_a_switch_that_fails_leaves_the_node_as_it_was(device: Device, monkeypat
     assert kept and (kept.id, kept.stage) == (found.id, INSTALLED)
     monkeypatch.setattr(device.loader, "next_slot", lambda system: "a")
     with pytest.raises(Problem, match="the boot loader takes slot a next, and not b"):
-        switch.switch_slot(device.node, found, restart=True)
+        switch.switch_slot(device.node, found, reboot=True)
     monkeypatch.undo()
     device.loader.slots["b"].staged = device.loader.slots["b"].entry = False
     with pytest.raises(Problem, match="slot b has no boot file"):
-        switch.switch_pending(device.node, restart=True)
+        switch.switch_pending(device.node, reboot=True)
     assert pending.load_pending(device.system) is None, "there is nothing to switch to: it is to be installed again"
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     assert (device.restarts, device.reboot()) == (1, "b")
 
 
@@ -549,7 +549,7 @@ def test_what_was_fetched_outlives_a_power_cut_and_not_an_update_that_was_given_
     device.reboot()
     handle_boot(device.node)
     assert not (about.exists() or bundle.exists()), "there was none"
-    switch.switch_slot(device.node, put(device), restart=True)
+    switch.switch_slot(device.node, put(device), reboot=True)
     device.reboot()
     handle_boot(device.node)
     fetch()
@@ -558,9 +558,9 @@ def test_what_was_fetched_outlives_a_power_cut_and_not_an_update_that_was_given_
 
 
 def test_a_switch_can_be_taken_back_before_it_is_booted(device: Device) -> None:
-    switch.switch_slot(device.node, put(device), restart=False)
+    switch.switch_slot(device.node, put(device), reboot=False)
     assert device.restarts == 0
-    rollback.roll_back(device.node, restart=True)
+    rollback.roll_back(device.node, reboot=True)
     assert (device.restarts, device.reboot(), device.cluster.cordoned) == (0, "a", False)
     handle_boot(device.node)
     assert (pending.load_pending(device.system), events(device)[-1]) == (None, "withdrawn")
@@ -570,10 +570,10 @@ def test_rollback_by_hand_goes_to_what_was_good_and_back_again(device: Device) -
     handle_boot(device.node)
     commit_update(device.node)
     with pytest.raises(Problem, match="slot b has no image"):
-        rollback.roll_back(device.node, restart=True)
+        rollback.roll_back(device.node, reboot=True)
     update(device)
     for slot, version in (("a", "1.0.0"), ("b", "1.1.0")):
-        rollback.roll_back(device.node, restart=True)
+        rollback.roll_back(device.node, reboot=True)
         assert f"going back to {version} in slot {slot}\nthe cluster's data stays as it is" in device.said
         assert device.reboot() == slot
         handle_boot(device.node)
@@ -585,10 +585,10 @@ def test_rollback_by_hand_goes_to_what_was_good_and_back_again(device: Device) -
 def test_rollback_needs_a_slot_that_was_good(device: Device) -> None:
     put(device)
     with pytest.raises(Problem, match=r"slot b holds 1\.1\.0, which never ran"):
-        rollback.roll_back(device.node, restart=True)
+        rollback.roll_back(device.node, reboot=True)
     fall_back(device)
     with pytest.raises(Problem, match="slot b is marked as bad"):
-        rollback.roll_back(device.node, restart=True)
+        rollback.roll_back(device.node, reboot=True)
     assert device.restarts == 1  # the update's
 
 
