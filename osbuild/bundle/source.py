@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.boot.registry import BOOT_FLOWS
-from osbuild.config.profile import VERSION
 from osbuild.formats.superblocks import read_verity
 from osbuild.host.cache import file_digest
 from osbuild.image.rauc_config import compatible_of
 from osbuild.inputs.build_manifest import Manifest
 from osbuild.shared.errors import Error
+from osbuild.shared.image_versions import is_image_version
 
 AGAIN = "run `edge-osbuild build` again"
 BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
-SEMANTIC = re.compile(VERSION)
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def boot_image_folder(suffix: str) -> str | None:
 
 def check_build(source: BundleSource) -> None:
     """Raises `Error` where a file is not the one that was built, or the version is none that can be compared."""
-    if not SEMANTIC.fullmatch(source.version):
+    if not is_image_version(source.version):
         message = f"the version `{source.version}` can't be compared with others, so devices could be moved back by it"
         raise Error(message, where=str(source.folder), hint="write `version: 1.2.3` in the profile (semver.org)")
     for path in (source.root, source.tree, *source.boot.values()):

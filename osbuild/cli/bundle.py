@@ -19,6 +19,8 @@ from osbuild.keys.development import signing_keys
 from osbuild.keys.private_key import resolve_passphrase
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.shared.errors import UsageError
+from osbuild.shared.image_versions import is_image_version
+from osbuild.shared.sizes import format_bytes
 
 SUFFIX = ".raucb"
 
@@ -68,7 +70,7 @@ def command(
         click.echo(json.dumps(plain, indent=2))
     for bundle in () if as_json else bundles:
         log.note(
-            f"{bundle.path}: {bundle.size / 2**20:.0f} MiB, {bundle.source.version} for {bundle.source.compatible}, "
+            f"{bundle.path}: {format_bytes(bundle.size)}, {bundle.source.version} for {bundle.source.compatible}, "
             f"signed by {bundle.signer} of {keys.owner} (until {signing.certificate.not_valid_after_utc:%Y-%m-%d})"
         )
 
@@ -81,7 +83,7 @@ def with_permissions(made: BundleSource, downgrade: str | None, *, change_owner:
     made = replace(made, change_owner=change_owner)
     if downgrade is None:
         return made
-    if not source.SEMANTIC.fullmatch(downgrade):
+    if not is_image_version(downgrade):
         hint = "write the version that runs on the devices, such as --allow-downgrade-from 1.2.3"
         raise UsageError(f"`{downgrade}` is not a version", where="--allow-downgrade-from", hint=hint)
     return replace(made, downgrade=downgrade)

@@ -5,10 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from osbuild.bundle.info import BundleInfo
-from osbuild.cli.table import align_columns, format_bytes
+from osbuild.cli.table import align_columns
 from osbuild.host.paths import display_path
 from osbuild.inputs.build_manifest import Manifest
 from osbuild.inspection.update_changes import Change, Comparison, Delta
+from osbuild.shared.sizes import format_bytes
 
 
 def info_json(info: BundleInfo) -> dict[str, Any]:

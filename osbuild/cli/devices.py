@@ -5,8 +5,9 @@ import json
 import click
 
 from osbuild.cli.table import align_columns
-from osbuild.flash.block_device import BlockDevice, Host, format_decimal
+from osbuild.flash.block_device import BlockDevice, Host
 from osbuild.flash.device_usage import list_usages, refuse_device
+from osbuild.shared.sizes import format_decimal
 
 HIDDEN = ("ram", "zram", "dm", "md")  # made by this system of memory or of other devices
 

@@ -12,7 +12,7 @@ import click
 from osbuild.cli.location import LOCATION
 from osbuild.cli.run import parse_memory_size as read_size
 from osbuild.flash import job, node_seeds, seed_patch, source, target
-from osbuild.flash.block_device import Host, format_decimal
+from osbuild.flash.block_device import Host
 from osbuild.flash.plan import TargetOrder, WritePlan, make_order, make_plan
 from osbuild.flash.target import FlashTarget
 from osbuild.flash.writer import TargetState
@@ -21,6 +21,7 @@ from osbuild.host.cache import Cache
 from osbuild.pipeline.manifest import DEVELOPMENT, trusts_development
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.sizes import format_decimal
 
 
 @click.command(short_help="write an image to cards, disks or files, and verify it")

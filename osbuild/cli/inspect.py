@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.table import align_columns, format_bytes
+from osbuild.cli.table import align_columns
 from osbuild.formats import superblocks
 from osbuild.host.cache import Cache
 from osbuild.host.paths import display_path
@@ -19,6 +19,7 @@ from osbuild.inputs.build_manifest import Manifest
 from osbuild.inspection.boot_images import BootImageInfo
 from osbuild.inspection.image import InspectedPartition, InspectedSlot, Inspection, inspect_image
 from osbuild.shared.errors import UsageError
+from osbuild.shared.sizes import format_bytes
 
 MOST = 10  # rows of a long list
 

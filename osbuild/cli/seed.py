@@ -7,8 +7,6 @@ import click
 
 from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import FOLDER, LOCATION
-from osbuild.config import load as loading
-from osbuild.config import overrides as setting
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.host import log
 from osbuild.host import output as output_files
@@ -16,11 +14,10 @@ from osbuild.host.cache import Cache
 from osbuild.keys.development import signing_keys
 from osbuild.keys.private_key import resolve_passphrase
 from osbuild.sandbox.bundle_tools import bundle_tools
-from osbuild.seed import cloud_config
-from osbuild.seed.cloud_init_schema import CHECKED, find_schemas, validate_seed
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.seed.iso import make_iso
-from osbuild.seed.render import SUMS, render_seed
+from osbuild.seed.node_seed import make_node_seeds
+from osbuild.seed.render import SUMS
 from osbuild.seed.signature import load_signer, sign_seed
 from osbuild.shared.errors import UsageError
 
@@ -76,13 +73,7 @@ def command(
         raise UsageError("-o cannot be combined with --into", hint="run the command twice, once with each")
     if not signed and (folder or secret or pin):
         raise UsageError("--keys, --passphrase and --pin are only for --sign", hint="add --sign, or leave them out")
-    loaded = setting.load_with_settings(loading.find_profile(profile), settings)
-    rules = find_schemas(Cache())
-    user_data = cloud_config.read_user_data(user_file) if user_file else None
-    if user_data is not None:
-        cloud_config.check_schema(user_data, rules / CHECKED["user-data"])
-    seed = render_seed(loaded.profile, node, folder=loaded.folder, user_data=user_data)
-    validate_seed(seed.files, rules)
+    (seed,) = make_node_seeds(profile, [node], settings, user_file)
     files = seed.with_sums()
     if signed:
         keys = signing_keys(folder)

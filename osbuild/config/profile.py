@@ -17,11 +17,11 @@ from typing import Any
 from osbuild.config.metadata import SecretRef, Size, key
 from osbuild.config.network import NetworkSettings
 from osbuild.host.architecture import Architecture
+from osbuild.shared import image_versions
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
 # RAUC compares versions by semver.org's rules; one that it can't compare could never be refused as too old.
-VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 PATH = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
 ACCOUNT = r"^[a-z_][a-z0-9_-]{0,31}$"
 ACCOUNT_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
@@ -298,7 +298,7 @@ class Profile:
     version: str = field(
         metadata=key(
             "version of the image",
-            pattern=VERSION,
+            pattern=image_versions.PATTERN,
             form="a version that can be compared with others, such as `1.4.0` or `1.4.0-rc.1` (semver.org)",
         )
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.shared.errors import Error
+from osbuild.shared.kubernetes_versions import version_numbers
 
 SOURCES = Path(__file__).parents[1] / "kubernetes" / "upstream"
 
@@ -24,9 +25,7 @@ def list_releases() -> tuple[UpstreamRelease, ...]:
     for path in SOURCES.glob("v*/go.mod"):
         required = dict(re.findall(r"^\s+(\S+) (v\S+)", path.read_text(), re.MULTILINE))
         found.append(UpstreamRelease(required["k8s.io/kubernetes"], required["github.com/k3s-io/kine"], path.parent))
-    return tuple(
-        sorted(found, key=lambda release: [int(part) for part in release.version[1:].split(".")], reverse=True)
-    )
+    return tuple(sorted(found, key=lambda release: version_numbers(release.version) or (), reverse=True))
 
 
 def find_release(version: str | None) -> UpstreamRelease:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from osbuild.shared.sizes import format_decimal
+
 SECTOR = 512  # bytes that `size` and `start` of sysfs count in, whatever the device's own sectors are
 # The first that is part of a device's path in sysfs; a card reader at USB is "usb", its own bus does not matter.
 BUSES = ("usb", "mmc", "nvme", "ata", "virtio", "xen", "vmbus", "scsi", "loop", "nbd", "zram", "md", "dm-", "ram")
@@ -135,11 +137,3 @@ def _order(name: str) -> tuple[str, int, int, str]:
     digits = name[len(name.rstrip("0123456789")) :]
     stem = name[: len(name) - len(digits)]
     return stem.rstrip("p"), len(stem), int(digits or 0), name
-
-
-def format_decimal(size: float) -> str:
-    """Bytes as cards are sold: 1 GB is 1,000,000,000 bytes."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.{0 if size >= 100 * factor else 1}f} {unit}"
-    return f"{size:.0f} bytes"

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.flash.block_device import BlockDevice, Host, format_decimal
+from osbuild.flash.block_device import BlockDevice, Host
+from osbuild.shared.sizes import format_decimal
 
 # Mounts that belong to the running system itself.
 SYSTEM = ("/", "/usr", "/var", "/boot", "/boot/efi", "/boot/firmware", "/efi")

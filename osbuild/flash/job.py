@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.progress import Progress
 
-from osbuild.flash.block_device import format_decimal
 from osbuild.flash.image_feed import FeedEnd, ImageFeed
 from osbuild.flash.plan import TargetOrder, WritePlan
 from osbuild.flash.writer import Interrupted, TargetState, TargetWriter, WriteProgress, WriteResult
 from osbuild.host import log
 from osbuild.shared.errors import Error
+from osbuild.shared.sizes import format_decimal
 
 AGAIN = "run the same command again: it goes on where it stopped"
 

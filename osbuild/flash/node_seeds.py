@@ -7,12 +7,9 @@ from pathlib import Path
 import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
-from osbuild.config import load as loading
-from osbuild.config import overrides as setting
-from osbuild.host.cache import Cache
 from osbuild.inputs.build_manifest import Manifest
-from osbuild.seed.cloud_init_schema import find_schemas, validate_seed
-from osbuild.seed.render import FILES, SUMS, render_seed
+from osbuild.seed.node_seed import make_node_seeds
+from osbuild.seed.render import FILES, SUMS
 from osbuild.shared.errors import Error, UsageError
 
 MOST = 4 * 2**20  # bytes of one file, as on the device
@@ -44,13 +41,7 @@ def render_nodes(
     """The files of each node's seed, checked. Raises `Error` or `UsageError` as `edge-osbuild seed` does."""
     if not nodes:
         return []
-    loaded = setting.load_with_settings(loading.find_profile(profile or profile_of_image(image)), settings)
-    made = []
-    for node in nodes:
-        seed = render_seed(loaded.profile, node, folder=loaded.folder)
-        validate_seed(seed.files, find_schemas(Cache()))
-        made.append(seed.with_sums())
-    return made
+    return [seed.with_sums() for seed in make_node_seeds(profile or profile_of_image(image), nodes, settings)]
 
 
 def profile_of_image(image: Path) -> str:

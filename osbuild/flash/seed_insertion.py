@@ -10,10 +10,8 @@ from osbuild.flash.open_target import SECTOR, OpenTarget, open_target
 from osbuild.flash.seed_patch import EspCopy
 from osbuild.flash.target import FlashTarget
 from osbuild.formats.fat import Fat
-from osbuild.seed.esp_seed import Wrap, find_esp
+from osbuild.seed.esp_seed import DISK_HINT, Wrap, find_esp
 from osbuild.shared.errors import Error
-
-HINT = "give a disk image made by `edge-osbuild build`, or the whole device that it was written to"
 
 
 def insert_seed(files: Mapping[str, bytes], disk: Path, *, wrap: Wrap, host: Host | None = None) -> None:
@@ -37,7 +35,7 @@ def find_disk(disk: Path, host: Host) -> FlashTarget:
     """The device or existing image `disk`. Raises `Error` where it is in use, or may not be written to."""
     found = target.find_target(disk, host)
     if not found.exists:
-        raise Error("there is no such image", where=str(disk), hint=HINT)
+        raise Error("there is no such image", where=str(disk), hint=DISK_HINT)
     target.check_target(found, None, host)
     return found
 
@@ -49,7 +47,7 @@ def copy_file_system(disk: Path, offset: int, size: int, copy: Path) -> Path:
         with disk.open("rb") as file, copy.open("wb") as output:
             for start, length in Fat(file, offset, where).used():
                 if start + length > size:
-                    raise Error("the FAT file system is larger than its partition", where=where, hint=HINT)
+                    raise Error("the FAT file system is larger than its partition", where=where, hint=DISK_HINT)
                 file.seek(offset + start)
                 output.seek(start)
                 output.write(file.read(length))

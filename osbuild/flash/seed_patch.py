@@ -59,14 +59,8 @@ class EspCopy:
 
 def find_esp(table: gpt.Table | None, source: ImageSource) -> gpt.Partition:
     """The one EFI system partition of an image. Raises `Error`."""
-    partitions = [entry for entry in table.partitions if entry.type == gpt.ESP] if table else []
-    if len(partitions) != 1:
-        raise Error(
-            f"{len(partitions)} EFI system partitions, expected one to put a seed on",
-            where=str(source.path),
-            hint="give the seed on a medium of its own (`edge-osbuild seed`), and leave out --seed and --node",
-        )
-    return partitions[0]
+    hint = "give the seed on a medium of its own (`edge-osbuild seed`), and leave out --seed and --node"
+    return gpt.find_esp(table, str(source.path), hint, " to put a seed on")
 
 
 def extract_esp(source: ImageSource, entry: gpt.Partition, copy: Path) -> EspCopy:

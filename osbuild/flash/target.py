@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from osbuild.flash.block_device import BlockDevice, Host, format_decimal
+from osbuild.flash.block_device import BlockDevice, Host
 from osbuild.flash.device_usage import refuse_device
 from osbuild.flash.file_usage import refuse_file
 from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.sizes import format_decimal
 
 # Names that the kernel gives to disks: a file of such a name was meant to be a device.
 DISK = re.compile(r"(sd[a-z]+|vd[a-z]+|xvd[a-z]+|hd[a-z]|disk|mmcblk|nvme\d+n|loop|nbd|sr|md|dm-)\d*(p?\d+)?")

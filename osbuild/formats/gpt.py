@@ -194,6 +194,14 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
+def find_esp(table: Table | None, where: str, hint: str, purpose: str = "") -> Partition:
+    """The one EFI system partition of a disk. Raises `Error` if there is none, several, or no table."""
+    partitions = [partition for partition in table.partitions if partition.type == ESP] if table else []
+    if len(partitions) != 1:
+        raise Error(f"{len(partitions)} EFI system partitions, expected one{purpose}", where=where, hint=hint)
+    return partitions[0]
+
+
 def _header(file: BinaryIO, sector: int, lba: int, what: str, where: str) -> _Header:
     block = _at(file, lba * sector, sector)
     if len(block) < sector or not block.startswith(SIGNATURE):

@@ -21,6 +21,7 @@ from osbuild.host.cache import Cache, content_key, intact, move_if_intact
 from osbuild.host.modes import UMASK
 from osbuild.host.run import CommandError, run_command
 from osbuild.shared.errors import Error
+from osbuild.shared.sizes import format_bytes
 
 SUITE = "trixie"
 COMPONENTS = ("main", "non-free-firmware")  # the second for what a Raspberry Pi's own firmware is in
@@ -171,7 +172,7 @@ class PackageArchive:
             self.update_index(known=True)
         total = sum(deb.size for deb in missing)
         with self.cache.scratch("apt") as scratch:
-            with log.step(f"downloading {len(missing)} packages, {total / 2**20:.0f} MiB"):
+            with log.step(f"downloading {len(missing)} packages, {format_bytes(total)}"):
                 wanted = [f"{deb.name}={deb.version}" for deb in missing]
                 self._apt("download", *wanted, cwd=scratch)
             with ThreadPoolExecutor() as pool:

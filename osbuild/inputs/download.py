@@ -23,6 +23,7 @@ from osbuild.host.http import RequestFailed, explain_error, length, redact_url, 
 from osbuild.shared.errors import Error
 from osbuild.shared.files import file_system_space
 from osbuild.shared.json_text import parse_json
+from osbuild.shared.sizes import format_decimal
 
 KIND = "downloads"  # of the cache's entries; the key is the sha256
 ATTEMPTS = 4  # in a row that brought nothing new, per URL
@@ -209,7 +210,7 @@ def _download(url: str, goal: Path, sha256: str, name: str, timeout: float, size
             resumed = _transfer(url, part, name, timeout, size)
             _publish(part.data, goal, sha256)
             part.discard()
-            log.note(f"{name}: {goal.stat().st_size / 1e6:.1f} MB downloaded in {time.monotonic() - start:.1f} s")
+            log.note(f"{name}: {format_decimal(goal.stat().st_size)} downloaded in {time.monotonic() - start:.1f} s")
             return
         except RequestFailed as failure:
             if isinstance(failure, _Wrong):

@@ -9,6 +9,7 @@ from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key, file_digest
 from osbuild.kubernetes import go_toolchain
+from osbuild.shared.kubernetes_versions import minor_version
 
 SMALL = Path(__file__).parent / "programs"
 PROGRAMS = (
@@ -33,8 +34,8 @@ def binary_key(chosen: UpstreamRelease, architecture: Architecture) -> str:
 
 def linker_variables(chosen: UpstreamRelease) -> list[str]:
     """What the linker sets, so that `kubectl version` and the node's info are right. No date: it would differ."""
-    major, minor, _ = chosen.version[1:].split(".")
-    values = {"gitVersion": chosen.version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
+    major, minor = minor_version(chosen.version) or ("", "")
+    values = {"gitVersion": chosen.version, "gitMajor": str(major), "gitMinor": str(minor), "gitTreeState": "archive"}
     packages = ("k8s.io/client-go/pkg/version", "k8s.io/component-base/version")
     lines = [f"{package}.{name}={value}" for package in packages for name, value in values.items()]
     return [*lines, f"github.com/k3s-io/kine/pkg/version.Version={chosen.kine}"]

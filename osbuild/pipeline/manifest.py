@@ -24,6 +24,7 @@ from osbuild.inputs.debian import Deb
 from osbuild.inputs.lock import Lock
 from osbuild.kubernetes.component import Component
 from osbuild.shared.records import parse_record
+from osbuild.shared.sizes import format_bytes
 
 DEVELOPMENT = (
     "this image trusts DEVELOPMENT keys, so it is not for devices in the field. Make keys of your own with "
@@ -107,10 +108,9 @@ def tree_size(tree: Path) -> int:
 
 def summarize_build(manifest: Manifest, folder: Path, steps: Sequence[tuple[int, str, float]]) -> str:
     """What a person wants to know after a build."""
-    mib = 2**20
     lines = [f"{manifest.name} {manifest.version} for {manifest.board}"]
     for name, file in manifest.files.items():
-        lines.append(f"  {folder / name}  {(file.used or 0) / mib:.0f} MiB")
+        lines.append(f"  {folder / name}  {format_bytes(file.used)}")
     signed = ", signed with DEVELOPMENT keys" if manifest.trust.development else ""
     lines.append(f"  takes updates of {manifest.trust.owner}{signed}")
     if manifest.slot_free_percent is not None:
@@ -119,8 +119,8 @@ def summarize_build(manifest: Manifest, folder: Path, steps: Sequence[tuple[int,
     for part in manifest.components:
         if part.requested is not None:
             lines.append(f"  {part.name}: {part.distribution} {part.version} INSTEAD OF {part.requested}")
-    largest = ", ".join(f"{part.name} {(part.size or 0) / mib:.0f}" for part in manifest.largest)
-    lines.append(f"  largest: {largest} MiB")
+    largest = ", ".join(f"{part.name} {format_bytes(part.size)}" for part in manifest.largest)
+    lines.append(f"  largest: {largest}")
     slow = [f"{title.split(':')[0]} {seconds:.0f} s" for depth, title, seconds in steps if depth < 2 and seconds >= 1]
     if slow:
         lines.append("  time: " + ", ".join(slow))

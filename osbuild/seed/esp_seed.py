@@ -14,19 +14,13 @@ from osbuild.seed.iso import EPOCH
 from osbuild.shared.errors import Error
 
 FOLDER = "seed"
+DISK_HINT = "give a disk image made by `edge-osbuild build`, or the whole device that it was written to"
 Wrap = Callable[[Sequence[str], Sequence[Path]], list[str]]
 
 
 def find_esp(disk: Path) -> gpt.Partition:
     """The one EFI system partition of a disk. Raises `Error` where there is none, or no partition table."""
-    partitions = [entry for entry in gpt.read_table(disk).partitions if entry.type == gpt.ESP]
-    if len(partitions) != 1:
-        raise Error(
-            f"{len(partitions)} EFI system partitions, expected one",
-            where=str(disk),
-            hint="give a disk image made by `edge-osbuild build`, or the whole device that it was written to",
-        )
-    return partitions[0]
+    return gpt.find_esp(gpt.read_table(disk), str(disk), DISK_HINT)
 
 
 def find_mtools(cache: Cache) -> Wrap:

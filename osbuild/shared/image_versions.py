@@ -2,9 +2,16 @@
 
 import re
 
+PATTERN = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"  # of a profile's version
+
 SEMANTIC = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]*)?")
 LONGEST = 256  # characters; int() rejects some thousand digits
 Key = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
+
+
+def is_image_version(text: str) -> bool:
+    """Whether `text` is a version that a profile may have: three numbers, so that every two can be compared."""
+    return re.fullmatch(PATTERN, text) is not None
 
 
 def version_key(version: str) -> Key | None:

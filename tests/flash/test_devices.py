@@ -8,9 +8,10 @@ import pytest
 
 from osbuild import cli
 from osbuild.flash import target
-from osbuild.flash.block_device import BlockDevice, Host, format_decimal
+from osbuild.flash.block_device import BlockDevice, Host
 from osbuild.flash.device_usage import list_usages, refuse_device
 from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.sizes import format_decimal
 
 GB = 10**9
 

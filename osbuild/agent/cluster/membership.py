@@ -11,6 +11,7 @@ from osbuild.agent.kubernetes import api, versions
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.agent.system import System
 from osbuild.shared.node_settings import NodeSettings
+from osbuild.shared.sizes import format_bytes
 
 ANSWER_TIMEOUT = 30.0  # seconds that a server gets to take what leads to a drain: it may just be starting again
 PAUSE = 2.0  # seconds between two questions
@@ -39,9 +40,7 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
             hint = error.hint if isinstance(error, Problem) else None
             raise Problem(f"the cluster's data can't be snapshotted: {error}", hint=hint) from error
         metadata["snapshot"] = made.name if made else None
-        say(
-            f"snapshot {made.name}, {snapshot.format_mib(made.size)}" if made else "no datastore here to be snapshotted"
-        )
+        say(f"snapshot {made.name}, {format_bytes(made.size)}" if made else "no datastore here to be snapshotted")
     return metadata | {"seconds": round(time.monotonic() - started, 1)}
 
 

@@ -23,6 +23,7 @@ from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 from osbuild.shared.files import file_system_space, make_folder, sync_path, write_file
 from osbuild.shared.locks import lock_path
+from osbuild.shared.sizes import format_bytes
 
 DATA = "/var/lib/kubernetes"
 FOLDER = f"{DATA}/snapshots"
@@ -194,9 +195,8 @@ def make_room(system: System, size: int, spared: Collection[str]) -> None:
     remove_oldest(system, spared, room=size)
     space = snapshot_limits(system)[1]
     if size > space:
-        message = (
-            f"the datastore has {format_mib(size)}, and `update.snapshot_space` of the profile is {format_mib(space)}"
-        )
+        limit = f"`update.snapshot_space` of the profile is {format_bytes(space)}"
+        message = f"the datastore has {format_bytes(size)}, and {limit}"
         raise Problem(message, where=datastore.FILE, hint="give it more, or remove objects that nobody needs")
     require_space(system.path(FOLDER), size)
 
@@ -205,8 +205,8 @@ def require_space(folder: Path, size: int) -> None:
     """Raise `Problem` unless the file system of `folder` has room for `size` bytes."""
     space = file_system_space(folder)
     if space is not None and space.free < size + SPARE_BYTES:
-        needed = f"{format_mib(size)} and {format_mib(SPARE_BYTES)} to spare are needed"
-        message = f"{needed}, {format_mib(space.free)} are free"
+        needed = f"{format_bytes(size)} and {format_bytes(SPARE_BYTES)} to spare are needed"
+        message = f"{needed}, {format_bytes(space.free)} are free"
         raise Problem(message, where=str(folder), hint=FREE)
 
 
@@ -222,7 +222,3 @@ def copy_contents(system: System, folder: Path, source: Path) -> datastore.Datas
     for made in [path for path in (folder, *folder.rglob("*")) if path.is_dir()]:
         sync_path(made)
     return datastore.read_state(database, alone=True)
-
-
-def format_mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"

@@ -10,6 +10,7 @@ from osbuild.agent.kubernetes import datastore, versions
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 from osbuild.agent.systemd import find_active
+from osbuild.shared.sizes import format_bytes
 
 WRITERS = ("kine.service", "k3s-server.service")
 
@@ -30,7 +31,7 @@ def snapshot_lines(system: System, machine: bool) -> list[str]:
     if not snapshots:
         return ["no snapshots"]
     width = max(len(one.name) for one in snapshots)
-    return [f"{one.name:{width}}  {one.taken}  {one.reason:8}  {snapshot.format_mib(one.size):>8}" for one in snapshots]
+    return [f"{one.name:{width}}  {one.taken}  {one.reason:8}  {format_bytes(one.size):>8}" for one in snapshots]
 
 
 def server_version(system: System) -> KubernetesVersion:
@@ -46,7 +47,7 @@ def take_manually(system: System) -> str:
     made = snapshot.take_snapshot(system, server_version(system), "asked", migration.needed_snapshots(system))
     if made is None:
         raise Problem("there is no datastore", where=datastore.FILE, hint="it is made at the first start of Kubernetes")
-    return f"{made.name}, {snapshot.format_mib(made.size)}"
+    return f"{made.name}, {format_bytes(made.size)}"
 
 
 def restore_manually(system: System, name: str) -> str:

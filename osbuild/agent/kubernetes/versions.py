@@ -5,13 +5,11 @@ Within a minor version neither the API's objects nor how they are stored change 
 Versioning"): such a step is free in both directions.
 """
 
-import re
 from dataclasses import dataclass
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
-
-VERSION = re.compile(r"v(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:\+k3s(\d{1,9}))?")
+from osbuild.shared.kubernetes_versions import version_numbers
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class KubernetesVersion:
     version: str
 
     def __post_init__(self) -> None:
-        if not self.distribution or not VERSION.fullmatch(self.version):
+        if not self.distribution or version_numbers(self.version) is None:
             raise Problem(f"{self!s:.100} is no release of Kubernetes", hint="such as `upstream v1.36.3`")
 
     @classmethod
@@ -34,9 +32,9 @@ class KubernetesVersion:
     @property
     def numbers(self) -> tuple[int, ...]:
         """Major, minor, patch and K3s' own number, to compare by."""
-        match = VERSION.fullmatch(self.version)
-        assert match
-        return tuple(int(part or 0) for part in match.groups())
+        numbers = version_numbers(self.version)
+        assert numbers
+        return numbers
 
     @property
     def minor(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from osbuild.config.profile import LABEL, SECRET_CONFIG, KubernetesSettings, Pro
 from osbuild.config.scalars import find_nearest
 from osbuild.shared import cluster_ranges, upstream_options
 from osbuild.shared.errors import Error
+from osbuild.shared.kubernetes_versions import minor_version
 from osbuild.shared.node_settings import NodeSettings
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -47,7 +48,7 @@ RESERVED_FLAGS = {
     "data-dir": "nothing: the image sets it",
 }
 ADDRESSES = ("datastore-endpoint", "etcd-s3-proxy")  # secret only if they contain a password
-FIRST_UNLIMITED = 34  # the minor version from which a cluster may have more than 2^20 services
+FIRST_UNLIMITED = (1, 34)  # the minor version from which a cluster may have more than 2^20 services
 PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@|(^|[ ;&?])(password|passwd|pwd|secret)=", re.IGNORECASE)
 
 Where = Callable[..., str]
@@ -229,22 +230,16 @@ def node_settings(block: KubernetesSettings) -> NodeSettings:
     return NodeSettings(role=block.role, node_ip=block.node_ip, config=block.config)
 
 
-def minor_version(block: KubernetesSettings) -> int:
-    """The minor version of the release that the block names; a large number if it names none."""
-    match = re.match(r"v1\.([0-9]{1,4})\.", block.version or "")
-    return int(match[1]) if match else 9999
-
-
 def check_ranges(profile: Profile, where: Where) -> None:
     """Addresses of cluster and node, alone and together."""
     block = profile.kubernetes
     cluster = node_settings(block).ranges
     if "advertise-address" not in block.config:
         cluster = dataclasses.replace(cluster, advertise_address=None)  # it follows from `node_ip`, which each node has
+    minor = minor_version(block.version) if block.version else None
+    few_services = minor is not None and minor < FIRST_UNLIMITED
     try:
-        cluster_ranges.check_ranges(
-            cluster, ipv6=not may_be_upstream(block), few_services=minor_version(block) < FIRST_UNLIMITED
-        )
+        cluster_ranges.check_ranges(cluster, ipv6=not may_be_upstream(block), few_services=few_services)
     except cluster_ranges.RangeError as error:
         dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
         raise Error(str(error), where=where(dotted), hint=error.hint) from error

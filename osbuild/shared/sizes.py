@@ -1,0 +1,18 @@
+"""Numbers of bytes as people read them."""
+
+
+def format_bytes(size: float | None) -> str:
+    """In KiB, MiB or GiB, as memory and files are counted; empty if the size is not known."""
+    if size is None:
+        return ""
+    if size < 2**20:
+        return f"{size / 2**10:.0f} KiB" if size >= 2**10 else f"{size:.0f} B"
+    return f"{size / 2**20:.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def format_decimal(size: float) -> str:
+    """As cards are sold and transfers are counted: 1 GB is 1,000,000,000 bytes."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.{0 if size >= 100 * factor else 1}f} {unit}"
+    return f"{size:.0f} bytes"
