@@ -23,6 +23,7 @@ from osbuild.host.cache import Cache, remove_tree
 from osbuild.host.output import make_folder, output_path, write_output
 from osbuild.host.version import read_version
 from osbuild.shared.errors import Error
+from osbuild.shared.quoting import escaped
 
 # name -> (module of this package, one line of help), in the order in which they run: `warm` changes the image
 MEASUREMENTS = {
@@ -121,7 +122,7 @@ def print_report(done: list[Measured], output: Path, seconds: float) -> None:
         console.print("\n" + measured.meaning, markup=False, style="dim")
         for line in measured.notes:
             console.print(line, markup=False)
-    console.print(f"\n{paths.display_path(output)} was written; all of it took {seconds:.0f} s", markup=False)
+    console.print(f"\n{escaped(paths.display_path(output))} was written; all of it took {seconds:.0f} s", markup=False)
 
 
 def main() -> None:

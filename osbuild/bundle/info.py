@@ -13,6 +13,7 @@ from osbuild.host.run import CommandError
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
+from osbuild.shared.files import read_start
 from osbuild.shared.json_text import parse_json
 
 MAGIC = b"hsqs"  # squashfs, with which a bundle begins
@@ -42,8 +43,7 @@ class BundleInfo:
 def is_bundle(path: Path) -> bool:
     """Whether a file begins like a bundle."""
     try:
-        with path.open("rb") as file:
-            return file.read(4) == MAGIC
+        return read_start(path, len(MAGIC)) == MAGIC
     except OSError:
         return False
 

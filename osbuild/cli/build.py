@@ -8,6 +8,7 @@ import click
 
 from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER, LOCATION
+from osbuild.cli.table import print_lines
 from osbuild.host import log
 from osbuild.host.cache import Cache
 from osbuild.host.modes import UMASK
@@ -43,7 +44,7 @@ def command(
         if not as_json:
             if not done[-1].fresh:
                 log.note("nothing changed since the last build")
-            click.echo(summarize_build(done[-1].manifest, Path(display_path(done[-1].folder)), log.timings()[before:]))
+            print_lines(summarize_build(done[-1].manifest, Path(display_path(done[-1].folder)), log.timings()[before:]))
     if keys.development:
         log.warn(DEVELOPMENT)
     if as_json:

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from osbuild.cli.table import align_columns
+from osbuild.cli.table import align_columns, print_lines
 from osbuild.flash.block_device import BlockDevice, Host
 from osbuild.flash.device_usage import list_usages, refuse_device
 from osbuild.shared.sizes import format_decimal
@@ -22,7 +22,7 @@ def command(everything: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([device_json(host, device) for device in shown], indent=2))
     elif shown:
-        click.echo("\n".join(align_columns([device_row(host, device) for device in shown], right=(1,))))
+        print_lines(align_columns([device_row(host, device) for device in shown], right=(1,)))
     else:
         click.echo("no disk or card was found; --all also shows other devices")
 

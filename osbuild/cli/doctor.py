@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from osbuild.cli.table import print_lines
 from osbuild.host.cache import Cache
 from osbuild.pipeline.doctor import HostCheck, diagnose_host, install_line, install_packages, missing_packages
 
@@ -21,7 +22,10 @@ def command(as_json: bool, fix: bool) -> None:
     if fix and (packages := missing_packages(checks)):
         install_packages(packages)
         checks = diagnose_host(Cache(), Path("build"))
-    click.echo(json.dumps([asdict(check) for check in checks], indent=2) if as_json else render_checks(checks))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        print_lines(render_checks(checks).split("\n"))
     if any(check.required and not check.good for check in checks):
         sys.exit(1)
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.table import align_columns
+from osbuild.cli.table import align_columns, print_lines
 from osbuild.formats import superblocks
 from osbuild.host.cache import Cache
 from osbuild.host.paths import display_path
@@ -49,24 +49,27 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
         found = update_changes.compare_builds(
             update_changes.read_side(against.absolute(), cache), update_changes.read_side(image.absolute(), cache)
         )
-        click.echo(
-            json.dumps(comparison.comparison_json(found), indent=2)
-            if as_json
-            else "\n".join(comparison.comparison_lines(found))
-        )
+        if as_json:
+            click.echo(json.dumps(comparison.comparison_json(found), indent=2))
+        else:
+            print_lines(comparison.comparison_lines(found))
     elif info.is_bundle(image):
         asked = folder is not None or "EDGE_OSBUILD_KEYS" in os.environ
         known = asked or key_folder.has_keys(development.default_folder())
         keyring = development.existing_keys(folder).keyring() if known else None
         about = info.read_bundle(image.absolute(), Cache(), keyring)
-        click.echo(
-            json.dumps(comparison.info_json(about), indent=2) if as_json else "\n".join(comparison.info_lines(about))
-        )
+        if as_json:
+            click.echo(json.dumps(comparison.info_json(about), indent=2))
+        else:
+            print_lines(comparison.info_lines(about))
         if asked and about.problem:
             raise click.exceptions.Exit(1)
     else:
         report = inspect_image(image)
-        click.echo(json.dumps(inspection_json(report), indent=2) if as_json else "\n".join(inspection_lines(report)))
+        if as_json:
+            click.echo(json.dumps(inspection_json(report), indent=2))
+        else:
+            print_lines(inspection_lines(report))
 
 
 def inspection_json(report: Inspection) -> dict[str, Any]:

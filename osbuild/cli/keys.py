@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.table import align_columns
+from osbuild.cli.table import align_columns, print_lines
 from osbuild.host import log
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
@@ -149,7 +149,10 @@ def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_j
     found = report_keys(keys, root_folder=root_keys)
     if keyring is not None:
         write_key_file(keyring, keys.keyring(), mode=PUBLIC)
-    click.echo(json.dumps(report_json(found), indent=2) if as_json else "\n".join(report_lines(found)))
+    if as_json:
+        click.echo(json.dumps(report_json(found), indent=2))
+    else:
+        print_lines(report_lines(found))
     for warning in () if as_json else found.warnings:
         log.warn(warning)
 

@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from osbuild.host.output import file_kind
+from osbuild.host.paths import made_by_kernel
 
 BLOCKING = ("a FIFO", "a socket", "a character device")  # none has contents of a known size
 
@@ -24,14 +25,16 @@ class Location(click.ParamType[Path]):
         if not value or "\0" in value:
             self.fail("the path is empty", param, ctx)
         path = Path(os.path.expanduser(value) if value == "~" or value.startswith("~/") else value)  # noqa: PTH111
+        found = None
         try:
             found = file_kind(path.stat().st_mode)
-        except OSError as error:
+        except OSError as error:  # whoever opens it says why
             if error.errno == errno.ELOOP:
                 self.fail(f"{str(path)!r} is a link that leads back to itself", param, ctx)
-            return path  # whoever opens it says why
         if found in BLOCKING:
             self.fail(f"{str(path)!r} is {found}: name a file or a folder", param, ctx)
+        if made_by_kernel(path):
+            self.fail(f"{str(path)!r} is made by the kernel, not stored on a disk: name another one", param, ctx)
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

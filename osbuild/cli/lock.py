@@ -6,6 +6,7 @@ import click
 
 from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER
+from osbuild.cli.table import print_lines
 from osbuild.host.cache import Cache
 from osbuild.host.paths import display_path
 from osbuild.inputs.lock import save_lock
@@ -24,9 +25,7 @@ def command(profile: str, arch: str | None, board: str | None, folder: Path | No
     for loaded, wanted in chosen_boards(profile, arch, board):
         lock = make_lock(loaded, wanted, Cache(), folder=folder, without=without)
         path = save_lock(loaded, lock)
-        click.echo(
-            f"{display_path(path)}: {lock.board}: {len(lock.packages)} packages, {lock.kernel.name} "
-            f"{lock.kernel.version}"
-        )
+        packages = f"{len(lock.packages)} packages, {lock.kernel.name} {lock.kernel.version}"
+        print_lines([f"{display_path(path)}: {lock.board}: {packages}"])
         if lock.kubernetes:
-            click.echo(f"Kubernetes: {lock.kubernetes['distribution']} {lock.kubernetes['version']}")
+            print_lines([f"Kubernetes: {lock.kubernetes['distribution']} {lock.kubernetes['version']}"])

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from osbuild.cli.table import print_lines
 from osbuild.config import board as boards
 from osbuild.config import load as loading
 from osbuild.config.json_schema import make_schema
@@ -67,8 +68,8 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
         else:
             results.append({"profile": name, "ok": True})
             if not as_json:
-                click.echo(
-                    f"{paths.display_path(path)}: {found.name} {found.version} for {found.architecture} is valid"
+                print_lines(
+                    [f"{paths.display_path(path)}: {found.name} {found.version} for {found.architecture} is valid"]
                 )
     if as_json:
         click.echo(json.dumps(results, indent=2))

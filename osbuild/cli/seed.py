@@ -89,8 +89,8 @@ def command(
         if where.suffix == ".iso" and not where.is_dir():
             output_files.write_output(where, make_iso(files), mode=0o600)
         else:
-            output_files.make_folder(where, mode=0o700)
-            output_files.publish_files(where, files, mode=0o600, marker=SUMS)
+            with output_files.new_folder(where, mode=0o700):
+                output_files.publish_files(where, files, mode=0o600, marker=SUMS)
     if as_json:
         click.echo(json.dumps({"node": node, "instance": seed.instance, "seed": str(where)}, indent=2))
     else:

@@ -11,6 +11,7 @@ import yaml
 
 from osbuild.host import paths
 from osbuild.shared.errors import Error
+from osbuild.shared.files import read_start
 
 LARGEST = 256 * 1024  # bytes
 DEEPEST = 32
@@ -133,6 +134,9 @@ def parse_document(text: str, path: Path) -> Node | None:
     """Any plain YAML, None where there is nothing in it. `path` is for positions. Raises `Error` as `read_document`
     does.
     """
+    if bad := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        message = f"found the character U+{ord(bad.group()):04X}, expected text"
+        raise Error(message, where=_position(path, text[: bad.start()]), hint="remove it")
     loader = _Loader(text, path)
     try:
         node = loader.get_single_node()
@@ -153,8 +157,7 @@ def _text(path: Path) -> str:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "not there"
             raise Error(f"cannot read the profile: it is {what}", where=start, hint="name a YAML file")
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = read_start(path, LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no such file can exist"
         raise Error(f"cannot read the profile: {reason}", where=start, hint="check its path and mode") from error
@@ -167,9 +170,6 @@ def _text(path: Path) -> str:
         before = data[: error.start].decode("utf-8-sig", errors="replace")
         message = f"found the byte 0x{data[error.start]:02x}, expected UTF-8 text"
         raise Error(message, where=_position(path, before), hint="save the file as UTF-8") from error
-    if bad := yaml.reader.Reader.NON_PRINTABLE.search(text):
-        message = f"found the control character U+{ord(bad.group()):04X}, expected text"
-        raise Error(message, where=_position(path, text[: bad.start()]), hint="remove it")
     return text
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from osbuild.config.key_table import Kind, Shape, keys_of, to_json
 from osbuild.config.load import DEFAULT, LoadedProfile
+from osbuild.shared.quoting import escaped
 
 WIDEST = 72  # comments are not moved further to the right than this
 
@@ -22,7 +23,9 @@ def render_profile(loaded: LoadedProfile) -> str:
 def _line(text: str, origin: str | None, column: int) -> str:
     if origin is None:
         return text
-    return f"{text.ljust(column)}  " + click.style(f"# {origin}", fg=None if origin == DEFAULT else "cyan", dim=True)
+    return f"{text.ljust(column)}  " + click.style(
+        f"# {escaped(origin)}", fg=None if origin == DEFAULT else "cyan", dim=True
+    )
 
 
 Lines = Iterator[tuple[str, str | None]]

@@ -12,6 +12,7 @@ from osbuild.flash.plan import TargetOrder, WritePlan
 from osbuild.flash.writer import Interrupted, TargetState, TargetWriter, WriteProgress, WriteResult
 from osbuild.host import log
 from osbuild.shared.errors import Error
+from osbuild.shared.quoting import escaped
 from osbuild.shared.sizes import format_decimal
 
 AGAIN = "run the same command again: it goes on where it stopped"
@@ -46,14 +47,14 @@ def flash_targets(plan: WritePlan, orders: Sequence[TargetOrder]) -> list[WriteR
 
 def progress_reporter(bars: Progress, path: Path) -> WriteProgress:
     """A bar for one target, anew for each thing that is done to it."""
-    task = bars.add_task(str(path), total=None)
+    task = bars.add_task(escaped(str(path)), total=None)
     shown = ""
 
     def report(what: str, total: int | None, more: int) -> None:
         nonlocal shown
         if what != shown:
             shown = what
-            bars.reset(task, total=total, description=f"{path}: {what}")
+            bars.reset(task, total=total, description=f"{escaped(str(path))}: {what}")
         bars.update(task, advance=more)
 
     return report

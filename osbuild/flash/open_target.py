@@ -102,14 +102,14 @@ class OpenTarget:
         if self._gone(error):
             message = f"the device is gone: it was pulled out, or has stopped answering, while {doing}{place}"
             return Error(message, where=self._where, hint=f"put it back in (`edge-osbuild devices`). {again}")
+        if self.target.device is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message = f"no space is left for this file{place}: {error.strerror}"
+            return Error(message, where=self._where, hint=f"make room. {again}")
         if error.errno in LOCKED or self._read_only() or (doing != "reading" and self._unwritable()):
             message = f"it has become read-only while {doing}{place}: a worn-out card does that, and so does its lock"
             return Error(
                 message, where=self._where, hint=f"slide its lock away from LOCK, or use another card. {again}"
             )
-        if self.target.device is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message = f"no space is left for this file{place}: {error.strerror}"
-            return Error(message, where=self._where, hint=f"make room. {again}")
         if error.errno == errno.ENOSPC or (offset is not None and self._ends_early()):
             message = f"it ends early: it claims {self.size} bytes, and {doing}{place} fails"
             return Error(message, where=self._where, hint="a counterfeit or broken card: use another")

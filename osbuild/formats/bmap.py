@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from osbuild.shared.errors import Error
+from osbuild.shared.files import read_start
 
 BLOCK = 4096
 MOST = 2**24  # bytes of a block map; one of ours has some kB
@@ -75,8 +76,7 @@ def read_bmap(path: Path) -> Bmap:
     """Read and check a block map. Raises `Error` if it is none, is damaged, or contradicts itself."""
     where = str(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST + 1)
+        data = read_start(path, MOST + 1)
     except OSError as error:
         hint = "check its mode, or leave it out: --no-bmap"
         raise Error(f"cannot read the block map: {error.strerror}", where=where, hint=hint) from error

@@ -1,6 +1,7 @@
 """What a person sees while work goes on: nested steps with timings, notes and progress.
 
-Everything goes to standard error, so that standard output stays free for results and `--json`.
+Everything goes to standard error, so that standard output stays free for results and `--json`. Names of others, which
+may be those of files in an image, cannot control the terminal.
 """
 
 import sys
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from osbuild.shared.errors import Error
+from osbuild.shared.quoting import escaped
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 verbose = False
@@ -25,7 +27,7 @@ _timings: list[tuple[int, str, float]] = []
 @contextmanager
 def step(title: str) -> Iterator[None]:
     """Print `title` now and how long the block took, in seconds, when it ends."""
-    depth = _depth.get()
+    title, depth = escaped(title), _depth.get()
     indent = "  " * depth
     console.print(f"{indent}[bold]‣[/] {escape(title)}")
     begin = time.monotonic()
@@ -49,28 +51,29 @@ def timings() -> list[tuple[int, str, float]]:
 
 def note(message: str) -> None:
     """Print one line at the current depth."""
-    console.print(f"{'  ' * _depth.get()}{message}", markup=False)
+    console.print(f"{'  ' * _depth.get()}{escaped(message, lines=True)}", markup=False)
 
 
 def debug(message: str) -> None:
     """Print one line if `--verbose` was given."""
     if verbose:
-        console.print(f"{'  ' * _depth.get()}{message}", style="dim", markup=False)
+        console.print(f"{'  ' * _depth.get()}{escaped(message, lines=True)}", style="dim", markup=False)
 
 
 def warn(message: str) -> None:
     """Print one warning."""
     console.print(f"{'  ' * _depth.get()}[yellow]warning:[/] ", end="")
-    console.print(message, markup=False)
+    console.print(escaped(message, lines=True), markup=False)
 
 
 def error(problem: Error) -> None:
     """Print what went wrong, and what to do next."""
     console.print("[bold red]error:[/] ", end="")
-    console.print(str(problem), markup=False)
+    where = f"{escaped(problem.where)}: " if problem.where else ""
+    console.print(where + escaped(problem.message, lines=True), markup=False)
     if problem.hint:
         console.print("  [bold]hint:[/] ", end="")
-        console.print(problem.hint, markup=False)
+        console.print(escaped(problem.hint, lines=True), markup=False)
 
 
 @contextmanager
@@ -88,5 +91,5 @@ def bars() -> Iterator[Progress]:
 def progress(title: str, total: int | None) -> Iterator[Progress]:
     """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
     with bars() as bar:
-        bar.add_task("  " * _depth.get() + title, total=total)
+        bar.add_task("  " * _depth.get() + escaped(title), total=total)
         yield bar

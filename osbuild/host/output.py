@@ -3,8 +3,8 @@
 import errno
 import os
 import stat
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from osbuild.host import sparse
@@ -99,6 +99,22 @@ def check_folder(folder: Path) -> None:
         read_only = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
         message = "this folder is on a read-only file system" if read_only else "no file can be made in this folder"
         raise Error(message, where=str(folder), hint="name another folder, or change its mode")
+
+
+@contextmanager
+def new_folder(folder: Path, *, mode: int = 0o777) -> Iterator[None]:
+    """Make `folder` like `make_folder`. If the block fails, those of the folders that this made are removed that are
+    empty. Raises `Error`.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        make_folder(folder, mode=mode)
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:

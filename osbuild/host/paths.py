@@ -21,6 +21,7 @@ PROFILES = DATA / "profiles"
 BOARDS = DATA / "boards"
 TEMPLATES = DATA / "cloud-init"
 ELEMENTS = PACKAGE / "rootfs" / "elements"
+KERNEL = ("/proc", "/sys")
 
 
 def overlays_folder() -> Path:
@@ -56,6 +57,15 @@ def path_exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def made_by_kernel(path: Path) -> bool:
+    """Whether `path`, links followed, is below /proc or /sys: files there may have no end, or make a reader wait."""
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return any(real.is_relative_to(folder) for folder in KERNEL)
 
 
 def resolve_named(name: str, folder: Path) -> Path:

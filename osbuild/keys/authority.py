@@ -54,7 +54,10 @@ def create_keys(
     folder: Path, owner: str, access: PrivateKeyAccess, *, development: bool = False, root_token: str | None = None
 ) -> KeyFolder:
     """Make a root, an empty list of revoked certificates and a first signer in `folder`. Raises `Error`."""
-    with key_files.key_folder_lock(folder, access.roots(folder)):
+    roots = [] if root_token else [access.roots(folder)]
+    if roots and access.root_folder is None:
+        key_files.check_only_keys(roots[0])
+    with key_files.key_folder_lock(folder, *roots):
         if has_keys(folder):
             raise Error("there are keys already", where=str(folder), hint="rotate them, or name another folder")
         root_key = _new_root(folder, RootEntry("root-1", root_token), owner, access, development=development)
@@ -82,7 +85,7 @@ def rotate_signer(
 
 def rotate_root(folder: Path, access: PrivateKeyAccess) -> KeyFolder:
     """Make a new root beside the older ones: from now on it is in the keyring, but signs nothing. Raises `Error`."""
-    with key_files.key_folder_lock(folder, access.roots(folder)):
+    with key_files.key_folder_lock(folder, *([] if access.new_token else [access.roots(folder)])):
         keys = load_keys(folder)
         root = RootEntry(f"root-{len(keys.roots) + 1}", access.new_token)
         _new_root(folder, root, keys.owner, access, development=keys.development)
@@ -139,9 +142,7 @@ def check_pair(keys: KeyFolder, name: str, key: Key) -> Key:
 
 def _new_root(folder: Path, root: RootEntry, owner: str, access: PrivateKeyAccess, *, development: bool) -> Key:
     def save(key: Key) -> None:
-        path = access.roots(folder)
-        key_files.make_key_folder(path)
-        private_key.save_key(path / f"{root.name}.key", key, access.root_secret)
+        private_key.save_key(access.roots(folder) / f"{root.name}.key", key, access.root_secret)
 
     key = _new_key(root.token, access, save)
     certificate = make_root(key, owner, root.name, development=development)

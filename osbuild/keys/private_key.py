@@ -11,12 +11,17 @@ from osbuild.keys.key_files import PRIVATE, check_private, read_key_file, write_
 from osbuild.shared.errors import Error
 
 Key = ec.EllipticCurvePrivateKey
+LONGEST = 1023  # bytes of a passphrase (PEM_BUFSIZE of OpenSSL, without its final NUL)
 CURVES = ("secp256r1", "secp384r1")  # what RAUC's OpenSSL, hardware tokens and cloud key stores all know
 
 
 def resolve_passphrase(reference: str | None) -> bytes | None:
     """The secret behind `file:PATH` or `env:NAME`; paths are relative to the current folder. Raises `Error`."""
-    return secrets.resolve_secret(reference, folder=Path()).encode() if reference else None
+    secret = secrets.resolve_secret(reference, folder=Path()).encode() if reference else None
+    if secret and len(secret) > LONGEST:
+        message = f"a passphrase of {len(secret)} bytes is too long: OpenSSL takes {LONGEST}"
+        raise Error(message, where=reference, hint="is this the right file?")
+    return secret
 
 
 def generate_key() -> Key:

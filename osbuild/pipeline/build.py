@@ -128,7 +128,14 @@ def build_image(
     updates that are signed with `keys`, by default those that `osbuild.keys.development` chooses. Raises `Error`.
     """
     target = build_folder(loaded, board, base)
-    output.make_folder(target)  # a folder that can't be written to is reported now, not after minutes
+    with output.new_folder(target):  # a folder that can't be written to is reported now, not after minutes
+        return _build_into(target, loaded, board, cache, locked=locked, folder=folder, keys=keys)
+
+
+def _build_into(
+    target: Path, loaded: LoadedProfile, board: Board, cache: Cache, *, locked: bool, folder: Path | None,
+    keys: KeyFolder | None,
+) -> Build:  # fmt: skip
     lock = current_lock(loaded, board, cache, locked=locked, folder=folder)
     if why := lock.kubernetes.get("because"):
         log.warn(

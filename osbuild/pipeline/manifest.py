@@ -106,8 +106,8 @@ def tree_size(tree: Path) -> int:
     return sum(file_size(Path(base, name)) for base, _, names in os.walk(tree) for name in names)
 
 
-def summarize_build(manifest: Manifest, folder: Path, steps: Sequence[tuple[int, str, float]]) -> str:
-    """What a person wants to know after a build."""
+def summarize_build(manifest: Manifest, folder: Path, steps: Sequence[tuple[int, str, float]]) -> list[str]:
+    """What a person wants to know after a build, by line."""
     lines = [f"{manifest.name} {manifest.version} for {manifest.board}"]
     for name, file in manifest.files.items():
         lines.append(f"  {folder / name}  {format_bytes(file.used)}")
@@ -125,4 +125,4 @@ def summarize_build(manifest: Manifest, folder: Path, steps: Sequence[tuple[int,
     if slow:
         lines.append("  time: " + ", ".join(slow))
     lines.append(f"next: edge-osbuild run {folder}")
-    return "\n".join(lines)
+    return lines

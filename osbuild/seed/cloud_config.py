@@ -17,6 +17,7 @@ from osbuild.config.document import quote_text
 from osbuild.config.profile import Profile
 from osbuild.host import paths
 from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.files import read_start
 from osbuild.shared.seed import document
 from osbuild.shared.seed.effective_keys import find_without_effect
 from osbuild.shared.seed.refused import SeedRefused
@@ -56,8 +57,7 @@ def read_user_data(path: Path) -> UserData:
     """Read a file that must be one `#cloud-config`. Raises `UsageError` with line and column for what is not."""
     where = paths.display_path(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = read_start(path, LARGEST + 1)
     except OSError as error:
         hint = f"name a file that begins with `{FIRST}`"
         raise UsageError(f"cannot be read: {error.strerror}", where=f"{OPTION} {where}", hint=hint) from error

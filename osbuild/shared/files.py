@@ -9,20 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LARGEST = 64 * 2**20  # bytes of the largest file that `read_file` reads
+CHUNK = 2**20  # bytes that are read at once
 DAMAGED = ".damaged"  # suffix of the name of a damaged file
 
 
 def read_file(path: Path) -> bytes:
     """The contents of a regular file. Raises `OSError`, also if it is not a regular file or larger than `LARGEST`."""
+    data = read_start(path, LARGEST + 1)
+    if len(data) > LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {LARGEST} bytes", str(path))
+    return data
+
+
+def read_start(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a regular file, fewer if it is shorter. Raises `OSError` like `read_file`.
+
+    Never waits: a file of the kernel that has nothing to read yet, such as /proc/kmsg, is an error too.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "a folder" if stat.S_ISDIR(status.st_mode) else "not a file", str(path))
-        if status.st_size > LARGEST:
-            raise OSError(errno.EFBIG, f"larger than {LARGEST} bytes", str(path))
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            return file.read()
+        parts, left = [], size
+        while left and (data := os.read(descriptor, min(left, CHUNK))):
+            parts.append(data)
+            left -= len(data)
+        return b"".join(parts)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 

@@ -33,15 +33,27 @@ def lock_descriptor(descriptor: int, *, shared: bool = False, patience: float | 
 def lock_path(path: Path, *, shared: bool = False, create: int | None = None) -> Iterator[None]:
     """Hold the lock of a folder or a file, after waiting for it. Raises `OSError`.
 
-    With `create`, the path is a lock file: a missing one is created with this mode.
+    With `create`, the path is a lock file: a missing one is created with this mode, also if the process that had the
+    lock removes the file at its end.
     """
     flags = os.O_RDONLY if create is None else os.O_RDWR | os.O_CREAT
-    descriptor = os.open(path, flags | os.O_CLOEXEC, create or 0)
+    while True:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, create or 0)
+        try:
+            lock_descriptor(descriptor, shared=shared)
+            if create is None or is_at(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that is now at `path`."""
     try:
-        lock_descriptor(descriptor, shared=shared)
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_locked(path: Path) -> bool:

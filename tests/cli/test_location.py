@@ -67,6 +67,42 @@ def test_what_is_no_file_is_wrong_usage_and_is_never_opened(tmp_path: Path, caps
         assert "the path is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["/proc/kmsg", "/proc/self/pagemap", "/proc/new", "/sys/kernel"])
+def test_files_of_the_kernel_are_wrong_usage_and_are_never_opened(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(place)
+    for path in (place, tmp_path / "link"):
+        usages: list[list[str | Path]] = [
+            ["inspect", path], ["flash", path, tmp_path / "x"], ["bundle", path], ["inspect", "x", "--keys", path],
+            ["keys", "init", path, "--owner", "x"], ["seed", "minimal", "--node", "n", "--user-data", path],
+            ["inspect", "x", "--against", path],
+        ]  # fmt: skip
+        for words in usages:
+            assert status(*words) == 2
+            assert "made by the kernel" in capsys.readouterr().err
+
+
+def test_a_profile_that_a_reader_would_wait_for_is_a_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "shop.yaml"
+    os.mkfifo(tmp_path / "fifo.yaml")
+    for name in ("/proc/kmsg", str(tmp_path / "fifo.yaml")):
+        profile.write_text(f"name: shop\nversion: 1.0.0\nextends: {name}\n")
+        board = ["profile", "check", profile] if name.startswith("/proc") else ["build", "minimal", "--board", name]
+        for words in (["profile", "show", name], ["profile", "show", profile], board):
+            assert status(*words) in (1, 2)
+            assert "hint:" in capsys.readouterr().err
+    for key in ("images", "manifests"):
+        profile.write_text(
+            "name: shop\nversion: 1.0.0\noverlays: [base, kubernetes]\n"
+            f"kubernetes: {{role: server, {key}: [/proc/kmsg]}}\n"
+        )
+        assert status("profile", "check", profile) == 1
+        assert "found nothing at `/proc/kmsg`" in capsys.readouterr().err
+
+
 def test_the_home_folder_is_known_where_no_shell_expands_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert LOCATION.convert("~/x", None, None) == tmp_path / "x"

@@ -239,7 +239,7 @@ def test_wrong_profile_gives_one_clear_error(
         (b"- a\n", "1:1", "expected a profile"),
         (b"name: a\nversion: 1.0.0\nhostname: \xff\n", "3:11", "the byte 0xff, expected UTF-8"),
         ("name: a\n".encode("utf-16"), "1:1", "expected UTF-8"),
-        (b"name: a\nhostname: \x00", "2:11", "control character U+0000"),
+        (b"name: a\nhostname: \x00", "2:11", "character U+0000"),
         (b"version: 1.0.0\n", "1:1", "no `name`"),
         (b"name: a\n", "1:1", "no `version`"),
         (b"name: a\nversion: 1.10\n", "2:10", "the number `1.10` for `version`"),

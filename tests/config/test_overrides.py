@@ -82,6 +82,8 @@ def test_a_reference_in_a_setting_is_relative_to_the_current_folder(
         ("description=x", "says nothing", "leave"),
         ("hostname=Gate", "hostname", ""),
         ("hostname=[", "", ""),
+        ("hostname=a\x1b[31m", "character U+001B", "remove it"),
+        ("kubernetes.token=file:\udcff", "character U+DCFF", "remove it"),
         ("network.interfaces=eth0", "expected a list", ""),
         ("kubernetes.token=hunter2", "reference to a secret", "file:"),
         # right alone, but not with the profile

@@ -33,6 +33,7 @@ from osbuild.image import block_map
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.shared.errors import Error
 from tests.support.disks import unpack_disk
+from tests.support.mounted import full, tmpfs
 
 MIB = 2**20
 
@@ -69,6 +70,12 @@ def edge(*words: object) -> int:
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(word) for word in words])
     return int(str(stopped.value.code))
+
+
+def test_a_file_on_a_full_disk_is_not_called_a_worn_out_card(image: Path, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", 2**16) as folder, full(folder):
+        [done] = flash(made(image), folder / "card.img")
+    assert done.problem is not None and "no space is left for this file" in done.problem.message
 
 
 def test_only_mapped_ranges_are_written_and_all_of_them(image: Path, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ COMMANDS = {
     "seed": (["seed", "{1}/tiny.yaml", "--node", "n", "-o", "{0}/n.iso"], []),
     "seed folder": (["seed", "{1}/tiny.yaml", "--node", "n", "-o", "{0}/seed"], []),
     "keys init": (["keys", "init", "{0}/keys", "--owner", "me"], []),
+    "keys init roots": (["keys", "init", "{1}/new/keys", "--owner", "me", "--root-keys", "{0}/roots"], []),
     "keys keyring": (["keys", "show", "{1}/keys", "--keyring", "{0}/ring"], []),
     "keys rotate": (["keys", "rotate", "{0}/keys"], ["keys", "init", "{0}/keys", "--owner", "me"]),
     "keys rotate root": (["keys", "rotate", "--root", "{0}/keys"], ["keys", "init", "{0}/keys", "--owner", "me"]),
@@ -172,6 +173,16 @@ def test_a_command_that_cannot_write_says_so_and_changes_nothing(
     assert str(small) in shown
     assert "hint:" in shown
     assert contents(small) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_build_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(PROFILE)
+    (tmp_path / "mine").mkdir()
+    for folder in ("out/build", "mine"):
+        assert status("build", str(tmp_path / "tiny.yaml"), "-o", str(tmp_path / folder), "--locked") == 1
+        assert "has nothing for" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "tiny.yaml"]
 
 
 @TROUBLES

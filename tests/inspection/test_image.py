@@ -185,6 +185,16 @@ json_values = st.recursive(
 )
 
 
+def test_names_in_an_image_neither_control_the_terminal_nor_forge_lines(copy: Path) -> None:
+    name = "a\x1b[2J\r\n  signed by me\u202e\x9b"
+    lists = {key: [{"name": name, "version": name, "size": 1}] for key in ("components", "packages", "largest")}
+    manifest = {"name": name, "version": name, "board": name, "files": {name: {"size": 1, "sha256": name}}, **lists}
+    (copy.parent / "manifest.json").write_text(json.dumps(manifest))
+    shown = run(copy)
+    assert all(sign.isprintable() or sign == "\n" for sign in shown)
+    assert r"a\x1b[2J\r\n  signed by me\u202e\x9b" in shown
+
+
 @settings(quickly, max_examples=40)
 @given(manifest=st.fixed_dictionaries({}, optional={key: json_values for key in MANIFEST}))
 def test_any_manifest_is_tolerated(manifest: dict[str, Any], disk: Path) -> None:

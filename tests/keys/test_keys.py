@@ -229,6 +229,35 @@ def test_an_interrupted_init_leaves_no_keys_and_can_be_repeated(
         authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
 
 
+def test_a_folder_root_with_other_files_is_not_that_of_the_roots(tmp_path: Path) -> None:
+    """As /root for `keys init /`."""
+    home = tmp_path / "root"
+    home.mkdir()
+    (home / ".profile").write_text("mine")
+    with pytest.raises(Error, match="it has other files"):
+        authority.create_keys(tmp_path, "Example", PrivateKeyAccess())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".profile", "root"]
+    stick = PrivateKeyAccess(root_folder=home)
+    assert accepted(authority.create_keys(tmp_path, "Example", stick), "signer-1")
+
+
+def test_a_failure_removes_its_own_keys_and_folders_and_no_file_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+
+    def fail(*_: object, **__: object) -> None:
+        (stick / "download").write_text("of another program, meanwhile")
+        raise Error("no")
+
+    monkeypatch.setattr(authority, "make_signer", fail)
+    for folder in (stick, None):
+        with pytest.raises(Error, match="no"):
+            authority.create_keys(tmp_path / "new/keys", "Example", PrivateKeyAccess(root_folder=folder))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["download", "stick"]
+
+
 def edge(*words: str | Path) -> object:
     with pytest.raises(SystemExit) as stopped:
         cli.main([str(word) for word in words])
@@ -263,6 +292,7 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
         (("keys", "show", "{}/no"), 1, "the list of keys is not there"),
         (("keys", "init", "{}/new", "--owner", " "), 2, "the owner must have"),
         (("keys", "init", "{}/new", "--owner", "x", "--passphrase", "hunter2"), 1, "something else than a reference"),
+        (("keys", "init", "{}/new", "--owner", "x", "--passphrase", "env:LONG"), 1, "of 2000 bytes is too long"),
         (("keys", "rotate", "{}", "--root", "--days", "3"), 2, "only for signers"),
         (("keys", "rotate", "{}", "--token", "x"), 2, "not a PKCS#11 URI"),
         (("keys", "rotate", "{}", "--token", "pkcs11:token=a?pin-value=1234"), 1, "carries a PIN"),
@@ -271,8 +301,10 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
     ],
 )
 def test_bad_input_is_said(
-    keys: KeyFolder, words: tuple[str, ...], status: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    keys: KeyFolder, words: tuple[str, ...], status: int, message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("LONG", "x" * 2000)
     assert edge(*(word.format(keys.folder) for word in words)) == status
     said = capsys.readouterr().err
     assert message in said and "hint:" in said

@@ -48,9 +48,9 @@ def read_only(folder: Path) -> Iterator[Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` by its path there, but the filler."""
+    """Every file and folder below `folder` by its path there, but the filler."""
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): b"a folder" if path.is_dir() else path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".filler", ".lock")
+        if path.name != ".filler"
     }

@@ -9,6 +9,7 @@ from osbuild.config.document import quote_text
 from osbuild.config.profile import Profile, User
 from osbuild.config.scalars import find_nearest
 from osbuild.shared.errors import Error
+from osbuild.shared.files import read_file
 
 # Of the packages that every image has (passwd(5), group(5)). `useradd` does nothing for a name that is taken, and fails
 # for one that is a group, since each user gets a group of its own name.
@@ -129,7 +130,7 @@ def sysusers_entries(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
     for folder in folders:
         for path in sorted([*folder.glob("usr/lib/sysusers.d/*.conf"), *folder.glob("etc/sysusers.d/*.conf")]):
             try:
-                text = path.read_text()
+                text = read_file(path).decode()
             except (OSError, ValueError):
                 continue  # a build says what is wrong with it
             for match in re.finditer(

@@ -10,6 +10,7 @@ from osbuild.config.profile import Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.host import paths
 from osbuild.shared.errors import Error
+from osbuild.shared.files import read_file
 
 MANIFEST = (".yaml", ".yml", ".json")
 Where = Callable[..., str]
@@ -64,7 +65,7 @@ def check_manifest(path: Path, name: str, position: str) -> None:
     """Raise `Error` for a file in which there are no objects of Kubernetes."""
     hint = "try it with `kubectl apply --dry-run=client --filename FILE`"
     try:
-        documents = [entry for entry in yaml.safe_load_all(path.read_bytes()) if entry is not None]
+        documents = [entry for entry in yaml.safe_load_all(read_file(path)) if entry is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{paths.display_path(path)}:{mark.line + 1}:{mark.column + 1}" if mark else position
@@ -83,7 +84,7 @@ def check_manifest(path: Path, name: str, position: str) -> None:
 def is_there(path: Path, test: Callable[[Path], bool]) -> bool:
     """Whether `path` is what `test` says; False for what no file system could hold."""
     try:
-        return test(path)
+        return test(path) and not paths.made_by_kernel(path)
     except (OSError, ValueError, RuntimeError):
         return False
 
