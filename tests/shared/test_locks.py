@@ -63,3 +63,15 @@ def test_the_space_of_a_path_that_is_not_there_is_not_known(tmp_path: Path) -> N
     space = file_system_space(tmp_path)
     assert space is not None and 0 < space.free <= space.size
     assert file_system_space(tmp_path / "absent") is None
+
+
+def test_a_lock_file_that_its_last_holder_removed_is_created_again(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    program = (
+        "import fcntl, os, sys, time; fcntl.flock(f := open(sys.argv[1], 'w'), 2); print(flush=True); time.sleep(1); "
+        "os.unlink(sys.argv[1])"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with lock_path(path, create=0o600):
+            assert is_locked(path), "it is the lock of whoever comes next, too"
