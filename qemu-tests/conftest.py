@@ -25,6 +25,7 @@ from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
 from osbuild.host.run import run_command
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import PackageArchive, stored_path
 from osbuild.keys.development import signing_keys
 from osbuild.pipeline.build import build_image
@@ -99,7 +100,7 @@ def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path
         loaded = profiles.load_profile(profiles.find_profile(profile))
         built: Path | None = request.config.getoption("--images")
         if built is None:
-            return build_image(loaded, board, BUILD, Cache(), keys=signing_keys()).folder
+            return build_image(loaded, board, BUILD, BuildContext(Cache()), keys=signing_keys()).folder
         path = built.absolute() / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name} -o {built}"

@@ -20,7 +20,7 @@ from osbuild.host.run import Argument
 from osbuild.image.rauc_config import DATA, KEYRING_FILE, render_system_conf
 from osbuild.keys import authority, private_key
 from osbuild.keys.authority import PrivateKeyAccess
-from osbuild.keys.certificate import current_time, make_signer
+from osbuild.keys.certificate import CertificateRequest, current_time, make_signer
 from osbuild.keys.key_folder import KeyFolder, SignerEntry, load_keys
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import ToolsTree
@@ -58,7 +58,7 @@ class Bench:
         key = private_key.generate_key()
         public = key.public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
-        good = make_signer(self.keys.certificate(root), root_key, public, "Example", "other", development=False)
+        good = make_signer(self.keys.certificate(root), root_key, public, CertificateRequest("Example", "other"))
         begin, end = (current_time() - timedelta(days=730), current_time() - timedelta(days=365)) if old else (
             good.not_valid_before_utc, good.not_valid_after_utc,
         )  # fmt: skip

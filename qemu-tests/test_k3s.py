@@ -15,6 +15,7 @@ from osbuild.config.load import LoadedProfile, load_profile
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host import paths
 from osbuild.host.cache import Cache
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.keys.development import signing_keys
 from osbuild.kubernetes import k3s_release
@@ -63,7 +64,8 @@ def node(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
     """Booted once, its power cut while K3s started for the first time, and booted again."""
-    disk = build_image(loaded, board, paths.PROJECT / "build", Cache(), keys=signing_keys()).folder / "disk.img"
+    build = build_image(loaded, board, paths.PROJECT / "build", BuildContext(Cache()), keys=signing_keys())
+    disk = build.folder / "disk.img"
     seed = make_seed("edge-server", "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     config = MachineConfig(
         board=board, image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + 2**31, media=(seed,),

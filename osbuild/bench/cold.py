@@ -12,6 +12,7 @@ from osbuild.config.load import LoadedProfile, load_profile
 from osbuild.host import log
 from osbuild.host.cache import remove_tree
 from osbuild.host.run import Argument, run_command
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import SUITE, host_apt_settings
 from osbuild.inputs.lock import Lock, read_lock
 from osbuild.kubernetes import component
@@ -70,7 +71,8 @@ def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, fl
     with log.step("Kubernetes, if it is not in the cache"):
         # The upstream distribution is compiled: no tool is needed to unpack it.
         sources = component.ComponentSources(
-            site.cache, lambda: tools_tree.unlocked_tools_tree(site.cache, "finish", tools_tree.IMAGE_TOOLS, "tools")
+            BuildContext(site.cache),
+            lambda: tools_tree.unlocked_tools_tree(site.cache, "finish", tools_tree.IMAGE_TOOLS, "tools"),
         )
         component.build_component(block, loaded.profile.architecture, replace(sources, base=loaded.folder))
     seconds = time.monotonic() - begin

@@ -11,13 +11,14 @@ from osbuild.config.board import default_board
 from osbuild.config.load import find_profile, load_profile
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, remove_tree
+from osbuild.host.cache import Cache, remove_tree
 from osbuild.host.paths import ELEMENTS
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import PackageArchive
 from osbuild.inputs.lock import Lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER, unpack_wheel
 from osbuild.pipeline.resolve import current_lock
-from osbuild.rootfs.debian_root import make_rootfs
+from osbuild.rootfs.debian_root import RootfsRecipe, make_rootfs
 from osbuild.sandbox import tools_tree
 from osbuild.sandbox.tools_tree import ToolsTree
 
@@ -54,7 +55,7 @@ def measure(site: BenchSite) -> Measured:
 
 def measured_lock(cache: Cache, architecture: Architecture) -> Lock:
     """The lock of the profile that is measured."""
-    return current_lock(load_profile(find_profile(BASE)), default_board(architecture), cache)
+    return current_lock(load_profile(find_profile(BASE)), default_board(architecture), BuildContext(cache))
 
 
 def prepare_inputs(cache: Cache, lock: Lock) -> ToolsTree:
@@ -69,7 +70,8 @@ def time_root(
     """Make the root of `lock`, whether or not it is in the cache: a tar, which is the caller's, and seconds."""
     sandbox = sandbox or prepare_inputs(cache, lock)
     dib = [unpack_wheel(cache, pin, None) for pin in DISKIMAGE_BUILDER]
-    key = content_key("bench", time.time_ns())
+    # No two runs have the same key, so the root is always made.
+    recipe = RootfsRecipe(lock.packages, lock.architecture, f"bench {time.time_ns()}", tuple(elements), own)
     begin = time.monotonic()
-    path = make_rootfs(cache, sandbox, dib, lock.packages, lock.architecture, own=own, elements=elements, key=key)
+    path = make_rootfs(BuildContext(cache), sandbox, dib, recipe, recipe.key)
     return path, time.monotonic() - begin

@@ -5,7 +5,8 @@ import lzma
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from elftools.elf.elffile import ELFFile
 from osbuild.boot.kernel import Kernel
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, file_digest
+from osbuild.host.cache import content_key, file_digest
 from osbuild.host.modes import fixed_mode
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb, PackageArchive, stored_path
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
@@ -57,25 +59,33 @@ DISKS = (
 )  # fmt: skip
 
 
-def initrd_key(debs: Iterable[Deb], kernel: Deb, modules: Sequence[str] = ()) -> str:
-    """Content key of an initrd for that kernel, with a board's `modules`."""
-    packages = sorted(deb.sha256 for deb in debs)
-    code = [file_digest(path) for path in (INIT, DISK, Path(__file__))]
-    return content_key("initrd", packages, kernel.sha256, sorted(modules), code)
-
-
-def build_initrd(
-    cache: Cache, tools: ToolsTree, kernel: Kernel, debs: Sequence[Deb], architecture: Architecture, *,
-    key: str, modules: Sequence[str] = (), folder: Path | None = None,
-) -> Path:  # fmt: skip
-    """A zstd-compressed initrd (cpio, newc) for `kernel`; `debs` are the exact packages of `INITRD_PACKAGES`.
+@dataclass(frozen=True)
+class InitrdRecipe:
+    """What an initrd is made of: the exact packages of `INITRD_PACKAGES`, the package of its kernel, a board's modules.
 
     `modules` are the patterns of those that a board finds its disk with; with none, all that machines may need.
     """
 
+    packages: tuple[Deb, ...]
+    kernel: Deb
+    architecture: Architecture
+    modules: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Content key, apart from the tools that pack the initrd."""
+        packages = sorted(deb.sha256 for deb in self.packages)
+        code = [file_digest(path) for path in (INIT, DISK, Path(__file__))]
+        return content_key("initrd", packages, self.kernel.sha256, sorted(self.modules), code)
+
+
+def build_initrd(context: BuildContext, tools: ToolsTree, kernel: Kernel, recipe: InitrdRecipe) -> Path:
+    """A zstd-compressed initrd (cpio, newc) for `kernel`, from the cache if it is there."""
+    cache, debs = context.cache, recipe.packages
+
     def make(path: Path) -> None:
         with log.step("initrd"):
-            PackageArchive(cache, architecture).download_packages(debs, folder=folder)
+            PackageArchive(cache, recipe.architecture).download_packages(debs, folder=context.downloads)
             packages, root = path.parent / "packages", path.parent / "root"
             for deb in debs:
                 package = stored_path(cache, deb)
@@ -90,11 +100,11 @@ def build_initrd(
             shutil.copyfile(DISK, root / "disk.sh")  # not the mode, which is that of an installation
             shutil.copyfile(INIT, root / "init")
             (root / "init").chmod(0o755)
-            copy_modules(kernel, root, [*ROOT, *(modules or DISKS)])
+            copy_modules(kernel, root, [*ROOT, *(recipe.modules or DISKS)])
             tools.run_command(["depmod", "-b", root, kernel.release], [path.parent])
             pack_cpio(tools, root, path)
 
-    return cache.get_or_make("initrd", key, make)
+    return cache.get_or_make("initrd", content_key(recipe.key, tools.root.name), make)
 
 
 def copy_program(source: Path, program: str, target: Path, place: str) -> None:

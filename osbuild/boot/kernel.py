@@ -8,7 +8,8 @@ from pathlib import Path
 from osbuild.config.scalars import find_nearest
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key
+from osbuild.host.cache import content_key
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb, PackageArchive, stored_path
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
@@ -81,14 +82,13 @@ def kernel_key(deb: Deb) -> str:
     return content_key("kernel-3", deb.sha256, UNWANTED)
 
 
-def unpack_kernel(
-    cache: Cache, tools: ToolsTree, deb: Deb, architecture: Architecture, *, folder: Path | None = None
-) -> Kernel:
+def unpack_kernel(context: BuildContext, tools: ToolsTree, deb: Deb, architecture: Architecture) -> Kernel:
     """The kernel in the package `deb`, with an index of its modules, from the cache if it is there."""
+    cache = context.cache
 
     def make(path: Path) -> None:
         with log.step(f"kernel: {deb.name} {deb.version}"):
-            PackageArchive(cache, architecture).download_packages([deb], folder=folder)
+            PackageArchive(cache, architecture).download_packages([deb], folder=context.downloads)
             path.mkdir()
             package = stored_path(cache, deb)
             tools.run_command(["dpkg-deb", "--extract", package, path / "package"], [path, package])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key
+from osbuild.host.cache import content_key
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb, PackageArchive, stored_path
 from osbuild.sandbox.tools_tree import ToolsTree
 
@@ -16,13 +17,14 @@ def boot_packages_key(debs: Sequence[Deb]) -> str:
 
 
 def unpack_boot_packages(
-    cache: Cache, tools: ToolsTree, debs: Sequence[Deb], architecture: Architecture, *, folder: Path | None = None
+    context: BuildContext, tools: ToolsTree, debs: Sequence[Deb], architecture: Architecture
 ) -> Path:
     """A folder with the files of `debs`, laid over each other, from the cache if it is there."""
+    cache = context.cache
 
     def make(path: Path) -> None:
         with log.step(f"boot files: {', '.join(deb.name for deb in debs)}"):
-            PackageArchive(cache, architecture).download_packages(debs, folder=folder)
+            PackageArchive(cache, architecture).download_packages(debs, folder=context.downloads)
             path.mkdir()
             for deb in debs:
                 package = stored_path(cache, deb)

@@ -2,20 +2,37 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER, LOCATION
+from osbuild.cli.options import as_object
 from osbuild.cli.table import print_lines
 from osbuild.host import log
 from osbuild.host.cache import Cache
 from osbuild.host.modes import UMASK
 from osbuild.host.paths import display_path
+from osbuild.inputs.context import BuildContext
 from osbuild.keys.development import signing_keys
 from osbuild.pipeline.build import build_image
 from osbuild.pipeline.manifest import DEVELOPMENT, summarize_build
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What `edge-osbuild build` is given."""
+
+    profile: str
+    arch: str | None
+    board: str | None
+    output: Path
+    locked: bool
+    folder: Path | None
+    key_folder: Path | None
+    as_json: bool
 
 
 @click.command()
@@ -30,23 +47,22 @@ from osbuild.pipeline.manifest import DEVELOPMENT, summarize_build
 @click.option("--keys", "key_folder", type=LOCATION, metavar="FOLDER",
               help="Keys that the image trusts. Default: $EDGE_OSBUILD_KEYS, or development keys.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the build manifest as JSON; for several images a list.")
-def command(
-    profile: str, arch: str | None, board: str | None, output: Path, locked: bool, folder: Path | None,
-    key_folder: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+@as_object(BuildOptions)
+def command(options: BuildOptions) -> None:
     """Build the image of PROFILE, the name of a shipped profile or a file."""
     os.umask(UMASK)
     done = []
-    keys = signing_keys(key_folder.absolute() if key_folder else None)
-    for loaded, wanted in chosen_boards(profile, arch, board):
+    context = BuildContext(Cache(), options.folder, options.locked)
+    keys = signing_keys(options.key_folder.absolute() if options.key_folder else None)
+    for loaded, wanted in chosen_boards(options.profile, options.arch, options.board):
         before = len(log.timings())
-        done.append(build_image(loaded, wanted, output, Cache(), locked=locked, folder=folder, keys=keys))
-        if not as_json:
+        done.append(build_image(loaded, wanted, options.output, context, keys=keys))
+        if not options.as_json:
             if not done[-1].fresh:
                 log.note("nothing changed since the last build")
             print_lines(summarize_build(done[-1].manifest, Path(display_path(done[-1].folder)), log.timings()[before:]))
     if keys.development:
         log.warn(DEVELOPMENT)
-    if as_json:
+    if options.as_json:
         manifests = [build.manifest.to_json() for build in done]
         click.echo(json.dumps(manifests if len(manifests) > 1 else manifests[0], indent=1))

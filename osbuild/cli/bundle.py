@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from osbuild.bundle.signing import prepare_signing
 from osbuild.bundle.source import BundleSource
 from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import LOCATION
+from osbuild.cli.options import as_object
 from osbuild.host import log
 from osbuild.host.cache import Cache
 from osbuild.keys.development import signing_keys
@@ -23,6 +24,20 @@ from osbuild.shared.image_versions import is_image_version
 from osbuild.shared.sizes import format_bytes
 
 SUFFIX = ".raucb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """What `edge-osbuild bundle` is given."""
+
+    builds: tuple[Path, ...]
+    output: Path | None
+    folder: Path | None
+    secret: str | None
+    pin: str | None
+    downgrade: str | None
+    change_owner: bool
+    as_json: bool
 
 
 @click.command(short_help="make a signed update bundle from a build")
@@ -38,27 +53,28 @@ SUFFIX = ".raucb"
 @click.option("--change-owner", is_flag=True,
               help="Allow an image that does not trust the keys that sign its bundle.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(
-    builds: tuple[Path, ...], output: Path | None, folder: Path | None, secret: str | None, pin: str | None,
-    downgrade: str | None, change_owner: bool, as_json: bool,
-) -> None:  # fmt: skip
+@as_object(BundleOptions)
+def command(options: BundleOptions) -> None:
     """Make a signed bundle from each BUILD, a build folder.
 
     A bundle is for one board, and fits either slot.
     """
     sources = [
-        with_permissions(source.read_build(build.absolute()), downgrade, change_owner=change_owner) for build in builds
+        with_permissions(source.read_build(build.absolute()), options.downgrade, change_owner=options.change_owner)
+        for build in options.builds
     ]
-    targets = bundle_paths(sources, output)
-    keys = signing_keys(folder.absolute() if folder else None)
+    targets = bundle_paths(sources, options.output)
+    keys = signing_keys(options.folder.absolute() if options.folder else None)
     if keys.development:
         log.warn("signing with development keys: only images that trust them accept such a bundle")
     for each in sources:
         trust.check_trust(each, keys)
     cache = Cache()
-    signing = prepare_signing(keys, bundle_tools(cache), secret=resolve_passphrase(secret), pin=resolve_passphrase(pin))
+    signing = prepare_signing(
+        keys, bundle_tools(cache), secret=resolve_passphrase(options.secret), pin=resolve_passphrase(options.pin)
+    )
     bundles = [make_bundle(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
-    if as_json:
+    if options.as_json:
         plain = [
             {
                 "path": str(bundle.path), "size": bundle.size, "sha256": bundle.sha256,
@@ -68,7 +84,7 @@ def command(
             for bundle in bundles
         ]  # fmt: skip
         click.echo(json.dumps(plain, indent=2))
-    for bundle in () if as_json else bundles:
+    for bundle in () if options.as_json else bundles:
         log.note(
             f"{bundle.path}: {format_bytes(bundle.size)}, {bundle.source.version} for {bundle.source.compatible}, "
             f"signed by {bundle.signer} of {keys.owner} (until {signing.certificate.not_valid_after_utc:%Y-%m-%d})"

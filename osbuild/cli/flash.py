@@ -4,12 +4,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from osbuild.cli.location import LOCATION
+from osbuild.cli.options import as_object
 from osbuild.cli.run import parse_memory_size as read_size
 from osbuild.flash import job, node_seeds, seed_patch, source, target
 from osbuild.flash.block_device import Host
@@ -22,6 +24,23 @@ from osbuild.pipeline.manifest import DEVELOPMENT, trusts_development
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.sizes import format_decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlashOptions:
+    """What `edge-osbuild flash` is given."""
+
+    image: Path
+    targets: tuple[Path, ...]
+    media: tuple[Path, ...]
+    nodes: tuple[str, ...]
+    profile: str | None
+    settings: tuple[str, ...]
+    bmap: Path | None
+    no_bmap: bool
+    size: int | None
+    yes: bool
+    as_json: bool
 
 
 @click.command(short_help="write an image to cards, disks or files, and verify it")
@@ -46,19 +65,8 @@ from osbuild.shared.sizes import format_decimal
     "-y", "--yes", is_flag=True, help="Do not ask before data is lost. Safer with names from /dev/disk/by-id."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result for each target as JSON.")
-def command(
-    image: Path,
-    targets: tuple[Path, ...],
-    media: tuple[Path, ...],
-    nodes: tuple[str, ...],
-    profile: str | None,
-    settings: tuple[str, ...],
-    bmap: Path | None,
-    no_bmap: bool,
-    size: int | None,
-    yes: bool,
-    as_json: bool,
-) -> int:
+@as_object(FlashOptions)
+def command(options: FlashOptions) -> int:
     """Write IMAGE to every TARGET: a disk, a card or a file.
 
     IMAGE is a build folder, or a disk image, which may be compressed (.zst, .xz, .gz, .bz2).
@@ -66,25 +74,35 @@ def command(
     The first block, without which nothing boots, is written last, after everything else was read back. If the command
     is interrupted or a card fails, run it again: it continues where it stopped.
     """
-    node_seeds.check_options(len(targets), media, nodes, profile, settings, bmap=bmap, no_bmap=no_bmap)
-    found = source.find_image(image)
-    made = make_plan(found, source.choose_bmap(found, None if no_bmap else source.find_bmap(found, bmap)))
+    node_seeds.check_options(
+        len(options.targets),
+        options.media,
+        options.nodes,
+        options.profile,
+        options.settings,
+        bmap=options.bmap,
+        no_bmap=options.no_bmap,
+    )
+    found = source.find_image(options.image)
+    made = make_plan(
+        found, source.choose_bmap(found, None if options.no_bmap else source.find_bmap(found, options.bmap))
+    )
     if trusts_development(found.path):
         log.warn(DEVELOPMENT)
     host = Host()
-    wanted = [target.find_target(path, host, size=size) for path in targets]
+    wanted = [target.find_target(path, host, size=options.size) for path in options.targets]
     check_targets(wanted, made, host)
-    files = [node_seeds.read_seed_iso(path) for path in media] or node_seeds.render_nodes(
-        found.path, profile, nodes, settings
+    files = [node_seeds.read_seed_iso(path) for path in options.media] or node_seeds.render_nodes(
+        found.path, options.profile, options.nodes, options.settings
     )
-    orders = plan_orders(made, wanted, nodes or tuple(path.name for path in media), files)
-    confirm_loss(made, orders, yes=yes)
+    orders = plan_orders(made, wanted, options.nodes or tuple(path.name for path in options.media), files)
+    confirm_loss(made, orders, yes=options.yes)
     if made.bmap:
         count = f"{len(orders)} target{'s' if orders[1:] else ''}"
         log.note(f"writing {format_decimal(made.bmap.mapped)} of {format_decimal(made.bmap.size)} to {count}")
     outcomes = job.flash_targets(made, orders)
     job.print_results(outcomes)
-    if as_json:
+    if options.as_json:
         click.echo(json.dumps(job.results_json(made, outcomes), indent=2))
     return 0 if all(outcome.state is TargetState.done for outcome in outcomes) else 1
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from osbuild.cli.location import LOCATION
+from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.host import log
 from osbuild.keys import authority
@@ -50,6 +51,20 @@ def folder_argument(function: Callable[..., None]) -> Callable[..., None]:
     return click.argument("folder", required=False, type=LOCATION)(function)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InitOptions:
+    """What `edge-osbuild keys init` is given."""
+
+    folder: Path
+    owner: str
+    root_keys: Path | None
+    root_passphrase: str | None
+    pin: str | None
+    secret: str | None
+    root_token: str | None
+    signer_token: str | None
+
+
 @command.command()
 @click.argument("folder", type=LOCATION)
 @click.option("--owner", required=True, metavar="NAME", help="Organization that owns the keys, for the certificates.")
@@ -57,27 +72,45 @@ def folder_argument(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--passphrase", "secret", metavar=REFERENCE, help="Passphrase to encrypt the signer's private key with.")
 @click.option("--root-token", metavar="URI", help="PKCS#11 URI of the root's key, instead of a file.")
 @click.option("--signer-token", metavar="URI", help="PKCS#11 URI of the signer's key, instead of a file.")
-def init(
-    folder: Path, owner: str, root_keys: Path | None, root_passphrase: str | None, pin: str | None, secret: str | None,
-    root_token: str | None, signer_token: str | None,
-) -> None:  # fmt: skip
+@as_object(InitOptions)
+def init(options: InitOptions) -> None:
     """Create a root and a first signer in FOLDER."""
-    if not owner.strip() or len(owner) > 64:  # the bound of an organization's name, RFC 5280, appendix A.1
+    if (
+        not options.owner.strip() or len(options.owner) > 64
+    ):  # the bound of an organization's name, RFC 5280, appendix A.1
         raise UsageError("the owner must have 1 to 64 characters", hint="name your organization")
     access = PrivateKeyAccess(
-        root_keys,
-        resolve_passphrase(root_passphrase),
-        resolve_passphrase(secret),
-        resolve_passphrase(pin),
-        checked_token(signer_token),
+        options.root_keys,
+        resolve_passphrase(options.root_passphrase),
+        resolve_passphrase(options.secret),
+        resolve_passphrase(options.pin),
+        checked_token(options.signer_token),
     )
-    keys = authority.create_keys(folder.absolute(), owner, access, root_token=checked_token(root_token))
-    log.note(f"keys of {owner}: {folder}")
-    if root_token is None:
+    keys = authority.create_keys(
+        options.folder.absolute(), options.owner, access, root_token=checked_token(options.root_token)
+    )
+    log.note(f"keys of {options.owner}: {options.folder}")
+    if options.root_token is None:
         log.note(
-            f"the root's private key: {access.roots(folder)}; keep it offline; it is only needed to rotate and revoke"
+            f"the root's private key: {access.roots(options.folder)}; keep it offline; it is only needed to rotate and "
+            "revoke"
         )
     log.note(f"next: edge-osbuild bundle BUILD --keys {keys.folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotateOptions:
+    """What `edge-osbuild keys rotate` is given."""
+
+    folder: Path | None
+    root_keys: Path | None
+    root_passphrase: str | None
+    pin: str | None
+    secret: str | None
+    as_root: bool
+    below: str | None
+    days: int | None
+    uri: str | None
 
 
 @command.command()
@@ -90,21 +123,19 @@ def init(
 @click.option("--below", metavar="ROOT", help="Root of the new signer. Default: the root of the current signer.")
 @click.option("--days", type=click.IntRange(min=1), help=f"Days until the new signer expires. Default: {SIGNER_DAYS}.")
 @click.option("--token", "uri", metavar="URI", help="PKCS#11 URI of the new key, instead of a file.")
-def rotate(
-    folder: Path | None, root_keys: Path | None, root_passphrase: str | None, pin: str | None, secret: str | None,
-    as_root: bool, below: str | None, days: int | None, uri: str | None,
-) -> None:  # fmt: skip
+@as_object(RotateOptions)
+def rotate(options: RotateOptions) -> None:
     """Create a new signer, which signs from now on, or with --root a new root beside the older ones."""
     access = PrivateKeyAccess(
-        root_keys,
-        resolve_passphrase(root_passphrase),
-        resolve_passphrase(secret),
-        resolve_passphrase(pin),
-        checked_token(uri),
+        options.root_keys,
+        resolve_passphrase(options.root_passphrase),
+        resolve_passphrase(options.secret),
+        resolve_passphrase(options.pin),
+        checked_token(options.uri),
     )
-    path = key_folder_path(folder)
-    if as_root:
-        if below or days or secret:
+    path = key_folder_path(options.folder)
+    if options.as_root:
+        if options.below or options.days or options.secret:
             raise UsageError(
                 "--below, --days and --passphrase are only for signers", hint="leave out --root, or these options"
             )
@@ -112,7 +143,7 @@ def rotate(
         log.note(f"{keys.roots[-1].name} is in the keyring of new images, and signs nothing yet")
         log.note(f"when all devices have such an image: edge-osbuild keys rotate --below {keys.roots[-1].name}")
         return
-    keys = authority.rotate_signer(path, access, below=below, days=days or SIGNER_DAYS)
+    keys = authority.rotate_signer(path, access, below=options.below, days=options.days or SIGNER_DAYS)
     log.note(f"{keys.signer} signs from now on; earlier signers stay valid until they expire or are revoked")
 
 

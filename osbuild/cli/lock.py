@@ -9,6 +9,7 @@ from osbuild.cli.location import FOLDER
 from osbuild.cli.table import print_lines
 from osbuild.host.cache import Cache
 from osbuild.host.paths import display_path
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.lock import save_lock
 from osbuild.pipeline.resolve import make_lock
 
@@ -23,7 +24,7 @@ from osbuild.pipeline.resolve import make_lock
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
     """Resolve every input of PROFILE again, and write its lock."""
     for loaded, wanted in chosen_boards(profile, arch, board):
-        lock = make_lock(loaded, wanted, Cache(), folder=folder, without=without)
+        lock = make_lock(loaded, wanted, BuildContext(Cache(), folder), without=without)
         path = save_lock(loaded, lock)
         packages = f"{len(lock.packages)} packages, {lock.kernel.name} {lock.kernel.version}"
         print_lines([f"{display_path(path)}: {lock.board}: {packages}"])

@@ -3,11 +3,13 @@
 import re
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from osbuild.cli.location import LOCATION
+from osbuild.cli.options import as_object
 from osbuild.config import board as boards
 from osbuild.host import log
 from osbuild.qemu import acceleration, bootable, terminal
@@ -42,6 +44,25 @@ def check_own_files(inputs: list[Path], written: dict[str, Path | None]) -> None
         taken[path.resolve()] = f"named by {option} too"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `edge-osbuild run` is given."""
+
+    image: Path
+    arguments: tuple[str, ...]
+    seed: Path | None
+    memory: int | None
+    cpus: int | None
+    disk_size: int | None
+    ssh_port: int | None
+    persist: Path | None
+    wanted: str
+    board: str | None
+    no_network: bool
+    logfile: Path | None
+    host_qemu: bool
+
+
 @click.command()
 @click.argument("image", type=LOCATION)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
@@ -64,54 +85,45 @@ def check_own_files(inputs: list[Path], written: dict[str, Path | None]) -> None
 @click.option("--no-network", is_flag=True, help="Boot without a network card.")
 @click.option("--log", "logfile", type=LOCATION, metavar="FILE", help="Write the console's log to this file.")
 @click.option("--host-qemu", is_flag=True, help="Use the QEMU of this host instead of the tools tree's.")
-def command(
-    image: Path,
-    arguments: tuple[str, ...],
-    seed: Path | None,
-    memory: int | None,
-    cpus: int | None,
-    disk_size: int | None,
-    ssh_port: int | None,
-    persist: Path | None,
-    wanted: str,
-    board: str | None,
-    no_network: bool,
-    logfile: Path | None,
-    host_qemu: bool,
-) -> None:
+@as_object(RunOptions)
+def command(options: RunOptions) -> None:
     """Boot IMAGE, a disk image or a build folder, and connect its serial console to this terminal.
 
     The image is never changed. Ctrl-A X quits, Ctrl-A H lists the other keys. Without a terminal the console is only
     shown.
     """
-    if no_network and ssh_port:
+    if options.no_network and options.ssh_port:
         raise UsageError("--ssh-port needs a network", hint="leave out --no-network")
-    found = bootable.find_bootable(image, seed=seed, board=boards.load_board(board) if board else None)
+    found = bootable.find_bootable(
+        options.image, seed=options.seed, board=boards.load_board(options.board) if options.board else None
+    )
     hardware = found.board.qemu
     if not hardware.machine:
         raise Error(
             "QEMU has no machine for this board", where=f"board {found.board.name}",
             hint="boot it on the hardware: edge-osbuild flash",
         )  # fmt: skip
-    check_own_files([found.image, *([found.seed] if found.seed else [])], {"--persist": persist, "--log": logfile})
+    check_own_files(
+        [found.image, *([found.seed] if found.seed else [])], {"--persist": options.persist, "--log": options.logfile}
+    )
     image_format(found.image)  # so that a wrong name is known before any work is done
-    network = None if no_network else MachineNetwork(forwards=(Forward(22, ssh_port or 0),))
+    network = None if options.no_network else MachineNetwork(forwards=(Forward(22, options.ssh_port or 0),))
     config = MachineConfig(
         board=found.board,
         image=found.image,
-        memory=memory or hardware.memory or MEMORY,
-        cpus=cpus,
-        persist=persist,
-        disk_size=disk_size,
+        memory=options.memory or hardware.memory or MEMORY,
+        cpus=options.cpus,
+        persist=options.persist,
+        disk_size=options.disk_size,
         media=(found.seed,) if found.seed else (),
         network=network,
-        extra=arguments,
+        extra=options.arguments,
     )
-    qemu = Emulator() if host_qemu else find_emulator(found.board.architecture)
-    accelerator = acceleration.choose_accelerator(found.board, wanted, wrap=qemu.wrap, root=qemu.root)
+    qemu = Emulator() if options.host_qemu else find_emulator(found.board.architecture)
+    accelerator = acceleration.choose_accelerator(found.board, options.wanted, wrap=qemu.wrap, root=qemu.root)
     # SIGTERM takes the same way out as Ctrl-C: the terminal is put back in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    machine = Machine(config, log=logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+    machine = Machine(config, log=options.logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with machine:
         log.note(f"{found.image}: board {found.board.name}, {accelerator.name}, seed: {found.seed or 'none'}")

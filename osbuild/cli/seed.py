@@ -1,12 +1,14 @@
 """`edge-osbuild seed`: make the first-boot config of one node."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import FOLDER, LOCATION
+from osbuild.cli.options import as_object
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.host import log
 from osbuild.host import output as output_files
@@ -20,6 +22,23 @@ from osbuild.seed.node_seed import make_node_seeds
 from osbuild.seed.render import SUMS
 from osbuild.seed.signature import load_signer, sign_seed
 from osbuild.shared.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions:
+    """What `edge-osbuild seed` is given."""
+
+    profile: str
+    node: str
+    settings: tuple[str, ...]
+    user_file: Path | None
+    output: Path | None
+    into: Path | None
+    signed: bool
+    folder: Path | None
+    secret: str | None
+    pin: str | None
+    as_json: bool
 
 
 @click.command(short_help="make the seed of one node: its first-boot config")
@@ -61,37 +80,37 @@ from osbuild.shared.errors import UsageError
 @click.option("--passphrase", "secret", metavar=REFERENCE, help="Passphrase of the signer's private key.")
 @click.option("--pin", metavar=REFERENCE, help="PIN of the signer's PKCS#11 token.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(
-    profile: str, node: str, settings: tuple[str, ...], user_file: Path | None, output: Path | None, into: Path | None,
-    signed: bool, folder: Path | None, secret: str | None, pin: str | None, as_json: bool,
-) -> None:  # fmt: skip
+@as_object(SeedOptions)
+def command(options: SeedOptions) -> None:
     """Make the seed of the node NAME from PROFILE, in cloud-init's NoCloud format.
 
     The seed contains the secrets that the profile refers to: treat it like a password.
     """
-    if into is not None and output is not None:
+    if options.into is not None and options.output is not None:
         raise UsageError("-o cannot be combined with --into", hint="run the command twice, once with each")
-    if not signed and (folder or secret or pin):
+    if not options.signed and (options.folder or options.secret or options.pin):
         raise UsageError("--keys, --passphrase and --pin are only for --sign", hint="add --sign, or leave them out")
-    (seed,) = make_node_seeds(profile, [node], settings, user_file)
+    (seed,) = make_node_seeds(options.profile, [options.node], options.settings, options.user_file)
     files = seed.with_sums()
-    if signed:
-        keys = signing_keys(folder)
+    if options.signed:
+        keys = signing_keys(options.folder)
         if keys.development:
             log.warn("signing with development keys: only images that trust them accept such a seed")
-        pair = load_signer(keys, bundle_tools, secret=resolve_passphrase(secret), pin=resolve_passphrase(pin))
+        pair = load_signer(
+            keys, bundle_tools, secret=resolve_passphrase(options.secret), pin=resolve_passphrase(options.pin)
+        )
         files = sign_seed(files, *pair)
-    if into is not None:
-        insert_seed(files, into, wrap=find_mtools(Cache()))
-        where = into
+    if options.into is not None:
+        insert_seed(files, options.into, wrap=find_mtools(Cache()))
+        where = options.into
     else:
-        where = output or Path(f"{node}-seed.iso")
+        where = options.output or Path(f"{options.node}-seed.iso")
         if where.suffix == ".iso" and not where.is_dir():
             output_files.write_output(where, make_iso(files), mode=0o600)
         else:
             with output_files.new_folder(where, mode=0o700):
                 output_files.publish_files(where, files, mode=0o600, marker=SUMS)
-    if as_json:
-        click.echo(json.dumps({"node": node, "instance": seed.instance, "seed": str(where)}, indent=2))
+    if options.as_json:
+        click.echo(json.dumps({"node": options.node, "instance": seed.instance, "seed": str(where)}, indent=2))
     else:
-        log.note(f"seed of {node} ({seed.instance}): {where}")
+        log.note(f"seed of {options.node} ({seed.instance}): {where}")

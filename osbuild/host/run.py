@@ -65,18 +65,16 @@ def run_command(
     input: str | None = None,
     logfile: Path | None = None,
     hint: str | None = None,
-    shown: Sequence[Argument] | None = None,
     umask: int = -1,
 ) -> str:
     """Run `command` and return its standard output.
 
     `env` replaces the whole environment. With `logfile`, both output streams go to that file instead and the
-    result is empty. `shown` is what an error names instead of `command`; `umask` is that of the program, -1 for that
+    result is empty. `umask` is that of the program, -1 for that
     of this process. Raises `CommandError` on any status but 0
     and `Error` where the program is missing.
     """
     arguments = [str(word) for word in command]
-    named = [str(word) for word in shown or command]
     log.debug("$ " + shlex.join(arguments))
     try:
         if logfile is not None:
@@ -86,7 +84,7 @@ def run_command(
                 )
             if status:
                 text = logfile.read_text(errors="replace")
-                raise CommandError(named, status, text, hint or f"the whole log is in {logfile}")
+                raise CommandError(arguments, status, text, hint or f"the whole log is in {logfile}")
             return ""
         status, output, said = _finish(
             arguments, input, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, umask=umask
@@ -99,7 +97,7 @@ def run_command(
     if said:
         log.debug(said.rstrip())
     if status:
-        raise CommandError(named, status, output + said, hint)
+        raise CommandError(arguments, status, output + said, hint)
     return output
 
 

@@ -47,6 +47,21 @@ class _Wrong(RequestFailed):
     """A place had a file, but another one."""
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """The file that is wanted; `timeout` is in seconds without data, `size` in bytes."""
+
+    sha256: str
+    name: str
+    timeout: float
+    size: int | None
+
+    @property
+    def limit(self) -> int:
+        """More bytes than the file can have are not accepted."""
+        return LIMIT if self.size is None else self.size
+
+
 def download_file(
     urls: Sequence[str],
     *,
@@ -79,10 +94,11 @@ def download_file(
         if intact(goal, sha256):
             return goal
         failures: list[tuple[str, RequestFailed]] = []
+        wanted = _Wanted(sha256, name, timeout, size)
         try:
             for place in [*_in_folder(folder, urls, sha256, name), *urls]:
                 try:
-                    _get(place, goal, sha256, name, timeout, size)
+                    _get(place, goal, wanted)
                     return goal
                 except RequestFailed as failure:
                     failures.append((redact_url(place), failure))
@@ -126,15 +142,15 @@ def _in_folder(folder: Path | None, urls: Sequence[str], sha256: str, name: str)
             yield str(folder / candidate)
 
 
-def _get(place: str, goal: Path, sha256: str, name: str, timeout: float, size: int | None) -> None:
+def _get(place: str, goal: Path, wanted: _Wanted) -> None:
     """Put the verified file of one place at `goal`, or raise `Failed`."""
     parts = urlsplit(place)
     if parts.scheme in ("http", "https"):
-        _download(place, goal, sha256, name, timeout, size)
+        _download(place, goal, wanted)
     elif parts.scheme == "file":
-        _copy(Path(urllib.request.url2pathname(parts.path)), goal, sha256)
+        _copy(Path(urllib.request.url2pathname(parts.path)), goal, wanted.sha256)
     elif "://" not in place:
-        _copy(Path(place), goal, sha256)
+        _copy(Path(place), goal, wanted.sha256)
     else:
         raise RequestFailed(f"{parts.scheme} is not supported: use http, https, file or a path")
 
@@ -199,16 +215,16 @@ class _Part:
         remove_tree(self.folder)
 
 
-def _download(url: str, goal: Path, sha256: str, name: str, timeout: float, size: int | None) -> None:
+def _download(url: str, goal: Path, wanted: _Wanted) -> None:
     """Attempts at one URL, until the whole file is there and right. A `.part` stays behind only to be resumed."""
-    part = _Part.of(goal)
+    part, name = _Part.of(goal), wanted.name
     left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
     while True:
         before = part.size()
         resumed = before > 0
         try:
-            resumed = _transfer(url, part, name, timeout, size)
-            _publish(part.data, goal, sha256)
+            resumed = _transfer(url, part, wanted)
+            _publish(part.data, goal, wanted.sha256)
             part.discard()
             log.note(f"{name}: {format_decimal(goal.stat().st_size)} downloaded in {time.monotonic() - start:.1f} s")
             return
@@ -227,15 +243,15 @@ def _download(url: str, goal: Path, sha256: str, name: str, timeout: float, size
             pause = min(pause * 2, 8.0)
 
 
-def _transfer(url: str, part: _Part, name: str, timeout: float, size: int | None) -> bool:
+def _transfer(url: str, part: _Part, wanted: _Wanted) -> bool:
     """One request and its body. True if the body was added to data of an earlier request."""
-    have = part.size()
+    have, size = part.size(), wanted.size
     headers = {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
         if validator := part.validator(url):
             headers["If-Range"] = validator
-    with send_get(url, headers, timeout) as response:
+    with send_get(url, headers, wanted.timeout) as response:
         total = length(response.headers)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
@@ -253,28 +269,27 @@ def _transfer(url: str, part: _Part, name: str, timeout: float, size: int | None
             raise RequestFailed("the server has less than what was downloaded before", again=bool(have))
         else:
             raise RequestFailed(f"HTTP {response.status} {response.reason}".rstrip(), again=response.status in AGAIN)
-        if total is not None and (total > LIMIT if size is None else total != size):
+        if total is not None and (total > wanted.limit if size is None else total != size):
             part.discard()
             raise _Wrong(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
         space = file_system_space(part.folder)
         if space is not None and space.free < (total or 0) - have:
             raise OSError(errno.ENOSPC, f"{space.free} bytes free")
-        _receive(response, part, name, have, total, timeout, LIMIT if size is None else size)
+        _receive(response, part, wanted, have, total)
         return have > 0
 
 
 def _receive(
     response: http.client.HTTPResponse,
     part: _Part,
-    name: str,
+    wanted: _Wanted,
     have: int,
     total: int | None,
-    timeout: float,
-    limit: int,
 ) -> None:
-    """Append the body to `part`; `have`, `total` and `limit` are bytes of the whole file."""
+    """Append the body to `part`; `have` and `total` are bytes of the whole file."""
+    timeout = wanted.timeout
     window, gained = time.monotonic(), 0
-    with part.data.open("ab") as file, log.progress(name, total) as bar:
+    with part.data.open("ab") as file, log.progress(wanted.name, total) as bar:
         bar.update(bar.task_ids[0], completed=have)
         while total is None or have < total:
             try:
@@ -287,9 +302,9 @@ def _receive(
             have += len(data)
             gained += len(data)
             bar.update(bar.task_ids[0], advance=len(data))
-            if have > limit:
+            if have > wanted.limit:
                 part.discard()
-                raise _Wrong(f"the server sends more than {limit} bytes")
+                raise _Wrong(f"the server sends more than {wanted.limit} bytes")
             if (seconds := time.monotonic() - window) > timeout:
                 if gained < SLOWEST * seconds:
                     raise RequestFailed(f"too slow: {gained} bytes in {seconds:.0f} s", again=True)

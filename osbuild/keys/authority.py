@@ -9,6 +9,7 @@ from osbuild.host.cache import Cache
 from osbuild.keys import key_files, private_key
 from osbuild.keys.certificate import (
     SIGNER_DAYS,
+    CertificateRequest,
     Revoked,
     current_time,
     list_number,
@@ -145,7 +146,7 @@ def _new_root(folder: Path, root: RootEntry, owner: str, access: PrivateKeyAcces
         private_key.save_key(access.roots(folder) / f"{root.name}.key", key, access.root_secret)
 
     key = _new_key(root.token, access, save)
-    certificate = make_root(key, owner, root.name, development=development)
+    certificate = make_root(key, CertificateRequest(owner, root.name, development))
     write_key_file(folder / f"{root.name}.crt", to_pem(certificate), mode=PUBLIC)
     write_key_file(folder / f"{root.name}.crl", to_pem(make_revocation_list(certificate, key, [], 1)), mode=PUBLIC)
     return key
@@ -160,10 +161,8 @@ def _add_signer(keys: KeyFolder, root: RootEntry, root_key: Key, access: Private
     signer = SignerEntry(f"signer-{len(keys.signers) + 1}", root.name, access.new_token)
     path = keys.folder / f"{signer.name}.key"
     key = _new_key(signer.token, access, lambda made: private_key.save_key(path, made, access.secret))
-    certificate = make_signer(
-        keys.certificate(root.name), root_key, key.public_key(), keys.owner, signer.name,
-        development=keys.development, days=days,
-    )  # fmt: skip
+    request = CertificateRequest(keys.owner, signer.name, keys.development, days)
+    certificate = make_signer(keys.certificate(root.name), root_key, key.public_key(), request)
     write_key_file(keys.folder / f"{signer.name}.crt", to_pem(certificate), mode=PUBLIC)
     return keys.with_signer(signer)
 

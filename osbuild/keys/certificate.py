@@ -33,17 +33,27 @@ class Revoked:
     reason: str
 
 
+@dataclass(frozen=True)
+class CertificateRequest:
+    """What a certificate is to say: owner and name of the key, whether it is for development, and its days."""
+
+    owner: str
+    name: str
+    development: bool = False
+    days: int | None = None
+
+    @property
+    def subject(self) -> x509.Name:
+        """Development keys say what they are in the unit (OU)."""
+        parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.owner)]
+        if self.development:
+            parts.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT))
+        return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {self.name}")])
+
+
 def current_time() -> datetime:
     """The time in UTC, in whole seconds, as certificates have it."""
     return datetime.now(UTC).replace(microsecond=0)
-
-
-def subject_name(owner: str, name: str, *, development: bool) -> x509.Name:
-    """Of a root or signer called `name`. Development keys say what they are in the unit (OU)."""
-    parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, owner)]
-    if development:
-        parts.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT))
-    return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {name}")])
 
 
 def is_development(certificate: x509.Certificate) -> bool:
@@ -53,15 +63,15 @@ def is_development(certificate: x509.Certificate) -> bool:
 
 
 def _builder(
-    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, signed_by: ec.EllipticCurvePublicKey,
-    begin: datetime, days: int,
+    issuer: x509.Name, request: CertificateRequest, key: ec.EllipticCurvePublicKey,
+    signed_by: ec.EllipticCurvePublicKey, validity: tuple[datetime, datetime],
 ) -> x509.CertificateBuilder:  # fmt: skip
     return (
-        x509.CertificateBuilder(issuer, name)
+        x509.CertificateBuilder(issuer, request.subject)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + timedelta(days=days))
+        .not_valid_before(validity[0])
+        .not_valid_after(validity[1])
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signed_by), critical=False)
     )
@@ -74,23 +84,23 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def make_root(key: Key, owner: str, name: str, *, development: bool, days: int = ROOT_DAYS) -> x509.Certificate:
+def make_root(key: Key, request: CertificateRequest) -> x509.Certificate:
     """A root that signs itself; it may sign signers and revocation lists, nothing else."""
-    own = subject_name(owner, name, development=development)
-    builder = _builder(own, own, key.public_key(), key.public_key(), current_time(), days)
+    begin = current_time()
+    validity = begin, begin + timedelta(days=request.days or ROOT_DAYS)
+    builder = _builder(request.subject, request, key.public_key(), key.public_key(), validity)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     return builder.add_extension(_usage(authority=True), critical=True).sign(key, hashes.SHA256())
 
 
 def make_signer(
-    root: x509.Certificate, root_key: Key, key: ec.EllipticCurvePublicKey, owner: str, name: str, *,
-    development: bool, days: int = SIGNER_DAYS,
-) -> x509.Certificate:  # fmt: skip
+    root: x509.Certificate, root_key: Key, key: ec.EllipticCurvePublicKey, request: CertificateRequest
+) -> x509.Certificate:
     """A certificate for code signing (Baseline Requirements for code signing, as OpenSSL checks them) below `root`."""
-    own = subject_name(owner, name, development=development)
     begin = current_time()
-    days = min(days, (root.not_valid_after_utc - begin).days)
-    builder = _builder(own, root.subject, key, root_key.public_key(), begin, days)
+    days = min(request.days or SIGNER_DAYS, (root.not_valid_after_utc - begin).days)
+    validity = begin, begin + timedelta(days=days)
+    builder = _builder(root.subject, request, key, root_key.public_key(), validity)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(authority=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=True)

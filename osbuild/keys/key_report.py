@@ -1,11 +1,11 @@
 """What is in a key folder, until when it is good, and what should be done about it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from osbuild.keys.certificate import Revoked, current_time, fingerprint
-from osbuild.keys.key_folder import ROOT_FOLDER, KeyFolder
+from osbuild.keys.key_folder import ROOT_FOLDER, KeyFolder, RootEntry, SignerEntry
 
 SOON = {"root": 365, "signer": 30}  # days before its end at which a certificate is warned of
 
@@ -41,33 +41,32 @@ def report_keys(keys: KeyFolder, *, root_folder: Path | None = None, at: datetim
     """Everything about `keys` as of `at` (now if None); `root_folder` is where to look for the roots' keys."""
     at = at or current_time()
     places = root_folder or keys.folder / ROOT_FOLDER
-    lines = [
-        _line(keys, root.name, "root", None, root.token, places, at, "dropped" if root.dropped else "trusted", None)
-        for root in keys.roots
-    ]
+    lines = [_status(keys, root, "dropped" if root.dropped else "trusted", places, at) for root in keys.roots]
     revoked, dropped = keys.revoked(), {root.name for root in keys.roots if root.dropped}
     for signer in keys.signers:
         revocation = revoked.get(signer.name)
         state = "revoked" if revocation else "dropped" if signer.root in dropped else "valid"
         state = "signs" if state == "valid" and signer.name == keys.signer else state
-        lines.append(_line(keys, signer.name, "signer", signer.root, signer.token, keys.folder, at, state, revocation))
+        lines.append(replace(_status(keys, signer, state, keys.folder, at), revoked=revocation))
     return KeyReport(keys.folder, keys.owner, keys.development, tuple(lines), tuple(_warnings(keys, lines)))
 
 
-def _line(
-    keys: KeyFolder, name: str, kind: str, root: str | None, token: str | None, folder: Path, at: datetime, state: str,
-    revoked: Revoked | None,
-) -> KeyStatus:  # fmt: skip
-    certificate = keys.certificate(name)
+def _status(keys: KeyFolder, entry: RootEntry | SignerEntry, state: str, folder: Path, at: datetime) -> KeyStatus:
+    """The status of one key, whose file is looked for in `folder`; what has ended at `at` is `expired`."""
+    certificate = keys.certificate(entry.name)
     ends = certificate.not_valid_after_utc
-    path = folder / f"{name}.key"
-    key = token or (str(path) if path.is_file() else "not here")
-    if ends <= at and state not in ("revoked", "dropped"):
-        state = "expired"
+    path = folder / f"{entry.name}.key"
     return KeyStatus(
-        name, kind, root, state, certificate.not_valid_before_utc, ends, (ends - at).days, key,
-        fingerprint(certificate), revoked,
-    )  # fmt: skip
+        name=entry.name,
+        kind="signer" if isinstance(entry, SignerEntry) else "root",
+        root=entry.root if isinstance(entry, SignerEntry) else None,
+        state="expired" if ends <= at and state not in ("revoked", "dropped") else state,
+        begins=certificate.not_valid_before_utc,
+        ends=ends,
+        days=(ends - at).days,
+        key=entry.token or (str(path) if path.is_file() else "not here"),
+        fingerprint=fingerprint(certificate),
+    )
 
 
 def _warnings(keys: KeyFolder, lines: list[KeyStatus]) -> list[str]:

@@ -11,6 +11,7 @@ from osbuild.config.profile import KubernetesSettings
 from osbuild.host import log, paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key, file_digest
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes import image_archive, k3s_payload, k3s_release, upstream_programs
 from osbuild.kubernetes.go_toolchain import sources_key
@@ -54,14 +55,21 @@ class Component:
 class ComponentSources:
     """Where a build takes its inputs from.
 
-    `folder` holds files for a build without a network; `base` is the profile's folder, from which paths of container
-    images and manifests start; `tools` makes the tree with the programs that unpack K3s.
+    `base` is the profile's folder, from which paths of container images and manifests start; `tools` makes the tree
+    with the programs that unpack K3s.
     """
 
-    cache: Cache
+    context: BuildContext
     tools: Callable[[], ToolsTree]
-    folder: Path | None = None
     base: Path = Path()
+
+    @property
+    def cache(self) -> Cache:
+        return self.context.cache
+
+    @property
+    def downloads(self) -> Path | None:
+        return self.context.downloads
 
 
 def distribution_packages(distribution: str) -> tuple[str, ...]:
@@ -77,8 +85,8 @@ def build_component(kubernetes: KubernetesSettings, architecture: Architecture, 
     if kubernetes.distribution == "upstream":
         return _upstream(kubernetes, architecture, sources, {})
     try:
-        chosen = k3s_release.find_release(kubernetes, architecture, sources.folder)
-        program = k3s_release.download_binary(chosen, sources.cache, sources.folder)
+        chosen = k3s_release.find_release(kubernetes, architecture, sources.downloads)
+        program = k3s_release.download_binary(chosen, sources.cache, sources.downloads)
     except Unavailable as error:
         if kubernetes.if_unavailable != "upstream":
             raise
@@ -140,10 +148,10 @@ def _upstream(
     metadata = {"distribution": "upstream", "kine": chosen.kine, "version": chosen.version, **metadata}
 
     def programs(tree: Path) -> None:
-        binary = upstream_programs.build_binary(chosen, architecture, sources.cache, sources.folder)
+        binary = upstream_programs.build_binary(chosen, architecture, sources.cache, sources.downloads)
         install_file(binary, tree / "usr/bin/edge-kubernetes", 0o755)
         install_file(
-            upstream_programs.build_small_program("pki", architecture, sources.cache, sources.folder),
+            upstream_programs.build_small_program("pki", architecture, sources.cache, sources.downloads),
             tree / LIB / "edge-pki",
             0o755,
         )
@@ -189,7 +197,7 @@ def _component(
         (tree / "usr/bin").mkdir(parents=True)
         programs(tree)
         install_file(
-            upstream_programs.build_small_program("node", architecture, sources.cache, sources.folder),
+            upstream_programs.build_small_program("node", architecture, sources.cache, sources.downloads),
             tree / LIB / "edge-node",
             0o755,
         )
@@ -235,7 +243,7 @@ def _bake(
     ours = [("pause", PAUSE, ())] + ([("demo", DEMO, ("8080/tcp",))] if "demo" in kubernetes.images else [])
     made = []
     for name, tag, ports in ours:
-        program = upstream_programs.build_small_program(name, architecture, sources.cache, sources.folder)
+        program = upstream_programs.build_small_program(name, architecture, sources.cache, sources.downloads)
         files = {name: (program.read_bytes(), 0o755)}
         path = target / f"{name}.tar"
         made.append(image_archive.write_image(path, tag, files, architecture, entrypoint=[f"/{name}"], ports=ports))

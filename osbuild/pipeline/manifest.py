@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from osbuild.boot.kernel import Kernel
@@ -34,19 +34,29 @@ LARGEST_SHOWN = 10
 DATABASE = "usr/lib/sysimage/dpkg/info"
 
 
-def make_manifest(
-    profile: Profile, lock: Lock, system: Path, kernel: Kernel, component: Component | None,
-    files: Mapping[str, FileRecord], *, key: str, roothash: str, free: int, trust: TrustRecord,
-) -> Manifest:  # fmt: skip
-    """Everything about a build. Sizes are in bytes; `free` is what a slot has left, in percent.
+@dataclass(frozen=True)
+class BuiltImage:
+    """What a build has made: the root as a folder, its parts, the files. `free` is what a slot has left, in percent."""
+
+    system: Path
+    kernel: Kernel
+    component: Component | None
+    files: Mapping[str, FileRecord]
+    root_hash: str
+    free: int
+
+
+def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, trust: TrustRecord) -> Manifest:
+    """Everything about a build. Sizes are in bytes.
 
     `trust` is whose updates the image takes (`osbuild.image.update_trust`). `builder` is the version of this program
     that made the image. `installed_size` is what a package's files take in the root, before compression.
     """
+    kernel, component = built.kernel, built.component
     packages = tuple(
         PackageRecord(
             name=deb.name, version=deb.version, architecture=deb.architecture, sha256=deb.sha256, size=deb.size,
-            installed=installed_size(system, deb),
+            installed=installed_size(built.system, deb),
         )
         for deb in lock.packages
     )  # fmt: skip
@@ -66,13 +76,13 @@ def make_manifest(
         builder=BuilderRecord(**asdict(read_version())),
         key=key,
         lock=lock.digest,
-        roothash=roothash,
-        slot_free_percent=free,
+        roothash=built.root_hash,
+        slot_free_percent=built.free,
         trust=trust,
         components=tuple(components),
         packages=packages,
         kernel=KernelRecord(package=lock.kernel.filename, sha256=lock.kernel.sha256, release=kernel.release),
-        files=files,
+        files=built.files,
         largest=tuple(sorted(parts, key=lambda part: -(part.size or 0))[:LARGEST_SHOWN]),
         timings=tuple(StepTime(depth=depth, step=title, seconds=round(s, 2)) for depth, title, s in log.timings()),
     )

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from osbuild.boot import initrd
@@ -17,8 +16,9 @@ from osbuild.config.load import LoadedProfile, argument
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host import log, output
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, file_digest
+from osbuild.host.cache import content_key, file_digest
 from osbuild.host.paths import display_path
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import SUITE, PackageArchive
 from osbuild.inputs.download import Unavailable
 from osbuild.inputs.lock import AGAIN, FORMAT, Lock, lock_path, read_lock, save_lock
@@ -73,16 +73,14 @@ def wheel_pins(loaded: LoadedProfile) -> dict[str, str]:
     return found
 
 
-def make_lock(
-    loaded: LoadedProfile, board: Board, cache: Cache, *, folder: Path | None = None, without: Sequence[str] = ()
-) -> Lock:
+def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, without: Sequence[str] = ()) -> Lock:
     """Resolve everything against today's archives, which may lack the suites `without`. Raises `Error`."""
     output.output_path(lock_path(loaded))  # a lock that can't be written is reported now, not after a minute
     architecture, from_board = board.architecture, boot_flow(board).packages(board)
     # First, since the distribution decides which packages the root needs.
-    pinned = pin_kubernetes(loaded.profile.kubernetes, architecture, cache, folder)
-    native = PackageArchive(cache, Architecture.native())
-    archive = PackageArchive(cache, architecture)
+    pinned = pin_kubernetes(loaded.profile.kubernetes, architecture, context)
+    native = PackageArchive(context.cache, Architecture.native())
+    archive = PackageArchive(context.cache, architecture)
     with log.step(f"resolving packages for {board.name}"):
         lacking = set(archive.update_index(without))
         if native.architecture != architecture:
@@ -112,17 +110,16 @@ def make_lock(
     )
 
 
-def pin_kubernetes(
-    block: KubernetesSettings, architecture: Architecture, cache: Cache, folder: Path | None
-) -> dict[str, Any]:
+def pin_kubernetes(block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> dict[str, Any]:
     """Which distribution is built, and its inputs. Where K3s can't be had, the profile's way out is taken here."""
     if block.role == "none":
         return {}
     metadata: dict[str, Any] = {}
     if block.distribution == "k3s":
         try:
-            chosen = k3s_release.find_release(block, architecture, folder)
-            k3s_payload.check_machine(k3s_release.download_binary(chosen, cache, folder), architecture)
+            chosen = k3s_release.find_release(block, architecture, context.downloads)
+            binary = k3s_release.download_binary(chosen, context.cache, context.downloads)
+            k3s_payload.check_machine(binary, architecture)
             return {"distribution": "k3s", "version": chosen.version, "files": {chosen.filename: chosen.sha256}}
         except Unavailable as error:
             if block.if_unavailable != "upstream":
@@ -159,20 +156,18 @@ def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
     return replace(block, distribution=pinned["distribution"], version=version, sha256=sha256, if_unavailable=None)
 
 
-def current_lock(
-    loaded: LoadedProfile, board: Board, cache: Cache, *, locked: bool = False, folder: Path | None = None
-) -> Lock:  # fmt: skip
+def current_lock(loaded: LoadedProfile, board: Board, context: BuildContext) -> Lock:
     """The lock to build by: the one beside the profile if it still fits, else a new one, which is written there.
 
-    With `locked`, a missing lock or one that no longer fits is an `Error`.
+    With `context.locked`, a missing lock or one that no longer fits is an `Error`.
     """
     found = read_lock(loaded, board.name)
     if found and found.request == request_key(loaded, board):
         return found
     why = "does not fit the profile any more" if found else f"has nothing for {board.name}"
-    if locked:
+    if context.locked:
         hint = f"run `edge-osbuild lock {argument(loaded.files[-1])} --board {board.name}`, or build without --locked"
         raise Error(f"the lock {why}", where=display_path(lock_path(loaded)), hint=hint)
-    lock = make_lock(loaded, board, cache, folder=folder)
+    lock = make_lock(loaded, board, context)
     log.note(f"locked: {os.path.relpath(save_lock(loaded, lock))}")
     return lock

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,53 +35,65 @@ BACKSLASH = "\\"
 IMAGE_STATE = {"var/lib/dpkg": "usr/lib/sysimage/dpkg", "var/lib/pam": "usr/lib/sysimage/pam"}
 
 
-def assemble_system(
-    target: Path,
-    *,
-    tools: ToolsTree,
-    root_tar: Path,
-    trees: Sequence[Path],
-    profile: Profile,
-    metadata: Mapping[str, Any],
-    kubernetes: Mapping[str, Any] | None,
-    files: Mapping[Path, bytes],
-    epoch: int,
-) -> None:
+@dataclass(frozen=True)
+class RootContents:
+    """What a root is assembled from: a tar, and `trees` laid over it in order. `epoch` is in seconds since 1970."""
+
+    tools: ToolsTree
+    root_tar: Path
+    trees: tuple[Path, ...]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What a root says about its image. `metadata` becomes `/usr/lib/edge-osbuild/image.json`, `kubernetes`
+    kubernetes.json beside it; `files` is path -> contents.
+    """
+
+    profile: Profile
+    metadata: Mapping[str, Any]
+    kubernetes: Mapping[str, Any] | None
+    files: Mapping[Path, bytes]
+
+
+def assemble_system(target: Path, contents: RootContents, settings: ImageSettings) -> None:
     """Make the folder `target` what the root file system holds.
 
-    `trees` are laid over the root in order, then `files`, path -> contents; `metadata` becomes
-    `/usr/lib/edge-osbuild/image.json`, `kubernetes` kubernetes.json beside it. No file is left with a time after
-    `epoch`, in seconds since 1970, so that the result does not depend on when it was made.
+    No file is left with a time after the epoch, so that the result does not depend on when it was made.
     """
-    root = unpack_root(target, tools, root_tar, trees, epoch)
-    for path, data in files.items():
+    tools, epoch = contents.tools, contents.epoch
+    root = unpack_root(target, contents)
+    for path, data in settings.files.items():
         root.write_file(path, data)
     agent = target.with_name("edge-agent")
     build_zipapp(agent, tools.run_command)
     with agent.open("rb") as file:
         root.copy_file(file.fileno(), "usr/bin/edge-agent", epoch)
     agent.unlink()
-    write_settings(root, profile, metadata)
-    if kubernetes:
-        root.write_file("usr/lib/edge-osbuild/kubernetes.json", json.dumps(kubernetes, indent=2, sort_keys=True) + "\n")
+    write_settings(root, settings.profile, settings.metadata)
+    if settings.kubernetes:
+        text = json.dumps(settings.kubernetes, indent=2, sort_keys=True) + "\n"
+        root.write_file("usr/lib/edge-osbuild/kubernetes.json", text)
     tools.run_command(["systemd-sysusers", f"--root={target}"], [target])
     tools.run_command(["systemctl", f"--root={target}", "--preset-mode=full", "preset-all"], [target])
     move_state_out(root)
     clamp_times(target, epoch)
 
 
-def assemble_base(target: Path, *, tools: ToolsTree, root_tar: Path, trees: Sequence[Path], epoch: int) -> None:
+def assemble_base(target: Path, contents: RootContents) -> None:
     """Make the folder `target` what `assemble_system` starts from: what images that add different things have in
     common.
     """
-    move_state_out(unpack_root(target, tools, root_tar, trees, epoch))
-    clamp_times(target, epoch)
+    move_state_out(unpack_root(target, contents))
+    clamp_times(target, contents.epoch)
 
 
-def unpack_root(target: Path, tools: ToolsTree, root_tar: Path, trees: Sequence[Path], epoch: int) -> ImageRoot:
-    """Unpack `root_tar` to the new folder `target`, and lay `trees` over it."""
+def unpack_root(target: Path, contents: RootContents) -> ImageRoot:
+    """Unpack the tar to the new folder `target`, and lay the trees over it."""
+    root_tar = contents.root_tar
     target.mkdir()
-    tools.run_command(
+    contents.tools.run_command(
         ["tar", "--extract", "--numeric-owner", "--xattrs", f"--file={root_tar}", f"--directory={target}"],
         [root_tar, target],
     )
@@ -88,8 +101,8 @@ def unpack_root(target: Path, tools: ToolsTree, root_tar: Path, trees: Sequence[
     # diskimage-builder puts resolv.conf back after the last of our hooks, so this has the time of day.
     os.utime(target / "etc", (0, 0), follow_symlinks=False)
     root = ImageRoot(target)
-    for tree in trees:
-        copy_tree(tree, root, epoch)
+    for tree in contents.trees:
+        copy_tree(tree, root, contents.epoch)
     return root
 
 

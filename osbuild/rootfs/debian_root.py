@@ -1,12 +1,14 @@
 """The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, tree_digest
+from osbuild.host.cache import content_key, tree_digest
 from osbuild.host.paths import ELEMENTS
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import SUITE, Deb, PackageArchive, make_repository
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER
 from osbuild.rootfs import element_search
@@ -23,31 +25,43 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def rootfs_key(debs: Sequence[Deb], elements: Sequence[Path], tools: str) -> str:
-    """Content key of the root: packages, elements and the tools that compose it (`tools` is their key)."""
-    code = [
-        tree_digest(ELEMENTS, code=True),
-        tree_digest(INSTALLER, code=True),
-        [pin.sha256 for pin in DISKIMAGE_BUILDER],
-    ]
-    return content_key("rootfs", [deb.sha256 for deb in debs], code, element_search.elements_key(elements), tools)
+@dataclass(frozen=True)
+class RootfsRecipe:
+    """What a root is made of. `tools` is the content key of the tools that compose it.
 
-
-def make_rootfs(
-    cache: Cache, tools: ToolsTree, dib: Sequence[Path], debs: Sequence[Deb], architecture: Architecture, *,
-    own: Path = ELEMENTS, elements: Sequence[Path] = (), key: str, folder: Path | None = None,
-    again: Callable[[], str] | None = None,
-) -> Path:  # fmt: skip
-    """A tar of the root made of `debs`, from the cache if it is there.
-
-    `dib` are diskimage-builder and its dependencies, unpacked; `own` is a folder with the element `edge-debian`,
-    `elements` are folders of elements to run after it. All of them can run programs of `architecture`. `again` is for
-    `Cache.get_or_make`.
+    `own` is a folder with the element `edge-debian`, `elements` are folders of elements to run after it.
     """
+
+    packages: tuple[Deb, ...]
+    architecture: Architecture
+    tools: str
+    elements: tuple[Path, ...] = ()
+    own: Path = ELEMENTS
+
+    @property
+    def key(self) -> str:
+        """Content key of the root, of the elements as they are now."""
+        code = [
+            tree_digest(self.own, code=True),
+            tree_digest(INSTALLER, code=True),
+            [pin.sha256 for pin in DISKIMAGE_BUILDER],
+        ]
+        packages = [deb.sha256 for deb in self.packages]
+        return content_key("rootfs", packages, code, element_search.elements_key(self.elements), self.tools)
+
+
+def make_rootfs(context: BuildContext, tools: ToolsTree, dib: Sequence[Path], recipe: RootfsRecipe, key: str) -> Path:
+    """A tar of the root, from the cache if it is there under `key`, which was the recipe's.
+
+    `dib` are diskimage-builder and its dependencies, unpacked. Like the elements, they can run programs of the
+    recipe's architecture. Raises `Error` if an element is changed meanwhile.
+    """
+    cache, debs, architecture = context.cache, recipe.packages, recipe.architecture
+    search = element_search.search_path(recipe.elements, recipe.own)
 
     def make(path: Path) -> None:
         with log.step(f"root file system: {len(debs)} packages"):
-            PackageArchive(cache, architecture).download_packages(debs, folder=folder)
+            PackageArchive(cache, architecture).download_packages(debs, folder=context.downloads)
             packages = make_repository(cache, debs)
             logfile = path.parent / "dib.log"
             tools.run_command(
@@ -56,26 +70,25 @@ def make_rootfs(
                     "'disk-image-create'\n"
                     "from diskimage_builder.disk_image_create import main; main()",
                     "-a", architecture.to_debian(), "-t", "tar", "-n", "-o", path.parent / "root",
-                    "edge-debian", *(each.name for each in elements),
+                    "edge-debian", *(element.name for element in recipe.elements),
                 ],
                 [path.parent, packages],
                 cwd=path.parent,
                 env={
                     "PYTHONPATH": ":".join(map(str, (*dib, INSTALLER.parents[2]))), "TMPDIR": str(path.parent),
                     "PYTHONPYCACHEPREFIX": "/tmp/pycache",
-                    "ELEMENTS_PATH": ":".join(map(str, element_search.search_path(elements, own))),
+                    "ELEMENTS_PATH": ":".join(map(str, search)),
                     "EDGE_REPOSITORY": str(packages), "EDGE_SUITE": SUITE,
                     "EDGE_ARCHITECTURE": architecture.to_debian(), "SOURCE_DATE_EPOCH": "0", "USER": "root",
                 },
-                read_only_binds=[(path, str(path)) for path in (INSTALLER, *dib, *element_search.search_path(elements,
-                own))],
+                read_only_binds=[(path, str(path)) for path in (INSTALLER, *dib, *search)],
                 logfile=logfile,
             )  # fmt: skip
             if EMULATING in logfile.read_text(errors="replace"):
                 log.warn(f"{EMULATING}, and took long; please report which packages the profile has")
             (path.parent / "root.tar").rename(path)
 
-    return cache.get_or_make("rootfs", key, make, again=again)
+    return cache.get_or_make("rootfs", key, make, again=lambda: recipe.key)
 
 
 def emulation_command(architecture: Architecture, key: str) -> list[str]:

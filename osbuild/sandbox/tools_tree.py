@@ -13,7 +13,7 @@ from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
 from osbuild.host.modes import UMASK
-from osbuild.host.run import Argument, run_command
+from osbuild.host.run import Argument, CommandError, run_command
 from osbuild.inputs.debian import SUITE, Deb, PackageArchive, make_repository
 
 # Two trees, so that the root is composed while the tree for what comes after it is still being made.
@@ -120,7 +120,10 @@ class ToolsTree:
     ) -> str:
         """Like `osbuild.host.run.run`, in the tree, whatever umask the host has."""
         wrapped = self.wrap_command(command, binds, cwd=cwd, env=env, read_only_binds=read_only_binds)
-        return run_command(wrapped, logfile=logfile, input=input, shown=command, umask=UMASK)
+        try:
+            return run_command(wrapped, logfile=logfile, input=input, umask=UMASK)
+        except CommandError as error:  # it names the command itself, without what the sandbox puts before it
+            raise CommandError([str(word) for word in command], error.returncode, error.output, error.hint) from None
 
 
 def make_tools_tree(

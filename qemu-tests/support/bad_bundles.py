@@ -18,7 +18,7 @@ from osbuild.host.run import Argument
 from osbuild.image import update_trust
 from osbuild.keys import authority, private_key
 from osbuild.keys.authority import PrivateKeyAccess
-from osbuild.keys.certificate import current_time, make_signer
+from osbuild.keys.certificate import CertificateRequest, current_time, make_signer
 from osbuild.keys.key_folder import SignerEntry, load_keys
 from osbuild.sandbox.bundle_tools import bundle_tools
 from support.versions import Version, Versions, changed
@@ -96,7 +96,7 @@ def expired(versions: Versions, version: Version, output: Path) -> None:
     public = key.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
     root_key = authority.root_key_of(keys, keys.find_root(root), PrivateKeyAccess())
-    good = make_signer(keys.certificate(root), root_key, public, keys.owner, "old", development=False)
+    good = make_signer(keys.certificate(root), root_key, public, CertificateRequest(keys.owner, "old"))
     builder = x509.CertificateBuilder(good.issuer, good.subject, public, good.serial_number)
     builder = builder.not_valid_before(current_time() - timedelta(days=730)).not_valid_after(
         current_time() - timedelta(days=365)

@@ -15,6 +15,7 @@ from osbuild.config.load import find_profile, load_profile
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes.k3s_pins import K3S as PINNED
 from osbuild.pipeline import resolve
@@ -57,8 +58,7 @@ def unavailable(name: str, version: str, architecture: Architecture) -> str | No
         resolve.pin_kubernetes(
             replace(KubernetesSettings(), role="server", distribution=name, version=version),
             architecture,
-            Cache(),
-            None,
+            BuildContext(Cache()),
         )
     except Unavailable as error:
         return error.message.splitlines()[0]

@@ -23,6 +23,7 @@ from osbuild.host.cache import Cache
 from osbuild.host.run import Argument, run_command
 from osbuild.inputs import lock as locks
 from osbuild.inputs.build_manifest import Manifest
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import PackageArchive
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
@@ -100,7 +101,7 @@ def derived(base: locks.Lock, names: Sequence[str], loaded: LoadedProfile, board
         if not (archive.root / "var/lib/apt/lists").exists():
             archive.update_index()
         packages += tuple(deb for deb in archive.resolve_packages(missing) if deb.name not in known)
-    pinned = resolve.pin_kubernetes(loaded.profile.kubernetes, board.architecture, cache, None)
+    pinned = resolve.pin_kubernetes(loaded.profile.kubernetes, board.architecture, BuildContext(cache))
     request = resolve.request_key(loaded, board)
     return replace(base, packages=tuple(sorted(packages)), kubernetes=pinned, request=request)
 
@@ -187,7 +188,7 @@ class Versions:
         if not path.exists() or path.read_text() != wanted:
             path.write_text(wanted)
         loaded, shipped = load_profile(path), load_profile(find_profile(BASE[flavour]))
-        base = resolve.current_lock(shipped, self.board, self.cache)
+        base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
         names = resolve.wanted_packages(loaded, base.kubernetes.get("distribution"))
         new = derived(base, names, loaded, self.board, self.cache)
         if locks.read_lock(loaded, self.board.name) != new:

@@ -15,7 +15,7 @@ from osbuild.host.version import Version, read_version
 from osbuild.inputs.build_manifest import TrustRecord
 from osbuild.inputs.debian import Deb
 from osbuild.inputs.lock import Lock
-from osbuild.pipeline.manifest import make_manifest
+from osbuild.pipeline.manifest import BuiltImage, make_manifest
 
 NUMBER = tomllib.loads((paths.PROJECT / "pyproject.toml").read_text())["project"]["version"]
 IDENTITY = ["-c", "user.name=edge", "-c", "user.email=edge@example.com", "-c", "commit.gpgsign=false"]
@@ -79,17 +79,7 @@ def test_the_build_manifest_names_the_builder(tmp_path: Path) -> None:
     profile = load.load_profile(load.find_profile("minimal")).profile
     deb = Deb("linux-image", "6.12", "amd64", "0" * 64, 1)
     lock = Lock("x86_64", Architecture.x86_64, "request", 0, (), (), (), deb, (), ())
-    made = make_manifest(
-        profile,
-        lock,
-        tmp_path,
-        Kernel(tmp_path, "6.12"),
-        None,
-        {},
-        key="key",
-        roothash="0" * 64,
-        free=30,
-        trust=TrustRecord(),
-    )
+    built = BuiltImage(tmp_path, Kernel(tmp_path, "6.12"), None, {}, "0" * 64, 30)
+    made = make_manifest(profile, lock, built, key="key", trust=TrustRecord())
     assert made.to_json()["builder"] == asdict(read_version())
     assert made.to_json()["builder"]["number"] == NUMBER

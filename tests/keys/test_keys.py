@@ -1,8 +1,8 @@
 """Keys: what is made, what devices would accept, what is refused. Chains are checked by OpenSSL, as RAUC does."""
 
-import functools
 import json
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -174,7 +174,7 @@ def test_an_expired_signer_does_not_sign_and_its_end_is_told_before(keys: KeyFol
 def test_a_signer_never_outlives_its_root_and_a_dead_root_signs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authority, "make_root", functools.partial(make_root, days=30))
+    monkeypatch.setattr(authority, "make_root", lambda key, request: make_root(key, replace(request, days=30)))
     keys = authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
     assert keys.certificate("signer-1").not_valid_after_utc <= keys.certificate("root-1").not_valid_after_utc
     later = datetime.now(UTC) + timedelta(days=31)

@@ -16,6 +16,7 @@ from osbuild.config import upstream_versions
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes import go_toolchain, image_archive, k3s_pins, k3s_release, upstream_programs
 from osbuild.kubernetes.component import ComponentSources, build_component, component_key
@@ -81,14 +82,14 @@ def test_another_content_than_the_pinned_is_no_reason_to_build_something_else(
     monkeypatch.setitem(k3s_pins.K3S, VERSION, {X86: "0" * 64})
     wanted = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
     with pytest.raises(Error, match="not what was pinned") as caught:
-        build_component(wanted, X86, ComponentSources(cache, no_tools))
+        build_component(wanted, X86, ComponentSources(BuildContext(cache), no_tools))
     assert not isinstance(caught.value, Unavailable)
 
 
 def test_what_cannot_be_reached_is_found_out_at_once_and_every_way_out_is_named(page: str, cache: Cache) -> None:
     begin = time.monotonic()
     with pytest.raises(Unavailable) as caught:
-        build_component(BLOCK, X86, ComponentSources(cache, no_tools))
+        build_component(BLOCK, X86, ComponentSources(BuildContext(cache), no_tools))
     assert time.monotonic() - begin < 10
     hint = str(caught.value.hint)
     for way in ("https_proxy", k3s_release.MIRROR, f"k3s-{VERSION}", "--from FOLDER", "if_unavailable: upstream"):
@@ -101,7 +102,7 @@ def test_an_unknown_version_is_answered_with_the_known(cache: Cache, version: st
         build_component(
             KubernetesSettings(role="server", distribution="upstream", version=version),
             X86,
-            ComponentSources(cache, no_tools),
+            ComponentSources(BuildContext(cache), no_tools),
         )
     assert hint in str(caught.value.hint)
 
@@ -127,7 +128,7 @@ def test_a_profile_that_names_a_release_gets_that_one_and_one_that_names_none_th
     pinned = {}
     for version, expected in ((None, newest), (newest.version, newest), (before.version, before)):
         asked = KubernetesSettings(role="server", distribution="upstream", version=version)
-        found = resolve.pin_kubernetes(asked, X86, cache, None)
+        found = resolve.pin_kubernetes(asked, X86, BuildContext(cache))
         assert found["version"] == expected.version
         pinned[expected.version] = (
             found["files"]["go.sum"],

@@ -19,6 +19,7 @@ from osbuild.config.load import load_profile
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes import component, k3s_payload, k3s_pins, k3s_release
 from osbuild.pipeline import resolve
@@ -113,7 +114,7 @@ def test_the_sha256_of_any_release_comes_from_its_checksum_file_and_is_pinned(
     url, folder = page
     monkeypatch.setenv(k3s_release.MIRROR, f"{NOWHERE} {url}/")
     block = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
-    pinned = resolve.pin_kubernetes(block, architecture, cache, None)
+    pinned = resolve.pin_kubernetes(block, architecture, BuildContext(cache))
     name = k3s_pins.ASSETS[architecture]
     sha256 = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     assert pinned == {"distribution": "k3s", "version": VERSION, "files": {f"{name}-{VERSION}": sha256}}
@@ -129,7 +130,7 @@ def test_a_folder_is_enough_for_a_release_that_is_not_known_here(
         target = goal / f"{name}-{VERSION}" if layout == "named" else goal / VERSION / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((folder / name).read_bytes())
-    pinned = resolve.pin_kubernetes(KubernetesSettings(role="server", version=VERSION), X86, cache, goal)
+    pinned = resolve.pin_kubernetes(KubernetesSettings(role="server", version=VERSION), X86, BuildContext(cache, goal))
     assert pinned["version"] == VERSION
 
 
@@ -147,7 +148,7 @@ def test_the_profiles_sha256_is_used_and_no_checksum_file_is_read(
     )
     wrong = replace(block, sha256={"x86_64": "1" * 64})
     with pytest.raises(Error, match="not what was pinned"):
-        resolve.pin_kubernetes(replace(wrong, if_unavailable="upstream"), X86, cache, None)
+        resolve.pin_kubernetes(replace(wrong, if_unavailable="upstream"), X86, BuildContext(cache))
 
 
 def test_a_release_that_does_not_exist_is_an_error_and_not_replaced_by_upstream(
@@ -156,14 +157,14 @@ def test_a_release_that_does_not_exist_is_an_error_and_not_replaced_by_upstream(
     monkeypatch.setattr(k3s_release, "RELEASES", page[0])
     block = KubernetesSettings(role="server", version="v1.99.7+k3s1", if_unavailable="upstream")
     with pytest.raises(Error, match=r"there is no K3s release v1\.99\.7\+k3s1") as caught:
-        resolve.pin_kubernetes(block, X86, cache, None)
+        resolve.pin_kubernetes(block, X86, BuildContext(cache))
     assert not isinstance(caught.value, Unavailable)
 
 
 def test_a_release_that_cannot_be_reached_names_every_way_out_or_becomes_upstream(cache: Cache) -> None:
     block = KubernetesSettings(role="server", version=VERSION)
     with pytest.raises(Unavailable) as caught:
-        resolve.pin_kubernetes(block, X86, cache, None)
+        resolve.pin_kubernetes(block, X86, BuildContext(cache))
     for way in (
         "kubernetes.sha256: {x86_64",
         "sha256sum-amd64.txt",
@@ -172,7 +173,7 @@ def test_a_release_that_cannot_be_reached_names_every_way_out_or_becomes_upstrea
         "https_proxy",
     ):
         assert way in str(caught.value.hint)
-    pinned = resolve.pin_kubernetes(replace(block, if_unavailable="upstream"), X86, cache, None)
+    pinned = resolve.pin_kubernetes(replace(block, if_unavailable="upstream"), X86, BuildContext(cache))
     assert (pinned["distribution"], pinned["requested"]) == ("upstream", f"k3s {VERSION}")
 
 
@@ -199,7 +200,7 @@ def test_a_binary_for_another_architecture_is_refused_when_it_is_locked(
     (folder / "k3s").write_bytes((folder / "k3s-arm64").read_bytes())
     block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": given})
     with pytest.raises(Error, match="not for x86_64"):
-        resolve.pin_kubernetes(block, X86, cache, None)
+        resolve.pin_kubernetes(block, X86, BuildContext(cache))
 
 
 @pytest.mark.parametrize("checksum", [False, True])
@@ -279,7 +280,7 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page[0])
     block = KubernetesSettings(role="server", version=VERSION)
-    made = component.build_component(block, X86, component.ComponentSources(cache, unpackers))
+    made = component.build_component(block, X86, component.ComponentSources(BuildContext(cache), unpackers))
     for name in ("kubectl", "crictl"):
         link = made.tree / "usr/bin" / name
         assert not link.readlink().is_absolute()

@@ -38,7 +38,7 @@ from osbuild.host.cache import file_digest
 from osbuild.inputs.debian import Deb
 from osbuild.inputs.lock import Lock
 from osbuild.keys.development import signing_keys
-from osbuild.pipeline.build import find_inputs
+from osbuild.pipeline.inputs import find_inputs
 from osbuild.pipeline.resolve import request_key
 
 keys, debs = {}, (Deb("a", "1", "all", "0" * 64, 5),)

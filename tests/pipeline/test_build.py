@@ -24,13 +24,16 @@ from osbuild.host.run import run_command
 from osbuild.image.disk import check_headroom, divide_slot
 from osbuild.image.verity import derived_uuid
 from osbuild.inputs import lock as locks
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb, find_stale_suites, store_package
 from osbuild.inputs.lock import Lock
 from osbuild.keys import authority, key_folder
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder
 from osbuild.pipeline import resolve
-from osbuild.pipeline.build import find_inputs, image_metadata, read_unchanged
+from osbuild.pipeline.build import read_unchanged
+from osbuild.pipeline.image import image_metadata
+from osbuild.pipeline.inputs import find_inputs
 from osbuild.rootfs.assembly import clamp_times, copy_tree, move_state_out
 from osbuild.rootfs.element_search import search_path
 from osbuild.rootfs.image_root import ImageRoot
@@ -130,7 +133,7 @@ def test_a_lock_that_can_not_be_written_is_refused_before_anything_is_resolved(t
     loaded = profile(tmp_path)
     (tmp_path / "shop.lock.json").mkdir()
     with pytest.raises(Error, match="this is a folder, not a file"):
-        resolve.make_lock(loaded, PC, Cache(tmp_path / "cache"))
+        resolve.make_lock(loaded, PC, BuildContext(Cache(tmp_path / "cache")))
     assert not (tmp_path / "cache").exists()
 
 
@@ -165,12 +168,12 @@ def test_locked_wants_a_lock_that_fits(tmp_path: Path) -> None:
 
     loaded = profile(tmp_path)
     with pytest.raises(Error, match="has nothing for x86_64"):
-        resolve.current_lock(loaded, PC, Cache(tmp_path / "c"), locked=True)
+        resolve.current_lock(loaded, PC, BuildContext(Cache(tmp_path / "c"), locked=True))
     locks.save_lock(loaded, a_lock(loaded))
-    assert resolve.current_lock(loaded, PC, Cache(tmp_path / "c"), locked=True) == a_lock(loaded)
+    assert resolve.current_lock(loaded, PC, BuildContext(Cache(tmp_path / "c"), locked=True)) == a_lock(loaded)
     more = profile(tmp_path, PROFILE + "packages: [htop]\n")
     with pytest.raises(Error, match="does not fit the profile"):
-        resolve.current_lock(more, PC, Cache(tmp_path / "c"), locked=True)
+        resolve.current_lock(more, PC, BuildContext(Cache(tmp_path / "c"), locked=True))
 
 
 FOLDER = TemporaryDirectory(prefix="edge-osbuild-keys-")

@@ -12,6 +12,7 @@ from osbuild.config.profile import Profile
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.inputs import lock
+from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb
 from osbuild.kubernetes import component
 from osbuild.pipeline import resolve
@@ -70,4 +71,4 @@ def test_a_lock_follows_from_the_shipped_profiles(tmp_path: Path) -> None:
     assert derived.request == resolve.request_key(made, board)
     assert replace(derived, request=base.request) == base, "nothing else is new"
     lock.save_lock(made, derived)
-    assert resolve.current_lock(made, board, cache, locked=True) == derived
+    assert resolve.current_lock(made, board, BuildContext(cache, locked=True)) == derived

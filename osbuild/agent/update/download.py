@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,29 @@ def downloaded_bytes(system: System) -> int:
         return 0
 
 
-def download_bundle(
-    system: System, url: str, identity: str, limit: int, end: float,
-    progress: ProgressCallback, *, patience: float = 120.0,
-) -> int:  # fmt: skip
-    """Get the rest of the bundle at `url`, an address; how many bytes that were. Raises `Failure`.
+@dataclass(frozen=True)
+class BundleDownload:
+    """What is downloaded: the bundle at `url`, of which no more than `limit` bytes are kept.
 
-    `identity` names the bundle's contents: what was begun of another is thrown away. No more than `limit` bytes are
-    kept. `end` is by time.monotonic(), `patience` in seconds without a byte. A server says what its file is by ETag or
+    `identity` names the bundle's contents. `end` is by time.monotonic(), `patience` in seconds without a byte.
+    """
+
+    url: str
+    identity: str
+    limit: int
+    end: float
+    patience: float = 120.0
+
+
+def download_bundle(system: System, wanted: BundleDownload, progress: ProgressCallback) -> int:
+    """Get the rest of a bundle; how many bytes that were. Raises `Failure`.
+
+    What was begun of a bundle with another identity is thrown away. A server says what its file is by ETag or
     date, and sends the rest only of the same (RFC 9110, 13.1.5).
     """
     try:
         try:
-            return download_rest(system, url, identity, limit, end, progress, patience)
+            return download_rest(system, wanted, progress)
         except OtherFile as problem:
             records.discard_download(system)
             raise Failure(OTHER_FILE) from problem
@@ -72,16 +83,16 @@ def download_bundle(
         error.close()
         raise Failure(http_refusal(error.code)) from error
     except TimeoutError as error:
-        if time.monotonic() >= end:
+        if time.monotonic() >= wanted.end:
             raise Failure(NO_TIME) from error
-        raise Failure(Reason(f"the server sent nothing for {patience:.0f} s", NETWORK, False)) from error
+        raise Failure(Reason(f"the server sent nothing for {wanted.patience:.0f} s", NETWORK, False)) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, socket.gaierror) as error:
-        if time.monotonic() >= end:
+        if time.monotonic() >= wanted.end:
             raise Failure(NO_TIME) from error
-        why = ServerAddress(url).hide(str(getattr(error, "reason", None) or error))
+        why = ServerAddress(wanted.url).hide(str(getattr(error, "reason", None) or error))
         raise Failure(Reason(f"the connection was lost: {why}", NETWORK, False)) from error
     except INVALID_ANSWERS as error:
-        raise Failure(invalid_answer(ServerAddress(url).hide(str(error)))) from error
+        raise Failure(invalid_answer(ServerAddress(wanted.url).hide(str(error)))) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:  # the rest of the node needs room, too
             with suppress(OSError):
@@ -90,20 +101,17 @@ def download_bundle(
         raise Failure(Reason(message, "`edge-agent status` says how much is free")) from error
 
 
-def download_rest(
-    system: System, url: str, identity: str, limit: int, end: float,
-    progress: ProgressCallback, patience: float,
-) -> int:  # fmt: skip
+def download_rest(system: System, wanted: BundleDownload, progress: ProgressCallback) -> int:
     """One request for what is not there yet. Raises `Failure`, `OtherFile`, `OSError` and what http.client raises."""
     about = records.load_object(system, METADATA_FILE, TYPES)
-    if about.get("identity") != identity:
+    if about.get("identity") != wanted.identity:
         records.discard_download(system)
         about = {}
     clear_way(download_path(system))
     begun, mark = downloaded_bytes(system), about.get("mark") or ""
     if begun and begun == about.get("size"):
         return 0
-    address = ServerAddress(url)
+    address = ServerAddress(wanted.url)
     headers = {"User-Agent": "edge-agent", "Accept-Encoding": "identity"}
     if begun and mark:
         headers |= {"Range": f"bytes={begun}-", "If-Range": mark}
@@ -111,19 +119,19 @@ def download_rest(
     if address.authorization:
         request.add_unredirected_header("Authorization", address.authorization)
     try:
-        with open_request(request, patience, end) as answer:
+        with open_request(request, wanted.patience, wanted.end) as answer:
             at, size = answer_range(answer, begun)
             found = strong_validator(answer.headers.get("ETag") or "") or strong_validator(
                 answer.headers.get("Last-Modified") or ""
             )
             if at and found != mark:  # it does not know If-Range
                 raise OtherFile
-            if size is not None and size > limit:
+            if size is not None and size > wanted.limit:
                 raise Failure(TOO_LARGE)
             if not at:  # what is there is of another file: after a power cut it must not pass for a part of this one
                 records.remove_file(system, BUNDLE_FILE)
-            records.save_object(system, METADATA_FILE, {"identity": identity, "mark": found, "size": size})
-            return append_body(answer, download_path(system), at, size, limit, end, progress)
+            records.save_object(system, METADATA_FILE, {"identity": wanted.identity, "mark": found, "size": size})
+            return append_body(system, answer, (at, size), wanted, progress)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise OtherFile from error
@@ -165,30 +173,33 @@ def answer_range(answer: Any, begun: int) -> tuple[int, int | None]:
 
 
 def append_body(
-    answer: Any, file: Path, at: int, size: int | None, limit: int, end: float,
-    progress: ProgressCallback,
-) -> int:  # fmt: skip
-    """Append what comes, from byte `at` on. Raises `Failure` and `OSError`."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    system: System, answer: Any, expected: tuple[int, int | None], wanted: BundleDownload, progress: ProgressCallback
+) -> int:
+    """Append what comes: from byte `expected[0]` on, of a file of `expected[1]` bytes if that is known.
+
+    Raises `Failure` and `OSError`.
+    """
+    at, size = expected
+    descriptor = os.open(download_path(system), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as output:
         output.truncate(at)
         output.seek(at)
         done = safe = at
         try:
             while data := answer.read1(CHUNK):  # not as many: a lost connection takes what is not complete
-                if done + len(data) > limit:
+                if done + len(data) > wanted.limit:
                     raise Failure(TOO_LARGE)
                 output.write(data)
                 done += len(data)
                 progress(100 * done // size if size else 0, "fetching the bundle", done - at)
-                if time.monotonic() > end:
+                if time.monotonic() > wanted.end:
                     raise Failure(NO_TIME)
                 if done - safe >= FLUSH:
                     os.fdatasync(output.fileno())
                     safe = done
         finally:
             os.fsync(output.fileno())
-    if time.monotonic() > end:  # the connection was ended then
+    if time.monotonic() > wanted.end:  # the connection was ended then
         raise Failure(NO_TIME)
     if size is not None and done < size:
         raise Failure(Reason(f"the connection was lost after {done} of {size} bytes", NETWORK, False))

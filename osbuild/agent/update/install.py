@@ -150,9 +150,8 @@ def install_from(
 
     def once() -> InstallStatistics:
         if limit is not None:
-            record.fetched += download.download_bundle(
-                system, address.text, update.manifest, limit, end, node.progress.report_progress
-            )
+            wanted = download.BundleDownload(address.text, update.manifest, limit, end)
+            record.fetched += download.download_bundle(system, wanted, node.progress.report_progress)
         try:
             return attempt_install(system, request, node.progress.report_progress, record)
         except Failure as failure:

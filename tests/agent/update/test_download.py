@@ -35,11 +35,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def fetch(site: Site, tmp_path: Path) -> Callable[..., int]:
     def fetch(identity: str = "one", *, limit: int = LIMIT, seconds: float = 60.0, patience: float = 5.0) -> int:
         url, end = site.url("a.raucb", host="127.0.0.1"), time.monotonic() + seconds
-        return download.download_bundle(
-            System(tmp_path), url, identity, limit, end, lambda *words: None, patience=patience
-        )
+        wanted = download.BundleDownload(url, identity, limit, end, patience)
+        return download.download_bundle(System(tmp_path), wanted, lambda *words: None)
 
     return fetch
+
+
+def download_to(folder: Path, url: str, identity: str, end: float, *, patience: float = 120.0) -> int:
+    wanted = download.BundleDownload(url, identity, LIMIT, end, patience)
+    return download.download_bundle(System(folder), wanted, lambda *words: None)
 
 
 def kept(folder: Path) -> bytes:
@@ -217,9 +221,7 @@ def test_an_answer_that_makes_no_sense_is_a_failure_and_no_traceback(name: str, 
             download.download_path(System(tmp_path)).write_bytes(begun)
         with contextlib.suppress(Failure):
             end = time.monotonic() + 5
-            count = download.download_bundle(
-                System(tmp_path), url, "one", LIMIT, end, lambda *words: None, patience=2.0
-            )
+            count = download_to(tmp_path, url, "one", end, patience=2.0)
             assert count <= 5
         answer = check_server(url, 2.0)
         assert answer is None or answer.startswith(url)
@@ -230,10 +232,8 @@ def test_the_body_of_a_redirect_is_not_read(tmp_path: Path) -> None:
     """However large a server says that it is."""
     server = Raw(b"HTTP/1.1 302 Found\r\nContent-Length: 999999999\r\nLocation: /other\r\n\r\n", b"b" * 9999)
     with pytest.raises(Failure, match="HTTP 302"):
-        download.download_bundle(
-            System(tmp_path), f"http://127.0.0.1:{server.port}/a.raucb", "one", LIMIT, time.monotonic() + 20,
-            lambda *words: None, patience=5.0,
-        )  # fmt: skip
+        url = f"http://127.0.0.1:{server.port}/a.raucb"
+        download_to(tmp_path, url, "one", time.monotonic() + 20, patience=5.0)
     server.close()
     assert [request.split()[1] for request in server.requests[:2]] == [b"/a.raucb", b"/other"]
 
@@ -254,7 +254,7 @@ def test_bytes_that_come_one_by_one_do_not_put_off_a_deadline(
     server = Raw(answer, slow)
     url, begin = f"http://127.0.0.1:{server.port}/a.raucb", time.monotonic()
     with pytest.raises(Failure, match=said):
-        download.download_bundle(System(tmp_path), url, "one", LIMIT, begin + 3, lambda *words: None, patience=1.0)
+        download_to(tmp_path, url, "one", begin + 3, patience=1.0)
     assert time.monotonic() - begin < 6
     begin = time.monotonic()
     assert (check_server(url, 1.0) is None) == (slow == b"b" * 9999)
@@ -265,14 +265,14 @@ def test_bytes_that_come_one_by_one_do_not_put_off_a_deadline(
 def test_a_user_in_an_address_is_sent_and_never_shown(tmp_path: Path) -> None:
     server = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde")
     url = f"http://me:hidden%20word@127.0.0.1:{server.port}/a.raucb?key=hidden"
-    download.download_bundle(System(tmp_path), url, "one", LIMIT, time.monotonic() + 5, lambda *words: None)
+    download_to(tmp_path, url, "one", time.monotonic() + 5)
     assert check_server(url, 2.0) is None
     for request in server.requests:
         assert b"Authorization: Basic bWU6aGlkZGVuIHdvcmQ=\r\n" in request
         assert b"/a.raucb?key=hidden " in request
     server.close()
     with pytest.raises(Failure) as caught:
-        download.download_bundle(System(tmp_path), url, "two", LIMIT, time.monotonic() + 5, lambda *words: None)
+        download_to(tmp_path, url, "two", time.monotonic() + 5)
     for said in (str(caught.value), caught.value.reason.hint, str(check_server(url, 2.0)), ServerAddress(url).shown):
         assert "hidden" not in said
         assert "bWU6" not in said

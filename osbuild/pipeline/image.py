@@ -1,0 +1,166 @@
+"""An image from its inputs: every step in its order, each from the cache where nothing changed."""
+
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from osbuild.boot.flow import BootParts, boot_image_name, kernel_command_line
+from osbuild.boot.initrd import build_initrd
+from osbuild.boot.kernel import unpack_kernel
+from osbuild.boot.packages import unpack_boot_packages
+from osbuild.boot.registry import boot_flow
+from osbuild.boot.slot import SLOTS
+from osbuild.config.affected import image_keys
+from osbuild.config.checks.overlays import find_exposed
+from osbuild.config.key_table import to_json
+from osbuild.host import log, output, paths
+from osbuild.host.cache import ANEW, file_digest, remove_tree, tree_digest
+from osbuild.host.run import worker_threads
+from osbuild.image import update_trust
+from osbuild.image.block_map import make_bmap
+from osbuild.image.disk import build_disk, check_headroom
+from osbuild.image.verity import make_slot_image
+from osbuild.inputs.build_manifest import MANIFEST, FileRecord, Manifest, TrustRecord
+from osbuild.inputs.context import BuildContext
+from osbuild.inputs.lock import Lock
+from osbuild.inputs.wheels import DISKIMAGE_BUILDER, unpack_wheel
+from osbuild.kubernetes import component
+from osbuild.kubernetes.component import Component, ComponentSources
+from osbuild.pipeline.base_layer import make_base_layer
+from osbuild.pipeline.inputs import BuildInputs
+from osbuild.pipeline.manifest import BuiltImage, make_manifest
+from osbuild.rootfs import image_accounts
+from osbuild.rootfs.assembly import ImageSettings, RootContents, assemble_system
+from osbuild.rootfs.debian_root import make_rootfs
+from osbuild.sandbox.tools_tree import ToolsTree, make_tools_tree
+from osbuild.shared.errors import Error
+from osbuild.shared.json_text import parse_json
+from osbuild.shared.records import parse_record
+
+
+def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Manifest:
+    """Make every part of the image, then put its files into `target`, the manifest last."""
+    lock, architecture, profile = inputs.lock, inputs.architecture, inputs.loaded.profile
+    cache = context.cache
+    board, boots = inputs.board, boot_flow(inputs.board)
+    title = f"building {profile.name} {profile.version} for {board.name}"
+    for overlay in inputs.trees:
+        if private := find_exposed(overlay):
+            log.warn(
+                f"overlay {paths.display_path(overlay)}: everybody on the device may read "
+                f"{', '.join(private[:5])}; set "
+                "mode 0400 to keep a file private, because git and umasks do not keep 0600"
+            )
+    with log.step(title), worker_threads() as pool:
+        # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
+        compiled: Future[Component] | None = None
+        if inputs.kubernetes.role != "none":
+            inputs_from = ComponentSources(context, lambda: image_tools(lock, context), inputs.loaded.folder)
+            compiled = pool.submit(component.build_component, inputs.kubernetes, architecture, inputs_from)
+        composed = pool.submit(make_root_archive, inputs, context)
+        sandbox = image_tools(lock, context)
+        linux = unpack_kernel(context, sandbox, lock.kernel, architecture)
+        linux.check_modules(profile.kernel.modules)
+        ramdisk = build_initrd(context, sandbox, linux, inputs.initrd)
+        packages = unpack_boot_packages(context, sandbox, lock.boot, architecture)
+        parts = BootParts(board, sandbox, packages, linux, ramdisk, lock.epoch)
+        root_tar = composed.result()
+        kubernetes_component = compiled.result() if compiled else None
+        common = [linux.tree, *([kubernetes_component.tree] if kubernetes_component else [])]
+        contents = RootContents(sandbox, root_tar, tuple(common), lock.epoch)
+        base = make_base_layer(cache, contents, inputs.base)
+        with cache.scratch("builds") as scratch:
+            system, out = scratch / "system", scratch / "out"
+            out.mkdir()
+            with log.step("laying the system together"):
+                assemble_system(
+                    system,
+                    replace(contents, trees=(*common, *inputs.trees)),
+                    ImageSettings(
+                        profile, image_metadata(inputs, kubernetes_component), kubernetes_metadata(inputs), inputs.trust
+                    ),
+                )
+            if tree_digest(*inputs.trees) != inputs.overlays:
+                raise Error("the files of the overlays were changed while the image was made", hint=ANEW)
+            image_accounts.check_image_accounts(profile, system)
+            with log.step("erofs and dm-verity"):
+                image = make_slot_image(sandbox, base, system, out, identity=inputs.key, epoch=lock.epoch)
+            free = check_headroom(profile.disk, image)
+            with log.step("boot files and disk"):
+                names = {slot: boot_image_name(boots, slot) for slot in SLOTS}
+                for slot in SLOTS:
+                    words = kernel_command_line(slot, image, board, profile.kernel.arguments)
+                    boots.write_boot_image(parts, slot, words, system / "usr/lib/os-release", out / names[slot])
+                build_disk(boots, parts, image, out / names["a"], profile.disk, out / "disk.img", identity=inputs.key)
+            files = finish_files(sandbox, out, names.values())
+            trust = parse_record(TrustRecord, parse_json(inputs.trust[update_trust.TRUST]))
+            built = BuiltImage(system, linux, kubernetes_component, files, image.roothash, free)
+            manifest = make_manifest(profile, lock, built, key=inputs.key, trust=trust)
+            remove_tree(system)
+            sources: dict[str, bytes | Path] = {name: out / name for name in manifest.files}
+            output.publish_files(target, {**sources, MANIFEST: manifest.to_text().encode()}, marker=MANIFEST)
+    return manifest
+
+
+def image_tools(lock: Lock, context: BuildContext) -> ToolsTree:
+    """The tree with the programs that make an image of a root, from the cache if it is there."""
+    return make_tools_tree(context.cache, lock.finish_tools, "tools to finish with", folder=context.downloads)
+
+
+def make_root_archive(inputs: BuildInputs, context: BuildContext) -> Path:
+    """The root as a tar, and before it what it is composed with."""
+    cache, folder = context.cache, context.downloads
+    if path := cache.find_entry("rootfs", inputs.rootfs):
+        return path
+    sandbox = make_tools_tree(cache, inputs.lock.compose_tools, "tools to compose with", folder=folder)
+    dib = [unpack_wheel(cache, pin, folder) for pin in DISKIMAGE_BUILDER]
+    return make_rootfs(context, sandbox, dib, inputs.root, key=inputs.rootfs)
+
+
+def image_metadata(inputs: BuildInputs, component: Component | None) -> dict[str, Any]:
+    """What `/usr/lib/edge-osbuild/image.json` says."""
+    profile = inputs.loaded.profile
+    cluster = {"role": inputs.kubernetes.role}
+    if component:
+        cluster |= {"distribution": component.facts["distribution"], "version": component.version}
+    return {
+        "name": profile.name, "version": profile.version, "architecture": inputs.architecture,
+        "board": inputs.board.name, "boot": inputs.board.boot, "kubernetes": cluster,
+        "health": {"deadline": profile.health.deadline}, "update": asdict(profile.update),
+        "seed": {"media": profile.seed.media},
+    }  # fmt: skip
+
+
+def kubernetes_metadata(inputs: BuildInputs) -> dict[str, Any] | None:
+    """The profile's `kubernetes` as the image carries it: nothing that belongs to a seed."""
+    if inputs.kubernetes.role == "none":
+        return None
+    part = image_keys(inputs.loaded.profile)["kubernetes"]
+    return {**part, **{name: to_json(getattr(inputs.kubernetes, name)) for name in ("distribution", "version")}}
+
+
+def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> dict[str, FileRecord]:
+    """Compress the disk, map its blocks, hash every file of the build: size, bytes used on disk, and sha256 of each.
+
+    `boot_names` are the slots' boot files.
+    """
+    with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
+        packed = pool.submit(
+            sandbox.run_command,
+            ["zstd", "-q", "-3", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],
+            [out],
+        )
+        (out / "disk.bmap").write_text(make_bmap(out / "disk.img").to_xml())
+        names = ["disk.img", "disk.bmap", "root.erofs", "root.verity", *boot_names]
+        sums = dict(zip(names, pool.map(lambda name: file_digest(out / name), names), strict=True))
+        packed.result()
+        sums["disk.img.zst"] = file_digest(out / "disk.img.zst")
+    status = {name: (out / name).stat() for name in sums}
+    return {
+        name: FileRecord(
+            sha256=digest, size=status[name].st_size, used=min(status[name].st_blocks * 512, status[name].st_size)
+        )
+        for name, digest in sums.items()
+    }
