@@ -19,8 +19,9 @@ from osbuild.bench.figure import Measured, figures_table
 from osbuild.bench.site import BenchSite
 from osbuild.cli.location import LOCATION
 from osbuild.host import log, paths
-from osbuild.host.cache import Cache, remove_tree
+from osbuild.host.cache import Cache
 from osbuild.host.output import make_folder, output_path, write_output
+from osbuild.host.scratch import remove_tree
 from osbuild.host.version import read_version
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped

@@ -10,8 +10,8 @@ from osbuild.bench.site import BenchSite
 from osbuild.config import upstream_versions
 from osbuild.config.load import LoadedProfile, load_profile
 from osbuild.host import log
-from osbuild.host.cache import remove_tree
 from osbuild.host.run import Argument, run_command
+from osbuild.host.scratch import remove_tree
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import SUITE, host_apt_settings
 from osbuild.inputs.lock import Lock, read_lock

@@ -8,8 +8,9 @@ from osbuild.bench.foreign import BASE, measured_lock, prepare_inputs, time_root
 from osbuild.bench.site import BenchSite
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, remove_tree
+from osbuild.host.cache import Cache
 from osbuild.host.paths import ELEMENTS
+from osbuild.host.scratch import remove_tree
 from osbuild.inputs.debian import PackageArchive
 from osbuild.inputs.lock import Lock
 from osbuild.sandbox import tools_tree

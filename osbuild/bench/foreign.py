@@ -11,8 +11,9 @@ from osbuild.config.board import default_board
 from osbuild.config.load import find_profile, load_profile
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, remove_tree
+from osbuild.host.cache import Cache
 from osbuild.host.paths import ELEMENTS
+from osbuild.host.scratch import remove_tree
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import PackageArchive
 from osbuild.inputs.lock import Lock

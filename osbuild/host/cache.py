@@ -4,10 +4,7 @@ import ctypes
 import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import ClassVar
 
 from osbuild.host import log
 from osbuild.host.modes import CAPABILITY, fixed_mode
+from osbuild.host.scratch import remove_leftovers, remove_tree, scratch_folder
 from osbuild.host.walk import walk_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.files import create_file, sync_path
@@ -23,6 +21,7 @@ from osbuild.shared.locks import lock_path
 DEFAULT_LIMIT = 20 * 2**30
 ANEW = "run the same command again, and don't edit them while it runs"
 DAMAGED = "{} was damaged in the cache and is made again"
+SCRATCH = ".partial-"  # how the names of scratch folders begin
 SUMS = "sums"  # kind of the files that hold the digest of each entry
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,15 +123,8 @@ class Cache:
     def scratch(self, kind: str) -> Iterator[Path]:
         """An empty folder beside the entries of a kind, gone at the end; those of killed processes go first."""
         self.sweep(kind)
-        path = Path(tempfile.mkdtemp(prefix=f".partial-{os.getpid()}-", dir=self.folder(kind)))
-        try:
+        with scratch_folder(self.folder(kind), SCRATCH) as path:
             yield path
-        finally:
-            try:
-                remove_tree(path)
-            except (KeyboardInterrupt, SystemExit):  # a signal that came while this was half gone
-                remove_tree(path)
-                raise
 
     def get_or_make(
         self, kind: str, key: str, make: Callable[[Path], None], *, sha256: str | None = None,
@@ -186,19 +178,16 @@ class Cache:
         """Keep what `find_entry` compares an entry with."""
         made = entry_digest(path, sha256)
         if sha256 is None:
-            partial = self.folder(SUMS) / f".partial-{os.getpid()}-{threading.get_ident()}-{kind}-{key}"
-            partial.unlink(missing_ok=True)
-            create_file(partial, made.encode())
-            partial.replace(self.folder(SUMS) / f"{kind}-{key}")
+            with self.scratch(SUMS) as scratch:
+                create_file(scratch / key, made.encode())
+                (scratch / key).replace(self.folder(SUMS) / f"{kind}-{key}")
         elif made != sha256:
             raise Error(f"sha256 is {made}, expected {sha256}", where=key, hint="it is not the pinned file")
 
     def sweep(self, kind: str = "*") -> None:
         """Remove the scratch folders that killed processes have left, of one kind or of all."""
-        for left in self.root.glob(f"{kind}/.partial-*-*"):
-            if not Path("/proc", left.name.split("-")[1]).exists():
-                with suppress(FileNotFoundError):  # another build is at it too
-                    remove_tree(left)
+        for folder in self.root.glob(kind):
+            remove_leftovers(folder, f"{SCRATCH}*")
 
     def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:
         """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes.
@@ -276,19 +265,3 @@ def disk_usage(path: Path) -> int:
             for name in [*folders, *files]:
                 total += os.lstat(f"{base}/{name}").st_blocks * 512
     return total
-
-
-def remove_tree(path: Path) -> None:
-    """Delete a file or folder. Never crosses into another file system: a mount inside is an error, not deleted."""
-    if not os.path.lexists(path):
-        return
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-        return
-    device = path.stat().st_dev
-    for base, folders, _ in os.walk(path):
-        for name in folders:
-            inner = Path(base, name)
-            if not inner.is_symlink() and inner.stat().st_dev != device:
-                raise OSError(f"{inner} is a mount point: refusing to delete {path}")
-    shutil.rmtree(path)

@@ -8,9 +8,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from osbuild.host import sparse
+from osbuild.host.scratch import remove_leftovers, scratch_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.files import create_file, open_new, sync_path
 
+SCRATCH = ".edge-osbuild-partial-"  # how the names of scratch folders beside outputs begin
 KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a character device"), (stat.S_ISBLK, "a block device"),
@@ -51,12 +53,15 @@ def publish_files(
     """
     targets = {name: output_path(folder / name) for name in files}
     with ExitStack() as cleanup:
+        scratch: dict[Path, Path] = {}
         staged: dict[str, Path] = {}
         for number, (name, content) in enumerate(files.items()):
-            remove_leftovers(targets[name].parent)
-            staged[name] = targets[name].with_name(f".edge-{os.getpid()}-{number}.partial")
-            cleanup.callback(discard_file, staged[name])
+            parent = targets[name].parent
             try:
+                if parent not in scratch:
+                    remove_leftovers(parent, f"{SCRATCH}*")
+                    scratch[parent] = cleanup.enter_context(scratch_folder(parent, SCRATCH))
+                staged[name] = scratch[parent] / str(number)
                 if isinstance(content, Path):
                     move_file(content, staged[name])
                 else:
@@ -152,13 +157,6 @@ def discard_file(path: Path) -> None:
     """Remove a file that may not be there."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left in `folder`."""
-    for left in folder.glob(".edge-*-*.partial"):
-        if not Path("/proc", left.name.split("-")[1]).exists():
-            discard_file(left)
 
 
 def output_error(path: Path, error: BaseException) -> Error:

@@ -8,7 +8,6 @@ from then on a package is known by its sha256.
 import os
 import re
 import shutil
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, intact, move_if_intact
+from osbuild.host.cache import SCRATCH, Cache, content_key, intact, move_if_intact
 from osbuild.host.modes import UMASK
 from osbuild.host.run import CommandError, run_command
+from osbuild.host.scratch import scratch_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.sizes import format_bytes
 
@@ -228,11 +228,10 @@ def store_package(path: Path, deb: Deb, store: Path) -> bool:
     """Copy `path` into `store` if it is that package; say whether it is."""
     if not path.is_file() or path.stat().st_size != deb.size:
         return False
-    partial = store / f".partial-{os.getpid()}-{threading.get_ident()}-{deb.sha256}"
-    shutil.copyfile(path, partial)
-    same = move_if_intact(partial, store / f"{deb.sha256}.deb", deb.sha256) == deb.sha256
-    partial.unlink(missing_ok=True)
-    return same
+    with scratch_folder(store, SCRATCH) as scratch:
+        copy = scratch / deb.name
+        shutil.copyfile(path, copy)
+        return move_if_intact(copy, store / f"{deb.sha256}.deb", deb.sha256) == deb.sha256
 
 
 def make_repository(cache: Cache, debs: Sequence[Deb]) -> Path:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,8 +17,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from osbuild.host import log
-from osbuild.host.cache import Cache, intact, move_if_intact, remove_tree
+from osbuild.host.cache import SCRATCH, Cache, intact, move_if_intact
 from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get, whole_number
+from osbuild.host.scratch import remove_tree, scratch_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.files import file_system_space
 from osbuild.shared.json_text import parse_json
@@ -156,8 +156,7 @@ def _get(place: str, goal: Path, wanted: _Wanted) -> None:
 
 
 def _copy(source: Path, goal: Path, sha256: str) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=goal.parent))
-    try:
+    with scratch_folder(goal.parent, SCRATCH) as scratch:
         try:
             if not stat.S_ISREG(source.stat().st_mode):
                 raise RequestFailed("is not a file")
@@ -166,8 +165,6 @@ def _copy(source: Path, goal: Path, sha256: str) -> None:
             raise RequestFailed(error.strerror or str(error)) from error
         shutil.copyfile(source, scratch / "out")
         _publish(scratch / "out", goal, sha256)
-    finally:
-        remove_tree(scratch)
 
 
 def _publish(path: Path, goal: Path, sha256: str) -> None:

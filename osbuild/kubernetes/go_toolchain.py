@@ -10,8 +10,9 @@ from pathlib import Path
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import Cache, content_key, file_digest, remove_tree
+from osbuild.host.cache import Cache, content_key, file_digest
 from osbuild.host.run import CommandError, run_command
+from osbuild.host.scratch import remove_tree
 from osbuild.inputs.wheels import Wheel, unpack_wheel
 from osbuild.shared.errors import Error
 

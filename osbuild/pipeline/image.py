@@ -16,8 +16,9 @@ from osbuild.config.affected import image_keys
 from osbuild.config.checks.overlays import find_exposed
 from osbuild.config.key_table import to_json
 from osbuild.host import log, output, paths
-from osbuild.host.cache import ANEW, file_digest, remove_tree, tree_digest
+from osbuild.host.cache import ANEW, file_digest, tree_digest
 from osbuild.host.run import worker_threads
+from osbuild.host.scratch import remove_tree
 from osbuild.image import update_trust
 from osbuild.image.block_map import make_bmap
 from osbuild.image.disk import build_disk, check_headroom

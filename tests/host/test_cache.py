@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osbuild.host.cache import Cache, content_key, default_root, disk_usage, file_digest, remove_tree, tree_digest
+from osbuild.host.cache import Cache, content_key, default_root, disk_usage, file_digest, tree_digest
+from osbuild.host.scratch import remove_tree
 
 # VFS_CAP_REVISION_2, effective, permitted: cap_net_raw (capabilities(7), "File capabilities").
 CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -109,12 +111,30 @@ def test_a_signal_while_a_scratch_folder_is_removed_leaves_none_of_it(
 def test_pruning_removes_what_killed_processes_have_left(cache: Cache) -> None:
     """Also beside an entry that is there: one may be killed between its making and the end of its scratch folder."""
     cache.get_or_make("kind", "key", Path.touch)
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    for process in (ended.pid, os.getpid()):
-        (cache.folder("kind") / f".partial-{process}-x/inner").mkdir(parents=True)
-    assert cache.prune(("other",)) == 0
-    assert names(cache.folder("kind")) == [f".partial-{os.getpid()}-x", "key"]
+    (cache.folder("kind") / ".partial-killed/inner").mkdir(parents=True)
+    with cache.scratch("kind") as in_use:
+        assert cache.prune(("other",)) == 0
+        assert names(cache.folder("kind")) == [in_use.name, "key"]
+
+
+def test_a_build_in_another_container_keeps_its_scratch_folder(cache: Cache) -> None:
+    """Two containers that share a cache don't see each other's processes."""
+    program = f"""
+import sys
+from pathlib import Path
+from osbuild.host.cache import Cache
+with Cache(Path({str(cache.root)!r})).scratch("kind"):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", program]
+    with subprocess.Popen(container, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "ready\n"
+        cache.prune(("kind",))
+        assert len(names(cache.folder("kind"))) == 1
+        other.communicate("")
+    assert other.returncode == 0
+    assert names(cache.folder("kind")) == []
 
 
 def test_using_an_entry_keeps_it_from_being_pruned(cache: Cache) -> None:

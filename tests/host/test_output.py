@@ -14,6 +14,7 @@ import pytest
 from osbuild import cli
 from osbuild.config.load import find_profile, load_profile
 from osbuild.host import output
+from osbuild.host.scratch import scratch_folder
 from osbuild.inputs import lock
 from osbuild.inputs.debian import Deb
 from osbuild.shared.errors import Error
@@ -123,11 +124,12 @@ def test_a_link_keeps_its_place_and_its_target_is_replaced(tmp_path: Path) -> No
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    left, mine = tmp_path / ".edge-999999999-0.partial", tmp_path / f".edge-{os.getppid()}-0.partial"
-    left.write_bytes(b"x")
-    mine.write_bytes(b"x")
-    output.write_output(tmp_path / "file", b"y")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "file"]
+    left = tmp_path / f"{output.SCRATCH}killed"
+    left.mkdir()
+    (left / "0").write_bytes(b"x")
+    with scratch_folder(tmp_path, output.SCRATCH) as in_use:
+        output.write_output(tmp_path / "file", b"y")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [in_use.name, "file"]
 
 
 PROFILE = "name: tiny\nversion: 1.0.0\n"

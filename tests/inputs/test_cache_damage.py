@@ -13,6 +13,7 @@ import pytest
 from osbuild.host import cache as caches
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import SUMS, Cache
+from osbuild.host.scratch import remove_tree
 from osbuild.inputs import download
 from osbuild.inputs.debian import Deb, PackageArchive, make_repository, stored_path
 from osbuild.inputs.wheels import Wheel, fetch_wheel, unpack_wheel
@@ -97,7 +98,7 @@ def test_whatever_is_in_the_place_of_an_entry_is_replaced(
 ) -> None:
     path = cache.get_or_make("kind", "key", make)
     whole = caches.entry_digest(path)
-    caches.remove_tree(path)
+    remove_tree(path)
     OTHERS[other](path)
     assert caches.entry_digest(cache.get_or_make("kind", "key", make)) == whole
     assert "was damaged" in capsys.readouterr().err
@@ -141,11 +142,11 @@ def test_a_damaged_note_of_a_download_that_stopped_is_of_no_use(cache: Cache, tm
         (part / "validator").write_text(text)
         with pytest.raises(download.Unavailable, match="refused"):
             download.download_file(["http://127.0.0.1:9/x"], sha256=sha256, name="x", cache=cache)
-        caches.remove_tree(part)
+        remove_tree(part)
         part.write_text("not a folder")
         with pytest.raises(download.Unavailable, match="refused"):
             download.download_file(["http://127.0.0.1:9/x"], sha256=sha256, name="x", cache=cache)
-        caches.remove_tree(part)
+        remove_tree(part)
 
 
 def test_an_entry_that_is_as_it_was_made_is_used(cache: Cache) -> None:

@@ -1,0 +1,73 @@
+"""Scratch folders, each locked while its process lives: what a killed one has left can be told from what is in use.
+
+A process's number would not do: those of another container that shares the folder mean nothing here.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from osbuild.shared.locks import is_at, lock_descriptor
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """An empty folder PREFIXxxxxxxxx in `parent`, gone at the end. Raises `OSError`."""
+    descriptor, path = make_locked(parent, prefix)
+    try:
+        yield path
+    finally:
+        try:
+            remove_tree(path)
+        except (KeyboardInterrupt, SystemExit):  # a signal that came while this was half gone
+            remove_tree(path)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def make_locked(parent: Path, prefix: str) -> tuple[int, Path]:
+    """Make a folder and lock it; the descriptor that holds the lock, and the folder."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with suppress(FileNotFoundError):  # another process has removed it before it was locked
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock_descriptor(descriptor)
+            if is_at(descriptor, path):
+                return descriptor, path
+            os.close(descriptor)
+
+
+def remove_leftovers(parent: Path, pattern: str) -> None:
+    """Remove the scratch folders, and files of earlier versions, that killed processes have left. Raises `OSError`."""
+    for path in parent.glob(pattern):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # gone, or of another user
+            continue
+        try:
+            lock_descriptor(descriptor, patience=0)
+            remove_tree(path)
+        except (BlockingIOError, FileNotFoundError):  # in use, or another process is removing it
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file or folder. Never crosses into another file system: a mount inside is an error, not deleted."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    device = path.stat().st_dev
+    for base, folders, _ in os.walk(path):
+        for name in folders:
+            inner = Path(base, name)
+            if not inner.is_symlink() and inner.stat().st_dev != device:
+                raise OSError(f"{inner} is a mount point: refusing to delete {path}")
+    shutil.rmtree(path)
