@@ -22,7 +22,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import boot_records, download, health_verdict, history, pending, records, status, switch
 from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
-from osbuild.agent.update.pending import PendingUpdate
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.agent.update.progress import Progress
 from osbuild.shared import uboot_state
 from osbuild.shared.uboot_environment import pack_environment
@@ -51,12 +51,14 @@ def make_device(folder: Path) -> Device:
     system = device.system
     handle_boot(device.node)
     commit_update(device.node)
-    update = PendingUpdate("1", "update", pending.INSTALLED, "a", "b", {"version": "1.0.0"}, {"version": "1.1.0"},
-                    "/b.raucb", "hash", since=records.current_time(), facts={"fetched": 1})  # fmt: skip
+    update = PendingUpdate(
+        "1", UpdateKind.update, UpdateStage.installed, "a", "b", {"version": "1.0.0"}, {"version": "1.1.0"},
+        "/b.raucb", "hash", since=records.current_time(), facts={"fetched": 1},
+    )  # fmt: skip
     for step in device.loader.steps("b", "1.1.0"):
         step()
     pending.save_pending(system, update)
-    history.append_event(system, "installed", update, facts={"fetched": 1})
+    history.append_event(system, history.UpdateEvent.installed, update, facts={"fetched": 1})
     health_verdict.store_failed(system, {"healthy": False, "checks": [{"name": "10-a", "ok": False, "output": "no"}]})
     records.save_object(system, download.METADATA_FILE, {"identity": "one", "mark": '"x"', "size": 99})
     download.download_path(system).write_bytes(b"abc")
@@ -240,7 +242,7 @@ def test_a_file_in_place_of_a_folder_is_renamed(folder: str, tmp_path: Path) -> 
     path.rename(tmp_path / "gone")
     path.write_bytes(b"not a folder")
     read_everything(device)
-    history.append_event(device.system, "event")
+    history.append_event(device.system, history.UpdateEvent.cluster)
     snapshot.take_snapshot(device.system, RELEASE, "asked")
     assert path.is_dir()
     assert path.with_name(f"{path.name}.damaged").read_bytes() == b"not a folder"

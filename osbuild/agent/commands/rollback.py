@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import boot_records, pending, records, switch
 from osbuild.agent.update.context import UpdateContext, handle_signals, need_root, this_device, update_lock
-from osbuild.agent.update.pending import INSTALLED, PendingUpdate
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 
 LIKE_INSTALL = "`edge-agent update install` puts an image there"
 
@@ -16,7 +16,7 @@ def roll_back(node: UpdateContext, *, reboot: bool) -> None:
     """Switch to the other slot, or take back a switch that was not booted yet. Raises `Problem`."""
     with update_lock(node.system):
         boot, update = node.read_boot(), pending.load_pending(node.system)
-        if update and update.stage == pending.SWITCHED and update.target == node.other:
+        if update and update.stage is UpdateStage.switched and update.target == node.other:
             switch.withdraw_switch(node, update)
             return
         check_other_slot(node, update)
@@ -36,9 +36,9 @@ def check_other_slot(node: UpdateContext, update: PendingUpdate | None) -> None:
     other, boot = node.other, node.read_boot()
     if boot.entry is None:
         raise Problem("the slots' boot entries can't be read", where="/efi", hint="is /efi mounted?")
-    if update and update.target == other and update.kind == "update":
-        written = "was being written" if update.stage == pending.WRITING else "never ran"
-        hint = "`edge-agent update switch` tries it" if update.stage == INSTALLED else LIKE_INSTALL
+    if update and update.target == other and update.kind is UpdateKind.update:
+        written = "was being written" if update.stage is UpdateStage.writing else "never ran"
+        hint = "`edge-agent update switch` tries it" if update.stage is UpdateStage.installed else LIKE_INSTALL
         raise Problem(f"slot {other} holds {update.after.get('version') or 'an image'}, which {written}", hint=hint)
     entry = next((entry for entry in boot.others if entry.slot == other), None)
     if entry is None:
@@ -54,7 +54,14 @@ def plan_rollback(node: UpdateContext) -> PendingUpdate:
     known = boot_records.last_boot_of(node.system, node.other) or {}
     after = {name: known[name] for name in ("version", "kubernetes") if known.get(name)}
     return PendingUpdate(
-        str(uuid.uuid4()), "rollback", INSTALLED, node.slot, node.other, node.image, after, since=records.current_time()
+        str(uuid.uuid4()),
+        UpdateKind.rollback,
+        UpdateStage.installed,
+        node.slot,
+        node.other,
+        node.image,
+        after,
+        since=records.current_time(),
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from osbuild.agent.update import boot_records, history, minimum_version, outcome, pending, records
 from osbuild.agent.update.context import UpdateContext
+from osbuild.agent.update.outcome import UpdateOutcome
+from osbuild.agent.update.pending import UpdateKind, UpdateStage
 
 NOTABLE_RESULTS = {"restored", "kept", "problem"}  # what `reconcile` did that somebody may ask for later
 
@@ -53,7 +55,7 @@ def record_cluster_result(node: UpdateContext, done: dict[str, Any]) -> None:
     if update := pending.load_pending(node.system):
         pending.save_pending(node.system, replace(update, cluster={**update.cluster, **done}))
     elif not again:
-        history.append_event(node.system, "cluster", None, cluster=done)
+        history.append_event(node.system, history.UpdateEvent.cluster, None, cluster=done)
     if node.cluster:
         node.cluster.mark_recorded(node.system)
 
@@ -69,37 +71,45 @@ def judge_pending(node: UpdateContext, done: dict[str, Any] | None) -> None:
         return
     boot = node.read_boot()
     what = outcome.find_outcome(update, boot, node.boot_loader.next_slot(system))
-    if what == outcome.WAITING and outcome.was_skipped(update, records.read_boot_id(system)):
-        what, update = outcome.ROLLED_BACK, replace(update, verdict=outcome.SKIPPED)
+    if what is UpdateOutcome.waiting and outcome.was_skipped(update, records.read_boot_id(system)):
+        what, update = UpdateOutcome.rolled_back, replace(update, verdict=outcome.SKIPPED)
     say = node.progress.report_event
-    if what == outcome.TRIAL:
-        if update.stage != pending.SWITCHED:  # somebody else told the boot loader: `rauc status mark-active other`
-            pending.save_pending(system, replace(update, stage=pending.SWITCHED))
+    if what is UpdateOutcome.trial:
+        if (
+            update.stage is not UpdateStage.switched
+        ):  # somebody else told the boot loader: `rauc status mark-active other`
+            pending.save_pending(system, replace(update, stage=UpdateStage.switched))
         if gone := pending.abandoned_update(update):
-            history.append_event(system, "rolled-back", gone, why="by hand")
+            history.append_event(system, history.UpdateEvent.rolled_back, gone, why="by hand")
         say("trial", f"{update.title} is on trial")
-    elif what == outcome.INTERRUPTED:
-        history.append_event(system, "interrupted", update, why="the system went down while the slot was written")
+    elif what is UpdateOutcome.interrupted:
+        history.append_event(
+            system, history.UpdateEvent.interrupted, update, why="the system went down while the slot was written"
+        )
         pending.clear_pending(system)
         say("interrupted", f"{update.title} was not installed: the system went down while the slot was written")
-    elif what == outcome.ROLLED_BACK:
+    elif what is UpdateOutcome.rolled_back:
         why = update.verdict or outcome.explain_rollback(node, update)
         pending.save_pending(
             system, replace(update, verdict=why)
         )  # before the tries are taken away by which it is known
         if any(entry.slot == update.target and entry.left != 0 for entry in boot.others):
             node.boot_loader.reject(system, update.target)
-        history.append_event(system, "rolled-back", update, why=why, cluster={**update.cluster, **(done or {})})
+        history.append_event(
+            system, history.UpdateEvent.rolled_back, update, why=why, cluster={**update.cluster, **(done or {})}
+        )
         history.close_pending(system, update)
         say("rolled-back", f"{update.title} was given up: {why}")
-    elif what == outcome.UNSWITCHED and update.stage == pending.SWITCHED:
-        if update.kind == "update":
-            pending.save_pending(system, replace(update, stage=pending.INSTALLED))
+    elif what is UpdateOutcome.unswitched and update.stage is UpdateStage.switched:
+        if update.kind is UpdateKind.update:
+            pending.save_pending(system, replace(update, stage=UpdateStage.installed))
         else:
-            history.append_event(system, "interrupted", update, why="the system went down before the switch")
+            history.append_event(
+                system, history.UpdateEvent.interrupted, update, why="the system went down before the switch"
+            )
             history.close_pending(system, update)
         say("unswitched", f"{update.title} is installed and not switched to: `edge-agent update switch`")
-    elif what == outcome.WAITING:
+    elif what is UpdateOutcome.waiting:
         say("waiting", f"{update.title} is to be tried at the next boot")
-    elif what == outcome.UNKNOWN:
+    elif what is UpdateOutcome.unknown:
         say("unknown", f"what became of {update.title} is not known: the boot entries can't be read")

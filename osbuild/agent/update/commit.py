@@ -8,6 +8,7 @@ from osbuild.agent.boot.loader import Boot
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import boot_records, history, leftovers, minimum_version, pending, records
 from osbuild.agent.update.context import UpdateContext, update_lock
+from osbuild.agent.update.pending import UpdateStage
 
 
 def commit_update(node: UpdateContext) -> None:
@@ -28,7 +29,7 @@ def finish_commit(node: UpdateContext, boot: Boot) -> None:
     """The same for a slot that was found good, with nobody else at work."""
     system, update = node.system, pending.load_pending(node.system)
     version = str(system.image().get("version") or "")
-    mine = update if update and update.target == boot.slot and update.stage != pending.WRITING else None
+    mine = update if update and update.target == boot.slot and update.stage is not UpdateStage.writing else None
     # An older version that the signer allowed to come back lowers the floor; one that was rolled back to does not.
     change = minimum_version.set_minimum if mine and mine.downgrade else minimum_version.raise_minimum
     change(system, version)
@@ -38,7 +39,7 @@ def finish_commit(node: UpdateContext, boot: Boot) -> None:
         # At every other boot edge-kubernetes-uncordon.service sees to it.
         arrived = node.cluster.rejoin(system) if node.cluster else {}
         records.discard_download(system)
-        history.append_event(system, "committed", mine, cluster={**mine.cluster, **arrived})
+        history.append_event(system, history.UpdateEvent.committed, mine, cluster={**mine.cluster, **arrived})
         pending.clear_pending(system)
         node.progress.report_event("committed", f"{mine.title} is good", version=version, slot=mine.target)
     if mine or not update:

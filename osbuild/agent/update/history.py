@@ -1,5 +1,6 @@
 """What became of updates, one line an event."""
 
+from enum import StrEnum
 from typing import Any
 
 from osbuild.agent.system import System
@@ -14,7 +15,23 @@ TYPES = {
 }  # fmt: skip
 
 
-def append_event(system: System, event: str, pending: PendingUpdate | None = None, **facts: Any) -> None:
+class UpdateEvent(StrEnum):
+    """What happened to an update. A newer agent may have written others, which are shown as they are."""
+
+    started = "started"
+    installed = "installed"
+    replaced = "replaced"
+    failed = "failed"
+    switched = "switched"
+    not_switched = "not-switched"
+    withdrawn = "withdrawn"
+    interrupted = "interrupted"
+    rolled_back = "rolled-back"
+    committed = "committed"
+    cluster = "cluster"
+
+
+def append_event(system: System, event: UpdateEvent, pending: PendingUpdate | None = None, **facts: Any) -> None:
     """Add an event; one that this update has already is not added twice. Raises `OSError`.
 
     A step that a power cut interrupted is done again after it, and so would its line be written again.
@@ -33,7 +50,9 @@ def append_event(system: System, event: str, pending: PendingUpdate | None = Non
 def close_pending(system: System, update: PendingUpdate) -> None:
     """Nothing is under way any more, but the update on trial that a rollback by hand was to end and has not ended."""
     gone = abandoned_update(update)
-    if gone and not any(row.get("id") == gone.id and row.get("event") == "rolled-back" for row in read_history(system)):
+    if gone and not any(
+        row.get("id") == gone.id and row.get("event") == UpdateEvent.rolled_back for row in read_history(system)
+    ):
         save_pending(system, gone)
     else:
         clear_pending(system)

@@ -15,7 +15,7 @@ from osbuild.agent.http import ServerAddress
 from osbuild.agent.update import download, history, pending, preconditions, records, switch
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.failure import BUSY, CORRUPT, NO_TIME, Failure, Reason
-from osbuild.agent.update.pending import INSTALLED, WRITING, PendingUpdate
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.agent.update.rauc import BundleManifest, RaucService, inspect_bundle, is_remote
 from osbuild.agent.update.rauc_journal import InstallStatistics
 
@@ -66,7 +66,7 @@ def install_bundle(node: UpdateContext, source: str, options: InstallOptions) ->
             "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {update.target}",
             version=manifest.version, slot=update.target,
         )  # fmt: skip
-        if update.stage == WRITING:
+        if update.stage is UpdateStage.writing:
             whole = address.remote and downloads_whole(node, manifest, options.fetch)
             limit = preconditions.largest_bundle(manifest) if whole else None
             update = write_slot(node, update, lambda: install_from(node, update, address, end, limit))
@@ -91,10 +91,10 @@ def plan_update(
     if known and preconditions.is_installed_already(known, manifest, node.other) and there in (None, manifest.hash):
         return known
     if known:
-        history.append_event(node.system, "replaced", known)
+        history.append_event(node.system, history.UpdateEvent.replaced, known)
     after = {"version": manifest.version, "kubernetes": manifest.meta.get("kubernetes", ""), "build": manifest.build}
     return PendingUpdate(
-        str(uuid.uuid4()), "update", WRITING, node.slot, node.other, node.image,
+        str(uuid.uuid4()), UpdateKind.update, UpdateStage.writing, node.slot, node.other, node.image,
         {name: value for name, value in after.items() if value}, source, manifest.hash, downgrade,
         records.current_time(),
     )  # fmt: skip
@@ -105,16 +105,18 @@ def write_slot(node: UpdateContext, update: PendingUpdate, write: Callable[[], d
     system = node.system
     pending.save_pending(system, update)
     try:
-        history.append_event(system, "started", update, source=update.source)
+        history.append_event(system, history.UpdateEvent.started, update, source=update.source)
         metadata = write()
     except BaseException as error:
         with suppress(OSError):  # what went wrong says more
             pending.clear_pending(system)
-            history.append_event(system, "failed", update, why=str(error) or "interrupted", source=update.source)
+            history.append_event(
+                system, history.UpdateEvent.failed, update, why=str(error) or "interrupted", source=update.source
+            )
         raise
-    update = replace(update, stage=INSTALLED, facts=metadata)
+    update = replace(update, stage=UpdateStage.installed, facts=metadata)
     pending.save_pending(system, update)
-    history.append_event(system, "installed", update, facts=metadata)
+    history.append_event(system, history.UpdateEvent.installed, update, facts=metadata)
     return update
 
 

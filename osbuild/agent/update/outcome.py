@@ -1,46 +1,53 @@
 """What has become of an update, read from what is written of it and from the boot loader's entries."""
 
+from enum import StrEnum
+
 from osbuild.agent.boot.loader import Boot
-from osbuild.agent.update import boot_records, crash_evidence, health_verdict, pending
+from osbuild.agent.update import boot_records, crash_evidence, health_verdict
 from osbuild.agent.update.context import UpdateContext
-from osbuild.agent.update.pending import PendingUpdate
+from osbuild.agent.update.pending import PendingUpdate, UpdateStage
 from osbuild.agent.update.records import read_boot_id
 
-TRIAL = "trial"  # its slot runs: the verdict comes with the commit
-INTERRUPTED = "interrupted"  # while the slot was written: nothing was switched, the slot may be half written
-UNSWITCHED = "unswitched"  # the slot is whole; the boot loader was not told, or has been told otherwise
-WAITING = "waiting"  # the next boot tries it
-ROLLED_BACK = "rolled back"  # it was tried, and the other slot runs again
-UNKNOWN = "unknown"  # the entries can't be read
 SKIPPED = "the boot loader passed it over: its boot file is damaged, or somebody chose the other slot"
 
 
-def find_outcome(update: PendingUpdate, boot: Boot, primary: str | None) -> str:
-    """One of the above. `primary` is the slot that the boot loader takes next, None where that can't be read."""
-    if update.stage == pending.WRITING:
-        return INTERRUPTED
+class UpdateOutcome(StrEnum):
+    """What has become of an update."""
+
+    trial = "trial"  # its slot runs: the verdict comes with the commit
+    interrupted = "interrupted"  # while the slot was written: nothing was switched, the slot may be half written
+    unswitched = "unswitched"  # the slot is whole; the boot loader was not told, or has been told otherwise
+    waiting = "waiting"  # the next boot tries it
+    rolled_back = "rolled back"  # it was tried, and the other slot runs again
+    unknown = "unknown"  # the entries can't be read
+
+
+def find_outcome(update: PendingUpdate, boot: Boot, primary: str | None) -> UpdateOutcome:
+    """What has become of `update`. `primary` is the slot that the boot loader takes next, None if it is not known."""
+    if update.stage is UpdateStage.writing:
+        return UpdateOutcome.interrupted
     if boot.slot == update.target:
-        return TRIAL
+        return UpdateOutcome.trial
     if primary is None:
-        return UNKNOWN
+        return UpdateOutcome.unknown
     if update.verdict:
-        return ROLLED_BACK
+        return UpdateOutcome.rolled_back
     entry = next((other for other in boot.others if other.slot == update.target), None)
     if entry is None:
-        return UNSWITCHED
+        return UpdateOutcome.unswitched
     if entry.left is not None and entry.done:
-        return ROLLED_BACK  # with tries left too: it would be tried again, and has had its turn
+        return UpdateOutcome.rolled_back  # with tries left too: it would be tried again, and has had its turn
     # A slot that was good before comes next without a switch, too, where the one that runs has no try left.
     told = entry.left is not None or boot.entry is None or boot.entry.left != 0
-    return WAITING if primary == update.target and told else UNSWITCHED
+    return UpdateOutcome.waiting if primary == update.target and told else UpdateOutcome.unswitched
 
 
 def was_skipped(update: PendingUpdate, now: str) -> bool:
-    """Whether one that is `WAITING` has been waited for: it was to come next in an earlier boot than `now`.
+    """Whether an update that is `waiting` has been waited for: it was to come next in an earlier boot than `now`.
 
     A boot file that can't be read, or is not listed, costs no try, and would come next for ever.
     """
-    return update.stage == pending.SWITCHED and bool(update.boot and now) and update.boot != now
+    return update.stage is UpdateStage.switched and bool(update.boot and now) and update.boot != now
 
 
 def explain_rollback(node: UpdateContext, update: PendingUpdate) -> str:

@@ -1,6 +1,7 @@
 """The update that is under way: what it is, and how far it got."""
 
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, get_origin
 
 from osbuild.agent import state_files
@@ -8,11 +9,22 @@ from osbuild.agent.system import System
 from osbuild.agent.update import records
 
 FILE = "pending.json"
-WRITING = "writing"  # RAUC may be overwriting the slot
-INSTALLED = "installed"  # the slot is whole, and the boot loader does not know of it
-SWITCHED = "switched"  # the boot loader has been told, or was just going to be
 GIVEN_UP = "given_up"  # among the facts of a rollback: the update that it ends
-STAGES = (WRITING, INSTALLED, SWITCHED)
+
+
+class UpdateKind(StrEnum):
+    """What is under way."""
+
+    update = "update"
+    rollback = "rollback"  # by hand
+
+
+class UpdateStage(StrEnum):
+    """How far it is."""
+
+    writing = "writing"  # RAUC may be overwriting the slot
+    installed = "installed"  # the slot is whole, and the boot loader does not know of it
+    switched = "switched"  # the boot loader has been told, or was just going to be
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,8 @@ class PendingUpdate:
     """
 
     id: str
-    kind: str
-    stage: str
+    kind: UpdateKind
+    stage: UpdateStage
     origin: str
     target: str
     before: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +58,11 @@ class PendingUpdate:
         return f"{self.after.get('version') or 'the image'} in slot {self.target}"
 
 
-TYPES: dict[str, type] = {item.name: get_origin(item.type) or item.type for item in fields(PendingUpdate)}  # type: ignore[misc]
+# As JSON has them: a kind or stage is text.
+TYPES: dict[str, type] = {
+    item.name: str if item.name in ("kind", "stage") else get_origin(item.type) or item.type  # type: ignore[misc]
+    for item in fields(PendingUpdate)
+}
 REQUIRED = [item.name for item in fields(PendingUpdate) if item.default is MISSING and item.default_factory is MISSING]
 
 
@@ -55,7 +71,9 @@ def load_pending(system: System) -> PendingUpdate | None:
     found = records.load_object(system, FILE, TYPES, REQUIRED)
     update = parse_pending(found)
     if found and update is None:
-        state_files.report_damage(system.path(f"{records.FOLDER}/{FILE}"), f"its stage is {found['stage']!r}")
+        state_files.report_damage(
+            system.path(f"{records.FOLDER}/{FILE}"), f"it is the {found['kind']!r} at the stage {found['stage']!r}"
+        )
     return update
 
 
@@ -71,10 +89,10 @@ def parse_pending(found: records.Row) -> PendingUpdate | None:
         name: value for name, value in found.items() if name in TYPES and isinstance(value, TYPES[name])
     }
     try:
-        update = PendingUpdate(**values)
-    except TypeError:
+        values |= {"kind": UpdateKind(values["kind"]), "stage": UpdateStage(values["stage"])}
+        return PendingUpdate(**values)
+    except (KeyError, TypeError, ValueError):
         return None
-    return update if update.stage in STAGES else None
 
 
 def save_pending(system: System, pending: PendingUpdate) -> None:

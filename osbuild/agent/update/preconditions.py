@@ -4,7 +4,7 @@ from osbuild.agent.boot.loader import count_tries
 from osbuild.agent.errors import FREE, Problem
 from osbuild.agent.update import minimum_version, pending
 from osbuild.agent.update.context import UpdateContext
-from osbuild.agent.update.pending import PendingUpdate
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.agent.update.rauc import BundleManifest
 from osbuild.shared.files import file_system_space
 from osbuild.shared.image_versions import is_older
@@ -24,7 +24,7 @@ def check_ready(node: UpdateContext) -> None:
         hint = f"slot {other} is what it falls back to; wait for the verdict: `edge-agent status`"
         left = f"slot {slot} is still on trial ({count_tries(boot.entry.left or 0)} left)"
         raise Problem(left, hint=hint)
-    if update and update.stage == pending.SWITCHED:
+    if update and update.stage is UpdateStage.switched:
         if update.target == slot:
             raise Problem("the last update is not finished", hint="`systemctl status edge-update-commit` says why")
         hint = "reboot to try it, or take it back with `edge-agent rollback`"
@@ -127,6 +127,6 @@ def check_space(node: UpdateContext, manifest: BundleManifest) -> None:
 def is_installed_already(update: PendingUpdate | None, manifest: BundleManifest, target: str) -> bool:
     """Whether that very bundle is in the slot already, from an installation that was not switched to."""
     return bool(
-        update and update.kind == "update" and update.stage == pending.INSTALLED and update.target == target
-        and update.manifest and update.manifest == manifest.hash
+        update and update.kind is UpdateKind.update and update.stage is UpdateStage.installed
+        and update.target == target and update.manifest and update.manifest == manifest.hash
     )  # fmt: skip

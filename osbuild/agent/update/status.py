@@ -4,6 +4,8 @@ from typing import Any
 
 from osbuild.agent.update import history, minimum_version, outcome, pending
 from osbuild.agent.update.context import UpdateContext, is_busy
+from osbuild.agent.update.outcome import UpdateOutcome
+from osbuild.agent.update.pending import UpdateStage
 
 
 def update_status(node: UpdateContext) -> dict[str, Any]:
@@ -35,18 +37,18 @@ def update_status(node: UpdateContext) -> dict[str, Any]:
 
 
 OUTLOOK = {
-    (outcome.INTERRUPTED, pending.WRITING): "was being written when its installation ended: install it again",
-    (outcome.TRIAL, pending.SWITCHED): "is on trial: it runs now",
-    (outcome.WAITING, pending.SWITCHED): "is to be booted next: reboot to try it, or `edge-agent rollback`",
-    (outcome.UNSWITCHED, pending.INSTALLED): "is installed and not switched to: `edge-agent update switch`",
-    (outcome.ROLLED_BACK, pending.SWITCHED): "was tried and given up",
+    (UpdateOutcome.interrupted, UpdateStage.writing): "was being written when its installation ended: install it again",
+    (UpdateOutcome.trial, UpdateStage.switched): "is on trial: it runs now",
+    (UpdateOutcome.waiting, UpdateStage.switched): "is to be booted next: reboot to try it, or `edge-agent rollback`",
+    (UpdateOutcome.unswitched, UpdateStage.installed): "is installed and not switched to: `edge-agent update switch`",
+    (UpdateOutcome.rolled_back, UpdateStage.switched): "was tried and given up",
 }
 
 
-def describe_outlook(what: str, stage: str, busy: bool) -> str:
+def describe_outlook(what: UpdateOutcome, stage: UpdateStage, busy: bool) -> str:
     """What comes next, for people."""
-    if busy and what != outcome.TRIAL:  # it is being finished, or gone back from
-        return "is being written" if stage == pending.WRITING else "is being switched to"
+    if busy and what is not UpdateOutcome.trial:  # it is being finished, or gone back from
+        return "is being written" if stage is UpdateStage.writing else "is being switched to"
     return OUTLOOK.get((what, stage), what)
 
 

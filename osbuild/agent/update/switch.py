@@ -6,7 +6,7 @@ from dataclasses import replace
 from osbuild.agent.errors import Problem
 from osbuild.agent.update import history, pending, records
 from osbuild.agent.update.context import UpdateContext, update_lock
-from osbuild.agent.update.pending import INSTALLED, SWITCHED, PendingUpdate
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 
 DRAIN = 120.0  # seconds that pods get to move or end
 
@@ -26,7 +26,7 @@ def switch_slot(node: UpdateContext, update: PendingUpdate, *, reboot: bool) -> 
             facts = node.cluster.prepare_reboot(
                 system, drain_deadline(node), lambda text: report.report_event("cluster", text)
             )
-        update = replace(update, stage=SWITCHED, cluster=facts, boot=records.read_boot_id(system))
+        update = replace(update, stage=UpdateStage.switched, cluster=facts, boot=records.read_boot_id(system))
         pending.save_pending(system, update)
         node.boot_loader.switch_to(system, update.target)
         first = node.boot_loader.next_slot(system)
@@ -36,7 +36,7 @@ def switch_slot(node: UpdateContext, update: PendingUpdate, *, reboot: bool) -> 
         problem = as_problem(error, update)
         undo_switch(node, update, str(problem) or "interrupted", whole=not isinstance(error, FileNotFoundError))
         raise problem from error
-    history.append_event(system, "switched", update, cluster=facts)
+    history.append_event(system, history.UpdateEvent.switched, update, cluster=facts)
     report.report_event(
         "switched", f"{update.title} is booted next", version=update.after.get("version"), slot=update.target
     )
@@ -70,12 +70,12 @@ def undo_switch(node: UpdateContext, update: PendingUpdate, why: str, *, whole: 
         if node.boot_loader.next_slot(node.system) == update.target:
             node.boot_loader.reject(node.system, update.target)
     with suppress(OSError):
-        if update.kind == "update" and whole:
-            pending.save_pending(node.system, replace(update, stage=INSTALLED))
+        if update.kind is UpdateKind.update and whole:
+            pending.save_pending(node.system, replace(update, stage=UpdateStage.installed))
         else:
             history.close_pending(node.system, update)
     with suppress(OSError):
-        history.append_event(node.system, "not-switched", None, why=f"{update.title}: {why}")
+        history.append_event(node.system, history.UpdateEvent.not_switched, None, why=f"{update.title}: {why}")
     rejoin_cluster(node)
 
 
@@ -89,7 +89,7 @@ def rejoin_cluster(node: UpdateContext) -> None:
 def withdraw_switch(node: UpdateContext, update: PendingUpdate) -> None:
     """Take back a switch before it was booted. Raises `OSError`."""
     node.boot_loader.reject(node.system, update.target)
-    history.append_event(node.system, "withdrawn", update)
+    history.append_event(node.system, history.UpdateEvent.withdrawn, update)
     history.close_pending(node.system, update)
     rejoin_cluster(node)
     node.progress.report_event("withdrawn", f"{update.title} is not booted: slot {node.slot} goes on", slot=node.slot)
@@ -99,7 +99,7 @@ def switch_pending(node: UpdateContext, *, reboot: bool) -> None:
     """Switch to what is installed, or reboot into what is switched to already. Raises `Problem`."""
     with update_lock(node.system):
         update = pending.load_pending(node.system)
-        if update is None or update.stage == pending.WRITING:
+        if update is None or update.stage is UpdateStage.writing:
             raise Problem("nothing is installed that could be switched to", hint="`edge-agent update install` first")
         boot = node.read_boot()
         if update.target == node.slot:
@@ -107,7 +107,7 @@ def switch_pending(node: UpdateContext, *, reboot: bool) -> None:
         if boot.on_trial:
             hint = "wait for the verdict: `edge-agent update status`"
             raise Problem(f"slot {node.slot} is still on trial itself", hint=hint)
-        if update.stage == SWITCHED and node.boot_loader.next_slot(node.system) == update.target:
+        if update.stage is UpdateStage.switched and node.boot_loader.next_slot(node.system) == update.target:
             node.progress.report_event("switched", f"{update.title} is booted next", slot=update.target)
             if reboot:
                 node.reboot()

@@ -17,6 +17,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import health_verdict, history, install, minimum_version, pending, records, switch
 from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
+from osbuild.agent.update.pending import UpdateStage
 from osbuild.agent.update.rauc import BundleManifest
 from osbuild.shared.files import write_file as system_write
 from tests.support.boot_loaders import LOADERS, Real
@@ -88,7 +89,7 @@ class World:
 
         def act() -> None:
             found = install.plan_update(node, "/bundle", manifest, False, None)
-            if found.stage == pending.WRITING:
+            if found.stage == UpdateStage.writing:
                 found = install.write_slot(node, found, device.write(version))
             switch.switch_slot(node, found, reboot=True)
 
@@ -152,7 +153,7 @@ def resume(world: World) -> None:
     device = world.device
     found = pending.load_pending(device.system)
     if found:
-        assert found.stage == pending.INSTALLED
+        assert found.stage == UpdateStage.installed
         switch.switch_pending(device.node, reboot=True)
         world.settle(orderly=True)
 
@@ -265,7 +266,7 @@ def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: 
         found = pending.load_pending(device.system)
         if device.slot == "a":
             world.sane("1.0.0")
-            assert found is None or found.stage == pending.INSTALLED
+            assert found is None or found.stage == UpdateStage.installed
             resume(world) if found else world.update("1.1.0")
         world.sane("1.1.0")
         assert pending.load_pending(device.system) is None

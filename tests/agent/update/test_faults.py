@@ -27,7 +27,7 @@ from osbuild.agent.update.commit import commit_update
 from osbuild.agent.update.context import LOCK, SIGNALS, handle_signals, update_lock
 from osbuild.agent.update.failure import Failure
 from osbuild.agent.update.install_attempt import AttemptLog, InstallRequest, attempt_install
-from osbuild.agent.update.pending import INSTALLED
+from osbuild.agent.update.pending import UpdateStage
 from osbuild.agent.update.rauc import BundleManifest, RaucService, inspect_bundle
 from osbuild.host import paths
 from tests.support.devices import Device
@@ -161,7 +161,7 @@ def test_a_signal_in_the_middle_undoes_what_was_begun_and_a_second_one_does_not_
         switch.switch_slot(device.node, found, reboot=True)
     assert (device.cluster.cordoned, device.restarts) == (False, 0)
     kept = pending.load_pending(device.system)
-    assert kept and kept.stage == INSTALLED
+    assert kept and kept.stage == UpdateStage.installed
 
 
 @pytest.mark.usefixtures("_handlers")

@@ -32,7 +32,8 @@ from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
 from osbuild.agent.update.context import update_lock
 from osbuild.agent.update.failure import CORRUPT, NO_TIME, Failure, Reason
-from osbuild.agent.update.pending import INSTALLED, SWITCHED, WRITING, PendingUpdate
+from osbuild.agent.update.outcome import UpdateOutcome
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.agent.update.progress import Progress
 from osbuild.agent.update.rauc import BundleManifest
 from osbuild.config.profile import UpdateSettings
@@ -108,7 +109,12 @@ def test_a_good_update_goes_from_slot_to_slot_and_raises_the_floor(device: Devic
     commit_update(device.node)
     assert minimum_version.read_minimum(device.system) == "1.0.0"
     found = put(device)
-    assert (found.stage, found.origin, found.target, found.after["version"]) == (INSTALLED, "a", "b", "1.1.0")
+    assert (found.stage, found.origin, found.target, found.after["version"]) == (
+        UpdateStage.installed,
+        "a",
+        "b",
+        "1.1.0",
+    )
     assert device.loader.next_slot(device.system) == "a", "to write a slot switches nothing"
     switch.switch_slot(device.node, found, reboot=True)
     assert (device.restarts, device.loader.next_slot(device.system), device.cluster.cordoned) == (1, "b", True)
@@ -202,37 +208,39 @@ def test_rauc_gets_the_floor_at_every_boot(device: Device) -> None:
 @pytest.mark.parametrize(
     ("stage", "mine", "primary", "expected"),
     [
-        (WRITING, None, "a", outcome.INTERRUPTED),
-        (INSTALLED, None, "a", outcome.UNSWITCHED),
-        (SWITCHED, None, "a", outcome.UNSWITCHED),
-        (SWITCHED, (3, 0), "b", outcome.WAITING),
-        (SWITCHED, (2, 1), "b", outcome.ROLLED_BACK),
-        (SWITCHED, (0, 3), "a", outcome.ROLLED_BACK),
-        (INSTALLED, (0, 3), "a", outcome.ROLLED_BACK),
-        (SWITCHED, (0, 0), "a", outcome.UNSWITCHED),
-        (SWITCHED, (None, 0), "b", outcome.WAITING),
-        (SWITCHED, (None, 0), "a", outcome.UNSWITCHED),
-        (SWITCHED, (0, 3), None, outcome.UNKNOWN),
+        (UpdateStage.writing, None, "a", UpdateOutcome.interrupted),
+        (UpdateStage.installed, None, "a", UpdateOutcome.unswitched),
+        (UpdateStage.switched, None, "a", UpdateOutcome.unswitched),
+        (UpdateStage.switched, (3, 0), "b", UpdateOutcome.waiting),
+        (UpdateStage.switched, (2, 1), "b", UpdateOutcome.rolled_back),
+        (UpdateStage.switched, (0, 3), "a", UpdateOutcome.rolled_back),
+        (UpdateStage.installed, (0, 3), "a", UpdateOutcome.rolled_back),
+        (UpdateStage.switched, (0, 0), "a", UpdateOutcome.unswitched),
+        (UpdateStage.switched, (None, 0), "b", UpdateOutcome.waiting),
+        (UpdateStage.switched, (None, 0), "a", UpdateOutcome.unswitched),
+        (UpdateStage.switched, (0, 3), None, UpdateOutcome.unknown),
     ],
 )
 def test_what_became_of_an_update_is_read_from_its_stage_and_the_boot_entries(
-    stage: str, mine: tuple[int | None, int] | None, primary: str | None, expected: str
+    stage: UpdateStage, mine: tuple[int | None, int] | None, primary: str | None, expected: str
 ) -> None:
     others = (BootEntry("edge-b.efi", "b", *mine),) if mine else ()
     boot = Boot("a", BootEntry("edge-a.efi", "a", None, 0), False, others)
-    found = PendingUpdate("id", "update", stage, "a", "b")
+    found = PendingUpdate("id", UpdateKind.update, stage, "a", "b")
     assert outcome.find_outcome(found, boot, primary) == expected
     if mine == (None, 0):
         last = Boot("a", BootEntry("edge-a.efi", "a", 0, 3), True, others)
-        assert outcome.find_outcome(found, last, primary) == outcome.UNSWITCHED, "it comes next because a is spent"
-    if stage != WRITING:
-        assert outcome.find_outcome(found, Boot("b", None, True, ()), primary) == outcome.TRIAL
+        assert outcome.find_outcome(found, last, primary) == UpdateOutcome.unswitched, (
+            "it comes next because a is spent"
+        )
+    if stage != UpdateStage.writing:
+        assert outcome.find_outcome(found, Boot("b", None, True, ()), primary) == UpdateOutcome.trial
 
 
 def test_once_given_up_it_stays_given_up() -> None:
     boot = Boot("a", BootEntry("edge-a.efi", "a", None, 0), False, (BootEntry("edge-b.efi", "b", 0, 0),))
-    given_up = PendingUpdate("id", "update", SWITCHED, "a", "b", verdict="health checks failed")
-    assert outcome.find_outcome(given_up, boot, "a") == outcome.ROLLED_BACK
+    given_up = PendingUpdate("id", UpdateKind.update, UpdateStage.switched, "a", "b", verdict="health checks failed")
+    assert outcome.find_outcome(given_up, boot, "a") == UpdateOutcome.rolled_back
 
 
 def fall_back(device: Device, *, judged: bool = False, noted: bool = True) -> dict[str, Any]:
@@ -410,7 +418,7 @@ def test_a_note_of_a_newer_agent_is_understood_as_far_as_it_goes(device: Device)
 
 def test_history_and_boots_are_bounded(device: Device) -> None:
     for number in range(history.COUNT + 50):
-        history.append_event(device.system, "cluster", None, why="x" * 3000 + str(number))
+        history.append_event(device.system, history.UpdateEvent.cluster, None, why="x" * 3000 + str(number))
     rows = history.read_history(device.system)
     assert rows[-1]["why"].endswith("249")
     assert (device.root / "var/lib/edge-osbuild/update/history.jsonl").stat().st_size <= history.SIZE
@@ -498,7 +506,7 @@ def test_a_switch_that_fails_leaves_the_node_as_it_was(device: Device, monkeypat
     assert not device.cluster.cordoned
     assert (device.restarts, device.loader.next_slot(device.system)) == (0, "a")
     kept = pending.load_pending(device.system)
-    assert kept and (kept.id, kept.stage) == (found.id, INSTALLED)
+    assert kept and (kept.id, kept.stage) == (found.id, UpdateStage.installed)
     monkeypatch.setattr(device.loader, "next_slot", lambda system: "a")
     with pytest.raises(Problem, match="the boot loader takes slot a next, and not b"):
         switch.switch_slot(device.node, found, reboot=True)
@@ -515,7 +523,7 @@ def test_what_is_installed_already_is_not_written_again(device: Device) -> None:
     found = put(device)
     again = install.plan_update(device.node, "http://other/place", manifest(), False, None)
     assert again == found
-    assert install.plan_update(device.node, "/b", manifest(), False, "something else").stage == WRITING
+    assert install.plan_update(device.node, "/b", manifest(), False, "something else").stage == UpdateStage.writing
     assert install.plan_update(device.node, "/b", manifest("1.2.0"), False, None).id != found.id
     assert events(device)[-1] == "replaced"
 
