@@ -3,8 +3,9 @@
 import os
 
 from osbuild.agent.system import System
+from osbuild.shared.node_settings import PROXY_FILE
 
-FILE = "/etc/edge-osbuild/proxy.env"
+FILE = PROXY_FILE
 
 
 def use_node_proxy(system: System) -> None:

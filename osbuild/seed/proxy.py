@@ -10,9 +10,9 @@ from osbuild.config.checks.hosts import url_problem
 from osbuild.config.checks.kubernetes import node_settings
 from osbuild.config.profile import Profile
 from osbuild.shared.errors import Error
-from osbuild.shared.node_settings import STABLE_ADDRESS
+from osbuild.shared.node_settings import PROXY_FILE, STABLE_ADDRESS
 
-PATH = "/etc/edge-osbuild/proxy.env"
+PATH = PROXY_FILE
 OWN = ("localhost", "127.0.0.0/8", "::1")
 
 

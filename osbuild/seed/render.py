@@ -18,6 +18,8 @@ from osbuild.seed import cloud_config, groups, network_config, proxy
 from osbuild.seed.users import resolve_accounts
 from osbuild.shared import cluster_ranges
 from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.node_settings import FORMAT, AgentSeed, KubernetesSeed
+from osbuild.shared.records import record_to_json
 
 FILES = ("user-data", "meta-data", "network-config")
 SUMS = "SHA256SUMS"
@@ -115,7 +117,7 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
                     where=f"kubernetes.{name}",
                     hint=f"add it to the profile, or give `--set kubernetes.{name}={example}`",
                 )
-    values = {
+    values: dict[str, Any] = {
         key.name: getattr(block, key.name) for key in dataclasses.fields(block) if key.metadata.get("affects") == "seed"
     }
     if block.token is not None:
@@ -133,7 +135,7 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
         cluster_ranges.check_ranges(kubernetes.node_settings(block).ranges, ipv6=not kubernetes.may_be_upstream(block))
     except cluster_ranges.RangeError as error:
         raise Error(str(error), where=f"kubernetes, {error.name}", hint=error.hint) from error
-    return {name: value for name, value in values.items() if value is not None}
+    return record_to_json(KubernetesSeed(format=FORMAT, **values))
 
 
 def agent_settings(profile: Profile, node: str) -> dict[str, Any]:
@@ -144,4 +146,5 @@ def agent_settings(profile: Profile, node: str) -> dict[str, Any]:
             where="agent.offline",
             hint="set `agent.server`, or `agent.offline: true`",
         )
-    return {"node": node, "server": profile.agent.server, "offline": profile.agent.offline}
+    agent = profile.agent
+    return record_to_json(AgentSeed(node=node, server=agent.server, offline=agent.offline, format=FORMAT))

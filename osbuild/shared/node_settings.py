@@ -1,13 +1,59 @@
-"""The Kubernetes settings of a node, which image and seed provide and the edge agent reads."""
+"""The settings of a node: the contract between the seed, which the host writes, and the edge agent, which reads it.
+
+After a rollback, an older slot boots with a newer seed. So a key never changes its type or meaning; what is new gets a
+new key, and raises `FORMAT`. The agent keeps and reports keys that it does not know.
+"""
 
 import ipaddress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from osbuild.shared import cluster_ranges
 
+FORMAT = 1  # that this version writes and knows; a seed without a format has the first one
+# In a seed. The image has a part of the Kubernetes settings too, which the seed overrides key by key.
+KUBERNETES_FILE = "/etc/edge-osbuild/kubernetes.json"
+AGENT_FILE = "/etc/edge-osbuild/agent.json"
+PROXY_FILE = "/etc/edge-osbuild/proxy.env"
+
 STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0, which always exists (TEST-NET-3, RFC 5737)
 API_PORT = 6443
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesSeed:
+    """`kubernetes.json` of a seed. The keys are those of `NodeSettings`."""
+
+    labels: Mapping[str, str]
+    taints: tuple[str, ...]
+    config: Mapping[str, Any]
+    token: str | None = None
+    server: str | None = None
+    node_ip: str | None = None
+    format: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSeed:
+    """`agent.json` of a seed: the URL of the update server, and whether a boot is good without reaching it."""
+
+    node: str
+    server: str | None
+    offline: bool
+    format: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def unknown_settings(kind: type[KubernetesSeed] | type[AgentSeed], seed: Mapping[str, Any]) -> list[str]:
+    """What a seed has that this version does not know, a sentence each."""
+    known = {item.name for item in fields(kind)} - {"extra"}
+    problems = [f"the setting `{name}` is not known to this version, and has no effect" for name in seed.keys() - known]
+    written = seed.get("format")
+    if isinstance(written, int) and written > FORMAT:
+        problems.append(f"these settings have the format {written}, and this version knows {FORMAT}")
+    return sorted(problems)
 
 
 @dataclass(frozen=True)
@@ -23,6 +69,7 @@ class NodeSettings:
     taints: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     node_name: str = "localhost"
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def option_values(self, key: str) -> list[str]:
         """The values of an entry of `config`, which may be one string or a list, as in K3s."""

@@ -54,7 +54,7 @@ def _parse_value(hint: Any, value: object, name: str) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"`{name}` is not a list")
         return tuple(_parse_value(inner[0], one, f"{name}[{number}]") for number, one in enumerate(value))
-    if origin is Mapping:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ValueError(f"`{name}` is not a mapping")
         return {key: _parse_value(inner[1], one, f"{name}.{key}") for key, one in value.items()}

@@ -6,10 +6,11 @@ import time
 import urllib.error
 import urllib.request
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.http import INVALID_ANSWERS, ServerAddress, open_request
 from osbuild.agent.system import System
-
-CONFIG = "/etc/edge-osbuild/agent.json"
+from osbuild.shared.node_settings import AGENT_FILE, AgentSeed, unknown_settings
+from osbuild.shared.records import parse_record
 
 
 def check_server(url: str, timeout: float) -> str | None:
@@ -35,14 +36,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    config = System().json(CONFIG)
-    url = str(config.get("server") or "")
+    content = System().json(AGENT_FILE)
+    for problem in unknown_settings(AgentSeed, content):
+        print(f"edge-agent: {AGENT_FILE}: {problem}", file=sys.stderr)
+    try:
+        settings = parse_record(AgentSeed, {"node": "", "server": None, "offline": True, **content})
+    except ValueError as error:
+        raise Problem(str(error), where=AGENT_FILE, hint="it is made from the profile: make the seed again") from error
+    url = settings.server or ""
     if not url:
         print("no update server is set")
-        return 0 if config.get("offline", True) else 1
-    problem = check_server(url, options.timeout)
-    if problem is None:
+        return 0 if settings.offline else 1
+    failure = check_server(url, options.timeout)
+    if failure is None:
         print(f"{ServerAddress(url).shown} answers")
         return 0
-    print(problem, file=sys.stderr)
+    print(failure, file=sys.stderr)
     return 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, upstream
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import load_settings, write_text
+from osbuild.agent.kubernetes.settings import load_settings, report_unknown, write_text
 from osbuild.agent.kubernetes.torn_files import remove_torn_files
 from osbuild.agent.systemd import systemctl
 from osbuild.shared.node_settings import NodeSettings
@@ -68,6 +68,7 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
     Raises `Problem` where the settings or what is on disk can't be used.
     """
     settings = load_settings(root)
+    report_unknown(root)
     paths = Paths(root)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_hosts_entry(root, settings)

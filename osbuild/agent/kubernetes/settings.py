@@ -2,17 +2,19 @@
 
 import json
 import socket
+import sys
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.shared import cluster_ranges, files
-from osbuild.shared.node_settings import NodeSettings
+from osbuild.shared.node_settings import KUBERNETES_FILE, KubernetesSeed, NodeSettings, unknown_settings
+from osbuild.shared.records import parse_record
 
 IMAGE_FILE = "usr/lib/edge-osbuild/kubernetes.json"
-SEED_FILE = "etc/edge-osbuild/kubernetes.json"
+SEED_FILE = KUBERNETES_FILE.lstrip("/")
 
 UNIT_BREAKS = frozenset(" \t\r\n\"'\\")  # systemd would split or change an argument with one of these
 WRITTEN_HINT = "the image's is written by the build, the seed's by cloud-init: build or flash again"
@@ -36,14 +38,21 @@ def load_settings(root: Path) -> NodeSettings:
     """Read the settings of the system below `root`. Raises `Problem` where they can't be used."""
     merged = {key: value for key, value in read_object(root / IMAGE_FILE).items() if value is not None}
     merged |= {key: value for key, value in read_object(root / SEED_FILE).items() if value is not None}
-    known = {item.name for item in fields(NodeSettings)}
-    chosen: dict[str, Any] = {key: value for key, value in merged.items() if key in known}
-    chosen |= {key: tuple(chosen[key]) for key in ("disable", "taints") if key in chosen}
+    try:
+        settings = parse_record(NodeSettings, merged)
+    except ValueError as error:
+        raise Problem(str(error), where=SEED_FILE, hint=WRITTEN_HINT) from error
     # Kubernetes' node names are lower case (RFC 1123 subdomains).
-    name = merged.get("config", {}).get("node-name") or socket.gethostname()
-    settings = NodeSettings(**(chosen | {"node_name": str(name).lower()}))
+    name = settings.config.get("node-name") or socket.gethostname()
+    settings = replace(settings, node_name=str(name).lower())
     check_settings(settings)
     return settings
+
+
+def report_unknown(root: Path) -> None:
+    """Name the settings of the seed that a later version has written; they stay in the file for that version."""
+    for problem in unknown_settings(KubernetesSeed, read_object(root / SEED_FILE)):
+        print(f"edge-agent: {root / SEED_FILE}: {problem}", file=sys.stderr)
 
 
 def check_settings(settings: NodeSettings) -> None:
