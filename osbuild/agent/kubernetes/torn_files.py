@@ -12,6 +12,7 @@ from pathlib import Path
 
 from osbuild.agent.kubernetes.certificates import REGENERATE
 from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import write_text
 from osbuild.shared.files import sync_path
 
 K3S_FILES = (
@@ -24,11 +25,17 @@ PEM = (".crt", ".key", ".pem")
 
 def remove_torn_files(paths: Paths) -> None:
     """Remove what a power cut has emptied or cut short. Kubernetes must not run. Raises `OSError`."""
-    for path in credential_files(paths):
-        if why := explain_torn(path):
-            path.unlink()
-            sync_path(path.parent)
-            print(f"{path}: {why}, as a power cut leaves a file: removed, it is made again")
+    torn = {path: why for path in credential_files(paths) if (why := explain_torn(path))}
+    tls = paths.data / "server/tls"
+    if any(path.parent == tls and "-ca." in path.name for path in torn):
+        # The certificate that K3s listens with is not issued again just because its authority is.
+        write_text(tls / REGENERATE, "", 0o600)
+    for path in torn:
+        path.unlink()
+    for folder in sorted({path.parent for path in torn}):
+        sync_path(folder)
+        names = ", ".join(f"{path.name} ({why})" for path, why in torn.items() if path.parent == folder)
+        print(f"{folder}: a power cut has torn these files; removed, so that they are made again: {names}")
 
 
 def credential_files(paths: Paths) -> Iterator[Path]:

@@ -65,7 +65,18 @@ def test_what_is_cut_short_is_removed_and_what_is_whole_stays(root: Path, capsys
     assert not [path for path in short if path.exists()]
     assert not [path for path in whole if not path.exists()]
     said = capsys.readouterr().out
-    assert f"{short[0]}: without the end of its last certificate or key" in said and "not JSON" in said
+    assert "server-ca.crt (without the end of its last certificate or key)" in said and "not JSON" in said
+
+
+def test_a_new_authority_issues_the_certificate_that_k3s_listens_with_too(root: Path) -> None:
+    put(root, "server/tls/client-scheduler.key")
+    prepare.prepare_node(root)
+    request = root / DATA / "server/tls/dynamic-cert-regenerate"
+    assert not request.exists()
+    put(root, "server/tls/server-ca.crt")
+    put(root, "server/tls/dynamic-cert.json", "{}")
+    prepare.prepare_node(root)
+    assert request.exists(), "K3s would keep the one of the authority that is gone"
 
 
 def test_nothing_is_removed_while_k3s_runs(root: Path) -> None:
