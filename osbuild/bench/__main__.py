@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import platform
-import signal
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from osbuild.host import log, paths
 from osbuild.host.cache import Cache
 from osbuild.host.output import make_folder, output_path, write_output
 from osbuild.host.scratch import remove_tree
+from osbuild.host.signals import end_on_signals
 from osbuild.host.version import read_version
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
@@ -128,7 +128,7 @@ def print_report(done: list[Measured], output: Path, seconds: float) -> None:
 
 def main() -> None:
     """0 if everything was measured, 1 if something could not be, 2 on wrong usage, 130 on Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the same way out as Ctrl-C
+    end_on_signals()
     try:
         status = command.main(prog_name="python -m osbuild.bench", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -12,8 +12,9 @@ from osbuild.config.load import LoadedProfile, load_profile
 from osbuild.host import log
 from osbuild.host.run import Argument, run_command
 from osbuild.host.scratch import remove_tree
+from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.context import BuildContext
-from osbuild.inputs.debian import SUITE, host_apt_settings
+from osbuild.inputs.debian import host_apt_settings
 from osbuild.inputs.lock import Lock, read_lock
 from osbuild.kubernetes import component
 from osbuild.sandbox import tools_tree

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from osbuild.host import log
+from osbuild.host.signals import end_on_signals
 from osbuild.shared.errors import Error
 
 # command -> (module below this package, one line of help)
@@ -69,9 +70,9 @@ def cli(debug: bool, verbose: bool) -> None:  # `debug` is read by main()
 
 
 def main(args: list[str] | None = None) -> Any:
-    """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
+    """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 128 + number on a signal."""
     arguments = sys.argv[1:] if args is None else args
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that resources are given back
+    end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may not be UTF-8

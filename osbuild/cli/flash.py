@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from osbuild.flash.target import FlashTarget
 from osbuild.flash.writer import TargetState
 from osbuild.host import log
 from osbuild.host.cache import Cache
+from osbuild.host.scratch import temporary_folder
 from osbuild.pipeline.manifest import DEVELOPMENT, trusts_development
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.shared.errors import Error, UsageError
@@ -126,8 +126,8 @@ def plan_orders(
         return [make_order(plan, each, None, {}) for each in targets]
     entry = seed_patch.find_esp(plan.table, plan.source)
     wrap = find_mtools(Cache())
-    with tempfile.TemporaryDirectory(prefix="edge-flash-", dir="/var/tmp") as scratch, log.step("seeds"):
-        copy = seed_patch.extract_esp(plan.source, entry, Path(scratch, "esp"))
+    with temporary_folder("flash") as scratch, log.step("seeds"):
+        copy = seed_patch.extract_esp(plan.source, entry, scratch / "esp")
         return [
             make_order(plan, each, name, copy.changes(seed, wrap=wrap))
             for each, name, seed in zip(targets, names, files, strict=True)

@@ -1,7 +1,6 @@
 """`edge-osbuild run`: boot an image in QEMU."""
 
 import re
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +120,6 @@ def command(options: RunOptions) -> None:
     )
     qemu = Emulator() if options.host_qemu else find_emulator(found.board.architecture)
     accelerator = acceleration.choose_accelerator(found.board, options.wanted, wrap=qemu.wrap, root=qemu.root)
-    # SIGTERM takes the same way out as Ctrl-C: the terminal is put back in order
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     machine = Machine(config, log=options.logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with machine:

@@ -1,6 +1,5 @@
 """Puts a seed on a disk or image that was written before, with the checks that every write to a disk has."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from osbuild.flash.open_target import SECTOR, OpenTarget, open_target
 from osbuild.flash.seed_patch import EspCopy
 from osbuild.flash.target import FlashTarget
 from osbuild.formats.fat import Fat
+from osbuild.host.scratch import temporary_folder
 from osbuild.seed.esp_seed import DISK_HINT, Wrap, find_esp
 from osbuild.shared.errors import Error
 
@@ -23,8 +23,8 @@ def insert_seed(files: Mapping[str, bytes], disk: Path, *, wrap: Wrap, host: Hos
     host = host or Host()
     found = find_disk(disk, host)
     entry = find_esp(disk)
-    with tempfile.TemporaryDirectory(prefix="edge-seed-", dir="/var/tmp") as scratch:
-        copy = EspCopy(copy_file_system(disk, entry.offset, entry.size, Path(scratch, "esp")), entry.offset)
+    with temporary_folder("seed") as scratch:
+        copy = EspCopy(copy_file_system(disk, entry.offset, entry.size, scratch / "esp"), entry.offset)
         changes = copy.changes(files, wrap=wrap)
     size = found.size or disk.stat().st_size
     with open_target(found, size, private=True) as card:

@@ -4,8 +4,9 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
@@ -14,12 +15,13 @@ from osbuild.host import log
 from osbuild.host.modes import CAPABILITY, fixed_mode
 from osbuild.host.scratch import remove_leftovers, remove_tree, scratch_folder
 from osbuild.host.walk import walk_folder
-from osbuild.shared.errors import Error
+from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.files import create_file, sync_path
 from osbuild.shared.locks import lock_path
 
 DEFAULT_LIMIT = 20 * 2**30
 ANEW = "run the same command again, and don't edit them while it runs"
+PLAIN = re.compile(r"[\w /.,+@=~-]+")  # a path that every program of a build reads as it is
 DAMAGED = "{} was damaged in the cache and is made again"
 SCRATCH = ".partial-"  # how the names of scratch folders begin
 SUMS = "sums"  # kind of the files that hold the digest of each entry
@@ -27,10 +29,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def default_root() -> Path:
-    """`$EDGE_OSBUILD_CACHE`, or `edge-osbuild` in the user's cache folder (XDG base directory specification)."""
-    if named := os.environ.get("EDGE_OSBUILD_CACHE"):
-        return Path(named).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-osbuild"
+    """`$EDGE_OSBUILD_CACHE`, or `edge-osbuild` in the user's cache folder (XDG base directory specification).
+
+    Raises `UsageError` for a path that apt, or programs with lists of paths such as $PYTHONPATH, would misread.
+    """
+    named = os.environ.get("EDGE_OSBUILD_CACHE")
+    root = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "edge-osbuild")).absolute()
+    if not PLAIN.fullmatch(str(root)):
+        hint = "set EDGE_OSBUILD_CACHE to one of letters, digits, blanks and /.,+@=~_-"
+        raise UsageError("the path of the cache has signs that not all programs of a build can read", where=str(root),
+                         hint=hint)  # fmt: skip
+    return root
 
 
 def content_key(*parts: object) -> str:
@@ -51,49 +60,59 @@ def tree_digest(*roots: Path, code: bool = False) -> str:
     These are names, kinds, permissions as `fixed_mode` has them, link targets, contents and capabilities. `code` leaves
     out what depends on where a program of ours is installed: byte code, and all of a mode but the executable bit.
     """
+    return _digest(roots, _code_bits if code else fixed_mode, code=code)
+
+
+def _digest(roots: Sequence[Path], bits: Callable[[int], int], *, code: bool = False) -> str:
+    """sha256 as `tree_digest` has it; `bits` are those of a mode that count."""
     digest = hashlib.sha256()
     for root in roots:
-        for fields in _records(root, code):
+        for fields in _records(root, bits, code=code):
             digest.update(b"".join(b"%d:%s" % (len(field), field) for field in fields) + b"\n")
     return digest.hexdigest()
 
 
-def _records(root: Path, code: bool) -> Iterator[tuple[bytes, ...]]:
-    mode = _code_mode(root.stat().st_mode) if code else root.stat().st_mode
+def _records(root: Path, bits: Callable[[int], int], *, code: bool) -> Iterator[tuple[bytes, ...]]:
+    mode = root.stat().st_mode
+    start = b"%o" % stat.S_IFMT(mode), b"", b"%o" % bits(mode)
     if stat.S_ISREG(mode):
         with root.open("rb") as whole:
-            yield _record(b"", mode, whole.fileno())
+            yield *start, *_contents(whole.fileno())
     else:
-        yield _record(b"", mode, None)
+        yield start
     for found in walk_folder(root) if stat.S_ISDIR(mode) else ():
-        name, mode = os.fsencode(found.path), found.status.st_mode
         if code and "__pycache__" in found.path.parts:
             continue
-        mode = _code_mode(mode) if code else mode
+        kind, name = b"%o" % stat.S_IFMT(found.status.st_mode), os.fsencode(found.path)
         if found.is_link:
-            yield b"%o" % stat.S_IFMT(mode), name, os.fsencode(Path(found.leads_to()))
-        elif found.is_file:
+            yield kind, name, os.fsencode(Path(found.leads_to()))
+            continue
+        fields = kind, name, b"%o" % bits(found.status.st_mode)
+        if found.is_file:
             with found.opened() as file:
-                yield _record(name, mode, file)
+                yield *fields, *_contents(file)
         else:
-            yield _record(name, mode, None)
+            yield fields
 
 
-def _code_mode(mode: int) -> int:
-    """A mode without what an installer or the folder around adds: a folder's setgid, or no permission to write."""
-    return stat.S_IFMT(mode) | (0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644)
+def _code_bits(mode: int) -> int:
+    """A mode without what an installer adds, such as no permission to write."""
+    return 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644
 
 
-def _record(name: bytes, mode: int, file: int | None) -> tuple[bytes, ...]:
-    kind, bits = b"%o" % stat.S_IFMT(mode), b"%o" % fixed_mode(mode)
-    if file is None:
-        return kind, name, bits
+def _stored_bits(mode: int) -> int:
+    """A mode as the cache keeps it: packages have folders that give their group on (setgid)."""
+    return fixed_mode(mode) | (mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
+
+
+def _contents(file: int) -> tuple[bytes, bytes]:
+    """sha256 in hex and the capabilities of an open file."""
     try:
         capability = os.getxattr(file, CAPABILITY)
     except OSError:  # it has none, or its file system knows none
         capability = b""
     with os.fdopen(os.dup(file), "rb") as data:
-        return kind, name, bits, hashlib.file_digest(data, "sha256").hexdigest().encode(), capability
+        return hashlib.file_digest(data, "sha256").hexdigest().encode(), capability
 
 
 class Cache:
@@ -213,7 +232,7 @@ class Cache:
 
 def entry_digest(path: Path, sha256: str | None = None) -> str:
     """What an entry is compared by: the sha256 of a file that must have a certain one, else that of a tree."""
-    return file_digest(path) if sha256 and path.is_file() else tree_digest(path)
+    return file_digest(path) if sha256 and path.is_file() else _digest([path], _stored_bits)
 
 
 def intact(path: Path, sha256: str, name: str = "") -> bool:

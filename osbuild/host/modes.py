@@ -10,12 +10,12 @@ def fixed_mode(mode: int) -> int:
     """The permission bits that a file or folder with `st_mode` `mode` gets in an image.
 
     git keeps only whether a file is executable, and a umask decides the rest: 0644 or 0755. Bits that no umask makes
-    were set on purpose and are kept: setuid, setgid, sticky, and files that their owner can't write.
+    were set on purpose and are kept: setuid and setgid of files, sticky, and files that their owner can't write.
     """
     bits = stat.S_IMODE(mode)
     if stat.S_ISDIR(mode):
-        # A folder inherits setgid from the one it is created in, with whatever its umask allows.
-        return bits if bits & stat.S_ISVTX else 0o755 | bits & stat.S_ISGID
+        bits &= ~stat.S_ISGID  # a folder inherits it from the one it is created in, such as a team's checkout
+        return bits if bits & stat.S_ISVTX else 0o755
     special = bits & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
     if special or not bits & stat.S_IWUSR:
         return bits

@@ -1,5 +1,6 @@
 """The one way in which this project starts other programs."""
 
+import re
 import shlex
 import subprocess
 import threading
@@ -13,6 +14,15 @@ from osbuild.host import log
 from osbuild.shared.errors import Error
 
 Argument = str | Path
+CONTAINED = (
+    "bwrap", "--die-with-parent", "--unshare-pid", "--cap-add", "ALL", "--dev-bind", "/", "/", "--proc", "/proc", "--",
+)  # fmt: skip
+CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+@")
+
+
+def hide_credentials(text: str) -> str:
+    """`text` without user and password of the URLs in it."""
+    return CREDENTIALS.sub("…@", text)
 
 
 class ProcessGroup:
@@ -48,9 +58,10 @@ _thread = threading.local()  # its `group` is that of the pool that a thread wor
 
 
 class CommandError(Error):
-    """A program ended with another status than 0; carries the end of what it said."""
+    """A program ended with another status than 0; carries the end of what it said, without credentials in URLs."""
 
     def __init__(self, command: Sequence[str], status: int, output: str, hint: str | None) -> None:
+        output, command = hide_credentials(output), [hide_credentials(word) for word in command]
         tail = "\n".join(output.strip().splitlines()[-30:])
         super().__init__(f"{shlex.join(command)}\n  ended with status {status}\n{tail}".rstrip(), hint=hint)
         self.returncode = status
@@ -75,7 +86,7 @@ def run_command(
     and `Error` where the program is missing.
     """
     arguments = [str(word) for word in command]
-    log.debug("$ " + shlex.join(arguments))
+    log.debug("$ " + hide_credentials(shlex.join(arguments)))
     try:
         if logfile is not None:
             with logfile.open("ab") as sink:
@@ -95,10 +106,21 @@ def run_command(
             hint=hint or "run `edge-osbuild doctor` to see what this host lacks",
         ) from error
     if said:
-        log.debug(said.rstrip())
+        log.debug(hide_credentials(said.rstrip()))
     if status:
         raise CommandError(arguments, status, output + said, hint)
     return output
+
+
+def run_contained(command: Sequence[Argument], **options: Any) -> str:
+    """Like `run_command`. Whatever the program starts ends with it, or with this process if that is killed (bwrap(1)).
+
+    For programs of this host that start others: those in a tools tree run like that anyway.
+    """
+    try:
+        return run_command([*CONTAINED, *command], **options)
+    except CommandError as error:  # it names the command itself
+        raise CommandError([str(word) for word in command], error.returncode, error.output, error.hint) from None
 
 
 def _finish(arguments: Sequence[str], input: str | None, **options: Any) -> tuple[int, str, str]:

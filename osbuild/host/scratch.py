@@ -7,10 +7,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from osbuild.shared.errors import Error
 from osbuild.shared.locks import is_at, lock_descriptor
+
+LARGE = "/var/tmp"  # where large files may be (file-hierarchy(7))
 
 
 @contextmanager
@@ -27,6 +30,23 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
             raise
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """An empty folder in $TMPDIR or /var/tmp that only its owner can look into, gone at the end. Raises `Error`.
+
+    What killed commands have left of the same purpose is removed first.
+    """
+    parent, prefix = Path(os.environ.get("TMPDIR") or LARGE).absolute(), f"edge-{purpose}-"
+    with ExitStack() as stack:
+        try:
+            remove_leftovers(parent, f"{prefix}*")
+            path = stack.enter_context(scratch_folder(parent, prefix))
+        except OSError as error:
+            hint = "make room there, or set TMPDIR to another folder"
+            raise Error(f"no temporary folder can be made: {error.strerror}", where=str(parent), hint=hint) from error
+        yield path
 
 
 def make_locked(parent: Path, prefix: str) -> tuple[int, Path]:
@@ -50,7 +70,8 @@ def remove_leftovers(parent: Path, pattern: str) -> None:
             continue
         try:
             lock_descriptor(descriptor, patience=0)
-            remove_tree(path)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                remove_tree(path)
         except (BlockingIOError, FileNotFoundError):  # in use, or another process is removing it
             pass
         finally:

@@ -10,24 +10,27 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import SCRATCH, Cache, content_key, intact, move_if_intact
 from osbuild.host.modes import UMASK
-from osbuild.host.run import CommandError, run_command
-from osbuild.host.scratch import scratch_folder
+from osbuild.host.run import Argument, CommandError, hide_credentials, run_command, run_contained
+from osbuild.host.scratch import remove_tree, scratch_folder
+from osbuild.inputs.apt_sources import COMPONENTS, MIRROR, SUITE, check_releases, store_mirror
 from osbuild.shared.errors import Error
 from osbuild.shared.sizes import format_bytes
 
-SUITE = "trixie"
-COMPONENTS = ("main", "non-free-firmware")  # the second for what a Raspberry Pi's own firmware is in
 SECURITY = f"{SUITE}-security"
-MIRROR = "EDGE_OSBUILD_MIRROR"
 WITHOUT = "EDGE_OSBUILD_WITHOUT"
+# A line of `apt-get --print-uris`: names as Debian's policy has them (5.6.1), versions as deb-version(7) has them.
+URI = re.compile(
+    r"'\S+' ([a-z0-9][a-z0-9+.-]*)_((?:[0-9A-Za-z.+~-]|%3a)+)_([a-z0-9-]+)\.deb ([0-9]{1,15}) SHA256:([0-9a-f]{64})"
+)
 STALE = "the mirror's index is not the one that its signed Release file names"
 GONE = (
     "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to "
@@ -57,7 +60,10 @@ class PackageArchive:
     def __init__(self, cache: Cache, architecture: Architecture) -> None:
         self.cache = cache
         self.architecture = architecture
-        self.root = cache.folder("apt") / "-".join((SUITE, architecture.to_debian(), *COMPONENTS[1:]))
+        folder = cache.folder("apt")
+        self.root = folder / "-".join((SUITE, architecture.to_debian(), *COMPONENTS[1:]))
+        with suppress(PermissionError):  # another user's cache is theirs to protect
+            folder.chmod(0o700)  # apt's own files have the addresses of proxies and mirrors, passwords included
 
     def update_index(self, without: Sequence[str] = (), *, known: bool = False) -> tuple[str, ...]:
         """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides.
@@ -86,41 +92,40 @@ class PackageArchive:
 
     def _missing(self) -> str:
         """The name of the suite with security updates if the index was read without it, else an empty text."""
-        sources = (path.read_text() for path in (self.root / "etc/apt").rglob("*.list"))
+        files = (path for path in (self.root / "etc/apt").rglob("*") if path.suffix in (".list", ".sources"))
+        sources = (path.read_text() for path in files)
         return "" if any(SECURITY in text for text in sources) else SECURITY
 
     def _update(self, without: Sequence[str]) -> None:
         mirror = os.environ.get(MIRROR)
-        shutil.rmtree(self.root, ignore_errors=True)
         # mmdebstrap runs these after it has written the list of sources, before it reads them.
         edits = [f"/ {name} /d" for name in without] + ([] if mirror else ["s|http://|https://|"])
-        with self.cache.scratch("apt") as scratch:  # only its owner can look into it
+        with self.cache.scratch("apt") as scratch:
             # Addresses of proxies and mirrors may have passwords, and anybody can read command lines.
-            settings, sources = scratch / "apt.conf", scratch / "sources.list"
+            settings, made = scratch / "apt.conf", scratch / "root"
             settings.write_text("".join(f"{line}\n" for line in host_apt_settings()))
-            if mirror and urlsplit(mirror).password:
-                sources.write_text(f"deb {mirror} {SUITE} {' '.join(COMPONENTS)}\n")
-                mirror = str(sources)
-            run_command(
-                [
-                    "mmdebstrap",
-                    "--variant=custom",
-                    "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
-                    f"--architectures={self.architecture.to_debian()}",
-                    f"--components={','.join(COMPONENTS)}",
-                    f"--aptopt={settings}",
-                    *(
-                        f"--setup-hook=find \"$1\"/etc/apt -name '*.list' -exec sed -i '{edit}' {{}} +"
-                        for edit in edits
-                    ),
-                    SUITE,
-                    self.root,
-                    *([mirror] if mirror else []),
-                ],
+            command: list[Argument] = [
+                "mmdebstrap",
+                "--variant=custom",
+                "--skip=cleanup/apt,cleanup/reproducible,check/qemu",
+                f"--architectures={self.architecture.to_debian()}",
+                f"--components={','.join(COMPONENTS)}",
+                f"--aptopt={settings}",
+                *(f"--setup-hook=find \"$1\"/etc/apt -name '*.list' -exec sed -i '{edit}' {{}} +" for edit in edits),
+                SUITE,
+                made,
+                *([store_mirror(mirror, scratch)] if mirror else []),
+            ]
+            run_contained(
+                command,
                 hint="is the Debian archive reachable from here by https? `apt-get update` uses the same settings; "
                 f"{MIRROR} names another mirror, by http too",
                 umask=UMASK,
             )
+            # Only a whole index replaces the last one, and no older one does.
+            check_releases(self.root, made)
+            remove_tree(self.root)
+            made.rename(self.root)
 
     def _apt(self, *words: str, cwd: Path | None = None) -> str:
         """Output of apt-get, on an index that nobody replaces meanwhile. Raises `Error`."""
@@ -138,7 +143,7 @@ class PackageArchive:
         command = ["apt-get", *(f"-o{name}={value}" for name, value in settings.items()), *words]
         with self.cache.locked("apt-" + self.root.name, shared=True):
             try:
-                return run_command(command, cwd=cwd)
+                return run_contained(command, cwd=cwd)
             except CommandError as error:
                 raise explain_apt(error, self.architecture) from error
 
@@ -148,12 +153,19 @@ class PackageArchive:
         Raises `Error` where a package does not exist or two of them can't be installed together.
         """
         text = self._apt("install", "--yes", "--print-uris", "?essential", *sorted(set(packages)))
-        debs = set()
-        for line in text.splitlines():
-            if match := re.fullmatch(r"'\S+' (\S+)_(\S+)_(\S+)\.deb (\d+) SHA256:(\w+)", line):
-                name, version, arch, size, digest = match.groups()
-                debs.add(Deb(name, unquote(version), arch, digest, int(size)))
-        return tuple(sorted(debs))
+        return tuple(sorted({self._parse_uri(line) for line in text.splitlines() if line.startswith("'")}))
+
+    @staticmethod
+    def _parse_uri(line: str) -> Deb:
+        """The package in a line of `apt-get --print-uris`. Raises `Error` for an impossible name, or without sha256."""
+        if not (match := URI.fullmatch(line)):
+            shown = hide_credentials(line[:200])
+            hint = f"its index is damaged or hostile: try another mirror ({MIRROR})"
+            raise Error(
+                f"the archive has a package that cannot be pinned: {shown}", where="Debian's archive", hint=hint
+            )
+        name, version, architecture, size, digest = match.groups()
+        return Deb(name, unquote(version), architecture, digest, int(size))
 
     def _intact(self, deb: Deb) -> bool:
         """Whether the cache has a package as it was downloaded; a damaged one is removed."""

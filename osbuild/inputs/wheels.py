@@ -2,13 +2,12 @@
 
 import os
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.host.cache import Cache, file_digest
-from osbuild.host.run import run_command
+from osbuild.host.run import run_contained
 from osbuild.shared.errors import Error
 
 
@@ -46,16 +45,25 @@ def fetch_wheel(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
                 path.write_bytes((place / pin.filename).read_bytes())
                 break
         else:
-            with tempfile.TemporaryDirectory() as scratch:
-                listed = Path(scratch, "requirements.txt")
-                listed.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
-                arguments = ["pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
-                arguments += [f"--platform={pin.platform}", f"--dest={scratch}", f"--requirement={listed}"]
-                hint = (
-                    f"is the Python package index reachable? Or put {pin.filename} into a folder and pass --from FOLDER"
-                )
-                run_command([sys.executable, "-m", *arguments], hint=hint)
-                path.write_bytes(Path(scratch, pin.filename).read_bytes())
+            scratch = path.with_name("download")
+            scratch.mkdir()
+            listed = scratch / "requirements.txt"
+            listed.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
+            arguments = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--require-hashes",
+                "--only-binary=:all:",
+                "--quiet",
+            ]
+            arguments += [f"--platform={pin.platform}", f"--dest={scratch}", f"--requirement={listed}"]
+            hint = f"is the Python package index reachable? Or put {pin.filename} into a folder and pass --from FOLDER"
+            env = {**os.environ, "TMPDIR": str(scratch)}
+            run_contained(arguments, env=env, hint=hint)
+            path.write_bytes((scratch / pin.filename).read_bytes())
         if (found := file_digest(path)) != pin.sha256:
             message = f"sha256 is {found}, expected {pin.sha256}"
             raise Error(message, where=pin.filename, hint="it is not the pinned file")

@@ -1,7 +1,6 @@
 """What is in an image: partitions, slots, boot entries, and what the manifest beside it says."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import BinaryIO
 
 from osbuild.formats import gpt, superblocks
 from osbuild.host.run import run_command
+from osbuild.host.scratch import temporary_folder
 from osbuild.inputs.build_manifest import MANIFEST, Manifest
 from osbuild.inspection.boot_images import BootImageInfo, next_slot, read_boot_images, read_boot_state
 from osbuild.shared.errors import Error
@@ -89,8 +89,8 @@ def decompressed(path: Path) -> Iterator[Path]:
             where=str(path),
             hint="inspect disk.img instead, or: apt-get install zstd",
         )
-    with tempfile.TemporaryDirectory(prefix="edge-osbuild-inspect-") as folder:
-        image = Path(folder, "disk.img")
+    with temporary_folder("inspect") as folder:
+        image = folder / "disk.img"
         run_command(["zstd", "--quiet", "--decompress", "--sparse", path, "-o", image], hint="is the file whole?")
         yield image
 

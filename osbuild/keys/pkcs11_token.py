@@ -6,7 +6,6 @@ tokens through `p11-kit server` instead (p11-kit(8)), and softhsm2 by itself.
 
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from osbuild.host.run import Argument, CommandError
+from osbuild.host.scratch import temporary_folder
 from osbuild.keys.private_key import CURVES
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
@@ -104,11 +104,11 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         algorithm = signature_algorithm.algorithm
         if isinstance(algorithm, Prehashed) or not isinstance(algorithm, hashes.SHA256):
             raise TypeError("only signatures over SHA-256 are made")
-        with tempfile.TemporaryDirectory(prefix="edge-osbuild-sign-", dir="/var/tmp") as folder:
-            text, signature = Path(folder, "text"), Path(folder, "signature")
+        with temporary_folder("sign") as folder:
+            text, signature = folder / "text", folder / "signature"
             text.write_bytes(bytes(data))
             words = ("-sha256", "-keyform", "engine", "-sign", self.uri, "-out", signature, text)
-            self._openssl("dgst", *words, folder=Path(folder))
+            self._openssl("dgst", *words, folder=folder)
             return signature.read_bytes()
 
     def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> bytes:

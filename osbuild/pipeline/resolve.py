@@ -18,8 +18,9 @@ from osbuild.host import log, output
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import content_key, file_digest
 from osbuild.host.paths import display_path
+from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.context import BuildContext
-from osbuild.inputs.debian import SUITE, PackageArchive
+from osbuild.inputs.debian import PackageArchive
 from osbuild.inputs.download import Unavailable
 from osbuild.inputs.lock import AGAIN, FORMAT, Lock, lock_path, read_lock, save_lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER

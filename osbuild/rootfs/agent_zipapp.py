@@ -2,10 +2,11 @@
 
 import io
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+from osbuild.host.scratch import temporary_folder
 
 # The agent, and what it shares with the host. Nothing else of the project goes to a device.
 PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("agent", "shared"))
@@ -21,13 +22,12 @@ def build_zipapp(output: Path, compiler: Callable[[list[str], list[Path]], objec
     zipapp holds byte code, which spares the device compiling it at every start. Without one it holds sources.
     """
     members = {"__main__.py": START.encode(), "osbuild/__init__.py": b""}
-    with tempfile.TemporaryDirectory(prefix="edge-agent-") as name:
-        folder = Path(name)
+    with temporary_folder("agent") as folder:
         for package in PACKAGES:
             shutil.copytree(package, folder / "osbuild" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         if compiler is not None:
-            arguments = ["python3", "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", "-s", name]
-            compiler([*arguments, name], [folder])
+            arguments = ["python3", "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", "-s"]
+            compiler([*arguments, str(folder), str(folder)], [folder])
         suffix = ".py" if compiler is None else ".pyc"
         for path in sorted(folder.rglob(f"*{suffix}")):
             members[path.relative_to(folder).as_posix()] = path.read_bytes()

@@ -8,8 +8,9 @@ from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import content_key, tree_digest
 from osbuild.host.paths import ELEMENTS
+from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.context import BuildContext
-from osbuild.inputs.debian import SUITE, Deb, PackageArchive, make_repository
+from osbuild.inputs.debian import Deb, PackageArchive, make_repository
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER
 from osbuild.rootfs import element_search
 from osbuild.rootfs.installer.install import EMULATING

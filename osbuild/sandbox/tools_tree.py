@@ -8,13 +8,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
 from osbuild.host.modes import UMASK
-from osbuild.host.run import Argument, CommandError, run_command
-from osbuild.inputs.debian import SUITE, Deb, PackageArchive, make_repository
+from osbuild.host.run import Argument, CommandError, run_command, run_contained
+from osbuild.inputs.apt_sources import SUITE
+from osbuild.inputs.debian import Deb, PackageArchive, make_repository
 
 # Two trees, so that the root is composed while the tree for what comes after it is still being made.
 ROOT_TOOLS = (
@@ -163,18 +165,16 @@ def tools_tree_key(debs: Sequence[Deb]) -> str:
 
 def install_tools(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
     """Unpack and configure `debs`, which are complete in themselves, with the host's mmdebstrap."""
-    source = f"deb [trusted=yes] copy:{make_repository(cache, debs)} ./"
+    source = f"deb [trusted=yes] copy:{quote(str(make_repository(cache, debs)))} ./"
     names = ",".join(deb.name for deb in debs)
     drop = [f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
     drop += [f"/usr/bin/qemu-{name}" for name in UNUSED]
-    run_command(
-        [
-            "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
-            "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
-            SUITE, target, source,
-        ],
-        env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, umask=UMASK,
-    )  # fmt: skip
+    command: list[Argument] = [
+        "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
+        "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
+        SUITE, target, source,
+    ]  # fmt: skip
+    run_contained(command, env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, umask=UMASK)
 
 
 def root_tools(architecture: Architecture) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ import yaml
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.host.run import run_command
-from osbuild.inputs.debian import SUITE, PackageArchive, stored_path
+from osbuild.inputs.apt_sources import SUITE
+from osbuild.inputs.debian import PackageArchive, stored_path
 from osbuild.seed.cloud_config import to_json_value
 from osbuild.shared.errors import Error
 

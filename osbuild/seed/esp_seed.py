@@ -1,7 +1,6 @@
 """A seed on the disk itself: the folder /seed of the EFI system partition of an image or block device."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from osbuild.formats import gpt
 from osbuild.formats.fat import Fat
 from osbuild.host.cache import Cache
 from osbuild.host.run import run_command
+from osbuild.host.scratch import temporary_folder
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.seed.iso import EPOCH
 from osbuild.shared.errors import Error
@@ -40,19 +40,17 @@ def write_seed(files: Mapping[str, bytes], disk: Path, offset: int, *, wrap: Wra
     """
     with disk.open("rb") as image:
         top = [file.path.name.lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1]
-    with tempfile.TemporaryDirectory(prefix="edge-seed-") as scratch:
-        config = Path(scratch, "mtoolsrc")
+    with temporary_folder("seed") as scratch:
+        config = scratch / "mtoolsrc"
         config.write_text(f'drive s: file="{disk}" offset={offset}\nmtools_skip_check=1\n')
 
         def run_one(*arguments: str) -> None:
             command = ["env", f"MTOOLSRC={config}", f"SOURCE_DATE_EPOCH={EPOCH}", *arguments]
-            run_command(
-                wrap(command, [Path(scratch), disk]), hint="is the EFI system partition full, or the disk in use?"
-            )
+            run_command(wrap(command, [scratch, disk]), hint="is the EFI system partition full, or the disk in use?")
 
         if FOLDER in top:
             run_one("mdeltree", f"s:/{FOLDER}")
         run_one("mmd", f"s:/{FOLDER}")
         for name, data in files.items():
-            Path(scratch, name).write_bytes(data)
-            run_one("mcopy", str(Path(scratch, name)), f"s:/{FOLDER}/{name}")
+            (scratch / name).write_bytes(data)
+            run_one("mcopy", str(scratch / name), f"s:/{FOLDER}/{name}")

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osbuild.host.cache import Cache, content_key, default_root, disk_usage, file_digest, tree_digest
+from osbuild.host.cache import Cache, content_key, default_root, disk_usage, entry_digest, file_digest, tree_digest
 from osbuild.host.scratch import remove_tree
+from osbuild.shared.errors import UsageError
 
 # VFS_CAP_REVISION_2, effective, permitted: cap_net_raw (capabilities(7), "File capabilities").
 CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -168,6 +169,19 @@ def test_the_order_in_a_mapping_does_not_change_a_key() -> None:
     assert content_key("ab", "c") != content_key("a", "bc")
 
 
+@pytest.mark.parametrize("name", ["a:b", "100%", "new\nline", os.fsdecode(b"\xff"), 'quo"te', "$HOME", "back\\slash"])
+def test_a_path_that_programs_of_a_build_would_misread_is_wrong_usage(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("XDG_CACHE_HOME", "EDGE_OSBUILD_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / name))
+        with pytest.raises(UsageError, match="not all programs") as caught:
+            Cache()
+        assert "EDGE_OSBUILD_CACHE" in str(caught.value.hint)
+    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(tmp_path / "a b, ünï"))
+    assert Cache().root == tmp_path / "a b, ünï"
+
+
 @pytest.mark.parametrize("change", ["content", "mode", "name", "link", "new folder"])
 def test_every_change_of_a_tree_changes_its_digest(change: str, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
@@ -222,7 +236,7 @@ def test_a_digest_of_code_does_not_depend_on_where_it_is_installed(tmp_path: Pat
     whole, code = tree_digest(tmp_path), tree_digest(tmp_path, code=True)
     assert whole == code
     (tmp_path / "code").chmod(0o2755)
-    assert tree_digest(tmp_path, code=True) == code != tree_digest(tmp_path)
+    assert tree_digest(tmp_path, code=True) == code == tree_digest(tmp_path) != entry_digest(tmp_path)
     (tmp_path / "code").chmod(0o755)
     (tmp_path / "module.py").chmod(0o444)
     (tmp_path / "hook").chmod(0o555)

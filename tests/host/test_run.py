@@ -1,9 +1,13 @@
 """Other programs are started without a shell, and their failures say what to do."""
 
 import shlex
+import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,3 +109,45 @@ def test_threads_of_a_block_that_fails_end_what_they_run_and_start_nothing_more(
     assert "touch is not started" in str(late.exception())
     assert not (tmp_path / "started").exists()
     assert run_command(["echo", "elsewhere"]) == "elsewhere\n"
+
+
+def test_credentials_in_urls_are_not_in_errors_or_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "verbose", True)
+    url = "http://me:hidden%2Fword@mirror.example/debian"
+    with pytest.raises(CommandError) as caught:
+        run_command(python(f"import sys; print('E: {url}', file=sys.stderr); sys.exit(1)", f"deb {url} trixie"))
+    said = caught.value.message + caught.value.output + capsys.readouterr().err
+    assert "hidden" not in said and said.count("http://…@mirror.example/debian") == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_contained_program_started_ends_with_this_process(number: signal.Signals, tmp_path: Path) -> None:
+    mark = f"{time.time_ns()}"
+    program = (
+        f"from osbuild.host.run import run_contained; run_contained(['sh', '-c', 'setsid sleep 60.{mark} & sleep 61'])"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as command:
+        wait_for(lambda: sleeping(mark), there=True)
+        command.send_signal(number)
+    wait_for(lambda: sleeping(mark), there=False)
+
+
+def sleeping(mark: str) -> bool:
+    """Whether the program that was started at the end runs."""
+    word = f"60.{mark}".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[0] == b"sleep" and word in words:
+                return True
+    return False
+
+
+def wait_for(state: Callable[[], bool], *, there: bool) -> None:
+    for _ in range(100):
+        if state() == there:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came to that")

@@ -3,16 +3,21 @@
 import gzip
 import hashlib
 import http.server
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
-from osbuild.inputs.debian import MIRROR, SECURITY, SUITE, WITHOUT, PackageArchive
+from osbuild.host.run import Argument, run_contained
+from osbuild.inputs import debian
+from osbuild.inputs.apt_sources import MIRROR, SUITE
+from osbuild.inputs.debian import SECURITY, WITHOUT, PackageArchive
 from osbuild.shared.errors import Error
 
 PACKAGE = """Package: tiny
@@ -124,3 +129,114 @@ def test_a_mirror_without_security_updates_is_warned_of(
     (mirror / "sources").write_text(lines[0] + "\n")
     assert archive.update_index() == (SECURITY,)
     assert "without the security updates" in capsys.readouterr().err
+
+
+def test_a_failed_update_keeps_the_index_that_was_there(mirror: Path, archive: PackageArchive) -> None:
+    archive.update_index()
+    next((mirror / "dists" / SUITE).rglob("Packages.gz")).unlink()
+    with pytest.raises(Error):
+        archive.update_index()
+    assert versions(archive) == {"1.1"}
+    assert [path.name for path in archive.root.parent.iterdir()] == [archive.root.name]
+
+
+@pytest.mark.parametrize(
+    "form", ["http://{}@{}", "deb [trusted=yes] http://{}@{} trixie main", "Types: deb\nURIs: http://{}@{}"]
+)
+def test_no_password_of_a_mirror_is_on_a_command_line_or_can_be_read_by_others(
+    form: str, mirror: Path, archive: PackageArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = (mirror / "sources").read_text().split("//")[1].split()[0]
+    text = form.format("me:hidden-word", host)
+    if text.startswith("Types"):
+        text += f"\nSuites: {SUITE}\nComponents: main\nTrusted: yes\n"
+    monkeypatch.setenv(MIRROR, text)
+    seen: list[str] = []
+
+    def spy(command: Sequence[Argument], **options: Any) -> str:
+        seen.extend(map(str, command))
+        return run_contained(command, **options)
+
+    monkeypatch.setattr(debian, "run_contained", spy)
+    if form.startswith("http"):  # which is not trusted
+        with pytest.raises(Error) as caught:
+            archive.update_index()
+        assert "hidden-word" not in str(caught.value)
+    else:
+        archive.update_index()
+        assert versions(archive) == {"1.0"}
+    assert seen and not any("hidden-word" in word for word in seen)
+    assert stat.S_IMODE(archive.root.parent.stat().st_mode) == 0o700
+
+
+def change(mirror: Path, old: str, new: str) -> None:
+    """Change the index of the first suite, and its Release file with it."""
+    text = PACKAGE.format("1.0", "0" * 64).replace(old, new)
+    index = next((mirror / "dists" / SUITE).rglob("Packages.gz"))
+    release = mirror / "dists" / SUITE / "Release"
+    lines = release.read_text()
+    plain, packed = text.encode(), gzip.compress(text.encode(), mtime=0)
+    for before, after in ((gzip.decompress(index.read_bytes()), plain), (index.read_bytes(), packed)):
+        was, now = (f"{hashlib.sha256(data).hexdigest()} {len(data)}" for data in (before, after))
+        assert was in lines
+        lines = lines.replace(was, now)
+    index.write_bytes(packed)
+    release.write_text(lines)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Architecture: all", "Architecture: a/../ll"),
+        ("SHA256: " + "0" * 64, "MD5sum: " + "0" * 32),
+        ("SHA256: " + "0" * 64, "SHA256: ../../x"),
+        ("Version: 1.0", "Version: 1.0/../../x"),
+        ("Size: 1", "Size: 99999999999999999999999"),
+    ],
+)
+def test_a_package_that_cannot_be_pinned_is_an_error_and_never_left_out(
+    old: str, new: str, mirror: Path, archive: PackageArchive
+) -> None:
+    (mirror / "sources").write_text((mirror / "sources").read_text().splitlines()[0] + "\n")
+    change(mirror, old, new)
+    with pytest.raises(Error) as caught:
+        archive.update_index()
+        versions(archive)
+    assert caught.value.hint
+
+
+def test_an_older_index_of_the_same_mirror_is_an_error(mirror: Path, archive: PackageArchive) -> None:
+    archive.update_index()
+    release = mirror / "dists" / SECURITY / "Release"
+    release.write_text(release.read_text().replace("01 Jan 2026", "31 Dec 2025"))
+    with pytest.raises(Error, match=r"this is of 2025-12-31 00:00, older .* of 2026-01-01") as caught:
+        archive.update_index()
+    assert str(archive.root) in str(caught.value.hint)
+    release.write_text(release.read_text().replace("31 Dec 2025", "02 Jan 2026"))
+    assert archive.update_index() == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Valid-Until: Fri, 02 Jan 2026 00:00:00 UTC", "not valid|expired"),
+        ("Codename: bookworm", "bookworm, not trixie"),
+    ],
+)
+def test_an_index_that_is_out_of_date_or_of_another_suite_is_an_error(
+    line: str, message: str, mirror: Path, archive: PackageArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debian, "host_apt_settings", list)  # which may say that the first does not matter
+    release = mirror / "dists" / SUITE / "Release"
+    text = release.read_text()
+    if line.startswith("Codename"):
+        text = text.replace(f"Suite: {SUITE}\nCodename: {SUITE}\n", "")
+    release.write_text(f"{line}\n{text}")
+    with pytest.raises(Error, match=message):
+        archive.update_index()
+
+
+def test_an_unsigned_index_is_an_error(mirror: Path, archive: PackageArchive) -> None:
+    (mirror / "sources").write_text((mirror / "sources").read_text().replace("[trusted=yes] ", ""))
+    with pytest.raises(Error, match="not signed"):
+        archive.update_index()

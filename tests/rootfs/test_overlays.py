@@ -323,6 +323,7 @@ def made_under(mask: int, folder: Path) -> dict[str, FileMetadata]:
             (root.path / name).mkdir(parents=True)
         for path in (root.path, *root.path.rglob("*")):
             path.chmod(0o755)  # as tar extracts them
+            os.chown(path, 0, 0)
         (files / "usr/lib/site/deep").mkdir(parents=True)
         (files / "usr/lib/site/deep/file").write_text("text")
         (files / "usr/lib/site/program").write_text("text")
@@ -339,13 +340,16 @@ def made_under(mask: int, folder: Path) -> dict[str, FileMetadata]:
         os.umask(before)
 
 
-def test_an_image_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_the_umask_or_on_setgid_folders_around(tmp_path: Path) -> None:
+    """A checkout and a cache that a team shares are often in a setgid folder, which every folder in it becomes too."""
     trees = []
-    for mask in (0o022, 0o000, 0o077):
-        folder = tmp_path / f"{mask:o}"
+    for mask, mode in ((0o022, 0o755), (0o000, 0o755), (0o077, 0o755), (0o022, 0o2755)):
+        folder = tmp_path / f"{mask:o}-{mode:o}"
         folder.mkdir()
+        folder.chmod(mode)
+        os.chown(folder, -1, 1000)
         trees.append(made_under(mask, folder))
-    assert trees[0] == trees[1] == trees[2]
+    assert trees[0] == trees[1] == trees[2] == trees[3]
     assert stat.S_IMODE(trees[0]["usr/lib/site/program"].mode) == 0o755
     assert stat.S_IMODE(trees[0]["usr/lib/site/deep/file"].mode) == 0o644
 

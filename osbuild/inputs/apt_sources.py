@@ -1,0 +1,67 @@
+"""Where Debian's packages come from: the suite, the mirror, and what its Release files say."""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+from osbuild.shared.errors import Error
+
+SUITE = "trixie"
+COMPONENTS = ("main", "non-free-firmware")  # the second for what a Raspberry Pi's own firmware is in
+MIRROR = "EDGE_OSBUILD_MIRROR"
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a Release file says of itself (Debian's wiki, "RepositoryFormat"): its date, and what it may be called."""
+
+    date: datetime | None
+    names: frozenset[str]
+
+
+def read_releases(root: Path) -> dict[str, Release]:
+    """The Release files in an apt root, by the address of their suite as apt writes it."""
+    found = {}
+    for path in (root / "var/lib/apt/lists").glob("*Release"):
+        lines = path.read_text(errors="replace").splitlines()
+        fields = dict(line.split(": ", 1) for line in lines if line[:1].isalpha() and ": " in line)
+        date = None
+        with suppress(ValueError):
+            date = parsedate_to_datetime(fields.get("Date", ""))
+        names = frozenset(fields[name] for name in ("Suite", "Codename") if name in fields)
+        found[re.sub(r"_(In)?Release$", "", path.name)] = Release(date, names)
+    return found
+
+
+def check_releases(old: Path, new: Path) -> None:
+    """Raises `Error` if the archive gives another suite than was asked for, or an older one than it gave before.
+
+    apt only warns of that: whoever holds updates back can give the signed files of another day or release.
+    """
+    before = read_releases(old)
+    for address, release in read_releases(new).items():
+        shown, suite = unquote(address).replace("_", "/"), address.partition("_dists_")[2]
+        hint = f"use another mirror ({MIRROR})"
+        if suite and release.names and suite not in release.names:
+            raise Error(f"this is {', '.join(sorted(release.names))}, not {suite}", where=shown, hint=hint)
+        last = before[address].date if address in before else None
+        if last and release.date and release.date < last:
+            message = (
+                f"this is of {release.date:%Y-%m-%d %H:%M}, older than what was read before, of {last:%Y-%m-%d %H:%M}"
+            )
+            hint = f"the mirror lags, or somebody holds updates back: {hint}. To take it, remove {old}"
+            raise Error(message, where=shown, hint=hint)
+
+
+def store_mirror(mirror: str, folder: Path) -> Path:
+    """The sources of $EDGE_OSBUILD_MIRROR, a URL or lines of sources.list(5), as a file in `folder`, or its own."""
+    if "\n" not in mirror and Path(mirror).is_file():
+        return Path(mirror)
+    path = folder / ("mirror.sources" if re.search(r"^Types:", mirror, re.MULTILINE) else "mirror.list")
+    line = mirror if len(mirror.split()) > 1 else f"deb {mirror} {SUITE} {' '.join(COMPONENTS)}"
+    path.write_text(f"{line}\n")
+    return path
