@@ -17,6 +17,7 @@ from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import host_apt_settings
 from osbuild.inputs.lock import Lock, read_lock
 from osbuild.kubernetes import component
+from osbuild.kubernetes.distribution import ComponentSources
 from osbuild.sandbox import tools_tree
 from osbuild.shared.errors import Error
 
@@ -71,7 +72,7 @@ def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, fl
     begin = time.monotonic()
     with log.step("Kubernetes, if it is not in the cache"):
         # The upstream distribution is compiled: no tool is needed to unpack it.
-        sources = component.ComponentSources(
+        sources = ComponentSources(
             BuildContext(site.cache),
             lambda: tools_tree.unlocked_tools_tree(site.cache, "finish", tools_tree.IMAGE_TOOLS, "tools"),
         )

@@ -28,7 +28,8 @@ from osbuild.inputs.context import BuildContext
 from osbuild.inputs.lock import Lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER, unpack_wheel
 from osbuild.kubernetes import component
-from osbuild.kubernetes.component import Component, ComponentSources
+from osbuild.kubernetes.component import Component
+from osbuild.kubernetes.distribution import ComponentSources
 from osbuild.pipeline.base_layer import make_base_layer
 from osbuild.pipeline.inputs import BuildInputs
 from osbuild.pipeline.manifest import BuiltImage, make_manifest

@@ -10,13 +10,12 @@ from typing import Any
 from osbuild.boot import initrd
 from osbuild.boot.kernel import METAPACKAGES
 from osbuild.boot.registry import boot_flow
-from osbuild.config import upstream_versions
 from osbuild.config.board import Board
 from osbuild.config.load import LoadedProfile, argument
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host import log, output
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import content_key, file_digest
+from osbuild.host.cache import content_key
 from osbuild.host.paths import display_path
 from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.context import BuildContext
@@ -24,7 +23,9 @@ from osbuild.inputs.debian import PackageArchive
 from osbuild.inputs.download import Unavailable
 from osbuild.inputs.lock import AGAIN, FORMAT, Lock, lock_path, read_lock, save_lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER
-from osbuild.kubernetes import component, go_toolchain, k3s_payload, k3s_release
+from osbuild.kubernetes import go_toolchain
+from osbuild.kubernetes.distribution import Pin
+from osbuild.kubernetes.registry import DISTRIBUTIONS
 from osbuild.rootfs.debian_root import PACKAGES
 from osbuild.sandbox import tools_tree
 from osbuild.shared.errors import Error
@@ -36,7 +37,7 @@ def wanted_packages(loaded: LoadedProfile, distribution: str | None = None) -> l
     `distribution` is the Kubernetes that the lock pins, if it is not the profile's.
     """
     block = loaded.profile.kubernetes
-    more = component.distribution_packages(distribution or block.distribution) if block.role != "none" else ()
+    more = DISTRIBUTIONS[distribution or block.distribution].packages if block.role != "none" else ()
     return sorted({*PACKAGES, *more, *loaded.profile.packages})
 
 
@@ -112,49 +113,40 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
 
 
 def pin_kubernetes(block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> dict[str, Any]:
-    """Which distribution is built, and its inputs. Where K3s can't be had, the profile's way out is taken here."""
+    """Which distribution is built, and its inputs; the profile's substitute if a release cannot be had.
+
+    Nothing after this resolves Kubernetes again: the lock has decided.
+    """
     if block.role == "none":
         return {}
+    distribution = DISTRIBUTIONS[block.distribution]
     metadata: dict[str, Any] = {}
-    if block.distribution == "k3s":
-        try:
-            chosen = k3s_release.find_release(block, architecture, context.downloads)
-            binary = k3s_release.download_binary(chosen, context.cache, context.downloads)
-            k3s_payload.check_machine(binary, architecture)
-            return {"distribution": "k3s", "version": chosen.version, "files": {chosen.filename: chosen.sha256}}
-        except Unavailable as error:
-            if block.if_unavailable != "upstream":
-                raise
-            metadata = {
-                "requested": f"k3s {k3s_release.wanted_version(block)}",
-                "because": " ".join(error.message.split()),
-            }
-    release = upstream_versions.find_release(block.version if block.distribution == "upstream" else None)
-    files = {"go.mod": file_digest(release.folder / "go.mod"), "go.sum": file_digest(release.folder / "go.sum")}
-    return {"distribution": "upstream", "version": release.version, "files": files, **metadata}
+    try:
+        pin = distribution.pin(block, architecture, context)
+    except Unavailable as error:
+        if block.if_unavailable is None:
+            raise
+        metadata = {
+            "requested": f"{distribution.name} {distribution.requested_version(block)}",
+            "because": " ".join(error.message.split()),
+        }
+        distribution = DISTRIBUTIONS[block.if_unavailable]
+        pin = distribution.pin(replace(block, version=None, sha256={}), architecture, context)
+    return {"distribution": distribution.name, "version": pin.version, "files": dict(pin.files), **metadata}
 
 
 def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
-    """The profile's block as the lock has decided it. Raises `Error` where this program now pins other inputs."""
-    pinned = lock.kubernetes
-    if not {"distribution", "version", "files"} <= pinned.keys():
-        hint = AGAIN.format(profile=argument(loaded.files[-1]))
+    """The profile's block as the lock has decided it. Raises `Error` if this program now pins other inputs."""
+    pinned, block = lock.kubernetes, loaded.profile.kubernetes
+    hint = AGAIN.format(profile=argument(loaded.files[-1]))
+    if not {"distribution", "version", "files"} <= pinned.keys() or pinned["distribution"] not in DISTRIBUTIONS:
         raise Error("the lock does not say which Kubernetes is built", hint=hint)
-    block, version = loaded.profile.kubernetes, str(pinned["version"])
-    sha256 = dict(block.sha256)
-    if pinned["distribution"] == "k3s":
-        name = k3s_release.binary_name(version, lock.architecture)
-        sha256[lock.architecture] = known = (
-            k3s_release.known_sha256(block, version, lock.architecture) or pinned["files"][name]
-        )
-        now = {name: known}
-    else:
-        sources = upstream_versions.find_release(version).folder
-        now = {name: file_digest(sources / name) for name in ("go.mod", "go.sum")}
-    if now != pinned["files"]:
-        hint = AGAIN.format(profile=argument(loaded.files[-1]))
-        raise Error(f"the lock has other inputs of Kubernetes {version} than this edge-osbuild", hint=hint)
-    return replace(block, distribution=pinned["distribution"], version=version, sha256=sha256, if_unavailable=None)
+    distribution = DISTRIBUTIONS[pinned["distribution"]]
+    pin = Pin(str(pinned["version"]), pinned["files"])
+    if distribution.current_files(block, lock.architecture, pin) != pin.files:
+        raise Error(f"the lock has other inputs of Kubernetes {pin.version} than this edge-osbuild", hint=hint)
+    settings = distribution.locked_settings(block, lock.architecture, pin)
+    return replace(settings, distribution=distribution.name, if_unavailable=None)
 
 
 def current_lock(loaded: LoadedProfile, board: Board, context: BuildContext) -> Lock:

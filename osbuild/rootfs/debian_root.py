@@ -17,7 +17,7 @@ from osbuild.rootfs.installer.install import EMULATING
 from osbuild.sandbox.tools_tree import ToolsTree
 
 INSTALLER = Path(__file__).parent / "installer"
-# What every image has. Profiles add to this; `osbuild.kubernetes.component` names what Kubernetes needs.
+# What every image has. Profiles add to this; `osbuild.kubernetes.distribution` names what Kubernetes needs.
 PACKAGES = (
     "bash", "ca-certificates", "cloud-init", "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
     "kmod", "less", "libnss-myhostname", "mount", "netplan-generator", "openssh-server", "procps", "python3", "rauc",

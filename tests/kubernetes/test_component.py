@@ -19,7 +19,8 @@ from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes import go_toolchain, image_archive, k3s_pins, k3s_release, upstream_programs
-from osbuild.kubernetes.component import ComponentSources, build_component, component_key
+from osbuild.kubernetes.component import build_component, component_key
+from osbuild.kubernetes.distribution import ComponentSources
 from osbuild.pipeline import resolve
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error

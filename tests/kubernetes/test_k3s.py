@@ -22,6 +22,8 @@ from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes import component, k3s_payload, k3s_pins, k3s_release
+from osbuild.kubernetes.distribution import ComponentSources
+from osbuild.kubernetes.k3s_distribution import COMMAND
 from osbuild.pipeline import resolve
 from osbuild.sandbox import tools_tree
 from osbuild.shared.errors import Error
@@ -280,13 +282,13 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page[0])
     block = KubernetesSettings(role="server", version=VERSION)
-    made = component.build_component(block, X86, component.ComponentSources(BuildContext(cache), unpackers))
+    made = component.build_component(block, X86, ComponentSources(BuildContext(cache), unpackers))
     for name in ("kubectl", "crictl"):
         link = made.tree / "usr/bin" / name
         assert not link.readlink().is_absolute()
         assert link.read_bytes() == elf(X86, b"inner")
     command = made.tree / "usr/bin/k3s"
-    assert command.read_text() == component.COMMAND.read_text()
+    assert command.read_text() == COMMAND.read_text()
     assert command.stat().st_mode & 0o777 == 0o755
     config = (made.tree / "etc/containerd/config.toml").read_text()
     assert 'bin_dir = "/usr/lib/k3s/bin"' in config
@@ -308,7 +310,7 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
 def test_the_command_k3s_runs_what_k3s_own_wrapper_would(tmp_path: Path, words: list[str], program: str) -> None:
     """Its programs are replaced by a shell script's `echo`, since the paths are those of a device."""
     script = tmp_path / "k3s"
-    script.write_text(component.COMMAND.read_text().replace("exec ", 'exec env echo "$K3S_DATA_DIR" "$PATH" '))
+    script.write_text(COMMAND.read_text().replace("exec ", 'exec env echo "$K3S_DATA_DIR" "$PATH" '))
     done = subprocess.run(["sh", script, *words], capture_output=True, text=True, check=True)
     data, path, said = done.stdout.rstrip("\n").split(" ", 2)
     assert (data, said.strip()) == ("/var/lib/kubernetes", program.strip())

@@ -14,7 +14,7 @@ from osbuild.host.cache import Cache
 from osbuild.inputs import lock
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb
-from osbuild.kubernetes import component
+from osbuild.kubernetes.registry import DISTRIBUTIONS
 from osbuild.pipeline import resolve
 from osbuild.rootfs.debian_root import PACKAGES
 
@@ -53,7 +53,7 @@ def test_versions_rise_differ_and_are_for_the_same_devices(flavour: str, tmp_pat
 def test_a_lock_follows_from_the_shipped_profiles(tmp_path: Path) -> None:
     board, cache = load_board("x86_64"), Cache(tmp_path / "cache")
     deb = Deb("linux-image-6", "6", "amd64", "0" * 64, 1)
-    names = sorted({*PACKAGES, *component.distribution_packages("upstream")})
+    names = sorted({*PACKAGES, *DISTRIBUTIONS["upstream"].packages})
     base = lock.Lock(
         "x86_64",
         Architecture.x86_64,
