@@ -83,7 +83,7 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     assert f"seed error: {error}" in node.run("edge-agent status")
     # Root on the running node is trusted: a file is mounted for the time that it takes to read it.
     node.guest.put(make_iso(render_seed_of(profile, "applied", key).with_sums()), "/tmp/new.iso")
-    assert "it counts from the next boot on" in node.run("edge-agent seed apply /tmp/new.iso")
+    assert "it is applied at the next boot" in node.run("edge-agent seed apply /tmp/new.iso")
     assert "new.iso" not in node.run("losetup --list; findmnt --list")
     on.power_cut()
 

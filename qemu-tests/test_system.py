@@ -428,7 +428,7 @@ def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
     assert node.run("edge-agent seed blame broken.service").strip() == "broken.service"
     # The medium can replace the seed of a running node, and does nothing by itself at the next boot.
     device = node.run("blkid --label CIDATA || blkid --label cidata").strip()
-    assert "counts from the next boot on" in node.run(f"edge-agent seed apply {device}")
+    assert "is applied at the next boot" in node.run(f"edge-agent seed apply {device}")
     assert node.run("edge-agent seed find --wait 0").strip().endswith("seed: stored")
 
 

@@ -94,6 +94,6 @@ def test_a_new_version_that_panics_falls_back_after_its_tries(device: Device) ->
     device.fall_back(3 * BOOT)
     found = device.settled()
     assert (found.slot, found.version, found.event) == ("a", "1.0.0", "rolled-back"), found
-    assert "boot file, kernel or root failed" in found.why
+    assert "boot image, kernel or root file system failed" in found.why
     assert found.slots == {"a": "good", "b": "bad"}, found
     device.intact()

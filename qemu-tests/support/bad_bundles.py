@@ -136,18 +136,18 @@ def skipping(versions: Versions, version: Version, output: Path) -> None:
 
 
 BAD: Mapping[str, Bad] = {
-    "unsigned": Bad(unsigned, "no bundle|signature"),
-    "wrong-key": Bad(strange, "nobody whom this device trusts"),
+    "unsigned": Bad(unsigned, "not a complete bundle|signature"),
+    "wrong-key": Bad(strange, "signer is not trusted by this device"),
     "revoked": Bad(revoked, "revoked"),
     "expired": Bad(expired, "was not valid"),
-    "wrong-board": Bad(other(board="rpi4"), "it is for .*rpi4.*this device is .*"),
-    "wrong-architecture": Bad(other(architecture="arm64"), "it is for arm64.*this device is x86_64"),
-    "other-roots": Bad(locking_out, "no updates that this device takes"),
+    "wrong-board": Bad(other(board="rpi4"), "the bundle is for .*rpi4.*this device is .*"),
+    "wrong-architecture": Bad(other(architecture="arm64"), "the bundle is for arm64.*this device is x86_64"),
+    "other-roots": Bad(locking_out, "none of the roots that this device trusts"),
     "older": Bad(other(version="0.9.0"), "older than"),
-    "truncated": Bad(truncated, "no bundle|signature"),
-    "bit-flipped": Bad(flipped, "blocks are damaged|not what was signed", touched=True),
-    "bit-flipped-tree": Bad(flipped_tree, "blocks are damaged|not what was signed", touched=True),
-    "no-bundle": Bad(nothing, "no bundle|signature"),
+    "truncated": Bad(truncated, "not a complete bundle|signature"),
+    "bit-flipped": Bad(flipped, "blocks are damaged|do not match its signature", touched=True),
+    "bit-flipped-tree": Bad(flipped_tree, "blocks are damaged|do not match its signature", touched=True),
+    "no-bundle": Bad(nothing, "not a complete bundle|signature"),
 }
 CLUSTER: Mapping[str, Bad] = {
     "kubernetes-skipped": Bad(skipping, "v1.39.0"),

@@ -94,15 +94,15 @@ def broken(name: str) -> Callable[[Device], None]:
 
 
 WHY: Mapping[str, str] = {
-    "panic": "boot file, kernel or root failed",
-    "panic-initrd": "boot file, kernel or root failed",
-    "root-lost": "boot file, kernel or root failed",
-    "hung": "boot file, kernel or root failed|no verdict",
+    "panic": "boot image, kernel or root file system failed",
+    "panic-initrd": "boot image, kernel or root file system failed",
+    "root-lost": "boot image, kernel or root file system failed",
+    "hung": "boot image, kernel or root file system failed|no verdict",
     "stuck": "health checks failed: .*10-systemd",
     "no-network": "health checks failed: .*30-agent",
     "no-containerd": "health checks failed: .*40-containerd",
     "never-ready": "health checks failed: .*50-node",
-    "agent-crash": "never came as far as this agent",
+    "agent-crash": "did not reach the edge agent",
     "reboot-loop": "no verdict",
     "unhealthy": "health checks failed: .*99-till: the till does not answer",
 }
@@ -204,7 +204,7 @@ def full_boot_partition(device: Device) -> None:
     device.node.run("fallocate -l $(( $(df --output=avail -B1 /efi | tail -n 1) - 1048576 )) /efi/filler")
     said = device.refused(device.publish("next"))
     device.node.run("rm /efi/filler && sync")
-    assert re.search(r"no space left to install it: \d+ bytes are needed, \d+ are free", said), said
+    assert re.search(r"no space left to install the bundle: \d+ bytes are needed, \d+ are free", said), said
     assert device.standing().slots.get("b") in (None, "bad")
 
 
@@ -244,25 +244,25 @@ def cases() -> list[Case]:
         Case("connection", "flapping", through(Fault(drop=4)), "b", "committed", other="good"),
         Case("connection", "slow", through(Fault(pace=30_000)), "b", "committed", other="good"),
         Case("connection", "500s", through(Fault(status=500, after=MIDDLE, times=12)), "b", "committed", other="good"),
-        Case("connection", "gone", gives_up(None, "can't be reached|connection was lost"), event=""),
+        Case("connection", "gone", gives_up(None, "cannot be reached|connection was lost"), event=""),
         Case(
-            "connection", "500s-for-ever", gives_up(Fault(status=500, after=MIDDLE), "over|500|in time"),
-            event="failed", why="over|500|lost|in time",
+            "connection", "500s-for-ever", gives_up(Fault(status=500, after=MIDDLE), "500|deadline has passed"),
+            event="failed", why="500|lost|deadline has passed",
         ),
         Case(
-            "connection", "silent-in-the-middle", gives_up(Fault(hang=True, after=MIDDLE), "in time|nothing for"),
-            event="failed", why="in time|nothing for",
+            "connection", "silent-in-the-middle", gives_up(Fault(hang=True, after=MIDDLE), "deadline|nothing for"),
+            event="failed", why="deadline|nothing for",
         ),
-        Case("connection", "silent", gives_up(Fault(hang=True), "does not answer|nothing|over"), event=""),
-        Case("connection", "no-ranges", gives_up(Fault(no_ranges=True), "can't send parts"), event=""),
-        Case("bundle", "endless", gives_up(Fault(endless=True), "no bundle|signature|Signature"), event=""),
+        Case("connection", "silent", gives_up(Fault(hang=True), "did not answer|nothing|deadline"), event=""),
+        Case("connection", "no-ranges", gives_up(Fault(no_ranges=True), "cannot send parts"), event=""),
+        Case("bundle", "endless", gives_up(Fault(endless=True), "not a complete bundle|signature|Signature"), event=""),
         Case("disk", "full", full_disk, event="", again=True),
         Case(
             "disk", "full-boot-partition", full_boot_partition, event="failed", why="no space left", again=True
         ),
         Case("disk", "snapshot", no_room_for_a_snapshot, "b", "committed", other="good", cluster=True),
     ]  # fmt: skip
-    found.append(Case("image", "boot-file-damaged", passed_over, why="passed it over", other="bad", again=True))
+    found.append(Case("image", "boot-file-damaged", passed_over, why="skipped it", other="bad", again=True))
     light = [name for name in WHY if name not in ("no-containerd", "never-ready")]
     for cluster, names in ((False, light), (True, list(WHY))):
         found += [

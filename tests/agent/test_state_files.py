@@ -49,8 +49,8 @@ def make_device(folder: Path) -> Device:
     folder.mkdir(exist_ok=True)
     device = Device(folder)
     system = device.system
-    handle_boot(device.node)
-    commit_update(device.node)
+    handle_boot(device.context)
+    commit_update(device.context)
     update = PendingUpdate(
         "1", UpdateKind.update, UpdateStage.installed, "a", "b", {"version": "1.0.0"}, {"version": "1.1.0"},
         "/b.raucb", "hash", since=records.current_time(), facts={"fetched": 1},
@@ -74,21 +74,21 @@ def make_device(folder: Path) -> Device:
 
 def read_everything(device: Device) -> None:
     """Run all code that reads the files: a boot, a commit, every report, and an attempt at each change."""
-    system, node = device.system, device.node
+    system, context = device.system, device.context
     records.load_object(system, download.METADATA_FILE, download.TYPES)
-    assert handle_boot(node) == 0
-    explain.page_lines(explain.collect(node))
-    json.dumps(explain.collect(node))
-    status.status_lines(status.update_status(node))
+    assert handle_boot(context) == 0
+    explain.page_lines(explain.collect_report(context))
+    json.dumps(explain.collect_report(context))
+    status.status_lines(status.update_status(context))
     [history.event_line(row) for row in history.read_history(system)]
     boot_records.last_boot_of(system, "a")
     download.downloaded_bytes(system)
     with suppress(Problem):  # refused with a message
-        switch.switch_pending(node, reboot=False)
+        switch.switch_pending(context, reboot=False)
     with suppress(Problem):
-        rollback.roll_back(node, reboot=False)
+        rollback.roll_back(context, reboot=False)
     with suppress(Problem):
-        commit_update(node)
+        commit_update(context)
     records.discard_download(system)
     cluster_data.reconcile_data(system)
     cluster_data.refuse_version(system, "upstream v1.36.3")
@@ -258,8 +258,8 @@ def test_damaged_names_on_the_esp_are_not_entries(kind: str, tmp_path: Path) -> 
         if not (folder / name).exists():
             (folder / name).mkdir()
     assert [asdict(entry) for entry in device.loader.read_entries(device.system)] == before
-    handle_boot(device.node)
-    status.status_lines(status.update_status(device.node))
+    handle_boot(device.context)
+    status.status_lines(status.update_status(device.context))
 
 
 def test_an_invalid_boot_state_of_u_boot_is_ignored() -> None:

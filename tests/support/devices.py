@@ -120,7 +120,7 @@ class Device:
         return System(self.root)
 
     @property
-    def node(self) -> UpdateContext:
+    def context(self) -> UpdateContext:
         report = Progress(output=self.output)
         return UpdateContext(
             self.system, self.loader, self.cluster, report, self.request_reboot, lambda: self.cluster.later()

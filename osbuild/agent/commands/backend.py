@@ -1,6 +1,6 @@
-"""What RAUC asks of the boot loader: which slot comes next, which slots can be booted, and to change that.
+"""`edge-agent backend`: RAUC's interface to the boot loader (RAUC's manual, "Custom Bootloader Backend Interface").
 
-RAUC's manual, "Custom Bootloader Backend Interface". RAUC's boot names are the names of the slots.
+The boot names of RAUC are the names of the slots.
 """
 
 import argparse
@@ -15,7 +15,7 @@ CALLS = ("get-primary", "set-primary", "get-state", "set-state", "get-current")
 
 
 def answer_call(system: System, call: str, arguments: list[str]) -> list[str]:
-    """Carry out a call; lines to be printed. Raises `ValueError` for one that makes no sense, `OSError` if it fails."""
+    """Run a call and return the lines to print. Raises `ValueError` for an invalid call, `OSError` for a failure."""
     loader = boot_loader(system)
     match call, *arguments:
         case ["get-current"]:
@@ -32,21 +32,21 @@ def answer_call(system: System, call: str, arguments: list[str]) -> list[str]:
         case ["set-state", slot, "bad"]:
             loader.reject(system, parse_slot(slot))
         case _:
-            raise ValueError(f"no such call of the boot loader: {' '.join([call, *arguments])}")
+            raise ValueError(f"unknown call of the boot loader backend: {' '.join([call, *arguments])}")
     return []
 
 
 def parse_slot(slot: str) -> str:
-    """A slot's name. Raises `ValueError` for anything else."""
+    """Check the name of a slot. Raises `ValueError`."""
     if not re.fullmatch("[a-z]", slot):
-        raise ValueError(f"{slot} is no slot")
+        raise ValueError(f"{slot} is not a slot")
     return slot
 
 
 def require_slot(slot: str | None) -> str:
-    """The slot that was found. Raises `OSError` where none was."""
+    """Return `slot`. Raises `OSError` if it is None."""
     if slot is None:
-        raise OSError(errno.ENOENT, "no slot is known")
+        raise OSError(errno.ENOENT, "the slot is unknown")
     return slot
 
 

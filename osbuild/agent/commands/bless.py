@@ -1,4 +1,4 @@
-"""Marks the running slot as good."""
+"""`edge-agent bless`: marks the running slot as good."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from osbuild.agent.system import System
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    """No options."""
 
 
 def main(options: argparse.Namespace) -> int:

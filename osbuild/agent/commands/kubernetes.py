@@ -1,4 +1,4 @@
-"""`edge-agent kubernetes …`."""
+"""`edge-agent kubernetes`: prepares, joins and checks Kubernetes, and manages the cluster data."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     commands.add_parser("prepare", help="write the configuration of Kubernetes' programs (runs at every boot)")
     commands.add_parser("renew", help="renew certificates, and the join token in the cluster (runs every day)")
-    joining = commands.add_parser("join", help="find the cluster of an agent node by its join token")
+    joining = commands.add_parser("join", help="let an agent node join its cluster with the join token")
     joining.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="how long to try")
     commands.add_parser(
         "address", help="wait for this node's address and write it to K3s' configuration (runs before K3s)"
@@ -22,15 +22,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for that")
     commands.add_parser("stop", help="stop the kubelet, then all containers in order (runs at every shutdown)")
     commands.add_parser("uncordon", help="uncordon the node if an update has cordoned it (runs after a good boot)")
-    commands.add_parser("snapshot", help="take a snapshot of the cluster's datastore, running or stopped")
-    listing = commands.add_parser("snapshots", help="list the snapshots of the cluster's datastore, newest first")
+    commands.add_parser("snapshot", help="take a snapshot of the datastore; Kubernetes may be running")
+    listing = commands.add_parser("snapshots", help="list the snapshots of the datastore, newest first")
     listing.add_argument("--json", action="store_true", help="print JSON")
     putting = commands.add_parser("restore", help="replace the datastore with a snapshot; Kubernetes must be stopped")
     putting.add_argument("snapshot", help="name of the snapshot, as listed by `snapshots`")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run one of the actions. Their modules are imported when needed: imports cost time at boot.
+    """Run one of the actions. Their modules are imported when needed: imports take time at boot.
 
     Raises `Problem` and `OSError`.
     """
@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def run_cluster_action(options: argparse.Namespace) -> int:
-    """The actions on the cluster's data and on the node's place in it. Raises `Problem` and `OSError`."""
+    """Run an action of `osbuild.agent.cluster`. Raises `Problem` and `OSError`."""
     from osbuild.agent.system import System
 
     system = System(options.root)
@@ -79,9 +79,13 @@ def run_cluster_action(options: argparse.Namespace) -> int:
     if options.action == "uncordon":
         from osbuild.agent.cluster.cluster_data import rejoin
 
-        metadata = rejoin(system)
-        print(metadata.get("problem") or f"uncordoned: {'yes' if metadata.get('uncordoned') else 'nothing to be done'}")
-        return 1 if "problem" in metadata else 0
+        result = rejoin(system)
+        print(
+            result.get("problem") or "the node is uncordoned"
+            if result.get("uncordoned")
+            else "the node was not cordoned by an update"
+        )
+        return 1 if "problem" in result else 0
     from osbuild.agent.cluster import snapshot_command
 
     if options.action == "snapshots":

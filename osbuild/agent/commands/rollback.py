@@ -1,4 +1,4 @@
-"""Goes back to the other slot by hand: what ran there before is tried again, with the cluster's data following it."""
+"""`edge-agent rollback`: returns to the other slot, whose image has to pass its health checks like an update."""
 
 import argparse
 import uuid
@@ -9,81 +9,81 @@ from osbuild.agent.update import boot_records, pending, records, switch
 from osbuild.agent.update.context import UpdateContext, handle_signals, need_root, this_device, update_lock
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 
-LIKE_INSTALL = "`edge-agent update install` puts an image there"
+INSTALL_HINT = "install an image there with `edge-agent update install`"
 
 
-def roll_back(node: UpdateContext, *, reboot: bool) -> None:
-    """Switch to the other slot, or take back a switch that was not booted yet. Raises `Problem`."""
-    with update_lock(node.system):
-        boot, update = node.read_boot(), pending.load_pending(node.system)
-        if update and update.stage is UpdateStage.switched and update.target == node.other:
-            switch.withdraw_switch(node, update)
+def roll_back(context: UpdateContext, *, reboot: bool) -> None:
+    """Switch to the other slot, or withdraw a switch that was not booted yet. Raises `Problem`."""
+    with update_lock(context.system):
+        boot, update = context.read_boot(), pending.load_pending(context.system)
+        if update and update.stage is UpdateStage.switched and update.target == context.other:
+            switch.withdraw_switch(context, update)
             return
-        check_other_slot(node, update)
-        back = plan_rollback(node)
-        node.progress.report_event(
-            "plan", f"going back to {back.title}", version=back.after.get("version"), slot=back.target
+        check_other_slot(context, update)
+        rollback = plan_rollback(context)
+        context.progress.report_event(
+            "plan", f"rolling back to {rollback.title}", version=rollback.after.get("version"), slot=rollback.target
         )
-        if text := describe_data(node, back):
-            node.progress.report_event("cluster", text)
-        if update and update.target == boot.slot:  # it is over once the other slot runs
-            back = replace(back, facts={pending.GIVEN_UP: asdict(update)})
-        switch.switch_slot(node, back, reboot=reboot)
+        if text := describe_data(context, rollback):
+            context.progress.report_event("cluster", text)
+        if update and update.target == boot.slot:  # the running update ends when the other slot is booted
+            rollback = replace(rollback, facts={pending.GIVEN_UP: asdict(update)})
+        switch.switch_slot(context, rollback, reboot=reboot)
 
 
-def check_other_slot(node: UpdateContext, update: PendingUpdate | None) -> None:
-    """Whether the other slot has what was good once. Raises `Problem`."""
-    other, boot = node.other, node.read_boot()
+def check_other_slot(context: UpdateContext, update: PendingUpdate | None) -> None:
+    """Raise `Problem` unless the other slot has an image that was good."""
+    other, boot = context.other, context.read_boot()
     if boot.entry is None:
-        raise Problem("the slots' boot entries can't be read", where="/efi", hint="is /efi mounted?")
+        raise Problem("the boot entries cannot be read", where="/efi", hint="check that /efi is mounted")
     if update and update.target == other and update.kind is UpdateKind.update:
-        written = "was being written" if update.stage is UpdateStage.writing else "never ran"
-        hint = "`edge-agent update switch` tries it" if update.stage is UpdateStage.installed else LIKE_INSTALL
-        raise Problem(f"slot {other} holds {update.after.get('version') or 'an image'}, which {written}", hint=hint)
+        state = "was only partly written" if update.stage is UpdateStage.writing else "was never booted"
+        hint = "try it with `edge-agent update switch`" if update.stage is UpdateStage.installed else INSTALL_HINT
+        raise Problem(f"slot {other} contains {update.after.get('version') or 'an image'}, which {state}", hint=hint)
     entry = next((entry for entry in boot.others if entry.slot == other), None)
     if entry is None:
-        raise Problem(f"slot {other} has no image that could be started", hint=LIKE_INSTALL)
+        raise Problem(f"slot {other} has no bootable image", hint=INSTALL_HINT)
     if entry.state == "bad":
-        raise Problem(f"slot {other} is marked as bad: it failed, or was being overwritten", hint=LIKE_INSTALL)
+        raise Problem(f"slot {other} is marked as bad: it has failed, or was only partly written", hint=INSTALL_HINT)
     if entry.state == "trial":
-        raise Problem(f"slot {other} was never found good; it has tries left", hint="reboot to have it tried")
+        raise Problem(f"slot {other} is still on trial and has tries left", hint="reboot to try it")
 
 
-def plan_rollback(node: UpdateContext) -> PendingUpdate:
-    """What to go back to, as far as is known from the last boot there."""
-    known = boot_records.last_boot_of(node.system, node.other) or {}
-    after = {name: known[name] for name in ("version", "kubernetes") if known.get(name)}
+def plan_rollback(context: UpdateContext) -> PendingUpdate:
+    """The rollback as a pending update. Version and Kubernetes are taken from the last boot of the slot."""
+    last_boot = boot_records.last_boot_of(context.system, context.other) or {}
+    after = {name: last_boot[name] for name in ("version", "kubernetes") if last_boot.get(name)}
     return PendingUpdate(
         str(uuid.uuid4()),
         UpdateKind.rollback,
         UpdateStage.installed,
-        node.slot,
-        node.other,
-        node.image,
+        context.slot,
+        context.other,
+        context.image,
         after,
         since=records.current_time(),
     )
 
 
-def describe_data(node: UpdateContext, back: PendingUpdate) -> str | None:
-    """What will happen to the cluster's data, for people; None without a cluster."""
-    if node.cluster is None:
+def describe_data(context: UpdateContext, rollback: PendingUpdate) -> str | None:
+    """What the rollback will do to the cluster data, as text; None without a cluster."""
+    if context.cluster is None:
         return None
     try:
-        cost = node.cluster.rollback_loss(node.system, back.after.get("kubernetes"))
+        loss = context.cluster.rollback_loss(context.system, rollback.after.get("kubernetes"))
     except Exception as error:
-        return f"what becomes of the cluster's data is not known: {error}"
-    if cost is None:
-        return "the cluster's data stays as it is"
-    if "snapshot" not in cost:
-        return f"the cluster's data stays as it is: {cost.get('problem')}"
-    counts = ", ".join(f"{count} {kind}" for kind, count in (cost.get("counts") or {}).items() if count)
-    lost = counts or cost.get("problem") or "nothing"
-    return f"the cluster's data goes back to the snapshot of {cost.get('taken')}; lost with it: {lost}"
+        return f"the effect on the cluster data is unknown: {error}"
+    if loss is None:
+        return "the cluster data is kept"
+    if "snapshot" not in loss:
+        return f"the cluster data is kept: {loss.get('problem')}"
+    counts = ", ".join(f"{count} {kind}" for kind, count in (loss.get("counts") or {}).items() if count)
+    lost = counts or loss.get("problem") or "nothing"
+    return f"the cluster data is restored from the snapshot of {loss.get('taken')}; lost changes: {lost}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-reboot", action="store_true", help="switch, but leave the reboot to you")
+    parser.add_argument("--no-reboot", action="store_true", help="switch, but do not reboot")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`edge-agent seed`: the steps of a boot, a look at the result, and a new seed for a running node."""
+"""`edge-agent seed`: applies the seed at boot, shows the result, and replaces the seed of a running node."""
 
 import argparse
 import json
@@ -19,12 +19,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     apply.add_argument("--reboot", action="store_true", help="reboot now")
     find = steps.add_parser("find", help="choose the seed of this boot (runs at boot)")
-    find.add_argument(
-        "--wait", type=float, metavar="SECONDS", help="how long to wait for a medium that may be used (default: 5)"
-    )
+    find.add_argument("--wait", type=float, metavar="SECONDS", help="how long to wait for a medium (default: 5)")
     steps.add_parser("configure", help="let cloud-init apply the seed, then store it (runs at boot)")
     steps.add_parser("scripts", help="run the scripts of the seed (runs at boot)")
-    blame = steps.add_parser("blame", help="print those of UNITS that the seed created, changed or configured")
+    blame = steps.add_parser("blame", help="print the UNITS that the seed created, changed or configured")
     blame.add_argument("units", nargs="+", metavar="UNIT")
 
 
@@ -37,8 +35,8 @@ def main(options: argparse.Namespace) -> int:
     if options.step == "blame":
         from osbuild.agent.seed import etc_changes
 
-        found = etc_changes.seed_caused(system, options.units)
-        print(*found, sep="\n", end="\n" if found else "")
+        units = etc_changes.seed_caused(system, options.units)
+        print(*units, sep="\n", end="\n" if units else "")
         return 0
     from osbuild.agent.seed import boot_steps
 
@@ -48,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def show_seed(system: System, *, as_json: bool) -> int:
-    """Print the report of this boot. 1 if the seed has errors."""
+    """Print the report of this boot. Returns 1 if the seed has errors."""
     report = load_report(system)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
@@ -58,7 +56,7 @@ def show_seed(system: System, *, as_json: bool) -> int:
 
 
 def apply_file(system: System, path: Path, *, reboot: bool) -> int:
-    """Replace the seed of this node."""
+    """Replace the seed of this node. Raises `Problem`."""
     from osbuild.agent import systemd
     from osbuild.agent.seed.replacement import replace_seed
     from osbuild.agent.update.context import need_root
@@ -67,7 +65,7 @@ def apply_file(system: System, path: Path, *, reboot: bool) -> int:
     accepted = replace_seed(system, path)
     for line in accepted.warnings:
         print(f"seed warning: {line}")
-    print("stored; it counts from the next boot on" + ("" if reboot else ": `sudo systemctl reboot`"))
+    print("stored; it is applied at the next boot" + ("" if reboot else ": `sudo systemctl reboot`"))
     if reboot:
         systemd.reboot()
     return 0

@@ -1,4 +1,4 @@
-"""Whether the update server can be reached: any HTTP answer says that it can."""
+"""`edge-agent reach`: checks whether the update server answers. Every HTTP status counts as an answer."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from osbuild.shared.records import parse_record
 
 
 def check_server(url: str, timeout: float) -> str | None:
-    """None if `url` (http or https) answers within `timeout` seconds, else what went wrong."""
+    """None if `url` (http or https) answers within `timeout` seconds, otherwise the error."""
     address = ServerAddress(url)
     if not address.remote:
         return f"{url} is not an http or https address"
@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
         raise Problem(str(error), where=AGENT_FILE, hint="it is made from the profile: make the seed again") from error
     url = settings.server or ""
     if not url:
-        print("no update server is set")
+        print("no update server is configured")
         return 0 if settings.offline else 1
     failure = check_server(url, options.timeout)
     if failure is None:

@@ -1,4 +1,4 @@
-"""What runs here, whether it is well, and why this slot."""
+"""`edge-agent status`: image, slot, health, seed and network of this node."""
 
 import argparse
 import json
@@ -16,28 +16,28 @@ NETWORK = "/run/edge-osbuild/network.json"
 
 
 def collect_status(system: System) -> dict[str, Any]:
-    """Everything that `edge-agent status --json` prints. `uptime` is in seconds, `space` in bytes."""
+    """The JSON of `edge-agent status --json`. `uptime` is in seconds, `space` in bytes."""
     space = file_system_space(system.path("/var"))
     image = system.image()
-    state = read_boot(system)
+    boot = read_boot(system)
     health = system.json(VERDICT_FILE)
     problems = system.json(NETWORK).get("problems")
     return {
         "name": image.get("name"),
         "version": image.get("version"),
         "architecture": image.get("architecture"),
-        "slot": state.slot,
+        "slot": boot.slot,
         "root_hash": system.argument("roothash"),
         "kernel": system.text("/proc/sys/kernel/osrelease").strip() or platform.release(),
         "kubernetes": image.get("kubernetes") or None,
         "boot": {
-            "entry": state.entry.file if state.entry else None,
-            "state": state.entry.state if state.entry else "unknown",
-            "left": state.entry.left if state.entry else None,
-            "done": state.entry.done if state.entry else None,
-            "counted": state.counted,
+            "entry": boot.entry.file if boot.entry else None,
+            "state": boot.entry.state if boot.entry else "unknown",
+            "left": boot.entry.left if boot.entry else None,
+            "done": boot.entry.done if boot.entry else None,
+            "counted": boot.counted,
         },
-        "why": state.explain(),
+        "why": boot.explain(),
         "health": health or {"healthy": False, "final": False, "seconds": 0.0, "checks": []},
         "seed": asdict(load_report(system)),
         "network": {"problems": problems if isinstance(problems, list) else []},
@@ -46,41 +46,41 @@ def collect_status(system: System) -> dict[str, Any]:
     }
 
 
-def status_lines(found: dict[str, Any]) -> list[str]:
-    """The same for people: short and aligned."""
-    health = found["health"]
+def status_lines(status: dict[str, Any]) -> list[str]:
+    """The status as a table of text, followed by problems of seed and network."""
+    health = status["health"]
     rows = [
-        ("image", f"{found['name'] or '?'} {found['version'] or '?'} ({found['architecture'] or '?'})"),
-        ("slot", f"{found['slot'] or '?'}: {found['why']}"),
-        ("boot", counter_summary(found["boot"])),
-        ("root", found["root_hash"] or "?"),
-        ("kernel", found["kernel"]),
-        ("kubernetes", kubernetes_summary(found["kubernetes"])),
-        ("up", format_duration(found["uptime"])),
-        *((name, format_space(value)) for name, value in found["space"].items() if value),
-        ("seed", seed_summary(found["seed"])),
+        ("image", f"{status['name'] or '?'} {status['version'] or '?'} ({status['architecture'] or '?'})"),
+        ("slot", f"{status['slot'] or '?'}: {status['why']}"),
+        ("boot", counter_summary(status["boot"])),
+        ("root", status["root_hash"] or "?"),
+        ("kernel", status["kernel"]),
+        ("kubernetes", kubernetes_summary(status["kubernetes"])),
+        ("up", format_duration(status["uptime"])),
+        *((name, format_space(value)) for name, value in status["space"].items() if value),
+        ("seed", seed_summary(status["seed"])),
         ("health", verdict_summary(health)),
     ]
     width = max(len(label) for label, _ in rows)
     text = [f"{label:{width}}  {value}" for label, value in rows]
     names = max((len(check["name"]) for check in health["checks"]), default=0)
     for check in health["checks"]:
-        said = " ".join(check["output"].split())
-        text.append(f"{'':{width}}  {'ok ' if check['ok'] else 'BAD'} {check['name']:{names}}  {said}".rstrip())
-    problems = [*seed_lines(found["seed"]), *(f"network error: {line}" for line in found["network"]["problems"])]
+        output = " ".join(check["output"].split())
+        text.append(f"{'':{width}}  {'ok ' if check['ok'] else 'BAD'} {check['name']:{names}}  {output}".rstrip())
+    problems = [*seed_lines(status["seed"]), *(f"network error: {line}" for line in status["network"]["problems"])]
     return [*text, "", *problems] if problems else text
 
 
-def seed_summary(found: dict[str, Any]) -> str:
-    """Where the seed is from, and how many things are wrong with it."""
-    sizes = {kind: len(found[f"{kind}s"]) for kind in ("error", "warning")}
+def seed_summary(seed: dict[str, Any]) -> str:
+    """The source of the seed, and the numbers of its errors and warnings."""
+    sizes = {kind: len(seed[f"{kind}s"]) for kind in ("error", "warning")}
     counts = [f"{size} {kind}{'s' if size > 1 else ''}" for kind, size in sizes.items() if size]
-    return ", ".join([found["source"] or "not applied yet", *counts])
+    return ", ".join([seed["source"] or "not applied yet", *counts])
 
 
-def seed_lines(found: dict[str, Any]) -> list[str]:
-    """What is wrong with the seed, and what was not looked at."""
-    return [*SeedReport(**found).problem_lines(), *found["notes"]]
+def seed_lines(seed: dict[str, Any]) -> list[str]:
+    """Errors and warnings of the seed, and notes about media that were not used."""
+    return [*SeedReport(**seed).problem_lines(), *seed["notes"]]
 
 
 def counter_summary(entry: dict[str, Any]) -> str:
@@ -89,18 +89,18 @@ def counter_summary(entry: dict[str, Any]) -> str:
     return f"{entry['state']}, {count_tries(entry['left'])} left, {entry['done']} done"
 
 
-def kubernetes_summary(found: dict[str, Any] | None) -> str:
-    if not found or found.get("role") in (None, "none"):
+def kubernetes_summary(kubernetes: dict[str, Any] | None) -> str:
+    if not kubernetes or kubernetes.get("role") in (None, "none"):
         return "none"
-    return f"{found.get('distribution')} {found.get('version')}, {found['role']}"
+    return f"{kubernetes.get('distribution')} {kubernetes.get('version')}, {kubernetes['role']}"
 
 
 def verdict_summary(health: dict[str, Any]) -> str:
     if health["healthy"]:
-        return f"good, after {health['seconds']:.0f} s"
+        return f"healthy after {health['seconds']:.0f} s"
     if health["final"]:
-        return "NOT GOOD"
-    return f"not yet, {health['seconds']:.0f} s after start" if health["checks"] else "not known yet"
+        return "NOT HEALTHY"
+    return f"not healthy yet, {health['seconds']:.0f} s after start" if health["checks"] else "not checked yet"
 
 
 def format_duration(seconds: float) -> str:
@@ -108,8 +108,8 @@ def format_duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    shown = [f"{count} {unit}" for count, unit in parts if count][:2]
-    return " ".join(shown) or "0 s"
+    largest = [f"{count} {unit}" for count, unit in parts if count][:2]
+    return " ".join(largest) or "0 s"
 
 
 def format_space(space: dict[str, int]) -> str:
@@ -121,6 +121,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    found = collect_status(System())
-    print(json.dumps(found, indent=2) if options.json else "\n".join(status_lines(found)))
-    return 0 if found["health"]["healthy"] else 1
+    status = collect_status(System())
+    print(json.dumps(status, indent=2) if options.json else "\n".join(status_lines(status)))
+    return 0 if status["health"]["healthy"] else 1

@@ -1,4 +1,4 @@
-"""`edge-agent update …`."""
+"""`edge-agent update`: installs, switches and commits updates, and shows their state."""
 
 import argparse
 import json
@@ -16,30 +16,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     install.add_argument("source", metavar="FILE|URL", help="a file, or an http or https URL")
     install.add_argument("--no-switch", action="store_true", help="only write the slot; `update switch` does the rest")
-    install.add_argument("--no-reboot", action="store_true", help="switch, but leave the reboot to you")
+    install.add_argument("--no-reboot", action="store_true", help="switch, but do not reboot")
     install.add_argument(
-        "--deadline", type=parse_seconds, metavar="SECONDS", help="when to give up (default: the profile's, or 3600)"
+        "--deadline",
+        type=parse_seconds,
+        metavar="SECONDS",
+        help="time limit of the installation (default: from the profile, or 3600)",
     )
     install.add_argument(
         "--fetch", choices=("auto", "parts", "whole"), default="auto",
         help="how to download: only new blocks (parts), the whole bundle first (whole), or whole if the Kubernetes "
-        "version changes and there is room for it (auto, the default)",
+        "version changes and there is space for it (auto, the default)",
     )  # fmt: skip
     install.add_argument("--json", action="store_true", help="print one JSON object per line")
-    switching = commands.add_parser("switch", help="switch to what was installed with --no-switch, and reboot")
-    switching.add_argument("--no-reboot", action="store_true", help="leave the reboot to you")
+    switching = commands.add_parser(
+        "switch", help="switch to an update that was installed with --no-switch, and reboot"
+    )
+    switching.add_argument("--no-reboot", action="store_true", help="do not reboot")
     switching.add_argument("--json", action="store_true", help="print one JSON object per line")
     for name, help in (
-        ("status", "show the pending update, and which version may be installed"),
+        ("status", "show the pending update and the minimum version"),
         ("history", "show past updates and their results"),
     ):
         commands.add_parser(name, help=help).add_argument("--json", action="store_true", help="print JSON")
-    commands.add_parser("boot", help="record this boot and its effect on the pending update (runs at every boot)")
-    commands.add_parser("commit", help="finish an update (runs at the end of a good boot)")
+    commands.add_parser(
+        "boot", help="record this boot, and determine the result of the pending update (runs at every boot)"
+    )
+    commands.add_parser("commit", help="finish an update (runs after the slot was marked as good)")
 
 
 def parse_seconds(text: str) -> float:
-    """A positive number, for argparse."""
+    """Parse a positive number for argparse. Raises `ValueError`."""
     value = float(text)
     if not 0 < value < 1e9:
         raise ValueError
@@ -47,47 +54,50 @@ def parse_seconds(text: str) -> float:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run one of the actions. Their modules are imported when needed: imports cost time at boot."""
+    """Run one of the actions. Their modules are imported when needed: imports take time at boot."""
     from osbuild.agent.update.context import handle_signals, need_root, this_device
     from osbuild.agent.update.progress import Progress
 
     machine = bool(getattr(options, "json", False))
-    report = Progress(machine)
+    progress = Progress(machine)
     try:
         need_root()
         if options.action in ("status", "history"):
             return show_state(options.action, machine)
-        node = this_device(report)
+        context = this_device(progress)
         if options.action == "boot":
             from osbuild.agent.update.after_boot import handle_boot
 
-            return handle_boot(node)
+            return handle_boot(context)
         if options.action == "commit":
             from osbuild.agent.update.commit import commit_update
 
-            commit_update(node)
+            commit_update(context)
             return 0
         handle_signals()
         if options.action == "switch":
             from osbuild.agent.update.switch import switch_pending
 
-            switch_pending(node, reboot=not options.no_reboot)
+            switch_pending(context, reboot=not options.no_reboot)
             return 0
         from osbuild.agent.update.install import InstallOptions, install_bundle
 
-        how = InstallOptions(not options.no_switch, not options.no_reboot, options.deadline, options.fetch)
-        install_bundle(node, options.source, how)
+        install_options = InstallOptions(not options.no_switch, not options.no_reboot, options.deadline, options.fetch)
+        install_bundle(context, options.source, install_options)
     except (Problem, OSError, KeyboardInterrupt) as error:
         if not machine:
             raise
         match error:
             case Problem():
-                report.report_event("error", error.message, where=error.where, hint=error.hint)
+                progress.report_event("error", error.message, where=error.where, hint=error.hint)
             case OSError():
-                report.report_event("error", error.strerror or str(error), where=error.filename, hint=None)
+                progress.report_event("error", error.strerror or str(error), where=error.filename, hint=None)
             case _:
-                report.report_event(
-                    "error", "interrupted", where=None, hint="`edge-agent update status` says how far it got"
+                progress.report_event(
+                    "error",
+                    "interrupted",
+                    where=None,
+                    hint="see `edge-agent update status`",
                 )
                 return 130
         return 1
@@ -95,18 +105,18 @@ def main(options: argparse.Namespace) -> int:
 
 
 def show_state(action: str, machine: bool) -> int:
-    """Print what is known."""
+    """Print the status or the history."""
     from osbuild.agent.update import history, status
     from osbuild.agent.update.context import this_device
 
-    node = this_device()
+    context = this_device()
     if action == "history":
-        rows = history.read_history(node.system)
+        rows = history.read_history(context.system)
         text = (
             [json.dumps(rows, indent=2)] if machine else [history.event_line(row) for row in rows] or ["no update yet"]
         )
     else:
-        found = status.update_status(node)
-        text = [json.dumps(found, indent=2)] if machine else status.status_lines(found)
+        status_report = status.update_status(context)
+        text = [json.dumps(status_report, indent=2)] if machine else status.status_lines(status_report)
     sys.stdout.write("\n".join(text) + "\n")
     return 0

@@ -1,7 +1,7 @@
-"""Updates: from a bundle to the verdict on the slot that it was written to.
+"""Updates, from a bundle to the verdict on the slot that it was written to.
 
-One update at a time. What has been done of it is in pending.json, written before each step, so that whoever comes
-after a power cut knows where it stopped. In order: RAUC writes the other slot (`writing`, then `installed`), the
-cluster is made ready, the boot loader is told (`switched`), and after the reboot `edge-agent update boot` and
-`edge-agent update commit` find out what has become of it.
+There is at most one pending update. Its stage is stored in pending.json before each step, so that after a power cut the
+next boot knows where the update stopped. The steps: RAUC writes the other slot (`writing`, then `installed`), the node
+is drained, the boot loader is switched (`switched`), and the device reboots. Then `edge-agent update boot` and
+`edge-agent update commit` determine the result.
 """

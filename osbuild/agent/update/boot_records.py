@@ -1,4 +1,4 @@
-"""The last boots of this node: which slot, which version, and how each ended as far as that is known."""
+"""Records of the last boots: slot, version, verdict, and how each boot ended."""
 
 from osbuild.agent import state_files
 from osbuild.agent.boot.loader import Boot
@@ -11,30 +11,30 @@ TYPES = {
     **dict.fromkeys(("boot", "time", "slot", "version", "kubernetes", "end"), str),
     **dict.fromkeys(("left", "done"), int), **dict.fromkeys(("healthy", "unpacks"), bool),
 }  # fmt: skip
-ENDED = "ended"  # the unit of `update boot` copies the boot's id there when the system goes down in order
+ENDED = "ended"  # edge-update-boot.service writes the boot id to this file at an orderly shutdown
 
 
 def record_boot(system: System, boot: Boot) -> None:
-    """Add this boot, and how the one before it ended. Raises `OSError`."""
-    this, image = records.read_boot_id(system), system.image()
+    """Record this boot, and how the previous one ended. Raises `OSError`."""
+    boot_id, image = records.read_boot_id(system), system.image()
     with records.state_lock(system):
         rows = read_boots(system)
-        if rows and rows[-1].get("boot") == this:
+        if rows and rows[-1].get("boot") == boot_id:
             return
         if rows:
             orderly = state_files.read_text(system, f"{records.FOLDER}/{ENDED}") == rows[-1].get("boot")
             rows[-1]["end"] = "in order" if orderly else "cut off"
         row = {
-            "boot": this, "time": records.current_time(), "slot": boot.slot, "version": image.get("version"),
+            "boot": boot_id, "time": records.current_time(), "slot": boot.slot, "version": image.get("version"),
             "kubernetes": running_kubernetes(system), "left": boot.entry.left if boot.entry else None,
             "done": boot.entry.done if boot.entry else None, "healthy": None, "end": None,
-            "unpacks": False,  # its K3s, to the data partition; images whose K3s does so do not write this
+            "unpacks": False,  # whether K3s unpacks itself to the data partition; older images omit this
         }  # fmt: skip
         records.save_rows(system, FILE, [*rows, row], count=COUNT, size=SIZE)
 
 
 def record_verdict(system: System, healthy: bool) -> None:
-    """Write down what the health checks found of this boot. Raises `OSError`."""
+    """Record the verdict on this boot. Raises `OSError`."""
     with records.state_lock(system):
         rows = read_boots(system)
         for row in rows:
@@ -44,18 +44,18 @@ def record_verdict(system: System, healthy: bool) -> None:
 
 
 def read_boots(system: System) -> list[records.Row]:
-    """All of them, the oldest first."""
+    """The recorded boots, the oldest first."""
     return records.read_rows(system, FILE, TYPES)
 
 
 def last_boot_of(system: System, slot: str) -> records.Row | None:
-    """The last boot of a slot."""
+    """The last recorded boot of a slot; None if there is none."""
     return next((row for row in reversed(read_boots(system)) if row.get("slot") == slot), None)
 
 
 def running_kubernetes(system: System) -> str:
-    """The Kubernetes of the running image as bundles have it, such as `upstream v1.36.3`; empty where it has none."""
-    found = system.image().get("kubernetes")
-    if not isinstance(found, dict) or not found.get("distribution"):
+    """Distribution and version of the running image, such as `upstream v1.36.3`; empty without Kubernetes."""
+    kubernetes = system.image().get("kubernetes")
+    if not isinstance(kubernetes, dict) or not kubernetes.get("distribution"):
         return ""
-    return f"{found['distribution']} {found.get('version', '')}".strip()
+    return f"{kubernetes['distribution']} {kubernetes.get('version', '')}".strip()

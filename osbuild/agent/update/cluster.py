@@ -1,4 +1,4 @@
-"""What an update asks of Kubernetes on this node. A node without it has no cluster, and nothing is asked."""
+"""The interface between an update and the cluster that the node belongs to. A node without Kubernetes has none."""
 
 import importlib
 from collections.abc import Callable
@@ -9,29 +9,29 @@ from osbuild.agent.update.boot_records import running_kubernetes
 
 
 class Cluster(Protocol):
-    """See `osbuild.agent.cluster.cluster_data`."""
+    """Implemented by the module `osbuild.agent.cluster.cluster_data`."""
 
-    def refuse_version(self, system: System, wanted: str) -> str | None:
-        """Why this node can't go to the Kubernetes `wanted`; None if it can."""
+    def refuse_version(self, system: System, version: str) -> str | None:
+        """Why this node cannot change to the Kubernetes `version`; None if it can."""
 
     def prepare_reboot(self, system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
-        """Make the node ready to go down, within `deadline` seconds: cordon, drain, snapshot. What history keeps."""
+        """Cordon and drain the node and take a snapshot, within `deadline` seconds. Returns details for the history."""
 
-    def rollback_loss(self, system: System, wanted: str | None = None) -> dict[str, Any] | None:
-        """What going back to the Kubernetes `wanted` would lose; None for nothing."""
+    def rollback_loss(self, system: System, version: str | None = None) -> dict[str, Any] | None:
+        """What a rollback to the Kubernetes `version` would lose; None if nothing."""
 
     def reconcile_data(self, system: System) -> dict[str, Any] | None:
-        """Before anything of Kubernetes runs: let its data follow the image. What was done; None for nothing."""
+        """Adapt the cluster data to the image, before Kubernetes starts. Returns what was done; None if nothing."""
 
     def mark_recorded(self, system: System) -> None:
-        """What `reconcile_data` said is written down: it need not say so again."""
+        """Confirm that the result of `reconcile_data` is recorded, so that it is not reported again."""
 
     def rejoin(self, system: System) -> dict[str, Any]:
-        """Undo what `prepare_reboot` did, and remove snapshots that are too many. What history keeps."""
+        """Uncordon the node and remove excess snapshots. Returns details for the history."""
 
 
 def load_cluster(system: System) -> Cluster | None:
-    """Kubernetes on this node; None where the image has none. It is loaded only here: imports are what takes time."""
+    """The cluster interface; None if the image has no Kubernetes. Imported on demand, because imports take time."""
     if not running_kubernetes(system):
         return None
     return cast(Cluster, importlib.import_module("osbuild.agent.cluster.cluster_data"))

@@ -1,7 +1,7 @@
-"""`edge-agent update commit`: once a boot has been found good and the boot loader knows it.
+"""`edge-agent update commit`: finishes an update after its slot is good.
 
-Every step may be done again, and is, where the one before was cut off: the floor, the cluster, the history, the end of
-the update.
+Every step can be repeated: minimum version, cluster, history, end of the update. After a power cut, the next boot
+repeats them.
 """
 
 from osbuild.agent.boot.loader import Boot
@@ -11,43 +11,45 @@ from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.pending import UpdateStage
 
 
-def commit_update(node: UpdateContext) -> None:
-    """Finish the update that runs now, if there is one, and take the node back into its cluster.
+def commit_update(context: UpdateContext) -> None:
+    """Finish the update of the running slot, if there is one, and let the node rejoin its cluster.
 
-    Raises `Problem` where the slot is still on trial, or where somebody installs, switches or goes back.
+    Raises `Problem` if the slot is still on trial, or if an update, switch or rollback is running.
     """
-    boot = node.read_boot()
+    boot = context.read_boot()
     if boot.on_trial:
-        hint = "systemd-bless-boot.service or edge-bless.service does that: look at its journal"
-        raise Problem(f"slot {boot.slot} is on trial: the boot loader was not told that it is good", hint=hint)
-    boot_records.record_verdict(node.system, True)
-    with update_lock(node.system):  # a rollback meanwhile has a note of its own, which would be taken for this one
-        finish_commit(node, boot)
+        hint = "see `journalctl -u systemd-bless-boot -u edge-bless`"
+        raise Problem(f"slot {boot.slot} is still on trial: it was not marked as good", hint=hint)
+    boot_records.record_verdict(context.system, True)
+    with update_lock(context.system):  # a concurrent rollback replaces pending.json
+        finish_commit(context, boot)
 
 
-def finish_commit(node: UpdateContext, boot: Boot) -> None:
-    """The same for a slot that was found good, with nobody else at work."""
-    system, update = node.system, pending.load_pending(node.system)
+def finish_commit(context: UpdateContext, boot: Boot) -> None:
+    """Commit the update of the running good slot. The caller holds the update lock."""
+    system, update = context.system, pending.load_pending(context.system)
     version = str(system.image().get("version") or "")
-    mine = update if update and update.target == boot.slot and update.stage is not UpdateStage.writing else None
-    # An older version that the signer allowed to come back lowers the floor; one that was rolled back to does not.
-    change = minimum_version.set_minimum if mine and mine.downgrade else minimum_version.raise_minimum
-    change(system, version)
+    committed = update if update and update.target == boot.slot and update.stage is not UpdateStage.writing else None
+    # A downgrade that the signer allows lowers the minimum version; a rollback does not.
+    set_version = minimum_version.set_minimum if committed and committed.downgrade else minimum_version.raise_minimum
+    set_version(system, version)
     if minimum_version.write_rauc_config(system):
         reload_rauc()
-    if mine:
-        # At every other boot edge-kubernetes-uncordon.service sees to it.
-        arrived = node.cluster.rejoin(system) if node.cluster else {}
+    if committed:
+        # At every other boot, edge-kubernetes-uncordon.service uncordons the node.
+        cluster_result = context.cluster.rejoin(system) if context.cluster else {}
         records.discard_download(system)
-        history.append_event(system, history.UpdateEvent.committed, mine, cluster={**mine.cluster, **arrived})
+        history.append_event(
+            system, history.UpdateEvent.committed, committed, cluster={**committed.cluster, **cluster_result}
+        )
         pending.clear_pending(system)
-        node.progress.report_event("committed", f"{mine.title} is good", version=version, slot=mine.target)
-    if mine or not update:
+        context.progress.report_event("committed", f"{committed.title} is good", version=version, slot=committed.target)
+    if committed or not update:
         leftovers.remove(system, boot)
 
 
 def reload_rauc() -> None:
-    """Have RAUC read its configuration again, where its service runs and has nothing to do."""
+    """Stop RAUC's service if it is idle, so that it reads its configuration when it starts again."""
     from osbuild.agent.update import dbus
     from osbuild.agent.update.failure import Failure
     from osbuild.agent.update.rauc import INSTALLING, NAME, RaucService

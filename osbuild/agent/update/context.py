@@ -1,4 +1,4 @@
-"""This node as an update sees it: which slot runs, how slots are switched, and who is told."""
+"""What every step of an update needs: the system, its boot loader, its cluster, and where progress is reported."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class UpdateContext:
-    """`reboot` asks for a reboot and returns, `later` for what `Cluster.rejoin` could not do now."""
+    """`reboot` requests a reboot and returns. `later` schedules what `Cluster.rejoin` could not do now."""
 
     system: System
     boot_loader: BootLoader
@@ -35,65 +35,64 @@ class UpdateContext:
 
     @property
     def slot(self) -> str:
-        """The slot that runs. Raises `Problem` where the boot loader did not say."""
+        """The running slot. Raises `Problem` if the kernel command line does not name it."""
         slot = self.system.argument("edge.slot")
         if slot not in ("a", "b"):
             raise Problem(
-                f"the slot that runs is not known: it is {slot!r}", where="/proc/cmdline",
-                hint="was this system started by its boot loader? updates need `edge.slot=` on the command line",
+                f"the running slot is unknown: `edge.slot` is {slot!r}", where="/proc/cmdline",
+                hint="start the device with its boot loader; updates need `edge.slot=` on the kernel command line",
             )  # fmt: skip
         return slot
 
     @property
     def other(self) -> str:
-        """The slot that does not run."""
+        """The slot that is not running."""
         return "b" if self.slot == "a" else "a"
 
     @property
     def image(self) -> dict[str, Any]:
-        """What runs here, as `Pending` has it."""
-        found = {
+        """Version and Kubernetes of the running image, as stored in `PendingUpdate.before`."""
+        image = {
             "version": self.system.image().get("version"),
             "kubernetes": boot_records.running_kubernetes(self.system),
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in image.items() if value}
 
     def read_boot(self) -> Boot:
-        """How this boot came about."""
+        """Read the boot state. Raises `Problem` if the running slot is unknown."""
         slot, booted, entries = (
             self.slot,
             self.boot_loader.booted_entry(self.system),
             self.boot_loader.read_entries(self.system),
         )
-        mine = next((entry for entry in entries if entry.slot == slot), None)
+        running = next((entry for entry in entries if entry.slot == slot), None)
         others = tuple(entry for entry in entries if entry.slot != slot)
-        return Boot(slot, mine or booted, booted is not None, others)
+        return Boot(slot, running or booted, booted is not None, others)
 
 
-def this_device(report: Progress | None = None) -> UpdateContext:
-    """The node that this runs on."""
+def this_device(progress: Progress | None = None) -> UpdateContext:
+    """The context of the device that this program runs on."""
     system = System()
-    return UpdateContext(system, boot_loader(system), load_cluster(system), report or Progress())
+    return UpdateContext(system, boot_loader(system), load_cluster(system), progress or Progress())
 
 
 def handle_signals() -> None:
-    """Have SIGTERM and a terminal that hangs up end this like Ctrl-C does: what was begun is undone. A second one of
-    them does not disturb that."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that the command undoes what it began. A second signal is ignored."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+    def interrupt(received: int, frame: FrameType | None) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for each in SIGNALS:
-        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup(1) has it
-            signal.signal(each, interrupt)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) ignores SIGHUP, and that is kept
+            signal.signal(number, interrupt)
 
 
 def need_root() -> None:
-    """Raises `Problem` for others."""
+    """Raise `Problem` if this process does not run as root."""
     if os.geteuid() != 0:
-        raise Problem("only root may do this", hint="run it with sudo")
+        raise Problem("this command needs root rights", hint="run it with sudo")
 
 
 def is_busy(system: System) -> bool:
@@ -103,7 +102,7 @@ def is_busy(system: System) -> bool:
 
 @contextmanager
 def update_lock(system: System) -> Iterator[None]:
-    """No two updates, switches or rollbacks at a time. Raises `Problem` where there is one already."""
+    """Hold the lock of updates, switches and rollbacks. Raises `Problem` if another process holds it."""
     path = system.path(LOCK)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -113,7 +112,7 @@ def update_lock(system: System) -> Iterator[None]:
             lock_descriptor(descriptor, patience=PATIENCE)
         except BlockingIOError:
             pid = os.read(descriptor, 20).decode(errors="replace").strip()
-            hint = f"wait for it: process {pid or '?'}; `edge-agent update status` says how far it is"
+            hint = f"wait for process {pid or '?'}; `edge-agent update status` shows the pending update"
             raise Problem("another update is being installed", hint=hint) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -1,4 +1,4 @@
-"""Calls on the system bus, by busctl(1)."""
+"""Calls on the system bus through busctl(1)."""
 
 import json
 import os
@@ -6,50 +6,53 @@ import subprocess
 import time
 from typing import Any
 
-TIMEOUT = 120.0  # seconds for an answer: a slow board that writes a card takes its time
+TIMEOUT = 120.0  # seconds; a slow board that is writing a card answers late
 
 
 class BusError(Exception):
-    """What the bus, or who was called on it, said."""
+    """A call failed. The message is that of the bus or of the called service."""
 
 
 def busctl(*arguments: str) -> list[Any]:
-    """What a call or properties are: for each line of the answer its `data`. Raises `BusError`."""
+    """Run busctl. Returns the `data` of each line of the answer. Raises `BusError`."""
     command = ["busctl", "--system", "--json=short", f"--timeout={TIMEOUT:g}", *arguments]
-    # Its option is for calls only, and a property would have 25 s (sd_bus_set_method_call_timeout(3)).
+    # `--timeout` applies to calls only; for properties it would be 25 s (sd_bus_set_method_call_timeout(3)).
     env = {**os.environ, "SYSTEMD_BUS_TIMEOUT": f"{TIMEOUT:g}"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT + 10, check=False, env=env)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT + 10, check=False, env=env)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BusError(str(error)) from error
-    if done.returncode:
-        raise BusError(done.stderr.strip().removeprefix("Call failed: ") or f"busctl ended with {done.returncode}")
+    if result.returncode:
+        raise BusError(
+            result.stderr.strip().removeprefix("Call failed: ") or f"busctl: exit status {result.returncode}"
+        )
     try:
-        return [json.loads(line)["data"] for line in done.stdout.splitlines() if line.strip()]
+        return [json.loads(line)["data"] for line in result.stdout.splitlines() if line.strip()]
     except (ValueError, KeyError, TypeError) as error:
-        raise BusError(f"busctl said what makes no sense: {done.stdout.strip()[:200]}") from error
+        raise BusError(f"invalid answer of busctl: {result.stdout.strip()[:200]}") from error
 
 
 def get_properties(service: str, path: str, interface: str, *names: str) -> list[Any]:
-    """Properties in the order of their names; the service is started where it does not run. Raises `BusError`."""
+    """The properties in the order of `names`. Starts the service if it is not running. Raises `BusError`."""
     end = time.monotonic() + TIMEOUT
     while True:
         try:
             return busctl("get-property", service, path, interface, *names)
         except BusError as error:
-            # The bus gives up on a service that starts after 25 s, systemd goes on (dbus-daemon(1), <limit>).
+            # The bus reports a timeout if a service takes more than 25 s to start, but systemd continues to start it
+            # (dbus-daemon(1), <limit>).
             if "timed out" not in str(error) or time.monotonic() > end:
                 raise
 
 
 def call_method(service: str, path: str, interface: str, method: str, *arguments: str) -> Any:
-    """What a method returns, a list of values; None where it returns nothing. Raises `BusError`."""
-    found = busctl("call", service, path, interface, method, *arguments)
-    return found[0] if found else None
+    """Call a method. Returns the list of its results; None if it has none. Raises `BusError`."""
+    results = busctl("call", service, path, interface, method, *arguments)
+    return results[0] if results else None
 
 
 def name_owner(name: str) -> str | None:
-    """The unique name of the program that has `name` now; None where none has. It is not started."""
+    """The unique name of the owner of `name`; None if it has no owner. Does not start the service."""
     try:
         return str(_bus("GetNameOwner", "s", name)[0])
     except BusError:
@@ -57,7 +60,7 @@ def name_owner(name: str) -> str | None:
 
 
 def owner_process(name: str) -> int:
-    """The process of a unique name. Raises `BusError`."""
+    """The process id of the owner of a unique name. Raises `BusError`."""
     return int(_bus("GetConnectionUnixProcessID", "s", name)[0])
 
 

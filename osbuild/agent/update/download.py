@@ -1,7 +1,7 @@
-"""A bundle that is fetched as one file before it is installed: where most of it is new.
+"""Download of a whole bundle before its installation, for bundles that are mostly new.
 
-RAUC asks for each block of 4 KiB that the device lacks when it comes to it, one after the other. For an update of some
-packages that saves most of the bundle; a new Kubernetes is tens of thousands of blocks, each of them a round trip.
+When RAUC streams a bundle, it requests each missing block of 4 KiB one after the other. That is good for small updates.
+A new Kubernetes consists of tens of thousands of new blocks, and each of them would cost a round trip.
 """
 
 import errno
@@ -24,29 +24,29 @@ from osbuild.agent.update.failure import NO_TIME, Failure, Reason, http_refusal
 from osbuild.agent.update.progress import ProgressCallback
 from osbuild.shared.files import clear_way
 
-METADATA_FILE, BUNDLE_FILE = records.DOWNLOAD  # the first says what the second is a part of
+METADATA_FILE, BUNDLE_FILE = records.DOWNLOAD  # the first describes the second
 TYPES = {"identity": str, "mark": str, "size": int}
 NUMBER = re.compile(r"[0-9]{1,18}")
 RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|[*])")  # RFC 9110, 14.4
 PRINTABLE = re.compile(r"[ -~]{0,256}")
 CHUNK = 2**20  # bytes
-FLUSH = 16 * CHUNK  # bytes after which what has come is made safe: a power cut costs no more
-NETWORK = "check the network and the server; what has come already is not fetched again"
-OTHER_FILE = Reason("the server has another file now", "it is fetched from its beginning", False)
-TOO_LARGE = Reason("the server sends more than the bundle can have", "check the address and the server")
+FLUSH = 16 * CHUNK  # bytes; the most that a power cut makes the device download again
+NETWORK = "check the network and the server; downloaded parts are kept"
+OTHER_FILE = Reason("the file on the server has changed", "the download starts again", False)
+TOO_LARGE = Reason("the server sends more data than the bundle can have", "check the address and the server")
 
 
 class OtherFile(Exception):
-    """The server's file is not the one that was begun."""
+    """The file on the server is not the one that was partly downloaded."""
 
 
 def download_path(system: System) -> Path:
-    """Where it is kept."""
+    """The path of the downloaded file."""
     return records.state_path(system, BUNDLE_FILE)
 
 
 def downloaded_bytes(system: System) -> int:
-    """Bytes that are there already, of whatever bundle."""
+    """The size of the downloaded file in bytes, whichever bundle it belongs to."""
     try:
         return download_path(system).stat().st_size
     except OSError:
@@ -55,9 +55,9 @@ def downloaded_bytes(system: System) -> int:
 
 @dataclass(frozen=True)
 class BundleDownload:
-    """What is downloaded: the bundle at `url`, of which no more than `limit` bytes are kept.
+    """The bundle to download from `url`; `identity` is a hash of its contents, `limit` its largest size in bytes.
 
-    `identity` names the bundle's contents. `end` is by time.monotonic(), `patience` in seconds without a byte.
+    `end` is a deadline by time.monotonic(), `patience` the longest time in seconds without a byte.
     """
 
     url: str
@@ -67,15 +67,15 @@ class BundleDownload:
     patience: float = 120.0
 
 
-def download_bundle(system: System, wanted: BundleDownload, progress: ProgressCallback) -> int:
-    """Get the rest of a bundle; how many bytes that were. Raises `Failure`.
+def download_bundle(system: System, bundle: BundleDownload, progress: ProgressCallback) -> int:
+    """Download the missing part of a bundle. Returns the number of downloaded bytes. Raises `Failure`.
 
-    What was begun of a bundle with another identity is thrown away. A server says what its file is by ETag or
-    date, and sends the rest only of the same (RFC 9110, 13.1.5).
+    A partial download of a bundle with another identity is removed.
     """
+    # The server identifies its file by ETag or date, and sends the rest only of the same file (RFC 9110, 13.1.5).
     try:
         try:
-            return download_rest(system, wanted, progress)
+            return download_rest(system, bundle, progress)
         except OtherFile as problem:
             records.discard_download(system)
             raise Failure(OTHER_FILE) from problem
@@ -83,55 +83,55 @@ def download_bundle(system: System, wanted: BundleDownload, progress: ProgressCa
         error.close()
         raise Failure(http_refusal(error.code)) from error
     except TimeoutError as error:
-        if time.monotonic() >= wanted.end:
+        if time.monotonic() >= bundle.end:
             raise Failure(NO_TIME) from error
-        raise Failure(Reason(f"the server sent nothing for {wanted.patience:.0f} s", NETWORK, False)) from error
+        raise Failure(Reason(f"the server sent nothing for {bundle.patience:.0f} s", NETWORK, False)) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, socket.gaierror) as error:
-        if time.monotonic() >= wanted.end:
+        if time.monotonic() >= bundle.end:
             raise Failure(NO_TIME) from error
-        why = ServerAddress(wanted.url).hide(str(getattr(error, "reason", None) or error))
-        raise Failure(Reason(f"the connection was lost: {why}", NETWORK, False)) from error
+        reason = ServerAddress(bundle.url).hide(str(getattr(error, "reason", None) or error))
+        raise Failure(Reason(f"the connection was lost: {reason}", NETWORK, False)) from error
     except INVALID_ANSWERS as error:
-        raise Failure(invalid_answer(ServerAddress(wanted.url).hide(str(error)))) from error
+        raise Failure(invalid_answer(ServerAddress(bundle.url).hide(str(error)))) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:  # the rest of the node needs room, too
+        if error.errno == errno.ENOSPC:  # the rest of the node needs the space
             with suppress(OSError):
                 records.discard_download(system)
-        message = f"it can't be kept below {records.FOLDER}: {error.strerror or error}"
-        raise Failure(Reason(message, "`edge-agent status` says how much is free")) from error
+        message = f"the bundle cannot be stored in {records.FOLDER}: {error.strerror or error}"
+        raise Failure(Reason(message, "`edge-agent status` shows the free space")) from error
 
 
-def download_rest(system: System, wanted: BundleDownload, progress: ProgressCallback) -> int:
-    """One request for what is not there yet. Raises `Failure`, `OtherFile`, `OSError` and what http.client raises."""
-    about = records.load_object(system, METADATA_FILE, TYPES)
-    if about.get("identity") != wanted.identity:
+def download_rest(system: System, bundle: BundleDownload, progress: ProgressCallback) -> int:
+    """Request the missing part once. Raises `Failure`, `OtherFile`, `OSError` and exceptions of http.client."""
+    metadata = records.load_object(system, METADATA_FILE, TYPES)
+    if metadata.get("identity") != bundle.identity:
         records.discard_download(system)
-        about = {}
+        metadata = {}
     clear_way(download_path(system))
-    begun, mark = downloaded_bytes(system), about.get("mark") or ""
-    if begun and begun == about.get("size"):
+    present, mark = downloaded_bytes(system), metadata.get("mark") or ""
+    if present and present == metadata.get("size"):
         return 0
-    address = ServerAddress(wanted.url)
+    address = ServerAddress(bundle.url)
     headers = {"User-Agent": "edge-agent", "Accept-Encoding": "identity"}
-    if begun and mark:
-        headers |= {"Range": f"bytes={begun}-", "If-Range": mark}
+    if present and mark:
+        headers |= {"Range": f"bytes={present}-", "If-Range": mark}
     request = urllib.request.Request(address.url, headers=headers)
     if address.authorization:
         request.add_unredirected_header("Authorization", address.authorization)
     try:
-        with open_request(request, wanted.patience, wanted.end) as answer:
-            at, size = answer_range(answer, begun)
-            found = strong_validator(answer.headers.get("ETag") or "") or strong_validator(
+        with open_request(request, bundle.patience, bundle.end) as answer:
+            offset, size = answer_range(answer, present)
+            new_mark = strong_validator(answer.headers.get("ETag") or "") or strong_validator(
                 answer.headers.get("Last-Modified") or ""
             )
-            if at and found != mark:  # it does not know If-Range
+            if offset and new_mark != mark:  # the server does not support If-Range
                 raise OtherFile
-            if size is not None and size > wanted.limit:
+            if size is not None and size > bundle.limit:
                 raise Failure(TOO_LARGE)
-            if not at:  # what is there is of another file: after a power cut it must not pass for a part of this one
+            if not offset:  # after a power cut, the old file must not be treated as a part of the new one
                 records.remove_file(system, BUNDLE_FILE)
-            records.save_object(system, METADATA_FILE, {"identity": wanted.identity, "mark": found, "size": size})
-            return append_body(system, answer, (at, size), wanted, progress)
+            records.save_object(system, METADATA_FILE, {"identity": bundle.identity, "mark": new_mark, "size": size})
+            return append_body(system, answer, (offset, size), bundle, progress)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise OtherFile from error
@@ -139,13 +139,13 @@ def download_rest(system: System, wanted: BundleDownload, progress: ProgressCall
 
 
 def strong_validator(mark: str) -> str:
-    """An ETag that stands for the very bytes, else nothing (RFC 9110, 8.8.1); nor one that can't be sent back."""
+    """A strong ETag or date (RFC 9110, 8.8.1) that can be sent back; otherwise an empty text."""
     return "" if mark.startswith("W/") or not PRINTABLE.fullmatch(mark) else mark
 
 
-def invalid_answer(what: str) -> Reason:
-    """An answer that is not as HTTP says."""
-    return Reason(f"the server's answer makes no sense: {what}", "check the address and the server", False)
+def invalid_answer(detail: str) -> Reason:
+    """The reason for an answer that violates HTTP."""
+    return Reason(f"the server's answer is invalid: {detail}", "check the address and the server", False)
 
 
 def parse_bytes(text: str, name: str) -> int:
@@ -155,52 +155,52 @@ def parse_bytes(text: str, name: str) -> int:
     return int(text)
 
 
-def answer_range(answer: Any, begun: int) -> tuple[int, int | None]:
-    """At which byte the answer begins, and how long the whole is. Raises `OtherFile` and `Failure`."""
+def answer_range(answer: Any, offset: int) -> tuple[int, int | None]:
+    """(first byte of the answer, size of the file or None). Raises `OtherFile` and `Failure`."""
     length = answer.headers.get("Content-Length")
     if answer.status == http.client.OK:
         return 0, parse_bytes(length.strip(), "Content-Length") if length is not None else None
     if answer.status != http.client.PARTIAL_CONTENT:
         raise Failure(invalid_answer(f"its status is {answer.status}"))
     match = RANGE.fullmatch((answer.headers.get("Content-Range") or "").strip())
-    if match is None or int(match[1]) != begun:
+    if match is None or int(match[1]) != offset:
         raise OtherFile
     if match[3] == "*":
-        return begun, None
-    if not begun <= int(match[2]) < int(match[3]):
+        return offset, None
+    if not offset <= int(match[2]) < int(match[3]):
         raise Failure(invalid_answer(f"Content-Range is {match[0]!r}"))
-    return begun, int(match[3])
+    return offset, int(match[3])
 
 
 def append_body(
-    system: System, answer: Any, expected: tuple[int, int | None], wanted: BundleDownload, progress: ProgressCallback
+    system: System, answer: Any, expected: tuple[int, int | None], bundle: BundleDownload, progress: ProgressCallback
 ) -> int:
-    """Append what comes: from byte `expected[0]` on, of a file of `expected[1]` bytes if that is known.
+    """Write the body to the downloaded file. Returns the number of received bytes. Raises `Failure` and `OSError`.
 
-    Raises `Failure` and `OSError`.
+    `expected` is the first byte of the body, and the size of the file or None.
     """
-    at, size = expected
+    offset, size = expected
     descriptor = os.open(download_path(system), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as output:
-        output.truncate(at)
-        output.seek(at)
-        done = safe = at
+        output.truncate(offset)
+        output.seek(offset)
+        received = flushed = offset
         try:
-            while data := answer.read1(CHUNK):  # not as many: a lost connection takes what is not complete
-                if done + len(data) > wanted.limit:
+            while data := answer.read1(CHUNK):  # read() would discard an incomplete chunk if the connection is lost
+                if received + len(data) > bundle.limit:
                     raise Failure(TOO_LARGE)
                 output.write(data)
-                done += len(data)
-                progress(100 * done // size if size else 0, "fetching the bundle", done - at)
-                if time.monotonic() > wanted.end:
+                received += len(data)
+                progress(100 * received // size if size else 0, "downloading the bundle", received - offset)
+                if time.monotonic() > bundle.end:
                     raise Failure(NO_TIME)
-                if done - safe >= FLUSH:
+                if received - flushed >= FLUSH:
                     os.fdatasync(output.fileno())
-                    safe = done
+                    flushed = received
         finally:
             os.fsync(output.fileno())
-    if time.monotonic() > wanted.end:  # the connection was ended then
+    if time.monotonic() > bundle.end:  # the connection was shut down at the deadline
         raise Failure(NO_TIME)
-    if size is not None and done < size:
-        raise Failure(Reason(f"the connection was lost after {done} of {size} bytes", NETWORK, False))
-    return done - at
+    if size is not None and received < size:
+        raise Failure(Reason(f"the connection was lost after {received} of {size} bytes", NETWORK, False))
+    return received - offset

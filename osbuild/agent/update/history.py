@@ -1,4 +1,4 @@
-"""What became of updates, one line an event."""
+"""The history of updates: one line per event."""
 
 from enum import StrEnum
 from typing import Any
@@ -16,7 +16,7 @@ TYPES = {
 
 
 class UpdateEvent(StrEnum):
-    """What happened to an update. A newer agent may have written others, which are shown as they are."""
+    """An event of an update. A newer agent may have stored other events; they are shown unchanged."""
 
     started = "started"
     installed = "installed"
@@ -31,29 +31,27 @@ class UpdateEvent(StrEnum):
     cluster = "cluster"
 
 
-def append_event(system: System, event: UpdateEvent, pending: PendingUpdate | None = None, **facts: Any) -> None:
-    """Add an event; one that this update has already is not added twice. Raises `OSError`.
-
-    A step that a power cut interrupted is done again after it, and so would its line be written again.
-    """
+def append_event(system: System, event: UpdateEvent, update: PendingUpdate | None = None, **details: Any) -> None:
+    """Add an event, unless `update` has this event already. Raises `OSError`."""
+    # A step that a power cut has interrupted is repeated, but its event must not be.
     row: records.Row = {"time": records.current_time(), "event": event}
-    if pending:
-        row |= {name: getattr(pending, name) for name in ("id", "kind", "origin", "target", "before", "after")}
-    row |= {name: value for name, value in facts.items() if value not in (None, {}, [], "")}
+    if update:
+        row |= {name: getattr(update, name) for name in ("id", "kind", "origin", "target", "before", "after")}
+    row |= {name: value for name, value in details.items() if value not in (None, {}, [], "")}
     with records.state_lock(system):
         rows = read_history(system)
-        if pending and any(old.get("id") == pending.id and old.get("event") == event for old in rows):
+        if update and any(other.get("id") == update.id and other.get("event") == event for other in rows):
             return
         records.save_rows(system, FILE, [*rows, row], count=COUNT, size=SIZE)
 
 
 def close_pending(system: System, update: PendingUpdate) -> None:
-    """Nothing is under way any more, but the update on trial that a rollback by hand was to end and has not ended."""
-    gone = abandoned_update(update)
-    if gone and not any(
-        row.get("id") == gone.id and row.get("event") == UpdateEvent.rolled_back for row in read_history(system)
+    """Close the pending update. If a manual rollback was meant to end a trial and failed, the trial stays pending."""
+    abandoned = abandoned_update(update)
+    if abandoned and not any(
+        row.get("id") == abandoned.id and row.get("event") == UpdateEvent.rolled_back for row in read_history(system)
     ):
-        save_pending(system, gone)
+        save_pending(system, abandoned)
     else:
         clear_pending(system)
 
@@ -64,23 +62,23 @@ def read_history(system: System) -> list[records.Row]:
 
 
 def last_event(system: System) -> records.Row | None:
-    """The last event of an update."""
+    """The last event of any update; None if there is none."""
     return next((row for row in reversed(read_history(system)) if "id" in row), None)
 
 
-def begin_of_last(system: System) -> str:
-    """When the last update began: the time of its first event, empty where there was none."""
+def start_of_last_update(system: System) -> str:
+    """The time of the first event of the last update; empty if there was no update."""
     identity = (last_event(system) or {}).get("id")
     return next((str(row.get("time")) for row in read_history(system) if identity and row.get("id") == identity), "")
 
 
 def event_line(row: records.Row) -> str:
-    """An event for people."""
-    before, after = records.object_below(row, "before"), records.object_below(row, "after")
-    arguments = [str(row.get("time", "?")), str(row.get("event", "?"))]
+    """An event as one line of text."""
+    before, after = records.nested_object(row, "before"), records.nested_object(row, "after")
+    columns = [str(row.get("time", "?")), str(row.get("event", "?"))]
     if row.get("id"):
-        arguments.append(
+        columns.append(
             f"{before.get('version') or '?'} -> {after.get('version') or '?'} (slot {row.get('target', '?')})"
         )
-    text = "  ".join(arguments)
+    text = "  ".join(columns)
     return f"{text}: {row['why']}" if row.get("why") else text

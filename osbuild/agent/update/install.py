@@ -1,4 +1,4 @@
-"""An update from a bundle to the reboot: looked at, written to the other slot, switched to."""
+"""Installation of a bundle: check it, write the other slot, switch to it, reboot."""
 
 import itertools
 import random
@@ -19,17 +19,17 @@ from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.agent.update.rauc import BundleManifest, RaucService, inspect_bundle, is_remote
 from osbuild.agent.update.rauc_journal import InstallStatistics
 
-DEADLINE = 3600.0  # seconds, where the profile does not say
-ANSWER_TIMEOUT = 120.0  # seconds that a server gets to show what it has
+DEADLINE = 3600.0  # seconds, if the profile does not set it
+ANSWER_TIMEOUT = 120.0  # seconds until a server must have sent the manifest
 LOG = "install.log"
-# How what is on a server is fetched: by what is new in it, block by block as RAUC comes to them, or as one file.
+# How a bundle is fetched from a server: depending on its contents, block by block while RAUC installs, or as one file.
 AUTO, PARTS, WHOLE = "auto", "parts", "whole"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class InstallOptions:
-    """`deadline` is in seconds from the start, for all attempts to fetch and write it."""
+    """`deadline` limits all attempts together, in seconds from the start. `fetch` is AUTO, PARTS or WHOLE."""
 
     switch: bool = True
     reboot: bool = True
@@ -37,196 +37,205 @@ class InstallOptions:
     fetch: str = AUTO
 
 
-def install_bundle(node: UpdateContext, source: str, options: InstallOptions) -> None:
-    """Install the bundle `source`, a file or an http(s) address. Raises `Problem`; then the slot that runs goes on."""
-    # RAUC's service has another current folder.
+def install_bundle(context: UpdateContext, source: str, options: InstallOptions) -> None:
+    """Install the bundle `source`, a file or an http(s) address. Raises `Problem`; then the running slot stays next."""
+    # RAUC's service has another working directory.
     address = ServerAddress(source if is_remote(source) else str(Path(source).absolute()))
-    source = address.shown  # what is reported and stored
+    source = address.shown  # this form is reported and stored
     if address.problem:
-        raise Problem(f"this is not an address: {address.problem}", hint="such as https://example.com/f.raucb")
-    with update_lock(node.system):
-        preconditions.check_ready(node)
-        seconds = options.deadline or float((node.system.image().get("update") or {}).get("deadline", DEADLINE))
+        raise Problem(
+            f"this address is not valid: {address.problem}", hint="write one like https://example.com/f.raucb"
+        )
+    with update_lock(context.system):
+        preconditions.check_ready(context)
+        seconds = options.deadline or float((context.system.image().get("update") or {}).get("deadline", DEADLINE))
         end = time.monotonic() + seconds
 
-        def ask() -> tuple[RaucService, str | None]:
+        def query_rauc() -> tuple[RaucService, str | None]:
             service = RaucService()
-            return service, service.installed_hash(node.other)
+            return service, service.installed_hash(context.other)
 
-        service, there = retry_until_deadline(node, source, end, ask)
+        service, installed_hash = retry_until_deadline(context, source, end, query_rauc)
         manifest = retry_until_deadline(
-            node, source, end, lambda: inspect_bundle(address, min(ANSWER_TIMEOUT, max(end - time.monotonic(), 1.0)))
+            context, source, end, lambda: inspect_bundle(address, min(ANSWER_TIMEOUT, max(end - time.monotonic(), 1.0)))
         )
-        if service.slot != node.slot:
-            hint = "the kernel's command line must have the same slot in `edge.slot=` and `rauc.slot=`"
-            raise Problem(f"RAUC takes slot {service.slot} for the one that runs, not {node.slot}", hint=hint)
-        downgrade = preconditions.check_bundle(node, source, manifest, service.compatible)
-        update = plan_update(node, source, manifest, downgrade, there)
-        node.progress.report_event(
+        if service.slot != context.slot:
+            hint = "the kernel command line must name the same slot in `edge.slot=` and `rauc.slot=`"
+            raise Problem(f"RAUC reports {service.slot} as the running slot instead of {context.slot}", hint=hint)
+        downgrade = preconditions.check_bundle(context, source, manifest, service.compatible)
+        update = plan_update(context, source, manifest, downgrade, installed_hash)
+        context.progress.report_event(
             "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {update.target}",
             version=manifest.version, slot=update.target,
         )  # fmt: skip
         if update.stage is UpdateStage.writing:
-            whole = address.remote and downloads_whole(node, manifest, options.fetch)
+            whole = address.remote and downloads_whole(context, manifest, options.fetch)
             limit = preconditions.largest_bundle(manifest) if whole else None
-            update = write_slot(node, update, lambda: install_from(node, update, address, end, limit))
+            update = write_slot(context, update, lambda: install_from(context, update, address, end, limit))
         else:
-            node.progress.report_event("installed", f"{update.title} is installed already")
+            context.progress.report_event("installed", f"{update.title} is already installed")
         if options.switch:
-            switch.switch_slot(node, update, reboot=options.reboot)
+            switch.switch_slot(context, update, reboot=options.reboot)
         else:
-            node.progress.report_event(
-                "waiting", "not switched to: `edge-agent update switch` does that", slot=update.target
+            context.progress.report_event(
+                "waiting", "not switched to; run `edge-agent update switch`", slot=update.target
             )
 
 
 def plan_update(
-    node: UpdateContext, source: str, manifest: BundleManifest, downgrade: bool, there: str | None
+    context: UpdateContext, source: str, manifest: BundleManifest, downgrade: bool, installed_hash: str | None
 ) -> PendingUpdate:
-    """The update that this bundle is; what is left to do of it, where it was begun before.
+    """The pending update for this bundle. If the bundle is already installed, this is the existing one.
 
-    `there` is the manifest's hash of what RAUC has put into the other slot, None where it does not know.
+    `installed_hash` is the manifest hash of the bundle in the other slot; None if RAUC does not know it.
     """
-    known = pending.load_pending(node.system)
-    if known and preconditions.is_installed_already(known, manifest, node.other) and there in (None, manifest.hash):
-        return known
-    if known:
-        history.append_event(node.system, history.UpdateEvent.replaced, known)
+    existing = pending.load_pending(context.system)
+    if (
+        existing
+        and preconditions.is_installed_already(existing, manifest, context.other)
+        and installed_hash in (None, manifest.hash)
+    ):
+        return existing
+    if existing:
+        history.append_event(context.system, history.UpdateEvent.replaced, existing)
     after = {"version": manifest.version, "kubernetes": manifest.meta.get("kubernetes", ""), "build": manifest.build}
     return PendingUpdate(
-        str(uuid.uuid4()), UpdateKind.update, UpdateStage.writing, node.slot, node.other, node.image,
+        str(uuid.uuid4()), UpdateKind.update, UpdateStage.writing, context.slot, context.other, context.image,
         {name: value for name, value in after.items() if value}, source, manifest.hash, downgrade,
         records.current_time(),
     )  # fmt: skip
 
 
-def write_slot(node: UpdateContext, update: PendingUpdate, write: Callable[[], dict[str, Any]]) -> PendingUpdate:
-    """Have `write` write the slot, with a note of it before and after. Raises what `write` raises."""
-    system = node.system
+def write_slot(context: UpdateContext, update: PendingUpdate, write: Callable[[], dict[str, Any]]) -> PendingUpdate:
+    """Call `write`, and record the stage of the update before and after. Raises what `write` raises."""
+    system = context.system
     pending.save_pending(system, update)
     try:
         history.append_event(system, history.UpdateEvent.started, update, source=update.source)
-        metadata = write()
+        details = write()
     except BaseException as error:
-        with suppress(OSError):  # what went wrong says more
+        with suppress(OSError):  # the first error is more important
             pending.clear_pending(system)
             history.append_event(
                 system, history.UpdateEvent.failed, update, why=str(error) or "interrupted", source=update.source
             )
         raise
-    update = replace(update, stage=UpdateStage.installed, facts=metadata)
+    update = replace(update, stage=UpdateStage.installed, facts=details)
     pending.save_pending(system, update)
-    history.append_event(system, history.UpdateEvent.installed, update, facts=metadata)
+    history.append_event(system, history.UpdateEvent.installed, update, facts=details)
     return update
 
 
-def downloads_whole(node: UpdateContext, manifest: BundleManifest, how: str) -> bool:
-    """Whether the bundle is fetched as one file first. Raises `Problem` where it must be, and there is no room."""
-    if how == PARTS or (how == AUTO and not preconditions.is_mostly_new(node, manifest)):
+def downloads_whole(context: UpdateContext, manifest: BundleManifest, fetch: str) -> bool:
+    """Whether to download the bundle first. Raises `Problem` if that is requested but there is no space."""
+    if fetch == PARTS or (fetch == AUTO and not preconditions.is_mostly_new(context, manifest)):
         return False
-    if preconditions.has_room_for_bundle(node, manifest, download.downloaded_bytes(node.system)):
+    if preconditions.has_room_for_bundle(context, manifest, download.downloaded_bytes(context.system)):
         return True
-    if how == WHOLE:
-        raise Problem("there is no room for the whole bundle", where="/var", hint=f"{FREE}; or --fetch parts")
-    node.progress.report_event("parts", "there is no room for the whole bundle: its new blocks are fetched one by one")
+    if fetch == WHOLE:
+        raise Problem("there is no space for the whole bundle", where="/var", hint=f"{FREE}; or use --fetch parts")
+    context.progress.report_event("parts", "there is no space for the whole bundle; new blocks are fetched one by one")
     return False
 
 
 def install_from(
-    node: UpdateContext, update: PendingUpdate, address: ServerAddress, end: float, limit: int | None
+    context: UpdateContext, update: PendingUpdate, address: ServerAddress, end: float, limit: int | None
 ) -> dict[str, Any]:
-    """Have RAUC write the slot from `address`, as often as it takes until `end`: what was installed and how.
+    """Let RAUC write the slot from `address`, with retries until `end`. Returns statistics. Raises `Problem`.
 
-    Raises `Problem`.
-
-    `limit`: the bundle is fetched as one file of at most so many bytes, from which RAUC installs it; None: it is not.
+    With `limit`, the bundle is first downloaded as one file of at most `limit` bytes.
     """
     from osbuild.agent.update.install_attempt import AttemptLog, InstallRequest, attempt_install
 
-    begin, record, system = time.monotonic(), AttemptLog(), node.system
+    begin, record, system = time.monotonic(), AttemptLog(), context.system
     source = address if limit is None else ServerAddress(str(download.download_path(system)))
     if limit is None:
         with suppress(OSError):
             records.discard_download(system)
     request = InstallRequest(source, update.id, end, update.downgrade)
 
-    def once() -> InstallStatistics:
+    def install_once() -> InstallStatistics:
         if limit is not None:
-            wanted = download.BundleDownload(address.text, update.manifest, limit, end)
-            record.fetched += download.download_bundle(system, wanted, node.progress.report_progress)
+            bundle = download.BundleDownload(address.text, update.manifest, limit, end)
+            record.fetched += download.download_bundle(system, bundle, context.progress.report_progress)
         try:
-            return attempt_install(system, request, node.progress.report_progress, record)
+            return attempt_install(system, request, context.progress.report_progress, record)
         except Failure as failure:
             if limit is None or failure.reason.kind == BUSY:
                 raise
             if failure.reason.final and failure.reason != NO_TIME:
-                records.discard_download(
-                    system
-                )  # the fault may be the file's, and would come back with it at every try
+                # The downloaded file may be the cause, and would make every retry fail.
+                records.discard_download(system)
             if failure.reason.kind != CORRUPT:
                 raise
-            raise Failure(replace(failure.reason, final=False)) from failure  # damaged on the way: one more try
+            raise Failure(replace(failure.reason, final=False)) from failure  # damaged during the transfer: one retry
 
     try:
-        statistics = retry_until_deadline(node, update.source, end, once)
+        statistics = retry_until_deadline(context, update.source, end, install_once)
         if limit is not None:
             statistics.fetched = record.fetched
-        if retry_until_deadline(node, update.source, end, lambda: RaucService().installed_hash(update.target)) not in (
+        if retry_until_deadline(
+            context, update.source, end, lambda: RaucService().installed_hash(update.target)
+        ) not in (
             None,
             update.manifest,
         ):
-            node.boot_loader.reject(node.system, update.target)
-            message = "what the server sent at last is not what it had shown at first"
-            raise Problem(message, where=update.source, hint="it was refused; try again")
+            context.boot_loader.reject(context.system, update.target)
+            message = "the server replaced the bundle during the installation"
+            raise Problem(message, where=update.source, hint="the slot was rejected; try again")
     except Failure as failure:
         raise failure.problem(update.source) from failure
     finally:
-        node.progress.end_line()
-        store_log(node, [address.hide(line) for line in record.lines])
+        context.progress.end_line()
+        store_log(context, [address.hide(line) for line in record.lines])
     with suppress(OSError):
         records.discard_download(system)
     seconds = time.monotonic() - begin
-    node.progress.report_event(
+    context.progress.report_event(
         "installed", f"{update.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **statistics.to_json()
     )
     if line := statistics.summary_line():
-        node.progress.report_event("adaptive", line)
+        context.progress.report_event("adaptive", line)
     return {"seconds": round(seconds, 1), **statistics.to_json()}
 
 
-def retry_until_deadline(node: UpdateContext, source: str, end: float, act: Callable[[], T]) -> T:
-    """Do it until it works, or fails for a reason that stays, or the time is over. Raises `Problem`."""
-    corrupt, last = 0, ""
+def retry_until_deadline(context: UpdateContext, source: str, end: float, action: Callable[[], T]) -> T:
+    """Call `action` until it succeeds, fails for a final reason, or the deadline has passed. Raises `Problem`."""
+    corrupt, last_message = 0, ""
     for wait in retry_delays():
         try:
-            return act()
+            return action()
         except Failure as failure:
-            why, over = failure.reason, end - time.monotonic() <= wait
-            if (why == NO_TIME or (over and not why.final)) and last not in ("", why.message):  # it had no time left
-                why = replace(why, message=f"{why.message}, after this: {last}")
-            last = failure.reason.message
-            corrupt += why.kind == CORRUPT
-            if why.final or corrupt > 1:
-                raise Failure(why).problem(source) from failure
-            if over:
-                hint = f"{why.hint}; then try again, or give it more time: --deadline SECONDS"
-                raise Failure(Reason(f"{why.message}, and the time is over", hint)).problem(source) from failure
-            node.progress.report_event(
-                "retry", f"{why.message}; again in {wait:.0f} s", why=why.message, wait=round(wait, 1)
+            reason, deadline_passed = failure.reason, end - time.monotonic() <= wait
+            if (reason == NO_TIME or (deadline_passed and not reason.final)) and last_message not in (
+                "",
+                reason.message,
+            ):
+                # The last attempt was cut short, so the error before it says more.
+                reason = replace(reason, message=f"{reason.message}; the error before: {last_message}")
+            last_message = failure.reason.message
+            corrupt += reason.kind == CORRUPT
+            if reason.final or corrupt > 1:
+                raise Failure(reason).problem(source) from failure
+            if deadline_passed:
+                hint = f"{reason.hint}; then try again, or allow more time with --deadline SECONDS"
+                raise Failure(Reason(f"{reason.message}; the deadline has passed", hint)).problem(source) from failure
+            context.progress.report_event(
+                "retry", f"{reason.message}; retrying in {wait:.0f} s", why=reason.message, wait=round(wait, 1)
             )
             time.sleep(wait)
     raise AssertionError("the waits never end")
 
 
 def retry_delays() -> Iterator[float]:
-    """Seconds from one attempt to the next: 2, 4, 8, to a minute, and a little by chance: a fleet comes in a crowd."""
+    """Delays between attempts in seconds, without end: 2, 4, 8, ..., 60. Jitter spreads the retries of a fleet."""
     for number in itertools.count(1):
         yield min(2.0**number, 60.0) * random.uniform(0.75, 1.25)
 
 
-def store_log(node: UpdateContext, lines: list[str]) -> None:
-    """Keep what RAUC said, for `explain`: the journal may be gone by then."""
+def store_log(context: UpdateContext, lines: list[str]) -> None:
+    """Store the log of RAUC for `edge-agent explain`, because the journal may be gone by then."""
     from osbuild.agent.update.rauc_journal import KEPT
 
-    with suppress(OSError):  # no reason to give up an installation
-        records.save_rows(node.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)
+    with suppress(OSError):  # not important enough to make the installation fail
+        records.save_rows(context.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)

@@ -1,4 +1,4 @@
-"""One attempt to have RAUC write the other slot, watched: it goes on, it fails, or it is ended because it hangs."""
+"""One attempt to let RAUC write the other slot. An attempt that hangs is stopped."""
 
 import re
 import time
@@ -14,15 +14,15 @@ from osbuild.agent.update.progress import ProgressCallback
 from osbuild.agent.update.rauc import INSTALLING, RaucService
 from osbuild.agent.update.rauc_journal import FALLBACK, InstallStatistics, JournalFollower
 
-PAUSE = 0.5
-# Seconds without a byte while a request is out. Linux itself gives up on a request to such a device after 300 s.
+PAUSE = 0.5  # seconds between two polls
+# Seconds without a byte while a request is open. Linux would give up on a request to an nbd device after 300 s.
 STALL = 120.0
 LOST = re.compile(r"no chunk with required hash \[(\w+)")
 
 
 @dataclass(frozen=True)
 class InstallRequest:
-    """What to install; `end` is when to give up, by time.monotonic()."""
+    """What to install. `end` is the deadline by time.monotonic(); `any_version` ignores the minimum version."""
 
     source: ServerAddress
     transaction: str
@@ -32,17 +32,15 @@ class InstallRequest:
 
 @dataclass
 class AttemptLog:
-    """Over all attempts: RAUC's lines, blocks at which one was ended (`find_lost_block`), bytes that failed ones
-    fetched.
-    """
+    """Collected over all attempts: lines of RAUC, blocks that stopped an attempt (`find_lost_block`), fetched bytes."""
 
     lines: list[str] = field(default_factory=list)
-    given_up: set[str] = field(default_factory=set)
+    lost_blocks: set[str] = field(default_factory=set)
     fetched: int = 0
 
 
 class StallDetector:
-    """Notices when a server neither sends nor fails."""
+    """Detects a server that sends nothing for `patience` seconds without closing the connection."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
@@ -50,7 +48,7 @@ class StallDetector:
         self.fetched = -1
 
     def poll(self, traffic: NbdCounters) -> bool:
-        """Whether nothing has come for too long. Before the first byte every second counts: nothing else happens."""
+        """Whether the server has stalled. Before the first byte, all time counts, because nothing else happens then."""
         if traffic.fetched != self.fetched or not (traffic.waiting or not traffic.counts):
             self.since, self.fetched = time.monotonic(), traffic.fetched
         return time.monotonic() - self.since > self.patience
@@ -64,9 +62,9 @@ def attempt_install(
     *,
     stall: float = STALL,
 ) -> InstallStatistics:
-    """Install once; `progress` is told percent, what is done, and bytes fetched. Raises `Failure`."""
+    """Install once. `progress` is called with percent, the current step and fetched bytes. Raises `Failure`."""
     remote, service = request.source.remote, RaucService()
-    traffic, stalled = NbdCounters(system), StallDetector(stall)
+    traffic, stall_detector = NbdCounters(system), StallDetector(stall)
     traffic.start()
     with KernelMessages(system) as kernel, JournalFollower() as log:
         try:
@@ -74,18 +72,20 @@ def attempt_install(
             while (state := service.read_state()).operation == INSTALLING:
                 traffic.poll()
                 progress(state.percent, state.message, record.fetched + traffic.fetched if remote else None)
-                over = time.monotonic() > request.end
-                # RAUC then copies the whole image instead, to the same disk.
-                if (over or any(FALLBACK in line for line in log.read_lines())) and failing_disk(kernel.read_lines()):
-                    raise Failure(find_reason("the slot can't be written", remote=remote, kernel=kernel.read_lines()))
-                if over:
+                deadline_passed = time.monotonic() > request.end
+                # After an I/O error, RAUC would copy the whole image to the same failing disk.
+                if (deadline_passed or any(FALLBACK in line for line in log.read_lines())) and failing_disk(
+                    kernel.read_lines()
+                ):
+                    raise Failure(find_reason("the slot cannot be written", remote=remote, kernel=kernel.read_lines()))
+                if deadline_passed:
                     raise Failure(NO_TIME)
-                if remote and stalled.poll(traffic):
+                if remote and stall_detector.poll(traffic):
                     hint = "check the network and the server"
                     raise Failure(Reason(f"the server sent nothing for {stall:.0f} s", hint, False))
-                if remote and (block := find_lost_block(log.read_lines())) and block not in record.given_up:
-                    record.given_up.add(block)
-                    raise Failure(find_reason("a block can't be read", remote=True, kernel=kernel.read_lines()))
+                if remote and (block := find_lost_block(log.read_lines())) and block not in record.lost_blocks:
+                    record.lost_blocks.add(block)
+                    raise Failure(find_reason("a block cannot be read", remote=True, kernel=kernel.read_lines()))
                 time.sleep(PAUSE)
         except BaseException as error:
             if not (isinstance(error, Failure) and error.reason.kind == BUSY):
@@ -108,11 +108,9 @@ def attempt_install(
 
 
 def find_lost_block(lines: list[str]) -> str | None:
-    """The block that RAUC could not read, where it now copies the whole image instead.
-
-    A server that is back a moment later would have to send all of it. It costs less to begin again, when RAUC finds
-    what it has written before. Should it stop at the same block again, the whole copy is what is left.
-    """
+    """The block that RAUC could not read and because of which it now copies the whole image; None if there is none."""
+    # A new attempt costs less than the whole copy, because RAUC finds the blocks that it has written already. If the
+    # new attempt stops at the same block, only the whole copy is left.
     for line in lines:
         if FALLBACK in line and (match := LOST.search(line)):
             return match[1]

@@ -1,15 +1,15 @@
-"""The kernel's own words while something runs: which disk failed, which block is not what was signed."""
+"""Messages of the kernel during an installation, such as I/O errors and failed dm-verity checks."""
 
 import os
 from types import TracebackType
 
 from osbuild.agent.system import System
 
-LIMIT = 2000  # lines that are kept
+LIMIT = 2000  # lines that are stored
 
 
 class KernelMessages:
-    """The kernel's log from now on (kernel documentation, ABI/testing/dev-kmsg). Without rights to it, it is empty."""
+    """New lines of the kernel log (kernel documentation, ABI/testing/dev-kmsg). Empty without the right to read it."""
 
     def __init__(self, system: System) -> None:
         self.lines: list[str] = []
@@ -36,9 +36,9 @@ class KernelMessages:
         while self.descriptor is not None and len(self.lines) < LIMIT:
             try:
                 record = os.read(self.descriptor, 8192).decode(errors="replace")
-            except BrokenPipeError:  # some were overwritten before they were read
+            except BrokenPipeError:  # lines were overwritten before they were read
                 continue
-            except OSError:  # no more for now
+            except OSError:  # no more lines at the moment
                 break
             if not record:
                 break

@@ -1,4 +1,4 @@
-"""How much of a bundle comes over the network: RAUC reads a streamed one through a network block device (nbd)."""
+"""Counts the bytes of a streamed bundle. RAUC reads such a bundle through a network block device (nbd)."""
 
 from dataclasses import dataclass, field
 
@@ -9,25 +9,26 @@ BLOCKS = "/sys/block"
 
 @dataclass
 class NbdCounters:
-    """Counts what is read through devices that were not connected before; `fetched` is in bytes, over all of them."""
+    """Counts bytes read from nbd devices that were connected after `start`."""
 
     system: System
     before: frozenset[str] = frozenset()
     counts: dict[str, int] = field(default_factory=dict)
-    waiting: bool = False  # for an answer to a request, at the last look
+    waiting: bool = False  # whether a request was open at the last poll
 
     def start(self) -> None:
-        """Devices that are connected now are somebody else's."""
+        """Reset the counters. Devices that are connected now belong to other programs and are ignored."""
         self.before = frozenset(self.connected_devices())
         self.counts = {}
         self.waiting = False
 
     def connected_devices(self) -> list[str]:
-        """A device has this file as long as it is connected (Linux, drivers/block/nbd.c)."""
+        """The names of connected devices. The file `pid` exists while a device is connected (drivers/block/nbd.c)."""
         return sorted(path.parent.name for path in self.system.path(BLOCKS).glob("nbd*/pid"))
 
     @property
     def fetched(self) -> int:
+        """Bytes read from all devices."""
         return sum(self.counts.values())
 
     def poll(self) -> None:
@@ -36,6 +37,6 @@ class NbdCounters:
         for name in self.connected_devices():
             values = self.system.text(f"{BLOCKS}/{name}/stat").split()
             if name not in self.before and len(values) > 8:
-                # Sectors are 512 bytes here whatever the device has. A device that is used again counts on.
+                # Sectors are 512 bytes here for every device. The counter continues if a device is used again.
                 self.counts[name] = max(self.counts.get(name, 0), int(values[2]) * 512)
                 self.waiting |= int(values[8]) > 0

@@ -1,4 +1,4 @@
-"""What has become of an update, read from what is written of it and from the boot loader's entries."""
+"""The state of an update, derived from its record and the boot entries."""
 
 from enum import StrEnum
 
@@ -8,27 +8,27 @@ from osbuild.agent.update.context import UpdateContext
 from osbuild.agent.update.pending import PendingUpdate, UpdateStage
 from osbuild.agent.update.records import read_boot_id
 
-SKIPPED = "the boot loader passed it over: its boot file is damaged, or somebody chose the other slot"
+SKIPPED = "the boot loader skipped it: its boot image is damaged, or somebody chose the other slot"
 
 
 class UpdateOutcome(StrEnum):
-    """What has become of an update."""
+    """The state of an update."""
 
-    trial = "trial"  # its slot runs: the verdict comes with the commit
-    interrupted = "interrupted"  # while the slot was written: nothing was switched, the slot may be half written
-    unswitched = "unswitched"  # the slot is whole; the boot loader was not told, or has been told otherwise
+    trial = "trial"  # its slot is running; the commit will end the trial
+    interrupted = "interrupted"  # interrupted while the slot was written; nothing was switched
+    unswitched = "unswitched"  # the slot is complete, but the boot loader was not switched, or was switched back
     waiting = "waiting"  # the next boot tries it
-    rolled_back = "rolled back"  # it was tried, and the other slot runs again
-    unknown = "unknown"  # the entries can't be read
+    rolled_back = "rolled back"  # it was tried, and the other slot is running again
+    unknown = "unknown"  # the boot entries cannot be read
 
 
-def find_outcome(update: PendingUpdate, boot: Boot, primary: str | None) -> UpdateOutcome:
-    """What has become of `update`. `primary` is the slot that the boot loader takes next, None if it is not known."""
+def find_outcome(update: PendingUpdate, boot: Boot, next_slot: str | None) -> UpdateOutcome:
+    """The state of `update`. `next_slot` is the slot that is booted next; None if that cannot be read."""
     if update.stage is UpdateStage.writing:
         return UpdateOutcome.interrupted
     if boot.slot == update.target:
         return UpdateOutcome.trial
-    if primary is None:
+    if next_slot is None:
         return UpdateOutcome.unknown
     if update.verdict:
         return UpdateOutcome.rolled_back
@@ -36,42 +36,46 @@ def find_outcome(update: PendingUpdate, boot: Boot, primary: str | None) -> Upda
     if entry is None:
         return UpdateOutcome.unswitched
     if entry.left is not None and entry.done:
-        return UpdateOutcome.rolled_back  # with tries left too: it would be tried again, and has had its turn
-    # A slot that was good before comes next without a switch, too, where the one that runs has no try left.
-    told = entry.left is not None or boot.entry is None or boot.entry.left != 0
-    return UpdateOutcome.waiting if primary == update.target and told else UpdateOutcome.unswitched
+        return UpdateOutcome.rolled_back  # even with tries left, because the slot has failed once
+    # A slot that was good before is next even without a switch, if the running slot has no try left.
+    switched = entry.left is not None or boot.entry is None or boot.entry.left != 0
+    return UpdateOutcome.waiting if next_slot == update.target and switched else UpdateOutcome.unswitched
 
 
-def was_skipped(update: PendingUpdate, now: str) -> bool:
-    """Whether an update that is `waiting` has been waited for: it was to come next in an earlier boot than `now`.
-
-    A boot file that can't be read, or is not listed, costs no try, and would come next for ever.
-    """
-    return update.stage is UpdateStage.switched and bool(update.boot and now) and update.boot != now
+def was_skipped(update: PendingUpdate, boot_id: str) -> bool:
+    """Whether an update in state `waiting` was switched to in an earlier boot than `boot_id`."""
+    # The boot loader skips a damaged boot image without using a try, so the update would stay `waiting` forever.
+    return update.stage is UpdateStage.switched and bool(update.boot and boot_id) and update.boot != boot_id
 
 
-def explain_rollback(node: UpdateContext, update: PendingUpdate) -> str:
+def explain_rollback(context: UpdateContext, update: PendingUpdate) -> str:
     """Why an update was rolled back, as far as that is known."""
-    said = health_verdict.read_failed(node.system)
+    verdict = health_verdict.read_failed(context.system)
     version = update.after.get("version")
     if (
-        said.get("slot") == update.target
-        and said.get("version") == version
-        and booted_since_switch(node, update, said.get("boot"))
+        verdict.get("slot") == update.target
+        and verdict.get("version") == version
+        and booted_since_switch(context, update, verdict.get("boot"))
     ):
-        return f"health checks failed: {health_verdict.failure_reasons(said) or 'they did not say which'}"
-    seen = crash_evidence.crash_hints(node.system, update.since)
-    tail = f" ({'; '.join(seen)})" if seen else ""
-    if booted_since_switch(node, update, (boot_records.last_boot_of(node.system, update.target) or {}).get("boot")):
-        return f"no verdict: it hung, panicked or lost power before its health checks were over{tail}"
-    return f"it never came as far as this agent: its boot file, kernel or root failed, or its agent does not run{tail}"
+        return f"health checks failed: {health_verdict.failure_reasons(verdict) or 'the failed checks are unknown'}"
+    traces = crash_evidence.crash_hints(context.system, update.since)
+    evidence = f" ({'; '.join(traces)})" if traces else ""
+    if booted_since_switch(
+        context, update, (boot_records.last_boot_of(context.system, update.target) or {}).get("boot")
+    ):
+        return f"no verdict: it hung, panicked or lost power before its health checks ended{evidence}"
+    failed = "its boot image, kernel or root file system failed, or the agent does not run"
+    return f"it did not reach the edge agent: {failed}{evidence}"
 
 
-def booted_since_switch(node: UpdateContext, update: PendingUpdate, boot: object) -> bool:
-    """Whether a boot was one of this update's slot since it was switched to: they follow the last one of the origin."""
-    for row in reversed(boot_records.read_boots(node.system)):
+def booted_since_switch(context: UpdateContext, update: PendingUpdate, boot: object) -> bool:
+    """Whether `boot` (a boot id) is a boot of the update's slot after the switch.
+
+    Such boots follow the last boot of the origin.
+    """
+    for row in reversed(boot_records.read_boots(context.system)):
         if row.get("slot") == update.target and row.get("boot") == boot:
             return True
-        if row.get("slot") == update.origin and row.get("boot") != read_boot_id(node.system):
+        if row.get("slot") == update.origin and row.get("boot") != read_boot_id(context.system):
             return False
     return False

@@ -1,4 +1,4 @@
-"""The update that is under way: what it is, and how far it got."""
+"""The pending update with its stage, stored in pending.json."""
 
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import StrEnum
@@ -9,31 +9,31 @@ from osbuild.agent.system import System
 from osbuild.agent.update import records
 
 FILE = "pending.json"
-GIVEN_UP = "given_up"  # among the facts of a rollback: the update that it ends
+GIVEN_UP = "given_up"  # key in `facts` of a rollback: the update that it ends
 
 
 class UpdateKind(StrEnum):
-    """What is under way."""
+    """The kind of a pending update."""
 
     update = "update"
-    rollback = "rollback"  # by hand
+    rollback = "rollback"  # manual, with `edge-agent rollback`
 
 
 class UpdateStage(StrEnum):
-    """How far it is."""
+    """The stage of a pending update."""
 
     writing = "writing"  # RAUC may be overwriting the slot
-    installed = "installed"  # the slot is whole, and the boot loader does not know of it
-    switched = "switched"  # the boot loader has been told, or was just going to be
+    installed = "installed"  # the slot is complete, and the boot loader has not been switched
+    switched = "switched"  # the boot loader has been switched, or was about to be
 
 
 @dataclass(frozen=True)
 class PendingUpdate:
-    """An update, or a rollback by hand, from slot `origin` to `target`.
+    """An update or a manual rollback from slot `origin` to `target`. The names of the fields are keys in pending.json.
 
-    `before` and `after` say what runs there: `version`, `kubernetes`. `manifest` is the bundle's hash. `downgrade`: the
-    bundle's signer allows to go back. `facts` is what the installation said, `cluster` what leaving the cluster said.
-    `boot` is the boot in which the boot loader was told, `verdict` why it is being given up, once that is known.
+    `before` and `after` describe the images: `version`, `kubernetes`. `manifest` is the hash of the bundle manifest.
+    `downgrade` means that the signer allows a lower version. `facts` are statistics of the installation, `cluster` the
+    results for the cluster. `boot` is the id of the boot that switched, `verdict` the reason of a rollback.
     """
 
     id: str
@@ -54,11 +54,12 @@ class PendingUpdate:
 
     @property
     def title(self) -> str:
-        """For people: what is to run where."""
+        """Version and slot, for messages."""
         return f"{self.after.get('version') or 'the image'} in slot {self.target}"
 
 
 # As JSON has them: a kind or stage is text.
+# The types in JSON, in which a kind or stage is text.
 TYPES: dict[str, type] = {
     item.name: str if item.name in ("kind", "stage") else get_origin(item.type) or item.type  # type: ignore[misc]
     for item in fields(PendingUpdate)
@@ -67,26 +68,26 @@ REQUIRED = [item.name for item in fields(PendingUpdate) if item.default is MISSI
 
 
 def load_pending(system: System) -> PendingUpdate | None:
-    """The update that is under way; None where there is none, or what is written there makes no sense."""
-    found = records.load_object(system, FILE, TYPES, REQUIRED)
-    update = parse_pending(found)
-    if found and update is None:
+    """The pending update; None if there is none or its record is not valid."""
+    row = records.load_object(system, FILE, TYPES, REQUIRED)
+    update = parse_pending(row)
+    if row and update is None:
         state_files.report_damage(
-            system.path(f"{records.FOLDER}/{FILE}"), f"it is the {found['kind']!r} at the stage {found['stage']!r}"
+            system.path(f"{records.FOLDER}/{FILE}"), f"its kind is {row['kind']!r}, its stage {row['stage']!r}"
         )
     return update
 
 
 def abandoned_update(update: PendingUpdate) -> PendingUpdate | None:
-    """The update on trial that a rollback by hand is to end."""
-    known = update.facts.get(GIVEN_UP)
-    return parse_pending(known) if isinstance(known, dict) else None
+    """The update on trial that a manual rollback ends; None if there is none."""
+    row = update.facts.get(GIVEN_UP)
+    return parse_pending(row) if isinstance(row, dict) else None
 
 
-def parse_pending(found: records.Row) -> PendingUpdate | None:
-    """None for what makes no sense."""
+def parse_pending(row: records.Row) -> PendingUpdate | None:
+    """Parse a record; None if it is not valid."""
     values: dict[str, Any] = {
-        name: value for name, value in found.items() if name in TYPES and isinstance(value, TYPES[name])
+        name: value for name, value in row.items() if name in TYPES and isinstance(value, TYPES[name])
     }
     try:
         values |= {"kind": UpdateKind(values["kind"]), "stage": UpdateStage(values["stage"])}
@@ -95,11 +96,11 @@ def parse_pending(found: records.Row) -> PendingUpdate | None:
         return None
 
 
-def save_pending(system: System, pending: PendingUpdate) -> None:
-    """Raises `OSError`."""
-    records.save_object(system, FILE, asdict(pending))
+def save_pending(system: System, update: PendingUpdate) -> None:
+    """Store the pending update. Raises `OSError`."""
+    records.save_object(system, FILE, asdict(update))
 
 
 def clear_pending(system: System) -> None:
-    """No update is under way any more. Raises `OSError`."""
+    """Remove the pending update. Raises `OSError`."""
     records.remove_file(system, FILE)

@@ -1,4 +1,4 @@
-"""What must not be installed here, said before anything is written. RAUC and the boot flow check again."""
+"""Checks before an installation changes anything. RAUC and the bundle's hook check some of them again."""
 
 from osbuild.agent.boot.loader import count_tries
 from osbuild.agent.errors import FREE, Problem
@@ -10,122 +10,126 @@ from osbuild.shared.files import file_system_space
 from osbuild.shared.image_versions import is_older
 
 BLOCK = 4096
-INDEX = 32  # bytes of RAUC's index for each block, of which it has one a slot and one it writes
-SPARE = 64 * 2**20  # bytes that must stay free below /var: less fails a health check
+INDEX = 32  # bytes per block in RAUC's index; RAUC stores the index of the slot and writes a new one
+SPARE = 64 * 2**20  # bytes that must stay free in /var; a health check fails below this
 
 
-def check_ready(node: UpdateContext) -> None:
-    """Whether this node may be updated at all now. Raises `Problem`."""
-    slot, other, boot, update = node.slot, node.other, node.read_boot(), pending.load_pending(node.system)
-    if boot.entry is None or node.boot_loader.next_slot(node.system) is None:
-        hint = "is /efi mounted, and does `edge-agent status` name the slot's entry?"
-        raise Problem("the slots' boot entries can't be read", where="/efi", hint=hint)
+def check_ready(context: UpdateContext) -> None:
+    """Raise `Problem` if this node cannot be updated now."""
+    slot, other, boot, update = context.slot, context.other, context.read_boot(), pending.load_pending(context.system)
+    if boot.entry is None or context.boot_loader.next_slot(context.system) is None:
+        hint = "check that /efi is mounted and that `edge-agent status` shows the boot entries"
+        raise Problem("the boot entries cannot be read", where="/efi", hint=hint)
     if boot.on_trial:
-        hint = f"slot {other} is what it falls back to; wait for the verdict: `edge-agent status`"
-        left = f"slot {slot} is still on trial ({count_tries(boot.entry.left or 0)} left)"
-        raise Problem(left, hint=hint)
+        hint = f"slot {other} is needed for a fallback; wait for the verdict (`edge-agent status`)"
+        message = f"slot {slot} is still on trial ({count_tries(boot.entry.left or 0)} left)"
+        raise Problem(message, hint=hint)
     if update and update.stage is UpdateStage.switched:
         if update.target == slot:
-            raise Problem("the last update is not finished", hint="`systemctl status edge-update-commit` says why")
-        hint = "reboot to try it, or take it back with `edge-agent rollback`"
-        raise Problem(f"{update.title} is to be booted next", hint=hint)
+            raise Problem("the last update is not committed", hint="see `systemctl status edge-update-commit`")
+        hint = "reboot to try it, or withdraw it with `edge-agent rollback`"
+        raise Problem(f"{update.title} will be booted next", hint=hint)
 
 
-def check_bundle(node: UpdateContext, source: str, manifest: BundleManifest, compatible: str) -> bool:
-    """Whether a bundle fits this node; True where its signer allows that it is older. Raises `Problem`."""
-    system, image = node.system, node.system.image()
+def check_bundle(context: UpdateContext, source: str, manifest: BundleManifest, compatible: str) -> bool:
+    """Raise `Problem` if a bundle does not fit this node. Returns whether it is a downgrade that its signer allows."""
+    system, image = context.system, context.system.image()
     if manifest.compatible != compatible:
-        hint = "take the bundle of this board and profile"
-        raise Problem(f"it is for {manifest.compatible}, and this device is {compatible}", where=source, hint=hint)
-    wanted = manifest.meta.get("architecture")
-    if wanted and wanted != image.get("architecture"):
-        hint = "take the bundle of this board"
-        raise Problem(f"it is for {wanted}, and this device is {image.get('architecture')}", where=source, hint=hint)
-    check_owner(node, source, manifest)
-    downgrade = check_version(node, source, manifest)
+        hint = "use the bundle for this board and profile"
+        raise Problem(
+            f"the bundle is for {manifest.compatible}, but this device is {compatible}", where=source, hint=hint
+        )
+    architecture = manifest.meta.get("architecture")
+    if architecture and architecture != image.get("architecture"):
+        hint = "use the bundle for this board"
+        raise Problem(
+            f"the bundle is for {architecture}, but this device is {image.get('architecture')}", where=source, hint=hint
+        )
+    check_owner(context, source, manifest)
+    downgrade = check_version(context, source, manifest)
     kubernetes = manifest.meta.get("kubernetes", "")
-    if node.cluster and (refusal := node.cluster.refuse_version(system, kubernetes)):
+    if context.cluster and (refusal := context.cluster.refuse_version(system, kubernetes)):
         raise Problem(refusal, where=source, hint=KUBERNETES_HINT)
-    check_space(node, manifest)
+    check_space(context, manifest)
     return downgrade
 
 
-def check_owner(node: UpdateContext, source: str, manifest: BundleManifest) -> None:
-    """Raises `Problem` if the new image trusts none of the roots that this one trusts.
-
-    Its next bundle will be signed below one of this device's roots, which a rotation adds before it drops another
-    (docs/keys.md): without one in common the device could never be updated again. A signer may permit it. A bundle or
-    image that does not say which roots it trusts is older than this check.
-    """
-    roots = node.system.json("/usr/lib/edge-osbuild/trust.json").get("roots") or []
-    known = {str(root.get("sha256")) for root in roots if isinstance(root, dict)}
+def check_owner(context: UpdateContext, source: str, manifest: BundleManifest) -> None:
+    """Raise `Problem` if the new image trusts no root certificate that the running image trusts."""
+    # Without a common root, the device could not be updated again: a rotation adds a root before it removes another
+    # (docs/keys.md). The signer may allow it. Bundles and images without a list of roots are older than this check.
+    roots = context.system.json("/usr/lib/edge-osbuild/trust.json").get("roots") or []
+    trusted = {str(root.get("sha256")) for root in roots if isinstance(root, dict)}
     new = set(manifest.meta.get("roots", "").split())
-    if not known or not new or known & new or manifest.meta.get("change-owner") == "yes":
+    if not trusted or not new or trusted & new or manifest.meta.get("change-owner") == "yes":
         return
-    hint = "build it with --keys and the keys of this device's owner; --change-owner of `bundle` signs an exception"
-    raise Problem("its image would take no updates that this device takes", where=source, hint=hint)
+    hint = (
+        "build it with `--keys` and the keys of this device's owner, or sign an exception with `bundle --change-owner`"
+    )
+    raise Problem("its image trusts none of the roots that this device trusts", where=source, hint=hint)
 
 
-KUBERNETES_HINT = "go by one minor version at a time, and not back: https://kubernetes.io/releases/version-skew-policy/"
+KUBERNETES_HINT = (
+    "update one minor version at a time, without downgrades: https://kubernetes.io/releases/version-skew-policy/"
+)
 
 
-def check_version(node: UpdateContext, source: str, manifest: BundleManifest) -> bool:
-    """Whether the bundle's signer lets this very version go back below the floor. Raises `Problem` where it may not."""
-    running = str(node.system.image().get("version"))
-    lowest = (
-        minimum_version.read_minimum(node.system) or running
-    )  # which was found good: until then nothing is installed
-    if is_older(manifest.version, lowest) is False:
+def check_version(context: UpdateContext, source: str, manifest: BundleManifest) -> bool:
+    """Whether a bundle is a downgrade that its signer allows. Raises `Problem` for one that is not allowed."""
+    running = str(context.system.image().get("version"))
+    # Without a minimum version, the running version counts: it is good, because a slot on trial installs nothing.
+    minimum = minimum_version.read_minimum(context.system) or running
+    if is_older(manifest.version, minimum) is False:
         return False
     permitted = manifest.meta.get("downgrade")
     if permitted == running:
         return True
-    hint = f"`edge-osbuild bundle --allow-downgrade-from {running}` signs an exception"
+    hint = f"sign an exception with `edge-osbuild bundle --allow-downgrade-from {running}`"
     if permitted:
-        message = f"version {manifest.version} may replace {permitted} only, and {running} runs here"
+        message = f"version {manifest.version} may only replace {permitted}, but {running} is running"
     else:
-        message = f"version {manifest.version} is older than {lowest}, below which this device does not go"
+        message = f"version {manifest.version} is older than the minimum version {minimum} of this device"
     raise Problem(message, where=source, hint=hint)
 
 
-def is_mostly_new(node: UpdateContext, manifest: BundleManifest) -> bool:
-    """Whether a bundle is best fetched as a whole: another Kubernetes is most of an image."""
-    wanted = manifest.meta.get("kubernetes", "")
-    return bool(wanted) and wanted != node.image.get("kubernetes", "")
+def is_mostly_new(context: UpdateContext, manifest: BundleManifest) -> bool:
+    """Whether most of a bundle is new: it has another Kubernetes, which is most of an image."""
+    kubernetes = manifest.meta.get("kubernetes", "")
+    return bool(kubernetes) and kubernetes != context.image.get("kubernetes", "")
 
 
-def free_space(node: UpdateContext) -> int | None:
-    """Bytes that are free on the data partition, None where nobody knows."""
-    space = file_system_space(node.system.path("/var"))
+def free_space(context: UpdateContext) -> int | None:
+    """Free bytes of the data partition; None if unknown."""
+    space = file_system_space(context.system.path("/var"))
     return None if space is None else space.free
 
 
 def needed_space(manifest: BundleManifest) -> int:
-    """Bytes of the data partition that an installation needs, those included that must stay free."""
+    """Bytes of the data partition that must be free for an installation, including the reserve `SPARE`."""
     return SPARE + 2 * INDEX * sum(manifest.images.values()) // BLOCK
 
 
-def has_room_for_bundle(node: UpdateContext, manifest: BundleManifest, there: int) -> bool:
-    """Whether the whole bundle can be kept, of which `there` bytes are there."""
-    free = free_space(node)
-    return free is not None and free + there >= needed_space(manifest) + largest_bundle(manifest)
+def has_room_for_bundle(context: UpdateContext, manifest: BundleManifest, downloaded: int) -> bool:
+    """Whether the whole bundle fits on the data partition. `downloaded` bytes of it are stored already."""
+    free = free_space(context)
+    return free is not None and free + downloaded >= needed_space(manifest) + largest_bundle(manifest)
 
 
 def largest_bundle(manifest: BundleManifest) -> int:
-    """Bytes that a bundle can have at most: its images, and what says what they are."""
+    """The largest possible size of a bundle in bytes: its images with hash trees and metadata."""
     return sum(manifest.images.values()) * 17 // 16 + 16 * 2**20
 
 
-def check_space(node: UpdateContext, manifest: BundleManifest) -> None:
-    """Whether the data partition has room for what an installation writes there. Raises `Problem`."""
-    free, need = free_space(node), needed_space(manifest)
+def check_space(context: UpdateContext, manifest: BundleManifest) -> None:
+    """Raise `Problem` if the data partition has too little space for an installation."""
+    free, need = free_space(context), needed_space(manifest)
     if free is not None and free < need:
-        message = f"{free // 2**20} MiB are free, {need // 2**20 + 1} MiB are needed"
+        message = f"{free // 2**20} MiB are free, but {need // 2**20 + 1} MiB are needed"
         raise Problem(message, where="/var", hint=FREE)
 
 
 def is_installed_already(update: PendingUpdate | None, manifest: BundleManifest, target: str) -> bool:
-    """Whether that very bundle is in the slot already, from an installation that was not switched to."""
+    """Whether this bundle is installed in slot `target` and only the switch is missing."""
     return bool(
         update and update.kind is UpdateKind.update and update.stage is UpdateStage.installed
         and update.target == target and update.manifest and update.manifest == manifest.hash

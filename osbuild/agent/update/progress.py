@@ -1,4 +1,4 @@
-"""What an installation says while it runs: one line that changes on a terminal, lines elsewhere, JSON for a script."""
+"""Progress of an installation: one changing line on a terminal, several lines elsewhere, JSON for scripts."""
 
 import json
 import sys
@@ -6,45 +6,45 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-# Told percent, what is done, and bytes fetched, None where nothing is.
+# Called with percent, the current step, and the number of fetched bytes, or None if nothing is fetched.
 ProgressCallback = Callable[[int, str, int | None], None]
 STEP = 10  # percent between two lines of a log
 
 
 @dataclass
 class Progress:
-    """`machine`: one JSON object a line, with the time's own fields as they are."""
+    """`machine` selects JSON: one object per line."""
 
     machine: bool = False
     output: TextIO = field(default_factory=lambda: sys.stdout)
-    width: int = 0  # of the line that is on the terminal now
+    width: int = 0  # of the current line on the terminal
     percent: int = -STEP
 
-    def report_event(self, kind: str, text: str, **facts: Any) -> None:
-        """Something that happened."""
+    def report_event(self, kind: str, text: str, **details: Any) -> None:
+        """Report an event. `details` are only printed as JSON."""
         if self.machine:
-            self.write_line(json.dumps({"event": kind, "text": text, **facts}))
+            self.write_line(json.dumps({"event": kind, "text": text, **details}))
             return
         self.end_line()
         self.write_line(text)
 
     def report_progress(self, percent: int, text: str, fetched: int | None) -> None:
-        """How far it is; `fetched` is in bytes, None where nothing is fetched."""
+        """Report progress. `fetched` is in bytes, None if nothing is fetched."""
         if self.machine:
-            metadata = {"event": "progress", "percent": percent, "text": text, "fetched": fetched}
-            self.write_line(json.dumps(metadata))
+            event = {"event": "progress", "percent": percent, "text": text, "fetched": fetched}
+            self.write_line(json.dumps(event))
             return
-        shown = f"{percent:3d} %  {text}" + (f", {format_mb(fetched)} fetched" if fetched is not None else "")
+        line = f"{percent:3d} %  {text}" + (f", {format_mb(fetched)} fetched" if fetched is not None else "")
         if self.output.isatty():
-            self.output.write(f"\r{shown:{self.width}}")
+            self.output.write(f"\r{line:{self.width}}")
             self.output.flush()
-            self.width = len(shown)
+            self.width = len(line)
         elif percent >= self.percent + STEP:
             self.percent = percent
-            self.write_line(shown)
+            self.write_line(line)
 
     def end_line(self) -> None:
-        """Leave the line that changes as it is."""
+        """End the changing line on the terminal."""
         if self.width:
             self.output.write("\n")
             self.width = 0

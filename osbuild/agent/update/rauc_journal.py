@@ -1,4 +1,4 @@
-"""What RAUC's service writes to the journal, and what that says about an installation."""
+"""Lines of RAUC's service in the journal, and the statistics of an installation in them."""
 
 import os
 import re
@@ -13,8 +13,8 @@ UNIT = "rauc.service"
 PREFIX = re.compile(
     r"^(?:\(\w+:\d+\): )?rauc(?:-\w+)?-(?:Message|INFO|WARNING|CRITICAL|ERROR|DEBUG)(?: \*\*)?: [\d:.]+: "
 )
-# RAUC's statistics (src/stats.c). Of a source of chunks of 4 KiB `count` is how often it was asked, and `sum`, which is
-# not there where it never was, how often it had the chunk; of downloads `count` is requests, and `sum` bytes.
+# RAUC's statistics (src/stats.c). For a source of 4 KiB chunks, `count` is the number of lookups and `sum` the number
+# of hits; `sum` is missing if there were no lookups. For downloads, `count` is requests and `sum` bytes.
 COUNTS = re.compile(
     r"(zero chunk|target_slot_written|target_slot|active_slot|source_image|nbd dl_size)(?: \(reusing \w+\))?: "
     r"count=(\d+)(.*)"
@@ -22,11 +22,11 @@ COUNTS = re.compile(
 SUM = re.compile(r" sum=([\d.]+)")
 FALLBACK = "Continuing after adaptive mode error: "
 CHUNK = 4096
-KEPT = 60  # lines
+STORED_LINES = 60
 
 
 class JournalFollower:
-    """RAUC's lines from now on, without GLib's prefixes. Where there is no journal there are none."""
+    """New lines of RAUC without GLib's prefixes. Without a journal there are no lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -54,7 +54,7 @@ class JournalFollower:
             self.process = None
 
     def read_lines(self) -> list[str]:
-        """All lines so far."""
+        """The lines since the start."""
         while self.process and self.process.stdout:
             try:
                 data = os.read(self.process.stdout.fileno(), 65536)
@@ -62,12 +62,12 @@ class JournalFollower:
                 break
             if not data:
                 break
-            *whole, self.rest = (self.rest + data).split(b"\n")
-            self.lines += [PREFIX.sub("", line.decode(errors="replace")) for line in whole]
+            *complete, self.rest = (self.rest + data).split(b"\n")
+            self.lines += [PREFIX.sub("", line.decode(errors="replace")) for line in complete]
         return self.lines
 
     def read_all_lines(self, patience: float = 3.0) -> list[str]:
-        """All lines, after what is on its way to the journal has got there: it takes `patience` seconds at most."""
+        """The lines since the start, after waiting up to `patience` seconds for the journal to receive all of them."""
         if self.process:
             try:
                 subprocess.run(["journalctl", "--sync"], capture_output=True, timeout=30, check=False)
@@ -82,10 +82,10 @@ class JournalFollower:
 
 @dataclass
 class InstallStatistics:
-    """What was fetched and what was there already. `fetched` is bytes over the network, None where RAUC said nothing.
+    """Statistics of an installation. `fetched` is the number of bytes from the network, None if unknown.
 
-    `chunks` is where blocks of 4 KiB came from: `zero`, `target_slot`, `active_slot`, `source_image` (the bundle).
-    `fallback` is why an image was copied whole although it could have been done adaptively.
+    `chunks` counts 4 KiB blocks by their source: `zero`, `target_slot`, `active_slot`, `source_image` (the bundle).
+    `fallback` is the reason why RAUC copied a whole image instead of working adaptively; empty if it did not.
     """
 
     fetched: int | None = None
@@ -95,18 +95,23 @@ class InstallStatistics:
 
     @property
     def adaptive(self) -> bool | None:
-        """Whether only what was missing was taken from the bundle; None where RAUC said nothing."""
+        """Whether only missing blocks were taken from the bundle; None if unknown."""
         return False if self.fallback else (True if self.chunks else None)
 
     def to_json(self) -> dict[str, Any]:
-        """For history and scripts."""
-        found = {"fetched": self.fetched, "requests": self.requests, "chunks": self.chunks, "adaptive": self.adaptive}
-        return {**found, **({"fallback": self.fallback} if self.fallback else {})}
+        """The statistics for the history and for scripts."""
+        statistics = {
+            "fetched": self.fetched,
+            "requests": self.requests,
+            "chunks": self.chunks,
+            "adaptive": self.adaptive,
+        }
+        return {**statistics, **({"fallback": self.fallback} if self.fallback else {})}
 
     def summary_line(self) -> str | None:
-        """For people."""
+        """The statistics as one line of text; None if they are unknown."""
         if self.fallback:
-            return f"copied whole, not adaptively: {self.fallback}"
+            return f"copied the whole image, not adaptively: {self.fallback}"
         if not self.chunks:
             return None
         taken = self.chunks.get("source_image", 0)
@@ -114,7 +119,7 @@ class InstallStatistics:
 
 
 def read_statistics(lines: Iterable[str]) -> InstallStatistics:
-    """Read them out of RAUC's lines about one installation or more."""
+    """The statistics in RAUC's lines about one or more installations."""
     statistics = InstallStatistics()
     for line in lines:
         if FALLBACK in line:
@@ -131,11 +136,11 @@ def read_statistics(lines: Iterable[str]) -> InstallStatistics:
     return statistics
 
 
-def recent_lines(lines: int = KEPT) -> list[str]:
-    """RAUC's last lines in the journal, whatever boot they are of."""
+def recent_lines(lines: int = STORED_LINES) -> list[str]:
+    """The last lines of RAUC in the journal, from any boot."""
     command = ["journalctl", f"--unit={UNIT}", f"--lines={lines}", "--output=short-iso", "--no-hostname", "--quiet"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.splitlines()
+    return result.stdout.splitlines()

@@ -1,6 +1,6 @@
-"""The files in which updates are kept over a boot: whole or not there at all, and never trusted to be right.
+"""The files that store updates on the data partition. They are replaced atomically, and may be damaged.
 
-Both slots' agents read and write them, an older and a newer one, so what is not known is left alone or left out.
+The agents of both slots, an older and a newer one, read and write them, so unknown fields are kept or ignored.
 """
 
 import json
@@ -19,18 +19,18 @@ from osbuild.shared.locks import lock_path
 
 FOLDER = "/var/lib/edge-osbuild/update"
 Row = state_files.Row
-DOWNLOAD = ("download.json", "download.raucb")  # see `osbuild.agent.update.download`, which is slow to import
+DOWNLOAD = ("download.json", "download.raucb")  # used by `osbuild.agent.update.download`, which is slow to import
 
 
 def state_path(system: System, name: str) -> Path:
-    """The file `name`, in a folder that is made where it is missing. Raises `OSError`."""
+    """The path of the file `name`. Creates its folder if needed. Raises `OSError`."""
     folder = system.path(FOLDER)
     make_folder(folder, 0o700)
     return folder / name
 
 
 def load_object(system: System, name: str, types: Types | None = None, required: Sequence[str] = ()) -> Row:
-    """An object; empty where there is none. See `osbuild.agent.state_files.row`."""
+    """A JSON object; empty if it is missing or damaged. See `osbuild.agent.state_files.read_object`."""
     return state_files.read_object(system, f"{FOLDER}/{name}", types, required)
 
 
@@ -40,49 +40,49 @@ def save_object(system: System, name: str, value: Mapping[str, Any]) -> None:
 
 
 def remove_file(system: System, name: str) -> None:
-    """Raises `OSError`; a file that is not there is fine."""
+    """Remove a file if it exists. Raises `OSError`."""
     path = state_path(system, name)
     clear_way(path)
     path.unlink(missing_ok=True)
     sync_path(path.parent)
 
 
-def object_below(row: Row, name: str) -> Row:
-    """An object within an object; empty where there is none."""
-    found = row.get(name)
-    return found if isinstance(found, dict) else {}
+def nested_object(row: Row, name: str) -> Row:
+    """An object within an object; empty if there is none."""
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def discard_download(system: System) -> None:
-    """Throw away what was fetched of a bundle, where there is something. Raises `OSError`."""
+    """Remove a partly or fully downloaded bundle, if there is one. Raises `OSError`."""
     for name in DOWNLOAD:
         if os.path.lexists(state_path(system, name)):
             remove_file(system, name)
 
 
 def read_rows(system: System, name: str, types: Types | None = None) -> list[Row]:
-    """The objects of a file with one a line, the oldest first. See `osbuild.agent.state_files.rows`."""
+    """The objects of a file with one object per line. See `osbuild.agent.state_files.read_lines`."""
     return state_files.read_lines(system, f"{FOLDER}/{name}", types)
 
 
-def save_rows(system: System, name: str, found: Sequence[Row], *, count: int, size: int) -> None:
-    """Replace such a file with the last `count` rows, fewer where they are more than `size` bytes. Raises `OSError`."""
-    lines = [json.dumps(row).encode() + b"\n" for row in found[-count:]]
+def save_rows(system: System, name: str, rows: Sequence[Row], *, count: int, size: int) -> None:
+    """Store the last `count` rows, or fewer if they have more than `size` bytes. Raises `OSError`."""
+    lines = [json.dumps(row).encode() + b"\n" for row in rows[-count:]]
     while len(lines) > 1 and sum(map(len, lines)) > size:
         del lines[0]
     write_file(state_path(system, name), b"".join(lines), 0o600)
 
 
 def state_lock(system: System) -> AbstractContextManager[None]:
-    """For the moment of a change that reads before it writes: another process waits. Raises `OSError`."""
+    """Lock the folder for a read-modify-write. Other processes wait. Raises `OSError`."""
     return lock_path(state_path(system, ""))
 
 
 def current_time() -> str:
-    """The time as this device has it, which may never have been set (ISO 8601, UTC)."""
+    """The time of this device in ISO 8601, UTC. The clock may not have been set."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_boot_id(system: System) -> str:
-    """The kernel's name of this boot (random(4)), empty where there is none."""
+    """The boot id of the kernel (random(4)); empty if it cannot be read."""
     return system.text("/proc/sys/kernel/random/boot_id").strip()

@@ -8,63 +8,71 @@ from osbuild.agent.update.outcome import UpdateOutcome
 from osbuild.agent.update.pending import UpdateStage
 
 
-def update_status(node: UpdateContext) -> dict[str, Any]:
-    """What is under way, what came of the last update, and the lowest version that may be installed."""
-    system, update = node.system, pending.load_pending(node.system)
-    boot = node.read_boot()
-    under_way = None
+def update_status(context: UpdateContext) -> dict[str, Any]:
+    """The JSON of `edge-agent update status`: slots, pending update, last event and minimum version."""
+    system, update = context.system, pending.load_pending(context.system)
+    boot = context.read_boot()
+    pending_update = None
     if update:
-        under_way = {
+        pending_update = {
             "id": update.id, "kind": update.kind, "stage": update.stage, "slot": update.target, "before": update.before,
             "after": update.after, "source": update.source, "since": update.since,
             "busy": is_busy(system),
-            "outlook": describe_outlook(outcome.find_outcome(update, boot, node.boot_loader.next_slot(system)),
+            "outlook": describe_outlook(outcome.find_outcome(update, boot, context.boot_loader.next_slot(system)),
             update.stage, is_busy(system)),
         }  # fmt: skip
     return {
         "version": system.image().get("version"),
         "slot": boot.slot,
         "why": boot.explain(),
-        "next": node.boot_loader.next_slot(system),
+        "next": context.boot_loader.next_slot(system),
         "slots": {
             entry.slot: {"state": entry.state, "left": entry.left, "done": entry.done}
             for entry in sorted([*([boot.entry] if boot.entry else []), *boot.others], key=lambda entry: entry.slot)
         },
         "floor": minimum_version.read_minimum(system),
-        "pending": under_way,
+        "pending": pending_update,
         "last": history.last_event(system),
     }
 
 
 OUTLOOK = {
-    (UpdateOutcome.interrupted, UpdateStage.writing): "was being written when its installation ended: install it again",
-    (UpdateOutcome.trial, UpdateStage.switched): "is on trial: it runs now",
-    (UpdateOutcome.waiting, UpdateStage.switched): "is to be booted next: reboot to try it, or `edge-agent rollback`",
-    (UpdateOutcome.unswitched, UpdateStage.installed): "is installed and not switched to: `edge-agent update switch`",
-    (UpdateOutcome.rolled_back, UpdateStage.switched): "was tried and given up",
+    (UpdateOutcome.interrupted, UpdateStage.writing): "was interrupted while its slot was written; install it again",
+    (UpdateOutcome.trial, UpdateStage.switched): "is on trial and running",
+    (
+        UpdateOutcome.waiting,
+        UpdateStage.switched,
+    ): "is booted next; reboot to try it, or withdraw it: `edge-agent rollback`",
+    (
+        UpdateOutcome.unswitched,
+        UpdateStage.installed,
+    ): "is installed but not switched to: run `edge-agent update switch`",
+    (UpdateOutcome.rolled_back, UpdateStage.switched): "was tried and rolled back",
 }
 
 
-def describe_outlook(what: UpdateOutcome, stage: UpdateStage, busy: bool) -> str:
-    """What comes next, for people."""
-    if busy and what is not UpdateOutcome.trial:  # it is being finished, or gone back from
+def describe_outlook(state: UpdateOutcome, stage: UpdateStage, busy: bool) -> str:
+    """The state of the pending update and the next step, as text."""
+    if busy and state is not UpdateOutcome.trial:  # during a trial, a commit or rollback is running
         return "is being written" if stage is UpdateStage.writing else "is being switched to"
-    return OUTLOOK.get((what, stage), what)
+    return OUTLOOK.get((state, stage), state)
 
 
-def status_lines(found: dict[str, Any]) -> list[str]:
-    """The same for people."""
-    rows = [("running", f"{found['version'] or '?'} in slot {found['slot']}: {found['why']}")]
-    rows.append(("next boot", f"slot {found['next'] or '?'}"))
-    for slot, entry in found["slots"].items():
+def status_lines(status: dict[str, Any]) -> list[str]:
+    """The status as a table of text."""
+    rows = [("running", f"{status['version'] or '?'} in slot {status['slot']}: {status['why']}")]
+    rows.append(("next boot", f"slot {status['next'] or '?'}"))
+    for slot, entry in status["slots"].items():
         tries = "" if entry["left"] is None else f", {entry['left']} left, {entry['done']} done"
         rows.append((f"slot {slot}", f"{entry['state']}{tries}"))
-    rows.append(("floor", found["floor"] or "none yet"))
-    if under_way := found["pending"]:
-        rows.append((under_way["kind"], f"{under_way['after'].get('version') or '?'} {under_way['outlook']}"))
+    rows.append(("minimum version", status["floor"] or "none yet"))
+    if pending_update := status["pending"]:
+        rows.append(
+            (pending_update["kind"], f"{pending_update['after'].get('version') or '?'} {pending_update['outlook']}")
+        )
     else:
-        rows.append(("update", "none is under way"))
-    if found["last"]:
-        rows.append(("last", history.event_line(found["last"])))
+        rows.append(("update", "none is pending"))
+    if status["last"]:
+        rows.append(("last event", history.event_line(status["last"])))
     width = max(len(label) for label, _ in rows)
     return [f"{label:{width}}  {text}" for label, text in rows]

@@ -1,4 +1,4 @@
-"""From one slot to the other: the cluster is left, the boot loader is told, and the node reboots. Or none of it."""
+"""The switch to the other slot: drain the node, switch the boot loader, reboot. A failed switch is undone."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -8,108 +8,113 @@ from osbuild.agent.update import history, pending, records
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 
-DRAIN = 120.0  # seconds that pods get to move or end
+DRAIN = 120.0  # seconds until the node must be drained
 
 
-def drain_deadline(node: UpdateContext) -> float:
-    """How many seconds the profile gives to leave the cluster."""
-    return float((node.system.image().get("update") or {}).get("drain_deadline", DRAIN))
+def drain_deadline(context: UpdateContext) -> float:
+    """Seconds that the profile allows for draining the node."""
+    return float((context.system.image().get("update") or {}).get("drain_deadline", DRAIN))
 
 
-def switch_slot(node: UpdateContext, update: PendingUpdate, *, reboot: bool) -> None:
-    """Switch to `found.target`, which is whole. Raises `Problem` where that can't be done; then nothing has changed."""
-    system, report = node.system, node.progress
+def switch_slot(context: UpdateContext, update: PendingUpdate, *, reboot: bool) -> None:
+    """Switch to the installed slot `update.target`. Raises `Problem` after undoing a failed switch."""
+    system, progress = context.system, context.progress
     try:
-        facts = {}
-        if node.cluster:
-            report.report_event("cluster", "leaving the cluster")
-            facts = node.cluster.prepare_reboot(
-                system, drain_deadline(node), lambda text: report.report_event("cluster", text)
+        cluster_result = {}
+        if context.cluster:
+            progress.report_event("cluster", "draining the node")
+            cluster_result = context.cluster.prepare_reboot(
+                system, drain_deadline(context), lambda text: progress.report_event("cluster", text)
             )
-        update = replace(update, stage=UpdateStage.switched, cluster=facts, boot=records.read_boot_id(system))
+        update = replace(update, stage=UpdateStage.switched, cluster=cluster_result, boot=records.read_boot_id(system))
         pending.save_pending(system, update)
-        node.boot_loader.switch_to(system, update.target)
-        first = node.boot_loader.next_slot(system)
-        if first != update.target:
-            raise Problem(f"the boot loader takes slot {first or '?'} next, and not {update.target}", where="/efi")
+        context.boot_loader.switch_to(system, update.target)
+        next_slot = context.boot_loader.next_slot(system)
+        if next_slot != update.target:
+            raise Problem(
+                f"the boot loader starts slot {next_slot or '?'} next instead of {update.target}", where="/efi"
+            )
     except BaseException as error:
         problem = as_problem(error, update)
-        undo_switch(node, update, str(problem) or "interrupted", whole=not isinstance(error, FileNotFoundError))
+        undo_switch(context, update, str(problem) or "interrupted", complete=not isinstance(error, FileNotFoundError))
         raise problem from error
-    history.append_event(system, history.UpdateEvent.switched, update, cluster=facts)
-    report.report_event(
-        "switched", f"{update.title} is booted next", version=update.after.get("version"), slot=update.target
+    history.append_event(system, history.UpdateEvent.switched, update, cluster=cluster_result)
+    progress.report_event(
+        "switched", f"{update.title} will be booted next", version=update.after.get("version"), slot=update.target
     )
     if reboot:
-        report.report_event("reboot", "rebooting")
-        node.reboot()
+        progress.report_event("reboot", "rebooting")
+        context.reboot()
     else:
-        report.report_event("waiting", "reboot to try it")
+        progress.report_event("waiting", "reboot to try it")
 
 
 def as_problem(error: BaseException, update: PendingUpdate) -> BaseException:
-    """The same as a `Problem`, where it is one that people can do something about."""
-    again = "the slot that runs is not touched; try again with `edge-agent update switch`"
+    """Convert an exception to a `Problem` with a hint. Other exceptions than `Exception` are returned unchanged."""
+    retry_hint = "the running slot is not changed; try again with `edge-agent update switch`"
     if isinstance(error, FileNotFoundError):
-        return Problem(f"slot {update.target} has no boot file", where=error.filename, hint="install the update again")
+        return Problem(f"slot {update.target} has no boot image", where=error.filename, hint="install the update again")
     if isinstance(error, OSError):
         where = error.filename or "/efi"
-        return Problem(f"slot {update.target} can't be switched to: {error.strerror}", where=where, hint=again)
+        return Problem(f"slot {update.target} cannot be switched to: {error.strerror}", where=where, hint=retry_hint)
     if isinstance(error, Problem):
-        return Problem(error.message, where=error.where, hint=error.hint or again)
-    return Problem(str(error), hint=again) if isinstance(error, Exception) else error
+        return Problem(error.message, where=error.where, hint=error.hint or retry_hint)
+    return Problem(str(error), hint=retry_hint) if isinstance(error, Exception) else error
 
 
-def undo_switch(node: UpdateContext, update: PendingUpdate, why: str, *, whole: bool) -> None:
-    """Undo what a switch that failed has begun: the node belongs to its cluster again, and an update that is `whole`
-    waits to be switched to.
+def undo_switch(context: UpdateContext, update: PendingUpdate, reason: str, *, complete: bool) -> None:
+    """Undo a failed switch: the node rejoins its cluster, and a `complete` update can be switched to later.
 
-    What made it fail may make a part of this fail too, such as a disk that is full: the others are done all the same.
+    A full disk or similar may make some of the steps fail; the other steps are still done.
     """
-    with suppress(OSError):  # it may have been told, and have failed after that
-        if node.boot_loader.next_slot(node.system) == update.target:
-            node.boot_loader.reject(node.system, update.target)
+    with suppress(OSError):  # the switch may have succeeded before the failure
+        if context.boot_loader.next_slot(context.system) == update.target:
+            context.boot_loader.reject(context.system, update.target)
     with suppress(OSError):
-        if update.kind is UpdateKind.update and whole:
-            pending.save_pending(node.system, replace(update, stage=UpdateStage.installed))
+        if update.kind is UpdateKind.update and complete:
+            pending.save_pending(context.system, replace(update, stage=UpdateStage.installed))
         else:
-            history.close_pending(node.system, update)
+            history.close_pending(context.system, update)
     with suppress(OSError):
-        history.append_event(node.system, history.UpdateEvent.not_switched, None, why=f"{update.title}: {why}")
-    rejoin_cluster(node)
+        history.append_event(context.system, history.UpdateEvent.not_switched, None, why=f"{update.title}: {reason}")
+    rejoin_cluster(context)
 
 
-def rejoin_cluster(node: UpdateContext) -> None:
-    """Have the node taken back into its cluster, later where that does not answer now."""
-    if node.cluster and "problem" in node.cluster.rejoin(node.system):
-        with suppress(Problem):  # then it is done at the next boot
-            node.later()
+def rejoin_cluster(context: UpdateContext) -> None:
+    """Uncordon the node; if the cluster does not answer, schedule it for later."""
+    if context.cluster and "problem" in context.cluster.rejoin(context.system):
+        with suppress(Problem):  # the next boot uncordons the node
+            context.later()
 
 
-def withdraw_switch(node: UpdateContext, update: PendingUpdate) -> None:
-    """Take back a switch before it was booted. Raises `OSError`."""
-    node.boot_loader.reject(node.system, update.target)
-    history.append_event(node.system, history.UpdateEvent.withdrawn, update)
-    history.close_pending(node.system, update)
-    rejoin_cluster(node)
-    node.progress.report_event("withdrawn", f"{update.title} is not booted: slot {node.slot} goes on", slot=node.slot)
+def withdraw_switch(context: UpdateContext, update: PendingUpdate) -> None:
+    """Withdraw a switch before the reboot. Raises `OSError`."""
+    context.boot_loader.reject(context.system, update.target)
+    history.append_event(context.system, history.UpdateEvent.withdrawn, update)
+    history.close_pending(context.system, update)
+    rejoin_cluster(context)
+    context.progress.report_event(
+        "withdrawn", f"{update.title} is withdrawn; slot {context.slot} stays in use", slot=context.slot
+    )
 
 
-def switch_pending(node: UpdateContext, *, reboot: bool) -> None:
-    """Switch to what is installed, or reboot into what is switched to already. Raises `Problem`."""
-    with update_lock(node.system):
-        update = pending.load_pending(node.system)
+def switch_pending(context: UpdateContext, *, reboot: bool) -> None:
+    """Switch to the installed update, or reboot if that is done already. Raises `Problem`."""
+    with update_lock(context.system):
+        update = pending.load_pending(context.system)
         if update is None or update.stage is UpdateStage.writing:
-            raise Problem("nothing is installed that could be switched to", hint="`edge-agent update install` first")
-        boot = node.read_boot()
-        if update.target == node.slot:
-            raise Problem(f"{update.title} runs already", hint="`edge-agent update status` says how far it is")
+            raise Problem(
+                "no update is installed that could be switched to", hint="run `edge-agent update install` first"
+            )
+        boot = context.read_boot()
+        if update.target == context.slot:
+            raise Problem(f"{update.title} is already running", hint="see `edge-agent update status`")
         if boot.on_trial:
-            hint = "wait for the verdict: `edge-agent update status`"
-            raise Problem(f"slot {node.slot} is still on trial itself", hint=hint)
-        if update.stage is UpdateStage.switched and node.boot_loader.next_slot(node.system) == update.target:
-            node.progress.report_event("switched", f"{update.title} is booted next", slot=update.target)
+            hint = "wait for the verdict (`edge-agent update status`)"
+            raise Problem(f"slot {context.slot} is still on trial", hint=hint)
+        if update.stage is UpdateStage.switched and context.boot_loader.next_slot(context.system) == update.target:
+            context.progress.report_event("switched", f"{update.title} will be booted next", slot=update.target)
             if reboot:
-                node.reboot()
+                context.reboot()
             return
-        switch_slot(node, update, reboot=reboot)
+        switch_slot(context, update, reboot=reboot)

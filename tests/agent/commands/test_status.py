@@ -134,7 +134,7 @@ def test_status_for_people_is_short_and_aligned(device: Device) -> None:
         "up          1 h 2 min",
         "/var        N of M GiB free",
         "seed        stored, 1 error, 1 warning",
-        "health      NOT GOOD",
+        "health      NOT HEALTHY",
         "            ok  10-systemd",
         "            BAD 50-node     not Ready: no network",
         "",

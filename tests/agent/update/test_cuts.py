@@ -84,7 +84,7 @@ class World:
 
     def update(self, version: str) -> None:
         """`edge-agent update install`, and the boots until the device stays up."""
-        device, node = self.device, self.device.node
+        device, node = self.device, self.device.context
         manifest = BundleManifest("edge-osbuild-tiny-test", version, "build", f"hash of {version}")
 
         def act() -> None:
@@ -102,14 +102,14 @@ class World:
         for _ in range(LIMIT):
             slot = device.reboot(orderly=orderly)
             version = device.loader.slots[slot].image
-            assert version, "a slot that is not whole was booted"
+            assert version, "an incomplete slot was booted"
             self.tried.add(version)
             orderly = False
             if self.behaviour[version] == TORN and device.kind != "uefi":  # as U-Boot does it
                 device.loader.counted = None
                 device.start("b" if slot == "a" else "a")
                 version = str(device.loader.slots[device.slot].image)
-            if self.behaviour[version] in (DEAD, TORN) or not self.run(lambda: handle_boot(device.node)):
+            if self.behaviour[version] in (DEAD, TORN) or not self.run(lambda: handle_boot(device.context)):
                 continue
             if self.behaviour[version] == SICK:
                 bad = Verdict(False, True, 600.0, (CheckResult("50-node", False, "not Ready", 1.0),))
@@ -123,10 +123,10 @@ class World:
         """The end of a good boot."""
         device = self.device
         entry = device.entry(device.slot)
-        assert entry, "the slot that runs has its boot entry"
+        assert entry, "the running slot has a boot entry"
         if entry.left is not None:
             device.loader.bless(device.system, device.slot)
-        commit_update(device.node)
+        commit_update(device.context)
         device.cluster.rejoin(device.system)  # as edge-kubernetes-uncordon.service does
 
     def sane(self, version: str) -> None:
@@ -135,17 +135,17 @@ class World:
         entry = device.entry(device.slot)
         assert device.loader.slots[device.slot].image == version
         assert entry and entry.left is None
-        assert device.loader.next_slot(device.system) == device.slot, "the next boot brings no surprise"
+        assert device.loader.next_slot(device.system) == device.slot, "the next boot starts the running slot"
         assert not device.cluster.cordoned
         events = Counter((row["id"], row["event"]) for row in history.read_history(device.system) if "id" in row)
         assert not [event for event, count in events.items() if count > 1]
         ends = Counter(key for key, event in events if event in ("committed", "rolled-back", "interrupted", "replaced"))
         assert not [key for key, count in ends.items() if count > 1], "an update has one end"
         open_ones = {key for key, event in events if event == "started"} - ends.keys()
-        assert len(open_ones) == bool(pending.load_pending(device.system)), "what was begun has an end"
+        assert len(open_ones) == bool(pending.load_pending(device.system)), "every update that was started has ended"
         given_up = [row for row in history.read_history(device.system) if row["event"] == "rolled-back"]
         tried = self.tried | device.loader.damaged
-        assert {row["after"]["version"] for row in given_up} <= tried, "what was never tried was not rolled back"
+        assert {row["after"]["version"] for row in given_up} <= tried, "only booted updates were rolled back"
 
 
 def resume(world: World) -> None:
@@ -154,7 +154,7 @@ def resume(world: World) -> None:
     found = pending.load_pending(device.system)
     if found:
         assert found.stage == UpdateStage.installed
-        switch.switch_pending(device.node, reboot=True)
+        switch.switch_pending(device.context, reboot=True)
         world.settle(orderly=True)
 
 
@@ -167,7 +167,9 @@ CURRENT: Device  # the device that the functions above ask for power
     failed=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=80)
-def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, forgets: bool, failed: bool) -> None:
+def test_an_update_survives_power_cuts_anywhere(
+    kind: str, cuts: list[int], new: str, forgets: bool, failed: bool
+) -> None:
     """`failed`: another one has failed before it."""
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +201,7 @@ def test_an_update_can_be_cut_anywhere(kind: str, cuts: list[int], new: str, for
 @pytest.mark.parametrize("kind", LOADERS)
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS))
 @settings(max_examples=35)
-def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) -> None:
+def test_a_rollback_survives_power_cuts_anywhere(kind: str, cuts: list[int], old: str) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
         CURRENT = device = Device(Path(folder), kind)
@@ -208,34 +210,38 @@ def test_a_rollback_can_be_cut_anywhere(kind: str, cuts: list[int], old: str) ->
         world.update("1.1.0")
         world.behaviour["1.0.0"] = old
         world.begin(cuts)
-        world.settle(orderly=world.run(lambda: rollback.roll_back(device.node, reboot=True)))
+        world.settle(orderly=world.run(lambda: rollback.roll_back(device.context, reboot=True)))
         world.end()
         assert pending.load_pending(device.system) is None
         assert device.loader.slots[device.slot].image in (("1.0.0", "1.1.0") if old == GOOD else ("1.1.0",))
         world.sane(str(device.loader.slots[device.slot].image))
-        assert minimum_version.read_minimum(device.system) == "1.1.0", "to go back by hand lowers no floor"
+        assert minimum_version.read_minimum(device.system) == "1.1.0", (
+            "a manual rollback does not lower the minimum version"
+        )
         world.update("1.2.0")
         world.sane("1.2.0")
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS), again=st.booleans())
 @settings(max_examples=60)
-def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: str, again: bool) -> None:
+def test_a_rollback_of_a_trial_survives_power_cuts_and_can_be_withdrawn(cuts: list[int], old: str, again: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
         CURRENT = device = Device(Path(folder))
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
         world.settle(orderly=False)
-        found = install.plan_update(device.node, "/b", BundleManifest("", "1.1.0", "build", "hash"), False, None)
-        switch.switch_slot(device.node, install.write_slot(device.node, found, device.write("1.1.0")), reboot=True)
+        found = install.plan_update(device.context, "/b", BundleManifest("", "1.1.0", "build", "hash"), False, None)
+        switch.switch_slot(
+            device.context, install.write_slot(device.context, found, device.write("1.1.0")), reboot=True
+        )
         assert device.reboot() == "b"
-        handle_boot(device.node)
+        handle_boot(device.context)
         world.tried.add("1.1.0")
         world.behaviour["1.0.0"] = old
         world.begin(cuts if old == GOOD else cuts[:1])  # two cuts of the trial use up its tries: then no slot has any
-        done = world.run(lambda: rollback.roll_back(device.node, reboot=True))
+        done = world.run(lambda: rollback.roll_back(device.context, reboot=True))
         if done and again:
-            done = world.run(lambda: rollback.roll_back(device.node, reboot=True))
+            done = world.run(lambda: rollback.roll_back(device.context, reboot=True))
             world.behaviour["1.0.0"] = GOOD
         world.settle(orderly=done)
         world.end()
@@ -252,7 +258,7 @@ def test_a_rollback_of_a_trial_can_be_cut_or_taken_back(cuts: list[int], old: st
 @pytest.mark.parametrize("kind", LOADERS)
 @given(at=st.integers(0, 51), failed=st.booleans())  # as many moments as the longest one has, and one more
 @settings(max_examples=104)
-def test_one_cut_of_a_good_update_needs_at_most_one_more_command(kind: str, at: int, failed: bool) -> None:
+def test_after_one_power_cut_a_good_update_needs_at_most_one_more_command(kind: str, at: int, failed: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
         CURRENT = device = Device(Path(folder), kind)
@@ -292,7 +298,7 @@ def twice(folder: Path, kind: str, one: str, other: str) -> Device:
 
 
 @pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))
-def test_two_names_of_one_file_go_so_that_its_blocks_are_neither_booted_nor_freed_again(
+def test_removing_two_names_of_one_file_is_safe_at_every_power_cut(
     kind: str, one: str, other: str, tmp_path: Path
 ) -> None:
     """An installation is cut off while it removes what is there, the next one too, and the third one is not."""
@@ -311,11 +317,11 @@ def test_two_names_of_one_file_go_so_that_its_blocks_are_neither_booted_nor_free
                 device.loader.switch_to(device.system, "b")
                 assert device.reboot() == "b"
                 moments += len(done) == 3
-    assert moments > 25, "twice cut off"
+    assert moments > 25, "both removals were cut"
 
 
 @pytest.mark.parametrize(("kind", "one", "other"), sorted(TWICE))
-def test_a_slot_with_two_names_of_its_file_can_be_rejected_and_that_be_cut(
+def test_rejecting_a_slot_with_two_names_of_its_file_survives_power_cuts(
     kind: str, one: str, other: str, tmp_path: Path
 ) -> None:
     for moment in range(30):
@@ -327,4 +333,4 @@ def test_a_slot_with_two_names_of_its_file_can_be_rejected_and_that_be_cut(
         device.reboot()  # into whichever: it can be loaded
         assert world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
         assert device.reboot() == "a"
-    assert done, "the last one was not cut"
+    assert done, "the last round was not cut"

@@ -50,7 +50,7 @@ def kept(folder: Path) -> bytes:
     return download.download_path(System(folder)).read_bytes()
 
 
-def test_what_is_there_is_not_fetched_again(fetch: Callable[..., int], site: Site, tmp_path: Path) -> None:
+def test_downloaded_parts_are_not_fetched_again(fetch: Callable[..., int], site: Site, tmp_path: Path) -> None:
     with (
         site.failing(Fault(cut=2**20 + 100, pace=8 * 2**20)),
         pytest.raises(Failure, match="connection was lost") as found,
@@ -67,7 +67,7 @@ def test_what_is_there_is_not_fetched_again(fetch: Callable[..., int], site: Sit
     assert len(site.journal.requests) == count
 
 
-def test_what_is_of_another_bundle_or_file_is_not_gone_on_with(
+def test_a_partial_download_of_another_file_is_not_continued(
     fetch: Callable[..., int], site: Site, tmp_path: Path
 ) -> None:
     for change in ("identity", "file"):
@@ -75,7 +75,7 @@ def test_what_is_of_another_bundle_or_file_is_not_gone_on_with(
             fetch()
         if change == "file":
             (tmp_path / "www/a.raucb").write_bytes(BODY[::-1])
-            with pytest.raises(Failure, match="another file now") as found:
+            with pytest.raises(Failure, match="has changed") as found:
                 fetch()
             assert not found.value.reason.final
         assert fetch("two" if change == "identity" else "one") == len(BODY)
@@ -84,7 +84,9 @@ def test_what_is_of_another_bundle_or_file_is_not_gone_on_with(
     assert download.downloaded_bytes(System(tmp_path)) == 0
 
 
-def test_a_server_without_ranges_sends_all_again(fetch: Callable[..., int], site: Site, tmp_path: Path) -> None:
+def test_without_range_support_the_whole_file_is_fetched_again(
+    fetch: Callable[..., int], site: Site, tmp_path: Path
+) -> None:
     with site.failing(Fault(cut=2**20, no_ranges=True)), pytest.raises(Failure):
         fetch()
     with site.failing(Fault(no_ranges=True)):
@@ -92,7 +94,7 @@ def test_a_server_without_ranges_sends_all_again(fetch: Callable[..., int], site
     assert kept(tmp_path) == BODY
 
 
-def test_a_cut_between_two_files_of_a_server_leaves_no_mixture(
+def test_a_power_cut_after_the_file_has_changed_does_not_mix_both_files(
     fetch: Callable[..., int], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(*words: object) -> int:
@@ -112,17 +114,17 @@ def test_a_cut_between_two_files_of_a_server_leaves_no_mixture(
 @pytest.mark.parametrize(
     ("fault", "said", "final"),
     [
-        (Fault(status=404), "does not have it", True),
-        (Fault(status=403), "refuses to send it", True),
-        (Fault(status=429), "fails .HTTP 429", False),
-        (Fault(status=503), "fails .HTTP 503", False),
+        (Fault(status=404), "does not have this file", True),
+        (Fault(status=403), "refuses to send the file", True),
+        (Fault(status=429), "has failed .HTTP 429", False),
+        (Fault(status=503), "has failed .HTTP 503", False),
         (Fault(hang=True), "sent nothing for 1 s", False),
         (Fault(drop=1), "connection was lost", False),
         (Fault(longer=5), "connection was lost", False),
-        (Fault(endless=True), "more than the bundle can have", True),
+        (Fault(endless=True), "more data than the bundle can have", True),
     ],
 )
-def test_a_failure_says_what_it_is_and_whether_to_go_on(
+def test_a_failure_has_a_reason_and_says_whether_it_is_final(
     fault: Fault, said: str, final: bool, fetch: Callable[..., int], site: Site
 ) -> None:
     with site.failing(fault), pytest.raises(Failure, match=said) as found:
@@ -130,20 +132,20 @@ def test_a_failure_says_what_it_is_and_whether_to_go_on(
     assert found.value.reason.final is final
 
 
-def test_no_server_a_deadline_and_a_full_disk_end_it(
+def test_a_missing_server_a_deadline_and_a_full_disk_end_a_download(
     fetch: Callable[..., int], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Failure, match="in time"):
+    with pytest.raises(Failure, match="deadline has passed"):
         fetch(seconds=0.0)
     records.discard_download(System(tmp_path))
-    with pytest.raises(Failure, match="more than the bundle can have"):
+    with pytest.raises(Failure, match="more data than the bundle can have"):
         fetch(limit=len(BODY) - 1)
     folder = download.download_path(System(tmp_path)).parent
     shutil.rmtree(folder)
-    with tmpfs(folder, 2**20), pytest.raises(Failure, match="can't be kept"):
+    with tmpfs(folder, 2**20), pytest.raises(Failure, match="cannot be stored"):
         fetch()
     download.download_path(System(tmp_path)).mkdir()
-    assert fetch() == len(BODY), "a folder in the file's place is set aside"
+    assert fetch() == len(BODY), "a folder in place of the file is set aside"
     records.discard_download(System(tmp_path))
     site.stop()
     with pytest.raises(Failure, match="connection was lost"):
@@ -212,7 +214,7 @@ SENSELESS = {
 
 
 @pytest.mark.parametrize("name", SENSELESS)
-def test_an_answer_that_makes_no_sense_is_a_failure_and_no_traceback(name: str, tmp_path: Path) -> None:
+def test_an_invalid_answer_is_a_failure_without_traceback(name: str, tmp_path: Path) -> None:
     server = Raw(SENSELESS[name])
     url = f"http://127.0.0.1:{server.port}/a.raucb"
     for begun in (b"", b"abc"):
@@ -244,13 +246,11 @@ def test_the_body_of_a_redirect_is_not_read(tmp_path: Path) -> None:
         (b"", OK * 9999, "sent nothing for 1 s"),
         (OK + b"Content-Length: 9999\r\n", b"X: y\r\n" * 9999, "sent nothing for 1 s"),
         (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 9999, "sent nothing for 1 s"),
-        (OK + b"Content-Length: 9999\r\n\r\n", b"b" * 9999, "did not get done in time"),
-        (OK + b"\r\n", b"b" * 9999, "did not get done in time"),
+        (OK + b"Content-Length: 9999\r\n\r\n", b"b" * 9999, "deadline has passed"),
+        (OK + b"\r\n", b"b" * 9999, "deadline has passed"),
     ],
 )
-def test_bytes_that_come_one_by_one_do_not_put_off_a_deadline(
-    answer: bytes, slow: bytes, said: str, tmp_path: Path
-) -> None:
+def test_single_bytes_do_not_extend_a_deadline(answer: bytes, slow: bytes, said: str, tmp_path: Path) -> None:
     server = Raw(answer, slow)
     url, begin = f"http://127.0.0.1:{server.port}/a.raucb", time.monotonic()
     with pytest.raises(Failure, match=said):
@@ -262,7 +262,7 @@ def test_bytes_that_come_one_by_one_do_not_put_off_a_deadline(
     server.close()
 
 
-def test_a_user_in_an_address_is_sent_and_never_shown(tmp_path: Path) -> None:
+def test_the_password_in_an_address_is_sent_but_never_printed(tmp_path: Path) -> None:
     server = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde")
     url = f"http://me:hidden%20word@127.0.0.1:{server.port}/a.raucb?key=hidden"
     download_to(tmp_path, url, "one", time.monotonic() + 5)

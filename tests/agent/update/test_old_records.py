@@ -1,4 +1,4 @@
-"""Records that devices of earlier versions have stored, and those of later ones: both are read after a switch."""
+"""Records stored by earlier and later versions of the agent are read after a switch."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from osbuild.agent.update.status import update_status
 from tests.support.devices import Device
 
 FOLDER = "var/lib/edge-osbuild/update"
-# As version 0.1.0 wrote them, before stages and events were types of their own.
+# The form of version 0.1.0, before stages and events became enums.
 PENDING = """\
 {
  "id": "1f0c",
@@ -47,7 +47,7 @@ HISTORY: list[dict[str, Any]] = [
 ]
 
 
-def test_a_pending_update_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: Path) -> None:
+def test_a_pending_update_of_an_earlier_version_is_read_and_written_unchanged(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.put(f"{FOLDER}/pending.json", PENDING)
     update = pending.load_pending(device.system)
@@ -59,10 +59,10 @@ def test_a_pending_update_of_an_earlier_version_is_read_and_written_as_it_was(tm
     assert isinstance(update.stage, UpdateStage) and isinstance(update.kind, UpdateKind)
     pending.save_pending(device.system, update)
     assert (tmp_path / FOLDER / "pending.json").read_text() == PENDING
-    assert json.loads(json.dumps(update_status(device.node)))["pending"]["stage"] == "switched"
+    assert json.loads(json.dumps(update_status(device.context)))["pending"]["stage"] == "switched"
 
 
-def test_what_a_later_version_added_to_a_pending_update_is_left_out(tmp_path: Path) -> None:
+def test_unknown_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.put(f"{FOLDER}/pending.json", json.dumps({**json.loads(PENDING), "of a later version": 1}))
     update = pending.load_pending(device.system)

@@ -1,4 +1,4 @@
-"""What RAUC 1.13, the kernel and the network say, and what the agent makes of it. The texts are theirs."""
+"""Original messages of RAUC 1.13, the kernel and the network, and the reasons that the agent derives from them."""
 
 import json
 import re
@@ -8,58 +8,63 @@ import pytest
 
 from osbuild.agent.system import System
 from osbuild.agent.update import rauc_journal
-from osbuild.agent.update.failure import CORRUPT, SAYS, Failure, find_reason
+from osbuild.agent.update.failure import CORRUPT, REASONS, Failure, find_reason
 from osbuild.agent.update.install_attempt import StallDetector, find_lost_block
 from osbuild.agent.update.kernel_log import KernelMessages
 from osbuild.agent.update.nbd_counters import NbdCounters
-from osbuild.agent.update.rauc import parse_manifest, rauc_complaint
+from osbuild.agent.update.rauc import parse_manifest, rauc_error
 
 GLIB = (
     "rauc-Message: 15:58:15.711: Reading bundle: /b.raucb\nrauc-Message: 15:58:15.713: Verifying bundle signature... \n"
 )
 
 
-def test_every_pattern_is_one_and_has_the_groups_that_its_message_needs() -> None:
-    for pattern, found in SAYS:
-        wanted = found.message.count("{")
-        assert re.compile(pattern).groups >= wanted, pattern
+def test_every_pattern_has_the_groups_that_its_message_needs() -> None:
+    for pattern, reason in REASONS:
+        groups = reason.message.count("{")
+        assert re.compile(pattern).groups >= groups, pattern
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("error", "message"),
     [
-        ("signature verification failed: Verify error: certificate revoked", "certificate of its signer was revoked"),
-        ("signature verification failed: Verify error: unable to get local issuer certificate", "signed by nobody"),
+        ("signature verification failed: Verify error: certificate revoked",
+         "certificate of the bundle's signer is revoked"),
+        ("signature verification failed: Verify error: unable to get local issuer certificate",
+         "not trusted by this device"),
         ("signature verification failed: Verify error: certificate has expired", "certificate was not valid"),
-        ("signature verification failed: Verify error: unsuitable certificate purpose", "its signature is not good"),
-        ("Invalid bundle format: Signature size (9909314996845873868) exceeds bundle size", "this is no bundle"),
-        ("Invalid bundle format: Signature size is 0", "this is no bundle"),
+        ("signature verification failed: Verify error: unsuitable certificate purpose", "signature is not valid"),
+        ("Invalid bundle format: Signature size (9909314996845873868) exceeds bundle size",
+         "this is not a complete bundle"),
+        ("Invalid bundle format: Signature size is 0", "this is not a complete bundle"),
         ("Invalid bundle format: Failed to seek to end of bundle: Error seeking in file: Invalid argument", "bundle"),
-        ("No such file: /nope.raucb", "there is no such file"),
+        ("No such file: /nope.raucb", "the file does not exist"),
         ("Installation error: Compatible mismatch: Expected 'x-y' but bundle manifest has 'x-z'",
-         "it is for x-z, and this device is x-y"),
-        ("Version mismatch: Expected at least '1.2.0' but bundle manifest has '1.0.0'", "older than 1.2.0"),
-        ("Version mismatch: Expected at least '1.2.0' but bundle manifest has no version", "older than 1.2.0"),
+         "the bundle is for x-z, but this device is x-y"),
+        ("Version mismatch: Expected at least '1.2.0' but bundle manifest has '1.0.0'",
+         "older than the minimum version 1.2.0"),
+        ("Version mismatch: Expected at least '1.2.0' but bundle manifest has no version",
+         "older than the minimum version 1.2.0"),
         ("Failed to stream bundle http://h/b: failed to configure streaming: range requests not supported by server",
-         "can't send parts"),
-        ("Failed to stream bundle http://h/b: not found: unexpected HTTP error code 404", "does not have it"),
-        ("failed to configure streaming: unexpected HTTP error code 403", r"refuses to send it \(HTTP 403\)"),
-        ("Slot (8388608 bytes) is too small for image (9388608 bytes).", "slots are too small"),
-        ("Failed to write: No space left on device", "no space left to install it"),
-        ("Already processing a different method".lower(), "RAUC is at work"),
+         "cannot send parts"),
+        ("Failed to stream bundle http://h/b: not found: unexpected HTTP error code 404", "does not have this file"),
+        ("failed to configure streaming: unexpected HTTP error code 403", r"refuses to send the file \(HTTP 403\)"),
+        ("Slot (8388608 bytes) is too small for image (9388608 bytes).", "slots of this disk are too small"),
+        ("Failed to write: No space left on device", "no space left to install the bundle"),
+        ("Already processing a different method".lower(), "RAUC is installing"),
     ],
 )  # fmt: skip
-def test_what_stays_as_it_is_fails_at_once_in_one_sentence(said: str, message: str) -> None:
+def test_final_errors_have_a_reason_of_one_sentence(error: str, message: str) -> None:
     for remote in (False, True):
-        found = find_reason(said, remote=remote)
-        assert re.search(message, found.message), found.message
-        assert found.final
-        assert found.hint
-        assert "\n" not in found.message
+        reason = find_reason(error, remote=remote)
+        assert re.search(message, reason.message), reason.message
+        assert reason.final
+        assert reason.hint
+        assert "\n" not in reason.message
 
 
 @pytest.mark.parametrize(
-    "said",
+    "error",
     [
         "failed to configure streaming: server not responding",
         "failed to configure streaming: unexpected HTTP error code 503",
@@ -67,22 +72,22 @@ def test_what_stays_as_it_is_fails_at_once_in_one_sentence(said: str, message: s
         "Failed updating slot root.1: failed to copy data: Error reading from file: Input/output error",
     ],
 )
-def test_what_a_network_does_may_go_by(said: str) -> None:
-    assert not find_reason(said, remote=True).final
-    assert find_reason(said, remote=False).final
+def test_network_errors_are_final_only_for_files(error: str) -> None:
+    assert not find_reason(error, remote=True).final
+    assert find_reason(error, remote=False).final
 
 
-def test_a_disk_that_fails_is_told_from_a_connection_that_was_lost() -> None:
-    said = "Failed updating slot root.1: Error writing to file descriptor: Input/output error"
+def test_a_failing_disk_is_distinguished_from_a_lost_connection() -> None:
+    error = "Failed updating slot root.1: Error writing to file descriptor: Input/output error"
     disk = "I/O error, dev vdb, sector 40960 op 0x1:(WRITE) flags 0x4800 phys_seg 1 prio class 2"
     network = "I/O error, dev nbd0, sector 8 op 0x0:(READ) flags 0x80700 phys_seg 1 prio class 2"
-    found = find_reason(said, remote=True, kernel=[network, disk])
-    assert found.final
-    assert found.message.startswith("the disk vdb fails: ")
-    assert not find_reason(said, remote=True, kernel=[network]).final
+    reason = find_reason(error, remote=True, kernel=[network, disk])
+    assert reason.final
+    assert reason.message.startswith("the disk vdb has failed: ")
+    assert not find_reason(error, remote=True, kernel=[network]).final
 
 
-def test_damaged_contents_get_a_second_chance_on_a_network_only() -> None:
+def test_damaged_contents_are_retried_for_a_server_only() -> None:
     line = "device-mapper: verity: 254:0: data block 501 is corrupted"
     assert (find_reason("x", remote=True, kernel=[line]).kind, find_reason("x", remote=True, kernel=[line]).final) == (
         CORRUPT,
@@ -91,23 +96,23 @@ def test_damaged_contents_get_a_second_chance_on_a_network_only() -> None:
     assert find_reason("x", remote=False, kernel=[line]).final
 
 
-def test_the_hook_says_more_than_rauc_does_of_it() -> None:
+def test_the_error_of_the_hook_is_preferred_to_that_of_rauc() -> None:
     log = [
         "hook: Problem: /efi/EFI/Linux/edge-b.efi.partial: No space left on device (9000 bytes are needed, 10 are free)"
     ]
-    said = "Failed updating slot boot.1: failed to run slot hook: Child process exited with code 1"
-    found = find_reason(said, remote=True, log=log)
-    assert found.final
-    assert found.message == "there is no space left to install it: 9000 bytes are needed, 10 are free"
+    error = "Failed updating slot boot.1: failed to run slot hook: Child process exited with code 1"
+    reason = find_reason(error, remote=True, log=log)
+    assert reason.final
+    assert reason.message == "no space left to install the bundle: 9000 bytes are needed, 10 are free"
 
 
-def test_a_complaint_is_the_line_that_is_not_glibs() -> None:
+def test_the_error_is_the_line_that_is_not_from_glib() -> None:
     text = GLIB + "signature verification failed: Verify error: certificate revoked\n"
-    assert rauc_complaint(text) == "signature verification failed: Verify error: certificate revoked"
-    assert rauc_complaint("")
+    assert rauc_error(text) == "signature verification failed: Verify error: certificate revoked"
+    assert rauc_error("")
 
 
-def test_a_manifest_is_read_from_what_rauc_info_prints() -> None:
+def test_a_manifest_is_parsed_from_the_output_of_rauc_info() -> None:
     text = json.dumps(
         {
             "update": {"version": "1.0.0", "compatible": "edge-osbuild-tiny-test", "build": "key"},
@@ -115,9 +120,13 @@ def test_a_manifest_is_read_from_what_rauc_info_prints() -> None:
             "manifest-hash": "b458", "meta": {"edge": {"architecture": "x86_64"}},
         }
     )  # fmt: skip
-    found = parse_manifest(text)
-    assert (found.version, found.hash, found.images) == ("1.0.0", "b458", {"root": 204800, "boot": 94208})
-    assert found.meta == {"architecture": "x86_64"}
+    bundle_manifest = parse_manifest(text)
+    assert (bundle_manifest.version, bundle_manifest.hash, bundle_manifest.images) == (
+        "1.0.0",
+        "b458",
+        {"root": 204800, "boot": 94208},
+    )
+    assert bundle_manifest.meta == {"architecture": "x86_64"}
     for broken in ("", "[]", "{}", '{"update": {}}'):
         with pytest.raises(Failure):
             parse_manifest(broken)
@@ -142,22 +151,22 @@ nbd dl_speed: count=313 sum=55359805.000 min=17.000 max=7695960.000 avg=176868.3
 """.splitlines()  # noqa: E501
 
 
-def test_what_was_fetched_and_what_was_there_is_read_from_raucs_statistics() -> None:
-    found = rauc_journal.read_statistics(LOG)
-    assert found.to_json() == {
+def test_statistics_are_read_from_the_log_of_rauc() -> None:
+    statistics = rauc_journal.read_statistics(LOG)
+    assert statistics.to_json() == {
         "fetched": 1971984, "requests": 313, "adaptive": True,
         "chunks": {"zero": 0, "target_slot": 193, "active_slot": 29909, "source_image": 10},
     }  # fmt: skip
-    assert found.summary_line() == "adaptive: 10 of 30112 blocks of 4 KiB were taken from the bundle"
+    assert statistics.summary_line() == "adaptive: 10 of 30112 blocks of 4 KiB were taken from the bundle"
     assert rauc_journal.read_statistics([]).to_json()["adaptive"] is None
 
 
-def test_a_copy_of_the_whole_does_not_pass_for_an_adaptive_update() -> None:
+def test_a_whole_copy_is_not_reported_as_adaptive() -> None:
     found = rauc_journal.read_statistics(
         [*LOG, "Continuing after adaptive mode error: no chunk with required hash [ab12] found"]
     )
     assert found.adaptive is False
-    assert "copied whole" in (found.summary_line() or "")
+    assert "copied the whole image" in (found.summary_line() or "")
     assert find_lost_block(["Continuing after adaptive mode error: no chunk with required hash [ab12] found"]) == "ab12"
     assert find_lost_block(["Continuing after adaptive mode error: image/partition size (7) is not a multiple"]) is None
 
