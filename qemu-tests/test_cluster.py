@@ -172,7 +172,7 @@ def test_at_that_shutdown_pods_ended_before_all_else_and_are_still_the_same_pods
     node: Node, distribution: Distribution
 ) -> None:
     said = node.run("journalctl --boot=-1 --output=cat --unit=edge-pods.service")
-    assert re.search(r"rank 0: 1 ended\n(rank \d: .*\n)*rank 9: ", said), said
+    assert re.search(r"rank 0: 1 stopped\n(rank \d: .*\n)*rank 9: ", said), said
     lines = node.run("journalctl --boot=-1 --output=json JOB_TYPE=stop JOB_RESULT=done").splitlines()
     stopped = [json.loads(line)["UNIT"] for line in lines]
     for unit in distribution.units:

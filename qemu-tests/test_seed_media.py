@@ -74,7 +74,7 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     node = Node(on, on.guest(USER, key))
 
     assert hostname(node) == "own"
-    refused = "it is not signed: make it with `edge-osbuild seed --sign`"
+    refused = "it is not signed; sign it with `edge-osbuild seed --sign`"
     status = seed_status(node)
     assert status["source"] == "EFI system partition"
     (error,) = status["errors"]
@@ -94,7 +94,7 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     status = seed_status(node)
     assert status["source"] == "stored"
     (error,) = status["errors"]
-    assert "refused: its signature is not good: " in error
+    assert "refused: the signature is not valid: " in error
     assert f"edge-osbuild: seed error: {error}" in on.console.text
     on.power_cut()
 

@@ -316,7 +316,7 @@ def test_a_full_or_broken_data_partition_leaves_the_users(node: SeedNode) -> Non
     assert KEY in node.keys("op")
     said = "\n".join(report["errors"])
     assert "users, op: created without a home folder" in said
-    assert "the seed is applied, but can't be stored" in said
+    assert "the seed is applied, but cannot be stored" in said
 
 
 def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode) -> None:
@@ -540,15 +540,15 @@ def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tm
     assert verdict(node, files, keys) == ""
     assert "not signed" in verdict(node, plain, keys)
     other = create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
-    assert "signature is not good" in verdict(node, files, other)
-    assert "signature is not good" in verdict(node, sign_seed(plain, *load_signer(other, bundle_tools)), keys)
+    assert "signature is not valid" in verdict(node, files, other)
+    assert "signature is not valid" in verdict(node, sign_seed(plain, *load_signer(other, bundle_tools)), keys)
     added = {"vendor-data": b"#!/bin/sh\n", **files}
     assert "vendor-data is not signed" in verdict(node, added, keys)
     changed = {**files, "user-data": files["user-data"] + b"# more\n"}
     assert "does not have the checksum" in verdict(node, changed, keys)
     before, after = (hashlib.sha256(each["user-data"]).hexdigest().encode() for each in (files, changed))
     lines = files["SHA256SUMS"].replace(before, after)
-    assert "signature is not good" in verdict(node, {**changed, "SHA256SUMS": lines}, keys)
+    assert "signature is not valid" in verdict(node, {**changed, "SHA256SUMS": lines}, keys)
     rotated = rotate_signer(keys.folder, PrivateKeyAccess())
     assert verdict(node, files, rotated) == ""
     revoked = revoke_key(keys.folder, "signer-1", PrivateKeyAccess(), reason="compromised")

@@ -65,9 +65,9 @@ def test_a_restore_waits_until_kubernetes_has_stopped(device: Device) -> None:
     name = device.node.run("edge-agent kubernetes snapshot").partition(",")[0]
     device.node.run("systemctl stop --no-block kubernetes.target")
     stopping = device.node.fails(f"edge-agent kubernetes restore {name}")
-    assert "Kubernetes runs: " in stopping, stopping
+    assert "Kubernetes is running: " in stopping, stopping
     device.node.run("systemctl stop kubernetes.target", timeout=300)
-    assert "is in place" in device.node.run(f"edge-agent kubernetes restore {name}")
+    assert "is restored" in device.node.run(f"edge-agent kubernetes restore {name}")
     device.node.run("systemctl start kubernetes.target", timeout=BOOT)
     device.intact()
 

@@ -195,7 +195,7 @@ def full_disk(device: Device) -> None:
     device.node.run("fallocate -l $(( $(df --output=avail -B1 /var | tail -n 1) - 20 * 1048576 )) /var/lib/filler")
     said = device.refused(device.publish("next"))
     device.node.run("rm /var/lib/filler")
-    assert re.search(r"\d+ MiB are free, \d+ MiB are needed", said), said
+    assert re.search(r"\d+ MiB are free, but \d+ MiB are needed", said), said
     assert device.standing().slots == before.slots
 
 
@@ -221,7 +221,8 @@ def no_room_for_a_snapshot(device: Device) -> None:
         f"systemctl start {device.distribution.kubelet}"
     )
     said = device.node.run(whole, timeout=600)
-    assert re.search(r"can't be snapshotted: .* are needed, \d+ MiB are free", said) and "status 1" in said, said
+    assert re.search(r"no snapshot of the cluster data can be taken: .* but \d+ MiB are free", said), said
+    assert "status 1" in said, said
     assert device.standing().pending == "installed"
     device.intact()
     device.node.run(switch, timeout=300)

@@ -114,10 +114,10 @@ def test_every_step_of_a_rotation_can_be_signed_and_is_taken_by_devices_of_the_s
         image = source.read_build(make_build(tmp_path / f"b{number}", facts=trusted))
         trust.check_trust(image, keys)
         if number:
-            preconditions.check_owner(on(pc, steps[number - 1][1]).node, "/bundle", manifest(image))
+            preconditions.check_owner(on(pc, steps[number - 1][1]).context, "/bundle", manifest(image))
     first, last = steps[0][1], source.read_build(tmp_path / "b3")
     with pytest.raises(Problem, match="no updates that this device takes"):
-        preconditions.check_owner(on(pc, first).node, "/bundle", manifest(last))
+        preconditions.check_owner(on(pc, first).context, "/bundle", manifest(last))
 
 
 def test_a_device_refuses_an_image_that_would_lock_it_out_unless_the_signer_permits_it(
@@ -125,13 +125,13 @@ def test_a_device_refuses_an_image_that_would_lock_it_out_unless_the_signer_perm
 ) -> None:
     pc, image = on(Device(tmp_path / "pc"), facts(owner)), made(tmp_path / "b", development)
     with pytest.raises(Problem, match="no updates that this device takes") as caught:
-        preconditions.check_owner(pc.node, "/bundle", manifest(image))
+        preconditions.check_owner(pc.context, "/bundle", manifest(image))
     assert caught.value.where == "/bundle" and "--change-owner" in str(caught.value.hint)
-    preconditions.check_owner(pc.node, "/bundle", manifest(with_permissions(image, None, change_owner=True)))
-    preconditions.check_owner(on(pc, facts(development)).node, "/bundle", manifest(image))
-    preconditions.check_owner(on(pc, {"trust": {}}).node, "/bundle", manifest(image))
+    preconditions.check_owner(pc.context, "/bundle", manifest(with_permissions(image, None, change_owner=True)))
+    preconditions.check_owner(on(pc, facts(development)).context, "/bundle", manifest(image))
+    preconditions.check_owner(on(pc, {"trust": {}}).context, "/bundle", manifest(image))
     preconditions.check_owner(
-        on(pc, facts(owner)).node, "/bundle", manifest(source.read_build(make_build(tmp_path / "old")))
+        on(pc, facts(owner)).context, "/bundle", manifest(source.read_build(make_build(tmp_path / "old")))
     )
 
 
@@ -140,7 +140,9 @@ def test_the_check_is_part_of_those_before_an_installation(
 ) -> None:
     pc = on(Device(tmp_path / "pc"), facts(owner))
     with pytest.raises(Problem, match="no updates that this device takes"):
-        preconditions.check_bundle(pc.node, "/b", manifest(made(tmp_path / "b", development)), "edge-osbuild-tiny-test")
+        preconditions.check_bundle(
+            pc.context, "/b", manifest(made(tmp_path / "b", development)), "edge-osbuild-tiny-test"
+        )
 
 
 def test_the_hook_of_the_bundle_checks_for_agents_that_do_not(

@@ -1,1 +1,1 @@
-"""The cluster's data and this node's place in its cluster, across updates of the image."""
+"""The cluster data of this node and its membership in the cluster, across updates of the image."""

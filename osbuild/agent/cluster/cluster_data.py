@@ -1,9 +1,8 @@
-"""The cluster's state follows the system's: what an update calls, and nothing of it is loaded before it is needed.
+"""The interface between updates and the cluster (`osbuild.agent.update.cluster.Cluster`).
 
-`refuse_version`: before anything is written, may this node get that release of Kubernetes? `prepare_reboot`: before the
-switch: cordon, drain, snapshot. `reconcile_data`: at every boot: a snapshot for what is newer, a restore for what is
-older; `mark_recorded`: what it said is written down. `rejoin`: after a good boot, in whichever slot: uncordon.
-`rollback_loss`: what a rollback would lose, to be shown before it.
+`refuse_version` is called before an installation, `rollback_loss` before a rollback, `prepare_reboot` before a switch,
+`reconcile_data` at every boot, `mark_recorded` after its result was recorded, and `rejoin` after the slot is good.
+Other modules are imported only when needed, because imports take time at boot.
 """
 
 import os
@@ -16,26 +15,25 @@ from osbuild.agent.kubernetes import versions
 from osbuild.agent.system import System
 
 
-def refuse_version(system: System, wanted: str) -> str | None:
-    """Why this node must not get an image with `wanted`, as a bundle's `[meta.edge] kubernetes` has it; None if it may.
+def refuse_version(system: System, version: str) -> str | None:
+    """Why this node must not get an image with the Kubernetes `version` (`[meta.edge] kubernetes`); None if it may.
 
-    Neither older than what runs or what the datastore has seen, nor another distribution, nor more than one minor
-    version on.
+    Refused are another distribution, a version that is older than the running one or one that the datastore has seen,
+    and a version that is more than one minor version newer.
     """
-    last = version_record.read_record(system)
+    record = version_record.read_record(system)
     try:
-        known = [versions.running_version(system), last.release if last else None]
+        known_versions = [versions.running_version(system), record.release if record else None]
     except Problem as problem:
         return str(problem)
-    return next((reason for release in known if (reason := versions.refuse_version(release, wanted))), None)
+    return next((reason for known in known_versions if (reason := versions.refuse_version(known, version))), None)
 
 
 def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Have the cluster ready for this node's reboot into another slot. `say` is told of progress.
+    """Cordon and drain this node within `deadline` seconds, and take a snapshot. `say` reports progress.
 
-    At most `deadline` seconds are spent waiting for pods. A cluster that does not answer holds up nothing: an update
-    may be what mends it. Raises `Problem` where the datastore can't be snapshotted; then the node is as it was before.
-    Whoever calls it must call `rejoin` if there is no switch after all.
+    A cluster that does not answer is no reason to fail, because the update may repair it. Raises `Problem` if no
+    snapshot can be taken, after undoing the rest. The caller must call `rejoin` if the switch fails afterwards.
     """
     from osbuild.agent.cluster import membership
 
@@ -43,51 +41,49 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
 
 
 def reconcile_data(system: System) -> dict[str, Any] | None:
-    """Bring the data of Kubernetes to the release of this slot, before anything of Kubernetes runs.
+    """Adapt the cluster data to the Kubernetes version of this slot, before Kubernetes starts.
 
-    Before a newer release gets at the data, a snapshot is taken, unless there is one already. An older one gets the
-    newest snapshot that it can use, if and only if the newer release has changed the datastore in the meantime: rows or
-    tables. What can't be done is said under `problem`, and Kubernetes runs on what there is. Returns what was done,
-    None where that was nothing; what is `restored` at every boot until `mark_recorded`. Raises `OSError` where a
-    restore got stuck halfway.
+    Returns what was done, or None; a `restored` snapshot is reported at every boot until `mark_recorded`. Failures are
+    reported as `problem`, and Kubernetes uses the existing data. Raises `OSError` if a restore was interrupted halfway.
     """
+    # A newer version gets the data after a snapshot was taken. An older version gets the newest snapshot that it can
+    # use, but only if the newer version has changed rows or tables of the datastore.
     release = versions.running_version(system)
     if release is None:
         return None
-    last = version_record.read_record(system)
-    noted = any(
+    record = version_record.read_record(system)
+    restore_recorded = any(
         os.path.lexists(system.path(name)) for name in (version_record.RESTORE_NOTE, version_record.RESTORE_DONE)
     )
-    if last and last.release == release and not noted:
-        return None  # as nearly always: nothing else is loaded then
+    if record and record.release == release and not restore_recorded:
+        return None  # the usual case, without further imports
     from osbuild.agent.cluster.migration import migrate_data
 
     return migrate_data(system, release)
 
 
 def mark_recorded(system: System) -> None:
-    """What `reconcile_data` said is written down. Raises `OSError`."""
+    """Confirm that the result of `reconcile_data` is recorded. Raises `OSError`."""
     from osbuild.agent.cluster import restore
 
     restore.mark_recorded(system)
 
 
-def rollback_loss(system: System, wanted: str | None = None) -> dict[str, Any] | None:
-    """What a rollback to `wanted` would take from the cluster, by default to what ran before; None for nothing.
+def rollback_loss(system: System, version: str | None = None) -> dict[str, Any] | None:
+    """What a rollback to the Kubernetes `version` (default: the previous one) would lose; None if nothing.
 
-    Else which snapshot comes back, and what is lost; `problem` where there is none. Raises `Problem`.
+    Returns the snapshot that would be restored and the changes since then, or a `problem`. Raises `Problem`.
     """
     from osbuild.agent.cluster import migration
 
-    return migration.rollback_loss(system, wanted)
+    return migration.rollback_loss(system, version)
 
 
 def rejoin(system: System, patience: float = 60) -> dict[str, Any]:
-    """Undo what `prepare_reboot` did: uncordon the node if it was us who cordoned it, and remove snapshots that are too
-    many.
+    """Uncordon the node if an update has cordoned it, and remove excess snapshots. Retries for `patience` seconds.
 
-    Asks for `patience` seconds. Raises nothing: `problem` says why the node may still be cordoned, so that it must be
-    called again, as `edge-kubernetes-uncordon.service` does after every boot.
+    Raises nothing. `problem` in the result says why the node may still be cordoned; then
+    edge-kubernetes-uncordon.service calls this again after the next boot.
     """
     from osbuild.agent.cluster import membership
 

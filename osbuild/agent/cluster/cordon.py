@@ -1,8 +1,8 @@
-"""This node in its cluster: taken out of scheduling for an update, and brought back.
+"""Cordons this node for an update, and uncordons it.
 
-An annotation says that it was us. It is set and removed in one patch with `unschedulable`, so that a node that somebody
-else has cordoned is never touched, whatever happens in between, and it goes wherever the object goes: into a snapshot
-and back. A file says on this side that there is something to be undone, so that it is done at the next good boot too.
+An annotation records that an update has cordoned the node. It is set and removed in the same patch as `unschedulable`,
+so a node that somebody else has cordoned is never changed, and both are part of the same snapshot. A file on the data
+partition records that the node may have to be uncordoned, so that this is also done at the next good boot.
 """
 
 import urllib.error
@@ -15,7 +15,7 @@ from osbuild.shared.files import sync_path, write_file
 
 ANNOTATION = "edge-osbuild/cordoned"
 CORDON_MARK = "/var/lib/kubernetes/cordoned"
-MOST_CONFLICTS = 10  # times that another's change to the object may come between a look and a patch
+MOST_CONFLICTS = 10  # attempts; another program may change the object between read and patch
 
 
 def node_path(name: str) -> str:
@@ -23,7 +23,7 @@ def node_path(name: str) -> str:
 
 
 def patch_if_unchanged(api: ApiServer, name: str, patch: dict[str, Any], version: str) -> bool:
-    """Patch the object if it is still what it was; whether it was."""
+    """Patch the Node if its resourceVersion is still `version`. Returns whether it was. Raises `OSError`."""
     metadata = {**patch.get("metadata", {}), "resourceVersion": version}
     try:
         api.call("PATCH", node_path(name), {**patch, "metadata": metadata}, kind=MERGE_PATCH)
@@ -35,10 +35,10 @@ def patch_if_unchanged(api: ApiServer, name: str, patch: dict[str, Any], version
 
 
 def get_node(api: ApiServer, name: str) -> dict[str, Any] | None:
-    """The Node object; None where the cluster has none. Raises `OSError`."""
+    """The Node object; None if it does not exist. Raises `OSError`."""
     try:
-        found: dict[str, Any] = api.call("GET", node_path(name))
-        return found
+        node: dict[str, Any] = api.call("GET", node_path(name))
+        return node
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
@@ -50,7 +50,7 @@ def is_cordoned_by_us(node: dict[str, Any]) -> bool:
 
 
 def cordon_node(system: System, api: ApiServer, name: str) -> bool:
-    """Have nothing new scheduled here. False where somebody else has seen to that already. Raises `OSError`."""
+    """Cordon the node. Returns False if somebody else has cordoned it already. Raises `OSError`."""
     for _ in range(MOST_CONFLICTS):
         node = api.call("GET", node_path(name))
         if node["spec"].get("unschedulable") and not is_cordoned_by_us(node):
@@ -61,11 +61,11 @@ def cordon_node(system: System, api: ApiServer, name: str) -> bool:
         patch = {"metadata": {"annotations": {ANNOTATION: "update"}}, "spec": {"unschedulable": True}}
         if patch_if_unchanged(api, name, patch, node["metadata"]["resourceVersion"]):
             return True
-    raise OSError(f"node {name} changes all the time")
+    raise OSError(f"node {name} is changed too often by other programs")
 
 
 def uncordon_node(system: System, api: ApiServer, name: str) -> bool:
-    """Take back what `cordon_node` did; False where there is nothing of it. Raises `OSError`."""
+    """Uncordon the node. Returns False if no update has cordoned it. Raises `OSError`."""
     for _ in range(MOST_CONFLICTS):
         node = get_node(api, name)
         if node is None or not is_cordoned_by_us(node):
@@ -73,29 +73,31 @@ def uncordon_node(system: System, api: ApiServer, name: str) -> bool:
             return False
         patch = {"metadata": {"annotations": {ANNOTATION: None}}, "spec": {"unschedulable": None}}
         if patch_if_unchanged(api, name, patch, node["metadata"]["resourceVersion"]):
-            # A server elsewhere may lose what it has just said: the next boot looks once more.
+            # A server on another node may lose this change, so an agent node checks again at the next boot.
             if datastore.find_database(system):
                 remove_cordon_mark(system)
             return True
-    raise OSError(f"node {name} changes all the time")
+    raise OSError(f"node {name} is changed too often by other programs")
 
 
 def has_cordon_mark(system: System) -> bool:
-    """Whether something may have to be undone."""
+    """Whether the node may have to be uncordoned."""
     return system.path(CORDON_MARK).exists()
 
 
 def remove_cordon_mark(system: System) -> None:
-    """Remove the file, once a power cut can't undo what it speaks of."""
+    """Remove the mark after the change of the Node is on the disk. Raises `OSError`."""
     mark = system.path(CORDON_MARK)
     if mark.exists():
         datastore.sync_to_disk(system)
-        mark.unlink(missing_ok=True)  # `update commit` and edge-kubernetes-uncordon.service may both be at it
+        mark.unlink(
+            missing_ok=True
+        )  # `update commit` and edge-kubernetes-uncordon.service may do this at the same time
         sync_path(mark.parent)
 
 
 def find_other_nodes(api: ApiServer, name: str) -> list[str]:
-    """Nodes that would take pods from this one: Ready, not cordoned, without a taint that keeps pods off."""
+    """Names of other nodes that accept pods: Ready, not cordoned, without a NoSchedule or NoExecute taint."""
     return [
         node["metadata"]["name"]
         for node in api.call("GET", "/api/v1/nodes")["items"]

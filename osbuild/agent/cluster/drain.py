@@ -1,8 +1,8 @@
-"""Has the pods of this node moved to other nodes before it goes down, as `kubectl drain` does.
+"""Evicts the pods of this node before a reboot, like `kubectl drain`.
 
-By the eviction API, so that disruption budgets hold. Pods stay that no other node would run instead: those of a
-DaemonSet, static ones, and those that belong to no controller, which an eviction would remove for good. They, and all
-pods where there is no other node, are there again after the reboot, in place and with their data.
+It uses the eviction API, which respects disruption budgets. Pods that no other node would run are not evicted: pods of
+DaemonSets, static pods, and pods without a controller, which an eviction would delete. These pods, and all pods of a
+single node, are started again after the reboot with their data.
 """
 
 import time
@@ -12,20 +12,20 @@ from typing import Any
 
 from osbuild.agent.kubernetes.api import ApiServer, explain_failure, quote_path
 
-PAUSE = 2.0  # seconds between two looks
+PAUSE = 2.0  # seconds between two polls
 MIRROR = "kubernetes.io/config.mirror"
 
 
 def owner_kind(pod: dict[str, Any]) -> str:
-    """The kind of what controls a pod, `static` for a static one, empty for one that nothing would make again."""
+    """The kind of the controller of a pod, `static` for a static pod, or empty for a pod without a controller."""
     if MIRROR in (pod["metadata"].get("annotations") or {}):
         return "static"
-    found = (one for one in pod["metadata"].get("ownerReferences") or [] if one.get("controller"))
-    return next((str(one["kind"]) for one in found), "")
+    owners = pod["metadata"].get("ownerReferences") or []
+    return next((str(owner["kind"]) for owner in owners if owner.get("controller")), "")
 
 
 def can_move(pod: dict[str, Any]) -> bool:
-    """Whether another node would run it instead."""
+    """Whether an evicted pod would be started on another node."""
     finished = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
     return not finished and owner_kind(pod) not in ("", "static", "DaemonSet", "Node")
 
@@ -36,28 +36,27 @@ def pod_label(pod: dict[str, Any]) -> str:
 
 def list_pods(api: ApiServer, node: str) -> list[dict[str, Any]]:
     """The pods of one node. Raises `OSError`."""
-    found: list[dict[str, Any]] = api.call("GET", f"/api/v1/pods?fieldSelector=spec.nodeName%3D{quote_path(node)}")[
-        "items"
-    ]
-    return found
+    path = f"/api/v1/pods?fieldSelector=spec.nodeName%3D{quote_path(node)}"
+    pods: list[dict[str, Any]] = api.call("GET", path)["items"]
+    return pods
 
 
 def evict_pod(api: ApiServer, pod: dict[str, Any]) -> str | None:
-    """Ask for one eviction; why it is refused for now, or None. Raises `OSError` where the server does not answer."""
-    meta = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
-    path = f"/api/v1/namespaces/{quote_path(meta['namespace'])}/pods/{quote_path(meta['name'])}/eviction"
+    """Evict one pod. Returns why it is refused for now, or None. Raises `OSError` if the server does not answer."""
+    metadata = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
+    path = f"/api/v1/namespaces/{quote_path(metadata['namespace'])}/pods/{quote_path(metadata['name'])}/eviction"
     try:
-        api.call("POST", path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta})
+        api.call("POST", path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata})
     except urllib.error.HTTPError as error:
-        return None if error.code == 404 else explain_failure(error)  # 429 is a disruption budget's no
+        return None if error.code == 404 else explain_failure(error)  # 429: a disruption budget forbids it
     return None
 
 
 def drain_node(api: ApiServer, node: str, deadline: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Evict until nothing that moves is left, or `deadline` seconds are over.
+    """Evict pods until none is left that can move, or for `deadline` seconds.
 
-    Returns `moved`, pods that are gone, and `left`, those that are not with the reason. A server that does not answer
-    for a moment is asked again; raises `OSError` where it does not answer at the end.
+    Returns the names of `moved` pods, and the pods that are `left` with the reason. Requests that fail are repeated;
+    raises `OSError` if they still fail at the deadline.
     """
     end = time.monotonic() + deadline
     seen: set[str] = set()
@@ -78,6 +77,6 @@ def drain_node(api: ApiServer, node: str, deadline: float, say: Callable[[str], 
             if failure:
                 raise failure
             break
-        say(f"{len(left)} of {len(seen)} pods still here" if not failure else explain_failure(failure))
+        say(f"{len(left)} of {len(seen)} pods are left" if not failure else explain_failure(failure))
         time.sleep(min(PAUSE, max(0.0, end - time.monotonic())))
     return {"moved": sorted(seen - left.keys()), "left": left}

@@ -1,4 +1,4 @@
-"""Data that one release of Kubernetes has had becomes another's: the part that not every boot needs."""
+"""Adapts the cluster data after a change of the Kubernetes version. Imported only at boots that need it."""
 
 import sys
 from contextlib import suppress
@@ -12,151 +12,153 @@ from osbuild.agent.kubernetes import datastore, versions
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 
-LISTED = 100  # names of lost objects that are written down, of each kind
-# What the kubelet remembers of processors and memory that containers have. It refuses to start over a file of another
-# form (its own advice then: delete it), and after a boot no container has anything any more.
+LISTED = 100  # names of lost objects that are recorded per kind
+# The kubelet's records of processors and memory that are assigned to containers. It does not start if a file has the
+# format of another version, and recommends deleting it. After a boot no container has anything assigned.
 KUBELET_STATE = ("/var/lib/kubelet/cpu_manager_state", "/var/lib/kubelet/memory_manager_state")
 
 
 def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
-    """Finish a restore that was cut, then make the data `release`'s. Returns what was done; what was not: `problem`.
+    """Finish an interrupted restore, then adapt the data to `release`. Returns what was done, and any `problem`.
 
-    Raises `OSError` where a restore got stuck halfway: Kubernetes must not run until a later boot has finished it.
+    Raises `OSError` if a restore could not be finished: Kubernetes must not start until a later boot has finished it.
     """
-    metadata: dict[str, Any] = {}
-    if lost := restore.unrecorded_restore(system):
-        metadata = {"restored": lost}
+    result: dict[str, Any] = {}
+    if finished := restore.unrecorded_restore(system):
+        result = {"restored": finished}
     try:
         if note := restore.read_note(system):
             try:
-                metadata = {"restored": restore.finish_restore(system, note)}
-            except Problem as problem:  # another snapshot may do
-                print(f"a restore that was begun is given up: {problem}", file=sys.stderr)
-        last = version_record.read_record(system)
-        if last and last.release == release:
-            return metadata
-        metadata |= {"from": str(last.release) if last else None, "to": str(release)}
-        if last and last.release.minor != release.minor:
+                result = {"restored": restore.finish_restore(system, note)}
+            except Problem as problem:  # another snapshot may be usable
+                print(f"an interrupted restore cannot be finished: {problem}", file=sys.stderr)
+        record = version_record.read_record(system)
+        if record and record.release == release:
+            return result
+        result |= {"from": str(record.release) if record else None, "to": str(release)}
+        if record and record.release.minor != release.minor:
             for name in KUBELET_STATE:
                 system.path(name).unlink(missing_ok=True)
-        went = restore_for(system, last, release) if last and versions.migrates(release, last.release) else {}
-        metadata |= went
-        if "restored" not in went:
-            metadata |= record_version(system, last, release)
+        restored = restore_for(system, record, release) if record and versions.migrates(release, record.release) else {}
+        result |= restored
+        if "restored" not in restored:
+            result |= record_version(system, record, release)
     except (OSError, Problem) as error:
         if isinstance(error, OSError) and restore.read_note(system):
             raise
-        metadata["problem"] = str(error)
-    return metadata
+        result["problem"] = str(error)
+    return result
 
 
-def record_version(system: System, last: VersionRecord | None, release: KubernetesVersion) -> dict[str, Any]:
-    """Stamp the data as this release's, after a snapshot where it is newer."""
-    metadata: dict[str, Any] = {}
-    if last and versions.migrates(last.release, release) and versions.read_role(system) == "server":
+def record_version(system: System, record: VersionRecord | None, release: KubernetesVersion) -> dict[str, Any]:
+    """Record that `release` uses the data, after a snapshot if it is newer. Returns what was done."""
+    result: dict[str, Any] = {}
+    if record and versions.migrates(record.release, release) and versions.read_role(system) == "server":
         try:
-            made = snapshot.take_snapshot(system, last.release, "boot", needed_snapshots(system))
-            metadata["snapshot"] = made.name if made else None
-        except (OSError, Problem) as error:  # the one from before the switch is still there
-            metadata["problem"] = f"no snapshot at boot: {error}"
+            taken = snapshot.take_snapshot(system, record.release, "boot", needed_snapshots(system))
+            result["snapshot"] = taken.name if taken else None
+        except (OSError, Problem) as error:  # the snapshot from before the switch still exists
+            result["problem"] = f"no snapshot at boot: {error}"
     file = datastore.find_database(system)
-    now = datastore.read_state(file) if file else None
-    previous = last.release if last else None
+    state = datastore.read_state(file) if file else None
+    previous = record.release if record else None
     version_record.store_record(
-        system, VersionRecord(release, now.revision if now else None, now.schema if now else None, previous)
+        system, VersionRecord(release, state.revision if state else None, state.schema if state else None, previous)
     )
-    return metadata
+    return result
 
 
-def restore_for(system: System, last: VersionRecord, release: KubernetesVersion) -> dict[str, Any]:
-    """Restore for an older `release` than the one of `last`, if it must be.
+def restore_for(system: System, record: VersionRecord, release: KubernetesVersion) -> dict[str, Any]:
+    """Restore a snapshot for a `release` that is older than that of `record`, if the datastore has changed.
 
-    Where that can't be, the older one runs on what there is, for good: a restore at a later boot would take away what
-    it has written by then.
+    Returns `restored`, `kept` or `problem`; empty on an agent node.
     """
-    if last.revision is None and datastore.find_database(system) is None:
-        return {}  # an agent
-    now = None
+    # If that fails, the older version uses the existing data from state on. A restore at a later boot would discard its
+    # changes.
+    if record.revision is None and datastore.find_database(system) is None:
+        return {}  # an agent node
+    state = None
     try:
         file = datastore.find_database(system)
-        now = datastore.read_state(file) if file else None
-        if now == datastore.DatastoreState(last.revision or 0, last.schema or ""):
-            return {"kept": f"{last.release} had not changed the datastore"}
+        state = datastore.read_state(file) if file else None
+        if state == datastore.DatastoreState(record.revision or 0, record.schema or ""):
+            return {"kept": f"{record.release} has not changed the datastore"}
     except Problem as problem:
-        print(f"the datastore that {last.release} leaves is damaged: {problem}", file=sys.stderr)
-    chosen = snapshot.find_usable(system, release)
-    why = f"no snapshot that {release} can use"
+        print(f"the datastore of {record.release} is damaged: {problem}", file=sys.stderr)
+    usable = snapshot.find_usable(system, release)
+    reason = f"no snapshot that {release} can use"
     try:
-        if chosen:
-            return {"restored": restore_snapshot(system, chosen, last, release)}
+        if usable:
+            return {"restored": restore_snapshot(system, usable, record, release)}
     except (OSError, Problem) as error:
         if restore.read_note(system):
             raise
-        why = f"{error}"
-    return {"problem": f"{why}: {release} has to run on what {last.release} has written"}
+        reason = f"{error}"
+    return {"problem": f"{reason}; {release} uses the data of {record.release}"}
 
 
 def restore_snapshot(
-    system: System, chosen: snapshot.Snapshot, last: VersionRecord, release: KubernetesVersion
+    system: System, restored: snapshot.Snapshot, record: VersionRecord, release: KubernetesVersion
 ) -> dict[str, Any]:
-    """Put a snapshot in the datastore's place, for `release`. What `last.release` has written becomes a snapshot too.
+    """Replace the datastore with a snapshot for `release`. The old datastore becomes a snapshot itself (`replaced`).
 
-    Nothing of Kubernetes may run. Returns what is restored, and what is lost by it. Raises `Problem` and `OSError`.
+    Kubernetes must be stopped. Returns what is restored and what is lost. Raises `Problem` and `OSError`.
     """
-    metadata = describe_restore(system, chosen)
-    seen = last.revision or 0
+    result = describe_restore(system, restored)
+    newest_revision = record.revision or 0
     try:
-        if kept := snapshot.take_snapshot(system, last.release, "replaced", [chosen.name, *needed_snapshots(system)]):
-            metadata["replaced"] = kept.name
-            seen = max(seen, kept.revision)
+        if replaced := snapshot.take_snapshot(
+            system, record.release, "replaced", [restored.name, *needed_snapshots(system)]
+        ):
+            result["replaced"] = replaced.name
+            newest_revision = max(newest_revision, replaced.revision)
     except (OSError, Problem) as error:
-        lacking = f"what {last.release} had written is not kept: {error}"
-        metadata["problem"] = "; ".join(filter(None, (metadata.get("problem"), lacking)))
+        failure = f"the data of {record.release} are not stored as a snapshot: {error}"
+        result["problem"] = "; ".join(filter(None, (result.get("problem"), failure)))
     if file := datastore.find_database(system):
         with suppress(Problem):
-            seen = max(seen, datastore.read_state(file).revision)
-    return restore.begin_restore(system, chosen, release, seen, metadata)
+            newest_revision = max(newest_revision, datastore.read_state(file).revision)
+    return restore.begin_restore(system, restored, release, newest_revision, result)
 
 
-def describe_restore(system: System, chosen: snapshot.Snapshot) -> dict[str, Any]:
-    """A snapshot, and what is lost where it takes the datastore's place: counts, and some of the names."""
-    metadata: dict[str, Any] = {"snapshot": chosen.name, "release": str(chosen.release), "taken": chosen.taken}
+def describe_restore(system: System, restored: snapshot.Snapshot) -> dict[str, Any]:
+    """The snapshot, and the changes that its restore would lose: counts, and up to `LISTED` names of each kind."""
+    result: dict[str, Any] = {"snapshot": restored.name, "release": str(restored.release), "taken": restored.taken}
     try:
         file = datastore.find_database(system)
-        lost = asdict(datastore.compare_databases(chosen.database, file)) if file else {}
-        metadata["lost"] = {kind: list(names[:LISTED]) for kind, names in lost.items()}
-        metadata["counts"] = {kind: len(names) for kind, names in lost.items()}
+        lost = asdict(datastore.compare_databases(restored.database, file)) if file else {}
+        result["lost"] = {kind: list(names[:LISTED]) for kind, names in lost.items()}
+        result["counts"] = {kind: len(names) for kind, names in lost.items()}
     except Problem as problem:
-        metadata["lost"] = None
-        metadata["problem"] = f"what is lost is not known: {problem}"
-    return metadata
+        result["lost"] = None
+        result["problem"] = f"the lost changes are unknown: {problem}"
+    return result
 
 
-def rollback_loss(system: System, wanted: str | None = None) -> dict[str, Any] | None:
-    """What a rollback to `wanted` would take from the cluster, by default to what ran before; None for nothing.
-
-    Else which snapshot comes back, and what is lost; `problem` where there is none. Raises `Problem`.
-    """
-    last = version_record.read_record(system)
-    release = KubernetesVersion.parse(wanted) if wanted else last and last.previous
+def rollback_loss(system: System, version: str | None = None) -> dict[str, Any] | None:
+    """See `osbuild.agent.cluster.cluster_data`."""
+    record = version_record.read_record(system)
+    release = KubernetesVersion.parse(version) if version else record and record.previous
     if (
-        not last
+        not record
         or not release
-        or not versions.migrates(release, last.release)
+        or not versions.migrates(release, record.release)
         or datastore.find_database(system) is None
     ):
         return None
-    chosen = snapshot.find_usable(system, release)
-    if chosen is None:
-        return {"problem": f"no snapshot that {release} can use: it would run on what {last.release} has written"}
-    return describe_restore(system, chosen)
+    usable = snapshot.find_usable(system, release)
+    if usable is None:
+        return {"problem": f"no snapshot that {release} can use; it would use the data of {record.release}"}
+    return describe_restore(system, usable)
 
 
 def needed_snapshots(system: System) -> list[str]:
-    """The snapshot that a rollback to the release before this one would need: rotation spares it."""
-    last = version_record.read_record(system)
-    if last is None or last.previous is None:
+    """Names of snapshots that must not be removed: the one for a rollback to the previous version, if there is one."""
+    record = version_record.read_record(system)
+    if record is None or record.previous is None:
         return []
     return [
-        one.name for one in snapshot.list_snapshots(system) if one.release == last.previous and one.reason != "replaced"
+        candidate.name
+        for candidate in snapshot.list_snapshots(system)
+        if candidate.release == record.previous and candidate.reason != "replaced"
     ][:1]

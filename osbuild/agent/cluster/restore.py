@@ -1,8 +1,8 @@
-"""Puts a snapshot in the datastore's place, so that a power cut at any moment changes nothing of the result.
+"""Replaces the datastore with a snapshot, safely at every power cut.
 
-What is to be done is written down first, with what gets lost by it, and every boot goes on with it until the note is
-gone. The new datastore is made beside the old one. Before it gets the old one's name, the old one's log goes: SQLite
-would take it for the new one's and play it into it. What was lost is said again until whoever asked has kept that.
+The plan is stored first, together with the changes that get lost, and every boot continues it until it is finished. The
+new datastore is prepared beside the old one. The old write-ahead log is removed before the rename, because SQLite would
+apply it to the new datastore. The lost changes are reported at every boot until the caller has recorded them.
 """
 
 import json
@@ -25,48 +25,52 @@ NOTE_TYPES = {"snapshot": str, "release": str, "revision": int, "facts": dict}
 
 
 def read_note(system: System) -> dict[str, Any] | None:
-    """What `begin_restore` noted, where it has not been finished."""
+    """The plan of an unfinished restore; None if there is none."""
     return files.read_object(system, version_record.RESTORE_NOTE, NOTE_TYPES, list(NOTE_TYPES)) or None
 
 
 def begin_restore(
-    system: System, chosen: Snapshot, release: KubernetesVersion, seen: int, metadata: Mapping[str, Any]
+    system: System, chosen: Snapshot, release: KubernetesVersion, newest_revision: int, details: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put `chosen` in the datastore's place, for `release` to go on with. Nothing of Kubernetes may run.
+    """Replace the datastore with snapshot `chosen`, for `release`. Kubernetes must be stopped. Returns `details`.
 
-    `seen` is a revision up to which somebody may have read the datastore that goes; `metadata` are kept with the note.
-    Returns them. Raises `Problem` and `OSError`, before anything was changed where there is no room.
+    `newest_revision` is the highest revision that a client may have read from the old datastore. Raises `Problem` and
+    `OSError`; if there is no space, nothing is changed.
     """
     database = system.path(datastore.FILE)
     database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     require_space(database.parent, datastore.database_size(chosen.database))
-    note = {"snapshot": chosen.name, "release": str(release), "revision": max(seen, chosen.revision), "facts": metadata}
+    note = {
+        "snapshot": chosen.name,
+        "release": str(release),
+        "revision": max(newest_revision, chosen.revision),
+        "facts": details,
+    }
     ready_path(database).unlink(missing_ok=True)
     write_file(system.path(version_record.RESTORE_NOTE), json.dumps(note).encode() + b"\n", 0o600)
     return finish_restore(system, note)
 
 
 def finish_restore(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what `note` says, however much of it is done already, and forget it. Returns its facts: see
-    `unrecorded_restore`.
+    """Continue the restore of `note` from any state, and remove the note. Returns its details.
 
-    Where the snapshot can't be used or has no room, nothing is changed, the note is dropped, and `Problem` or `OSError`
-    raised. Where the disk fails after that, `OSError` is raised and the note stays.
+    If the snapshot cannot be used or there is no space, nothing is changed, the note is removed, and `Problem` or
+    `OSError` is raised. If the disk fails after that, `OSError` is raised and the note is kept.
     """
     chosen, database = find_snapshot(system, note["snapshot"]), system.path(datastore.FILE)
     revision = note["revision"] + datastore.REVISION_MARGIN
     try:
         if chosen is None:
-            hint = "`edge-agent kubernetes snapshots` lists those that there are"
-            raise Problem(f"snapshot {note['snapshot']} is gone", hint=hint)
+            hint = "`edge-agent kubernetes snapshots` lists the snapshots"
+            raise Problem(f"snapshot {note['snapshot']} does not exist any more", hint=hint)
         if not ready_path(database).exists():
             prepare_database(chosen, database, revision)
     except (OSError, Problem):
         remove_note(system)
         raise
-    # From here on it needs no room: only names change.
-    for old in datastore.sqlite_files(database):
-        old.unlink(missing_ok=True)
+    # The remaining steps only rename files, so they need no space.
+    for old_file in datastore.sqlite_files(database):
+        old_file.unlink(missing_ok=True)
     sync_path(database.parent)
     ready_path(database).rename(database)
     sync_path(database.parent)
@@ -75,20 +79,20 @@ def finish_restore(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
     version_record.store_record(
         system, VersionRecord(KubernetesVersion.parse(note["release"]), revision, chosen.schema)
     )
-    with suppress(OSError):  # a disk that is full; then they are lost where the power fails before they are kept
+    with suppress(OSError):  # if the disk is full, a power cut may prevent the details from being recorded
         write_file(system.path(version_record.RESTORE_DONE), json.dumps(note["facts"]).encode() + b"\n", 0o600)
     remove_note(system)
-    metadata: dict[str, Any] = note["facts"]
-    return metadata
+    details: dict[str, Any] = note["facts"]
+    return details
 
 
 def unrecorded_restore(system: System) -> dict[str, Any] | None:
-    """The facts of a restore that is finished and that nobody has `mark_recorded`."""
+    """The details of a finished restore that are not recorded yet; None if there are none."""
     return files.read_object(system, version_record.RESTORE_DONE) or None
 
 
 def mark_recorded(system: System) -> None:
-    """What `finish_restore` returned is written down. Raises `OSError`."""
+    """Confirm that the details of the last restore are recorded. Raises `OSError`."""
     path = system.path(version_record.RESTORE_DONE)
     if path.exists():
         path.unlink()
@@ -96,21 +100,21 @@ def mark_recorded(system: System) -> None:
 
 
 def ready_path(database: Path) -> Path:
-    """The new datastore, whole and on the disk, before it gets its name."""
+    """The path of the prepared datastore before it is renamed."""
     return database.with_name(f".{database.name}.ready")
 
 
 def prepare_database(chosen: Snapshot, database: Path, revision: int) -> None:
-    fresh = database.with_name(f".{database.name}.new")
-    for scrap in (fresh, *datastore.sqlite_files(fresh)):
-        scrap.unlink(missing_ok=True)
-    datastore.copy_database(chosen.database, fresh)
-    datastore.delete(
-        fresh, datastore.BOOTSTRAP
-    )  # authorities are those on the disk, which may have been issued again since
-    datastore.skip_to_revision(fresh, revision)
-    datastore.verify_database(fresh)
-    fresh.rename(ready_path(database))
+    """Copy the datastore of a snapshot to `ready_path`, with a higher revision. Raises `Problem` and `OSError`."""
+    copy = database.with_name(f".{database.name}.new")
+    for leftover in (copy, *datastore.sqlite_files(copy)):
+        leftover.unlink(missing_ok=True)
+    datastore.copy_database(chosen.database, copy)
+    # The certificate authorities on the disk are used, because they may have been issued again since the snapshot.
+    datastore.delete(copy, datastore.BOOTSTRAP)
+    datastore.skip_to_revision(copy, revision)
+    datastore.verify_database(copy)
+    copy.rename(ready_path(database))
     sync_path(database.parent)
 
 

@@ -1,10 +1,9 @@
-"""Snapshots of the cluster's data: taken before another release of Kubernetes gets at it, few, and of bounded size.
+"""Snapshots of the cluster data, taken before another Kubernetes version uses the data. Number and size are limited.
 
-One is a folder `REVISION-VERSION`, since revisions only rise, and a clock may be wrong. It appears whole or not at all.
-
-In it is what a release changes and what only fits together: the datastore, and K3s' keys for encrypting it at rest.
-Authorities and keys (`pki/`, K3s' `tls/`) are not: no release changes those of a cluster, and certificates that a newer
-one has renewed are good for the older one, while older ones might have ended.
+A snapshot is a folder `REVISION-VERSION`: revisions always increase, while a clock may be wrong. It is created
+atomically. It contains what a Kubernetes version may change and what belongs together: the datastore, and K3s' keys for
+encryption at rest. Certificate authorities and keys (`pki/`, K3s' `tls/`) are not part of it: no version changes those
+of a cluster, certificates renewed by a newer version are valid for an older one, and old ones may have expired.
 """
 
 import datetime
@@ -29,21 +28,20 @@ DATA = "/var/lib/kubernetes"
 FOLDER = f"{DATA}/snapshots"
 METADATA_FILE = "snapshot.json"
 DATABASE = "state.db"
-# Below DATA. `server/token` is what K3s' documentation ("Backup and Restore") wants kept with a datastore.
+# Below DATA. K3s' documentation ("Backup and Restore") says that `server/token` belongs to the datastore.
 FILES = ("server/cred/encryption-config.json", "server/cred/encryption-state.json", "server/token")
-SPARE_BYTES = (
-    128 * 2**20
-)  # bytes that must stay free in /var: the node itself needs some, and its health check wants 64 MiB
-METADATA_TYPES = {"release": str, "revision": int, "schema": str, "taken": str, "reason": str}  # of the fields of FACTS
-DEFAULTS = {"snapshots": 3, "snapshot_space": 512 * 2**20}  # the profile's, where an image says nothing
+# Bytes that must stay free in /var, for the node itself and for the health check, which requires 64 MiB.
+SPARE_BYTES = 128 * 2**20
+METADATA_TYPES = {"release": str, "revision": int, "schema": str, "taken": str, "reason": str}
+DEFAULTS = {"snapshots": 3, "snapshot_space": 512 * 2**20}  # used if the image does not set them
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`revision` and `schema` are the datastore's, `release` is what wrote it.
+    """A snapshot of a datastore with its `revision` and `schema`, written by Kubernetes `release`.
 
-    `taken` is a time (ISO 8601, UTC) by the node's clock, `reason` one of `update`, `boot`, `replaced` and `asked`,
-    `size` counts bytes.
+    `taken` is a time of the node's clock (ISO 8601, UTC), `reason` is `update`, `boot`, `replaced` or `asked` (taken
+    manually), `size` is in bytes.
     """
 
     path: Path
@@ -64,19 +62,21 @@ class Snapshot:
 
 
 def list_snapshots(system: System) -> list[Snapshot]:
-    """Every whole snapshot, the newest first."""
-    found = []
+    """All complete snapshots, the newest first."""
+    snapshots = []
     for path in system.path(FOLDER).glob("[0-9]*"):
-        facts = state_files.read_object(System(path), METADATA_FILE, METADATA_TYPES, list(METADATA_TYPES))
+        metadata = state_files.read_object(System(path), METADATA_FILE, METADATA_TYPES, list(METADATA_TYPES))
         try:
-            release = KubernetesVersion.parse(facts["release"])
+            release = KubernetesVersion.parse(metadata["release"])
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            found.append(
-                Snapshot(path, release, facts["revision"], facts["schema"], facts["taken"], facts["reason"], size)
+            snapshots.append(
+                Snapshot(
+                    path, release, metadata["revision"], metadata["schema"], metadata["taken"], metadata["reason"], size
+                )
             )
         except (KeyError, Problem, OSError):
             continue
-    return sorted(found, key=lambda one: (one.revision, one.name), reverse=True)
+    return sorted(snapshots, key=lambda snapshot: (snapshot.revision, snapshot.name), reverse=True)
 
 
 def find_snapshot(system: System, name: str) -> Snapshot | None:
@@ -84,11 +84,9 @@ def find_snapshot(system: System, name: str) -> Snapshot | None:
 
 
 def find_usable(system: System, release: KubernetesVersion) -> Snapshot | None:
-    """The newest whole snapshot that `release` can go on with; None if there is none.
-
-    One of an older release is as good as what an update would find. One that a restore has put aside is not: it is of a
-    boot that failed, or that somebody turned away from.
-    """
+    """The newest undamaged snapshot that `release` can use; None if there is none."""
+    # A snapshot of an older version is as good as the data that an update finds. `replaced` ones are not used: they are
+    # from a version that failed or was rolled back.
     for snapshot in list_snapshots(system):
         if snapshot.release.distribution != release.distribution or snapshot.release.numbers > release.numbers:
             continue
@@ -97,91 +95,96 @@ def find_usable(system: System, release: KubernetesVersion) -> Snapshot | None:
                 datastore.verify_database(snapshot.database)
                 return snapshot
             except Problem as problem:
-                print(f"snapshot {snapshot.name} can't be used: {problem}", file=sys.stderr)
+                print(f"snapshot {snapshot.name} cannot be used: {problem}", file=sys.stderr)
     return None
 
 
 def snapshot_limits(system: System) -> tuple[int, int]:
-    """How many snapshots are kept, and how many bytes they may have."""
-    found = DEFAULTS | (system.image().get("update") or {})
-    return int(found["snapshots"]), int(found["snapshot_space"])
+    """(largest number of snapshots, largest total size in bytes)."""
+    limits = DEFAULTS | (system.image().get("update") or {})
+    return int(limits["snapshots"]), int(limits["snapshot_space"])
 
 
-def rotate_snapshots(system: System, spared: Collection[str] = ()) -> list[str]:
-    """Remove the oldest beyond the profile's limits, and what a power cut left; returns the names.
+def rotate_snapshots(system: System, needed: Collection[str] = ()) -> list[str]:
+    """Remove the oldest snapshots beyond the limits of the profile, and incomplete ones. Returns the removed names.
 
-    The newest and those named in `spared` stay.
+    The newest snapshot and those named in `needed` are kept. Raises `OSError`.
     """
     if not system.path(FOLDER).exists():
         return []
     with snapshot_lock(system):
-        return remove_oldest(system, spared)
+        return remove_oldest(system, needed)
 
 
 def snapshot_lock(system: System) -> AbstractContextManager[None]:
-    """One process at a time: what another is just making is no scrap. Raises `OSError`."""
+    """Lock the snapshots, so that an unfinished snapshot of another process is not removed. Raises `OSError`."""
     folder = system.path(FOLDER)
     make_folder(folder, 0o700)
     return lock_path(folder)
 
 
-def remove_oldest(system: System, spared: Collection[str], *, room: int = 0) -> list[str]:
-    """See `rotate_snapshots`. With `room` in bytes, one more snapshot of that size will fit then."""
+def remove_oldest(system: System, needed: Collection[str], *, reserve: int = 0) -> list[str]:
+    """See `rotate_snapshots`. With `reserve`, also make space for one more snapshot of this size in bytes."""
     count, space = snapshot_limits(system)
-    for scrap in system.path(FOLDER).glob(".*"):
-        shutil.rmtree(scrap, ignore_errors=True)
-    kept = list_snapshots(system)
-    gone = []
-    for old in reversed(kept[1:]):
-        full = len(kept) + bool(room) > count or sum(snapshot.size for snapshot in kept) + room > space
-        if full and old.name not in spared:
+    for incomplete in system.path(FOLDER).glob(".*"):
+        shutil.rmtree(incomplete, ignore_errors=True)
+    remaining = list_snapshots(system)
+    removed = []
+    for old in reversed(remaining[1:]):
+        full = len(remaining) + bool(reserve) > count or sum(snapshot.size for snapshot in remaining) + reserve > space
+        if full and old.name not in needed:
             remove_snapshot(old)
-            kept.remove(old)
-            gone.append(old.name)
-    return gone
+            remaining.remove(old)
+            removed.append(old.name)
+    return removed
 
 
 def remove_snapshot(old: Snapshot) -> None:
-    """First out of the way, so that no half of it is ever taken for a snapshot."""
+    """Remove a snapshot. It is renamed first, so that a power cut leaves no incomplete snapshot. Raises `OSError`."""
     aside = old.path.with_name(f".{old.name}")
     old.path.rename(aside)
     shutil.rmtree(aside)
 
 
 def take_snapshot(
-    system: System, release: KubernetesVersion, reason: str, spared: Collection[str] = ()
+    system: System, release: KubernetesVersion, reason: str, needed: Collection[str] = ()
 ) -> Snapshot | None:
-    """Snapshot the datastore that `release` has, running or not; None where there is none.
+    """Take a snapshot of the datastore of `release`, which may be in use; None if there is no datastore.
 
-    Where one of the same revision is there already, that is it. Raises `Problem` where there is no room, where the
+    An existing snapshot of the same revision is returned instead. Raises `Problem` if there is no space or the
     datastore is damaged, and `OSError`.
     """
     source = datastore.find_database(system)
     if source is None:
         return None
     with snapshot_lock(system):
-        return make_snapshot(system, source, release, reason, spared)
+        return snapshot_database(system, source, release, reason, needed)
 
 
-def make_snapshot(
-    system: System, source: Path, release: KubernetesVersion, reason: str, spared: Collection[str]
+def snapshot_database(
+    system: System, source: Path, release: KubernetesVersion, reason: str, needed: Collection[str]
 ) -> Snapshot | None:
-    """See `take_snapshot`: of the datastore `source`."""
-    now = datastore.read_state(source)
-    path = system.path(f"{FOLDER}/{now.revision:012d}-{release.version}")
-    if there := find_snapshot(system, path.name):
-        datastore.verify_database(there.database)
-        return there
-    make_room(system, datastore.database_size(source), spared)
+    """See `take_snapshot`. The caller holds the lock; `source` is the datastore."""
+    state = datastore.read_state(source)
+    path = system.path(f"{FOLDER}/{state.revision:012d}-{release.version}")
+    if existing := find_snapshot(system, path.name):
+        datastore.verify_database(existing.database)
+        return existing
+    make_space(system, datastore.database_size(source), needed)
     scratch = path.with_name(f".{path.name}")
     scratch.mkdir(mode=0o700)
     try:
-        copied = copy_contents(system, scratch, source)
-        metadata = {"release": str(release), "revision": copied.revision, "schema": copied.schema, "reason": reason}
+        copied_state = copy_contents(system, scratch, source)
+        metadata = {
+            "release": str(release),
+            "revision": copied_state.revision,
+            "schema": copied_state.schema,
+            "reason": reason,
+        }
         metadata["taken"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_file(scratch / METADATA_FILE, json.dumps(metadata).encode() + b"\n", 0o600)
-        # It may have been written to since: the copy's own revision is what counts.
-        path = path.with_name(f"{copied.revision:012d}-{release.version}")
+        # The datastore may have changed since `state` was read, so the revision of the copy is used.
+        path = path.with_name(f"{copied_state.revision:012d}-{release.version}")
         if not path.exists():
             scratch.rename(path)
             sync_path(path.parent)
@@ -190,28 +193,28 @@ def make_snapshot(
     return find_snapshot(system, path.name)
 
 
-def make_room(system: System, size: int, spared: Collection[str]) -> None:
-    """Have room for a snapshot of `size` bytes, older ones making way. Raises `Problem` where there is none."""
-    remove_oldest(system, spared, room=size)
+def make_space(system: System, size: int, needed: Collection[str]) -> None:
+    """Remove old snapshots until one of `size` bytes fits. Raises `Problem` if it does not fit."""
+    remove_oldest(system, needed, reserve=size)
     space = snapshot_limits(system)[1]
     if size > space:
         limit = f"`update.snapshot_space` of the profile is {format_bytes(space)}"
-        message = f"the datastore has {format_bytes(size)}, and {limit}"
-        raise Problem(message, where=datastore.FILE, hint="give it more, or remove objects that nobody needs")
+        message = f"the datastore has {format_bytes(size)}, but {limit}"
+        raise Problem(message, where=datastore.FILE, hint="increase it, or delete objects that are not needed")
     require_space(system.path(FOLDER), size)
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raise `Problem` unless the file system of `folder` has room for `size` bytes."""
+    """Raise `Problem` unless the file system of `folder` has space for `size` bytes and the reserve."""
     space = file_system_space(folder)
     if space is not None and space.free < size + SPARE_BYTES:
         needed = f"{format_bytes(size)} and {format_bytes(SPARE_BYTES)} to spare are needed"
-        message = f"{needed}, {format_bytes(space.free)} are free"
+        message = f"{needed}, but {format_bytes(space.free)} are free"
         raise Problem(message, where=str(folder), hint=FREE)
 
 
 def copy_contents(system: System, folder: Path, source: Path) -> datastore.DatastoreState:
-    """Copy what a snapshot holds into `folder`, all of it on the disk."""
+    """Copy datastore and files into `folder` and flush them to the disk. Returns the state of the copied datastore."""
     database = folder / DATABASE
     datastore.copy_database(source, database)
     datastore.verify_database(database)
@@ -219,6 +222,6 @@ def copy_contents(system: System, folder: Path, source: Path) -> datastore.Datas
         file = system.path(f"{DATA}/{name}")
         if file.exists():
             write_file(folder / "files" / name, file.read_bytes(), 0o600)
-    for made in [path for path in (folder, *folder.rglob("*")) if path.is_dir()]:
-        sync_path(made)
+    for subfolder in [path for path in (folder, *folder.rglob("*")) if path.is_dir()]:
+        sync_path(subfolder)
     return datastore.read_state(database, alone=True)

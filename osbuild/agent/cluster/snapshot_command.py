@@ -1,4 +1,4 @@
-"""Snapshots by hand: `edge-agent kubernetes snapshots`, `snapshot` and `restore NAME`."""
+"""The commands `edge-agent kubernetes snapshots`, `snapshot` and `restore NAME`."""
 
 import json
 
@@ -15,59 +15,68 @@ from osbuild.shared.sizes import format_bytes
 WRITERS = ("kine.service", "k3s-server.service")
 
 
-def snapshot_json(one: Snapshot) -> dict[str, object]:
+def snapshot_json(entry: Snapshot) -> dict[str, object]:
     return {
-        "name": one.name, "kubernetes": str(one.release), "revision": one.revision, "taken": one.taken,
-        "reason": one.reason, "size": one.size,
+        "name": entry.name, "kubernetes": str(entry.release), "revision": entry.revision, "taken": entry.taken,
+        "reason": entry.reason, "size": entry.size,
     }  # fmt: skip
 
 
 def snapshot_lines(system: System, machine: bool) -> list[str]:
-    """Lines about every snapshot, or JSON. Raises `PermissionError` for others than root."""
-    next(iter(system.path(snapshot.DATA).iterdir()), None)  # they are for root only: none and not seen are two things
+    """All snapshots as text or JSON. Raises `PermissionError` for users other than root."""
+    next(iter(system.path(snapshot.DATA).iterdir()), None)  # raises PermissionError instead of showing an empty list
     snapshots = snapshot.list_snapshots(system)
     if machine:
-        return [json.dumps([snapshot_json(one) for one in snapshots], indent=2)]
+        return [json.dumps([snapshot_json(entry) for entry in snapshots], indent=2)]
     if not snapshots:
         return ["no snapshots"]
-    width = max(len(one.name) for one in snapshots)
-    return [f"{one.name:{width}}  {one.taken}  {one.reason:8}  {format_bytes(one.size):>8}" for one in snapshots]
+    width = max(len(entry.name) for entry in snapshots)
+    return [
+        f"{entry.name:{width}}  {entry.taken}  {entry.reason:8}  {format_bytes(entry.size):>8}" for entry in snapshots
+    ]
 
 
 def server_version(system: System) -> KubernetesVersion:
-    """The release of this node's cluster. Raises `Problem` where the node has no datastore."""
+    """The running Kubernetes version. Raises `Problem` if the node has no datastore."""
     release = versions.running_version(system)
     if release is None or versions.read_role(system) != "server":
-        raise Problem("this node has no datastore: it is no server", hint="ask the server of its cluster")
+        raise Problem(
+            "this node has no datastore, because it is not a server node",
+            hint="run it on the server node of the cluster",
+        )
     return release
 
 
 def take_manually(system: System) -> str:
-    """Take a snapshot; what to say about it. Raises `Problem`."""
-    made = snapshot.take_snapshot(system, server_version(system), "asked", migration.needed_snapshots(system))
-    if made is None:
-        raise Problem("there is no datastore", where=datastore.FILE, hint="it is made at the first start of Kubernetes")
-    return f"{made.name}, {format_bytes(made.size)}"
+    """Take a snapshot. Returns the line to print. Raises `Problem`."""
+    taken = snapshot.take_snapshot(system, server_version(system), "asked", migration.needed_snapshots(system))
+    if taken is None:
+        raise Problem(
+            "there is no datastore", where=datastore.FILE, hint="it is created at the first start of Kubernetes"
+        )
+    return f"{taken.name}, {format_bytes(taken.size)}"
 
 
 def restore_manually(system: System, name: str) -> str:
-    """Put a snapshot in the datastore's place; what to say about it. Raises `Problem`."""
+    """Replace the datastore with a snapshot. Returns the line to print. Raises `Problem`."""
     release = server_version(system)
     chosen = snapshot.find_snapshot(system, name)
     if chosen is None:
-        known = ", ".join(one.name for one in snapshot.list_snapshots(system)) or "none"
-        raise Problem(f"there is no snapshot {name}", hint=f"there are: {known}")
+        names = ", ".join(entry.name for entry in snapshot.list_snapshots(system)) or "none"
+        raise Problem(f"there is no snapshot {name}", hint=f"existing snapshots: {names}")
     if chosen.release.distribution != release.distribution or versions.migrates(release, chosen.release):
-        message = f"it was written by {chosen.release}, and this slot has {release}"
-        raise Problem(message, where=name, hint="restore it in the slot that it is of, or take an older one")
+        message = f"it was written by {chosen.release}, but this slot has {release}"
+        raise Problem(
+            message, where=name, hint="restore it in the slot with that version, or restore an older snapshot"
+        )
     datastore.verify_database(chosen.database)
     if writers := find_active(*WRITERS):
-        hint = "stop it first (systemctl stop kubernetes.target), wait for its end, and start it afterwards"
-        raise Problem(f"Kubernetes runs: {', '.join(writers)}", hint=hint)
-    done = migration.restore_snapshot(
+        hint = "stop it with `systemctl stop kubernetes.target`, wait until it has stopped, and start it afterwards"
+        raise Problem(f"Kubernetes is running: {', '.join(writers)}", hint=hint)
+    result = migration.restore_snapshot(
         system, chosen, version_record.read_record(system) or VersionRecord(release), release
     )
-    cluster_data.mark_recorded(system)  # whoever asked for it reads it
-    counts = ", ".join(f"{count} {kind}" for kind, count in (done.get("counts") or {}).items() if count)
-    kept = f"; what was there is now snapshot {done['replaced']}" if done.get("replaced") else ""
-    return f"{name} is in place; objects lost by it: {counts or done.get('problem') or 'none'}{kept}"
+    cluster_data.mark_recorded(system)  # the result is printed, so it is not reported at the next boot
+    counts = ", ".join(f"{count} {kind}" for kind, count in (result.get("counts") or {}).items() if count)
+    replaced = f"; the replaced datastore is now snapshot {result['replaced']}" if result.get("replaced") else ""
+    return f"{name} is restored; lost changes: {counts or result.get('problem') or 'none'}{replaced}"

@@ -1,6 +1,6 @@
-"""Which release of Kubernetes last had this node's data, and how the datastore was when that release first got it.
+"""Records which Kubernetes version uses the cluster data, and the state of the datastore when it first did.
 
-The stamp is written before anything of that release runs. So what the datastore has beyond it, the release has written.
+The record is written before this version starts, so later changes of the datastore were made by this version.
 """
 
 import json
@@ -13,17 +13,16 @@ from osbuild.agent.system import System
 from osbuild.shared.files import write_file
 
 FILE = "/var/lib/kubernetes/stamp.json"
-RESTORE_NOTE = "/var/lib/kubernetes/restore.json"  # there while a restore is not finished: see `restore`
-RESTORE_DONE = (
-    "/var/lib/kubernetes/restored.json"  # what a restore that is finished has cost, until that is written down
-)
+RESTORE_NOTE = "/var/lib/kubernetes/restore.json"  # exists while a restore is not finished; see `restore`
+# The details of a finished restore, until they are recorded.
+RESTORE_DONE = "/var/lib/kubernetes/restored.json"
 
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """`release` has the data since the datastore's `revision` and `schema`, `previous` had it before.
+    """`release` uses the data since this `revision` and `schema` of the datastore; `previous` used them before.
 
-    `revision` is None where there was no datastore: on an agent, or before the first start.
+    `revision` is None if there was no datastore: on an agent node, or before the first start.
     """
 
     release: KubernetesVersion
@@ -33,18 +32,18 @@ class VersionRecord:
 
 
 def read_record(system: System) -> VersionRecord | None:
-    """The stamp of this node; None before the first start, or where the file can't be understood."""
-    found = state_files.read_object(
+    """The record of this node; None before the first start or if the file is damaged."""
+    row = state_files.read_object(
         system, FILE, {**dict.fromkeys(("release", "schema", "previous"), str), "revision": int}
     )
-    if not found:
+    if not row:
         return None
     try:
-        previous = found.get("previous")
+        previous = row.get("previous")
         return VersionRecord(
-            KubernetesVersion.parse(found["release"]),
-            found["revision"],
-            found["schema"],
+            KubernetesVersion.parse(row["release"]),
+            row["revision"],
+            row["schema"],
             KubernetesVersion.parse(previous) if previous else None,
         )
     except (KeyError, AttributeError, Problem) as error:
@@ -52,8 +51,8 @@ def read_record(system: System) -> VersionRecord | None:
         return None
 
 
-def store_record(system: System, stamp: VersionRecord) -> None:
-    """Make `stamp` this node's. Raises `OSError`."""
+def store_record(system: System, record: VersionRecord) -> None:
+    """Store the record. Raises `OSError`."""
     system.path(FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    plain = asdict(stamp) | {"release": str(stamp.release), "previous": stamp.previous and str(stamp.previous)}
-    write_file(system.path(FILE), json.dumps(plain).encode() + b"\n", 0o600)
+    row = asdict(record) | {"release": str(record.release), "previous": record.previous and str(record.previous)}
+    write_file(system.path(FILE), json.dumps(row).encode() + b"\n", 0o600)

@@ -1,1 +1,1 @@
-"""The seed of this node (cloud-init's NoCloud format): found, checked, applied by cloud-init, stored and reported."""
+"""The seed of this node in cloud-init's NoCloud format: chosen, checked, applied by cloud-init, stored, reported."""

@@ -1,4 +1,4 @@
-"""Which seed counts at this boot, by the image's rule for media (`seed.media` of the profile)."""
+"""The choice of the seed for this boot, by the image's rule for media (`seed.media` of the profile)."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ class Media(StrEnum):
     """When a medium may configure a node."""
 
     FIRST_BOOT = "first-boot"
-    """while the node has no seed of its own"""
+    """only while the node has no seed of its own"""
     SIGNED = "signed"
     """at every boot, if a key that the image trusts has signed its seed"""
     ALWAYS = "always"
@@ -32,7 +32,7 @@ class Media(StrEnum):
 
 @dataclass
 class SeedChoice:
-    """The seed that counts; errors of those that were refused; notes about those that were not looked at."""
+    """The chosen seed, errors of refused seeds, and notes about media that were not read."""
 
     accepted: AcceptedSeed
     errors: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class SeedChoice:
 
 
 def read_media_rule(system: System) -> Media:
-    """The image's rule, the strictest one that needs no keys if it says none."""
+    """The image's rule; without one, the strictest rule that needs no keys."""
     try:
         return Media(system.image().get("seed", {}).get("media"))
     except (ValueError, AttributeError):
@@ -48,9 +48,9 @@ def read_media_rule(system: System) -> Media:
 
 
 def choose_seed(system: System, devices: list[Path], media: Media) -> SeedChoice:
-    """Choose the first usable seed of: media, the ESP of the node's own disk, the stored one, the defaults.
+    """Choose the first valid seed of: media, the ESP of the node's own disk, the stored seed, the defaults.
 
-    With `Media.FIRST_BOOT`, media come after the node's own seeds. A refused one is never a reason to stop.
+    With `Media.FIRST_BOOT`, the node's own seeds are preferred to media. A refused seed is reported and skipped.
     """
     errors: list[str] = []
 
@@ -74,34 +74,34 @@ def choose_seed(system: System, devices: list[Path], media: Media) -> SeedChoice
 
     on_media = [(f"medium {device}", lambda device=device: from_medium(device)) for device in devices]
     own: list[tuple[str, Callable[[], AcceptedSeed | None]]] = [(ESP, from_esp), (STORED, from_store)]
-    for source, get in [*own, *on_media] if media is Media.FIRST_BOOT else [*on_media, *own]:
-        if (accepted := try_source(source, get, errors)) is not None:
+    for source, read in [*own, *on_media] if media is Media.FIRST_BOOT else [*on_media, *own]:
+        if (accepted := try_source(source, read, errors)) is not None:
             notes = []
             if media is Media.FIRST_BOOT and devices and accepted.source in (ESP, STORED):
-                hint = f"`sudo edge-agent seed apply {devices[0]}` replaces its seed"
+                hint = f"to replace it, run `sudo edge-agent seed apply {devices[0]}`"
                 notes.append(f"medium {devices[0]} was not read, because this node has a seed: {hint}")
             return SeedChoice(accepted, errors, notes)
     return SeedChoice(accept_seed(default_seed(system), DEFAULTS), errors)
 
 
-def try_source(source: str, get: Callable[[], AcceptedSeed | None], errors: list[str]) -> AcceptedSeed | None:
-    """A seed of one source, None if there is none; one that is refused or can't be read is added to `errors`."""
+def try_source(source: str, read: Callable[[], AcceptedSeed | None], errors: list[str]) -> AcceptedSeed | None:
+    """The seed of one source, or None. A seed that is refused or cannot be read is added to `errors`."""
     try:
-        return get()
+        return read()
     except SeedRefused as problem:
         errors.append(f"seed on {source} refused: {problem}")
     except subprocess.CalledProcessError as problem:
-        said = " ".join(str(problem.stderr or "").split()) or problem
-        errors.append(f"seed on {source} can't be read: {said}")
+        output = " ".join(str(problem.stderr or "").split()) or problem
+        errors.append(f"seed on {source} cannot be read: {output}")
     except OSError as problem:
-        errors.append(f"seed on {source} can't be read: {problem.strerror or problem}")
-    except Exception as problem:  # whatever a file does to the parser, the node must get its users from another seed
+        errors.append(f"seed on {source} cannot be read: {problem.strerror or problem}")
+    except Exception as problem:  # even if a file makes the parser fail, the node must get users from another seed
         errors.append(f"seed on {source} refused: {type(problem).__name__}: {problem}")
     return None
 
 
 def default_seed(system: System) -> SeedFiles:
-    """The seed of a node that was given none."""
+    """The seed of a node without a seed: a name from the machine-id, no users, no network settings."""
     machine = system.text("/etc/machine-id").strip() or "0" * 32
     metadata = {"instance-id": f"default-{machine}", "local-hostname": f"edge-{machine[:8]}"}
     return SeedFiles(

@@ -1,4 +1,4 @@
-"""Runs of cloud-init, and what it says of them."""
+"""Runs of cloud-init, and their errors and warnings."""
 
 import os
 import re
@@ -14,21 +14,21 @@ from osbuild.shared.quoting import printable
 
 PROGRAM = "/usr/bin/cloud-init"
 FOLDER = "/usr/lib/edge-osbuild/cloud-init"
-# Steps and logging are in a file that goes before user-data, which could otherwise leave out its own users.
+# This file with steps and logging is read before user-data, so that user-data cannot remove the step for users.
 STEPS = f"{FOLDER}/steps.cfg"
 STATUS = "/run/cloud-init/status.json"
 DONE = "/run/cloud-init/edge-done"  # written by the last step, see cc_edge.py
 LOG = "/run/cloud-init/cloud-init.log"
 TIMEOUT = 240.0  # seconds
 FAILED = re.compile(r"Running module \S+ \(.*\) failed|Failed to (create user|set passwords|set 'expire'|set hashed)")
-USUAL = re.compile(r"Stdout, stderr changing to")  # warnings that say nothing is wrong
-PAIR = re.compile(r"\('(\w+)', \w+\([\"'](.*)[\"']\)\)")  # how cloud-init shows a module and its exception
+USUAL = re.compile(r"Stdout, stderr changing to")  # warnings that do not report a problem
+PAIR = re.compile(r"\('(\w+)', \w+\([\"'](.*)[\"']\)\)")  # how cloud-init prints a module and its exception
 SCHEMA = "cloud-config failed schema validation"
 
 
 @dataclass
 class CloudInitResult:
-    """`finished` is whether the stage ran to its end, whatever was wrong with single entries."""
+    """`finished` means that the stage ran to its end, even if there were errors in single entries."""
 
     finished: bool
     errors: list[str] = field(default_factory=list)
@@ -36,75 +36,78 @@ class CloudInitResult:
 
 
 def run_local_stage(system: System) -> CloudInitResult:
-    """Run every step before the network."""
+    """Run all steps that cloud-init takes before the network is up."""
     system.path(DONE).unlink(missing_ok=True)
     result = run_stage(system, "init-local", ["init", "--local"], TIMEOUT)
     if result.finished and not system.path(DONE).exists():
-        result.errors.append(f"cloud-init ended before it had taken every step: {LOG} says why")
+        result.errors.append(f"cloud-init ended before its last step; see {LOG}")
     result.finished = system.path(DONE).exists()
     return result
 
 
 def run_scripts(system: System) -> CloudInitResult:
-    """Run the scripts of the seed, which may take as long as they like."""
+    """Run the scripts of the seed, without a time limit."""
     return run_stage(system, "modules-final", ["modules", "--mode=final"], None)
 
 
 def run_stage(system: System, stage: str, arguments: list[str], timeout: float | None) -> CloudInitResult:
-    """Run one stage. What it prints goes to the journal."""
+    """Run one stage. Its output goes to the journal."""
     before = read_result(system, stage, "")
-    # The kernel command line may name another seed, which cloud-init would take instead.
-    own = {"PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1", "DEBUG_PROC_CMDLINE": ""}
+    # The kernel command line may name another seed, which cloud-init would prefer.
+    variables = {"PYTHONPATH": FOLDER, "PYTHONDONTWRITEBYTECODE": "1", "DEBUG_PROC_CMDLINE": ""}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [PROGRAM, arguments[0], "--file", STEPS, *arguments[1:]],
-            env={**os.environ, **own},
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stderr=output,
             start_new_session=True,
         )
-        late = ""
+        timeout_message = ""
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            late = f"no end within {timeout:g} s"
+            timeout_message = f"timed out after {timeout:g} s"
         output.seek(0)
-        said = output.read().decode(errors="replace")
-    sys.stderr.write(said.encode(errors="replace").decode())
+        text = output.read().decode(errors="replace")
+    sys.stderr.write(text.encode(errors="replace").decode())
     sys.stderr.flush()
-    last = late or next((line for line in reversed(said.splitlines()) if line.strip()), "")
-    result = read_result(system, stage, last or f"exit status {process.returncode}")
+    last_line = timeout_message or next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    result = read_result(system, stage, last_line or f"exit status {process.returncode}")
     result.errors = [line for line in result.errors if line not in before.errors]
     result.warnings = [line for line in result.warnings if line not in before.warnings]
     return result
 
 
-def read_result(system: System, stage: str, last: str) -> CloudInitResult:
-    """What status.json (cloud-init's documentation, "Reported status") says of a stage; `last` is its last line."""
-    found = mapping_below(mapping_below(system.json(STATUS), "v1"), stage)
-    recoverable = mapping_below(found, "recoverable_errors")
+def read_result(system: System, stage: str, last_line: str) -> CloudInitResult:
+    """The result of a stage in status.json (cloud-init documentation, "Reported status").
+
+    `last_line` of its output is the error if it did not finish.
+    """
+    stage_status = nested_mapping(nested_mapping(system.json(STATUS), "v1"), stage)
+    recoverable = nested_mapping(stage_status, "recoverable_errors")
     errors = [message_line(line) for level in ("CRITICAL", "ERROR") for line in recoverable.get(level) or []]
-    # The error itself, with its reason, is among `errors`.
+    # Warnings that match FAILED repeat an error of `errors` without its reason.
     lines = [str(line) for line in recoverable.get("WARNING") or []]
     warnings = [message_line(line) for line in lines if not FAILED.match(line) and not USUAL.match(line)]
-    finished = isinstance(found.get("finished"), int | float)
-    errors += [message_line(line) for line in found.get("errors") or []]
-    if not finished and last:
-        errors.append(f"cloud-init did not finish: {message_line(last)}")
+    finished = isinstance(stage_status.get("finished"), int | float)
+    errors += [message_line(line) for line in stage_status.get("errors") or []]
+    if not finished and last_line:
+        errors.append(f"cloud-init did not finish: {message_line(last_line)}")
     return CloudInitResult(finished, list(dict.fromkeys(errors)), list(dict.fromkeys(warnings)))
 
 
-def mapping_below(found: Any, name: str) -> dict[str, Any]:
-    """A mapping below `name`, empty if there is none."""
-    value = found.get(name) if isinstance(found, dict) else None
-    return value if isinstance(value, dict) else {}
+def nested_mapping(value: Any, name: str) -> dict[str, Any]:
+    """The mapping at key `name` of a mapping; empty if there is none."""
+    nested = value.get(name) if isinstance(value, dict) else None
+    return nested if isinstance(nested, dict) else {}
 
 
 def message_line(line: Any) -> str:
-    """A message in one line."""
-    said = printable(" ".join(str(line).split()))
-    if said.startswith(SCHEMA):
-        return "user-data does not follow cloud-init's schema: `sudo cloud-init schema --system` shows where"
-    return f"{match[1]}: {match[2]}" if (match := PAIR.fullmatch(said)) else said
+    """A message of cloud-init as one printable line."""
+    text = printable(" ".join(str(line).split()))
+    if text.startswith(SCHEMA):
+        return "user-data does not match cloud-init's schema; run `sudo cloud-init schema --system` for details"
+    return f"{match[1]}: {match[2]}" if (match := PAIR.fullmatch(text)) else text

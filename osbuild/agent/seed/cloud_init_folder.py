@@ -1,4 +1,4 @@
-"""The folders of a boot: what was chosen as it was given, and what cloud-init reads."""
+"""The folders of a boot with the chosen seed: the original files, and the files for cloud-init."""
 
 import shutil
 from pathlib import Path
@@ -8,27 +8,27 @@ from osbuild.agent.system import System
 from osbuild.shared.seed.files import SeedFiles, read_seed
 from osbuild.shared.seed.refused import SeedRefused
 
-GIVEN = "/run/edge-osbuild/seed"
+CHOSEN = "/run/edge-osbuild/seed"
 CLOUD = "/var/lib/cloud"
-SHOWN = f"{CLOUD}/seed/nocloud"
+CLOUD_INIT_SEED = f"{CLOUD}/seed/nocloud"
 
 
-def show_seed(system: System, accepted: AcceptedSeed) -> None:
-    """Put a seed where cloud-init reads it, and beside it as it was given. Raises `OSError`."""
-    fill_folder(system.path(SHOWN), accepted.files)
-    fill_folder(system.path(GIVEN), accepted.seed.files)
+def write_for_cloud_init(system: System, accepted: AcceptedSeed) -> None:
+    """Write the files for cloud-init, and the original files of the seed. Raises `OSError`."""
+    fill_folder(system.path(CLOUD_INIT_SEED), accepted.files)
+    fill_folder(system.path(CHOSEN), accepted.seed.files)
 
 
-def given_seed(system: System) -> SeedFiles | None:
-    """The seed that was chosen at this boot, None if there is none."""
+def chosen_seed(system: System) -> SeedFiles | None:
+    """The seed that was chosen at this boot; None if there is none."""
     try:
-        return read_seed(system.path(GIVEN))
+        return read_seed(system.path(CHOSEN))
     except (OSError, SeedRefused):
         return None
 
 
 def remove_cloud_init_state(system: System) -> None:
-    """Remove what a run of cloud-init that failed has left, so that the next one begins anew."""
+    """Remove the files of a failed run of cloud-init, so that the next run starts from the beginning."""
     folder = system.path(CLOUD)
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
@@ -38,7 +38,7 @@ def remove_cloud_init_state(system: System) -> None:
 
 
 def fill_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Make `folder` hold exactly `files`, readable by root only."""
+    """Replace `folder` by one with exactly `files`, readable by root only. Raises `OSError`."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, mode=0o700)

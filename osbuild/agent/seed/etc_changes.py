@@ -1,17 +1,17 @@
-"""What the seed wrote to /etc, and how the system takes it up: systemd read its units before the seed was applied."""
+"""Applies changes of the seed below /etc to programs that have read their configuration already, such as systemd."""
 
 import subprocess
 from dataclasses import dataclass
 
 from osbuild.agent.system import System
 
-UPPER = "/run/edge-osbuild/etc/upper"  # the overlay's upper layer: files of /etc that are not the image's
+UPPER = "/run/edge-osbuild/etc/upper"  # upper layer of the overlayfs at /etc: files that are not from the image
 TIMEOUT = 60.0  # seconds
 
 
 @dataclass(frozen=True)
 class ConfigReader:
-    """`paths`, below /etc, are read by a program that has run already; `command` has it read them again."""
+    """A program that has read `paths` below /etc already, and the `command` that makes it read them again."""
 
     paths: tuple[str, ...]
     command: tuple[str, ...]
@@ -30,7 +30,7 @@ CONFIG_READERS = (
     ConfigReader(("systemd/networkd.conf.d", "systemd/networkd.conf"), (*RESTART, "systemd-networkd.service")),
     ConfigReader(("systemd/logind.conf.d", "systemd/logind.conf"), (*RESTART, "systemd-logind.service")),
 )
-# Services that start after the seed was applied -> what they are configured by.
+# Service that starts after the seed was applied -> its configuration files below /etc.
 CONFIGURED = {
     "ssh.service": ("ssh/sshd_config", "ssh/sshd_config.d"),
     "containerd.service": ("containerd/config.toml", "containerd/conf.d"),
@@ -41,67 +41,73 @@ UNREAD = ("netplan", "network/interfaces", "network/interfaces.d", "NetworkManag
 
 
 def apply_etc_changes(system: System) -> list[str]:
-    """Have the system read what the seed wrote; returns an error for each program that could not."""
+    """Make programs read the changes of the seed. Returns one error per program that failed."""
     if not system.path("/run/systemd/system").is_dir():  # sd_booted(3)
         return []
-    errors = [f"/etc/{path} is not read: write it into network-config" for path in UNREAD if is_written(system, path)]
+    errors = [
+        f"/etc/{path} is not read; write the settings into network-config"
+        for path in UNREAD
+        if is_written(system, path)
+    ]
     for reader in CONFIG_READERS:
-        if any(is_written(system, path) for path in reader.paths) and (said := run_command(reader.command)):
-            errors.append(f"{' '.join(reader.command)}: {said}")
+        if any(is_written(system, path) for path in reader.paths) and (error := run_command(reader.command)):
+            errors.append(f"{' '.join(reader.command)}: {error}")
     rules = sorted(path.name for path in system.path(f"{UPPER}/tmpfiles.d").glob("*.conf"))
-    if rules and (said := run_command(("systemd-tmpfiles", "--create", *rules))):
-        errors.append(f"systemd-tmpfiles: {said}")
+    if rules and (error := run_command(("systemd-tmpfiles", "--create", *rules))):
+        errors.append(f"systemd-tmpfiles: {error}")
     for unit in changed_units(system):
-        if said := run_command(("systemctl", "--no-block", "try-restart", unit)):
-            errors.append(f"{unit}: {said}")
+        if error := run_command(("systemctl", "--no-block", "try-restart", unit)):
+            errors.append(f"{unit}: {error}")
     return errors
 
 
 def is_written(system: System, path: str) -> bool:
-    """Whether a file, or a folder with something in it, was written below /etc since the boot."""
-    found = system.path(f"{UPPER}/{path}")
-    return any(found.iterdir()) if found.is_dir() else found.exists()
+    """Whether a file or a folder that is not empty was written below /etc since the boot."""
+    changed_path = system.path(f"{UPPER}/{path}")
+    return any(changed_path.iterdir()) if changed_path.is_dir() else changed_path.exists()
 
 
 def changed_units(system: System) -> list[str]:
-    """Services with a drop-in, or a file of their own, from the seed: those that run must be started again."""
+    """Services whose unit file or drop-in is from the seed. They have to be restarted if they run."""
     folder = system.path(f"{UPPER}/systemd/system")
     if not folder.is_dir():
         return []
     names = {path.name.removesuffix(".d") for path in folder.iterdir() if not path.is_symlink()}
-    # An edge-* service would wait for itself, and a restart of D-Bus would cut off everything that uses it.
-    kept = ("edge-", "dbus")
-    return sorted(name for name in names if name.endswith(".service") and "@" not in name and not name.startswith(kept))
+    # A restart of an edge-* service would wait for itself, and a restart of D-Bus would disconnect its users.
+    excluded = ("edge-", "dbus")
+    return sorted(
+        name for name in names if name.endswith(".service") and "@" not in name and not name.startswith(excluded)
+    )
 
 
 def seed_caused(system: System, units: list[str]) -> list[str]:
-    """Those of the failed `units` that the seed has made, changed or configured: no fault of the image."""
+    """The failed `units` that the seed created, changed or configured. They are not faults of the image."""
     return [unit for unit in units if any(is_written(system, path) for path in unit_sources(unit))]
 
 
 def unit_sources(unit: str) -> list[str]:
-    """Files below /etc, without that prefix, that a unit is made from."""
+    """The files below /etc that define or configure a unit, without the prefix /etc."""
     properties = ("FragmentPath", "SourcePath", "DropInPaths")
     command = ["systemctl", "show", *(f"--property={name}" for name in properties), "--value", "--", unit]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    found = [path.removeprefix("/etc/") for path in done.stdout.split() if path.startswith("/etc/")]
-    # A unit that another service's configuration, written by the seed, keeps from starting.
+    paths_of_unit = [path.removeprefix("/etc/") for path in result.stdout.split() if path.startswith("/etc/")]
+    # The unit may also fail because of configuration files that it reads.
     return (
-        found
+        paths_of_unit
         + [path for reader in CONFIG_READERS if unit in reader.command for path in reader.paths]
         + [path for name, paths in CONFIGURED.items() if name == unit for path in paths]
     )
 
 
 def run_command(command: tuple[str, ...]) -> str:
-    """Run a command; what it said if it failed, else nothing."""
+    """Run a command. Returns its error; empty if it succeeds."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+    return "" if result.returncode == 0 else " ".join(result.stderr.split()) or f"exit status {result.returncode}"

@@ -1,4 +1,4 @@
-"""`edge-agent seed apply FILE`: root replaces the seed of a running node."""
+"""`edge-agent seed apply FILE`: replaces the seed of a running node."""
 
 import subprocess
 from pathlib import Path
@@ -16,18 +16,18 @@ from osbuild.shared.seed.refused import SeedRefused
 def replace_seed(system: System, path: Path) -> AcceptedSeed:
     """Check the seed in a folder, image file or device, and store it for the next boot. Raises `Problem`.
 
-    A seed on the ESP does not count any more.
+    A seed on the ESP is ignored from now on.
     """
-    hint = "nothing was changed; give a folder, a seed.iso or a device"
+    hint = "nothing was changed; use a folder, a seed.iso or a device"
     try:
         accepted = accept_seed(load_seed(system, path), str(path))
     except SeedRefused as problem:
-        raise Problem(f"this seed is refused: {problem}", where=str(path), hint=hint) from None
+        raise Problem(f"the seed is refused: {problem}", where=str(path), hint=hint) from None
     except subprocess.CalledProcessError as problem:
-        said = " ".join(str(problem.stderr or "").split())
-        raise Problem(f"it can't be mounted: {said}", where=str(path), hint=hint) from None
+        output = " ".join(str(problem.stderr or "").split())
+        raise Problem(f"it cannot be mounted: {output}", where=str(path), hint=hint) from None
     except (OSError, subprocess.SubprocessError) as problem:
-        raise Problem(f"it can't be read: {problem}", where=str(path), hint=hint) from None
+        raise Problem(f"it cannot be read: {problem}", where=str(path), hint=hint) from None
     try:
         if system.path(ON_ESP).is_dir():
             supersede(system, read_seed(system.path(ON_ESP)).digest)
@@ -35,15 +35,15 @@ def replace_seed(system: System, path: Path) -> AcceptedSeed:
     except SeedRefused:
         store_seed(system, accepted.seed)
     except OSError as problem:
-        raise Problem(f"it can't be stored: {problem.strerror or problem}", where=str(path), hint=FREE) from None
+        raise Problem(f"it cannot be stored: {problem.strerror or problem}", where=str(path), hint=FREE) from None
     return accepted
 
 
 def load_seed(system: System, path: Path) -> SeedFiles:
-    """The seed at `path`. Raises `Refused`, `OSError` or `subprocess.SubprocessError`."""
+    """The seed at `path`. Raises `SeedRefused`, `OSError` or `subprocess.SubprocessError`."""
     if path.is_dir():
         return read_seed(path)
     if not path.exists():
-        raise FileNotFoundError("there is no such file")
+        raise FileNotFoundError("the file does not exist")
     with mounted(system, path) as folder:
         return read_seed(folder)

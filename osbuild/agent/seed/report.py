@@ -1,4 +1,4 @@
-"""What became of the seed at this boot: for `edge-agent status`, the health check, the journal and the console."""
+"""The result of applying the seed, for `edge-agent status`, the health check, the journal and the console."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -9,12 +9,12 @@ from osbuild.shared.files import write_file
 from osbuild.shared.quoting import printable
 
 FILE = "/run/edge-osbuild/seed.json"
-CONSOLE_LINES = 8  # lines on the console, which may be slow
+CONSOLE_LINES = 8  # number of lines; a serial console may be slow
 
 
 @dataclass
 class SeedReport:
-    """`source` is where the seed is from. `configured` is whether cloud-init has run to its end, with some seed."""
+    """`source` says where the seed is from. `configured` means that cloud-init finished with this or another seed."""
 
     source: str = ""
     digest: str = ""
@@ -24,28 +24,28 @@ class SeedReport:
     notes: list[str] = field(default_factory=list)
 
     def problem_lines(self) -> list[str]:
-        """Errors and warnings for people."""
-        listed = [f"seed error: {line}" for line in self.errors] + [f"seed warning: {line}" for line in self.warnings]
-        return [printable(line) for line in listed]
+        """Errors and warnings as printable lines."""
+        lines = [f"seed error: {line}" for line in self.errors] + [f"seed warning: {line}" for line in self.warnings]
+        return [printable(line) for line in lines]
 
 
 def load_report(system: System) -> SeedReport:
     """The report of this boot so far; empty if there is none."""
-    found = system.json(FILE)
+    document = system.json(FILE)
     report = SeedReport()
     for name, default in asdict(report).items():
-        if isinstance(value := found.get(name), type(default)):
+        if isinstance(value := document.get(name), type(default)):
             setattr(report, name, value)
     return report
 
 
 def save_report(system: System, report: SeedReport) -> None:
-    """Write the report; /run is in memory. Raises `OSError`."""
+    """Write the report to /run. Raises `OSError`."""
     write_file(system.path(FILE), json.dumps(asdict(report), indent=2).encode() + b"\n")
 
 
 def announce_report(system: System, report: SeedReport, before: SeedReport) -> None:
-    """Print what `report` has more than `before`: all of it to the journal, the first lines to the console."""
+    """Print the lines that `before` does not have: all to the journal, the first `CONSOLE_LINES` to the console."""
     known = set(before.problem_lines())
     lines = [line for line in report.problem_lines() if line not in known]
     for line in lines[:CONSOLE_LINES]:
@@ -53,7 +53,7 @@ def announce_report(system: System, report: SeedReport, before: SeedReport) -> N
     for line in lines[CONSOLE_LINES:]:
         print(f"edge-osbuild: {line}", flush=True)
     if len(lines) > CONSOLE_LINES:
-        print_on_console(system, f"edge-osbuild: {len(lines) - CONSOLE_LINES} more: `edge-agent status` shows them")
+        print_on_console(system, f"edge-osbuild: {len(lines) - CONSOLE_LINES} more lines: run `edge-agent status`")
     for line in report.notes:
         if line not in before.notes:
             print(f"seed: {line}", flush=True)

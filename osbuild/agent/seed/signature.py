@@ -1,7 +1,7 @@
-"""Signed seeds: SHA256SUMS names every file, and SHA256SUMS.p7s is a detached signature of it (CMS, RFC 5652).
+"""Signed seeds: SHA256SUMS lists every file, and SHA256SUMS.p7s is a detached signature of it (CMS, RFC 5652).
 
-The keys are those that sign bundles, and the image's keyring says whom to trust, with its lists of revoked
-certificates. The time is not checked, since a device may have no clock; a stolen key is revoked.
+Seeds are signed with the same keys as bundles and checked against the image's keyring, including its revocation lists.
+The validity period is not checked, because a device may have no clock; a stolen key has to be revoked.
 """
 
 import subprocess
@@ -18,16 +18,16 @@ TIMEOUT = 60.0  # seconds
 
 
 def verify_signature(system: System, seed: SeedFiles) -> None:
-    """Raise `Refused` unless a key that the image trusts has signed every file of `seed`, which was read whole."""
+    """Raise `SeedRefused` unless a signer that the image trusts has signed every file of `seed`."""
     if seed.sums is None or seed.signature is None:
-        raise SeedRefused("it is not signed: make it with `edge-osbuild seed --sign`")
+        raise SeedRefused("it is not signed; sign it with `edge-osbuild seed --sign`")
     if not seed.sums.startswith(SIGNED_HEADER):
-        raise SeedRefused(f"{CHECKSUMS} was not made by `edge-osbuild seed --sign`")
+        raise SeedRefused(f"{CHECKSUMS} was not created by `edge-osbuild seed --sign`")
     if missing := sorted(seed.files.keys() - checksums.parse_checksums(seed.sums).keys()):
-        raise SeedRefused(f"{missing[0]} is not signed: {CHECKSUMS} does not name it")
+        raise SeedRefused(f"{missing[0]} is not signed: it is missing in {CHECKSUMS}")
     keyring = system.path(KEYRING)
     if not keyring.is_file():
-        raise SeedRefused("the image has no keyring to check its signature by")
+        raise SeedRefused("the image has no keyring to check the signature")
     with tempfile.TemporaryDirectory(prefix="edge-seed-", dir=system.path("/run")) as folder:
         text, signature = Path(folder, CHECKSUMS), Path(folder, SIGNATURE)
         text.write_bytes(seed.sums)
@@ -38,15 +38,15 @@ def verify_signature(system: System, seed: SeedFiles) -> None:
             "-out", "/dev/null",
         ]  # fmt: skip
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+            result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise SeedRefused(f"its signature can't be checked: {error}") from None
-    if done.returncode != 0:
-        raise SeedRefused(f"its signature is not good: {openssl_reason(done.stderr)}")
+            raise SeedRefused(f"the signature cannot be checked: {error}") from None
+    if result.returncode != 0:
+        raise SeedRefused(f"the signature is not valid: {openssl_reason(result.stderr)}")
 
 
 def openssl_reason(text: str) -> str:
-    """What OpenSSL said, without its numbers."""
+    """The error messages of OpenSSL without error codes."""
     lines = [line for line in text.splitlines() if line.strip()]
     details = [line.rpartition(":")[2].strip() for line in lines if "error:" in line]
     return "; ".join(dict.fromkeys(detail for detail in details if detail)) or (lines[-1] if lines else "no reason")

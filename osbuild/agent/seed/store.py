@@ -1,4 +1,4 @@
-"""The stored seed: what this node was configured from last, on the data partition."""
+"""The stored seed: a copy of the seed that was applied last, on the data partition."""
 
 import shutil
 
@@ -8,11 +8,11 @@ from osbuild.shared.seed.files import SeedFiles, read_seed
 from osbuild.shared.seed.refused import SeedRefused
 
 FOLDER = "/var/lib/edge-osbuild/seed"
-SUPERSEDED = "superseded"  # a file in FOLDER: the digest of a seed on the ESP that another one has replaced
+SUPERSEDED = "superseded"  # file in FOLDER with the digest of a seed on the ESP that another seed has replaced
 
 
 def stored_seed(system: System) -> SeedFiles | None:
-    """The last seed that was applied, None if there is none or it does not match its folder's name, a digest."""
+    """The stored seed; None if there is none or its digest is not the name of its folder."""
     current = system.path(FOLDER) / "current"
     try:
         seed = read_seed(current)
@@ -22,10 +22,7 @@ def stored_seed(system: System) -> SeedFiles | None:
 
 
 def store_seed(system: System, seed: SeedFiles) -> None:
-    """Store a seed: a new folder, then one rename of the link to it, so that a power cut leaves the old or the new.
-
-    Raises `OSError`.
-    """
+    """Store a seed atomically: write a new folder, then replace the link to it. Raises `OSError`."""
     folder = system.path(FOLDER)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     current = folder / "current"
@@ -35,7 +32,7 @@ def store_seed(system: System, seed: SeedFiles) -> None:
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(mode=0o700)
-    # Without its checksums: the folder's name is one, and an older image may not understand every form of them.
+    # Without SHA256SUMS: the name of the folder is a digest, and an older image may not support every form of the file.
     for name, data in seed.files.items():
         write_file(target / name, data, 0o600)
     replace_link(current, seed.digest)
@@ -45,11 +42,11 @@ def store_seed(system: System, seed: SeedFiles) -> None:
 
 
 def superseded_digest(system: System) -> str:
-    """The digest of the seed on the ESP that does not count any more, empty if there is none."""
+    """The digest of the seed on the ESP that is ignored; empty if there is none."""
     return system.text(f"{FOLDER}/{SUPERSEDED}").strip()
 
 
 def supersede(system: System, digest: str) -> None:
-    """From now on the stored seed goes before the seed with `digest` on the ESP. Raises `OSError`."""
+    """Prefer the stored seed to the seed with `digest` on the ESP from now on. Raises `OSError`."""
     if superseded_digest(system) != digest:
         write_file(system.path(f"{FOLDER}/{SUPERSEDED}"), f"{digest}\n".encode(), 0o600)

@@ -1,4 +1,4 @@
-"""User-data and vendor-data in each of cloud-init's formats (its documentation, "User-data formats")."""
+"""User-data and vendor-data in all formats of cloud-init (its documentation, "User-data formats")."""
 
 import email
 import email.message
@@ -14,8 +14,8 @@ from osbuild.shared.seed.refused import SeedRefused
 
 GZIP = b"\x1f\x8b"
 LIMIT = 16 * 2**20  # bytes after decompression
-LEVELS = 5  # of parts within parts
-STARTS = {
+LEVELS = 5  # of nested parts
+FIRST_LINES = {
     "## template: jinja": "text/jinja2",
     "#cloud-config-archive": "text/cloud-config-archive",
     "#cloud-config-jsonp": "text/cloud-config-jsonp",
@@ -25,44 +25,44 @@ STARTS = {
     "#include": "text/x-include-url",
     "#!": "text/x-shellscript",
 }
-# Formats of which cloud-init decides by the first line what they are.
+# MIME types for which cloud-init detects the format by the first line.
 BY_START = ("text/plain", "text/x-not-multipart", "application/octet-stream", "application/x-gzip", "application/gzip")
 HANDLER, SCRIPT = "text/part-handler", "text/x-shellscript"
 RUN = ("text/cloud-boothook", HANDLER)
 INCLUDES = ("text/x-include-url", "text/x-include-once-url")
 MESSAGE, ARCHIVE = "multipart/mixed", "text/cloud-config-archive"
-UNREACHABLE = "`#include` is not followed, since a node is configured before it has a network"
+UNREACHABLE = "`#include` is not followed: the network is not available when the seed is applied"
 
 
 @dataclass
 class UserDataContent:
-    """What a file has: the keys of its cloud-configs, and warnings about parts that have no effect.
+    """The keys of all cloud-configs of a file, and warnings about parts without effect.
 
-    `single`: it is one cloud-config and nothing else. `template`: a part of it is complete only on the node.
-    `odd_key`: a key of the cloud-config is no text for YAML. `left_out`: cloud-init must not be shown a part of it.
-    `handlers`: a part of it defines what other types are for.
+    `single`: the file is one cloud-config. `template`: a part is a template that cloud-init renders on the node.
+    `odd_key`: a key of the cloud-config is not text in YAML. `has_unsafe_parts`: see `unsafe_parts`. `handlers`: a part
+    is a handler for parts of other types.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     single: bool = False
     template: bool = False
-    left_out: bool = False
+    has_unsafe_parts: bool = False
     odd_key: bool = False
     handlers: bool = False
 
 
 def inspect_user_data(data: bytes, name: str) -> UserDataContent:
-    """Check a file whole, and return what is in it. Raises `Refused` with the part, line and column."""
+    """Check all parts of a file and return its content. Raises `SeedRefused` with part, line and column."""
     content = UserDataContent()
     inspect_part(data, "", name, content)
     return content
 
 
 def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, level: int = 0) -> None:
-    """Check one part of the MIME type `kind`, or of the type that its first line says."""
+    """Check one part and add it to `content`. `kind` is its MIME type; empty if its first line decides."""
     if level > LEVELS:
-        raise SeedRefused(f"{name} has parts within parts more than {LEVELS} levels deep")
+        raise SeedRefused(f"{name} has more than {LEVELS} levels of nested parts")
     data = decompress(data, name)
     if not data.strip():
         return
@@ -72,19 +72,19 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
         return
     if kind in RUN or kind.startswith(SCRIPT):
         content.handlers |= kind == HANDLER
-        return  # a script is its author's
-    if level and not useful(kind) and kind not in INCLUDES:
-        content.left_out |= not content.handlers
-        content.warnings += [] if content.handlers else [f"{name}: cloud-init has no use for the type {quoted(kind)}"]
+        return  # scripts are not checked
+    if level and not has_effect(kind) and kind not in INCLUDES:
+        content.has_unsafe_parts |= not content.handlers
+        content.warnings += [] if content.handlers else [f"{name}: cloud-init does not support the type {quoted(kind)}"]
         return
     text = document.decode_text(data, name)
     if kind == "text/cloud-config":
-        found = document.load_yaml(text, name)
-        content.config |= found.mapping(name)
-        content.warnings += found.repeated
-        content.single, content.odd_key = level == 0, bool(found.odd_key)
-        if found.odd_key and level:  # cloud-init fails at such a key beside others; here it can't be written anew
-            raise SeedRefused(f"{name}, {found.odd_key}: this key is not a text: put it in quotes")
+        parsed = document.load_yaml(text, name)
+        content.config |= parsed.mapping(name)
+        content.warnings += parsed.repeated
+        content.single, content.odd_key = level == 0, bool(parsed.odd_key)
+        if parsed.odd_key and level:  # it makes cloud-init fail, and a part cannot be rewritten
+            raise SeedRefused(f"{name}, {parsed.odd_key}: this key is not a text; put it in quotes")
     elif kind == ARCHIVE:
         inspect_archive(text, name, content, level)
     elif kind == "text/cloud-config-jsonp":
@@ -92,7 +92,7 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
     elif kind in INCLUDES:
         if not level:
             raise SeedRefused(f"{name}: {UNREACHABLE}")
-        content.left_out = True
+        content.has_unsafe_parts = True
         content.warnings.append(f"{name}: {UNREACHABLE}")
     elif kind == "text/jinja2":
         content.template = True
@@ -103,13 +103,13 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
         )
 
 
-def useful(kind: str) -> bool:
+def has_effect(kind: str) -> bool:
     """Whether a part of this type has an effect."""
-    return (kind in STARTS.values() and kind not in INCLUDES) or kind.startswith(SCRIPT)
+    return (kind in FIRST_LINES.values() and kind not in INCLUDES) or kind.startswith(SCRIPT)
 
 
 def beginning(line: str) -> str:
-    """The beginning of a line for a message, without what may be a secret."""
+    """The beginning of a line for a message, without a value that may be secret."""
     if line.startswith("#"):
         return line[:40]
     match = re.match(r"[\w-]{1,40}(?=:( |$))", line)
@@ -117,17 +117,17 @@ def beginning(line: str) -> str:
 
 
 def kind_of(data: bytes, kind: str) -> str:
-    """The type of a part: `kind`, or what its beginning says. `data` is not compressed."""
+    """The MIME type of an uncompressed part: `kind`, or the type that its first line indicates."""
     if not kind and b"mime-version:" in data[:4096].lower():
         return MESSAGE
     if kind and kind not in BY_START:
         return kind
     start = data[:4096].decode("utf-8-sig", errors="replace").lstrip().lower()
-    return next((named for sign, named in STARTS.items() if start.startswith(sign)), kind)
+    return next((detected for first, detected in FIRST_LINES.items() if start.startswith(first)), kind)
 
 
 def decompress(data: bytes, name: str) -> bytes:
-    """Data without gzip (RFC 1952). Raises `Refused`."""
+    """Uncompress gzip data (RFC 1952); other data are unchanged. Raises `SeedRefused`."""
     if not data.startswith(GZIP):
         return data
     expander = zlib.decompressobj(wbits=31)
@@ -136,7 +136,7 @@ def decompress(data: bytes, name: str) -> bytes:
     except zlib.error as error:
         raise SeedRefused(f"{name}: damaged gzip data: {error}") from None
     if not expander.eof:
-        raise SeedRefused(f"{name}: gzip data is {'too large' if len(plain) >= LIMIT else 'cut off'}")
+        raise SeedRefused(f"{name}: gzip data is {'too large' if len(plain) >= LIMIT else 'truncated'}")
     return plain
 
 
@@ -145,13 +145,13 @@ def inspect_message(message: email.message.Message, name: str, content: UserData
     if message.is_multipart() and not message.get_payload():
         raise SeedRefused(f"{name}: a MIME message without parts")
     for number, part in enumerate((part for part in message.walk() if not part.is_multipart()), 1):
-        where = f"{name}, part {number}" + (f" ({quoted(part.get_filename())})" if part.get_filename() else "")
+        part_name = f"{name}, part {number}" + (f" ({quoted(part.get_filename())})" if part.get_filename() else "")
         payload = part.get_payload(decode=True)
         kind = part.get_content_type()
         if kind in BY_START:
             kind = "text/plain"
         if isinstance(payload, bytes):
-            inspect_part(payload, kind, where, content, level + 1)
+            inspect_part(payload, kind, part_name, content, level + 1)
 
 
 def inspect_archive(text: str, name: str, content: UserDataContent, level: int) -> None:
@@ -173,7 +173,7 @@ def entry_of(entry: object) -> tuple[bytes, str]:
 
 
 def inspect_patch(text: str, name: str) -> None:
-    """Check that a cloud-config-jsonp (RFC 6902) can be read."""
+    """Check that a cloud-config-jsonp (RFC 6902) is JSON. Raises `SeedRefused`."""
     body = text.lstrip().partition("\n")[2]
     try:
         json.loads(body)

@@ -235,7 +235,9 @@ def retry_delays() -> Iterator[float]:
 
 def store_log(context: UpdateContext, lines: list[str]) -> None:
     """Store the log of RAUC for `edge-agent explain`, because the journal may be gone by then."""
-    from osbuild.agent.update.rauc_journal import KEPT
+    from osbuild.agent.update.rauc_journal import STORED_LINES
 
     with suppress(OSError):  # not important enough to make the installation fail
-        records.save_rows(context.system, LOG, [{"line": line[:300]} for line in lines if line], count=KEPT, size=16384)
+        records.save_rows(
+            context.system, LOG, [{"line": line[:300]} for line in lines if line], count=STORED_LINES, size=16384
+        )

@@ -85,7 +85,7 @@ def busy(path: Path) -> Iterator[None]:
             writer.kill()
 
 
-def test_a_snapshot_of_a_busy_datastore_is_whole_and_of_one_moment(tmp_path: Path) -> None:
+def test_a_snapshot_of_a_busy_datastore_is_complete_and_consistent(tmp_path: Path) -> None:
     system = runs(tmp_path, OLD)
     last = 0
     with busy(database(tmp_path)):
@@ -106,7 +106,7 @@ def test_a_snapshot_of_a_busy_datastore_is_whole_and_of_one_moment(tmp_path: Pat
             assert {path.name for path in taken.path.iterdir()} == {snapshot.METADATA_FILE, snapshot.DATABASE}
 
 
-def test_what_is_only_in_the_log_is_in_the_snapshot(node: Path) -> None:
+def test_a_snapshot_contains_changes_of_the_write_ahead_log(node: Path) -> None:
     with started(database(node)) as kine:  # running: its log is not in the database yet
         kine.put(f"{CONFIG}/second", b"2")
         before = database(node).read_bytes()
@@ -115,14 +115,14 @@ def test_what_is_only_in_the_log_is_in_the_snapshot(node: Path) -> None:
     assert taken and objects(taken.database) == {"first": "1", "second": "2"}
 
 
-def test_an_ordinary_boot_touches_nothing(node: Path) -> None:
+def test_an_ordinary_boot_changes_nothing(node: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in node.rglob("*") if path.is_file() and path.suffix != ".json"}
     assert boots(node, OLD)[1] is None
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not snapshot.list_snapshots(System(node))
 
 
-def test_a_newer_version_finds_a_snapshot_of_the_last_moment_before_it(node: Path) -> None:
+def test_a_snapshot_is_taken_right_before_a_newer_version_starts(node: Path) -> None:
     snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
     put(node, late="written between the snapshot and the reboot")
     _, done = boots(node, NEW)
@@ -134,14 +134,14 @@ def test_a_newer_version_finds_a_snapshot_of_the_last_moment_before_it(node: Pat
     assert boots(node, NEW)[1] is None
 
 
-def test_no_second_snapshot_is_taken_where_nothing_came_after_the_first(node: Path) -> None:
+def test_no_second_snapshot_is_taken_without_changes(node: Path) -> None:
     taken = snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
     _, done = boots(node, NEW)
     assert taken and done and done["snapshot"] == taken.name
     assert [one.reason for one in snapshot.list_snapshots(System(node))] == ["update"]
 
 
-def test_a_rollback_restores_what_the_newer_version_has_written_to_and_says_what_is_lost(node: Path) -> None:
+def test_a_rollback_restores_a_changed_datastore_and_reports_lost_changes(node: Path) -> None:
     put(node, changed="before", doomed="x")
     boots(node, NEW)
     put(node, changed="after", fresh="y")
@@ -169,7 +169,7 @@ def test_a_rollback_restores_what_the_newer_version_has_written_to_and_says_what
     assert boots(node, OLD)[1] is None
 
 
-def test_authorities_of_k3s_are_those_on_the_disk_also_after_a_restore(node: Path) -> None:
+def test_a_restore_keeps_the_certificate_authorities_on_the_disk(node: Path) -> None:
     """K3s refuses to start where its files are newer than what the datastore has of them."""
     key = "/bootstrap/2bb80d537b1d"
     with started(database(node)) as kine:
@@ -188,18 +188,18 @@ def test_authorities_of_k3s_are_those_on_the_disk_also_after_a_restore(node: Pat
     assert objects(database(node)) == {"first": "1", key: "again"}
 
 
-def test_a_rollback_restores_nothing_where_the_newer_version_wrote_nothing(node: Path) -> None:
+def test_a_rollback_restores_nothing_without_changes(node: Path) -> None:
     boots(node, NEW)
     with started(database(node)):
         pass  # its kine starts, and its API server never does
     before = datastore.read_state(database(node))
     _, done = boots(node, OLD)
-    assert done and "restored" not in done and done["kept"] == f"upstream {NEW} had not changed the datastore"
+    assert done and "restored" not in done and done["kept"] == f"upstream {NEW} has not changed the datastore"
     assert datastore.read_state(database(node)) == before
     assert boots(node, OLD)[1] is None
 
 
-def test_new_tables_count_as_a_migration_too(node: Path) -> None:
+def test_new_tables_are_changes_too(node: Path) -> None:
     boots(node, NEW)
     with started(database(node)) as kine:
         kine.database.execute("CREATE INDEX kine_of_the_future ON kine (lease)")
@@ -208,7 +208,7 @@ def test_new_tables_count_as_a_migration_too(node: Path) -> None:
         assert not kine.database.execute("SELECT 1 FROM sqlite_master WHERE name LIKE '%future'").fetchall()
 
 
-def test_a_patch_back_keeps_everything(node: Path) -> None:
+def test_a_rollback_between_patch_versions_keeps_the_data(node: Path) -> None:
     boots(node, "v1.35.5")
     put(node, later="2")
     _, done = boots(node, OLD)
@@ -241,11 +241,11 @@ def test_a_damaged_datastore_is_restored_and_a_damaged_snapshot_is_not_used(node
     assert done is not None
     assert done["restored"]["snapshot"] == older.name
     assert done["restored"]["lost"] is None
-    assert "not known" in done["restored"]["problem"] and "not kept" in done["restored"]["problem"]
+    assert "unknown" in done["restored"]["problem"] and "not stored" in done["restored"]["problem"]
     assert objects(database(node)) == {"first": "1"}
 
 
-def test_without_a_snapshot_the_old_version_runs_on_what_there_is_and_says_so(node: Path) -> None:
+def test_without_a_snapshot_the_old_version_uses_the_existing_data_and_reports_it(node: Path) -> None:
     boots(node, NEW)
     put(node, second="2")
     shutil.rmtree(node / snapshot.FOLDER.lstrip("/"))
@@ -258,7 +258,7 @@ def test_without_a_snapshot_the_old_version_runs_on_what_there_is_and_says_so(no
     assert objects(database(node)) == {"first": "1", "second": "2", "third": "3"}
 
 
-def test_a_lost_datastore_comes_back(node: Path) -> None:
+def test_a_lost_datastore_is_restored(node: Path) -> None:
     boots(node, NEW)
     database(node).unlink()
     assert "restored" in (boots(node, OLD)[1] or {})
@@ -293,7 +293,7 @@ def cut(root: Path, version: str, at: int) -> bool:
 
 
 @pytest.mark.parametrize("direction", ["back", "on"])
-def test_a_cut_anywhere_leads_to_the_same_in_the_end(
+def test_power_cuts_do_not_change_the_result(
     node: Path, tmp_path_factory: pytest.TempPathFactory, direction: str
 ) -> None:
     if direction == "back":
@@ -336,7 +336,7 @@ def test_a_cut_anywhere_leads_to_the_same_in_the_end(
     assert steps > (20 if direction == "back" else 8)
 
 
-def test_a_restore_that_the_newer_version_finishes_leaves_the_data_to_that(
+def test_a_restore_that_the_newer_version_finishes_gives_the_data_to_that_version(
     node: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     boots(node, NEW)
@@ -354,7 +354,7 @@ def test_a_restore_that_the_newer_version_finishes_leaves_the_data_to_that(
     assert boots(copy, NEW)[1] is None
 
 
-def test_the_log_of_a_datastore_that_is_gone_does_not_get_into_the_restored_one(node: Path) -> None:
+def test_the_write_ahead_log_of_a_lost_datastore_is_not_applied_to_the_restored_one(node: Path) -> None:
     boots(node, NEW)
     with started(database(node)) as kine:
         kine.put(f"{CONFIG}/second", b"2")
@@ -367,7 +367,7 @@ def test_the_log_of_a_datastore_that_is_gone_does_not_get_into_the_restored_one(
     assert objects(database(node)) == {"first": "1"}
 
 
-def test_once_the_new_datastore_is_whole_nothing_is_needed_any_more(
+def test_a_prepared_datastore_needs_neither_space_nor_the_snapshot(
     node: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     boots(node, NEW)
@@ -387,7 +387,7 @@ def test_once_the_new_datastore_is_whole_nothing_is_needed_any_more(
     assert seen > 1
 
 
-def test_snapshots_are_bounded_by_count_and_space_and_the_one_for_a_rollback_stays(node: Path) -> None:
+def test_snapshots_are_limited_and_the_one_for_a_rollback_is_kept(node: Path) -> None:
     system, done = boots(node, NEW, snapshots=2, snapshot_space=10 * 2**20)
     assert done is not None
     for number in range(4):
@@ -408,9 +408,7 @@ def test_snapshots_are_bounded_by_count_and_space_and_the_one_for_a_rollback_sta
     assert not list(system.path(snapshot.FOLDER).glob(".*"))
 
 
-def test_what_another_process_tidies_up_is_no_snapshot_in_the_making(
-    node: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_snapshot_is_not_removed_by_another_process(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system, fill = runs(node, OLD), snapshot.copy_contents
     other = threading.Thread(target=snapshot.rotate_snapshots, args=(system,))
 
@@ -426,11 +424,11 @@ def test_what_another_process_tidies_up_is_no_snapshot_in_the_making(
     assert taken and objects(taken.database) == {"first": "1"}
 
 
-def test_a_snapshot_for_which_there_is_no_room_is_refused_before_anything_is_written(
+def test_a_snapshot_without_space_is_refused_before_anything_is_written(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(node, big="x" * 2**21)
-    with pytest.raises(Problem, match=r"the datastore has \d MiB, and `update.snapshot_space` of the profile is 1 MiB"):
+    with pytest.raises(Problem, match=r"the datastore has \d MiB, but `update.snapshot_space` of the profile is 1 MiB"):
         snapshot.take_snapshot(runs(node, OLD, snapshot_space=2**20), KubernetesVersion("upstream", OLD), "update")
     monkeypatch.setattr(snapshot, "SPARE_BYTES", 2**60)  # no disk has that
     with pytest.raises(Problem, match="are free"):
@@ -438,19 +436,19 @@ def test_a_snapshot_for_which_there_is_no_room_is_refused_before_anything_is_wri
     assert not list(System(node).path(snapshot.FOLDER).iterdir())
 
 
-def test_a_file_system_that_is_full_leaves_the_newer_data_in_place(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_system_keeps_the_newer_data(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boots(node, NEW)
     put(node, second="2")
     with monkeypatch.context() as full:
         full.setattr(snapshot, "SPARE_BYTES", 2**60)
         _, done = boots(node, OLD)
-    assert done and "are free: upstream v1.35.4 has to run on what upstream v1.36.3 has written" in done["problem"]
+    assert done and "are free; upstream v1.35.4 uses the data of upstream v1.36.3" in done["problem"]
     put(node, third="3")
     assert boots(node, OLD)[1] is None, "restored over what has been written since"
     assert objects(database(node)) == {"first": "1", "second": "2", "third": "3"}
 
 
-def test_a_disk_that_fails_halfway_through_a_restore_stops_kubernetes_until_it_is_done(
+def test_a_disk_failure_during_a_restore_stops_kubernetes_until_it_is_finished(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boots(node, NEW)
@@ -464,7 +462,7 @@ def test_a_disk_that_fails_halfway_through_a_restore_stops_kubernetes_until_it_i
     assert objects(database(node)) == {"first": "1"}
 
 
-def test_the_cost_of_a_rollback_is_known_before(node: Path) -> None:
+def test_the_changes_that_a_rollback_loses_are_known_in_advance(node: Path) -> None:
     system, _ = boots(node, NEW)
     with started(database(node)) as kine:
         kine.put(f"{CONFIG}/second")
@@ -474,7 +472,7 @@ def test_the_cost_of_a_rollback_is_known_before(node: Path) -> None:
     assert objects(database(node)).keys() == {"first", "second"}
 
 
-def test_the_kubelets_memory_of_another_version_is_dropped(tmp_path: Path) -> None:
+def test_the_kubelet_state_of_another_version_is_removed(tmp_path: Path) -> None:
     boots(tmp_path, OLD, role="agent")
     state = tmp_path / migration.KUBELET_STATE[0].lstrip("/")
     state.parent.mkdir(parents=True)
@@ -485,7 +483,7 @@ def test_the_kubelets_memory_of_another_version_is_dropped(tmp_path: Path) -> No
         assert not done or "problem" not in done
 
 
-def test_a_node_without_kubernetes_has_nothing_to_follow(tmp_path: Path) -> None:
+def test_a_node_without_kubernetes_has_no_cluster_data(tmp_path: Path) -> None:
     system, done = boots(tmp_path, OLD, role="none")
     assert done is None
     assert cluster_data.refuse_version(system, f"upstream {NEW}") is None
@@ -510,18 +508,18 @@ def test_a_node_without_kubernetes_has_nothing_to_follow(tmp_path: Path) -> None
         ("upstream v1.35.4", "upstream latest", "is no release"),
     ],
 )
-def test_a_release_is_refused_with_the_reason(old: str, wanted: str, reason: str | None) -> None:
+def test_a_kubernetes_version_is_refused_with_the_reason(old: str, wanted: str, reason: str | None) -> None:
     found = versions.refuse_version(KubernetesVersion.parse(old), wanted)
     assert found is None if reason is None else reason in str(found)
 
 
-def test_what_the_datastore_has_seen_counts_not_only_what_runs(node: Path) -> None:
+def test_a_version_that_the_datastore_has_seen_counts_like_the_running_one(node: Path) -> None:
     boots(node, NEW)
     system = runs(node, OLD)  # a boot that could not reconcile
     assert "older than v1.36.3" in str(cluster_data.refuse_version(system, "upstream v1.36.0"))
 
 
-def test_every_file_of_a_snapshot_is_for_root_only(node: Path) -> None:
+def test_every_file_of_a_snapshot_is_readable_by_root_only(node: Path) -> None:
     boots(node, NEW)
     (taken,) = snapshot.list_snapshots(System(node))
     assert all(path.stat().st_mode & 0o077 == 0 for path in (taken.path.parent, taken.path, *taken.path.rglob("*")))

@@ -196,7 +196,7 @@ def leave(system: System, deadline: float = 5) -> tuple[dict[str, Any], list[str
     return cluster_data.prepare_reboot(system, deadline, said.append), said
 
 
-def test_a_node_alone_is_cordoned_and_snapshotted_and_keeps_its_pods(cluster: Cluster, system: System) -> None:
+def test_a_single_node_is_cordoned_and_keeps_its_pods(cluster: Cluster, system: System) -> None:
     cluster.add_pod("web")
     facts, said = leave(system)
     assert facts["cordoned"] and "drain" not in facts
@@ -206,7 +206,7 @@ def test_a_node_alone_is_cordoned_and_snapshotted_and_keeps_its_pods(cluster: Cl
     assert any("no other node" in line for line in said)
 
 
-def test_after_a_good_boot_the_node_is_as_it_was(cluster: Cluster, system: System) -> None:
+def test_after_a_good_boot_the_node_is_uncordoned(cluster: Cluster, system: System) -> None:
     before = json.loads(json.dumps(cluster.nodes["node-1"]))
     leave(system)
     assert cluster_data.rejoin(system) == {"uncordoned": True}
@@ -216,7 +216,7 @@ def test_after_a_good_boot_the_node_is_as_it_was(cluster: Cluster, system: Syste
     assert cluster_data.rejoin(system) == {"uncordoned": False}
 
 
-def test_the_mark_goes_when_a_power_cut_can_not_undo_the_uncordoning(
+def test_the_mark_is_removed_after_the_uncordoning_is_on_the_disk(
     cluster: Cluster, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite has written that, and does not have it on the disk yet."""
@@ -234,7 +234,7 @@ def test_the_mark_goes_when_a_power_cut_can_not_undo_the_uncordoning(
     assert not cordon.has_cordon_mark(system)
 
 
-def test_an_agent_whose_server_forgets_the_uncordoning_is_uncordoned_at_the_next_boot(
+def test_an_agent_node_whose_server_lost_the_uncordoning_is_uncordoned_at_the_next_boot(
     cluster: Cluster, system: System
 ) -> None:
     leave(system)
@@ -248,7 +248,7 @@ def test_an_agent_whose_server_forgets_the_uncordoning_is_uncordoned_at_the_next
     assert not cordon.has_cordon_mark(system), "it looks once more, not for ever"
 
 
-def test_two_that_uncordon_the_node_at_once_are_both_done(
+def test_two_concurrent_uncordonings_both_succeed(
     cluster: Cluster, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: True)  # as it was a moment ago
@@ -263,42 +263,42 @@ def test_a_node_that_somebody_else_cordoned_stays_cordoned(cluster: Cluster, sys
     assert cluster.nodes["node-1"]["spec"] == {"unschedulable": True}
 
 
-def test_changes_by_others_between_a_look_and_a_patch_are_seen(cluster: Cluster, system: System) -> None:
+def test_concurrent_changes_of_the_node_are_detected(cluster: Cluster, system: System) -> None:
     cluster.interfering = 3
     assert leave(system)[0]["cordoned"]
     cluster.interfering = 3
     assert cluster_data.rejoin(system) == {"uncordoned": True}
     cluster.interfering = 10**6
-    assert "changes all the time" in leave(system, deadline=0.2)[0]["problem"]
+    assert "is changed too often" in leave(system, deadline=0.2)[0]["problem"]
 
 
-def test_a_leave_that_was_cut_is_undone_at_the_next_boot(cluster: Cluster, system: System) -> None:
+def test_an_interrupted_preparation_is_undone_at_the_next_boot(cluster: Cluster, system: System) -> None:
     leave(system)
     leave(system)  # the update is tried again
     assert cordon.has_cordon_mark(system)
     assert cluster_data.rejoin(System(system.root)) == {"uncordoned": True}
 
 
-def test_where_no_snapshot_can_be_made_the_update_is_refused_and_the_node_not_cordoned(
+def test_without_a_snapshot_the_update_is_refused_and_the_node_is_uncordoned(
     cluster: Cluster, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "SPARE_BYTES", 2**60)
-    with pytest.raises(Problem, match=r"can't be snapshotted: .* are free"):
+    with pytest.raises(Problem, match=r"no snapshot of the cluster data can be taken: .* are free"):
         leave(system)
     assert "unschedulable" not in cluster.nodes["node-1"]["spec"]
     assert not cordon.has_cordon_mark(system)
 
 
-def test_a_cluster_that_does_not_answer_holds_up_no_update(cluster: Cluster, system: System) -> None:
+def test_a_cluster_that_does_not_answer_does_not_prevent_an_update(cluster: Cluster, system: System) -> None:
     cluster.down = True
     facts, said = leave(system, deadline=0.3)
     assert facts["seconds"] < 5
     assert "503: storage is (re)initializing" in facts["problem"]
-    assert facts["snapshot"] and any("going on without" in line for line in said)
+    assert facts["snapshot"] and any("the node is not drained" in line for line in said)
     assert cluster_data.rejoin(system, patience=0) == {}  # nothing to be undone
 
 
-def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(cluster: Cluster, system: System) -> None:
+def test_requests_to_a_restarting_server_are_repeated(cluster: Cluster, system: System) -> None:
     cluster.add_node("node-2")
     cluster.add_pod("web")
     answer, asked = cluster.answer, []
@@ -314,7 +314,7 @@ def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(cluster: Clus
     assert "problem" not in facts
 
 
-def test_a_node_that_can_not_be_uncordoned_now_is_later(cluster: Cluster, system: System) -> None:
+def test_a_node_that_cannot_be_uncordoned_now_is_uncordoned_later(cluster: Cluster, system: System) -> None:
     leave(system)
     cluster.down = True
     assert "still cordoned" in cluster_data.rejoin(system, patience=0)["problem"]
@@ -323,14 +323,14 @@ def test_a_node_that_can_not_be_uncordoned_now_is_later(cluster: Cluster, system
     assert cluster_data.rejoin(system) == {"uncordoned": True}
 
 
-def test_a_node_that_was_removed_from_its_cluster_has_nothing_to_undo(cluster: Cluster, system: System) -> None:
+def test_a_node_that_was_removed_from_its_cluster_needs_no_uncordoning(cluster: Cluster, system: System) -> None:
     leave(system)
     del cluster.nodes["node-1"]
     assert cluster_data.rejoin(system) == {"uncordoned": False}
     assert not cordon.has_cordon_mark(system)
 
 
-def test_pods_move_to_another_node_but_those_that_would_not_run_there(cluster: Cluster, system: System) -> None:
+def test_pods_that_can_run_on_another_node_are_evicted(cluster: Cluster, system: System) -> None:
     cluster.add_node("node-2")
     for name, kind in (("web", "ReplicaSet"), ("db", "StatefulSet"), ("log", "DaemonSet"), ("alone", None)):
         cluster.add_pod(name, kind)
@@ -348,7 +348,7 @@ def test_pods_move_to_another_node_but_those_that_would_not_run_there(cluster: C
         {"taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]},
     ],
 )
-def test_a_node_that_takes_no_pods_does_not_count_as_another(
+def test_nodes_that_accept_no_pods_are_not_drain_targets(
     cluster: Cluster, system: System, unfit: dict[str, Any]
 ) -> None:
     cluster.add_node("node-2", **unfit)
@@ -359,7 +359,7 @@ def test_a_node_that_takes_no_pods_does_not_count_as_another(
     assert cluster.pods.keys() == {"web"}
 
 
-def test_a_drain_ends_at_its_deadline_and_says_what_is_left_and_why(cluster: Cluster, system: System) -> None:
+def test_a_drain_ends_at_its_deadline_and_reports_remaining_pods(cluster: Cluster, system: System) -> None:
     cluster.add_node("node-2")
     for name in ("web", "held", "slow"):
         cluster.add_pod(name)
@@ -369,10 +369,10 @@ def test_a_drain_ends_at_its_deadline_and_says_what_is_left_and_why(cluster: Clu
     assert "disruption budget" in facts["drain"]["left"]["default/held"]
     assert facts["drain"]["left"]["default/slow"] == "still stopping"
     assert facts["seconds"] < 5 and facts["snapshot"]
-    assert any("default/held goes down with the node" in line for line in said)
+    assert any("default/held stays on the node" in line for line in said)
 
 
-def test_a_budget_that_allows_it_again_lets_the_drain_end_early(cluster: Cluster, system: System) -> None:
+def test_a_drain_ends_early_if_the_disruption_budget_allows_it(cluster: Cluster, system: System) -> None:
     cluster.add_node("node-2")
     cluster.add_pod("held")
     cluster.budgeted = {"held"}
@@ -381,7 +381,7 @@ def test_a_budget_that_allows_it_again_lets_the_drain_end_early(cluster: Cluster
     assert facts["drain"] == {"moved": ["default/held"], "left": {}} and facts["seconds"] < 30
 
 
-def test_an_agent_drains_itself_as_its_kubelet_and_takes_no_snapshot(cluster: Cluster, system: System) -> None:
+def test_an_agent_node_drains_itself_and_takes_no_snapshot(cluster: Cluster, system: System) -> None:
     place(system.root, IMAGE_FILE, json.dumps(
         {"role": "agent", "server": "https://x", "token": "t", "config": {"node-name": "node-1"}}
     ))  # fmt: skip

@@ -51,7 +51,7 @@ def call(root: Path, *words: str) -> int:
     return main(["kubernetes", "--root", str(root), *words])
 
 
-def test_a_snapshot_by_hand_is_listed_and_comes_back(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manual_snapshot_is_listed_and_can_be_restored(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(node, "snapshots") == 0
     assert capsys.readouterr().out == "no snapshots\n"
     assert call(node, "snapshot") == 0
@@ -59,7 +59,7 @@ def test_a_snapshot_by_hand_is_listed_and_comes_back(node: Path, capsys: pytest.
     write(node, "second")
     assert call(node, "restore", name) == 0
     said = capsys.readouterr().out
-    assert "objects lost by it: 1 created" in said and "is now snapshot" in said
+    assert "lost changes: 1 created" in said and "is now snapshot" in said
     assert objects(node) == {"first"}
     assert call(node, "snapshots", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
@@ -73,7 +73,7 @@ def test_a_snapshot_by_hand_is_listed_and_comes_back(node: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("case", ["unknown", "newer", "damaged", "agent"])
-def test_a_restore_that_can_not_be_is_refused_with_the_reason(
+def test_an_impossible_restore_is_refused_with_the_reason(
     node: Path, case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(node, "snapshot") == 0
@@ -92,8 +92,8 @@ def test_a_restore_that_can_not_be_is_refused_with_the_reason(
         image.write_text(image.read_text().replace("server", "agent"))
     assert call(node, "restore", name) == 1
     reason = {
-        "unknown": f"there are: {taken.name}", "newer": "was written by",
-        "damaged": "state.db: ", "agent": "it is no server",
+        "unknown": f"existing snapshots: {taken.name}", "newer": "was written by",
+        "damaged": "state.db: ", "agent": "it is not a server node",
     }[case]  # fmt: skip
     assert reason in capsys.readouterr().err
     assert objects(node) == {"first", "second"}
@@ -101,7 +101,7 @@ def test_a_restore_that_can_not_be_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("state", ["active", "activating", "deactivating", "reloading", "failed", "inactive"])
 @pytest.mark.parametrize("unit", ["kine", "k3s-server"])
-def test_a_restore_waits_for_whatever_may_still_write(
+def test_a_restore_is_refused_while_a_service_may_write(
     node: Path, unit: str, state: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A unit that stops is not active, and yet its program may be about to write."""
@@ -116,5 +116,5 @@ def test_a_restore_waits_for_whatever_may_still_write(
         return
     assert call(node, "restore", taken.name) == 1
     said = capsys.readouterr().err
-    assert f"Kubernetes runs: {unit}.service" in said and "systemctl stop kubernetes.target" in said
+    assert f"Kubernetes is running: {unit}.service" in said and "systemctl stop kubernetes.target" in said
     assert objects(node) == {"first", "second"}

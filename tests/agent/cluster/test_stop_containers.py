@@ -57,9 +57,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
         process.communicate()
 
 
-def end_all(node: Node, known: dict[str, StopOrder], limit: float = 30) -> list[str]:
-    found = sorted(stop_containers.running_containers(node.system, known).items())
-    return [name for _, group in found for name in stop_containers.end_containers(group, limit)]
+def end_all(node: Node, orders: dict[str, StopOrder], limit: float = 30) -> list[str]:
+    found = sorted(stop_containers.running_containers(node.system, orders).items())
+    return [name for _, group in found for name in stop_containers.stop_containers(group, limit)]
 
 
 def pod(name: str, kind: str = "", **spec: Any) -> dict[str, Any]:
@@ -71,35 +71,35 @@ def pod(name: str, kind: str = "", **spec: Any) -> dict[str, Any]:
     }
 
 
-def test_containers_end_by_what_owns_them_and_sandboxes_last(node: Node) -> None:
-    known = stop_containers.stop_orders([
+def test_containers_stop_in_the_order_of_their_owners_and_sandboxes_last(node: Node) -> None:
+    orders = stop_containers.stop_orders([
         pod("static", "Node"), pod("log", "DaemonSet"), pod("db", "StatefulSet"), pod("web", "ReplicaSet"),
         pod("dns", "ReplicaSet", priorityClassName="system-cluster-critical"),
     ])  # fmt: skip
     for name in ("sandbox", "static", "log", "db", "web", "dns"):
         node.run(name)
-    assert end_all(node, known) == []
+    assert end_all(node, orders) == []
     ended = node.ended()
     assert ended[:2] == ["web", "db"] and set(ended[2:4]) == {"log", "dns"} and ended[4:] == ["static", "sandbox"]
 
 
-def test_one_that_does_not_end_gets_its_grace_and_no_more(node: Node) -> None:
-    known = stop_containers.stop_orders([pod("stubborn", terminationGracePeriodSeconds=1), pod("polite")])
+def test_a_container_that_does_not_stop_is_killed_after_its_grace_period(node: Node) -> None:
+    orders = stop_containers.stop_orders([pod("stubborn", terminationGracePeriodSeconds=1), pod("polite")])
     node.run("stubborn", STUBBORN)
     node.run("polite")
     started = time.monotonic()
-    assert end_all(node, known) == ["stubborn"]
+    assert end_all(node, orders) == ["stubborn"]
     assert 1 <= time.monotonic() - started < 10
     assert node.processes["stubborn"].wait() == -signal.SIGKILL
     assert node.ended() == ["polite"]
 
 
-def test_a_pod_that_wants_no_grace_gets_none() -> None:
-    known = stop_containers.stop_orders([pod("hasty", terminationGracePeriodSeconds=0), pod("other")])
-    assert {name: place.grace for name, place in known.items()} == {"hasty": 0, "other": stop_containers.DEFAULT_GRACE}
+def test_a_grace_period_of_zero_is_respected() -> None:
+    orders = stop_containers.stop_orders([pod("hasty", terminationGracePeriodSeconds=0), pod("other")])
+    assert {name: order.grace for name, order in orders.items()} == {"hasty": 0, "other": stop_containers.DEFAULT_GRACE}
 
 
-def test_the_whole_has_a_limit_whatever_grace_a_pod_asks_for(node: Node) -> None:
+def test_the_total_time_is_limited_for_every_grace_period(node: Node) -> None:
     node.run("stubborn", STUBBORN)
     started = time.monotonic()
     assert end_all(
@@ -108,14 +108,14 @@ def test_the_whole_has_a_limit_whatever_grace_a_pod_asks_for(node: Node) -> None
     assert time.monotonic() - started < 10
 
 
-def test_without_an_answer_of_the_api_all_end_at_once(node: Node) -> None:
+def test_without_an_answer_of_the_api_all_containers_stop_at_once(node: Node) -> None:
     for name in ("a", "b"):
         node.run(name)
     assert list(stop_containers.running_containers(node.system, {})) == [0]
     assert end_all(node, {}) == [] and sorted(node.ended()) == ["a", "b"]
 
 
-def test_only_what_the_runtime_started_is_signalled_not_its_children(node: Node) -> None:
+def test_only_the_main_processes_are_signalled(node: Node) -> None:
     note = node.system.root / "child"
     child_of = "c = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     node.run("parent", f"{POLITE}; import subprocess; {child_of}; open({str(note)!r}, 'w').write(str(c.pid))")
@@ -126,12 +126,12 @@ def test_only_what_the_runtime_started_is_signalled_not_its_children(node: Node)
     os.kill(child, signal.SIGKILL)
 
 
-def test_a_container_that_has_ended_already_is_no_error(node: Node) -> None:
+def test_a_container_that_has_already_ended_is_not_an_error(node: Node) -> None:
     node.run("gone")
     found = stop_containers.running_containers(node.system, {})
     node.processes["gone"].kill()
     node.processes["gone"].wait()
-    assert stop_containers.end_containers(found[0], 5) == []
+    assert stop_containers.stop_containers(found[0], 5) == []
     assert stop_containers.running_containers(node.system, {}) == {
         0: {"gone": (StopOrder(0), [node.processes["gone"].pid])}
     }

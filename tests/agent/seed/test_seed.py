@@ -24,7 +24,7 @@ from osbuild.agent.seed import user_data
 from osbuild.agent.seed.accepted import accept_seed
 from osbuild.agent.seed.boot_steps import find_seed
 from osbuild.agent.seed.choose import Media, choose_seed, default_seed, read_media_rule
-from osbuild.agent.seed.cloud_init_folder import show_seed
+from osbuild.agent.seed.cloud_init_folder import write_for_cloud_init
 from osbuild.agent.seed.media import WAIT, find_media, read_label
 from osbuild.agent.seed.replacement import replace_seed
 from osbuild.agent.seed.report import SeedReport, load_report
@@ -84,14 +84,14 @@ def test_a_seed_with_checksums_is_refused_if_any_file_is_damaged(tmp_path: Path,
         ({"user-data": b"#" * (LIMIT + 1), "meta-data": META}, "user-data is larger"),
     ],
 )
-def test_a_seed_without_checksums_must_at_least_be_one(tmp_path: Path, files: dict[str, bytes], why: str) -> None:
+def test_an_incomplete_seed_is_refused(tmp_path: Path, files: dict[str, bytes], why: str) -> None:
     with pytest.raises(SeedRefused, match=why):
         read_seed(put(tmp_path, files))
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 10_000), name=st.sampled_from([*FILES, "SHA256SUMS"]))
-def test_what_a_power_cut_leaves_of_a_file_is_never_taken_for_the_seed(tmp_path: Path, cut: int, name: str) -> None:
+def test_a_torn_stored_seed_is_not_used(tmp_path: Path, cut: int, name: str) -> None:
     folder = put(tmp_path, FILES, sums=True)
     path = folder / name
     whole = path.read_bytes()
@@ -103,7 +103,7 @@ def test_what_a_power_cut_leaves_of_a_file_is_never_taken_for_the_seed(tmp_path:
     assert name == "SHA256SUMS"  # the last that is written: without it the others are whole
 
 
-def test_an_accepted_seed_is_kept_and_the_one_before_it_is_gone(tmp_path: Path) -> None:
+def test_storing_a_seed_replaces_the_previous_one(tmp_path: Path) -> None:
     system = System(tmp_path)
     assert stored_seed(system) is None
     first, second = SeedFiles(FILES), SeedFiles({**FILES, "user-data": USER + b"timezone: UTC\n"})
@@ -117,9 +117,7 @@ def test_an_accepted_seed_is_kept_and_the_one_before_it_is_gone(tmp_path: Path) 
     assert {path.stat().st_mode & 0o777 for path in (folder / second.digest).iterdir()} == {0o600}
 
 
-def test_a_store_that_was_interrupted_anywhere_keeps_the_old_seed_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_store_keeps_the_old_or_the_new_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = SeedFiles(FILES), SeedFiles({**FILES, "user-data": USER + b"timezone: UTC\n"})
     outcomes = set()
     for number in range(100):
@@ -152,7 +150,7 @@ def test_a_store_that_was_interrupted_anywhere_keeps_the_old_seed_or_the_new(
     assert outcomes == {False, True}
 
 
-def test_a_seed_kept_on_a_damaged_disk_is_not_used(tmp_path: Path) -> None:
+def test_a_damaged_stored_seed_is_not_used(tmp_path: Path) -> None:
     system = System(tmp_path)
     store_seed(system, SeedFiles(FILES))
     (tmp_path / "var/lib/edge-osbuild/seed/current/user-data").write_bytes(b"")
@@ -161,7 +159,7 @@ def test_a_seed_kept_on_a_damaged_disk_is_not_used(tmp_path: Path) -> None:
     assert stored_seed(system) == SeedFiles(FILES)
 
 
-def test_the_seed_on_the_esp_goes_before_the_stored_one_unless_it_is_torn(tmp_path: Path) -> None:
+def test_a_valid_seed_on_the_esp_is_preferred_to_the_stored_one(tmp_path: Path) -> None:
     system = System(tmp_path)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
@@ -184,7 +182,7 @@ def chosen(system: System, media: Media = Media.FIRST_BOOT) -> tuple[SeedFiles, 
     return accepted.seed, accepted.source
 
 
-def test_a_seed_on_the_esp_that_was_replaced_does_not_come_back_but_a_new_one_counts(tmp_path: Path) -> None:
+def test_a_replaced_seed_on_the_esp_is_ignored_but_a_new_one_is_used(tmp_path: Path) -> None:
     system = System(tmp_path)
     put(tmp_path / "efi/seed", FILES)
     new = put(tmp_path / "new", {**FILES, "user-data": USER + b"hostname: new\n"})
@@ -196,7 +194,7 @@ def test_a_seed_on_the_esp_that_was_replaced_does_not_come_back_but_a_new_one_co
     assert chosen(system) == (read_seed(new), "stored")
 
 
-def test_a_seed_that_is_refused_is_not_stored_by_apply(tmp_path: Path) -> None:
+def test_apply_does_not_store_a_refused_seed(tmp_path: Path) -> None:
     system = System(tmp_path)
     store_seed(system, SeedFiles(FILES))
     bad = put(tmp_path / "bad", {**FILES, "user-data": b"#cloud-config\nusers:\n- name: a\n\tshell: x\n"})
@@ -204,7 +202,7 @@ def test_a_seed_that_is_refused_is_not_stored_by_apply(tmp_path: Path) -> None:
         replace_seed(system, bad)
     assert "nothing was changed" in (caught.value.hint or "")
     assert stored_seed(system) == SeedFiles(FILES)
-    with pytest.raises(Problem, match="no such file"):
+    with pytest.raises(Problem, match="does not exist"):
         replace_seed(system, tmp_path / "missing.iso")
 
 
@@ -254,7 +252,7 @@ def test_the_image_decides_when_a_medium_configures_a_node(
     ("rule", "known", "wait"),
     [(None, False, WAIT), (None, True, 0.0), ("signed", True, WAIT), ("always", True, WAIT), ("always", False, WAIT)],
 )
-def test_a_medium_is_waited_for_if_it_may_be_used(
+def test_the_boot_waits_for_a_medium_only_if_it_may_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str | None, known: bool, wait: float
 ) -> None:
     """A USB stick appears seconds after the node has read its own seed."""
@@ -273,7 +271,7 @@ def test_a_medium_is_waited_for_if_it_may_be_used(
     assert waited == [wait]
 
 
-def test_an_image_that_says_nothing_of_media_takes_them_at_the_first_boot_only(tmp_path: Path) -> None:
+def test_without_a_rule_media_are_used_at_the_first_boot_only(tmp_path: Path) -> None:
     assert read_media_rule(System(tmp_path)) is Media.FIRST_BOOT
     path = tmp_path / "usr/lib/edge-osbuild/image.json"
     path.parent.mkdir(parents=True)
@@ -283,9 +281,7 @@ def test_an_image_that_says_nothing_of_media_takes_them_at_the_first_boot_only(t
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RecursionError("deep"), ValueError("odd")])
-def test_a_medium_that_can_not_be_read_costs_only_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_an_unreadable_medium_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(folder: Path) -> SeedFiles:
         raise error
 
@@ -301,8 +297,8 @@ def test_a_medium_that_can_not_be_read_costs_only_itself(
 
 def test_cloud_init_sees_exactly_the_seed_and_runs_once_before_the_network(tmp_path: Path) -> None:
     system = System(tmp_path)
-    show_seed(system, accept_seed(SeedFiles({**FILES, "vendor-data": b"#!/bin/sh\n"}), "a"))
-    show_seed(system, accept_seed(SeedFiles(FILES), "b"))
+    write_for_cloud_init(system, accept_seed(SeedFiles({**FILES, "vendor-data": b"#!/bin/sh\n"}), "a"))
+    write_for_cloud_init(system, accept_seed(SeedFiles(FILES), "b"))
     folder = tmp_path / "var/lib/cloud/seed/nocloud"
     assert {path.name for path in folder.iterdir()} == {"user-data", "meta-data"}
     assert read_seed(tmp_path / "run/edge-osbuild/seed") == SeedFiles(FILES)
@@ -322,7 +318,7 @@ def test_cloud_init_sees_exactly_the_seed_and_runs_once_before_the_network(tmp_p
         "# a comment\ninstance-id: >-\n  a\nlocal-hostname: b # dsmode: net\n",
     ],
 )
-def test_meta_data_in_any_style_of_yaml_gets_the_mode(metadata: str) -> None:
+def test_meta_data_in_every_yaml_style_get_the_mode_local(metadata: str) -> None:
     expected = {"instance-id": "a", "local-hostname": "b", "dsmode": "local"}
     files = accept_seed(SeedFiles({**FILES, "meta-data": metadata.encode()}), "a").files
     assert yaml.safe_load(files["meta-data"]) == expected
@@ -331,7 +327,7 @@ def test_meta_data_in_any_style_of_yaml_gets_the_mode(metadata: str) -> None:
 @pytest.mark.parametrize(
     ("metadata", "instance"), [("", "nocloud"), ("local-hostname: a\n", "nocloud"), ("instance-id: 17\n", "17")]
 )
-def test_meta_data_without_an_instance_id_gets_cloud_inits_own(metadata: str, instance: str) -> None:
+def test_meta_data_without_an_instance_id_get_the_default_of_cloud_init(metadata: str, instance: str) -> None:
     files = accept_seed(SeedFiles({**FILES, "meta-data": metadata.encode()}), "a").files
     assert yaml.safe_load(files["meta-data"])["instance-id"] == instance
 
@@ -339,7 +335,7 @@ def test_meta_data_without_an_instance_id_gets_cloud_inits_own(metadata: str, in
 @pytest.mark.parametrize(
     ("text", "name"), [("101", "101"), ("0x10", "16"), ("a", "a"), ("[a]", None), ('"\\ud83d"', None)]
 )
-def test_a_host_name_of_meta_data_is_a_text(text: str, name: str | None) -> None:
+def test_a_host_name_in_meta_data_becomes_text(text: str, name: str | None) -> None:
     accepted = accept_seed(SeedFiles({**FILES, "meta-data": f"local-hostname: {text}\n".encode()}), "a")
     assert yaml.safe_load(accepted.files["meta-data"]).get("local-hostname") == name
     assert bool(accepted.warnings) is (name is None)
@@ -392,16 +388,16 @@ MERGED = "a: &a {a: 1}\n" + "".join(
         ("user-data", b"#cloud-config\na: \x01\n", "line 2, column 4: this character is not allowed"),
         ("user-data", b"users: []\n", "begins with 'users:…'; it must begin with `#cloud-config`"),
         ("user-data", b"#include\nhttp://192.0.2.1/\n", "`#include` is not followed"),
-        ("user-data", gzip.compress(USER * 9, mtime=0)[:-12], "gzip data is cut off"),
+        ("user-data", gzip.compress(USER * 9, mtime=0)[:-12], "gzip data is truncated"),
         ("user-data", gzip.compress(b"#" * (user_data.LIMIT + 1), mtime=0), "gzip data is too large"),
         ("meta-data", b"- a\n", "meta-data, line 1, column 1: expected"),
         ("meta-data", b"instance-id: {a: b}\n", "instance-id is not a text"),
         ("meta-data", b"instance-id: !!binary aGk=\n", "instance-id is not a text"),
-        ("meta-data", b'instance-id: "\\ud83d"\n', "instance-id has characters that no name can have"),
+        ("meta-data", b'instance-id: "\\ud83d"\n', "instance-id contains a character that is not allowed in a name"),
         ("meta-data", b"instance-id: " + b"a" * 201, "instance-id has more than 200 bytes"),
     ],
 )
-def test_what_does_not_parse_is_refused_with_its_place(name: str, data: bytes, why: str) -> None:
+def test_invalid_files_are_refused_with_their_position(name: str, data: bytes, why: str) -> None:
     with pytest.raises(SeedRefused, match=why):
         accept_seed(SeedFiles({**FILES, name: data}), "a")
 
@@ -439,12 +435,12 @@ ZIPPED = gzip.compress(CONFIG, mtime=0)
         (b"", []),
     ],
 )  # fmt: skip
-def test_every_format_of_cloud_init_is_understood(data: bytes, keys: list[str]) -> None:
+def test_every_format_of_cloud_init_is_supported(data: bytes, keys: list[str]) -> None:
     warnings = accept_seed(SeedFiles({**FILES, "user-data": data}), "a").warnings
     assert [line.split("`")[1] for line in warnings] == keys
 
 
-def test_names_from_a_seed_can_not_write_to_a_console() -> None:
+def test_names_from_a_seed_cannot_control_a_console() -> None:
     name = 'Content-Disposition: attachment; filename="a\x1b[2J\xff"'
     part = f"Content-Type: text/cloud-config\n{name}\n\n#cloud-config\na: [\n"
     data = f"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\n{part}--b--\n".encode("latin-1")
@@ -455,7 +451,7 @@ def test_names_from_a_seed_can_not_write_to_a_console() -> None:
     assert report.problem_lines()[0].isprintable() and len(report.problem_lines()[0]) == 500
 
 
-def test_a_part_that_does_not_parse_is_named(tmp_path: Path) -> None:
+def test_an_invalid_part_is_named(tmp_path: Path) -> None:
     data = message(("text/cloud-config", CONFIG), ("text/cloud-config", b"#cloud-config\na: [\n"))
     with pytest.raises(SeedRefused, match=r"user-data, part \d+, line 3, column 1"):
         accept_seed(SeedFiles({**FILES, "user-data": data}), "a")
@@ -480,25 +476,25 @@ INCLUDE = b"#include\nhttp://192.0.2.1/a\n"
         + CONFIG.replace(b"\n", b"\n  "),
     ],
 )
-def test_parts_that_name_urls_are_left_out_and_the_others_count(data: bytes) -> None:
+def test_parts_with_urls_are_removed_and_the_others_are_used(data: bytes) -> None:
     accepted = accept_seed(SeedFiles({**FILES, "user-data": data}), "a")
     assert [line for line in accepted.warnings if "`#include` is not followed" in line]
     shown = user_data.inspect_user_data(accepted.files["user-data"], "user-data")
-    assert (shown.config, shown.left_out) == ({"packages": ["a"]}, False)
+    assert (shown.config, shown.has_unsafe_parts) == ({"packages": ["a"]}, False)
 
 
-def test_parts_of_types_that_mean_nothing_are_left_out_unless_the_seed_says_what_they_mean() -> None:
+def test_parts_of_unknown_types_are_removed_unless_the_seed_has_a_handler() -> None:
     parts = [("text/cloud-config", CONFIG), ("text/x-own", b"hush\xff"), ("text/plain", b"hush: hush")]
     accepted = accept_seed(SeedFiles({**FILES, "user-data": message(*parts)}), "a")
-    assert len([line for line in accepted.warnings if "has no use for the type" in line]) == 2
+    assert len([line for line in accepted.warnings if "does not support the type" in line]) == 2
     assert "aHVza" not in gzip.decompress(accepted.files["user-data"]).decode(), "cloud-init quotes it"
     handled = message(("text/part-handler", b"#part-handler\n"), *parts)
     accepted = accept_seed(SeedFiles({**FILES, "user-data": handled}), "a")
     assert gzip.decompress(accepted.files["user-data"]) == handled
-    assert not [line for line in accepted.warnings if "has no use for the type" in line]
+    assert not [line for line in accepted.warnings if "does not support the type" in line]
 
 
-def test_a_first_line_that_may_hold_a_secret_is_not_quoted() -> None:
+def test_a_first_line_that_may_contain_a_secret_is_not_quoted() -> None:
     head = b"#cloud-config\npassword: "
     for text in (
         b"hush\n",
@@ -514,7 +510,7 @@ def test_a_first_line_that_may_hold_a_secret_is_not_quoted() -> None:
         assert "line " in str(caught.value)
 
 
-def test_nothing_is_dropped_without_a_word() -> None:
+def test_everything_without_effect_is_reported() -> None:
     user = b"#cloud-config\nruncmd: [a]\nusers:\n- {name: a, name: b}\nruncmd: [b]\nhostname:\n"
     meta = b"instance-id: a\ninstance-id: b\nnetwork-interfaces: |\n  iface eth0 inet static\n"
     accepted = accept_seed(
@@ -535,7 +531,7 @@ def test_nothing_is_dropped_without_a_word() -> None:
     )
 
 
-def test_keys_that_yaml_takes_for_something_else_are_texts_for_cloud_init() -> None:
+def test_keys_that_are_not_text_in_yaml_become_text() -> None:
     user = b"#cloud-config\nwrite_files: [{on: a, 80: b, 2020-01-01: c, ~: d, path: /e}]\n"
     accepted = accept_seed(SeedFiles({**FILES, "user-data": user}), "a")
     config = yaml.safe_load(gzip.decompress(accepted.files["user-data"]))
@@ -545,7 +541,7 @@ def test_keys_that_yaml_takes_for_something_else_are_texts_for_cloud_init() -> N
         accept_seed(SeedFiles({**FILES, "user-data": parts}), "a")
 
 
-def test_a_key_that_replaces_a_merged_one_is_not_there_twice() -> None:
+def test_a_key_that_replaces_a_merged_key_is_not_a_duplicate() -> None:
     user = b"#cloud-config\nusers:\n- &a {name: a, shell: /bin/sh}\n- {<<: *a, name: b}\n"
     assert accept_seed(SeedFiles({**FILES, "user-data": user}), "a").warnings == ()
 
@@ -559,7 +555,7 @@ def test_a_value_may_have_no_effect(key: str, value: object, effective: bool) ->
     assert (key not in effective_keys.find_without_effect({key: value})) is effective
 
 
-def test_keys_without_effect_are_named_with_the_reason() -> None:
+def test_keys_without_effect_are_reported_with_the_reason() -> None:
     found = effective_keys.find_without_effect(
         {"users": [{"name": "a", "ssh_import_id": ["gh:a"]}], "packges": [], "power_state": {}, "hostname": "a"}
     )
@@ -575,7 +571,7 @@ def test_keys_without_effect_are_named_with_the_reason() -> None:
         "\\{0}  {1}", "{0}  {1}\r",
     ],
 )  # fmt: skip
-def test_checksums_may_have_every_form_that_sha256sum_checks(tmp_path: Path, line: str) -> None:
+def test_every_checksum_format_of_sha256sum_is_accepted(tmp_path: Path, line: str) -> None:
     folder = put(tmp_path, FILES)
     lines = [line.format(hashlib.sha256(data).hexdigest(), name) for name, data in FILES.items()]
     text = "\n".join(["# made by hand", "", *lines, ""])
@@ -590,7 +586,7 @@ def test_checksums_may_have_every_form_that_sha256sum_checks(tmp_path: Path, lin
         read_seed(folder)
 
 
-def test_checksums_may_name_other_files_of_the_medium_which_are_checked_too(tmp_path: Path) -> None:
+def test_checksums_of_other_files_on_the_medium_are_checked(tmp_path: Path) -> None:
     folder = put(tmp_path, {**FILES, "README": b"a"}, sums=True)
     assert read_seed(folder) == SeedFiles(FILES)
     (folder / "README").write_bytes(b"b")
@@ -605,7 +601,7 @@ def test_checksums_may_name_other_files_of_the_medium_which_are_checked_too(tmp_
     assert checksums.parse_checksums(b"0" * 64 + b"  /etc/shadow") == {"/etc/shadow": "0" * 64}
 
 
-def test_the_defaults_are_a_seed_that_would_be_accepted(tmp_path: Path) -> None:
+def test_the_default_seed_is_valid(tmp_path: Path) -> None:
     made = default_seed(System(tmp_path))
     assert read_seed(put(tmp_path / "seed", made.files)) == made
     assert accept_seed(made, "defaults").warnings == ()
@@ -631,14 +627,14 @@ def fat(folder: Path, name: str, label: str | None, *, boot_sector: str | None =
 
 
 @pytest.mark.parametrize("kind", [12, 16, 32])
-def test_a_label_counts_in_the_root_directory_of_a_fat_and_in_its_boot_sector(tmp_path: Path, kind: int) -> None:
+def test_both_labels_of_a_fat_file_system_are_read(tmp_path: Path, kind: int) -> None:
     assert read_label(fat(tmp_path, "both", "CIDATA", kind=kind)) == "CIDATA"
     assert read_label(fat(tmp_path, "windows", "CIDATA", boot_sector="NO NAME", kind=kind)) == "CIDATA"
     assert read_label(fat(tmp_path, "boot", None, boot_sector="cidata", kind=kind)) == "cidata"
     assert read_label(fat(tmp_path, "other", "ESP", kind=kind)) == "ESP"
 
 
-def test_media_are_found_by_label_in_either_case_and_nothing_else_is(tmp_path: Path) -> None:
+def test_media_are_found_by_their_label_in_either_case(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     files = render_seed(Profile(name="a", version="1"), "node-1", folder=tmp_path).with_sums()
     image = make_iso(files)
@@ -652,7 +648,7 @@ def test_media_are_found_by_label_in_either_case_and_nothing_else_is(tmp_path: P
     assert [path.name for path in find_media(System(tmp_path))] == ["sdb1", "sr0"]
 
 
-def test_what_may_have_been_meant_as_the_seed_of_a_node_without_one_is_named(tmp_path: Path) -> None:
+def test_possible_seeds_that_are_not_read_are_reported(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     fat(tmp_path / "dev", "sdb1", "config-2")
     (tmp_path / "sys/class/block/sdb1").mkdir(parents=True)
@@ -660,8 +656,8 @@ def test_what_may_have_been_meant_as_the_seed_of_a_node_without_one_is_named(tmp
     system = System(tmp_path)
     assert find_seed(system, 0.0) == 0
     warnings = load_report(system).warnings
-    assert [line for line in warnings if "sdb1 is a config drive of OpenStack, which is not read" in line]
-    assert [line for line in warnings if "move it into that folder" in line]
+    assert [line for line in warnings if "sdb1 is a config drive of OpenStack, which is not supported" in line]
+    assert [line for line in warnings if "move it into the folder `seed`" in line]
     put(tmp_path / "efi/seed", FILES)
     assert find_seed(system, 0.0) == 0
     assert load_report(system).warnings == []
