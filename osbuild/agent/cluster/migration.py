@@ -39,7 +39,9 @@ def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
         if record and record.release.minor != release.minor:
             for name in KUBELET_STATE:
                 system.path(name).unlink(missing_ok=True)
-        restored = restore_for(system, record, release) if record and versions.migrates(release, record.release) else {}
+        restored = (
+            restore_for(system, record, release) if record and versions.needs_migration(release, record.release) else {}
+        )
         result |= restored
         if "restored" not in restored:
             result |= record_version(system, record, release)
@@ -53,7 +55,7 @@ def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
 def record_version(system: System, record: VersionRecord | None, release: KubernetesVersion) -> dict[str, Any]:
     """Record that `release` uses the data, after a snapshot if it is newer. Returns what was done."""
     result: dict[str, Any] = {}
-    if record and versions.migrates(record.release, release) and versions.read_role(system) == "server":
+    if record and versions.needs_migration(record.release, release) and versions.read_role(system) == "server":
         try:
             taken = snapshot.take_snapshot(system, record.release, "boot", needed_snapshots(system))
             result["snapshot"] = taken.name if taken else None
@@ -142,7 +144,7 @@ def rollback_loss(system: System, version: str | None = None) -> dict[str, Any] 
     if (
         not record
         or not release
-        or not versions.migrates(release, record.release)
+        or not versions.needs_migration(release, record.release)
         or datastore.find_database(system) is None
     ):
         return None

@@ -111,8 +111,8 @@ def prepare_database(chosen: Snapshot, database: Path, revision: int) -> None:
         leftover.unlink(missing_ok=True)
     datastore.copy_database(chosen.database, copy)
     # The certificate authorities on the disk are used, because they may have been issued again since the snapshot.
-    datastore.delete(copy, datastore.BOOTSTRAP)
-    datastore.skip_to_revision(copy, revision)
+    datastore.delete_objects(copy, datastore.BOOTSTRAP)
+    datastore.raise_revision(copy, revision)
     datastore.verify_database(copy)
     copy.rename(ready_path(database))
     sync_path(database.parent)

@@ -64,7 +64,7 @@ def restore_manually(system: System, name: str) -> str:
     if chosen is None:
         names = ", ".join(entry.name for entry in snapshot.list_snapshots(system)) or "none"
         raise Problem(f"there is no snapshot {name}", hint=f"existing snapshots: {names}")
-    if chosen.release.distribution != release.distribution or versions.migrates(release, chosen.release):
+    if chosen.release.distribution != release.distribution or versions.needs_migration(release, chosen.release):
         message = f"it was written by {chosen.release}, but this slot has {release}"
         raise Problem(
             message, where=name, hint="restore it in the slot with that version, or restore an older snapshot"

@@ -1,1 +1,1 @@
-"""Kubernetes on the node: from the image's and the seed's settings to the files that its programs read."""
+"""Configures Kubernetes on the node: writes the files of its programs from the settings of image and seed."""

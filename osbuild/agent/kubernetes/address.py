@@ -1,8 +1,8 @@
-"""`edge-agent kubernetes address`: before every start of K3s, the interface and address that it uses for this node.
+"""`edge-agent kubernetes address`: sets the address and interface that K3s uses, before every start of K3s.
 
-Left alone, K3s and its flannel take the interface of the default route. Without a network, or on a node whose other
-nodes are on an interface without a gateway, that is `edge0`, whose address every node has: pods of different nodes
-would not reach each other.
+By default, K3s and its flannel use the interface of the default route. Without a network, or if the other nodes are on
+an interface without a gateway, that would be `edge0`. All nodes have the same address on `edge0`, so pods of different
+nodes could not reach each other.
 """
 
 import ipaddress
@@ -20,30 +20,30 @@ from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 
-PAUSE = 1.0  # seconds between two looks
+PAUSE = 1.0  # seconds between two polls
 REMINDER = 60.0  # seconds between two messages
 
 
 def run_ip(*arguments: str) -> list[dict[str, Any]]:
-    """The answer of ip(8) as JSON; empty if it has none."""
+    """The JSON output of ip(8); empty if it fails."""
     command = ["ip", "-json", *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip() else []
-    return [entry for entry in found if entry]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    entries = json.loads(result.stdout) if result.returncode == 0 and result.stdout.strip() else []
+    return [entry for entry in entries if entry]
 
 
-def find_holder(address: str) -> NodeAddress | None:
-    """The interface that has `address`; None if none has it, or if IPv6 is still looking for a duplicate."""
+def find_interface(address: str) -> NodeAddress | None:
+    """The interface that has `address`; None if there is none, or during IPv6 duplicate address detection."""
     for link in run_ip("address", "show", "to", address):
         for entry in link.get("addr_info", ()):
-            same = ipaddress.ip_address(entry.get("local", "::")) == ipaddress.ip_address(address)
-            if same and not entry.get("tentative"):
+            is_same = ipaddress.ip_address(entry.get("local", "::")) == ipaddress.ip_address(address)
+            if is_same and not entry.get("tentative"):
                 return NodeAddress(address, link["ifname"])
     return None
 
 
 def find_route(server: str) -> NodeAddress | None:
-    """The address from which this node reaches the server at a URL; None as long as it would be that of `edge0`."""
+    """The source address of this node on the route to the server at a URL; None if there is none except `edge0`."""
     try:
         hosts = socket.getaddrinfo(urlsplit(server).hostname, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -57,28 +57,28 @@ def find_route(server: str) -> NodeAddress | None:
 
 
 def find_address(settings: NodeSettings) -> NodeAddress | None:
-    """The address to use now; None if it is not there yet."""
-    return find_holder(settings.node_ip) if settings.node_ip else find_route(settings.server or "")
+    """The address to use; None if it is not available yet."""
+    return find_interface(settings.node_ip) if settings.node_ip else find_route(settings.server or "")
 
 
 def needs_address(settings: NodeSettings) -> bool:
-    """Whether K3s has to be told. A server without `node_ip` is alone, and the profile's own interface wins."""
+    """Whether K3s needs an address: not if the profile sets the interface, nor on a server node without `node_ip`."""
     return "flannel-iface" not in settings.config and bool(settings.node_ip or settings.role == "agent")
 
 
 def write_address(root: Path) -> None:
-    """Wait for this node's address, for as long as it takes, and write K3s' configuration with it.
+    """Wait without limit for the address of this node, and write it to K3s' configuration.
 
-    Raises `Problem` if the settings can't be used.
+    Raises `Problem` for invalid settings.
     """
     settings, paths = load_settings(root), Paths(root)
-    found, told = None, -REMINDER
-    while needs_address(settings) and (found := find_address(settings)) is None:
-        if time.monotonic() - told >= REMINDER:
-            what = f"the address {settings.node_ip}" if settings.node_ip else f"a route to {settings.server}"
-            print(f"waiting for {what}, which no interface has yet", flush=True)
-            told = time.monotonic()
+    node_address, last_message = None, -REMINDER
+    while needs_address(settings) and (node_address := find_address(settings)) is None:
+        if time.monotonic() - last_message >= REMINDER:
+            missing = f"the address {settings.node_ip}" if settings.node_ip else f"a route to {settings.server}"
+            print(f"waiting for {missing}", flush=True)
+            last_message = time.monotonic()
         time.sleep(PAUSE)
-    if found:
-        print(f"{found.address} on {found.interface}", flush=True)
-    k3s.write_config(settings, paths, found)
+    if node_address:
+        print(f"{node_address.address} on {node_address.interface}", flush=True)
+    k3s.write_config(settings, paths, node_address)

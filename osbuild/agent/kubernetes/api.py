@@ -1,4 +1,4 @@
-"""Calls to the API server with a kubeconfig's certificate. Starts no other program."""
+"""Calls to the API server with the certificate of a kubeconfig, without starting other programs."""
 
 import http.client
 import json
@@ -19,14 +19,14 @@ MERGE_PATCH = "application/merge-patch+json"  # RFC 7386
 
 @dataclass(frozen=True)
 class ApiServer:
-    """An API server, and who this node is to it: by the context's certificate, or by a bearer token."""
+    """An API server with the credentials of this node: the certificate in `context`, or a bearer token."""
 
     server: str
     context: ssl.SSLContext
     token: str | None = None
 
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
-        """What it answers, as JSON. Raises `OSError`; for an answer other than success `urllib.error.HTTPError`."""
+        """The JSON answer to a request. Raises `OSError`; for an error status, `urllib.error.HTTPError`."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.server + path, data, {"Content-Type": kind}, method=method)
         if self.token:
@@ -35,13 +35,13 @@ class ApiServer:
             with urllib.request.urlopen(request, timeout=10, context=self.context) as answer:
                 return json.load(answer)
         except (http.client.HTTPException, ValueError) as error:
-            raise OSError(f"{self.server}: not an answer: {error}") from error
+            raise OSError(f"{self.server}: invalid answer: {error}") from error
 
 
 def connect_api(root: Path, settings: NodeSettings) -> ApiServer:
-    """The API server of this node's cluster: as its administrator on a server, on an agent as the kubelet.
+    """The API server of the cluster, with administrator rights on a server node, and as the kubelet on an agent node.
 
-    A kubelet may read and patch its own node and pods, and evict these (Kubernetes documentation, "Using Node
+    A kubelet may read and patch its own Node and pods, and evict the pods (Kubernetes documentation, "Using Node
     Authorization"). Raises `Problem` and `OSError`.
     """
     kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
@@ -51,16 +51,16 @@ def connect_api(root: Path, settings: NodeSettings) -> ApiServer:
     return ApiServer(server.rstrip("/"), context)
 
 
-def quote_path(word: str) -> str:
-    """A name as a part of a path."""
-    return urllib.parse.quote(word, safe="")
+def quote_path(name: str) -> str:
+    """Quote a name as one component of a URL path."""
+    return urllib.parse.quote(name, safe="")
 
 
 def explain_failure(error: Exception) -> str:
-    """Why a call failed, in a few words: the server's own where it gave some (API reference, `Status`)."""
+    """The reason of a failed call; if possible, the message of the server (API reference, `Status`)."""
     if isinstance(error, urllib.error.HTTPError):
         try:
-            return f"the API server answers {error.code}: {json.loads(error.read())['message']}"
+            return f"the API server returned status {error.code}: {json.loads(error.read())['message']}"
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-            return f"the API server answers {error.code} {error.reason}"
+            return f"the API server returned status {error.code} {error.reason}"
     return f"the API server does not answer: {error}" if isinstance(error, OSError) else str(error)

@@ -1,8 +1,9 @@
-"""K3s' certificates: when it must start again to renew them, and which of them a wrong clock has made useless.
+"""K3s' certificates: when K3s must restart to renew them, and which ones are invalid because of a wrong clock.
 
-At a start, K3s gets all those in `agent/` from its server, which may be itself. In `server/tls/` it issues those that
-are missing, with the key that is there, and renews those that end soon. It never looks at the day from which one is
-valid, and never renews an authority's. None is valid before its authority's (rancher/dynamiclistener, `NewSignedCert`).
+When K3s starts, it fetches the certificates in `agent/` from its server, which may be itself. In `server/tls/` it
+issues missing certificates with the existing key, and renews those that expire soon. It never checks the start of the
+validity period, and never renews certificates of authorities. No certificate is valid earlier than that of its
+authority (rancher/dynamiclistener, `NewSignedCert`).
 """
 
 import base64
@@ -21,17 +22,17 @@ from osbuild.agent.system import System
 from osbuild.shared.files import sync_path
 from osbuild.shared.node_settings import NodeSettings
 
-# K3s renews its certificates only when it starts, and only those with less than 120 days left (90 in older releases).
-# Each of these limits is a reason to start it again, in days left; the later ones for what did not help before.
+# K3s renews certificates only when it starts, and only those with less than 120 days left (90 in older releases).
+# K3s is restarted each time the remaining days fall below one of these limits; the later limits are retries.
 RENEWALS = (120, 90, 30, 7, 1)
-SOON = 300  # seconds until a certificate is valid by itself
-AUTHORITY_DAYS = 3650  # as K3s' own
-REGENERATE = "dynamic-cert-regenerate"  # a file with which `k3s certificate rotate` asks for a new dynamic-cert.json
+SOON = 300  # seconds; a certificate that becomes valid within this time is not a problem
+AUTHORITY_DAYS = 3650  # as K3s does it
+REGENERATE = "dynamic-cert-regenerate"  # `k3s certificate rotate` creates this file to request a new dynamic-cert.json
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """A file, by its first certificate; `begin` and `end` are in seconds since 1970. `alone`: there is no other."""
+    """The first certificate of a file. `begin` and `end` are in seconds since 1970. `alone`: the file has no other."""
 
     path: Path
     begin: float
@@ -45,11 +46,11 @@ class Certificate:
 
     @property
     def can_be_issued(self) -> bool:
-        """Whether all is there for an authority to sign itself."""
+        """Whether this is a self-signed authority whose key is available."""
         return self.self_signed and self.alone and self.path.with_suffix(".key").exists()
 
     def problem(self, now: float) -> str:
-        """Why the clock makes it useless to K3s, which will do nothing about it; empty if it does not."""
+        """Why the certificate is not valid at `now` and K3s will not renew it; empty if there is no such reason."""
         if self.begin > now + SOON:
             return f"it is not valid before {time.strftime('%Y-%m-%d', time.gmtime(self.begin))}"
         if self.is_authority and self.end < now:
@@ -57,11 +58,13 @@ class Certificate:
         return ""
 
 
-def certificates(paths: Paths) -> Iterator[Certificate]:
-    """All that K3s keeps. What can't be read is reported, and left out."""
+def read_certificates(paths: Paths) -> Iterator[Certificate]:
+    """All certificates of K3s. Those that cannot be read are reported and skipped."""
     for path in sorted([*paths.data.glob("server/tls/**/*.crt"), *paths.data.glob("agent/*.crt")]):
-        if ".nochain." not in path.name and (found := parse(path, path.read_bytes())):  # those K3s writes at each start
-            yield found
+        if ".nochain." not in path.name and (
+            certificate := parse_certificate(path, path.read_bytes())
+        ):  # written at each start
+            yield certificate
     dynamic = paths.data / "server/tls/dynamic-cert.json"
     if dynamic.exists() and not dynamic.with_name(REGENERATE).exists():
         try:
@@ -69,15 +72,17 @@ def certificates(paths: Paths) -> Iterator[Certificate]:
         except (KeyError, TypeError, ValueError) as error:
             print(f"{dynamic}: {type(error).__name__}: {error}")
             return
-        if found := parse(dynamic, content):
-            yield found
+        if certificate := parse_certificate(dynamic, content):
+            yield certificate
 
 
-def parse(path: Path, content: bytes) -> Certificate | None:
-    """The certificate in `content`, which is in PEM; None, and a line of output, if it has none."""
+def parse_certificate(path: Path, content: bytes) -> Certificate | None:
+    """The first certificate in the PEM data `content`. Prints an error and returns None if there is none."""
     try:
         lines = (
-            openssl("-noout", "-startdate", "-enddate", "-subject", "-issuer", content=content).decode().splitlines()
+            run_openssl("-noout", "-startdate", "-enddate", "-subject", "-issuer", content=content)
+            .decode()
+            .splitlines()
         )
         fields = {name: value for name, _, value in (line.partition("=") for line in lines)}
         begin, end = (float(ssl.cert_time_to_seconds(fields[name])) for name in ("notBefore", "notAfter"))
@@ -87,77 +92,87 @@ def parse(path: Path, content: bytes) -> Certificate | None:
     return Certificate(path, begin, end, fields["subject"] == fields["issuer"], content.count(b"-BEGIN CERT") == 1)
 
 
-def openssl(*arguments: str, content: bytes) -> bytes:
-    """What openssl-x509(1) makes of a certificate. Raises `ValueError` with what it says."""
-    done = subprocess.run(["openssl", "x509", *arguments], input=content, capture_output=True, check=False)
-    if done.returncode:
-        raise ValueError(done.stderr.decode(errors="replace").strip().partition("\n")[0] or "openssl failed")
-    return done.stdout
+def run_openssl(*arguments: str, content: bytes) -> bytes:
+    """The output of openssl-x509(1) for a certificate. Raises `ValueError` with its error."""
+    result = subprocess.run(["openssl", "x509", *arguments], input=content, capture_output=True, check=False)
+    if result.returncode:
+        raise ValueError(result.stderr.decode(errors="replace").strip().partition("\n")[0] or "openssl failed")
+    return result.stdout
 
 
-def renewal_due(found: Iterable[Certificate], paths: Paths) -> bool:
-    """Whether a certificate has passed one of the limits in `RENEWALS` since this was asked last in this boot."""
-    stamp, now = paths.run / "k3s-renewals", time.time()
-    left = min((one.end - now for one in found if not one.is_authority), default=float("inf"))
-    passed = sum(left < days * 86400 for days in RENEWALS)
-    before = int(stamp.read_text()) if stamp.exists() else 0
-    write_text(stamp, str(passed))
+def renewal_due(certificates: Iterable[Certificate], paths: Paths) -> bool:
+    """Whether a certificate has passed another limit of `RENEWALS` since the last call in this boot."""
+    counter, now = paths.run / "k3s-renewals", time.time()
+    remaining = min(
+        (certificate.end - now for certificate in certificates if not certificate.is_authority), default=float("inf")
+    )
+    passed = sum(remaining < days * 86400 for days in RENEWALS)
+    before = int(counter.read_text()) if counter.exists() else 0
+    write_text(counter, str(passed))
     return passed > before
 
 
-def useless(found: Iterable[Certificate], settings: NodeSettings, paths: Paths) -> dict[Certificate, str]:
-    """The certificates that a wrong clock has dated and that `repair` can have issued again, and why each must be.
+def find_misdated(certificates: Iterable[Certificate], settings: NodeSettings, paths: Paths) -> dict[Certificate, str]:
+    """Certificate -> reason, for certificates with wrong dates that `reissue_certificates` can issue again.
 
-    If one of this server's authorities is not its own to issue again, it is reported, and there are none: what K3s
-    issues by it would be dated as before.
+    If this includes an authority that this node cannot issue again, that is reported, and the result is empty: other
+    certificates would get wrong dates again.
     """
     now = time.time()
-    wrong = {one: reason for one in found if (reason := one.problem(now))}
-    own = has_own_datastore(settings, paths)
-    for one, reason in wrong.items():
-        if one.is_authority and paths.data / "server/tls" in one.path.parents and not (own and one.can_be_issued):
-            print(f"{one.path}: {reason}, and this node can't issue it again: see `k3s certificate rotate-ca`")
+    misdated = {certificate: reason for certificate in certificates if (reason := certificate.problem(now))}
+    is_own = has_own_datastore(settings, paths)
+    for certificate, reason in misdated.items():
+        if (
+            certificate.is_authority
+            and paths.data / "server/tls" in certificate.path.parents
+            and not (is_own and certificate.can_be_issued)
+        ):
+            print(f"{certificate.path}: {reason}, and this node cannot issue it again; see `k3s certificate rotate-ca`")
             return {}
-    return wrong
+    return misdated
 
 
 def has_own_datastore(settings: NodeSettings, paths: Paths) -> bool:
-    """Whether this server's datastore is K3s' own SQLite, or is going to be. Other servers share any other one."""
+    """Whether the datastore is K3s' own SQLite, or will be. Other datastores are shared with other server nodes."""
     shared = {"datastore-endpoint", "cluster-init"} & settings.config.keys()
     return not (shared or settings.server or (paths.data / "server/db/etcd").exists())
 
 
-def repair(wrong: Mapping[Certificate, str], paths: Paths) -> None:
-    """Issue a server's authorities again, with the same key and name, and have K3s issue the rest when it starts.
+def reissue_certificates(misdated: Mapping[Certificate, str], paths: Paths) -> None:
+    """Issue authorities again with the same key and name, and let K3s issue the other certificates when it starts.
 
-    What the authorities have issued stays valid. K3s must not run. Raises `OSError` and `Problem`. After a power cut
-    it is done again: the files tell what is left to do.
+    Certificates issued by the authorities remain valid. K3s must be stopped. Raises `OSError` and `Problem`. After a
+    power cut, the next call finishes the work.
     """
-    from osbuild.agent.kubernetes import datastore  # imports cost time at boot, and this is rare
+    from osbuild.agent.kubernetes import datastore  # imports take time at boot, and this is rare
 
-    local = {one: reason for one, reason in wrong.items() if paths.data / "server/tls" in one.path.parents}
-    authorities = [one for one in local if one.is_authority]
+    local = {
+        certificate: reason
+        for certificate, reason in misdated.items()
+        if paths.data / "server/tls" in certificate.path.parents
+    }
+    authorities = [certificate for certificate in local if certificate.is_authority]
     try:
-        issued = {one: issue(one.path) for one in authorities}
+        issued = {certificate: issue_again(certificate.path) for certificate in authorities}
     except ValueError as error:
-        print(f"authorities can't be issued again: {error}")
+        print(f"authorities cannot be issued again: {error}")
         return
     if authorities and (database := datastore.find_database(System(paths.root))):
-        datastore.delete(database, datastore.BOOTSTRAP)
-    for one, content in issued.items():
-        write_text(one.path, content)
-    for one in local.keys() - issued.keys():
-        if one.path.suffix == ".json":
-            write_text(one.path.with_name(REGENERATE), "", 0o600)
+        datastore.delete_objects(database, datastore.BOOTSTRAP)
+    for certificate, content in issued.items():
+        write_text(certificate.path, content)
+    for certificate in local.keys() - issued.keys():
+        if certificate.path.suffix == ".json":
+            write_text(certificate.path.with_name(REGENERATE), "", 0o600)
         else:
-            one.path.unlink(missing_ok=True)
-    for one, reason in local.items():
-        print(f"{one.path}: {reason}: issued again")
-        sync_path(one.path.parent)
+            certificate.path.unlink(missing_ok=True)
+    for certificate, reason in local.items():
+        print(f"{certificate.path}: {reason}: issued again")
+        sync_path(certificate.path.parent)
 
 
-def issue(path: Path) -> str:
-    """A certificate like the one at `path`, valid from now on, by its own key. Raises `ValueError` and `OSError`."""
+def issue_again(path: Path) -> str:
+    """Issue the self-signed certificate at `path` again, valid from now on. Raises `ValueError` and `OSError`."""
     arguments = ["-signkey", str(path.with_suffix(".key")), "-days", str(AUTHORITY_DAYS), "-sha256"]
     arguments += ["-set_serial", f"0x{secrets.token_hex(15)}"]
-    return openssl(*arguments, content=path.read_bytes()).decode()
+    return run_openssl(*arguments, content=path.read_bytes()).decode()

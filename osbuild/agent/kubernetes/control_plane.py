@@ -1,14 +1,14 @@
-"""The programs of the control plane, which a server runs: their arguments."""
+"""Arguments of the programs of the control plane, which run on a server node."""
 
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.shared.node_settings import API_PORT, NodeSettings
 
-# kine's own parameters for SQLite (its pkg/drivers/sqlite): without them two writers meet SQLITE_BUSY.
+# kine's default parameters for SQLite (its pkg/drivers/sqlite). Without them, two writers get SQLITE_BUSY.
 SQLITE_PARAMETERS = (
     "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
 )
 
-# Controllers for which such a node has no use: cloud routes and load balancers, dynamic resources, migrations.
+# Controllers that such a node does not need: cloud routes and load balancers, dynamic resources, migrations.
 IDLE_CONTROLLERS = (
     "device-taint-eviction-controller",
     "kube-apiserver-serving-clustertrustbundle-publisher-controller",
@@ -25,7 +25,7 @@ IDLE_CONTROLLERS = (
     "validatingadmissionpolicy-status-controller",
     "volumeattributesclass-protection-controller",
 )
-# The minor version with which some of them came: a controller manager that does not know a name refuses to start.
+# The minor version that introduced a controller. The controller manager does not start with an unknown name.
 SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-controller": (1, 36)}
 
 
@@ -73,7 +73,7 @@ def apiserver_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
 
 
 def controller_manager_arguments(settings: NodeSettings, paths: Paths, minor: tuple[int, ...]) -> list[str]:
-    """For a release of the minor version `minor`, such as (1, 36)."""
+    """The arguments for the minor version `minor`, such as (1, 36)."""
     controllers = ["*", *(f"-{name}" for name in IDLE_CONTROLLERS if SINCE.get(name, minor) <= minor)]
     controllers.append("token-cleaner-controller")  # removes join tokens that have expired
     return [
@@ -92,8 +92,8 @@ def controller_manager_arguments(settings: NodeSettings, paths: Paths, minor: tu
         "--secure-port=0",
         f"--service-account-private-key-file={paths.pki}/sa.key",
         f"--service-cluster-ip-range={settings.service_cidr}",
-        # It holds the authority's key, so one identity with all rights gives nothing away, and saves the creation of
-        # a service account and a token for each controller at every start.
+        # The controller manager has the key of the authority anyway, so a single identity with all rights is no loss.
+        # It saves creating a service account and a token for each controller at every start.
         "--use-service-account-credentials=false",
         *settings.option_arguments("kube-controller-manager-arg"),
     ]

@@ -1,8 +1,8 @@
-"""The cluster's datastore: the one table that kine keeps in SQLite, the same for both distributions.
+"""The datastore of the cluster: one table of kine in SQLite, the same for both distributions.
 
-Each change of an object is a new row; `id` is the revision of the whole datastore, and the newest row of a `name` says
-how that object is (kine, pkg/drivers/generic). Rows are never changed, but for that of `compact_rev_key`, whose
-`prev_revision` says up to where history has been dropped.
+Each change of an object adds a row. `id` is the revision of the whole datastore, and the newest row of a `name` is the
+current state of this object (kine, pkg/drivers/generic). Rows are never changed, except `compact_rev_key`, whose
+`prev_revision` is the revision up to which old rows were removed.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ from osbuild.agent.system import System
 from osbuild.shared.files import sync_path
 
 FILE = "/var/lib/kubernetes/server/db/state.db"
-SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database ("Temporary Files Used By SQLite")
+SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")  # files beside a database ("Temporary Files Used By SQLite")
 PATIENCE = 30.0  # seconds to wait for a lock
-# Objects that hold K3s' authorities, encrypted with the token. K3s writes them to its files when it starts, or refuses
-# to start if the files are newer (pkg/cluster/bootstrap.go). If there are none, it takes the files and stores them.
+# Objects with K3s' certificate authorities, encrypted with the token. When K3s starts, it writes them to its files, or
+# refuses to start if the files are newer (pkg/cluster/bootstrap.go). Without such objects, it stores the files.
 BOOTSTRAP = "/bootstrap/"
-# Written without end by the cluster itself; and what is no object.
-NOISE = ("/registry/events/", "/registry/leases/", "/registry/masterleases/", "compact_rev_key", "gap-", BOOTSTRAP)
+# Objects that the cluster itself changes all the time, and rows that are not objects.
+IGNORED = ("/registry/events/", "/registry/leases/", "/registry/masterleases/", "compact_rev_key", "gap-", BOOTSTRAP)
 LIVE = "SELECT name, id FROM kine WHERE deleted = 0 AND id IN (SELECT MAX(id) FROM kine GROUP BY name)"
-# Nobody who watched the replaced datastore can have seen a revision this far on that the disk did not keep.
+# A client of the replaced datastore has seen at most this many revisions that are not on the disk.
 REVISION_MARGIN = 10_000
-DAMAGED = "`edge-agent kubernetes snapshots` lists what there is to go back to"
+DAMAGED = "restore one of the snapshots that `edge-agent kubernetes snapshots` lists"
 
 
 @dataclass(frozen=True)
 class DatastoreState:
-    """`revision` is the newest row's id, 0 in an empty datastore; `schema` is a digest of tables and indexes."""
+    """`revision` is the id of the newest row, 0 if there is none; `schema` is a hash of tables and indexes."""
 
     revision: int
     schema: str
@@ -41,7 +41,7 @@ class DatastoreState:
 
 @dataclass(frozen=True)
 class DatastoreChanges:
-    """Objects by their key (`configmaps/default/x`), sorted: what one datastore has and another has not."""
+    """Sorted keys of objects (such as `configmaps/default/x`) that differ between two datastores."""
 
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -49,13 +49,13 @@ class DatastoreChanges:
 
 
 def find_database(system: System) -> Path | None:
-    """The database of this node; None where there is none: an agent, a new server, or another kind of datastore."""
+    """The database of this node; None on an agent node, a new server node, or with another kind of datastore."""
     path = system.path(FILE)
     return path if path.exists() else None
 
 
 def database_size(path: Path) -> int:
-    """Bytes of a database with what is beside it."""
+    """The size of a database with the files beside it, in bytes."""
     return sum(part.stat().st_size for part in (path, *sqlite_files(path)) if part.exists())
 
 
@@ -64,10 +64,8 @@ def sqlite_files(path: Path) -> list[Path]:
 
 
 def sync_to_disk(system: System) -> None:
-    """Bring what has been written to this node's datastore to the disk. Raises `OSError`.
-
-    With `synchronous=NORMAL` SQLite does so now and then only, and a power cut takes what was written since.
-    """
+    """Write all changes of the datastore to the disk. Raises `OSError`."""
+    # With `synchronous=NORMAL`, SQLite does this only from time to time, and a power cut loses the changes since then.
     path = system.path(FILE)
     for part in (path, *sqlite_files(path)):
         with suppress(FileNotFoundError):
@@ -76,9 +74,9 @@ def sync_to_disk(system: System) -> None:
 
 @contextmanager
 def open_database(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
-    """A database, which must exist. Raises `Problem` for whatever SQLite says.
+    """Open an existing database. Raises `Problem` for every error of SQLite.
 
-    `alone`: nobody writes to it, so it is read without locks, and nothing is made beside it ("URI Filenames").
+    With `alone`, no other process uses it: it is read without locks or files beside it (SQLite, "URI Filenames").
     """
     connection = None
     try:
@@ -93,30 +91,29 @@ def open_database(path: Path, *, alone: bool = False) -> Iterator[sqlite3.Connec
 
 
 def read_state(path: Path, *, alone: bool = False) -> DatastoreState:
-    """How far a datastore is. Raises `Problem`."""
+    """Revision and schema of a datastore. Raises `Problem`."""
     with open_database(path, alone=alone) as database:
-        found = database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
-        schema = hashlib.sha256("\n".join(text for (text,) in found).encode()).hexdigest()[:16]
+        definitions = database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
+        schema = hashlib.sha256("\n".join(text for (text,) in definitions).encode()).hexdigest()[:16]
         if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'kine'").fetchone():
             return DatastoreState(0, schema)
         return DatastoreState(database.execute("SELECT MAX(id) FROM kine").fetchone()[0] or 0, schema)
 
 
 def verify_database(path: Path) -> None:
-    """Raise `Problem` unless a database that nobody writes to is whole: every page, row and index entry."""
+    """Raise `Problem` if a database that no other process uses is damaged. Checks every page, row and index entry."""
     with open_database(path, alone=True) as database:
-        (verdict, *_) = (text for (text,) in database.execute("PRAGMA integrity_check(1)"))
-    if verdict != "ok":
-        raise Problem(" ".join(verdict.split()), where=str(path), hint=DAMAGED)
+        (result, *_) = (text for (text,) in database.execute("PRAGMA integrity_check(1)"))
+    if result != "ok":
+        raise Problem(" ".join(result.split()), where=str(path), hint=DAMAGED)
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy a database that may be written to meanwhile into the new file `target`, on the disk when this returns.
+    """Copy a database, which may be in use, to the new file `target`, and flush it to the disk. Raises `Problem`.
 
-    The copy is of one moment, with all that was committed until then, the write-ahead log's included: as one step, the
-    backup runs in one read transaction, which in WAL mode holds up no writer (SQLite, "Backup API", "WAL"). It is one
-    file: no log belongs to it. Raises `Problem`.
+    The copy is consistent and contains all changes committed before, including those in the write-ahead log.
     """
+    # A backup in one step uses one read transaction, which does not block writers in WAL mode (SQLite, "Backup API").
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with open_database(source) as old, open_database(target) as new:
         old.backup(new)
@@ -124,13 +121,11 @@ def copy_database(source: Path, target: Path) -> None:
     sync_path(target)
 
 
-def skip_to_revision(path: Path, revision: int) -> None:
-    """Let a datastore go on after `revision`, as if all before it had been compacted.
-
-    Who still watches from a revision of the datastore that this one replaces gets an error for it and asks for
-    everything anew, instead of missing what came in between. `etcdutl snapshot restore --bump-revision
-    --mark-compacted` does the same for etcd. The row is one that kine itself writes where a revision has no change.
-    """
+def raise_revision(path: Path, revision: int) -> None:
+    """Raise the revision of a datastore to `revision`, with all earlier ones marked as compacted. Raises `Problem`."""
+    # Clients that watch from a revision of the replaced datastore then get an error and list all objects again, instead
+    # of missing changes. `etcdutl snapshot restore --bump-revision --mark-compacted` does the same for etcd. kine
+    # itself writes such a row for a revision without a change.
     with open_database(path) as database, database:
         database.execute(
             "INSERT INTO kine (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value) "
@@ -141,35 +136,33 @@ def skip_to_revision(path: Path, revision: int) -> None:
     sync_path(path)
 
 
-def delete(path: Path, prefix: str) -> None:
-    """Delete every object whose name begins with `prefix` from a datastore that nothing else writes to.
-
-    Each deletion is a row like kine's own. Raises `Problem`.
-    """
+def delete_objects(path: Path, prefix: str) -> None:
+    """Delete every object whose name begins with `prefix`. No other process may use the datastore. Raises `Problem`."""
+    # A deletion is a new row, as in kine.
     with open_database(path) as database, database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'kine'").fetchone():
             return
-        found = [(name, revision) for name, revision in database.execute(LIVE) if name.startswith(prefix)]
+        objects = [(name, revision) for name, revision in database.execute(LIVE) if name.startswith(prefix)]
         database.executemany(
             "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value, old_value) "
             "SELECT name, 0, 1, 0, id, 0, NULL, value FROM kine WHERE name = ? AND id = ?",
-            found,
+            objects,
         )
     sync_path(path)
 
 
 def compare_databases(old: Path, new: Path) -> DatastoreChanges:
-    """What `new`, grown out of `old`, has changed; noise left out. `old` is a copy. Raises `Problem`."""
+    """The changes of objects from `old` (a copy) to `new`, except those in `IGNORED`. Raises `Problem`."""
     with open_database(old, alone=True) as database:
         before = dict(database.execute(LIVE))
     with open_database(new) as database:
         after = dict(database.execute(LIVE))
 
-    def listed(names: Iterator[str]) -> tuple[str, ...]:
-        return tuple(sorted(name.removeprefix("/registry/") for name in names if not name.startswith(NOISE)))
+    def sorted_keys(names: Iterator[str]) -> tuple[str, ...]:
+        return tuple(sorted(name.removeprefix("/registry/") for name in names if not name.startswith(IGNORED)))
 
     return DatastoreChanges(
-        created=listed(name for name in after if name not in before),
-        changed=listed(name for name, revision in after.items() if before.get(name, revision) != revision),
-        deleted=listed(name for name in before if name not in after),
+        created=sorted_keys(name for name in after if name not in before),
+        changed=sorted_keys(name for name, revision in after.items() if before.get(name, revision) != revision),
+        deleted=sorted_keys(name for name in before if name not in after),
     )

@@ -1,8 +1,8 @@
-"""`edge-agent kubernetes join`: before an agent's kubelet starts, find its cluster and get a certificate there.
+"""`edge-agent kubernetes join`: gets a client certificate for the kubelet of an agent node before it starts.
 
-The key of the first certificate is the node's identity: the server gives the name to no other key while the node exists
-(programs/node/approve.go). The kubelet renews the certificate by itself; it is asked for again only where it has
-expired, or where a wrong clock has made it useless.
+The key of the first certificate is the identity of the node: while the Node exists, the server signs no certificate
+with this name for another key (programs/node/approve.go). The kubelet renews the certificate itself. A new one is
+requested only if it has expired or is not valid because of a wrong clock.
 """
 
 import base64
@@ -17,16 +17,16 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import join_protocol, kubelet, pki
 from osbuild.agent.kubernetes.api import ApiServer, explain_failure
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import GIVEN_HINT, load_settings, write_json, write_text
+from osbuild.agent.kubernetes.settings import SETTINGS_HINT, load_settings, write_json, write_text
 from osbuild.shared.files import replace_link
 from osbuild.shared.node_settings import NodeSettings
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 PROGRAM = "usr/lib/edge-osbuild/edge-node"
-PAUSE = 3.0  # seconds between two questions
-KEYS_HINT = "they are kept in /var/lib/kubernetes/pki and /var/lib/kubelet/pki"
-REQUEST_PERIOD = 600  # seconds; after that a request that was denied is made again
+PAUSE = 3.0  # seconds between two attempts
+KEYS_HINT = "the keys are in /var/lib/kubernetes/pki and /var/lib/kubelet/pki"
+REQUEST_PERIOD = 600  # seconds after which a denied request may be repeated under a new name
 
 
 class JoinDenied(ValueError):
@@ -34,14 +34,14 @@ class JoinDenied(ValueError):
 
 
 def join_cluster(root: Path, patience: float) -> None:
-    """Have credentials for the kubelet. Asks the server for `patience` seconds; raises `Problem` after that."""
+    """Get credentials for the kubelet unless they are valid. Retries for `patience` seconds. Raises `Problem`."""
     settings, paths = load_settings(root), Paths(root)
     assert settings.server is not None and settings.token is not None
     server = settings.server.rstrip("/")
     if not server.startswith("https://"):
-        raise Problem(f"{server} does not start with https://", where="server", hint=GIVEN_HINT)
-    if why := explain_unusable(settings, paths):
-        print(f"joining the cluster: {why}", flush=True)
+        raise Problem(f"{server} does not start with https://", where="server", hint=SETTINGS_HINT)
+    if reason := explain_unusable(settings, paths):
+        print(f"joining the cluster: {reason}", flush=True)
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -49,16 +49,16 @@ def join_cluster(root: Path, patience: float) -> None:
                 break
             except (OSError, ValueError) as error:
                 if time.monotonic() > deadline or isinstance(error, JoinDenied):
-                    hint = "is the token right, and can the server be reached from here?"
-                    said = explain_failure(error) if isinstance(error, OSError) else str(error)
-                    raise Problem(f"cannot join: {said}", where=server, hint=hint) from error
+                    hint = "check the join token, and that this node can reach the server"
+                    message = explain_failure(error) if isinstance(error, OSError) else str(error)
+                    raise Problem(f"cannot join: {message}", where=server, hint=hint) from error
                 time.sleep(PAUSE)
-    # The server's address may have changed since.
+    # The address of the server may have changed since the last boot.
     write_text(paths.data / "kubelet.conf", kubelet.kubeconfig(server, paths), 0o600)
 
 
 def explain_unusable(settings: NodeSettings, paths: Paths) -> str:
-    """Why the kubelet's credentials can't be used now; empty if they can."""
+    """Why the credentials of the kubelet are not valid now; empty if they are valid."""
     try:
         run_edge_node(paths, "check", paths.authority, paths.credentials, settings.node_name)
         return ""
@@ -66,46 +66,50 @@ def explain_unusable(settings: NodeSettings, paths: Paths) -> str:
         return problem.message
 
 
-def run_edge_node(paths: Paths, *words: str | Path) -> str:
-    """Output of `edge-node`. Raises `Problem` with what it says."""
-    command = [str(paths.root / PROGRAM), *map(str, words)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Problem(done.stderr.strip() or f"edge-node ended with {done.returncode}", hint=KEYS_HINT)
-    return done.stdout
+def run_edge_node(paths: Paths, *arguments: str | Path) -> str:
+    """Run `edge-node` and return its output. Raises `Problem` with its error."""
+    command = [str(paths.root / PROGRAM), *map(str, arguments)]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Problem(result.stderr.strip() or f"edge-node: exit status {result.returncode}", hint=KEYS_HINT)
+    return result.stdout
 
 
 def join_once(settings: NodeSettings, paths: Paths, server: str) -> None:
-    """Find the cluster and get a certificate. Raises `OSError` and `ValueError` where that may work later."""
+    """Find the cluster and get a certificate. Raises `OSError` and `ValueError` for failures that may be temporary."""
     assert settings.token is not None
-    # The server is not known yet: its answer is trusted by its signature, and nothing that joins is sent before.
-    unknown = ssl.create_default_context()
-    unknown.check_hostname = False
-    unknown.verify_mode = ssl.CERT_NONE
-    salt, identifier = join_protocol.read_public(get_config_map(ApiServer(server, unknown), join_protocol.PUBLIC))
+    # The server is not trusted yet. Its answer is verified by its signature, and no join secret is sent before.
+    untrusted = ssl.create_default_context()
+    untrusted.check_hostname = False
+    untrusted.verify_mode = ssl.CERT_NONE
+    salt, identifier = join_protocol.read_public(get_config_map(ApiServer(server, untrusted), join_protocol.PUBLIC))
     keys = join_protocol.derive_keys(settings.token, salt)
-    stranger = ApiServer(server, unknown, join_protocol.bearer_token(identifier, keys.discovery))
+    discovery_api = ApiServer(server, untrusted, join_protocol.bearer_token(identifier, keys.discovery))
     try:
-        found, joining = join_protocol.read_authority(keys, get_config_map(stranger, join_protocol.PRIVATE))
+        authority, join_identifier = join_protocol.read_authority(
+            keys, get_config_map(discovery_api, join_protocol.PRIVATE)
+        )
     except urllib.error.HTTPError as error:
         if error.code == 401:
             raise ValueError("the server does not know this token") from error
         raise
-    write_text(paths.authority, found)
-    trusted = ssl.create_default_context(cadata=found)
-    request_certificate(settings, paths, ApiServer(server, trusted, join_protocol.bearer_token(joining, keys.join)))
+    write_text(paths.authority, authority)
+    trusted = ssl.create_default_context(cadata=authority)
+    request_certificate(
+        settings, paths, ApiServer(server, trusted, join_protocol.bearer_token(join_identifier, keys.join))
+    )
 
 
-def get_config_map(api: ApiServer, place: tuple[str, str]) -> dict[str, Any]:
-    """A ConfigMap. Raises `OSError` and `ValueError`."""
-    answer = api.call("GET", f"/api/v1/namespaces/{place[0]}/configmaps/{place[1]}")
+def get_config_map(api: ApiServer, location: tuple[str, str]) -> dict[str, Any]:
+    """The ConfigMap at (namespace, name). Raises `OSError` and `ValueError`."""
+    answer = api.call("GET", f"/api/v1/namespaces/{location[0]}/configmaps/{location[1]}")
     if not isinstance(answer, dict):
         raise ValueError("the answer is not an object")
     return answer
 
 
 def request_certificate(settings: NodeSettings, paths: Paths, api: ApiServer, patience: float = 30.0) -> None:
-    """Ask for a certificate by the node's own key, and keep it. Raises `OSError`, `ValueError` and `Problem`."""
+    """Request a certificate for the node's key, and store it. Raises `OSError`, `ValueError` and `Problem`."""
     key, plan = paths.pki / "node.key", paths.run / "pki.json"
     write_json(plan, {"folder": str(paths.pki), "keys": ["node"]})
     pki.run_edge_pki(paths.root, plan)
@@ -125,7 +129,7 @@ def request_certificate(settings: NodeSettings, paths: Paths, api: ApiServer, pa
     try:
         api.call("POST", REQUESTS, body)
     except urllib.error.HTTPError as error:
-        if error.code != 409:  # it was asked for before
+        if error.code != 409:  # 409: the request exists already
             raise
     end = time.monotonic() + patience
     while not (certificate := signed_certificate(api.call("GET", f"{REQUESTS}/{name}"))):
@@ -135,9 +139,9 @@ def request_certificate(settings: NodeSettings, paths: Paths, api: ApiServer, pa
     store_credentials(paths, certificate + key.read_bytes())
 
 
-def signed_certificate(found: dict[str, Any]) -> bytes | None:
-    """The certificate in PEM, once it is there. Raises `JoinDenied`."""
-    status = found.get("status") or {}
+def signed_certificate(request: dict[str, Any]) -> bytes | None:
+    """The signed certificate in PEM; None if it is not signed yet. Raises `JoinDenied`."""
+    status = request.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition.get("type") in ("Denied", "Failed"):
             raise JoinDenied(f"the server has refused this node: {condition.get('message')}")
@@ -145,7 +149,7 @@ def signed_certificate(found: dict[str, Any]) -> bytes | None:
 
 
 def store_credentials(paths: Paths, pair: bytes) -> None:
-    """Put the kubelet's certificate and key where it looks for them."""
+    """Store certificate and key (PEM) for the kubelet. Raises `OSError`."""
     link = paths.credentials
     target = link.with_name("kubelet-client-joined.pem")
     target.parent.mkdir(parents=True, exist_ok=True)

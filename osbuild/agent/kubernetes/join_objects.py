@@ -1,6 +1,6 @@
-"""`edge-agent kubernetes tokens`: have the cluster of this server take agents by the token that is configured now.
+"""`edge-agent kubernetes tokens`: lets agent nodes join the cluster of this server node with the configured join token.
 
-Tokens of earlier configurations are removed, and so is what earlier versions of this project left for joining.
+Objects for earlier join tokens, and objects of earlier versions of this project, are removed.
 """
 
 import base64
@@ -27,7 +27,7 @@ PREFIXES = {
     "RoleBinding": f"{RBAC}/namespaces/{{}}/rolebindings",
     "ClusterRoleBinding": f"{RBAC}/clusterrolebindings",
 }
-# Of earlier versions: a signature by the token that anyone could read, and a right to every node's certificate.
+# Objects of earlier versions: a signature that everyone could read, and the right to get a certificate of any node.
 LEGACY = (
     "/api/v1/namespaces/kube-public/configmaps/cluster-info",
     f"{RBAC}/namespaces/kube-public/rolebindings/edge-osbuild:cluster-info",
@@ -37,38 +37,40 @@ LEGACY = (
 
 
 def refresh_join_objects(root: Path) -> list[str]:
-    """Make what agents join by, or remove it where no token is configured; lines about what was removed.
+    """Create the objects for joining, or remove them if no token is configured. Returns the paths of removed objects.
 
-    Does nothing but on a server of the upstream distribution. Raises `Problem` and `OSError`.
+    Only for server nodes of the upstream distribution. Raises `Problem` and `OSError`.
     """
     settings, paths = load_settings(root), Paths(root)
     if settings.role != "server" or (root / "usr/bin/k3s").exists():
         return []
     api = connect_api(root, settings)
-    wanted = join_protocol.permanent_objects()
+    objects = join_protocol.permanent_objects()
     if settings.token:
         invitation, keys = join_protocol.make_invitation(
             settings.token, System(root).json(f"/{paths.invitation.relative_to(root)}")
         )
         write_json(paths.invitation, asdict(invitation), 0o600)
         authority = (paths.pki / "ca.crt").read_text()
-        wanted += join_protocol.join_objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
+        objects += join_protocol.join_objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
     else:
         paths.invitation.unlink(missing_ok=True)
-    for item in wanted:
+    for item in objects:
         api.call("PATCH", f"{object_path(item)}?fieldManager=edge-osbuild&force=true", item, kind=APPLY)
-    kept = {object_path(item) for item in wanted}
-    return [path for path in [*join_object_paths(api), *LEGACY] if path not in kept and delete_object(api, path)]
+    current_paths = {object_path(item) for item in objects}
+    return [
+        path for path in [*join_object_paths(api), *LEGACY] if path not in current_paths and delete_object(api, path)
+    ]
 
 
 def object_path(item: dict[str, Any]) -> str:
-    """The path of an object."""
+    """The API path of an object."""
     metadata = item["metadata"]
     return f"{PREFIXES[item['kind']].format(metadata.get('namespace'))}/{quote_path(metadata['name'])}"
 
 
 def join_object_paths(api: ApiServer) -> Iterable[str]:
-    """Paths of all that any configuration has made for joining, the current one included."""
+    """API paths of all objects for joining, of the current and earlier configurations. Raises `OSError`."""
     for secret in api.call("GET", f"{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken")["items"]:
         groups = base64.b64decode((secret.get("data") or {}).get("auth-extra-groups", "")).decode(errors="replace")
         if join_protocol.LABEL in (secret["metadata"].get("labels") or {}) or groups == join_protocol.GROUP:
@@ -80,7 +82,7 @@ def join_object_paths(api: ApiServer) -> Iterable[str]:
 
 
 def delete_object(api: ApiServer, path: str) -> bool:
-    """Delete an object; whether it was there. Raises `OSError`."""
+    """Delete an object. Returns whether it existed. Raises `OSError`."""
     try:
         api.call("DELETE", path)
     except urllib.error.HTTPError as error:

@@ -1,10 +1,11 @@
-"""Joining a cluster of the upstream distribution by a shared token.
+"""The protocol for joining a cluster of the upstream distribution with a shared join token.
 
-The token is a secret of any form. Nothing that an anonymous caller can read depends on it: the server publishes a
-random salt and a random identifier. From token and salt, stretched (scrypt, RFC 7914), both sides derive three keys:
-one lets an agent read who the cluster's authority is, one signs this answer, one asks for a certificate. The last is
-sent only to a server that the answer has proven to be the right one. Kubernetes knows the first and the last as
-bootstrap tokens (Kubernetes documentation, "Authenticating with Bootstrap Tokens"), which expire unless renewed daily.
+The token is a secret of any form. The server publishes a random salt and a random identifier, which do not depend on
+the token. From token and salt, both sides derive three keys with scrypt (RFC 7914): the discovery key lets an agent
+node read the certificate authority of the cluster, the signature key signs this answer, and the join key authorizes a
+certificate request. The join key is sent only to a server whose answer has a valid signature. In Kubernetes, discovery
+key and join key are bootstrap tokens (Kubernetes documentation, "Authenticating with Bootstrap Tokens"), which expire
+unless they are renewed.
 """
 
 import base64
@@ -21,16 +22,16 @@ from typing import Any
 ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 SALT = 16  # bytes
 SCRYPT_COST = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}  # 32 MiB and about 0.1 s for each guess
-LIFETIME = datetime.timedelta(days=7)  # of what the cluster keeps; a server renews it every day
+LIFETIME = datetime.timedelta(days=7)  # of the bootstrap tokens; a server node renews them every day
 LABEL = "edge-osbuild/join"
 PUBLIC, PRIVATE = ("kube-public", "edge-osbuild-join"), ("kube-system", "edge-osbuild-join")  # ConfigMaps
-GROUP = "system:bootstrappers:edge-osbuild"  # may ask for a certificate: see programs/node/approve.go
+GROUP = "system:bootstrappers:edge-osbuild"  # may request a certificate; see programs/node/approve.go
 DISCOVERY = f"{GROUP}-discovery"  # may read PRIVATE
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """What a server keeps of its current token: a salt in hex, two identifiers, and a check of the token in hex."""
+    """Stored data of the current token: salt (hex), two identifiers, and a check value of the token (hex)."""
 
     salt: str
     discovery: str
@@ -40,7 +41,7 @@ class Invitation:
 
 @dataclass(frozen=True)
 class JoinKeys:
-    """What is derived from a token: secrets of two bootstrap tokens, and the key of the signature."""
+    """Keys derived from a token: secrets of two bootstrap tokens, the signature key, and the check value."""
 
     discovery: str
     join: str
@@ -49,41 +50,41 @@ class JoinKeys:
 
 
 def derive_keys(token: str, salt: str) -> JoinKeys:
-    """Derive the keys of a token. Raises `ValueError` unless `salt` is hex of a reasonable length."""
+    """Derive the keys of a token. Raises `ValueError` if `salt` is not hex of 16 to 64 bytes."""
     raw = bytes.fromhex(salt)
     if not 16 <= len(raw) <= 64:
-        raise ValueError("the server's salt has a wrong length")
+        raise ValueError("the salt of the server has an invalid length")
     master = hashlib.scrypt(token.encode(), salt=raw, **SCRYPT_COST)
 
-    def derived(purpose: str) -> bytes:
+    def derive(purpose: str) -> bytes:
         return hmac.new(master, f"edge-osbuild {purpose}".encode(), hashlib.sha256).digest()
 
     return JoinKeys(
-        discovery=token_secret(derived("discovery")),
-        join=token_secret(derived("join")),
-        signature=derived("signature"),
-        check=derived("check").hex(),
+        discovery=token_secret(derive("discovery")),
+        join=token_secret(derive("join")),
+        signature=derive("signature"),
+        check=derive("check").hex(),
     )
 
 
 def token_secret(data: bytes, length: int = 16) -> str:
-    """`data` as a bootstrap token's secret."""
-    number, made = int.from_bytes(data, "big"), ""
+    """Convert `data` to `length` characters of a bootstrap token."""
+    number, secret = int.from_bytes(data, "big"), ""
     for _ in range(length):
         number, digit = divmod(number, len(ALPHABET))
-        made += ALPHABET[digit]
-    return made
+        secret += ALPHABET[digit]
+    return secret
 
 
-def make_invitation(token: str, kept: Mapping[str, Any]) -> tuple[Invitation, JoinKeys]:
-    """The invitation for a token: the one that was `kept` if it is for this token, or a new one."""
+def make_invitation(token: str, stored: Mapping[str, Any]) -> tuple[Invitation, JoinKeys]:
+    """The invitation for a token: the `stored` one if it belongs to this token, otherwise a new one."""
     try:
-        old = Invitation(**kept)
+        old = Invitation(**stored)
         keys = derive_keys(token, old.salt)
         if hmac.compare_digest(keys.check, old.check):
             return old, keys
     except (TypeError, ValueError):
-        pass  # there is none, or it is damaged
+        pass  # missing or damaged
     salt = secrets.token_hex(SALT)
     keys = derive_keys(token, salt)
     return Invitation(
@@ -92,7 +93,7 @@ def make_invitation(token: str, kept: Mapping[str, Any]) -> tuple[Invitation, Jo
 
 
 def sign_answer(keys: JoinKeys, join: str, authority: str) -> str:
-    """The signature, in hex, of what a server says about its cluster."""
+    """The signature (hex) of the join identifier and the certificate authority (PEM)."""
     return hmac.new(keys.signature, json.dumps([join, authority]).encode(), hashlib.sha256).hexdigest()
 
 
@@ -101,27 +102,27 @@ def bearer_token(identifier: str, secret: str) -> str:
 
 
 def read_public(answer: Mapping[str, Any]) -> tuple[str, str]:
-    """Salt and identifier from the ConfigMap that anyone may read. Raises `ValueError`."""
+    """Salt and discovery identifier from the public ConfigMap. Raises `ValueError`."""
     data = answer.get("data") or {}
     salt, identifier = data.get("salt"), data.get("discovery")
     if not isinstance(salt, str) or not re.fullmatch(r"[a-z0-9]{6}", str(identifier)):
-        raise ValueError("the server has not published how to join it")
+        raise ValueError("the server has not published the data for joining")
     return salt, str(identifier)
 
 
 def read_authority(keys: JoinKeys, answer: Mapping[str, Any]) -> tuple[str, str]:
-    """The cluster's authority in PEM, and the identifier to join by. Raises `ValueError` on one not to trust."""
+    """Certificate authority (PEM) and join identifier. Raises `ValueError` if the signature is not valid."""
     data = answer.get("data") or {}
-    found, join, signature = (str(data.get(name)) for name in ("authority", "join", "signature"))
-    if not hmac.compare_digest(sign_answer(keys, join, found), signature):
-        raise ValueError("the answer is signed by another token: is the token right, and the server the right one?")
-    return found, join
+    authority, join, signature = (str(data.get(name)) for name in ("authority", "join", "signature"))
+    if not hmac.compare_digest(sign_answer(keys, join, authority), signature):
+        raise ValueError("the answer is signed with another token; check the join token and the address of the server")
+    return authority, join
 
 
 def join_objects(
     invitation: Invitation, keys: JoinKeys, authority: str, now: datetime.datetime
 ) -> list[dict[str, Any]]:
-    """What a server's cluster must hold so that agents can join it."""
+    """The objects that let agent nodes join the cluster."""
     expiration = (now + LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def token(identifier: str, secret: str, group: str) -> dict[str, Any]:
@@ -140,16 +141,16 @@ def join_objects(
             "data": {name: base64.b64encode(value.encode()).decode() for name, value in data.items()},
         }
 
-    def config(place: tuple[str, str], data: Mapping[str, str]) -> dict[str, Any]:
-        metadata = {"name": place[1], "namespace": place[0], "labels": {LABEL: ""}}
+    def config(location: tuple[str, str], data: Mapping[str, str]) -> dict[str, Any]:
+        metadata = {"name": location[1], "namespace": location[0], "labels": {LABEL: ""}}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
 
     signature = sign_answer(keys, invitation.join, authority)
-    shown = {name: value for name, value in asdict(invitation).items() if name in ("salt", "discovery")}
+    public = {name: value for name, value in asdict(invitation).items() if name in ("salt", "discovery")}
     return [
         token(invitation.discovery, keys.discovery, DISCOVERY),
         token(invitation.join, keys.join, GROUP),
-        config(PUBLIC, shown),
+        config(PUBLIC, public),
         config(PRIVATE, {"authority": authority, "join": invitation.join, "signature": signature}),
         *read_rights(PUBLIC, "Group", "system:unauthenticated"),
         *read_rights(PRIVATE, "Group", DISCOVERY),
@@ -158,18 +159,18 @@ def join_objects(
 
 
 def permanent_objects() -> list[dict[str, Any]]:
-    """What agents need that have joined, whether others may or not."""
+    """The objects that joined agent nodes need, even if no other nodes may join."""
     renew = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
-    # kube-proxy on an agent uses the kubelet's certificate.
+    # kube-proxy on an agent node uses the certificate of the kubelet.
     return [
         cluster_role_binding("approve-renewal", renew, "system:nodes"),
         cluster_role_binding("proxy", "system:node-proxier", "system:nodes"),
     ]
 
 
-def read_rights(place: tuple[str, str], kind: str, subject: str) -> list[dict[str, Any]]:
-    """The right of one subject to read one ConfigMap."""
-    rbac, (namespace, name) = "rbac.authorization.k8s.io", place
+def read_rights(location: tuple[str, str], kind: str, subject: str) -> list[dict[str, Any]]:
+    """Role and RoleBinding that let one subject read one ConfigMap."""
+    rbac, (namespace, name) = "rbac.authorization.k8s.io", location
     metadata = {"name": name, "namespace": namespace, "labels": {LABEL: ""}}
     rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}
     return [
@@ -185,7 +186,7 @@ def read_rights(place: tuple[str, str], kind: str, subject: str) -> list[dict[st
 
 
 def cluster_role_binding(name: str, role: str, subject: str) -> dict[str, Any]:
-    """A ClusterRole for a group."""
+    """A ClusterRoleBinding of a role to a group."""
     rbac = "rbac.authorization.k8s.io"
     return {
         "apiVersion": f"{rbac}/v1",

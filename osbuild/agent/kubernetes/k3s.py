@@ -1,4 +1,4 @@
-"""The K3s distribution: its configuration file, its node password, and its manifests."""
+"""The K3s distribution: configuration file, node password and manifests."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from osbuild.agent.kubernetes.settings import write_json, write_text
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 
 DATA = "/var/lib/kubernetes"
-# Entries that may be given several times: the profile's are added to ours.
+# Options with several values: the values of the profile are added to the defaults.
 LIST_OPTIONS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
 
 
@@ -25,11 +25,11 @@ class NodeAddress:
 
 
 def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = None) -> dict[str, Any]:
-    """K3s' config.yaml. `k3s_config` of the profile is added, and wins over what is chosen here.
+    """The contents of K3s' config.yaml. Options in the profile's `kubernetes.config` override the defaults.
 
-    `node` is the address found for a node whose settings don't name one, and the interface for its pods' network.
+    `node` is the detected address of this node, and the interface for the pod network.
     """
-    ours: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "data-dir": DATA,
         "container-runtime-endpoint": "unix:///run/containerd/containerd.sock",
         # The default of volume-plugin-dir is below /usr, which is read-only.
@@ -43,7 +43,7 @@ def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = 
         "resolv-conf": paths.resolv_conf,
     }
     if settings.role == "server":
-        ours |= {
+        defaults |= {
             "advertise-address": settings.advertise_address,
             "disable": list(settings.disable),
             "kube-controller-manager-arg": [f"flex-volume-plugin-dir={paths.plugins}"],
@@ -52,47 +52,48 @@ def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = 
             "write-kubeconfig-mode": "0600",
         }
     else:
-        ours["server"] = settings.server
-    merged = ours | settings.config
+        defaults["server"] = settings.server
+    merged = defaults | settings.config
     for key in LIST_OPTIONS:
-        if key in ours and key in settings.config:
-            merged[key] = [*ours[key], *settings.option_values(key)]
+        if key in defaults and key in settings.config:
+            merged[key] = [*defaults[key], *settings.option_values(key)]
     return {key: value for key, value in merged.items() if value not in (None, [])}
 
 
 def prepare_k3s(settings: NodeSettings, paths: Paths, *, running: bool = False) -> bool:
-    """Make what K3s reads at its start. True if it must start again for its certificates.
+    """Write the files that K3s reads when it starts. Returns whether K3s has to restart because of certificates.
 
-    Those that a wrong clock has dated are repaired, but not while K3s is `running`. Raises `OSError` and `Problem`.
+    Certificates with wrong dates are issued again, except while K3s is `running`. Raises `OSError` and `Problem`.
     """
     write_config(settings, paths)
     paths.plugins.mkdir(parents=True, exist_ok=True)
-    # K3s would write it without a sync. After a power cut the server would reject a node with another password.
+    # K3s itself would write the password without fsync(2). If a power cut lost it, the server would reject the node.
     if not (paths.node_password.is_file() and paths.node_password.read_text().strip()):
         write_text(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
-    found = list(certificates.certificates(paths))
-    due, wrong = certificates.renewal_due(found, paths), certificates.useless(found, settings, paths)
-    if wrong and not running:
-        certificates.repair(wrong, paths)
-    return due or bool(wrong)
+    all_certificates = list(certificates.read_certificates(paths))
+    due = certificates.renewal_due(all_certificates, paths)
+    misdated = certificates.find_misdated(all_certificates, settings, paths)
+    if misdated and not running:
+        certificates.reissue_certificates(misdated, paths)
+    return due or bool(misdated)
 
 
 def write_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = None) -> None:
-    """Write the file that every K3s command reads without being told."""
+    """Write the configuration file that every K3s command reads by default."""
     if settings.role == "server" and not settings.token and not {"token", "token-file"} & settings.config.keys():
         settings = replace(settings, token=server_token(paths))
     write_json(paths.rancher / "config.yaml", k3s_config(settings, paths, node), 0o600)
 
 
-def sync_manifests(sources: list[Path], goal: Path) -> None:
-    """Make the folder that K3s applies hold exactly `sources` of ours, beside what K3s itself puts there."""
-    goal.mkdir(parents=True, exist_ok=True)
-    wanted = {f"edge-{source.name}": source for source in sources}
-    for old in goal.glob("edge-*"):
-        if old.name not in wanted:
-            old.unlink()
-    for name, source in wanted.items():
+def sync_manifests(sources: list[Path], folder: Path) -> None:
+    """Copy `sources` to the manifest folder of K3s as `edge-*`, and remove other `edge-*` files there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source_by_name = {f"edge-{source.name}": source for source in sources}
+    for existing in folder.glob("edge-*"):
+        if existing.name not in source_by_name:
+            existing.unlink()
+    for name, source in source_by_name.items():
         content = source.read_bytes()
-        path = goal / name
+        path = folder / name
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)

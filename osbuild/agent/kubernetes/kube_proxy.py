@@ -1,4 +1,4 @@
-"""kube-proxy: its arguments and its configuration. On an agent it uses the kubelet's certificate."""
+"""Arguments and configuration of kube-proxy. On an agent node it uses the certificate of the kubelet."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def kube_proxy_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": f"{paths.data}/kube-proxy.conf"},
         "clusterCIDR": settings.cluster_cidr,
-        "conntrack": {"maxPerCore": 0},  # 0: leave the kernel's own limit alone
+        "conntrack": {"maxPerCore": 0},  # 0: keep the limit of the kernel
         "healthzBindAddress": "127.0.0.1:10256",
         "hostnameOverride": settings.node_name,
         "mode": "nftables",

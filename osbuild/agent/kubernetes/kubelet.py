@@ -1,4 +1,4 @@
-"""The kubelet: its arguments, its configuration, and on an agent its access to the cluster."""
+"""Arguments and configuration of the kubelet, and its kubeconfig on an agent node."""
 
 import json
 from typing import Any
@@ -8,23 +8,23 @@ from osbuild.shared.node_settings import NodeSettings
 
 
 def kubelet_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
-    words = [
+    arguments = [
         f"--config={paths.run}/kubelet.json",
         f"--hostname-override={settings.node_name}",
         f"--kubeconfig={paths.data}/kubelet.conf",
         f"--root-dir={paths.kubelet}",
     ]
     if settings.role == "agent":
-        words.append(f"--cert-dir={paths.kubelet}/pki")
+        arguments.append(f"--cert-dir={paths.kubelet}/pki")
     if settings.node_ip:
-        words.append(f"--node-ip={settings.node_ip}")
+        arguments.append(f"--node-ip={settings.node_ip}")
     if settings.labels:
-        words.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in settings.labels.items()))
-    return words + settings.option_arguments("kubelet-arg")
+        arguments.append("--node-labels=" + ",".join(f"{key}={value}" for key, value in settings.labels.items()))
+    return arguments + settings.option_arguments("kubelet-arg")
 
 
 def kubeconfig(server: str, paths: Paths) -> str:
-    """An agent's access to its cluster, for kubelet and kube-proxy."""
+    """The kubeconfig of an agent node, for kubelet and kube-proxy."""
     pair = str(paths.credentials)
     cluster = {"server": server, "certificate-authority": str(paths.authority)}
     return json.dumps(
@@ -41,7 +41,7 @@ def kubeconfig(server: str, paths: Paths) -> str:
 
 
 def parse_taint(text: str) -> dict[str, str]:
-    """`key=value:effect` as the API has it."""
+    """Convert `key=value:effect` to a Taint of the API."""
     left, _, effect = text.rpartition(":")
     key, _, value = left.partition("=")
     return {"key": key, "effect": effect} | ({"value": value} if value else {})
@@ -49,7 +49,7 @@ def parse_taint(text: str) -> dict[str, str]:
 
 def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
     """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
-    made: dict[str, Any] = {
+    config: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {
@@ -62,7 +62,7 @@ def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         "clusterDNS": [settings.cluster_dns],
         "clusterDomain": settings.option("cluster-domain", "cluster.local"),
         "containerRuntimeEndpoint": f"unix://{paths.containerd}",
-        # As K3s has it: on a small disk Kubernetes' defaults evict pods while gigabytes are free.
+        # As in K3s. On a small disk, Kubernetes' defaults would evict pods while gigabytes are free.
         "evictionHard": {"imagefs.available": "5%", "nodefs.available": "5%", "memory.available": "50Mi"},
         "failSwapOn": False,
         "resolvConf": paths.resolv_conf,
@@ -71,6 +71,6 @@ def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         "volumePluginDir": str(paths.plugins),  # the default is below /usr, which is read-only
     }
     if settings.role == "server":
-        made["tlsCertFile"] = f"{paths.pki}/kubelet.crt"
-        made["tlsPrivateKeyFile"] = f"{paths.pki}/kubelet.key"
-    return made
+        config["tlsCertFile"] = f"{paths.pki}/kubelet.crt"
+        config["tlsPrivateKeyFile"] = f"{paths.pki}/kubelet.key"
+    return config

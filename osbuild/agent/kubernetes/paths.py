@@ -1,4 +1,4 @@
-"""Where Kubernetes' files are on a node."""
+"""Paths of Kubernetes' files on a node."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are, below `root` (`/` on a device)."""
+    """Paths below `root`, which is `/` on a device."""
 
     root: Path
 
@@ -28,7 +28,7 @@ class Paths:
 
     @property
     def credentials(self) -> Path:
-        """An agent's certificate and key, which its kubelet renews by itself; a link."""
+        """Link to certificate and key of the kubelet of an agent node. The kubelet renews them."""
         return self.kubelet / "pki/kubelet-client-current.pem"
 
     @property
@@ -53,16 +53,16 @@ class Paths:
 
     @property
     def resolv_conf(self) -> str:
-        """The resolver's file for pods: without the stub's 127.0.0.53, which is nothing inside a pod.
+        """The resolv.conf for pods. It must not contain the stub address 127.0.0.53, which pods cannot reach.
 
-        systemd-resolved may write it after Kubernetes has started; the kubelet reads it for each pod.
+        systemd-resolved may write it after Kubernetes has started, because the kubelet reads it for each pod.
         """
         resolved = "usr/lib/systemd/system/systemd-resolved.service"
         return "/run/systemd/resolve/resolv.conf" if (self.root / resolved).exists() else "/etc/resolv.conf"
 
     @property
     def rancher(self) -> Path:
-        """Where every K3s command looks for its configuration."""
+        """The folder in which every K3s command searches its configuration."""
         return self.root / "etc/rancher/k3s"
 
     @property
@@ -71,5 +71,5 @@ class Paths:
 
     @property
     def server_token(self) -> Path:
-        """The token of a K3s server whose profile gives none."""
+        """The token of a K3s server node whose profile does not set one."""
         return self.data / "server-token"

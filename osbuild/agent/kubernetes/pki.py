@@ -1,4 +1,4 @@
-"""Keys and certificates of a server: what there is to be, and that it is made."""
+"""Keys and certificates of a server node: the plan for `edge-pki`, and its execution."""
 
 import ipaddress
 import re
@@ -17,8 +17,8 @@ PROGRAM = "usr/lib/edge-osbuild/edge-pki"
 
 
 def local_addresses(settings: NodeSettings, tables: Path = Path("/proc/net")) -> list[str]:
-    """Addresses of this host from the kernel's tables, without loopback's, link-local ones and the pods' own."""
-    pods = [ipaddress.ip_network(word) for word in settings.cluster_cidr.split(",")]
+    """Addresses of this node from the kernel's tables, without loopback, link-local and pod addresses."""
+    pods = [ipaddress.ip_network(cidr) for cidr in settings.cluster_cidr.split(",")]
     addresses = {*local_ipv4(tables / "fib_trie"), *local_ipv6(tables / "if_inet6")}
     used = (
         address
@@ -29,7 +29,7 @@ def local_addresses(settings: NodeSettings, tables: Path = Path("/proc/net")) ->
 
 
 def local_ipv4(table: Path) -> Iterator[Address]:
-    """IPv4 addresses that are local, as proc(5)'s fib_trie has them."""
+    """Local IPv4 addresses from /proc/net/fib_trie (proc(5))."""
     last = ""
     for line in table.read_text().splitlines():
         if match := re.search(r"\|-- (\S+)", line):
@@ -39,38 +39,38 @@ def local_ipv4(table: Path) -> Iterator[Address]:
 
 
 def local_ipv6(table: Path) -> Iterator[Address]:
-    """IPv6 addresses of interfaces that stay, as proc(5)'s if_inet6 has them: none on a kernel without IPv6."""
+    """Permanent IPv6 addresses from /proc/net/if_inet6 (proc(5)); none on a kernel without IPv6."""
     if not table.exists():
         return
     for line in table.read_text().splitlines():
         fields = line.split()
-        # Temporary addresses (RFC 8981) change every day, and duplicates are another host's.
+        # Temporary addresses (RFC 8981) change every day, and duplicates belong to another host.
         if not int(fields[4], 16) & (TEMPORARY | DUPLICATE):
             yield ipaddress.ip_address(bytes.fromhex(fields[0]))
 
 
-def api_addresses(settings: NodeSettings, found: list[str]) -> list[str]:
-    """Every address by which the API server may be called; `found` are those of the interfaces."""
-    own = ["127.0.0.1", STABLE_ADDRESS, settings.api_service, settings.advertise_address, *found]
+def api_addresses(settings: NodeSettings, local: list[str]) -> list[str]:
+    """All addresses at which clients may reach the API server. `local` are the addresses of the interfaces."""
+    own = ["127.0.0.1", STABLE_ADDRESS, settings.api_service, settings.advertise_address, *local]
     return sorted({*own, *(settings.node_ip.split(",") if settings.node_ip else [])})
 
 
-def is_address(word: str) -> bool:
+def is_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(word)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
     return True
 
 
-def plan_pki(settings: NodeSettings, paths: Paths, found: list[str]) -> dict[str, Any]:
-    """What `edge-pki` is to make on a server. Names as kubeadm's, so that its users feel at home."""
+def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str, Any]:
+    """The plan of keys and certificates for `edge-pki`. The file names are those of kubeadm."""
     domain = settings.option("cluster-domain", "cluster.local")
     names = ["localhost", settings.node_name, "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     names.append(f"kubernetes.default.svc.{domain}")
-    reached = api_addresses(settings, found)
-    for word in settings.option_values("tls-san"):
-        (reached if is_address(word) else names).append(word)
+    addresses = api_addresses(settings, local)
+    for name in settings.option_values("tls-san"):
+        (addresses if is_address(name) else names).append(name)
 
     def client(path: str, user: str, *groups: str) -> dict[str, Any]:
         return {
@@ -92,7 +92,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, found: list[str]) -> dict[str
                 "common_name": "kube-apiserver",
                 "server": True,
                 "dns_names": sorted(set(names)),
-                "addresses": sorted(set(reached)),
+                "addresses": sorted(set(addresses)),
             },
             {
                 "name": "apiserver-kubelet-client",
@@ -128,11 +128,13 @@ def plan_pki(settings: NodeSettings, paths: Paths, found: list[str]) -> dict[str
 
 
 def run_edge_pki(root: Path, plan: Path) -> bool:
-    """Run the PKI program; True if it made anything that running programs notice only when they start again."""
-    done = subprocess.run([root / PROGRAM, plan], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    print(done.stdout, end="")
-    if done.returncode:
-        hint = "they are kept in /var/lib/kubernetes/pki: put back what is missing there, or damaged"
-        raise Problem(f"keys could not be made: {done.stderr.strip()}", hint=hint)
-    # The API server reads its own certificate again when the file changes.
-    return any(not re.search(r"/apiserver\.crt: its names or addresses", line) for line in done.stdout.splitlines())
+    """Run `edge-pki`. Returns whether running programs have to restart. Raises `Problem`."""
+    result = subprocess.run(
+        [root / PROGRAM, plan], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    print(result.stdout, end="")
+    if result.returncode:
+        hint = "restore missing or damaged files in /var/lib/kubernetes/pki"
+        raise Problem(f"keys and certificates could not be created: {result.stderr.strip()}", hint=hint)
+    # The API server reloads its certificate when the file changes.
+    return any(not re.search(r"/apiserver\.crt: its names or addresses", line) for line in result.stdout.splitlines())

@@ -1,6 +1,6 @@
-"""The network of the pods on a server, as the plugins of containerd read it.
+"""The CNI configuration of the pod network on a server node.
 
-An agent's file comes from containerd, once the controller manager has given the node its range.
+On an agent node, containerd writes this file after the controller manager has assigned a pod range to the node.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from osbuild.shared.node_settings import NodeSettings
 
 
 def cni_config(settings: NodeSettings) -> dict[str, Any]:
-    """One bridge, addresses out of the node's range (CNI specification 1.0.0)."""
+    """One bridge with addresses from the node's pod range (CNI specification 1.0.0)."""
     return {
         "cniVersion": "1.0.0",
         "name": "edge",
@@ -22,7 +22,7 @@ def cni_config(settings: NodeSettings) -> dict[str, Any]:
                 "hairpinMode": True,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": "/run/cni/networks",  # no container outlives a boot, so no address may either
+                    "dataDir": "/run/cni/networks",  # on a tmpfs, because containers do not survive a boot
                     "ranges": [[{"subnet": settings.pod_cidr}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },

@@ -1,7 +1,7 @@
-"""`edge-agent kubernetes prepare`: run before every start of Kubernetes, makes all that its units read.
+"""`edge-agent kubernetes prepare`: writes all files that the units of Kubernetes read, before every start.
 
-Everything below /run is made anew from the settings; keys and certificates, on the data partition, are kept as long
-as they are right.
+Files below /run are written again from the settings. Keys and certificates are on the data partition and kept while
+they are valid.
 """
 
 import re
@@ -19,7 +19,7 @@ MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
 
 
 def write_hosts_entry(root: Path, settings: NodeSettings) -> None:
-    """Have the node's name in /etc/hosts: the kubelet looks it up, and without a network no name server answers."""
+    """Add the node name to /etc/hosts: the kubelet resolves it, and there may be no name server."""
     hosts = root / "etc/hosts"
     text = hosts.read_text() if hosts.exists() else "127.0.0.1\tlocalhost\n"
     if not re.search(rf"^[^#\n]*\s{re.escape(settings.node_name)}(\s|$)", text, re.MULTILINE):
@@ -37,35 +37,34 @@ def find_manifests(root: Path) -> list[Path]:
 
 
 def renew_node(root: Path) -> None:
-    """Prepare a running node again; Kubernetes starts again if what it runs with can't be used any more.
+    """Prepare a running node again, and restart Kubernetes if its certificates have changed or are not valid any more.
 
     Raises `Problem` and `OSError`.
     """
     from osbuild.agent.kubernetes import (
-        join,  # imports cost time at boot, and that does not need these
+        join,  # imports take time at boot, and `prepare_node` does not need these
         join_objects,
     )
 
     changed, settings, paths = prepare_node(root, running=True), load_settings(root), Paths(root)
     if settings.role == "agent" and not (root / "usr/bin/k3s").exists() and paths.credentials.exists():
-        if why := join.explain_unusable(settings, paths):
-            print(why)
-        changed = bool(why)
+        if reason := join.explain_unusable(settings, paths):
+            print(reason)
+        changed = bool(reason)
     if changed:
-        systemctl("restart", "--no-block", "kubernetes.target")  # that renews tokens too
+        systemctl("restart", "--no-block", "kubernetes.target")  # this also renews the join tokens
         return
     try:
         join_objects.refresh_join_objects(root)
-    except (OSError, Problem) as error:  # tokens outlive some days on which that fails
-        print(f"the tokens that agents join by are not renewed: {error}")
+    except (OSError, Problem) as error:  # tokens are valid for a week, so a failure can be repaired
+        print(f"the join tokens are not renewed: {error}")
 
 
 def prepare_node(root: Path, *, running: bool = False) -> bool:
-    """Make the files of this node. True if certificates changed or are to be, so that what runs must start again.
+    """Write the files of this node. Returns whether a running Kubernetes has to restart because of certificates.
 
-    `running`: Kubernetes runs, and reads some of these files only when it starts.
-
-    Raises `Problem` where the settings or what is on disk can't be used.
+    `running` means that Kubernetes is running and reads some files only when it starts. Raises `Problem` if the
+    settings or files on the disk are not valid.
     """
     settings = load_settings(root)
     report_unknown(root)
@@ -81,6 +80,6 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
             k3s.sync_manifests(find_manifests(root), root / "var/lib/kubernetes/server/manifests")
     elif settings.role != "none":
         changed = upstream.prepare_upstream(settings, paths, find_manifests(root))
-    # The units' conditions look at this one, so it comes last.
+    # The units have a condition on this file, so it is written last.
     write_text(paths.run / f"role-{settings.role}", "")
     return changed

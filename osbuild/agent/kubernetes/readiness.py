@@ -1,4 +1,4 @@
-"""`edge-agent kubernetes health` and `await_api`: is this node, is its API server ready. Starts no other program."""
+"""Checks whether this node and its API server are ready, without starting other programs."""
 
 import base64
 import json
@@ -15,12 +15,12 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.shared.node_settings import NodeSettings
 
-# Where a kubeconfig is, for the roles of either distribution; the first that exists.
+# Paths of the kubeconfig per role. The distributions have different paths; the first existing file is used.
 KUBECONFIGS = {
     "server": ("etc/kubernetes/admin.conf",),
     "agent": ("var/lib/kubernetes/kubelet.conf", "var/lib/kubernetes/agent/kubelet.kubeconfig"),
 }
-KUBECONFIG_HINT = "edge-kubernetes-prepare.service or edge-kubernetes-join.service writes it: look at its journal"
+KUBECONFIG_HINT = "see `journalctl -u edge-kubernetes-prepare -u edge-kubernetes-join`"
 
 
 def kubeconfig_value(text: str, key: str) -> str | None:
@@ -30,7 +30,7 @@ def kubeconfig_value(text: str, key: str) -> str | None:
 
 
 def kubeconfig_content(text: str, key: str) -> bytes:
-    """What `key` names as a file, or `key`-data holds in base64."""
+    """The contents of `key`-data (base64), or of the file that `key` names. Raises `Problem` and `OSError`."""
     if data := kubeconfig_value(text, f"{key}-data"):
         return base64.b64decode(data)
     if path := kubeconfig_value(text, key):
@@ -39,13 +39,13 @@ def kubeconfig_content(text: str, key: str) -> bytes:
 
 
 def read_kubeconfig(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
-    """The API server's address, and what its caller shows and trusts. Raises `OSError` or `Problem`."""
+    """The address of the API server, and a TLS context with certificates. Raises `OSError` or `Problem`."""
     text = kubeconfig.read_text()
     server = kubeconfig_value(text, "server") or ""
     if not server.startswith("https://"):
         raise Problem("no https server", where=str(kubeconfig), hint=KUBECONFIG_HINT)
     context = ssl.create_default_context(cadata=kubeconfig_content(text, "certificate-authority").decode())
-    with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # mode 0600; ssl reads a client's key from files
+    with tempfile.NamedTemporaryFile(prefix="edge-api-") as pair:  # has mode 0600; ssl reads keys only from files
         pair.write(kubeconfig_content(text, "client-certificate") + b"\n" + kubeconfig_content(text, "client-key"))
         pair.flush()
         context.load_cert_chain(pair.name)
@@ -53,7 +53,7 @@ def read_kubeconfig(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
 
 
 def get_from_api(kubeconfig: Path, path: str) -> bytes:
-    """What the API server has at `path`, with the kubeconfig's certificate. Raises `OSError` or `Problem`."""
+    """GET `path` from the API server with the certificate of a kubeconfig. Raises `OSError` or `Problem`."""
     server, context = read_kubeconfig(kubeconfig)
     with urllib.request.urlopen(server + path, timeout=10, context=context) as answer:
         return bytes(answer.read())
@@ -63,13 +63,13 @@ def explain_node(node: dict[str, Any], boot_id: str) -> str | None:
     """Why a Node object (API reference, core/v1) is not Ready in this boot; None if it is."""
     status = node.get("status", {})
     if status.get("nodeInfo", {}).get("bootID") != boot_id:
-        return "the kubelet has not reported since this boot"  # what is there dates from before it
+        return "the kubelet has not reported since this boot"  # the status is from an earlier boot
     for condition in status.get("conditions", []):
         if condition.get("type") == "Ready":
             if condition.get("status") == "True":
                 return None
             return f"not Ready: {condition.get('message') or condition.get('reason') or 'no reason given'}"
-    return "not Ready: the kubelet has given no condition yet"
+    return "not Ready: the kubelet has not reported a condition yet"
 
 
 def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str | None:
@@ -80,7 +80,7 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
     kubeconfig = next((root / name for name in KUBECONFIGS[settings.role] if (root / name).exists()), None)
     if kubeconfig is None:
         return "no kubeconfig yet: " + (
-            "keys have not been made" if settings.role == "server" else "the node has not joined its cluster"
+            "the keys have not been created" if settings.role == "server" else "the node has not joined its cluster"
         )
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
@@ -88,7 +88,7 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return f"the cluster has no node {settings.node_name} yet"
-        return f"the API server answers {error.code} {error.reason}"
+        return f"the API server returned status {error.code} {error.reason}"
     except urllib.error.URLError as error:
         return f"the API server does not answer: {error.reason}"
     except OSError as error:
@@ -96,7 +96,7 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
 
 
 def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
-    """Why this node is not Ready after `patience` seconds; None as soon as it is."""
+    """Wait up to `patience` seconds until this node is Ready. Returns None, or the reason why it is not."""
     settings, end = load_settings(root), time.monotonic() + patience
     while (reason := explain_not_ready(root, settings)) and time.monotonic() < end:
         time.sleep(pause)
@@ -104,16 +104,14 @@ def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
 
 
 def await_api(root: Path, pause: float = 1.0) -> None:
-    """Return once the API server of this node says that it is ready.
-
-    The controller manager gives a new API server 10 s and ends then, and others ask again only after a while where a
-    role is not there yet: on a slow processor it is quicker not to start them before they can work.
-    """
+    """Wait without limit until the API server of this node is ready."""
+    # The controller manager exits if the API server is not ready after 10 s, and other programs retry only after a
+    # delay if a role does not exist yet. On a slow processor it is faster to start them after the API server is ready.
     kubeconfig = root / KUBECONFIGS["server"][0]
     while True:
         try:
             if get_from_api(kubeconfig, "/readyz") == b"ok":
                 return
         except (OSError, Problem):
-            pass  # it is not up, or its keys are not there
+            pass  # it is not running, or its keys do not exist yet
         time.sleep(pause)

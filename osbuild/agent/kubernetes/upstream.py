@@ -1,4 +1,4 @@
-"""The upstream distribution: all that the units of its programs read."""
+"""The upstream distribution: the files that the units of its programs read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from osbuild.shared.upstream_options import UPSTREAM_OPTIONS
 
 
 def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[Path]) -> bool:
-    """Files of a node of either role. True if keys or certificates are new. Raises `Problem`."""
+    """Write the files of a node. Returns whether keys or certificates are new. Raises `Problem`."""
     for unknown in sorted(settings.config.keys() - set(UPSTREAM_OPTIONS)):
-        print(f"config: the upstream distribution has nothing like `{unknown}`: not used")
+        print(f"kubernetes.config: `{unknown}` has no effect, because the upstream distribution does not support it")
     write_arguments(paths.run / "kubelet.env", kubelet.kubelet_arguments(settings, paths))
     write_json(paths.run / "kubelet.json", kubelet.kubelet_config(settings, paths))
     write_json(paths.run / "kube-proxy.json", kube_proxy.kube_proxy_config(settings, paths))
@@ -28,7 +28,7 @@ def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[P
 
 
 def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Path]) -> bool:
-    """Files of the control plane. True if keys or certificates are new. Raises `Problem`."""
+    """Write the files of the control plane. Returns whether keys or certificates are new. Raises `Problem`."""
     plan = paths.run / "pki.json"
     write_json(plan, pki.plan_pki(settings, paths, pki.local_addresses(settings)))
     changed = pki.run_edge_pki(paths.root, plan)
@@ -45,9 +45,9 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)
     if sources := [*dict.fromkeys(str(path.parent) for path in manifests)]:
         write_arguments(paths.run / "apply.env", [f"--filename={source}" for source in sources])
-    joining = paths.run / "join.env"  # the units that let agents join look for it
+    join_file = paths.run / "join.env"  # the units for joining have a condition on this file
     if settings.token:
-        write_arguments(joining, ["approve", f"{paths.data}/controller-manager.conf", settings.node_name])
+        write_arguments(join_file, ["approve", f"{paths.data}/controller-manager.conf", settings.node_name])
     else:
-        joining.unlink(missing_ok=True)
+        join_file.unlink(missing_ok=True)
     return changed

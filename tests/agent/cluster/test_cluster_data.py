@@ -501,11 +501,15 @@ def test_a_node_without_kubernetes_has_no_cluster_data(tmp_path: Path) -> None:
         ("upstream v1.36.3", "upstream v1.36.2", "older than v1.36.3"),
         ("k3s v1.35.0+k3s2", "k3s v1.35.0+k3s1", "older than"),
         ("upstream v1.9.0", "upstream v1.10.0", None),
-        ("upstream v1.34.0", "upstream v1.36.0", "more than one minor version after v1.34.0: first to v1.35"),
+        (
+            "upstream v1.34.0",
+            "upstream v1.36.0",
+            "more than one minor version newer than v1.34.0; update to v1.35 first",
+        ),
         ("upstream v1.35.4", "upstream v2.0.0", "more than one minor version"),
         ("upstream v1.35.4", "k3s v1.36.0+k3s1", "distribution k3s"),
         ("upstream v1.35.4", "", "no Kubernetes"),
-        ("upstream v1.35.4", "upstream latest", "is no release"),
+        ("upstream v1.35.4", "upstream latest", "is not a Kubernetes version"),
     ],
 )
 def test_a_kubernetes_version_is_refused_with_the_reason(old: str, wanted: str, reason: str | None) -> None:

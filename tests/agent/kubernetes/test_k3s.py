@@ -44,7 +44,7 @@ def written(root: Path) -> dict[str, Any]:
     return content
 
 
-def test_the_configuration_is_where_every_k3s_command_reads_it(tmp_path: Path) -> None:
+def test_every_k3s_command_reads_the_configuration(tmp_path: Path) -> None:
     root = device(tmp_path, {"role": "server"})
     prepare.prepare_node(root)
     assert (root / CONFIG).stat().st_mode & 0o777 == 0o600
@@ -54,7 +54,7 @@ def test_the_configuration_is_where_every_k3s_command_reads_it(tmp_path: Path) -
         assert f"ExecStart=/usr/bin/k3s {role}\n" in unit, "no --config: K3s' other commands would not see it"
 
 
-def test_pods_get_the_resolvers_name_servers_and_volume_plugins_a_writable_folder(tmp_path: Path) -> None:
+def test_pods_get_the_name_servers_and_volume_plugins_a_writable_folder(tmp_path: Path) -> None:
     root = device(tmp_path, {"role": "server", "config": {"kubelet-arg": "max-pods=20"}})
     prepare.prepare_node(root)
     found = written(root)
@@ -64,7 +64,7 @@ def test_pods_get_the_resolvers_name_servers_and_volume_plugins_a_writable_folde
     assert (root / "var/lib/kubelet/volume-plugins").is_dir()
 
 
-def test_an_agents_configuration_has_nothing_that_only_servers_know(tmp_path: Path) -> None:
+def test_the_configuration_of_an_agent_node_has_no_server_options(tmp_path: Path) -> None:
     root = device(tmp_path, AGENT)
     prepare.prepare_node(root)
     assert not {"kube-controller-manager-arg", "tls-san", "disable", "write-kubeconfig"} & written(root).keys()
@@ -114,7 +114,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, ...]]]
         ("server/tls/server-ca.nochain.crt", 30, False),
     ],
 )
-def test_renew_starts_k3s_again_when_less_than_120_days_are_left(
+def test_renew_restarts_k3s_when_less_than_120_days_are_left(
     tmp_path: Path, restarts: list[tuple[str, ...]], name: str, days: float, restarted: bool
 ) -> None:
     root = device(tmp_path, {"role": "server"})
@@ -124,7 +124,7 @@ def test_renew_starts_k3s_again_when_less_than_120_days_are_left(
     assert restarts == ([("restart", "--no-block", "kubernetes.target")] if restarted else [])
 
 
-def test_a_damaged_certificate_does_not_keep_the_others_from_being_looked_at(
+def test_a_damaged_certificate_does_not_prevent_checks_of_the_others(
     tmp_path: Path, restarts: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = device(tmp_path, {"role": "server"})
@@ -186,7 +186,7 @@ def test_k3s_waits_for_the_nodes_address_and_gets_its_interface(
 
 @NETWORK
 @pytest.mark.parametrize("config", [{}, {"flannel-iface": "eth7"}])
-def test_a_server_alone_and_a_profile_that_names_the_interface_wait_for_nothing(
+def test_a_single_server_and_a_profile_with_an_interface_need_no_address(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:
     seed = {"node_ip": "198.51.100.9"} if config else {}
@@ -198,7 +198,7 @@ def test_a_server_alone_and_a_profile_that_names_the_interface_wait_for_nothing(
 
 
 @pytest.mark.parametrize("role", ["server", "agent"])
-def test_the_address_is_found_before_k3s_starts_and_images_are_imported_after_it(role: str) -> None:
+def test_the_address_is_set_before_k3s_starts_and_images_are_imported_after_it(role: str) -> None:
     unit = (UNITS / f"k3s-{role}.service").read_text()
     assert "ExecStartPre=/usr/bin/edge-agent kubernetes address\n" in unit
     after = [word for line in (UNITS / "edge-images.service").read_text().splitlines() if line.startswith("After=")
@@ -220,4 +220,4 @@ def test_a_restart_that_renewed_nothing_is_repeated_only_at_the_next_limit(
 
 
 def test_a_node_that_never_ran_has_no_certificates() -> None:
-    assert list(certificates.certificates(Paths(Path("/nonexistent")))) == []
+    assert list(certificates.read_certificates(Paths(Path("/nonexistent")))) == []

@@ -126,7 +126,9 @@ def snapshot(data: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("days", [AHEAD, BEHIND])
-def test_authorities_keep_name_and_key_and_all_else_is_left_to_k3s(tmp_path: Path, days: tuple[float, float]) -> None:
+def test_reissued_authorities_keep_name_and_key_and_k3s_issues_the_rest(
+    tmp_path: Path, days: tuple[float, float]
+) -> None:
     data = device(tmp_path)
     made = server(data, days)
     keys = {path: path.read_bytes() for path in data.rglob("*.key")}
@@ -156,7 +158,7 @@ def test_authorities_keep_name_and_key_and_all_else_is_left_to_k3s(tmp_path: Pat
     assert after == before
 
 
-def test_a_clock_that_jumps_back_restarts_k3s_and_nothing_is_changed_while_it_runs(
+def test_a_clock_that_jumps_back_restarts_k3s_without_changes_while_it_runs(
     tmp_path: Path, restarts: list[tuple[str, ...]]
 ) -> None:
     data = device(tmp_path)
@@ -174,7 +176,7 @@ def test_a_clock_that_jumps_back_restarts_k3s_and_nothing_is_changed_while_it_ru
     assert restarts == RESTART, "once"
 
 
-def test_a_certificate_alone_may_be_dated_wrong(tmp_path: Path) -> None:
+def test_a_single_certificate_may_have_wrong_dates(tmp_path: Path) -> None:
     """Newer K3s dates a certificate an hour before it is issued, not from the day of its authority."""
     data = device(tmp_path)
     made = server(data, (-10, 3640))
@@ -187,7 +189,7 @@ def test_a_certificate_alone_may_be_dated_wrong(tmp_path: Path) -> None:
     assert "/bootstrap/5d4a01c4c1f5" in objects(data)
 
 
-def test_what_is_valid_in_a_moment_is_left_alone(tmp_path: Path, restarts: list[tuple[str, ...]]) -> None:
+def test_certificates_that_become_valid_soon_are_kept(tmp_path: Path, restarts: list[tuple[str, ...]]) -> None:
     data = device(tmp_path)
     server(data, (2 / 1440, 3650))
     before = snapshot(data)
@@ -230,7 +232,7 @@ def etcd(data: Path) -> None:
         (None, {"server": "https://192.0.2.1:6443"}),
     ],
 )
-def test_authorities_that_are_not_this_nodes_own_are_reported_and_nothing_is_changed(
+def test_authorities_that_this_node_cannot_issue_are_only_reported(
     tmp_path: Path, restarts: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str], change: Any, settings: Any
 ) -> None:
     data = device(tmp_path, **settings)
@@ -246,7 +248,7 @@ def test_authorities_that_are_not_this_nodes_own_are_reported_and_nothing_is_cha
     assert restarts == [], "it would not help"
 
 
-def test_an_agent_starts_again_and_gets_new_ones_from_its_server(
+def test_an_agent_node_restarts_and_gets_new_certificates_from_its_server(
     tmp_path: Path, restarts: list[tuple[str, ...]]
 ) -> None:
     data = device(tmp_path, role="agent", server="https://192.0.2.1:6443")
@@ -275,9 +277,7 @@ def test_a_damaged_certificate_of_the_port_does_not_stop_the_others(
     assert "dynamic-cert.json" in capsys.readouterr().out
 
 
-def test_a_power_cut_at_any_step_leaves_what_the_next_start_repairs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_start_repairs_the_state_after_any_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = device(tmp_path)
     made = server(data, AHEAD)
     steps, left = ["unlink", "rename"], 0
@@ -315,7 +315,7 @@ def test_a_power_cut_at_any_step_leaves_what_the_next_start_repairs(
     assert "/bootstrap/5d4a01c4c1f5" not in objects(data)
 
 
-def test_objects_are_deleted_as_kine_does_it(tmp_path: Path) -> None:
+def test_objects_are_deleted_like_kine_does(tmp_path: Path) -> None:
     data = device(tmp_path)
     server(data, AHEAD)
     path = data / "server/db/state.db"

@@ -49,14 +49,14 @@ def test_a_file_that_a_power_cut_emptied_is_removed(root: Path, name: str, conte
     assert not torn.exists(), "K3s and the kubelet trust a file that exists"
 
 
-def test_what_is_cut_short_is_removed_and_what_is_whole_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_files_are_removed_and_complete_ones_are_kept(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = [
         put(root, "server/tls/server-ca.crt", CERTIFICATE + CERTIFICATE[:40]),
         put(root, "server/tls/dynamic-cert.json", '{"data": '),
     ]
     whole = [
         put(root, "server/tls/client-ca.crt", CERTIFICATE * 2),
-        put(root, "server/tls/dynamic-cert-regenerate"),  # it asks K3s for something: nothing is in it
+        put(root, "server/tls/dynamic-cert-regenerate"),  # a request to K3s, always empty
         put(root, "server/db/state.db-wal"),
         put(root, "server/manifests/traefik.yaml.skip"),
         put(root, "server/cred/ipsec.psk", "secret\n"),
@@ -64,11 +64,11 @@ def test_what_is_cut_short_is_removed_and_what_is_whole_stays(root: Path, capsys
     prepare.prepare_node(root)
     assert not [path for path in short if path.exists()]
     assert not [path for path in whole if not path.exists()]
-    said = capsys.readouterr().out
-    assert "server-ca.crt (without the end of its last certificate or key)" in said and "not JSON" in said
+    output = capsys.readouterr().out
+    assert "server-ca.crt (the end of the last certificate or key is missing)" in output and "not JSON" in output
 
 
-def test_a_new_authority_issues_the_certificate_that_k3s_listens_with_too(root: Path) -> None:
+def test_a_new_authority_also_issues_the_certificate_of_the_port(root: Path) -> None:
     put(root, "server/tls/client-scheduler.key")
     prepare.prepare_node(root)
     request = root / DATA / "server/tls/dynamic-cert-regenerate"
@@ -76,7 +76,7 @@ def test_a_new_authority_issues_the_certificate_that_k3s_listens_with_too(root: 
     put(root, "server/tls/server-ca.crt")
     put(root, "server/tls/dynamic-cert.json", "{}")
     prepare.prepare_node(root)
-    assert request.exists(), "K3s would keep the one of the authority that is gone"
+    assert request.exists(), "K3s would keep the certificate of the old authority"
 
 
 def test_nothing_is_removed_while_k3s_runs(root: Path) -> None:
@@ -86,7 +86,7 @@ def test_nothing_is_removed_while_k3s_runs(root: Path) -> None:
     assert begun.exists()
 
 
-def test_a_server_without_a_token_gets_one_that_stays(root: Path) -> None:
+def test_a_server_without_a_token_gets_a_permanent_one(root: Path) -> None:
     prepare.prepare_node(root)
     token = config(root)["token"]
     assert len(token) == 64, "256 bits"
@@ -97,7 +97,7 @@ def test_a_server_without_a_token_gets_one_that_stays(root: Path) -> None:
     assert config(root)["token"] == token
 
 
-def test_a_cluster_that_has_a_token_of_k3s_keeps_it(root: Path) -> None:
+def test_a_token_that_k3s_has_chosen_is_kept(root: Path) -> None:
     passwords = put(root, "server/cred/passwd", "abc,node,k3s:agent,\nold-token,server,k3s:server,\n")
     prepare.prepare_node(root)
     assert config(root)["token"] == "old-token"
@@ -110,7 +110,7 @@ def test_a_cluster_that_has_a_token_of_k3s_keeps_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"token": "given"}, {"config": {"token-file": "/etc/token"}}])
-def test_a_token_that_the_profile_gives_is_taken(root: Path, settings: dict[str, Any]) -> None:
+def test_the_token_of_the_profile_is_used(root: Path, settings: dict[str, Any]) -> None:
     (root / SEED_FILE).write_text(json.dumps(settings))
     prepare.prepare_node(root)
     assert config(root).get("token") == settings.get("token")
