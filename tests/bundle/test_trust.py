@@ -116,7 +116,7 @@ def test_every_step_of_a_rotation_can_be_signed_and_is_taken_by_devices_of_the_s
         if number:
             preconditions.check_owner(on(pc, steps[number - 1][1]).context, "/bundle", manifest(image))
     first, last = steps[0][1], source.read_build(tmp_path / "b3")
-    with pytest.raises(Problem, match="no updates that this device takes"):
+    with pytest.raises(Problem, match="none of the roots that this device trusts"):
         preconditions.check_owner(on(pc, first).context, "/bundle", manifest(last))
 
 
@@ -124,7 +124,7 @@ def test_a_device_refuses_an_image_that_would_lock_it_out_unless_the_signer_perm
     tmp_path: Path, owner: KeyFolder, development: KeyFolder
 ) -> None:
     pc, image = on(Device(tmp_path / "pc"), facts(owner)), made(tmp_path / "b", development)
-    with pytest.raises(Problem, match="no updates that this device takes") as caught:
+    with pytest.raises(Problem, match="none of the roots that this device trusts") as caught:
         preconditions.check_owner(pc.context, "/bundle", manifest(image))
     assert caught.value.where == "/bundle" and "--change-owner" in str(caught.value.hint)
     preconditions.check_owner(pc.context, "/bundle", manifest(with_permissions(image, None, change_owner=True)))
@@ -139,7 +139,7 @@ def test_the_check_is_part_of_those_before_an_installation(
     tmp_path: Path, owner: KeyFolder, development: KeyFolder
 ) -> None:
     pc = on(Device(tmp_path / "pc"), facts(owner))
-    with pytest.raises(Problem, match="no updates that this device takes"):
+    with pytest.raises(Problem, match="none of the roots that this device trusts"):
         preconditions.check_bundle(
             pc.context, "/b", manifest(made(tmp_path / "b", development)), "edge-osbuild-tiny-test"
         )
