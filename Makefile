@@ -12,7 +12,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run bundle flash no-target test test-all test-unit test-images test-qemu test-qemu-all bench lint doctor wheel clean
+.PHONY: help image run bundle flash no-target test test-all test-quick test-unit test-images test-qemu test-qemu-all bench lint doctor wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -58,9 +58,17 @@ test: $(READY)  ## run unit tests, build images, run the tests that boot them
 test-all: $(READY)  ## the same, with the slow tests; writes docs/failure-matrix.md
 	$(call parts,test-unit test-images test-qemu-all)
 
-# Tests of one file run one after the other: they share what its fixtures make.
+test-quick: $(READY)  ## run unit tests, boot one image: less than five minutes
+	$(call parts,test-unit test-boot)
+
+# Tests of one file run one after the other: they share what its fixtures make. There are twice as many processes as
+# processors, since many tests wait for something.
 test-unit: $(READY)
-	$(PYTEST) tests --numprocesses auto --dist loadfile $(ARGS)
+	tests/support/in-memory $(PYTEST) tests --numprocesses $$(($$(nproc) * 2)) --dist loadfile $(ARGS)
+
+test-boot: $(READY)
+	$(EDGE) build minimal
+	$(PYTEST) qemu-tests/test_system.py -k test_an_image_boots_from_power_on_to_boot_complete $(ARGS)
 
 # What `make test` boots: see qemu-tests/support/matrix.py.
 test-images: $(READY)

@@ -83,6 +83,15 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
+@pytest.fixture
+def cache_with_go(cache: Cache) -> Cache:
+    """A new cache that has the user's Go toolchain: to unpack it and to compile the standard library takes 20 s."""
+    cache.root.mkdir()
+    for kind in ("go", "wheels"):
+        (cache.root / kind).symlink_to(Cache().folder(kind))
+    return cache
+
+
 @pytest.fixture(autouse=True)
 def no_release_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(k3s_release, "RELEASES", NOWHERE)
@@ -278,11 +287,11 @@ def test_an_archive_with_a_link_out_of_it_is_refused(tmp_path: Path, cache: Cach
 
 
 def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
-    page: tuple[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch
+    page: tuple[str, Path], cache_with_go: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page[0])
     block = KubernetesSettings(role="server", version=VERSION)
-    made = component.build_component(block, X86, ComponentSources(BuildContext(cache), unpackers))
+    made = component.build_component(block, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
     for name in ("kubectl", "crictl"):
         link = made.tree / "usr/bin" / name
         assert not link.readlink().is_absolute()
