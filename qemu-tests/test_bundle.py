@@ -206,14 +206,14 @@ def test_what_is_wrong_with_a_token_is_said_without_the_pin(
         root_token=URI.format("root"),
     )
     for pin, uri in ((b"9999", None), (b"4711", URI.format("nothing"))):
-        with pytest.raises(Error, match="the token does not give the key") as caught:
+        with pytest.raises(Error, match="the token does not provide the key") as caught:
             if uri:
                 authority.create_keys(tmp_path / "more", "Example", PrivateKeyAccess(pin=pin), root_token=uri)
             else:
                 signing.prepare_signing(keys, tools, pin=pin)
         assert pin.decode() not in str(caught.value) + str(caught.value.hint)
     monkeypatch.delenv("SOFTHSM2_CONF")
-    with pytest.raises(Error, match="no way to the PKCS#11 token is known"):
+    with pytest.raises(Error, match="it is not configured how to access the PKCS#11 token"):
         signing.prepare_signing(keys, tools, pin=b"4711")
 
 

@@ -91,7 +91,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     (out / "late.raucb").write_bytes(late)
     (out / "none.raucb").write_bytes(b"no bundle at all" * 1000)
     (out / "keyring.pem").write_bytes(keys.keyring())
-    conf = render_system_conf("edge-osbuild-tiny-test", boot="/efi", floor="1.0.0")
+    conf = render_system_conf("edge-osbuild-tiny-test", boot="/efi", minimum_version="1.0.0")
     (out / "system.conf").write_text(conf)
     (out / "nofloor.conf").write_text(conf.replace("min-bundle-version=1.0.0\n", ""))
     return Site(folder, keys)

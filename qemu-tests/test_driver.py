@@ -169,7 +169,7 @@ def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before
     guest.power_cut()
     disk.touch()
-    with pytest.raises(Error, match="made anew while a machine was using it"):
+    with pytest.raises(Error, match="replaced while a machine was using it"):
         guest.boot_again()
 
 

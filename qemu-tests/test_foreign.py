@@ -184,7 +184,7 @@ def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         json.dump(lock_to_json(lock), build.stdin)
         build.stdin.close()
         end = time.monotonic() + 300
-        while not any("native programs in place" in log.read_text() for log in cache.glob("rootfs/.partial-*/dib.log")):
+        while not any("native programs in use" in log.read_text() for log in cache.glob("rootfs/.partial-*/dib.log")):
             assert build.poll() is None
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -230,7 +230,7 @@ def test_what_fails_among_native_programs_is_emulated(
     lock, first = made[Architecture.arm64]
     shutil.copytree(ELEMENTS, tmp_path / "elements")
     (tmp_path / "elements/edge-debian/root.d/10-install").write_text(BROKEN)
-    second, _ = time_root(Cache(), lock, own=tmp_path / "elements")
+    second, _ = time_root(Cache(), lock, shipped=tmp_path / "elements")
     assert EMULATING in capsys.readouterr().err
     one, two = entries(first), entries(second)
     second.unlink()

@@ -52,7 +52,7 @@ def loaded(board: Board) -> LoadedProfile:
         pytest.skip(f"no K3s release here: {' '.join(error.message.split())}")
     path = paths.PROJECT / "build/profiles/k3s-server.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = PROFILE.format(version=k3s_release.wanted_version(wanted))
+    text = PROFILE.format(version=k3s_release.requested_version(wanted))
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
     return load_profile(path)

@@ -47,4 +47,4 @@ def emulated_root(cache: Cache, lock: Lock) -> tuple[Path, float]:
     with cache.scratch("elements") as own:
         shutil.copytree(ELEMENTS, own, dirs_exist_ok=True)
         shutil.copy(HOOK, own / "edge-debian/root.d/10-install")
-        return time_root(cache, lock, sandbox=sandbox, own=own)
+        return time_root(cache, lock, sandbox=sandbox, shipped=own)

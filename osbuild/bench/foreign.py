@@ -66,13 +66,14 @@ def prepare_inputs(cache: Cache, lock: Lock) -> ToolsTree:
 
 
 def time_root(
-    cache: Cache, lock: Lock, *, sandbox: ToolsTree | None = None, own: Path = ELEMENTS, elements: Sequence[Path] = ()
-) -> tuple[Path, float]:
+    cache: Cache, lock: Lock, *, sandbox: ToolsTree | None = None, shipped: Path = ELEMENTS,
+    elements: Sequence[Path] = (),
+) -> tuple[Path, float]:  # fmt: skip
     """Make the root of `lock`, whether or not it is in the cache: a tar, which is the caller's, and seconds."""
     sandbox = sandbox or prepare_inputs(cache, lock)
     dib = [unpack_wheel(cache, pin, None) for pin in DISKIMAGE_BUILDER]
     # No two runs have the same key, so the root is always made.
-    recipe = RootfsRecipe(lock.packages, lock.architecture, f"bench {time.time_ns()}", tuple(elements), own)
+    recipe = RootfsRecipe(lock.packages, lock.architecture, f"bench {time.time_ns()}", tuple(elements), shipped)
     begin = time.monotonic()
     path = make_rootfs(BuildContext(cache), sandbox, dib, recipe, recipe.key)
     return path, time.monotonic() - begin

@@ -1,1 +1,1 @@
-"""What runs before the root file system does: kernel, initrd, and the unified kernel image of each slot."""
+"""Everything that runs before the root file system: firmware files, kernel, initrd and the slots' boot images."""

@@ -1,6 +1,6 @@
-"""Boot flows: how a slot gets from power-on to its kernel. What a slot means is the same on all of them.
+"""Boot flows: the ways from power-on to the kernel. Slots, tries and the good state mean the same on all of them.
 
-A slot's boot file carries kernel, initrd and the root hash of its root; the boot partition has one for each slot.
+A slot's boot image contains kernel, initrd and the root hash of its root file system. The ESP has one for each slot.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from osbuild.sandbox.tools_tree import ToolsTree
 
 @dataclass(frozen=True)
 class BootParts:
-    """What boot files are made from. `packages` has the board's packages, unpacked over each other.
+    """The inputs of boot images. `packages` is a folder with the board's unpacked packages.
 
-    `epoch` is the time that files get, in seconds since 1970.
+    `epoch` is the modification time of all files, in seconds since 1970.
     """
 
     board: Board
@@ -32,7 +32,7 @@ class BootParts:
 
 @dataclass(frozen=True)
 class ExtraPartition:
-    """A partition of the boot flow's own: its type (a name or UUID of repart.d(5)), size and first bytes."""
+    """A partition that only one boot flow has: its type (a name or UUID of repart.d(5)), size and first bytes."""
 
     label: str
     type: str
@@ -41,46 +41,44 @@ class ExtraPartition:
 
 
 class BootFlow(Protocol):
-    """One way to boot. Has no state: everything is in its arguments."""
+    """One boot flow. It is stateless."""
 
     suffix: str
-    """of a slot's boot file: `edge-a.SUFFIX`"""
+    """of a slot's boot image: `edge-a.SUFFIX`"""
 
     def packages(self, board: Board) -> tuple[str, ...]:
-        """Debian packages, of the board's architecture, that boot files come from."""
+        """Return the Debian packages, of the board's architecture, that contain the boot files."""
 
-    def write_boot_image(self, parts: BootParts, slot: str, words: str, release: Path, output: Path) -> None:
-        """Write a slot's boot file, the kernel arguments `words` in it; `release` is the image's os-release(5)."""
+    def write_boot_image(self, parts: BootParts, slot: str, arguments: str, os_release: Path, output: Path) -> None:
+        """Write a slot's boot image with the kernel command line `arguments`. Raises `Error`."""
 
     def boot_image_path(self, slot: str) -> str:
-        """Where the boot file of a slot goes on the boot partition, to be tried at the next boot."""
+        """Return the path on the ESP at which the boot image of a slot is booted next."""
 
     def fill_esp(self, parts: BootParts, folder: Path) -> None:
-        """Write to `folder` what the boot partition holds beside the slots' boot files."""
+        """Write the files of the ESP, except the slots' boot images, to `folder`. Raises `Error`."""
 
     def extra_partitions(self) -> Sequence[ExtraPartition]:
-        """Partitions that the disk needs after the boot partition."""
+        """Return the partitions that this flow needs after the ESP."""
 
     def patch_disk(self, disk: Path) -> None:
-        """Change of the finished disk what is outside its partitions."""
+        """Change bytes outside the partitions of the finished disk image."""
 
 
 def boot_image_name(flow: BootFlow, slot: str) -> str:
-    """The name of a slot's boot file among the files of a build."""
+    """Return the name of a slot's boot image in a build folder."""
     return f"edge-{slot}.{flow.suffix}"
 
 
 def kernel_command_line(slot: str, image: SlotImage, board: Board, extra: Sequence[str]) -> str:
-    """The kernel command line of `slot`.
-
-    `panic=10` because a node with nobody beside it must try again, and `oops=panic` because a kernel that has lost a
-    driver's thread may hang without ever saying so; sysctl would say it too, but only once the root can be read.
-    The kernel is locked down if it can load its own modules then; `lockdown=` in `extra` or in the board replaces this.
-    `gpt` because Linux ignores the backup partition table otherwise, and a power cut may tear the primary one.
-    """
+    """Return the kernel command line of `slot`, with the arguments of the board and `extra` ones."""
+    # panic=10: an unattended node must reboot. oops=panic: a kernel that has lost a driver's thread may hang silently.
+    # A sysctl would set it only after the root is mounted.
+    # gpt: otherwise Linux ignores the backup partition table, and a power cut may damage the primary one.
     added = [*board.arguments, *extra]
-    chosen = any(word.startswith("lockdown=") for text in added for word in split_arguments(text))
-    lockdown = ["lockdown=integrity"] if board.architecture.has_signed_modules() and not chosen else []
+    has_lockdown = any(argument.startswith("lockdown=") for text in added for argument in split_arguments(text))
+    # The kernel is locked down if its modules are signed. `lockdown=` of the board or in `extra` replaces this.
+    lockdown = ["lockdown=integrity"] if board.architecture.has_signed_modules() and not has_lockdown else []
     arguments = [
         f"edge.slot={slot}", f"rauc.slot={slot}", f"roothash={image.roothash}", f"edge.salt={image.salt}",
         f"edge.blocks={image.blocks}", "ro", "gpt", "panic=10", "oops=panic", "systemd.gpt_auto=no", "quiet",

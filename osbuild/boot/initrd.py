@@ -1,4 +1,4 @@
-"""The initrd: one small script, busybox, dmsetup and the modules that find a disk. Made from files, natively."""
+"""Builds the initrd from files: one script, busybox, dmsetup, and the kernel modules that find and open the root."""
 
 import fnmatch
 import lzma
@@ -38,15 +38,15 @@ APPLETS = (
     "basename", "cat", "chroot", "cut", "find", "grep", "hexdump", "mkdir", "modprobe", "mount", "readlink", "reboot",
     "sh", "sleep", "sort", "switch_root", "sync", "tr", "umount", "xargs",
 )  # fmt: skip
-# Modules by name pattern below kernel/: what the root is read with everywhere, and what may stand between it and the
-# firmware where a board does not say which.
+# Patterns of module names below kernel/. ROOT are needed to read the root on every board. DISKS find the disk on boards
+# that do not list their own modules.
 ROOT = (
     "drivers/md/dm-verity*", "drivers/block/loop*", "fs/erofs/*", "fs/overlayfs/*", "fs/ext4/*",
-    # Hashing by the processor's own instructions: every block that is read from the root is hashed.
+    # Hashing with the processor's instructions: every block of the root is hashed when it is read.
     "arch/*/crypto/sha256*", "arch/*/crypto/sha2-*",
     "drivers/watchdog/softdog*",
-    "fs/efivarfs/*",  # where systemd-boot says which disk it booted
-    "crypto/crc32c_generic*",  # what erofs and ext4 check their metadata with; modules.dep does not say so
+    "fs/efivarfs/*",  # systemd-boot stores the booted disk in an EFI variable
+    "crypto/crc32c_generic*",  # checks metadata of erofs and ext4; modules.dep does not list this dependency
 )  # fmt: skip
 DISKS = (
     "drivers/ata/*", "drivers/block/virtio_blk*", "drivers/nvme/host/nvme.*",
@@ -55,7 +55,7 @@ DISKS = (
     "drivers/virtio/*", "drivers/hv/hv_vmbus*", "drivers/pci/controller/*",
     "drivers/reset/*", "drivers/clk/bcm/*", "drivers/dma/bcm*", "drivers/mfd/*", "drivers/regulator/*fixed*",
     "drivers/regulator/*gpio*", "drivers/watchdog/*",
-    "drivers/i2c/busses/i2c-i801*",  # makes Intel's watchdog known where the LPC bridge does not
+    "drivers/i2c/busses/i2c-i801*",  # registers Intel's watchdog on boards whose LPC bridge does not
 )  # fmt: skip
 
 
@@ -63,7 +63,8 @@ DISKS = (
 class InitrdRecipe:
     """What an initrd is made of: the exact packages of `INITRD_PACKAGES`, the package of its kernel, a board's modules.
 
-    `modules` are the patterns of those that a board finds its disk with; with none, all that machines may need.
+    `debs` are the pinned packages of `INITRD_PACKAGES`. `modules` are the patterns of modules with which a board finds
+    its disk; without any, `DISKS` are used.
     """
 
     packages: tuple[Deb, ...]
@@ -94,10 +95,12 @@ def build_initrd(context: BuildContext, tools: ToolsTree, kernel: Kernel, recipe
             shutil.copy(packages / "usr/bin/busybox", root / "bin/busybox")
             for applet in APPLETS:
                 (root / "bin" / applet).symlink_to("busybox")
-            (root / "sbin").mkdir()  # where the kernel itself asks for file systems and checksums
+            (root / "sbin").mkdir()  # the kernel itself calls /sbin/modprobe for file systems and checksums
             (root / "sbin/modprobe").symlink_to("../bin/busybox")
             copy_program(packages, "usr/sbin/dmsetup", root, "bin/dmsetup")
-            shutil.copyfile(DISK, root / "disk.sh")  # not the mode, which is that of an installation
+            shutil.copyfile(
+                DISK, root / "disk.sh"
+            )  # without its mode, which depends on the installation of edge-osbuild
             shutil.copyfile(INIT, root / "init")
             (root / "init").chmod(0o755)
             copy_modules(kernel, root, [*ROOT, *(recipe.modules or DISKS)])
@@ -107,13 +110,13 @@ def build_initrd(context: BuildContext, tools: ToolsTree, kernel: Kernel, recipe
     return cache.get_or_make("initrd", content_key(recipe.key, tools.root.name), make)
 
 
-def copy_program(source: Path, program: str, target: Path, place: str) -> None:
-    """Copy an ELF program with its loader and every library that it needs, found by name below `source`."""
+def copy_program(source: Path, program: str, target: Path, target_path: str) -> None:
+    """Copy an ELF program with its loader and libraries, found by name below `source`. Raises `Error`."""
     names = {path.name: path for path in source.rglob("*") if ".so" in path.name}
-    wanted = [(source / program, target / place)]
-    seen: set[str] = set()
-    while wanted:
-        path, destination = wanted.pop()
+    pending = [(source / program, target / target_path)]
+    copied: set[str] = set()
+    while pending:
+        path, destination = pending.pop()
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, destination)
         with path.open("rb") as file:
@@ -121,34 +124,38 @@ def copy_program(source: Path, program: str, target: Path, place: str) -> None:
             section = elf.get_section_by_name(".dynamic")
             needed = [tag.needed for tag in section.iter_tags("DT_NEEDED")]
             loader = [s.get_interp_name() for s in elf.iter_segments("PT_INTERP")]
-        for name in {*needed, *(Path(item).name for item in loader)} - seen:
+        for name in {*needed, *(Path(item).name for item in loader)} - copied:
             if name not in names:
-                raise Error(f"{program} needs {name}, which no package of the initrd has")
-            seen.add(name)
+                raise Error(f"{program} needs {name}, which no package of the initrd contains")
+            copied.add(name)
             folder = next((str(Path(item).parent) for item in loader if Path(item).name == name), None)
-            place_for = target / folder.lstrip("/") if folder else target / "lib"
-            wanted.append((names[name], place_for / name))
+            target_folder = target / folder.lstrip("/") if folder else target / "lib"
+            pending.append((names[name], target_folder / name))
 
 
 def copy_modules(kernel: Kernel, root: Path, patterns: Sequence[str]) -> None:
-    """Copy the modules of `patterns` and all that they depend on, unpacked: the initrd is compressed as a whole."""
+    """Copy the modules that match `patterns`, with their dependencies."""
     depends: dict[str, list[str]] = {}
     for line in (kernel.modules / "modules.dep").read_text().splitlines():
         name, _, needed = line.partition(":")
         depends[name] = needed.split()
     bare = {name: re.sub(r"^kernel/|\.ko.*$", "", name) for name in depends}
-    chosen: set[str] = set()
-    wanted = [name for name in depends if any(fnmatch.fnmatch(bare[name] + ".", p.rstrip(".") + "*") for p in patterns)]
-    while wanted:
-        name = wanted.pop()
-        if name not in chosen:
-            chosen.add(name)
-            wanted += depends[name]
+    selected: set[str] = set()
+    pending = [
+        name for name in depends if any(fnmatch.fnmatch(bare[name] + ".", p.rstrip(".") + "*") for p in patterns)
+    ]
+    while pending:
+        name = pending.pop()
+        if name not in selected:
+            selected.add(name)
+            pending += depends[name]
     base = root / "lib/modules" / kernel.release
-    for name in sorted(chosen):
+    for name in sorted(selected):
         target = base / name.removesuffix(".xz")
         target.parent.mkdir(parents=True, exist_ok=True)
         data = (kernel.modules / name).read_bytes()
+        # Modules are stored uncompressed, because the initrd is compressed as a whole.
+        # Modules are stored uncompressed, because the initrd is compressed as a whole.
         target.write_bytes(lzma.decompress(data) if name.endswith(".xz") else data)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         if (kernel.modules / name).exists():
@@ -156,7 +163,7 @@ def copy_modules(kernel: Kernel, root: Path, patterns: Sequence[str]) -> None:
 
 
 def pack_cpio(tools: ToolsTree, root: Path, output: Path) -> None:
-    """Write `root` as a cpio archive that depends on nothing but its contents."""
+    """Write `root` as a reproducible, compressed cpio archive."""
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
             path.chmod(fixed_mode(path.stat().st_mode))

@@ -1,4 +1,4 @@
-"""What boots a machine comes out of packages of its own architecture: unpacked natively, never installed."""
+"""Packages of the board's architecture with boot loaders and firmware. They are unpacked, not installed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from osbuild.sandbox.tools_tree import ToolsTree
 
 
 def boot_packages_key(debs: Sequence[Deb]) -> str:
-    """Content key of the unpacked packages."""
+    """Return the content key of the unpacked packages."""
     return content_key("boot", [deb.sha256 for deb in debs])
 
 
 def unpack_boot_packages(
     context: BuildContext, tools: ToolsTree, debs: Sequence[Deb], architecture: Architecture
 ) -> Path:
-    """A folder with the files of `debs`, laid over each other, from the cache if it is there."""
+    """Return a folder with the files of all `debs`. It is cached. Raises `Error`."""
     cache = context.cache
 
     def make(path: Path) -> None:

@@ -9,5 +9,5 @@ BOOT_FLOWS: dict[str, BootFlow] = {"uefi": UefiFlow(), "uboot": UBootFlow()}
 
 
 def boot_flow(board: Board) -> BootFlow:
-    """The boot flow of a board."""
+    """Return the boot flow of a board."""
     return BOOT_FLOWS[board.boot]

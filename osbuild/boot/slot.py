@@ -1,4 +1,4 @@
-"""Slots, and what the boot flow needs of a slot's image to boot it."""
+"""Slots, and the properties of a slot's image that the boot flow needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,13 @@ SLOTS = ("a", "b")
 
 @dataclass(frozen=True)
 class SlotImage:
-    """`root` and `tree` are files; `roothash` is hex; `blocks` the number of 4096-byte blocks of `root`.
+    """`root` and `hash_tree` are files; `roothash` is hex; `blocks` is the number of 4096-byte blocks of `root`.
 
-    `salt` is as dm-verity takes it: "-" is none.
+    `salt` is written as for dm-verity: "-" is no salt.
     """
 
     root: Path
-    tree: Path
+    hash_tree: Path
     roothash: str
     salt: str
     blocks: int

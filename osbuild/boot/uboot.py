@@ -1,6 +1,6 @@
-"""Boot flow of single-board computers: U-Boot, one checksummed image for each slot, tries counted in a partition.
+"""Boot flow `uboot` of single-board computers: one boot image with a checksum for each slot, tries in a partition.
 
-The script that chooses a slot is boot.scr; what it counts with is described in `osbuild.shared.uboot_state`.
+boot.scr chooses the slot. `osbuild.shared.uboot_state` describes the boot state in the partition.
 """
 
 import gzip
@@ -19,72 +19,72 @@ from osbuild.shared.errors import Error
 SCRIPT = Path(__file__).with_name("boot.scr")
 SECTOR = 512
 MIB = 2**20
-# Commands that put the kernel to its address, and start it there.
+# Commands that copy the kernel to its address, and start it there.
 UNPACK = {Architecture.arm64: " && unzip ${fileaddr} ${edge_kernel}", Architecture.armv7: " ${edge_kernel}"}
 BOOT = {Architecture.arm64: "booti", Architecture.armv7: "bootz"}
 MBR_ENTRY = struct.Struct("<B3sB3sII")  # UEFI specification 2.10, section 5.2.1
 FAT32, PROTECTIVE = 0x0C, 0xEE
-FAR = b"\xfe\xff\xff"  # a place that cylinder, head and sector can't name
+BEYOND_CHS = b"\xfe\xff\xff"  # cylinder, head and sector of an offset that they can't express
 
 
 class UBootFlow:
-    """See `osbuild.boot.flow.Flow`."""
+    """See `osbuild.boot.flow.BootFlow`."""
 
     suffix = "img"
 
     def packages(self, board: Board) -> tuple[str, ...]:
-        """Those of the board: U-Boot, and the firmware that starts it."""
+        """Return the board's packages: U-Boot, and the firmware that starts it."""
         return board.packages
 
-    def write_boot_image(self, parts: BootParts, slot: str, words: str, release: Path, output: Path) -> None:
-        """Write kernel, initrd, kernel arguments and every device tree of the board as one image of U-Boot's."""
+    def write_boot_image(self, parts: BootParts, slot: str, arguments: str, os_release: Path, output: Path) -> None:
+        """Write kernel, initrd, kernel command line and all device trees of the board as one U-Boot image."""
         board = parts.board
-        # U-Boot unpacks the kernel for ARM64; that for ARMv7 unpacks itself.
+        # U-Boot unpacks an ARM64 kernel. An ARMv7 kernel unpacks itself.
         packed = board.architecture is Architecture.arm64
         linux = compress_kernel(parts.kernel.image) if packed else parts.kernel.image.read_bytes()
-        trees = [parts.kernel.device_tree(name) for name in board.device_trees]
+        device_trees = [parts.kernel.device_tree(name) for name in board.device_trees]
         vendors = {str(Path(name).parent) + "/" for name in board.device_trees if "/" in name}
-        about = {
+        release_fields = {
             name: value.strip('"')
-            for name, _, value in (line.partition("=") for line in release.read_text().splitlines())
+            for name, _, value in (line.partition("=") for line in os_release.read_text().splitlines())
         }
         texts: dict[str, str] = {
-            "bootargs": words,
+            "bootargs": arguments,
             "edge_vendor": "".join(vendors),
-            "edge_trees": " ".join(path.name for path in trees),
-            # for those who look into the image
+            "edge_trees": " ".join(path.name for path in device_trees),
+            # not read by boot.scr, only by people
             "kernel": parts.kernel.release,
-            **{name: about[name] for name in ("PRETTY_NAME", "IMAGE_VERSION") if name in about},
+            **{name: release_fields[name] for name in ("PRETTY_NAME", "IMAGE_VERSION") if name in release_fields},
         }
         lines = "".join(f"{name}={value}\n" for name, value in texts.items())
-        files = [linux, parts.initrd.read_bytes(), lines.encode(), *(path.read_bytes() for path in trees)]
+        files = [linux, parts.initrd.read_bytes(), lines.encode(), *(path.read_bytes() for path in device_trees)]
         output.write_bytes(uimage.pack_multi(files, board.architecture, f"edge-{slot}", time=parts.epoch))
 
     def boot_image_path(self, slot: str) -> str:
-        """At the top, where boot.scr looks; its tries are in the slots' state."""
+        """Return a path in the top folder, where boot.scr looks. Tries are in the boot state, not in the name."""
         return f"edge-{slot}.img"
 
     def fill_esp(self, parts: BootParts, folder: Path) -> None:
-        """The board's files and texts, its device trees for U-Boot itself, the script, and U-Boot's own settings."""
+        """Write the board's files, its device trees for U-Boot itself, boot.scr and U-Boot's settings."""
         board = parts.board
         for name, source in board.files.items():
             if not (parts.packages / source).is_file():
                 raise Error(
                     f"no package of the board has the file {source}", where=f"board {board.name}",
-                    hint=f"it is looked for in {', '.join(board.packages)}",
+                    hint=f"it is searched for in {', '.join(board.packages)}",
                 )  # fmt: skip
             write_with_folders(folder / name, (parts.packages / source).read_bytes())
         for name, text in board.texts.items():
             write_with_folders(folder / name, text.encode())
-        for tree in map(parts.kernel.device_tree, board.device_trees):
-            write_with_folders(folder / tree.name, tree.read_bytes())
+        for device_tree in map(parts.kernel.device_tree, board.device_trees):
+            write_with_folders(folder / device_tree.name, device_tree.read_bytes())
         script = uimage.pack_script(render_script(board), board.architecture, "edge-osbuild", time=parts.epoch)
         write_with_folders(folder / "boot.scr", script)
         if size := board.uboot.environment_size:
             write_with_folders(folder / "uboot.env", uboot_environment.pack_environment(uboot_settings(board), size))
 
     def extra_partitions(self) -> Sequence[ExtraPartition]:
-        """The slots' state, in a partition of the type that is for U-Boot's environment."""
+        """Return the partition of the boot state. It has the type for U-Boot's environment."""
         return (
             ExtraPartition(
                 uboot_state.PARTITION,
@@ -95,15 +95,13 @@ class UBootFlow:
         )
 
     def patch_disk(self, disk: Path) -> None:
-        """Enter the boot partition in the MBR too, before the protective entry: some boot ROMs read nothing else.
-
-        UEFI's specification knows no such hybrid MBR; Linux, U-Boot, libblkid and libfdisk take the disk for GPT as
-        long as there is a protective entry from sector 1.
-        """
+        """Add the ESP to the MBR (a hybrid MBR), because some boot ROMs read only the MBR."""
+        # The UEFI specification does not allow a hybrid MBR. Linux, U-Boot, libblkid and libfdisk accept the disk as a
+        # GPT disk if a protective entry begins at sector 1.
         boot = gpt.read_table(disk).partitions[0]
         entries = [
-            MBR_ENTRY.pack(0, FAR, FAT32, FAR, boot.first_lba, boot.size // SECTOR),
-            MBR_ENTRY.pack(0, b"\0\x02\0", PROTECTIVE, FAR, 1, boot.first_lba - 1),
+            MBR_ENTRY.pack(0, BEYOND_CHS, FAT32, BEYOND_CHS, boot.first_lba, boot.size // SECTOR),
+            MBR_ENTRY.pack(0, b"\0\x02\0", PROTECTIVE, BEYOND_CHS, 1, boot.first_lba - 1),
         ]
         with disk.open("r+b") as file:
             file.seek(446)
@@ -112,32 +110,31 @@ class UBootFlow:
 
 @lru_cache(maxsize=1)
 def compress_kernel(path: Path) -> bytes:
-    """A kernel packed with gzip; every slot of a build has the same one."""
+    """Return a kernel compressed with gzip. It is the same for every slot of a build."""
     return gzip.compress(path.read_bytes(), 6, mtime=0)
 
 
 def write_with_folders(path: Path, data: bytes) -> None:
-    """Write a file, with its folders."""
+    """Write a file and create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
 
 def uboot_settings(board: Board) -> dict[str, str]:
-    """U-Boot's own environment: to the script at once, never stopped by what a loose serial port seems to receive.
-
-    The one that is built in finds boot.scr too, after a search for USB devices. Nothing ever writes this one.
-    """
+    """Return U-Boot's read-only environment, which starts boot.scr at once."""
+    # bootdelay -2: U-Boot does not wait for keys, because noise on an open serial port would stop the boot. U-Boot's
+    # built-in environment would find boot.scr too, but only after a search for USB devices.
     load = "load mmc ${devnum}:1 ${scriptaddr} boot.scr"
-    found = "setenv devtype mmc; setenv devnum ${devnum}; source ${scriptaddr}"
+    start = "setenv devtype mmc; setenv devnum ${devnum}; source ${scriptaddr}"
     return {
         "bootdelay": "-2",
         "scriptaddr": board.uboot.script_address,
-        "bootcmd": f"for devnum in 0 1 2; do if {load}; then {found}; fi; done; bootflow scan",
+        "bootcmd": f"for devnum in 0 1 2; do if {load}; then {start}; fi; done; bootflow scan",
     }
 
 
 def render_script(board: Board) -> str:
-    """boot.scr for a board."""
+    """Return the text of boot.scr for a board."""
     values = {
         "STATE": board.uboot.state_address,
         "IMAGE": board.uboot.image_address,

@@ -1,4 +1,4 @@
-"""What is in a bundle: the manifest that RAUC reads, images, boot files, and what the build says about itself."""
+"""The contents of a bundle: RAUC's manifest, images, boot images and metadata of the build."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from osbuild.bundle import blocks, hook
 from osbuild.bundle.source import BundleSource
 from osbuild.image.rauc_config import render_key_file
 
-# What `inspect` and a device want to know of a build before they touch it. Timings and the disk image's sums, which
-# are not in a bundle, would only make two bundles of one build differ.
+# Keys of the build manifest that `inspect` and devices use. Timings and the checksums of the disk image are left out,
+# because they would make two bundles of equal builds differ.
 METADATA_KEYS = (
     "name", "version", "architecture", "board", "key", "lock", "roothash", "components", "packages", "kernel",
     "trust", "change_owner",
@@ -20,12 +20,7 @@ METADATA_KEYS = (
 
 
 def render_manifest(source: BundleSource) -> str:
-    """The bundle's manifest (RAUC's manual, "Manifest").
-
-    The boot file comes first: as soon as the root is being overwritten, nothing may boot the slot. The root and its
-    hash tree have the type that their names' suffix gives them; an index by block makes small changes cheap. That of
-    the root is made on the device, by the hook, where the hash tree is one that it can be made from.
-    """
+    """Return the bundle manifest (RAUC's manual, "Manifest")."""
     manifest = source.manifest
     cluster = next((part for part in manifest.components if part.distribution), None)
     meta = {
@@ -35,6 +30,8 @@ def render_manifest(source: BundleSource) -> str:
         "downgrade": source.downgrade, "roots": " ".join(manifest.trusted_roots),
         "change-owner": "yes" if source.change_owner else "",
     }  # fmt: skip
+    # The boot image is installed first, because the slot must not be bootable while its root is overwritten. The suffix
+    # of a file name gives RAUC the type of an image.
     sections = {
         "update": {
             "compatible": source.compatible, "version": source.version, "build": manifest.key,
@@ -46,20 +43,20 @@ def render_manifest(source: BundleSource) -> str:
         "image.verity": {"filename": "verity.img", "adaptive": "block-hash-index"},
         "meta.edge": {name: value for name, value in meta.items() if value},
     }  # fmt: skip
-    if source.indexed:
+    if source.indexed:  # the hook makes the adaptive index of the root on the device, from the hash tree
         sections["image.root"]["hooks"] = "pre-install"
     return render_key_file(sections)
 
 
 def build_metadata(source: BundleSource) -> dict[str, Any]:
-    """What the build says about itself, as the bundle carries it."""
+    """Return the part of the build manifest that is stored in the bundle."""
     metadata = replace(source.manifest, change_owner=source.change_owner).to_json()
     return {name: metadata[name] for name in METADATA_KEYS if name in metadata}
 
 
 def write_content(source: BundleSource, folder: Path) -> None:
-    """Lay out all of it in the empty `folder`."""
-    for path, name in ((source.root, "root.img"), (source.tree, "verity.img")):
+    """Write the contents of a bundle to the empty `folder`. Raises `OSError`."""
+    for path, name in ((source.root, "root.img"), (source.hash_tree, "verity.img")):
         link_or_copy(path, folder / name)
     blocks.store_blocks(source.boot, source.boot_folder, folder)
     shutil.copyfile(hook.__file__, folder / "hook")
@@ -68,7 +65,7 @@ def write_content(source: BundleSource, folder: Path) -> None:
 
 
 def link_or_copy(path: Path, target: Path) -> None:
-    """The same file at `target`, without a copy where the file system allows it."""
+    """Create `target` as a hard link to `path`, or as a copy if that is not possible."""
     try:
         os.link(path, target)
     except OSError:

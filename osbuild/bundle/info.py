@@ -1,4 +1,4 @@
-"""Reading a bundle: what it says it is, who signed it, and what the build in it was."""
+"""Reads a bundle: its manifest, its signer, and the metadata of its build."""
 
 import re
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from osbuild.shared.errors import Error
 from osbuild.shared.files import read_start
 from osbuild.shared.json_text import parse_json
 
-MAGIC = b"hsqs"  # squashfs, with which a bundle begins
-WHOLE = "is the file whole? compare its size and sha256 with what `edge-osbuild bundle --json` said"
-INSIDE = "/run/bundle.raucb"  # where the sandbox has it; not every place of the host can be seen at its own name there
+MAGIC = b"hsqs"  # squashfs, the beginning of a bundle
+COMPARE_HINT = "the file may be incomplete: compare size and sha256 with the output of `edge-osbuild bundle --json`"
+INSIDE = "/run/bundle.raucb"  # its path in the sandbox, in which not every path of the host is possible
 
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """A bundle. `images` is image -> bytes; `meta` what the build wrote for devices; `problem` why it isn't trusted.
+    """A bundle. `images` maps images to sizes in bytes; `meta` is the section `meta.edge` of the bundle manifest.
 
-    `problem` is None where the signature was checked against a keyring and found good.
+    `problem` says why the bundle is not trusted; None if its signature is valid for the given keyring.
     """
 
     path: Path
@@ -49,25 +49,25 @@ def is_bundle(path: Path) -> bool:
 
 
 def read_bundle(path: Path, cache: Cache, keyring: bytes | None = None) -> BundleInfo:
-    """Everything about the bundle at `path`; with `keyring`, whether a device that has it would take the signature.
+    """Read the bundle at `path`. With `keyring`, check the signature like a device with this keyring.
 
-    Raises `Error` where it is no bundle, or damaged.
+    Raises `Error` if it is not a bundle, or RAUC can't read it.
     """
     if not is_bundle(path):
-        message = "this is no bundle" if path.is_file() else "there is no such file"
-        raise Error(message, where=str(path), hint="`edge-osbuild bundle` makes one: F.raucb")
+        message = "this is not a bundle" if path.is_file() else "this file does not exist"
+        raise Error(message, where=str(path), hint="name a .raucb file made by `edge-osbuild bundle`")
     tools, problem = bundle_tools(cache), "not checked: no keyring was given"
     with cache.scratch("bundles") as scratch:
-        plain = _info(tools, path, ["--no-verify"], [])
+        info = _info(tools, path, ["--no-verify"], [])
         signer = None
         if keyring is not None:
             try:
-                checked = _info(tools, path, [], [scratch], trust_arguments(scratch, keyring))
-                signer, problem = checked.get("signer"), ""
+                verified = _info(tools, path, [], [scratch], trust_arguments(scratch, keyring))
+                signer, problem = verified.get("signer"), ""
             except Error as error:
                 problem = error.message
-    update = plain.get("update", {})
-    if damage := find_payload_damage(path, plain.get("bundle", {})):
+    update = info.get("update", {})
+    if damage := find_payload_damage(path, info.get("bundle", {})):
         problem = damage
     return BundleInfo(
         path,
@@ -75,9 +75,9 @@ def read_bundle(path: Path, cache: Cache, keyring: bytes | None = None) -> Bundl
         str(update.get("compatible", "")),
         str(update.get("version", "")),
         str(update.get("build", "")),
-        {str(image["slot-class"]): int(image["size"]) for image in plain.get("images", [])},
-        dict(plain.get("meta", {}).get("edge", {})),
-        str(plain.get("manifest-hash", "")),
+        {str(image["slot-class"]): int(image["size"]) for image in info.get("images", [])},
+        dict(info.get("meta", {}).get("edge", {})),
+        str(info.get("manifest-hash", "")),
         signer,
         problem or None,
     )
@@ -86,38 +86,38 @@ def read_bundle(path: Path, cache: Cache, keyring: bytes | None = None) -> Bundl
 def _info(
     tools: ToolsTree, path: Path, arguments: Sequence[str], binds: Sequence[Path], checks: Sequence[Any] = ()
 ) -> dict[str, Any]:
-    # Two outputs: the signer is only in the one for people.
-    hidden = [(path, INSIDE)]
+    # Two commands, because only the text output contains the signer.
+    bundle_bind = [(path, INSIDE)]
     try:
         text = tools.run_command(
-            ["rauc", *checks, "info", *arguments, "--output-format=json-2", INSIDE], binds, read_only_binds=hidden
+            ["rauc", *checks, "info", *arguments, "--output-format=json-2", INSIDE], binds, read_only_binds=bundle_bind
         )
-        found: dict[str, Any] = parse_json(text)
+        info: dict[str, Any] = parse_json(text)
         if not arguments:
-            shown = tools.run_command(["rauc", *checks, "info", INSIDE], binds, read_only_binds=hidden)
-            names = re.findall(r"^ *\d+ Subject: (.*)$", shown, re.MULTILINE)
-            found["signer"] = names[0] if names else None
+            listing = tools.run_command(["rauc", *checks, "info", INSIDE], binds, read_only_binds=bundle_bind)
+            names = re.findall(r"^ *\d+ Subject: (.*)$", listing, re.MULTILINE)
+            info["signer"] = names[0] if names else None
     except ValueError as error:
-        raise Error(f"RAUC describes it in no JSON: {error}", where=str(path), hint=WHOLE) from error
+        raise Error(f"RAUC's description of it is not JSON: {error}", where=str(path), hint=COMPARE_HINT) from error
     except CommandError as error:
         reasons = [line for line in error.output.splitlines() if line.strip() and not line.startswith("rauc-")]
-        reason = re.sub(r"^.*\*\*: [\d:.]+: ", "", reasons[-1]) if reasons else "RAUC does not say why"
-        raise Error(f"RAUC refuses it: {reason}", where=str(path), hint=WHOLE) from None
-    return found
+        reason = re.sub(r"^.*\*\*: [\d:.]+: ", "", reasons[-1]) if reasons else "RAUC prints no reason"
+        raise Error(f"RAUC refuses it: {reason}", where=str(path), hint=COMPARE_HINT) from None
+    return info
 
 
 def read_bundle_file(path: Path, name: str, cache: Cache) -> bytes:
-    """One file of a bundle; nothing about its signature is checked. Raises `Error`."""
+    """Return one file of a bundle, without checking the signature. Raises `Error`."""
     with cache.scratch("bundles") as scratch:
         try:
             bundle_tools(cache).run_command(
                 ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", INSIDE, name], [scratch],
                 read_only_binds=[(path, INSIDE)],
             )  # fmt: skip
-            found = scratch / "out" / name
-            if found.is_symlink() or not found.is_file():  # a link would lead to a file of this host
+            extracted = scratch / "out" / name
+            if extracted.is_symlink() or not extracted.is_file():  # a link would point to a file of this host
                 raise FileNotFoundError(name)
-            return found.read_bytes()
+            return extracted.read_bytes()
         except (CommandError, OSError) as error:
-            hint = "is the file whole, and was it made by `edge-osbuild bundle`?"
-            raise Error(f"there is no {name} in it", where=str(path), hint=hint) from error
+            hint = "check that the file is complete and was made by `edge-osbuild bundle`"
+            raise Error(f"the bundle contains no {name}", where=str(path), hint=hint) from error

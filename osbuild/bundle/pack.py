@@ -1,4 +1,4 @@
-"""Making a bundle: content, squashfs, hash tree and signature, by RAUC; then read back as a device would."""
+"""Makes a bundle with RAUC (squashfs, hash tree, signature), and verifies it like a device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,18 @@ from osbuild.host.output import output_path, publish_files
 from osbuild.host.run import Argument
 from osbuild.sandbox.bundle_tools import bundle_tools
 
-# Small blocks: of a streamed bundle only whole ones can be read, and an adaptive update picks single blocks of 4 KiB.
-# That makes the whole 2 to 4 % larger than squashfs's usual 128 KiB do, and a small update many times smaller.
+# Small blocks, because an adaptive update reads single blocks of 4 KiB and can stream only whole squashfs blocks. The
+# bundle is 2 to 4 % larger than with squashfs's default of 128 KiB, but a small update is many times smaller.
 SQUASHFS = "-comp zstd -Xcompression-level 9 -b 4096 -no-fragments -root-mode 0755 -action 'chmod(0755)@true'"
-# In the place of the index of the root, which RAUC would put there: the one that the hook makes on the device, in the
-# folder in which the bundle is mounted.
+# A link replaces RAUC's adaptive index of the root. It points to the index that the hook makes on the device, beside
+# the mount point of the bundle.
 INDEX = "root.img.block-hash-index"
-MADE_THERE = f" -action 'exclude@name({INDEX})' -p '{INDEX} s 777 0 0 ../{hook.INDEX}'"
+LINK_INDEX = f" -action 'exclude@name({INDEX})' -p '{INDEX} s 777 0 0 ../{hook.INDEX}'"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was made; `size` in bytes."""
+    """A finished bundle; `size` in bytes, `sha256` in hex."""
 
     path: Path
     size: int
@@ -33,25 +33,25 @@ class Bundle:
 
 
 def make_bundle(source: BundleSource, path: Path, signing: Signing, cache: Cache) -> Bundle:
-    """Write a signed bundle of `source` to `path`, which appears whole or not at all. Raises `Error`.
-
-    The same build gives the same squashfs. What follows that does differ: RAUC salts its hash tree by chance, and the
-    signature has the time at which it was made and, with the curves used here, a random number.
-    """
+    """Write a signed bundle of `source` to `path` atomically. Raises `Error`."""
+    # The squashfs is reproducible, but the bundle is not: RAUC uses a random salt for its hash tree, and the signature
+    # contains a time and a random number.
     with log.step(f"bundle of {source.title}"):
         output_path(path)
         check_build(source)
         tools = bundle_tools(cache)
         with cache.scratch("bundles") as scratch:
-            inside, made = scratch / "content", scratch / "bundle.raucb"
-            inside.mkdir()
-            content.write_content(source, inside)
+            contents, bundle = scratch / "content", scratch / "bundle.raucb"
+            contents.mkdir()
+            content.write_content(source, contents)
             with log.step("squashfs, hash tree, signature"):
-                words = SQUASHFS + (MADE_THERE if source.indexed else "")
-                command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={words}", inside, made]
+                squashfs = SQUASHFS + (LINK_INDEX if source.indexed else "")
+                command: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={squashfs}", contents, bundle]
                 env = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)}
                 signing.run_rauc(tools, command, scratch, env)
-                tools.run_command(["rauc", *trust_arguments(scratch, signing.keys.keyring()), "info", made], [scratch])
-            size, digest = made.stat().st_size, file_digest(made)
-            publish_files(path.parent, {path.name: made})
+                tools.run_command(
+                    ["rauc", *trust_arguments(scratch, signing.keys.keyring()), "info", bundle], [scratch]
+                )
+            size, digest = bundle.stat().st_size, file_digest(bundle)
+            publish_files(path.parent, {path.name: bundle})
     return Bundle(path, size, digest, source, signing.signer.name)

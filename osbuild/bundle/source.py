@@ -1,4 +1,4 @@
-"""A build as the source of a bundle: what its manifest says, checked against the files that are there."""
+"""A build as the source of a bundle: its manifest and files, checked against each other."""
 
 import re
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from osbuild.shared.errors import Error
 from osbuild.shared.image_versions import is_image_version
 
 AGAIN = "run `edge-osbuild build` again"
-BOOT_FILE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
+BOOT_IMAGE = re.compile(r"edge-(?P<slot>[a-z])\.(?P<suffix>\w+)")
 
 
 @dataclass(frozen=True)
 class BundleSource:
-    """One build. `boot` is slot -> its boot file, which belongs into `boot_image_folder` of the boot partition.
+    """One build. `boot` maps slots to boot images, which belong in the folder `boot_folder` of the ESP.
 
-    `downgrade` is a version: devices that run it may take this one although it is older. Empty for none.
-    `change_owner` lets devices take it although its image trusts none of their roots.
+    Devices that run the version `downgrade` may install this older build; empty for none. With `change_owner`, devices
+    may install it although its image trusts none of their roots.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class BundleSource:
 
     @property
     def board(self) -> str:
-        """What hardware it is for."""
+        """The name of its board."""
         return self.manifest.board_name
 
     @property
@@ -43,7 +43,7 @@ class BundleSource:
 
     @property
     def compatible(self) -> str:
-        """What a device must be to install this (RAUC's `compatible_of`)."""
+        """RAUC's `compatible` of the devices that may install it."""
         return compatible_of(self.manifest.name, self.board)
 
     @property
@@ -55,45 +55,56 @@ class BundleSource:
         return self.folder / "root.erofs"
 
     @property
-    def tree(self) -> Path:
+    def hash_tree(self) -> Path:
         return self.folder / "root.verity"
 
     @property
     def indexed(self) -> bool:
-        """Whether the lowest level of the hash tree is the sha256 of each block of the root: it has no salt."""
-        with self.tree.open("rb") as file:
-            found = read_verity(file, 0)
-        return found is not None and not found.salt and found.root_hash == self.manifest.roothash
+        """Whether the adaptive index of the root can be made from the hash tree, because the hash tree has no salt."""
+        with self.hash_tree.open("rb") as file:
+            verity = read_verity(file, 0)
+        return verity is not None and not verity.salt and verity.root_hash == self.manifest.roothash
 
 
 def read_build(folder: Path) -> BundleSource:
-    """The build in `folder`. Raises `Error` where there is none, or a part of it is missing."""
+    """Read the build in `folder`. Raises `Error` if it is not a finished build, or a file is missing."""
     where = str(folder)
     if not folder.is_dir():
         hint = "name the folder of a build, such as build/minimal-1.0.0-x86_64"
-        raise Error("this is no build" if folder.exists() else "there is no such folder", where=where, hint=hint)
+        raise Error(
+            "this is not a build folder" if folder.exists() else "this folder does not exist", where=where, hint=hint
+        )
     try:
         manifest = Manifest.read(folder)
         check_complete(manifest)
     except FileNotFoundError as error:
-        hint = "`edge-osbuild build` makes one; an interrupted one has no manifest.json"
-        raise Error("there is no finished build in this folder", where=where, hint=hint) from error
+        hint = "run `edge-osbuild build`; an interrupted build has no manifest.json"
+        raise Error("this folder does not contain a finished build", where=where, hint=hint) from error
     except (OSError, ValueError) as error:
         raise Error(f"its manifest.json is damaged: {error}", where=where, hint=AGAIN) from error
     files = manifest.files
-    boot = {match["slot"]: match for name in sorted(files) if (match := BOOT_FILE.fullmatch(name))}
-    places = {boot_image_folder(match["suffix"]) for match in boot.values()}
-    if len(boot) < 2 or len(places) != 1 or None in places or not {"root.erofs", "root.verity"} <= files.keys():
-        message = f"its manifest.json names no root and boot files for two slots, but: {', '.join(sorted(files))}"
+    boot = {match["slot"]: match for name in sorted(files) if (match := BOOT_IMAGE.fullmatch(name))}
+    esp_folders = {boot_image_folder(match["suffix"]) for match in boot.values()}
+    if (
+        len(boot) < 2
+        or len(esp_folders) != 1
+        or None in esp_folders
+        or not {"root.erofs", "root.verity"} <= files.keys()
+    ):
+        message = (
+            f"its manifest.json must name a root and boot images of two slots, but has: {', '.join(sorted(files))}"
+        )
         raise Error(message, where=where, hint=AGAIN)
     for name in ("root.erofs", "root.verity", *(match[0] for match in boot.values())):
         if (folder / name).exists() and not (folder / name).is_file():
             raise Error("this is not a file", where=str(folder / name), hint=AGAIN)
-    return BundleSource(folder, manifest, {slot: folder / match[0] for slot, match in boot.items()}, str(places.pop()))
+    return BundleSource(
+        folder, manifest, {slot: folder / match[0] for slot, match in boot.items()}, str(esp_folders.pop())
+    )
 
 
 def check_complete(manifest: Manifest) -> None:
-    """Raises `ValueError` if the manifest lacks what a bundle is made from."""
+    """Raise `ValueError` if the manifest lacks a field that a bundle needs."""
     for name in ("name", "version", "architecture", "roothash"):
         if not getattr(manifest, name):
             raise ValueError(f"`{name}` is missing")
@@ -103,7 +114,7 @@ def check_complete(manifest: Manifest) -> None:
 
 
 def boot_image_folder(suffix: str) -> str | None:
-    """Where on the boot partition the boot flow with such boot files has them, "" at the top; None if there is none."""
+    """Return the folder on the ESP of boot images with this suffix, "" for the top; None if no boot flow has them."""
     for flow in BOOT_FLOWS.values():
         if flow.suffix == suffix:
             return str(Path(flow.boot_image_path("a")).parent).removeprefix(".")
@@ -111,14 +122,14 @@ def boot_image_folder(suffix: str) -> str | None:
 
 
 def check_build(source: BundleSource) -> None:
-    """Raises `Error` where a file is not the one that was built, or the version is none that can be compared."""
+    """Raise `Error` if a file was changed after the build, or the version can't be compared."""
     if not is_image_version(source.version):
-        message = f"the version `{source.version}` can't be compared with others, so devices could be moved back by it"
+        message = f"the version `{source.version}` can't be compared with others, so devices can't detect a downgrade"
         raise Error(message, where=str(source.folder), hint="write `version: 1.2.3` in the profile (semver.org)")
-    for path in (source.root, source.tree, *source.boot.values()):
+    for path in (source.root, source.hash_tree, *source.boot.values()):
         try:
             same = file_digest(path) == source.manifest.files[path.name].sha256
         except OSError as error:
             raise Error(f"cannot be read: {error.strerror}", where=str(path), hint=AGAIN) from error
         if not same:
-            raise Error("is not the file that was built: its sha256 differs", where=str(path), hint=AGAIN)
+            raise Error("this file was changed after the build: its sha256 differs", where=str(path), hint=AGAIN)

@@ -47,7 +47,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "new": {"path": str(found.new.path), "compatible": found.new.compatible, **name(found.new.manifest)},
         "packages": [asdict(change) for change in found.packages],
         "components": [asdict(change) for change in found.components],
-        "root": delta(found.root), "verity": delta(found.tree), "boot": delta(found.boot),
+        "root": delta(found.root), "verity": delta(found.hash_tree), "boot": delta(found.boot),
         "index": found.index, "download": found.download, "remarks": list(found.remarks),
     }  # fmt: skip
 
@@ -61,7 +61,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         yield from ("", f"{title}: {count_changes(changes)}")
         if changes:
             yield from align_columns([change_row(change) for change in changes])
-    parts = (("root", comparison.root), ("hash tree", comparison.tree), ("boot file", comparison.boot))
+    parts = (("root", comparison.root), ("hash tree", comparison.hash_tree), ("boot images", comparison.boot))
     yield from ("", "Blocks that the old one does not have")
     rows = [
         (name, format_bytes(part.changed), f"of {format_bytes(part.size)}", f"{part.percent:.1f} %")

@@ -54,6 +54,6 @@ def device_json(host: Host, device: BlockDevice) -> dict[str, object]:
         "path": str(device.path), "size": device.size, "sector": device.sector, "model": device.model,
         "serial": device.serial, "bus": device.bus, "removable": device.removable, "read_only": device.read_only,
         "disk": device.disk, "partitions": list(device.partitions), "backing": device.backing,
-        "uses": [{"kind": use.kind, "device": use.device, "what": use.what} for use in list_usages(host, device)],
+        "uses": [{"kind": use.kind, "device": use.device, "what": use.user} for use in list_usages(host, device)],
         "refused": {"reason": found.reason, "hint": found.hint} if found else None,
     }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Writes images to cards, disks and files, and proves that they are there."""
+"""Writes images to SD cards, disks and files, and verifies them."""

@@ -1,4 +1,4 @@
-"""What a block device is in use for, and why it must not be written to."""
+"""Finds the users of a block device, and the reasons why it must not be written to."""
 
 import re
 from collections.abc import Iterator
@@ -8,125 +8,126 @@ from pathlib import Path
 from osbuild.flash.block_device import BlockDevice, Host
 from osbuild.shared.sizes import format_decimal
 
-# Mounts that belong to the running system itself.
+# Mount points of the running system.
 SYSTEM = ("/", "/usr", "/var", "/boot", "/boot/efi", "/boot/firmware", "/efi")
 
 
 @dataclass(frozen=True)
 class DeviceUsage:
-    """One use of a device: `kind` is mounted, swap, or a layer such as LVM; `what` is where, `device` on which part."""
+    """One use of a device. `kind` is mounted, swap, loop, or a layer such as LVM.
+
+    `user` is the mount point or the device on top; `device` is the name of the used disk or partition.
+    """
 
     kind: str
     device: str
-    what: str
+    user: str
 
     def __str__(self) -> str:
-        words = {"mounted": f"mounted at {self.what}", "swap": "in use as swap", "loop": f"behind {self.what}"}
-        return f"{self.device} is " + words.get(self.kind, f"part of {self.kind} ({self.what})")
+        uses = {"mounted": f"mounted at {self.user}", "swap": "in use as swap", "loop": f"in use as {self.user}"}
+        return f"{self.device} is " + uses.get(self.kind, f"part of {self.kind} ({self.user})")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a device is not written to, and what to do instead."""
+    """Why a device or file is not written to, with a hint."""
 
     reason: str
     hint: str
 
 
 def list_usages(host: Host, device: BlockDevice) -> list[DeviceUsage]:
-    """Everything that uses a device or a part of it, also through other devices on top of it."""
-    found: list[DeviceUsage] = []
+    """Return every use of a device or its partitions, including uses of devices on top of them."""
+    usages: list[DeviceUsage] = []
     mounts, swaps = list(_mounts(host)), list(_swaps(host))
-    behind = {each.backing: each.name for each in host.list_devices() if each.backing}
+    loops = {loop.backing: loop.name for loop in host.list_devices() if loop.backing}
     for name in (device.name, *device.partitions):
-        below: dict[str, None] = {name: None}
+        stack: dict[str, None] = {name: None}
         for holder in host.holders(name):
-            if holder not in below:
-                found.append(DeviceUsage(host.layer(holder), name, holder))
-            below[holder] = None
-        for each in below:
-            node = host.find_device(each)
+            if holder not in stack:
+                usages.append(DeviceUsage(host.layer(holder), name, holder))
+            stack[holder] = None
+        for used in stack:
+            node = host.find_device(used)
             numbers = {node.number} if node else set()
-            found += [
-                DeviceUsage("mounted", each, where)
-                for number, source, where in mounts
-                if number in numbers or source == each
+            usages += [
+                DeviceUsage("mounted", used, mount_point)
+                for number, source, mount_point in mounts
+                if number in numbers or source == used
             ]
-            found += [DeviceUsage("swap", each, each) for swap in swaps if swap == each]
-            if loop := behind.get(f"/dev/{each}"):
-                found.append(DeviceUsage("loop", each, loop))
-    return list(dict.fromkeys(found))
+            usages += [DeviceUsage("swap", used, used) for swap in swaps if swap == used]
+            if loop_name := loops.get(f"/dev/{used}"):
+                usages.append(DeviceUsage("loop", used, loop_name))
+    return list(dict.fromkeys(usages))
 
 
 def refuse_device(host: Host, device: BlockDevice, need: int | None = None) -> Refusal | None:
-    """Why `device` may not be overwritten with an image of `need` bytes; None if it may."""
+    """Return why `device` must not be overwritten with an image of `need` bytes; None if it may be."""
     path = device.path
     if device.disk is not None:
+        return Refusal("this is a partition, but the image is for a whole disk", f"name the disk: /dev/{device.disk}")
+    usages = list_usages(host, device)
+    if system := [usage for usage in usages if usage.kind == "mounted" and usage.user in SYSTEM]:
+        mount_points = ", ".join(dict.fromkeys(usage.user for usage in system))
         return Refusal(
-            "this is a partition, and the image is that of a whole disk", f"give the disk: /dev/{device.disk}"
+            f"this system runs from it ({mount_points})",
+            "name another disk: `edge-osbuild devices` lists them. To overwrite this one, boot from another disk",
         )
-    found = list_usages(host, device)
-    if system := [use for use in found if use.kind == "mounted" and use.what in SYSTEM]:
-        places = ", ".join(dict.fromkeys(use.what for use in system))
-        return Refusal(
-            f"this system runs from it ({places})",
-            "give another disk: `edge-osbuild devices` lists them. To overwrite this one, boot from another",
-        )
-    if found:
-        return Refusal("; ".join(str(use) for use in found), _release(found[0]))
+    if usages:
+        return Refusal("; ".join(str(usage) for usage in usages), _release_hint(usages[0]))
     if device.size == 0:
-        return Refusal("there is no card or disk in it", "put one in; `edge-osbuild devices` shows it then")
+        return Refusal("it contains no SD card or disk", "insert one; `edge-osbuild devices` then lists it")
     if device.read_only:
         return Refusal(
             "it is read-only",
-            f"slide the card's lock away from LOCK; if it has none: `blockdev --setrw {path}`. Worn-out cards stay so",
+            f"move the SD card's switch away from LOCK, or run `blockdev --setrw {path}`; a worn-out card stays so",
         )
     if need is not None and device.size < need:
         return Refusal(
             f"it has {device.size} bytes ({format_decimal(device.size)}), and the image has {need} "
             f"({format_decimal(need)})",
-            "take a larger one, or make `disk.data` or `disk.slot` of the profile smaller",
+            "use a larger disk, or reduce `disk.data` or `disk.slot` in the profile",
         )
     return None
 
 
-def _release(use: DeviceUsage) -> str:
-    """The command that ends a use."""
+def _release_hint(usage: DeviceUsage) -> str:
+    """Return the hint with the command that ends a use."""
     commands = {
-        "mounted": f"umount {use.what}",
-        "swap": f"swapoff /dev/{use.device}",
-        "loop": f"losetup -d /dev/{use.what}",
+        "mounted": f"umount {usage.user}",
+        "swap": f"swapoff /dev/{usage.device}",
+        "loop": f"losetup -d /dev/{usage.user}",
         "LVM": "vgchange -an VOLUME-GROUP",
-        "RAID (md)": f"mdadm --stop /dev/{use.what}",
-        "LUKS": f"cryptsetup close {use.what}",
+        "RAID (md)": f"mdadm --stop /dev/{usage.user}",
+        "LUKS": f"cryptsetup close {usage.user}",
     }
-    command = commands.get(use.kind)
-    return "is it the right one? " + (f"If so: {command}" if command else f"If so, take it out of {use.kind} first")
+    command = commands.get(usage.kind)
+    return "check that it is the right disk, then: " + (command or f"remove it from {usage.kind}")
 
 
 def _mounts(host: Host) -> Iterator[tuple[str, str, str]]:
-    """MAJOR:MINOR, name of the source's device, and place of each mount (proc_pid_mountinfo(5))."""
+    """Yield MAJOR:MINOR, name of the source device, and mount point of each mount (proc_pid_mountinfo(5))."""
     for line in _lines(host.root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
-        fields, more = before.split(), after.split()
-        if len(fields) >= 5 and len(more) >= 2:
-            yield fields[2], _name(host, _unescaped(more[1])), _unescaped(fields[4])
+        fields, source_fields = before.split(), after.split()
+        if len(fields) >= 5 and len(source_fields) >= 2:
+            yield fields[2], _name(host, _unescaped(source_fields[1])), _unescaped(fields[4])
 
 
 def swap_areas(host: Host) -> Iterator[Path]:
-    """Devices and files in /proc/swaps (proc_swaps(5))."""
+    """Yield the devices and files in /proc/swaps (proc_swaps(5))."""
     for line in _lines(host.root / "proc/swaps")[1:]:
         if line.startswith("/"):
             yield Path(_unescaped(line.split()[0]))
 
 
 def _swaps(host: Host) -> Iterator[str]:
-    """Names of the devices in use as swap."""
+    """Yield the names of the devices in use as swap."""
     return (_name(host, str(area)) for area in swap_areas(host) if str(area).startswith("/dev/"))
 
 
 def _name(host: Host, source: str) -> str:
-    """A device's name in sysfs, links such as /dev/disk/by-uuid/… and /dev/mapper/… followed."""
+    """Return a device's name in sysfs. Links such as /dev/disk/by-uuid/… and /dev/mapper/… are resolved."""
     if not source.startswith("/dev/"):
         return ""
     path = host.root / source.lstrip("/")
@@ -141,5 +142,5 @@ def _lines(path: Path) -> list[str]:
 
 
 def _unescaped(text: str) -> str:
-    """The kernel writes blanks and backslashes in octal."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    """Decode octal escapes, which the kernel uses for blanks and backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,4 +1,4 @@
-"""One reading of the image for all targets: chunks go to every writer, and a slow one holds the reader back."""
+"""Reads the image once for all targets. Each chunk is queued for every writer; the slowest one limits the reader."""
 
 import hashlib
 import threading
@@ -13,12 +13,12 @@ from osbuild.formats.bmap import Range
 from osbuild.image.block_map import CHUNK
 from osbuild.shared.errors import Error
 
-KEPT = 512  # bytes of the image that are remembered for each place that differs on a card
-AHEAD = 3  # chunks in memory: one is written, one read; more of them only leave the processor's cache
+ORIGINAL_SIZE = 512  # bytes of the image that are kept for each offset that differs on a target
+BUFFERS = 3  # chunks in memory: one is written while the next is read; more would not fit the processor's cache
 
 
 class Chunk:
-    """Bytes of the image from `offset` on; `release` is called once by each of its users."""
+    """Bytes of the image at `offset`. Each of its users calls `release` once."""
 
     def __init__(
         self, offset: int, view: memoryview, memory: memoryview, users: int, free: SimpleQueue[memoryview]
@@ -27,7 +27,7 @@ class Chunk:
         self._memory, self._users, self._free, self._lock = memory, users, free, threading.Lock()
 
     def release(self) -> None:
-        """Give the memory back when nobody else reads it."""
+        """Return the memory to the reader after the last user has released it."""
         with self._lock:
             self._users -= 1
             last = not self._users
@@ -36,7 +36,7 @@ class Chunk:
 
 
 class FeedEnd:
-    """After the last chunk; with what went wrong, if there was no last one."""
+    """Marks the end of the queue, with the problem if the image could not be read to its end."""
 
     def __init__(self, problem: Error | None = None) -> None:
         self.problem = problem
@@ -46,16 +46,16 @@ ChunkQueue = SimpleQueue[Chunk | FeedEnd]
 
 
 class ChecksumThread(threading.Thread):
-    """Makes the checksums of parts beside the writing, from (chunk, its bytes) pairs, a `Range` after those of each."""
+    """Computes checksums of parts in parallel. Its queue gets (chunk, bytes) pairs, and a `Range` after each part."""
 
     def __init__(self, done: list[Range]) -> None:
         super().__init__(name="checksums", daemon=True)
-        self.line: SimpleQueue[tuple[Chunk, int] | Range | None] = SimpleQueue()
+        self.queue: SimpleQueue[tuple[Chunk, int] | Range | None] = SimpleQueue()
         self._done = done
 
     def run(self) -> None:
         digest = hashlib.sha256()
-        while (item := self.line.get()) is not None:
+        while (item := self.queue.get()) is not None:
             if isinstance(item, Range):
                 self._done.append(Range(item.offset, item.size, digest.hexdigest()))
                 digest = hashlib.sha256()
@@ -66,43 +66,43 @@ class ChecksumThread(threading.Thread):
 
 
 class ImageFeed:
-    """Reads for the writers behind `lines`, and keeps the image's bytes, 512 each, at the offsets `wanted`.
+    """Reads for the writers behind `queues`, and stores the image's original bytes, 512 each, at `offsets`.
 
-    The last chunk is filled up with zeros to whole sectors of `sector` bytes.
-
-    When the writers see the end, `done` has every part with its checksum: that of the block map, or the one made here.
-    The map's are not checked against the image now: a card that has them, when it is read back, proves both.
+    The last chunk is padded with zeros to whole sectors of `sector` bytes. After the end, `done` has every part with
+    its checksum, from the block map or computed here.
     """
 
-    def __init__(self, plan: WritePlan, lines: Sequence[ChunkQueue], wanted: Sequence[int], *, sector: int) -> None:
-        self.plan, self.lines, self.sector = plan, lines, sector
+    # Checksums of the block map are not compared with the image here: reading them back from a target verifies both.
+
+    def __init__(self, plan: WritePlan, queues: Sequence[ChunkQueue], offsets: Sequence[int], *, sector: int) -> None:
+        self.plan, self.queues, self.sector = plan, queues, sector
         self.originals: dict[int, bytes] = {}
         self.done: list[Range] = []
         self._checker = ChecksumThread(self.done)
-        self._wanted = sorted(set(wanted))
+        self._offsets = sorted(set(offsets))
         self._free: SimpleQueue[memoryview] = SimpleQueue()
-        for _ in range(AHEAD):
+        for _ in range(BUFFERS):
             self._free.put(page_buffer(CHUNK))
 
-    def feed_writers(self, anyone: Callable[[], bool]) -> None:
-        """Read everything, while `anyone` still wants it. What is wrong with the image every writer is told."""
+    def feed_writers(self, is_needed: Callable[[], bool]) -> None:
+        """Read the image to its end, or until `is_needed` returns False. Every writer gets an error of the image."""
         problem: Error | None = None
         self._checker.start()
         try:
             with self.plan.source.reading() as reader:
                 for part in self.plan.parts():
-                    if not anyone() or not self._part(reader, part):
+                    if not is_needed() or not self._part(reader, part):
                         break
         except Error as error:
             problem = error
         finally:
-            self._checker.line.put(None)
+            self._checker.queue.put(None)
             self._checker.join()
-            for line in self.lines:
-                line.put(FeedEnd(problem))
+            for queue in self.queues:
+                queue.put(FeedEnd(problem))
 
     def _part(self, reader: ImageReader, part: Range) -> bool:
-        """Read one part; False at the end of an image whose size was not known."""
+        """Read one part. Returns False at the end of an image of unknown size."""
         reader.skip_to(part.offset)
         size = 0
         while size < part.size:
@@ -114,30 +114,30 @@ class ImageFeed:
         if part.digest:
             self.done.append(part)
         elif size:
-            self._checker.line.put(Range(part.offset, size))
+            self._checker.queue.put(Range(part.offset, size))
         return size == part.size
 
-    def _chunk(self, reader: ImageReader, place: int, end: int, *, hashed: bool) -> int:
-        """Read a chunk and hand it on; what belongs to the head stays here, it is written last."""
+    def _chunk(self, reader: ImageReader, offset: int, end: int, *, hashed: bool) -> int:
+        """Read a chunk and queue it, except the image's beginning, which is written last. Returns the bytes read."""
         head = len(self.plan.head)
-        wanted = min(CHUNK, end - place, head - place if place < head else CHUNK)
+        size = min(CHUNK, end - offset, head - offset if offset < head else CHUNK)
         memory = self._free.get()
-        count = reader.fill(memory[:wanted])
-        index = bisect_left(self._wanted, place)
-        while index < len(self._wanted) and self._wanted[index] < place + count:
-            start = self._wanted[index] - place
-            self.originals[self._wanted[index]] = bytes(memory[start : start + KEPT])
+        count = reader.fill(memory[:size])
+        index = bisect_left(self._offsets, offset)
+        while index < len(self._offsets) and self._offsets[index] < offset + count:
+            start = self._offsets[index] - offset
+            self.originals[self._offsets[index]] = bytes(memory[start : start + ORIGINAL_SIZE])
             index += 1
-        lines = self.lines if place >= head else ()
-        users = len(lines) + hashed
+        queues = self.queues if offset >= head else ()
+        users = len(queues) + hashed
         if not count or not users:
             self._free.put(memory)
             return count
         padded = -(-count // self.sector) * self.sector
         memory[count:padded] = bytes(padded - count)
-        chunk = Chunk(place, memory[:padded], memory, users, self._free)
-        for line in lines:
-            line.put(chunk)
+        chunk = Chunk(offset, memory[:padded], memory, users, self._free)
+        for queue in queues:
+            queue.put(chunk)
         if hashed:
-            self._checker.line.put((chunk, count))
+            self._checker.queue.put((chunk, count))
         return count

@@ -1,4 +1,4 @@
-"""Writes an image to all its targets at the same time; one that fails does not hold up the others."""
+"""Writes an image to all targets in parallel. A target that fails does not affect the others."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
 from osbuild.shared.sizes import format_decimal
 
-AGAIN = "run the same command again: it goes on where it stopped"
+AGAIN = "run the same command again: it continues where it stopped"
 
 
 def flash_targets(plan: WritePlan, orders: Sequence[TargetOrder]) -> list[WriteResult]:
-    """Write, flush and read back. Every outcome says what became of its target; Ctrl-C ends them all, then raises."""
+    """Write, flush and verify all targets, and return a result for each. Ctrl-C ends all writers, then raises."""
     stop = threading.Event()
     with log.bars() as bars:
         writers = [TargetWriter(order, stop, progress_reporter(bars, order.target.path)) for order in orders]
         sector = max(order.target.device.sector if order.target.device else 512 for order in orders)
-        places = [offset for order in orders for offset in order.changes]
-        feed = ImageFeed(plan, [writer.line for writer in writers], places, sector=sector)
+        offsets = [offset for order in orders for offset in order.changes]
+        feed = ImageFeed(plan, [writer.queue for writer in writers], offsets, sector=sector)
         try:
             for writer in writers:
                 writer.feed = feed
@@ -36,7 +36,7 @@ def flash_targets(plan: WritePlan, orders: Sequence[TargetOrder]) -> list[WriteR
         except BaseException:  # Ctrl-C, SIGTERM
             stop.set()
             for writer in writers:
-                writer.line.put(FeedEnd())
+                writer.queue.put(FeedEnd())
             for writer in writers:
                 if writer.is_alive():
                     writer.join()
@@ -46,22 +46,22 @@ def flash_targets(plan: WritePlan, orders: Sequence[TargetOrder]) -> list[WriteR
 
 
 def progress_reporter(bars: Progress, path: Path) -> WriteProgress:
-    """A bar for one target, anew for each thing that is done to it."""
+    """Return a function that reports progress of one target. Each step restarts its bar."""
     task = bars.add_task(escaped(str(path)), total=None)
-    shown = ""
+    current = ""
 
-    def report(what: str, total: int | None, more: int) -> None:
-        nonlocal shown
-        if what != shown:
-            shown = what
-            bars.reset(task, total=total, description=f"{escaped(str(path))}: {what}")
-        bars.update(task, advance=more)
+    def report(step: str, total: int | None, advance: int) -> None:
+        nonlocal current
+        if step != current:
+            current = step
+            bars.reset(task, total=total, description=f"{escaped(str(path))}: {step}")
+        bars.update(task, advance=advance)
 
     return report
 
 
 def print_results(outcomes: Sequence[WriteResult]) -> None:
-    """What a person has to know of each target."""
+    """Print the result of each target."""
     for outcome in outcomes:
         path = outcome.order.target.path
         node = f", node {outcome.order.node}" if outcome.order.node else ""
@@ -69,25 +69,25 @@ def print_results(outcomes: Sequence[WriteResult]) -> None:
             log.error(outcome.problem)
         if outcome.state is TargetState.done:
             rate = outcome.written / max(outcome.seconds["write"], 0.001)
-            kept = "were there already" if outcome.order.target.exists else "are zeros, left as holes"
-            same = f", {format_decimal(outcome.same)} {kept}" if outcome.same else ""
+            reason = "were written before" if outcome.order.target.exists else "are zeros, left as holes"
+            same = f", {format_decimal(outcome.same)} {reason}" if outcome.same else ""
             log.note(
                 f"{path}{node}: done. {format_decimal(outcome.written)} written in {outcome.seconds['write']:.1f} s "
-                f"({format_decimal(rate)}/s){same}; all of it read back in {outcome.seconds['verify']:.1f} s"
+                f"({format_decimal(rate)}/s){same}; verified in {outcome.seconds['verify']:.1f} s"
             )
         elif outcome.state is TargetState.untouched:
-            log.note(f"{path}: not written to")
+            log.note(f"{path}: not changed")
         elif outcome.state is TargetState.unclear:
-            log.note(f"{path}: UNFINISHED, and it is not certain that its beginning was wiped: do not boot from it")
+            log.note(f"{path}: UNFINISHED, and its beginning may not be wiped: do not boot from it")
         else:
-            more = f". To finish it, {AGAIN}" if isinstance(outcome.problem, Interrupted) else ""
-            log.note(f"{path}: UNFINISHED, it does not boot{more}")
+            hint = f". To finish it, {AGAIN}" if isinstance(outcome.problem, Interrupted) else ""
+            log.note(f"{path}: UNFINISHED, it does not boot{hint}")
 
 
 def results_json(plan: WritePlan, outcomes: Sequence[WriteResult]) -> Mapping[str, Any]:
-    """Everything as JSON can write it: sizes in bytes, times in seconds."""
+    """Return the results as JSON values, with sizes in bytes and times in seconds."""
 
-    def one(outcome: WriteResult) -> dict[str, Any]:
+    def target_json(outcome: WriteResult) -> dict[str, Any]:
         problem: Error | None = outcome.problem
         device = outcome.order.target.device
         return {
@@ -101,5 +101,5 @@ def results_json(plan: WritePlan, outcomes: Sequence[WriteResult]) -> Mapping[st
 
     return {
         "image": str(plan.source.path), "size": plan.size, "mapped": plan.bmap.mapped if plan.bmap else None,
-        "targets": [one(outcome) for outcome in outcomes],
+        "targets": [target_json(outcome) for outcome in outcomes],
     }  # fmt: skip

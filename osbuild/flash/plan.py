@@ -1,4 +1,4 @@
-"""What is to be written where, known before any target is opened."""
+"""Plans what to write to each target, before any target is opened."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,17 @@ from osbuild.formats.gpt_resize import resize_table
 from osbuild.image.block_map import MIB
 from osbuild.shared.errors import Error, UsageError
 
-HEAD = MIB  # bytes: the MBR, the table and, on some boards, a boot loader; nothing boots without them
-PART = 64 * MIB  # bytes that get a checksum of their own where no block map has one
+HEAD = MIB  # bytes with MBR, partition table and, on some boards, a boot loader; a disk does not boot without them
+PART = 64 * MIB  # bytes that have one checksum if there is no block map
+# These texts are a format: a later version must recognise the disks of an interrupted write.
 MAGIC = b"edge-osbuild: an image was not written to its end here, so this does not boot.\n"
 
 
 @dataclass(frozen=True)
 class WritePlan:
-    """The image: its map (None where its size is only known at its end), beginning, and partition table, if it has one.
+    """The image to write: its block map, None if its size is unknown; its beginning; its partition table if it has one.
 
-    `identity` tells it from other images.
+    `identity` distinguishes it from other images.
     """
 
     source: ImageSource
@@ -32,17 +33,17 @@ class WritePlan:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the image."""
+        """Bytes of the image, None if unknown."""
         return self.bmap.size if self.bmap else None
 
     @property
     def marker(self) -> bytes:
-        """What is on a disk instead of its beginning until everything else is there."""
+        """The bytes at the beginning of a disk until the rest of the image is complete."""
         text = MAGIC + f"image {self.identity}\nRun the same command again: it goes on where it stopped.\n".encode()
         return text.ljust(len(self.head), b"\0")
 
     def parts(self) -> Iterator[Range]:
-        """What is read of the image, in its order; without a known size there is no end to it."""
+        """Yield the parts of the image to read, in order; endlessly if its size is unknown."""
         offset = 0
         while self.bmap is None:
             yield Range(offset, PART)
@@ -55,7 +56,7 @@ class WritePlan:
 
 @dataclass(frozen=True)
 class TargetOrder:
-    """One target: `head` is its own beginning; `changes` is what else is its own, by offset, 512 bytes each."""
+    """What to write to one target: its own `head`, and `changes` to the image, 512 bytes each by offset."""
 
     target: FlashTarget
     size: int
@@ -64,7 +65,7 @@ class TargetOrder:
     changes: Mapping[int, bytes] = field(repr=False)
 
     def runs(self) -> Iterator[tuple[int, bytes]]:
-        """Changes that touch, joined."""
+        """Yield the changes, with adjacent ones joined."""
         start, data = 0, b""
         for offset in sorted(self.changes):
             if data and offset != start + len(data):
@@ -77,16 +78,16 @@ class TargetOrder:
 
 
 def bmap_mismatch(plan: WritePlan, part: Range) -> Error:
-    """The image and its block map are not of the same build."""
+    """Return the error for an image and a block map of different builds."""
     return Error(
-        f"the image is not the one that its block map is of: bytes {part.offset} to {part.end} differ",
+        f"the image does not match its block map: bytes {part.offset} to {part.end} differ",
         where=str(plan.source.path),
-        hint="get both again from the same build, or write without the map: --no-bmap",
+        hint="copy both from the same build again, or write the whole image: --no-bmap",
     )
 
 
 def make_plan(source: ImageSource, bmap: Bmap | None) -> WritePlan:
-    """Look at the beginning of an image. Raises `Error` if it is damaged, not its map's, or no disk image at all."""
+    """Read the beginning of an image. Raises `Error` if it is damaged, not a disk image, or does not match the map."""
     with source.reading() as reader:
         buffer = bytearray(HEAD)
         count = reader.fill(memoryview(buffer))
@@ -94,57 +95,61 @@ def make_plan(source: ImageSource, bmap: Bmap | None) -> WritePlan:
         raise short_image(source, min(HEAD, source.size))
     head = bytes(buffer[:count]).ljust(-(-count // 512) * 512, b"\0")
     where = str(source.path)
-    if bmap is not None:  # what is not mapped may be anything, and a card should be the same each time
-        inside = [extent for extent in bmap.ranges if extent.offset < len(head)]
-        kept = bytearray(len(head))
-        for extent in inside:
-            kept[extent.offset : extent.end] = head[extent.offset : extent.end]
-        head = bytes(kept[: len(head)])
+    if bmap is not None:  # unmapped bytes are undefined: clear them, so that every target gets the same ones
+        mapped = bytearray(len(head))
+        for extent in [extent for extent in bmap.ranges if extent.offset < len(head)]:
+            mapped[extent.offset : extent.end] = head[extent.offset : extent.end]
+        head = bytes(mapped[: len(head)])
     table = gpt.read_table_beginning(head, where)
     if table is None and head[510:512] != b"\x55\xaa":
-        hint = "name the disk.img or disk.img.zst that `edge-osbuild build` has made, or its folder"
+        hint = "name the disk.img or disk.img.zst of a build, or the build folder"
         raise Error("this is not a disk image: it has no partition table", where=where, hint=hint)
     size = bmap.size if bmap else None
     if table is not None and size is not None and size < table.size:
-        raise Error(f"truncated: {size} bytes, but its table speaks of {table.size}", where=where, hint="copy it again")
-    made = WritePlan(source, bmap, head, table, hashlib.sha256(f"{size} ".encode() + head).hexdigest()[:32])
+        raise Error(
+            f"the image is truncated: it has {size} bytes, and its partition table describes {table.size}",
+            where=where,
+            hint="copy it again",
+        )
+    plan = WritePlan(source, bmap, head, table, hashlib.sha256(f"{size} ".encode() + head).hexdigest()[:32])
     first = bmap.ranges[0] if bmap and bmap.ranges else None
     if bmap and first and first.digest and first.size <= PART:
-        # Another build's map shows here, before a card is touched: the first range has the table, whose UUIDs differ.
+        # Detects the block map of another build before a target is changed: the first range includes the partition
+        # table, whose UUIDs differ.
         digest = hashlib.new(bmap.algorithm)
         with source.reading() as reader:
             reader.skip_to(first.offset)
             view = memoryview(bytearray(first.size))
             digest.update(view[: reader.fill(view)])
         if digest.hexdigest() != first.digest:
-            raise bmap_mismatch(made, first)
-    return made
+            raise bmap_mismatch(plan, first)
+    return plan
 
 
 def make_order(plan: WritePlan, target: FlashTarget, node: str | None, seed: Mapping[int, bytes]) -> TargetOrder:
-    """What differs on `target` from the image: its seed, and where its partition table ends. Raises `Error`."""
+    """Plan how `target` differs from the image: its seed, and the position of its backup table. Raises `Error`."""
     sector = target.device.sector if target.device else 512
     size = (target.size or plan.size or 0) // sector * sector
     if target.size is None and target.device is None:
         if plan.size is None:
-            hint = "give --size, or unpack the image first"
-            raise UsageError("how large the image is can't be told before all of it is read", where="--size", hint=hint)
+            hint = "pass --size, or unpack the image first"
+            raise UsageError("the size of this compressed image is unknown", where="--size", hint=hint)
         size = -(-plan.size // sector) * sector
     where = str(target.path)
     if plan.table is not None and target.device is not None and plan.table.sector != sector:
         raise Error(
-            f"the image is made for sectors of {plan.table.sector} bytes, and this has {sector}",
+            f"the image is for disks with sectors of {plan.table.sector} bytes, and this disk has {sector}",
             where=where,
-            hint="use a disk with the same: no firmware finds the partitions otherwise",
+            hint="use a disk with the same sector size, because firmware would not find the partitions",
         )
     head, changes = plan.head, dict(seed)
-    if plan.table is not None and (grown := resize_table(head, plan.table, size)):
-        head = grown.head
+    if plan.table is not None and (resized := resize_table(head, plan.table, size)):
+        head = resized.head
         changes |= {
-            grown.offset + place: grown.backup[place : place + 512] for place in range(0, len(grown.backup), 512)
+            resized.offset + start: resized.backup[start : start + 512] for start in range(0, len(resized.backup), 512)
         }
-    inside = bytearray(head)
+    changed_head = bytearray(head)
     for offset in [offset for offset in changes if offset < len(head)]:
         data = changes.pop(offset)
-        inside[offset : offset + len(data)] = data
-    return TargetOrder(target, size, node, bytes(inside), changes)
+        changed_head[offset : offset + len(data)] = data
+    return TargetOrder(target, size, node, bytes(changed_head), changes)

@@ -1,7 +1,7 @@
-"""A seed for one card: what differs on its EFI system partition from that of the image.
+"""Computes how the ESP of a target with a seed differs from the image's ESP.
 
-The seed goes into a copy of that partition, so what is written to a card is known before the card is touched, and is
-written, and read back, like all the rest.
+The seed is written to a copy of the ESP. So all changes are known before the target is opened, and are written and
+verified like the rest of the image.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,19 +18,19 @@ from osbuild.seed.esp_seed import Wrap, write_seed
 from osbuild.shared.errors import Error
 
 SECTOR = 512
-BLOCK = 2**16  # bytes that are copied, or left a hole, at once
+BLOCK = 2**16  # bytes that are copied, or left as a hole, at once
 ZEROS = bytes(BLOCK)
 
 
 @dataclass(frozen=True)
 class EspCopy:
-    """A copy of an image's EFI system partition, which lies `offset` bytes into the image."""
+    """A copy of an image's ESP, which is at `offset` bytes in the image."""
 
     copy: Path
     offset: int
 
     def changes(self, files: Mapping[str, bytes], *, wrap: Wrap) -> dict[int, bytes]:
-        """What to write on a card, by offset in bytes, sector by sector, so that /seed holds `files`."""
+        """Return the sectors to write, by offset in the image, so that /seed contains `files`. Raises `Error`."""
         seeded = self.copy.with_name("seeded")
         run_command(["cp", "--sparse=always", self.copy, seeded])
         try:
@@ -44,32 +44,32 @@ class EspCopy:
             before, after = Fat(old, 0, "the image"), Fat(new, 0, "the image")
             mapped = list(before.used())
             for start, size in after.used():
-                for place in range(start, start + size, after.cluster_size):
-                    step = min(after.cluster_size, start + size - place)
-                    old.seek(place)
-                    new.seek(place)
-                    was, data = old.read(step), new.read(step)
-                    # A cluster that was free may not be part of the image's map: all of it is written, zeros as well.
-                    taken = not any(offset <= place < offset + length for offset, length in mapped)
-                    for inner in range(0, step if taken or was != data else 0, SECTOR):
+                for position in range(start, start + size, after.cluster_size):
+                    step = min(after.cluster_size, start + size - position)
+                    old.seek(position)
+                    new.seek(position)
+                    old_data, data = old.read(step), new.read(step)
+                    # A cluster that was free may not be in the image's block map: all of it is written, even zeros.
+                    is_new = not any(offset <= position < offset + length for offset, length in mapped)
+                    for inner in range(0, step if is_new or old_data != data else 0, SECTOR):
                         sector = data[inner : inner + SECTOR]
-                        if taken or was[inner : inner + SECTOR] != sector:
-                            yield self.offset + place + inner, sector
+                        if is_new or old_data[inner : inner + SECTOR] != sector:
+                            yield self.offset + position + inner, sector
 
 
 def find_esp(table: gpt.Table | None, source: ImageSource) -> gpt.Partition:
-    """The one EFI system partition of an image. Raises `Error`."""
-    hint = "give the seed on a medium of its own (`edge-osbuild seed`), and leave out --seed and --node"
+    """Return the ESP of an image. Raises `Error` if there is not exactly one."""
+    hint = "omit --seed and --node, and put the seed on a separate medium (`edge-osbuild seed`)"
     return gpt.find_esp(table, str(source.path), hint, " to put a seed on")
 
 
 def extract_esp(source: ImageSource, entry: gpt.Partition, copy: Path) -> EspCopy:
-    """Copy the partition `entry` of the image to the file `copy`, which becomes sparse. Raises `Error`."""
+    """Copy the partition `entry` of the image to the sparse file `copy`. Raises `Error`."""
     try:
         return _extract(source, entry, copy)
     except OSError as error:
-        hint = "make room there: it has what the boot files of the image take"
-        raise Error(f"cannot copy the boot partition: {error.strerror}", where=str(copy.parent), hint=hint) from error
+        hint = "free some space there: the copy needs as much as the files on the image's ESP"
+        raise Error(f"cannot copy the ESP: {error.strerror}", where=str(copy.parent), hint=hint) from error
 
 
 def _extract(source: ImageSource, entry: gpt.Partition, copy: Path) -> EspCopy:
@@ -85,12 +85,12 @@ def _extract(source: ImageSource, entry: gpt.Partition, copy: Path) -> EspCopy:
                 ]
         for part in parts:
             reader.skip_to(part.offset)
-            while reader.place < part.end:
-                offset, wanted = reader.place, min(BLOCK, part.end - reader.place)
-                if reader.fill(view[:wanted]) < wanted:
+            while reader.offset < part.end:
+                offset, size = reader.offset, min(BLOCK, part.end - reader.offset)
+                if reader.fill(view[:size]) < size:
                     raise short_image(source, part.end)
-                if view[:wanted].tobytes() != ZEROS[:wanted]:
+                if view[:size].tobytes() != ZEROS[:size]:
                     file.seek(offset - entry.offset)
-                    file.write(view[:wanted])
+                    file.write(view[:size])
         file.truncate(entry.size)
     return EspCopy(copy, entry.offset)

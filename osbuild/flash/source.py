@@ -1,4 +1,4 @@
-"""The image to be written: a plain file, or a compressed one that is unpacked as it is read."""
+"""The image to write: a plain file, or a compressed one that is unpacked while it is read."""
 
 import bz2
 import gzip
@@ -21,19 +21,19 @@ from osbuild.inspection import image
 from osbuild.shared.errors import Error, UsageError
 
 MIB = 2**20
-BEGINNINGS = {"zst": compression.ZSTD, "xz": compression.XZ, "gz": b"\x1f\x8b", "bz2": b"BZh"}
+MAGIC = {"zst": compression.ZSTD, "xz": compression.XZ, "gz": b"\x1f\x8b", "bz2": b"BZh"}
 DAMAGED = (zstandard.ZstdError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError)
 
 
 class ByteStream(Protocol):
-    """What gives bytes one after the other."""
+    """A source of bytes."""
 
     def readinto(self, view: memoryview, /) -> int | None: ...
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image: `packed` names the compression, `size` is in bytes and None where only unpacking tells."""
+    """An image. `packed` is its compression; `size` is the unpacked size in bytes, None if unknown."""
 
     path: Path
     packed: str | None
@@ -41,7 +41,7 @@ class ImageSource:
 
     @contextmanager
     def reading(self) -> Iterator["ImageReader"]:
-        """Read it from its beginning. Raises `Error`."""
+        """Open it for reading from the beginning. Raises `Error`."""
         try:
             file = self.path.open("rb", buffering=0)
         except OSError as error:
@@ -52,12 +52,14 @@ class ImageSource:
 
 
 def unreadable_image(path: Path, error: OSError) -> Error:
-    """What the kernel says of an image that is there."""
-    return Error(f"cannot read the image: {error.strerror or error}", where=str(path), hint="check its mode and disk")
+    """Return a read error as an `Error` for the user."""
+    return Error(
+        f"cannot read the image: {error.strerror or error}", where=str(path), hint="check its permissions and disk"
+    )
 
 
 def open_decoder(file: io.FileIO, packed: str | None) -> ByteStream:
-    """The decoder for a kind of compression; several streams one after the other are one image."""
+    """Return a decoder for a compression. Concatenated streams are decoded as one image."""
     match packed:
         case "zst":
             decoder = zstandard.ZstdDecompressor(max_window_size=2**31)
@@ -73,71 +75,72 @@ def open_decoder(file: io.FileIO, packed: str | None) -> ByteStream:
 
 
 class ImageReader:
-    """Reads forward only; `place` is the offset in the image, in bytes."""
+    """Reads an image forward. `offset` is the position in the image in bytes."""
 
     def __init__(self, source: ImageSource, stream: ByteStream) -> None:
-        self.source, self.stream, self.place = source, stream, 0
-        self._dropped = memoryview(bytearray(MIB))
+        self.source, self.stream, self.offset = source, stream, 0
+        self._skipped = memoryview(bytearray(MIB))
 
     def fill(self, view: memoryview) -> int:
-        """Read as many bytes as `view` has, fewer only at the image's end. Raises `Error` where it is damaged."""
-        done = 0
+        """Fill `view` and return the bytes read, fewer only at the image's end. Raises `Error` if it is damaged."""
+        filled = 0
         try:
-            while done < len(view):
-                count = self.stream.readinto(view[done:]) or 0
+            while filled < len(view):
+                count = self.stream.readinto(view[filled:]) or 0
                 if not count:
                     break
-                done += count
+                filled += count
         except DAMAGED as error:
             where, hint = str(self.source.path), "copy or download it again"
             raise Error(f"the compressed image is damaged: {error}", where=where, hint=hint) from error
         except OSError as error:
             raise unreadable_image(self.source.path, error) from error
-        self.place += done
-        return done
+        self.offset += filled
+        return filled
 
     def skip_to(self, offset: int) -> None:
-        """Pass over everything before `offset`."""
+        """Skip everything before `offset`. Raises `Error` if the image ends before."""
         if isinstance(self.stream, io.FileIO):
-            self.place = self.stream.seek(offset)
-        while self.place < offset:
-            if not self.fill(self._dropped[: min(MIB, offset - self.place)]):
+            self.offset = self.stream.seek(offset)
+        while self.offset < offset:
+            if not self.fill(self._skipped[: min(MIB, offset - self.offset)]):
                 raise short_image(self.source, offset)
 
 
 def short_image(source: ImageSource, expected: int) -> Error:
-    """The image ends before it should."""
+    """Return the error for an image that ends too early."""
     return Error(f"the image ends before byte {expected}", where=str(source.path), hint="copy or download it again")
 
 
 def find_image(path: Path) -> ImageSource:
-    """The image at `path`, or in that folder of a build. Raises `Error` if there is none or it is not whole."""
-    found = image.find_image(path)
-    if not found.is_file():
-        raise Error("an image is a file", where=str(found), hint="copy the disk to a file first, or give its image")
+    """Return the image at `path`, or in the build folder `path`. Raises `Error` if it is missing or incomplete."""
+    image_path = image.find_image(path)
+    if not image_path.is_file():
+        hint = "copy the disk to a file first, or name the image that was written to it"
+        raise Error("the image must be a file", where=str(image_path), hint=hint)
     try:
-        with found.open("rb") as file:
+        with image_path.open("rb") as file:
             head = file.read(8)
-            packed = next((name for name, magic in BEGINNINGS.items() if head.startswith(magic)), None)
-            size: int | None = found.stat().st_size
+            packed = next((name for name, magic in MAGIC.items() if head.startswith(magic)), None)
+            size: int | None = image_path.stat().st_size
             if packed is not None:
                 sizes = {"zst": compression.zstd_size, "xz": compression.xz_size}
-                size = sizes[packed](file, str(found)) if packed in sizes else None
+                size = sizes[packed](file, str(image_path)) if packed in sizes else None
             else:
-                foreign.refuse_foreign_file(file, str(found))
+                foreign.refuse_foreign_file(file, str(image_path))
     except OSError as error:
-        raise unreadable_image(found, error) from error
+        raise unreadable_image(image_path, error) from error
     if size == 0:
-        raise Error("the image is empty", where=str(found), hint="build it again")
-    return ImageSource(found, packed, size)
+        raise Error("the image is empty", where=str(image_path), hint="build it again")
+    return ImageSource(image_path, packed, size)
 
 
 def find_bmap(source: ImageSource, named: Path | None) -> Path | None:
-    """The block map of an image: the one that is `named`, or one beside it, None if there is none."""
+    """Return the block map of an image: `named`, or one beside the image, or None. Raises `UsageError`."""
     if named is not None:
         if not named.is_file():
             raise UsageError(
-                "there is no such block map", where=str(named), hint="leave out --bmap to write everything"
+                "this block map does not exist", where=str(named), hint="omit --bmap to write the whole image"
             )
         return named
     plain = source.path.with_suffix("") if source.packed else source.path
@@ -148,10 +151,9 @@ def find_bmap(source: ImageSource, named: Path | None) -> Path | None:
 
 
 def choose_bmap(source: ImageSource, path: Path | None) -> Bmap | None:
-    """What of an image has to be written; None if all of it has.
+    """Return the ranges of an image to write, from the block map `path` or the image's file systems.
 
-    By the block map at `path`; without one, a plain file with a GPT is looked into. Raises `Error` where the map is
-    that of another image.
+    None if the size of the image is unknown. Raises `Error` if the map belongs to another image.
     """
     if path is not None:
         bmap = read_bmap(path)
@@ -159,12 +161,12 @@ def choose_bmap(source: ImageSource, path: Path | None) -> Bmap | None:
             raise Error(
                 f"this is the block map of another image: {bmap.size} bytes, and {source.path.name} has {source.size}",
                 where=str(path),
-                hint="get the map and the image from the same build, or give --no-bmap",
+                hint="copy map and image from the same build, or pass --no-bmap",
             )
         return bmap
     if source.packed is None and source.size is not None:
         try:
             return Bmap(source.size, find_used_ranges(source.path))
-        except Error:  # no GPT: nothing says which holes matter
+        except Error:  # without a GPT it is unknown which holes matter
             return Bmap(source.size, (Range(0, source.size),))
     return None if source.size is None else Bmap(source.size, (Range(0, source.size),))

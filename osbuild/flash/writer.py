@@ -1,4 +1,4 @@
-"""Writes one target, in an order in which a broken write never boots: the beginning is wiped first and written last."""
+"""Writes one target. Its beginning is wiped first and written last, so that an incomplete image never boots."""
 
 import threading
 import time
@@ -14,25 +14,28 @@ from osbuild.flash.verify import HINT, verify_target
 from osbuild.image.block_map import CHUNK
 from osbuild.shared.errors import Error
 
-WriteProgress = Callable[[str, int | None, int], None]  # what is being done, bytes of all of it, bytes more that are
+WriteProgress = Callable[[str, int | None, int], None]  # step, total bytes of the step, bytes since the last report
 
 
 ZEROS = bytes(CHUNK)
-SAID = 4096  # bytes of the marker that say something
+MARKER_SIZE = 4096  # bytes of the marker that are not zeros
 
 
 class TargetState(StrEnum):
-    """What a target is left as."""
+    """The state in which a target is left."""
 
     untouched = "untouched"
-    unclear = "unclear"  # may still boot from what was there before, or what is there now
+    unclear = "unclear"  # may boot the old or the new contents
     unfinished = "unfinished"  # does not boot
     done = "done"
 
 
 @dataclass
 class WriteResult:
-    """What became of a target. Sizes are in bytes: `same` was right already; times are in seconds."""
+    """The result for a target. Sizes are in bytes; `same` were not written because they were right already.
+
+    Times are in seconds.
+    """
 
     order: TargetOrder
     state: TargetState = TargetState.untouched
@@ -45,17 +48,17 @@ class WriteResult:
 
 
 class Interrupted(Error):
-    """The user has had enough."""
+    """The user interrupted the command."""
 
     status = 130
 
 
 class TargetWriter(threading.Thread):
-    """Takes chunks from `line` until its end; `outcome` is complete when the thread is."""
+    """Writes the chunks in `queue` to one target. `outcome` is complete when the thread has ended."""
 
     def __init__(self, order: TargetOrder, stop: threading.Event, report: WriteProgress) -> None:
         super().__init__(name=str(order.target.path), daemon=True)
-        self.line: ChunkQueue = SimpleQueue()
+        self.queue: ChunkQueue = SimpleQueue()
         self.outcome = WriteResult(order)
         self.feed: ImageFeed | None = None
         self._order, self._halt, self._report = order, stop, report
@@ -64,22 +67,22 @@ class TargetWriter(threading.Thread):
     def run(self) -> None:
         try:
             with open_target(self._order.target, self._order.size, private=self._order.node is not None) as card:
-                self._all(card)
+                self._write_all(card)
         except Error as error:
             self.outcome.problem = error
-        except Exception as error:  # a defect: the other targets are still worth finishing
-            self.outcome.problem = Error(f"{type(error).__name__}: {error}", where=self.name, hint="report this")
+        except Exception as error:  # a defect must not affect the other targets
+            self.outcome.problem = Error(f"{type(error).__name__}: {error}", where=self.name, hint="report this bug")
         finally:
             while not self._ended:
-                self._take(self.line.get())
+                self._discard(self.queue.get())
 
-    def _all(self, card: OpenTarget) -> None:
+    def _write_all(self, card: OpenTarget) -> None:
         assert self.feed is not None
         outcome, order = self.outcome, self._order
         self._check_stop()
         begin = time.monotonic()
         self._wipe(card, self.feed.plan.marker)
-        self._chunks(card)
+        self._write_chunks(card)
         for offset, data in order.runs():
             card.write_small(offset, data)
             outcome.written += len(data)
@@ -91,62 +94,62 @@ class TargetWriter(threading.Thread):
 
         def tick(size: int) -> None:
             self._check_stop()
-            self._report("reading back", total, size)
+            self._report("verifying", total, size)
 
         outcome.verified = verify_target(card, order, self.feed, tick)
-        self._head(card)
+        self._write_head(card)
         outcome.seconds["verify"] = time.monotonic() - begin
         outcome.state = TargetState.done
         card.reread_partitions()
 
     def _wipe(self, card: OpenTarget, marker: bytes) -> None:
-        """Make a disk that cannot boot, unless an earlier write of the same image has; finds a card that is dead."""
-        said = marker[:SAID]  # the rest is zeros, and written anew in any case
-        present = card.read_small(0, len(said)) if self._order.target.exists else b""
-        self.outcome.resumed = present == said
+        """Make the disk unbootable, unless a write of the same image has. Detects a card that ignores writes."""
+        marker_start = marker[:MARKER_SIZE]  # the rest is zeros
+        present = card.read_small(0, len(marker_start)) if self._order.target.exists else b""
+        self.outcome.resumed = present == marker_start
         if present.startswith(MAGIC):
             self.outcome.state = TargetState.unfinished
         if not self.outcome.resumed:
             self.outcome.state = TargetState.unclear
             card.write_small(0, marker)
-            end = max(len(marker), card.size - len(marker))  # an older table's backup
+            end = max(len(marker), card.size - len(marker))  # the backup of an older partition table
             card.write_small(end, bytes(card.size - end))
             card.flush()
-            if card.read_small(0, len(said)) != said:
-                raise Error("what was written at its beginning was lost", where=self.name, hint=HINT)
+            if card.read_small(0, len(marker_start)) != marker_start:
+                raise Error("data written at the beginning was lost", where=self.name, hint=HINT)
             self.outcome.state = TargetState.unfinished
 
-    def _chunks(self, card: OpenTarget) -> None:
-        """Write what comes; where an earlier write stopped, only what is not there yet."""
+    def _write_chunks(self, card: OpenTarget) -> None:
+        """Write all chunks. After an interrupted write, write only chunks that differ."""
         bmap = self.feed.plan.bmap if self.feed else None
-        what = "continuing" if self.outcome.resumed else "writing"
+        step = "continuing" if self.outcome.resumed else "writing"
         fresh = not self._order.target.exists
-        mine = page_buffer(CHUNK)
-        while not isinstance(item := self.line.get(), FeedEnd):
+        present = page_buffer(CHUNK)
+        while not isinstance(item := self.queue.get(), FeedEnd):
             try:
                 self._check_stop()
                 size = len(item.view)
-                there = False
+                is_same = False
                 if self.outcome.resumed:
-                    card.read(item.offset, mine[:size])
-                    there = mine[:size].tobytes() == item.view.tobytes()
-                elif fresh:  # a new file is all holes
-                    there = item.view.tobytes() == ZEROS[:size]
-                if there:
+                    card.read(item.offset, present[:size])
+                    is_same = present[:size].tobytes() == item.view.tobytes()
+                elif fresh:  # a new file is one hole
+                    is_same = item.view.tobytes() == ZEROS[:size]
+                if is_same:
                     self.outcome.same += size
                 else:
                     card.write(item.offset, item.view)
                     self.outcome.written += size
-                self._report(what, bmap.mapped if bmap else None, size)
+                self._report(step, bmap.mapped if bmap else None, size)
             finally:
                 item.release()
-        self._take(item)
+        self._discard(item)
         if item.problem is not None:
             raise item.problem
         self._check_stop()
 
-    def _head(self, card: OpenTarget) -> None:
-        """The beginning, and of that the first sector last; a card that loses it is made unbootable again."""
+    def _write_head(self, card: OpenTarget) -> None:
+        """Write the beginning, its first sector last. If the card loses it, make the card unbootable again."""
         assert self.feed is not None
         head, first = self._order.head, min(4096, len(self._order.head))
         if len(head) > first:
@@ -159,10 +162,10 @@ class TargetWriter(threading.Thread):
         if card.read_small(0, len(head)) != head:
             card.write_small(0, self.feed.plan.marker)
             card.flush()
-            raise Error("what was written at its beginning was lost", where=self.name, hint=HINT)
+            raise Error("data written at the beginning was lost", where=self.name, hint=HINT)
 
-    def _take(self, item: Chunk | FeedEnd) -> None:
-        """Give back what is not needed any more."""
+    def _discard(self, item: Chunk | FeedEnd) -> None:
+        """Release an item of the queue without using it."""
         if isinstance(item, FeedEnd):
             self._ended = True
         else:

@@ -1,1 +1,1 @@
-"""Formats on disk, read and written without mounting anything."""
+"""On-disk formats, read and written without mounting anything."""

@@ -1,7 +1,7 @@
-"""Block maps: which blocks of an image have to be written, and the checksum of each range of them.
+"""Block maps: the ranges of an image that have to be written, with their checksums.
 
-The format is that of bmaptool(1), version 2.0; its versions 1.2 (without checksums), 1.3 (SHA-1) and 1.4 are read too.
-Other blocks hold nothing that anyone reads, so what a card had there before may stay.
+The format is version 2.0 of bmaptool(1). Versions 1.2 (without checksums), 1.3 (SHA-1) and 1.4 are read too. Nothing
+reads the other blocks of an image, so an SD card may keep their old contents.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from osbuild.shared.errors import Error
 from osbuild.shared.files import read_start
 
 BLOCK = 4096
-MOST = 2**24  # bytes of a block map; one of ours has some kB
+MAX_BYTES = 2**24  # of a block map; our own have some kB
 ALGORITHMS = {"sha1": 40, "sha256": 64, "sha512": 128}  # and the length of each in hex
 VERSIONS = ("1.2", "1.3", "1.4", "2.0")
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes of an image that have to be written; `digest` is theirs in hex, empty where a map has none."""
+    """Bytes of an image that have to be written. `digest` is in hex, empty if the map has no checksums."""
 
     offset: int
     size: int
@@ -35,7 +35,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Bmap:
-    """The map of an image of `size` bytes. Ranges are in order, apart from each other, and made of whole blocks."""
+    """The map of an image of `size` bytes. Ranges are sorted, do not overlap, and consist of whole blocks."""
 
     size: int
     ranges: tuple[Range, ...]
@@ -48,7 +48,7 @@ class Bmap:
         return sum(extent.size for extent in self.ranges)
 
     def to_xml(self) -> str:
-        """The file's text, version 2.0, with the checksum of itself."""
+        """Return the file's text, version 2.0, including the file's own checksum."""
         blocks = -(-self.size // self.block)
         lines = [
             '<?xml version="1.0" ?>',
@@ -68,42 +68,42 @@ class Bmap:
             span = f"{first}" if first == last else f"{first}-{last}"
             lines.append(f'        <Range chksum="{extent.digest}"> {span} </Range>')
         text = "\n".join([*lines, "    </BlockMap>", "</bmap>", ""])
-        own = hashlib.new(self.algorithm, text.encode()).hexdigest()
-        return text.replace("0" * ALGORITHMS[self.algorithm], own, 1)
+        digest = hashlib.new(self.algorithm, text.encode()).hexdigest()
+        return text.replace("0" * ALGORITHMS[self.algorithm], digest, 1)
 
 
 def read_bmap(path: Path) -> Bmap:
-    """Read and check a block map. Raises `Error` if it is none, is damaged, or contradicts itself."""
+    """Read and check a block map. Raises `Error` if it is not a block map, is damaged, or contradicts itself."""
     where = str(path)
     try:
-        data = read_start(path, MOST + 1)
+        data = read_start(path, MAX_BYTES + 1)
     except OSError as error:
-        hint = "check its mode, or leave it out: --no-bmap"
+        hint = "check its permissions, or write the whole image: --no-bmap"
         raise Error(f"cannot read the block map: {error.strerror}", where=where, hint=hint) from error
     return parse_bmap(data, where)
 
 
 def parse_bmap(data: bytes, where: str) -> Bmap:
-    """The map in `data`. Raises `Error` like `read_bmap`."""
-    hint = "get it again, together with its image"
-    # The format has no document type; refusing one keeps entities out, which could make a small file large.
-    if len(data) > MOST or b"<!DOCTYPE" in data:
+    """Parse the block map in `data`. Raises `Error` like `read_bmap`."""
+    hint = "download it again, together with its image"
+    # The format has no document type. Refusing one excludes entities, which could expand a small file without limit.
+    if len(data) > MAX_BYTES or b"<!DOCTYPE" in data:
         raise Error("this is not a block map", where=where, hint=hint)
     try:
         root = ElementTree.fromstring(data)
-        bmap = _found(root, data, where)
+        bmap = _parse_root(root, data, where)
     except (ElementTree.ParseError, ValueError, KeyError) as error:
         raise Error(f"this is not a block map: {error}", where=where, hint=hint) from error
     return bmap
 
 
-def _found(root: ElementTree.Element, data: bytes, where: str) -> Bmap:
+def _parse_root(root: ElementTree.Element, data: bytes, where: str) -> Bmap:
     version = root.get("version", "")
     if root.tag != "bmap":
-        raise ValueError(f"it is a <{root.tag}>")
+        raise ValueError(f"its root element is <{root.tag}>")
     if version not in VERSIONS:
-        hint = f"make it with a bmaptool that writes one of {', '.join(VERSIONS)}"
-        raise Error(f"a block map of version {version}", where=where, hint=hint)
+        hint = f"create it with a bmaptool that writes version {', '.join(VERSIONS)}"
+        raise Error(f"block maps of version {version} are not supported", where=where, hint=hint)
 
     def text(name: str) -> str:
         return (root.findtext(name) or "").strip()
@@ -111,13 +111,13 @@ def _found(root: ElementTree.Element, data: bytes, where: str) -> Bmap:
     size, block = int(text("ImageSize")), int(text("BlockSize"))
     if size <= 0 or block <= 0 or block % 512:
         raise ValueError(f"an image of {size} bytes in blocks of {block}")
-    sums, attribute, own = text("ChecksumType") or "sha256", "chksum", text("BmapFileChecksum")
+    sums, attribute, file_digest = text("ChecksumType") or "sha256", "chksum", text("BmapFileChecksum")
     if version == "1.3":
-        sums, attribute, own = "sha1", "sha1", text("BmapFileSHA1")
+        sums, attribute, file_digest = "sha1", "sha1", text("BmapFileSHA1")
     if sums not in ALGORITHMS:
-        raise ValueError(f"checksums of type {sums}")
+        raise ValueError(f"checksums of type {sums} are not supported")
     if version != "1.2":
-        _check_itself(data, sums, own, where)
+        _check_file_checksum(data, sums, file_digest, where)
     ranges: list[Range] = []
     for element in root.iterfind("BlockMap/Range"):
         first, _, last = (element.text or "").strip().partition("-")
@@ -130,28 +130,33 @@ def _found(root: ElementTree.Element, data: bytes, where: str) -> Bmap:
         ranges.append(Range(offset, end - offset, digest))
     mapped = sum(-(-extent.size // block) for extent in ranges)
     if text("MappedBlocksCount") and int(text("MappedBlocksCount")) != mapped:
-        raise ValueError(f"{text('MappedBlocksCount')} mapped blocks are promised and {mapped} are there")
+        raise ValueError(f"{text('MappedBlocksCount')} mapped blocks are announced, but its ranges have {mapped}")
     return Bmap(size, tuple(ranges), sums, block)
 
 
-def _check_itself(data: bytes, sums: str, own: str, where: str) -> None:
-    """The checksum of the file is made with zeros in its own place."""
-    if not re.fullmatch(rf"[0-9a-fA-F]{{{ALGORITHMS[sums]}}}", own):
-        raise ValueError("it has no checksum of itself")
-    if hashlib.new(sums, data.replace(own.encode(), b"0" * len(own), 1)).hexdigest() != own.lower():
+def _check_file_checksum(data: bytes, sums: str, file_digest: str, where: str) -> None:
+    """Compare the file with its checksum, which is computed with zeros in the checksum's own field."""
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{ALGORITHMS[sums]}}}", file_digest):
+        raise ValueError("its field BmapFileChecksum is not a checksum")
+    if (
+        hashlib.new(sums, data.replace(file_digest.encode(), b"0" * len(file_digest), 1)).hexdigest()
+        != file_digest.lower()
+    ):
         raise Error(
-            "the block map is damaged: its checksum is wrong", where=where, hint="get it again, or leave it out"
+            "the block map is damaged: its checksum is wrong",
+            where=where,
+            hint="download it again, or write the whole image: --no-bmap",
         )
 
 
 def join_ranges(ranges: Sequence[Range], size: int, block: int = BLOCK) -> tuple[Range, ...]:
-    """`ranges`, which may overlap, widened to whole blocks, put in order and joined where they touch."""
-    made: list[Range] = []
-    for each in sorted(ranges, key=lambda each: each.offset):
-        start = each.offset // block * block
-        end = min(-(-each.end // block) * block, size)
-        if made and start <= made[-1].end:
-            last = made.pop()
+    """Return `ranges`, which may overlap, sorted, widened to whole blocks, and joined if they touch."""
+    joined: list[Range] = []
+    for extent in sorted(ranges, key=lambda extent: extent.offset):
+        start = extent.offset // block * block
+        end = min(-(-extent.end // block) * block, size)
+        if joined and start <= joined[-1].end:
+            last = joined.pop()
             start, end = last.offset, max(last.end, end)
-        made.append(Range(start, end - start))
-    return tuple(made)
+        joined.append(Range(start, end - start))
+    return tuple(joined)

@@ -1,4 +1,4 @@
-"""Switches devices of a flattened device tree on and off (Devicetree Specification 0.4, chapter 5)."""
+"""Enables and disables devices in a flattened device tree (Devicetree Specification 0.4, chapter 5)."""
 
 import struct
 from collections.abc import Mapping
@@ -10,45 +10,47 @@ MAGIC = 0xD00DFEED
 BEGIN_NODE, END_NODE, PROPERTY, NOP, END = 1, 2, 3, 4, 9
 
 
-def set_node_status(data: bytes, wanted: Mapping[str, str], where: str) -> bytes:
-    """The tree with the property `status` of nodes, by path, as in `wanted`.
+def set_node_status(data: bytes, statuses: Mapping[str, str], where: str) -> bytes:
+    """Return the device tree `data` with the property `status` of the nodes in `statuses`, a mapping from node paths.
 
-    Raises `Error` where it is no device tree, or a node is missing.
+    Raises `Error` if `data` is not a device tree, or a node is missing.
     """
     if len(data) < HEADER.size or int.from_bytes(data[:4], "big") != MAGIC:
         raise Error("not a device tree", where=where)
     fields = list(HEADER.unpack_from(data))
     structure, strings, length, size = fields[2], fields[3], fields[8], fields[9]
     names = data[strings : strings + length] + b"status\0"
-    left, made, path = dict(wanted), bytearray(), ""
-    place, inside = structure, structure + size
-    while place + 4 <= inside:
-        begin, (token,) = place, struct.unpack_from(">I", data, place)
-        place += 4
+    remaining, structure_block, path = dict(statuses), bytearray(), ""
+    offset, inside = structure, structure + size
+    while offset + 4 <= inside:
+        begin, (token,) = offset, struct.unpack_from(">I", data, offset)
+        offset += 4
         if token == BEGIN_NODE:
-            name = data[place : data.index(b"\0", place)].decode("ascii", "replace")
-            place += (len(name) + 4) & ~3
+            name = data[offset : data.index(b"\0", offset)].decode("ascii", "replace")
+            offset += (len(name) + 4) & ~3
             path = f"{path.rstrip('/')}/{name}"
-            made += data[begin:place]
-            if status := left.pop(path, None):
+            structure_block += data[begin:offset]
+            if status := remaining.pop(path, None):
                 value = status.encode() + b"\0"
-                made += struct.pack(">III", PROPERTY, len(value), length) + value + bytes(-len(value) % 4)
+                structure_block += struct.pack(">III", PROPERTY, len(value), length) + value + bytes(-len(value) % 4)
             continue
         if token == END_NODE:
             path = path.rpartition("/")[0] or "/"
         elif token == PROPERTY:
-            count, offset = struct.unpack_from(">II", data, place)
-            place += 8 + ((count + 3) & ~3)
-            if path in wanted and names[offset:].startswith(b"status\0"):
+            count, name_offset = struct.unpack_from(">II", data, offset)
+            offset += 8 + ((count + 3) & ~3)
+            if path in statuses and names[name_offset:].startswith(b"status\0"):
                 continue
-        made += data[begin:place]
+        structure_block += data[begin:offset]
         if token == END:
             break
-    if left:
-        raise Error(f"no node {next(iter(left))}", where=where, hint="check `qemu.status` of the board")
-    fields[2], fields[9] = structure, len(made)
-    fields[3], fields[8] = structure + len(made), len(names)
+    if remaining:
+        raise Error(
+            f"the device tree has no node {next(iter(remaining))}", where=where, hint="check `qemu.status` of the board"
+        )
+    fields[2], fields[9] = structure, len(structure_block)
+    fields[3], fields[8] = structure + len(structure_block), len(names)
     if strings < structure:
-        raise Error("its strings come before its nodes, which this program can't change", where=where)
+        raise Error("the strings block precedes the structure block, which is not supported", where=where)
     fields[1] = fields[3] + len(names)
-    return HEADER.pack(*fields) + data[HEADER.size : structure] + bytes(made) + names
+    return HEADER.pack(*fields) + data[HEADER.size : structure] + bytes(structure_block) + names

@@ -1,6 +1,6 @@
-"""Reads files of a FAT file system, such as an ESP's, without mounting it.
+"""Reads files from a FAT file system, such as an ESP, without mounting it.
 
-Source: Microsoft's "FAT: General Overview of On-Disk Format", version 1.03, with long names; UEFI 2.10, section 13.3.
+Sources: Microsoft's "FAT: General Overview of On-Disk Format", version 1.03, with long names; UEFI 2.10, section 13.3.
 """
 
 import array
@@ -16,9 +16,9 @@ from osbuild.shared.errors import Error
 
 ENTRY = struct.Struct("<11sBB7xH4xHI")  # name, attributes, case, cluster high, cluster low, size
 VOLUME, FOLDER, LONG_NAME = 0x08, 0x10, 0x0F
-AGAIN = "copy or decompress the image again; write a disk anew with `edge-osbuild flash`"
+AGAIN = "copy or decompress the image again; write a disk again with `edge-osbuild flash`"
 LARGEST_FOLDER = 2**16 * ENTRY.size  # bytes (section 6)
-# Bounds on what a damaged file system can make this program do: no boot partition has as many of either.
+# Limits for damaged file systems. No ESP has as many clusters or files.
 MOST_CLUSTERS, MOST_FILES = 2**24, 2**16
 
 
@@ -36,7 +36,7 @@ class Fat:
     """A FAT12, FAT16 or FAT32 file system at `offset` bytes in `image`, which must stay open."""
 
     def __init__(self, image: BinaryIO, offset: int, where: str) -> None:
-        """Raises `Error` if there is no such file system."""
+        """Read the boot sector and the allocation table. Raises `Error` if there is no FAT file system."""
         self.image, self.offset, self.where = image, offset, where
         boot = self._at(0, 512)
         if len(boot) < 512 or boot[510:] != b"\x55\xaa":
@@ -58,15 +58,15 @@ class Fat:
         self._data = first * sector
         self._root = None if not fat16 else (reserved + fats * fat16) * sector
         self._root_size, self._root_cluster = root * 32, root_cluster
-        # Like Linux, FAT32 is told by its missing 16-bit size: mkfs.fat makes smaller ones than the document allows.
+        # Like Linux, recognise FAT32 by its 16-bit FAT size of 0: mkfs.fat makes smaller ones than the document allows.
         self._bits = 32 if not fat16 else 16 if self.clusters >= 4085 else 12
         self._fat = self._at(reserved * sector, min(fat_sectors * sector, (self.clusters + 2) * 4))
         self._table = numbers(self._fat, self._bits)
-        # Like Linux: the table may be too short for the size that the boot sector tells.
+        # Like Linux: the table may be too short for the number of clusters in the boot sector.
         self.clusters = min(self.clusters, max(0, len(self._fat) * 8 // self._bits - 2))
 
     def walk(self) -> Iterator[File]:
-        """Every file and folder, a folder before what is in it. Raises `Error` if the file system is damaged."""
+        """Yield every file and folder, a folder before its contents. Raises `Error` if the file system is damaged."""
         for number, file in enumerate(self._folder(PurePosixPath(), None, set())):
             if number == MOST_FILES:
                 raise Error(
@@ -75,7 +75,7 @@ class Fat:
             yield file
 
     def used(self) -> Iterator[tuple[int, int]]:
-        """Offset and size, in bytes within the file system, of all that it uses: what it describes, taken clusters."""
+        """Yield offset and size, in bytes within the file system, of its metadata and allocated clusters."""
         yield 0, self._data
         start = 2
         for cluster in range(2, self.clusters + 3):
@@ -85,7 +85,7 @@ class Fat:
                 start = cluster + 1
 
     def read(self, file: File, offset: int = 0, size: int | None = None) -> bytes:
-        """Bytes of a file. Raises `Error` if the file system is damaged there."""
+        """Return bytes of a file. Raises `Error` if its cluster chain is damaged."""
         end = file.size if size is None else min(file.size, offset + size)
         if offset >= end:
             return b""
@@ -95,26 +95,26 @@ class Fat:
         return data[start : start + end - offset]
 
     def extents(self, file: File) -> list[tuple[int, int]]:
-        """Offset and size, in bytes within the file system, of the clusters that a file takes, in their order.
+        """Return offset and size, in bytes within the file system, of the clusters of a file, in the file's order.
 
-        Raises `Error` if the file system is damaged there.
+        Raises `Error` if its cluster chain is damaged.
         """
-        found: list[tuple[int, int]] = []
+        extents: list[tuple[int, int]] = []
         cluster: int | None = file.cluster
-        left = -(-file.size // self.cluster_size)
-        while left:
+        remaining = -(-file.size // self.cluster_size)
+        while remaining:
             if cluster is None or not 2 <= cluster < self.clusters + 2:
                 raise Error(f"the FAT file system is damaged: {file.path} ends early", where=self.where, hint=AGAIN)
-            count = self._run(cluster, left)
-            found.append((self._data + (cluster - 2) * self.cluster_size, count * self.cluster_size))
-            left -= count
-            cluster = self._next(cluster + count - 1) if left else None
-        return found
+            count = self._run(cluster, remaining)
+            extents.append((self._data + (cluster - 2) * self.cluster_size, count * self.cluster_size))
+            remaining -= count
+            cluster = self._next(cluster + count - 1) if remaining else None
+        return extents
 
     def _run(self, cluster: int, most: int) -> int:
-        """How many clusters, at most `most`, follow each other in a chain and on the disk, from `cluster` on."""
+        """Count the contiguous clusters of a chain from `cluster` on, at most `most`."""
         most = min(most, self.clusters + 2 - cluster)
-        if self._bits != 12 and most > 1:  # nearly every file is in one piece: compare all of it at once
+        if self._bits != 12 and most > 1:  # nearly every file is contiguous: compare its whole chain at once
             ascending = sequence(self._table.typecode, self.clusters + 3)
             if self._table[cluster : cluster + most - 1] == ascending[cluster + 1 : cluster + most]:
                 return most
@@ -128,7 +128,7 @@ class Fat:
         return self.image.read(size)
 
     def _entry(self, cluster: int) -> int:
-        """What the table says of a cluster: 0 if it is free."""
+        """Return the allocation table's entry of a cluster: 0 if it is free."""
         if self._bits != 12:
             return self._table[cluster] & 0x0FFFFFFF if cluster < len(self._table) else 0
         offset = cluster * 12 // 8
@@ -136,19 +136,21 @@ class Fat:
         return pair >> 4 if cluster & 1 else pair & 0xFFF
 
     def _next(self, cluster: int) -> int | None:
-        """The cluster after this one, or None at the end of the chain."""
+        """Return the next cluster of the chain, None at its end."""
         value = self._entry(cluster)
         return None if value >= {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}[self._bits] else value
 
     def _chain(self, cluster: int | None, skip: int = 0, *, count: int, shorter: bool = False) -> bytes:
-        """The contents of `count` clusters of a chain after the first `skip`. A chain may be `shorter` than that, or it
-        raises `Error`."""
+        """Return the contents of `count` clusters of a chain after the first `skip`.
+
+        Raises `Error` for a chain with fewer clusters, unless `shorter` allows it.
+        """
         data: list[bytes] = []
-        number, seen = 0, bytearray(self.clusters + 2)
+        number, visited = 0, bytearray(self.clusters + 2)
         while cluster is not None and len(data) < count:
-            if not 2 <= cluster < self.clusters + 2 or seen[cluster]:
+            if not 2 <= cluster < self.clusters + 2 or visited[cluster]:
                 raise Error(f"the FAT file system is damaged: cluster {cluster}", where=self.where, hint=AGAIN)
-            seen[cluster] = True
+            visited[cluster] = True
             if number >= skip:
                 data.append(self._at(self._data + (cluster - 2) * self.cluster_size, self.cluster_size))
             cluster, number = self._next(cluster), number + 1
@@ -156,14 +158,14 @@ class Fat:
             raise Error("the FAT file system is damaged: a file ends early", where=self.where, hint=AGAIN)
         return b"".join(data)
 
-    def _folder(self, path: PurePosixPath, cluster: int | None, seen: set[int]) -> Iterator[File]:
+    def _folder(self, path: PurePosixPath, cluster: int | None, visited: set[int]) -> Iterator[File]:
         if cluster is None and self._root is not None:
             data = self._at(self._root, self._root_size)
         else:
             cluster = self._root_cluster if cluster is None else cluster
-            if cluster in seen:
+            if cluster in visited:
                 raise Error("the FAT file system is damaged: a folder is within itself", where=self.where, hint=AGAIN)
-            seen.add(cluster)
+            visited.add(cluster)
             data = self._chain(cluster, count=-(-LARGEST_FOLDER // self.cluster_size), shorter=True)
         long: dict[int, bytes] = {}
         for index in range(0, len(data) - 31, 32):
@@ -183,22 +185,22 @@ class Fat:
                 long = {}
                 yield file
                 if file.folder:
-                    yield from self._folder(file.path, file.cluster, seen)
+                    yield from self._folder(file.path, file.cluster, visited)
 
 
 def numbers(table: bytes, bits: int) -> "array.array[int]":
-    """The entries of a table of 16 or 32 bits each; none of one of 12."""
+    """Return the entries of a FAT16 or FAT32 table; an empty array for FAT12."""
     if bits == 12:
         return array.array("H")
-    found = array.array({16: "H", 32: "I"}[bits], table[: len(table) - len(table) % (bits // 8)])
+    entries = array.array({16: "H", 32: "I"}[bits], table[: len(table) - len(table) % (bits // 8)])
     if sys.byteorder == "big":
-        found.byteswap()
-    return found
+        entries.byteswap()
+    return entries
 
 
 @lru_cache(maxsize=4)
 def sequence(typecode: str, count: int) -> "array.array[int]":
-    """0, 1, 2, … as an array."""
+    """Return 0, 1, 2, … as an array."""
     return array.array(typecode, range(count))
 
 

@@ -1,14 +1,14 @@
-"""Files that are taken for disk images and are none: named by their first bytes, with what to do about each."""
+"""Recognises files that are often mistaken for disk images, by their magic bytes, with a hint for each."""
 
 from typing import BinaryIO
 
 from osbuild.shared.errors import Error
 
 CONVERT = "convert it first: qemu-img convert -O raw {path} disk.img"
-# Offset, first bytes there, what it is, what to do
+# Offset, magic bytes, kind, hint
 KINDS = (
     (0, b"PK\x03\x04", "a zip archive", "unpack it first: unzip {path}"),
-    (0, b"PK\x05\x06", "an empty zip archive", "get it again"),
+    (0, b"PK\x05\x06", "an empty zip archive", "download it again"),
     (0, b"\x5d\x00\x00", "compressed with lzma (the old format without a checksum)", "unpack it first: unlzma {path}"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x {path}"),
     (0, b"Rar!\x1a\x07", "a rar archive", "unpack it first"),
@@ -29,9 +29,11 @@ KINDS = (
 
 
 def refuse_foreign_file(file: BinaryIO, where: str) -> None:
-    """Raises `Error` where a file without a partition table is of a known kind."""
+    """Raise `Error` if `file` is of a kind that is not a disk image and has no partition table."""
     file.seek(510)
-    if file.read(2) == b"\x55\xaa":  # a partition table: an installer's medium is both
+    if (
+        file.read(2) == b"\x55\xaa"
+    ):  # a partition table: an installation medium has one, and is an ISO 9660 file system too
         return
     for offset, magic, name, hint in KINDS:
         file.seek(offset)

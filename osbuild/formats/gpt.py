@@ -1,4 +1,4 @@
-"""Reads a GUID Partition Table (UEFI specification 2.10, section 5.3), strictly: both copies must be right.
+"""Reads a GUID Partition Table (UEFI specification 2.10, section 5.3). Both copies must be valid.
 
 Partition types are those of the Discoverable Partitions Specification (UAPI group).
 """
@@ -15,12 +15,12 @@ from uuid import UUID
 from osbuild.host.architecture import Architecture
 from osbuild.shared.errors import Error
 
-AGAIN = "copy or decompress the image again; write a disk anew with `edge-osbuild flash`"
+AGAIN = "copy or decompress the image again; write a disk again with `edge-osbuild flash`"
 SIGNATURE = b"EFI PART"
 SECTORS = (512, 4096)  # bytes
 HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")  # table 5-5
 ENTRY = struct.Struct("<16s16sQQQ72s")  # table 5-6
-MOST_ENTRIES = 2**20  # bytes; Linux takes no larger array either
+MOST_ENTRIES = 2**20  # bytes; Linux accepts no larger array either
 
 ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 XBOOTLDR = UUID("bc13c2ff-59e6-4262-a352-b275fd6f7172")
@@ -77,13 +77,13 @@ class Partition:
 
     @property
     def kind(self) -> str:
-        """The type in words, or its UUID."""
+        """The name of the type, or its UUID if unknown."""
         return TYPES.get(self.type, str(self.type))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A valid table; `sector` and `size`, that of the whole image, are in bytes."""
+    """A valid table. `sector` is the size of a sector, `size` that of the whole image, both in bytes."""
 
     uuid: UUID
     sector: int
@@ -107,7 +107,7 @@ class _Header:
 def read_table(image: Path) -> Table:
     """Read and check the table of a disk image or block device.
 
-    Raises `Error` if there is none, if either copy is damaged or missing, if the two differ, or if the image is
+    Raises `Error` if there is no table, if either copy is damaged or missing, if the copies differ, or if the image is
     shorter than its table says.
     """
     try:
@@ -118,9 +118,9 @@ def read_table(image: Path) -> Table:
 
 
 def read_table_beginning(data: bytes, where: str) -> Table | None:
-    """The table in the first MiB of a disk whose end is not at hand, its backup unchecked; None if there is no GPT.
+    """Parse the table in the first MiB of a disk, without its backup; None if there is no GPT.
 
-    `size` is that of the disk which the table was made for. Raises `Error` if the table is damaged.
+    `size` of the result is the size of the disk that the table was written for. Raises `Error` if it is damaged.
     """
     file = io.BytesIO(data)
     if not any(_at(file, sector, 8) == SIGNATURE for sector in SECTORS):
@@ -130,25 +130,25 @@ def read_table_beginning(data: bytes, where: str) -> Table | None:
 
 
 def read_table_from(file: BinaryIO, where: str) -> Table:
-    """The same of what is open; `where` is what errors call it."""
+    """Like `read_table`, for an open file. `where` is the path shown in errors."""
     size = file.seek(0, os.SEEK_END)
     sector, primary, entries = _primary(file, where)
     if (needed := (primary.other + 1) * sector) > size:
         raise Error(
-            f"truncated: {size} bytes, but its table speaks of {needed}",
+            f"the image is truncated: it has {size} bytes, and its partition table describes {needed}",
             where=where,
             hint=AGAIN,
         )
     backup = _header(file, sector, primary.other, "the backup table", where)
     same = ("first", "last", "uuid", "count", "step", "crc")
     if backup.other != 1 or any(getattr(primary, name) != getattr(backup, name) for name in same):
-        raise Error("the table and its backup differ", where=where, hint=AGAIN)
+        raise Error("the partition table and its backup differ", where=where, hint=AGAIN)
     _entries(file, sector, backup, "the backup table", where)
     return _table(sector, size, primary, entries, where)
 
 
 def _primary(file: BinaryIO, where: str) -> tuple[int, _Header, bytes]:
-    """Bytes of a sector, the header, and the array of entries."""
+    """Return the bytes of a sector, the header, and the array of entries."""
     sector = next((size for size in SECTORS if _at(file, size, 8) == SIGNATURE), None)
     boot = _at(file, 0, 512)
     if sector is None or boot[510:] != b"\x55\xaa" or 0xEE not in boot[450:514:16]:
@@ -159,7 +159,11 @@ def _primary(file: BinaryIO, where: str) -> tuple[int, _Header, bytes]:
         )
     header = _header(file, sector, 1, "the table", where)
     if header.other <= header.last or header.last < header.first:
-        raise Error("the table contradicts itself: where its backup or the partitions are", where=where, hint=AGAIN)
+        raise Error(
+            "the partition table contradicts itself: the backup or the range for partitions is misplaced",
+            where=where,
+            hint=AGAIN,
+        )
     return sector, header, _entries(file, sector, header, "the table", where)
 
 
@@ -182,12 +186,12 @@ def _table(sector: int, size: int, header: _Header, entries: bytes, where: str) 
                     attributes=attributes,
                 )
             )
-    _check_places(partitions, header, where)
+    _check_positions(partitions, header, where)
     return Table(uuid=header.uuid, sector=sector, size=size, partitions=tuple(partitions))
 
 
 def _at(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Bytes at `offset`; fewer, or none, where the image ends before."""
+    """Return `size` bytes at `offset`, fewer at the end of the image."""
     if offset >= 2**63:
         return b""
     file.seek(offset)
@@ -195,7 +199,7 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def find_esp(table: Table | None, where: str, hint: str, purpose: str = "") -> Partition:
-    """The one EFI system partition of a disk. Raises `Error` if there is none, several, or no table."""
+    """Return the ESP of a disk. Raises `Error` if there is not exactly one, or no table."""
     partitions = [partition for partition in table.partitions if partition.type == ESP] if table else []
     if len(partitions) != 1:
         raise Error(f"{len(partitions)} EFI system partitions, expected one{purpose}", where=where, hint=hint)
@@ -231,14 +235,14 @@ def _entries(file: BinaryIO, sector: int, header: _Header, what: str, where: str
     return entries
 
 
-def _check_places(partitions: list[Partition], header: _Header, where: str) -> None:
-    before: Partition | None = None
+def _check_positions(partitions: list[Partition], header: _Header, where: str) -> None:
+    previous: Partition | None = None
     for partition in sorted(partitions, key=lambda partition: partition.first_lba):
         label = f"partition {partition.number} ({partition.name})"
         if not header.first <= partition.first_lba <= partition.last_lba <= header.last:
-            raise Error(f"{label} does not lie within the disk", where=where, hint=AGAIN)
-        if before is not None and partition.first_lba <= before.last_lba:
-            raise Error(f"{label} overlaps partition {before.number} ({before.name})", where=where, hint=AGAIN)
-        before = partition
+            raise Error(f"{label} is not within the disk", where=where, hint=AGAIN)
+        if previous is not None and partition.first_lba <= previous.last_lba:
+            raise Error(f"{label} overlaps partition {previous.number} ({previous.name})", where=where, hint=AGAIN)
+        previous = partition
     if len({partition.uuid for partition in partitions}) < len(partitions):
         raise Error("two partitions have the same UUID", where=where, hint=AGAIN)

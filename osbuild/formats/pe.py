@@ -1,4 +1,4 @@
-"""Reads the sections of a PE image, which is what a unified kernel image (UKI) is.
+"""Reads the sections of a PE image, the format of a unified kernel image (UKI).
 
 Sources: Microsoft's "PE Format"; UAPI group's "Unified Kernel Image".
 """
@@ -16,7 +16,7 @@ Reader = Callable[[int, int], bytes]  # (offset, size) -> bytes, fewer at the en
 
 @dataclass(frozen=True)
 class Section:
-    """Where a section's contents are in the file, in bytes."""
+    """Offset and size of a section's contents in the file, in bytes."""
 
     name: str
     offset: int
@@ -25,13 +25,13 @@ class Section:
 
 @dataclass(frozen=True)
 class PeImage:
-    """`machine` is an architecture as in a profile, or the number of one that is not known."""
+    """`machine` is an architecture as in a profile, or the machine number if it is unknown."""
 
     machine: str
     sections: tuple[Section, ...]
 
     def contents(self, name: str, read: Reader) -> bytes | None:
-        """What is in the first section of this name, without trailing NULs; None if there is no such section."""
+        """Return the contents of the first section of this name, without trailing NULs; None without such a section."""
         for section in self.sections:
             if section.name == name:
                 return read(section.offset, section.size).rstrip(b"\0")
@@ -39,7 +39,7 @@ class PeImage:
 
 
 def parse_pe(read: Reader, where: str) -> PeImage:
-    """The section table of a PE file. Raises `Error` if it is none or cut short."""
+    """Parse the section table of a PE file. Raises `Error` if it is not a PE file or is truncated."""
     dos = read(0, 64)
     if len(dos) < 64 or dos[:2] != b"MZ":
         raise Error("not a PE image", where=where)
@@ -50,7 +50,7 @@ def parse_pe(read: Reader, where: str) -> PeImage:
     machine, count, optional = struct.unpack_from("<HH12xH", coff, 4)
     table = read(start + 24 + optional, 40 * count)
     if len(table) < 40 * count:
-        raise Error("the PE image is cut short", where=where)
+        raise Error("the PE image is truncated", where=where)
     sections = []
     for index in range(0, 40 * count, 40):
         name, virtual, raw, offset = struct.unpack_from("<8sI4xII", table, index)

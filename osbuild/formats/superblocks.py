@@ -1,4 +1,4 @@
-"""What the superblocks of erofs, dm-verity and ext4 say.
+"""Reads the superblocks of erofs, dm-verity and ext4.
 
 Sources: Linux, Documentation/filesystems/erofs.rst and the EROFS project's "Core on-disk format"; cryptsetup's
 "DM-Verity on-disk specification"; Linux, Documentation/filesystems/ext4/super.rst.
@@ -27,7 +27,7 @@ def _text(raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class Erofs:
-    """`size` and `block_size` are in bytes; `build_time` in seconds since 1970; `intact` is the checksum's verdict."""
+    """`size` and `block_size` are in bytes; `build_time` in seconds since 1970; `intact` is None without a checksum."""
 
     label: str
     uuid: UUID
@@ -40,7 +40,7 @@ class Erofs:
 
 
 def read_erofs(image: BinaryIO, offset: int) -> Erofs | None:
-    """The erofs whose partition begins `offset` bytes into `image`, or None."""
+    """Read the erofs in the partition at `offset` bytes in `image`; None if there is none."""
     raw = _at(image, offset + 1024, EROFS.size)
     if len(raw) < EROFS.size:
         return None
@@ -54,7 +54,7 @@ def read_erofs(image: BinaryIO, offset: int) -> Erofs | None:
     else:
         compression = ("lz4",) if incompat & 1 else ()
     intact = None
-    if compat & 1:  # the checksum covers the rest of the superblock's block, its own field as zero
+    if compat & 1:  # the checksum covers the block from the superblock on, with zeros in the checksum's own field
         block = bytearray(_at(image, offset + 1024, (1 << bits) - 1024 if bits > 10 else 1 << bits))
         block[4:8] = bytes(4)
         intact = crc32c(bytes(block)) == crc
@@ -71,7 +71,7 @@ def read_erofs(image: BinaryIO, offset: int) -> Erofs | None:
 
 
 def crc32c(data: bytes, crc: int = 0xFFFFFFFF) -> int:
-    """Castagnoli's CRC (RFC 3720, appendix B.4), not inverted at the end, as erofs keeps it."""
+    """Return the CRC-32C (RFC 3720, appendix B.4), not inverted at the end, as erofs stores it."""
     for byte in data:
         crc ^= byte
         for _ in range(8):
@@ -81,7 +81,7 @@ def crc32c(data: bytes, crc: int = 0xFFFFFFFF) -> int:
 
 @dataclass(frozen=True)
 class Verity:
-    """Sizes are in bytes, `data_blocks` in blocks; `root_hash` is what the tree's top block really hashes to."""
+    """Sizes are in bytes, `data_blocks` in blocks; `root_hash` is computed from the top block of the hash tree."""
 
     uuid: UUID
     algorithm: str
@@ -94,7 +94,7 @@ class Verity:
 
 
 def read_verity(image: BinaryIO, offset: int) -> Verity | None:
-    """The dm-verity superblock `offset` bytes into `image`, with the hash tree after it, or None."""
+    """Read the dm-verity superblock at `offset` bytes in `image`, with its hash tree; None if there is none."""
     raw = _at(image, offset, VERITY.size)
     if len(raw) < VERITY.size:
         return None
@@ -108,7 +108,7 @@ def read_verity(image: BinaryIO, offset: int) -> Verity | None:
     if name in hashlib.algorithms_guaranteed and not name.startswith("shake"):
         width = 1 << (hashlib.new(name).digest_size - 1).bit_length()
         top = _at(image, offset + hash_size, hash_size)
-        # a tree without levels would have the data block's own hash for its root
+        # the root hash of a tree without levels is the hash of the data block itself
         if blocks > 1 and len(top) == hash_size:
             root_hash = hashlib.new(name, salt + top if kind == 1 else top + salt).hexdigest()
         level = blocks
@@ -138,7 +138,7 @@ class Ext4:
 
 
 def read_ext4(image: BinaryIO, offset: int) -> Ext4 | None:
-    """The ext4 whose partition begins `offset` bytes into `image`, or None."""
+    """Read the ext4 in the partition at `offset` bytes in `image`; None if there is none."""
     raw = _at(image, offset + 1024, 1024)
     if len(raw) < 1024 or raw[56:58] != b"\x53\xef":
         return None

@@ -1,8 +1,8 @@
-"""U-Boot's own image format, in which a whole slot is one file with a checksum (U-Boot sources, include/image.h).
+"""U-Boot's legacy image format (U-Boot sources, include/image.h), used for boot images.
 
-Debian's U-Boot for Raspberry Pis reads no FIT images (its CONFIG_FIT is off), so this older format it is: a header
-with CRC-32s of itself and of what follows, and several parts behind each other. U-Boot checks it with `iminfo` and
-takes it apart with `imxtract`.
+A header with CRC-32s of itself and of the data is followed by several parts. U-Boot checks an image with `iminfo` and
+extracts its parts with `imxtract`. Debian's U-Boot for Raspberry Pis does not read the newer FIT images, because its
+CONFIG_FIT is off.
 """
 
 import struct
@@ -23,7 +23,7 @@ ARCHITECTURES = {Architecture.armv7: 2, Architecture.arm64: 22, Architecture.x86
 
 @dataclass(frozen=True)
 class Uimage:
-    """What was in an image: its name, its time in seconds since 1970, and its parts."""
+    """The contents of an image: name, time in seconds since 1970, and parts."""
 
     name: str
     architecture: Architecture | None
@@ -32,7 +32,7 @@ class Uimage:
 
 
 def pack_multi(parts: Sequence[bytes], architecture: Architecture, name: str, *, time: int) -> bytes:
-    """An image of several parts, each at a multiple of four bytes. `name` has up to 32 characters."""
+    """Return an image of several parts, each aligned to four bytes. `name` has up to 32 characters."""
     body = b"".join(len(part).to_bytes(4, "big") for part in parts) + bytes(4)
     for part in parts:
         body += bytes(-len(body) % 4) + part
@@ -40,14 +40,14 @@ def pack_multi(parts: Sequence[bytes], architecture: Architecture, name: str, *,
 
 
 def pack_script(text: str, architecture: Architecture, name: str, *, time: int) -> bytes:
-    """A script for `source`."""
+    """Return a script for U-Boot's command `source`."""
     data = text.encode()
     body = len(data).to_bytes(4, "big") + bytes(4) + data
     return _header(body, architecture, SCRIPT, name, time) + body
 
 
 def pack_kernel(data: bytes, architecture: Architecture, name: str, *, address: int) -> bytes:
-    """A program to be loaded to `address` and started there with a device tree, as Linux is."""
+    """Return an image of a program that U-Boot loads to `address` and starts like Linux, with a device tree."""
     return _header(data, architecture, KERNEL, name, 0, address) + data
 
 
@@ -59,30 +59,32 @@ def _header(body: bytes, architecture: Architecture, kind: int, name: str, time:
 
 
 def parse_multi(data: bytes, where: str) -> Uimage:
-    """Take an image of several parts apart, strictly. Raises `Error` where it is none, or damaged."""
+    """Split an image of several parts. Raises `Error` if it is not such an image, or is damaged."""
     if len(data) < HEADER.size or int.from_bytes(data[:4], "big") != MAGIC:
-        raise Error("not an image of U-Boot's", where=where)
+        raise Error("this is not a U-Boot image", where=where)
     _, check, time, size, _, _, body_check, _, machine, kind, _, name = HEADER.unpack_from(data)
     if zlib.crc32(data[:4] + bytes(4) + data[8 : HEADER.size]) != check:
-        raise Error("the header's checksum is wrong", where=where)
+        raise Error("the U-Boot image is damaged: the checksum of its header is wrong", where=where)
     body = data[HEADER.size : HEADER.size + size]
     if len(body) < size or zlib.crc32(body) != body_check:
-        raise Error("the checksum is wrong", where=where)
+        raise Error("the U-Boot image is damaged: the checksum of its data is wrong", where=where)
     if kind != MULTI:
-        raise Error("not an image of several parts", where=where)
+        raise Error("this U-Boot image does not have several parts", where=where)
     sizes: list[int] = []
     while True:
-        word = body[4 * len(sizes) : 4 * len(sizes) + 4]
-        if len(word) < 4:
-            raise Error("the list of parts has no end", where=where)
-        if not any(word):
+        length_field = body[4 * len(sizes) : 4 * len(sizes) + 4]
+        if len(length_field) < 4:
+            raise Error("the U-Boot image is damaged: its list of parts has no end", where=where)
+        if not any(length_field):
             break
-        sizes.append(int.from_bytes(word, "big"))
+        sizes.append(int.from_bytes(length_field, "big"))
     parts, offset = [], 4 * len(sizes) + 4
     for length in sizes:
         if offset + length > size:
-            raise Error("a part is longer than the image", where=where)
+            raise Error("the U-Boot image is damaged: a part is longer than the image", where=where)
         parts.append(body[offset : offset + length])
         offset += length + -length % 4
-    known = next((architecture for architecture, number in ARCHITECTURES.items() if number == machine), None)
-    return Uimage(name.rstrip(b"\0").decode("ascii", "replace"), known, time, tuple(parts))
+    image_architecture = next(
+        (architecture for architecture, number in ARCHITECTURES.items() if number == machine), None
+    )
+    return Uimage(name.rstrip(b"\0").decode("ascii", "replace"), image_architecture, time, tuple(parts))

@@ -1,1 +1,1 @@
-"""What every part of the host's side uses: log, programs, paths, output files, the cache, HTTP."""
+"""Used by every host package: log, subprocesses, paths, output files, the cache and HTTP."""

@@ -1,4 +1,4 @@
-"""The architectures that images are built for, and what each is called elsewhere."""
+"""The architectures that images are built for, and their names in other projects."""
 
 import platform
 from enum import StrEnum
@@ -27,7 +27,7 @@ class Architecture(StrEnum):
         return {"x86_64": "amd64", "arm64": "arm64", "armv7": "armhf"}[self]
 
     def to_go(self) -> str:
-        """GOARCH; 32-bit ARM also wants GOARM=7."""
+        """GOARCH; 32-bit ARM also needs GOARM=7."""
         return {"x86_64": "amd64", "arm64": "arm64", "armv7": "arm"}[self]
 
     def to_efi(self) -> str:
@@ -39,7 +39,7 @@ class Architecture(StrEnum):
         return {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "arm"}[self]
 
     def to_oci(self) -> dict[str, str]:
-        """`architecture` and, where there is one, `variant` of an OCI image (image-spec, config.md)."""
+        """`architecture`, and on ARMv7 also `variant`, of an OCI image (image-spec, config.md)."""
         name = {"x86_64": "amd64", "arm64": "arm64", "armv7": "arm"}[self]
         return {"architecture": name, "variant": "v7"} if self is Architecture.armv7 else {"architecture": name}
 

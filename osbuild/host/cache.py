@@ -1,4 +1,4 @@
-"""A folder of results, each under the key of everything that went into it."""
+"""The cache: a folder of results, each stored under its content key."""
 
 import ctypes
 import hashlib
@@ -20,11 +20,11 @@ from osbuild.shared.files import create_file, sync_path
 from osbuild.shared.locks import lock_path
 
 DEFAULT_LIMIT = 20 * 2**30
-ANEW = "run the same command again, and don't edit them while it runs"
+REPEAT = "run the same command again, and don't edit the files while it runs"
 PLAIN = re.compile(r"[\w /.,+@=~-]+")  # a path that every program of a build reads as it is
-DAMAGED = "{} was damaged in the cache and is made again"
+DAMAGED = "{} was damaged in the cache and is created again"
 SCRATCH = ".partial-"  # how the names of scratch folders begin
-SUMS = "sums"  # kind of the files that hold the digest of each entry
+SUMS = "sums"  # the kind of cache entry that stores the digest of each other entry
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -43,28 +43,28 @@ def default_root() -> Path:
 
 
 def content_key(*parts: object) -> str:
-    """A short hash of `parts`, which are anything that JSON can write."""
+    """Return a hash of `parts`, 32 hex digits. Parts are JSON values, or anything whose `str()` identifies it."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, in hex."""
+    """Return the SHA-256 of a file in hex. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_digest(*roots: Path, code: bool = False) -> str:
-    """sha256 of everything below `roots`, in that order, that can matter to an image.
+    """Return the SHA-256, in hex, of everything below `roots`, in that order, that can affect an image.
 
-    These are names, kinds, permissions as `fixed_mode` has them, link targets, contents and capabilities. `code` leaves
-    out what depends on where a program of ours is installed: byte code, and all of a mode but the executable bit.
+    Hashed are names, kinds, permissions (`fixed_mode`), link targets, contents and capabilities. `code` leaves out
+    whatever depends on the installation of our own programs: byte code, and mode bits other than "executable".
     """
     return _digest(roots, _code_bits if code else fixed_mode, code=code)
 
 
 def _digest(roots: Sequence[Path], bits: Callable[[int], int], *, code: bool = False) -> str:
-    """sha256 as `tree_digest` has it; `bits` are those of a mode that count."""
+    """Compute `tree_digest`; `bits` returns the permission bits of a mode that are hashed."""
     digest = hashlib.sha256()
     for root in roots:
         for fields in _records(root, bits, code=code):
@@ -76,47 +76,47 @@ def _records(root: Path, bits: Callable[[int], int], *, code: bool) -> Iterator[
     mode = root.stat().st_mode
     start = b"%o" % stat.S_IFMT(mode), b"", b"%o" % bits(mode)
     if stat.S_ISREG(mode):
-        with root.open("rb") as whole:
-            yield *start, *_contents(whole.fileno())
+        with root.open("rb") as file:
+            yield *start, *_contents(file.fileno())
     else:
         yield start
-    for found in walk_folder(root) if stat.S_ISDIR(mode) else ():
-        if code and "__pycache__" in found.path.parts:
+    for item in walk_folder(root) if stat.S_ISDIR(mode) else ():
+        if code and "__pycache__" in item.path.parts:
             continue
-        kind, name = b"%o" % stat.S_IFMT(found.status.st_mode), os.fsencode(found.path)
-        if found.is_link:
-            yield kind, name, os.fsencode(Path(found.leads_to()))
+        kind, name = b"%o" % stat.S_IFMT(item.status.st_mode), os.fsencode(item.path)
+        if item.is_link:
+            yield kind, name, os.fsencode(Path(item.link_target()))
             continue
-        fields = kind, name, b"%o" % bits(found.status.st_mode)
-        if found.is_file:
-            with found.opened() as file:
-                yield *fields, *_contents(file)
+        fields = kind, name, b"%o" % bits(item.status.st_mode)
+        if item.is_file:
+            with item.opened() as descriptor:
+                yield *fields, *_contents(descriptor)
         else:
             yield fields
 
 
 def _code_bits(mode: int) -> int:
-    """A mode without what an installer adds, such as no permission to write."""
+    """Return a mode's bits without the changes of an installer, such as a read-only file."""
     return 0o755 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644
 
 
 def _stored_bits(mode: int) -> int:
-    """A mode as the cache keeps it: packages have folders that give their group on (setgid)."""
+    """Return a mode's bits in the cache, which include setgid of packages' folders."""
     return fixed_mode(mode) | (mode & stat.S_ISGID if stat.S_ISDIR(mode) else 0)
 
 
 def _contents(file: int) -> tuple[bytes, bytes]:
-    """sha256 in hex and the capabilities of an open file."""
+    """Return the SHA-256 in hex and the capabilities of an open file."""
     try:
         capability = os.getxattr(file, CAPABILITY)
-    except OSError:  # it has none, or its file system knows none
+    except OSError:  # the file has no capabilities, or its file system does not support them
         capability = b""
     with os.fdopen(os.dup(file), "rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest().encode(), capability
 
 
 class Cache:
-    """Entries are files or folders at `root/KIND/KEY`; one appears whole or not at all."""
+    """Entries are files or folders at `root/KIND/KEY`. A new entry appears complete, in one rename."""
 
     _verified: ClassVar[set[tuple[str, int, int]]] = set()  # path, device and inode
 
@@ -124,23 +124,23 @@ class Cache:
         self.root = root or default_root()
 
     def folder(self, kind: str) -> Path:
-        """A folder that other programs keep their own cache in."""
+        """Return the folder of a kind, created if missing. Other programs may keep their own cache in it."""
         path = self.root / kind
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     @contextmanager
     def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Hold a lock between processes, so that two builds don't do the same work at the same time.
+        """Hold a lock between processes (flock(2)), so that two builds don't do the same work at the same time.
 
-        Several may hold it `shared`, to use what one that holds it alone would change.
+        Several processes may hold it `shared` to read what the holder of an exclusive lock would change.
         """
         with lock_path(self.folder("locks") / f"{name}.lock", shared=shared, create=0o666):
             yield
 
     @contextmanager
     def scratch(self, kind: str) -> Iterator[Path]:
-        """An empty folder beside the entries of a kind, gone at the end; those of killed processes go first."""
+        """An empty folder beside the entries of a kind, removed at the end. Removes those of killed processes first."""
         self.sweep(kind)
         with scratch_folder(self.folder(kind), SCRATCH) as path:
             yield path
@@ -149,11 +149,11 @@ class Cache:
         self, kind: str, key: str, make: Callable[[Path], None], *, sha256: str | None = None,
         again: Callable[[], str] | None = None,
     ) -> Path:  # fmt: skip
-        """Return the entry, calling `make(path)` first if there is none, or if it was damaged.
+        """Return the entry, calling `make(path)` first if it is missing or damaged.
 
-        `make` writes a file or folder at the path that it is given, in a scratch folder that it may use too. With
-        `sha256` it must be a file with that hash. `again` makes the key anew, of files that a user may edit while
-        `make` reads them. Raises `Error` if the hash or the key is another one.
+        `make` writes a file or folder at `path`, whose parent is a scratch folder that it may use too. With `sha256`,
+        it must write a file with that hash. `again` computes the key again afterwards, because a user may edit files
+        while `make` reads them. Raises `Error` if hash or key differ.
         """
         path = self.folder(kind) / key
         with self.locked(f"{kind}-{key}"):
@@ -162,7 +162,7 @@ class Cache:
                     out = scratch / "out"
                     make(out)
                     if again and again() != key:
-                        raise Error(f"the files that the {kind} are made of were changed meanwhile", hint=ANEW)
+                        raise Error(f"the input files of the {kind} were changed during the build", hint=REPEAT)
                     sync_to_disk(out)
                     self._note(kind, key, out, sha256)
                     out.rename(path)
@@ -170,20 +170,20 @@ class Cache:
         return path
 
     def find_entry(self, kind: str, key: str, *, sha256: str | None = None) -> Path | None:
-        """The entry if there is one, as it was made: what was damaged since is removed. Hashed once by each process."""
+        """Return the entry, None if it is missing. A damaged entry is removed. Each process hashes an entry once."""
         path = self.folder(kind) / key
         try:
             status = path.lstat()
         except FileNotFoundError:
             return None
-        if stat.S_ISLNK(status.st_mode):  # none is made as a link, which may lead anywhere
+        if stat.S_ISLNK(status.st_mode):  # entries are never links, and a link may point anywhere
             log.warn(DAMAGED.format(path))
             remove_tree(path)
             return None
         identity = (str(path), status.st_dev, status.st_ino)
         if identity not in self._verified:
             noted = self.folder(SUMS) / f"{kind}-{key}"
-            if sha256 is None and not noted.exists():  # made by a version that did not note it
+            if sha256 is None and not noted.exists():  # created by a version that did not store digests
                 self._note(kind, key, path, None)
             elif entry_digest(path, sha256) != (sha256 or noted.read_text()):
                 log.warn(DAMAGED.format(path))
@@ -194,24 +194,24 @@ class Cache:
         return path
 
     def _note(self, kind: str, key: str, path: Path, sha256: str | None) -> None:
-        """Keep what `find_entry` compares an entry with."""
-        made = entry_digest(path, sha256)
+        """Store the digest that `find_entry` compares an entry with."""
+        digest = entry_digest(path, sha256)
         if sha256 is None:
             with self.scratch(SUMS) as scratch:
-                create_file(scratch / key, made.encode())
+                create_file(scratch / key, digest.encode())
                 (scratch / key).replace(self.folder(SUMS) / f"{kind}-{key}")
-        elif made != sha256:
-            raise Error(f"sha256 is {made}, expected {sha256}", where=key, hint="it is not the pinned file")
+        elif digest != sha256:
+            raise Error(f"sha256 is {digest}, expected {sha256}", where=key, hint="this is not the pinned file")
 
     def sweep(self, kind: str = "*") -> None:
-        """Remove the scratch folders that killed processes have left, of one kind or of all."""
+        """Remove the scratch folders of killed processes, of one kind or of all kinds."""
         for folder in self.root.glob(kind):
             remove_leftovers(folder, f"{SCRATCH}*")
 
     def prune(self, kinds: tuple[str, ...], limit: int = DEFAULT_LIMIT) -> int:
-        """Remove the entries of `kinds` that were unused for longest until they fit in `limit` bytes.
+        """Remove the least recently used entries of `kinds` until the rest fits in `limit` bytes. Returns freed bytes.
 
-        Another build may remove some at the same time: what is gone is gone. Whatever killed ones have left goes too.
+        Also removes scratch folders of killed processes. Another build may prune at the same time.
         """
         self.sweep()
         entries = []
@@ -231,14 +231,14 @@ class Cache:
 
 
 def entry_digest(path: Path, sha256: str | None = None) -> str:
-    """What an entry is compared by: the sha256 of a file that must have a certain one, else that of a tree."""
+    """Return the SHA-256 of a file that has a pinned one, else `tree_digest`."""
     return file_digest(path) if sha256 and path.is_file() else _digest([path], _stored_bits)
 
 
-def intact(path: Path, sha256: str, name: str = "") -> bool:
-    """Whether a file with this hash is at `path`, which then counts as used; anything else there is removed.
+def keep_if_intact(path: Path, sha256: str, name: str = "") -> bool:
+    """Whether a file with this hash is at `path`. Updates its time of use; anything else at `path` is removed.
 
-    `name` is what the warning calls it, by default its path.
+    The warning about a damaged file shows `name`, by default the path.
     """
     if not os.path.lexists(path):
         return False
@@ -251,9 +251,9 @@ def intact(path: Path, sha256: str, name: str = "") -> bool:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Bring a file, or everything in a folder, to the disk: a power cut leaves no entry without contents.
+    """Write a file, or everything in a folder, to the disk, so that it survives a power cut. Raises `OSError`.
 
-    For a folder that is its whole file system (syncfs(2)): it may have thousands of files.
+    For a folder, its whole file system is synced (syncfs(2)), because it may have thousands of files.
     """
     if not path.is_dir():
         sync_path(path)
@@ -268,7 +268,7 @@ def sync_to_disk(path: Path) -> None:
 
 
 def move_if_intact(path: Path, target: Path, sha256: str) -> str:
-    """Rename the file `path` to `target` if it has this hash, its contents on the disk first; returns its hash."""
+    """Rename the file `path` to `target` if it has this hash, after a sync. Returns its hash. Raises `OSError`."""
     digest = file_digest(path)
     if digest == sha256:
         sync_path(path)
@@ -277,7 +277,7 @@ def move_if_intact(path: Path, target: Path, sha256: str) -> str:
 
 
 def disk_usage(path: Path) -> int:
-    """Bytes that a file or folder takes on disk, links not followed."""
+    """Return the bytes that a file or folder takes on disk. Links are not followed."""
     total = path.lstat().st_blocks * 512
     if path.is_dir() and not path.is_symlink():
         for base, folders, files in os.walk(path):

@@ -8,7 +8,7 @@ DIRTY = "-dirty"
 
 
 def git_commit(checkout: Path) -> str | None:
-    """The commit in hex; `-dirty` follows if a file differs from the commit or is not tracked. None without git."""
+    """Return the commit in hex, followed by `-dirty` if a file is changed or untracked. None without git."""
     if not (checkout / ".git").exists():  # the folder may be part of another project's checkout
         return None
     # Variables of a git command that runs this program name another repository.

@@ -1,4 +1,7 @@
-"""One HTTP request, by urllib: proxies and certificate authorities from the environment, and three time-outs."""
+"""One HTTP request with urllib, with timeouts for name lookup, connection and data.
+
+Proxies and certificate authorities are those of the environment.
+"""
 
 import base64
 import http.client
@@ -15,13 +18,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from osbuild.agent.http import INVALID_ANSWERS, ConnectionDeadline
 
-CONNECT_TIMEOUT = 5.0  # seconds; short, because "cannot be reached" decides what a build falls back to
-DIGITS = 19  # of 2**63, the size of the largest file
-RESOLVE_TIMEOUT = 8.0  # seconds; longer, because resolv.conf(5) gives a dead first name server 5 s
+CONNECT_TIMEOUT = 5.0  # seconds; short, because a build waits for it before it falls back to its cache
+MAX_DIGITS = 19  # decimal digits of 2**63, the size of the largest file
+RESOLVE_TIMEOUT = (
+    8.0  # seconds; longer, because the resolver waits 5 s for a name server that does not answer (resolv.conf(5))
+)
 
 
 class RequestFailed(Exception):
-    """No answer, or none of use: why, and whether asking `again` may help."""
+    """The server gave no usable answer. `again` says whether a retry may help."""
 
     def __init__(self, reason: str, *, again: bool = False) -> None:
         super().__init__(reason)
@@ -29,11 +34,11 @@ class RequestFailed(Exception):
 
 
 def redact_url(url: str) -> str:
-    """A URL without what may be secret in it: user, password, query. Of a malformed URL, the scheme alone is left."""
+    """Return a URL without user, password and query. Only the scheme remains of a malformed URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError:  # a `#` or `/` in a password ends the host for urlsplit, so the secret could be anywhere
+    except ValueError:  # urlsplit ends the host at a `#` or `/` in a password, so the secret may be in any part
         return f"{url.partition('://')[0]}://…"
     if not parts.netloc:
         return url
@@ -41,10 +46,10 @@ def redact_url(url: str) -> str:
 
 
 def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
-    """Send a GET and follow redirects; every other status is an answer, and its body is still to be read.
+    """Send a GET, follow redirects and return the response of any other status, its body unread.
 
-    `timeout` is in seconds without data, and also limits how long the headers may take. A user and password in the URL
-    are sent as basic authentication, to the first server only. Raises `RequestFailed` if no answer arrives.
+    `timeout` is the longest time without data, in seconds, and also limits the headers as a whole. A user and password
+    in the URL are sent as basic authentication, to the first server only. Raises `RequestFailed` without a response.
     """
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
@@ -56,10 +61,10 @@ def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.clien
     handlers = (_Http(watch), _Https(watch), _AnyStatus(), _Redirects())
     try:
         answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
-        if watch.over:  # http.client takes a connection that ends within the headers for their end
+        if watch.over:  # http.client takes a connection that closes within the headers for the end of the headers
             answer.close()
             raise TimeoutError
-    except urllib.error.HTTPError as error:  # redirects without an end
+    except urllib.error.HTTPError as error:  # a redirect loop
         error.close()
         raise RequestFailed(" ".join(str(error.reason).split())) from error
     except (OSError, *INVALID_ANSWERS) as error:
@@ -67,8 +72,8 @@ def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.clien
         connected = not (isinstance(cause, TimeoutError) and "within" in str(cause))
         if connected and (watch.over or isinstance(error, TimeoutError)):
             raise RequestFailed(f"no answer in {timeout:g} s", again=True) from error
-        reached = isinstance(cause, (ConnectionResetError, http.client.RemoteDisconnected))
-        again = reached if isinstance(error, urllib.error.URLError) else isinstance(error, ConnectionError)
+        was_reset = isinstance(cause, (ConnectionResetError, http.client.RemoteDisconnected))
+        again = was_reset if isinstance(error, urllib.error.URLError) else isinstance(error, ConnectionError)
         raise RequestFailed(explain_error(cause, timeout), again=again) from error
     finally:
         watch.close()
@@ -77,17 +82,17 @@ def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.clien
 
 
 def length(headers: http.client.HTTPMessage) -> int | None:
-    """Bytes of the body, None if the header does not say, or says nothing that a file could have (RFC 9110, 8.6)."""
+    """Return the bytes of the body (RFC 9110, 8.6). None without a header, or if its value is not a file's size."""
     return whole_number(headers.get("Content-Length", ""))
 
 
 def whole_number(text: str) -> int | None:
-    """The number in a header; None if it is not one of at most 19 digits, which is more than any file has."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
+    """Return the number in a header; None if it is not a number, or has more than 19 digits, as no file's size has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
 
 
 def explain_error(error: object, timeout: float) -> str:
-    """What went wrong, in words, from whatever urllib, ssl or a socket raised."""
+    """Return an exception of urllib, ssl or a socket as a message for the user."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted: {error.verify_message} (SSL_CERT_FILE names your authorities)"
     if isinstance(error, socket.gaierror):
@@ -100,7 +105,7 @@ def explain_error(error: object, timeout: float) -> str:
 
 
 class _AnyStatus(urllib.request.HTTPErrorProcessor):
-    """Hands every answer to the caller, except redirects."""
+    """Returns a response of any status to the caller, except redirects."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         if response.status in (301, 302, 303, 307, 308):
@@ -111,27 +116,29 @@ class _AnyStatus(urllib.request.HTTPErrorProcessor):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to the web only, and from https to https only, as apt does."""
+    """Follows redirects to http and https only, and from https to https only, as apt does."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = newurl.partition(":")[0].lower()
         if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
-            raise ValueError(f"it redirects from {req.type} to {scheme[:20]}, which is not followed")
-        fp.close()  # urllib would read all of the body into memory
+            raise ValueError(
+                f"the server redirects from {req.type} to {scheme[:20]}, and such redirects are not followed"
+            )
+        fp.close()  # urllib would read the whole body into memory
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class _Connect(http.client.HTTPConnection):
-    """Name look-up and connection have a short time-out of their own; the one for data applies after that."""
+    """Name lookup and connection have short timeouts of their own; the timeout for data applies afterwards."""
 
-    def __init__(self, watch: ConnectionDeadline, *words: Any, **options: Any) -> None:
-        super().__init__(*words, **options)
+    def __init__(self, watch: ConnectionDeadline, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._watch, self._create_connection = watch, watch.connect
 
     def connect(self) -> None:
-        patience, self.timeout = self.timeout, CONNECT_TIMEOUT
+        data_timeout, self.timeout = self.timeout, CONNECT_TIMEOUT
         _resolve(self.host, self.port)
         self._watch.until(time.monotonic() + CONNECT_TIMEOUT)
         try:
@@ -140,30 +147,30 @@ class _Connect(http.client.HTTPConnection):
             if isinstance(error, TimeoutError) or self._watch.over:
                 raise TimeoutError(f"cannot connect within {CONNECT_TIMEOUT:g} s") from error
             raise
-        assert patience is not None
-        self._watch.until(time.monotonic() + patience)
-        self.timeout = patience
-        self.sock.settimeout(patience)
+        assert data_timeout is not None
+        self._watch.until(time.monotonic() + data_timeout)
+        self.timeout = data_timeout
+        self.sock.settimeout(data_timeout)
 
 
 class _SecureConnect(_Connect, http.client.HTTPSConnection):
-    """The same with TLS, whose handshake counts as connecting."""
+    """The same with TLS. The handshake is part of connecting."""
 
 
 def _resolve(host: str, port: int) -> None:
-    """Look the name up in a thread, since getaddrinfo(3) itself knows no time-out."""
-    done = threading.Event()
+    """Look the name up in a thread, because getaddrinfo(3) has no timeout. Raises `TimeoutError`."""
+    finished = threading.Event()
 
-    def look() -> None:
+    def look_up() -> None:
         try:
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
-            pass  # connecting will meet the same error, and says so
+            pass  # connecting reports the same error
         finally:
-            done.set()
+            finished.set()
 
-    threading.Thread(target=look, daemon=True).start()
-    if not done.wait(RESOLVE_TIMEOUT):
+    threading.Thread(target=look_up, daemon=True).start()
+    if not finished.wait(RESOLVE_TIMEOUT):
         raise TimeoutError(f"cannot resolve the name within {RESOLVE_TIMEOUT:g} s")
 
 

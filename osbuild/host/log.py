@@ -1,7 +1,7 @@
-"""What a person sees while work goes on: nested steps with timings, notes and progress.
+"""Messages for the user during a command: nested steps with timings, notes, warnings and progress.
 
-Everything goes to standard error, so that standard output stays free for results and `--json`. Names of others, which
-may be those of files in an image, cannot control the terminal.
+All of them are printed on standard error. Standard output is for results and `--json`. Control characters, for example
+in the name of a file in an image, are escaped.
 """
 
 import sys
@@ -26,7 +26,7 @@ _timings: list[tuple[int, str, float]] = []
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Print `title` now and how long the block took, in seconds, when it ends."""
+    """Print `title` when the block begins, and its duration in seconds when it ends."""
     title, depth = escaped(title), _depth.get()
     indent = "  " * depth
     console.print(f"{indent}[bold]‣[/] {escape(title)}")
@@ -45,7 +45,7 @@ def step(title: str) -> Iterator[None]:
 
 
 def timings() -> list[tuple[int, str, float]]:
-    """Every step so far as (depth, title, seconds), in the order in which they began."""
+    """Return every step so far as (depth, title, seconds), in the order in which they began."""
     return list(_timings)
 
 
@@ -67,7 +67,7 @@ def warn(message: str) -> None:
 
 
 def error(problem: Error) -> None:
-    """Print what went wrong, and what to do next."""
+    """Print an error with its hint."""
     console.print("[bold red]error:[/] ", end="")
     where = f"{escaped(problem.where)}: " if problem.where else ""
     console.print(where + escaped(problem.message, lines=True), markup=False)
@@ -78,7 +78,7 @@ def error(problem: Error) -> None:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars of bytes on a terminal, with rate and time left; silent elsewhere. Add tasks to it."""
+    """Progress bars of bytes with rate and remaining time; prints nothing without a terminal. Add tasks to it."""
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
         TimeRemainingColumn(compact=True),
@@ -89,7 +89,7 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Progress]:
-    """A progress bar of bytes on a terminal; silent elsewhere. Use `.update(TASK, advance=n)`, TASK is 0."""
+    """A progress bar of bytes; prints nothing without a terminal. Its task is 0: `.update(0, advance=BYTES)`."""
     with bars() as bar:
         bar.add_task("  " * _depth.get() + escaped(title), total=total)
         yield bar

@@ -1,13 +1,13 @@
-"""Permissions that do not depend on the umask under which files were checked out or a build was started."""
+"""File modes that do not depend on the umask of a checkout or of a build."""
 
 import stat
 
-UMASK = 0o022  # of programs that make parts of an image
-CAPABILITY = "security.capability"  # the only extended attribute that an image takes over
+UMASK = 0o022  # of the programs that create files of an image
+CAPABILITY = "security.capability"  # the only extended attribute that is copied into an image
 
 
 def fixed_mode(mode: int) -> int:
-    """The permission bits that a file or folder with `st_mode` `mode` gets in an image.
+    """Return the permission bits in an image of a file or folder with `st_mode` `mode`.
 
     git keeps only whether a file is executable, and a umask decides the rest: 0644 or 0755. Bits that no umask makes
     were set on purpose and are kept: setuid and setgid of files, sticky, and files that their owner can't write.

@@ -1,4 +1,4 @@
-"""Files that a command leaves for its user: they replace older ones together, or the older ones stay as they are."""
+"""Output files of a command. All of them replace older files together, or the older files stay unchanged."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ KINDS = (
 
 
 def file_kind(mode: int) -> str | None:
-    """What a file of `mode` is in words; None for an ordinary file."""
+    """Return the kind of a file with `st_mode` `mode`, such as "a folder"; None for a regular file."""
     return next((text for test, text in KINDS if test(mode)), None)
 
 
@@ -30,13 +30,13 @@ def write_output(path: Path, data: bytes, *, mode: int | None = None) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write the file `path`, which must not exist yet, not even as a link. Raises `Error`; nothing is left then."""
+    """Write the file `path`, which must not exist yet, not even as a link. Raises `Error` and then leaves no file."""
     check_folder(path.parent)
     try:
         create_file(path, data)
     except FileExistsError as error:
         hint = "choose another name, or remove the file first"
-        raise Error("exists already, and is not replaced", where=str(path), hint=hint) from error
+        raise Error("the file exists already and is not replaced", where=str(path), hint=hint) from error
     except OSError as error:
         discard_file(path)
         raise output_error(path, error) from error
@@ -45,11 +45,11 @@ def write_new(path: Path, data: bytes) -> None:
 def publish_files(
     folder: Path, files: Mapping[str, bytes | Path], *, mode: int | None = None, marker: str | None = None
 ) -> None:
-    """Replace files in `folder` by name, each with bytes or with the file at a path, which is moved.
+    """Replace files in `folder`, by name, with bytes or with the file at a path, which is moved. Raises `Error`.
 
-    All of them are complete on the disk before the first one is renamed, so a full or failing disk changes nothing.
-    `marker` names the file that says that the others are valid: it is removed first and renamed last. `mode` is that
-    of new files; without it, the umask decides. Raises `Error`.
+    All new files are complete on the disk before the first one is renamed, so a full or failing disk changes nothing.
+    `marker` names the file that marks the others as valid: it is removed first and renamed last. `mode` is the mode of
+    files written from bytes; without it, the umask decides.
     """
     targets = {name: output_path(folder / name) for name in files}
     with ExitStack() as cleanup:
@@ -80,50 +80,53 @@ def publish_files(
 
 
 def output_path(path: Path) -> Path:
-    """The file that `path` names, links followed. Raises `Error` where it can't become an ordinary file."""
+    """Return `path` with links resolved. Raises `Error` if a regular file can't be written there."""
     try:
         real = path.resolve()
-        found = file_kind(real.stat().st_mode)
+        kind = file_kind(real.stat().st_mode)
     except FileNotFoundError:
-        found = None
+        kind = None
     except (OSError, RuntimeError, ValueError) as error:
         raise output_error(path, error) from error
-    if found:
-        raise Error(f"this is {found}, not a file", where=str(path), hint="name another file")
+    if kind:
+        raise Error(f"this is {kind}, not a file", where=str(path), hint="name another file")
     check_folder(real.parent)
     return real
 
 
 def check_folder(folder: Path) -> None:
-    """Raises `Error` where no file can be made in `folder`."""
+    """Raise `Error` if no file can be created in `folder`."""
     if not folder.is_dir():
         missing = not os.path.lexists(folder)
         hint = f"mkdir -p {folder}" if missing else "name another folder"
-        raise Error("there is no such folder" if missing else "this is not a folder", where=str(folder), hint=hint)
+        raise Error("this folder does not exist" if missing else "this is not a folder", where=str(folder), hint=hint)
     if not os.access(folder, os.W_OK | os.X_OK):
         read_only = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-        message = "this folder is on a read-only file system" if read_only else "no file can be made in this folder"
+        message = (
+            "this folder is on a read-only file system" if read_only else "no permission to create files in this folder"
+        )
         raise Error(message, where=str(folder), hint="name another folder, or change its mode")
 
 
 @contextmanager
 def new_folder(folder: Path, *, mode: int = 0o777) -> Iterator[None]:
-    """Make `folder` like `make_folder`. If the block fails, those of the folders that this made are removed that are
-    empty. Raises `Error`.
+    """Create `folder` like `make_folder`. If the block fails, created folders that are empty are removed again.
+
+    Raises `Error`.
     """
-    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    created = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         make_folder(folder, mode=mode)
         yield
     except BaseException:
-        for path in made:
+        for path in created:
             with suppress(OSError):
                 path.rmdir()
         raise
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make `folder`, with `mode`, where it does not exist; it can be written to when this returns. Raises `Error`."""
+    """Create `folder` with `mode` if it does not exist. Raises `Error`, also if it can't be written to."""
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -134,7 +137,7 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
 
 
 def move_file(source: Path, path: Path) -> None:
-    """Move a file to the new name `path`, on the disk when this returns. Raises `OSError`."""
+    """Move a file to the new name `path` and wait until it is on the disk. Raises `OSError`."""
     try:
         source.rename(path)
     except OSError as error:
@@ -154,14 +157,14 @@ def move_file(source: Path, path: Path) -> None:
 
 
 def discard_file(path: Path) -> None:
-    """Remove a file that may not be there."""
+    """Remove a file if it exists; errors are ignored."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 def output_error(path: Path, error: BaseException) -> Error:
-    """What the kernel says of an output, as an `Error`."""
+    """Return the error of a write to `path` as an `Error` for the user."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "make room there, or name another folder" if full else "check the path, its mode and its disk"
+    hint = "free some space there, or name another folder" if full else "check the path, its permissions and its disk"
     return Error(f"cannot be written: {reason}", where=str(path), hint=hint)

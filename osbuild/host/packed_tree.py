@@ -1,6 +1,6 @@
-"""A folder of files as one file, for what a wheel does not keep.
+"""Packs a folder into one file for a wheel.
 
-pip loses links, empty folders and all of a mode but whether a file is executable, and compiles each Python file.
+pip drops links, empty folders and every mode bit except "executable", and it compiles each Python file.
 """
 
 import io
@@ -15,34 +15,33 @@ CACHED = "__pycache__"
 
 
 def pack_tree(folder: Path) -> bytes:
-    """A tar (POSIX.1-2001) of what is below `folder`, byte code left out; the same bytes on every host."""
+    """Return a tar archive (POSIX.1-2001) of `folder` without byte code. Its bytes are the same on every host."""
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for found in walk_folder(folder):
-            if CACHED in found.path.parts:
+        for item in walk_folder(folder):
+            if CACHED in item.path.parts:
                 continue
-            member = tarfile.TarInfo(str(found.path))
-            member.mode = fixed_mode(found.status.st_mode)
-            if found.is_link:
-                member.type, member.linkname, member.mode = tarfile.SYMTYPE, str(Path(found.leads_to())), 0o777
+            member = tarfile.TarInfo(str(item.path))
+            member.mode = fixed_mode(item.status.st_mode)
+            if item.is_link:
+                member.type, member.linkname, member.mode = tarfile.SYMTYPE, str(Path(item.link_target())), 0o777
                 archive.addfile(member)
-            elif found.is_folder:
+            elif item.is_folder:
                 member.type = tarfile.DIRTYPE
                 archive.addfile(member)
-            elif found.is_file:
-                member.size = found.status.st_size
-                with found.opened() as file, os.fdopen(os.dup(file), "rb") as data:
+            elif item.is_file:
+                member.size = item.status.st_size
+                with item.opened() as file, os.fdopen(os.dup(file), "rb") as data:
                     archive.addfile(member, data)
             else:
-                raise OSError(f"{folder / found.path} is not a file, a link or a folder")
+                raise OSError(f"{folder / item.path} is not a file, a link or a folder")
     return output.getvalue()
 
 
 def unpack_tree(archive: Path, target: Path) -> None:
-    """Create the folder `target` from what `pack_tree` returned. Modes do not depend on the umask, or on who calls
-    this.
+    """Create the folder `target` from an archive of `pack_tree`. Modes depend neither on the umask nor on the user.
 
-    `archive` is trusted: its links may lead anywhere.
+    `archive` is trusted: its links may point anywhere.
     """
     target.mkdir()
     target.chmod(0o755)

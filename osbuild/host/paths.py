@@ -1,7 +1,7 @@
-"""Where this project's own files are, and how a path is shown to a person.
+"""Paths of this project's own files, and how a path is shown to the user.
 
-In a checkout, profiles, boards, overlays and templates are beside the package. In a wheel they are in it, in `shipped`
-(osbuild/packaging.py).
+In a checkout, profiles, boards, overlays and templates are beside the package. A wheel contains them in the folder
+`shipped` of the package (osbuild/packaging.py).
 """
 
 import functools
@@ -25,13 +25,13 @@ KERNEL = ("/proc", "/sys")
 
 
 def overlays_folder() -> Path:
-    """The folder with this project's overlays. Those of a wheel are unpacked into the cache first. Raises `Error`."""
+    """Return the folder of this project's overlays. A wheel's are unpacked into the cache. Raises `Error`."""
     return unpack_shipped(SHIPPED / "overlays.tar") if INSTALLED else PROJECT / "overlays"
 
 
 @functools.cache
 def unpack_shipped(archive: Path) -> Path:
-    """The folder in the user's cache that `archive` (`osbuild.host.packed_tree`) was unpacked to. Raises `Error`."""
+    """Unpack `archive` (`osbuild.host.packed_tree`) into the user's cache and return the folder. Raises `Error`."""
     cache = Cache()
     try:
         return cache.get_or_make(
@@ -44,7 +44,7 @@ def unpack_shipped(archive: Path) -> Path:
 
 
 def display_path(path: Path) -> str:
-    """`path` relative to the current folder where it is below it, absolute elsewhere."""
+    """Return `path` relative to the current folder if it is below it, else absolute."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except (ValueError, OSError):  # the current folder may have been deleted
@@ -52,7 +52,7 @@ def display_path(path: Path) -> str:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether `path` exists and can be reached; False for what no file system could hold."""
+    """Whether `path` exists and is accessible; False for a name that no file system allows."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -69,14 +69,14 @@ def made_by_kernel(path: Path) -> bool:
 
 
 def resolve_named(name: str, folder: Path) -> Path:
-    """The file that `name` means in a profile whose folder is `folder`; `~/` is the user's home."""
+    """Return the path that `name` stands for in a profile in `folder`; `~/` is the user's home folder."""
     return Path(os.path.expanduser(name) if name.startswith("~/") else folder / name)  # noqa: PTH111 - never raises
 
 
 def overlay_path(name: str, folder: Path) -> Path:
-    """The folder of one of a profile's `overlays_folder`: a bare name is first sought in the project's `overlays/`.
+    """Return the folder of an overlay that a profile in `folder` names. It need not exist.
 
-    `folder` is that of the profile. The result need not exist.
+    A name without `/` is first looked up in the project's `overlays/`.
     """
     if "/" not in name and path_exists(overlays_folder() / name):
         return overlays_folder() / name
@@ -84,9 +84,9 @@ def overlay_path(name: str, folder: Path) -> Path:
 
 
 def element_path(name: str, folder: Path) -> Path:
-    """The folder of one of a profile's `elements`: one of ours by its name, or a path relative to `folder`.
+    """Return the folder of an element that a profile in `folder` names. It need not exist.
 
-    The result need not exist.
+    A name without `/` is first looked up among the project's own elements.
     """
     if "/" not in name and path_exists(ELEMENTS / name):
         return ELEMENTS / name

@@ -1,4 +1,4 @@
-"""The one way in which this project starts other programs."""
+"""Runs other programs. Every subprocess of a build is started here."""
 
 import re
 import shlex
@@ -26,24 +26,24 @@ def hide_credentials(text: str) -> str:
 
 
 class ProcessGroup:
-    """Programs that are ended together, after which none is started any more."""
+    """Programs that are terminated together. Afterwards no further program can be started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
         self._over = False
 
-    def start(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start one. Raises `Error` where they have been ended, and `FileNotFoundError`."""
+    def start(self, arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start a program. Raises `Error` if the group was terminated, and `FileNotFoundError`."""
         with self._lock:
             if self._over:
-                raise Error(f"{words[0]} is not started: what it is for was ended")
-            process = subprocess.Popen(words, text=True, errors="replace", **options)
+                raise Error(f"{arguments[0]} is not started: another part of this step has failed")
+            process = subprocess.Popen(arguments, text=True, errors="replace", **options)
             self._running.add(process)
             return process
 
     def discard(self, process: subprocess.Popen[str]) -> None:
-        """One has ended."""
+        """Forget a program that has ended."""
         with self._lock:
             self._running.discard(process)
 
@@ -54,7 +54,7 @@ class ProcessGroup:
                 process.terminate()
 
 
-_thread = threading.local()  # its `group` is that of the pool that a thread works for
+_thread = threading.local()  # `group`: the programs of the pool that the thread belongs to
 
 
 class CommandError(Error):
@@ -85,7 +85,7 @@ def run_command(
     of this process. Raises `CommandError` on any status but 0
     and `Error` where the program is missing.
     """
-    arguments = [str(word) for word in command]
+    arguments = [str(argument) for argument in command]
     log.debug("$ " + hide_credentials(shlex.join(arguments)))
     try:
         if logfile is not None:
@@ -97,7 +97,7 @@ def run_command(
                 text = logfile.read_text(errors="replace")
                 raise CommandError(arguments, status, text, hint or f"the whole log is in {logfile}")
             return ""
-        status, output, said = _finish(
+        status, output, errors = _finish(
             arguments, input, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, umask=umask
         )
     except FileNotFoundError as error:
@@ -105,42 +105,44 @@ def run_command(
             f"cannot start {arguments[0]}: {error.strerror}",
             hint=hint or "run `edge-osbuild doctor` to see what this host lacks",
         ) from error
-    if said:
-        log.debug(hide_credentials(said.rstrip()))
+    if errors:
+        log.debug(hide_credentials(errors.rstrip()))
     if status:
-        raise CommandError(arguments, status, output + said, hint)
+        raise CommandError(arguments, status, output + errors, hint)
     return output
 
 
 def run_contained(command: Sequence[Argument], **options: Any) -> str:
-    """Like `run_command`. Whatever the program starts ends with it, or with this process if that is killed (bwrap(1)).
+    """Like `run_command`, but all processes of the program end with it or with this process (bwrap(1)).
 
-    For programs of this host that start others: those in a tools tree run like that anyway.
+    For programs of the host that start others. Programs in a tools tree are contained anyway.
     """
     try:
         return run_command([*CONTAINED, *command], **options)
     except CommandError as error:  # it names the command itself
-        raise CommandError([str(word) for word in command], error.returncode, error.output, error.hint) from None
+        raise CommandError(
+            [str(argument) for argument in command], error.returncode, error.output, error.hint
+        ) from None
 
 
 def _finish(arguments: Sequence[str], input: str | None, **options: Any) -> tuple[int, str, str]:
-    """Status, standard output and standard error of a process; it ends when this function does, however that is."""
+    """Return status, standard output and standard error of a process. An exception kills the process."""
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
     group: ProcessGroup = getattr(_thread, "group", None) or ProcessGroup()
     with group.start(arguments, stdin=stdin, **options) as process:
         try:
-            output, said = process.communicate(input)
+            output, errors = process.communicate(input)
         except BaseException:
             process.kill()
             raise
         finally:
             group.discard(process)
-    return process.returncode, output or "", said or ""
+    return process.returncode, output or "", errors or ""
 
 
 @contextmanager
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads for the time of a block. Left by an exception, it ends what they run, and has them start no more."""
+    """Threads for the duration of a block. An exception in the block terminates the programs of all threads."""
     group = ProcessGroup()
 
     def join() -> None:

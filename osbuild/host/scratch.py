@@ -79,7 +79,7 @@ def remove_leftovers(parent: Path, pattern: str) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file or folder. Never crosses into another file system: a mount inside is an error, not deleted."""
+    """Delete a file or folder. Raises `OSError` before it deletes anything if a file system is mounted inside."""
     if not os.path.lexists(path):
         return
     if path.is_symlink() or not path.is_dir():
@@ -90,5 +90,5 @@ def remove_tree(path: Path) -> None:
         for name in folders:
             inner = Path(base, name)
             if not inner.is_symlink() and inner.stat().st_dev != device:
-                raise OSError(f"{inner} is a mount point: refusing to delete {path}")
+                raise OSError(f"{inner} is a mount point: not deleting {path}")
     shutil.rmtree(path)

@@ -3,7 +3,7 @@
 import errno
 import os
 
-COPIED = 16 * 2**20  # bytes that are copied at once
+COPIED = 16 * 2**20  # bytes per read and write
 
 
 def copy_sparse(source: int, target: int) -> None:
@@ -13,13 +13,13 @@ def copy_sparse(source: int, target: int) -> None:
         try:
             offset = os.lseek(source, offset, os.SEEK_DATA)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # nothing but a hole follows
+            if error.errno != errno.ENXIO:  # only a hole follows
                 raise
             break
         end = os.lseek(source, offset, os.SEEK_HOLE)
         while offset < end:
             data = os.pread(source, min(COPIED, end - offset), offset)
             if not data:
-                raise OSError(errno.EIO, "it became shorter while it was copied")
+                raise OSError(errno.EIO, "the file was truncated while it was copied")
             offset += os.pwrite(target, data, offset)
     os.ftruncate(target, size)

@@ -8,7 +8,7 @@ from osbuild.host.git_commit import DIRTY, git_commit
 
 DISTRIBUTION = "edge-osbuild"
 COMMIT = "commit"  # the file in `paths.SHIPPED`
-SHORT = 12  # digits of a commit that a person sees
+SHORT = 12  # digits of a commit that are displayed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Version:
 
 
 def read_version() -> Version:
-    """The version of the installed distribution, and the commit: in a wheel as its build stored it, else from git."""
+    """Return the version of the installed distribution, with the commit stored in the wheel or read from git."""
     stored = paths.SHIPPED / COMMIT
     text = stored.read_text().strip() if paths.INSTALLED else git_commit(paths.PROJECT) or ""
     commit, dirty, _ = text.partition(DIRTY)

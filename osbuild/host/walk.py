@@ -1,7 +1,7 @@
-"""What is below a folder, always in the same order, and never anything that a link there leads to.
+"""Lists everything below a folder, always in the same order, without following links.
 
-Folders are read by descriptor, so that another process that puts a link in the place of one, while it is read, is
-refused: the build runs as root, and whoever may write to an overlay need not be allowed to read all of the host.
+The build runs as root, and a user who may write to an overlay need not be allowed to read every file of the host. So
+folders are read by descriptor: if another process replaces a folder with a link during the walk, the walk fails.
 """
 
 import os
@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True)
-class Found:
-    """One file, link or folder: `path` is relative to where the walk began, `folder` a descriptor of the one it is in.
+class WalkedFile:
+    """One file, link or folder. `path` is relative to the top of the walk.
 
-    The descriptor is open until the walk goes on.
+    `folder` is a descriptor of the parent folder, open until the walk continues.
     """
 
     path: PurePosixPath
@@ -35,42 +35,42 @@ class Found:
     def is_file(self) -> bool:
         return stat.S_ISREG(self.status.st_mode)
 
-    def leads_to(self) -> str:
-        """What a link says, with a slash at its end if there is one."""
+    def link_target(self) -> str:
+        """Return the target as the link stores it, including a slash at its end."""
         return os.readlink(self.path.name, dir_fd=self.folder)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """A descriptor to read a file by. Raises `OSError`, also if it is no longer the one that was found."""
+        """Open the file for reading. Raises `OSError`, also if the file was replaced since it was listed."""
         descriptor = os.open(self.path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
                              dir_fd=self.folder)  # fmt: skip
         try:
             if not os.path.samestat(os.fstat(descriptor), self.status):
-                raise OSError(f"{self.path} was replaced while it was read")
+                raise OSError(f"{self.path} was replaced during the walk")
             yield descriptor
         finally:
             os.close(descriptor)
 
 
-def walk_folder(folder: Path | str) -> Iterator[Found]:
-    """Every file, link and folder below `folder`, in an order that depends on names only.
+def walk_folder(folder: Path | str) -> Iterator[WalkedFile]:
+    """Yield every file, link and folder below `folder`, in an order that depends on names only.
 
-    `folder` itself may be a link. Raises `OSError` if one can't be read.
+    `folder` itself may be a link. Raises `OSError` if a folder can't be read.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield from _below(descriptor, PurePosixPath())
+        yield from _walk_open_folder(descriptor, PurePosixPath())
     finally:
         os.close(descriptor)
 
 
-def _below(folder: int, path: PurePosixPath) -> Iterator[Found]:
+def _walk_open_folder(folder: int, path: PurePosixPath) -> Iterator[WalkedFile]:
     for name in sorted(os.listdir(folder)):
-        found = Found(path / name, os.stat(name, dir_fd=folder, follow_symlinks=False), folder)
-        yield found
-        if found.is_folder:
+        item = WalkedFile(path / name, os.stat(name, dir_fd=folder, follow_symlinks=False), folder)
+        yield item
+        if item.is_folder:
             inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             try:
-                yield from _below(inner, found.path)
+                yield from _walk_open_folder(inner, item.path)
             finally:
                 os.close(inner)

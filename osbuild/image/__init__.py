@@ -1,1 +1,1 @@
-"""From a root file system to a disk: the system laid together, its verity image, the slots' boot entries, the disk."""
+"""From a root file system to a disk image: erofs, hash tree, update configuration and partitions."""

@@ -1,8 +1,8 @@
-"""Finds out which parts of a disk image have to be written.
+"""Finds the ranges of a disk image that have to be written.
 
-Holes of the image's file are not enough to go by: a hole inside a file system stands for zeros that someone reads, be
-it in an allocation table or under a hash tree, and what an older card has there would be read instead. So to the
-file's data comes everything that a file system or hash tree in the image uses, holes and all.
+Skipping the holes of the image file is not enough. A hole inside a file system may be zeros that are read, such as free
+entries of an allocation table or blocks covered by a hash tree, and a used SD card has other bytes there. So the ranges
+are the data of the file and everything that a file system or hash tree uses, including holes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ CHUNK = 4 * MIB
 
 
 def make_bmap(image: Path) -> Bmap:
-    """The map of a disk image with checksums. Raises `Error` if it cannot be read or has no valid GPT."""
+    """Return the block map of a disk image, with checksums. Raises `Error` without a valid GPT, and `OSError`."""
     size = image.stat().st_size
     with image.open("rb") as file:
         ranges = tuple(Range(r.offset, r.size, hash_range(file, r.offset, r.size)) for r in find_used_ranges(image))
@@ -29,18 +29,18 @@ def make_bmap(image: Path) -> Bmap:
 
 
 def hash_range(file: BinaryIO, offset: int, size: int) -> str:
-    """sha256 of part of a file, in hex."""
-    made = hashlib.sha256()
+    """Return the SHA-256, in hex, of `size` bytes of a file at `offset`."""
+    digest = hashlib.sha256()
     file.seek(offset)
     while size:
         data = file.read(min(size, CHUNK))
-        made.update(data)
+        digest.update(data)
         size -= len(data)
-    return made.hexdigest()
+    return digest.hexdigest()
 
 
 def find_used_ranges(image: Path) -> tuple[Range, ...]:
-    """Everything of a disk image that is read by anyone. Raises `Error` if it has no valid GPT."""
+    """Return the ranges of a disk image that may be read. Raises `Error` if it has no valid GPT."""
     table = gpt.read_table(image)
     with image.open("rb") as file:
         data = list(file_extents(file, table.size))
@@ -53,23 +53,23 @@ def find_used_ranges(image: Path) -> tuple[Range, ...]:
 
 
 def file_extents(file: BinaryIO, size: int) -> Iterator[Range]:
-    """What of a file is not a hole (lseek(2), SEEK_DATA and SEEK_HOLE)."""
+    """Yield the ranges of a file that are not holes (lseek(2), SEEK_DATA and SEEK_HOLE)."""
     offset = 0
     while offset < size:
         try:
             start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end
+        except OSError:  # ENXIO: only a hole follows
             return
         offset = os.lseek(file.fileno(), start, os.SEEK_HOLE)
         yield Range(start, offset - start)
 
 
 def partition_ranges(file: BinaryIO, partition: gpt.Partition) -> Iterator[Range]:
-    """What the file system or hash tree of a partition takes of it; all of a partition that holds anything else."""
+    """Yield the ranges that the file system or hash tree of a partition uses; the whole partition if it is unknown."""
     for reader in (superblocks.read_erofs, superblocks.read_verity):
-        found = reader(file, partition.offset)
-        if found is not None and found.size <= partition.size:
-            yield Range(partition.offset, found.size)
+        superblock = reader(file, partition.offset)
+        if superblock is not None and superblock.size <= partition.size:
+            yield Range(partition.offset, superblock.size)
             return
     try:
         yield from fat_ranges(file, partition.offset, partition.name)
@@ -78,6 +78,6 @@ def partition_ranges(file: BinaryIO, partition: gpt.Partition) -> Iterator[Range
 
 
 def fat_ranges(file: BinaryIO, offset: int, where: str) -> Iterator[Range]:
-    """Boot sectors, tables, root folder and taken clusters of the FAT file system at `offset`."""
+    """Yield the used ranges of the FAT file system at `offset`: metadata and allocated clusters. Raises `Error`."""
     for start, size in Fat(file, offset, where).used():
         yield Range(offset + start, size)

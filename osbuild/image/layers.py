@@ -1,10 +1,9 @@
-"""A root packed in two layers, so that a small change of an image changes few of its blocks.
+"""Packs a root file system in two layers, so that a small change of an image changes few of its blocks.
 
-An erofs is packed without a gap: one file that grows moves all that comes after it, and every inode says where its
-data is. So what packages, kernel and Kubernetes bring is packed by itself, into a base that is the same as long as they
-are, and what an image adds, changes and removes is appended to it (mkfs.erofs(1), `--incremental` from a tar, with what
-is removed marked as aufs does). The result is one ordinary erofs. What the base has of a file that was replaced stays
-in it as dead weight; overlays replace little.
+An erofs has no gaps: if one file grows, all later data moves, and every inode contains the offset of its data. So the
+files of packages, kernel and Kubernetes are packed into a base layer, which changes only with them. The files that an
+image adds, changes and removes are appended (mkfs.erofs(1), `--incremental` from a tar, with aufs whiteouts for removed
+files). The result is one ordinary erofs. Replaced files of the base still take space in it, but overlays replace few.
 """
 
 import hashlib
@@ -20,17 +19,17 @@ from osbuild.host.walk import walk_folder
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
-# Data never shares a block with inodes. An inode says where its file's data is, so most of them change when something
-# grows before them, and small files that have inodes in their blocks would all be downloaded by the next update. With
-# one package added to 122 MB, 1932 blocks of 4 KiB were new, and are 300 now. The root is 11 % larger for it, with
-# zeroes; a bundle or a compressed image, 0.3 %.
+# noinline_data: data never shares a block with inodes. An inode contains the offset of its file's data, so most inodes
+# change if an earlier file grows, and an update would have to download all small files stored beside inodes. With one
+# package added to 122 MB, this reduced the new 4 KiB blocks from 1932 to 300. The root is 11 % larger, but only by
+# zeros: a bundle or a compressed image is 0.3 % larger.
 PACK = ("mkfs.erofs", "--quiet", "-z", "lz4hc,9", "-C", "65536", "-E", "noinline_data")
-WHITEOUT = ".wh."  # before the name of what is no longer there (aufs(5))
+WHITEOUT = ".wh."  # prefix of the name of a removed file (aufs(5))
 
 
 @dataclass(frozen=True)
 class FileMetadata:
-    """All of a file that is packed. `content` is a sha256, or where a link leads to; `xattrs` are in hex."""
+    """The packed properties of a file. `content` is a SHA-256 or the target of a link; `xattrs` are in hex."""
 
     mode: int
     owner: tuple[int, int]
@@ -44,7 +43,7 @@ Listing = Mapping[str, FileMetadata]
 
 @dataclass(frozen=True)
 class BaseLayer:
-    """The first layer: the files of the cache's entry `folder`."""
+    """The base layer in the cache entry `folder`."""
 
     folder: Path
 
@@ -53,19 +52,18 @@ class BaseLayer:
         return self.folder / "base.erofs"
 
     def listing(self) -> Listing:
-        """Every file in it, by its path in the root."""
-        plain = json.loads((self.folder / "listing.json").read_text())
+        """Return every file in it, by path in the root."""
+        document = json.loads((self.folder / "listing.json").read_text())
         return {
             path: FileMetadata(mode, (user, group), time, content, tuple((name, value) for name, value in xattrs))
-            for path, (mode, (user, group), time, content, xattrs) in plain.items()
+            for path, (mode, (user, group), time, content, xattrs) in document.items()
         }
 
 
 def list_files(root: Path) -> Listing:
-    """Every file below `root`, and `.` itself. Raises `Error` on one that a root can't have."""
+    """Return the metadata of every file below `root` and of `.`. Raises `Error` for a device, socket or FIFO."""
     return {
-        str(path): file_metadata(root / path)
-        for path in (PurePosixPath(), *(found.path for found in walk_folder(root)))
+        str(path): file_metadata(root / path) for path in (PurePosixPath(), *(item.path for item in walk_folder(root)))
     }
 
 
@@ -79,26 +77,26 @@ def file_metadata(path: Path) -> FileMetadata:
     elif stat.S_ISDIR(status.st_mode):
         content = ""
     else:
-        raise Error(f"{path} is neither file, folder nor link", hint="such a file is made on the device, by tmpfiles.d")
+        raise Error(f"{path} is not a file, folder or link", hint="let tmpfiles.d create such a file on the device")
     xattrs = ((name, os.getxattr(path, name, follow_symlinks=False).hex()) for name in sorted(image_xattrs(path)))
     return FileMetadata(status.st_mode, (status.st_uid, status.st_gid), int(status.st_mtime), content, tuple(xattrs))
 
 
 def image_xattrs(path: Path) -> list[str]:
-    """Extended attributes that are part of an image, such as a program's capabilities."""
+    """Return the names of a file's extended attributes that are part of an image, such as capabilities."""
     return [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("security.selinux")]
 
 
 def pack_base(tools: ToolsTree, root: Path, folder: Path, *, uuid: str, epoch: int) -> None:
-    """Pack the folder `root` as a `BaseLayer` in `folder`, which is made."""
+    """Pack the folder `root` as a `BaseLayer` in the new folder `folder`. Raises `Error`."""
     folder.mkdir()
     tools.run_command([*PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, folder / "base.erofs", root], [folder, root])
-    plain = {path: list(asdict(metadata).values()) for path, metadata in list_files(root).items()}
-    (folder / "listing.json").write_text(json.dumps(plain))
+    document = {path: list(asdict(metadata).values()) for path, metadata in list_files(root).items()}
+    (folder / "listing.json").write_text(json.dumps(document))
 
 
 def pack_root(tools: ToolsTree, base: BaseLayer, root: Path, output: Path, *, uuid: str, epoch: int) -> None:
-    """Write the erofs `output`, which holds exactly what is in the folder `root`."""
+    """Write the erofs `output` with exactly the contents of the folder `root`. Raises `Error`."""
     changes = output.with_suffix(".tar")
     write_changes(base.listing(), list_files(root), root, changes)
     tools.run_command(["cp", "--sparse=always", base.image, output], [base.folder, output.parent])
@@ -113,27 +111,25 @@ def pack_root(tools: ToolsTree, base: BaseLayer, root: Path, output: Path, *, uu
 
 
 def write_changes(before: Listing, after: Listing, root: Path, output: Path) -> None:
-    """Write a tar (POSIX.1-2001, pax) of what is in `after` and differs from `before`, and of what is gone.
-
-    Folders on the way to these are in it too: mkfs.erofs makes up what it is not told of them.
-    """
-    gone = list(removed_paths(before, after))
-    wanted = {path for path, metadata in after.items() if before.get(path) != metadata}
-    wanted |= {str(folder) for path in (*wanted, *gone) for folder in Path(path).parents}
+    """Write a tar archive (POSIX.1-2001, pax) of the files in `after` that differ from `before`, with whiteouts."""
+    removed = list(removed_paths(before, after))
+    packed = {path for path, metadata in after.items() if before.get(path) != metadata}
+    # Parent folders are included, because mkfs.erofs invents the metadata of folders that are not in the archive.
+    packed |= {str(folder) for path in (*packed, *removed) for folder in Path(path).parents}
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
         for path, metadata in after.items():
-            if path in wanted:
+            if path in packed:
                 if stat.S_ISREG(metadata.mode):
                     with (root / path).open("rb") as file:
                         archive.addfile(tar_member(path, metadata, os.fstat(file.fileno()).st_size), file)
                 else:
                     archive.addfile(tar_member(path, metadata, 0))
-        for path in gone:
+        for path in removed:
             archive.addfile(tarfile.TarInfo(str(Path(path).with_name(WHITEOUT + Path(path).name))))
 
 
 def removed_paths(before: Listing, after: Listing) -> Iterator[str]:
-    """What is gone, without what is below it; what something else took the place of is not gone."""
+    """Yield removed files and folders, without the contents of removed folders. Replaced files are not removed."""
     for path in before:
         parent = after.get(str(Path(path).parent))
         if path not in after and parent is not None and stat.S_ISDIR(parent.mode):
@@ -141,16 +137,16 @@ def removed_paths(before: Listing, after: Listing) -> Iterator[str]:
 
 
 def tar_member(path: str, metadata: FileMetadata, size: int) -> tarfile.TarInfo:
-    """A file's entry in a tar."""
-    found = tarfile.TarInfo(path)
-    found.mode, found.mtime, found.size = stat.S_IMODE(metadata.mode), metadata.time, size
-    found.uid, found.gid = metadata.owner
+    """Return a file's entry in a tar archive."""
+    member = tarfile.TarInfo(path)
+    member.mode, member.mtime, member.size = stat.S_IMODE(metadata.mode), metadata.time, size
+    member.uid, member.gid = metadata.owner
     if stat.S_ISDIR(metadata.mode):
-        found.type = tarfile.DIRTYPE
+        member.type = tarfile.DIRTYPE
     elif stat.S_ISLNK(metadata.mode):
-        found.type, found.linkname = tarfile.SYMTYPE, metadata.content
-    found.pax_headers = {
+        member.type, member.linkname = tarfile.SYMTYPE, metadata.content
+    member.pax_headers = {
         f"SCHILY.xattr.{name}": bytes.fromhex(value).decode("utf-8", "surrogateescape")
         for name, value in metadata.xattrs
     }
-    return found
+    return member

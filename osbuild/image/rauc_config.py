@@ -1,17 +1,18 @@
-"""RAUC's configuration on the device: which slots there are, whom it trusts, what it refuses."""
+"""RAUC's configuration on the device: slots, keyring and minimum version."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-CONFIG = Path("usr/lib/rauc/system.conf")  # read since RAUC 1.13, after those in /etc and /run
+CONFIG = Path("usr/lib/rauc/system.conf")  # read by RAUC 1.13 and later, unless /etc or /run has one
 KEYRING_FILE = Path("usr/lib/rauc/keyring.pem")
 BACKEND = Path("usr/lib/edge-osbuild/rauc-backend")
 DATA = Path("var/lib/rauc")
-FORMATS = {"bundle-formats": "-plain"}  # what a device accepts: verity bundles
-# Links to the partitions of the disk that was booted, by name (the initrd's udev rule). /dev/disk/by-partlabel may lead
-# to another disk.
+FORMATS = {"bundle-formats": "-plain"}  # devices accept only verity bundles
+# Links to the partitions of the booted disk, by name (the initrd's udev rule). /dev/disk/by-partlabel may point to
+# another disk.
 PARTITIONS = Path("/dev/edge")
-# The time of signing counts, not the device's clock, which may never have been set; what is stolen is revoked by list.
+# Certificates are checked at the time of signing, because the device's clock may not be set. Stolen keys are revoked in
+# a revocation list.
 KEYRING = {
     "path": f"/{KEYRING_FILE}",
     "check-crl": "true",
@@ -21,22 +22,21 @@ KEYRING = {
 
 
 def render_system_conf(
-    compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str, floor: str | None = None
+    compatible: str, *, slots: Sequence[str] = ("a", "b"), boot: str, minimum_version: str | None = None
 ) -> str:
-    """The text of system.conf (RAUC's manual, "System Configuration File").
+    """Return the text of system.conf (RAUC's manual, "System Configuration File").
 
-    A slot is a root, its hash tree and its boot file; `boot` is where the boot partition is mounted, on which the
-    boot files of all slots are. `floor` is the lowest version that may be installed: it only rises, so the image has
-    none, and the device writes its own copy of this file to /run/rauc/system.conf with it.
+    `boot` is the mount point of the ESP. An image has no `minimum_version`: the device adds its own in a copy of this
+    file, /run/rauc/system.conf.
     """
     system = {
         "compatible": compatible, "bootloader": "custom", **FORMATS, "mountprefix": "/run/rauc",
         "data-directory": f"/{DATA}",
-        # Writing a slot and having it booted are two steps: between them the agent brings the cluster to rest.
+        # RAUC only writes the slot. The edge agent switches to it, after it has drained the node.
         "activate-installed": "false",
     }  # fmt: skip
-    if floor:
-        system["min-bundle-version"] = floor
+    if minimum_version:
+        system["min-bundle-version"] = minimum_version
     sections = {
         "system": system,
         "handlers": {"bootloader-custom-backend": f"/{BACKEND}"},
@@ -47,13 +47,13 @@ def render_system_conf(
         device = f"{PARTITIONS}/root-{slot}"
         sections[f"slot.root.{number}"] = {"device": device, "type": "raw", "bootname": slot}
         sections[f"slot.verity.{number}"] = {"device": f"{device}-verity", "type": "raw", **parent}
-        # Written by the bundle's hook; a folder, because the partition is in use and is shared by the slots.
+        # The bundle's hook writes the boot image. The device is a folder, because both slots use the mounted ESP.
         sections[f"slot.boot.{number}"] = {"device": boot, "type": "raw", "allow-mounted": "true", **parent}
     return render_key_file(sections)
 
 
 def render_key_file(sections: Mapping[str, Mapping[str, str]]) -> str:
-    """Sections in GLib's key file format, which RAUC reads."""
+    """Return sections in GLib's key file format, which RAUC reads."""
 
     def section(name: str, keys: Mapping[str, str]) -> str:
         return f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in keys.items())
@@ -62,5 +62,5 @@ def render_key_file(sections: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def compatible_of(profile: str, board: str) -> str:
-    """RAUC's `compatible_of` of a profile's images for a board: a device takes no bundle with another one."""
+    """Return RAUC's `compatible` of a profile's images for a board: a device installs only bundles with its own."""
     return f"edge-osbuild-{profile}-{board}"

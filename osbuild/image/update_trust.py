@@ -1,4 +1,4 @@
-"""The files of an image by which a device checks bundles, and says whom it trusts."""
+"""The files of an image with which a device checks bundles and reports the roots that it trusts."""
 
 import json
 from pathlib import Path
@@ -8,16 +8,15 @@ from osbuild.keys.certificate import fingerprint
 from osbuild.keys.key_folder import KeyFolder
 
 TRUST = Path("usr/lib/edge-osbuild/trust.json")
-# Shown before (agetty(8)) and after (pam_motd(8)) a login.
+# Printed before a login by agetty(8) and after it by pam_motd(8).
 NOTICES = (Path("usr/lib/issue.d/edge-osbuild-keys.issue"), Path("usr/lib/motd.d/edge-osbuild-keys"))
-NOTICE = "This image takes updates signed with DEVELOPMENT keys: it is not for devices in the field.\n"
+NOTICE = "This image accepts updates signed with DEVELOPMENT keys: it is not for devices in the field.\n"
 
 
 def trust_files(compatible: str, keys: KeyFolder, *, boot: str) -> dict[Path, bytes]:
-    """Path in the image -> contents: RAUC's configuration, keyring, and the same in JSON for the agent.
+    """Return path -> contents of RAUC's configuration, the keyring, and a JSON summary of it for the edge agent.
 
-    `boot` is where the boot partition is mounted. With development keys there is a notice for each login. The same
-    keys give the same bytes.
+    `boot` is the mount point of the ESP. Development keys add a notice for each login. The result is reproducible.
     """
     roots = [
         {
@@ -29,9 +28,9 @@ def trust_files(compatible: str, keys: KeyFolder, *, boot: str) -> dict[Path, by
         if not root.dropped
     ]
     trust = {"owner": keys.owner, "development": keys.development, "roots": roots, "revoked": sorted(keys.revoked())}
-    found = {
+    files = {
         CONFIG: render_system_conf(compatible, boot=boot).encode(),
         KEYRING_FILE: keys.keyring(),
         TRUST: (json.dumps(trust, indent=1) + "\n").encode(),
     }
-    return found | {path: NOTICE.encode() for path in NOTICES if keys.development}
+    return files | {path: NOTICE.encode() for path in NOTICES if keys.development}

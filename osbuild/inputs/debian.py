@@ -1,8 +1,7 @@
-"""Debian packages: resolving names to exact files, downloading these, and a repository made of them.
+"""Debian packages: resolve names to exact files, download the files, and make a repository of them.
 
-The host's own apt does the talking, with the host's own settings (proxies, certificates), so that an archive is
-reached here as it is everywhere else on the machine. Signatures are checked by apt when it resolves (apt-secure(8));
-from then on a package is known by its sha256.
+The host's own apt downloads, with the host's settings for proxies and certificates. apt checks signatures when it
+resolves (apt-secure(8)); afterwards a package is identified by its SHA-256.
 """
 
 import os
@@ -17,7 +16,7 @@ from urllib.parse import unquote
 
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
-from osbuild.host.cache import SCRATCH, Cache, content_key, intact, move_if_intact
+from osbuild.host.cache import SCRATCH, Cache, content_key, keep_if_intact, move_if_intact
 from osbuild.host.modes import UMASK
 from osbuild.host.run import Argument, CommandError, hide_credentials, run_command, run_contained
 from osbuild.host.scratch import remove_tree, scratch_folder
@@ -33,8 +32,8 @@ URI = re.compile(
 )
 STALE = "the mirror's index is not the one that its signed Release file names"
 GONE = (
-    "the archive no longer has it: run `edge-osbuild lock` to move to today's versions, or set EDGE_OSBUILD_MIRROR to "
-    "a snapshot of the archive, or give a folder that has the files with --from"
+    "the archive no longer has this version: run `edge-osbuild lock` to update the lock, or set EDGE_OSBUILD_MIRROR to "
+    "a snapshot of the archive, or pass a folder with the packages with --from"
 )
 
 
@@ -50,12 +49,12 @@ class Deb:
 
     @property
     def filename(self) -> str:
-        """The name that apt gives the file (an epoch's colon is escaped)."""
+        """The file's name as apt writes it (the colon of an epoch is escaped)."""
         return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
 
 
 class PackageArchive:
-    """Debian's archive for one architecture, through an apt root that is apart from the host's."""
+    """Debian's archive for one architecture. Its apt root folder is separate from the host's."""
 
     def __init__(self, cache: Cache, architecture: Architecture) -> None:
         self.cache = cache
@@ -65,12 +64,12 @@ class PackageArchive:
         with suppress(PermissionError):  # another user's cache is theirs to protect
             folder.chmod(0o700)  # apt's own files have the addresses of proxies and mirrors, passwords included
 
-    def update_index(self, without: Sequence[str] = (), *, known: bool = False) -> tuple[str, ...]:
-        """Read the archive's index anew. mmdebstrap knows where Debian is by default; EDGE_OSBUILD_MIRROR overrides.
+    def update_index(self, without: Sequence[str] = (), *, pinned: bool = False) -> tuple[str, ...]:
+        """Download the archive's index, from $EDGE_OSBUILD_MIRROR or mmdebstrap's default, and return omitted suites.
 
-        While a mirror is being synchronised, the index of a suite such as `trixie-security` may not be the one that its
-        signed Release file names. That is an `Error`, unless `without` or $EDGE_OSBUILD_WITHOUT names the suite, or all
-        packages that are wanted are `known` by their sha256. Returns the suites that were left out.
+        While a mirror is synchronised, the index of a suite such as `trixie-security` may not match its signed Release
+        file. Raises `Error` then, unless `without` or $EDGE_OSBUILD_WITHOUT allows to omit the suite, or `pinned` says
+        that the caller knows the SHA-256 of every package.
         """
         allowed = {*without, *os.environ.get(WITHOUT, "").split()}
         with self.cache.locked("apt-" + self.root.name):
@@ -80,25 +79,25 @@ class PackageArchive:
                 stale = find_stale_suites(error.output)
                 if not stale or SUITE in stale:
                     raise
-                if not known and (refused := sorted({*stale} - allowed)):
+                if not pinned and (refused := sorted({*stale} - allowed)):
                     raise omission_error(refused, self.architecture) from error
-                log.warn(f"{', '.join(stale)} for {self.architecture.to_debian()}: {STALE}. Going on without")
+                log.warn(f"{', '.join(stale)} for {self.architecture.to_debian()}: {STALE}. Continuing without it")
                 self._update(stale)
                 return stale
             if missing := self._missing():
-                log.warn(f"{MIRROR} has no {missing}: packages are without the security updates that are in it")
+                log.warn(f"{MIRROR} has no {missing}: packages may lack security updates")
                 return (missing,)
         return ()
 
     def _missing(self) -> str:
-        """The name of the suite with security updates if the index was read without it, else an empty text."""
+        """Return the name of the suite with security updates if the mirror does not have it, else an empty string."""
         files = (path for path in (self.root / "etc/apt").rglob("*") if path.suffix in (".list", ".sources"))
         sources = (path.read_text() for path in files)
         return "" if any(SECURITY in text for text in sources) else SECURITY
 
     def _update(self, without: Sequence[str]) -> None:
         mirror = os.environ.get(MIRROR)
-        # mmdebstrap runs these after it has written the list of sources, before it reads them.
+        # mmdebstrap runs these hooks between writing and reading the list of sources.
         edits = [f"/ {name} /d" for name in without] + ([] if mirror else ["s|http://|https://|"])
         with self.cache.scratch("apt") as scratch:
             # Addresses of proxies and mirrors may have passwords, and anybody can read command lines.
@@ -118,8 +117,8 @@ class PackageArchive:
             ]
             run_contained(
                 command,
-                hint="is the Debian archive reachable from here by https? `apt-get update` uses the same settings; "
-                f"{MIRROR} names another mirror, by http too",
+                hint="check that this host reaches the Debian archive by https (`apt-get update` uses the same "
+                f"settings), or set {MIRROR} to another mirror, which may use http",
                 umask=UMASK,
             )
             # Only a whole index replaces the last one, and no older one does.
@@ -127,8 +126,8 @@ class PackageArchive:
             remove_tree(self.root)
             made.rename(self.root)
 
-    def _apt(self, *words: str, cwd: Path | None = None) -> str:
-        """Output of apt-get, on an index that nobody replaces meanwhile. Raises `Error`."""
+    def _apt(self, *arguments: str, cwd: Path | None = None) -> str:
+        """Run apt-get while the index is locked, and return its output. Raises `Error`."""
         debian = self.architecture.to_debian()
         settings = {
             "Dir": self.root,
@@ -140,7 +139,7 @@ class PackageArchive:
             "Acquire::ForceHash": "SHA256",
             "Acquire::Retries": "3",
         }
-        command = ["apt-get", *(f"-o{name}={value}" for name, value in settings.items()), *words]
+        command = ["apt-get", *(f"-o{name}={value}" for name, value in settings.items()), *arguments]
         with self.cache.locked("apt-" + self.root.name, shared=True):
             try:
                 return run_contained(command, cwd=cwd)
@@ -148,9 +147,9 @@ class PackageArchive:
                 raise explain_apt(error, self.architecture) from error
 
     def resolve_packages(self, packages: Iterable[str]) -> tuple[Deb, ...]:
-        """The essential packages and `packages` with all that they depend on, sorted by name.
+        """Return the essential packages and `packages` with all their dependencies, sorted by name.
 
-        Raises `Error` where a package does not exist or two of them can't be installed together.
+        Raises `Error` if a package does not exist or two packages conflict.
         """
         text = self._apt("install", "--yes", "--print-uris", "?essential", *sorted(set(packages)))
         return tuple(sorted({self._parse_uri(line) for line in text.splitlines() if line.startswith("'")}))
@@ -167,77 +166,77 @@ class PackageArchive:
         name, version, architecture, size, digest = match.groups()
         return Deb(name, unquote(version), architecture, digest, int(size))
 
-    def _intact(self, deb: Deb) -> bool:
-        """Whether the cache has a package as it was downloaded; a damaged one is removed."""
-        return intact(stored_path(self.cache, deb), deb.sha256, f"package {deb.filename}")
+    def _is_cached(self, deb: Deb) -> bool:
+        """Whether the cache has an intact copy of a package. A damaged copy is removed."""
+        return keep_if_intact(stored_path(self.cache, deb), deb.sha256, f"package {deb.filename}")
 
     def download_packages(self, debs: Sequence[Deb], *, folder: Path | None = None) -> None:
-        """Bring each of `debs` into the cache, verified. `folder` is looked into before the network."""
+        """Get `debs` into the cache, from `folder` or the network, and verify them. Raises `Error`."""
         store = self.cache.folder("debs")
         with ThreadPoolExecutor() as pool:
-            missing = [deb for deb, ok in zip(debs, pool.map(self._intact, debs), strict=True) if not ok]
+            missing = [deb for deb, ok in zip(debs, pool.map(self._is_cached, debs), strict=True) if not ok]
         if folder is not None:
             missing = [deb for deb in missing if not store_package(folder / deb.filename, deb, store)]
         if not missing:
             return
         if not (self.root / "var/lib/apt/lists").exists():
-            self.update_index(known=True)
+            self.update_index(pinned=True)
         total = sum(deb.size for deb in missing)
         with self.cache.scratch("apt") as scratch:
             with log.step(f"downloading {len(missing)} packages, {format_bytes(total)}"):
-                wanted = [f"{deb.name}={deb.version}" for deb in missing]
-                self._apt("download", *wanted, cwd=scratch)
+                versions = [f"{deb.name}={deb.version}" for deb in missing]
+                self._apt("download", *versions, cwd=scratch)
             with ThreadPoolExecutor() as pool:
-                taken = pool.map(lambda deb: store_package(scratch / deb.filename, deb, store), missing)
-                for deb, ok in zip(missing, taken, strict=True):
+                stored = pool.map(lambda deb: store_package(scratch / deb.filename, deb, store), missing)
+                for deb, ok in zip(missing, stored, strict=True):
                     if not ok:
                         raise Error(f"package {deb.filename} does not have the sha256 {deb.sha256}", hint=GONE)
 
 
 def omission_error(suites: Sequence[str], architecture: Architecture) -> Error:
-    """The error that says which suites can't be read, and how to go on."""
+    """Return the error about suites that can't be read, with the ways to continue."""
     names = " ".join(suites)
     return Error(
         f"{names} for {architecture.to_debian()}: {STALE}",
         where="Debian's archive",
-        hint="it may be in the middle of a synchronisation: try again in some minutes, or with another mirror "
-        f"({MIRROR}). To go on without those updates: `edge-osbuild lock PROFILE "
+        hint="the mirror may be synchronising: try again in some minutes, or set another mirror "
+        f"({MIRROR}). To continue without these updates: `edge-osbuild lock PROFILE "
         f'{" ".join(f"--without {suite}" for suite in suites)}`, or set {WITHOUT}="{names}"',
     )
 
 
 def host_apt_settings() -> list[str]:
-    """The host's apt settings for proxies, certificates and date checks, as lines of apt.conf(5)."""
-    wanted = re.compile(r"Acquire::(https?::|Check-|Max-|Retries|ForceIPv)")
+    """Return the host's apt settings for proxies, certificates and date checks, as lines of apt.conf(5)."""
+    relevant = re.compile(r"Acquire::(https?::|Check-|Max-|Retries|ForceIPv)")
     lines = run_command(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"]).splitlines()
-    return [line for line in lines if wanted.match(line) and not line.endswith('"";')]
+    return [line for line in lines if relevant.match(line) and not line.endswith('"";')]
 
 
 def find_stale_suites(output: str) -> tuple[str, ...]:
-    """The suites whose index apt refused because it is not the one that was signed, from what apt said."""
+    """Parse apt's messages for suites whose index does not match the signed Release file."""
     pattern = r"^E: Failed to fetch \S+/dists/([^/]+)/\S+ +(?:File has unexpected size|Hash Sum mismatch)"
     return tuple(sorted(set(re.findall(pattern, output, re.MULTILINE))))
 
 
 def explain_apt(error: CommandError, architecture: Architecture) -> Error:
-    """apt's own words, without the noise around them."""
+    """Reduce apt's output to its error messages, with a hint."""
     reasons = [line[3:] for line in error.output.splitlines() if line.startswith("E: ")]
     unmet = [line.strip() for line in error.output.splitlines() if " : Depends:" in line or " : Conflicts:" in line]
     hint = "check `packages` in the profile"
     if any("was not found" in reason and "Version" in reason for reason in reasons):
         hint = GONE
     elif any("Failed to fetch" in reason for reason in reasons):
-        hint = "is the Debian archive reachable from here? `apt-get update` uses the same settings"
+        hint = "check that this host reaches the Debian archive; `apt-get update` uses the same settings"
     return Error("; ".join([*reasons, *unmet]) or str(error), where=f"apt ({architecture})", hint=hint)
 
 
 def stored_path(cache: Cache, deb: Deb) -> Path:
-    """Where the cache keeps a package."""
+    """Return the path of a package in the cache."""
     return cache.folder("debs") / f"{deb.sha256}.deb"
 
 
 def store_package(path: Path, deb: Deb, store: Path) -> bool:
-    """Copy `path` into `store` if it is that package; say whether it is."""
+    """Copy `path` into the folder `store` if it is the package `deb`. Returns whether it is."""
     if not path.is_file() or path.stat().st_size != deb.size:
         return False
     with scratch_folder(store, SCRATCH) as scratch:
@@ -247,9 +246,9 @@ def store_package(path: Path, deb: Deb, store: Path) -> bool:
 
 
 def make_repository(cache: Cache, debs: Sequence[Deb]) -> Path:
-    """A folder that apt can install exactly `debs` from (a flat repository, sources.list(5)).
+    """Return a folder with a flat repository of exactly `debs` (sources.list(5)), which must be in the cache.
 
-    All of `debs` must have been downloaded. The index is written from the packages themselves.
+    Its index is generated from the packages' own control data.
     """
     ordered = sorted(debs)
     key = content_key("repository", [deb.sha256 for deb in ordered])

@@ -1,4 +1,4 @@
-"""Downloads: resumed, verified before anyone sees them, from mirrors or from a folder without any network."""
+"""Downloads from mirrors, or from a folder without a network. They are resumed, and verified before they are used."""
 
 import errno
 import http.client
@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from osbuild.host import log
-from osbuild.host.cache import SCRATCH, Cache, intact, move_if_intact
+from osbuild.host.cache import SCRATCH, Cache, keep_if_intact, move_if_intact
 from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get, whole_number
 from osbuild.host.scratch import remove_tree, scratch_folder
 from osbuild.shared.errors import Error
@@ -26,25 +26,25 @@ from osbuild.shared.json_text import parse_json
 from osbuild.shared.sizes import format_decimal
 
 KIND = "downloads"  # of the cache's entries; the key is the sha256
-ATTEMPTS = 4  # in a row that brought nothing new, per URL
-PROGRESS = 2**20  # bytes that an attempt must bring to count as progress
-BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
-SLOWEST = 1024  # bytes per second, averaged over the time-out: a server below that counts as hanging
-LIMIT = 2**30  # bytes, if no size is known: a body without an end must not fill the disk
+ATTEMPTS = 4  # consecutive attempts without progress, per URL
+PROGRESS = 2**20  # bytes that an attempt must download to count as progress
+BACKOFF = 0.5  # seconds before the second attempt, doubled for each further one
+SLOWEST = 1024  # bytes per second, averaged over the timeout; a slower server counts as hanging
+LIMIT = 2**30  # bytes, if no size is known: an endless body must not fill the disk
 CHUNK = 256 * 1024
-AGAIN = {408, 425, 429, 500, 502, 503, 504}  # status codes that may pass (RFC 9110, section 15)
+AGAIN = {408, 425, 429, 500, 502, 503, 504}  # status codes of temporary failures (RFC 9110, section 15)
 
 
 class Unavailable(Error):
-    """No place had the file. Not raised where one had it with the wrong content: that is a plain `Error`."""
+    """No source had the file. A source with the wrong content is a plain `Error`."""
 
 
 class NotOnServer(Unavailable):
-    """The last place was reached and has no such file (HTTP 404)."""
+    """The last source answered that it does not have the file (HTTP 404)."""
 
 
-class _Wrong(RequestFailed):
-    """A place had a file, but another one."""
+class _WrongContent(RequestFailed):
+    """A source had a file of this name with other content."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,12 @@ def download_file(
     timeout: float = 30.0,
     size: int | None = None,
 ) -> Path:
-    """Return the path of a file with this `sha256`, in the cache, getting it first if need be.
+    """Return the path in the cache of the file with this `sha256`, downloaded if necessary.
 
-    `urls` are tried in order: http, https, file, or plain paths. `folder` (or `$EDGE_OSBUILD_FOLDER`) is looked in
-    before them, for a file called as `name`, as the hash, or as a URL's last part; if it has it, no URL is touched.
-    `timeout` is in seconds without data; `size`, in bytes, is checked if given. Proxies and certificate authorities
-    come from the environment, as for urllib. Raises `Unavailable` if no place had the file, `Error` if one had it
-    with another hash.
+    `urls` (http, https, file, or plain paths) are tried in order. `folder`, or $EDGE_OSBUILD_FOLDER, is searched first
+    for a file named `name`, the hash, or the last part of a URL. `timeout` is the longest time without data, in
+    seconds; `size`, in bytes, is checked if given. Raises `Unavailable` if no source has the file, `Error` if a source
+    has it with another hash.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise Error(f"{sha256!r} is not a sha256 in hex", where=name)
@@ -87,51 +86,53 @@ def download_file(
         try:
             _ = urlsplit(url).port
         except ValueError:
-            hint = "check host and port; special characters of a user or password are written as %XX"
+            hint = "check host and port; write special characters of a user or password as %XX"
             raise Error(f"{redact_url(url)} is not a URL", where=name, hint=hint) from None
     goal = cache.folder(KIND) / sha256
     with cache.locked(f"{KIND}-{sha256}"):
-        if intact(goal, sha256):
+        if keep_if_intact(goal, sha256):
             return goal
         failures: list[tuple[str, RequestFailed]] = []
         wanted = _Wanted(sha256, name, timeout, size)
         try:
-            for place in [*_in_folder(folder, urls, sha256, name), *urls]:
+            for source in [*_in_folder(folder, urls, sha256, name), *urls]:
                 try:
-                    _get(place, goal, wanted)
+                    _fetch(source, goal, wanted)
                     return goal
                 except RequestFailed as failure:
-                    failures.append((redact_url(place), failure))
-                    log.debug(f"{redact_url(place)}: {failure}")
+                    failures.append((redact_url(source), failure))
+                    log.debug(f"{redact_url(source)}: {failure}")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                hint = "check the mode and disk of the cache, or set EDGE_OSBUILD_CACHE to another folder"
+                hint = "check permissions and disk of the cache, or set EDGE_OSBUILD_CACHE to another folder"
                 raise Error(f"cannot write {goal}: {error.strerror}", where=name, hint=hint) from error
-            _Part.of(goal).discard()  # it would keep the disk full
+            _Part.of(goal).discard()  # the partial file would keep the disk full
             raise Error(
-                f"no space left for {goal}", where=name, hint="free some, or set EDGE_OSBUILD_CACHE to a larger disk"
+                f"no space left for {goal}",
+                where=name,
+                hint="free some space, or set EDGE_OSBUILD_CACHE to a folder on a larger disk",
             ) from error
     raise _summary(name, sha256, folder, failures)
 
 
 def folder_from_environment() -> Path | None:
-    """The folder for builds without a network that `$EDGE_OSBUILD_FOLDER` names; None if it is not set."""
+    """Return the folder for builds without a network, $EDGE_OSBUILD_FOLDER; None if it is not set."""
     named = os.environ.get("EDGE_OSBUILD_FOLDER")
     return Path(named) if named else None
 
 
 def _summary(name: str, sha256: str, folder: Path | None, failures: Sequence[tuple[str, RequestFailed]]) -> Error:
-    lines = [f"  {place}: {failure}" for place, failure in failures]
-    if folder is not None and not any(place.startswith(str(folder)) for place, _ in failures):
-        lines.insert(0, f"  {folder}: no file {name} or {sha256} there")
-    if any(isinstance(failure, _Wrong) for _, failure in failures):
+    lines = [f"  {source}: {failure}" for source, failure in failures]
+    if folder is not None and not any(source.startswith(str(folder)) for source, _ in failures):
+        lines.insert(0, f"  {folder}: has no file {name} or {sha256}")
+    if any(isinstance(failure, _WrongContent) for _, failure in failures):
         return Error(
-            "\n".join([f"{name} is not what was pinned", *lines]),
-            hint="if the new content is right, pin its hash; if not, the place that sent it is not to be trusted",
+            "\n".join([f"{name} is not the pinned file", *lines]),
+            hint="if the new content is right, pin its hash; if not, do not trust this source",
         )
     return Unavailable(
         "\n".join([f"cannot get {name}", *lines]),
-        hint=f"check network and proxy (https_proxy), or put the file into a folder as {name} and pass --from FOLDER",
+        hint=f"check network and proxy (https_proxy), or save the file in a folder as {name} and pass --from FOLDER",
     )
 
 
@@ -142,15 +143,15 @@ def _in_folder(folder: Path | None, urls: Sequence[str], sha256: str, name: str)
             yield str(folder / candidate)
 
 
-def _get(place: str, goal: Path, wanted: _Wanted) -> None:
-    """Put the verified file of one place at `goal`, or raise `Failed`."""
-    parts = urlsplit(place)
+def _fetch(source: str, goal: Path, wanted: _Wanted) -> None:
+    """Get the file from one source, verify it and store it at `goal`. Raises `RequestFailed`."""
+    parts = urlsplit(source)
     if parts.scheme in ("http", "https"):
-        _download(place, goal, wanted)
+        _download(source, goal, wanted)
     elif parts.scheme == "file":
         _copy(Path(urllib.request.url2pathname(parts.path)), goal, wanted.sha256)
-    elif "://" not in place:
-        _copy(Path(place), goal, wanted.sha256)
+    elif "://" not in source:
+        _copy(Path(source), goal, wanted.sha256)
     else:
         raise RequestFailed(f"{parts.scheme} is not supported: use http, https, file or a path")
 
@@ -170,18 +171,18 @@ def _copy(source: Path, goal: Path, sha256: str) -> None:
 def _publish(path: Path, goal: Path, sha256: str) -> None:
     digest = move_if_intact(path, goal, sha256)
     if digest != sha256:
-        raise _Wrong(f"sha256 is {digest}, expected {sha256}")
+        raise _WrongContent(f"sha256 is {digest}, expected {sha256}")
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What an earlier attempt left: a folder with the data and, beside it, what tells a changed file."""
+    """A partial download: a folder with the data so far and a validator, which detects that the file has changed."""
 
     folder: Path
 
     @classmethod
     def of(cls, goal: Path) -> "_Part":
-        """What is left of attempts at the file that is to be `goal`."""
+        """Return the partial download of the file `goal`."""
         return cls(goal.with_name(f"{goal.name}.part"))
 
     @property
@@ -192,15 +193,15 @@ class _Part:
         return self.data.stat().st_size if self.data.exists() else 0
 
     def validator(self, url: str) -> str | None:
-        """The entity tag or date that `url` gave with this data (RFC 9110, section 13.1.5)."""
+        """Return the entity tag or date that `url` sent with this data (RFC 9110, section 13.1.5), None without one."""
         try:
-            known = parse_json((self.folder / "validator").read_text())
-            return str(known["validator"]) if known["url"] == redact_url(url) else None
+            stored = parse_json((self.folder / "validator").read_text())
+            return str(stored["validator"]) if stored["url"] == redact_url(url) else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def begin(self, url: str, headers: http.client.HTTPMessage) -> None:
-        """Forget earlier data and note what the server says about the new."""
+        """Discard earlier data and store the server's validator of the new data."""
         self.discard()
         self.folder.mkdir()
         tag = headers.get("ETag", "")
@@ -213,9 +214,9 @@ class _Part:
 
 
 def _download(url: str, goal: Path, wanted: _Wanted) -> None:
-    """Attempts at one URL, until the whole file is there and right. A `.part` stays behind only to be resumed."""
+    """Download one URL, with retries, until the file is complete and verified. A `.part` is kept to be resumed."""
     part, name = _Part.of(goal), wanted.name
-    left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
+    attempts_left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
     while True:
         before = part.size()
         resumed = before > 0
@@ -226,14 +227,14 @@ def _download(url: str, goal: Path, wanted: _Wanted) -> None:
             log.note(f"{name}: {format_decimal(goal.stat().st_size)} downloaded in {time.monotonic() - start:.1f} s")
             return
         except RequestFailed as failure:
-            if isinstance(failure, _Wrong):
+            if isinstance(failure, _WrongContent):
                 part.discard()
-                if resumed:  # the older part may be what was wrong: once more, from nothing
+                if resumed:  # the older part may be wrong: try once more from the beginning
                     continue
                 raise
             best, gained = max(best, part.size()), part.size() - max(best, before)
-            left = ATTEMPTS if gained >= PROGRESS else left - 1
-            if not failure.again or left <= 0:
+            attempts_left = ATTEMPTS if gained >= PROGRESS else attempts_left - 1
+            if not failure.again or attempts_left <= 0:
                 raise
             log.note(f"{name}: {failure}; trying again")
             time.sleep(pause)
@@ -241,7 +242,7 @@ def _download(url: str, goal: Path, wanted: _Wanted) -> None:
 
 
 def _transfer(url: str, part: _Part, wanted: _Wanted) -> bool:
-    """One request and its body. True if the body was added to data of an earlier request."""
+    """Send one request and store its body. Returns whether the body was appended to data of an earlier request."""
     have, size = part.size(), wanted.size
     headers = {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}
     if have:
@@ -251,24 +252,26 @@ def _transfer(url: str, part: _Part, wanted: _Wanted) -> bool:
     with send_get(url, headers, wanted.timeout) as response:
         total = length(response.headers)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
-            told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            if not have or told is None or whole_number(told[1]) != have:
+            content_range = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not have or content_range is None or whole_number(content_range[1]) != have:
                 part.discard()
-                raise RequestFailed("the server sent another range than was asked for", again=True)
+                raise RequestFailed("the server sent a range that was not requested", again=True)
             total = None if total is None else have + total
         elif response.status == HTTPStatus.OK:
             part.begin(url, response.headers)
             have = 0
         elif response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if have and response.headers.get("Content-Range") == f"bytes */{have}":
-                return True  # nothing is missing: the hash will tell
+                return True  # nothing is missing; the hash decides
             part.discard()
-            raise RequestFailed("the server has less than what was downloaded before", again=bool(have))
+            raise RequestFailed(
+                "the server's file is shorter than the part that was downloaded before", again=bool(have)
+            )
         else:
             raise RequestFailed(f"HTTP {response.status} {response.reason}".rstrip(), again=response.status in AGAIN)
         if total is not None and (total > wanted.limit if size is None else total != size):
             part.discard()
-            raise _Wrong(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
+            raise _WrongContent(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
         space = file_system_space(part.folder)
         if space is not None and space.free < (total or 0) - have:
             raise OSError(errno.ENOSPC, f"{space.free} bytes free")
@@ -301,7 +304,7 @@ def _receive(
             bar.update(bar.task_ids[0], advance=len(data))
             if have > wanted.limit:
                 part.discard()
-                raise _Wrong(f"the server sends more than {wanted.limit} bytes")
+                raise _WrongContent(f"the server sends more than {wanted.limit} bytes")
             if (seconds := time.monotonic() - window) > timeout:
                 if gained < SLOWEST * seconds:
                     raise RequestFailed(f"too slow: {gained} bytes in {seconds:.0f} s", again=True)

@@ -1,4 +1,4 @@
-"""The lock beside a profile: every input of its image by sha256, so that the same lock gives the same image."""
+"""The lock beside a profile. It pins every input of the images, so the same lock gives the same image."""
 
 import json
 import re
@@ -18,17 +18,17 @@ from osbuild.shared.files import read_file
 from osbuild.shared.json_text import parse_json
 
 FORMAT = 1
-# deb-version(7); names as Debian's policy has them (5.6.1), since they become parts of paths
+# deb-version(7); names follow Debian's policy (5.6.1) strictly, because they become parts of paths
 DEB = re.compile(r"([a-z0-9][a-z0-9+.-]*) ([0-9A-Za-z.+:~-]+) ([a-z0-9-]+) ([0-9a-f]{64}) ([0-9]{1,15})")
-AGAIN = "run `edge-osbuild lock {profile}` to make the lock again"
+AGAIN = "run `edge-osbuild lock {profile}` to write the lock again"
 
 
 @dataclass(frozen=True)
 class Lock:
-    """What the image for one board is made of.
+    """The pinned inputs of the image for one board.
 
-    `epoch`, in seconds since 1970, is the latest time that a file of the image carries. `request_key` is the content
-    key of what the profile asked for when the lock was made. `without` are suites that could not be read then.
+    `epoch` is the latest modification time in the image, in seconds since 1970. `request` is the content key of the
+    profile's request for which the lock was written. `without` are suites that could not be read then.
     """
 
     board: str
@@ -47,14 +47,14 @@ class Lock:
 
     @property
     def digest(self) -> str:
-        """Content key of the whole."""
+        """Content key of the whole lock."""
         return content_key(lock_to_json(self))
 
 
 def lock_path(loaded: LoadedProfile) -> Path:
-    """The lock of a profile: beside it, but in the current folder for one that an installed edge-osbuild ships.
+    """Return the lock's path: beside the profile, or in the current folder for a shipped profile of a wheel.
 
-    Raises `UsageError` if the current folder has a profile of that name, whose lock it would be.
+    Raises `UsageError` if the current folder has another profile of the same name, which would own that lock.
     """
     profile = loaded.files[-1]
     path = profile.with_suffix(".lock.json")
@@ -68,20 +68,20 @@ def lock_path(loaded: LoadedProfile) -> Path:
 
 
 def lock_to_json(lock: Lock) -> dict[str, Any]:
-    """As JSON can write it; packages as `name version architecture sha256 size`."""
-    plain = asdict(lock)
+    """Return the lock as JSON values; packages are strings `name version architecture sha256 size`."""
+    document = asdict(lock)
 
     def line(deb: dict[str, Any]) -> str:
         return " ".join(str(value) for value in deb.values())
 
     for name in ("compose_tools", "finish_tools", "packages", "initrd", "boot"):
-        plain[name] = [line(deb) for deb in plain[name]]
-    plain["kernel"] = line(plain["kernel"])
-    return plain
+        document[name] = [line(deb) for deb in document[name]]
+    document["kernel"] = line(document["kernel"])
+    return document
 
 
-def lock_from_json(plain: dict[str, Any]) -> Lock:
-    """The reverse of `lock_to_json`. Raises `KeyError`, `TypeError` or `ValueError` on anything else."""
+def lock_from_json(document: dict[str, Any]) -> Lock:
+    """Parse the result of `lock_to_json`. Raises `KeyError`, `TypeError` or `ValueError` if it is not a lock."""
 
     def deb(line: str) -> Deb:
         if not (match := DEB.fullmatch(line)):
@@ -93,38 +93,38 @@ def lock_from_json(plain: dict[str, Any]) -> Lock:
         return tuple(deb(line) for line in lines)
 
     return Lock(
-        str(plain.get("board", plain["architecture"])),
-        Architecture(plain["architecture"]),
-        str(plain["request"]),
-        int(plain["epoch"]),
-        debs(plain["compose_tools"]),
-        debs(plain["finish_tools"]),
-        debs(plain["packages"]),
-        deb(plain["kernel"]),
-        debs(plain["initrd"]),
-        debs(plain.get("boot", ())),  # those from before it no longer fit the profile, and are made again
-        dict(plain["kubernetes"]),
-        dict(plain["wheels"]),
-        tuple(str(name) for name in plain.get("without", ())),
+        str(document.get("board", document["architecture"])),
+        Architecture(document["architecture"]),
+        str(document["request"]),
+        int(document["epoch"]),
+        debs(document["compose_tools"]),
+        debs(document["finish_tools"]),
+        debs(document["packages"]),
+        deb(document["kernel"]),
+        debs(document["initrd"]),
+        debs(document.get("boot", ())),  # a lock without this key is too old for the profile, and is written again
+        dict(document["kubernetes"]),
+        dict(document["wheels"]),
+        tuple(str(name) for name in document.get("without", ())),
     )
 
 
 def read_lock(loaded: LoadedProfile, board: str) -> Lock | None:
-    """The lock of a profile for one board, None if it has none. Raises `Error` on a file that is no lock."""
+    """Return the lock of a profile for one board, None if there is none. Raises `Error` if the file is not a lock."""
     return read_locks(loaded, only=board).get(board)
 
 
 def read_locks(loaded: LoadedProfile, *, only: str | None = None) -> dict[str, Lock]:
-    """The locks of a profile by board, or that of the board `only`. Raises `Error` on a file that is no lock."""
-    plain = read_plain(loaded)
+    """Return the locks of a profile by board, all or the one for `only`. Raises `Error` if the file is not a lock."""
+    documents = read_documents(loaded)
     try:
-        return {name: lock_from_json(lock) for name, lock in plain.items() if only in (None, name)}
+        return {name: lock_from_json(lock) for name, lock in documents.items() if only in (None, name)}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(loaded, error) from error
 
 
-def read_plain(loaded: LoadedProfile) -> dict[str, Any]:
-    """The locks of a profile by board, as they are in JSON. Raises `Error` on a file that is no lock."""
+def read_documents(loaded: LoadedProfile) -> dict[str, Any]:
+    """Return the locks of a profile by board as JSON values. Raises `Error` if the file is not a lock."""
     path = lock_path(loaded)
     try:
         text = read_file(path).decode()
@@ -134,28 +134,30 @@ def read_plain(loaded: LoadedProfile) -> dict[str, Any]:
         hint = AGAIN.format(profile=argument(loaded.files[-1]))
         raise Error(f"cannot be read: {error}", where=display_path(path), hint=hint) from error
     try:
-        plain = parse_json(text)
-        if plain["format"] != FORMAT:
-            raise ValueError(f"its format is {plain['format']!r}, this edge-osbuild knows {FORMAT}")
-        return dict(plain["locks"].items())
+        document = parse_json(text)
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']!r}, this edge-osbuild reads format {FORMAT}")
+        return dict(document["locks"].items())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(loaded, error) from error
 
 
 def _damaged(loaded: LoadedProfile, error: Exception) -> Error:
     hint = AGAIN.format(profile=argument(loaded.files[-1]))
-    return Error(f"is not a lock: {type(error).__name__}: {error}", where=display_path(lock_path(loaded)), hint=hint)
+    return Error(
+        f"this is not a lock: {type(error).__name__}: {error}", where=display_path(lock_path(loaded)), hint=hint
+    )
 
 
 def save_lock(loaded: LoadedProfile, lock: Lock) -> Path:
-    """Write the lock of a profile, whole or not at all; those for other boards stay. What is no lock is replaced."""
+    """Write the lock for one board atomically and keep other boards' locks. A file that is not a lock is replaced."""
     path = lock_path(loaded)
     try:
-        others = read_plain(loaded)
+        locks = read_documents(loaded)
     except Error as error:
-        log.warn(f"{error}. It is replaced, and has nothing for other boards")
-        others = {}
-    locks = {**others, lock.board: lock_to_json(lock)}
+        log.warn(f"{error}. The file is replaced, without locks for other boards")
+        locks = {}
+    locks = {**locks, lock.board: lock_to_json(lock)}
     output.write_output(
         path, (json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n").encode()
     )

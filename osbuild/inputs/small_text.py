@@ -1,4 +1,4 @@
-"""Small text files of others, such as checksums: from the first place that has one, in limited time and size."""
+"""Downloads a small text file, such as checksums, from the first source that has it. Time and size are limited."""
 
 import http.client
 import time
@@ -14,41 +14,41 @@ from osbuild.inputs.download import NotOnServer, Unavailable
 from osbuild.shared.files import read_file
 
 
-def read_text(places: Sequence[str], *, limit: int, timeout: float = 30.0) -> tuple[str, str]:
-    """The first place, a URL or path, that has a small text file, and the text.
+def read_text(sources: Sequence[str], *, limit: int, timeout: float = 30.0) -> tuple[str, str]:
+    """Return the first of `sources`, URLs or paths, that has a small text file, and the text.
 
-    `limit` is the most that the file may have, in bytes; `timeout` is in seconds without data. Raises `Missing` if the
-    last place answered that it has no such file, and `Unavailable` if no place gave it.
+    `limit` is the largest size in bytes, `timeout` the longest time without data in seconds. Raises `NotOnServer` if
+    the last source answered that it does not have the file, and `Unavailable` if no source could be read.
     """
     failures: list[tuple[str, RequestFailed]] = []
-    for place in places:
+    for source in sources:
         try:
-            data = _read(place, limit, timeout)
-            return redact_url(place), data.decode()
+            data = _read(source, limit, timeout)
+            return redact_url(source), data.decode()
         except UnicodeDecodeError:
-            failures.append((redact_url(place), RequestFailed("is not a text file")))
+            failures.append((redact_url(source), RequestFailed("is not a text file")))
         except RequestFailed as failure:
-            failures.append((redact_url(place), failure))
-    name = places[-1].rpartition("/")[2]
+            failures.append((redact_url(source), failure))
+    name = sources[-1].rpartition("/")[2]
     kind = NotOnServer if str(failures[-1][1]).startswith("HTTP 404") else Unavailable
-    lines = [f"  {place}: {failure}" for place, failure in failures]
+    lines = [f"  {source}: {failure}" for source, failure in failures]
     raise kind("\n".join([f"cannot get {name}", *lines]), hint="check network and proxy (https_proxy)")
 
 
-def _read(place: str, limit: int, timeout: float) -> bytes:
-    """The bytes of one small file. Raises `Failed`."""
+def _read(source: str, limit: int, timeout: float) -> bytes:
+    """Return the bytes of one small file. Raises `RequestFailed`."""
     try:
-        parts = urlsplit(place) if "://" in place else None
+        parts = urlsplit(source) if "://" in source else None
         _ = parts and parts.port
     except ValueError:
-        raise RequestFailed("is not a URL: special characters of a user or password are written as %XX") from None
+        raise RequestFailed("is not a URL: write special characters of a user or password as %XX") from None
     if parts is None or parts.scheme == "file":
         try:
-            data = read_file(Path(urllib.request.url2pathname(parts.path) if parts else place))
+            data = read_file(Path(urllib.request.url2pathname(parts.path) if parts else source))
         except OSError as error:
             raise RequestFailed(error.strerror or str(error)) from error
     elif parts.scheme in ("http", "https"):
-        data = _read_url(place, limit, timeout)
+        data = _read_url(source, limit, timeout)
     else:
         raise RequestFailed(f"{parts.scheme} is not supported: use http, https, file or a path")
     if len(data) > limit:
@@ -77,7 +77,7 @@ def _read_url(url: str, limit: int, timeout: float) -> bytes:
 
 
 def _body(response: http.client.HTTPResponse, limit: int, timeout: float) -> bytes:
-    """The body, at most `limit` bytes and one more. A server that sends less than `SLOWEST` counts as hanging."""
+    """Return the body, at most `limit` + 1 bytes. Raises `RequestFailed` if the server is slower than `SLOWEST`."""
     data, total = b"", length(response.headers)
     end = time.monotonic() + timeout + limit / download.SLOWEST
     while len(data) <= limit and (more := response.read1(limit + 1 - len(data))):

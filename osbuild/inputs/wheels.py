@@ -1,4 +1,4 @@
-"""Python wheels that builds use: pinned here by sha256, downloaded by pip with the user's own index settings."""
+"""Python wheels that builds use, pinned by SHA-256. pip downloads them with the user's own index settings."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from osbuild.shared.errors import Error
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file of the index; `platform` and `python` are its tags (binary distribution format 1.0), `sha256` in hex."""
+    """One file of the index. `platform` and `python` are its tags (binary distribution format 1.0), `sha256` in hex."""
 
     name: str
     version: str
@@ -23,11 +23,11 @@ class Wheel:
 
     @property
     def filename(self) -> str:
-        """The name of the file."""
+        """The file's name in the index."""
         return f"{self.name.replace('-', '_')}-{self.version}-{self.python}-none-{self.platform}.whl"
 
 
-# diskimage-builder, and those of its dependencies that are large as Debian packages.
+# diskimage-builder, and its dependencies whose Debian packages are large.
 DISKIMAGE_BUILDER = (
     Wheel("diskimage-builder", "3.43.0", "any", "ece951ea63ea0ea55ecb4c4a75d6d453dc5e77c5558aace3dee883fa0e2dd039"),
     Wheel("networkx", "3.4.2", "any", "df5d4365b724cf81b8c6a7312509d0c22386097011ad1abe274afd5e9d3bbc5f"),
@@ -37,18 +37,18 @@ DISKIMAGE_BUILDER = (
 
 
 def fetch_wheel(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
-    """The file, verified: from the cache, from `folder` (or $EDGE_OSBUILD_FOLDER), or by pip. Raises `Error`."""
+    """Return the verified file, from the cache, `folder`, $EDGE_OSBUILD_FOLDER or pip. Raises `Error`."""
 
     def make(path: Path) -> None:
-        for place in (folder, Path(named) if (named := os.environ.get("EDGE_OSBUILD_FOLDER")) else None):
-            if place is not None and (place / pin.filename).is_file():
-                path.write_bytes((place / pin.filename).read_bytes())
+        for downloads in (folder, Path(named) if (named := os.environ.get("EDGE_OSBUILD_FOLDER")) else None):
+            if downloads is not None and (downloads / pin.filename).is_file():
+                path.write_bytes((downloads / pin.filename).read_bytes())
                 break
         else:
             scratch = path.with_name("download")
             scratch.mkdir()
-            listed = scratch / "requirements.txt"
-            listed.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
+            requirements = scratch / "requirements.txt"
+            requirements.write_text(f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n")
             arguments = [
                 sys.executable,
                 "-m",
@@ -59,26 +59,27 @@ def fetch_wheel(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
                 "--only-binary=:all:",
                 "--quiet",
             ]
-            arguments += [f"--platform={pin.platform}", f"--dest={scratch}", f"--requirement={listed}"]
-            hint = f"is the Python package index reachable? Or put {pin.filename} into a folder and pass --from FOLDER"
+            arguments += [f"--platform={pin.platform}", f"--dest={scratch}", f"--requirement={requirements}"]
+            hint = f"check that pip reaches the Python package index, or save {pin.filename} in a folder "
+            hint += "and pass --from FOLDER"
             env = {**os.environ, "TMPDIR": str(scratch)}
             run_contained(arguments, env=env, hint=hint)
             path.write_bytes((scratch / pin.filename).read_bytes())
-        if (found := file_digest(path)) != pin.sha256:
-            message = f"sha256 is {found}, expected {pin.sha256}"
-            raise Error(message, where=pin.filename, hint="it is not the pinned file")
+        if (digest := file_digest(path)) != pin.sha256:
+            message = f"sha256 is {digest}, expected {pin.sha256}"
+            raise Error(message, where=pin.filename, hint="this is not the pinned file")
 
     return cache.get_or_make("downloads", pin.sha256, make, sha256=pin.sha256)
 
 
 def unpack_wheel(cache: Cache, pin: Wheel, folder: Path | None = None) -> Path:
-    """The wheel's contents as a folder, programs executable."""
+    """Return a folder with the wheel's contents; programs are executable. Raises `Error`."""
 
     def make(path: Path) -> None:
         with zipfile.ZipFile(fetch_wheel(cache, pin, folder)) as archive:
             for member in archive.infolist():
-                place = Path(archive.extract(member, path))
+                extracted = Path(archive.extract(member, path))
                 if mode := member.external_attr >> 16:
-                    place.chmod(mode & 0o777)  # zipfile leaves the mode out
+                    extracted.chmod(mode & 0o777)  # zipfile does not restore modes
 
     return cache.get_or_make("wheels", pin.sha256, make)

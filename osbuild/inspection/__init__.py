@@ -1,1 +1,1 @@
-"""What is in an image or a bundle, and what an update would change."""
+"""Inspects images, and compares builds and bundles."""

@@ -1,4 +1,4 @@
-"""Boot entries in an image: a boot file for each slot, and how many tries each has left."""
+"""Reads the boot images on the ESP of a disk image, with the tries of each slot."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ IMAGE = re.compile(r"edge-([a-z])\.img")
 
 @dataclass(frozen=True)
 class BootImageInfo:
-    """One slot's boot file on the boot partition; sizes are in bytes, tries None where boots are not counted."""
+    """One slot's boot image on the ESP. Sizes are in bytes; tries are None if boots are not counted."""
 
     path: str
     size: int
@@ -34,7 +34,7 @@ class BootImageInfo:
 
 
 def read_boot_state(file: BinaryIO, partitions: Sequence[gpt.Partition]) -> UBootState | None:
-    """The state that U-Boot counts with, None where the disk has no partition for it."""
+    """Read the boot state of U-Boot; None if the disk has no partition for it."""
     for partition in partitions:
         if partition.type == gpt.UBOOT_ENV:
             copies = []
@@ -45,48 +45,48 @@ def read_boot_state(file: BinaryIO, partitions: Sequence[gpt.Partition]) -> UBoo
     return None
 
 
-def read_boot_images(file: BinaryIO, boot: gpt.Partition, state: UBootState | None) -> Iterator[BootImageInfo]:
-    """Every entry on the boot partition: unified kernel images, or U-Boot's, which `state` counts."""
-    fat = Fat(file, boot.offset, f"partition {boot.number} ({boot.name})")
-    for found in fat.walk():
-        parent = str(found.path.parent).lower()
-        if found.folder:
+def read_boot_images(file: BinaryIO, esp: gpt.Partition, state: UBootState | None) -> Iterator[BootImageInfo]:
+    """Yield every boot image on the ESP: UKIs, or with a U-Boot `state` U-Boot images. Raises `Error`."""
+    fat = Fat(file, esp.offset, f"partition {esp.number} ({esp.name})")
+    for entry in fat.walk():
+        parent = str(entry.path.parent).lower()
+        if entry.folder:
             continue
-        if parent == "efi/linux" and found.path.suffix.lower() == ".efi":
-            yield read_uki(fat, found)
-        elif state and parent == "." and (match := IMAGE.fullmatch(found.path.name.lower())):
-            yield read_uimage(fat, found, state.counter(match[1]))
+        if parent == "efi/linux" and entry.path.suffix.lower() == ".efi":
+            yield read_uki(fat, entry)
+        elif state and parent == "." and (match := IMAGE.fullmatch(entry.path.name.lower())):
+            yield read_uimage(fat, entry, state.counter(match[1]))
 
 
 def next_slot(entries: Sequence[BootImageInfo], state: UBootState | None) -> str | None:
-    """The slot that the boot loader of this image takes next; None where it finds nothing to boot."""
+    """Return the slot that the boot loader starts next; None if there is nothing to boot."""
     names = [PurePosixPath(entry.path).name for entry in entries if entry.size]
     if state:
         return state.next_slot({match[1] for name in names if (match := IMAGE.fullmatch(name.lower()))})
-    return uefi_entries.choose_slot(found for name in names if (found := uefi_entries.parse_entry_name(name)))
+    return uefi_entries.choose_slot(entry for name in names if (entry := uefi_entries.parse_entry_name(name)))
 
 
 def read_uimage(fat: Fat, file: File, counter: uboot_state.BootCounter) -> BootImageInfo:
-    """The entry in an image of U-Boot's, as `osbuild.boot.uboot` makes them."""
-    path, left = str(file.path), counter.left
-    done = None if left is None else counter.done
+    """Read a U-Boot image made by `osbuild.boot.uboot`."""
+    path, tries_left = str(file.path), counter.left
+    tries_done = None if tries_left is None else counter.done
     try:
         image = uimage.parse_multi(fat.read(file), path)
         if len(image.parts) < 4:
-            raise Error("it lacks a kernel, an initrd, their arguments or a device tree")
+            raise Error("it lacks a kernel, an initrd, kernel arguments or a device tree")
         lines = image.parts[2].decode("utf-8", "replace").splitlines()
     except Error as error:
-        return BootImageInfo(path, file.size, left, done, problem=error.message)
+        return BootImageInfo(path, file.size, tries_left, tries_done, problem=error.message)
     texts = {name: value for name, _, value in (line.partition("=") for line in lines)}
-    words = texts.get("bootargs", "")
-    hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", words)
+    command_line = texts.get("bootargs", "")
+    hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", command_line)
     return BootImageInfo(
         path=path,
         size=file.size,
-        tries_left=left,
-        tries_done=done,
+        tries_left=tries_left,
+        tries_done=tries_done,
         machine=str(image.architecture) if image.architecture else None,
-        command_line=words,
+        command_line=command_line,
         root_hash=hashes[-1].lower() if hashes else None,
         kernel=texts.get("kernel"),
         os_release={name: texts[name] for name in ("PRETTY_NAME", "IMAGE_VERSION") if name in texts},
@@ -95,11 +95,11 @@ def read_uimage(fat: Fat, file: File, counter: uboot_state.BootCounter) -> BootI
 
 
 def read_uki(fat: Fat, file: File) -> BootImageInfo:
-    """The entry in a unified kernel image, with its counters in its name."""
+    """Read a UKI. Its tries are in its file name."""
     path = str(file.path)
     counted = COUNTERS.search(path)
-    left = int(counted[1]) if counted else None
-    done = int(counted[2] or 0) if counted else None
+    tries_left = int(counted[1]) if counted else None
+    tries_done = int(counted[2] or 0) if counted else None
 
     def read(offset: int, size: int) -> bytes:
         return fat.read(file, offset, size)
@@ -109,20 +109,20 @@ def read_uki(fat: Fat, file: File) -> BootImageInfo:
 
     try:
         image = pe.parse_pe(read, path)
-        words = text(".cmdline")
-        hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", words)
+        command_line = text(".cmdline")
+        hashes = re.findall(r"(?:^|\s)roothash=([0-9a-fA-F]+)", command_line)
         pairs = (line.partition("=") for line in text(".osrel").splitlines() if "=" in line)
         return BootImageInfo(
             path=path,
             size=file.size,
-            tries_left=left,
-            tries_done=done,
+            tries_left=tries_left,
+            tries_done=tries_done,
             machine=image.machine,
-            command_line=words,
+            command_line=command_line,
             root_hash=hashes[-1].lower() if hashes else None,
             kernel=text(".uname") or None,
             os_release={name: value.strip("\"'") for name, _, value in pairs},
             sections={section.name: section.size for section in image.sections},
         )
     except Error as error:
-        return BootImageInfo(path, file.size, left, done, problem=error.message)
+        return BootImageInfo(path, file.size, tries_left, tries_done, problem=error.message)

@@ -1,4 +1,4 @@
-"""What is in an image: partitions, slots, boot entries, and what the manifest beside it says."""
+"""Inspects a disk image: partitions, slots, boot images, and the build manifest beside it."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Content = superblocks.Erofs | superblocks.Verity | superblocks.Ext4
 
 @dataclass(frozen=True)
 class InspectedPartition:
-    """One partition and what it holds: erofs, verity, ext4, vfat, slots' state, empty or unknown."""
+    """One partition. `holds` is erofs, verity, ext4, vfat, boot state, empty or unknown."""
 
     partition: gpt.Partition
     holds: str
@@ -28,7 +28,7 @@ class InspectedPartition:
 
 @dataclass(frozen=True)
 class InspectedSlot:
-    """A root partition with its hash tree; `used` is of `size`, both in bytes and with the tree."""
+    """A root partition with its hash tree. `size` and `used` are bytes of both partitions."""
 
     name: str
     partitions: tuple[int, ...]
@@ -40,15 +40,15 @@ class InspectedSlot:
 
     @property
     def free(self) -> int:
-        """Percent of the slot that an update may grow into."""
+        """The free share of the slot in percent."""
         return 100 * (self.size - self.used) // self.size
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything found out about one image; `size` in bytes, `allocated` what it takes on disk.
+    """The results for one image. `size` and `allocated`, the space that it takes on disk, are in bytes.
 
-    `next_slot` is the one that the boot loader takes next.
+    `next_slot` is the slot that the boot loader starts next.
     """
 
     image: Path
@@ -64,20 +64,24 @@ class Inspection:
 
 
 def find_image(path: Path) -> Path:
-    """The image that is meant by a build folder or an image's own path. Raises `Error` if there is none."""
+    """Return the image in a build folder, or `path` itself if it is an image. Raises `Error` if there is none."""
     if not path.is_dir():
         if not path.exists():
-            raise Error("no such file or folder", where=str(path), hint="`edge-osbuild build` makes build/…/disk.img")
+            raise Error(
+                "this file or folder does not exist",
+                where=str(path),
+                hint="`edge-osbuild build` makes build/…/disk.img",
+            )
         return path
     for name in ("disk.img", "disk.img.zst"):
         if (path / name).is_file():
             return path / name
-    raise Error("no disk.img in this folder", where=str(path), hint="run `edge-osbuild build` first")
+    raise Error("this folder contains no disk.img", where=str(path), hint="run `edge-osbuild build` first")
 
 
 @contextmanager
 def decompressed(path: Path) -> Iterator[Path]:
-    """The image itself, decompressed for the time of the block if need be."""
+    """Return the image, decompressed to a temporary file if necessary. Raises `Error`."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"\x28\xb5\x2f\xfd":  # Zstandard frame (RFC 8878, section 3.1.1)
@@ -85,21 +89,24 @@ def decompressed(path: Path) -> Iterator[Path]:
         return
     if shutil.which("zstd") is None:
         raise Error(
-            "the image is compressed, and the program zstd is not there to read it",
+            "the image is compressed, and the program zstd is not installed",
             where=str(path),
             hint="inspect disk.img instead, or: apt-get install zstd",
         )
     with temporary_folder("inspect") as folder:
         image = folder / "disk.img"
-        run_command(["zstd", "--quiet", "--decompress", "--sparse", path, "-o", image], hint="is the file whole?")
+        run_command(
+            ["zstd", "--quiet", "--decompress", "--sparse", path, "-o", image],
+            hint="the file may be incomplete: copy or download it again",
+        )
         yield image
 
 
 def inspect_image(path: Path) -> Inspection:
-    """Read the image at `path`, or in that build folder. Raises `Error` if it has no valid partition table."""
-    found = find_image(path)
+    """Inspect the image at `path`, or in the build folder `path`. Raises `Error` without a valid partition table."""
+    image_path = find_image(path)
     try:
-        with decompressed(found) as image, image.open("rb") as file:
+        with decompressed(image_path) as image, image.open("rb") as file:
             table = gpt.read_table(image)
             parts = tuple(_part(file, partition) for partition in table.partitions)
             problems: list[str] = []
@@ -111,15 +118,17 @@ def inspect_image(path: Path) -> Inspection:
                         entries += read_boot_images(file, part.partition, state)
                     except Error as error:
                         problems.append(str(error))
-            size, allocated = table.size, found.stat().st_blocks * 512
+            size, allocated = table.size, image_path.stat().st_blocks * 512
     except OSError as error:
-        hint = "check its mode and disk, or copy it again"
-        raise Error(f"cannot read the image: {error.strerror or error}", where=str(found), hint=hint) from error
+        hint = "check its permissions and disk, or copy it again"
+        raise Error(f"cannot read the image: {error.strerror or error}", where=str(image_path), hint=hint) from error
     slots = tuple(_slots(parts, entries))
-    manifest = _manifest(found, problems)
+    manifest = _manifest(image_path, problems)
     problems += _problems(parts, slots, entries)
-    choice = next_slot(entries, state)
-    return Inspection(found, size, allocated, table, parts, slots, tuple(entries), choice, manifest, tuple(problems))
+    first_choice = next_slot(entries, state)
+    return Inspection(
+        image_path, size, allocated, table, parts, slots, tuple(entries), first_choice, manifest, tuple(problems)
+    )
 
 
 def _part(file: BinaryIO, partition: gpt.Partition) -> InspectedPartition:
@@ -136,18 +145,18 @@ def _part(file: BinaryIO, partition: gpt.Partition) -> InspectedPartition:
     if not any(begin):
         return InspectedPartition(partition, "empty", None)
     if partition.type == gpt.UBOOT_ENV:
-        return InspectedPartition(partition, "slots' state", None)
+        return InspectedPartition(partition, "boot state", None)
     return InspectedPartition(
         partition, "vfat" if begin[82:87] == b"FAT32" or begin[54:57] == b"FAT" else "unknown", None
     )
 
 
 def _slots(parts: tuple[InspectedPartition, ...], entries: list[BootImageInfo]) -> Iterator[InspectedSlot]:
-    """Root partitions in their order are A, B, …; each takes the verity partition of the same place in the order."""
+    """Yield the slots A, B, … in the order of their root partitions. The n-th root has the n-th verity partition."""
     roots = [part for part in parts if part.partition.type in gpt.ROOT.values()]
-    trees = [part for part in parts if part.partition.type in gpt.ROOT_VERITY.values()]
+    hash_trees = [part for part in parts if part.partition.type in gpt.ROOT_VERITY.values()]
     for index, root in enumerate(roots):
-        tree = trees[index] if index < len(trees) else None
+        tree = hash_trees[index] if index < len(hash_trees) else None
         verity = tree.content if tree and isinstance(tree.content, superblocks.Verity) else None
         used = root.content.size if isinstance(root.content, superblocks.Erofs | superblocks.Ext4) else 0
         yield InspectedSlot(
@@ -168,18 +177,18 @@ def _problems(
         if isinstance(part.content, superblocks.Erofs) and part.content.intact is False:
             yield f"partition {part.partition.number} ({part.partition.name}): the erofs superblock is damaged"
         if part.content is not None and part.content.size > part.partition.size:
-            yield f"partition {part.partition.number} ({part.partition.name}): its contents are larger than it is"
+            yield f"partition {part.partition.number} ({part.partition.name}): its contents exceed the partition"
     for slot in slots:
         if slot.filled and slot.root_hash is None:
             yield f"slot {slot.name} has no hash tree"
         elif slot.filled and not slot.entries:
-            yield f"slot {slot.name}: no boot entry carries its root hash {slot.root_hash}"
-    known = {slot.root_hash for slot in slots}
+            yield f"slot {slot.name}: no boot image has its root hash {slot.root_hash}"
+    slot_hashes = {slot.root_hash for slot in slots}
     for entry in entries:
         if entry.problem:
             yield f"{entry.path}: {entry.problem}"
-        elif entry.root_hash and entry.root_hash not in known:
-            yield f"{entry.path}: its root hash {entry.root_hash} is that of no slot"
+        elif entry.root_hash and entry.root_hash not in slot_hashes:
+            yield f"{entry.path}: no slot has its root hash {entry.root_hash}"
 
 
 def _manifest(image: Path, problems: list[str]) -> Manifest | None:

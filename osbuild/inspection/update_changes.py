@@ -1,4 +1,4 @@
-"""What an update would change: a build or bundle against another one."""
+"""Compares two builds or bundles: what an update from one to the other changes."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -11,29 +11,29 @@ from osbuild.inputs.build_manifest import ComponentRecord, Manifest, PackageReco
 from osbuild.shared.errors import Error
 
 INDEX = "block-hash-index"
-DIGEST = 32  # bytes of a sha256
+DIGEST = 32  # bytes of a SHA-256
 Versioned = ComponentRecord | PackageRecord
 
 
 @dataclass(frozen=True)
 class ComparedBuild:
-    """One of the two: what the build says about itself, and sha256 of each block of the root, its tree, boot files.
+    """One of the compared builds, with the SHA-256 of each block of root, hash tree and boot images.
 
-    Of the boot files it is the beginning of the sha256. `indexed`: a device makes the root's index out of the tree.
+    Digests of boot images are shortened. With `indexed`, a device makes the root's index from the hash tree.
     """
 
     path: Path
     compatible: str
     manifest: Manifest
     root: tuple[bytes, ...]
-    tree: tuple[bytes, ...]
+    hash_tree: tuple[bytes, ...]
     boot: tuple[bytes, ...]
     indexed: bool = False
 
 
 @dataclass(frozen=True)
 class Delta:
-    """How much of a part is not in the old one: bytes in blocks of 4 KiB, of `size` bytes."""
+    """The bytes of a part, of `size` bytes, that are not in the old build, in whole blocks of 4 KiB."""
 
     changed: int
     size: int
@@ -45,7 +45,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Change:
-    """One package, component, or other named thing; `old` or `new` is None where it is not there."""
+    """One package or component. `old` or `new` version is None if that build does not have it."""
 
     name: str
     old: str | None
@@ -54,41 +54,51 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that differs. `index` is what an adaptive update reads first, in bytes; `remarks` are sentences."""
+    """All differences. `index` are the bytes of indexes that an adaptive update reads; `remarks` are sentences."""
 
     old: ComparedBuild
     new: ComparedBuild
     packages: tuple[Change, ...]
     components: tuple[Change, ...]
     root: Delta
-    tree: Delta
+    hash_tree: Delta
     boot: Delta
     index: int
     remarks: tuple[str, ...]
 
     @property
     def download(self) -> int:
-        """Bytes that a device that runs the old one needs at least, before compression."""
-        return self.root.changed + self.tree.changed + self.boot.changed + self.index
+        """Uncompressed bytes that a device with the old build downloads at least."""
+        return self.root.changed + self.hash_tree.changed + self.boot.changed + self.index
 
 
 def read_side(path: Path, cache: Cache) -> ComparedBuild:
-    """The build in the folder `path`, or the bundle at it. Raises `Error`."""
+    """Read the build in the folder `path`, or the bundle `path`. Raises `Error`."""
     if path.is_dir():
-        found = source.read_build(path)
+        build = source.read_build(path)
         try:
-            root, tree = tuple(blocks.hash_blocks(found.root)), tuple(blocks.hash_blocks(found.tree))
-            boot = tuple(digest[: blocks.DIGEST] for each in found.boot.values() for digest in blocks.hash_blocks(each))
-            indexed = found.indexed
+            root, hash_tree = tuple(blocks.hash_blocks(build.root)), tuple(blocks.hash_blocks(build.hash_tree))
+            boot = tuple(
+                digest[: blocks.DIGEST]
+                for boot_image in build.boot.values()
+                for digest in blocks.hash_blocks(boot_image)
+            )
+            indexed = build.indexed
         except OSError as error:
             raise Error(f"cannot be read: {error.strerror}", where=str(error.filename), hint=source.AGAIN) from error
         return ComparedBuild(
-            path, found.compatible, replace(found.manifest, change_owner=found.change_owner), root, tree, boot, indexed
+            path,
+            build.compatible,
+            replace(build.manifest, change_owner=build.change_owner),
+            root,
+            hash_tree,
+            boot,
+            indexed,
         )
     if path.is_file() and not info.is_bundle(path):
-        hint = "name the folder of a build, or a bundle: images are not compared"
-        raise Error("this is neither a build nor a bundle", where=str(path), hint=hint)
-    about = info.read_bundle(path, cache)
+        hint = "name a build folder or a bundle; images can't be compared"
+        raise Error("this is neither a build folder nor a bundle", where=str(path), hint=hint)
+    bundle = info.read_bundle(path, cache)
     try:
         manifest = Manifest.parse(info.read_bundle_file(path, "build.json", cache))
     except ValueError as error:
@@ -97,57 +107,61 @@ def read_side(path: Path, cache: Cache) -> ComparedBuild:
         index, indexed = read_root_hashes(info.read_bundle_file(path, "verity.img", cache)), True
     except hook.HookError:
         index, indexed = info.read_bundle_file(path, f"root.img.{INDEX}", cache), False
-    trees, boots = (info.read_bundle_file(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes"))
+    tree_index, boot_hashes = (
+        info.read_bundle_file(path, name, cache) for name in (f"verity.img.{INDEX}", "boot.hashes")
+    )
     return ComparedBuild(
         path,
-        about.compatible,
+        bundle.compatible,
         manifest,
         split_digests(index),
-        split_digests(trees),
-        split_digests(boots, blocks.DIGEST),
+        split_digests(tree_index),
+        split_digests(boot_hashes, blocks.DIGEST),
         indexed,
     )
 
 
 def read_root_hashes(tree: bytes) -> bytes:
-    """sha256 of each block of a root, out of its hash tree. Raises `hook.HookError` where that is of another kind."""
+    """Return the SHA-256 of each block of a root from its hash tree. Raises `hook.HookError` for another format."""
     return hook.read_leaves(io.BytesIO(tree), {})[0]
 
 
 def split_digests(table: bytes, size: int = DIGEST) -> tuple[bytes, ...]:
-    """The digests in a table of them, `size` bytes each."""
+    """Split a table of digests of `size` bytes each."""
     return tuple(table[at : at + size] for at in range(0, len(table), size))
 
 
 def compare_builds(old: ComparedBuild, new: ComparedBuild) -> Comparison:
-    """What changes from `old` to `new`."""
+    """Return the changes from `old` to `new`."""
     remarks = []
     if old.compatible != new.compatible:
         remarks.append(f"a device with {old.compatible} refuses {new.compatible}")
     elif old.manifest.roothash == new.manifest.roothash:
-        remarks.append("the roots are the same")
+        remarks.append("the root file systems are the same")
     versions = [side.manifest.version for side in (old, new)]
     if versions[0] == versions[1] and old.manifest.key != new.manifest.key:
-        remarks.append(f"both call themselves {versions[0]}")
+        remarks.append(f"both have the version {versions[0]}, but they differ")
     before, after = (set(side.manifest.trusted_roots) for side in (old, new))
     if before and after and not before & after and not new.manifest.change_owner:
-        remarks.append("a device with the old one refuses it: the new image trusts none of the same roots")
-    index = DIGEST * (len(new.tree) + (0 if new.indexed else len(new.root))) + blocks.DIGEST * len(set(new.boot))
+        remarks.append(
+            "a device with the old image refuses it: the new image trusts none of the same root certificates"
+        )
+    index = DIGEST * (len(new.hash_tree) + (0 if new.indexed else len(new.root))) + blocks.DIGEST * len(set(new.boot))
     return Comparison(
         old, new, tuple(named_changes(old.manifest.packages, new.manifest.packages)),
         tuple(named_changes(old.manifest.components, new.manifest.components)), block_delta(old.root, new.root),
-        block_delta(old.tree, new.tree), block_delta(old.boot, new.boot), index, tuple(remarks),
+        block_delta(old.hash_tree, new.hash_tree), block_delta(old.boot, new.boot), index, tuple(remarks),
     )  # fmt: skip
 
 
 def block_delta(old: Iterable[bytes], new: Iterable[bytes]) -> Delta:
-    """Blocks of `new` that are nowhere in `old`; each counts once, as it is read once."""
-    wanted = set(new)
-    return Delta(len(wanted - set(old)) * blocks.SIZE, len(wanted) * blocks.SIZE)
+    """Return the blocks of `new` that are not in `old`. Equal blocks count once, because they are downloaded once."""
+    new_blocks = set(new)
+    return Delta(len(new_blocks - set(old)) * blocks.SIZE, len(new_blocks) * blocks.SIZE)
 
 
 def named_changes(old: Iterable[Versioned], new: Iterable[Versioned]) -> Iterator[Change]:
-    """What is only in one of two lists of named and versioned things, or has another version or sha256."""
+    """Yield packages or components that only one list has, or whose version or SHA-256 differs."""
     before = {part.name: part for part in old}
     after = {part.name: part for part in new}
     for name in sorted(before.keys() | after.keys()):

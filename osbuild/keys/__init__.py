@@ -1,1 +1,1 @@
-"""The keys that bundles are signed with, and the keyring that devices check them by."""
+"""The keys that sign bundles, and the keyring with which devices check them."""

@@ -1,4 +1,4 @@
-"""What changes keys: making them, rotating signer and root, revoking."""
+"""Changes key folders: create keys, rotate the signer or the root, revoke."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,10 +28,11 @@ from osbuild.shared.errors import Error, UsageError
 
 @dataclass(frozen=True)
 class PrivateKeyAccess:
-    """How private keys are reached.
+    """How private keys are accessed.
 
-    `root_folder` is where the roots' are (None: `root/` in the key folder); secrets are those behind the references
-    that the user gave; `new_token` is the PKCS#11 URI of a key that a new certificate is for, None to make a file.
+    `root_folder` has the private keys of the roots (None: `root/` in the key folder). `root_secret` and `secret` are
+    passphrases, `pin` is the PIN of a token. `new_token` is the PKCS#11 URI of the key for a new certificate; None
+    creates a key file.
     """
 
     root_folder: Path | None = None
@@ -41,12 +42,14 @@ class PrivateKeyAccess:
     new_token: str | None = None
 
     def roots(self, folder: Path) -> Path:
-        """The folder of the roots' private keys."""
+        """Return the folder with the private keys of the roots."""
         return self.root_folder or folder / ROOT_FOLDER
 
     def token(self, uri: str) -> TokenKey:
-        """The key in a token. Raises `Error`."""
-        from osbuild.sandbox.bundle_tools import bundle_tools  # only with a token: making the tree takes a minute
+        """Return the key that a PKCS#11 token holds. Raises `Error`."""
+        from osbuild.sandbox.bundle_tools import (
+            bundle_tools,
+        )  # only with a token: creating its tools tree takes a minute
 
         return TokenKey(bundle_tools(Cache()), uri, self.pin)
 
@@ -54,38 +57,39 @@ class PrivateKeyAccess:
 def create_keys(
     folder: Path, owner: str, access: PrivateKeyAccess, *, development: bool = False, root_token: str | None = None
 ) -> KeyFolder:
-    """Make a root, an empty list of revoked certificates and a first signer in `folder`. Raises `Error`."""
+    """Create a root, an empty revocation list and a first signer in `folder`. Raises `Error`."""
     roots = [] if root_token else [access.roots(folder)]
     if roots and access.root_folder is None:
         key_files.check_only_keys(roots[0])
     with key_files.key_folder_lock(folder, *roots):
         if has_keys(folder):
-            raise Error("there are keys already", where=str(folder), hint="rotate them, or name another folder")
+            raise Error("this folder has keys already", where=str(folder), hint="rotate them, or name another folder")
         root_key = _new_root(folder, RootEntry("root-1", root_token), owner, access, development=development)
-        bare = KeyFolder(folder, owner, development, (RootEntry("root-1", root_token),), (), "")
-        return _add_signer(bare, bare.roots[0], root_key, access, SIGNER_DAYS).save()
+        without_signer = KeyFolder(folder, owner, development, (RootEntry("root-1", root_token),), (), "")
+        return _add_signer(without_signer, without_signer.roots[0], root_key, access, SIGNER_DAYS).save()
 
 
 def rotate_signer(
     folder: Path, access: PrivateKeyAccess, *, below: str | None = None, days: int = SIGNER_DAYS
 ) -> KeyFolder:
-    """Make a new signer, which signs from now on; the older ones stay valid. `below` names its root.
+    """Create a new signer, which signs from now on. Older signers stay valid. `days` is its lifetime.
 
-    Without `below` it is the root of the signer before it, or the newest one if that was dropped. Raises `Error`.
+    Its root is `below`, else the root of the previous signer, or the newest root if that root was dropped. Raises
+    `Error`.
     """
     with key_files.key_folder_lock(folder):
         keys = load_keys(folder)
         root = keys.find_root(below or keys.find_signer().root)
         if root.dropped:
-            kept = [each for each in keys.roots if not each.dropped]
-            if below or not kept:
+            trusted_roots = [root for root in keys.roots if not root.dropped]
+            if below or not trusted_roots:
                 raise Error(f"{root.name} was dropped", where=str(folder), hint="`edge-osbuild keys rotate --root`")
-            root = kept[-1]
+            root = trusted_roots[-1]
         return _add_signer(keys, root, root_key_of(keys, root, access), access, days).save()
 
 
 def rotate_root(folder: Path, access: PrivateKeyAccess) -> KeyFolder:
-    """Make a new root beside the older ones: from now on it is in the keyring, but signs nothing. Raises `Error`."""
+    """Create another root. It is in the keyring from now on, but signs nothing yet. Raises `Error`."""
     with key_files.key_folder_lock(folder, *([] if access.new_token else [access.roots(folder)])):
         keys = load_keys(folder)
         root = RootEntry(f"root-{len(keys.roots) + 1}", access.new_token)
@@ -94,9 +98,9 @@ def rotate_root(folder: Path, access: PrivateKeyAccess) -> KeyFolder:
 
 
 def revoke_key(folder: Path, name: str, access: PrivateKeyAccess, *, reason: str = "superseded") -> KeyFolder:
-    """Revoke a signer (by its root's list), or drop a root (from the keyring). Raises `Error`.
+    """Revoke a signer (in its root's revocation list), or drop a root (from the keyring). Raises `Error`.
 
-    The root that the current signer is below can't be dropped: with it, every new bundle would be refused.
+    The root of the current signer can't be dropped, because devices would then refuse every new bundle.
     """
     with key_files.key_folder_lock(folder):
         keys = load_keys(folder)
@@ -105,39 +109,39 @@ def revoke_key(folder: Path, name: str, access: PrivateKeyAccess, *, reason: str
         signer = keys.find_signer(name)
         root, serial = keys.find_root(signer.root), keys.certificate(name).serial_number
         if root.dropped:
-            message = f"{name} is worth nothing already: its root {root.name} was dropped"
-            raise Error(message, where=str(folder), hint="nothing is left to do")
+            message = f"{name} is not valid any more, because its root {root.name} was dropped"
+            raise Error(message, where=str(folder), hint="there is nothing to do")
         crl = keys.revocations(root.name)
-        found = entries_of(crl)
-        if any(entry.serial == serial for entry in found):
-            raise Error(f"{name} was revoked before", where=str(folder), hint="nothing is left to do")
+        revoked = entries_of(crl)
+        if any(entry.serial == serial for entry in revoked):
+            raise Error(f"{name} was revoked before", where=str(folder), hint="there is nothing to do")
         root_key = root_key_of(keys, root, access)
-        made = make_revocation_list(
+        new_crl = make_revocation_list(
             keys.certificate(root.name),
             root_key,
-            [*found, Revoked(serial, current_time(), reason)],
+            [*revoked, Revoked(serial, current_time(), reason)],
             list_number(crl) + 1,
         )
-        write_key_file(folder / f"{root.name}.crl", to_pem(made), mode=PUBLIC)
+        write_key_file(folder / f"{root.name}.crl", to_pem(new_crl), mode=PUBLIC)
         return keys
 
 
 def root_key_of(keys: KeyFolder, root: RootEntry, access: PrivateKeyAccess) -> Key:
-    """A root's private key, which must belong to its certificate. Raises `Error`."""
+    """Return a root's private key, and check that it belongs to the root's certificate. Raises `Error`."""
     if root.token:
         key: Key = access.token(root.token)
     else:
         path = access.roots(keys.folder) / f"{root.name}.key"
-        hint = "it may be offline: name the folder that it is in with --root-keys"
+        hint = "it may be offline: pass the folder that contains it with --root-keys"
         key = private_key.load_key(path, access.root_secret, option="--root-passphrase", hint=hint)
     return check_pair(keys, root.name, key)
 
 
 def check_pair(keys: KeyFolder, name: str, key: Key) -> Key:
-    """`key` if it belongs to the certificate `name`. Raises `Error`."""
+    """Return `key`. Raises `Error` if it does not belong to the certificate `name`."""
     if keys.certificate(name).public_key() != key.public_key():
-        hint = "one of the two is of another key folder: restore them from one backup"
-        raise Error(f"the private key of {name} is not that of its certificate", where=str(keys.folder), hint=hint)
+        hint = "one of the two belongs to another key folder: restore both from the same backup"
+        raise Error(f"the private key of {name} does not belong to its certificate", where=str(keys.folder), hint=hint)
     return key
 
 
@@ -154,13 +158,13 @@ def _new_root(folder: Path, root: RootEntry, owner: str, access: PrivateKeyAcces
 
 def _add_signer(keys: KeyFolder, root: RootEntry, root_key: Key, access: PrivateKeyAccess, days: int) -> KeyFolder:
     if days < 1:
-        raise UsageError(f"a certificate can't live for {days} days", hint="give 1 or more")
+        raise UsageError(f"a certificate can't be valid for {days} days", hint="give 1 or more")
     if keys.certificate(root.name).not_valid_after_utc <= current_time() + timedelta(days=1):
         hint = "`edge-osbuild keys rotate --root` makes a new one"
         raise Error(f"{root.name} has expired", where=str(keys.folder), hint=hint)
     signer = SignerEntry(f"signer-{len(keys.signers) + 1}", root.name, access.new_token)
     path = keys.folder / f"{signer.name}.key"
-    key = _new_key(signer.token, access, lambda made: private_key.save_key(path, made, access.secret))
+    key = _new_key(signer.token, access, lambda key: private_key.save_key(path, key, access.secret))
     request = CertificateRequest(keys.owner, signer.name, keys.development, days)
     certificate = make_signer(keys.certificate(root.name), root_key, key.public_key(), request)
     write_key_file(keys.folder / f"{signer.name}.crt", to_pem(certificate), mode=PUBLIC)
@@ -177,10 +181,13 @@ def _new_key(token: str | None, access: PrivateKeyAccess, save: Callable[[Key], 
 
 def _drop(keys: KeyFolder, root: RootEntry) -> KeyFolder:
     if root.dropped:
-        raise Error(f"{root.name} was dropped before", where=str(keys.folder), hint="nothing is left to do")
+        raise Error(f"{root.name} was dropped before", where=str(keys.folder), hint="there is nothing to do")
     if keys.find_signer().root == root.name:
-        message = f"{keys.signer}, which signs now, is below {root.name}: dropping it would end all updates"
-        hint = "first `edge-osbuild keys rotate --root`, bring that image to all devices, then `rotate --below` the new"
+        message = (
+            f"{root.name} issued the current signer {keys.signer}: without it, devices would refuse every new bundle"
+        )
+        hint = "run `edge-osbuild keys rotate --root`, update all devices, then run `edge-osbuild keys rotate --below` "
+        hint += "with the new root"
         raise Error(message, where=str(keys.folder), hint=hint)
-    kept = tuple(replace(each, dropped=True) if each.name == root.name else each for each in keys.roots)
-    return replace(keys, roots=kept)
+    roots = tuple(replace(entry, dropped=True) if entry.name == root.name else entry for entry in keys.roots)
+    return replace(keys, roots=roots)

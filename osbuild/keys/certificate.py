@@ -1,7 +1,7 @@
-"""Certificates and revocation lists (X.509, RFC 5280), in the form that RAUC's checks want.
+"""Certificates and revocation lists (X.509, RFC 5280) that pass RAUC's checks.
 
-RAUC verifies with `check-purpose=codesign`, `check-crl=true` and the time at which a bundle was signed
-(`use-bundle-signing-time=true`): many devices have no clock worth the name.
+RAUC verifies with `check-purpose=codesign`, `check-crl=true` and `use-bundle-signing-time=true`: it checks the
+certificates at the time when a bundle was signed, because many devices do not know the current time.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Revoked:
-    """One entry of a list of revoked certificates."""
+    """One entry of a revocation list."""
 
     serial: int
     when: datetime
@@ -52,12 +52,12 @@ class CertificateRequest:
 
 
 def current_time() -> datetime:
-    """The time in UTC, in whole seconds, as certificates have it."""
+    """Return the time in UTC in whole seconds, the resolution of certificates."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def is_development(certificate: x509.Certificate) -> bool:
-    """Whether a certificate is marked as one of development keys."""
+    """Whether a certificate belongs to development keys."""
     units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     return any(unit.value == DEVELOPMENT for unit in units)
 
@@ -85,7 +85,7 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 
 
 def make_root(key: Key, request: CertificateRequest) -> x509.Certificate:
-    """A root that signs itself; it may sign signers and revocation lists, nothing else."""
+    """Return a self-signed root certificate, which may sign only signers and revocation lists."""
     begin = current_time()
     validity = begin, begin + timedelta(days=request.days or ROOT_DAYS)
     builder = _builder(request.subject, request, key.public_key(), key.public_key(), validity)
@@ -96,7 +96,10 @@ def make_root(key: Key, request: CertificateRequest) -> x509.Certificate:
 def make_signer(
     root: x509.Certificate, root_key: Key, key: ec.EllipticCurvePublicKey, request: CertificateRequest
 ) -> x509.Certificate:
-    """A certificate for code signing (Baseline Requirements for code signing, as OpenSSL checks them) below `root`."""
+    """Return a certificate for code signing, issued by `root`, which OpenSSL's purpose `codesign` accepts.
+
+    It expires after `days`, or with `root`.
+    """
     begin = current_time()
     days = min(request.days or SIGNER_DAYS, (root.not_valid_after_utc - begin).days)
     validity = begin, begin + timedelta(days=days)
@@ -110,12 +113,10 @@ def make_signer(
 def make_revocation_list(
     root: x509.Certificate, root_key: Key, revoked: Iterable[Revoked], number: int
 ) -> x509.CertificateRevocationList:
-    """The list of what `root` has revoked.
-
-    It is dated like the root: OpenSSL refuses a list that is younger than the time it checks for, and that is when the
-    bundle was signed, which may be before the list was. Nor may a list run out before the root: the devices that need
-    it most have been off for years. That a device has the newest list is seen to by updates, not by dates.
-    """
+    """Return the revocation list of `root` with the entries `revoked`. `number` must increase with each list."""
+    # The list has the same dates as the root. OpenSSL refuses a list that is newer than the checked time, and RAUC
+    # checks at the time when the bundle was signed, possibly before the revocation. The list must not expire earlier
+    # either, because a device may have been off for years. Updates, not dates, give devices the newest list.
     builder = (
         x509.CertificateRevocationListBuilder(root.subject)
         .last_update(root.not_valid_before_utc)
@@ -124,35 +125,35 @@ def make_revocation_list(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
     )
     for entry in revoked:
-        made = x509.RevokedCertificateBuilder(entry.serial, entry.when)
-        made = made.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
-        builder = builder.add_revoked_certificate(made.build())
+        revocation = x509.RevokedCertificateBuilder(entry.serial, entry.when)
+        revocation = revocation.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
+        builder = builder.add_revoked_certificate(revocation.build())
     return builder.sign(root_key, hashes.SHA256())
 
 
 def read_revocations(crl: x509.CertificateRevocationList) -> list[Revoked]:
-    """What a list made here says, in its order."""
-    words = {flag: word for word, flag in REASONS.items()}
+    """Return the entries of a list of `make_revocation_list`, in its order."""
+    reasons = {flag: reason for reason, flag in REASONS.items()}
     return [
         Revoked(
             entry.serial_number,
             entry.revocation_date_utc,
-            words[entry.extensions.get_extension_for_class(x509.CRLReason).value.reason],
+            reasons[entry.extensions.get_extension_for_class(x509.CRLReason).value.reason],
         )
         for entry in crl
     ]
 
 
 def list_number(crl: x509.CertificateRevocationList) -> int:
-    """The list's number, which rises by one with each new list."""
+    """Return the number of a revocation list, which increases by one with each list."""
     return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """sha256 of the certificate, in hex."""
+    """Return the SHA-256 of the certificate in hex."""
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def to_pem(thing: x509.Certificate | x509.CertificateRevocationList) -> bytes:
-    """As PEM (RFC 7468)."""
-    return thing.public_bytes(serialization.Encoding.PEM)
+def to_pem(certificate: x509.Certificate | x509.CertificateRevocationList) -> bytes:
+    """Return a certificate or revocation list as PEM (RFC 7468)."""
+    return certificate.public_bytes(serialization.Encoding.PEM)

@@ -1,4 +1,4 @@
-"""What is in a key folder, until when it is good, and what should be done about it."""
+"""The roots and signers of a key folder with their expiry dates, and warnings."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -7,7 +7,7 @@ from pathlib import Path
 from osbuild.keys.certificate import Revoked, current_time, fingerprint
 from osbuild.keys.key_folder import ROOT_FOLDER, KeyFolder, RootEntry, SignerEntry
 
-SOON = {"root": 365, "signer": 30}  # days before its end at which a certificate is warned of
+SOON = {"root": 365, "signer": 30}  # days before expiry at which a warning is given
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class KeyStatus:
 
 @dataclass(frozen=True)
 class KeyReport:
-    """All of a key folder; `warnings` are sentences."""
+    """The report on a key folder; `warnings` are sentences."""
 
     folder: Path
     owner: str
@@ -38,10 +38,10 @@ class KeyReport:
 
 
 def report_keys(keys: KeyFolder, *, root_folder: Path | None = None, at: datetime | None = None) -> KeyReport:
-    """Everything about `keys` as of `at` (now if None); `root_folder` is where to look for the roots' keys."""
+    """Report on `keys` at the time `at` (now if None). `root_folder` is searched for the roots' private keys."""
     at = at or current_time()
-    places = root_folder or keys.folder / ROOT_FOLDER
-    lines = [_status(keys, root, "dropped" if root.dropped else "trusted", places, at) for root in keys.roots]
+    root_keys = root_folder or keys.folder / ROOT_FOLDER
+    lines = [_status(keys, root, "dropped" if root.dropped else "trusted", root_keys, at) for root in keys.roots]
     revoked, dropped = keys.revoked(), {root.name for root in keys.roots if root.dropped}
     for signer in keys.signers:
         revocation = revoked.get(signer.name)
@@ -70,25 +70,31 @@ def _status(keys: KeyFolder, entry: RootEntry | SignerEntry, state: str, folder:
 
 
 def _warnings(keys: KeyFolder, lines: list[KeyStatus]) -> list[str]:
-    found = []
-    again = f"`edge-osbuild keys rotate {keys.folder}`"
+    warnings = []
+    rotate_command = f"`edge-osbuild keys rotate {keys.folder}`"
     for line in lines:
         end = f"{line.ends:%Y-%m-%d}"
         if line.name == keys.signer and line.state != "signs":
-            found.append(f"{line.name}, which should sign, is {line.state}: {again}")
+            warnings.append(f"the current signer {line.name} is {line.state}: {rotate_command}")
         elif line.state == "signs" and line.days < SOON["signer"]:
-            found.append(f"{line.name} expires on {end}, in {line.days} days: {again}")
+            warnings.append(f"{line.name} expires on {end}, in {line.days} days: {rotate_command}")
         elif line.state == "expired" and line.kind == "root":
-            found.append(f"{line.name} expired on {end}: what was signed below it since is refused by devices")
+            warnings.append(
+                f"{line.name} expired on {end}: devices refuse bundles that were signed since then under this root"
+            )
         elif line.state == "trusted" and line.days < SOON["root"]:
-            found.append(f"{line.name} expires on {end}, in {line.days} days: bring a new root to all devices before")
+            warnings.append(
+                f"{line.name} expires on {end}, in {line.days} days: update all devices to a new root before"
+            )
     for line in lines:
         if (
             line.kind == "root"
             and not keys.development
             and line.key == str(keys.folder / ROOT_FOLDER / f"{line.name}.key")
         ):
-            found.append(f"the private key of {line.name} is on this machine: move {keys.folder / ROOT_FOLDER} offline")
+            warnings.append(
+                f"the private key of {line.name} is on this machine: move {keys.folder / ROOT_FOLDER} offline"
+            )
     if keys.development:
-        found.append("these are development keys: not for devices in the field")
-    return found
+        warnings.append("these are development keys: not for devices in the field")
+    return warnings

@@ -1,7 +1,7 @@
-"""Private keys in hardware: named by a PKCS#11 URI (RFC 7512), used through OpenSSL in the tools tree.
+"""Private keys in PKCS#11 tokens, named by a URI (RFC 7512) and used through OpenSSL in the tools tree.
 
-The tree can't load a vendor's library, which would want the host's other libraries beside it. It reaches the host's
-tokens through `p11-kit server` instead (p11-kit(8)), and softhsm2 by itself.
+The tools tree can't load a vendor's PKCS#11 library, because the library depends on other libraries of the host. So it
+accesses the host's tokens through `p11-kit server` (p11-kit(8)). It has softhsm2 itself.
 """
 
 import os
@@ -23,24 +23,27 @@ SERVER, SOFTHSM = "P11_KIT_SERVER_ADDRESS", "SOFTHSM2_CONF"
 
 
 def is_token(reference: str) -> bool:
-    """Whether `reference` names a key in a token, not a file."""
+    """Whether `reference` is the URI of a key in a token, not a file."""
     return reference.startswith("pkcs11:")
 
 
 def check_uri(uri: str) -> str:
-    """`uri` itself. Raises `Error` where it carries a PIN, which would be kept and shown."""
+    """Return `uri`. Raises `Error` if it contains a PIN, because the URI is stored and printed."""
     if re.search(r"[?&;]pin-(value|source)=", uri):
-        raise Error("the URI carries a PIN", where=uri.partition("pin-")[0] + "…", hint="give it with --pin instead")
+        raise Error("the URI contains a PIN", where=uri.partition("pin-")[0] + "…", hint="give it with --pin instead")
     return uri
 
 
 def token_access(tools: ToolsTree) -> tuple[dict[str, str], list[Path]]:
-    """Environment and host paths by which programs in `tools` reach the token. Raises `Error` if nothing says how."""
+    """Return the environment and host paths with which programs in `tools` access the token.
+
+    Raises `Error` if neither $P11_KIT_SERVER_ADDRESS nor $SOFTHSM2_CONF is set.
+    """
     if address := os.environ.get(SERVER):
         socket = Path(address.partition("path=")[2])
         if not socket.is_socket():
             hint = "start it with `p11-kit server` and export what it prints"
-            raise Error(f"${SERVER} names no socket", where=address, hint=hint)
+            raise Error(f"${SERVER} does not name a socket", where=address, hint=hint)
         return {SERVER: address, **_module(tools, "p11-kit-client.so")}, [socket.parent]
     if name := os.environ.get(SOFTHSM):
         match = re.search(r"^\s*directories\.tokendir\s*=\s*(\S+)", _text(Path(name)), re.MULTILINE)
@@ -48,7 +51,7 @@ def token_access(tools: ToolsTree) -> tuple[dict[str, str], list[Path]]:
             raise Error("has no directories.tokendir", where=name, hint="see softhsm2.conf(5)")
         return {SOFTHSM: name, **_module(tools, "libsofthsm2.so")}, [Path(name).parent, Path(match[1])]
     hint = f"run `p11-kit server` for the token and export what it prints ({SERVER}), or set {SOFTHSM}"
-    raise Error("no way to the PKCS#11 token is known", hint=hint)
+    raise Error("it is not configured how to access the PKCS#11 token", hint=hint)
 
 
 def _text(path: Path) -> str:
@@ -59,34 +62,34 @@ def _text(path: Path) -> str:
 
 
 def _module(tools: ToolsTree, name: str) -> dict[str, str]:
-    places = sorted((tools.root / "usr/lib").glob(f"*-linux-gnu*/*/{name}"))
-    inside = "/" + str(places[0].relative_to(tools.root))
+    modules = sorted((tools.root / "usr/lib").glob(f"*-linux-gnu*/*/{name}"))
+    inside = "/" + str(modules[0].relative_to(tools.root))
     return {"PKCS11_MODULE_PATH": inside, "RAUC_PKCS11_MODULE": inside}
 
 
 class TokenKey(ec.EllipticCurvePrivateKey):
-    """A key that stays in its token: certificates are signed with it like with any other, and it can't be read."""
+    """A private key that never leaves its token. It signs like any other key, but can't be read."""
 
     def __init__(self, tools: ToolsTree, uri: str, pin: bytes | None) -> None:
         self.tools, self.uri, self.pin = tools, check_uri(uri), pin
         text = self._openssl("pkey", "-inform", "engine", "-in", uri, "-pubout")
         public = serialization.load_pem_public_key(text[text.index("-----BEGIN") :].encode())
         if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in CURVES:
-            hint = "make one there with your token's own tool"
+            hint = "create such a key with your token's own tool"
             raise Error("the token's key is not on the curve P-256 or P-384", where=uri, hint=hint)
         self._public = public
 
-    def _openssl(self, command: str, *words: Argument, folder: Path | None = None) -> str:
+    def _openssl(self, command: str, *arguments: Argument, folder: Path | None = None) -> str:
         env, binds = token_access(self.tools)
-        line: list[Argument] = ["openssl", command, "-engine", "pkcs11", "-passin", "stdin", *words]
+        line: list[Argument] = ["openssl", command, "-engine", "pkcs11", "-passin", "stdin", *arguments]
         more = [folder] if folder else []
         try:
             return self.tools.run_command(line, [*binds, *more], env=env, input=(self.pin or b"").decode() + "\n")
         except CommandError as error:
             reasons = [line for line in error.output.splitlines() if line.strip()]
-            hint = "check the URI (`p11tool --list-all` shows it) and the PIN that --pin refers to"
+            hint = "check the URI (`p11tool --list-all` lists it) and the PIN that --pin refers to"
             raise Error(
-                f"the token does not give the key: {reasons[-1] if reasons else ''}", where=self.uri, hint=hint
+                f"the token does not provide the key: {reasons[-1] if reasons else ''}", where=self.uri, hint=hint
             ) from None
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
@@ -103,12 +106,12 @@ class TokenKey(ec.EllipticCurvePrivateKey):
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         algorithm = signature_algorithm.algorithm
         if isinstance(algorithm, Prehashed) or not isinstance(algorithm, hashes.SHA256):
-            raise TypeError("only signatures over SHA-256 are made")
+            raise TypeError("only signatures over SHA-256 are supported")
         with temporary_folder("sign") as folder:
             text, signature = folder / "text", folder / "signature"
             text.write_bytes(bytes(data))
-            words = ("-sha256", "-keyform", "engine", "-sign", self.uri, "-out", signature, text)
-            self._openssl("dgst", *words, folder=folder)
+            arguments = ("-sha256", "-keyform", "engine", "-sign", self.uri, "-out", signature, text)
+            self._openssl("dgst", *arguments, folder=folder)
             return signature.read_bytes()
 
     def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> bytes:

@@ -1,4 +1,4 @@
-"""Private keys in files: PEM, PKCS#8 (RFC 5958), encrypted if there is a passphrase."""
+"""Private keys in files: PKCS#8 (RFC 5958) as PEM, encrypted if there is a passphrase."""
 
 from pathlib import Path
 
@@ -12,40 +12,43 @@ from osbuild.shared.errors import Error
 
 Key = ec.EllipticCurvePrivateKey
 LONGEST = 1023  # bytes of a passphrase (PEM_BUFSIZE of OpenSSL, without its final NUL)
-CURVES = ("secp256r1", "secp384r1")  # what RAUC's OpenSSL, hardware tokens and cloud key stores all know
+CURVES = ("secp256r1", "secp384r1")  # supported by RAUC's OpenSSL, hardware tokens and cloud key stores alike
 
 
 def resolve_passphrase(reference: str | None) -> bytes | None:
-    """The secret behind `file:PATH` or `env:NAME`; paths are relative to the current folder. Raises `Error`."""
+    """Read the secret that `file:PATH` or `env:NAME` refers to; paths are relative to the current folder.
+
+    Raises `Error`.
+    """
     secret = secrets.resolve_secret(reference, folder=Path()).encode() if reference else None
     if secret and len(secret) > LONGEST:
-        message = f"a passphrase of {len(secret)} bytes is too long: OpenSSL takes {LONGEST}"
-        raise Error(message, where=reference, hint="is this the right file?")
+        message = f"a passphrase of {len(secret)} bytes is too long: OpenSSL supports up to {LONGEST}"
+        raise Error(message, where=reference, hint="check that this is the right file")
     return secret
 
 
 def generate_key() -> Key:
-    """A new key on the curve P-256."""
+    """Generate a key on the curve P-256."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def save_key(path: Path, key: Key, secret: bytes | None) -> None:
-    """Write `key` for its owner only, encrypted by `secret` if there is one."""
+    """Write `key` with mode 0600, encrypted with `secret` if there is one. Raises `Error`."""
     write_key_file(path, key_to_pem(key, secret), mode=PRIVATE)
 
 
 def key_to_pem(key: Key, secret: bytes | None = None) -> bytes:
-    """PEM, in clear without `secret`."""
-    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    """Return `key` as PEM, encrypted only if there is a `secret`."""
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if secret:
-        how = serialization.BestAvailableEncryption(secret)
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+        encryption = serialization.BestAvailableEncryption(secret)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
 def load_key(path: Path, secret: bytes | None, *, option: str, hint: str) -> Key:
-    """The key in a file.
+    """Read the key in a file. Raises `Error`.
 
-    `option` is what the command line calls the passphrase, `hint` what to do where there is no file. Raises `Error`.
+    `option` is the command-line option of the passphrase; `hint` is given if the file does not exist.
     """
     data = read_key_file(path, "the private key", hint)
     check_private(path)
@@ -59,9 +62,11 @@ def load_key(path: Path, secret: bytes | None, *, option: str, hint: str) -> Key
         if encrypted:
             message, hint = "the passphrase is wrong, or the file is damaged", f"check what {option} refers to"
         else:
-            message, hint = "this is no private key", "restore it from your backup"
-        # Raised without a cause: what OpenSSL said is of no use to a person, and near the secret.
+            message, hint = "this is not a private key", "restore it from your backup"
+        # Raised without a cause: OpenSSL's message does not help the user, and might reveal parts of the secret.
         raise Error(message, where=str(path), hint=hint) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
-        raise Error("this is no key on the curve P-256 or P-384", where=str(path), hint="use a key of that kind")
+        raise Error(
+            "this is not a key on the curve P-256 or P-384", where=str(path), hint="use a key on one of these curves"
+        )
     return key

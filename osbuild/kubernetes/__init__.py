@@ -1,1 +1,1 @@
-"""Kubernetes as a component of an image: a file tree for either distribution."""
+"""Kubernetes as a component of an image, from either distribution."""

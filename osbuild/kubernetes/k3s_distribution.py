@@ -1,4 +1,4 @@
-"""K3s: the official release, unpacked."""
+"""The K3s distribution: the official release, unpacked."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +14,8 @@ from osbuild.kubernetes.distribution import PACKAGES, ComponentSources, Distribu
 from osbuild.kubernetes.tree_files import LIB, install_file, write_public
 
 COMMAND = Path(__file__).with_name("k3s.sh")
-PROGRAMS = Path("usr/lib/k3s/bin")  # K3s' inner program and its CNI plugins (flannel among them)
-# K3s' own paths, for its commands that read neither the configuration file nor K3S_DATA_DIR.
+PROGRAMS = Path("usr/lib/k3s/bin")  # K3s' inner program and its CNI plugins, including flannel
+# Some K3s commands read neither the configuration file nor K3S_DATA_DIR; they use this default path.
 TMPFILES = """\
 d /var/lib/rancher 0755
 L /var/lib/rancher/k3s - - - - /var/lib/kubernetes
@@ -23,7 +23,7 @@ L /var/lib/rancher/k3s - - - - /var/lib/kubernetes
 
 
 class K3sDistribution:
-    """K3s brings its own CNI plugins."""
+    """Implements `Distribution` for K3s, which has its own CNI plugins."""
 
     name = "k3s"
     packages = PACKAGES
@@ -31,7 +31,7 @@ class K3sDistribution:
     network_template = False
 
     def requested_version(self, block: KubernetesSettings) -> str:
-        return k3s_release.wanted_version(block)
+        return k3s_release.requested_version(block)
 
     def pin(self, block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
         chosen = k3s_release.find_release(block, architecture, context.downloads)
@@ -65,7 +65,7 @@ class K3sDistribution:
                 (tree / "usr/bin" / name).symlink_to("../lib/k3s/bin/k3s")
             (tree / "usr/lib/tmpfiles.d").mkdir()
             write_public(tree / "usr/lib/tmpfiles.d/edge-k3s.conf", TMPFILES)
-            # K3s proves by the password in this folder that a node is the one that once had its name.
+            # With the password in this folder, K3s proves that a node is the owner of its name.
             (tree / LIB / "persist.d").mkdir(parents=True)
             write_public(tree / LIB / "persist.d/k3s", "/etc/rancher/node\n")
 

@@ -1,7 +1,8 @@
-"""The programs inside a K3s release binary: a Zstandard archive that names its own sha256.
+"""Unpacks the programs inside a K3s release binary.
 
-The release is a small Go program with the embedded file `SHA256.tar.zst`. Go stores that name and the file's bytes
-uncompressed in the ELF file's read-only data, so both are found without running the program, for any architecture.
+The binary is a small Go program with an embedded file `SHA256.tar.zst`, whose name is its own SHA-256. Go stores the
+name and the file uncompressed in the ELF file's read-only data, so both can be found without running the program, for
+any architecture.
 """
 
 import hashlib
@@ -19,13 +20,13 @@ from osbuild.host.cache import Cache, content_key
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
-FORMAT = 1  # raised when `unpack_payload` makes something else of the same binary
+FORMAT = 1  # increased when `unpack_payload` unpacks the same binary differently
 ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
 NAME = re.compile(rb"(?<![0-9a-f])([0-9a-f]{64})\.tar\.zst")
 MACHINES = {Architecture.x86_64: 62, Architecture.arm64: 183, Architecture.armv7: 40}  # e_machine, elf(5)
-# K3s' own containerd and runc are not used: the image has Debian's.
+# The image uses Debian's containerd and runc instead of these.
 UNUSED = ("bin/containerd-shim-runc-v2", "bin/runc", "bin/check-config")
-HINT = "give the release binary, `k3s`, `k3s-arm64` or `k3s-armhf`, as the release page has it"
+HINT = "use the unmodified binary `k3s`, `k3s-arm64` or `k3s-armhf` of the release page"
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,23 @@ def check_machine(path: Path, architecture: Architecture) -> None:
 
 
 def find_payload(path: Path) -> Payload:
-    """Find the archive whose sha256 is one of the embedded names. Raises `Error` if there is none."""
+    """Find the embedded archive whose SHA-256 is one of the embedded names. Raises `Error` if there is none."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         names = {match[1].decode() for match in NAME.finditer(data)}
         for start in frame_starts(data):
             digest, end = hashlib.sha256(), start
-            # One archive may be several frames, as parallel compressors write it.
+            # One archive may consist of several frames, if a parallel compressor wrote it.
             while (after := frame_end(data, end)) is not None:
                 digest.update(memoryview(data)[end:after])
                 end = after
                 if digest.hexdigest() in names:
                     return Payload(start, end - start, digest.hexdigest())
-    message = "no embedded archive has the sha256 that its name says" if names else "has no embedded archive"
+    message = "no embedded archive has the sha256 in its name" if names else "has no embedded archive"
     raise Error(message, where=path.name, hint=HINT)
 
 
 def frame_starts(data: mmap.mmap) -> Iterator[int]:
-    """Offsets at which a Zstandard frame may begin."""
+    """Yield offsets at which a Zstandard frame may begin."""
     offset = data.find(ZSTD)
     while offset >= 0:
         yield offset
@@ -73,7 +74,7 @@ def frame_starts(data: mmap.mmap) -> Iterator[int]:
 
 
 def frame_end(data: mmap.mmap, start: int) -> int | None:
-    """Offset after the Zstandard frame at `start`; None if there is no whole frame (RFC 8878, section 3.1.1)."""
+    """Return the offset after the Zstandard frame at `start`; None without a complete frame (RFC 8878, 3.1.1)."""
     if data[start : start + 4] != ZSTD or start + 6 > len(data):
         return None
     descriptor = data[start + 4]
@@ -83,9 +84,9 @@ def frame_end(data: mmap.mmap, start: int) -> int | None:
     while offset + 3 <= len(data):
         block = int.from_bytes(data[offset : offset + 3], "little")
         kind = block >> 1 & 3
-        if kind == 3:  # reserved: this is something else that begins like a frame
+        if kind == 3:  # reserved: these bytes are not a frame
             return None
-        offset += 3 + (1 if kind == 1 else block >> 3)  # a run is stored as its one byte
+        offset += 3 + (1 if kind == 1 else block >> 3)  # a run of one byte is stored as that byte
         if block & 1:
             offset += 4 if descriptor & 4 else 0
             return offset if offset <= len(data) else None
@@ -93,9 +94,9 @@ def frame_end(data: mmap.mmap, start: int) -> int | None:
 
 
 def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache: Cache, tools: ToolsTree) -> Path:
-    """A folder with `bin/`: the inner program, the CNI plugins and `aux/`, from the cache if it is there.
+    """Return a folder with `bin/`: inner program, CNI plugins and `aux/`. It is cached.
 
-    `sha256` is that of `program`, already verified. Raises `Error`.
+    `sha256` is the verified SHA-256 of `program`. Raises `Error`.
     """
 
     def make(path: Path) -> None:
@@ -110,7 +111,7 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
             path.mkdir()
             try:
                 with tarfile.open(plain) as archive:
-                    archive.extractall(path, list(wanted_members(archive)), filter="data")
+                    archive.extractall(path, list(used_members(archive)), filter="data")
             except tarfile.TarError as error:
                 message = f"its embedded archive cannot be unpacked: {error}"
                 raise Error(message, where=program.name, hint=HINT) from error
@@ -122,8 +123,8 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
     return cache.get_or_make("k3s", content_key(FORMAT, sha256, architecture), make)
 
 
-def wanted_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """What an image needs of the archive, with fixed modes and owners."""
+def used_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members that an image needs, with fixed modes and owners."""
     for entry in archive:
         path = PurePosixPath(entry.name)
         aux = path.parts[:2] == ("bin", "aux")
@@ -137,7 +138,7 @@ def wanted_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def install_payload(tree: Path, target: Path) -> None:
-    """Copy what `unpack_payload` made to the folder `target`."""
+    """Copy the programs of `unpack_payload` to the folder `target`. Raises `OSError`."""
     shutil.copytree(tree / "bin", target, symlinks=True)
     target.chmod(0o755)
     for folder in target.glob("**/"):

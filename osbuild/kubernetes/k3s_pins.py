@@ -1,11 +1,11 @@
-"""K3s releases and the sha256 of their binaries, from each release's `sha256sum-ARCH.txt`."""
+"""K3s releases with the SHA-256 of their binaries, from each release's `sha256sum-ARCH.txt`."""
 
 from osbuild.host.architecture import Architecture
 
 # Name of the binary in a release, by architecture.
 ASSETS = {Architecture.x86_64: "k3s", Architecture.arm64: "k3s-arm64", Architecture.armv7: "k3s-armhf"}
 
-# Newest first: the first is what a profile gets that names no version.
+# Newest first. A profile without a version gets the first one.
 K3S: dict[str, dict[Architecture, str]] = {
     "v1.35.0+k3s1": {
         Architecture.x86_64: "959c9310a6ab893958d1c95bc5d7609de9d7884630c8832180f059369b6dc331",

@@ -1,4 +1,7 @@
-"""The K3s distribution: an official release, by the sha256 that the profile, this program or the release gives."""
+"""The K3s distribution: finds and downloads an official release.
+
+Its SHA-256 is pinned in the profile or in this program, or read from the release's checksum file.
+"""
 
 import os
 import re
@@ -17,13 +20,13 @@ from osbuild.shared.errors import Error
 
 RELEASES = "https://github.com/k3s-io/k3s/releases/download"
 MIRROR = "EDGE_OSBUILD_K3S_MIRROR"
-SUMS_SIZE = 65536  # bytes; a release's checksum file has less than one kilobyte
+SUMS_SIZE = 65536  # bytes; a release's checksum file has less than 1 kB
 SUM = re.compile(r"([0-9a-fA-F]{64}) [ *]?\s*(\S+)")
 
 
 @dataclass(frozen=True)
 class K3sRelease:
-    """One binary: version, name in the release, sha256 in hex."""
+    """One binary: version, name on the release page, SHA-256 in hex."""
 
     version: str
     asset: str
@@ -34,100 +37,102 @@ class K3sRelease:
         return f"{self.asset}-{self.version}"
 
     def urls(self, folder: Path | None = None) -> list[str]:
-        """Where to look, in order."""
-        return [f"{place}/{self.asset}" for place in release_pages(self.version, folder)]
+        """Return the URLs and paths from which to download it, in order."""
+        return [f"{page}/{self.asset}" for page in release_pages(self.version, folder)]
 
 
-def wanted_version(block: KubernetesSettings) -> str:
-    """The release that a profile asks for, the newest pinned one if it names none."""
+def requested_version(block: KubernetesSettings) -> str:
+    """Return the profile's K3s version, or the newest pinned one if the profile has none."""
     return block.version or next(iter(K3S))
 
 
 def binary_name(version: str, architecture: Architecture) -> str:
-    """What a binary is called in an air-gap folder, which may hold several versions."""
+    """Return the name of a binary in a folder for builds without a network, which may hold several versions."""
     return f"{ASSETS[architecture]}-{version}"
 
 
 def release_pages(version: str, folder: Path | None = None) -> list[str]:
-    """URLs and paths that may hold the files of a release, in order.
+    """Return the URLs and paths that may have the files of a release, in order.
 
-    First a folder named by the version in `folder`, then `$EDGE_OSBUILD_K3S_MIRROR` (laid out as the release page),
-    then the release page itself.
+    First the subfolder of `folder` named after the version, then $EDGE_OSBUILD_K3S_MIRROR (URLs with the layout of the
+    release page), then the release page itself.
     """
     mirrors = [mirror.rstrip("/") for mirror in os.environ.get(MIRROR, "").split()]
-    remote = [f"{place}/{quote(version)}" if "://" in place else f"{place}/{version}" for place in mirrors]
+    remote = [f"{mirror}/{quote(version)}" if "://" in mirror else f"{mirror}/{version}" for mirror in mirrors]
     local = [str(folder / version)] if folder and (folder / version).is_dir() else []
     return [*local, *remote, f"{RELEASES}/{quote(version)}"]
 
 
 def known_sha256(block: KubernetesSettings, version: str, architecture: Architecture) -> str | None:
-    """The sha256 that the profile, or else this program, gives for a release; None if neither does."""
-    given = block.sha256.get(architecture)
-    return given.lower() if given else K3S.get(version, {}).get(architecture)
+    """Return the SHA-256 of a release that the profile or this program pins; None if neither does."""
+    pinned = block.sha256.get(architecture)
+    return pinned.lower() if pinned else K3S.get(version, {}).get(architecture)
 
 
 def find_release(block: KubernetesSettings, architecture: Architecture, folder: Path | None = None) -> K3sRelease:
-    """The release that a profile asks for.
+    """Return the K3s release for the profile's settings.
 
-    A sha256 that neither the profile nor this program has is read from the release's checksum file. Raises
-    `Unavailable` if no place has that file, and `Error` if it does not list the binary.
+    If its SHA-256 is not pinned, it is read from the release's checksum file. Raises `Unavailable` if no source has
+    that file, and `Error` if it does not list the binary.
     """
-    chosen = wanted_version(block)
-    sha256 = known_sha256(block, chosen, architecture)
-    return K3sRelease(chosen, ASSETS[architecture], sha256 or published_sha256(chosen, architecture, folder))
+    version = requested_version(block)
+    sha256 = known_sha256(block, version, architecture)
+    return K3sRelease(version, ASSETS[architecture], sha256 or published_sha256(version, architecture, folder))
 
 
 def published_sha256(version: str, architecture: Architecture, folder: Path | None = None) -> str:
-    """The sha256 of a release's binary as its checksum file says, hex. Raises `Unavailable` and `Error`."""
+    """Read the SHA-256 of a release's binary, in hex, from its checksum file. Raises `Unavailable` and `Error`."""
     name = f"sha256sum-{architecture.to_go()}.txt"
     folder = folder or folder_from_environment()
-    places = [f"{page}/{name}" for page in release_pages(version, folder)]
+    sources = [f"{page}/{name}" for page in release_pages(version, folder)]
     if folder:
-        places.insert(0, str(folder / f"{name}-{version}"))
+        sources.insert(0, str(folder / f"{name}-{version}"))
     try:
-        place, text = read_text(places, limit=SUMS_SIZE)
+        source, text = read_text(sources, limit=SUMS_SIZE)
     except NotOnServer as error:
         raise Error(
             f"there is no K3s release {version}: {error.message}",
             where="kubernetes.version",
-            hint="check the version against the release page of K3s; pinned here are " + ", ".join(K3S),
+            hint="check the version on the release page of K3s; pinned versions are " + ", ".join(K3S),
         ) from error
     except Unavailable as error:
         raise Unavailable(
             f"the sha256 of K3s {version} is not known: {error.message}",
             where="kubernetes.version",
             hint="check that the release exists; or write its sha256 as "
-            f"`kubernetes.sha256: {{{architecture}: …}}`; or put {name} into a folder as {name}-{version} and pass "
-            f"--from FOLDER; or give this host a network or a proxy (https_proxy), or set {MIRROR} to the URL of a "
-            "mirror of the release page",
+            f"`kubernetes.sha256: {{{architecture}: …}}`; or save {name} in a folder as {name}-{version} and pass "
+            f"--from FOLDER; or connect this host to a network or set a proxy (https_proxy), or set {MIRROR} to the "
+            "URL of a mirror of the release page",
         ) from error
     for line in text.splitlines():
         match = SUM.fullmatch(line.strip())
         if match and match[2] == ASSETS[architecture]:
-            if urlsplit(place).scheme == "http":
-                log.warn(f"the sha256 of K3s {version} was read without TLS from {place}: compare it with the release")
+            if urlsplit(source).scheme == "http":
+                log.warn(
+                    f"the sha256 of K3s {version} was read without TLS from {source}: compare it with the release page"
+                )
             return match[1].lower()
     raise Error(
         f"the checksum file of K3s {version} has no line for {ASSETS[architecture]}",
-        where=place,
-        hint="this release may have no binary for the architecture; or the mirror's file is damaged",
+        where=source,
+        hint="the release may have no binary for this architecture, or the mirror's file is damaged",
     )
 
 
 def download_binary(chosen: K3sRelease, cache: Cache, folder: Path | None = None) -> Path:
-    """The binary, verified, in the cache. Raises `Unavailable` if no place has it, and names every way out."""
+    """Return the path in the cache of the verified binary. Raises `Unavailable` if no source has it."""
     folder = folder or folder_from_environment()
     try:
-        with log.step(f"getting K3s {chosen.version}"):
+        with log.step(f"downloading K3s {chosen.version}"):
             return download_file(
                 chosen.urls(folder), sha256=chosen.sha256, name=chosen.filename, cache=cache, folder=folder
             )
     except Unavailable as error:
         raise Unavailable(
-            f"K3s {chosen.version} cannot be had: {error.message}",
+            f"K3s {chosen.version} cannot be downloaded: {error.message}",
             where="kubernetes.distribution",
-            hint=f"give this host a network or a proxy (https_proxy); or set {MIRROR} to the URL of a mirror of the "
-            f"release page; or download {chosen.urls()[-1]} elsewhere, put it into a folder as {chosen.filename} and "
-            "pass --from FOLDER; or write `if_unavailable: upstream` in the profile to build Kubernetes from its Go "
-            "modules instead",
+            hint="connect this host to a network or set a proxy (https_proxy); "
+            f"or set {MIRROR} to the URL of a mirror of the release page; "
+            f"or download {chosen.urls()[-1]} on another host, save it in a folder as {chosen.filename} and pass "
+            "--from FOLDER; or write `if_unavailable: upstream` in the profile to build Kubernetes from its Go modules",
         ) from error

@@ -1,4 +1,4 @@
-"""Files of a component's tree."""
+"""Writes files of a component's file tree."""
 
 import shutil
 from pathlib import Path
@@ -13,15 +13,15 @@ def write_public(path: Path, text: str) -> None:
     path.chmod(0o644)
 
 
-def claim_path(path: Path) -> Path:
-    """`path`, which two inputs must not share. Raises `Error` if one already has it."""
+def unused_path(path: Path) -> Path:
+    """Return `path`. Raises `Error` if another input is stored there already."""
     if path.exists():
-        raise Error(f"two inputs are called {path.name}", where="kubernetes", hint="give one of them another name")
+        raise Error(f"two inputs have the name {path.name}", where="kubernetes", hint="rename one of them")
     return path
 
 
 def install_file(source: Path, target: Path, mode: int) -> None:
-    """Copy a file, sharing its blocks where the file system can (ioctl_ficlonerange(2), which copy_file_range uses)."""
+    """Copy a file, sharing its blocks if the file system supports it (copy_file_range(2)). Raises `OSError`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(mode)

@@ -18,7 +18,7 @@ FILES = ("go.mod", "go.sum")
 
 
 class UpstreamDistribution:
-    """An agent node gets its range of pod addresses later, so containerd fills it in."""
+    """Implements `Distribution` for upstream. Agent nodes get their pod addresses later; containerd fills them in."""
 
     name = "upstream"
     packages = (*PACKAGES, "containernetworking-plugins")

@@ -1,4 +1,4 @@
-"""The upstream distribution: one static binary that is each of Kubernetes' programs and kine."""
+"""The upstream distribution: one static binary that contains all Kubernetes programs and kine."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ PROGRAMS = (
 
 
 def binary_key(chosen: UpstreamRelease, architecture: Architecture) -> str:
-    """The key of the binary: sources, go.sum, toolchain, architecture."""
+    """Return the content key of the binary: sources, go.sum, toolchain and architecture."""
     sources = [file_digest(path) for path in sorted([*SOURCES.glob("*.go"), *chosen.folder.iterdir()])]
     return content_key(
         "kubernetes", chosen.version, sources, go_toolchain.toolchain_key(), architecture, linker_variables(chosen)
@@ -32,7 +32,10 @@ def binary_key(chosen: UpstreamRelease, architecture: Architecture) -> str:
 
 
 def linker_variables(chosen: UpstreamRelease) -> list[str]:
-    """What the linker sets, so that `kubectl version` and the node's info are right. No date: it would differ."""
+    """Return the linker variables for the version in `kubectl version` and in the node's status.
+
+    They contain no date, so that builds are reproducible.
+    """
     major, minor = minor_version(chosen.version) or ("", "")
     values = {"gitVersion": chosen.version, "gitMajor": str(major), "gitMinor": str(minor), "gitTreeState": "archive"}
     packages = ("k8s.io/client-go/pkg/version", "k8s.io/component-base/version")
@@ -41,7 +44,10 @@ def linker_variables(chosen: UpstreamRelease) -> list[str]:
 
 
 def build_binary(chosen: UpstreamRelease, architecture: Architecture, cache: Cache, folder: Path | None = None) -> Path:
-    """The binary, from the cache or built: 6 minutes on 2 cores the first time, seconds where only our files differ."""
+    """Return the binary, from the cache or built. Raises `Error`.
+
+    A first build takes 6 minutes on 2 cores, a build after a change of our own sources some seconds.
+    """
 
     def make(path: Path) -> None:
         title = f"compiling Kubernetes {chosen.version} for {architecture} (6 min on 2 cores if it is the first time)"
@@ -58,7 +64,7 @@ def build_binary(chosen: UpstreamRelease, architecture: Architecture, cache: Cac
 
 
 def build_small_program(name: str, architecture: Architecture, cache: Cache, folder: Path | None = None) -> Path:
-    """One of our small programs below programs/: `demo`, `node`, `pause` or `pki`."""
+    """Return one of our small programs in programs/: `demo`, `node`, `pause` or `pki`. Raises `Error`."""
     parts = (go_toolchain.sources_key(SMALL / name), (SMALL / "go.mod").read_text(), go_toolchain.toolchain_key())
 
     def make(path: Path) -> None:

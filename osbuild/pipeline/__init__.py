@@ -1,1 +1,1 @@
-"""From a profile to a build folder: inputs resolved, every step in its order, the build manifest."""
+"""From a profile to a build folder: resolves inputs, runs every build step, and writes the build manifest."""

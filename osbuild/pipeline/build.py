@@ -15,13 +15,13 @@ from osbuild.pipeline.image import make_image
 from osbuild.pipeline.inputs import find_inputs
 from osbuild.pipeline.resolve import current_lock
 
-# Entries of these kinds are pruned, the oldest first; downloads and Go's own caches are not.
+# Kinds of cache entries that are pruned, the least recently used first. Downloads and Go's own caches are kept.
 PRUNED = ("tools", "rootfs", "bases", "kernel", "initrd", "boot", "components", "k3s", "repositories")
 
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build: its folder, and its manifest."""
+    """A finished build: its folder and its manifest. `fresh` is False if the folder already had this build."""
 
     folder: Path
     manifest: Manifest
@@ -29,7 +29,7 @@ class Build:
 
 
 def build_folder(loaded: LoadedProfile, board: Board, base: Path) -> Path:
-    """`base/<profile>-<version>-<board>`."""
+    """Return `base/PROFILE-VERSION-BOARD`."""
     return base / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
 
 
@@ -42,7 +42,7 @@ def build_image(
     Raises `Error`.
     """
     target = build_folder(loaded, board, base)
-    with output.new_folder(target):  # a folder that can't be written to is reported now, not after minutes
+    with output.new_folder(target):  # reports a folder that can't be written to before the build, which takes minutes
         return _build_into(target, loaded, board, context, keys)
 
 
@@ -50,30 +50,30 @@ def _build_into(
     target: Path, loaded: LoadedProfile, board: Board, context: BuildContext, keys: KeyFolder | None
 ) -> Build:
     lock = current_lock(loaded, board, context)
-    if why := lock.kubernetes.get("because"):
+    if reason := lock.kubernetes.get("because"):
         log.warn(
-            f"the lock has Kubernetes {lock.kubernetes['version']} instead of {lock.kubernetes['requested']}: {why}. "
-            "To try again: edge-osbuild lock"
+            f"the lock has Kubernetes {lock.kubernetes['version']} instead of "
+            f"{lock.kubernetes['requested']}: {reason}. To try again: edge-osbuild lock"
         )
     if lock.without:
         log.warn(
-            f"the lock was made without {', '.join(lock.without)}: the image may lack security updates. To try again: "
-            "edge-osbuild lock"
+            f"the lock was written without {', '.join(lock.without)}: the image may lack security updates. To "
+            "try again: edge-osbuild lock"
         )
-    wanted = find_inputs(loaded, board, lock, keys or development.signing_keys())
-    if manifest := read_unchanged(target, wanted.key):
+    inputs = find_inputs(loaded, board, lock, keys or development.signing_keys())
+    if manifest := read_unchanged(target, inputs.key):
         return Build(target, manifest, fresh=False)
     with context.cache.locked("build-" + hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]):
-        manifest = make_image(wanted, target, context)
+        manifest = make_image(inputs, target, context)
     context.cache.prune(PRUNED)
     return Build(target, manifest, fresh=True)
 
 
 def read_unchanged(target: Path, key: str) -> Manifest | None:
-    """The manifest of what is in `target` if that is the build with this key, complete."""
+    """Return the manifest in `target` if it is of the build with this key and all its files exist."""
     try:
         manifest = Manifest.read(target)
-        whole = all((target / name).stat().st_size == file.size for name, file in manifest.files.items())
+        complete = all((target / name).stat().st_size == file.size for name, file in manifest.files.items())
     except (OSError, ValueError):
         return None
-    return manifest if manifest.key == key and whole else None
+    return manifest if manifest.key == key and complete else None

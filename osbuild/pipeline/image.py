@@ -1,4 +1,4 @@
-"""An image from its inputs: every step in its order, each from the cache where nothing changed."""
+"""Makes an image from its inputs. Every step is skipped if its result is in the cache."""
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +16,7 @@ from osbuild.config.affected import image_keys
 from osbuild.config.checks.overlays import find_exposed
 from osbuild.config.key_table import to_json
 from osbuild.host import log, output, paths
-from osbuild.host.cache import ANEW, file_digest, tree_digest
+from osbuild.host.cache import REPEAT, file_digest, tree_digest
 from osbuild.host.run import worker_threads
 from osbuild.host.scratch import remove_tree
 from osbuild.image import update_trust
@@ -43,58 +43,58 @@ from osbuild.shared.records import parse_record
 
 
 def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Manifest:
-    """Make every part of the image, then put its files into `target`, the manifest last."""
+    """Build every part of the image, then move the files to `target`, the manifest last. Raises `Error`."""
     lock, architecture, profile = inputs.lock, inputs.architecture, inputs.loaded.profile
     cache = context.cache
     board, boots = inputs.board, boot_flow(inputs.board)
     title = f"building {profile.name} {profile.version} for {board.name}"
-    for overlay in inputs.trees:
+    for overlay in inputs.overlay_folders:
         if private := find_exposed(overlay):
             log.warn(
-                f"overlay {paths.display_path(overlay)}: everybody on the device may read "
-                f"{', '.join(private[:5])}; set "
-                "mode 0400 to keep a file private, because git and umasks do not keep 0600"
+                f"overlay {paths.display_path(overlay)}: every user of the device may read "
+                f"{', '.join(private[:5])}; set mode 0400 to keep a file private, "
+                "because git and umasks do not preserve 0600"
             )
     with log.step(title), worker_threads() as pool:
-        # Kubernetes is compiled beside the rest: most of that is dpkg, which uses one core.
-        compiled: Future[Component] | None = None
+        # Kubernetes is compiled in parallel with the root file system, because dpkg uses only one core.
+        kubernetes_build: Future[Component] | None = None
         if inputs.kubernetes.role != "none":
             inputs_from = ComponentSources(context, lambda: image_tools(lock, context), inputs.loaded.folder)
-            compiled = pool.submit(component.build_component, inputs.kubernetes, architecture, inputs_from)
-        composed = pool.submit(make_root_archive, inputs, context)
+            kubernetes_build = pool.submit(component.build_component, inputs.kubernetes, architecture, inputs_from)
+        root_build = pool.submit(make_root_archive, inputs, context)
         sandbox = image_tools(lock, context)
         linux = unpack_kernel(context, sandbox, lock.kernel, architecture)
         linux.check_modules(profile.kernel.modules)
-        ramdisk = build_initrd(context, sandbox, linux, inputs.initrd)
+        initrd = build_initrd(context, sandbox, linux, inputs.initrd)
         packages = unpack_boot_packages(context, sandbox, lock.boot, architecture)
-        parts = BootParts(board, sandbox, packages, linux, ramdisk, lock.epoch)
-        root_tar = composed.result()
-        kubernetes_component = compiled.result() if compiled else None
-        common = [linux.tree, *([kubernetes_component.tree] if kubernetes_component else [])]
+        parts = BootParts(board, sandbox, packages, linux, initrd, lock.epoch)
+        root_tar = root_build.result()
+        kubernetes_component = kubernetes_build.result() if kubernetes_build else None
+        common = [linux.file_tree, *([kubernetes_component.file_tree] if kubernetes_component else [])]
         contents = RootContents(sandbox, root_tar, tuple(common), lock.epoch)
         base = make_base_layer(cache, contents, inputs.base)
         with cache.scratch("builds") as scratch:
             system, out = scratch / "system", scratch / "out"
             out.mkdir()
-            with log.step("laying the system together"):
+            with log.step("assembling the system"):
                 assemble_system(
                     system,
-                    replace(contents, trees=(*common, *inputs.trees)),
+                    replace(contents, trees=(*common, *inputs.overlay_folders)),
                     ImageSettings(
                         profile, image_metadata(inputs, kubernetes_component), kubernetes_metadata(inputs), inputs.trust
                     ),
                 )
-            if tree_digest(*inputs.trees) != inputs.overlays:
-                raise Error("the files of the overlays were changed while the image was made", hint=ANEW)
+            if tree_digest(*inputs.overlay_folders) != inputs.overlays:
+                raise Error("the files of the overlays were changed during the build", hint=REPEAT)
             image_accounts.check_image_accounts(profile, system)
             with log.step("erofs and dm-verity"):
                 image = make_slot_image(sandbox, base, system, out, identity=inputs.key, epoch=lock.epoch)
             free = check_headroom(profile.disk, image)
-            with log.step("boot files and disk"):
+            with log.step("boot images and disk"):
                 names = {slot: boot_image_name(boots, slot) for slot in SLOTS}
                 for slot in SLOTS:
-                    words = kernel_command_line(slot, image, board, profile.kernel.arguments)
-                    boots.write_boot_image(parts, slot, words, system / "usr/lib/os-release", out / names[slot])
+                    arguments = kernel_command_line(slot, image, board, profile.kernel.arguments)
+                    boots.write_boot_image(parts, slot, arguments, system / "usr/lib/os-release", out / names[slot])
                 build_disk(boots, parts, image, out / names["a"], profile.disk, out / "disk.img", identity=inputs.key)
             files = finish_files(sandbox, out, names.values())
             trust = parse_record(TrustRecord, parse_json(inputs.trust[update_trust.TRUST]))
@@ -107,26 +107,26 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
 
 
 def image_tools(lock: Lock, context: BuildContext) -> ToolsTree:
-    """The tree with the programs that make an image of a root, from the cache if it is there."""
-    return make_tools_tree(context.cache, lock.finish_tools, "tools to finish with", folder=context.downloads)
+    """Return the image tools tree, for the steps after the root file system. It is cached. Raises `Error`."""
+    return make_tools_tree(context.cache, lock.finish_tools, "image tools tree", folder=context.downloads)
 
 
 def make_root_archive(inputs: BuildInputs, context: BuildContext) -> Path:
-    """The root as a tar, and before it what it is composed with."""
+    """Return the root file system as a tar archive. It is cached. Raises `Error`."""
     cache, folder = context.cache, context.downloads
     if path := cache.find_entry("rootfs", inputs.rootfs):
         return path
-    sandbox = make_tools_tree(cache, inputs.lock.compose_tools, "tools to compose with", folder=folder)
+    sandbox = make_tools_tree(cache, inputs.lock.compose_tools, "root tools tree", folder=folder)
     dib = [unpack_wheel(cache, pin, folder) for pin in DISKIMAGE_BUILDER]
     return make_rootfs(context, sandbox, dib, inputs.root, key=inputs.rootfs)
 
 
 def image_metadata(inputs: BuildInputs, component: Component | None) -> dict[str, Any]:
-    """What `/usr/lib/edge-osbuild/image.json` says."""
+    """Return the contents of `/usr/lib/edge-osbuild/image.json`."""
     profile = inputs.loaded.profile
     cluster = {"role": inputs.kubernetes.role}
     if component:
-        cluster |= {"distribution": component.facts["distribution"], "version": component.version}
+        cluster |= {"distribution": component.metadata["distribution"], "version": component.version}
     return {
         "name": profile.name, "version": profile.version, "architecture": inputs.architecture,
         "board": inputs.board.name, "boot": inputs.board.boot, "kubernetes": cluster,
@@ -136,7 +136,10 @@ def image_metadata(inputs: BuildInputs, component: Component | None) -> dict[str
 
 
 def kubernetes_metadata(inputs: BuildInputs) -> dict[str, Any] | None:
-    """The profile's `kubernetes` as the image carries it: nothing that belongs to a seed."""
+    """Return the contents of the image's `kubernetes.json`: the profile's `kubernetes` without keys of the seed.
+
+    None without Kubernetes.
+    """
     if inputs.kubernetes.role == "none":
         return None
     part = image_keys(inputs.loaded.profile)["kubernetes"]
@@ -144,9 +147,9 @@ def kubernetes_metadata(inputs: BuildInputs) -> dict[str, Any] | None:
 
 
 def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> dict[str, FileRecord]:
-    """Compress the disk, map its blocks, hash every file of the build: size, bytes used on disk, and sha256 of each.
+    """Compress the disk image, write its block map, and return size, bytes used on disk and SHA-256 of every file.
 
-    `boot_names` are the slots' boot files.
+    `boot_names` are the names of the slots' boot images. Raises `Error`.
     """
     with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
         packed = pool.submit(

@@ -1,4 +1,4 @@
-"""Everything that an image is made of, and the content key of the whole, which combines those of the steps."""
+"""Resolves the inputs of an image and its content key, which combines the keys of the build steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,19 +26,23 @@ from osbuild.pipeline.resolve import locked_kubernetes
 from osbuild.rootfs.debian_root import RootfsRecipe
 from osbuild.sandbox.tools_tree import tools_tree_key
 
-BOOT_PARTITION = "/efi"  # where an image mounts it
+ESP_MOUNT_POINT = "/efi"  # in an image
 
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """Everything that an image is made of, found out but not yet made. `trust` is whose updates it takes, as files."""
+    """The resolved inputs of an image. `trust` are the files with keyring and update settings.
+
+    `overlays`, `rootfs`, `base` and `key` are content keys: of the overlays, the root file system, the base layer and
+    the image.
+    """
 
     loaded: LoadedProfile
     board: Board
     lock: Lock
     keys: KeyFolder
     trust: Mapping[Path, bytes]
-    trees: tuple[Path, ...]
+    overlay_folders: tuple[Path, ...]
     elements: tuple[Path, ...]
     kubernetes: KubernetesSettings
     root: RootfsRecipe
@@ -54,10 +58,13 @@ class BuildInputs:
 
 
 def find_inputs(loaded: LoadedProfile, board: Board, lock: Lock, keys: KeyFolder) -> BuildInputs:
-    """Find every input and the content key of the whole, without making anything. Of `keys` only public parts count."""
+    """Find every input and compute the content keys, without building anything. Raises `Error`.
+
+    Only the public parts of `keys` are used.
+    """
     profile = loaded.profile
-    trust = update_trust.trust_files(compatible_of(profile.name, board.name), keys, boot=BOOT_PARTITION)
-    trees = tuple(paths.overlay_path(name, loaded.folder) for name in profile.overlays)
+    trust = update_trust.trust_files(compatible_of(profile.name, board.name), keys, boot=ESP_MOUNT_POINT)
+    overlay_folders = tuple(paths.overlay_path(name, loaded.folder) for name in profile.overlays)
     elements = tuple(paths.element_path(name, loaded.folder) for name in profile.elements)
     block, kubernetes_key = profile.kubernetes, ""
     if block.role != "none":
@@ -65,12 +72,12 @@ def find_inputs(loaded: LoadedProfile, board: Board, lock: Lock, keys: KeyFolder
         kubernetes_key = component.component_key(block, lock.architecture, base=loaded.folder)
     root = RootfsRecipe(lock.packages, lock.architecture, tools_tree_key(lock.compose_tools), elements)
     initrd = InitrdRecipe(lock.initrd, lock.kernel, lock.architecture, board.modules)
-    rootfs, overlays = root.key, tree_digest(*trees)
+    rootfs, overlays = root.key, tree_digest(*overlay_folders)
     base = base_layer_key(rootfs, kernel_key(lock.kernel), kubernetes_key, lock)
     key = content_key(
         base, initrd.key, boot_packages_key(lock.boot), overlays, image_keys(profile), [image_code_key()],
         lock.architecture, to_json(board), {str(path): data.decode() for path, data in trust.items()},
     )  # fmt: skip
     return BuildInputs(
-        loaded, board, lock, keys, trust, trees, elements, block, root, initrd, overlays, rootfs, base, key
+        loaded, board, lock, keys, trust, overlay_folders, elements, block, root, initrd, overlays, rootfs, base, key
     )

@@ -1,4 +1,4 @@
-"""The manifest of an image: what is in it, how large each part is, and what the files of the build are."""
+"""Makes the build manifest, and the summary of a build for the user."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from osbuild.shared.records import parse_record
 from osbuild.shared.sizes import format_bytes
 
 DEVELOPMENT = (
-    "this image trusts DEVELOPMENT keys, so it is not for devices in the field. Make keys of your own with "
+    "this image trusts DEVELOPMENT keys, so it is not for devices in the field. Create your own keys with "
     "`edge-osbuild keys init FOLDER`, and build with --keys FOLDER"
 )
 LARGEST_SHOWN = 10
@@ -49,8 +49,7 @@ class BuiltImage:
 def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, trust: TrustRecord) -> Manifest:
     """Everything about a build. Sizes are in bytes.
 
-    `trust` is whose updates the image takes (`osbuild.image.update_trust`). `builder` is the version of this program
-    that made the image. `installed_size` is what a package's files take in the root, before compression.
+    `trust` describes the keyring (`osbuild.image.update_trust`).
     """
     kernel, component = built.kernel, built.component
     packages = tuple(
@@ -60,14 +59,14 @@ def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, 
         )
         for deb in lock.packages
     )  # fmt: skip
-    components = [ComponentRecord(name="linux", version=kernel.release, size=tree_size(kernel.tree))]
+    components = [ComponentRecord(name="linux", version=kernel.release, size=tree_size(kernel.file_tree))]
     if component:
         replaced = {name: value for name, value in lock.kubernetes.items() if name in ("requested", "because")}
-        size = tree_size(component.tree)
-        described = {"name": component.name, "version": component.version, "size": size, **component.facts, **replaced}
-        components.append(parse_record(ComponentRecord, described))
-    parts = [LargePart(name=one.name, size=one.size or 0) for one in components]
-    parts += [LargePart(name=one.name, size=one.installed or 0) for one in packages]
+        size = tree_size(component.file_tree)
+        plain = {"name": component.name, "version": component.version, "size": size, **component.metadata, **replaced}
+        components.append(parse_record(ComponentRecord, plain))
+    parts = [LargePart(name=component.name, size=component.size or 0) for component in components]
+    parts += [LargePart(name=package.name, size=package.installed or 0) for package in packages]
     return Manifest(
         name=profile.name,
         version=profile.version,
@@ -89,22 +88,22 @@ def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, 
 
 
 def trusts_development(image: Path) -> bool:
-    """Whether the build that an image belongs to says that it trusts development keys; False if nothing says so."""
+    """Whether the manifest beside an image says that it trusts development keys; False without a manifest."""
     manifest = Manifest.find(image)
     return manifest is not None and image.name in manifest.files and bool(manifest.trust.development)
 
 
 def installed_size(system: Path, deb: Deb) -> int:
-    """Bytes of a package's files in the root, by dpkg's own list of them."""
+    """Return the bytes of a package's files in the root, uncompressed, from dpkg's list of them."""
     for name in (f"{deb.name}.list", f"{deb.name}:{deb.architecture}.list"):
-        listed = system / DATABASE / name
-        if listed.exists():
-            return sum(file_size(system / line.lstrip("/")) for line in listed.read_text().splitlines())
+        file_list = system / DATABASE / name
+        if file_list.exists():
+            return sum(file_size(system / line.lstrip("/")) for line in file_list.read_text().splitlines())
     return 0
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a regular file that is in the image; 0 for anything else."""
+    """Return the bytes of a regular file in the image; 0 if it is missing or not a regular file."""
     try:
         return path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
     except OSError:
@@ -112,17 +111,17 @@ def file_size(path: Path) -> int:
 
 
 def tree_size(tree: Path) -> int:
-    """Bytes of all regular files below a folder."""
+    """Return the bytes of all regular files below a folder."""
     return sum(file_size(Path(base, name)) for base, _, names in os.walk(tree) for name in names)
 
 
 def summarize_build(manifest: Manifest, folder: Path, steps: Sequence[tuple[int, str, float]]) -> list[str]:
-    """What a person wants to know after a build, by line."""
+    """Return the lines that are printed after a build. `steps` are (depth, title, seconds)."""
     lines = [f"{manifest.name} {manifest.version} for {manifest.board}"]
     for name, file in manifest.files.items():
         lines.append(f"  {folder / name}  {format_bytes(file.used)}")
     signed = ", signed with DEVELOPMENT keys" if manifest.trust.development else ""
-    lines.append(f"  takes updates of {manifest.trust.owner}{signed}")
+    lines.append(f"  accepts updates of {manifest.trust.owner}{signed}")
     if manifest.slot_free_percent is not None:
         used = 100 - manifest.slot_free_percent
         lines.append(f"  slot A: {used} % used, root hash {manifest.roothash[:16]}…")

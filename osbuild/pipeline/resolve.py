@@ -1,4 +1,4 @@
-"""Resolving a profile: from names of packages and versions to a lock that pins every input."""
+"""Resolves a profile: from names of packages and versions to a lock that pins every input."""
 
 import os
 import time
@@ -32,22 +32,22 @@ from osbuild.shared.errors import Error
 
 
 def wanted_packages(loaded: LoadedProfile, distribution: str | None = None) -> list[str]:
-    """Names of the packages that the profile's root is made of.
+    """Return the names of the packages of the profile's root file system, without their dependencies.
 
-    `distribution` is the Kubernetes that the lock pins, if it is not the profile's.
+    `distribution` is the Kubernetes distribution in the lock, if it differs from the profile's.
     """
     block = loaded.profile.kubernetes
-    more = DISTRIBUTIONS[distribution or block.distribution].packages if block.role != "none" else ()
-    return sorted({*PACKAGES, *more, *loaded.profile.packages})
+    cluster_packages = DISTRIBUTIONS[distribution or block.distribution].packages if block.role != "none" else ()
+    return sorted({*PACKAGES, *cluster_packages, *loaded.profile.packages})
 
 
 def kernel_flavour(loaded: LoadedProfile, board: Board) -> str:
-    """Which of Debian's kernels: the board's, if it needs a certain one."""
+    """Return the flavour of Debian's kernel: the board's if it has one, else the profile's."""
     return board.kernel or loaded.profile.kernel.flavour
 
 
 def request_key(loaded: LoadedProfile, board: Board) -> str:
-    """Content key of what is resolved: a lock made for another request no longer fits."""
+    """Return the content key of everything that is resolved. A lock with another request key is out of date."""
     profile = loaded.profile
     block = profile.kubernetes
     sha256 = block.sha256.get(board.architecture)
@@ -67,34 +67,34 @@ def request_key(loaded: LoadedProfile, board: Board) -> str:
 
 
 def wheel_pins(loaded: LoadedProfile) -> dict[str, str]:
-    """The wheels that a build uses, each with its sha256."""
-    found = {pin.filename: pin.sha256 for pin in DISKIMAGE_BUILDER}
+    """Return the file names of the wheels that a build uses, each with its SHA-256."""
+    pins = {pin.filename: pin.sha256 for pin in DISKIMAGE_BUILDER}
     if loaded.profile.kubernetes.role != "none":
         pin = go_toolchain.toolchain_wheel()
-        found[pin.filename] = pin.sha256
-    return found
+        pins[pin.filename] = pin.sha256
+    return pins
 
 
 def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, without: Sequence[str] = ()) -> Lock:
-    """Resolve everything against today's archives, which may lack the suites `without`. Raises `Error`."""
-    output.output_path(lock_path(loaded))  # a lock that can't be written is reported now, not after a minute
-    architecture, from_board = board.architecture, boot_flow(board).packages(board)
-    # First, since the distribution decides which packages the root needs.
+    """Resolve all inputs with the current archives. The suites `without` may be omitted. Raises `Error`."""
+    output.output_path(lock_path(loaded))  # reports a lock that can't be written before resolving, which takes a minute
+    architecture, boot_packages = board.architecture, boot_flow(board).packages(board)
+    # First, because the distribution determines which packages the root needs.
     pinned = pin_kubernetes(loaded.profile.kubernetes, architecture, context)
     native = PackageArchive(context.cache, Architecture.native())
     archive = PackageArchive(context.cache, architecture)
     with log.step(f"resolving packages for {board.name}"):
-        lacking = set(archive.update_index(without))
+        omitted = set(archive.update_index(without))
         if native.architecture != architecture:
-            lacking |= set(native.update_index(without))
+            omitted |= set(native.update_index(without))
         meta = METAPACKAGES[architecture, kernel_flavour(loaded, board)]
         with ThreadPoolExecutor() as pool:
-            boot = pool.submit(archive.resolve_packages, [meta, *initrd.INITRD_PACKAGES, *from_board])
+            boot = pool.submit(archive.resolve_packages, [meta, *initrd.INITRD_PACKAGES, *boot_packages])
             compose_tools = pool.submit(native.resolve_packages, tools_tree.root_tools(architecture))
             finish_tools = pool.submit(native.resolve_packages, tools_tree.IMAGE_TOOLS)
             packages = archive.resolve_packages(wanted_packages(loaded, pinned.get("distribution")))
-        image = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
-        early = [deb for deb in boot.result() if deb.name in initrd.INITRD_PACKAGES]
+        kernels = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
+        initrd_packages = [deb for deb in boot.result() if deb.name in initrd.INITRD_PACKAGES]
     return Lock(
         board.name,
         architecture,
@@ -103,12 +103,12 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
         compose_tools.result(),
         finish_tools.result(),
         packages,
-        image[0],
-        tuple(early),
-        tuple(deb for deb in boot.result() if deb.name in from_board),
+        kernels[0],
+        tuple(initrd_packages),
+        tuple(deb for deb in boot.result() if deb.name in boot_packages),
         pinned,
         wheel_pins(loaded),
-        tuple(sorted(lacking)),
+        tuple(sorted(omitted)),
     )
 
 
@@ -140,7 +140,7 @@ def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
     pinned, block = lock.kubernetes, loaded.profile.kubernetes
     hint = AGAIN.format(profile=argument(loaded.files[-1]))
     if not {"distribution", "version", "files"} <= pinned.keys() or pinned["distribution"] not in DISTRIBUTIONS:
-        raise Error("the lock does not say which Kubernetes is built", hint=hint)
+        raise Error("the lock does not pin Kubernetes", hint=hint)
     distribution = DISTRIBUTIONS[pinned["distribution"]]
     pin = Pin(str(pinned["version"]), pinned["files"])
     if distribution.current_files(block, lock.architecture, pin) != pin.files:
@@ -154,13 +154,13 @@ def current_lock(loaded: LoadedProfile, board: Board, context: BuildContext) -> 
 
     With `context.locked`, a missing lock or one that no longer fits is an `Error`.
     """
-    found = read_lock(loaded, board.name)
-    if found and found.request == request_key(loaded, board):
-        return found
-    why = "does not fit the profile any more" if found else f"has nothing for {board.name}"
+    old_lock = read_lock(loaded, board.name)
+    if old_lock and old_lock.request == request_key(loaded, board):
+        return old_lock
+    reason = "does not match the profile any more" if old_lock else f"has no entry for {board.name}"
     if context.locked:
         hint = f"run `edge-osbuild lock {argument(loaded.files[-1])} --board {board.name}`, or build without --locked"
-        raise Error(f"the lock {why}", where=display_path(lock_path(loaded)), hint=hint)
+        raise Error(f"the lock {reason}", where=display_path(lock_path(loaded)), hint=hint)
     lock = make_lock(loaded, board, context)
     log.note(f"locked: {os.path.relpath(save_lock(loaded, lock))}")
     return lock

@@ -1,1 +1,1 @@
-"""Virtual machines: QEMU started, watched, typed at, cut off and cleaned up after."""
+"""Virtual machines: starts QEMU, controls its power, console and network, and cleans up."""

@@ -1,4 +1,4 @@
-"""KVM, if a guest has really run with it; else QEMU's own translator with a thread for each processor."""
+"""Chooses KVM if a guest has run with it, else QEMU's own translator (TCG)."""
 
 import os
 from collections.abc import Sequence
@@ -24,12 +24,14 @@ CHOICES = ("auto", "kvm", "tcg")
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What executes the guest's instructions: `name` is kvm or tcg; `cpu` the processor that the guest sees.
+    """How the guest's instructions are executed. `name` is kvm or tcg; `cpu` is the guest's processor model.
 
-    An empty `cpu` is the only one that the machine can have. Without `parallel` one thread takes the guest's processors
-    in turns. So it is where their number is fixed: on the Pis those that wait to be started spin, and with a thread for
-    each they take the time of the one that works (U-Boot reads a card at 0.4 MB/s then, and at several MB/s in turns).
+    `cpu` is empty if the machine supports only one. Without `parallel`, one thread runs all processors in turn.
     """
+
+    # `parallel` is off for boards with a fixed number of processors. On Raspberry Pis, processors that are not started
+    # yet spin, and with a thread for each they take time from the working one: U-Boot then reads an SD card at 0.4 MB/s
+    # instead of several MB/s.
 
     name: str
     cpu: str
@@ -37,33 +39,33 @@ class Accelerator:
 
     @property
     def arguments(self) -> list[str]:
-        """Options of QEMU. tb-size, in MiB, holds the translated code: a whole Kubernetes node does not fit in less."""
+        """QEMU's options. tb-size is the cache of translated code in MiB; a Kubernetes node needs this much."""
         translator = f"tcg,thread={'multi' if self.parallel else 'single'},tb-size=512"
-        words = ["-accel", "kvm" if self.name == "kvm" else translator]
-        return [*words, "-cpu", self.cpu] if self.cpu else words
+        options = ["-accel", "kvm" if self.name == "kvm" else translator]
+        return [*options, "-cpu", self.cpu] if self.cpu else options
 
 
 def choose_accelerator(
     board: Board,
-    wanted: str = "auto",
+    requested: str = "auto",
     *,
     wrap: Wrap = run_directly,
     root: Path = Path("/"),
     cache: Cache | None = None,
 ) -> Accelerator:
-    """The accelerator for a guest on `board`.
+    """Return the accelerator for a guest on `board`. Raises `UsageError` and `Error`.
 
-    `wanted` is auto, kvm or tcg. With auto, KVM is taken only after the firmware has come up in it; the verdict is
-    kept in `cache` until the host boots again or has another QEMU. `wrap` and `root` as in `Machine`.
+    `requested` is auto, kvm or tcg. With auto, KVM is used only if the firmware has started in it; the result is cached
+    until the host reboots or QEMU changes. `wrap` and `root` are as for `Machine`.
     """
-    if wanted not in CHOICES:
-        raise UsageError(f"no accelerator is called {wanted}", hint="one of " + ", ".join(CHOICES))
+    if requested not in CHOICES:
+        raise UsageError(f"there is no accelerator {requested}", hint="use one of " + ", ".join(CHOICES))
     tcg = Accelerator("tcg", board.qemu.cpu, parallel=board.qemu.cpus is None)
     kvm = Accelerator("kvm", "host")
-    if wanted == "tcg":
+    if requested == "tcg":
         return tcg
     reason = _obstacle(board)
-    if wanted == "kvm":
+    if requested == "kvm":
         if reason:
             raise Error(f"KVM cannot run this guest: {reason}", hint="use --accel tcg")
         return kvm
@@ -79,29 +81,29 @@ def _obstacle(board: Board) -> str | None:
     if board.architecture is not Architecture.native():
         return f"this host is {Architecture.native()}, the guest {board.architecture}"
     if not board.qemu.cpu:
-        return f"the machine {board.qemu.machine} has a processor of its own"
+        return f"the machine {board.qemu.machine} has a fixed processor model"
     if not KVM.exists():
-        return f"there is no {KVM}"
+        return f"{KVM} does not exist"
     if not os.access(KVM, os.R_OK | os.W_OK):
-        return f"{KVM} may not be opened by this user"
+        return f"this user has no permission to open {KVM}"
     return None
 
 
 def _verdict(board: Board, wrap: Wrap, root: Path, cache: Cache) -> str | None:
-    """None if KVM works, else what happened."""
+    """Return why KVM does not work; None if it works."""
     program = f"qemu-system-{board.architecture.to_qemu()}"
     version = run_command(wrap([program, "--version"], []))
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
 
     def make(path: Path) -> None:
-        with log.step("trying whether a guest runs in KVM"):
+        with log.step("testing whether a guest runs in KVM"):
             path.write_text(probe_kvm(probe_command(board, root), wrap) or "")
 
     return cache.get_or_make("kvm", content_key(boot, version, board.qemu.machine), make).read_text() or None
 
 
 def probe_command(board: Board, root: Path) -> list[str]:
-    """A machine of two processors with the firmware and nothing else."""
+    """Return the command for a machine with two processors and only the firmware."""
     flash = f"if=pflash,format=raw,readonly=on,file={find_firmware(board.architecture, root).code}"
     return [
         *(f"qemu-system-{board.architecture.to_qemu()}", "-nodefaults", "-no-user-config", "-display", "none"),
@@ -111,9 +113,9 @@ def probe_command(board: Board, root: Path) -> list[str]:
 
 
 def probe_kvm(command: Sequence[str], wrap: Wrap, seconds: float = PROBE_SECONDS) -> str | None:
-    """None if the firmware in `command` comes up within `seconds`, else what happened.
+    """Return why the firmware in `command` has not started within `seconds`; None if it has.
 
-    It has come up when it looks for something to boot: by then it has been through every mode of the processor.
+    It has started when it looks for a boot device, because it has then used every mode of the processor.
     """
     guarded = Guarded(Path("/var/tmp"))
     try:
@@ -122,10 +124,10 @@ def probe_kvm(command: Sequence[str], wrap: Wrap, seconds: float = PROBE_SECONDS
         console, deadline = Console(serial), Deadline(seconds)
         while "BdsDxe" not in console.text:
             if (status := guarded.status()) is not None:
-                said = guarded.logfile.read_text(errors="replace").strip()
-                return f"QEMU ended with status {status}: {said}"
+                output = guarded.logfile.read_text(errors="replace").strip()
+                return f"QEMU ended with status {status}: {output}"
             if deadline.passed:
-                return f"the guest's firmware was not up after {seconds:g} s"
+                return f"the guest's firmware has not started within {seconds:g} s"
             deadline.pause()
         return None
     finally:

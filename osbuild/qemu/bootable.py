@@ -1,4 +1,4 @@
-"""What `run` is asked to boot: a disk image, or the folder of a build."""
+"""Resolves the path that `run` boots: a disk image or a build folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from osbuild.shared.errors import Error
 
 @dataclass(frozen=True)
 class Bootable:
-    """A disk image, the seed for its first boot if there is one, and what it runs on."""
+    """A disk image, its seed if it has one, and the board that it runs on."""
 
     image: Path
     seed: Path | None
@@ -19,26 +19,28 @@ class Bootable:
 
 
 def find_bootable(path: Path, *, seed: Path | None = None, board: Board | None = None) -> Bootable:
-    """Find what belongs to `path`: a build's folder has `disk.img` and maybe `seed.iso`.
+    """Resolve `path`, a disk image or a build folder with `disk.img` and optionally `seed.iso`. Raises `Error`.
 
-    What is given wins; the board comes from `manifest.json` beside the image, else it is this host's kind of machine.
-    A `seed.iso` beside an image that is named itself is not taken: only the folder stands for all that is in it.
+    Without `board`, it is the board in the manifest beside the image, else the default board of this host. `seed.iso`
+    is used only if `path` is the folder.
     """
     image = path
     if path.is_dir():
         image = path / "disk.img"
         if not image.exists():
-            raise Error("no disk.img in this folder", where=str(path), hint="build one: edge-osbuild build PROFILE")
+            raise Error(
+                "this folder contains no disk.img", where=str(path), hint="build one: edge-osbuild build PROFILE"
+            )
         if seed is None and (path / "seed.iso").is_file():
             seed = path / "seed.iso"
     return Bootable(image, seed, board or _recorded(image) or default_board(Architecture.native()))
 
 
 def _recorded(image: Path) -> Board | None:
-    """The board that the build was for; older manifests say only the architecture."""
+    """Return the board in the manifest, or of its architecture if it is older; None without a manifest."""
     manifest = Manifest.find(image)
     if manifest is None:
-        return None  # an image from elsewhere; --board is there for that
+        return None  # an image from another source; --board names its board
     try:
         return load_board(manifest.board) if manifest.board else default_board(Architecture(manifest.architecture))
     except (OSError, ValueError):

@@ -14,40 +14,38 @@ from osbuild.shared.errors import Error
 NETDEV = "net0"
 NIC = "nic0"
 NETWORK_PORT = "netport"
-"""the PCIe root port that the network card is in, or may be plugged into later"""
+"""the PCIe root port of the network card, which may be plugged in later"""
 GIB = 2**30
 
 
 def escape_path(path: Path) -> str:
-    """A path inside a comma-separated option."""
+    """Escape a path for a comma-separated option."""
     return str(path).replace(",", ",,")
 
 
 def netdev_arguments(network: MachineNetwork) -> dict[str, Any]:
-    """Arguments of QMP `netdev_add`, the same as those of `-netdev` in JSON."""
+    """Return the arguments of QMP `netdev_add` and of `-netdev` in JSON."""
     rules = [{"str": forward.to_qemu()} for forward in network.forwards]
     return {"type": "user", "id": NETDEV, "restrict": network.restrict, "hostfwd": rules}
 
 
 def nic_arguments(network: MachineNetwork, board: QemuBoard) -> dict[str, Any]:
-    """Arguments of QMP `device_add`, the same as those of `-device` in JSON."""
+    """Return the arguments of QMP `device_add` and of `-device` in JSON."""
     if board.network == "usb":
         return {"driver": "usb-net", "id": NIC, "netdev": NETDEV, "mac": network.mac}
-    place = {"bus": NETWORK_PORT, "romfile": ""}  # no ROM to boot from the network: the firmware has its own driver
-    return {"driver": "virtio-net-pci", "id": NIC, "netdev": NETDEV, "mac": network.mac, **place}
+    slot = {"bus": NETWORK_PORT, "romfile": ""}  # no boot ROM, because the firmware has its own driver
+    return {"driver": "virtio-net-pci", "id": NIC, "netdev": NETDEV, "mac": network.mac, **slot}
 
 
 def file_node(name: str) -> str:
-    """The name of the block node that is the file of the disk `name`."""
+    """Return the name of the block node of the file of the disk `name`."""
     return f"{name}-file"
 
 
 def blockdev_arguments(drive: Drive) -> dict[str, Any]:
-    """Arguments of `-blockdev` in JSON.
-
-    A volatile disk is written without fsync. A power cut still finds what the guest had flushed: a flush makes
-    QEMU hand its own buffers to the host's kernel, which survives the death of QEMU.
-    """
+    """Return the arguments of `-blockdev` in JSON."""
+    # A volatile disk is written without fsync. After a simulated power cut it still has what the guest had flushed,
+    # because a flush passes QEMU's buffers to the host's kernel, which QEMU's end does not affect.
     cache = {"no-flush": drive.volatile}
     file = {
         "driver": "file",
@@ -69,11 +67,9 @@ def blockdev_arguments(drive: Drive) -> dict[str, Any]:
 
 
 def logged_node(node: dict[str, Any], log: Path) -> dict[str, Any]:
-    """A node in front of `node`, under its name, that enters every write in `log` (QEMU's driver `blklogwrites`).
-
-    A node that ignores flushes would log none, so only those below may. The log counts an entry at once, not only at
-    the next flush: then it is whole when QEMU is killed.
-    """
+    """Return a node that takes the name of `node` and logs every write to `log` (QEMU's driver `blklogwrites`)."""
+    # Only the nodes below may ignore flushes, else flushes would not be logged. The superblock is updated after each
+    # entry, so that the log is complete when QEMU is killed.
     return {
         "driver": "blklogwrites",
         "node-name": node["node-name"],
@@ -87,7 +83,7 @@ def logged_node(node: dict[str, Any], log: Path) -> dict[str, Any]:
 
 
 def flatten_options(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Options of `-blockdev` in the form of `-drive`: `file.driver=qcow2`."""
+    """Yield options of `-blockdev` in the syntax of `-drive`: `file.driver=qcow2`."""
     for name, value in options.items():
         if isinstance(value, dict):
             yield from flatten_options(value, f"{prefix}{name}.")
@@ -97,7 +93,7 @@ def flatten_options(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def sd_card_argument(drive: Drive) -> str:
-    """Value of `-drive` for the board's own slot for an SD card, which `-device` cannot reach."""
+    """Return the value of `-drive` for the board's SD card slot, which `-device` does not support."""
     if drive.log:
         return ",".join(["if=sd", *flatten_options(blockdev_arguments(drive))])
     cache = "unsafe" if drive.volatile else "writeback"
@@ -107,31 +103,31 @@ def sd_card_argument(drive: Drive) -> str:
 
 
 def memory_size(config: MachineConfig) -> int:
-    """The machine's memory in bytes. Raises `Error` where the board has another amount than is asked for."""
+    """Return the machine's memory in bytes. Raises `Error` if the board has a fixed, different amount."""
     fixed = config.board.qemu.memory
     if fixed and config.memory not in (None, fixed):
         raise Error(
             f"{config.board.qemu.machine} always has {fixed / GIB:g} GiB of memory",
             where=f"board {config.board.name}",
-            hint="don't ask for another amount, or boot an image for another board",
+            hint="omit the amount, or boot an image for another board",
         )
     return fixed or config.memory or MEMORY
 
 
 def cpu_count(config: MachineConfig) -> int:
-    """The machine's processors. Raises `Error` where the board has another number than is asked for."""
+    """Return the number of processors. Raises `Error` if the board has a fixed, different number."""
     fixed = config.board.qemu.cpus
     if fixed and config.cpus not in (None, fixed):
         raise Error(
             f"{config.board.qemu.machine} always has {fixed} processors",
             where=f"board {config.board.name}",
-            hint="don't ask for another number",
+            hint="omit the number",
         )
     return fixed or config.cpus or CPUS
 
 
 def command_line(config: MachineConfig, files: MachineFiles, accelerator: Accelerator) -> list[str]:
-    """The command that starts `config`, paused, connecting to the sockets in `files`."""
+    """Return the command that starts `config` paused and connects to the sockets in `files`. Raises `Error`."""
     board = config.board.qemu
     command = [f"qemu-system-{config.architecture.to_qemu()}", "-nodefaults", "-no-user-config"]
     command += ["-display", "none", "-S", "-machine", board.machine, *accelerator.arguments]
@@ -147,12 +143,12 @@ def command_line(config: MachineConfig, files: MachineFiles, accelerator: Accele
 
 
 def firmware_arguments(config: MachineConfig, files: MachineFiles) -> list[str]:
-    """What the processor executes first."""
+    """Return the arguments for the code that the processor executes first."""
     arguments: list[str] = []
     if files.code and files.vars:
         for unit, path, readonly in ((0, files.code, "on"), (1, files.vars, "off")):
             option = f"if=pflash,unit={unit},format=raw,readonly={readonly},file={escape_path(path)}"
-            # the variable store is never fsynced: what the firmware writes still outlives QEMU
+            # the variable store needs no fsync, because the firmware's writes survive the end of QEMU anyway
             arguments += ["-drive", option if readonly == "on" else option + ",cache=unsafe"]
     if files.uboot:
         arguments += ["-kernel", str(files.uboot)]
@@ -166,25 +162,28 @@ def firmware_arguments(config: MachineConfig, files: MachineFiles) -> list[str]:
 
 
 def device_arguments(config: MachineConfig, files: MachineFiles) -> list[str]:
-    """Disks, network card and watchdog. Without PCI there are only the SD card's slot and USB."""
-    board, words = config.board.qemu, []
+    """Return the arguments for disks, network card and watchdog. Boards without PCI have only an SD card slot and USB.
+
+    Raises `Error` for a device that needs PCI.
+    """
+    board, arguments = config.board.qemu, []
     pci = board.disk == "virtio"
     if pci:
-        words += ["-device", "virtio-rng-pci", "-device", f"pcie-root-port,id={NETWORK_PORT},chassis=1,slot=1"]
+        arguments += ["-device", "virtio-rng-pci", "-device", f"pcie-root-port,id={NETWORK_PORT},chassis=1,slot=1"]
     for number, drive in enumerate(files.drives):
         if not pci and number == 0 and not drive.readonly:
-            words += ["-drive", sd_card_argument(drive)]
+            arguments += ["-drive", sd_card_argument(drive)]
             continue
-        words += ["-blockdev", json.dumps(blockdev_arguments(drive))]
+        arguments += ["-blockdev", json.dumps(blockdev_arguments(drive))]
         if drive.bus and not pci:
             raise Error(f"{board.machine} has no PCI for {drive.bus} disks", where=f"board {config.board.name}")
         kind = drive.bus or ("virtio-blk-pci" if pci else "usb-storage")
         boot = ",bootindex=1" if pci and number == 0 and drive.name == DISK else ""
-        # QEMU merges requests up to as many pieces as the host writes at once (IOV_MAX), and the log adds one: EIO.
+        # Without this, QEMU merges requests up to IOV_MAX pieces; the log adds one piece, and the write fails with EIO.
         single = ",request-merging=off" if pci and drive.log else ""
-        words += ["-device", f"{kind},drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}{single}"]
+        arguments += ["-device", f"{kind},drive={drive.name},id=dev-{drive.name},serial={drive.name}{boot}{single}"]
     if config.network:
-        words += [
+        arguments += [
             "-netdev",
             json.dumps(netdev_arguments(config.network)),
             "-device",
@@ -193,5 +192,5 @@ def device_arguments(config: MachineConfig, files: MachineFiles) -> list[str]:
     if config.watchdog:
         if not pci:
             raise Error(f"{board.machine} has no PCI for a watchdog", where=f"board {config.board.name}")
-        words += ["-device", "i6300esb", "-action", "watchdog=reset"]
-    return words
+        arguments += ["-device", "i6300esb", "-action", "watchdog=reset"]
+    return arguments

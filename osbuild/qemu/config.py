@@ -1,4 +1,4 @@
-"""What a virtual machine is made of."""
+"""The configuration of a virtual machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,35 +15,35 @@ CPUS = 2
 
 
 def run_directly(command: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """The `Wrap` for a QEMU that is installed on the host itself."""
+    """Return `command`: the `Wrap` for a QEMU that is installed on the host."""
     return list(command)
 
 
 @dataclass(frozen=True)
 class Forward:
-    """A TCP port of the guest that is reached at `host` on 127.0.0.1; 0 is a free one of QEMU's choice."""
+    """A TCP port of the guest, forwarded from port `host` on 127.0.0.1; QEMU chooses a free port for 0."""
 
     guest: int
     host: int = 0
 
     def to_qemu(self) -> str:
-        """A `hostfwd` rule of `-netdev user` (qemu(1))."""
+        """Return a `hostfwd` rule of `-netdev user` (qemu(1))."""
         return f"tcp:127.0.0.1:{self.host}-:{self.guest}"
 
 
 @dataclass(frozen=True)
 class MachineNetwork:
-    """A user-mode network of the machine's own."""
+    """A private user-mode network of one machine."""
 
     forwards: tuple[Forward, ...] = (Forward(22),)
     restrict: bool = False
-    """the guest reaches neither the host nor the world; the forwards still work"""
+    """the guest can't connect to the host or beyond; forwards still work"""
     mac: str = "52:54:00:ed:9e:01"
 
 
 @dataclass(frozen=True)
 class DirectKernel:
-    """A kernel that QEMU loads itself, without firmware."""
+    """A kernel that QEMU loads without firmware."""
 
     kernel: Path
     initrd: Path | None = None
@@ -52,36 +52,36 @@ class DirectKernel:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """A virtual machine. Paths are the host's."""
+    """A virtual machine. Paths are paths of the host."""
 
     board: Board = field(default_factory=lambda: load_board("x86_64"))
     image: Path | None = None
     """the first disk, raw or qcow2; never written to"""
     memory: int | None = None
-    """bytes; None is 2 GiB, or what the board has"""
+    """bytes; None is 2 GiB, or the board's fixed amount"""
     cpus: int | None = None
-    """None is 2, or what the board has"""
+    """None is 2, or the board's fixed number"""
     persist: Path | None = None
-    """a qcow2 file that takes the disk's writes and is kept; without it they are dropped at the end"""
+    """a qcow2 file that stores the disk's writes permanently; without it they are dropped at the end"""
     disk_size: int | None = None
     """bytes, if the first disk is to be larger than the image"""
     disks: tuple[Path, ...] = ()
-    """further disks, raw or qcow2, written to as they are; the first of them boots where there is no image"""
+    """further disks, raw or qcow2, written in place; the first one boots if there is no image"""
     nvme: tuple[Path, ...] = ()
-    """disks on an NVMe controller each, written to as they are, never booted; for boards with PCI"""
+    """disks, each on its own NVMe controller, written in place, never booted; for boards with PCI"""
     media: tuple[Path, ...] = ()
     """read-only media, such as a seed ISO"""
     write_log: Path | None = None
-    """a file that gets a log of every write to the first disk, further boots appended (the format of dm-log-writes)"""
+    """a file to which every write to the first disk is logged, over all boots (the format of dm-log-writes)"""
     network: MachineNetwork | None = field(default_factory=MachineNetwork)
     direct: DirectKernel | None = None
     """boot this instead of the firmware"""
     watchdog: bool = False
-    """an i6300esb, whose time-out resets the machine; for boards with PCI"""
+    """an i6300esb, whose timeout resets the machine; for boards with PCI"""
     extra: tuple[str, ...] = ()
     """further arguments of QEMU"""
 
     @property
     def architecture(self) -> Architecture:
-        """Of the board's processor."""
+        """The board's architecture."""
         return self.board.architecture

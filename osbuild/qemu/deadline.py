@@ -1,4 +1,4 @@
-"""How long there is left."""
+"""Deadlines for waiting."""
 
 import time
 
@@ -8,11 +8,11 @@ TICK = 0.05
 
 
 class TimedOut(Error):
-    """Something did not happen in its time."""
+    """The deadline was exceeded."""
 
 
 class Deadline:
-    """A point in time, `seconds` from now by the monotonic clock."""
+    """A point in time, `seconds` from now on the monotonic clock."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = float(seconds)

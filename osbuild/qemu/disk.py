@@ -1,4 +1,4 @@
-"""Disk images as a machine uses them."""
+"""Disk images of machines: formats, and overlays for their writes."""
 
 import os
 import shutil
@@ -15,17 +15,21 @@ COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"\x1f\x8b": "gunzip", b"\xfd7zXZ"
 
 
 def image_format(path: Path) -> str:
-    """`raw` or `qcow2`, by the file's first bytes. Raises `Error` on what is no disk image at all."""
+    """Return `raw` or `qcow2`, from the file's first bytes. Raises `Error` if it is not a disk image."""
     where = str(path)
     try:
         with path.open("rb") as file:
             head = file.read(1024)
     except IsADirectoryError:
-        raise Error("this is a folder, not a disk image", where=where, hint="name the disk.img inside it") from None
+        raise Error("this is a folder, not a disk image", where=where, hint="name the disk.img in it") from None
     except FileNotFoundError:
-        raise Error("there is no such disk image", where=where, hint="build one: edge-osbuild build PROFILE") from None
+        raise Error(
+            "this disk image does not exist", where=where, hint="build one: edge-osbuild build PROFILE"
+        ) from None
     except OSError as error:
-        raise Error(f"the disk image cannot be read: {error.strerror}", where=where, hint="check its mode") from error
+        raise Error(
+            f"the disk image cannot be read: {error.strerror}", where=where, hint="check its permissions"
+        ) from error
     if head.startswith(QCOW2):
         return "qcow2"
     for magic, program in COMPRESSED.items():
@@ -38,18 +42,29 @@ def image_format(path: Path) -> str:
         raise Error(
             "this is not a disk image: it has no partition table",
             where=where,
-            hint="name the disk.img that edge-osbuild build has made",
+            hint="name the disk.img of a build",
         )
     return "raw"
 
 
 def make_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> None:
-    """Make `overlay`, a qcow2 file that keeps what differs from `image`; `size` in bytes if it is to be larger."""
-    form = image_format(image)
-    overlay = overlay.absolute()  # the sandbox has another current folder
-    arguments = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.absolute()), "-F", form, str(overlay)]
+    """Create the qcow2 file `overlay` for changes to `image`, of `size` bytes if it is larger. Raises `Error`."""
+    backing_format = image_format(image)
+    overlay = overlay.absolute()  # the current folder differs in the sandbox
+    arguments = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        str(image.absolute()),
+        "-F",
+        backing_format,
+        str(overlay),
+    ]
     if size is not None:
-        if form == "raw" and size < image.stat().st_size:
+        if backing_format == "raw" and size < image.stat().st_size:
             raise Error(
                 f"the disk would be smaller ({size} bytes) than its image ({image.stat().st_size} bytes)",
                 hint="a disk can only grow",
@@ -63,40 +78,42 @@ def make_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> No
 
 
 def keep_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> None:
-    """Make `overlay` if it does not exist yet. Raises `Error` if `image` has changed since it was written to."""
+    """Create `overlay` if it does not exist yet. Raises `Error` if `image` was changed after `overlay`."""
     if not os.path.lexists(overlay):
         check_folder(overlay.parent)
         make_overlay(image, overlay, size, wrap)
     elif image_format(overlay) != "qcow2":
-        raise Error("this file exists and is no qcow2 disk", where=str(overlay), hint="name another file to persist in")
+        raise Error(
+            "this file exists and is not a qcow2 disk", where=str(overlay), hint="name another file to persist to"
+        )
     elif image.stat().st_mtime > overlay.stat().st_mtime:
         raise Error(
-            f"this disk keeps changes to an older {image}, which was made anew since",
+            f"this disk contains changes to an older {image}, which was built again since",
             where=str(overlay),
-            hint=f"remove it to start afresh: rm {overlay}",
+            hint=f"remove it to start again: rm {overlay}",
         )
 
 
 def copy_once(template: Path, target: Path) -> None:
-    """Copy `template` to `target` unless that is there already."""
+    """Copy `template` to `target` unless `target` exists."""
     if not target.exists():
         shutil.copyfile(template, target)
 
 
 def any_format(path: Path) -> str:
-    """`raw` or `qcow2`, of a further disk, which may well be empty. Raises `Error` where there is none."""
+    """Return `raw` or `qcow2` for a further disk, which may be empty. Raises `Error` if it does not exist."""
     if not path.is_file():
-        raise Error("there is no such disk", where=str(path), hint="check the path")
+        raise Error("this disk does not exist", where=str(path), hint="check the path")
     with path.open("rb") as file:
         return "qcow2" if file.read(len(QCOW2)) == QCOW2 else "raw"
 
 
-def card_size(image: Path, wanted: int | None) -> int:
-    """Bytes of the least SD card that QEMU takes for a raw `image`: a power of two, of at least `wanted` bytes.
+def card_size(image: Path, requested: int | None) -> int:
+    """Return the size in bytes of the smallest SD card for `image`: a power of two, at least `requested`.
 
-    Raises `Error` where that is not known, as of a qcow2 file.
+    Raises `Error` if it is unknown, for a qcow2 file.
     """
-    if image_format(image) != "raw" and wanted is None:
-        raise Error("how large a card this is for is not known", where=str(image), hint="say it with --disk-size")
-    least = max(image.stat().st_size if image_format(image) == "raw" else 0, wanted or 0)
-    return 1 << (least - 1).bit_length()
+    if image_format(image) != "raw" and requested is None:
+        raise Error("the size of the SD card for this image is unknown", where=str(image), hint="pass --disk-size")
+    minimum = max(image.stat().st_size if image_format(image) == "raw" else 0, requested or 0)
+    return 1 << (minimum - 1).bit_length()

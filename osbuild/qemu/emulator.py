@@ -1,4 +1,4 @@
-"""Where QEMU comes from: the tools tree, or the host itself."""
+"""Finds QEMU in a tools tree."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,16 @@ from osbuild.sandbox.tools_tree import emulator_packages, unlocked_tools_tree
 
 @dataclass(frozen=True)
 class Emulator:
-    """How to run QEMU (`wrap`), and the root in which it finds its firmware."""
+    """How to run QEMU (`wrap`), and the root with its firmware."""
 
     wrap: Wrap = run_directly
     root: Path = Path("/")
 
 
 def find_emulator(architecture: Architecture, cache: Cache | None = None) -> Emulator:
-    """Debian's QEMU for `architecture`, in a tree of its own.
+    """Return Debian's QEMU for `architecture`, in its own tools tree. Raises `Error`.
 
-    It is always of the same versions: a machine should not change under its tests.
+    Its version is chosen once per cache, so that machines do not change between tests.
     """
     packages = emulator_packages([architecture])
     tools = unlocked_tools_tree(cache or Cache(), "emulators", packages, f"emulator for {architecture}")

@@ -1,4 +1,4 @@
-"""The files that a machine works with: its disks, the firmware and its variables, sockets, the console's log."""
+"""The files of a machine: disks, firmware with its variables, sockets, and the console's log."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ DISK = "disk0"
 
 @dataclass(frozen=True)
 class Drive:
-    """One disk: `format` is raw or qcow2; `volatile` means that the host need not write it through to its disk.
+    """One disk. `format` is raw or qcow2; a `volatile` disk needs no fsync on the host.
 
-    `log` takes a log of what is written to it. `bus` is the kind of controller, None the board's own.
+    `log` is the file for the log of writes. `bus` is the kind of controller, None for the board's own.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Drive:
 
 @dataclass(frozen=True)
 class MachineFiles:
-    """What a machine works with: sockets that QEMU connects to, the log, its disks, its firmware."""
+    """The paths of one machine: QEMU's sockets, the console's log, disks and firmware."""
 
     qmp: Path
     console: Path
@@ -47,7 +47,7 @@ class MachineFiles:
     device_tree: Path | None = None
 
     def visible(self, config: MachineConfig, accelerator: Accelerator) -> list[Path]:
-        """Every path that QEMU opens, the image below an overlay included."""
+        """Return every path that QEMU opens, including the image below an overlay."""
         direct = config.direct
         firmware = (direct.kernel, direct.initrd) if direct else (self.vars,)
         paths = [self.log.parent, *(drive.path for drive in self.drives)]
@@ -57,25 +57,24 @@ class MachineFiles:
 
 
 @contextmanager
-def own_log(log: Path) -> Iterator[None]:
-    """Begin the console's log, for one machine alone: what is read there of another would be taken for its own.
-
-    Raises `Error` where a machine has it already.
-    """
+def locked_log(log: Path) -> Iterator[None]:
+    """Truncate and lock the console's log, so that one machine writes to it. Raises `Error` if another one does."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         try:
             lock_descriptor(file.fileno(), patience=0)
         except BlockingIOError:
-            raise Error("another machine's console is written there", where=str(log), hint="name another log") from None
+            raise Error(
+                "another machine writes its console to this log", where=str(log), hint="name another log"
+            ) from None
         file.truncate(0)
         yield
 
 
 def prepare_files(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap, root: Path) -> MachineFiles:
-    """Make in `folder` what the machine writes to but its log.
+    """Create the machine's files in `folder`, except its log. Raises `Error` if an input is missing.
 
-    `wrap` runs qemu-img(1), in the root whose path on this host is `root`. Raises `Error` where something is missing.
+    `wrap` runs qemu-img(1), in the root whose path on this host is `root`.
     """
     files = MachineFiles(folder / "qmp", folder / "console", log, prepare_drives(config, folder, wrap))
     board = config.board.qemu
@@ -84,11 +83,11 @@ def prepare_files(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap,
     if board.firmware == "uboot":
         source = config.image or next(iter(config.disks), None)
         if source is None:
-            raise Error("this board boots from its disk, and it has none", where=f"board {config.board.name}")
+            raise Error("this board boots from its disk, but the machine has none", where=f"board {config.board.name}")
         names = [name for name in (board.uboot, board.device_tree) if name]
         copies = extract_files(source, names, folder)
         if board.uboot_address:
-            # A raw kernel goes to an address of QEMU's own choice, one with a header of U-Boot's to that in the header.
+            # QEMU loads a raw kernel to an address of its own choice, but a U-Boot image to the address in its header.
             path, address = copies[board.uboot], int(board.uboot_address, 16)
             path.write_bytes(pack_kernel(path.read_bytes(), config.architecture, "U-Boot", address=address))
         if board.status:
@@ -102,35 +101,35 @@ def prepare_files(config: MachineConfig, folder: Path, log: Path, *, wrap: Wrap,
 
 
 def prepare_drives(config: MachineConfig, folder: Path, wrap: Wrap) -> tuple[Drive, ...]:
-    """The disks in their order, the one that boots first; what the machine writes to the image goes to an overlay."""
-    made = []
+    """Return the disks in order, the boot disk first. Writes to the image are stored in an overlay. Raises `Error`."""
+    drives = []
     size = config.disk_size
     if config.image and config.board.qemu.disk == "sd":
         size = card_size(config.image, size)
     if config.image and config.persist:
         keep_overlay(config.image, config.persist, size, wrap)
-        made.append(Drive(DISK, config.persist.absolute(), "qcow2"))
+        drives.append(Drive(DISK, config.persist.absolute(), "qcow2"))
     elif config.image:
         make_overlay(config.image, folder / "disk.qcow2", size, wrap)
-        made.append(Drive(DISK, folder / "disk.qcow2", "qcow2", volatile=True))
+        drives.append(Drive(DISK, folder / "disk.qcow2", "qcow2", volatile=True))
     for number, path in enumerate(config.disks, 1):
-        made.append(Drive(f"disk{number}", path.absolute(), any_format(path)))
+        drives.append(Drive(f"disk{number}", path.absolute(), any_format(path)))
     for number, path in enumerate(config.nvme, 1):
-        made.append(Drive(f"nvme{number}", path.absolute(), any_format(path), bus="nvme"))
+        drives.append(Drive(f"nvme{number}", path.absolute(), any_format(path), bus="nvme"))
     if config.write_log:
-        if not made:
-            raise Error("there is no disk whose writes could be logged", hint="give the machine an image or a disk")
+        if not drives:
+            raise Error("the machine has no disk whose writes can be logged", hint="give it an image or a disk")
         config.write_log.touch()
-        made[0] = replace(made[0], log=config.write_log.absolute(), volatile=True)
+        drives[0] = replace(drives[0], log=config.write_log.absolute(), volatile=True)
     for number, path in enumerate(config.media):
         if not path.is_file():
-            raise Error("there is no such file", where=str(path), hint="make a seed: edge-osbuild seed PROFILE")
-        made.append(Drive(f"media{number}", path.absolute(), "raw", readonly=True))
-    return tuple(made)
+            raise Error("this file does not exist", where=str(path), hint="make a seed: edge-osbuild seed PROFILE")
+        drives.append(Drive(f"media{number}", path.absolute(), "raw", readonly=True))
+    return tuple(drives)
 
 
 def image_identity(image: Path | None) -> tuple[int, int] | None:
-    """What tells an image from another one that was put in its place; None for one that is missing."""
+    """Return a value that changes if another image replaces this one; None if it is missing."""
     if image is None or not image.exists():
         return None
     stat = image.stat()

@@ -1,4 +1,4 @@
-"""What runs first in a machine: UEFI in its flash, or the U-Boot of its disk."""
+"""Finds a machine's firmware: UEFI for its flash, or U-Boot on its disk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from osbuild.shared.errors import Error
 
 @dataclass(frozen=True)
 class UefiBuild:
-    """Debian's builds of EDK2 for an architecture; file names are below the root that QEMU runs in."""
+    """Debian's builds of EDK2 for an architecture. File names are relative to the root that QEMU runs in."""
 
     code: tuple[str, ...]
-    """code images, the best first"""
+    """code images, the preferred one first"""
     vars: tuple[str, ...]
     """templates of the variable store, in the same order"""
     package: str
     """the Debian package that has them"""
 
 
-# Code images without Secure Boot: these need no SMM, which is slow to emulate. Those for ARM are padded to 64 MiB, the
-# size of one flash chip of QEMU's `virt`.
+# Code images without Secure Boot, which needs no SMM, because SMM is slow to emulate. Images for ARM are padded to
+# 64 MiB, the size of a flash chip of QEMU's `virt`.
 UEFI = {
     Architecture.x86_64: UefiBuild(
         code=("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_CODE.fd"),
@@ -45,40 +45,38 @@ UEFI = {
 
 @dataclass(frozen=True)
 class Firmware:
-    """UEFI: `code` as QEMU sees its path, `template` of the variable store as this process does."""
+    """UEFI: `code` is a path in QEMU's root, `template` of the variable store a path of the host."""
 
     code: Path
     template: Path
 
 
 def find_firmware(architecture: Architecture, root: Path = Path("/")) -> Firmware:
-    """The UEFI firmware below `root`, the root that QEMU runs in. Raises `Error` if it is not installed there."""
+    """Find the UEFI firmware in `root`, the root that QEMU runs in. Raises `Error` if it is not installed."""
     uefi = UEFI[architecture]
     for code, template in zip(uefi.code, uefi.vars, strict=True):
         if (root / code).exists() and (root / template).exists():
             return Firmware(Path("/") / code, root / template)
     raise Error(
-        f"no UEFI firmware for {architecture}",
+        f"the UEFI firmware for {architecture} is missing",
         where=str(root / uefi.code[0]),
         hint=f"install Debian's package {uefi.package}",
     )
 
 
 def extract_files(image: Path, names: Iterable[str], folder: Path) -> dict[str, Path]:
-    """Copy files of the boot partition of `image`, by their path there, into `folder`; returns name -> copy.
+    """Copy files from the ESP of `image`, by path, to `folder`, and return name -> copy.
 
-    An emulated board has no boot ROM that would read them. Raises `Error` where the image is not raw or lacks one.
+    An emulated board has no boot ROM to read them. Raises `Error` if the image is not raw or lacks a file.
     """
-    found: dict[str, Path] = {}
+    copies: dict[str, Path] = {}
     with image.open("rb") as file:
         fat = Fat(file, find_esp(image).offset, str(image))
         files = {str(entry.path).lower(): entry for entry in fat.walk() if not entry.folder}
         for name in names:
             entry = files.get(name.lower())  # FAT knows no case
             if entry is None:
-                raise Error(
-                    f"there is no {name} on the boot partition", where=str(image), hint="was it built for this board?"
-                )
-            found[name] = folder / PurePosixPath(name).name
-            found[name].write_bytes(fat.read(entry))
-    return found
+                raise Error(f"the ESP has no {name}", where=str(image), hint="check that it was built for this board")
+            copies[name] = folder / PurePosixPath(name).name
+            copies[name].write_bytes(fat.read(entry))
+    return copies

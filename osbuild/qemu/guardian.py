@@ -1,14 +1,13 @@
-"""Runs QEMU for a parent process and outlives it just long enough to leave nothing behind.
+"""Runs QEMU for a parent process, and cleans up after the parent has ended.
 
-A program of its own, standard library only, started as `guardian.py FOLDER` by `osbuild.qemu.process`. It makes a
-private folder below FOLDER and tells its parent the name. Then it takes one JSON object a line on standard input:
-`{"start": [argv]}` or `{"kill": true}`; and it answers on standard output with `{"folder": path}`,
-`{"started": pid}`, `{"failed": reason}` and `{"ended": status}`, the status as subprocess gives it (negative: signal).
+A separate program with the standard library only, which `osbuild.qemu.process` starts as `guardian.py FOLDER`. It
+creates a private folder below FOLDER. It reads JSON objects, one per line, from standard input: `{"start": [argv]}` or
+`{"kill": true}`. It writes `{"folder": path}`, `{"started": pid}`, `{"failed": reason}` and `{"ended": status}` to
+standard output; a negative status is a signal, as in subprocess.
 
-Standard input at its end means that the parent has finished or died, whatever the way, SIGKILL included: QEMU and
-everything that it was wrapped in is killed and the folder removed. Should the guardian itself be killed, then the
-kernel kills its child (PR_SET_PDEATHSIG, prctl(2)). That signal is bound to the thread that forked, so it is set
-here, where there is just one thread, and not in a test runner that may have many.
+The end of standard input means that the parent has ended, even by SIGKILL: then QEMU with its wrappers is killed, and
+the folder is removed. If the guardian itself is killed, the kernel kills its child (PR_SET_PDEATHSIG, prctl(2)). That
+signal depends on the thread that forked, so it is set in this process, which has only one thread.
 """
 
 import contextlib
@@ -30,12 +29,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def children() -> list[int]:
-    """Processes whose parent is this one: those that it started, and orphans of these, for it is a subreaper."""
+    """Return the children of this process. As a subreaper, it is also the parent of their orphans."""
     pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # proc(5): the name, in parentheses, may hold anything; state and parent follow the last one
+                # proc(5): the name in parentheses may contain parentheses; state and parent follow the last one
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
@@ -50,15 +49,15 @@ class Guardian:
         self.child: subprocess.Popen[bytes] | None = None
 
     def say(self, **message: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody listens any more: standard input says the same
+        with contextlib.suppress(BrokenPipeError):  # the parent has ended; standard input reports this too
             os.write(1, (json.dumps(message) + "\n").encode())
 
     def start(self, argv: list[str]) -> None:
-        me = os.getpid()
+        guardian_pid = os.getpid()
 
-        def die_with_me() -> None:
+        def die_with_guardian() -> None:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != me:
+            if os.getppid() != guardian_pid:
                 os._exit(1)
 
         try:
@@ -69,7 +68,7 @@ class Guardian:
                     stdout=log,
                     stderr=log,
                     cwd="/",
-                    preexec_fn=die_with_me,
+                    preexec_fn=die_with_guardian,
                 )
         except OSError as error:
             self.say(failed=f"{argv[0]}: {error.strerror}")
@@ -77,7 +76,7 @@ class Guardian:
             self.say(started=self.child.pid)
 
     def kill(self) -> None:
-        """End everything that was started, wrappers' grandchildren included, and wait until it is gone."""
+        """Kill all children, including those of wrappers, and wait for their end."""
         while pids := children():
             for pid in pids:
                 try:
@@ -91,7 +90,7 @@ class Guardian:
         self.reap()
 
     def reap(self) -> None:
-        """Tell the parent if the child has ended, and sweep up what it may have left running."""
+        """If the child has ended, report it to the parent and kill processes that it has left."""
         if self.child is not None and (status := self.child.poll()) is not None:
             self.child = None
             self.kill()

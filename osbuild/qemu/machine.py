@@ -1,4 +1,4 @@
-"""A virtual machine, from power on to nothing left of it."""
+"""A virtual machine: power, console, network, and cleanup."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from osbuild.qemu.bad_sectors import KINDS, BadSectors
 from osbuild.qemu.command import command_line
 from osbuild.qemu.config import MachineConfig, MachineNetwork, Wrap, run_directly
 from osbuild.qemu.deadline import TimedOut
-from osbuild.qemu.files import DISK, image_identity, own_log, prepare_files
+from osbuild.qemu.files import DISK, image_identity, locked_log, prepare_files
 from osbuild.qemu.network_card import NetworkCard
 from osbuild.qemu.qmp import Event
 from osbuild.qemu.serial import Console, SerialLine, last_lines
@@ -24,10 +24,10 @@ from osbuild.shared.errors import Error
 
 
 class Machine:
-    """Powered on by `with`; at its end QEMU, its sockets and its temporary files are gone, whatever happened.
+    """A machine that `with` powers on. At the end of the block, QEMU, its sockets and temporary files are removed.
 
-    `log` keeps the serial log after that. `workdir` is where the temporary folder is made (default: $TMPDIR or
-    /var/tmp; disk writes go there). `wrap` makes QEMU run elsewhere, in a root whose path on this host is `root`.
+    `log` is the path of a permanent serial log. `workdir` is the parent of the temporary folder, which stores disk
+    writes (default: $TMPDIR or /var/tmp). `wrap` runs QEMU in another root, whose path on this host is `root`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Machine:
             self._network_card = NetworkCard(self._session, self.config)
             self._image_state = image_identity(self.config.image)
             log = self._log or self.folder / "console.log"
-            stack.enter_context(own_log(log))
+            stack.enter_context(locked_log(log))
             self._files = prepare_files(self.config, self.folder, log, wrap=self._wrap, root=self._root)
             self.console = Console(self._files.log, self.check_alive)
             self._start()
@@ -70,7 +70,7 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.config.persist and self._has_sd_card and self.running:
-            with suppress(Error):  # the machine's end must not hide what went wrong before
+            with suppress(Error):  # must not hide an earlier error
                 self._flush_sd_card()
         self._stack.close()
 
@@ -78,16 +78,16 @@ class Machine:
 
     @property
     def folder(self) -> Path:
-        """The machine's private folder, gone at its end."""
+        """The machine's private folder, which is removed at its end."""
         return self._session.folder
 
     @property
     def running(self) -> bool:
-        """QEMU is there (the guest may still hang)."""
+        """Whether QEMU runs (the guest may hang)."""
         return self._session.running
 
     def check_alive(self) -> None:
-        """Raise `Error`, with what QEMU said last, if the machine is off."""
+        """Raise `Error` with QEMU's last output if the machine is off."""
         try:
             self._session.check_alive()
         except Error as error:
@@ -95,9 +95,9 @@ class Machine:
             raise
 
     def boot_again(self, state: str | None = None) -> None:
-        """Power on after a power cut or a shutdown: same disks, same UEFI variables, network as last plugged.
+        """Power on after a power cut or a shutdown, with the same disks, UEFI variables and network.
 
-        With `state` it does not boot, but goes on from what `save` has kept under that name; see `load`.
+        With `state`, continue from the state that `save` has stored under that name; see `load`. Raises `Error`.
         """
         if self.running:
             raise Error("the machine is on already", hint="call power_cut() or shutdown() first")
@@ -107,42 +107,42 @@ class Machine:
         self._start(state)
 
     def power_cut(self) -> None:
-        """Pull the plug: what the guest has not flushed is lost; of an SD card, which knows no flush, nothing is."""
+        """Cut the power. Data that the guest has not flushed is lost, except on an SD card, which has no flush."""
         if self._has_sd_card and self.running:
             self._flush_sd_card()
         self._session.kill()
         self._forget_guests()
 
     def reset(self) -> None:
-        """Press the reset button; returns when the reset has happened."""
+        """Press the reset button and wait for the reset."""
         self.console.skip()
         self.qmp("system_reset")
         self.wait_for_event("RESET", 30, matching={"reason": "host-qmp-system-reset"})
         self._forget_guests()
 
     def shutdown(self, timeout: float = 120.0) -> None:
-        """Press the power button (ACPI), wait until the guest is off. A guest that still boots may not listen yet."""
+        """Press the power button (ACPI) and wait until the guest is off. A guest that still boots may ignore it."""
         self.qmp("system_powerdown")
         self.wait_off(timeout)
 
     def wait_off(self, timeout: float) -> None:
-        """Wait until the guest has switched itself off. Raises `TimedOut` after `timeout` seconds."""
+        """Wait until the guest has shut down. Raises `TimedOut` after `timeout` seconds."""
         try:
             self._session.wait_off(timeout)
         except TimedOut:
-            message = f"the guest was not off within {timeout:g} s\n{last_lines(self.console.text)}"
+            message = f"the guest has not shut down within {timeout:g} s\n{last_lines(self.console.text)}"
             raise TimedOut(message, hint=f"the whole log is in {self.console.path}") from None
         self._forget_guests()
 
     # --- talking to QEMU
 
     def qmp(self, command: str, /, **arguments: Any) -> Any:
-        """Run a QMP command; underscores in argument names stand for hyphens. Returns its `return` value."""
+        """Run a QMP command and return its result. Underscores in argument names become hyphens."""
         self.check_alive()
         return self._session.qmp(command, **arguments)
 
     def wait_for_event(self, name: str, timeout: float, *, matching: Mapping[str, Any] | None = None) -> Event:
-        """The oldest event `name` of this boot that was not returned before; see `Monitor.wait_for_event`."""
+        """Return the oldest event `name` of this boot that was not returned before; see `Monitor.wait_for_event`."""
         return self._session.wait_for_event(name, timeout, matching=matching)
 
     @property
@@ -151,29 +151,29 @@ class Machine:
         return self._session.events
 
     def save(self, name: str) -> None:
-        """Keep the whole state under `name`: memory and first disk, inside the disk's overlay; UEFI variables beside.
+        """Store memory and first disk in the disk's overlay under `name`, with the UEFI variables in a file.
 
-        Not for a disk whose writes are logged: the log can't be taken back.
+        Not for a disk whose writes are logged, because the log can't be reverted.
         """
         self._job("snapshot-save", tag=name, vmstate=DISK, devices=[DISK])
         if self._files.vars:
-            shutil.copyfile(self._files.vars, self._kept_vars(name))
+            shutil.copyfile(self._files.vars, self._saved_vars(name))
 
     def load(self, name: str) -> None:
-        """Go back to a state of this machine. Not brought back: further disks, connections."""
+        """Return to a saved state of this machine. Further disks and connections are not restored."""
         self._restore(name)
         self._forget_guests()
         self.console.skip()
 
-    def break_sectors(self, places: Sequence[int], *, disk: str = "disk1", kinds: Sequence[str] = KINDS) -> None:
-        """From now on requests of `kinds` (read, write) to sectors at `places`, in bytes, of a raw disk fail (EIO)."""
+    def break_sectors(self, offsets: Sequence[int], *, disk: str = "disk1", kinds: Sequence[str] = KINDS) -> None:
+        """Let requests of `kinds` (read, write) to the sectors at `offsets`, in bytes, of a raw disk fail with EIO."""
         if disk not in self._damage:
-            drive = next(each for each in self._files.drives if each.name == disk)
+            drive = next(drive for drive in self._files.drives if drive.name == disk)
             self._damage[disk] = BadSectors(self._session, drive)
-        self._damage[disk].set(places, kinds)
+        self._damage[disk].set(offsets, kinds)
 
     def mend_sectors(self, disk: str = "disk1") -> None:
-        """Every sector of a disk is good again."""
+        """Let all requests to a disk succeed again."""
         if disk in self._damage:
             self._damage[disk].clear()
 
@@ -181,7 +181,7 @@ class Machine:
 
     @property
     def line(self) -> SerialLine:
-        """The serial console's wire."""
+        """The serial line of the console."""
         self.check_alive()
         return self._session.line
 
@@ -190,24 +190,24 @@ class Machine:
         self.line.send(text)
 
     def plug_network(self, network: MachineNetwork | None = None) -> None:
-        """Plug a network card in; by default the one that the machine was made with, or a plain one."""
+        """Plug in a network card, by default the configured one, or one with default settings."""
         self._network_card.plug(network)
 
     def unplug_network(self, timeout: float = 30.0) -> None:
-        """Pull the network card; the guest has `timeout` seconds to let it go. Raises `TimedOut` if it does not."""
+        """Unplug the network card. Raises `TimedOut` if the guest does not release it within `timeout` seconds."""
         self._network_card.unplug(timeout)
         self._forget_guests()
 
     def set_link(self, up: bool) -> None:
-        """Plug or pull the network cable; the card stays."""
+        """Connect or disconnect the network cable of the card."""
         self._network_card.set_link(up)
 
     def port(self, guest: int) -> int:
-        """The port on 127.0.0.1 that leads to TCP port `guest` of the guest."""
+        """Return the port on 127.0.0.1 that is forwarded to TCP port `guest` of the guest."""
         return self._network_card.port(guest)
 
     def guest(self, user: str, key: KeyPair | Path) -> Guest:
-        """SSH to the guest as `user` with a key pair or private key file; needs the forward of port 22."""
+        """Return SSH access as `user` with a key pair or private key file. Port 22 must be forwarded."""
         private = key.private if isinstance(key, KeyPair) else key
         guest = Guest(
             port=lambda: self.port(22),
@@ -220,15 +220,15 @@ class Machine:
         self._guests.append(guest)
         return guest
 
-    # --- inside
+    # --- internals
 
     def _start(self, state_name: str | None = None) -> None:
         assert self._accelerator is not None
         if image_identity(self.config.image) != self._image_state:
             raise Error(
-                "the image was made anew while a machine was using it: what the machine has written no longer fits",
+                "the image was replaced while a machine was using it: the machine's changes do not match it any more",
                 where=str(self.config.image),
-                hint="start over, and don't build an image while its tests run",
+                hint="start again, and don't build an image while its tests run",
             )
         config = replace(self.config, network=self._network_card.network)
         paths = [self.folder, *self._files.visible(config, self._accelerator)]
@@ -238,13 +238,12 @@ class Machine:
 
     def _restore(self, name: str) -> None:
         self._job("snapshot-load", tag=name, vmstate=DISK, devices=[DISK])
-        if (
-            self._files.vars
-        ):  # QEMU has them in the memory that it has just loaded, and writes what changes from there on
-            with self._kept_vars(name).open("rb") as kept, self._files.vars.open("r+b") as file:
-                shutil.copyfileobj(kept, file)
+        # QEMU has the variables in the memory that it has just loaded, and writes only later changes to the file.
+        if self._files.vars:
+            with self._saved_vars(name).open("rb") as saved, self._files.vars.open("r+b") as file:
+                shutil.copyfileobj(saved, file)
 
-    def _kept_vars(self, name: str) -> Path:
+    def _saved_vars(self, name: str) -> Path:
         return self.folder / f"vars-{name}.fd"
 
     @property
@@ -252,12 +251,12 @@ class Machine:
         return self.config.board.qemu.disk == "sd" and bool(self._files.drives)
 
     def _flush_sd_card(self) -> None:
-        """Make QEMU write what it holds back of a qcow2 file's tables: no guest ever tells it to."""
+        """Let QEMU write the cached tables of a qcow2 file, because no guest flushes an SD card."""
         card = self._files.drives[0]
         self.qmp("stop")
-        said = self.qmp("human-monitor-command", command_line=f"qemu-io {card.name} flush")
-        if said.strip():
-            raise Error(f"the card cannot be written: {said.strip()}", where=str(card.path))
+        output = self.qmp("human-monitor-command", command_line=f"qemu-io {card.name} flush")
+        if output.strip():
+            raise Error(f"the SD card's file cannot be written: {output.strip()}", where=str(card.path))
 
     def _job(self, command: str, **arguments: Any) -> None:
         name = f"{command}-{arguments['tag']}"

@@ -1,4 +1,4 @@
-"""The machine's network card: plugged in, pulled, and reached."""
+"""The machine's network card: plug, unplug, link, and forwarded ports."""
 
 from osbuild.qemu.command import NETDEV, NIC, netdev_arguments, nic_arguments
 from osbuild.qemu.config import MachineConfig, MachineNetwork
@@ -8,7 +8,7 @@ from osbuild.shared.errors import Error
 
 
 class NetworkCard:
-    """The card of the machine `config`; `network` is what it is plugged into, None while there is no card."""
+    """The card of the machine `config`. `network` is its network, None while it is unplugged."""
 
     def __init__(self, session: Session, config: MachineConfig) -> None:
         self._session = session
@@ -16,7 +16,7 @@ class NetworkCard:
         self.network = config.network
 
     def plug(self, network: MachineNetwork | None = None) -> None:
-        """Plug a card in; by default the one that the machine was made with, or a plain one."""
+        """Plug in a card, by default the configured one, or one with default settings. Raises `Error`."""
         network = network or self._config.network or MachineNetwork()
         try:
             self._session.qmp("netdev_add", **netdev_arguments(network))
@@ -31,26 +31,26 @@ class NetworkCard:
         self.network = network
 
     def unplug(self, timeout: float) -> None:
-        """Pull the card; the guest has `timeout` seconds to let it go. Raises `TimedOut` if it does not."""
+        """Unplug the card. Raises `TimedOut` if the guest does not release it within `timeout` seconds."""
         self._session.qmp("device_del", id=NIC)
         self._session.wait_for_event("DEVICE_DELETED", timeout, matching={"device": NIC})
         self._session.qmp("netdev_del", id=NETDEV)
         self.network = None
 
     def set_link(self, up: bool) -> None:
-        """Plug or pull the cable; the card stays."""
+        """Connect or disconnect the cable of the card."""
         self._session.qmp("set_link", name=NIC, up=up)
 
     def port(self, guest: int) -> int:
-        """The port on 127.0.0.1 that leads to TCP port `guest` of the guest."""
+        """Return the port on 127.0.0.1 that is forwarded to TCP port `guest` of the guest."""
         return parse_forward(self._session.qmp("human-monitor-command", command_line="info usernet"), guest)
 
 
 def parse_forward(usernet: str, port: int) -> int:
-    """The host's port that leads to the guest's `port`, from HMP `info usernet`. Raises `Error` if there is none."""
+    """Parse HMP `info usernet` for the host's port of the guest's `port`. Raises `Error` if it is not forwarded."""
     for line in usernet.splitlines():
         fields = line.split()
         # TCP[HOST_FORWARD]  fd  host address  host port  guest address  guest port  …
         if fields and fields[0] == "TCP[HOST_FORWARD]" and fields[5] == str(port):
             return int(fields[3])
-    raise Error(f"port {port} of the guest is not forwarded", hint="list it in Network.forwards")
+    raise Error(f"port {port} of the guest is not forwarded", hint="list it in MachineNetwork.forwards")

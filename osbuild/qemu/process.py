@@ -1,4 +1,4 @@
-"""A QEMU process that can't outlive whoever started it."""
+"""A QEMU process that ends with the process that started it."""
 
 import json
 import os
@@ -20,20 +20,20 @@ ANSWER_SECONDS = 30.0
 
 
 class Guarded:
-    """Starts one program at a time and kills it, through a guardian process (see `guardian`).
+    """Starts and kills one program at a time through a guardian process (see `guardian`).
 
-    `folder` is private and gone after `close()`, or when this Python process dies in whatever way. The program's
-    standard output and error are in `folder/qemu.log`.
+    `folder` is private, and removed by `close()` or when this process ends in any way. Standard output and error of the
+    program are written to `folder/qemu.log`.
     """
 
     def __init__(self, parent: Path) -> None:
-        """`parent` is the folder in which the private one is made."""
+        """`parent` is the parent of the private folder. Raises `Error`."""
         self._lock = threading.Lock()
         self._pending = b""
         self._answers: list[dict[str, Any]] = []
         self.pid: int | None = None
         self._status: int | None = None
-        # A session of its own: Ctrl-C at the terminal is for this process, which then closes the guardian in order.
+        # In its own session, so that Ctrl-C is sent to this process only, which then closes the guardian.
         self._guardian = subprocess.Popen(
             [sys.executable, "-I", "-S", str(GUARDIAN), str(parent)],
             stdin=subprocess.PIPE,
@@ -52,19 +52,19 @@ class Guarded:
         return self.folder / "qemu.log"
 
     def start(self, command: Sequence[str]) -> None:
-        """Start `command`. Raises `Error` where the program is missing."""
+        """Start `command`. Raises `Error` if the program is missing."""
         self._status = None
-        self._tell(start=list(command))
+        self._send(start=list(command))
         self.pid = self._answer("started")
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the program is gone. Nothing happens where none runs."""
+        """Kill the program (SIGKILL) and wait for its end. Does nothing if no program runs."""
         if self.status() is None and self.pid is not None:
-            self._tell(kill=True)
+            self._send(kill=True)
             self.wait(ANSWER_SECONDS)
 
     def status(self) -> int | None:
-        """None while the program runs (or never did); then its exit status, negative for a signal. Does not wait."""
+        """Return the exit status, negative for a signal; None while the program runs or was never started."""
         with self._lock:
             if self._status is not None:
                 return self._status
@@ -78,7 +78,7 @@ class Guarded:
             return self._status
 
     def wait(self, timeout: float) -> int:
-        """Wait until the program has ended; its exit status. Raises `TimedOut` after `timeout` seconds."""
+        """Wait for the end of the program and return its exit status. Raises `TimedOut` after `timeout` seconds."""
         deadline = Deadline(timeout)
         while (status := self.status()) is None:
             if deadline.passed:
@@ -87,16 +87,18 @@ class Guarded:
         return status
 
     def close(self) -> None:
-        """Kill the program, remove the folder."""
+        """Kill the program and remove the folder."""
         if self._guardian.stdin and not self._guardian.stdin.closed:
             self._guardian.stdin.close()
         self._guardian.wait()
         if self._guardian.stdout:
             self._guardian.stdout.close()
-        if self._guardian.returncode < 0 and hasattr(self, "folder"):  # somebody killed it before it could clean up
+        if self._guardian.returncode < 0 and hasattr(
+            self, "folder"
+        ):  # the guardian was killed before it could clean up
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _tell(self, **message: object) -> None:
+    def _send(self, **message: object) -> None:
         assert self._guardian.stdin is not None
         try:
             self._guardian.stdin.write((json.dumps(message) + "\n").encode())
@@ -121,7 +123,7 @@ class Guarded:
         raise TimedOut(f"the process that guards QEMU did not answer within {ANSWER_SECONDS:g} s")
 
     def _read(self, timeout: float) -> None:
-        """Take in what the guardian has said, waiting at most `timeout` seconds for the first word."""
+        """Read the guardian's messages, waiting at most `timeout` seconds for the first one. Raises `Error`."""
         assert self._guardian.stdout is not None
         fd = self._guardian.stdout.fileno()
         while select.select([fd], [], [], timeout)[0]:

@@ -1,4 +1,4 @@
-"""QEMU's machine protocol, made synchronous: one thread runs the event loop that `qemu.qmp` needs."""
+"""A synchronous client of QEMU's machine protocol (QMP). A thread runs the event loop that `qemu.qmp` needs."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ Event = Mapping[str, Any]
 
 COMMAND_SECONDS = 60.0
 
-# That QEMU goes away is no surprise here, and reported by who waits for it.
+# The end of QEMU is expected, and the waiting code reports it.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
@@ -35,7 +35,7 @@ class Monitor:
     def __init__(self, connection: socket.socket) -> None:
         self._changed = threading.Condition()
         self._events: list[Event] = []
-        self._taken: set[int] = set()
+        self._returned: set[int] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
@@ -51,18 +51,18 @@ class Monitor:
 
     @property
     def events(self) -> list[Event]:
-        """Every event so far, oldest first, each with `event`, `data` and `timestamp`."""
+        """All events so far, oldest first, each with `event`, `data` and `timestamp`."""
         with self._changed:
             return list(self._events)
 
     def execute(self, command: str, arguments: Mapping[str, Any], *, timeout: float = COMMAND_SECONDS) -> Any:
-        """Run one command and return its result. Raises `CommandRefused`, `TimedOut`, or `Error` if QEMU is gone."""
+        """Run one command and return its result. Raises `CommandRefused`, `TimedOut`, or `Error` if QEMU has ended."""
         try:
             return self._call(self._client.execute(command, dict(arguments)), timeout)
         except ExecuteError as error:
             raise CommandRefused(command, error) from error
         except QMPError as error:
-            raise Error(f"QEMU is gone, {command} was not answered ({error})") from error
+            raise Error(f"QEMU has ended before it answered {command} ({error})") from error
 
     def wait_for_event(
         self,
@@ -72,40 +72,40 @@ class Monitor:
         matching: Mapping[str, Any] | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> Event:
-        """The oldest event `name` that was not returned before, waiting up to `timeout` seconds for it.
+        """Return the oldest event `name` that was not returned before. Raises `TimedOut` after `timeout` seconds.
 
-        With `matching`, only an event whose data has these values counts. `alive` is asked between waits and raises
-        if nothing can come any more.
+        With `matching`, the event's data must have these values. `alive` is called repeatedly, and raises if no further
+        event is possible.
         """
         deadline = Deadline(timeout)
         while True:
             dead: Error | None = None
             try:
                 alive()
-            except Error as error:  # an event may have come just before
+            except Error as error:  # the event may have arrived just before
                 dead = error
             with self._changed:
                 for number, event in enumerate(self._events):
                     data = event.get("data", {})
                     fits = all(data.get(key) == value for key, value in (matching or {}).items())
-                    if event["event"] == name and fits and number not in self._taken:
-                        self._taken.add(number)
+                    if event["event"] == name and fits and number not in self._returned:
+                        self._returned.add(number)
                         return event
                 if dead:
                     raise dead
                 if deadline.passed:
-                    seen = ", ".join(str(event["event"]) for event in self._events[-10:]) or "none"
-                    raise TimedOut(f"no event {name} within {timeout:g} s; the last ones were: {seen}")
+                    recent = ", ".join(str(event["event"]) for event in self._events[-10:]) or "none"
+                    raise TimedOut(f"no event {name} within {timeout:g} s; the last events were: {recent}")
                 self._changed.wait(min(0.1, deadline.remaining))
 
     def close(self) -> None:
-        """End the session and its thread; what was received stays readable in `events`."""
+        """End the session and its thread. `events` stays readable."""
         if self._loop.is_closed():
             return
         try:
             self._call(self._end(), 10)
         except (QMPError, OSError, EOFError, TimedOut):
-            pass  # it is going away in any case
+            pass  # the session ends anyway
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

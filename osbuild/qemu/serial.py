@@ -1,4 +1,4 @@
-"""The serial console: its log on disk, waiting for what it says, typing at it."""
+"""The serial console: reads its log, waits for patterns, and sends input."""
 
 import codecs
 import contextlib
@@ -11,42 +11,45 @@ from pathlib import Path
 from osbuild.qemu.deadline import Deadline, TimedOut
 from osbuild.shared.errors import Error
 
-# ECMA-48 control sequences and strings (colours, cursor movements, titles) of firmware, systemd and shells; carriage
-# returns
+# Carriage returns, and ECMA-48 control sequences and strings (colours, cursor movements, titles) of firmware, systemd
+# and shells.
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[@-OQ-WYZ\\=>78c])|\r|\x07")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)?$")
 
-# What no boot survives: the kernel's word, and that of our initrd.
+# Messages of the kernel and of our initrd after which a boot can't succeed.
 PANIC = re.compile(r"Kernel panic - not syncing[^\n]*|edge-init: FAILED[^\n]*")
 
-# What the end of a console log tells about a machine that does not get on; the first that is found is named.
+# Explanations for patterns at the end of a console log. The first match is used.
 GUESSES = (
     (re.compile("Kernel panic - not syncing"), "the guest's kernel panicked; the lines before say why"),
-    (re.compile("edge-init: FAILED"), "the initrd gave up, and the slot has lost a try; the lines before say why"),
+    (re.compile("edge-init: FAILED"), "the initrd failed, and the slot has lost a try; the lines before say why"),
     (re.compile(r"verity[^\n]*corrupted"), "dm-verity found a damaged block on the root partition"),
     (re.compile(r"Out of memory: Killed|oom-kill:"), "the guest ran out of memory: give it more with --memory"),
     (
         re.compile(r"mounting \S+ on /sysroot failed|Cannot open root device"),
-        "the initrd has not found its root partition",
+        "the initrd could not find its root partition",
     ),
-    (re.compile(r"(?:reboot: Restarting system[\s\S]*){3}"), "the guest boots over and over: see why its boots fail"),
-    (re.compile(r"emergency mode|emergency shell"), "systemd gave up and went to its emergency shell"),
-    (re.compile(r"Dependency failed for"), "a systemd unit failed that others need"),
+    (
+        re.compile(r"(?:reboot: Restarting system[\s\S]*){3}"),
+        "the guest reboots repeatedly: find out why its boots fail",
+    ),
+    (re.compile(r"emergency mode|emergency shell"), "systemd started its emergency shell"),
+    (re.compile(r"Dependency failed for"), "a systemd unit that others need failed"),
     (re.compile(r"No bootable (option|device)|EFI Internal Shell"), "the firmware found nothing to boot on the disk"),
     (
         re.compile(r"rcu: INFO: .* stall|soft lockup"),
-        "the guest got too little processor time: is the host overloaded?",
+        "the guest got too little processor time: the host may be overloaded",
     ),
 )
 
 
 def strip_controls(text: str) -> str:
-    """`text` without terminal control sequences and carriage returns."""
+    """Remove terminal control sequences and carriage returns from `text`."""
     return _CONTROL.sub("", text)
 
 
 def guess_reason(text: str) -> str | None:
-    """What `text`, the end of a console log, says about why a guest does not get on; None if nothing is known."""
+    """Return an explanation for the end of a console log; None if there is none."""
     for pattern, meaning in GUESSES:
         if pattern.search(text):
             return meaning
@@ -54,14 +57,14 @@ def guess_reason(text: str) -> str | None:
 
 
 def last_lines(text: str, lines: int = 40) -> str:
-    """The last `lines` lines, indented, to be part of a message."""
+    """Return the last `lines` lines, indented for a message."""
     return "\n".join("  | " + line for line in text.rstrip().splitlines()[-lines:])
 
 
 class Console:
     """Reads the growing log file of a serial console.
 
-    `alive` is called between looks at the file; it raises `Error` when nothing more can come.
+    `alive` is called before each read, and raises `Error` if no further output is possible.
     """
 
     def __init__(self, path: Path, alive: Callable[[], None] = lambda: None) -> None:
@@ -75,19 +78,19 @@ class Console:
 
     @property
     def text(self) -> str:
-        """Everything that the console has said, without control sequences."""
+        """The whole output of the console, without control sequences."""
         self._read()
         return self._text
 
     def skip(self) -> None:
-        """Let the next `wait_for` look only at what is said from now on."""
+        """Let the next `wait_for` ignore all output so far."""
         self._position = len(self.text)
 
     def wait_for(self, pattern: str, timeout: float, *, through_panic: bool = False) -> re.Match[str]:
-        """Wait until `pattern` (re, multi-line) appears after what the last call matched.
+        """Wait until `pattern` (re, multi-line) appears after the previous match.
 
-        Raises `TimedOut` after `timeout` seconds; `Error` at once when QEMU ends or, unless `through_panic`, the
-        guest's kernel panics. Both carry the last 40 lines and, where there is one, a guess.
+        Raises `TimedOut` after `timeout` seconds, and `Error` if QEMU ends or, unless `through_panic`, the guest's
+        kernel panics. Both include the last 40 lines and an explanation if there is one.
         """
         deadline = Deadline(timeout)
         expression = re.compile(pattern, re.MULTILINE)
@@ -95,7 +98,7 @@ class Console:
             dead: Error | None = None
             try:
                 self._alive()
-            except Error as error:  # its last words may be what is waited for
+            except Error as error:  # the last output may match
                 dead = error
             self._read()
             if match := expression.search(self._text, self._position):
@@ -110,9 +113,9 @@ class Console:
             deadline.pause()
 
     def _failure(self, kind: type[Error], message: str, hint: str | None = None) -> Error:
-        said = self._text[self._position :]
-        end = last_lines(self._text) or "  | (the console has said nothing)"
-        return kind(f"{message}\n{end}", hint=guess_reason(said) or hint or f"the whole log is in {self.path}")
+        recent = self._text[self._position :]
+        end = last_lines(self._text) or "  | (the console has no output)"
+        return kind(f"{message}\n{end}", hint=guess_reason(recent) or hint or f"the whole log is in {self.path}")
 
     def _read(self) -> None:
         try:
@@ -129,7 +132,7 @@ class Console:
 
 
 class SerialLine:
-    """The wire itself: a connected socket that is always read, for a guest blocks on a console that nobody reads."""
+    """The serial line: a connected socket that is always read, because a guest blocks if its output is not read."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -141,21 +144,21 @@ class SerialLine:
         self._thread.start()
 
     def send(self, text: str | bytes) -> None:
-        """Type `text`. Raises `Error` if QEMU is gone."""
+        """Send `text`. Raises `Error` if QEMU has ended."""
         try:
             self._socket.sendall(text.encode() if isinstance(text, str) else text)
         except OSError as error:
-            raise Error(f"nothing can be typed, the machine is off ({error.strerror})") from error
+            raise Error(f"cannot send input, because the machine is off ({error.strerror})") from error
 
     def listen(self, listener: Callable[[bytes], None]) -> None:
-        """Hand everything that is said, from the first byte on, to `listener` (in the line's own thread)."""
+        """Pass all output, from the first byte on, to `listener`, in the thread of this line."""
         with self._lock:
             listener(self._backlog)
             self._backlog = b""
             self._listener = listener
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # the other side may have been faster
+        with contextlib.suppress(OSError):  # QEMU may have closed the connection
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()

@@ -1,4 +1,4 @@
-"""The user's terminal as the screen and keyboard of a serial console."""
+"""Connects the user's terminal to a serial console."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ HELP = b"\r\nCtrl-A X  quit (power cut)\r\nCtrl-A P  press the power button\r\nC
 
 
 class Action(Enum):
-    """What the key after Ctrl-A asks for."""
+    """The action of the key after Ctrl-A."""
 
     quit = "x"
     power = "p"
@@ -29,13 +29,13 @@ class Action(Enum):
 
 
 class Keyboard:
-    """Parts what is typed into text for the guest and actions for us."""
+    """Splits input into text for the guest and actions."""
 
     def __init__(self) -> None:
         self._escaped = False
 
     def feed(self, typed: bytes) -> Iterator[bytes | Action]:
-        """Text and actions, in their order. A Ctrl-A at the end is remembered for the next call."""
+        """Yield text and actions in order. A Ctrl-A at the end applies to the next call."""
         text = bytearray()
         actions = {action.value: action for action in Action}
         for byte in typed:
@@ -60,7 +60,7 @@ class Keyboard:
 
 @contextlib.contextmanager
 def raw_terminal(fd: int) -> Iterator[None]:
-    """The terminal `fd` hands on every key, Ctrl-C included, until the block ends."""
+    """Let the terminal `fd` pass on every key, including Ctrl-C, until the block ends."""
     before = termios.tcgetattr(fd)
     try:
         tty.setraw(fd)
@@ -70,7 +70,7 @@ def raw_terminal(fd: int) -> Iterator[None]:
 
 
 class Screen:
-    """Where the console is shown: standard output. `closed` is set when nobody reads it any more."""
+    """Shows the console on standard output. `closed` is set when its reader has ended."""
 
     def __init__(self, fd: int = 1) -> None:
         self._fd = fd
@@ -85,14 +85,14 @@ class Screen:
 
 
 def stream_console(machine: Machine, screen: Screen) -> None:
-    """Show the console until the guest is off or nobody reads."""
+    """Show the console until the guest is off or the screen is closed."""
     machine.line.listen(screen.show)
     while machine.running and not screen.closed.wait(TICK):
         pass
 
 
 def run_terminal(machine: Machine, screen: Screen) -> None:
-    """Let the user at the console, until the guest is off or Ctrl-A X is typed."""
+    """Connect the user to the console until the guest is off or Ctrl-A X is typed."""
     keyboard = Keyboard()
     with raw_terminal(sys.stdin.fileno()):
         machine.line.listen(screen.show)
@@ -105,12 +105,12 @@ def run_terminal(machine: Machine, screen: Screen) -> None:
             if not select.select([sys.stdin], [], [], TICK)[0]:
                 continue
             typed = os.read(sys.stdin.fileno(), 1024)
-            if not typed:  # the terminal has gone away
+            if not typed:  # the terminal was closed
                 return
-            for word in keyboard.feed(typed):
-                if word is Action.quit:
+            for item in keyboard.feed(typed):
+                if item is Action.quit:
                     return
-                if isinstance(word, Action):
-                    act[word]()
+                if isinstance(item, Action):
+                    act[item]()
                 elif machine.running:
-                    machine.line.send(word)
+                    machine.line.send(item)

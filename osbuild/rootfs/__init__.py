@@ -1,1 +1,1 @@
-"""The root file system: Debian packages installed, file trees copied over them, prepared to be read-only."""
+"""The root file system: install Debian packages, copy file trees over them, and prepare the result to be read-only."""

@@ -1,4 +1,4 @@
-"""The edge agent as one file for the device: a zipapp (PEP 441) of `osbuild.agent`, the same bytes every time."""
+"""The edge agent as one file for the device: a reproducible zipapp (PEP 441) of `osbuild.agent`."""
 
 import io
 import shutil
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from osbuild.host.scratch import temporary_folder
 
-# The agent, and what it shares with the host. Nothing else of the project goes to a device.
+# The agent and the code that it shares with the host. A device gets no other code of the project.
 PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("agent", "shared"))
-SHEBANG = b"#!/usr/bin/python3 -IS\n"  # neither the environment, the current folder nor site packages count
+SHEBANG = b"#!/usr/bin/python3 -IS\n"  # -I and -S ignore the environment, the current folder and site packages
 START = "import sys\nfrom osbuild.agent.__main__ import main\nsys.exit(main())\n"
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def build_zipapp(output: Path, compiler: Callable[[list[str], list[Path]], object] | None = None) -> None:
-    """Write the zipapp, executable, to `output`.
+    """Write the executable zipapp to `output`.
 
-    `compiler` runs a command (arguments, folders that it needs) where `python3` is the device's version: then the
-    zipapp holds byte code, which spares the device compiling it at every start. Without one it holds sources.
+    `compiler` runs a command (arguments, folders that it needs) with the device's version of `python3`. The zipapp then
+    contains byte code, so that the device does not compile it at every start; without `compiler` it contains sources.
     """
     members = {"__main__.py": START.encode(), "osbuild/__init__.py": b""}
     with temporary_folder("agent") as folder:
@@ -37,7 +37,7 @@ def build_zipapp(output: Path, compiler: Callable[[list[str], list[Path]], objec
             member = zipfile.ZipInfo(name, DATE)
             member.create_system = 3
             member.external_attr = 0o100644 << 16
-            # Stored: deflate's bytes depend on the zlib at hand, and the image is compressed anyway.
+            # Stored, because deflate's output depends on the version of zlib, and the image is compressed anyway.
             archive.writestr(member, members[name], zipfile.ZIP_STORED)
     output.write_bytes(SHEBANG + buffer.getvalue())
     output.chmod(0o755)

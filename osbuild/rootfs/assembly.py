@@ -1,4 +1,4 @@
-"""The system: Debian's root, the kernel's modules, overlays and components laid together, ready to be read-only."""
+"""Assembles the root file system from Debian's root, kernel modules, overlays and components."""
 
 import fnmatch
 import glob
@@ -21,7 +21,7 @@ from osbuild.rootfs.image_root import ImageRoot
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
-# Moved to the data partition: link on the root -> folder below /var.
+# Folders that are moved to the data partition: link in the root -> folder below /var.
 STATEFUL = {
     "home": "var/home",
     "root": "var/roothome",
@@ -31,7 +31,7 @@ STATEFUL = {
     "usr/local": "var/usrlocal",
 }
 BACKSLASH = "\\"
-# Package databases belong to the image, not to the node: link below /var -> place in the image.
+# Package databases belong to the image, not to the node: link below /var -> path in the image.
 IMAGE_STATE = {"var/lib/dpkg": "usr/lib/sysimage/dpkg", "var/lib/pam": "usr/lib/sysimage/pam"}
 
 
@@ -82,9 +82,7 @@ def assemble_system(target: Path, contents: RootContents, settings: ImageSetting
 
 
 def assemble_base(target: Path, contents: RootContents) -> None:
-    """Make the folder `target` what `assemble_system` starts from: what images that add different things have in
-    common.
-    """
+    """Create the folder `target` with the base that images with different overlays share. Raises `Error`."""
     move_state_out(unpack_root(target, contents))
     clamp_times(target, contents.epoch)
 
@@ -98,45 +96,46 @@ def unpack_root(target: Path, contents: RootContents) -> ImageRoot:
         [root_tar, target],
     )
     target.chmod(0o755)
-    # diskimage-builder puts resolv.conf back after the last of our hooks, so this has the time of day.
+    # diskimage-builder restores resolv.conf after the last hook, so the folder has the current time.
     os.utime(target / "etc", (0, 0), follow_symlinks=False)
     root = ImageRoot(target)
-    for tree in contents.trees:
-        copy_tree(tree, root, contents.epoch)
+    for file_tree in contents.trees:
+        copy_file_tree(file_tree, root, contents.epoch)
     return root
 
 
-def copy_tree(tree: Path, target: ImageRoot, epoch: int) -> None:
-    """Copy `tree` over `target`: owned by root, dated `epoch`, folders merged, files and links replaced.
+def copy_file_tree(file_tree: Path, target: ImageRoot, epoch: int) -> None:
+    """Copy `file_tree` over `target`. Folders are merged, files and links replaced.
 
-    Modes are those of `fixed_mode`. Raises `Error` if a folder of the image, or a link to one, would be replaced, or
-    if `tree` changes meanwhile.
+    Files are owned by root, dated `epoch`, with modes of `fixed_mode`. Raises `Error` if the copy would replace a
+    folder of the image or a link to a folder, or if `file_tree` changes during the copy.
     """
     try:
-        for found in walk_folder(tree):
-            check_replaces(tree, found.path, target, folder=found.is_folder)
-            if found.is_folder:
-                target.make_folder(found.path, fixed_mode(found.status.st_mode))
-            elif found.is_link:
-                target.make_link(found.path, Path(found.leads_to()), epoch)
-            elif not found.is_file:
-                raise overlay_error(tree, found.path, "is neither file, folder nor link", "have tmpfiles.d create it")
+        for item in walk_folder(file_tree):
+            check_replaces(file_tree, item.path, target, folder=item.is_folder)
+            if item.is_folder:
+                target.make_folder(item.path, fixed_mode(item.status.st_mode))
+            elif item.is_link:
+                target.make_link(item.path, Path(item.link_target()), epoch)
+            elif not item.is_file:
+                raise overlay_error(file_tree, item.path, "is not a file, folder or link", "let tmpfiles.d create it")
             else:
-                with found.opened() as file:
-                    target.copy_file(file, found.path, epoch)
-            if found.path.suffix == ".py":
-                drop_bytecode(tree / found.path, found.path, target)
+                with item.opened() as descriptor:
+                    target.copy_file(descriptor, item.path, epoch)
+            if item.path.suffix == ".py":
+                drop_bytecode(file_tree / item.path, item.path, target)
     except OSError as error:
-        hint = "do not change it while an image is built; check the mode of its files, and the space that is left"
+        hint = "do not change the overlay during a build; check the permissions of its files, and the free disk space"
         message = f"cannot be copied: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        raise Error(message, where=f"overlay {display_path(tree)}", hint=hint) from error
+        raise Error(message, where=f"overlay {display_path(file_tree)}", hint=hint) from error
 
 
 def drop_bytecode(source: Path, path: PurePosixPath, target: ImageRoot) -> None:
-    """Remove the byte code of the Python module that `source` replaces; it is never checked against its source.
+    """Remove the byte code of the Python module at `path` that `source` replaces.
 
-    Byte code that comes with `source` is kept (element `edge-debian`).
+    Byte code beside `source` is kept.
     """
+    # Byte code in the image is never checked against its source (element `edge-debian`), so an older file would be run.
     cache = path.parent / "__pycache__"
     if target.is_folder(cache):
         with target.folder(cache) as folder:
@@ -147,7 +146,7 @@ def drop_bytecode(source: Path, path: PurePosixPath, target: ImageRoot) -> None:
 
 
 def write_settings(target: ImageRoot, profile: Profile, metadata: Mapping[str, Any]) -> None:
-    """Write what the profile says about the image itself: modules, sysctls, identity of the image."""
+    """Write the profile's kernel modules and sysctls, and the name and version of the image."""
     if profile.kernel.modules:
         lines = (f"{name}\n" for name in profile.kernel.modules)
         target.write_file("usr/lib/modules-load.d/50-profile.conf", "".join(lines))
@@ -156,21 +155,21 @@ def write_settings(target: ImageRoot, profile: Profile, metadata: Mapping[str, A
         target.write_file("usr/lib/sysctl.d/80-profile.conf", "".join(lines))
     target.write_file("usr/lib/edge-osbuild/image.json", json.dumps(metadata, indent=2, sort_keys=True) + "\n")
     release = target.read_file("usr/lib/os-release").decode()
-    kept = [line for line in release.splitlines() if not line.startswith("IMAGE_")]
+    other_lines = [line for line in release.splitlines() if not line.startswith("IMAGE_")]
     identity = [f"IMAGE_ID={profile.name}", f"IMAGE_VERSION={profile.version}"]
-    target.write_file("usr/lib/os-release", "\n".join([*kept, *identity]) + "\n")
-    # systemd sets a clock that is before this file's time to it (systemd(1)); `clamp_times` dates the file.
+    target.write_file("usr/lib/os-release", "\n".join([*other_lines, *identity]) + "\n")
+    # If the clock is before this file's time, systemd sets it to that time (systemd(1)). `clamp_times` dates the file.
     target.write_file("usr/lib/clock-epoch", "")
 
 
 def move_state_out(target: ImageRoot) -> None:
-    """Move what changes at run time out of the root; systemd-tmpfiles makes /var again on an empty data partition."""
-    for link, place in STATEFUL.items():
+    """Move everything that changes at run time out of the root. systemd-tmpfiles creates /var on the data partition."""
+    for link, path in STATEFUL.items():
         target.remove_path(link)
-        target.make_link(link, "../" * link.count("/") + place)
-    for link, place in IMAGE_STATE.items():
+        target.make_link(link, "../" * link.count("/") + path)
+    for link, path in IMAGE_STATE.items():
         if target.status(link):
-            target.rename(link, place)
+            target.rename(link, path)
     target.write_file("usr/lib/tmpfiles.d/00-edge-var.conf", tmpfiles_lines(target))
     for folder in ("var", "boot", "tmp", "run", "dev"):
         target.empty_folder(folder)
@@ -180,33 +179,33 @@ def move_state_out(target: ImageRoot) -> None:
 
 
 def tmpfiles_lines(target: ImageRoot) -> str:
-    """Lines of tmpfiles.d(5) for every folder and link below /var."""
+    """Return lines of tmpfiles.d(5) for every folder and link below /var."""
     users, groups = id_names(target.read_file("etc/passwd")), id_names(target.read_file("etc/group"))
-    lines = ["# Made by the build: the folders of /var that packages and overlays brought.\n"]
+    lines = ["# Made by the build: the folders below /var of packages and overlays.\n"]
     for folder in STATEFUL.values():
         mode = "0700" if folder == "var/roothome" else "0755"
         lines.append(f"d /{folder} {mode} root root -\n")
-    for link, place in IMAGE_STATE.items():
-        if target.status(place):
-            lines.append(f"L+ /{link} - - - - /{place}\n")
-    for found in walk_folder(target.path / "var") if target.is_folder("var") else ():
-        name, status = quote_tmpfiles(f"/var/{found.path}"), found.status
-        if found.is_link:
-            lines.append(f"L {name} - - - - {escaped(found.leads_to(), ' ' + BACKSLASH)}\n")
-        elif found.is_folder:
+    for link, path in IMAGE_STATE.items():
+        if target.status(path):
+            lines.append(f"L+ /{link} - - - - /{path}\n")
+    for item in walk_folder(target.path / "var") if target.is_folder("var") else ():
+        name, status = quote_tmpfiles(f"/var/{item.path}"), item.status
+        if item.is_link:
+            lines.append(f"L {name} - - - - {escaped(item.link_target(), ' ' + BACKSLASH)}\n")
+        elif item.is_folder:
             owner, group = users.get(status.st_uid, str(status.st_uid)), groups.get(status.st_gid, str(status.st_gid))
             lines.append(f"d {name} {status.st_mode & 0o7777:04o} {owner} {group} -\n")
     return "".join(lines)
 
 
 def id_names(table: bytes) -> dict[int, str]:
-    """Number -> name, of passwd(5) or group(5)."""
+    """Return the names of passwd(5) or group(5) by numeric id."""
     rows = (line.split(":") for line in table.decode().splitlines())
     return {int(row[2]): row[0] for row in rows}
 
 
 def escaped(text: str, special: str) -> str:
-    """`text` with `%`, which begins a specifier, doubled, and with C escapes for what is special or not printable."""
+    """Return `text` with `%`, which begins a specifier, doubled, and C escapes for special or unprintable bytes."""
     return "".join(
         chr(byte) if 0x20 <= byte < 0x7F and chr(byte) not in special else f"\\x{byte:02x}"
         for byte in os.fsencode(text.replace("%", "%%"))
@@ -214,15 +213,15 @@ def escaped(text: str, special: str) -> str:
 
 
 def quote_tmpfiles(path: str) -> str:
-    """A path as tmpfiles.d(5) reads it."""
+    """Return a path, quoted for tmpfiles.d(5)."""
     text = escaped(path, '\\"')
     return f'"{text}"' if re.search(r"[ \\']", text) else text
 
 
 def clamp_times(target: Path, epoch: int) -> None:
-    """Set every time after `epoch`, or that the composition of the root has set to 0, to `epoch`.
+    """Set every modification time that is 0 or after `epoch` to `epoch`.
 
-    Times of packaged files stay as their packages have them.
+    Files of packages keep their times. The installation of packages has set the time of other files to 0.
     """
     for base, folders, files in os.walk(target, topdown=False):
         for name in [*folders, *files]:
@@ -233,13 +232,13 @@ def clamp_times(target: Path, epoch: int) -> None:
 
 
 def check_replaces(overlay: Path, path: PurePosixPath, target: ImageRoot, *, folder: bool) -> None:
-    """Raises `Error` if `path`, a `folder` or not, would replace a folder or a link to one of the image so far."""
+    """Raise `Error` if `path` would replace a folder of the image, or, being a `folder`, a link to a folder."""
     status = target.status(path)
     if status is None:
         return
     if folder and stat.S_ISLNK(status.st_mode):
-        leads = target.leads_to(path)
-        hint = f"put its files where the link leads: {leads}"
-        raise overlay_error(overlay, path, f"is a folder here and a link to {leads} in the image", hint)
+        link_target = target.link_target(path)
+        hint = f"move its files to the target of the link: {link_target}"
+        raise overlay_error(overlay, path, f"is a folder here and a link to {link_target} in the image", hint)
     if not folder and stat.S_ISDIR(status.st_mode):
         raise overlay_error(overlay, path, "would replace a folder of the image", FOLDER)

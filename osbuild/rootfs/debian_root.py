@@ -1,4 +1,4 @@
-"""The root file system as Debian's packages make it: composed by diskimage-builder, before overlays and components."""
+"""The root file system of Debian packages, made by diskimage-builder, before overlays and components are added."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,18 +86,19 @@ def make_rootfs(context: BuildContext, tools: ToolsTree, dib: Sequence[Path], re
                 logfile=logfile,
             )  # fmt: skip
             if EMULATING in logfile.read_text(errors="replace"):
-                log.warn(f"{EMULATING}, and took long; please report which packages the profile has")
+                log.warn(f"{EMULATING}, which is slow; please report this with the packages of the profile")
             (path.parent / "root.tar").rename(path)
 
     return cache.get_or_make("rootfs", key, make, again=lambda: recipe.key)
 
 
 def emulation_command(architecture: Architecture, key: str) -> list[str]:
-    """What to put before a command so that it and its chroots run programs of `architecture`, if that is foreign.
+    """Return the command prefix that lets a command and its chroots run programs of a foreign `architecture`.
 
-    The emulator's name has the root's `key` in it: builds of several roots don't disturb each other, and one that was
-    killed is cleaned up after when the same root is made again.
+    Empty if `architecture` is the host's.
     """
+    # The emulator's name contains the root's key. Builds of several roots do not interfere, and making the same root
+    # again replaces the registration of a killed build.
     if architecture == Architecture.native():
         return []
     return ["python3", "-m", "osbuild.rootfs.installer.emulation", architecture.to_debian(), f"edge-osbuild-{key[:16]}"]

@@ -1,4 +1,4 @@
-"""Users and groups of a profile against the finished root, which has those of all its packages."""
+"""Checks users and groups of a profile against the finished root, which has those of all packages."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from osbuild.shared.errors import Error
 
 
 def check_image_accounts(profile: Profile, root: Path) -> None:
-    """The same against the finished `root`, which has accounts, groups and shells of the profile's packages too."""
+    """Raise `Error` if a user of the profile conflicts with an account of `root`, or lacks its shell or a group."""
     image = ImageRoot(root)
     users, groups = (
         frozenset(
@@ -22,7 +22,7 @@ def check_image_accounts(profile: Profile, root: Path) -> None:
         position = f"users, {user.name}"
         check_name(user.name, users, groups, position)
         for group in user.groups:
-            check_group(group, groups.union(other.name for other in profile.users), position)
+            check_group(group, groups.union(user_settings.name for user_settings in profile.users), position)
         if image.status(user.shell.lstrip("/")) is None:
             message = (
                 f"found the shell {quote_text(user.shell)} for the user `{user.name}`, which the image does not have"

@@ -1,8 +1,8 @@
-"""The folder that becomes an image's root. No link in it leads out of it, whatever packages and overlays contain.
+"""The folder that becomes the root of an image. Links in it can't lead out of it.
 
-The build runs as root on the host, and an absolute link in the image means a path of the image. So every path is
-resolved by the kernel with the folder as root directory (openat2(2), RESOLVE_IN_ROOT), and every change is made
-relative to the folder that was opened (the *at() system calls). Nothing else writes below a target.
+The build runs as root on the host, and an absolute link in the image means a path of the image. So the kernel resolves
+every path with the folder as root directory (openat2(2), RESOLVE_IN_ROOT), and every change is relative to an open
+folder (the *at() system calls). No other code writes below the folder.
 """
 
 import ctypes
@@ -27,19 +27,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def openat2(folder: int, path: str, flags: int) -> int:
-    """Open `path` with the folder that is open as `folder` for its root directory. Raises `OSError`."""
+    """Open `path` with the open folder `folder` as root directory and return a descriptor. Raises `OSError`."""
     how = OPEN_HOW.pack(flags, 0, RESOLVE)
     while True:
         descriptor: int = _libc.syscall(OPENAT2, folder, os.fsencode(path), how, len(how))
         if descriptor >= 0:
             return descriptor
         number = ctypes.get_errno()
-        if number not in (errno.EAGAIN, errno.EINTR):  # EAGAIN: something was renamed while `..` was resolved
+        if number not in (errno.EAGAIN, errno.EINTR):  # EAGAIN: a rename happened while `..` was resolved
             raise OSError(number, os.strerror(number), path)
 
 
 def give_to_root(file: int, mode: int) -> None:
-    """Make root own an open file that is complete, then set its mode: chown(2) and write(2) remove special bits."""
+    """Make root the owner of a complete open file, then set its mode."""
+    # In this order, and after all writes: chown(2) and write(2) remove setuid and setgid.
     os.fchown(file, 0, 0)
     os.fchmod(file, mode)
 
@@ -47,7 +48,7 @@ def give_to_root(file: int, mode: int) -> None:
 class ImageRoot:
     """The folder `path`, which exists. Paths in it are relative; missing folders are created with mode 0755.
 
-    All methods raise `Error` if something in the way is not what it must be.
+    All methods raise `Error` if a file of another kind is in the way.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +56,7 @@ class ImageRoot:
 
     @contextmanager
     def folder(self, path: PurePath | str, *, create: bool = False) -> Iterator[int]:
-        """A descriptor of a folder."""
+        """Open a folder and return its descriptor."""
         descriptor = self._open(PurePath(path), create)
         try:
             yield descriptor
@@ -70,9 +71,9 @@ class ImageRoot:
             if not create:
                 raise
         except OSError as error:
-            hint = "an overlay or element has put something else there"
+            hint = "an overlay or element has created a file or link at this path"
             if error.errno == errno.ENOSYS or error.errno == errno.EPERM:
-                hint = "the build needs openat2(2): Linux 5.6, and a container that allows it"
+                hint = "the build needs openat2(2): Linux 5.6 or later, and a container that allows it"
             raise Error(
                 f"cannot open the folder: {error.strerror}", where=f"/{path} of the image", hint=hint
             ) from error
@@ -83,37 +84,37 @@ class ImageRoot:
                 os.mkdir(path.name, dir_fd=parent)
             except FileExistsError as error:
                 message = f"is a link to {os.readlink(path.name, dir_fd=parent)}, which is not in the image"
-                hint = "an overlay or element has put it there: remove it, or create what it leads to"
+                hint = "an overlay or element has created the link: remove it, or create its target"
                 raise Error(message, where=f"/{path} of the image", hint=hint) from error
             os.chmod(path.name, 0o755, dir_fd=parent)
         return self._open(path, create=False)
 
     def status(self, path: PurePath | str) -> os.stat_result | None:
-        """What is at `path`, links not followed; None if nothing is."""
+        """Return the status of `path` without following a link; None if it does not exist."""
         path = PurePath(path)
         with suppress(FileNotFoundError), self.folder(path.parent) as parent:
             return os.stat(path.name, dir_fd=parent, follow_symlinks=False)
         return None
 
-    def leads_to(self, path: PurePath | str) -> str:
-        """What the link at `path` says."""
+    def link_target(self, path: PurePath | str) -> str:
+        """Return the target of the link at `path`."""
         path = PurePath(path)
         with self.folder(path.parent) as parent:
             return os.readlink(path.name, dir_fd=parent)
 
     def is_folder(self, path: PurePath | str) -> bool:
-        """Whether a folder is at `path`, and not a link to one."""
+        """Whether `path` is a folder, not a link to a folder."""
         status = self.status(path)
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def read_file(self, path: PurePath | str) -> bytes:
-        """Contents of a file; links are followed inside the target."""
+        """Return the contents of a file. Links are followed inside the root."""
         root = os.open(self.path, FOLDER)
         try:
             with os.fdopen(openat2(root, str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise Error(
-                        "is not a file", where=f"/{path} of the image", hint="an overlay or element put it there"
+                        "is not a file", where=f"/{path} of the image", hint="an overlay or element has replaced it"
                     )
                 return file.read()
         except OSError as error:
@@ -132,12 +133,12 @@ class ImageRoot:
     def copy_file(self, source: int, path: PurePath | str, time: int) -> None:
         """Create or replace a file with the contents of the open file `source`, dated `time`, owned by root.
 
-        Its mode is that of `source` as `fixed_mode` has it; a program's capabilities are kept.
+        Its mode is `fixed_mode` of the mode of `source`. Capabilities are copied.
         """
         with self._new(PurePath(path)) as file:
             sparse.copy_sparse(source, file)
             give_to_root(file, fixed_mode(os.fstat(source).st_mode))
-            with suppress(OSError):  # it has none, or its file system knows none
+            with suppress(OSError):  # the file has no capabilities, or its file system does not support them
                 os.setxattr(file, CAPABILITY, os.getxattr(source, CAPABILITY))
             os.utime(file, (time, time))
 
@@ -157,8 +158,8 @@ class ImageRoot:
         except FileNotFoundError:
             pass
         except IsADirectoryError as error:
-            hint = "an overlay or element has put it there: remove it"
-            raise Error("is a folder, and must be a file", where=f"/{path} of the image", hint=hint) from error
+            hint = "an overlay or element has created this folder: remove it"
+            raise Error("is a folder, but a file is required", where=f"/{path} of the image", hint=hint) from error
 
     def make_link(self, path: PurePath | str, to: str | Path, time: int | None = None) -> None:
         """Create or replace a symbolic link."""
@@ -171,7 +172,7 @@ class ImageRoot:
                 os.utime(path.name, (time, time), dir_fd=parent, follow_symlinks=False)
 
     def make_folder(self, path: PurePath | str, mode: int = 0o755) -> None:
-        """Create a folder, in the place of a file or link; one that is there keeps its mode."""
+        """Create a folder, replacing a file or link. An existing folder keeps its mode."""
         path = PurePath(path)
         if self.is_folder(path):
             return
@@ -182,7 +183,7 @@ class ImageRoot:
             os.chmod(path.name, mode, dir_fd=parent)
 
     def remove_path(self, path: PurePath | str) -> None:
-        """Delete a file, a link or a folder with all that is in it, if it is there."""
+        """Delete a file, a link, or a folder with its contents, if it exists."""
         path = PurePath(path)
         status = self.status(path)
         if status is None:
@@ -194,7 +195,7 @@ class ImageRoot:
                 os.unlink(path.name, dir_fd=parent)
 
     def empty_folder(self, path: PurePath | str) -> None:
-        """Delete everything in a folder. It is created if there is none, also in the place of a link."""
+        """Delete everything in a folder. Creates the folder if it is missing, replacing a file or link."""
         self.make_folder(path)
         with self.folder(path) as folder:
             names = os.listdir(folder)  # noqa: PTH208 - a descriptor
@@ -202,11 +203,13 @@ class ImageRoot:
             self.remove_path(PurePath(path, name))
 
     def rename(self, path: PurePath | str, to: PurePath | str) -> None:
-        """Move what is at `path`; links are not followed."""
+        """Rename `path` to `to`. Links are not followed."""
         path, to = PurePath(path), PurePath(to)
         with self.folder(path.parent) as source, self.folder(to.parent, create=True) as target:
             try:
                 os.rename(path.name, to.name, src_dir_fd=source, dst_dir_fd=target)
             except OSError as error:
                 message = f"cannot be moved to /{to}: {error.strerror}"
-                raise Error(message, where=f"/{path} of the image", hint=f"is something at /{to} already?") from error
+                raise Error(
+                    message, where=f"/{path} of the image", hint=f"check whether /{to} exists already"
+                ) from error

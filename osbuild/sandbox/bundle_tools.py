@@ -1,4 +1,4 @@
-"""The programs that bundles are made, read and signed with, in a tools tree of their own."""
+"""The tools tree with the programs that make, read and sign bundles."""
 
 from osbuild.host.cache import Cache
 from osbuild.sandbox.tools_tree import ToolsTree, unlocked_tools_tree
@@ -9,6 +9,8 @@ PACKAGES = (
 
 
 def bundle_tools(cache: Cache | None = None) -> ToolsTree:
-    """RAUC, squashfs-tools and OpenSSL with PKCS#11, of Debian; always the same, so that a bundle made again has the
-    same bytes in it."""
+    """Return the tools tree with RAUC, squashfs-tools and OpenSSL with PKCS#11 from Debian.
+
+    Its versions are chosen once per cache, so that a bundle made again has the same contents. Raises `Error`.
+    """
     return unlocked_tools_tree(cache or Cache(), "bundle-tools", PACKAGES, "tools for bundles")

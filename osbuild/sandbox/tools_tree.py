@@ -1,6 +1,6 @@
-"""Tools trees: native Debian roots from which every build step and QEMU run.
+"""Tools trees: Debian roots of the host's architecture in which every build step and QEMU run.
 
-A host then needs nothing but Python, mmdebstrap and bubblewrap, and a result does not depend on the host's versions.
+The host needs only Python, mmdebstrap and bubblewrap, and results do not depend on the host's versions.
 """
 
 import json
@@ -18,36 +18,36 @@ from osbuild.host.run import Argument, CommandError, run_command, run_contained
 from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.debian import Deb, PackageArchive, make_repository
 
-# Two trees, so that the root is composed while the tree for what comes after it is still being made.
+# Two trees, so that the root file system is made while the tools tree for the later steps is still being created.
 ROOT_TOOLS = (
     "e2fsprogs", "mount", "procps", "python3", "python3-jsonschema", "python3-yaml", "sudo", "util-linux",
 )  # fmt: skip
-# More for roots of another architecture: the emulator, and native programs in the place of those that maintainer
-# scripts spend their time in (osbuild.rootfs.installer.native_programs).
+# Also needed for roots of another architecture: the emulator, and native versions of the programs in which maintainer
+# scripts spend most of their time (osbuild.rootfs.installer.native_programs).
 FOREIGN_ROOT_TOOLS = ("libtext-charwidth-perl", "openssh-client", "openssl", "perl", "qemu-user", "systemd", "udev")
 IMAGE_TOOLS = (
     "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "kmod", "mtools", "python3", "systemd", "systemd-repart",
     "systemd-ukify", "xz-utils", "zstd",
 )  # fmt: skip
-# Both kinds of ARM share a tree: Debian has their emulators in one package.
+# Both ARM architectures share a tree, because their emulators are in one Debian package.
 ARM_EMULATOR = ("qemu-system-arm", "qemu-utils", "qemu-efi-aarch64", "qemu-efi-arm")
 EMULATOR = {
     Architecture.x86_64: ("qemu-system-x86", "qemu-utils", "ovmf"),
     Architecture.arm64: ARM_EMULATOR,
     Architecture.armv7: ARM_EMULATOR,
 }
-# Emulators in qemu-user for processors that no image is built for: 400 MiB.
+# Emulators in qemu-user for processors that no image is built for. Excluding them saves 400 MiB.
 UNUSED = (
     "aarch64_be", "alpha", "armeb", "hexagon", "hppa", "i386", "loongarch64", "m68k", "microblaze*", "mips*", "or1k",
     "ppc*", "riscv*", "s390x", "sh4*", "sparc*", "xtensa*",
 )  # fmt: skip
-# What the programs in the tree may see of the environment: how to reach a network, nothing else.
+# The only environment variables that are passed on to programs in the tree: network settings and the terminal type.
 PASSED = {"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM"}
 
 
 @dataclass(frozen=True)
 class ToolsTree:
-    """A root folder that programs run in, each in a sandbox of its own (bwrap(1))."""
+    """A root folder in which programs run, each in its own sandbox (bwrap(1))."""
 
     root: Path
 
@@ -60,18 +60,19 @@ class ToolsTree:
         env: dict[str, str] | None = None,
         read_only_binds: Sequence[tuple[Path, str]] = (),
     ) -> list[str]:
-        """The command line that runs `command` in the tree.
+        """Return the command line that runs `command` in the tree.
 
-        `binds` are host paths to be seen there, writable, at the same place; `read_only_binds` are (host path, place)
-        pairs to be seen read-only. Mounts, processes and files below /tmp end with the command, whatever happens to it.
+        `binds` are host paths that are visible at the same path, writable; `read_only_binds` are pairs of a host path
+        and the path in the sandbox. Mounts, processes and files below /tmp end with the command.
         """
         arguments = [
             "bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
             "--hostname", "localhost", "--cap-add", "ALL",
             "--tmpfs", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--dev-bind", "/sys", "/sys",
             "--tmpfs", "/run", "--dir", "/tmp", "--dir", "/var/tmp",
-            # What is passed on is inherited: a proxy's address may have a password, and anybody can read command lines.
-            *(word for name in sorted(os.environ.keys() - PASSED) for word in ("--unsetenv", name)),
+            # Passed variables are inherited, not set: a proxy's URL may contain a password, and every user can read
+            # command lines.
+            *(argument for name in sorted(os.environ.keys() - PASSED) for argument in ("--unsetenv", name)),
             "--setenv", "PATH", "/usr/sbin:/usr/bin", "--setenv", "HOME", "/tmp", "--setenv", "LC_ALL", "C.UTF-8",
         ]  # fmt: skip
         mount_points = [PurePosixPath(path) for path in [*map(str, binds), *(inside for _, inside in read_only_binds)]]
@@ -87,10 +88,10 @@ class ToolsTree:
             arguments += ["--dev-bind", str(path), str(path)]
         for name, value in (env or {}).items():
             arguments += ["--setenv", name, value]
-        return [*arguments, "--chdir", str(cwd or "/"), "--", *(str(word) for word in command)]
+        return [*arguments, "--chdir", str(cwd or "/"), "--", *(str(argument) for argument in command)]
 
     def _read_only(self, folder: PurePosixPath, mount_points: Sequence[PurePosixPath]) -> list[str]:
-        """Arguments that show `folder` of the tree. Mount points below it that the tree lacks can be created there."""
+        """Return arguments that show `folder` read-only. Mount points that the tree lacks can be created in it."""
         source = self.root / folder.relative_to("/")
         missing = [
             path for path in mount_points
@@ -98,7 +99,7 @@ class ToolsTree:
         ]  # fmt: skip
         if not missing:
             return ["--ro-bind", str(source), str(folder)]
-        # Nothing can be created in a read-only mount, so the folder is put together from what it contains.
+        # bwrap can't create a mount point in a read-only mount, so each item of the folder is mounted on its own.
         arguments = ["--dir", str(folder)]
         for path in sorted(source.iterdir()):
             if path.is_symlink():
@@ -120,7 +121,7 @@ class ToolsTree:
         logfile: Path | None = None,
         input: str | None = None,
     ) -> str:
-        """Like `osbuild.host.run.run`, in the tree, whatever umask the host has."""
+        """Like `osbuild.host.run.run_command`, in the tree and with a fixed umask."""
         wrapped = self.wrap_command(command, binds, cwd=cwd, env=env, read_only_binds=read_only_binds)
         try:
             return run_command(wrapped, logfile=logfile, input=input, umask=UMASK)
@@ -131,7 +132,10 @@ class ToolsTree:
 def make_tools_tree(
     cache: Cache, debs: Sequence[Deb], title: str = "tools tree", *, folder: Path | None = None
 ) -> ToolsTree:
-    """The tree made of exactly `debs`, from the cache if it is there; `folder` is looked into before the network."""
+    """Return the tree of exactly `debs`, from the cache if possible. `folder` is searched before the network.
+
+    Raises `Error`.
+    """
 
     def make(path: Path) -> None:
         with log.step(f"{title}: {len(debs)} packages"):
@@ -142,10 +146,10 @@ def make_tools_tree(
 
 
 def unlocked_tools_tree(cache: Cache, kind: str, packages: Sequence[str], title: str) -> ToolsTree:
-    """A tree with `packages` for programs that no lock pins.
+    """Return a tree with `packages` that no lock pins. Raises `Error`.
 
-    Which versions it is made of is decided once and kept in `cache` under `kind`. Making it takes root, the network and
-    a minute; after that nothing is done.
+    Its versions are chosen once and stored in `cache` under `kind`. Creating it needs root and the network, and takes a
+    minute.
     """
 
     def resolve(path: Path) -> None:
@@ -154,34 +158,34 @@ def unlocked_tools_tree(cache: Cache, kind: str, packages: Sequence[str], title:
             archive.update_index()
             path.write_text(json.dumps([asdict(deb) for deb in archive.resolve_packages(packages)]))
 
-    chosen = cache.get_or_make(kind, content_key(SUITE, Architecture.native(), packages), resolve)
-    return make_tools_tree(cache, [Deb(**entry) for entry in json.loads(chosen.read_text())], title=title)
+    versions = cache.get_or_make(kind, content_key(SUITE, Architecture.native(), packages), resolve)
+    return make_tools_tree(cache, [Deb(**entry) for entry in json.loads(versions.read_text())], title=title)
 
 
 def tools_tree_key(debs: Sequence[Deb]) -> str:
-    """Content key of a tools tree."""
+    """Return the content key of a tools tree."""
     return content_key("tools", [deb.sha256 for deb in debs])
 
 
 def install_tools(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
-    """Unpack and configure `debs`, which are complete in themselves, with the host's mmdebstrap."""
+    """Unpack and configure `debs`, which include all their dependencies, with the host's mmdebstrap."""
     source = f"deb [trusted=yes] copy:{quote(str(make_repository(cache, debs)))} ./"
     names = ",".join(deb.name for deb in debs)
-    drop = [f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
-    drop += [f"/usr/bin/qemu-{name}" for name in UNUSED]
+    excluded = [f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
+    excluded += [f"/usr/bin/qemu-{name}" for name in UNUSED]
     command: list[Argument] = [
         "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
-        "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in drop),
+        "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
         SUITE, target, source,
     ]  # fmt: skip
     run_contained(command, env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, umask=UMASK)
 
 
 def root_tools(architecture: Architecture) -> tuple[str, ...]:
-    """What a tree needs to compose roots of `architecture` with."""
+    """Return the packages of the tools tree that makes root file systems of `architecture`."""
     return ROOT_TOOLS if architecture == Architecture.native() else (*ROOT_TOOLS, *FOREIGN_ROOT_TOOLS)
 
 
 def emulator_packages(architectures: Sequence[Architecture]) -> list[str]:
-    """What a tree needs to boot images of `architectures`."""
+    """Return the packages of a tools tree that boots images of `architectures`."""
     return sorted({name for architecture in architectures for name in EMULATOR[architecture]})

@@ -1,1 +1,1 @@
-"""The seed: first-boot config of one node, in cloud-init's NoCloud format."""
+"""The seed: the configuration of one node in cloud-init's NoCloud format."""

@@ -1,6 +1,6 @@
-"""Checks a seed against cloud-init's own JSON Schema, that of the release that runs on the device.
+"""Checks a seed against the JSON Schema of the cloud-init version on the device.
 
-network-config is not among it: netplan reads that on the device, and its format has more than cloud-init's schema.
+network-config is not checked: netplan reads it on the device and supports more than cloud-init's schema allows.
 """
 
 import json
@@ -23,7 +23,7 @@ CHECKED = {"user-data": "schema-cloud-config-v1.json"}
 
 
 def find_schemas(cache: Cache) -> Path:
-    """The folder of schemas out of the suite's cloud-init package, which is downloaded once."""
+    """Return the folder of schemas from the suite's cloud-init package, which is downloaded once. Raises `Error`."""
 
     def make(path: Path) -> None:
         archive = PackageArchive(cache, Architecture.native())
@@ -38,14 +38,14 @@ def find_schemas(cache: Cache) -> Path:
 
 
 def validate_seed(files: Mapping[str, str], folder: Path) -> None:
-    """Raise `Error` for the first thing in user-data that the schema in `folder` does not allow."""
+    """Raise `Error` for a value in user-data that the schema in `folder` does not allow."""
     for name, schema in CHECKED.items():
         validator = jsonschema.Draft7Validator(json.loads((folder / schema).read_text()))
         problem = jsonschema.exceptions.best_match(validator.iter_errors(to_json_value(yaml.safe_load(files[name]))))
         if problem is not None:
-            # Only the place: the value and the message may hold a secret.
+            # Only the path and the rule are printed: value and message may contain a secret.
             raise Error(
-                f"cloud-init does not take this: the rule `{problem.validator}` is broken",
+                f"cloud-init does not accept this: it violates the rule `{problem.validator}`",
                 where=f"{name}, {problem.json_path}",
-                hint="check what the profile says there; if it is right, report this as a bug of the templates",
+                hint="check this value in the profile; if it is right, report a bug of the templates",
             )

@@ -1,4 +1,4 @@
-"""A seed on the disk itself: the folder /seed of the EFI system partition of an image or block device."""
+"""A seed on the disk: the folder /seed on the ESP of a disk image or block device."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +14,17 @@ from osbuild.seed.iso import EPOCH
 from osbuild.shared.errors import Error
 
 FOLDER = "seed"
-DISK_HINT = "give a disk image made by `edge-osbuild build`, or the whole device that it was written to"
+DISK_HINT = "name a disk image of `edge-osbuild build`, or the whole device that it was written to"
 Wrap = Callable[[Sequence[str], Sequence[Path]], list[str]]
 
 
 def find_esp(disk: Path) -> gpt.Partition:
-    """The one EFI system partition of a disk. Raises `Error` where there is none, or no partition table."""
+    """Return the ESP of a disk. Raises `Error` if there is not exactly one, or no partition table."""
     return gpt.find_esp(gpt.read_table(disk), str(disk), DISK_HINT)
 
 
 def find_mtools(cache: Cache) -> Wrap:
-    """How to run mtools(1): on this host, or in a tools tree that a build left in the cache. Raises `Error`."""
+    """Return a function that wraps a command with mtools(1), of this host or of a cached tools tree. Raises `Error`."""
     if shutil.which("mcopy"):
         return lambda command, _: list(command)
     for root in sorted(cache.folder("tools").iterdir()):
@@ -34,21 +34,25 @@ def find_mtools(cache: Cache) -> Wrap:
 
 
 def write_seed(files: Mapping[str, bytes], disk: Path, offset: int, *, wrap: Wrap) -> None:
-    """Write `files` to /seed of the FAT file system `offset` bytes into the file `disk`, replacing what is there.
+    """Replace /seed in the FAT file system at `offset` bytes in `disk` with `files`, in their order. Raises `Error`.
 
-    The last file is written last. `wrap` makes the command line that runs mtools(1); nothing is mounted.
+    `wrap` returns the command line that runs mtools(1); the file system is not mounted.
     """
     with disk.open("rb") as image:
-        top = [file.path.name.lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1]
+        top_names = [
+            file.path.name.lower() for file in Fat(image, offset, str(disk)).walk() if len(file.path.parts) == 1
+        ]
     with temporary_folder("seed") as scratch:
         config = scratch / "mtoolsrc"
         config.write_text(f'drive s: file="{disk}" offset={offset}\nmtools_skip_check=1\n')
 
         def run_one(*arguments: str) -> None:
             command = ["env", f"MTOOLSRC={config}", f"SOURCE_DATE_EPOCH={EPOCH}", *arguments]
-            run_command(wrap(command, [scratch, disk]), hint="is the EFI system partition full, or the disk in use?")
+            run_command(
+                wrap(command, [scratch, disk]), hint="check that the ESP is not full and the disk is not in use"
+            )
 
-        if FOLDER in top:
+        if FOLDER in top_names:
             run_one("mdeltree", f"s:/{FOLDER}")
         run_one("mmd", f"s:/{FOLDER}")
         for name, data in files.items():

@@ -1,4 +1,4 @@
-"""A seed as a medium: an ISO 9660 image labelled CIDATA, with Joliet and Rock Ridge names."""
+"""A seed medium: an ISO 9660 image labelled CIDATA, with Joliet and Rock Ridge names."""
 
 import io
 import os
@@ -19,9 +19,9 @@ EPOCH = 315532800  # 1980-01-01, in seconds
 
 
 def make_iso(files: Mapping[str, bytes]) -> bytes:
-    """The image with `files` in its root: the same files give the same bytes.
+    """Return a reproducible image with `files` in its top folder.
 
-    Dates are $SOURCE_DATE_EPOCH (reproducible-builds.org) or 1980-01-01.
+    Dates are $SOURCE_DATE_EPOCH (reproducible-builds.org) or 1980-01-01. Raises `Error` if the variable is invalid.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH", str(EPOCH))
     if not epoch.isdecimal():
@@ -48,7 +48,7 @@ def make_iso(files: Mapping[str, bytes]) -> bytes:
 
 @contextmanager
 def frozen_clock(seconds: int) -> Iterator[None]:
-    """pycdlib dates everything by the clock and the time zone, and takes no other date: give it a clock that stands."""
+    """Give pycdlib a fixed clock, because it dates files by the current time and offers no other way."""
     clock = SimpleNamespace(**{**vars(time), "time": lambda: float(seconds), "localtime": time.gmtime})
     modules: tuple[Any, ...] = (dates, headervd, utils, main_module)
     before = [module.time for module in modules]

@@ -1,4 +1,4 @@
-"""The proxy of a profile as an environment file (systemd.exec(5)), which only root can read: it may hold a password."""
+"""A profile's proxy as an environment file (systemd.exec(5)). It may contain a password, so only root can read it."""
 
 import re
 from ipaddress import ip_interface
@@ -13,28 +13,28 @@ from osbuild.shared.errors import Error
 from osbuild.shared.node_settings import PROXY_FILE, STABLE_ADDRESS
 
 PATH = PROXY_FILE
-OWN = ("localhost", "127.0.0.0/8", "::1")
+LOOPBACK = ("localhost", "127.0.0.0/8", "::1")
 
 
 def proxy_environment(profile: Profile, folder: Path) -> str | None:
-    """The file's text, None if there is no proxy. Secrets are resolved relative to `folder`. Raises `Error`."""
+    """Return the file's text, None without a proxy. Secrets are resolved relative to `folder`. Raises `Error`."""
     proxy = profile.network.proxy
     urls = {name: proxy_url(value, name, folder) for name in ("http", "https") if (value := getattr(proxy, name))}
     if not urls:
         return None
     variables = {f"{name}_proxy": text for name, text in urls.items()}
     variables["no_proxy"] = ",".join(proxy_exceptions(profile))
-    # curl reads only `http_proxy`, some programs only capitals.
+    # curl reads only `http_proxy`, and some programs read only `HTTP_PROXY`.
     lines = [f"{key}={value}" for name, value in variables.items() for key in (name, name.upper())]
     return "\n".join(lines) + "\n"
 
 
 def proxy_url(value: str, name: str, folder: Path) -> str:
-    """A proxy's URL, references resolved. What was found is never part of an error."""
+    """Return a proxy's URL with references resolved. Raises `Error`, which never contains the URL."""
     text = secrets.resolve_secret(value, folder=folder) if value.startswith(("file:", "env:")) else value
     where = f"network.proxy.{name}"
     if not re.fullmatch(r"https?://[!$%&'()*+,./0-9:;=@A-Z\[\]_a-z~-]+", text):
-        hint = "write it as `http://user:password@proxy.example:3128`, special characters as %XX"
+        hint = "write it as `http://user:password@proxy.example:3128`, with special characters as %XX"
         raise Error("this is not the URL of a proxy", where=where, hint=hint)
     parts = urlsplit(text)
     if (problem := url_problem(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")) is not None:
@@ -43,12 +43,12 @@ def proxy_url(value: str, name: str, folder: Path) -> str:
 
 
 def proxy_exceptions(profile: Profile) -> list[str]:
-    """What is reached without the proxy: the node, its networks, its cluster, and what the profile names."""
-    found = list(OWN)
+    """Return what is accessed without the proxy: the node, its networks, its cluster, and the profile's `no_proxy`."""
+    exceptions = list(LOOPBACK)
     for kind in ("interfaces", "bonds", "vlans", "bridges", "wifis"):
         for link in getattr(profile.network, kind):
-            # Go knows networks, Python and old curl only addresses.
-            found += [
+            # Go supports networks; Python and old versions of curl support only addresses.
+            exceptions += [
                 part for text in link.addresses for part in (text.partition("/")[0], str(ip_interface(text).network))
             ]
     block = profile.kubernetes
@@ -56,9 +56,9 @@ def proxy_exceptions(profile: Profile) -> list[str]:
         cluster = node_settings(block)
         domain = cluster.option("cluster-domain", "cluster.local")
         ranges = [text for both in (cluster.cluster_cidr, cluster.service_cidr) for text in both.split(",")]
-        found += [STABLE_ADDRESS, *ranges, ".svc", f".{domain}"]
+        exceptions += [STABLE_ADDRESS, *ranges, ".svc", f".{domain}"]
         if block.node_ip:
-            found += block.node_ip.split(",")
+            exceptions += block.node_ip.split(",")
         if block.server and (host := urlsplit(block.server).hostname):
-            found.append(host)
-    return list(dict.fromkeys([*found, *profile.network.proxy.no_proxy]))
+            exceptions.append(host)
+    return list(dict.fromkeys([*exceptions, *profile.network.proxy.no_proxy]))

@@ -1,4 +1,4 @@
-"""Renders the three files of a seed from profile and node."""
+"""Renders the three files of a seed from a profile for one node."""
 
 import dataclasses
 import hashlib
@@ -23,19 +23,19 @@ from osbuild.shared.records import record_to_json
 
 FILES = ("user-data", "meta-data", "network-config")
 SUMS = "SHA256SUMS"
-SHORTEST_TOKEN = 16  # characters of a token; fewer can be guessed
+SHORTEST_TOKEN = 16  # characters of a join token; a shorter one can be guessed
 
 
 @dataclass(frozen=True)
 class RenderedSeed:
-    """The files of one node's seed; `instance` is cloud-init's instance-id. Holds secrets: not for a log."""
+    """The files of one node's seed. `instance` is cloud-init's instance-id. Contains secrets and must not be logged."""
 
     node: str
     instance: str
     files: dict[str, str] = field(repr=False)
 
     def with_sums(self) -> dict[str, bytes]:
-        """All files with SHA256SUMS (sha256sum(1)) as the last, by which the device tells a torn seed."""
+        """Return all files and, as the last one, SHA256SUMS (sha256sum(1)), with which a device detects a torn seed."""
         data = {name: text.encode() for name, text in self.files.items()}
         sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in data.items())
         return {**data, SUMS: sums.encode()}
@@ -44,11 +44,10 @@ class RenderedSeed:
 def render_seed(
     profile: Profile, node: str, *, folder: Path, user_data: cloud_config.UserData | None = None
 ) -> RenderedSeed:
-    """Render the seed of `node`, with `user_data` merged into its own. Secrets are resolved relative to `folder`, that
-    of the profile.
+    """Render the seed of `node`, merged with `user_data`. Secrets are resolved relative to `folder`, the profile's.
 
-    The instance-id follows from the name and all contents: a changed seed is a new instance. Raises `Error` where
-    the profile can't make a node, `UsageError` for a name that no host can have.
+    The instance-id is derived from the name and all contents, so a changed seed is a new instance. Raises `Error` if
+    the profile lacks settings of a node, and `UsageError` for an invalid name.
     """
     if not re.fullmatch(NAME, node) or node == "localhost":
         raise UsageError(
@@ -69,7 +68,7 @@ def render_seed(
     templates = template_environment()
     files = {name: templates.get_template(f"{name}.j2").render(context) for name in ("user-data", "network-config")}
     if user_data is not None:
-        # The host name and the time zone of a profile have defaults, which the user did not choose.
+        # `user_data` may override the host name and the time zone if the profile only has their defaults.
         stated = {"hostname": profile.hostname is not None, "timezone": profile.time.zone != TimeSettings().zone}
         cloud_config.check_user_data(user_data, profile, folder)
         groups.check(user_data, profile, folder)
@@ -82,30 +81,33 @@ def render_seed(
 
 
 def template_environment() -> jinja2.Environment:
-    """The templates of `cloud-init/`, where a name that does not exist is an error."""
-    made = jinja2.Environment(
+    """Return the templates of `cloud-init/`. An unknown variable in a template is an error."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paths.TEMPLATES),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,  # YAML, not HTML: every value goes through the filter `yaml`
     )
-    made.filters |= {"yaml": yaml_value, "json": json_text}
-    return made
+    environment.filters |= {"yaml": yaml_value, "json": json_text}
+    return environment
 
 
 def yaml_value(value: object) -> str:
-    """A value on one line of YAML. JSON is YAML but for characters that YAML wants escaped (YAML 1.1, 5.1)."""
+    """Return a value as one line of YAML: JSON, with the characters escaped that YAML forbids (YAML 1.1, 5.1)."""
     text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found.group()):04x}", text)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def json_text(value: object) -> str:
-    """A JSON file's text."""
+    """Return the text of a JSON file."""
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
 def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, Any] | None:
-    """What /etc/edge-osbuild/kubernetes.json says: the keys that a seed may set, secrets resolved."""
+    """Return the contents of /etc/edge-osbuild/kubernetes.json, with secrets resolved; None without Kubernetes.
+
+    Raises `Error`.
+    """
     if block.role == "none":
         return None
     if block.role == "agent":
@@ -113,7 +115,7 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
             if getattr(block, name) is None:
                 example = "https://NAME:6443" if name == "server" else "file:PATH"
                 raise Error(
-                    f"an agent needs `{name}` to join its cluster",
+                    f"an agent node needs `{name}` to join its cluster",
                     where=f"kubernetes.{name}",
                     hint=f"add it to the profile, or give `--set kubernetes.{name}={example}`",
                 )
@@ -124,8 +126,8 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
         token = values["token"] = secrets.resolve_secret(block.token, folder=folder)
         if len(token) < SHORTEST_TOKEN:
             log.warn(
-                f"kubernetes.token has {len(token)} characters, and whoever guesses it can add nodes to the cluster: "
-                "`openssl rand -hex 16` makes one of 128 bits"
+                f"kubernetes.token has only {len(token)} characters, and anyone who guesses it can add nodes to the "
+                "cluster: `openssl rand -hex 16` creates a token of 128 bits"
             )
     values["config"] = {
         name: secrets.resolve_secret(value, folder=folder) if kubernetes.is_reference(name, value) else value
@@ -139,10 +141,10 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
 
 
 def agent_settings(profile: Profile, node: str) -> dict[str, Any]:
-    """What /etc/edge-osbuild/agent.json says."""
+    """Return the contents of /etc/edge-osbuild/agent.json. Raises `Error`."""
     if profile.agent.server is None and not profile.agent.offline:
         raise Error(
-            "without an update server a node can't be told to wait for one",
+            "a node without an update server must be declared offline",
             where="agent.offline",
             hint="set `agent.server`, or `agent.offline: true`",
         )

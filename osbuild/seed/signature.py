@@ -1,6 +1,6 @@
 """Signed seeds: a detached signature (CMS, RFC 5652) of SHA256SUMS by the key that signs bundles.
 
-Nodes whose image says `seed.media: signed` take no other seed from a medium.
+Nodes whose profile has `seed.media: signed` accept only signed seeds from a medium.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,25 +22,24 @@ from osbuild.shared.seed.files import SIGNATURE, SIGNED_HEADER
 def load_signer(
     keys: KeyFolder, tools: Callable[[], ToolsTree], *, secret: bytes | None = None, pin: bytes | None = None
 ) -> tuple[x509.Certificate, Key]:
-    """The certificate and key that sign now, checked like those for a bundle. Raises `Error`.
+    """Return certificate and key of the current signer, after checks like those for a bundle. Raises `Error`.
 
-    `secret` is the passphrase of the key's file, `pin` that of its token,
-    which is reached by programs in `tools`.
+    `secret` is the passphrase of the key's file, `pin` the PIN of its token, which programs in `tools` access.
     """
-    chosen = keys.find_signer()
-    certificate = check_signer(keys, chosen)
-    if chosen.token:
-        return certificate, check_pair(keys, chosen.name, TokenKey(tools(), chosen.token, pin))
-    hint = f"restore it, or make another signer with `edge-osbuild keys rotate {keys.folder}`"
-    key = private_key.load_key(keys.folder / f"{chosen.name}.key", secret, option="--passphrase", hint=hint)
-    return certificate, check_pair(keys, chosen.name, key)
+    signer = keys.find_signer()
+    certificate = check_signer(keys, signer)
+    if signer.token:
+        return certificate, check_pair(keys, signer.name, TokenKey(tools(), signer.token, pin))
+    hint = f"restore it, or create another signer with `edge-osbuild keys rotate {keys.folder}`"
+    key = private_key.load_key(keys.folder / f"{signer.name}.key", secret, option="--passphrase", hint=hint)
+    return certificate, check_pair(keys, signer.name, key)
 
 
 def sign_seed(files: Mapping[str, bytes], certificate: x509.Certificate, key: Key) -> dict[str, bytes]:
-    """`files` of a seed, SHA256SUMS being the last, with the signature before it."""
+    """Return `files` of a seed with the signature. SHA256SUMS remains the last file."""
     sums = SIGNED_HEADER + files[SUMS]
     options = [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary]
     builder = pkcs7.PKCS7SignatureBuilder().set_data(sums)
     signed = builder.add_signer(certificate, key, hashes.SHA256()).sign(serialization.Encoding.DER, options)
-    rest = {name: data for name, data in files.items() if name != SUMS}
-    return {**rest, SIGNATURE: signed, SUMS: sums}
+    other_files = {name: data for name, data in files.items() if name != SUMS}
+    return {**other_files, SIGNATURE: signed, SUMS: sums}

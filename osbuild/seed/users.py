@@ -1,4 +1,4 @@
-"""Users as the seed has them: references resolved, keys and password hashes checked, user ids fixed."""
+"""Users of a seed: references resolved, keys and password hashes checked, user ids assigned."""
 
 import zlib
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from osbuild.config.metadata import SecretRef
 from osbuild.config.profile import User
 from osbuild.shared.errors import Error
 
-FIRST_UID, UIDS = 1000, 50000  # of Debian's range for people, 1000 to 59999
+FIRST_UID, UIDS = 1000, 50000  # within Debian's range for people, 1000 to 59999
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user with everything resolved."""
+    """A user with all references resolved."""
 
     name: str
     uid: int
@@ -28,14 +28,14 @@ class Account:
 
 
 def resolve_accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]:
-    """Resolve `users`; references are relative to `folder`. Raises `Error` for one that can't be used."""
-    made: list[Account] = []
-    taken: set[int] = set()
+    """Resolve `users`. References are relative to `folder`. Raises `Error` for a key or hash that is invalid."""
+    accounts: list[Account] = []
+    used_ids: set[int] = set()
     for user in users:
         where = f"users, {user.name}"
-        uid = user_id(user.name, taken)
-        taken.add(uid)
-        made.append(
+        uid = user_id(user.name, used_ids)
+        used_ids.add(uid)
+        accounts.append(
             Account(
                 user.name,
                 uid,
@@ -46,24 +46,25 @@ def resolve_accounts(users: Iterable[User], folder: Path) -> tuple[Account, ...]
                 resolve_password(user.password, folder, where),
             )
         )
-    return tuple(made)
+    return tuple(accounts)
 
 
-def user_id(name: str, taken: set[int]) -> int:
-    """A user id that follows from the name: home folders outlive a boot, and must keep their owner."""
+def user_id(name: str, used_ids: set[int]) -> int:
+    """Return a user id derived from the name, which is not in `used_ids`."""
+    # Home folders are kept over reboots, so a user must get the same id from every seed.
     start = zlib.crc32(name.encode()) % UIDS
-    return next(uid for step in range(UIDS) if (uid := FIRST_UID + (start + step) % UIDS) not in taken)
+    return next(uid for step in range(UIDS) if (uid := FIRST_UID + (start + step) % UIDS) not in used_ids)
 
 
 def resolve_password(reference: SecretRef | None, folder: Path, where: str) -> str | None:
-    """A password's hash (crypt(5)). What was found is never part of an error."""
+    """Return a password's hash (crypt(5)). Raises `Error`, which never contains the hash."""
     if reference is None:
         return None
     text = secrets.resolve_secret(reference, folder=folder)
     if reason := hashes.password_problem(text):
         raise Error(
-            f"found no hash of a password: {reason}",
+            f"this is not a password hash: {reason}",
             where=f"{where}, {reference}",
-            hint="store what `openssl passwd -6` prints, never the password itself",
+            hint="store the output of `openssl passwd -6`, never the password itself",
         )
     return text

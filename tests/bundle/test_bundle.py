@@ -78,11 +78,11 @@ def test_boot_files_of_both_flows_are_known_by_their_names(tmp_path: Path, kind:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda made: (made / "manifest.json").unlink(), "there is no finished build in this folder"),
+        (lambda made: (made / "manifest.json").unlink(), "this folder does not contain a finished build"),
         (lambda made: (made / "manifest.json").write_text("[]"), "its manifest.json is damaged"),
         (lambda made: (made / "manifest.json").write_text('{"files": {}}'), "its manifest.json is damaged"),
         (lambda made: (made / "root.erofs").unlink(), "cannot be read: No such file"),
-        (lambda made: (made / "edge-b.efi").write_bytes(b"x"), "is not the file that was built"),
+        (lambda made: (made / "edge-b.efi").write_bytes(b"x"), "this file was changed after the build"),
     ],
 )
 def test_what_is_no_whole_build_is_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -123,7 +123,9 @@ def test_the_device_trusts_by_list_and_purpose_and_takes_no_plain_bundle() -> No
     assert found["keyring"]["check-crl"] == "true"
     assert found["keyring"]["check-purpose"] == "codesign"
     assert "min-bundle-version" not in found["system"]
-    assert parsed(render_system_conf("x", boot="/efi", floor="1.2.0"))["system"]["min-bundle-version"] == "1.2.0"
+    assert (
+        parsed(render_system_conf("x", boot="/efi", minimum_version="1.2.0"))["system"]["min-bundle-version"] == "1.2.0"
+    )
     for number, slot in enumerate("ab"):
         assert found[f"slot.root.{number}"]["bootname"] == slot
         assert found[f"slot.root.{number}"]["device"] == f"/dev/edge/root-{slot}"
@@ -154,7 +156,7 @@ def test_a_comparison_names_packages_components_and_counts_blocks(tmp_path: Path
     new = update_changes.read_side(make_build(tmp_path / "new", version="1.1.0", root=changed, facts=new_facts), cache)
     found = update_changes.compare_builds(old, new)
     assert found.root == update_changes.Delta(4 * 4096, 53 * 4096), "blocks that only moved are not counted"
-    assert found.tree.changed == found.boot.changed == 0
+    assert found.hash_tree.changed == found.boot.changed == 0
     assert [(change.name, change.old, change.new) for change in found.packages] == [
         ("anew", "3", "3"), ("bash", "5.2", "5.3"), ("gone", "1", None), ("more", None, "1"),
     ]  # fmt: skip
@@ -170,28 +172,28 @@ def test_what_a_device_would_refuse_is_remarked(tmp_path: Path) -> None:
     new = update_changes.read_side(make_build(tmp_path / "new", facts={"board": "rpi4", "key": "other"}), cache)
     remarks = update_changes.compare_builds(old, new).remarks
     assert any("refuses edge-osbuild-tiny-rpi4" in remark for remark in remarks)
-    assert any("both call themselves 1.0.0" in remark for remark in remarks)
+    assert any("both have the version 1.0.0" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("data", [b"", b"hsq", b"\0" * 100000])
 def test_a_file_that_is_no_bundle_is_none(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "f.raucb"
     path.write_bytes(data)
-    with pytest.raises(Error, match="this is no bundle"):
+    with pytest.raises(Error, match="this is not a bundle"):
         info.read_bundle(path, Cache(tmp_path / "cache"))
-    with pytest.raises(Error, match="neither a build nor a bundle"):
+    with pytest.raises(Error, match="neither a build folder nor a bundle"):
         update_changes.read_side(path, Cache(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (("bundle", "{0}/no"), 1, "there is no such folder"),
-        (("bundle", "{0}"), 1, "there is no finished build"),
-        (("bundle", "{0}/b/manifest.json"), 1, "this is no build"),
+        (("bundle", "{0}/no"), 1, "this folder does not exist"),
+        (("bundle", "{0}"), 1, "does not contain a finished build"),
+        (("bundle", "{0}/b/manifest.json"), 1, "this is not a build folder"),
         (("bundle", "{0}/b", "{0}/b2", "-o", "{0}/f.raucb"), 2, "cannot be in one bundle"),
-        (("bundle", "{0}/b", "--keys", "{0}/nokeys"), 1, "the list of keys is not there"),
-        (("inspect", "{0}/b", "--against", "{0}/no"), 1, "there is no such file"),
+        (("bundle", "{0}/b", "--keys", "{0}/nokeys"), 1, "the list of keys does not exist"),
+        (("inspect", "{0}/b", "--against", "{0}/no"), 1, "this file does not exist"),
         (("bundle",), 2, "Missing argument"),
     ],
 )

@@ -69,12 +69,12 @@ def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path,
     old, new = bundle(tmp_path / "n", kernel), bundle(tmp_path / "m", kernel[: 19 * 4096] + noise("new", 1))
     (partition / "EFI/Linux/edge-1-a+2-1.efi").write_bytes((old / "build/edge-a.efi").read_bytes())
     done = run(new, partition, "b")
-    assert done.stdout == "boot file edge-b.efi: 21 blocks, 2 of them from the bundle\n"
+    assert done.stdout == "boot image edge-b.efi: 21 blocks, 2 of them from the bundle\n"
     assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (new / "build/edge-b.efi").read_bytes()
     for name in ("staged", "spare"):  # the boot loader's backend makes one of the other, as RAUC begins
         (partition / "EFI/Linux/edge-b.efi.staged").rename(partition / f"EFI/Linux/edge-b.efi.{name}")
         again = run(new, partition, "b")
-        assert again.stdout == "boot file edge-b.efi: 21 blocks, 0 of them from the bundle\n"
+        assert again.stdout == "boot image edge-b.efi: 21 blocks, 0 of them from the bundle\n"
         assert names(partition) == ["edge-1-a+2-1.efi", "edge-b.efi.staged"]
 
 
@@ -104,7 +104,7 @@ def test_names_that_a_power_cut_left_for_one_file_go_together(tmp_path: Path, pa
     staged.write_bytes((made / "build/edge-b.efi").read_bytes())
     os.link(staged, folder / second)
     done = run(made, partition, "b")
-    assert done.stdout == "boot file edge-b.efi: 22 blocks, 22 of them from the bundle\n", "what is freed is not read"
+    assert done.stdout == "boot image edge-b.efi: 22 blocks, 22 of them from the bundle\n", "what is freed is not read"
     assert names(partition) == ["edge-b.efi.staged"]
     assert staged.stat().st_nlink == 1
 
@@ -147,8 +147,8 @@ def test_a_slot_that_is_not_in_the_bundle_and_a_partition_that_is_not_mounted_ar
 ) -> None:
     made = bundle(tmp_path / "n")
     for slot, place, message in (
-        ("c", partition, "no boot file for slot `c`, only for a, b"),
-        ("b", tmp_path / "empty", "is the boot partition mounted?"),
+        ("c", partition, "no boot image for slot `c`, only for a, b"),
+        ("b", tmp_path / "empty", "check that the ESP is mounted"),
     ):
         done = run(made, place, slot)
         assert done.returncode == 1
@@ -213,8 +213,8 @@ def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path:
     for tree, message in (
         (good[: 4 * 4096] + b"x" + good[4 * 4096 + 1 :], "damaged"),
         (good[: 5 * 4096], "damaged"),
-        (salted, "another kind"),
-        (bytes(4096), "another kind"),
+        (salted, "an unsupported format"),
+        (bytes(4096), "an unsupported format"),
         (b"", "no hash tree"),
     ):
         (made / "content/verity.img").unlink()

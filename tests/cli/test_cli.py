@@ -61,7 +61,7 @@ def test_a_failure_ends_with_1_and_has_message_and_hint(tmp_path: Path, capsys: 
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
-        f"error: {tmp_path}: no disk.img in this folder",
+        f"error: {tmp_path}: this folder contains no disk.img",
         "  hint: run `edge-osbuild build` first",
     ]
 

@@ -20,7 +20,7 @@ from osbuild.config.profile import DiskSettings, Profile, User
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
-from osbuild.image.disk import check_boot_partition
+from osbuild.image.disk import check_esp_size
 from osbuild.inputs.debian import PackageArchive, stored_path
 from osbuild.kubernetes.image_archive import write_image
 from osbuild.rootfs import image_accounts
@@ -269,11 +269,11 @@ def test_a_boot_partition_has_room_for_three_boot_files(tmp_path: Path) -> None:
     for path, size in ((boot / "EFI/Linux/edge-1-a+3.efi", 20), (file, 20), (boot / "loader.efi", 1)):
         with path.open("wb") as data:
             data.truncate(size * 2**20)
-    check_boot_partition(DiskSettings(esp=Size(64 * 2**20)), boot, file)
+    check_esp_size(DiskSettings(esp=Size(64 * 2**20)), boot, file)
     with file.open("ab") as data:
         data.truncate(22 * 2**20)
     with pytest.raises(Error, match="64 MiB has no room") as caught:
-        check_boot_partition(DiskSettings(esp=Size(64 * 2**20)), boot, file)
+        check_esp_size(DiskSettings(esp=Size(64 * 2**20)), boot, file)
     assert "`disk.esp: 128 MiB`" in (caught.value.hint or "")
 
 

@@ -107,7 +107,7 @@ def test_the_disk_that_the_system_runs_from_is_refused_through_every_layer(machi
     volume = machine.on(locked, "dm-1", dm__uuid="LVM-abcdef")
     machine.mount(volume, "/")
     assert machine.why("nvme0n1") == "this system runs from it (/)"
-    kinds = {(use.kind, use.what) for use in list_usages(machine.host, machine.device("nvme0n1"))}
+    kinds = {(use.kind, use.user) for use in list_usages(machine.host, machine.device("nvme0n1"))}
     assert {("LUKS", "dm-0"), ("LVM", "dm-1"), ("mounted", "/")} <= kinds
 
 
@@ -153,7 +153,7 @@ def test_partitions_empty_drives_locked_and_small_cards_are_refused(machine: Mac
     machine.disk("sdb", "pci0/usb1", 0)
     machine.disk("sdc", "pci0/usb1", GB, ro="1")
     assert "partition" in str(machine.why("sda1")) and machine.why("sda") is None
-    assert machine.why("sdb") == "there is no card or disk in it"
+    assert machine.why("sdb") == "it contains no SD card or disk"
     assert machine.why("sdc") == "it is read-only"
     assert machine.why("sda", 4 * GB) is None
     assert "4.0 GB" in str(machine.why("sda", 4 * GB + 512))
@@ -164,7 +164,7 @@ def test_partitions_empty_drives_locked_and_small_cards_are_refused(machine: Mac
 def test_a_mistyped_device_never_becomes_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dev").mkdir()
-    with pytest.raises(Error, match="no such device") as caught:
+    with pytest.raises(Error, match="this device does not exist") as caught:
         target.find_target(Path(name), Host())
     assert "edge-osbuild devices" in str(caught.value.hint)
     assert [path.name for path in tmp_path.rglob("*")] == ["dev"] and not Path(name).exists()
@@ -175,9 +175,9 @@ def test_what_is_no_device_and_no_file_is_refused(tmp_path: Path, monkeypatch: p
     os.mkfifo("fifo")
     (tmp_path / "sda").write_text("made by a mistyped dd")
     (tmp_path / "link").symlink_to("/dev/zero")
-    neither, device = "neither a device nor a file", "not a block device"
+    neither, device = "neither a block device nor a file", "not a block device"
     wrong = {"fifo": neither, ".": neither, "/dev/zero": device, "link": device, "/dev": "a folder|neither",
-             "sda": "ordinary file where a device was meant", "no/card.img": "folder does not exist"}  # fmt: skip
+             "sda": "regular file, but a device was expected", "no/card.img": "folder does not exist"}  # fmt: skip
     for name, said in wrong.items():
         with pytest.raises(Error, match=said) as caught:
             target.find_target(Path(name), Host())
@@ -186,7 +186,7 @@ def test_what_is_no_device_and_no_file_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(Error, match="larger already"):
         target.find_target(Path("card.img"), Host(), size=4096)
     found = target.find_target(Path("card.img"), Host())
-    with pytest.raises(Error, match="5000 bytes are too few"):
+    with pytest.raises(Error, match="5000 bytes are not enough"):
         target.check_target(found, 5001, Host())
 
 
@@ -215,7 +215,7 @@ def test_the_root_file_system_of_this_machine_is_on_a_refused_disk() -> None:
     assert why is not None and why.reason.startswith("this system runs from it (/")
     with pytest.raises(Error, match="this system runs from it"):
         target.check_target(target.find_target(disk.path, Host()), None, Host())
-    with pytest.raises(UsageError, match="has the size"):
+    with pytest.raises(UsageError, match="can't be changed"):
         target.find_target(disk.path, Host(), size=10**9)
 
 

@@ -135,7 +135,7 @@ def test_a_broken_write_does_not_boot_and_the_same_command_goes_on(image: Path, 
     assert gpt.read_table(card).size == size
     other = replace(wrong_second_half(right), identity="0" * 32)
     [broken] = flash(other, card)
-    assert broken.state is TargetState.unfinished and "not the one that its block map is of" in str(broken.problem)
+    assert broken.state is TargetState.unfinished and "does not match its block map" in str(broken.problem)
     beginning = card.read_bytes()[:MIB]
     assert beginning.startswith(MAGIC) and b"EFI PART" not in beginning and beginning[510:512] != b"\x55\xaa"
     [broken] = flash(wrong_second_half(right), card)
@@ -238,11 +238,11 @@ def test_one_image_makes_many_nodes(image: Path, tmp_path: Path, monkeypatch: py
     ("words", "said"),
     [
         (["one", "two", "--node", "a", "--yes"], "1 for 2 targets"),
-        (["one", "two", "--node", "a", "--node", "a"], "the same one twice"),
+        (["one", "two", "--node", "a", "--node", "a"], "the same value twice"),
         (["one", "--node", "a", "--seed", "x.iso"], "cannot be combined"),
         (["one", "--set", "hostname=a"], "--node NAME"),
         (["one", "--bmap", "x", "--no-bmap"], "cannot be combined"),
-        (["one", "--bmap", "missing"], "no such block map"),
+        (["one", "--bmap", "missing"], "this block map does not exist"),
         (["one", "one"], "name every target once"),
         (["one", "--node", "a"], "no manifest beside disk.img"),
         (["one", "--size", "1"], ""),
@@ -275,9 +275,9 @@ def test_images_that_are_none_and_targets_too_small_are_refused(
     cut, odd = tmp_path / "cut.img.zst", tmp_path / "odd.img"
     cut.write_bytes(packed[:-9])
     odd.write_bytes(image.read_bytes()[: -1 * MIB])
-    for path, said in ((image, "bytes are too few"), (text, "no partition table"), (cut, "ends too early"),
-                       (odd, "truncated"), (tmp_path / "none", "no such file"),
-                       (Path("/dev"), "no disk.img")):  # fmt: skip
+    for path, said in ((image, "bytes are not enough"), (text, "no partition table"), (cut, "truncated"),
+                       (odd, "truncated"), (tmp_path / "none", "does not exist"),
+                       (Path("/dev"), "contains no disk.img")):  # fmt: skip
         assert edge("flash", path, small, "--yes") == 1
         shown = re.sub(r"\s+", " ", capsys.readouterr().err)
         assert said in shown and "hint:" in shown
@@ -298,7 +298,7 @@ def test_the_map_of_another_build_is_refused_before_a_card_is_touched(image: Pat
     data = bytearray(image.read_bytes())
     data[gpt.read_table(image).partitions[0].offset + 3] ^= 1
     other.write_bytes(data)
-    with pytest.raises(Error, match="not the one that its block map is of: bytes 0 to"):
+    with pytest.raises(Error, match="does not match its block map: bytes 0 to"):
         made(other, image.parent / "disk.bmap")
 
 

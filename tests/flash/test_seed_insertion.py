@@ -108,7 +108,7 @@ class TestInUse:
         self, command: str, disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         os.link(disk, disk.with_name("other.img"))
-        assert "has another name too" in refused(capsys, disk, *self.words(command, profile, disk, disk))
+        assert "has another name" in refused(capsys, disk, *self.words(command, profile, disk, disk))
 
     def test_the_image_of_a_build(
         self, command: str, disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
@@ -125,7 +125,7 @@ class TestInUse:
         words = self.words(command, profile, disk, disk)
         with disk.open("rb") as file:  # as QEMU does with the image below an overlay
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))
-            assert "another program has locked this file" in refused(capsys, disk, *words)
+            assert "another program, such as QEMU, has locked this file" in refused(capsys, disk, *words)
         assert status(*words) == 0
 
 
@@ -165,7 +165,7 @@ def test_a_seed_that_does_not_fit_changes_nothing(
         filler.write_bytes(b"x" * size)
         while mtools_copy(disk, filler):
             pass
-    assert "EFI system partition full" in refused(capsys, disk, "seed", profile, "--node", "n1", "--into", disk)
+    assert "the ESP is not full" in refused(capsys, disk, "seed", profile, "--node", "n1", "--into", disk)
 
 
 def mtools_copy(disk: Path, file: Path) -> bool:

@@ -73,7 +73,7 @@ def test_nothing_changes_where_nothing_is_wanted() -> None:
 
 
 def test_a_node_that_is_missing_is_named() -> None:
-    with pytest.raises(Error, match=r"^board\.dtb: no node /soc/mmc@3"):
+    with pytest.raises(Error, match=r"^board\.dtb: the device tree has no node /soc/mmc@3"):
         set_node_status(tree(SOC), {"/soc/mmc@3": "okay"}, "board.dtb")
 
 

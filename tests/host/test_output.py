@@ -99,7 +99,7 @@ def test_what_is_no_file_is_neither_replaced_nor_written_to(tmp_path: Path) -> N
     null = Path("/dev/null").stat()
     cases = {
         "fifo": "a FIFO", "folder": "a folder", "socket": "a socket", "/dev/null": "a character device",
-        "missing/x": "no such folder", "socket/x": "not a folder|Not a directory",
+        "missing/x": "this folder does not exist", "socket/x": "not a folder|Not a directory",
     }  # fmt: skip
     for name, message in cases.items():
         with pytest.raises(Error, match=message):
@@ -183,7 +183,7 @@ def test_a_failed_build_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "mine").mkdir()
     for folder in ("out/build", "mine"):
         assert status("build", str(tmp_path / "tiny.yaml"), "-o", str(tmp_path / folder), "--locked") == 1
-        assert "has nothing for" in capsys.readouterr().err
+        assert "has no entry for" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "tiny.yaml"]
 
 
@@ -224,7 +224,7 @@ def test_a_new_key_folder_is_private_and_an_existing_one_keeps_its_mode(
     assert status("keys", "init", str(mine), "--owner", "me") == 0
     assert status("keys", "init", str(tmp_path / "new"), "--owner", "me") == 0
     assert status("keys", "init", str(shared), "--owner", "me") == 1
-    assert "others may write to this folder" in capsys.readouterr().err
+    assert "other users may write to this folder" in capsys.readouterr().err
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (mine, shared, tmp_path / "new", mine / "root")}
     assert modes == {"mine": 0o755, "shared": 0o1777, "new": 0o700, "root": 0o700}
     assert not list(shared.iterdir())

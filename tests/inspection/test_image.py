@@ -213,9 +213,9 @@ def test_a_manifest_that_is_none_is_a_problem(text: str, copy: Path) -> None:
 
 
 def test_what_cannot_be_inspected_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(Error, match="no such file"):
+    with pytest.raises(Error, match="does not exist"):
         inspect_image(tmp_path / "absent")
-    with pytest.raises(Error, match=r"no disk\.img in this folder"):
+    with pytest.raises(Error, match=r"contains no disk\.img"):
         inspect_image(tmp_path)
     (tmp_path / "disk.img").write_bytes(b"")
     with pytest.raises(Error, match="no GUID partition table"):

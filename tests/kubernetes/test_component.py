@@ -82,7 +82,7 @@ def test_another_content_than_the_pinned_is_no_reason_to_build_something_else(
     monkeypatch.setenv(k3s_release.MIRROR, page)
     monkeypatch.setitem(k3s_pins.K3S, VERSION, {X86: "0" * 64})
     wanted = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
-    with pytest.raises(Error, match="not what was pinned") as caught:
+    with pytest.raises(Error, match="not the pinned file") as caught:
         build_component(wanted, X86, ComponentSources(BuildContext(cache), no_tools))
     assert not isinstance(caught.value, Unavailable)
 

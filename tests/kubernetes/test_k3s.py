@@ -158,7 +158,7 @@ def test_the_profiles_sha256_is_used_and_no_checksum_file_is_read(
         == (folder / "k3s").read_bytes()
     )
     wrong = replace(block, sha256={"x86_64": "1" * 64})
-    with pytest.raises(Error, match="not what was pinned"):
+    with pytest.raises(Error, match="not the pinned file"):
         resolve.pin_kubernetes(replace(wrong, if_unavailable="upstream"), X86, BuildContext(cache))
 
 
@@ -293,16 +293,16 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
     block = KubernetesSettings(role="server", version=VERSION)
     made = component.build_component(block, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
     for name in ("kubectl", "crictl"):
-        link = made.tree / "usr/bin" / name
+        link = made.file_tree / "usr/bin" / name
         assert not link.readlink().is_absolute()
         assert link.read_bytes() == elf(X86, b"inner")
-    command = made.tree / "usr/bin/k3s"
+    command = made.file_tree / "usr/bin/k3s"
     assert command.read_text() == COMMAND.read_text()
     assert command.stat().st_mode & 0o777 == 0o755
-    config = (made.tree / "etc/containerd/config.toml").read_text()
+    config = (made.file_tree / "etc/containerd/config.toml").read_text()
     assert 'bin_dir = "/usr/lib/k3s/bin"' in config
-    assert (made.tree / "usr/lib/k3s/bin/flannel").exists()
-    assert "/etc/rancher/node" in (made.tree / "usr/lib/edge-osbuild/persist.d/k3s").read_text().split()
+    assert (made.file_tree / "usr/lib/k3s/bin/flannel").exists()
+    assert "/etc/rancher/node" in (made.file_tree / "usr/lib/edge-osbuild/persist.d/k3s").read_text().split()
     assert made.version == VERSION
 
 

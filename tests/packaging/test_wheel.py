@@ -212,7 +212,7 @@ def test_a_seed_is_made_from_the_templates_of_a_wheel(edge: Edge, tmp_path: Path
 def test_locks_and_builds_of_shipped_profiles_are_in_the_current_folder(edge: Edge, tmp_path: Path) -> None:
     done = edge("build", "minimal", "--board", "x86_64", "--locked")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: minimal.lock.json: the lock has nothing for x86_64\n")
+    assert done.stderr.startswith("error: minimal.lock.json: the lock has no entry for x86_64\n")
     assert "edge-osbuild lock minimal --board x86_64" in done.stderr
     assert [path.name for path in (tmp_path / "work").iterdir()] == [], "nothing is left of a build that has not begun"
 
@@ -226,7 +226,7 @@ def test_a_shipped_profile_never_gets_the_lock_of_a_profile_in_the_current_folde
         assert "hint: write `minimal.yaml`" in done.stderr
     assert not list((tmp_path / "work").rglob("*.lock.json"))
     done = edge("build", "minimal.yaml", "--board", "x86_64", "--locked")
-    assert done.stderr.startswith("error: minimal.lock.json: the lock has nothing for x86_64\n")
+    assert done.stderr.startswith("error: minimal.lock.json: the lock has no entry for x86_64\n")
 
 
 def test_a_cache_that_can_not_be_written_is_named_with_what_to_do(edge: Edge, tmp_path: Path) -> None:

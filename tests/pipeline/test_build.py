@@ -34,7 +34,7 @@ from osbuild.pipeline import resolve
 from osbuild.pipeline.build import read_unchanged
 from osbuild.pipeline.image import image_metadata
 from osbuild.pipeline.inputs import find_inputs
-from osbuild.rootfs.assembly import clamp_times, copy_tree, move_state_out
+from osbuild.rootfs.assembly import clamp_times, copy_file_tree, move_state_out
 from osbuild.rootfs.element_search import search_path
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_lock_is_replaced_when_the_lock_is_made_again(
     (tmp_path / "shop.lock.json").write_text(text)
     locks.save_lock(loaded, a_lock(loaded))
     assert locks.read_locks(loaded) == {"x86_64": a_lock(loaded)}
-    assert "shop.lock.json: is not a lock" in capsys.readouterr().err
+    assert "shop.lock.json: this is not a lock" in capsys.readouterr().err
 
 
 def test_a_damaged_lock_for_another_board_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_lock_with_a_package_that_would_lead_elsewhere_is_refused(tmp_path: Pa
 
 def test_a_lock_without_kubernetes_for_a_profile_that_has_it_is_refused(tmp_path: Path) -> None:
     loaded = load_profile(find_profile("edge-server"))
-    with pytest.raises(Error, match="does not say which Kubernetes") as caught:
+    with pytest.raises(Error, match="does not pin Kubernetes") as caught:
         resolve.locked_kubernetes(loaded, replace(a_lock(loaded), kubernetes={}))
     assert "edge-osbuild lock" in str(caught.value.hint)
 
@@ -167,12 +167,12 @@ def test_locked_wants_a_lock_that_fits(tmp_path: Path) -> None:
     from osbuild.host.cache import Cache
 
     loaded = profile(tmp_path)
-    with pytest.raises(Error, match="has nothing for x86_64"):
+    with pytest.raises(Error, match="has no entry for x86_64"):
         resolve.current_lock(loaded, PC, BuildContext(Cache(tmp_path / "c"), locked=True))
     locks.save_lock(loaded, a_lock(loaded))
     assert resolve.current_lock(loaded, PC, BuildContext(Cache(tmp_path / "c"), locked=True)) == a_lock(loaded)
     more = profile(tmp_path, PROFILE + "packages: [htop]\n")
-    with pytest.raises(Error, match="does not fit the profile"):
+    with pytest.raises(Error, match="does not match the profile"):
         resolve.current_lock(more, PC, BuildContext(Cache(tmp_path / "c"), locked=True))
 
 
@@ -302,8 +302,8 @@ def test_the_hash_tree_of_a_full_slot_fits(mebibytes: int) -> None:
     while blocks > 1:
         blocks = -(-blocks // 128)
         tree += blocks
-    assert sizes.root + sizes.tree == mebibytes * MIB
-    assert tree * 4096 <= sizes.tree
+    assert sizes.root + sizes.hash_tree == mebibytes * MIB
+    assert tree * 4096 <= sizes.hash_tree
 
 
 def test_the_command_line_names_slot_and_hash_and_ends_with_the_profiles_words(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_an_overlay_merges_folders_and_replaces_files_and_links(tmp_path: Path) 
     (tmp_path / "victim").write_text("victim")
     (tree / "etc/a/new").write_text("new")
     (tree / "etc/outside").write_text("file now")
-    copy_tree(tree, ImageRoot(root), 1000)
+    copy_file_tree(tree, ImageRoot(root), 1000)
     assert (root / "etc/a/kept").read_text() == "kept"
     assert (root / "etc/a").stat().st_mode & 0o7777 == 0o711
     assert (root / "etc/a/new").stat().st_mtime == 1000
@@ -367,7 +367,7 @@ def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: P
         (root / f"{name}.py").write_text("print('old')\n")
     run_command(["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", root])
     (tree / "greet.py").write_text("print('new')\n")
-    copy_tree(tree, ImageRoot(root), 1000)
+    copy_file_tree(tree, ImageRoot(root), 1000)
     assert run_command(["python3", "-c", "import greet, greeting"], cwd=root) == "new\nold\n"
     assert [path.name.split(".")[0] for path in root.glob("__pycache__/*")] == ["greeting"]
 

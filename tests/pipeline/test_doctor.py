@@ -45,7 +45,7 @@ def test_json_has_every_finding(tmp_path: Path) -> None:
     assert found["bwrap"] == {
         "name": "bwrap",
         "good": False,
-        "detail": "runs build steps in the tools tree",
+        "detail": "runs build steps in tools trees",
         "required": True,
         "package": "bubblewrap",
         "fix": None,
@@ -63,24 +63,24 @@ def test_each_package_that_the_doctor_asks_for_is_installed_by_make() -> None:
 
 
 def test_too_little_space_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find("disk space", tmp_path).detail.endswith("15 wanted")
-    monkeypatch.setattr(doctor, "DISK", 2**60)
+    assert find("disk space", tmp_path).detail.endswith("15 needed")
+    monkeypatch.setattr(doctor, "NEEDED_DISK", 2**60)
     assert not find("disk space", tmp_path).good
 
 
 def test_a_warm_cache_wants_less_space(tmp_path: Path) -> None:
     (tmp_path / "cache" / "tools").mkdir(parents=True)
-    assert find("disk space", tmp_path).detail.endswith(", 5 wanted")
+    assert find("disk space", tmp_path).detail.endswith(", 5 needed")
 
 
 def test_too_little_memory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "MEMORY", 2**60)
+    monkeypatch.setattr(doctor, "NEEDED_MEMORY", 2**60)
     assert not find("memory", tmp_path).good
 
 
 def test_a_clock_in_the_past_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("clock", tmp_path).good
-    monkeypatch.setattr(doctor, "RELEASED", 2**40)
+    monkeypatch.setattr(doctor, "EARLIEST_TIME", 2**40)
     assert not find("clock", tmp_path).good
 
 
@@ -114,13 +114,13 @@ def test_secrets_in_urls_are_not_shown(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_is_optional_is_not_asked_for() -> None:
     checks = [
-        HostCheck("ssh", False, "reaches nodes", package="openssh-client"),
+        HostCheck("ssh", False, "connects to nodes", package="openssh-client"),
         HostCheck("zstd", False, "reads archives", required=False, package="zstd"),
         HostCheck("clock", False, "1970", fix="set it"),
     ]
     assert missing_packages(checks) == ["openssh-client"]
     assert render_checks(checks).splitlines() == [
-        "✗ ssh    reaches nodes → package openssh-client",
+        "✗ ssh    connects to nodes → package openssh-client",
         "- zstd   reads archives (optional) → package zstd",
         "✗ clock  1970 → set it",
         "",

@@ -135,7 +135,7 @@ def test_an_nvme_disk_has_a_controller_of_its_own_where_there_is_pci() -> None:
 
 def test_only_a_raw_disk_has_sectors_that_can_break() -> None:
     for drive in (FILES.drives[0], replace(FILES.drives[0], format="raw", log=Path("/l")), FILES.drives[1]):
-        with pytest.raises(Error, match="cannot break"):
+        with pytest.raises(Error, match="does not support bad sectors"):
             BadSectors(cast(Session, None), drive)
 
 
@@ -178,7 +178,7 @@ def test_kvm_is_never_used_for_another_architecture() -> None:
     foreign = Architecture.arm64 if Architecture.native() is not Architecture.arm64 else Architecture.x86_64
     for board, why in (
         (default_board(foreign), "this host is"),
-        (replace(PI, architecture=Architecture.native()), "own"),
+        (replace(PI, architecture=Architecture.native()), "fixed processor"),
     ):
         assert choose_accelerator(board, "auto").name == "tcg"
         with pytest.raises(Error, match=f"KVM cannot run this guest: .*{why}"):
@@ -218,7 +218,7 @@ def test_a_board_without_pci_has_its_disk_in_the_card_slot_and_all_else_on_usb()
     assert json.loads(value(command, "-blockdev"))["node-name"] == "media0"
     assert [json.loads(word)["driver"] if word[0] == "{" else word.partition(",")[0]
             for word in values(command, "-device")] == ["usb-storage", "usb-net"]  # fmt: skip
-    assert "-cpu" not in command, "the machine has a processor of its own"
+    assert "-cpu" not in command, "the machine has a fixed processor model"
 
 
 def test_the_console_is_the_serial_port_that_the_board_says() -> None:

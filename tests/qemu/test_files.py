@@ -17,7 +17,7 @@ from osbuild.host.run import run_command
 from osbuild.qemu.bootable import find_bootable
 from osbuild.qemu.config import run_directly
 from osbuild.qemu.disk import card_size, image_format, keep_overlay, make_overlay
-from osbuild.qemu.files import own_log
+from osbuild.qemu.files import locked_log
 from osbuild.qemu.firmware import extract_files
 from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
 from osbuild.seed.esp_seed import find_esp, find_mtools
@@ -38,19 +38,19 @@ def test_raw_and_qcow2_images_are_told_apart_by_what_is_in_them(tmp_path: Path) 
 
 def test_two_machines_do_not_share_a_consoles_log(tmp_path: Path) -> None:
     log = tmp_path / "logs/console.log"
-    with own_log(log):
+    with locked_log(log):
         log.write_text("boot complete")
-        with pytest.raises(Error, match="another machine's console") as caught, own_log(log):
+        with pytest.raises(Error, match="another machine writes its console") as caught, locked_log(log):
             pass
         assert caught.value.hint and log.read_text() == "boot complete", "the other's log is as it was"
-    with own_log(log):
+    with locked_log(log):
         assert not log.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
-        (None, "there is no such disk image", "edge-osbuild build"),
+        (None, "this disk image does not exist", "edge-osbuild build"),
         (b"", "no partition table", "disk.img"),
         (b"name: minimal\n", "no partition table", "disk.img"),
         (b"\x28\xb5\x2f\xfd" + b"\0" * 600, "compressed", "zstd -d"),
@@ -72,7 +72,7 @@ def test_what_is_no_image_is_refused_with_a_way_out(
 def test_a_folder_is_no_image_but_a_build_folder_stands_for_what_is_in_it(tmp_path: Path) -> None:
     with pytest.raises(Error, match="this is a folder"):
         image_format(tmp_path)
-    with pytest.raises(Error, match=r"no disk\.img in this folder"):
+    with pytest.raises(Error, match=r"contains no disk\.img"):
         find_bootable(tmp_path)
     image = gpt(tmp_path / "disk.img")
     assert find_bootable(tmp_path).seed is None
@@ -100,7 +100,7 @@ def test_an_sd_card_has_the_next_power_of_two_of_bytes(tmp_path: Path) -> None:
         assert card_size(image, wanted) == card
     image.write_bytes(b"QFI\xfb" + b"\0" * 508)
     assert card_size(image, 3 * 2**20) == 2**22
-    with pytest.raises(Error, match="not known") as caught:
+    with pytest.raises(Error, match="is unknown") as caught:
         card_size(image, None)
     assert "--disk-size" in (caught.value.hint or "")
 
@@ -117,7 +117,7 @@ def test_what_a_board_without_a_boot_rom_starts_with_is_read_off_its_disk(tmp_pa
     found = extract_files(disk, ["U-Boot.bin", "dtbs/board.dtb"], tmp_path / "out")
     assert list(found) == ["U-Boot.bin", "dtbs/board.dtb"]
     assert all(path.read_bytes() == (tmp_path / "program").read_bytes() for path in found.values())
-    with pytest.raises(Error, match=r"there is no start\.elf on the boot partition"):
+    with pytest.raises(Error, match=r"the ESP has no start\.elf"):
         extract_files(disk, ["start.elf"], tmp_path / "out")
 
 
@@ -126,10 +126,10 @@ def test_changes_to_an_older_image_are_not_put_on_a_newer_one(tmp_path: Path) ->
     overlay.write_bytes(b"QFI\xfb" + b"\0" * 600)
     keep_overlay(image, overlay, None, run_directly)
     os.utime(image, (2**31, 2**31))
-    with pytest.raises(Error, match="made anew since") as caught:
+    with pytest.raises(Error, match="built again since") as caught:
         keep_overlay(image, overlay, None, run_directly)
     assert f"rm {overlay}" in (caught.value.hint or "")
-    with pytest.raises(Error, match="no qcow2"):
+    with pytest.raises(Error, match="not a qcow2"):
         keep_overlay(image, gpt(tmp_path / "other"), None, run_directly)
 
 

@@ -13,7 +13,7 @@ from osbuild.config.profile import Profile, User
 from osbuild.host.cache import Cache, tree_digest
 from osbuild.host.walk import walk_folder
 from osbuild.rootfs import assembly, element_search, image_accounts
-from osbuild.rootfs.assembly import copy_tree, move_state_out
+from osbuild.rootfs.assembly import copy_file_tree, move_state_out
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
 from tests.rootfs.test_overlays import FOLDERS
@@ -91,7 +91,7 @@ def test_what_takes_the_place_of_a_file_while_an_overlay_is_read_is_no_part_of_t
 
     monkeypatch.setattr(assembly, "check_replaces", check_place)
     try:
-        copy_tree(files, root, 1000)
+        copy_file_tree(files, root, 1000)
     except Error as error:
         assert "overlay" in str(error) and error.hint
     if swap is hard_link and moment != "etc/site/file":  # it was a file of the overlay when that was looked at
@@ -118,7 +118,7 @@ def test_names_of_any_bytes_below_var_are_made_again_on_the_device(root: ImageRo
         (files / "var/lib" / name).mkdir()
         (files / f"var/lib/to-{number}").symlink_to(name)
     overlays.check_overlay(files)
-    copy_tree(files, root, 1000)
+    copy_file_tree(files, root, 1000)
     move_state_out(root)
     device = tmp_path / "device"
     for part in ("etc/passwd", "etc/group", "usr/lib/tmpfiles.d/00-edge-var.conf"):
@@ -133,7 +133,7 @@ def test_a_large_file_keeps_its_holes_and_one_larger_than_a_slot_is_refused(root
     with (files / "etc/site/file").open("wb") as file:
         file.seek(2**30)
         file.write(b"end")
-    copy_tree(files, root, 1000)
+    copy_file_tree(files, root, 1000)
     made = (root.path / "etc/site/file").stat()
     assert made.st_size == 2**30 + 3 and made.st_blocks * 512 < 2**20
     overlays.check_overlay(files, largest=2**31)
@@ -158,7 +158,7 @@ def test_what_is_made_of_files_that_were_edited_meanwhile_is_not_kept(tmp_path: 
         hook.write_text("new")
         shutil.copy(hook, path)
 
-    with pytest.raises(Error, match="were changed meanwhile") as caught:
+    with pytest.raises(Error, match="were changed during the build") as caught:
         cache.get_or_make("rootfs", key(), make, again=key)
     assert caught.value.hint
     assert list(cache.folder("rootfs").iterdir()) == []

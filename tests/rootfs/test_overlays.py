@@ -22,7 +22,7 @@ from osbuild.image import update_trust
 from osbuild.image.layers import FileMetadata, list_files
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
-from osbuild.rootfs.assembly import copy_tree, move_state_out, write_settings
+from osbuild.rootfs.assembly import copy_file_tree, move_state_out, write_settings
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
 
@@ -119,7 +119,7 @@ def test_whatever_elements_and_overlays_contain_the_host_stays_as_it_is(
             Path(folder, name).mkdir()
             fill(Path(folder, name), entries, host)
             with suppress(Error):
-                copy_tree(Path(folder, name), ImageRoot(root), 1000)
+                copy_file_tree(Path(folder, name), ImageRoot(root), 1000)
         with suppress(Error):
             write_settings(ImageRoot(root), SHOP, {})
         with suppress(Error):
@@ -155,7 +155,7 @@ def test_an_overlay_writes_nothing_through_a_link_of_the_root(root: ImageRoot, h
     (files / "etc/site/file").write_text("of the overlay")
     root.make_link("etc/site", host)
     with pytest.raises(Error) as caught:
-        copy_tree(files, root, 1000)
+        copy_file_tree(files, root, 1000)
     assert "overlay" in str(caught.value) and "/etc/site" in str(caught.value)
     assert str(host) in str(caught.value.hint)
     assert untouched(host)
@@ -229,7 +229,7 @@ def test_a_folder_of_the_image_is_never_replaced(to: str | None, root: ImageRoot
         (files / "usr/lib/vendor").write_text("a file")
     overlays.check_overlay(files)
     with pytest.raises(Error, match="/usr/lib/vendor would replace a folder"):
-        copy_tree(files, root, 1000)
+        copy_file_tree(files, root, 1000)
     assert root.read_file("usr/lib/vendor/file") == b"of a package"
 
 
@@ -269,7 +269,7 @@ def test_folders_and_links_of_var_are_created_on_the_device_with_odd_names_too(r
     (files / "var/lib/a b%").mkdir(parents=True)
     (files / "var/lib/link").symlink_to("/usr/lib/100%")
     overlays.check_overlay(files)
-    copy_tree(files, root, 1000)
+    copy_file_tree(files, root, 1000)
     move_state_out(root)
     lines = root.read_file("usr/lib/tmpfiles.d/00-edge-var.conf").decode().splitlines()
     assert 'd "/var/lib/a b%%" 0755 root root -' in lines
@@ -282,7 +282,7 @@ def test_bits_that_were_set_on_purpose_are_kept(mode: int, root: ImageRoot, tmp_
     (files / "tool").write_text("text")
     os.chown(files / "tool", 1000, 1000)
     (files / "tool").chmod(mode)
-    copy_tree(files, root, 1000)
+    copy_file_tree(files, root, 1000)
     found = (root.path / "tool").stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, 0, 0)
 
@@ -291,7 +291,7 @@ def test_a_sticky_folder_stays_open_to_all(root: ImageRoot, tmp_path: Path) -> N
     files = tree(tmp_path)
     (files / "spool").mkdir()
     (files / "spool").chmod(0o1777)
-    copy_tree(files, root, 1000)
+    copy_file_tree(files, root, 1000)
     assert stat.S_IMODE((root.path / "spool").stat().st_mode) == 0o1777
 
 
@@ -299,7 +299,7 @@ def test_capabilities_of_a_program_are_kept(root: ImageRoot, tmp_path: Path) -> 
     files = tree(tmp_path)
     (files / "ping").write_text("text")
     os.setxattr(files / "ping", "security.capability", CAP_NET_RAW)
-    copy_tree(files, root, 1000)
+    copy_file_tree(files, root, 1000)
     assert os.getxattr(root.path / "ping", "security.capability") == CAP_NET_RAW
 
 
@@ -332,7 +332,7 @@ def made_under(mask: int, folder: Path) -> dict[str, FileMetadata]:
         root.write_file("etc/passwd", "root:x:0:0::/root:/bin/sh\n")
         root.write_file("etc/group", "root:x:0:\n")
         root.write_file("usr/lib/os-release", "ID=debian\n")
-        copy_tree(files, root, 1000)
+        copy_file_tree(files, root, 1000)
         write_settings(root, load_profile(profile_of(folder)).profile, {"name": "shop"})
         move_state_out(root)
         return {path: FileMetadata(**{**vars(found), "time": 0}) for path, found in list_files(root.path).items()}

@@ -359,7 +359,7 @@ def test_a_seed_goes_onto_nothing_but_a_disk_with_an_efi_system_partition(tmp_pa
     other.write_bytes(bytes(4096))
     with pytest.raises(Error, match="partition table"):
         insert_seed({}, other, wrap=lambda command, _: list(command))
-    with pytest.raises(Error, match="no such image"):
+    with pytest.raises(Error, match="this image does not exist"):
         insert_seed({}, tmp_path / "missing", wrap=lambda command, _: list(command))
     assert other.read_bytes() == bytes(4096)
 

@@ -1,2 +1,4 @@
-"""What runs in the tools tree to make a root folder out of Debian packages: standard library only, no imports from
-the rest of the package."""
+"""Programs that run in the tools tree and install Debian packages into a root folder.
+
+They import the standard library only, and nothing from the rest of the project.
+"""

@@ -1,15 +1,16 @@
-"""Run a command while the kernel starts programs of another architecture by qemu-user.
+"""Runs a command while the kernel starts programs of another architecture with qemu-user.
 
     python3 -m osbuild.rootfs.installer.emulation ARCHITECTURE NAME COMMAND...
 
-The emulator is registered with binfmt_misc as NAME, with the flag F: the kernel opens the emulator now, so it is found
-from inside every chroot (kernel.org, admin-guide/binfmt-misc). It covers any registration that the host has. The file
-system is mounted here, in the sandbox's mount namespace: since Linux 6.7 a registration ends with the last mount of
-it, so even a killed build leaves nothing. Older kernels, and hosts that have it mounted themselves, keep one until it
-is removed: that of a killed build goes when the next one registers the same name.
+The emulator is registered with binfmt_misc as NAME (kernel.org, admin-guide/binfmt-misc) and takes precedence over a
+registration of the host. With the flag F, the kernel opens the emulator at registration, so it works in every chroot.
 
-A registration in a user namespace (also Linux 6.7) would be out of the host's sight altogether. But device files
-can't be made there, nor /proc and /sys mounted by diskimage-builder's hooks, and older kernels would need this anyway.
+binfmt_misc is mounted in the sandbox's mount namespace. Since Linux 6.7 a registration ends with the last mount of
+binfmt_misc, so a killed build leaves no registration. With older kernels, and if the host mounts binfmt_misc too, the
+registration of a killed build remains until the next build registers the same name.
+
+A registration in a user namespace (also since Linux 6.7) would not affect the host at all. But in a user namespace,
+device files can't be created, diskimage-builder's hooks can't mount /proc and /sys, and older kernels lack it.
 """
 
 import subprocess
@@ -23,7 +24,7 @@ from osbuild.rootfs.installer.mounts import Mounts
 
 
 def registration_line(abi: Abi, name: str, emulator: Path) -> str:
-    """The line that registers `emulator`. Flags: P keeps the name that a program was called by, F opens it now."""
+    """Return the line that registers `emulator`. Flags: P preserves argv[0], F opens the emulator at once."""
 
     def escaped(data: bytes) -> str:
         return "".join(f"\\x{byte:02x}" for byte in data)
@@ -33,7 +34,7 @@ def registration_line(abi: Abi, name: str, emulator: Path) -> str:
 
 @contextmanager
 def registered_emulator(abi: Abi, name: str, folder: Path) -> Iterator[None]:
-    """Have programs of `abi` run by the emulator of this system; `folder` is an empty one. Raises `OSError`."""
+    """Let this system's emulator run programs of `abi`. `folder` is an empty mount point. Raises `OSError`."""
     with Mounts() as mounts:
         mounts.add("binfmt_misc", folder, "binfmt_misc")
         entry = folder / name
@@ -47,7 +48,7 @@ def registered_emulator(abi: Abi, name: str, folder: Path) -> Iterator[None]:
 
 
 def main(architecture: str, name: str, *command: str) -> int:
-    """Run `command` for `architecture`, as Debian calls it. Returns its status."""
+    """Run `command` while programs of `architecture`, a Debian name, can run. Returns its exit status."""
     folder = Path("/run/binfmt_misc")
     folder.mkdir()
     try:

@@ -1,10 +1,10 @@
-"""Install a repository of Debian packages into an empty folder, for this processor or for another.
+"""Installs a repository of Debian packages into an empty folder, for this or another architecture.
 
     python3 -m osbuild.rootfs.installer.install REPOSITORY TARGET ARCHITECTURE
 
-The repository is flat and complete in itself. Everything is unpacked, then configured in a chroot; both by this
-system's dpkg. For another architecture the native programs of `farm` are in place while scripts run, and programs of
-that architecture must run here (see `emulation`).
+The repository is flat and contains all dependencies. This system's dpkg unpacks all packages, then configures them in a
+chroot. For another architecture, `native_programs` replace programs of the root while scripts run, and `emulation` must
+be active for the others.
 """
 
 import os
@@ -28,45 +28,48 @@ OPTIONS = (
 )
 DENY_SERVICES = "#!/bin/sh\nexit 101\n"
 DPKG = Path("/usr/bin/dpkg")
-EMULATING = "not all of it worked with native programs: the rest is emulated"
+EMULATING = "the installation with native programs failed: it continues under emulation"
 DO_NOTHING = "#!/bin/sh\nexit 0\n"
 
 
 class Installation:
-    """One root in the making. `scratch` is an empty folder outside of it, which is kept."""
+    """The installation of one root. `scratch` is an empty folder outside the root."""
 
     def __init__(self, repository: Path, target: Path, architecture: str, scratch: Path) -> None:
         self.repository = repository
         self.target = target
         self.scratch = scratch
         self.packages = packages.read_packages(repository / "Packages")
-        self.here = packages.read_packages(Path("/var/lib/dpkg/status"))
-        self.native = ABIS[self.here["dpkg"].architecture]
+        self.host_packages = packages.read_packages(Path("/var/lib/dpkg/status"))
+        self.native = ABIS[self.host_packages["dpkg"].architecture]
         self.foreign = ABIS[architecture]
         self.begin = time.monotonic()
         self.dpkg = patch_dpkg(scratch / "dpkg", self.native, self.foreign)
 
-    def say(self, text: str) -> None:
-        """A line for the log, with the seconds since the start."""
+    def log(self, text: str) -> None:
+        """Print a line for the log, with the seconds since the start."""
         print(f"{time.monotonic() - self.begin:6.1f} s  {text}", flush=True)
 
     def run(self, *command: str | Path, check: bool = True) -> int:
-        """Run a program as maintainer scripts expect it. Raises `subprocess.CalledProcessError`."""
+        """Run a program in the environment that maintainer scripts expect; return its exit status.
+
+        Raises `subprocess.CalledProcessError` if `check`.
+        """
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
         env |= {"TMPDIR": "/tmp", "HOME": "/root", "PATH": "/usr/sbin:/usr/bin"}
         return subprocess.run(command, env=env, check=check, stdin=subprocess.DEVNULL).returncode
 
     def unpack_essential(self) -> None:
-        """Unpack the essential packages. Their scripts need each other, so their files are laid out before."""
+        """Unpack the essential packages. Their files are extracted before, because their scripts need each other."""
         make_skeleton(self.target)
         names = packages.essential_packages(self.packages)
         for name in names:
             extract_package(self.repository / self.packages[name].filename, self.target)
         self.unpack_packages(names)
-        self.say(f"{len(names)} essential packages")
+        self.log(f"{len(names)} essential packages unpacked")
 
     def unpack_packages(self, names: Iterable[str], *, check: bool = True) -> int:
-        """Unpack packages, whatever they depend on. Returns dpkg's status."""
+        """Unpack packages regardless of their dependencies. Returns dpkg's exit status."""
         archives = [self.repository / self.packages[name].filename for name in names]
         options = [f"--{option}" for option in OPTIONS]
         return self.run(
@@ -74,70 +77,67 @@ class Installation:
         )
 
     def install_rest(self) -> None:
-        """Unpack the others, configure all. What does not work with native programs is done again without."""
-        with quiet_chroot(self.target, self.scratch):
+        """Unpack the other packages and configure all. If native programs fail, continue under emulation."""
+        with chroot_without_services(self.target, self.scratch):
             if self.foreign != self.native:
                 if self.install_with_native():
-                    return self.say("configured with native programs")
-                self.say(EMULATING)
+                    return self.log("configured with native programs")
+                self.log(EMULATING)
             if missing := self.missing_packages():
                 self.unpack_packages(missing)
-                self.say(f"{len(missing)} more packages unpacked")
+                self.log(f"{len(missing)} more packages unpacked")
             self.configure_packages()
-            self.say("configured")
+            self.log("configured")
 
     def install_with_native(self) -> bool:
-        """The same with native programs; whether that worked.
-
-        A program is covered when its package is unpacked, not before: dpkg could not put it in its place.
-        """
+        """Unpack and configure with native programs. Returns whether that succeeded."""
+        # A program is covered after its package is unpacked, because dpkg can't replace a mount point.
         copies, empty = self.scratch / "programs", self.scratch / "empty"
         copies.mkdir()
         empty.mkdir()
         missing = self.missing_packages()
-        with NativePrograms(self.target, self.native, self.foreign, copies) as farm:
-            farm.show_libraries(empty)
+        with NativePrograms(self.target, self.native, self.foreign, copies) as native_programs:
+            native_programs.show_libraries(empty)
             for names in (self.packages.keys() - set(missing), missing):
-                for own in covered_programs(
-                    self.target, [self.packages[name] for name in names], self.here, self.native
+                for program in covered_programs(
+                    self.target, [self.packages[name] for name in names], self.host_packages, self.native
                 ):
-                    farm.cover_program(own, self.dpkg if own == DPKG else own)
+                    native_programs.cover_program(program, self.dpkg if program == DPKG else program)
                 if names != missing and self.unpack_packages(missing, check=False):
                     return False
-                self.say(f"{len(names)} packages unpacked, {farm.count} native programs in place")
+                self.log(f"{len(names)} packages unpacked, {native_programs.count} native programs in use")
             return not self.configure_packages(check=False)
 
     def configure_packages(self, *, check: bool = True) -> int:
-        """Configure what is unpacked, Python uncompiled: the element does that, all at once. Returns dpkg's status."""
+        """Configure the unpacked packages. Returns dpkg's exit status."""
+        # Without compiling Python modules: the element compiles all of them at once.
         with Mounts() as mounts:
             if (compiler := self.target / "usr/bin/py3compile").exists():
                 replace_program(mounts, compiler, DO_NOTHING, self.scratch)
             return self.run("chroot", self.target, "dpkg", "--configure", "--pending", check=check)
 
     def missing_packages(self) -> list[str]:
-        """Packages that dpkg has not unpacked yet."""
+        """Return the packages that dpkg has not unpacked yet."""
         status = packages.read_packages(self.target / "var/lib/dpkg/status")
         return sorted(name for name in self.packages if name not in status or not status[name].unpacked)
 
 
 def patch_dpkg(path: Path, native: Abi, foreign: Abi) -> Path:
-    """A dpkg that runs here and takes `foreign` for its own architecture, written to `path`.
-
-    That is compiled into dpkg, and no option changes it: with another one, packages of `Architecture: all` find none
-    of their dependencies. The names are of one length, so that in a copy of the program one can be put for the other.
-    """
+    """Write a dpkg to `path` that runs on this system and has `foreign` as native architecture. Returns its path."""
+    # dpkg's architecture is compiled in, and no option changes it. With the wrong one, dependencies of packages with
+    # `Architecture: all` are not met. Debian's names have the same length, so the name in a copy can be replaced.
     if native == foreign:
         return DPKG
     path.write_bytes(DPKG.read_bytes().replace(native.debian.encode(), foreign.debian.encode()))
     path.chmod(0o755)
-    said = subprocess.run([path, "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
-    if said != foreign.debian:
-        raise SystemExit(f"dpkg can't be made to take {foreign.debian} for its architecture: it says {said}")
+    printed = subprocess.run([path, "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    if printed != foreign.debian:
+        raise SystemExit(f"dpkg can't be patched for the architecture {foreign.debian}: it prints {printed}")
     return path
 
 
 def make_skeleton(target: Path) -> None:
-    """What dpkg and the first scripts find: merged /usr, an empty database, options for what is installed later."""
+    """Create what dpkg and the first scripts need: merged /usr, an empty database, and dpkg's options."""
     for name in ("bin", "sbin", "lib"):
         (target / "usr" / name).mkdir(parents=True)
         (target / name).symlink_to(f"usr/{name}")
@@ -152,7 +152,7 @@ def make_skeleton(target: Path) -> None:
 
 
 def extract_package(archive: Path, target: Path) -> None:
-    """Lay a package's files out, without dpkg's database. Raises `subprocess.CalledProcessError`."""
+    """Extract a package's files without dpkg's database. Raises `subprocess.CalledProcessError`."""
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         subprocess.run(
@@ -165,8 +165,8 @@ def extract_package(archive: Path, target: Path) -> None:
 
 
 @contextmanager
-def quiet_chroot(target: Path, scratch: Path) -> Iterator[None]:
-    """The root as a chroot in which nothing is started: kernel file systems, and no services (invoke-rc.d(8))."""
+def chroot_without_services(target: Path, scratch: Path) -> Iterator[None]:
+    """Mount kernel file systems in the root, and prevent packages from starting services (invoke-rc.d(8))."""
     with Mounts() as mounts:
         mounts.add("/dev", target / "dev", None, BIND | RECURSIVE)
         mounts.add("/sys", target / "sys", None, BIND | RECURSIVE)
@@ -181,7 +181,7 @@ def quiet_chroot(target: Path, scratch: Path) -> Iterator[None]:
 
 
 def replace_program(mounts: Mounts, path: Path, text: str, scratch: Path) -> None:
-    """Show a script, kept in `scratch`, in the place of a program of the root."""
+    """Mount a script, stored in `scratch`, over a program of the root."""
     script = scratch / path.name
     script.write_text(text)
     script.chmod(0o755)
@@ -189,7 +189,7 @@ def replace_program(mounts: Mounts, path: Path, text: str, scratch: Path) -> Non
 
 
 def main(repository: str, target: str, architecture: str) -> int:
-    """Install. Returns the status for the shell; what went wrong has been printed."""
+    """Install and return the exit status. Prints errors."""
     enter_private_namespace()
     scratch = Path("/run/edge-install")
     scratch.mkdir()
@@ -198,7 +198,7 @@ def main(repository: str, target: str, architecture: str) -> int:
         installation.unpack_essential()
         installation.install_rest()
     except subprocess.CalledProcessError as error:
-        print(f"error: {error.cmd[0]} ended with status {error.returncode}: its own words are above", file=sys.stderr)
+        print(f"error: {error.cmd[0]} ended with status {error.returncode}: its output is above", file=sys.stderr)
         return 1
     return 0
 

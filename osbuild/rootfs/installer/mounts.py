@@ -1,4 +1,4 @@
-"""Mounts in a namespace of this process's own: they end with it, whatever happens to it (mount_namespaces(7))."""
+"""Mounts in a private namespace, which end with this process (mount_namespaces(7))."""
 
 import ctypes
 import os
@@ -23,21 +23,21 @@ def _checked(status: int, target: Path) -> None:
 
 
 def enter_private_namespace() -> None:
-    """From now on, no mount of this process is seen outside of it. Raises `OSError`."""
+    """Hide all further mounts of this process from other processes. Raises `OSError`."""
     _checked(_libc.unshare(NEW_NAMESPACE), Path("/"))
     _mount("none", Path("/"), None, RECURSIVE | PRIVATE)
 
 
 class Mounts(ExitStack):
-    """Mounts that end with the block, the last first, and with them the mount points that were made for them."""
+    """Mounts that are undone when the block ends, last first, including mount points that were created for them."""
 
     def add(self, source: str | Path, target: Path, kind: str | None = None, flags: int = 0) -> None:
-        """mount(2) on something that exists."""
+        """Mount on an existing path (mount(2)). Raises `OSError`."""
         _mount(source, target, kind, flags)
         self.callback(_libc.umount2, os.fsencode(target), DETACH)
 
     def bind(self, source: Path, target: Path) -> None:
-        """Show `source`, file or folder with all below it, at `target`, which is made if it is missing."""
+        """Bind `source`, a file or a folder with its submounts, to `target`, which is created if missing."""
         if not target.exists():
             self.enter_context(temporary_path(target, folder=source.is_dir()))
         self.add(source, target, None, BIND | RECURSIVE)
@@ -45,12 +45,12 @@ class Mounts(ExitStack):
 
 @contextmanager
 def temporary_path(path: Path, *, folder: bool) -> Iterator[None]:
-    """An empty file or folder, and what it takes of folders above it, for as long as the block runs."""
-    above = []
+    """Create an empty file or folder, with missing parents, for the duration of the block."""
+    created = []
     for parent in [*reversed(path.parents), *([path] if folder else [])]:
         if not parent.exists():
             parent.mkdir()
-            above.append(parent)
+            created.append(parent)
     if not folder:
         path.touch()
     try:
@@ -58,5 +58,5 @@ def temporary_path(path: Path, *, folder: bool) -> Iterator[None]:
     finally:
         if not folder:
             path.unlink()
-        for parent in reversed(above):
+        for parent in reversed(created):
             parent.rmdir()

@@ -1,9 +1,9 @@
-"""Native programs in the place of foreign ones, so that a foreign root configures itself at nearly native speed.
+"""Replaces programs of a foreign root with native ones, so that it is configured at nearly native speed.
 
-Most of what maintainer scripts run does the same on every processor: shells, Perl, Python, openssl, systemd's tools.
-While the farm stands, each program that this system has too, from the same source package version, is covered by this
-system's own. Its libraries lie in a folder of their own architecture (multiarch), so nothing of the root's collides.
-A program that is not here, or in another version, stays what it is and runs under emulation: slower, never wrong.
+Most programs of maintainer scripts do the same on every architecture: shells, Perl, Python, openssl, systemd's tools.
+If this system has the same program from the same source version, its own is mounted over the root's. Native libraries
+are in a folder of their architecture (multiarch), so they do not conflict with the root's. Other programs run under
+emulation, which is slower.
 """
 
 import os
@@ -17,41 +17,41 @@ from osbuild.rootfs.installer.abi import Abi, read_elf_machine
 from osbuild.rootfs.installer.mounts import Mounts
 from osbuild.rootfs.installer.packages import Package
 
-# What these do depends on the architecture that they were made for.
+# The behaviour of these programs depends on the architecture that they were built for.
 OWN = frozenset({"/usr/sbin/ldconfig", "/usr/bin/ldd"})
-# Modules of these interpreters lie in the folder of the architecture: native ones only where the root has them too.
+# Perl's modules are in the architecture's folder. Native ones are used only if the root has them too.
 PERL = ("perl", "perl5")
 
 
 def source_version(version: str) -> str:
-    """A version without the suffix of a rebuild that one architecture alone had (`+b1`)."""
+    """Return a version without the suffix of a binary rebuild of one architecture (`+b1`)."""
     return re.sub(r"\+b\d+$", "", version)
 
 
 def covered_programs(
-    target: Path, wanted: Iterable[Package], here: Mapping[str, Package], native: Abi
+    target: Path, packages: Iterable[Package], host_packages: Mapping[str, Package], native: Abi
 ) -> Iterator[Path]:
-    """Absolute paths of programs in the root `target` that this system has too."""
-    for package in wanted:
-        mine = here.get(package.name)
-        if mine is None or source_version(mine.version) != source_version(package.version):
+    """Yield absolute paths of the programs of `packages` in the root `target` that this system has too."""
+    for package in packages:
+        host_package = host_packages.get(package.name)
+        if host_package is None or source_version(host_package.version) != source_version(package.version):
             continue
         for line in list_package_files(target, package):
             path = target / line.lstrip("/")
             if line in OWN or ".so" in path.name or path.is_symlink() or not path.is_file():
                 continue
-            own = Path(line)
+            program = Path(line)
             if (
                 os.access(path, os.X_OK)
                 and read_elf_machine(path)
-                and own.is_file()
-                and read_elf_machine(own) == native.elf
+                and program.is_file()
+                and read_elf_machine(program) == native.elf
             ):
-                yield own
+                yield program
 
 
 def list_package_files(target: Path, package: Package) -> list[str]:
-    """The files that dpkg has unpacked from a package (dpkg-query(1), --listfiles)."""
+    """Return the files that dpkg has unpacked from a package (dpkg-query(1), --listfiles)."""
     for name in (package.name, f"{package.name}:{package.architecture}"):
         path = target / f"var/lib/dpkg/info/{name}.list"
         if path.exists():
@@ -60,7 +60,7 @@ def list_package_files(target: Path, package: Package) -> list[str]:
 
 
 class NativePrograms(Mounts):
-    """While the block runs, programs of the root `target` are native ones; `copies` is an empty folder."""
+    """Covers programs of the root `target` with native ones until the block ends. `copies` is an empty folder."""
 
     def __init__(self, target: Path, native: Abi, foreign: Abi, copies: Path) -> None:
         super().__init__()
@@ -70,14 +70,12 @@ class NativePrograms(Mounts):
         self.copies = copies
         self.count = 0
 
-    def cover_program(self, own: Path, program: Path) -> None:
-        """Cover the root's program at `own` by a copy of `program`.
-
-        It is a copy so that a script can change owner and mode, as some do; they go to the root's own file in the end.
-        """
-        path = self.target / own.relative_to("/")
+    def cover_program(self, covered: Path, program: Path) -> None:
+        """Mount a copy of `program` over the root's program at the absolute path `covered`. Raises `OSError`."""
+        # A copy, because some scripts change owner or mode. `copy_ownership` applies the change to the root's file.
+        path = self.target / covered.relative_to("/")
         status = path.stat()
-        copy = self.copies / str(own).replace("/", "\\")
+        copy = self.copies / str(covered).replace("/", "\\")
         shutil.copyfile(program, copy)
         os.chown(copy, status.st_uid, status.st_gid)
         copy.chmod(stat.S_IMODE(status.st_mode))
@@ -86,7 +84,7 @@ class NativePrograms(Mounts):
         self.count += 1
 
     def show_libraries(self, empty: Path) -> None:
-        """Show native libraries and the loader. `empty` is an empty folder."""
+        """Mount native libraries and the loader in the root. `empty` is an empty folder."""
         libraries = Path("/", self.native.libraries)
         self.bind(libraries, self.target / self.native.libraries)
         for name in PERL:
@@ -95,23 +93,23 @@ class NativePrograms(Mounts):
         loader = self.target / self.native.loader
         if loader.parent.exists():
             self.add_link(loader, str(libraries / loader.name))
-        else:  # base-files removes /lib64 if it is anything else than a link to a folder of that name below /usr
+        else:  # base-files removes /lib64 unless it is a link to usr/lib64
             self.bind(Path("/usr", loader.parent.name), self.target / "usr" / loader.parent.name)
             self.add_link(loader.parent, f"usr/{loader.parent.name}")
         for modules in Path("/usr/lib").glob("python3.*/lib-dynload"):
             if (path := self.target / modules.relative_to("/")).is_dir():
                 self.bind(modules, path)
 
-    def add_link(self, place: Path, to: str) -> None:
-        """A symbolic link for as long as the block runs."""
-        place.symlink_to(to)
-        self.callback(place.unlink)
+    def add_link(self, path: Path, to: str) -> None:
+        """Create a symbolic link, which is removed when the block ends."""
+        path.symlink_to(to)
+        self.callback(path.unlink)
 
 
 def copy_ownership(copy: Path, path: Path) -> None:
-    """Give the root's own file the owner and mode that scripts have given to the copy in its place."""
-    was, now = path.stat(), copy.stat()
-    if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
-        os.chown(path, now.st_uid, now.st_gid)
-    if (was.st_uid, was.st_gid, was.st_mode) != (now.st_uid, now.st_gid, now.st_mode):
-        path.chmod(stat.S_IMODE(now.st_mode))
+    """Apply changes that scripts have made to owner and mode of `copy` to the root's own file `path`."""
+    old, new = path.stat(), copy.stat()
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        os.chown(path, new.st_uid, new.st_gid)
+    if (old.st_uid, old.st_gid, old.st_mode) != (new.st_uid, new.st_gid, new.st_mode):
+        path.chmod(stat.S_IMODE(new.st_mode))

@@ -1,19 +1,19 @@
-"""Debian's control data: the packages in a repository's index or in dpkg's status file (deb-control(5))."""
+"""Reads Debian's control data (deb-control(5)): a repository's index or dpkg's status file."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# States of dpkg(1) in which a package's files are there.
+# States of dpkg(1) in which a package's files are installed.
 UNPACKED = frozenset({"unpacked", "half-configured", "triggers-awaited", "triggers-pending", "installed"})
 
 
 @dataclass(frozen=True)
 class Package:
-    """One package: `needs` are names of what it depends on, the first alternative of each.
+    """One package. `needs` are the names of its dependencies, the first alternative of each.
 
-    `unpacked` says whether its files are there, in dpkg's status file.
+    `unpacked` says whether its files are installed, in dpkg's status file.
     """
 
     name: str
@@ -27,12 +27,12 @@ class Package:
 
 
 def read_packages(path: Path) -> dict[str, Package]:
-    """Every package of the file, by name."""
-    found = {}
+    """Read every package of the file, by name."""
+    packages = {}
     for stanza in re.split(r"\n\n+", path.read_text()):
         fields = dict(re.findall(r"^([\w-]+): *(.*)$", stanza, re.MULTILINE))
         if "Package" in fields:
-            found[fields["Package"]] = Package(
+            packages[fields["Package"]] = Package(
                 fields["Package"],
                 fields.get("Version", ""),
                 fields["Architecture"],
@@ -42,24 +42,27 @@ def read_packages(path: Path) -> dict[str, Package]:
                 fields.get("Filename", ""),
                 fields.get("Status", "").rpartition(" ")[2] in UNPACKED,
             )
-    return found
+    return packages
 
 
 def relation_names(field: str) -> tuple[str, ...]:
-    """The names in a field of relations, the first of alternatives, without versions and architectures."""
+    """Return the names in a relation field, the first of alternatives, without versions and architectures."""
     return tuple(re.split(r"[ (:|]", item.strip())[0] for item in field.split(",") if item.strip())
 
 
 def essential_packages(packages: Mapping[str, Package]) -> list[str]:
-    """The essential packages and all that they need: a maintainer script may use these without asking, and dpkg
-    must find them unpacked. base-passwd comes first, which makes the users that others' files belong to."""
+    """Return the names of the essential packages and their dependencies, base-passwd first.
+
+    Maintainer scripts may use them without a dependency, so dpkg must find them unpacked.
+    """
     providers = {provided: package.name for package in packages.values() for provided in package.provides}
     todo = [package.name for package in packages.values() if package.essential]
-    found: set[str] = set()
+    names: set[str] = set()
     while todo:
         name = todo.pop()
         name = name if name in packages else providers.get(name, "")
-        if name and name not in found:
-            found.add(name)
+        if name and name not in names:
+            names.add(name)
             todo += packages[name].needs
-    return sorted(found, key=lambda name: (name != "base-passwd", name))
+    # base-passwd creates the users that own the files of other packages.
+    return sorted(names, key=lambda name: (name != "base-passwd", name))
