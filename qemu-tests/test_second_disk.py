@@ -46,8 +46,8 @@ def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
     node.wait_good()
     said = node.run("dmesg | grep edge-init")
     for name in ("vda", "vdb", "vdc", "vdd"):
-        assert f"the root of slot a on {name} does not fit its root hash" in said, said
-    assert "root on vde2, hash tree on vde3; boot partition unknown" in said
+        assert f"the root file system of slot a on {name} does not match its root hash" in said, said
+    assert "root file system on vde2, hash tree on vde3; ESP unknown" in said
     used = second_disk.used(node)
     assert set(used) == EVERYTHING and set(used.values()) == {"vde"}, used
     assert second_disk.disks(node) == {"nvme0n1", "vda", "vdb", "vdc", "vdd", "vde", "vdf"}
@@ -64,7 +64,8 @@ def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
     own, copy = damaged(made, tmp_path / "own.img", "root-a", 1024), copied(made, tmp_path / "copy.img")
     before = digests((copy,))
     on = machine(MachineConfig(board=board, memory=MEMORY, disks=(own,), nvme=(copy,)))
-    found = on.console.wait_for(r"FAILED: the root of slot a can't be mounted.*\(on (.*)\)|boot complete", BOOT)
+    pattern = r"FAILED: the root file system of slot a cannot be mounted.*\(on (.*)\)|boot complete"
+    found = on.console.wait_for(pattern, BOOT)
     on.power_cut()
     assert found[1] == "vda", found[0]
     assert counters(own)["a"] == (2, 1)

@@ -197,7 +197,7 @@ def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(whole: SdCard
     whole.write(UBootState(4, ("b", "a"), {"a": BootCounter(3), "b": BootCounter(1, 2)}), UBootState(3))
     on = machine(MachineConfig(board=whole.board, disks=(whole.path,), network=None))
     on.console.wait_for("starting slot B edge.tries=0-3", SECONDS)
-    on.console.wait_for("edge-init: FAILED: the root of slot b can't be mounted", SECONDS)
+    on.console.wait_for("edge-init: FAILED: the root file system of slot b cannot be mounted", SECONDS)
     on.console.wait_for("starting slot A edge.tries=2-1", SECONDS)
     on.console.wait_for("boot complete: minimal .* slot a", BOOT_SECONDS)
     deadline = Deadline(SECONDS)

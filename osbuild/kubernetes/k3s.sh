@@ -1,5 +1,5 @@
 #!/bin/sh
-# What K3s' own wrapper does before it runs the inner program, but for unpacking it.
+# Replaces K3s' own wrapper: it sets the same environment, but K3s is unpacked in the image already.
 set -eu
 programs=/usr/lib/k3s/bin
 export PATH="$programs:/usr/sbin:/usr/bin:$programs/aux" K3S_DATA_DIR="${K3S_DATA_DIR:-/var/lib/kubernetes}"
@@ -11,7 +11,7 @@ case ${1-} in
         ;;
     ctr)
         shift
-        # The system's containerd, not one of K3s' own.
+        # containerd of the system, not that of K3s.
         export CONTAINERD_NAMESPACE="${CONTAINERD_NAMESPACE:-k8s.io}"
         exec /usr/bin/ctr "$@"
         ;;

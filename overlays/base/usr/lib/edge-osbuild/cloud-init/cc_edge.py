@@ -1,7 +1,7 @@
 """Steps of cloud-init on an immutable node. cloud.cfg names them: `[edge, always, STEP]`.
 
 cloud-init's own modules stop at the first bad entry. These steps call the same functions once for each entry, so that
-one bad file, user or command costs only itself. Every error is logged, and `edge-agent seed` reports it.
+one bad file, user or command does not affect the others. Errors are logged, and `edge-agent seed` reports them.
 """
 
 import base64
@@ -37,11 +37,11 @@ LOG = logging.getLogger("cloudinit.config.cc_edge")
 meta = {"id": "cc_edge", "distros": ["all"], "frequency": PER_ALWAYS, "activate_by_schema_keys": []}
 
 TIME_CLIENT = "systemd-timesyncd"
-BOOTCMD_TIMEOUT = 60  # seconds; users and files come after it, and the boot waits
-# The same ids as osbuild.seed.users gives: they follow from the name, because /home outlives the user database.
+BOOTCMD_TIMEOUT = 60  # seconds; users and files are applied afterwards, and the boot waits
+# The same ids as in osbuild.seed.users. They are derived from the name, because /home outlives the user database.
 FIRST_ID, IDS = 1000, 50000
 
-USELESS = ("selinux_user", "snapuser")  # of a user: with these, there would be none at all
+UNSUPPORTED = ("selinux_user", "snapuser")  # keys of a user that would prevent its creation
 DONE = "/run/cloud-init/edge-done"
 
 Config = dict[str, Any]
@@ -52,10 +52,10 @@ def handle(name: str, cfg: Config, cloud: Any, args: list[str]) -> None:
     STEPS[args[0]](cfg, cloud)
 
 
-def attempt(what: str, act: Callable[..., object], *arguments: Any) -> bool:
-    """Call `act`; log an error that names `what` if it fails. Returns whether it succeeded."""
+def attempt(what: str, action: Callable[..., object], *arguments: Any) -> bool:
+    """Call `action`. If it fails, log an error that begins with `what`. Returns whether it succeeded."""
     try:
-        act(*arguments)
+        action(*arguments)
     except Exception as error:
         LOG.error("%s: %s", what, reason(error))
         LOG.debug("%s", what, exc_info=True)
@@ -64,24 +64,24 @@ def attempt(what: str, act: Callable[..., object], *arguments: Any) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """An exception in one line. A command's arguments may hold secrets, so only what it printed is shown."""
+    """An exception as one line. The arguments of a command may be secret, so only its output is shown."""
     if isinstance(error, subp.ProcessExecutionError):
-        said = util.decode_binary(error.stderr or b"").strip()
-        return " ".join(said.split()) if said not in ("", "-") else f"exit status {error.exit_code}"
+        output = util.decode_binary(error.stderr or b"").strip()
+        return " ".join(output.split()) if output not in ("", "-") else f"exit status {error.exit_code}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def entries(cfg: Config, key: str) -> list[Any]:
-    """The list below `key`. Anything else there is an error of the seed, and counts as empty."""
-    found = cfg.get(key) or []
-    if isinstance(found, list):
-        return found
+    """The list at `key`. Another type is logged as an error and treated as an empty list."""
+    value = cfg.get(key) or []
+    if isinstance(value, list):
+        return value
     LOG.error("%s: expected a list", key)
     return []
 
 
 def bootcmd(cfg: Config, cloud: Any) -> None:
-    """Run `bootcmd` as one script, like cc_bootcmd, but not for longer than the boot can wait."""
+    """Run `bootcmd` as one script, like cc_bootcmd, but with a time limit."""
     lines = commands(cfg, "bootcmd")
     if not lines:
         return
@@ -102,22 +102,22 @@ def bootcmd(cfg: Config, cloud: Any) -> None:
 
 
 def commands(cfg: Config, key: str) -> list[Any]:
-    """The commands of `bootcmd` or `runcmd`. What is none is an error, which does not quote it."""
-    good = []
+    """The commands of `bootcmd` or `runcmd`. Invalid entries are logged as errors, without quoting them."""
+    valid = []
     for number, entry in enumerate(entries(cfg, key), 1):
         if isinstance(entry, str) or (
-            isinstance(entry, list) and not any(isinstance(one, (dict, list)) for one in entry)
+            isinstance(entry, list) and not any(isinstance(word, (dict, list)) for word in entry)
         ):
-            good.append(entry)
+            valid.append(entry)
         elif entry is not None:
             LOG.error(
                 "%s, entry %d: expected a text or a list of texts; a text with `: ` must be in quotes", key, number
             )
-    return good
+    return valid
 
 
 def runcmd(cfg: Config, cloud: Any) -> None:
-    """Write the script of `runcmd`, which runs once there is a network."""
+    """Write the script of `runcmd`, which runs after the network is up."""
     if lines := commands(cfg, "runcmd"):
         attempt("runcmd", cc_runcmd.handle, "runcmd", {"runcmd": lines}, cloud, [])
 
@@ -147,7 +147,7 @@ def files(cfg: Config, cloud: Any, *, deferred: bool = False) -> None:
 
 
 def check_content(entry: Config) -> None:
-    """Raise an exception for what is no text, and for damaged base64: cloud-init skips characters that are none."""
+    """Raise an exception if the content is not text or base64 is damaged. cloud-init would skip invalid characters."""
     content = entry.get("content")
     if content is not None and not isinstance(content, (str, bytes)):
         raise TypeError("`content` is not a text: put it in quotes")
@@ -156,16 +156,16 @@ def check_content(entry: Config) -> None:
 
 
 def deferred_files(cfg: Config, cloud: Any) -> None:
-    """Write the files that wait for users."""
+    """Write the files that have to be written after the users are created."""
     files(cfg, cloud, deferred=True)
 
 
 def users(cfg: Config, cloud: Any) -> None:
-    """Create groups and users with ids that follow from their names."""
-    sane = understood(cfg, cloud, LOG.error)
-    accounts, groups = ug_util.normalize_users_groups(copy.deepcopy(sane), cloud.distro)
+    """Create groups and users with ids that are derived from their names."""
+    valid = without_invalid_users(cfg, cloud, LOG.error)
+    accounts, groups = ug_util.normalize_users_groups(copy.deepcopy(valid), cloud.distro)
     default, _ = ug_util.extract_default(copy.deepcopy(accounts))
-    numbers = {int(one["uid"]) for one in accounts.values() if str(one.get("uid", "")).isdecimal()}
+    numbers = {int(account["uid"]) for account in accounts.values() if str(account.get("uid", "")).isdecimal()}
     for group in groups:
         attempt(f"groups, {group}", make_group, group, numbers)
     for name, config in accounts.items():
@@ -177,44 +177,44 @@ def users(cfg: Config, cloud: Any) -> None:
             attempt(f"groups, {group}", subp.subp, ["usermod", "--append", "--groups", group, str(member)])
 
 
-def understood(cfg: Config, cloud: Any, report: Callable[..., object] = LOG.debug) -> Config:
-    """`cfg` without entries of `users` and `groups` that cloud-init can't read: because of one it would take none."""
-    sane = copy.deepcopy(cfg)
+def without_invalid_users(cfg: Config, cloud: Any, report: Callable[..., object] = LOG.debug) -> Config:
+    """`cfg` without invalid entries of `users` and `groups`. Because of one, cloud-init would create no user at all."""
+    valid = copy.deepcopy(cfg)
     try:
         ug_util.normalize_users_groups({"user": copy.deepcopy(cfg.get("user")), "users": []}, cloud.distro)
     except Exception as error:
         report("user: %s", reason(error))
-        del sane["user"]
+        del valid["user"]
         cfg = {key: value for key, value in cfg.items() if key != "user"}
-    rest = {key: value for key, value in cfg.items() if key not in ("users", "groups")}
+    others = {key: value for key, value in cfg.items() if key not in ("users", "groups")}
     for key in ("groups", "users"):
         if key not in cfg:
             continue
-        found = cfg[key] if isinstance(cfg[key], list) else [cfg[key]]
-        good = []
-        for number, entry in enumerate(found, 1):
+        listed = cfg[key] if isinstance(cfg[key], list) else [cfg[key]]
+        accepted = []
+        for number, entry in enumerate(listed, 1):
             try:
-                one = entry if isinstance(entry, dict) and not isinstance(cfg[key], list) else [entry]
-                ug_util.normalize_users_groups(copy.deepcopy({**rest, key: one}), cloud.distro)
-                good.append(entry)
+                candidate = entry if isinstance(entry, dict) and not isinstance(cfg[key], list) else [entry]
+                ug_util.normalize_users_groups(copy.deepcopy({**others, key: candidate}), cloud.distro)
+                accepted.append(entry)
             except Exception as error:
                 report("%s, entry %d: %s", key, number, reason(error))
-        if len(good) < len(found):
-            sane[key] = good
-    return sane
+        if len(accepted) < len(listed):
+            valid[key] = accepted
+    return valid
 
 
 def ssh(cfg: Config, cloud: Any) -> None:
-    """Let in whoever has a key of `ssh_authorized_keys`, as the default user."""
-    attempt("ssh_authorized_keys", cc_ssh.handle, "ssh", understood(cfg, cloud), cloud, [])
+    """Allow logins as the default user with a key of `ssh_authorized_keys`."""
+    attempt("ssh_authorized_keys", cc_ssh.handle, "ssh", without_invalid_users(cfg, cloud), cloud, [])
 
 
 def make_user(cloud: Any, name: str, config: Config, context: Any) -> None:
-    """Create one user. `context` is the default user's name and the ids that other users ask for."""
+    """Create one user. `context` is the name of the default user, and the ids that other users request."""
     default, numbers = context
-    for key in ("default", *USELESS):
+    for key in ("default", *UNSUPPORTED):
         config.pop(key, None)
-    for key in ("passwd", "hashed_passwd"):  # useradd(8) would quote it
+    for key in ("passwd", "hashed_passwd"):  # useradd(8) would print it
         if re.search(r"[:\n]", str(config.get(key) or "")):
             raise ValueError(f"`{key}` is not the hash of a password: it contains `:` or a line break")
     if config.pop("ssh_redirect_user", False):
@@ -222,7 +222,7 @@ def make_user(cloud: Any, name: str, config: Config, context: Any) -> None:
             raise ValueError("`ssh_redirect_user` needs a default user")
         config.update(ssh_redirect_user=default, cloud_public_ssh_keys=cloud.get_public_ssh_keys() or [])
     if "uid" not in config and not config.get("system"):
-        config["uid"] = number_of(name, numbers)
+        config["uid"] = free_id(name, numbers)
     existed = util.is_user(name)
     try:
         cloud.distro.create_user(name, **copy.deepcopy(config))
@@ -236,141 +236,144 @@ def make_user(cloud: Any, name: str, config: Config, context: Any) -> None:
 
 
 def named_groups(config: Config) -> Iterable[str]:
-    """The groups that a user is to be in."""
-    found = config.get("groups") or []
-    names = found.split(",") if isinstance(found, str) else list(found)
+    """The groups of a user."""
+    value = config.get("groups") or []
+    names = value.split(",") if isinstance(value, str) else list(value)
     return [str(name).strip() for name in names if str(name).strip()] if config.get("create_groups", True) else []
 
 
 def make_group(name: str, numbers: set[int]) -> None:
-    """Create a group whose id follows from its name, unless it exists."""
+    """Create a group with an id derived from its name, unless it exists."""
     if not util.is_group(name):
-        subp.subp(["groupadd", "--gid", str(number_of(name, numbers)), name])
+        subp.subp(["groupadd", "--gid", str(free_id(name, numbers)), name])
 
 
-def number_of(name: str, numbers: set[int]) -> int:
-    """A user or group id that follows from `name` and is neither in use nor in `numbers`."""
-    taken = {*numbers, *(user.pw_uid for user in pwd.getpwall()), *(group.gr_gid for group in grp.getgrall())}
+def free_id(name: str, numbers: set[int]) -> int:
+    """A user or group id that is derived from `name` and neither in use nor in `numbers`."""
+    used = {*numbers, *(user.pw_uid for user in pwd.getpwall()), *(group.gr_gid for group in grp.getgrall())}
     start = zlib.crc32(name.encode()) % IDS
-    return next(one for step in range(IDS) if (one := FIRST_ID + (start + step) % IDS) not in taken)
+    return next(candidate for step in range(IDS) if (candidate := FIRST_ID + (start + step) % IDS) not in used)
 
 
 def hostname(cfg: Config, cloud: Any) -> None:
-    """Set the host name, and name it in /etc/hosts if the seed says so. cloud-init takes no number for a name."""
-    sane = dict(cfg)
+    """Set the host name, and add it to /etc/hosts if requested. cloud-init would reject a number as a name."""
+    settings = dict(cfg)
     for key in ("hostname", "fqdn"):
         if isinstance(cfg.get(key), (int, float)):
-            sane[key] = str(cfg[key])
-    attempt("hostname", cc_set_hostname.handle, "set_hostname", sane, cloud, [])
-    attempt("manage_etc_hosts", cc_update_etc_hosts.handle, "update_etc_hosts", sane, cloud, [])
+            settings[key] = str(cfg[key])
+    attempt("hostname", cc_set_hostname.handle, "set_hostname", settings, cloud, [])
+    attempt("manage_etc_hosts", cc_update_etc_hosts.handle, "update_etc_hosts", settings, cloud, [])
 
 
 def locale(cfg: Config, cloud: Any) -> None:
-    """Set the locale if the image has it; locales can't be generated on a read-only root."""
-    wanted = cfg.get("locale")
-    if not wanted or util.is_false(wanted):
+    """Set the locale if the image has it; locales cannot be generated on a read-only root file system."""
+    name = cfg.get("locale")
+    if not name or util.is_false(name):
         return
-    available = {one.lower().replace("-", "") for one in subp.subp(["locale", "-a"]).stdout.split()}
-    if str(wanted).lower().replace("-", "") not in available | {"c", "posix", "c.utf8"}:
-        LOG.warning("locale: the image does not have %s", wanted)
+    available = {line.lower().replace("-", "") for line in subp.subp(["locale", "-a"]).stdout.split()}
+    if str(name).lower().replace("-", "") not in available | {"c", "posix", "c.utf8"}:
+        LOG.warning("locale: the image does not have %s", name)
         return
     for path in ("/etc/locale.conf", "/etc/default/locale"):
-        util.write_file(path, f"LANG={wanted}\n", mode=0o644)
+        util.write_file(path, f"LANG={name}\n", mode=0o644)
 
 
 def ca_certs(cfg: Config, cloud: Any) -> None:
-    """Trust each certificate that is one. A damaged one in the common file could end what reads that file."""
+    """Trust each valid certificate. A damaged one in the common file could make programs fail that read this file."""
     for key in ("ca_certs", "ca-certs"):
-        wanted = cfg.get(key)
-        if not wanted:
+        settings = cfg.get(key)
+        if not settings:
             continue
-        if not isinstance(wanted, dict):
+        if not isinstance(settings, dict):
             LOG.error("%s: expected a mapping with `trusted`", key)
             continue
-        trusted = wanted.get("trusted") or []
-        good = []
-        for number, one in enumerate(trusted if isinstance(trusted, list) else [trusted], 1):
-            if attempt(f"{key}, certificate {number}", check_certificate, str(one)):
-                good.append(str(one))
-        if not good and not wanted.get("remove_defaults") and not wanted.get("remove-defaults"):
+        trusted = settings.get("trusted") or []
+        valid = []
+        for number, certificate in enumerate(trusted if isinstance(trusted, list) else [trusted], 1):
+            if attempt(f"{key}, certificate {number}", check_certificate, str(certificate)):
+                valid.append(str(certificate))
+        if not valid and not settings.get("remove_defaults") and not settings.get("remove-defaults"):
             continue
-        stock = {**{name: value for name, value in cfg.items() if name not in ("ca_certs", "ca-certs")}}
-        stock["ca_certs"] = {**wanted, "trusted": good}
-        attempt(key, cc_ca_certs.handle, "ca_certs", stock, cloud, [])
+        module_config = {**{name: value for name, value in cfg.items() if name not in ("ca_certs", "ca-certs")}}
+        module_config["ca_certs"] = {**settings, "trusted": valid}
+        attempt(key, cc_ca_certs.handle, "ca_certs", module_config, cloud, [])
 
 
 def check_certificate(text: str) -> None:
     """Raise an exception unless `text` is a certificate in PEM."""
-    done = subprocess.run(
+    result = subprocess.run(
         ["openssl", "x509", "-noout"], input=text.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    if done.returncode != 0:
+    if result.returncode != 0:
         raise ValueError("not a certificate in PEM")
 
 
 def ntp(cfg: Config, cloud: Any) -> None:
     """Configure the time servers; `edge-agent seed` restarts systemd-timesyncd."""
-    wanted = cfg.get("ntp")
-    if not wanted:
+    settings = cfg.get("ntp")
+    if not settings:
         return
-    if isinstance(wanted, dict) and wanted.get("ntp_client") not in (None, "auto", TIME_CLIENT):
-        # cloud-init would install the other one.
+    if isinstance(settings, dict) and settings.get("ntp_client") not in (None, "auto", TIME_CLIENT):
+        # cloud-init would install another client.
         LOG.warning("ntp: `ntp_client` and `config` have no effect: the image has %s", TIME_CLIENT)
-        kept = {key: value for key, value in wanted.items() if key not in ("ntp_client", "config")}
-        cfg = {**cfg, "ntp": kept}
+        supported = {key: value for key, value in settings.items() if key not in ("ntp_client", "config")}
+        cfg = {**cfg, "ntp": supported}
     attempt("ntp", without_services, cc_ntp, cfg, cloud)
 
 
 def passwords(cfg: Config, cloud: Any) -> None:
-    """Set passwords. Then warn if nobody can log in, which is hardly what a seed with users is for."""
-    sane = changeable(understood(cfg, cloud))
-    attempt("password, chpasswd or ssh_pwauth", without_services, cc_set_passwords, sane, cloud)
-    people = [user.pw_name for user in pwd.getpwall() if FIRST_ID <= user.pw_uid < FIRST_ID + IDS + 10000]
-    if people and not any(can_log_in(name) for name in people) and not has_password("root"):
+    """Set passwords. Then warn if the seed has users but nobody can log in."""
+    valid = without_unknown_users(without_invalid_users(cfg, cloud))
+    attempt("password, chpasswd or ssh_pwauth", without_services, cc_set_passwords, valid, cloud)
+    logins = [user.pw_name for user in pwd.getpwall() if FIRST_ID <= user.pw_uid < FIRST_ID + IDS + 10000]
+    if logins and not any(can_log_in(name) for name in logins) and not has_password("root"):
         LOG.warning("nobody can log in: no user has a key or a password")
 
 
-def changeable(cfg: Config) -> Config:
-    """`cfg` without passwords of users that do not exist: because of one, chpasswd(8) would change none."""
-    found = cfg.get("chpasswd")
-    if not isinstance(found, dict):
+def without_unknown_users(cfg: Config) -> Config:
+    """`cfg` without passwords of users that do not exist. Because of one, chpasswd(8) would change no password."""
+    settings = cfg.get("chpasswd")
+    if not isinstance(settings, dict):
         return cfg
-    lines = found.get("list") or []
-    given = {"users": found.get("users") or [], "list": lines.splitlines() if isinstance(lines, str) else lines}
-    kept: dict[str, list[Any]] = {"users": [], "list": []}
-    for key, listed in given.items():
+    lines = settings.get("list") or []
+    entries_by_key = {
+        "users": settings.get("users") or [],
+        "list": lines.splitlines() if isinstance(lines, str) else lines,
+    }
+    known: dict[str, list[Any]] = {"users": [], "list": []}
+    for key, listed in entries_by_key.items():
         for number, entry in enumerate(listed if isinstance(listed, list) else [], 1):
             name, colon, _ = str(entry).partition(":")
             if isinstance(entry, dict):
                 name, colon = str(entry.get("name")), ":"
             if colon and util.is_user(name):
-                kept[key].append(entry)
+                known[key].append(entry)
             else:
                 LOG.error("chpasswd, %s, entry %d: there is no user %s", key, number, name if colon else "in it")
-    rest = {key: value for key, value in cfg.items() if key != "password" or not any(given.values())}
-    return {**rest, "chpasswd": {**found, **kept}}
+    rest = {key: value for key, value in cfg.items() if key != "password" or not any(entries_by_key.values())}
+    return {**rest, "chpasswd": {**settings, **known}}
 
 
 def can_log_in(name: str) -> bool:
     """Whether a user has an SSH key or a password."""
-    return has_password(name) or bool(keys_of(name))
+    return has_password(name) or bool(authorized_keys(name))
 
 
 def has_password(name: str) -> bool:
-    """Whether a user has a password, good for the console."""
+    """Whether a user has a password for the console."""
     lines = [line.split(":") for line in util.load_text_file("/etc/shadow").splitlines()]
     password = next((line[1] for line in lines if line[0] == name), "!")
     return not password.startswith(("!", "*"))
 
 
-def keys_of(name: str) -> list[str]:
-    """The lines of a user's keys, which cloud-init writes also if there are none."""
+def authorized_keys(name: str) -> list[str]:
+    """The words in a user's file of authorized keys; cloud-init also writes an empty file."""
     path = Path(f"/etc/ssh/authorized_keys.d/{name}")
     return path.read_text(errors="replace").split() if path.exists() else []
 
 
 def without_services(module: Any, cfg: Config, cloud: Any) -> None:
-    """Run a module of cloud-init that restarts a service at its end: nothing may wait for a service here."""
+    """Run a module of cloud-init without its restart of a service, because nothing may wait for a service here."""
     before = cloud.distro.manage_service
     cloud.distro.manage_service = lambda *_, **__: ("", "")
     try:
@@ -380,31 +383,31 @@ def without_services(module: Any, cfg: Config, cloud: Any) -> None:
 
 
 def mounts(cfg: Config, cloud: Any) -> None:
-    """Mount each entry of `mounts`. Swap is left out: kubelet does not start beside it."""
+    """Mount each entry of `mounts`. Swap is an error, because the kubelet does not start with it."""
     default = ["", "", "auto", "defaults,nofail", "0", "2"]
-    given = entries(cfg, "mount_default_fields")
-    default[: len(given)] = [default[at] if field is None else str(field) for at, field in enumerate(given[:6])]
+    fields = entries(cfg, "mount_default_fields")
+    default[: len(fields)] = [default[index] if field is None else str(field) for index, field in enumerate(fields[:6])]
     listed = entries(cfg, "mounts")
-    if listed:  # udev may not have handled every disk yet
+    if listed:  # udev may not have detected every disk yet
         attempt("mounts", subp.subp, ["udevadm", "settle", "--timeout=30"])
     for number, entry in enumerate(listed, 1):
         if not isinstance(entry, list) or not entry:
             LOG.error("mounts, entry %d: expected a list such as [/dev/vdb1, /srv/data]", number)
             continue
         if len(entry) > 1 and entry[1] is None:
-            continue  # cloud-init's way to leave out a mount of its own, of which there are none
-        line = [default[at] if field is None else str(field) for at, field in enumerate(entry[:6])]
+            continue  # in cloud-init this removes a default mount, but there are none
+        line = [default[index] if field is None else str(field) for index, field in enumerate(entry[:6])]
         line += default[len(line) :]
         attempt(f"mounts, {line[0]}", mount, line, cfg, cloud)
 
 
 def mount(line: list[str], cfg: Config, cloud: Any) -> None:
-    """Write one line to fstab and mount it. What needs a network is mounted by systemd, once there is one."""
+    """Write one line to fstab and mount it. systemd mounts network file systems after the network is up."""
     device, folder, kind, given = line[:4]
     if "swap" in (device, kind):
         raise ValueError("swap is not used on a node")
-    line[0] = device_of(device, cfg, cloud)
-    # systemd must not wait for it, or fail the boot: whether a disk is there is not the image's health.
+    line[0] = fstab_device(device, cfg, cloud)
+    # systemd must not wait for it or fail: a missing disk says nothing about the health of the image.
     options = [option for option in given.split(",") if option]
     remote = cc_mounts.is_network_device(device) or device.startswith("//") or "_netdev" in options
     needed = ["nofail", *(["_netdev"] if remote else [])]
@@ -421,8 +424,8 @@ def mount(line: list[str], cfg: Config, cloud: Any) -> None:
         raise FileNotFoundError(f"there is no device {device}")
 
 
-def device_of(name: str, cfg: Config, cloud: Any) -> str:
-    """The first field of fstab for `name`. cloud-init knows whole disks, and leaves all else as it is.
+def fstab_device(name: str, cfg: Config, cloud: Any) -> str:
+    """The first field of fstab for `name`. cloud-init resolves aliases and whole disks; other names are unchanged.
 
     Raises `FileNotFoundError` for the name of a device that does not exist.
     """
@@ -437,7 +440,7 @@ def device_of(name: str, cfg: Config, cloud: Any) -> str:
 
 
 def done(cfg: Config, cloud: Any) -> None:
-    """Say that the steps before were taken: cloud-init's own status is `finished` also if it ended before them."""
+    """Record that all steps were run: cloud-init's own status is `finished` even if it ended before them."""
     Path(DONE).touch()
 
 

@@ -1,7 +1,7 @@
-"""The seed that `edge-agent seed` chose, and nothing beside it. cloud.cfg names this data source: `[Edge]`.
+"""A data source of cloud-init that reads only the seed chosen by `edge-agent seed`. cloud.cfg selects it: `[Edge]`.
 
-cloud-init's own NoCloud also reads the machine's serial number (SMBIOS) and the kernel command line. What stands there,
-such as `ds=nocloud;s=http://…`, goes before the seed, and a URL ends cloud-init, because there is no network yet.
+cloud-init's own NoCloud also reads the serial number (SMBIOS) and the kernel command line. Settings there, such as
+`ds=nocloud;s=http://…`, would override the seed, and a URL would stop cloud-init, because there is no network yet.
 """
 
 from cloudinit import sources, util
@@ -9,7 +9,7 @@ from cloudinit.sources import DataSourceNoCloud
 
 
 class DataSourceEdge(DataSourceNoCloud.DataSourceNoCloud):  # type: ignore[misc]
-    """NoCloud without any other place than its folder."""
+    """NoCloud that reads only its seed folder."""
 
     def _get_data(self) -> bool:
         self.seed = self.seed_dirs[0]
@@ -21,5 +21,5 @@ class DataSourceEdge(DataSourceNoCloud.DataSourceNoCloud):  # type: ignore[misc]
 
 
 def get_datasource_list(depends: list[str]) -> list[type]:
-    """The data source, if cloud-init asks for one that needs no network."""
+    """The data source, if cloud-init asks for one that works without a network."""
     return list(sources.list_from_depends(depends, [(DataSourceEdge, (sources.DEP_FILESYSTEM,))]))
