@@ -543,7 +543,7 @@ def test_an_agent_node_detects_certificates_with_wrong_dates(
     write_text(files.authority, (pki / "ca.crt").read_text())
     join.store_credentials(files, pair)
     assert join.explain_unusable(settings, files) == ""
-    assert "it is of system:node:node-1" in join.explain_unusable(NodeSettings(node_name="node-2"), files)
+    assert "it belongs to system:node:node-1" in join.explain_unusable(NodeSettings(node_name="node-2"), files)
     before = dated(pki, "ca", datetime.timedelta(begin), datetime.timedelta(end))
     write_text(files.authority, (pki / "ca.crt").read_text())
     assert re.search("not valid before|has expired", join.explain_unusable(settings, files))

@@ -1,6 +1,6 @@
-// Command demo is a web server that says which pod answers: to see that pods, services and updates work.
+// Command demo is a web server that returns the name of its pod, to test pods, services and updates.
 //
-// The environment gives it ADDRESS (what to listen on, ":8080" if unset), POD_NAME and DEMO_VERSION.
+// Environment: ADDRESS (to listen on, default ":8080"), POD_NAME and DEMO_VERSION.
 package main
 
 import (

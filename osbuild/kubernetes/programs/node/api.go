@@ -19,14 +19,14 @@ type apiServer struct {
 	client  *http.Client
 }
 
-// apiError is an answer other than success (API reference, `Status`).
+// apiError is an answer with an error status (API reference, `Status`).
 type apiError struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
 }
 
 func (failure *apiError) Error() string {
-	return fmt.Sprintf("the API server answers %d: %s", failure.Code, failure.Message)
+	return fmt.Sprintf("the API server returned status %d: %s", failure.Code, failure.Message)
 }
 
 func isNotFound(err error) bool {
@@ -34,7 +34,7 @@ func isNotFound(err error) bool {
 	return errors.As(err, &failure) && failure.Code == http.StatusNotFound
 }
 
-// openKubeconfig reads a kubeconfig as edge-pki writes it: JSON, with everything in it.
+// openKubeconfig reads a kubeconfig of edge-pki: JSON with embedded certificates and key.
 func openKubeconfig(path string) (*apiServer, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -58,7 +58,7 @@ func openKubeconfig(path string) (*apiServer, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(file.Clusters) != 1 || len(file.Users) != 1 {
-		return nil, fmt.Errorf("%s: not one cluster and one user", path)
+		return nil, fmt.Errorf("%s: expected one cluster and one user", path)
 	}
 	pair, err := tls.X509KeyPair(file.Users[0].User.Certificate, file.Users[0].User.Key)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 const (
 	requests   = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 	signer     = "kubernetes.io/kube-apiserver-client-kubelet"
-	joinGroup  = "system:bootstrappers:edge-osbuild" // of join tokens: osbuild/agent/kubernetes/join_protocol.py
+	joinGroup  = "system:bootstrappers:edge-osbuild" // group of join tokens, see osbuild/agent/kubernetes/join_protocol.py
 	records    = "/api/v1/namespaces/kube-system/configmaps"
 	recordName = "edge-osbuild-nodes"
 	jsonKind   = "application/json"
@@ -51,13 +51,13 @@ type signingRequest struct {
 	} `json:"status"`
 }
 
-// record is what the cluster remembers of a node that has joined: the digest of its key, and when it was first approved.
+// record is stored in the cluster for each joined node: the digest of its key, and the time of its first approval.
 type record struct {
 	Key   string    `json:"key"`
 	Since time.Time `json:"since"`
 }
 
-// approver decides on the certificates of nodes that join. `server` is the name of its own node, which never joins.
+// approver decides on certificate requests of nodes that join. `server` is the name of its own node, which never joins.
 type approver struct {
 	api    *apiServer
 	server string
@@ -72,7 +72,7 @@ func approveRequests(ctx context.Context, kubeconfig, server string) error {
 	approver := &approver{api, server, time.Now}
 	for {
 		if err := approver.follow(ctx); err != nil && ctx.Err() == nil {
-			fmt.Println("asking again:", err)
+			fmt.Println("retrying after an error:", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -82,7 +82,7 @@ func approveRequests(ctx context.Context, kubeconfig, server string) error {
 	}
 }
 
-// follow decides on all requests that are there and on those that are made until the API server ends the watch.
+// follow decides on all existing requests, and on new ones until the API server ends the watch.
 func (approver *approver) follow(ctx context.Context) error {
 	var list struct {
 		Metadata metadata         `json:"metadata"`
@@ -92,7 +92,7 @@ func (approver *approver) follow(ctx context.Context) error {
 		return err
 	}
 	var problems []error
-	for index := range list.Items { // one that fails must not keep others waiting
+	for index := range list.Items { // a failure must not block the other requests
 		problems = append(problems, approver.decide(ctx, &list.Items[index]))
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -126,7 +126,7 @@ func (approver *approver) follow(ctx context.Context) error {
 	return nil
 }
 
-// decide approves or denies a request of a node that joins by a token. All others are left to the controller manager.
+// decide approves or denies a request made with a join token. The controller manager decides on other requests.
 func (approver *approver) decide(ctx context.Context, request *signingRequest) error {
 	joins := request.Spec.SignerName == signer && slices.Contains(request.Spec.Groups, joinGroup)
 	if !joins || len(request.Status.Conditions) > 0 {
@@ -138,7 +138,7 @@ func (approver *approver) decide(ctx context.Context, request *signingRequest) e
 		return err
 	}
 	if verdict.Message = reason; reason == "" {
-		verdict.Type, verdict.Message = "Approved", "the node has this name's key, or is the first of this name"
+		verdict.Type, verdict.Message = "Approved", "the key belongs to this node name, or the name is new"
 	}
 	request.APIVersion, request.Kind = "certificates.k8s.io/v1", "CertificateSigningRequest"
 	request.Status.Conditions = []condition{verdict}
@@ -150,7 +150,7 @@ func (approver *approver) decide(ctx context.Context, request *signingRequest) e
 	return nil
 }
 
-// judge says who asks and why that must not join; "" if it may, and then its key is on record.
+// judge returns the identity in a request and the reason for a denial. If the reason is "", the key is recorded.
 func (approver *approver) judge(ctx context.Context, request *signingRequest) (identity, string, error) {
 	asker, err := readRequest(request.Spec.Request)
 	if err != nil {
@@ -158,20 +158,20 @@ func (approver *approver) judge(ctx context.Context, request *signingRequest) (i
 	}
 	for _, usage := range request.Spec.Usages {
 		if !slices.Contains([]string{"client auth", "digital signature", "key encipherment"}, usage) {
-			return asker, "a node's certificate is not for: " + usage, nil
+			return asker, "the usage is not allowed for a node's certificate: " + usage, nil
 		}
 	}
 	if !slices.Contains(request.Spec.Usages, "client auth") {
-		return asker, "a node's certificate is for: client auth", nil
+		return asker, "a node's certificate needs the usage client auth", nil
 	}
 	if asker.node == approver.server {
-		return asker, "this is the name of the server itself", nil
+		return asker, "this is the name of the server node", nil
 	}
 	reason, err := approver.claim(ctx, asker)
 	return asker, reason, err
 }
 
-// claim records the key of a name that is free. The reason is "" if the name is the asker's.
+// claim records the key for a free name. The returned reason is "" if the name belongs to the key now.
 func (approver *approver) claim(ctx context.Context, asker identity) (string, error) {
 	var known struct {
 		Metadata metadata          `json:"metadata"`
@@ -193,14 +193,14 @@ func (approver *approver) claim(ctx context.Context, asker identity) (string, er
 	}
 	err = approver.api.call(ctx, "GET", "/api/v1/nodes/"+asker.node, jsonKind, nil, nil)
 	if err == nil {
-		return fmt.Sprintf("node %s exists and has another key: `kubectl delete node %s` frees the name", asker.node, asker.node), nil
+		return fmt.Sprintf("node %s exists with another key; `kubectl delete node %s` frees the name", asker.node, asker.node), nil
 	}
 	if !isNotFound(err) {
 		return "", err
 	}
-	// The owner of a name may be approved and not be registered yet.
+	// The owner of the name may be approved but not registered yet.
 	if age := approver.now().Sub(old.Since).Abs(); old.Key != "" && age < joinTime {
-		return fmt.Sprintf("another machine has joined as %s within the last hour", asker.node), nil
+		return fmt.Sprintf("another device has joined as %s within the last hour", asker.node), nil
 	}
 	fresh, err := json.Marshal(record{asker.digest, approver.now().UTC().Truncate(time.Second)})
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// checkFiles fails with the reason why a certificate authority, or a pair of a node's certificate and key that it has
-// signed, can't be used at the time `now`. `pair` is empty, or names a file and the node.
+// checkFiles returns an error if a certificate authority is not valid at the time `now`. If `pair` names a file and a node,
+// it also checks this node's certificate and key in the file.
 func checkFiles(authorityPath string, pair []string, now time.Time) error {
 	content, err := os.ReadFile(authorityPath)
 	if err != nil {
@@ -25,7 +25,7 @@ func checkFiles(authorityPath string, pair []string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", authorityPath, err)
 	}
-	if err := current(authority, now); err != nil {
+	if err := checkValidity(authority, now); err != nil {
 		return fmt.Errorf("%s: %w", authorityPath, err)
 	}
 	if len(pair) == 0 {
@@ -37,7 +37,7 @@ func checkFiles(authorityPath string, pair []string, now time.Time) error {
 	}
 	loaded, err := tls.X509KeyPair(content, content)
 	if err == nil {
-		err = usable(loaded.Leaf, authority, pair[1], now)
+		err = checkCertificate(loaded.Leaf, authority, pair[1], now)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", pair[0], err)
@@ -45,19 +45,19 @@ func checkFiles(authorityPath string, pair []string, now time.Time) error {
 	return nil
 }
 
-func usable(certificate, authority *x509.Certificate, name string, now time.Time) error {
+func checkCertificate(certificate, authority *x509.Certificate, name string, now time.Time) error {
 	if certificate.Subject.CommonName != nodePrefix+name {
-		return fmt.Errorf("it is of %s", certificate.Subject.CommonName)
+		return fmt.Errorf("it belongs to %s", certificate.Subject.CommonName)
 	}
 	if certificate.CheckSignatureFrom(authority) != nil {
-		return errors.New("it is from another authority")
+		return errors.New("it was issued by another authority")
 	}
-	return current(certificate, now)
+	return checkValidity(certificate, now)
 }
 
-func current(certificate *x509.Certificate, now time.Time) error {
+func checkValidity(certificate *x509.Certificate, now time.Time) error {
 	if now.Before(certificate.NotBefore) {
-		return fmt.Errorf("it is not valid before %s: it was issued under a wrong clock, or this one is wrong", certificate.NotBefore)
+		return fmt.Errorf("it is not valid before %s: the clock of this node is wrong, or was wrong when it was issued", certificate.NotBefore)
 	}
 	if now.After(certificate.NotAfter) {
 		return fmt.Errorf("it has expired on %s", certificate.NotAfter)

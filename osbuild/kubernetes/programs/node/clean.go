@@ -13,10 +13,10 @@ const (
 	snapshots  = "containerd.services.snapshots.v1.Snapshots"
 )
 
-// clean stops and removes every sandbox of this program, whoever started it: a power cut may have ended that one.
+// clean stops and removes every sandbox of this program, including those of earlier runs that a power cut has ended.
 //
 // A power cut between two steps of containerd may leave a container that its Container Runtime Interface does not load
-// at the next start. It is not listed there, and neither the kubelet nor containerd ever remove it.
+// at the next start. It is not listed, and neither the kubelet nor containerd ever removes it.
 func (service *runtimeService) clean(ctx context.Context) error {
 	filter := message{}.entry(3, label, "sandbox")
 	listed, err := service.call(ctx, "ListPodSandbox", message{}.nested(1, filter))
@@ -52,7 +52,7 @@ func (service *runtimeService) cleanUnlisted(ctx context.Context) error {
 	return errors.Join(problems...)
 }
 
-// removeContainer removes a container, its processes and its file system. What of them does not exist is no error.
+// removeContainer removes a container, its processes and its file system. Missing parts are not an error.
 func (service *runtimeService) removeContainer(ctx context.Context, container message) error {
 	named := message{}.text(1, string(container.first(1)))
 	if err := service.endTask(ctx, named); err != nil {
@@ -67,9 +67,9 @@ func (service *runtimeService) removeContainer(ctx context.Context, container me
 	return service.callIfPresent(ctx, containers, "Delete", named)
 }
 
-// endTask kills a container's processes, waits until they have ended, and deletes what containerd knows of them.
+// endTask kills the processes of a container, waits for their end, and deletes containerd's record of them.
 func (service *runtimeService) endTask(ctx context.Context, named message) error {
-	kill := append(message{}, named...).number(3, uint64(syscall.SIGKILL)).number(4, 1) // all of its processes
+	kill := append(message{}, named...).number(3, uint64(syscall.SIGKILL)).number(4, 1) // all processes
 	if err := service.callIfPresent(ctx, tasks, "Kill", kill); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (service *runtimeService) endTask(ctx context.Context, named message) error
 	return service.callIfPresent(ctx, tasks, "Delete", named)
 }
 
-// callIfPresent makes a call about an object that may not exist: then there is nothing to do.
+// callIfPresent calls a method for an object that may not exist.
 func (service *runtimeService) callIfPresent(ctx context.Context, name, method string, request message) error {
 	_, err := service.callService(ctx, name, method, request)
 	var refusal *statusError

@@ -19,14 +19,14 @@ const (
 // notFound is gRPC's status NOT_FOUND.
 const notFound = "5"
 
-// statusError is a refusal by containerd.
+// statusError is an error returned by containerd.
 type statusError struct{ method, reason, status string }
 
 func (refusal *statusError) Error() string {
 	return fmt.Sprintf("%s: %s (gRPC status %s)", refusal.method, refusal.reason, refusal.status)
 }
 
-// runtimeService is containerd, called by gRPC over HTTP/2: mostly its Container Runtime Interface (k8s.io/cri-api).
+// runtimeService calls containerd by gRPC over HTTP/2, mostly its Container Runtime Interface (k8s.io/cri-api).
 type runtimeService struct {
 	client *http.Client
 }
@@ -48,7 +48,7 @@ func (service *runtimeService) call(ctx context.Context, method string, request 
 	return service.callService(ctx, "runtime.v1.RuntimeService", method, request)
 }
 
-// callService makes one unary call (gRPC over HTTP2, "Requests", "Responses") in the namespace of Kubernetes' containers.
+// callService makes one unary call (gRPC over HTTP2, "Requests", "Responses") in containerd's namespace for Kubernetes.
 func (service *runtimeService) callService(ctx context.Context, name, method string, request message) (message, error) {
 	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))), request...)
 	address := "http://containerd/" + name + "/" + method
@@ -66,7 +66,7 @@ func (service *runtimeService) callService(ctx context.Context, name, method str
 	defer response.Body.Close()
 	content, err := io.ReadAll(io.LimitReader(response.Body, longestAnswer))
 	if err != nil {
-		return nil, fmt.Errorf("containerd does not finish %s: %w", method, err)
+		return nil, fmt.Errorf("the answer of containerd to %s is not complete: %w", method, err)
 	}
 	status, reason := response.Trailer.Get("Grpc-Status"), response.Trailer.Get("Grpc-Message")
 	if status == "" { // an answer without a body has its status in the headers
@@ -79,7 +79,7 @@ func (service *runtimeService) callService(ctx context.Context, name, method str
 		return nil, &statusError{method, reason, status}
 	}
 	if len(content) < 5 || content[0] != 0 || int(binary.BigEndian.Uint32(content[1:])) != len(content)-5 {
-		return nil, fmt.Errorf("%s: not one uncompressed message", method)
+		return nil, fmt.Errorf("%s: expected one uncompressed message", method)
 	}
 	return content[5:], nil
 }

@@ -1,12 +1,13 @@
-// Command edge-node does what a node must do beside its Kubernetes programs.
+// Command edge-node contains small tools of a Kubernetes node.
 //
-//	edge-node sandbox                      prove that containerd starts a pod sandbox that answers
+//	edge-node sandbox                      check that containerd starts a pod sandbox that answers
 //	edge-node request KEY NAME             print a certificate request of node NAME, signed by the key in the file KEY
-//	edge-node identity KEY                 print what the cluster remembers of a node with that key
-//	edge-node check AUTHORITY [PAIR NAME]  say why a certificate authority, or node NAME's pair of it, cannot be used now
-//	edge-node approve KUBECONFIG SERVER    approve the requests of nodes that may join, until it is stopped
+//	edge-node identity KEY                 print the digest of that key, which the cluster records for a node
+//	edge-node check AUTHORITY [PAIR NAME]  check a certificate authority, and the certificate and key of node NAME
+//	edge-node approve KUBECONFIG SERVER    approve or deny requests of nodes that join, until it is stopped
 //
-// One small program of the standard library alone: the big Kubernetes binary takes seconds to start on a slow processor.
+// It is a small program with only the standard library, because the large Kubernetes binary takes seconds to start on a slow
+// processor.
 package main
 
 import (

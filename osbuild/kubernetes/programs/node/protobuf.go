@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// message is an encoded protobuf message (protobuf.dev, "Encoding"): just what the Container Runtime Interface needs.
+// message is an encoded protobuf message (protobuf.dev, "Encoding"), as far as the Container Runtime Interface needs it.
 type message []byte
 
 const (
@@ -37,8 +37,8 @@ func (encoded message) entry(field int, key, value string) message {
 	return encoded.nested(field, message{}.text(1, key).text(2, value))
 }
 
-// visit calls `found` for each field: `number` for a varint, `content` for what has a length.
-func (encoded message) visit(found func(field int, number uint64, content message)) error {
+// visit calls `visitor` for each field, with `number` for a varint, and `content` for a field with a length.
+func (encoded message) visit(visitor func(field int, number uint64, content message)) error {
 	rest := encoded
 	for len(rest) > 0 {
 		tag, size := binary.Uvarint(rest)
@@ -53,13 +53,13 @@ func (encoded message) visit(found func(field int, number uint64, content messag
 			if skip <= 0 {
 				return errTruncated
 			}
-			found(int(tag>>3), value, nil)
+			visitor(int(tag>>3), value, nil)
 		case delimited:
 			value, skip = binary.Uvarint(rest)
 			if skip <= 0 || value > uint64(len(rest)-skip) {
 				return errTruncated
 			}
-			found(int(tag>>3), 0, rest[skip:skip+int(value)])
+			visitor(int(tag>>3), 0, rest[skip:skip+int(value)])
 			skip += int(value)
 		case fixed64:
 			skip = 8
@@ -76,7 +76,7 @@ func (encoded message) visit(found func(field int, number uint64, content messag
 	return nil
 }
 
-// first returns the content of the first field of that number, nil if there is none.
+// first returns the content of the first field with this number; nil if there is none.
 func (encoded message) first(field int) message {
 	var result message
 	_ = encoded.visit(func(number int, _ uint64, content message) {
@@ -87,7 +87,7 @@ func (encoded message) first(field int) message {
 	return result
 }
 
-// value returns the last varint of that number, 0 if there is none.
+// value returns the last varint with this number; 0 if there is none.
 func (encoded message) value(field int) uint64 {
 	var result uint64
 	_ = encoded.visit(func(number int, value uint64, content message) {

@@ -56,7 +56,7 @@ func digestOf(public []byte) string {
 	return hex.EncodeToString(digest[:])
 }
 
-// printRequest prints a certificate request (RFC 2986) of a node. Its key is its identity: the cluster remembers it.
+// printRequest prints a certificate request (RFC 2986) of a node. The key is its identity, which the cluster records.
 func printRequest(keyPath, name string) error {
 	key, err := readKey(keyPath)
 	if err != nil {
@@ -72,18 +72,18 @@ func printRequest(keyPath, name string) error {
 	return pem.Encode(os.Stdout, &pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// identity is who asks for a certificate: the node's name, and a digest of the public key that has signed the request.
+// identity is the requesting node: its name, and a digest of the public key that has signed the request.
 type identity struct {
 	node   string
 	digest string
 }
 
-// readRequest checks what `system:node` certificates may contain (Kubernetes documentation, "Certificates and
-// Certificate Signing Requests", kube-apiserver-client-kubelet), and that the asker has the key.
+// readRequest checks a request against the rules for `system:node` certificates (Kubernetes documentation, "Certificates and
+// Certificate Signing Requests", kube-apiserver-client-kubelet), and the signature of the requester.
 func readRequest(content []byte) (identity, error) {
 	block, rest := pem.Decode(content)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(strings.TrimSpace(string(rest))) > 0 {
-		return identity{}, errors.New("not one CERTIFICATE REQUEST in PEM")
+		return identity{}, errors.New("expected one CERTIFICATE REQUEST in PEM")
 	}
 	request, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
@@ -93,11 +93,11 @@ func readRequest(content []byte) (identity, error) {
 		return identity{}, err
 	}
 	if key, known := request.PublicKey.(*ecdsa.PublicKey); !known || key.Curve != elliptic.P256() {
-		return identity{}, errors.New("its key is not of the kind that nodes make (ECDSA, P-256)")
+		return identity{}, errors.New("its key is not an ECDSA key on P-256")
 	}
 	name, isNode := strings.CutPrefix(request.Subject.CommonName, nodePrefix)
 	if !isNode || !validName(name) || !slices.Equal(request.Subject.Organization, []string{nodeGroup}) {
-		return identity{}, errors.New("its subject is not a node's")
+		return identity{}, errors.New("its subject is not that of a node")
 	}
 	if len(request.DNSNames)+len(request.EmailAddresses)+len(request.IPAddresses)+len(request.URIs) > 0 {
 		return identity{}, errors.New("it has alternative names")
@@ -105,7 +105,7 @@ func readRequest(content []byte) (identity, error) {
 	return identity{name, digestOf(request.RawSubjectPublicKeyInfo)}, nil
 }
 
-// validName says whether a name can be a Node's (RFC 1123 subdomain).
+// validName reports whether a name is valid for a Node (RFC 1123 subdomain).
 func validName(name string) bool {
 	if name == "" || len(name) > 253 {
 		return false

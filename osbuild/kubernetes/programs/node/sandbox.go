@@ -14,26 +14,26 @@ import (
 )
 
 const (
-	hostnamePrefix = "edge-health-" // by it the image's `pause` knows that it is to answer: see programs/pause
+	hostnamePrefix = "edge-health-" // the image's `pause` answers if its host name begins with this, see programs/pause
 	answerPort     = "8097"
 	label          = "edge-osbuild/health"
-	proofTime      = 3 * time.Minute // some seconds but on a slow processor that has much else to do
+	proofTime      = 3 * time.Minute // it takes some seconds, but much longer on a slow and busy processor
 	cleaningTime   = time.Minute
 	answerTime     = 15 * time.Second
 	networkOfNode  = 2 // NamespaceMode NODE
 	ready          = 0 // PodSandboxState SANDBOX_READY
 )
 
-// Plugins of the CNI project and flannel. They set up a sandbox by themselves; those of other networks ask the API
-// server about the pod, which does not exist there.
+// Plugins of the CNI project and flannel. They can set up a sandbox without a Pod object. Plugins of other networks read
+// the Pod from the API server, where it does not exist.
 var independentPlugins = []string{
 	"bandwidth", "bridge", "firewall", "flannel", "host-device", "ipvlan", "loopback", "macvlan", "portmap", "ptp", "sbr",
 	"tuning", "vlan", "vrf",
 }
 
-// proveSandbox starts a throwaway pod sandbox, has it answer, and removes it: also what an earlier one left behind.
+// proveSandbox starts a temporary pod sandbox, waits for its answer, and removes it and leftovers of earlier runs.
 //
-// The kubelet stops sandboxes that it does not know, some seconds after they have started. This one has answered by then.
+// The kubelet stops unknown sandboxes some seconds after their start. This one has answered by then.
 func proveSandbox(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
@@ -56,12 +56,12 @@ func proveSandbox(ctx context.Context) error {
 	answer, err := service.start(ctx, hostnamePrefix+suffix, suffix, foreign != "")
 	cleaning, stop := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
 	defer stop()
-	left := service.clean(cleaning)
+	remaining := service.clean(cleaning)
 	if err != nil {
-		return errors.Join(err, left)
+		return errors.Join(err, remaining)
 	}
-	if left != nil { // it has answered: the next proof removes it, or the kubelet
-		fmt.Println("the sandbox is not removed yet:", left)
+	if remaining != nil { // not an error, because it has answered; the next check or the kubelet removes it
+		fmt.Println("the sandbox is not removed yet:", remaining)
 	}
 	if foreign != "" {
 		answer = fmt.Sprintf("runs on the node's network (the plugin %s needs a pod of the cluster)", foreign)
@@ -70,7 +70,7 @@ func proveSandbox(ctx context.Context) error {
 	return nil
 }
 
-// networks returns the types of the CNI plugins that pods get. It is an error if there are none yet.
+// networks returns the types of the CNI plugins for pods. It returns an error if containerd is not ready yet.
 func (service *runtimeService) networks(ctx context.Context) ([]string, error) {
 	status, err := service.call(ctx, "Status", message{}.number(1, 1))
 	if err != nil {
@@ -84,7 +84,7 @@ func (service *runtimeService) networks(ctx context.Context) ([]string, error) {
 		}
 	})
 	_ = status.first(1).visit(func(_ int, _ uint64, condition message) {
-		name := string(condition.first(1)) // others are advice
+		name := string(condition.first(1)) // other conditions are only advice
 		if condition.value(2) == 0 && (name == "RuntimeReady" || name == "NetworkReady") {
 			problem = fmt.Errorf("containerd is not ready: %s: %s", name, condition.first(4))
 		}
@@ -95,7 +95,7 @@ func (service *runtimeService) networks(ctx context.Context) ([]string, error) {
 	return pluginTypes(information)
 }
 
-// pluginTypes reads what containerd says about its networks (its verbose Status, `cniconfig`), loopback's aside.
+// pluginTypes parses containerd's network configuration (verbose Status, `cniconfig`), without the loopback network.
 func pluginTypes(information string) ([]string, error) {
 	var parsed struct {
 		Networks []struct {
@@ -109,7 +109,7 @@ func pluginTypes(information string) ([]string, error) {
 		}
 	}
 	if err := json.Unmarshal([]byte(information), &parsed); err != nil {
-		return nil, fmt.Errorf("containerd's account of its networks: %w", err)
+		return nil, fmt.Errorf("containerd's network configuration: %w", err)
 	}
 	var types []string
 	for _, network := range parsed.Networks {
@@ -120,7 +120,7 @@ func pluginTypes(information string) ([]string, error) {
 	return types, nil
 }
 
-// start starts a sandbox and returns how it has answered. `onNode` is without a network of its own.
+// start starts a sandbox and returns how it has answered. With `onNode`, it uses the network of the node.
 func (service *runtimeService) start(ctx context.Context, hostname, suffix string, onNode bool) (string, error) {
 	answer, err := service.call(ctx, "RunPodSandbox", message{}.nested(1, sandboxConfig(hostname, suffix, onNode)))
 	if err != nil {
@@ -131,7 +131,7 @@ func (service *runtimeService) start(ctx context.Context, hostname, suffix strin
 		return "", err
 	}
 	if status.first(1).value(3) != ready {
-		return "", errors.New("a pod sandbox has started and ended at once")
+		return "", errors.New("a pod sandbox has ended immediately after its start")
 	}
 	if onNode {
 		return "", nil
@@ -155,11 +155,11 @@ func sandboxConfig(hostname, suffix string, onNode bool) message {
 	if !onNode {
 		config = config.text(2, hostname)
 	}
-	config = config.nested(4, message{}.text(1, "127.0.0.1")) // without a name server containerd would copy the node's
+	config = config.nested(4, message{}.text(1, "127.0.0.1")) // without a name server, containerd would copy those of the node
 	return config.entry(6, label, "sandbox").nested(8, linux)
 }
 
-// hear asks the sandbox's process for its host name, until it says the right one.
+// hear asks the process in the sandbox for its host name until the answer is right.
 func hear(ctx context.Context, address, hostname string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()

@@ -1,8 +1,8 @@
-// Command pause holds a pod's namespaces open: it does nothing but reap children until it is told to stop.
+// Command pause keeps the namespaces of a pod open: it only reaps children until it is stopped.
 //
-// The kubelet's sandbox container, as the Container Runtime Interface expects one. As process 1 of a pod with a shared
-// process namespace it inherits every orphan, so it must wait for them. In a sandbox of the health check, which has a
-// host name for it, it also answers (programs/node, sandbox.go).
+// It is the sandbox container that the Container Runtime Interface expects. As process 1 of a pod with a shared process
+// namespace it inherits all orphans, so it must wait for them. In a sandbox of the health check, which has a special host
+// name, it also answers connections (programs/node, sandbox.go).
 package main
 
 import (
@@ -17,7 +17,7 @@ const (
 	answerPort     = 8097
 )
 
-// answer sends the host name to whoever connects. By system calls: with the package net each pause would be twice as big.
+// answer sends the host name to every client. It uses system calls, because the package net would double the program size.
 func answer(hostname string) {
 	socket, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
 	var address syscall.Sockaddr = &syscall.SockaddrInet6{Port: answerPort}

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 )
 
-// write replaces a file as a whole: after a power cut there is the old one or the new one.
+// write replaces a file atomically: after a power cut, either the old or the new file exists.
 func write(path string, content []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -33,7 +33,7 @@ func write(path string, content []byte, mode os.FileMode) error {
 func decode(content []byte, kind string) ([]byte, error) {
 	block, _ := pem.Decode(content)
 	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("holds no PEM block of type %s", kind)
+		return nil, fmt.Errorf("contains no PEM block of type %s", kind)
 	}
 	return block.Bytes, nil
 }
@@ -70,7 +70,7 @@ func newKey() (*ecdsa.PrivateKey, []byte, error) {
 	return key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
 }
 
-// readOrMakeKey keeps an existing key. One that cannot be read is an error: what it signed would be lost with it.
+// readOrMakeKey reads or creates a key. An unreadable key is an error, because everything signed with it would be invalid.
 func readOrMakeKey(path string) (*ecdsa.PrivateKey, error) {
 	content, err := os.ReadFile(path)
 	if err == nil {
@@ -87,6 +87,6 @@ func readOrMakeKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	fmt.Println("made", path)
+	fmt.Println("created", path)
 	return key, write(path, content, 0o600)
 }

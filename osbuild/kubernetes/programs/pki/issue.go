@@ -31,7 +31,7 @@ func serial() (*big.Int, error) {
 	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 }
 
-// selfSign makes the certificate of an authority (RFC 5280, section 4.2.1.9).
+// selfSign issues the certificate of an authority (RFC 5280, section 4.2.1.9).
 func selfSign(name string, key *ecdsa.PrivateKey, now time.Time) (*x509.Certificate, error) {
 	number, err := serial()
 	if err != nil {
@@ -54,21 +54,21 @@ func selfSign(name string, key *ecdsa.PrivateKey, now time.Time) (*x509.Certific
 	return x509.ParseCertificate(der)
 }
 
-func (authority *Authority) sign(wanted *Certificate, key *ecdsa.PrivateKey, now time.Time) (*x509.Certificate, error) {
+func (authority *Authority) sign(planned *Certificate, key *ecdsa.PrivateKey, now time.Time) (*x509.Certificate, error) {
 	number, err := serial()
 	if err != nil {
 		return nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber:          number,
-		Subject:               pkix.Name{CommonName: wanted.CommonName, Organization: wanted.Organizations},
+		Subject:               pkix.Name{CommonName: planned.CommonName, Organization: planned.Organizations},
 		NotBefore:             now.Add(-skew),
 		NotAfter:              now.Add(lifetime),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
-		ExtKeyUsage:           wanted.usages(),
+		ExtKeyUsage:           planned.usages(),
 		BasicConstraintsValid: true,
-		DNSNames:              wanted.DNSNames,
-		IPAddresses:           wanted.Addresses,
+		DNSNames:              planned.DNSNames,
+		IPAddresses:           planned.Addresses,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, authority.certificate, key.Public(), authority.key)
 	if err != nil {
@@ -77,8 +77,8 @@ func (authority *Authority) sign(wanted *Certificate, key *ecdsa.PrivateKey, now
 	return x509.ParseCertificate(der)
 }
 
-// notNow says why a certificate is not valid now; "" if it is. A clock that was wrong when it was issued is one reason.
-func notNow(certificate *x509.Certificate, now time.Time) string {
+// validityProblem returns why a certificate is not valid now, or "". It may have been issued with a wrong clock.
+func validityProblem(certificate *x509.Certificate, now time.Time) string {
 	switch {
 	case now.Before(certificate.NotBefore):
 		return "it is not valid before " + certificate.NotBefore.Format(time.DateOnly)
@@ -88,22 +88,22 @@ func notNow(certificate *x509.Certificate, now time.Time) string {
 	return ""
 }
 
-// why says why an existing pair cannot be kept; "" if it can.
-func (authority *Authority) why(pair *x509.Certificate, key *ecdsa.PrivateKey, wanted *Certificate, now time.Time) string {
+// problem returns why an existing certificate and key have to be replaced, or "".
+func (authority *Authority) problem(pair *x509.Certificate, key *ecdsa.PrivateKey, planned *Certificate, now time.Time) string {
 	switch {
 	case pair.CheckSignatureFrom(authority.certificate) != nil:
-		return "it is from another authority"
+		return "it was issued by another authority"
 	case !key.PublicKey.Equal(pair.PublicKey):
-		return "its key is another one"
-	case notNow(pair, now) != "":
-		return notNow(pair, now)
+		return "it belongs to another key"
+	case validityProblem(pair, now) != "":
+		return validityProblem(pair, now)
 	case now.After(pair.NotAfter.Add(-renewBefore)):
 		return "it expires on " + pair.NotAfter.Format(time.DateOnly)
-	case pair.Subject.CommonName != wanted.CommonName || !sameSet(pair.Subject.Organization, wanted.Organizations):
-		return "its subject was another one"
-	case !slices.Equal(pair.ExtKeyUsage, wanted.usages()):
-		return "its usage was another one"
-	case !sameSet(pair.DNSNames, wanted.DNSNames) || !sameSet(texts(pair.IPAddresses), texts(wanted.Addresses)):
+	case pair.Subject.CommonName != planned.CommonName || !sameSet(pair.Subject.Organization, planned.Organizations):
+		return "its subject has changed"
+	case !slices.Equal(pair.ExtKeyUsage, planned.usages()):
+		return "its usage has changed"
+	case !sameSet(pair.DNSNames, planned.DNSNames) || !sameSet(texts(pair.IPAddresses), texts(planned.Addresses)):
 		return "its names or addresses have changed"
 	}
 	return ""

@@ -2,7 +2,7 @@ package main
 
 import "encoding/json"
 
-// Kubeconfig files are YAML, of which JSON is a part (kubeconfig(v1), client-go's clientcmd/api/v1). []byte is base64.
+// Kubeconfig files are YAML, which includes JSON (kubeconfig(v1), client-go's clientcmd/api/v1). []byte becomes base64.
 type kubeconfigFile struct {
 	APIVersion     string         `json:"apiVersion"`
 	Kind           string         `json:"kind"`
@@ -54,7 +54,7 @@ func newKubeconfig(server, user string, authority, certificate, key []byte) *kub
 	return file
 }
 
-// parseKubeconfig reads only what newKubeconfig wrote; anything else is made again.
+// parseKubeconfig parses a file of newKubeconfig. It returns nil for other files, which are created again.
 func parseKubeconfig(content []byte) *kubeconfigFile {
 	file := &kubeconfigFile{}
 	if json.Unmarshal(content, file) != nil || len(file.Clusters) != 1 || len(file.Users) != 1 {

@@ -1,11 +1,10 @@
-// Command edge-pki makes the keys, certificates and kubeconfigs of a Kubernetes node.
+// Command edge-pki creates the keys, certificates and kubeconfigs of a Kubernetes node.
 //
 //	edge-pki PLAN.json
 //
-// It can be run at any time: what exists and is still right is kept, what is near its end or has other names than the
-// plan is issued again. Keys of authorities are never replaced, their certificates only where a wrong clock has dated
-// them. A program of its own, because the start of the big Kubernetes binary costs more than all the keys (all are ECDSA
-// P-256) together.
+// It can be run at any time: valid files are kept, and certificates that expire soon or have other names than in the plan
+// are issued again. Keys of authorities are never replaced, and their certificates only if they have wrong dates. It is a
+// separate program, because starting the large Kubernetes binary takes longer than creating all keys (ECDSA, P-256).
 package main
 
 import (
@@ -37,44 +36,44 @@ func (state *state) authority(name string) error {
 		return err
 	}
 	if _, missing := os.Stat(keyPath); err == nil && missing != nil {
-		return fmt.Errorf("%s is there but its key is not: restore %s, or remove both to start a new cluster", certificatePath, keyPath)
+		return fmt.Errorf("%s exists, but its key is not there: restore %s, or remove both to start a new cluster", certificatePath, keyPath)
 	}
-	// The key is written first, so a lone key is what a power cut leaves.
+	// The key is written first, so a power cut may leave a key without certificate.
 	key, keyErr := readOrMakeKey(keyPath)
 	if keyErr != nil {
 		return keyErr
 	}
-	reason := "it was not there"
+	reason := "it did not exist"
 	if err == nil {
 		certificate, err := parseCertificate(content)
 		if err != nil {
 			return fmt.Errorf("%s: %w", certificatePath, err)
 		}
-		if reason = notNow(certificate, state.now); reason == "" {
+		if reason = validityProblem(certificate, state.now); reason == "" {
 			state.authorities[name] = &Authority{certificate, key}
 			return nil
 		}
 	}
-	// With the same key and subject, so that all that it has signed stays signed.
+	// The key and subject are kept, so that certificates signed by this authority remain valid.
 	certificate, err := selfSign("edge-"+name, key, state.now)
 	if err != nil {
 		return err
 	}
 	state.authorities[name] = &Authority{certificate, key}
-	fmt.Printf("made %s: %s\n", certificatePath, reason)
+	fmt.Printf("created %s: %s\n", certificatePath, reason)
 	return write(certificatePath, encodeCertificate(certificate), 0o644)
 }
 
-// issue returns the PEM of a certificate and key that fulfil `wanted`: the given ones if they still do.
-func (state *state) issue(wanted *Certificate, certificatePEM, keyPEM []byte) ([]byte, []byte, string, error) {
-	authority := state.authorities[wanted.Authority]
+// issue returns certificate and key (PEM) according to `planned`: the given ones if they are valid, or new ones.
+func (state *state) issue(planned *Certificate, certificatePEM, keyPEM []byte) ([]byte, []byte, string, error) {
+	authority := state.authorities[planned.Authority]
 	if authority == nil {
-		return nil, nil, "", fmt.Errorf("the plan names no authority %q", wanted.Authority)
+		return nil, nil, "", fmt.Errorf("the plan has no authority %q", planned.Authority)
 	}
-	reason := "it was not there"
+	reason := "it did not exist"
 	if certificate, err := parseCertificate(certificatePEM); err == nil {
 		if key, err := parseKey(keyPEM); err == nil {
-			if reason = authority.why(certificate, key, wanted, state.now); reason == "" {
+			if reason = authority.problem(certificate, key, planned, state.now); reason == "" {
 				return certificatePEM, keyPEM, "", nil
 			}
 		}
@@ -83,29 +82,29 @@ func (state *state) issue(wanted *Certificate, certificatePEM, keyPEM []byte) ([
 	if err != nil {
 		return nil, nil, "", err
 	}
-	certificate, err := authority.sign(wanted, key, state.now)
+	certificate, err := authority.sign(planned, key, state.now)
 	if err != nil {
 		return nil, nil, "", err
 	}
 	return encodeCertificate(certificate), keyPEM, reason, nil
 }
 
-func (state *state) certificate(wanted *Certificate) error {
-	keyPath, certificatePath := state.path(wanted.Name+".key"), state.path(wanted.Name+".crt")
+func (state *state) certificate(planned *Certificate) error {
+	keyPath, certificatePath := state.path(planned.Name+".key"), state.path(planned.Name+".crt")
 	oldCertificate, _ := os.ReadFile(certificatePath)
 	oldKey, _ := os.ReadFile(keyPath)
-	certificate, key, reason, err := state.issue(wanted, oldCertificate, oldKey)
+	certificate, key, reason, err := state.issue(planned, oldCertificate, oldKey)
 	if err != nil || reason == "" {
 		return err
 	}
-	fmt.Printf("made %s: %s\n", certificatePath, reason)
+	fmt.Printf("created %s: %s\n", certificatePath, reason)
 	return errors.Join(write(keyPath, key, 0o600), write(certificatePath, certificate, 0o644))
 }
 
-func (state *state) kubeconfig(wanted *Kubeconfig) error {
-	path := state.path(wanted.Path)
+func (state *state) kubeconfig(planned *Kubeconfig) error {
+	path := state.path(planned.Path)
 	client := &Certificate{
-		Authority: wanted.Authority, CommonName: wanted.User, Organizations: wanted.Organizations, Client: true,
+		Authority: planned.Authority, CommonName: planned.User, Organizations: planned.Organizations, Client: true,
 	}
 	var oldCertificate, oldKey []byte
 	content, _ := os.ReadFile(path)
@@ -117,19 +116,19 @@ func (state *state) kubeconfig(wanted *Kubeconfig) error {
 	if err != nil {
 		return err
 	}
-	authority := encodeCertificate(state.authorities[wanted.Authority].certificate)
+	authority := encodeCertificate(state.authorities[planned.Authority].certificate)
 	if reason == "" {
 		cluster := old.Clusters[0].Cluster
-		if cluster.Server == wanted.Server && samePEM(cluster.Authority, authority) {
+		if cluster.Server == planned.Server && samePEM(cluster.Authority, authority) {
 			return nil
 		}
 		reason = "its server or authority has changed"
 	}
-	content, err = json.MarshalIndent(newKubeconfig(wanted.Server, wanted.User, authority, certificate, key), "", "  ")
+	content, err = json.MarshalIndent(newKubeconfig(planned.Server, planned.User, authority, certificate, key), "", "  ")
 	if err != nil {
 		return err
 	}
-	fmt.Printf("made %s: %s\n", path, reason)
+	fmt.Printf("created %s: %s\n", path, reason)
 	return write(path, append(content, '\n'), 0o600)
 }
 

@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// Plan says which keys, certificates and kubeconfigs must exist. Paths without a leading slash are below Folder.
+// Plan lists the keys, certificates and kubeconfigs that must exist. Relative paths are below Folder.
 type Plan struct {
 	Folder       string        `json:"folder"`
 	Authorities  []string      `json:"authorities"`
@@ -29,7 +29,7 @@ type Certificate struct {
 	Addresses     []net.IP `json:"addresses"`
 }
 
-// Kubeconfig is a client's credentials together with where its server is.
+// Kubeconfig contains the credentials of a client and the address of its server.
 type Kubeconfig struct {
 	Path          string   `json:"path"`
 	Authority     string   `json:"authority"`
@@ -50,12 +50,12 @@ func readPlan(path string) (*Plan, error) {
 	return plan, nil
 }
 
-func (wanted *Certificate) usages() []x509.ExtKeyUsage {
+func (planned *Certificate) usages() []x509.ExtKeyUsage {
 	usages := []x509.ExtKeyUsage{}
-	if wanted.Server {
+	if planned.Server {
 		usages = append(usages, x509.ExtKeyUsageServerAuth)
 	}
-	if wanted.Client {
+	if planned.Client {
 		usages = append(usages, x509.ExtKeyUsageClientAuth)
 	}
 	return usages
