@@ -190,7 +190,7 @@ def test_nobody_else_gets_the_name_of_a_node(agent: Path, server: ApiServer, tmp
 def test_nobody_gets_the_name_of_the_server(registered: bool, agent: Path, server: ApiServer, tmp_path: Path) -> None:
     if registered:
         server.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
-    with pytest.raises(Problem, match="the name of the server itself"):
+    with pytest.raises(Problem, match="the name of the server node"):
         join.join_cluster(machine(tmp_path, NODE), 60)
 
 

@@ -328,7 +328,7 @@ def test_files_of_another_renderer_are_reported(tmp_path: Path, path: str) -> No
     system.path(f"{etc_changes.UPPER}/{path}").parent.mkdir(parents=True)
     system.path(f"{etc_changes.UPPER}/{path}").write_text("x")
     (error,) = etc_changes.apply_etc_changes(system)
-    assert "is not read: write it into network-config" in error
+    assert "is not read; write the settings into network-config" in error
 
 
 def converted(text: str) -> dict[str, object]:
