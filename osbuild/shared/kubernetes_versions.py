@@ -7,7 +7,7 @@ MINOR = re.compile(r"v(\d{1,9})\.(\d{1,9})\.")
 
 
 def version_numbers(version: str) -> tuple[int, int, int, int] | None:
-    """Major, minor, patch and K3s' own number, to compare by; None for another form."""
+    """Major, minor, patch and K3s' own number, for comparisons; None if it is not a version."""
     match = VERSION.fullmatch(version)
     if match is None:
         return None
@@ -16,6 +16,6 @@ def version_numbers(version: str) -> tuple[int, int, int, int] | None:
 
 
 def minor_version(version: str) -> tuple[int, int] | None:
-    """Major and minor number of a version, also of a release candidate; None for another form."""
+    """Major and minor number of a version or release candidate; None if it is neither."""
     match = MINOR.match(version)
     return (int(match[1]), int(match[2])) if match else None

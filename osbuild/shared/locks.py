@@ -11,9 +11,9 @@ PAUSE = 0.05  # seconds between two attempts
 
 
 def lock_descriptor(descriptor: int, *, shared: bool = False, patience: float | None = None) -> None:
-    """Lock an open file until it is closed; several processes may hold it `shared`.
+    """Lock an open file until it is closed. Several processes may hold a `shared` lock.
 
-    Waits without end, or for `patience` seconds. Raises `BlockingIOError` then.
+    Waits without limit, or for `patience` seconds. Raises `BlockingIOError` after that.
     """
     operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if patience is None:
@@ -31,10 +31,10 @@ def lock_descriptor(descriptor: int, *, shared: bool = False, patience: float | 
 
 @contextmanager
 def lock_path(path: Path, *, shared: bool = False, create: int | None = None) -> Iterator[None]:
-    """Hold the lock of a folder or a file, after waiting for it. Raises `OSError`.
+    """Wait for the lock of a folder or file, and hold it. Raises `OSError`.
 
-    With `create`, the path is a lock file: a missing one is created with this mode, also if the process that had the
-    lock removes the file at its end.
+    With `create`, the path is a lock file: it is created with this mode if it is missing, even if the previous holder
+    has removed it.
     """
     flags = os.O_RDONLY if create is None else os.O_RDWR | os.O_CREAT
     while True:
@@ -49,7 +49,7 @@ def lock_path(path: Path, *, shared: bool = False, create: int | None = None) ->
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that is now at `path`."""
+    """Whether the open file is still the file at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of `path` alone; False if there is no such file."""
+    """Whether a process holds an exclusive lock of `path`; False if the file does not exist."""
     try:
         with path.open() as file:
             lock_descriptor(file.fileno(), shared=True, patience=0)

@@ -1,7 +1,7 @@
 """The settings of a node: the contract between the seed, which the host writes, and the edge agent, which reads it.
 
-After a rollback, an older slot boots with a newer seed. So a key never changes its type or meaning; what is new gets a
-new key, and raises `FORMAT`. The agent keeps and reports keys that it does not know.
+After a rollback, an older slot boots with a newer seed. Therefore a key never changes its type or meaning. A new
+setting gets a new key and raises `FORMAT`. The agent keeps and reports unknown keys.
 """
 
 import ipaddress
@@ -11,8 +11,8 @@ from typing import Any
 
 from osbuild.shared import cluster_ranges
 
-FORMAT = 1  # that this version writes and knows; a seed without a format has the first one
-# In a seed. The image has a part of the Kubernetes settings too, which the seed overrides key by key.
+FORMAT = 1  # the format that this version writes and supports; a seed without a format has format 1
+# Files of the seed. The image has Kubernetes settings too, which the seed overrides key by key.
 KUBERNETES_FILE = "/etc/edge-osbuild/kubernetes.json"
 AGENT_FILE = "/etc/edge-osbuild/agent.json"
 PROXY_FILE = "/etc/edge-osbuild/proxy.env"
@@ -37,7 +37,7 @@ class KubernetesSeed:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSeed:
-    """`agent.json` of a seed: the URL of the update server, and whether a boot is good without reaching it."""
+    """`agent.json` of a seed: the URL of the update server, and whether a boot may be healthy without it."""
 
     node: str
     server: str | None
@@ -47,12 +47,14 @@ class AgentSeed:
 
 
 def unknown_settings(kind: type[KubernetesSeed] | type[AgentSeed], seed: Mapping[str, Any]) -> list[str]:
-    """What a seed has that this version does not know, a sentence each."""
+    """One sentence per setting of a seed that this version does not support."""
     known = {item.name for item in fields(kind)} - {"extra"}
-    problems = [f"the setting `{name}` is not known to this version, and has no effect" for name in seed.keys() - known]
-    written = seed.get("format")
-    if isinstance(written, int) and written > FORMAT:
-        problems.append(f"these settings have the format {written}, and this version knows {FORMAT}")
+    problems = [
+        f"the setting `{name}` has no effect, because this version does not know it" for name in seed.keys() - known
+    ]
+    seed_format = seed.get("format")
+    if isinstance(seed_format, int) and seed_format > FORMAT:
+        problems.append(f"the settings have the format {seed_format}, but this version supports {FORMAT}")
     return sorted(problems)
 
 

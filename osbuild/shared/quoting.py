@@ -15,8 +15,9 @@ def quoted(value: object) -> str:
 
 
 def escaped(text: str, *, lines: bool = False) -> str:
-    """`text` for a terminal: what it would obey or not show becomes an escape, such as `\\x1b`. `lines` keeps lines."""
-    kept = "\n\t" if lines else ""
+    """`text` with control and unprintable characters as escapes such as `\\x1b`. `lines` keeps line breaks and tabs."""
+    allowed = "\n\t" if lines else ""
     return "".join(
-        sign if sign.isprintable() or sign in kept else sign.encode("unicode_escape").decode() for sign in text
+        character if character.isprintable() or character in allowed else character.encode("unicode_escape").decode()
+        for character in text
     )

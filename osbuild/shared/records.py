@@ -1,7 +1,7 @@
-"""Frozen dataclasses as JSON objects: parsed with their types checked, and written again with what was not known.
+"""Frozen dataclasses as JSON objects, with checked types.
 
-A field without a default is required. A field `extra` keeps the keys that the class does not name: a later version
-wrote them, and they are written again.
+A field without a default is required. A field `extra` keeps unknown keys, which a later version may have written, so
+that they are written again.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 
 def parse_record(kind: type[T], value: object, name: str = "") -> T:
-    """The object `value` as the dataclass `kind`. Raises `ValueError` that names the wrong key below `name`."""
+    """Parse the object `value` as the dataclass `kind`. Raises `ValueError` with the path of the key below `name`."""
     if not isinstance(value, dict):
         raise ValueError(f"{f'`{name}` is ' if name else ''}not a mapping")
     hints = get_type_hints(kind)
@@ -36,7 +36,7 @@ def parse_record(kind: type[T], value: object, name: str = "") -> T:
 
 
 def record_to_json(record: object) -> dict[str, Any]:
-    """The JSON object of a dataclass, in the order of its fields. Fields that have their default are left out."""
+    """The JSON object of a dataclass, in the order of its fields. Fields with their default value are left out."""
     result: dict[str, Any] = {}
     for field in fields(cast(Any, record)):
         value = getattr(record, field.name)
@@ -49,15 +49,17 @@ def record_to_json(record: object) -> dict[str, Any]:
 def _parse_value(hint: Any, value: object, name: str) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return None if value is None else _parse_value(next(one for one in inner if one is not NoneType), value, name)
+        return (
+            None if value is None else _parse_value(next(hint for hint in inner if hint is not NoneType), value, name)
+        )
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(f"`{name}` is not a list")
-        return tuple(_parse_value(inner[0], one, f"{name}[{number}]") for number, one in enumerate(value))
+        return tuple(_parse_value(inner[0], item, f"{name}[{number}]") for number, item in enumerate(value))
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ValueError(f"`{name}` is not a mapping")
-        return {key: _parse_value(inner[1], one, f"{name}.{key}") for key, one in value.items()}
+        return {key: _parse_value(inner[1], item, f"{name}.{key}") for key, item in value.items()}
     if is_dataclass(hint):
         return parse_record(cast(type, hint), value, name)
     if hint is Any:
@@ -77,7 +79,7 @@ def _value_to_json(value: Any) -> Any:
     if is_dataclass(value):
         return record_to_json(value)
     if isinstance(value, Mapping):
-        return {key: _value_to_json(one) for key, one in value.items()}
+        return {key: _value_to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_value_to_json(one) for one in value]
+        return [_value_to_json(item) for item in value]
     return value

@@ -1,8 +1,8 @@
-"""Numbers of bytes as people read them."""
+"""Numbers of bytes as text with a unit."""
 
 
 def format_bytes(size: float | None) -> str:
-    """In KiB, MiB or GiB, as memory and files are counted; empty if the size is not known."""
+    """A size in B, KiB, MiB or GiB, used for memory and files; empty if it is unknown."""
     if size is None:
         return ""
     if size < 2**20:
@@ -11,7 +11,7 @@ def format_bytes(size: float | None) -> str:
 
 
 def format_decimal(size: float) -> str:
-    """As cards are sold and transfers are counted: 1 GB is 1,000,000,000 bytes."""
+    """A size in decimal units, used for cards and transfers: 1 GB is 1,000,000,000 bytes."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.{0 if size >= 100 * factor else 1}f} {unit}"

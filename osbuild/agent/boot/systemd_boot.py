@@ -50,25 +50,27 @@ class SystemdBootLoader:
     def switch_to(self, system: System, slot: str) -> None:
         entries = list_entries(system)
         highest = max((entry.generation for entry in entries), default=0)
-        mine = entry_by_slot(entries).get(slot)
+        current = entry_by_slot(entries).get(slot)
         # If there are both a staged file and an entry, a power cut has interrupted the switch: they share their blocks.
-        if mine is None and not staged_path(system, slot).is_file():
+        if current is None and not staged_path(system, slot).is_file():
             raise missing_boot_image(slot)
-        if mine and choose_slot(entries) == slot and mine.generation == highest and mine.left in (None, TRIES):
+        if current and choose_slot(entries) == slot and current.generation == highest and current.left in (None, TRIES):
             return
-        source = mine.file if mine else staged_path(system, slot).name
+        source = current.file if current else staged_path(system, slot).name
         rename_entry(system, source, f"edge-{highest + 1}-{slot}+{TRIES}.efi")
 
     def reject(self, system: System, slot: str) -> None:
-        mine = [entry for entry in list_entries(system) if entry.slot == slot]
+        slot_entries = [entry for entry in list_entries(system) if entry.slot == slot]
         staged, spare = staged_path(system, slot), staged_path(system, slot).with_suffix(".spare")
-        if staged.exists() and not (mine or spare.exists()):
+        if staged.exists() and not (slot_entries or spare.exists()):
             rename_entry(system, staged.name, spare.name)
-        elif staged.exists() or len(mine) > 1:
-            entries = (system.path(ENTRIES) / entry.file for entry in mine)
+        elif staged.exists() or len(slot_entries) > 1:
+            entries = (system.path(ENTRIES) / entry.file for entry in slot_entries)
             remove_names([*entries, staged, spare], staged.with_suffix(".partial"))
-        elif mine and mine[0].left != 0:
-            rename_entry(system, mine[0].file, f"edge-{mine[0].generation}-{slot}+0-{mine[0].done}.efi")
+        elif slot_entries and slot_entries[0].left != 0:
+            rename_entry(
+                system, slot_entries[0].file, f"edge-{slot_entries[0].generation}-{slot}+0-{slot_entries[0].done}.efi"
+            )
 
 
 def list_entries(system: System) -> list[BootEntry]:

@@ -42,7 +42,9 @@ def main(options: argparse.Namespace) -> int:
     try:
         settings = parse_record(AgentSeed, {"node": "", "server": None, "offline": True, **content})
     except ValueError as error:
-        raise Problem(str(error), where=AGENT_FILE, hint="it is made from the profile: make the seed again") from error
+        raise Problem(
+            str(error), where=AGENT_FILE, hint="make the seed again from the profile, and apply it"
+        ) from error
     url = settings.server or ""
     if not url:
         print("no update server is configured")

@@ -35,7 +35,7 @@ class SeedFiles:
 
 
 def read_seed(folder: Path) -> SeedFiles:
-    """Read the seed in `folder`. Raises `SeedRefused` if it is not complete, `OSError` if it can't be read.
+    """Read the seed in `folder`. Raises `SeedRefused` if it is not complete, `OSError` if it cannot be read.
 
     If there is a file SHA256SUMS (sha256sum(1)), every file listed there must have its checksum.
     """
