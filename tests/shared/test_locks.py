@@ -13,7 +13,7 @@ from osbuild.shared.files import create_file, file_system_space, replace_link
 from osbuild.shared.locks import is_locked, lock_descriptor, lock_path
 
 
-def test_a_lock_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+def test_a_lock_waits_for_another_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     program = "import fcntl, sys, time; fcntl.flock(f := open(sys.argv[1], 'w'), 2); print(flush=True); time.sleep(1)"
     with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as other:
@@ -39,7 +39,7 @@ def test_a_folder_and_a_file_are_locked_and_only_a_lock_file_is_created(tmp_path
         assert is_locked(tmp_path / "lock") is False
 
 
-def test_patience_has_an_end(tmp_path: Path) -> None:
+def test_waiting_ends_after_the_given_time(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as holder, (tmp_path / "lock").open() as file:
         fcntl.flock(holder, fcntl.LOCK_EX)
         begin = time.monotonic()
@@ -48,7 +48,7 @@ def test_patience_has_an_end(tmp_path: Path) -> None:
         assert 0.2 <= time.monotonic() - begin < 5
 
 
-def test_a_link_is_replaced_and_a_new_file_never_replaces(tmp_path: Path) -> None:
+def test_a_link_is_replaced_but_an_existing_file_is_not(tmp_path: Path) -> None:
     for target in ("a", "b"):
         (tmp_path / ".link.new").write_text("what a power cut left")
         replace_link(tmp_path / "link", target)
@@ -59,7 +59,7 @@ def test_a_link_is_replaced_and_a_new_file_never_replaces(tmp_path: Path) -> Non
     assert (tmp_path / "link").with_name("a").read_bytes() == b"1"
 
 
-def test_the_space_of_a_path_that_is_not_there_is_not_known(tmp_path: Path) -> None:
+def test_the_space_of_a_missing_path_is_unknown(tmp_path: Path) -> None:
     space = file_system_space(tmp_path)
     assert space is not None and 0 < space.free <= space.size
     assert file_system_space(tmp_path / "absent") is None

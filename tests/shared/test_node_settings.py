@@ -23,7 +23,7 @@ def node(root: Path, seed: dict[str, Any]) -> Path:
     return root
 
 
-def test_a_seed_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: Path) -> None:
+def test_a_seed_of_an_earlier_version_is_read_and_written_unchanged(tmp_path: Path) -> None:
     assert record_to_json(parse_record(KubernetesSeed, SEED)) == SEED
     settings = load_settings(node(tmp_path, SEED))
     assert (settings.token, settings.labels, settings.taints) == ("s3cret", {"site": "a"}, ("a=b:NoSchedule",))
@@ -31,12 +31,12 @@ def test_a_seed_of_an_earlier_version_is_read_and_written_as_it_was(tmp_path: Pa
     assert record_to_json(parse_record(AgentSeed, agent)) == agent
 
 
-def test_every_setting_of_a_seed_is_one_that_the_agent_reads() -> None:
+def test_the_agent_reads_every_setting_of_a_seed() -> None:
     written = {item.name for item in fields(KubernetesSeed)} - {"format"}
     assert written <= {item.name for item in fields(NodeSettings)}
 
 
-def test_what_a_later_version_wrote_is_kept_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_of_a_later_version_are_kept_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     later = {**SEED, "format": FORMAT + 1, "zone": {"a": 1}}
     root = node(tmp_path, later)
     settings = load_settings(root)
@@ -50,13 +50,13 @@ def test_what_a_later_version_wrote_is_kept_and_reported(tmp_path: Path, capsys:
     assert record_to_json(parse_record(KubernetesSeed, later)) == later
 
 
-def test_nothing_is_reported_of_what_this_version_writes() -> None:
+def test_settings_of_this_version_are_not_reported() -> None:
     assert unknown_settings(KubernetesSeed, {**SEED, "format": FORMAT}) == []
     assert unknown_settings(AgentSeed, {"node": "n", "server": None, "offline": True}) == []
 
 
 @pytest.mark.parametrize(("change", "message"), [({"labels": []}, "`labels`"), ({"taints": "a"}, "`taints`")])
-def test_a_setting_of_another_type_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_setting_of_a_wrong_type_is_reported(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(Problem, match=message) as caught:
         load_settings(node(tmp_path, {**SEED, **change}))
     assert caught.value.where == SEED_FILE

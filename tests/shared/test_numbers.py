@@ -18,18 +18,18 @@ from osbuild.shared.sizes import format_bytes
         (11 * 2**30, "11.0 GiB"),
     ],
 )
-def test_a_size_has_the_unit_that_it_is_read_in(size: int | None, text: str) -> None:
+def test_a_size_has_a_suitable_unit(size: int | None, text: str) -> None:
     assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize("text", ["1.0.0", "1.2.3-rc.1", "1.2.3-rc.1+build.5", "0.0.1+x"])
-def test_a_version_that_a_profile_may_have_can_be_compared_on_a_device(text: str) -> None:
+def test_a_valid_profile_version_can_be_compared_on_a_device(text: str) -> None:
     assert is_image_version(text)
     assert version_key(text) is not None
 
 
 @pytest.mark.parametrize("text", ["", "1", "1.0", "v1.0.0", "1.0.0 ", "1.0.0\n", "today"])
-def test_another_form_is_not_a_version_of_a_profile(text: str) -> None:
+def test_another_form_is_not_a_profile_version(text: str) -> None:
     assert not is_image_version(text)
 
 

@@ -1,4 +1,4 @@
-"""What `edge-agent status` says, and the agent's command line and zipapp."""
+"""`edge-agent status`, the command line of the agent, and its zipapp."""
 
 import http.server
 import json
@@ -20,15 +20,15 @@ from tests.agent.test_health import Device
 
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
-    made = Device(tmp_path, uptime=3725.5)
-    made.put(
+    device = Device(tmp_path, uptime=3725.5)
+    device.put(
         "usr/lib/edge-osbuild/image.json",
         '{"name": "edge-server", "version": "1.2.0", "architecture": "x86_64", '
         '"kubernetes": {"distribution": "upstream", "version": "v1.36.3", "role": "server"}}',
     )
-    made.put("proc/sys/kernel/osrelease", "6.12.1-cloud-amd64\n")
-    (made.root / "var").mkdir()
-    return made
+    device.put("proc/sys/kernel/osrelease", "6.12.1-cloud-amd64\n")
+    (device.root / "var").mkdir()
+    return device
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_an_entry_is_read_from_its_name(name: str, expected: tuple[str, int | No
 
 
 @pytest.mark.parametrize("name", ["", "edge.efi", "edge-a.efi.new", ".edge-a.efi", "edge-a+x.efi", "edge-a+1-2-3.efi"])
-def test_other_files_are_no_entries(name: str) -> None:
+def test_other_files_are_not_entries(name: str) -> None:
     assert parse_entry_name(name) is None
 
 
@@ -69,7 +69,7 @@ def test_other_files_are_no_entries(name: str) -> None:
         ([], None, "unknown", "its entry cannot be read"),
     ],
 )
-def test_it_says_why_this_slot_runs(
+def test_the_status_says_why_this_slot_is_running(
     device: Device, entries: list[str], booted: str | None, state: str, why: str
 ) -> None:
     device.entries(*entries, booted=booted)
@@ -83,11 +83,11 @@ SEED = {
     "digest": "0" * 32,
     "configured": True,
     "errors": ["write_files, /etc/a: is a directory"],
-    "warnings": ["user-data: `swap` has no effect: kubelet does not start beside swap"],
+    "warnings": ["user-data: `swap` has no effect: the kubelet does not start if swap is enabled"],
 }
 
 
-def test_status_has_all_that_a_script_wants(device: Device) -> None:
+def test_the_json_status_is_complete(device: Device) -> None:
     device.put("run/edge-osbuild/seed.json", json.dumps(SEED))
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
     health = {"healthy": True, "final": True, "seconds": 40.2, "checks": []}
@@ -111,7 +111,7 @@ def test_status_has_all_that_a_script_wants(device: Device) -> None:
     }
 
 
-def test_status_for_people_is_short_and_aligned(device: Device) -> None:
+def test_the_status_text_is_short_and_aligned(device: Device) -> None:
     device.entries("edge-a.efi")
     checks = [
         {"name": "10-systemd", "ok": True, "output": "", "seconds": 0.1},
@@ -139,19 +139,19 @@ def test_status_for_people_is_short_and_aligned(device: Device) -> None:
         "            BAD 50-node     not Ready: no network",
         "",
         "seed error: write_files, /etc/a: is a directory",
-        "seed warning: user-data: `swap` has no effect: kubelet does not start beside swap",
+        "seed warning: user-data: `swap` has no effect: the kubelet does not start if swap is enabled",
         "network error: network-config, line 2, column 1: no",
     ]
 
 
-def test_a_device_with_nothing_on_it_has_a_status_too(tmp_path: Path) -> None:
+def test_an_empty_device_has_a_status_too(tmp_path: Path) -> None:
     found = collect_status(Device(tmp_path / "x").system)
     (tmp_path / "x/proc/cmdline").unlink()
     assert found["health"]["healthy"] is False
     assert status_lines(found)
 
 
-def test_durations_are_for_people() -> None:
+def test_durations_have_two_units_at_most() -> None:
     assert [format_duration(seconds) for seconds in (0, 59.9, 61, 7200, 90061)] == [
         "0 s",
         "59 s",
@@ -178,11 +178,11 @@ def server() -> Iterator[str]:
         made.shutdown()
 
 
-def test_any_answer_says_that_a_server_can_be_reached(server: str) -> None:
+def test_every_http_answer_means_that_the_server_is_reachable(server: str) -> None:
     assert check_server(server, 5) is None
 
 
-def test_a_server_that_can_not_be_reached_is_named_with_the_reason() -> None:
+def test_an_unreachable_server_is_reported_with_the_reason() -> None:
     assert "refused" in (check_server("http://127.0.0.1:9/", 5) or "")
     assert "not an http" in (check_server("file:///etc/passwd", 5) or "")
 
@@ -200,7 +200,7 @@ def run(agent: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "100"}, check=False, cwd="/")
 
 
-def test_the_agent_is_one_file_of_the_same_bytes_every_time(agent: Path, tmp_path: Path) -> None:
+def test_the_zipapp_is_reproducible(agent: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     build_zipapp(again)
     assert again.read_bytes() == agent.read_bytes()
@@ -208,7 +208,7 @@ def test_the_agent_is_one_file_of_the_same_bytes_every_time(agent: Path, tmp_pat
     assert agent.stat().st_mode & 0o777 == 0o755
 
 
-def test_every_command_of_the_agent_starts_with_nothing_but_the_standard_library(agent: Path) -> None:
+def test_every_command_works_with_only_the_standard_library(agent: Path) -> None:
     top = run(agent, "--help")
     assert top.returncode == 0
     for command in ("status", "health", "reach", "seed", "update", "rollback", "explain", "kubernetes"):
@@ -217,7 +217,7 @@ def test_every_command_of_the_agent_starts_with_nothing_but_the_standard_library
         assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_exit_status_is_1_where_it_is_not_well_and_2_for_a_wrong_command_line(agent: Path) -> None:
+def test_exit_status_is_1_for_failure_and_2_for_a_wrong_command_line(agent: Path) -> None:
     result = run(agent, "status", "--json")
     assert (result.returncode, json.loads(result.stdout)["health"]["healthy"]) == (1, False)
     for words in ([], ["stat"], ["status", "--jso=n"], ["health", "--deadline", "soon"]):
