@@ -1,7 +1,7 @@
 """Boot loaders for tests of what an update decides: a simple one in memory, and the real flows on files.
 
 What a boot loader does by itself, choosing a slot and counting a try, is written here a second time, apart from the
-agent. `InspectedSlot.image` is the version whose root is whole: a real boot file that is booted must be of the same.
+agent. `InspectedSlot.image` is the version whose root is whole: a real boot image that is booted must be of the same.
 """
 
 import re
@@ -47,7 +47,7 @@ class Loader:
     counted: BootEntry | None = None
     readable: bool = True
     forgets: bool = False  # tries that were done, where a slot is rejected
-    damaged: set[str] = field(default_factory=set)  # versions whose boot file it does not take, or does not even list
+    damaged: set[str] = field(default_factory=set)  # versions whose boot image the loader skips
 
     def entry(self, name: str) -> BootEntry:
         return BootEntry(f"edge-{name}.efi", name, self.slots[name].left, self.slots[name].done)
@@ -70,7 +70,7 @@ class Loader:
 
     def switch_to(self, system: System, slot: str) -> None:
         if not (self.slots[slot].entry or self.slots[slot].staged):
-            raise FileNotFoundError(2, "no boot file", f"edge-{slot}.efi")
+            raise FileNotFoundError(2, "no boot image", f"edge-{slot}.efi")
         highest = max(other.generation for other in self.slots.values())
         self.change(slot, generation=highest + 1, left=TRIES, done=0, entry=True, staged=False)
 
@@ -89,7 +89,7 @@ class Loader:
         return nullcontext()
 
     def steps(self, name: str, version: str) -> list[Step]:
-        """What RAUC does to write a slot: marks it bad, takes its entry away, writes it, stages its boot file."""
+        """What RAUC does to write a slot: marks it bad, takes its entry away, writes it, stages its boot image."""
         return [
             lambda: self.change(name, left=0, staged=False),
             lambda: self.change(name, entry=False),
@@ -111,10 +111,10 @@ class Loader:
 
 
 class Real(Loader):
-    """A flow as it is, and the bundle's hook, on files below `root`; slot a has its boot file and is good."""
+    """A flow as it is, and the bundle's hook, on files below `root`; slot a has its boot image and is good."""
 
     flow: BootLoader
-    folder: str  # of boot files, on the boot partition
+    folder: str  # of boot images, on the ESP
     suffix: str
 
     def __init__(self, power: Power, slots: dict[str, Slot], root: Path) -> None:
@@ -142,7 +142,7 @@ class Real(Loader):
         return self.fat.watched()
 
     def file(self, name: str, version: str) -> bytes:
-        """A boot file: a block that both slots have, and one of its own."""
+        """A boot image: a block that both slots have, and one of its own."""
         return f"kernel {version}\n".encode().ljust(blocks.SIZE, b".") + f"slot {name} of {version}\n".encode()
 
     def steps(self, name: str, version: str) -> list[Step]:

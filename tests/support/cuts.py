@@ -1,4 +1,4 @@
-"""Power that fails after so many writes, and what it then leaves of a boot partition."""
+"""A power cut after a number of writes, and the state of the ESP after it."""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Power:
 
 @dataclass
 class Fat:
-    """The boot partition, as Linux writes FAT with `dirsync` (fs/fat/namei_vfat.c), and the raw partition beside it.
+    """The ESP, as Linux writes FAT with `dirsync` (fs/fat/namei_vfat.c), and the raw partition beside it.
 
     Between the steps of a rename there is the new name with nothing in it, then both names for the same blocks, which
     hard links stand for. To remove one of these frees the blocks of both: `freed` has such files by their inode.

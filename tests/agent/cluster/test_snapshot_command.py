@@ -1,4 +1,4 @@
-"""Snapshots by hand, with the command line that users have. SQLite is the real one."""
+"""The commands for manual snapshots, with a real SQLite database."""
 
 import json
 import os

@@ -190,7 +190,7 @@ def test_an_update_survives_power_cuts_anywhere(
         world.sane("1.1.0" if new == GOOD else "1.0.0")
         assert pending.load_pending(device.system) is None
         assert minimum_version.read_minimum(device.system) == ("1.1.0" if new == GOOD else "1.0.0"), (
-            "a bad version raises no floor"
+            "a bad version does not raise the minimum version"
         )
 
         world.update("1.2.0")

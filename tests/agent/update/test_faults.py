@@ -329,7 +329,7 @@ def test_a_status_query_does_not_block_an_update(device: Device) -> None:
         thread.join()
 
 
-# --- the floor
+# --- the minimum version
 
 
 def test_without_a_minimum_version_the_running_version_is_the_minimum(device: Device) -> None:
