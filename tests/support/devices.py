@@ -98,11 +98,11 @@ class Device:
         self.slot = slot
         self.put("proc/cmdline", f"quiet edge.slot={slot} rauc.slot={slot}\n")
         self.put("proc/sys/kernel/random/boot_id", f"boot-{self.boots}\n")
-        facts = {
+        image = {
             "name": "tiny", "version": self.loader.slots[slot].image, "architecture": "x86_64",
             "kubernetes": {"role": "server", "distribution": "upstream", "version": "v1.36.3"},
         }  # fmt: skip
-        self.put("usr/lib/edge-osbuild/image.json", json.dumps(facts))
+        self.put("usr/lib/edge-osbuild/image.json", json.dumps(image))
 
     def reboot(self, *, orderly: bool = True) -> str:
         """Start again, and say which slot the boot loader has taken."""

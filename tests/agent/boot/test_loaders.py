@@ -171,8 +171,8 @@ def test_updates_and_a_rollback_never_use_a_generation_twice(pc: Device) -> None
     write_files(folder, {"edge-1-a.efi": "1"})
     for text, slot in (("2", "b"), ("3", "a"), ("4", "b")):
         flow.reject(pc.system, slot)
-        kept = {name: content for name, content in read_files(folder).items() if f"-{slot}" not in name}
-        write_files(folder, {**kept, f"edge-{slot}.efi.staged": text})  # as the bundle's hook does
+        others = {name: content for name, content in read_files(folder).items() if f"-{slot}" not in name}
+        write_files(folder, {**others, f"edge-{slot}.efi.staged": text})  # as the bundle's hook does
         flow.switch_to(pc.system, slot)
         assert flow.next_slot(pc.system) == slot
         flow.bless(pc.system, slot)

@@ -31,10 +31,10 @@ CONFIG = "/registry/configmaps/default"
 
 def runs(root: Path, version: str, *, role: str = "server", **update: Any) -> System:
     """The device with that version of Kubernetes in the running slot."""
-    facts = {"kubernetes": {"role": role, "distribution": "upstream", "version": version}}
+    image = {"kubernetes": {"role": role, "distribution": "upstream", "version": version}}
     path = root / "usr/lib/edge-osbuild/image.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts | ({"update": update} if update else {})))
+    path.write_text(json.dumps(image | ({"update": update} if update else {})))
     return System(root)
 
 
@@ -231,8 +231,8 @@ def test_a_damaged_datastore_is_restored_and_a_damaged_snapshot_is_not_used(node
     (older,) = snapshot.list_snapshots(System(node))
     newer = older.path.with_name(f"{older.revision + 1:012d}-{OLD}")
     shutil.copytree(older.path, newer)
-    facts = json.loads((newer / snapshot.METADATA_FILE).read_text())
-    (newer / snapshot.METADATA_FILE).write_text(json.dumps(facts | {"revision": older.revision + 1}))
+    metadata = json.loads((newer / snapshot.METADATA_FILE).read_text())
+    (newer / snapshot.METADATA_FILE).write_text(json.dumps(metadata | {"revision": older.revision + 1}))
     for broken in (newer / snapshot.DATABASE, database(node)):
         with broken.open("r+b") as file:
             file.seek(4096)
@@ -318,8 +318,8 @@ def test_power_cuts_do_not_change_the_result(
         system, _ = boots(copy, goal)
         assert objects(database(copy)) == expected, steps
         assert sorted(path.name for path in database(copy).parent.iterdir()) == ["state.db"], steps
-        found = version_record.read_record(system)
-        assert found and found.release.version == goal
+        record = version_record.read_record(system)
+        assert record and record.release.version == goal
         assert not (
             system.path(version_record.RESTORE_NOTE).exists() or system.path(version_record.RESTORE_DONE).exists()
         )
@@ -349,8 +349,8 @@ def test_a_restore_that_the_newer_version_finishes_gives_the_data_to_that_versio
             break
     system, done = boots(copy, NEW)
     assert done and "restored" in done
-    found = version_record.read_record(system)
-    assert found and (found.release.version, str(found.previous)) == (NEW, f"upstream {OLD}")
+    record = version_record.read_record(system)
+    assert record and (record.release.version, str(record.previous)) == (NEW, f"upstream {OLD}")
     assert boots(copy, NEW)[1] is None
 
 
@@ -394,9 +394,9 @@ def test_snapshots_are_limited_and_the_one_for_a_rollback_is_kept(node: Path) ->
         put(node, filler=str(number) * 2**20)
         snapshot.take_snapshot(system, KubernetesVersion("upstream", NEW), "asked", migration.needed_snapshots(system))
         snapshot.rotate_snapshots(system, migration.needed_snapshots(system))
-        found = snapshot.list_snapshots(system)
-        assert [one.name for one in found][1:] == [done["snapshot"]]
-        assert found[0].revision == datastore.read_state(database(node)).revision
+        snapshots = snapshot.list_snapshots(system)
+        assert [one.name for one in snapshots][1:] == [done["snapshot"]]
+        assert snapshots[0].revision == datastore.read_state(database(node)).revision
     space = 50 * 2**20
     system = runs(node, NEW, snapshots=99, snapshot_space=space)
     for number in range(5):
@@ -466,8 +466,8 @@ def test_the_changes_that_a_rollback_loses_are_known_in_advance(node: Path) -> N
     system, _ = boots(node, NEW)
     with started(database(node)) as kine:
         kine.put(f"{CONFIG}/second")
-        found = cluster_data.rollback_loss(system)
-        assert found and found["lost"]["created"] == ["configmaps/default/second"]
+        loss = cluster_data.rollback_loss(system)
+        assert loss and loss["lost"]["created"] == ["configmaps/default/second"]
     assert cluster_data.rollback_loss(system, "upstream v1.36.0") is None
     assert objects(database(node)).keys() == {"first", "second"}
 
@@ -513,8 +513,8 @@ def test_a_node_without_kubernetes_has_no_cluster_data(tmp_path: Path) -> None:
     ],
 )
 def test_a_kubernetes_version_is_refused_with_the_reason(old: str, wanted: str, reason: str | None) -> None:
-    found = versions.refuse_version(KubernetesVersion.parse(old), wanted)
-    assert found is None if reason is None else reason in str(found)
+    refusal = versions.refuse_version(KubernetesVersion.parse(old), wanted)
+    assert refusal is None if reason is None else reason in str(refusal)
 
 
 def test_a_version_that_the_datastore_has_seen_counts_like_the_running_one(node: Path) -> None:

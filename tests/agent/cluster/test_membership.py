@@ -128,13 +128,13 @@ def merge(goal: dict[str, Any], patch: dict[str, Any]) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster with this node alone, its API server, and this node's files below `tmp_path`/root."""
-    made = Cluster()
+    cluster = Cluster()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
-            code, content = made.answer(self.command, self.path, body)
+            code, content = cluster.answer(self.command, self.path, body)
             data = json.dumps(content).encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(data)))
@@ -151,7 +151,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     context.load_cert_chain(chain, key)
     context.load_verify_locations(chain)
     context.verify_mode = ssl.CERT_REQUIRED
-    made.add_node("node-1")
+    cluster.add_node("node-1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.socket = context.wrap_socket(running.socket, server_side=True)
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
@@ -159,11 +159,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         root = tmp_path / "root"
         place(root, IMAGE_FILE, json.dumps({"role": "server", "config": {"node-name": "node-1"}}))
         place(root, "etc/kubernetes/admin.conf", kubeconfig(running.server_address[1], chain, key))
-        facts = {"kubernetes": {"role": "server", "distribution": "upstream", "version": VERSION}}
-        place(root, "usr/lib/edge-osbuild/image.json", json.dumps(facts))
+        image = {"kubernetes": {"role": "server", "distribution": "upstream", "version": VERSION}}
+        place(root, "usr/lib/edge-osbuild/image.json", json.dumps(image))
         with started(root / DATABASE) as kine:
             kine.put("/registry/configmaps/default/x", b"1")
-        yield made
+        yield cluster
         running.shutdown()
         thread.join()
 
@@ -192,18 +192,18 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave(system: System, deadline: float = 5) -> tuple[dict[str, Any], list[str]]:
-    said: list[str] = []
-    return cluster_data.prepare_reboot(system, deadline, said.append), said
+    lines: list[str] = []
+    return cluster_data.prepare_reboot(system, deadline, lines.append), lines
 
 
 def test_a_single_node_is_cordoned_and_keeps_its_pods(cluster: Cluster, system: System) -> None:
     cluster.add_pod("web")
-    facts, said = leave(system)
-    assert facts["cordoned"] and "drain" not in facts
+    result, lines = leave(system)
+    assert result["cordoned"] and "drain" not in result
     assert cluster.nodes["node-1"]["spec"] == {"unschedulable": True}
     assert cluster.pods.keys() == {"web"}
-    assert [one.name for one in snapshot.list_snapshots(system)] == [facts["snapshot"]]
-    assert any("no other node" in line for line in said)
+    assert [one.name for one in snapshot.list_snapshots(system)] == [result["snapshot"]]
+    assert any("no other node" in line for line in lines)
 
 
 def test_after_a_good_boot_the_node_is_uncordoned(cluster: Cluster, system: System) -> None:
@@ -291,10 +291,10 @@ def test_without_a_snapshot_the_update_is_refused_and_the_node_is_uncordoned(
 
 def test_a_cluster_that_does_not_answer_does_not_prevent_an_update(cluster: Cluster, system: System) -> None:
     cluster.down = True
-    facts, said = leave(system, deadline=0.3)
-    assert facts["seconds"] < 5
-    assert "503: storage is (re)initializing" in facts["problem"]
-    assert facts["snapshot"] and any("the node is not drained" in line for line in said)
+    result, lines = leave(system, deadline=0.3)
+    assert result["seconds"] < 5
+    assert "503: storage is (re)initializing" in result["problem"]
+    assert result["snapshot"] and any("the node is not drained" in line for line in lines)
     assert cluster_data.rejoin(system, patience=0) == {}  # nothing to be undone
 
 
@@ -364,12 +364,12 @@ def test_a_drain_ends_at_its_deadline_and_reports_remaining_pods(cluster: Cluste
     for name in ("web", "held", "slow"):
         cluster.add_pod(name)
     cluster.budgeted, cluster.stubborn = {"held"}, {"slow"}
-    facts, said = leave(system, deadline=0.5)
-    assert facts["drain"]["moved"] == ["default/web"]
-    assert "disruption budget" in facts["drain"]["left"]["default/held"]
-    assert facts["drain"]["left"]["default/slow"] == "still stopping"
-    assert facts["seconds"] < 5 and facts["snapshot"]
-    assert any("default/held stays on the node" in line for line in said)
+    result, lines = leave(system, deadline=0.5)
+    assert result["drain"]["moved"] == ["default/web"]
+    assert "disruption budget" in result["drain"]["left"]["default/held"]
+    assert result["drain"]["left"]["default/slow"] == "still stopping"
+    assert result["seconds"] < 5 and result["snapshot"]
+    assert any("default/held stays on the node" in line for line in lines)
 
 
 def test_a_drain_ends_early_if_the_disruption_budget_allows_it(cluster: Cluster, system: System) -> None:

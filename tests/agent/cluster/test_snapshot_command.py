@@ -24,9 +24,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (programs / "systemctl").write_text(f"#!/bin/sh\ncat {tmp_path}/states\n")
     (programs / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    facts = {"kubernetes": {"role": "server", "distribution": "upstream", "version": "v1.36.3"}}
+    image = {"kubernetes": {"role": "server", "distribution": "upstream", "version": "v1.36.3"}}
     (root / "usr/lib/edge-osbuild").mkdir(parents=True)
-    (root / "usr/lib/edge-osbuild/image.json").write_text(json.dumps(facts))
+    (root / "usr/lib/edge-osbuild/image.json").write_text(json.dumps(image))
     write(root, "first")
     return root
 
@@ -58,8 +58,8 @@ def test_a_manual_snapshot_is_listed_and_can_be_restored(node: Path, capsys: pyt
     name = capsys.readouterr().out.partition(",")[0]
     write(node, "second")
     assert call(node, "restore", name) == 0
-    said = capsys.readouterr().out
-    assert "lost changes: 1 created" in said and "is now snapshot" in said
+    output = capsys.readouterr().out
+    assert "lost changes: 1 created" in output and "is now snapshot" in output
     assert objects(node) == {"first"}
     assert call(node, "snapshots", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
@@ -115,6 +115,6 @@ def test_a_restore_is_refused_while_a_service_may_write(
         assert objects(node) == {"first"}
         return
     assert call(node, "restore", taken.name) == 1
-    said = capsys.readouterr().err
-    assert f"Kubernetes is running: {unit}.service" in said and "systemctl stop kubernetes.target" in said
+    errors = capsys.readouterr().err
+    assert f"Kubernetes is running: {unit}.service" in errors and "systemctl stop kubernetes.target" in errors
     assert objects(node) == {"first", "second"}

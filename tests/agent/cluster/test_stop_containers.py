@@ -50,16 +50,16 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    made = Node(tmp_path)
-    yield made
-    for process in made.processes.values():
+    node = Node(tmp_path)
+    yield node
+    for process in node.processes.values():
         process.kill()
         process.communicate()
 
 
 def end_all(node: Node, orders: dict[str, StopOrder], limit: float = 30) -> list[str]:
-    found = sorted(stop_containers.running_containers(node.system, orders).items())
-    return [name for _, group in found for name in stop_containers.stop_containers(group, limit)]
+    ranks = sorted(stop_containers.running_containers(node.system, orders).items())
+    return [name for _, group in ranks for name in stop_containers.stop_containers(group, limit)]
 
 
 def pod(name: str, kind: str = "", **spec: Any) -> dict[str, Any]:
@@ -128,10 +128,10 @@ def test_only_the_main_processes_are_signalled(node: Node) -> None:
 
 def test_a_container_that_has_already_ended_is_not_an_error(node: Node) -> None:
     node.run("gone")
-    found = stop_containers.running_containers(node.system, {})
+    ranks = stop_containers.running_containers(node.system, {})
     node.processes["gone"].kill()
     node.processes["gone"].wait()
-    assert stop_containers.stop_containers(found[0], 5) == []
+    assert stop_containers.stop_containers(ranks[0], 5) == []
     assert stop_containers.running_containers(node.system, {}) == {
         0: {"gone": (StopOrder(0), [node.processes["gone"].pid])}
     }

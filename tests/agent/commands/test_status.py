@@ -73,9 +73,9 @@ def test_the_status_says_why_this_slot_is_running(
     device: Device, entries: list[str], booted: str | None, state: str, why: str
 ) -> None:
     device.entries(*entries, booted=booted)
-    found = collect_status(device.system)
-    assert found["boot"]["state"] == state
-    assert why in found["why"]
+    node_status = collect_status(device.system)
+    assert node_status["boot"]["state"] == state
+    assert why in node_status["why"]
 
 
 SEED = {
@@ -92,9 +92,9 @@ def test_the_json_status_is_complete(device: Device) -> None:
     device.entries("edge-a+2-1.efi", booted="edge-a+2-1.efi")
     health = {"healthy": True, "final": True, "seconds": 40.2, "checks": []}
     device.put("run/edge-osbuild/health.json", json.dumps(health))
-    found = collect_status(device.system)
-    assert found.pop("space")["/var"]["size"] > 0
-    assert found == {
+    node_status = collect_status(device.system)
+    assert node_status.pop("space")["/var"]["size"] > 0
+    assert node_status == {
         "name": "edge-server",
         "version": "1.2.0",
         "architecture": "x86_64",
@@ -145,10 +145,10 @@ def test_the_status_text_is_short_and_aligned(device: Device) -> None:
 
 
 def test_an_empty_device_has_a_status_too(tmp_path: Path) -> None:
-    found = collect_status(Device(tmp_path / "x").system)
+    node_status = collect_status(Device(tmp_path / "x").system)
     (tmp_path / "x/proc/cmdline").unlink()
-    assert found["health"]["healthy"] is False
-    assert status_lines(found)
+    assert node_status["health"]["healthy"] is False
+    assert status_lines(node_status)
 
 
 def test_durations_have_two_units_at_most() -> None:

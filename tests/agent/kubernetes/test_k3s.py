@@ -57,10 +57,10 @@ def test_every_k3s_command_reads_the_configuration(tmp_path: Path) -> None:
 def test_pods_get_the_name_servers_and_volume_plugins_a_writable_folder(tmp_path: Path) -> None:
     root = device(tmp_path, {"role": "server", "config": {"kubelet-arg": "max-pods=20"}})
     prepare.prepare_node(root)
-    found = written(root)
-    assert found["resolv-conf"] == "/run/systemd/resolve/resolv.conf", "K3s' own choice without one is 8.8.8.8"
-    assert found["kubelet-arg"][1:] == [f"volume-plugin-dir={root}/var/lib/kubelet/volume-plugins", "max-pods=20"]
-    assert found["kube-controller-manager-arg"] == [f"flex-volume-plugin-dir={root}/var/lib/kubelet/volume-plugins"]
+    config = written(root)
+    assert config["resolv-conf"] == "/run/systemd/resolve/resolv.conf", "K3s' own choice without one is 8.8.8.8"
+    assert config["kubelet-arg"][1:] == [f"volume-plugin-dir={root}/var/lib/kubelet/volume-plugins", "max-pods=20"]
+    assert config["kube-controller-manager-arg"] == [f"flex-volume-plugin-dir={root}/var/lib/kubelet/volume-plugins"]
     assert (root / "var/lib/kubelet/volume-plugins").is_dir()
 
 
@@ -180,8 +180,8 @@ def test_k3s_waits_for_the_nodes_address_and_gets_its_interface(
     done = namespace(INTERFACES + LATE.format(more=more) + f"cd {places.PROJECT}\n{shlex.join(words)}\n")
     assert done.returncode == 0, done.stderr
     assert waited in done.stdout
-    found = written(root)
-    assert (found["flannel-iface"], found["node-ip"]) == ("lan0", "198.51.100.7")
+    config = written(root)
+    assert (config["flannel-iface"], config["node-ip"]) == ("lan0", "198.51.100.7")
 
 
 @NETWORK

@@ -95,21 +95,21 @@ def device(root: Path, **settings: Any) -> Path:
 def server(data: Path, days: tuple[float, float]) -> dict[str, Issuer]:
     """The files of a server that a clock has dated: K3s' certificates begin with their authority's."""
     tls = data / "server/tls"
-    made = {each: Issuer(tls / f"{each}.crt", *days) for each in AUTHORITIES}
+    issuers = {each: Issuer(tls / f"{each}.crt", *days) for each in AUTHORITIES}
     leaf = (days[0], days[0] + 365)
-    made["client-ca"].issue(tls / "client-admin.crt", leaf)
-    made["server-ca"].issue(tls / "serving-kube-apiserver.crt", leaf)
-    made["etcd/peer-ca"].issue(tls / "etcd/peer-server-client.crt", leaf)
-    made["client-ca"].issue(data / "agent/client-kubelet.crt", leaf)
+    issuers["client-ca"].issue(tls / "client-admin.crt", leaf)
+    issuers["server-ca"].issue(tls / "serving-kube-apiserver.crt", leaf)
+    issuers["etcd/peer-ca"].issue(tls / "etcd/peer-server-client.crt", leaf)
+    issuers["client-ca"].issue(data / "agent/client-kubelet.crt", leaf)
     (tls / "client-ca.nochain.crt").write_bytes((tls / "client-ca.crt").read_bytes())
     (data / "agent/server-ca.crt").write_bytes((tls / "server-ca.crt").read_bytes())
-    dynamic = made["server-ca"].issue(data / "dynamic.crt", leaf)
+    dynamic = issuers["server-ca"].issue(data / "dynamic.crt", leaf)
     secret = {"type": "kubernetes.io/tls", "data": {"tls.crt": base64.b64encode(dynamic).decode()}}
     (tls / "dynamic-cert.json").write_text(json.dumps(secret))
     with started(data / "server/db/state.db") as kine:
         kine.put("/bootstrap/5d4a01c4c1f5", b"encrypted authorities")
         kine.put("/registry/configmaps/default/a", b"an object")
-    return made
+    return issuers
 
 
 def run(root: Path, action: str) -> None:
@@ -130,19 +130,19 @@ def test_reissued_authorities_keep_name_and_key_and_k3s_issues_the_rest(
     tmp_path: Path, days: tuple[float, float]
 ) -> None:
     data = device(tmp_path)
-    made = server(data, days)
+    issuers = server(data, days)
     keys = {path: path.read_bytes() for path in data.rglob("*.key")}
     run(tmp_path, "prepare")
-    for each, authority in made.items():
-        found = read(authority.path)
+    for each, authority in issuers.items():
+        reissued = read(authority.path)
         assert is_valid(authority.path), each
-        assert (found.subject, found.issuer) == (authority.name, authority.name)
-        assert {one.oid: one.value for one in found.extensions} == {
+        assert (reissued.subject, reissued.issuer) == (authority.name, authority.name)
+        assert {one.oid: one.value for one in reissued.extensions} == {
             one.oid: one.value for one in authority.certificate.extensions
         }
-        assert found.serial_number != authority.certificate.serial_number
-        found.verify_directly_issued_by(found)
-        authority.sign(name("an agent's"), authority.key.public_key(), (-1, 1)).verify_directly_issued_by(found)
+        assert reissued.serial_number != authority.certificate.serial_number
+        reissued.verify_directly_issued_by(reissued)
+        authority.sign(name("an agent's"), authority.key.public_key(), (-1, 1)).verify_directly_issued_by(reissued)
     tls = data / "server/tls"
     left = {str(path.relative_to(data)) for path in data.rglob("*.crt") if "-ca." not in path.name}
     if days == AHEAD:
@@ -179,13 +179,13 @@ def test_a_clock_that_jumps_back_restarts_k3s_without_changes_while_it_runs(
 def test_a_single_certificate_may_have_wrong_dates(tmp_path: Path) -> None:
     """Newer K3s dates a certificate an hour before it is issued, not from the day of its authority."""
     data = device(tmp_path)
-    made = server(data, (-10, 3640))
+    issuers = server(data, (-10, 3640))
     wrong, good = data / "server/tls/client-admin.crt", data / "server/tls/serving-kube-apiserver.crt"
-    made["client-ca"].issue(wrong, (300, 665))
-    authorities = {each: authority.path.read_bytes() for each, authority in made.items()}
+    issuers["client-ca"].issue(wrong, (300, 665))
+    authorities = {each: authority.path.read_bytes() for each, authority in issuers.items()}
     run(tmp_path, "prepare")
     assert (wrong.exists(), good.exists()) == (False, True)
-    assert {each: authority.path.read_bytes() for each, authority in made.items()} == authorities
+    assert {each: authority.path.read_bytes() for each, authority in issuers.items()} == authorities
     assert "/bootstrap/5d4a01c4c1f5" in objects(data)
 
 
@@ -270,16 +270,16 @@ def test_a_damaged_certificate_of_the_port_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     data = device(tmp_path)
-    made = server(data, AHEAD)
+    issuers = server(data, AHEAD)
     (data / "server/tls/dynamic-cert.json").write_text(content)
     run(tmp_path, "prepare")
-    assert all(is_valid(authority.path) for authority in made.values())
+    assert all(is_valid(authority.path) for authority in issuers.values())
     assert "dynamic-cert.json" in capsys.readouterr().out
 
 
 def test_the_next_start_repairs_the_state_after_any_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = device(tmp_path)
-    made = server(data, AHEAD)
+    issuers = server(data, AHEAD)
     steps, left = ["unlink", "rename"], 0
 
     class Cut(BaseException):
@@ -309,7 +309,7 @@ def test_the_next_start_repairs_the_state_after_any_power_cut(tmp_path: Path, mo
     else:
         pytest.fail("it is never done")
     assert number > 2
-    assert all(is_valid(authority.path) for authority in made.values())
+    assert all(is_valid(authority.path) for authority in issuers.values())
     useless = {path.name for path in data.rglob("*.crt") if not is_valid(path)}  # which K3s replaces at every start
     assert useless == {"client-ca.nochain.crt", "server-ca.crt", "client-kubelet.crt", "dynamic.crt"}
     assert "/bootstrap/5d4a01c4c1f5" not in objects(data)

@@ -127,8 +127,8 @@ def test_the_datastore_has_kines_own_parameters(server: Path) -> None:
 
 def test_only_controllers_that_the_version_knows_are_disabled(server: Path) -> None:
     def told(version: str) -> set[str]:
-        facts = {"kubernetes": {"role": "server", "distribution": "upstream", "version": version}}
-        (server / "usr/lib/edge-osbuild/image.json").write_text(json.dumps(facts))
+        image = {"kubernetes": {"role": "server", "distribution": "upstream", "version": version}}
+        (server / "usr/lib/edge-osbuild/image.json").write_text(json.dumps(image))
         prepare.prepare_node(server)
         (words,) = [word for word in arguments(server, "kube-controller-manager") if word.startswith("--controllers=")]
         return set(words.removeprefix("--controllers=").split(","))
@@ -164,8 +164,8 @@ def test_the_server_certificate_contains_all_names_and_addresses(server: Path) -
         x509.SubjectAlternativeName
     )
     assert {"localhost", "node-1", "kubernetes.default.svc"} <= set(names.value.get_values_for_type(x509.DNSName))
-    found = {str(address) for address in names.value.get_values_for_type(x509.IPAddress)}
-    assert {"127.0.0.1", "203.0.113.254", "10.43.0.1"} <= found
+    addresses = {str(address) for address in names.value.get_values_for_type(x509.IPAddress)}
+    assert {"127.0.0.1", "203.0.113.254", "10.43.0.1"} <= addresses
 
 
 def test_a_new_name_gives_a_new_certificate_from_the_same_authority(server: Path) -> None:
@@ -327,8 +327,8 @@ def test_tokens_in_the_cluster_expire() -> None:
 def answer(authority: str) -> tuple[join_protocol.JoinKeys, dict[str, Any]]:
     """What a server tells a holder of the token about its cluster."""
     invitation, keys = join_protocol.make_invitation(TOKEN, {})
-    made = join_protocol.join_objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
-    (info,) = [item for item in made if item["kind"] == "ConfigMap" and "authority" in item["data"]]
+    objects = join_protocol.join_objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
+    (info,) = [item for item in objects if item["kind"] == "ConfigMap" and "authority" in item["data"]]
     return keys, info
 
 
@@ -410,8 +410,8 @@ def test_the_health_check_reports_why_the_node_is_not_ready(
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
     text = (server / "var/lib/kubernetes/admin.conf").read_text()
     kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
-    found = readiness.explain_not_ready(server)
-    assert found == reason if reason is None else reason in str(found)
+    reason = readiness.explain_not_ready(server)
+    assert reason == reason if reason is None else reason in str(reason)
 
 
 def test_the_health_check_may_wait_for_a_node_to_become_ready(
@@ -519,8 +519,8 @@ def test_certificates_with_wrong_dates_are_issued_again(server: Path, begin: int
     assert prepare.prepare_node(server), "Kubernetes must start again"
     now = datetime.datetime.now(datetime.UTC)
     for name in ("ca", "apiserver", "kubelet"):
-        found = certificate(pki / f"{name}.crt")
-        assert found.not_valid_before_utc < now < found.not_valid_after_utc, name
+        reissued = certificate(pki / f"{name}.crt")
+        assert reissued.not_valid_before_utc < now < reissued.not_valid_after_utc, name
     assert (pki / "ca.key").read_bytes() == key, "what the authority has signed stays signed"
     admin = json.loads((server / "var/lib/kubernetes/admin.conf").read_text())
     embedded = base64.b64decode(admin["clusters"][0]["cluster"]["certificate-authority-data"])

@@ -90,8 +90,8 @@ def test_a_server_without_a_token_gets_a_permanent_one(root: Path) -> None:
     prepare.prepare_node(root)
     token = config(root)["token"]
     assert len(token) == 64, "256 bits"
-    kept = root / DATA / "server-token"
-    assert kept.stat().st_mode & 0o777 == 0o600
+    token_file = root / DATA / "server-token"
+    assert token_file.stat().st_mode & 0o777 == 0o600
     put(root, "server/cred/passwd")
     prepare.prepare_node(root)
     assert config(root)["token"] == token

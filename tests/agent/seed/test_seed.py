@@ -139,9 +139,9 @@ def test_an_interrupted_store_keeps_the_old_or_the_new_seed(tmp_path: Path, monk
                 done = True
             except InterruptedError:
                 done = False
-        found = stored_seed(system)
-        assert found in (old, new)
-        outcomes.add(found == new)
+        stored = stored_seed(system)
+        assert stored in (old, new)
+        outcomes.add(stored == new)
         store_seed(system, new)  # and the next boot mends it
         assert stored_seed(system) == new
         if done:
@@ -403,12 +403,12 @@ def test_invalid_files_are_refused_with_their_position(name: str, data: bytes, w
 
 
 def message(*parts: tuple[str, bytes]) -> bytes:
-    made = MIMEMultipart()
+    message = MIMEMultipart()
     for kind, data in parts:
         encoded = MIMEApplication(data, kind.split("/")[1], encode_base64)
         encoded.replace_header("Content-Type", kind)
-        made.attach(encoded)
-    return made.as_bytes()
+        message.attach(encoded)
+    return message.as_bytes()
 
 
 CONFIG = b"#cloud-config\npackages: [a]\n"
@@ -556,12 +556,12 @@ def test_a_value_may_have_no_effect(key: str, value: object, effective: bool) ->
 
 
 def test_keys_without_effect_are_reported_with_the_reason() -> None:
-    found = effective_keys.find_without_effect(
+    reasons = effective_keys.find_without_effect(
         {"users": [{"name": "a", "ssh_import_id": ["gh:a"]}], "packges": [], "power_state": {}, "hostname": "a"}
     )
-    assert set(found) == {"users.ssh_import_id", "packges", "power_state"}
-    assert found["packges"] == "cloud-init does not know this key"
-    assert "would reboot forever" in found["power_state"]
+    assert set(reasons) == {"users.ssh_import_id", "packges", "power_state"}
+    assert reasons["packges"] == "cloud-init does not know this key"
+    assert "would reboot forever" in reasons["power_state"]
 
 
 @pytest.mark.parametrize(
@@ -602,9 +602,9 @@ def test_checksums_of_other_files_on_the_medium_are_checked(tmp_path: Path) -> N
 
 
 def test_the_default_seed_is_valid(tmp_path: Path) -> None:
-    made = default_seed(System(tmp_path))
-    assert read_seed(put(tmp_path / "seed", made.files)) == made
-    assert accept_seed(made, "defaults").warnings == ()
+    default = default_seed(System(tmp_path))
+    assert read_seed(put(tmp_path / "seed", default.files)) == default
+    assert accept_seed(default, "defaults").warnings == ()
 
 
 def fat(folder: Path, name: str, label: str | None, *, boot_sector: str | None = None, kind: int = 16) -> Path:

@@ -88,10 +88,10 @@ class World:
         manifest = BundleManifest("edge-osbuild-tiny-test", version, "build", f"hash of {version}")
 
         def act() -> None:
-            found = install.plan_update(node, "/bundle", manifest, False, None)
-            if found.stage == UpdateStage.writing:
-                found = install.write_slot(node, found, device.write(version))
-            switch.switch_slot(node, found, reboot=True)
+            update = install.plan_update(node, "/bundle", manifest, False, None)
+            if update.stage == UpdateStage.writing:
+                update = install.write_slot(node, update, device.write(version))
+            switch.switch_slot(node, update, reboot=True)
 
         self.settle(orderly=self.run(act))
 
@@ -151,9 +151,9 @@ class World:
 def resume(world: World) -> None:
     """What was installed and not switched to is still there to be switched to."""
     device = world.device
-    found = pending.load_pending(device.system)
-    if found:
-        assert found.stage == UpdateStage.installed
+    update = pending.load_pending(device.system)
+    if update:
+        assert update.stage == UpdateStage.installed
         switch.switch_pending(device.context, reboot=True)
         world.settle(orderly=True)
 
@@ -230,9 +230,9 @@ def test_a_rollback_of_a_trial_survives_power_cuts_and_can_be_withdrawn(cuts: li
         CURRENT = device = Device(Path(folder))
         world = World(device, {"1.0.0": GOOD, "1.1.0": GOOD, "1.2.0": GOOD})
         world.settle(orderly=False)
-        found = install.plan_update(device.context, "/b", BundleManifest("", "1.1.0", "build", "hash"), False, None)
+        update = install.plan_update(device.context, "/b", BundleManifest("", "1.1.0", "build", "hash"), False, None)
         switch.switch_slot(
-            device.context, install.write_slot(device.context, found, device.write("1.1.0")), reboot=True
+            device.context, install.write_slot(device.context, update, device.write("1.1.0")), reboot=True
         )
         assert device.reboot() == "b"
         handle_boot(device.context)
@@ -249,7 +249,7 @@ def test_a_rollback_of_a_trial_survives_power_cuts_and_can_be_withdrawn(cuts: li
         assert version == "1.1.0" if old != GOOD and not again else version in ("1.0.0", "1.1.0")
         world.sane(version)
         assert pending.load_pending(device.system) is None
-        ends = [row["event"] for row in history.read_history(device.system) if row.get("id") == found.id]
+        ends = [row["event"] for row in history.read_history(device.system) if row.get("id") == update.id]
         assert ends[-1] == ("committed" if version == "1.1.0" and ends[-1] != "rolled-back" else "rolled-back")
         world.update("1.2.0")
         world.sane("1.2.0")
@@ -269,11 +269,11 @@ def test_after_one_power_cut_a_good_update_needs_at_most_one_more_command(kind: 
         world.begin([at])
         world.update("1.1.0")
         world.end()
-        found = pending.load_pending(device.system)
+        update = pending.load_pending(device.system)
         if device.slot == "a":
             world.sane("1.0.0")
-            assert found is None or found.stage == UpdateStage.installed
-            resume(world) if found else world.update("1.1.0")
+            assert update is None or update.stage == UpdateStage.installed
+            resume(world) if update else world.update("1.1.0")
         world.sane("1.1.0")
         assert pending.load_pending(device.system) is None
 

@@ -35,15 +35,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def fetch(site: Site, tmp_path: Path) -> Callable[..., int]:
     def fetch(identity: str = "one", *, limit: int = LIMIT, seconds: float = 60.0, patience: float = 5.0) -> int:
         url, end = site.url("a.raucb", host="127.0.0.1"), time.monotonic() + seconds
-        wanted = download.BundleDownload(url, identity, limit, end, patience)
-        return download.download_bundle(System(tmp_path), wanted, lambda *words: None)
+        bundle = download.BundleDownload(url, identity, limit, end, patience)
+        return download.download_bundle(System(tmp_path), bundle, lambda *words: None)
 
     return fetch
 
 
 def download_to(folder: Path, url: str, identity: str, end: float, *, patience: float = 120.0) -> int:
-    wanted = download.BundleDownload(url, identity, LIMIT, end, patience)
-    return download.download_bundle(System(folder), wanted, lambda *words: None)
+    bundle = download.BundleDownload(url, identity, LIMIT, end, patience)
+    return download.download_bundle(System(folder), bundle, lambda *words: None)
 
 
 def kept(folder: Path) -> bytes:

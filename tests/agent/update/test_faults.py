@@ -56,8 +56,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
 
 
 def put(device: Device) -> pending.PendingUpdate:
-    found = install.plan_update(device.context, "/bundle.raucb", MANIFEST, False, None)
-    return install.write_slot(device.context, found, device.write("1.1.0"))
+    planned = install.plan_update(device.context, "/bundle.raucb", MANIFEST, False, None)
+    return install.write_slot(device.context, planned, device.write("1.1.0"))
 
 
 def full(device: Device, *names: str) -> None:
@@ -70,26 +70,26 @@ def full(device: Device, *names: str) -> None:
 
 
 def test_a_full_disk_does_not_keep_a_node_cordoned(device: Device) -> None:
-    found = put(device)
+    update = put(device)
     full(device, "pending.json", "history.jsonl")
     with pytest.raises(Problem, match="slot b cannot be switched to"):
-        switch.switch_slot(device.context, found, reboot=True)
+        switch.switch_slot(device.context, update, reboot=True)
     assert (device.cluster.cordoned, device.restarts, device.loader.next_slot(device.system)) == (False, 0, "a")
-    assert pending.load_pending(device.system) == found
+    assert pending.load_pending(device.system) == update
 
 
 def test_an_installation_that_cannot_be_recorded_writes_no_slot(device: Device) -> None:
     def write() -> dict[str, Any]:
         pytest.fail("the slot is written")
 
-    found = install.plan_update(device.context, "/b", MANIFEST, False, None)
+    planned = install.plan_update(device.context, "/b", MANIFEST, False, None)
     full(device, "history.jsonl")
     with pytest.raises(OSError, match=r"history\.jsonl"):
-        install.write_slot(device.context, found, write)
+        install.write_slot(device.context, planned, write)
     assert pending.load_pending(device.system) is None
     full(device, "pending.json")
     with pytest.raises(OSError, match=r"pending\.json"):
-        install.write_slot(device.context, found, write)
+        install.write_slot(device.context, planned, write)
 
 
 def test_boot_and_commit_work_without_writable_records(device: Device) -> None:
@@ -141,7 +141,7 @@ def _handlers() -> Iterator[None]:
 def test_a_signal_undoes_the_running_command_and_a_second_signal_is_ignored(
     device: Device, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = put(device)
+    update = put(device)
     leave, arrive = device.cluster.prepare_reboot, device.cluster.rejoin
 
     def interrupted_leave(*words: Any) -> dict[str, Any]:
@@ -158,10 +158,10 @@ def test_a_signal_undoes_the_running_command_and_a_second_signal_is_ignored(
     monkeypatch.setattr(device.cluster, "rejoin", interrupted_arrive)
     handle_signals()
     with pytest.raises(KeyboardInterrupt):
-        switch.switch_slot(device.context, found, reboot=True)
+        switch.switch_slot(device.context, update, reboot=True)
     assert (device.cluster.cordoned, device.restarts) == (False, 0)
-    kept = pending.load_pending(device.system)
-    assert kept and kept.stage == UpdateStage.installed
+    stored = pending.load_pending(device.system)
+    assert stored and stored.stage == UpdateStage.installed
 
 
 @pytest.mark.usefixtures("_handlers")
@@ -218,9 +218,9 @@ def test_an_installation_by_another_program_is_neither_stopped_nor_a_failure(
         programs("busctl", BUSCTL.replace("PID", str(service.pid)).replace("BUSY", BUSY))
         with pytest.raises(Failure, match="installing for another program"):
             RaucService().installed_hash("b")
-        wanted = InstallRequest(ServerAddress("/bundle.raucb"), "id", time.monotonic() + 60)
+        request = InstallRequest(ServerAddress("/bundle.raucb"), "id", time.monotonic() + 60)
         with pytest.raises(Failure, match="installing for another program"):
-            attempt_install(device.system, wanted, lambda *words: None, AttemptLog())
+            attempt_install(device.system, request, lambda *words: None, AttemptLog())
         with pytest.raises(Problem, match="installing for another program") as caught:
             install.install_bundle(device.context, "/bundle.raucb", install.InstallOptions())
         assert "rauc status" in str(caught.value.hint)

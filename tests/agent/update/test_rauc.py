@@ -162,11 +162,11 @@ def test_statistics_are_read_from_the_log_of_rauc() -> None:
 
 
 def test_a_whole_copy_is_not_reported_as_adaptive() -> None:
-    found = rauc_journal.read_statistics(
+    statistics = rauc_journal.read_statistics(
         [*LOG, "Continuing after adaptive mode error: no chunk with required hash [ab12] found"]
     )
-    assert found.adaptive is False
-    assert "copied the whole image" in (found.summary_line() or "")
+    assert statistics.adaptive is False
+    assert "copied the whole image" in (statistics.summary_line() or "")
     assert find_lost_block(["Continuing after adaptive mode error: no chunk with required hash [ab12] found"]) == "ab12"
     assert find_lost_block(["Continuing after adaptive mode error: image/partition size (7) is not a multiple"]) is None
 
