@@ -23,7 +23,7 @@ from osbuild.agent.update import boot_records, download, health_verdict, history
 from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
-from osbuild.agent.update.progress import Progress
+from osbuild.agent.update.progress import ConsoleProgress, ProgressEvent
 from osbuild.shared import uboot_state
 from osbuild.shared.uboot_environment import pack_environment
 from osbuild.shared.uboot_state import UBootState
@@ -281,9 +281,9 @@ def test_an_invalid_boot_state_of_u_boot_is_ignored() -> None:
 
 def test_reports_of_damaged_files_can_always_be_printed(tmp_path: Path) -> None:
     system = System(tmp_path)
-    report = Progress(output=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    report = ConsoleProgress(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     (tmp_path / UPDATE).mkdir(parents=True)
     text = '{"event": "\\ud800"}\n{"event": "\\ud83d\\ude00", "why": "x"}\n'
     (tmp_path / UPDATE / "history.jsonl").write_text(text)
     [row] = history.read_history(system)
-    report.report_event("x", history.event_line(row))
+    report.report_event(ProgressEvent.trial, history.event_line(row))

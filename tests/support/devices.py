@@ -12,7 +12,7 @@ from typing import Any
 
 from osbuild.agent.system import System
 from osbuild.agent.update.context import UpdateContext
-from osbuild.agent.update.progress import Progress
+from osbuild.agent.update.progress import ConsoleProgress
 from osbuild.shared.boot_entry import BootEntry
 from tests.support.boot_loaders import LOADERS, Loader, Slot
 from tests.support.cuts import Power
@@ -121,7 +121,7 @@ class Device:
 
     @property
     def context(self) -> UpdateContext:
-        report = Progress(output=self.output)
+        report = ConsoleProgress(self.output)
         return UpdateContext(
             self.system, self.loader, self.cluster, report, self.request_reboot, lambda: self.cluster.later()
         )

@@ -8,6 +8,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.update import boot_records, pending, records, switch
 from osbuild.agent.update.context import UpdateContext, handle_signals, need_root, this_device, update_lock
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
+from osbuild.agent.update.progress import ProgressEvent
 
 INSTALL_HINT = "install an image there with `edge-agent update install`"
 
@@ -22,10 +23,13 @@ def roll_back(context: UpdateContext, *, reboot: bool) -> None:
         check_other_slot(context, update)
         rollback = plan_rollback(context)
         context.progress.report_event(
-            "plan", f"rolling back to {rollback.title}", version=rollback.after.get("version"), slot=rollback.target
+            ProgressEvent.plan,
+            f"rolling back to {rollback.title}",
+            version=rollback.after.get("version"),
+            slot=rollback.target,
         )
         if text := describe_data(context, rollback):
-            context.progress.report_event("cluster", text)
+            context.progress.report_event(ProgressEvent.cluster, text)
         if update and update.target == boot.slot:  # the running update ends when the other slot is booted
             rollback = replace(rollback, facts={pending.GIVEN_UP: asdict(update)})
         switch.switch_slot(context, rollback, reboot=reboot)

@@ -56,10 +56,10 @@ def parse_seconds(text: str) -> float:
 def main(options: argparse.Namespace) -> int:
     """Run one of the actions. Their modules are imported when needed: imports take time at boot."""
     from osbuild.agent.update.context import handle_signals, need_root, this_device
-    from osbuild.agent.update.progress import Progress
+    from osbuild.agent.update.progress import ConsoleProgress, JsonProgress, Progress, ProgressEvent
 
     machine = bool(getattr(options, "json", False))
-    progress = Progress(machine)
+    progress: Progress = JsonProgress() if machine else ConsoleProgress()
     try:
         need_root()
         if options.action in ("status", "history"):
@@ -89,12 +89,14 @@ def main(options: argparse.Namespace) -> int:
             raise
         match error:
             case Problem():
-                progress.report_event("error", error.message, where=error.where, hint=error.hint)
+                progress.report_event(ProgressEvent.error, error.message, where=error.where, hint=error.hint)
             case OSError():
-                progress.report_event("error", error.strerror or str(error), where=error.filename, hint=None)
+                progress.report_event(
+                    ProgressEvent.error, error.strerror or str(error), where=error.filename, hint=None
+                )
             case _:
                 progress.report_event(
-                    "error",
+                    ProgressEvent.error,
                     "interrupted",
                     where=None,
                     hint="see `edge-agent update status`",

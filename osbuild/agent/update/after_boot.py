@@ -16,6 +16,7 @@ from osbuild.agent.update.context import UpdateContext
 from osbuild.agent.update.history import UpdateEvent
 from osbuild.agent.update.outcome import UpdateOutcome
 from osbuild.agent.update.pending import UpdateKind, UpdateStage
+from osbuild.agent.update.progress import ProgressEvent
 
 NOTABLE_RESULTS = {"restored", "kept", "problem"}  # results of `reconcile_data` that the history records
 
@@ -80,13 +81,16 @@ def finish_pending(context: UpdateContext, cluster_result: dict[str, Any] | None
             pending.save_pending(system, replace(update, stage=UpdateStage.switched))
         if abandoned := pending.abandoned_update(update):
             history.append_event(system, UpdateEvent.rolled_back, abandoned, why="manual rollback")
-        report("trial", f"{update.title} is on trial")
+        report(ProgressEvent.trial, f"{update.title} is on trial")
     elif result is UpdateOutcome.interrupted:
         history.append_event(
             system, UpdateEvent.interrupted, update, why="the device went down while the slot was written"
         )
         pending.clear_pending(system)
-        report("interrupted", f"{update.title} was not installed: the device went down while the slot was written")
+        report(
+            ProgressEvent.interrupted,
+            f"{update.title} was not installed: the device went down while the slot was written",
+        )
     elif result is UpdateOutcome.rolled_back:
         why = update.verdict or outcome.explain_rollback(context, update)
         # The reason is stored before the tries are removed, because it cannot be determined without them.
@@ -101,15 +105,17 @@ def finish_pending(context: UpdateContext, cluster_result: dict[str, Any] | None
             cluster={**update.cluster, **(cluster_result or {})},
         )
         history.close_pending(system, update)
-        report("rolled-back", f"{update.title} was rolled back: {why}")
+        report(ProgressEvent.rolled_back, f"{update.title} was rolled back: {why}")
     elif result is UpdateOutcome.unswitched and update.stage is UpdateStage.switched:
         if update.kind is UpdateKind.update:
             pending.save_pending(system, replace(update, stage=UpdateStage.installed))
         else:
             history.append_event(system, UpdateEvent.interrupted, update, why="the device went down before the switch")
             history.close_pending(system, update)
-        report("unswitched", f"{update.title} is installed but not switched to; run `edge-agent update switch`")
+        report(
+            ProgressEvent.unswitched, f"{update.title} is installed but not switched to; run `edge-agent update switch`"
+        )
     elif result is UpdateOutcome.waiting:
-        report("waiting", f"{update.title} will be tried at the next boot")
+        report(ProgressEvent.waiting, f"{update.title} will be tried at the next boot")
     elif result is UpdateOutcome.unknown:
-        report("unknown", f"the result of {update.title} is unknown: the boot entries cannot be read")
+        report(ProgressEvent.unknown, f"the result of {update.title} is unknown: the boot entries cannot be read")

@@ -9,6 +9,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.update import boot_records, history, leftovers, minimum_version, pending, records
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.pending import UpdateStage
+from osbuild.agent.update.progress import ProgressEvent
 
 
 def commit_update(context: UpdateContext) -> None:
@@ -43,7 +44,9 @@ def finish_commit(context: UpdateContext, boot: Boot) -> None:
             system, history.UpdateEvent.committed, committed, cluster={**committed.cluster, **cluster_result}
         )
         pending.clear_pending(system)
-        context.progress.report_event("committed", f"{committed.title} is good", version=version, slot=committed.target)
+        context.progress.report_event(
+            ProgressEvent.committed, f"{committed.title} is good", version=version, slot=committed.target
+        )
     if committed or not update:
         leftovers.remove(system, boot)
 

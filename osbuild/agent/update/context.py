@@ -14,7 +14,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
 from osbuild.agent.update import boot_records
 from osbuild.agent.update.cluster import Cluster, load_cluster
-from osbuild.agent.update.progress import Progress
+from osbuild.agent.update.progress import ConsoleProgress, Progress
 from osbuild.shared.locks import is_locked, lock_descriptor
 
 LOCK = "/run/edge-osbuild/update.lock"
@@ -29,7 +29,7 @@ class UpdateContext:
     system: System
     boot_loader: BootLoader
     cluster: Cluster | None = None
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=ConsoleProgress)
     reboot: Callable[[], None] = systemd.reboot
     later: Callable[[], None] = systemd.start_uncordon
 
@@ -73,7 +73,7 @@ class UpdateContext:
 def this_device(progress: Progress | None = None) -> UpdateContext:
     """The context of the device that this program runs on."""
     system = System()
-    return UpdateContext(system, boot_loader(system), load_cluster(system), progress or Progress())
+    return UpdateContext(system, boot_loader(system), load_cluster(system), progress or ConsoleProgress())
 
 
 def handle_signals() -> None:

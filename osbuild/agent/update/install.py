@@ -16,6 +16,7 @@ from osbuild.agent.update import download, history, pending, preconditions, reco
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.failure import BUSY, CORRUPT, NO_TIME, Failure, Reason
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
+from osbuild.agent.update.progress import ProgressEvent
 from osbuild.agent.update.rauc import BundleManifest, RaucService, inspect_bundle, is_remote
 from osbuild.agent.update.rauc_journal import InstallStatistics
 
@@ -65,7 +66,7 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
         downgrade = preconditions.check_bundle(context, source, manifest, service.compatible)
         update = plan_update(context, source, manifest, downgrade, installed_hash)
         context.progress.report_event(
-            "bundle", f"{source}: {manifest.compatible} {manifest.version}, for slot {update.target}",
+            ProgressEvent.bundle, f"{source}: {manifest.compatible} {manifest.version}, for slot {update.target}",
             version=manifest.version, slot=update.target,
         )  # fmt: skip
         if update.stage is UpdateStage.writing:
@@ -73,12 +74,12 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
             limit = preconditions.largest_bundle(manifest) if whole else None
             update = write_slot(context, update, lambda: install_from(context, update, address, end, limit))
         else:
-            context.progress.report_event("installed", f"{update.title} is already installed")
+            context.progress.report_event(ProgressEvent.installed, f"{update.title} is already installed")
         if options.switch:
             switch.switch_slot(context, update, reboot=options.reboot)
         else:
             context.progress.report_event(
-                "waiting", "not switched to; run `edge-agent update switch`", slot=update.target
+                ProgressEvent.waiting, "not switched to; run `edge-agent update switch`", slot=update.target
             )
 
 
@@ -134,7 +135,9 @@ def downloads_whole(context: UpdateContext, manifest: BundleManifest, fetch: str
         return True
     if fetch == WHOLE:
         raise Problem("there is no space for the whole bundle", where="/var", hint=f"{FREE}; or use --fetch parts")
-    context.progress.report_event("parts", "there is no space for the whole bundle; new blocks are fetched one by one")
+    context.progress.report_event(
+        ProgressEvent.parts, "there is no space for the whole bundle; new blocks are fetched one by one"
+    )
     return False
 
 
@@ -192,10 +195,13 @@ def install_from(
         records.discard_download(system)
     seconds = time.monotonic() - begin
     context.progress.report_event(
-        "installed", f"{update.title}: installed in {seconds:.0f} s", seconds=round(seconds, 1), **statistics.to_json()
+        ProgressEvent.installed,
+        f"{update.title}: installed in {seconds:.0f} s",
+        seconds=round(seconds, 1),
+        **statistics.to_json(),
     )
     if line := statistics.summary_line():
-        context.progress.report_event("adaptive", line)
+        context.progress.report_event(ProgressEvent.adaptive, line)
     return {"seconds": round(seconds, 1), **statistics.to_json()}
 
 
@@ -221,7 +227,10 @@ def retry_until_deadline(context: UpdateContext, source: str, end: float, action
                 hint = f"{reason.hint}; then try again, or allow more time with --deadline SECONDS"
                 raise Failure(Reason(f"{reason.message}; the deadline has passed", hint)).problem(source) from failure
             context.progress.report_event(
-                "retry", f"{reason.message}; retrying in {wait:.0f} s", why=reason.message, wait=round(wait, 1)
+                ProgressEvent.retry,
+                f"{reason.message}; retrying in {wait:.0f} s",
+                why=reason.message,
+                wait=round(wait, 1),
             )
             time.sleep(wait)
     raise AssertionError("the waits never end")

@@ -3,56 +3,105 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TextIO
+from enum import StrEnum
+from typing import Any, Protocol, TextIO
+
+from osbuild.shared.sizes import format_decimal
 
 # Called with percent, the current step, and the number of fetched bytes, or None if nothing is fetched.
 ProgressCallback = Callable[[int, str, int | None], None]
 STEP = 10  # percent between two lines of a log
 
 
-@dataclass
-class Progress:
-    """`machine` selects JSON: one object per line."""
+class ProgressEvent(StrEnum):
+    """What is reported."""
 
-    machine: bool = False
-    output: TextIO = field(default_factory=lambda: sys.stdout)
-    width: int = 0  # of the current line on the terminal
-    percent: int = -STEP
+    progress = "progress"
+    error = "error"
+    bundle = "bundle"
+    parts = "parts"
+    retry = "retry"
+    installed = "installed"
+    adaptive = "adaptive"
+    plan = "plan"
+    cluster = "cluster"
+    switched = "switched"
+    withdrawn = "withdrawn"
+    reboot = "reboot"
+    waiting = "waiting"
+    trial = "trial"
+    committed = "committed"
+    interrupted = "interrupted"
+    unswitched = "unswitched"
+    rolled_back = "rolled-back"
+    unknown = "unknown"
 
-    def report_event(self, kind: str, text: str, **details: Any) -> None:
-        """Report an event. `details` are only printed as JSON."""
-        if self.machine:
-            self.write_line(json.dumps({"event": kind, "text": text, **details}))
-            return
-        self.end_line()
-        self.write_line(text)
+
+class Progress(Protocol):
+    """Where the progress of an installation is reported."""
+
+    def report_event(self, event: ProgressEvent, text: str, **details: Any) -> None:
+        """Report an event."""
+        ...
 
     def report_progress(self, percent: int, text: str, fetched: int | None) -> None:
         """Report progress. `fetched` is in bytes, None if nothing is fetched."""
-        if self.machine:
-            event = {"event": "progress", "percent": percent, "text": text, "fetched": fetched}
-            self.write_line(json.dumps(event))
-            return
-        line = f"{percent:3d} %  {text}" + (f", {format_mb(fetched)} fetched" if fetched is not None else "")
+        ...
+
+    def end_line(self) -> None:
+        """End a changing line: no more progress is reported."""
+        ...
+
+
+class ConsoleProgress:
+    """One changing line on a terminal, several lines elsewhere."""
+
+    def __init__(self, output: TextIO | None = None) -> None:
+        self.output = output or sys.stdout
+        self._width = 0  # of the current line on the terminal
+        self._percent = -STEP  # of the last line of a log
+
+    def report_event(self, event: ProgressEvent, text: str, **details: Any) -> None:
+        """Print the text."""
+        self.end_line()
+        self._write_line(text)
+
+    def report_progress(self, percent: int, text: str, fetched: int | None) -> None:
+        """Print progress: each time on a terminal, else a line for each step of some percent."""
+        line = f"{percent:3d} %  {text}" + (f", {format_decimal(fetched)} fetched" if fetched is not None else "")
         if self.output.isatty():
-            self.output.write(f"\r{line:{self.width}}")
+            self.output.write(f"\r{line:{self._width}}")
             self.output.flush()
-            self.width = len(line)
-        elif percent >= self.percent + STEP:
-            self.percent = percent
-            self.write_line(line)
+            self._width = len(line)
+        elif percent >= self._percent + STEP:
+            self._percent = percent
+            self._write_line(line)
 
     def end_line(self) -> None:
         """End the changing line on the terminal."""
-        if self.width:
+        if self._width:
             self.output.write("\n")
-            self.width = 0
+            self._width = 0
 
-    def write_line(self, text: str) -> None:
+    def _write_line(self, text: str) -> None:
         self.output.write(text + "\n")
         self.output.flush()
 
 
-def format_mb(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+class JsonProgress:
+    """One JSON object per line, with the details of an event."""
+
+    def __init__(self, output: TextIO | None = None) -> None:
+        self.output = output or sys.stdout
+
+    def report_event(self, event: ProgressEvent, text: str, **details: Any) -> None:
+        """Print the event with its details."""
+        self.output.write(json.dumps({"event": event, "text": text, **details}) + "\n")
+        self.output.flush()
+
+    def report_progress(self, percent: int, text: str, fetched: int | None) -> None:
+        """Print progress as an event."""
+        self.report_event(ProgressEvent.progress, text, percent=percent, fetched=fetched)
+
+    def end_line(self) -> None:
+        """Every line is complete."""

@@ -7,6 +7,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.update import history, pending, records
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
+from osbuild.agent.update.progress import ProgressEvent
 
 DRAIN = 120.0  # seconds until the node must be drained
 
@@ -22,9 +23,9 @@ def switch_slot(context: UpdateContext, update: PendingUpdate, *, reboot: bool) 
     try:
         cluster_result = {}
         if context.cluster:
-            progress.report_event("cluster", "draining the node")
+            progress.report_event(ProgressEvent.cluster, "draining the node")
             cluster_result = context.cluster.prepare_reboot(
-                system, drain_deadline(context), lambda text: progress.report_event("cluster", text)
+                system, drain_deadline(context), lambda text: progress.report_event(ProgressEvent.cluster, text)
             )
         update = replace(update, stage=UpdateStage.switched, cluster=cluster_result, boot=records.read_boot_id(system))
         pending.save_pending(system, update)
@@ -40,13 +41,16 @@ def switch_slot(context: UpdateContext, update: PendingUpdate, *, reboot: bool) 
         raise problem from error
     history.append_event(system, history.UpdateEvent.switched, update, cluster=cluster_result)
     progress.report_event(
-        "switched", f"{update.title} will be booted next", version=update.after.get("version"), slot=update.target
+        ProgressEvent.switched,
+        f"{update.title} will be booted next",
+        version=update.after.get("version"),
+        slot=update.target,
     )
     if reboot:
-        progress.report_event("reboot", "rebooting")
+        progress.report_event(ProgressEvent.reboot, "rebooting")
         context.reboot()
     else:
-        progress.report_event("waiting", "reboot to try it")
+        progress.report_event(ProgressEvent.waiting, "reboot to try it")
 
 
 def as_problem(error: BaseException, update: PendingUpdate) -> BaseException:
@@ -94,7 +98,7 @@ def withdraw_switch(context: UpdateContext, update: PendingUpdate) -> None:
     history.close_pending(context.system, update)
     rejoin_cluster(context)
     context.progress.report_event(
-        "withdrawn", f"{update.title} is withdrawn; slot {context.slot} stays in use", slot=context.slot
+        ProgressEvent.withdrawn, f"{update.title} is withdrawn; slot {context.slot} stays in use", slot=context.slot
     )
 
 
@@ -113,7 +117,9 @@ def switch_pending(context: UpdateContext, *, reboot: bool) -> None:
             hint = "wait for the verdict (`edge-agent update status`)"
             raise Problem(f"slot {context.slot} is still on trial", hint=hint)
         if update.stage is UpdateStage.switched and context.boot_loader.next_slot(context.system) == update.target:
-            context.progress.report_event("switched", f"{update.title} will be booted next", slot=update.target)
+            context.progress.report_event(
+                ProgressEvent.switched, f"{update.title} will be booted next", slot=update.target
+            )
             if reboot:
                 context.reboot()
             return

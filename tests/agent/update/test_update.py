@@ -34,7 +34,7 @@ from osbuild.agent.update.context import update_lock
 from osbuild.agent.update.failure import CORRUPT, NO_TIME, Failure, Reason
 from osbuild.agent.update.outcome import UpdateOutcome
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
-from osbuild.agent.update.progress import Progress
+from osbuild.agent.update.progress import ConsoleProgress, JsonProgress, Progress, ProgressEvent
 from osbuild.agent.update.rauc import BundleManifest
 from osbuild.config.profile import UpdateSettings
 from osbuild.shared.boot_entry import BootEntry
@@ -666,10 +666,11 @@ def test_progress_is_text_for_people_and_json_for_scripts() -> None:
             return True
 
     plain, terminal, machine = io.StringIO(), Terminal(), io.StringIO()
-    for progress in (Progress(output=plain), Progress(output=terminal), Progress(True, machine)):
+    reports: tuple[Progress, ...] = (ConsoleProgress(plain), ConsoleProgress(terminal), JsonProgress(machine))
+    for progress in reports:
         for percent in (0, 1, 9, 10, 40, 41, 100):
             progress.report_progress(percent, "copying", 2_500_000)
-        progress.report_event("installed", "done", seconds=1.5)
+        progress.report_event(ProgressEvent.installed, "done", seconds=1.5)
     assert plain.getvalue().count("copying") == 4
     assert terminal.getvalue().count("\n") == 2
     assert "\r 41 %  copying, 2.5 MB fetched" in terminal.getvalue()
