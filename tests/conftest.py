@@ -15,6 +15,15 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests have development keys of their own: those of whoever runs them may be trusted by devices."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patched.delenv("EDGE_OSBUILD_KEYS", raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
     """The umask of this process is the same for each test: some change it, as does `edge-osbuild build`."""

@@ -119,8 +119,8 @@ class PackageArchive:
                 command,
                 hint="check that this host reaches the Debian archive by https (`apt-get update` uses the same "
                 f"settings), or set {MIRROR} to another mirror, which may use http",
-                umask=UMASK,
-            )
+                env={**os.environ, "TMPDIR": str(scratch)}, umask=UMASK,
+            )  # fmt: skip
             # Only a whole index replaces the last one, and no older one does.
             check_releases(self.root, made)
             remove_tree(self.root)

@@ -1,7 +1,7 @@
 """Makes an image from its inputs. Every step is skipped if its result is in the cache."""
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> di
 
     `boot_names` are the names of the slots' boot images. Raises `Error`.
     """
-    with log.step("compressing and hashing"), ThreadPoolExecutor() as pool:
+    with log.step("compressing and hashing"), worker_threads() as pool:
         packed = pool.submit(
             sandbox.run_command,
             ["zstd", "-q", "-3", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from osbuild.host import log, output
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import content_key
 from osbuild.host.paths import display_path
+from osbuild.host.run import worker_threads
 from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import PackageArchive
@@ -88,7 +88,7 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
         if native.architecture != architecture:
             omitted |= set(native.update_index(without))
         meta = METAPACKAGES[architecture, kernel_flavour(loaded, board)]
-        with ThreadPoolExecutor() as pool:
+        with worker_threads() as pool:
             boot = pool.submit(archive.resolve_packages, [meta, *initrd.INITRD_PACKAGES, *boot_packages])
             compose_tools = pool.submit(native.resolve_packages, tools_tree.root_tools(architecture))
             finish_tools = pool.submit(native.resolve_packages, tools_tree.IMAGE_TOOLS)

@@ -178,7 +178,7 @@ def install_tools(cache: Cache, debs: Sequence[Deb], target: Path) -> None:
         "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
         SUITE, target, source,
     ]  # fmt: skip
-    run_contained(command, env={**os.environ, "SOURCE_DATE_EPOCH": "0"}, umask=UMASK)
+    run_contained(command, env={**os.environ, "SOURCE_DATE_EPOCH": "0", "TMPDIR": str(target.parent)}, umask=UMASK)
 
 
 def root_tools(architecture: Architecture) -> tuple[str, ...]:

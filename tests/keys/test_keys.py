@@ -1,6 +1,7 @@
 """Keys: what is made, what devices would accept, what is refused. Chains are checked by OpenSSL, as RAUC does."""
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -199,6 +200,11 @@ def test_development_keys_are_made_once_are_marked_and_renew_themselves(
     monkeypatch.setattr(development, "current_time", lambda: later)
     assert development.signing_keys().signer == "signer-2"
     assert any("not for devices in the field" in warning for warning in report_keys(made).warnings)
+
+
+def test_no_test_can_change_the_development_keys_of_whoever_runs_it() -> None:
+    assert not development.default_folder().is_relative_to(Path.home() / ".local")
+    assert "EDGE_OSBUILD_KEYS" not in os.environ
 
 
 def test_production_keys_are_not_marked_and_a_missing_folder_is_never_filled_with_development_keys(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +27,7 @@ from osbuild.image.disk import check_headroom, divide_slot
 from osbuild.image.verity import derived_uuid
 from osbuild.inputs import lock as locks
 from osbuild.inputs.context import BuildContext
-from osbuild.inputs.debian import Deb, find_stale_suites, store_package
+from osbuild.inputs.debian import Deb, PackageArchive, find_stale_suites, store_package
 from osbuild.inputs.lock import Lock
 from osbuild.keys import authority, key_folder
 from osbuild.keys.authority import PrivateKeyAccess
@@ -135,6 +137,22 @@ def test_a_lock_that_can_not_be_written_is_refused_before_anything_is_resolved(t
     with pytest.raises(Error, match="this is a folder, not a file"):
         resolve.make_lock(loaded, PC, BuildContext(Cache(tmp_path / "cache")))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_lock_that_is_interrupted_ends_what_still_resolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve_packages(*_: object) -> tuple[Deb, ...]:
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.5)
+            raise KeyboardInterrupt
+        run_command(["sleep", "60"])
+        return ()
+
+    monkeypatch.setattr(PackageArchive, "update_index", lambda *_: ())
+    monkeypatch.setattr(PackageArchive, "resolve_packages", resolve_packages)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        resolve.make_lock(profile(tmp_path), PC, BuildContext(Cache(tmp_path / "cache")))
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("damage", ["short", "é" * 64, "G" * 64])
