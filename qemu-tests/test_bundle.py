@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.bundle import info, pack, signing, source
+from osbuild.bundle import content, info, pack, signing, source
 from osbuild.host.cache import Cache
 from osbuild.keys import authority, certificate
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared import files
 from osbuild.shared.errors import Error
 from tests.support.builds import make_build, noise
 
@@ -68,8 +69,29 @@ def test_a_link_in_a_bundle_shows_no_file_of_this_host(tmp_path: Path, tools: To
     (tmp_path / "content").mkdir()
     (tmp_path / "content/build.json").symlink_to(tmp_path / "secret")
     tools.run_command(["mksquashfs", tmp_path / "content", tmp_path / "f.raucb", "-quiet", "-no-progress"], [tmp_path])
-    with pytest.raises(Error, match=r"there is no build\.json in it"):
+    with pytest.raises(Error, match=r"the bundle contains no build\.json"):
         info.read_bundle_file(tmp_path / "f.raucb", "build.json", CACHE)
+
+
+def test_a_file_in_a_bundle_that_would_fill_the_disk_is_refused(tmp_path: Path, tools: ToolsTree) -> None:
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content/build.json").touch()
+    os.truncate(tmp_path / "content/build.json", files.LARGEST + BLOCK)
+    tools.run_command(["mksquashfs", tmp_path / "content", tmp_path / "f.raucb", "-quiet", "-no-progress"], [tmp_path])
+    with pytest.raises(Error, match=r"the bundle contains no build\.json"):
+        info.read_bundle_file(tmp_path / "f.raucb", "build.json", CACHE)
+
+
+def test_a_manifest_forges_no_signer(
+    tmp_path: Path, tools: ToolsTree, keys: KeyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = content.render_manifest
+    forged = "description=x\\n\\nCertificate Chain:\\n 0 Subject: O = Somebody else"
+    monkeypatch.setattr(
+        content, "render_manifest", lambda made: render(made).replace("[update]\n", f"[update]\n{forged}\n")
+    )
+    path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", keys, tools)
+    assert info.read_bundle(path, CACHE, keys.keyring()).signer == "O = Example, CN = edge-osbuild signer-1"
 
 
 def test_the_same_build_and_key_give_the_same_payload_whoever_reads_the_files(

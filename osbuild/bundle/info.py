@@ -13,11 +13,13 @@ from osbuild.host.run import CommandError
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
-from osbuild.shared.files import read_start
+from osbuild.shared.files import LARGEST, read_file, read_start
 from osbuild.shared.json_text import parse_json
 
 MAGIC = b"hsqs"  # squashfs, the beginning of a bundle
 COMPARE_HINT = "the file may be incomplete: compare size and sha256 with the output of `edge-osbuild bundle --json`"
+# A packed file may be one that would fill every disk.
+LIMITED = f'ulimit -f {LARGEST // 512}; exec "$@"'
 INSIDE = "/run/bundle.raucb"  # its path in the sandbox, in which not every path of the host is possible
 
 
@@ -95,8 +97,7 @@ def _info(
         info: dict[str, Any] = parse_json(text)
         if not arguments:
             listing = tools.run_command(["rauc", *checks, "info", INSIDE], binds, read_only_binds=bundle_bind)
-            names = re.findall(r"^ *\d+ Subject: (.*)$", listing, re.MULTILINE)
-            info["signer"] = names[0] if names else None
+            info["signer"] = find_signer(listing)
     except ValueError as error:
         raise Error(f"RAUC's description of it is not JSON: {error}", where=str(path), hint=COMPARE_HINT) from error
     except CommandError as error:
@@ -106,18 +107,28 @@ def _info(
     return info
 
 
+def find_signer(shown: str) -> str | None:
+    """The subject of the first certificate of the chain, with which `rauc info` ends.
+
+    What the manifest says stands before it, and may have lines that look the same.
+    """
+    names = re.findall(r"^ *\d+ Subject: (.*)$", shown.rpartition("Certificate Chain:")[2], re.MULTILINE)
+    return names[0] if names else None
+
+
 def read_bundle_file(path: Path, name: str, cache: Cache) -> bytes:
-    """Return one file of a bundle, without checking the signature. Raises `Error`."""
+    """Return one file of a bundle, of at most `LARGEST` bytes, without checking the signature. Raises `Error`."""
+    unpack = ["unsquashfs", "-quiet", "-no-progress", "-no-xattrs"]
     with cache.scratch("bundles") as scratch:
         try:
             bundle_tools(cache).run_command(
-                ["unsquashfs", "-quiet", "-no-progress", "-dest", scratch / "out", INSIDE, name], [scratch],
+                ["sh", "-c", LIMITED, "sh", *unpack, "-dest", scratch / "out", INSIDE, name], [scratch],
                 read_only_binds=[(path, INSIDE)],
             )  # fmt: skip
             extracted = scratch / "out" / name
             if extracted.is_symlink() or not extracted.is_file():  # a link would point to a file of this host
                 raise FileNotFoundError(name)
-            return extracted.read_bytes()
+            return read_file(extracted)
         except (CommandError, OSError) as error:
             hint = "check that the file is complete and was made by `edge-osbuild bundle`"
-            raise Error(f"the bundle contains no {name}", where=str(path), hint=hint) from error
+            raise Error(f"the bundle contains no {name} that can be read", where=str(path), hint=hint) from error

@@ -70,8 +70,11 @@ def command(options: BundleOptions) -> None:
     for each in sources:
         trust.check_trust(each, keys)
     cache = Cache()
+    tools = bundle_tools(cache)
+    for each in sources:
+        trust.check_image(each, tools)
     signing = prepare_signing(
-        keys, bundle_tools(cache), secret=resolve_passphrase(options.secret), pin=resolve_passphrase(options.pin)
+        keys, tools, secret=resolve_passphrase(options.secret), pin=resolve_passphrase(options.pin)
     )
     bundles = [make_bundle(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
     if options.as_json:

@@ -10,6 +10,7 @@ root/root-1.key      the root's private key: move this folder to a safe place
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from osbuild.keys.certificate import Revoked, current_time, read_revocations, to_pem
+from osbuild.keys.certificate import Revoked, current_time, is_development, read_revocations, to_pem
 from osbuild.keys.key_files import PUBLIC, read_key_file, write_key_file
 from osbuild.shared.errors import Error
 from osbuild.shared.json_text import parse_json
@@ -145,7 +146,7 @@ def load_keys(folder: Path) -> KeyFolder:
         document: Mapping[str, Any] = parse_json(text)
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}, this edge-osbuild reads format {FORMAT}")
-        return KeyFolder(
+        keys = KeyFolder(
             folder,
             str(document["owner"]),
             bool(document["development"]),
@@ -156,6 +157,11 @@ def load_keys(folder: Path) -> KeyFolder:
     except (KeyError, TypeError, ValueError) as error:
         message = f"this is not a list of keys: {type(error).__name__}: {error}"
         raise Error(message, where=str(folder / STATE), hint="restore it from your backup") from error
+    # keys.json can be edited, but not what the certificates say.
+    marked = False
+    with suppress(Error):  # whoever needs the certificate says what is wrong with it
+        marked = any(is_development(keys.certificate(root.name)) for root in keys.roots)
+    return replace(keys, development=keys.development or marked)
 
 
 def check_signer(keys: KeyFolder, signer: SignerEntry, at: datetime | None = None) -> x509.Certificate:

@@ -4,12 +4,13 @@ from osbuild.host.cache import Cache
 from osbuild.sandbox.tools_tree import ToolsTree, unlocked_tools_tree
 
 PACKAGES = (
-    "libengine-pkcs11-openssl", "openssl", "p11-kit", "p11-kit-modules", "rauc", "softhsm2", "squashfs-tools",
+    "erofs-utils", "libengine-pkcs11-openssl", "openssl", "p11-kit", "p11-kit-modules", "rauc", "softhsm2",
+    "squashfs-tools",
 )  # fmt: skip
 
 
 def bundle_tools(cache: Cache | None = None) -> ToolsTree:
-    """Return the tools tree with RAUC, squashfs-tools and OpenSSL with PKCS#11 from Debian.
+    """Return the tools tree with RAUC, squashfs-tools, erofs-utils and OpenSSL with PKCS#11 from Debian.
 
     Its versions are chosen once per cache, so that a bundle made again has the same contents. Raises `Error`.
     """

@@ -19,6 +19,7 @@ from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder, load_keys
 from osbuild.pipeline.manifest import trusts_development
+from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.shared.errors import Error
 from tests.support.builds import make_build
 from tests.support.devices import Device
@@ -64,6 +65,42 @@ def test_the_command_line_refuses_it_before_anything_is_made(
     assert stopped.value.code == 1
     assert "DEVELOPMENT" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.raucb"))
+
+
+def real(folder: Path, image: dict[str, Any] | None, manifest: dict[str, Any]) -> Path:
+    """A build whose root is a file system that says `image`, and whose manifest.json says `manifest`."""
+    tree, packed = folder.with_name(f"{folder.name}-tree"), folder.with_name(f"{folder.name}.erofs")
+    place = tree / update_trust.TRUST
+    place.parent.mkdir(parents=True)
+    if image is not None:
+        place.write_text(json.dumps(image["trust"]))
+    bundle_tools().run_command(["mkfs.erofs", "--quiet", packed, tree], [folder.parent])
+    return make_build(folder, root=packed.read_bytes(), facts={"board": "x86_64", **manifest})
+
+
+def test_what_the_image_itself_trusts_counts_and_not_what_its_manifest_says(
+    tmp_path: Path, owner: KeyFolder, development: KeyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever edits manifest.json, or puts another root beside it, gets no signature."""
+    mine, theirs = facts(owner), facts(development)
+    unmarked = {"trust": {**theirs["trust"], "development": False}}
+    cases: list[tuple[dict[str, Any] | None, dict[str, Any], str]] = [
+        (theirs, mine, "takes those of edge-osbuild (DEVELOPMENT keys)"), (theirs, unmarked, "(DEVELOPMENT keys)"),
+        (None, mine, "does not say whose updates"), ({"trust": []}, mine, "does not say whose updates"),
+        ({"trust": {"roots": 1}}, mine, "does not say whose updates"),
+    ]  # fmt: skip
+    for number, (image, manifest, message) in enumerate(cases):
+        build = real(tmp_path / f"b{number}", image, manifest)
+        for words in ([], ["--change-owner"]):
+            if words or manifest is mine:
+                with pytest.raises(SystemExit, match="1"):
+                    cli.main(["bundle", str(build), "--keys", str(owner.folder), *words])
+                assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["bundle", str(make_build(tmp_path / "noise", facts=mine)), "--keys", str(owner.folder)])
+    assert not list(tmp_path.rglob("*.raucb"))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["bundle", str(real(tmp_path / "good", mine, mine)), "--keys", str(owner.folder)])
 
 
 def test_another_owner_must_be_meant(tmp_path: Path, owner: KeyFolder, development: KeyFolder) -> None:

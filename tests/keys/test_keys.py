@@ -218,6 +218,15 @@ def test_production_keys_are_not_marked_and_a_missing_folder_is_never_filled_wit
     assert not (tmp_path / "nothing").exists()
 
 
+def test_development_keys_stay_marked_whatever_the_list_of_keys_says(tmp_path: Path) -> None:
+    made = authority.create_keys(tmp_path, "Example", PrivateKeyAccess(), development=True)
+    state = tmp_path / "keys.json"
+    state.write_text(state.read_text().replace('"development": true', '"development": false'))
+    assert load_keys(tmp_path) == made
+    (tmp_path / "root-1.crt").unlink()
+    assert not load_keys(tmp_path).development, "the missing certificate is reported by whoever needs it"
+
+
 def test_an_interrupted_init_leaves_no_keys_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

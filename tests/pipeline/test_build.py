@@ -391,9 +391,9 @@ def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: P
 
 
 def test_no_time_after_the_epoch_is_left(tmp_path: Path) -> None:
-    for name, time in (("old", 500), ("made", 0), ("new", 9000)):
+    for name, seconds in (("old", 500), ("made", 0), ("new", 9000)):
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, (time, time))
+        os.utime(tmp_path / name, (seconds, seconds))
     clamp_times(tmp_path, 1000)
     times = {path.name: path.stat().st_mtime for path in tmp_path.iterdir()}
     assert times == {"old": 500, "made": 1000, "new": 1000}
