@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,11 +68,17 @@ def show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> No
 def cli(debug: bool, verbose: bool) -> None:  # `debug` is read by main()
     """Build, boot and update immutable edge OS images with Kubernetes inside."""
     log.verbose = verbose
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        hint = "change to another one, such as with `cd`"
+        raise Error("the current folder was removed", where=os.environ.get("PWD"), hint=hint) from error
 
 
 def main(args: list[str] | None = None) -> Any:
     """Entry point of the console script: 0 on success, 1 on failure, 2 on wrong usage, 128 + number on a signal."""
     arguments = sys.argv[1:] if args is None else args
+    open_standard_streams()
     end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -109,6 +116,19 @@ def main(args: list[str] | None = None) -> Any:
         log.error(Error(f"{type(error).__name__}: {error}", hint=hint))
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)  # what click's `ctx.exit()` was given
+
+
+def open_standard_streams() -> None:
+    """Have standard input, output and error lead somewhere. Else the next files that are opened, such as a disk that is
+    flashed, would take their numbers, and programs would write messages to them.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or os.fdopen(number, mode)
+        for number, (stream, mode) in enumerate(((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")))
+    )
 
 
 def flush_output() -> None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 verbose = False
 
 _depth = ContextVar("depth", default=0)  # steps of several threads don't indent each other

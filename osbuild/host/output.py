@@ -81,11 +81,11 @@ def publish_files(
 
 def output_path(path: Path) -> Path:
     """Return `path` with links resolved. Raises `Error` if a regular file can't be written there."""
+    kind = None
     try:
         real = path.resolve()
-        kind = file_kind(real.stat().st_mode)
-    except FileNotFoundError:
-        kind = None
+        if real.exists():
+            kind = file_kind(real.stat().st_mode)
     except (OSError, RuntimeError, ValueError) as error:
         raise output_error(path, error) from error
     if kind:

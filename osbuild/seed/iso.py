@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from osbuild.shared.errors import Error
 
 LABEL = "CIDATA"  # cloud-init's documentation, "NoCloud"
 EPOCH = 315532800  # 1980-01-01, in seconds
+LATEST = 5869583999  # 2155-12-31, the last day of ISO 9660
 
 
 def make_iso(files: Mapping[str, bytes]) -> bytes:
@@ -24,8 +26,10 @@ def make_iso(files: Mapping[str, bytes]) -> bytes:
     Dates are $SOURCE_DATE_EPOCH (reproducible-builds.org) or 1980-01-01. Raises `Error` if the variable is invalid.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH", str(EPOCH))
-    if not epoch.isdecimal():
-        raise Error(f"`{epoch}` is not a number of seconds", where="SOURCE_DATE_EPOCH", hint="unset it")
+    if not re.fullmatch("[0-9]{1,10}", epoch) or int(epoch) > LATEST:
+        raise Error(
+            f"`{epoch}` is not a number of seconds that a medium can have", where="SOURCE_DATE_EPOCH", hint="unset it"
+        )
     output = io.BytesIO()
     with frozen_clock(int(epoch)):
         image = pycdlib.PyCdlib()

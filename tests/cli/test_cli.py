@@ -1,5 +1,6 @@
 """The command line: exit statuses, help, completion."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,30 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     command = f"{sys.executable} -m osbuild completion bash | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_defect_and_no_file_takes_its_number(closed: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text("name: tiny\nversion: 1.0.0\n")
+    script = f'exec "$0" -m osbuild -v seed {tmp_path}/tiny.yaml --node n -o {tmp_path}/seed.iso {closed}'
+    command = ["bash", "-c", script, sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "seed.iso").read_bytes()[32769:32774] == b"CD001"
+    program = (
+        "from osbuild import cli; cli.open_standard_streams(); "
+        "print(open('/dev/null').fileno() > 2, file=open('{}', 'w'))"
+    )
+    script = f'exec "$0" -c "{program.format(tmp_path / "answer")}" {closed}'
+    subprocess.run(["bash", "-c", script, sys.executable], check=True, cwd=Path(__file__).parents[2])
+    assert (tmp_path / "answer").read_text() == "True\n"
+
+
+@pytest.mark.parametrize("words", ["seed minimal --node n", "keys init k --owner me", "bundle x", "doctor", "new x"])
+def test_a_current_folder_that_was_removed_is_named(words: str, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f'cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec "$0" -m osbuild {words}'
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/gone: the current folder was removed\n  hint: ")

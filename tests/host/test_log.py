@@ -28,7 +28,7 @@ def test_a_step_that_fails_is_timed_and_the_next_not_indented(capsys: pytest.Cap
     assert log.timings()[-1][2] > 0
 
 
-@pytest.mark.parametrize("text", ["[/]", "[bold]x", "see [/etc] and [red]", "a" * 500])
+@pytest.mark.parametrize("text", ["[/]", "[bold]x", "/tmp/a:b: :smile:", "see [/etc] and [red]", "a" * 500])
 def test_messages_are_printed_as_they_are(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with log.step(text):
         log.note(text)

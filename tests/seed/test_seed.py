@@ -321,9 +321,10 @@ def test_the_same_seed_is_the_same_bytes_in_every_time_zone(tmp_path: Path, monk
     assert hashlib.sha256(make_iso(files)).hexdigest() == first
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert hashlib.sha256(make_iso(files)).hexdigest() != first
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(Error, match="SOURCE_DATE_EPOCH"):
-        make_iso(files)
+    for wrong in ("yesterday", "9999999999", "9" * 20):  # ISO 9660 ends in 2155
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", wrong)
+        with pytest.raises(Error, match="SOURCE_DATE_EPOCH"):
+            make_iso(files)
 
 
 def in_folder_seed(disk: Path) -> dict[str, bytes]:
