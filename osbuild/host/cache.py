@@ -21,7 +21,7 @@ from osbuild.shared.locks import lock_path
 
 DEFAULT_LIMIT = 20 * 2**30
 REPEAT = "run the same command again, and don't edit the files while it runs"
-PLAIN = re.compile(r"[\w /.,+@=~-]+")  # a path that every program of a build reads as it is
+PLAIN = re.compile(r"[\w/.,+@=~-]+")  # a path that every program of a build reads as it is
 DAMAGED = "{} was damaged in the cache and is created again"
 SCRATCH = ".partial-"  # how the names of scratch folders begin
 SUMS = "sums"  # the kind of cache entry that stores the digest of each other entry
@@ -36,7 +36,7 @@ def default_root() -> Path:
     named = os.environ.get("EDGE_OSBUILD_CACHE")
     root = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "edge-osbuild")).absolute()
     if not PLAIN.fullmatch(str(root)):
-        hint = "set EDGE_OSBUILD_CACHE to one of letters, digits, blanks and /.,+@=~_-"
+        hint = "set EDGE_OSBUILD_CACHE to one of letters, digits and /.,+@=~_-"
         raise UsageError("the path of the cache has signs that not all programs of a build can read", where=str(root),
                          hint=hint)  # fmt: skip
     return root

@@ -3,14 +3,25 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from osbuild.host.cache import content_key, file_digest, tree_digest
+from osbuild.host.cache import PLAIN, content_key, file_digest, tree_digest
 from osbuild.host.paths import ELEMENTS
 from osbuild.host.walk import walk_folder
+from osbuild.shared.errors import Error
 
 
 def search_path(elements: Iterable[Path], shipped: Path = ELEMENTS) -> list[Path]:
-    """Return the folders in which diskimage-builder looks for an element by name, in order, before its own."""
-    return list(dict.fromkeys([shipped, *(element.parent for element in elements)]))
+    """Return the folders in which diskimage-builder looks for an element by name, in order, before its own.
+
+    Raises `Error` for a folder with a path that its shell scripts would split or misread.
+    """
+    folders = list(dict.fromkeys([shipped, *(element.parent for element in elements)]))
+    for folder in folders:
+        if not PLAIN.fullmatch(str(folder.absolute())):
+            hint = "move it to a path of letters, digits and /.,+@=~_-"
+            raise Error(
+                "diskimage-builder cannot find elements in a folder of such a name", where=str(folder), hint=hint
+            )
+    return folders
 
 
 def with_dependencies(elements: Sequence[Path]) -> list[Path]:
@@ -22,7 +33,7 @@ def with_dependencies(elements: Sequence[Path]) -> list[Path]:
             continue
         result.append(element)
         dependencies = element / "element-deps"
-        for name in dependencies.read_text().split() if dependencies.is_file() else ():
+        for name in dependencies.read_text(errors="replace").split() if dependencies.is_file() else ():
             paths += [folder / name for folder in folders if (folder / name).is_dir()][:1]
     return result
 

@@ -169,7 +169,9 @@ def test_the_order_in_a_mapping_does_not_change_a_key() -> None:
     assert content_key("ab", "c") != content_key("a", "bc")
 
 
-@pytest.mark.parametrize("name", ["a:b", "100%", "new\nline", os.fsdecode(b"\xff"), 'quo"te', "$HOME", "back\\slash"])
+@pytest.mark.parametrize(
+    "name", ["a:b", "a b", "100%", "new\nline", os.fsdecode(b"\xff"), 'quo"te', "$HOME", "back\\slash"]
+)
 def test_a_path_that_programs_of_a_build_would_misread_is_wrong_usage(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,8 +180,8 @@ def test_a_path_that_programs_of_a_build_would_misread_is_wrong_usage(
         with pytest.raises(UsageError, match="not all programs") as caught:
             Cache()
         assert "EDGE_OSBUILD_CACHE" in str(caught.value.hint)
-    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(tmp_path / "a b, ünï"))
-    assert Cache().root == tmp_path / "a b, ünï"
+    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(tmp_path / "ab,ünï"))
+    assert Cache().root == tmp_path / "ab,ünï"
 
 
 @pytest.mark.parametrize("change", ["content", "mode", "name", "link", "new folder"])

@@ -37,7 +37,7 @@ from osbuild.pipeline.build import read_unchanged
 from osbuild.pipeline.image import image_metadata
 from osbuild.pipeline.inputs import find_inputs
 from osbuild.rootfs.assembly import clamp_times, copy_file_tree, move_state_out
-from osbuild.rootfs.element_search import search_path
+from osbuild.rootfs.element_search import search_path, with_dependencies
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
 
@@ -388,6 +388,20 @@ def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: P
     copy_file_tree(tree, ImageRoot(root), 1000)
     assert run_command(["python3", "-c", "import greet, greeting"], cwd=root) == "new\nold\n"
     assert [path.name.split(".")[0] for path in root.glob("__pycache__/*")] == ["greeting"]
+
+
+@pytest.mark.parametrize("name", ["my elements", "a:b", "100%", "new\nline"])
+def test_elements_in_a_folder_that_diskimage_builder_cannot_read_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Error, match="diskimage-builder cannot find elements") as caught:
+        search_path([tmp_path / name / "site"])
+    assert caught.value.where == str(tmp_path / name) and caught.value.hint
+    assert search_path([tmp_path / "mine" / "site"]) == [ELEMENTS, tmp_path / "mine"]
+
+
+def test_dependencies_of_an_element_that_are_no_text_are_none(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/element-deps").write_bytes(b"\xff\xfe\n")
+    assert with_dependencies([tmp_path / "site"]) == [tmp_path / "site"]
 
 
 def test_no_time_after_the_epoch_is_left(tmp_path: Path) -> None:
