@@ -1,1 +1,1 @@
-"""Configuration: the tables of a profile and a board, and the YAML reader that is driven by them."""
+"""Configuration: the tables of keys of profiles and boards, and the YAML reader that they drive."""

@@ -1,4 +1,4 @@
-"""What of a profile changes the image, and what only first-boot config: the content keys of the build."""
+"""Separates the keys of a profile that change the image from those that change only the seed, for content keys."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from osbuild.config.profile import Profile
 
 
 def image_keys(profile: Profile) -> dict[str, Any]:
-    """Every key that makes another image when it changes, as JSON has it. Holds no secret and no reference to one."""
+    """Return every key that changes the image, as JSON values. Contains neither secrets nor references to secrets."""
     return _part(profile, "image")
 
 
 def seed_keys(profile: Profile) -> dict[str, Any]:
-    """Every key that only changes the seed, as JSON has it. Secrets are still references."""
+    """Return every key that changes only the seed, as JSON values. Secrets are references."""
     return _part(profile, "seed")
 
 

@@ -1,4 +1,4 @@
-"""Boards: what a kind of hardware needs to boot, as data. One YAML file a board; a new board needs no code."""
+"""Boards: what a kind of hardware needs to boot, in one YAML file per board. A new board needs no code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ def _address(help: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class UBootSettings:
-    """Where the boot script puts things in memory, for the boot flow `uboot`, and what it was built with."""
+    """Memory addresses and other settings of U-Boot, for the boot flow `uboot`."""
 
     state_address: str = field(default="", metadata=_address("8 KiB for the boot state"))
     device_tree_address: str = field(default="", metadata=_address("the device tree that the kernel gets"))
@@ -129,14 +129,14 @@ class Board:
 
 
 def shipped_boards() -> Sequence[str]:
-    """Names of the boards that this project knows."""
+    """Return the names of the shipped boards."""
     return sorted(path.stem for path in paths.BOARDS.glob("*.yaml"))
 
 
 def load_board(name: str, folder: Path = Path()) -> Board:
-    """The board called `name`, or in the file of that path, relative to `folder`.
+    """Read the board called `name`, or the board file with that path, relative to `folder`.
 
-    Raises `UsageError` where there is none, `Error` with file and line on a file that is wrong.
+    Raises `UsageError` if it does not exist, and `Error` with file and line if the file is invalid.
     """
     path = paths.resolve_named(name, folder) if "/" in name else paths.BOARDS / f"{name}.yaml"
     if not path.is_file():
@@ -150,7 +150,7 @@ def load_board(name: str, folder: Path = Path()) -> Board:
 
 
 def check_board(board: Board, where: str) -> None:
-    """Raise `Error` where what a board says does not fit together."""
+    """Raise `Error` if settings of a board contradict each other."""
     for word in (word for text in board.arguments for word in split_arguments(text)):
         if is_reserved(word):
             hint = "remove it from `arguments`"
@@ -164,15 +164,15 @@ def check_board(board: Board, where: str) -> None:
             raise Error(f"`uboot.{each}_address` is missing", where=where, hint="the boot script needs it")
     for name, value in (("packages", board.packages), ("device_trees", board.device_trees)):
         if not value:
-            raise Error(f"`{name}` is empty", where=where, hint="a board with U-Boot needs some")
+            raise Error(f"`{name}` is empty", where=where, hint="a board with U-Boot needs this key")
 
 
 def default_board(architecture: Architecture) -> Board:
-    """The board of an architecture where none is named: a virtual or physical machine with UEFI."""
+    """Return the default board of an architecture: a virtual or physical machine with UEFI."""
     return load_board(str(architecture))
 
 
 def board_of(loaded: LoadedProfile) -> Board:
-    """The board that a profile names, or that of its architecture."""
+    """Return the board that a profile names, or the default board of its architecture. Raises `Error`."""
     name = loaded.profile.board
     return load_board(name, loaded.folder) if name else default_board(loaded.profile.architecture)

@@ -1,7 +1,7 @@
-"""One YAML file as a tree in which everything has its position.
+"""Parses one YAML file into a document whose nodes have positions.
 
-Only plain YAML is taken: one document of mappings with string keys, lists and scalars. Anchors, aliases, merge keys,
-tags and duplicate keys are errors: `extends` is the one way in which a profile shares something.
+Only plain YAML is accepted: one document of mappings with string keys, lists and scalars. Anchors, aliases, merge keys,
+tags and duplicate keys are errors; profiles share settings with `extends`.
 """
 
 from dataclasses import dataclass, field
@@ -80,13 +80,13 @@ class MappingItem:
 
 
 def quote_text(text: str) -> str:
-    """`text` for a message: in one line, and not too long."""
+    """Quote `text` for a message: on one line, and shortened."""
     line = "".join(sign if sign.isprintable() else "·" for sign in text)
     return f"`{line if len(line) <= 60 else line[:57] + '…'}`"
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what is not plain before it is composed, so that nothing can grow or recurse."""
+    """Refuses YAML that is not plain before nodes are created, so that documents can't expand or recurse."""
 
     depth = 0
 
@@ -160,10 +160,10 @@ def _text(path: Path) -> str:
         data = read_start(path, LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no such file can exist"
-        raise Error(f"cannot read the profile: {reason}", where=start, hint="check its path and mode") from error
+        raise Error(f"cannot read the profile: {reason}", where=start, hint="check its path and permissions") from error
     if len(data) > LARGEST:
         message = f"found a file of more than {LARGEST // 1024} KiB, expected a profile"
-        raise Error(message, where=start, hint="keep data in files of their own and name them in the profile")
+        raise Error(message, where=start, hint="store data in separate files and name them in the profile")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -178,7 +178,7 @@ def _position(path: Path, before: str) -> str:
 
 
 def _syntax(error: yaml.MarkedYAMLError, loader: _Loader) -> Error:
-    """PyYAML's complaint in a user's words."""
+    """Translate an error of PyYAML for the user."""
     problem = error.problem or error.context or "not valid YAML"
     mark = error.problem_mark or error.context_mark
     hint = "check the indentation, brackets and quotes around here"
@@ -223,8 +223,8 @@ def _key(node: yaml.Node, loader: _Loader) -> Scalar:
         raise Error("found a merge key `<<`, expected a plain key", where=where, hint=hint)
     key = _tree(node, loader)
     if not isinstance(key, Scalar):
-        raise Error("found a list or mapping as a key, expected a word", where=where, hint="check `?`, `[` and `{`")
+        raise Error("found a list or mapping as a key, expected a name", where=where, hint="check `?`, `[` and `{`")
     if key.kind != "string":
         hint = f'write "{key.text[:60]}" in quotes if it is meant as a name'
-        raise Error(f"found the {key.kind} {quote_text(key.text)} as a key, expected a word", where=where, hint=hint)
+        raise Error(f"found the {key.kind} {quote_text(key.text)} as a key, expected a name", where=where, hint=hint)
     return key

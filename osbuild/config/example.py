@@ -1,4 +1,4 @@
-"""The profile that `edge-osbuild new` writes: every setting as a comment, with what it is for."""
+"""The profile that `edge-osbuild new` writes, with every setting and its help as a comment."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,12 @@ PLACEHOLDER = "@NAME@"
 
 
 def render_example(name: str) -> str:
-    """The text of a new profile called `name`. Raises `UsageError` if no profile of the user's can have that name."""
+    """Return the text of a new profile called `name`. Raises `UsageError` if the name is invalid or shipped."""
     if not re.search(NAME, name) or name.endswith("\n"):
         plain = Path(name).name.removesuffix(".yaml")
         hint = f"write `{plain}`" if plain != name and re.search(NAME, plain) else "write a name such as `shop-floor`"
         raise UsageError(f"found the name {quote_text(name)}, expected {NAME_FORM}", hint=hint)
     if (paths.PROFILES / f"{name}.yaml").exists():
-        message = f"{quote_text(name)} is a profile that edge-osbuild ships, and the name would mean that one"
+        message = f"{quote_text(name)} is the name of a shipped profile"
         raise UsageError(message, hint=f"choose another name, such as `my-{name}`")
     return TEMPLATE.read_text().replace(PLACEHOLDER, name)

@@ -1,4 +1,4 @@
-"""From the name of a profile to the whole of it: files found, merged, read and checked."""
+"""Loads a profile: finds its files, merges, parses and checks them."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class LoadedProfile:
-    """A profile, and where it is from.
+    """A profile and its origin.
 
     `origins` maps each dotted key (`kernel.flavour`, `users[0].name`) to `file:line`, "default" or "--arch". Paths in
     the profile are relative to `folder`, that of the profile itself, wherever they were stated. `files` are all that
@@ -58,7 +58,7 @@ def find_profile(name: str | Path) -> Path:
 
 
 def argument(path: Path) -> str:
-    """What a command line calls the profile at `path`: the reverse of `find_profile`."""
+    """Return the argument for the profile at `path` on a command line: the reverse of `find_profile`."""
     return path.stem if path.parent == paths.PROFILES else paths.display_path(path)
 
 
@@ -139,7 +139,7 @@ def _base(name: Scalar, path: Path) -> Path:
         return own
     known = sorted({*_names(path.parent), *_names(paths.PROFILES)} - {path.stem})
     near = find_nearest(Path(name.text).stem, known)
-    hint = f"did you mean `{near}`?" if near else f"known here: {', '.join(known)}"
+    hint = f"did you mean `{near}`?" if near else f"profiles that can be extended are: {', '.join(known)}"
     raise Error(f"found no profile {quote_text(name.text)} to extend", where=str(name.mark), hint=hint)
 
 

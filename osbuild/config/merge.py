@@ -1,4 +1,4 @@
-"""How a profile and what it extends become one: the rule is in `merge_documents()`."""
+"""Merges a profile with the profiles that it extends."""
 
 from osbuild.config.document import List, Map, MappingItem, Node, Scalar, quote_text
 from osbuild.shared.errors import Error

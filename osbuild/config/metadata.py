@@ -1,4 +1,4 @@
-"""What the tables of keys are written with: metadata of a key, and the types of values that YAML does not have."""
+"""Helpers for tables of keys: metadata of a key, and value types that YAML does not have."""
 
 from typing import Any
 
@@ -13,4 +13,4 @@ class Size(int):
 
 
 class SecretRef(str):
-    """Where a secret is, never the secret: `file:PATH` (relative to the profile) or `env:NAME`."""
+    """A reference to a secret, never the secret itself: `file:PATH` (relative to the profile) or `env:NAME`."""

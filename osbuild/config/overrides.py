@@ -101,18 +101,18 @@ def resolve_key(text: str) -> tuple[tuple[str | int, ...], Key]:
 
 
 def unknown_key(text: str) -> UsageError:
-    """No such key: names the nearest that a seed may set."""
+    """Return the error for an unknown key, with the most similar key of a seed."""
     known = {name.replace("[]", "[0]"): key for name, key in every_key() if key.limits.get("affects") == "seed"}
     plain = re.sub(r"\[\d+\]", "[0]", text)
     near = find_nearest(plain, known) or next((name for name in known if name.rpartition(".")[2] == plain), None)
     hint = f"did you mean `{near}`?" if near else "`edge-osbuild profile show` prints every key"
-    return UsageError("there is no such key", where=f"--set {text}", hint=hint)
+    return UsageError("this key does not exist", where=f"--set {text}", hint=hint)
 
 
 def fixed_key(text: str, key: Key, changes: str | None) -> UsageError:
-    """A key that is not the seed's."""
+    """Return the error for a key that does not belong to the seed."""
     if changes == "none":
-        return UsageError("this says nothing to a node", where=f"--set {text}", hint="leave it out")
+        return UsageError("this key has no effect on a node", where=f"--set {text}", hint="omit it")
     if key.shape.kind is Kind.BLOCK:
         return UsageError(
             "some of this is part of the image, which a seed can't change",
@@ -122,7 +122,7 @@ def fixed_key(text: str, key: Key, changes: str | None) -> UsageError:
     return UsageError(
         "this is part of the image, which a seed can't change",
         where=f"--set {text}",
-        hint="put it in the profile, or one that extends it, and build that image",
+        hint="set it in the profile, or in one that extends it, and build that image",
     )
 
 

@@ -1,4 +1,4 @@
-"""Scalars of a profile: reading one as what the table wants, and the error where it is something else."""
+"""Reads scalars of a profile as the types in the table, with an error for each mismatch."""
 
 import difflib
 import math
@@ -12,24 +12,24 @@ from osbuild.config.key_table import Key
 from osbuild.config.metadata import Size
 from osbuild.shared.errors import Error
 
-# A private key, a URL with a user, or something that is called a secret.
+# A private key, a URL with a user, or a name that suggests a secret.
 SECRET = re.compile(r"PRIVATE KEY|//[^/]*@|(token|secret|pass\w*|pwd|key)=", re.IGNORECASE)
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 
 def find_nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The one of `known` that was probably meant, or None. `cutoff`, from 0 to 1, says how alike they must be."""
+    """Return the most similar of `known`, or None. `cutoff`, from 0 to 1, is the required similarity."""
     close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 
 def is_private(key: Key, node: Node) -> bool:
-    """Whether a message must not quote the value: it may be a secret in the wrong place."""
+    """Whether a message must not quote the value, because it may be a misplaced secret."""
     return "secret" in key.limits or (isinstance(node, Scalar) and bool(SECRET.search(node.text)))
 
 
 def describe_node(node: Node, *, private: bool = False) -> str:
-    """What stands there, for a message."""
+    """Describe a node for a message."""
     if isinstance(node, Map):
         return "a block of keys"
     if isinstance(node, List):
@@ -42,14 +42,14 @@ def describe_node(node: Node, *, private: bool = False) -> str:
 
 
 def mismatch_error(node: Node, path: str, expected: str, hint: str, *, private: bool = False) -> Error:
-    """The error for a value of the wrong kind or form."""
+    """Return the error for a value of the wrong kind or form."""
     name = path.removesuffix(".") or "the profile"
     message = f"found {describe_node(node, private=private)} for `{name}`, expected {expected}"
     return Error(message, where=str(node.mark), hint=hint)
 
 
 def quote_advice(node: Scalar) -> str:
-    """Advice for what YAML does not take for text."""
+    """Return the hint for a value that YAML does not parse as text."""
     return f'write "{node.text[:60]}" in quotes if it is meant as text'
 
 
@@ -72,7 +72,7 @@ def read_text(node: Node, path: str, secret: bool, number: bool, private: bool) 
 
 
 def read_boolean(node: Node, path: str) -> bool:
-    """Read `true` or `false`, and none of the other words that YAML 1.1 takes for booleans."""
+    """Read `true` or `false`, without YAML 1.1's other words for booleans."""
     if isinstance(node, Scalar) and node.kind == "boolean" and node.text in TRUE + FALSE:
         return node.text in TRUE
     word = node.text.lower() if isinstance(node, Scalar) else ""
@@ -130,7 +130,7 @@ def read_size(node: Node, path: str) -> Size:
 
 
 def choice_error(text: str, node: Node, key: Key, path: str) -> Error:
-    """The error for a value that is none of the key's choices."""
+    """Return the error for a value that is not one of the key's choices."""
     *most, last = key.choices
     near = find_nearest(_ALIASES.get(text.lower(), text.lower()), key.choices)
     hint = f"did you mean `{near}`?" if near else f"`{path}` is: {key.limits['help']}"

@@ -1,4 +1,4 @@
-"""Secrets: read when a seed is made, by nothing else. What goes wrong names the reference, never the value."""
+"""Resolves secrets, only when a seed is rendered or a key is used. Errors name the reference, never the value."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ PATIENCE = 5.0  # seconds
 
 
 def resolve_secret(ref: str, *, folder: Path) -> str:
-    """The text that `ref` stands for, without the line break at its end.
+    """Return the secret that `ref` refers to, without the line break at its end.
 
     `file:PATH` is relative to `folder`, that of the profile; `~/` is the user's home. Raises `Error` where there is
     no such file or variable, or nothing in it.
@@ -29,7 +29,7 @@ def resolve_secret(ref: str, *, folder: Path) -> str:
         value = _read(ref, paths.resolve_named(name, folder))
         hint = "write the secret into that file"
     else:
-        raise Error("found something else than a reference to a secret", hint="write `file:PATH` or `env:NAME`")
+        raise Error("this is not a reference to a secret", hint="write `file:PATH` or `env:NAME`")
     value = value.rstrip("\r\n")
     if not value.strip():
         raise Error(f"the secret `{ref}` is empty or not set", hint=hint)
@@ -37,7 +37,7 @@ def resolve_secret(ref: str, *, folder: Path) -> str:
 
 
 def resolve_public_keys(values: Iterable[str], *, folder: Path) -> tuple[str, ...]:
-    """A user's `ssh_keys` as lines of authorized_keys(5), references resolved. Raises `Error`."""
+    """Return a user's `ssh_keys` as lines of authorized_keys(5), with references resolved. Raises `Error`."""
     lines: list[str] = []
     for value in values:
         if not value.startswith(("file:", "env:")):

@@ -1,4 +1,4 @@
-"""A profile as YAML, each line with where its value came from; what comes out can be read in again."""
+"""Prints a profile as YAML that can be read again, with the origin of each value as a comment."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -20,7 +20,7 @@ class UpstreamRelease:
 
 
 def list_releases() -> tuple[UpstreamRelease, ...]:
-    """What can be built, newest first, as the go.mod files below upstream/ say."""
+    """Return the versions that can be built, newest first, from the go.mod files below upstream/."""
     found = []
     for path in SOURCES.glob("v*/go.mod"):
         required = dict(re.findall(r"^\s+(\S+) (v\S+)", path.read_text(), re.MULTILINE))
@@ -29,7 +29,7 @@ def list_releases() -> tuple[UpstreamRelease, ...]:
 
 
 def find_release(version: str | None) -> UpstreamRelease:
-    """The release of that version, the newest if None. Raises `Error`."""
+    """Return the release of that version, the newest if None. Raises `Error`."""
     known = list_releases()
     if version is None:
         return known[0]

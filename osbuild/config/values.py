@@ -1,4 +1,4 @@
-"""From a YAML tree to the dataclasses of the table, with one clear error for what does not fit."""
+"""Converts a YAML document to the dataclasses of the table, with one error for an invalid value."""
 
 import os
 import re
@@ -25,10 +25,10 @@ def check_structure(tree: Map, *, fragment: bool = False) -> None:
     ValueReader(None).block(tree, Profile, "", top=True)
     if not fragment and "name" not in tree.entries:
         name = re.sub(r"[^a-z0-9]+", "-", tree.mark.path.stem.lower()).strip("-") or "my-node"
-        message = "no `name`, which every profile states for itself"
+        message = "`name` is missing, and every profile needs its own"
         raise Error(message, where=str(tree.mark), hint=f"write `name: {name[:63]}`")
     if not fragment and not tree.entries.keys() & {"version", key_table.INHERIT}:
-        message = "no `version`, expected that of the image"
+        message = "`version` is missing"
         raise Error(message, where=str(tree.mark), hint="write `version: 1.0.0`")
 
 
@@ -47,7 +47,7 @@ class ValueReader:
         """The whole of a merged tree. Raises `Error`."""
         values = self.block(tree, Profile, "", top=True)
         if "version" not in values:
-            message = "no `version`, neither here nor in what this profile extends"
+            message = "`version` is missing, here and in the profiles that this one extends"
             raise Error(message, where=str(tree.mark), hint="write `version: 1.0.0`")
         return Profile(**values)
 

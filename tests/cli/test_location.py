@@ -100,7 +100,7 @@ def test_a_profile_that_a_reader_would_wait_for_is_a_clear_error(
             f"kubernetes: {{role: server, {key}: [/proc/kmsg]}}\n"
         )
         assert status("profile", "check", profile) == 1
-        assert "found nothing at `/proc/kmsg`" in capsys.readouterr().err
+        assert "`/proc/kmsg` is not" in capsys.readouterr().err
 
 
 def test_the_home_folder_is_known_where_no_shell_expands_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_nothing_that_exists_is_replaced(folder: Path, capsys: pytest.CaptureFix
     (folder / "link.yaml").symlink_to("nowhere")
     for name in ("shop", "link"):
         assert status("new", name) == 1
-        assert f"error: {name}.yaml: exists already, and is not replaced" in capsys.readouterr().err
+        assert f"error: {name}.yaml: the file exists already and is not replaced" in capsys.readouterr().err
     assert (folder / "shop.yaml").read_text() == "mine\n"
     assert sorted(path.name for path in folder.iterdir()) == ["link.yaml", "shop.yaml"]
 

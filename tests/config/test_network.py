@@ -33,7 +33,7 @@ WRONG = [
     (LAN + "  vlans: [{name: lan1, id: 5, link: lan0}]", "{name: la", "two interfaces with the name `lan1`"),
     (LAN + "  vlans: [{name: a-name-too-long-for-it, id: 5, link: lan0}]", "a-name-too-long-", "at most 15"),
     (LAN + "  vlans: [{name: a/b, id: 5, link: lan0}]", "a/b", "at most 15"),
-    (LAN + "  vlans: [{name: edge0, id: 5, link: lan0}]", "edge0", "which the image makes itself"),
+    (LAN + "  vlans: [{name: edge0, id: 5, link: lan0}]", "edge0", "which the image creates itself"),
     (LAN + "  vlans: [{name: v, id: 1, link: w}, {name: w, id: 1, link: v}]", "{name: v,", "v → w → v"),
     (LAN + "  bonds: [{name: b, members: []}]", "[]", "no members"),
     (LAN + "  bonds: [{name: b}]", "{name: b", "no `members`"),

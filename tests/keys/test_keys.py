@@ -306,7 +306,7 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
     [
         (("keys", "show", "{}/no"), 1, "the list of keys does not exist"),
         (("keys", "init", "{}/new", "--owner", " "), 2, "the owner must have"),
-        (("keys", "init", "{}/new", "--owner", "x", "--passphrase", "hunter2"), 1, "something else than a reference"),
+        (("keys", "init", "{}/new", "--owner", "x", "--passphrase", "hunter2"), 1, "not a reference"),
         (("keys", "init", "{}/new", "--owner", "x", "--passphrase", "env:LONG"), 1, "of 2000 bytes is too long"),
         (("keys", "rotate", "{}", "--root", "--days", "3"), 2, "only for signers"),
         (("keys", "rotate", "{}", "--token", "x"), 2, "not a PKCS#11 URI"),

@@ -1,1 +1,1 @@
-"""What no schema can say: values that are well formed and still wrong on a device."""
+"""Checks that a schema can't express: values that are well formed but wrong on a device."""

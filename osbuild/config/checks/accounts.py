@@ -1,4 +1,4 @@
-"""Users and groups of a profile, and those that the image already has: two of one name can't be."""
+"""Checks that users and groups of a profile do not conflict with each other or with those of the image."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +11,8 @@ from osbuild.config.scalars import find_nearest
 from osbuild.shared.errors import Error
 from osbuild.shared.files import read_file
 
-# Of the packages that every image has (passwd(5), group(5)). `useradd` does nothing for a name that is taken, and fails
-# for one that is a group, since each user gets a group of its own name.
+# Accounts of the packages in every image (passwd(5), group(5)). `useradd` ignores a user that exists, and fails if a
+# group of that name exists, because each user gets a group of the same name.
 USERS = frozenset({
     "_apt", "backup", "bin", "daemon", "dhcpcd", "games", "irc", "list", "lp", "mail", "man", "messagebus", "news",
     "nobody", "proxy", "root", "sshd", "sync", "sys", "systemd-network", "systemd-resolve", "systemd-timesync",
@@ -30,17 +30,16 @@ SHELLS = frozenset({
     "/usr/bin/dash", "/usr/bin/false", "/usr/bin/rbash", "/usr/bin/sh", "/usr/sbin/nologin",
 })  # fmt: skip
 PACKAGED = ("busybox", "csh", "fish", "ksh", "ksh93u+m", "mksh", "tcsh", "yash", "zsh")
-"""Packages of a shell; the program is called as its package is."""
+"""Packages with a shell of the same name."""
 
 Where = Callable[..., str]
 
 
 def check_accounts(profile: Profile, trees: Iterable[Path], where: Where) -> None:
-    """Raise `Error` for the first user that Debian's `useradd` would not make as the profile says.
+    """Raise `Error` for the first user that Debian's `useradd` would not create as specified.
 
-    `trees` are the folders of the profile's overlays, which may bring accounts (sysusers.d(5)) and shells. The groups
-    of the profile's own packages and elements are known only once the image is built: `check_image_accounts` knows
-    them.
+    `trees` are the folders of the profile's overlays, which may declare accounts (sysusers.d(5)) and contain shells.
+    Groups of the profile's packages and elements are known only after the build, see `check_image_accounts`.
     """
     folders = list(trees)
     users, groups = declared_accounts(folders)
@@ -67,44 +66,44 @@ def check_accounts(profile: Profile, trees: Iterable[Path], where: Where) -> Non
 
 
 def check_name(name: str, users: frozenset[str], groups: frozenset[str], position: str) -> None:
-    """Raise `Error` for the name of an account that the image has."""
+    """Raise `Error` for the name of an account that the image already has."""
     if name == "root":
         hint = "give a user `sudo: true` instead"
         raise Error("root is locked, and can't be a user of a profile", where=position, hint=hint)
     if name == "default":
-        message = "found the user `default`, which cloud-init takes for its own default user"
+        message = "found the user `default`, which is a reserved name of cloud-init"
         raise Error(message, where=position, hint="write another name, such as `admin`")
     if name in users or name.startswith("systemd-"):
         message = f"found the user `{name}`, which is a system account of the image"
         raise Error(message, where=position, hint="write another name, such as `admin`")
     if name in groups:
-        message = f"found the user `{name}`, which is a group of the image: each user has a group of its own name"
+        message = f"found the user `{name}`, which is a group of the image: each user gets a group of the same name"
         raise Error(message, where=position, hint=f"write another name, and `groups: [{name}]`")
 
 
 def check_group(group: str, known: frozenset[str], position: str) -> None:
-    """Raise `Error` for a group that is not among those `known` to be there: what it is to allow, it would not."""
+    """Raise `Error` for a group that is not in `known`, because the user would lack its permissions."""
     if group in known:
         return
     near = find_nearest(group, known, cutoff=0.75)
     hint = f"did you mean `{near}`?" if near else (
-        f"remove it; or have the image make it: a line `g {group} -` in `usr/lib/sysusers.d/NAME.conf` of an overlay, "
+        f"remove it; or let the image create it: a line `g {group} -` in `usr/lib/sysusers.d/NAME.conf` of an overlay, "
         "or its package in `packages`"
     )  # fmt: skip
     raise Error(f"found the group {quote_text(group)}, which the image does not have", where=position, hint=hint)
 
 
 def check_order(name: str, group: str, position: str) -> None:
-    """Raise `Error` for a group that would be made before the user of the same name, who then can't be."""
+    """Raise `Error` for a group that is created before the user of the same name, because `useradd` would fail."""
     if group == name:
-        message = f"found the group `{group}` for the user of the same name, who has it anyway"
+        message = f"found the group `{group}` for the user of the same name, who gets that group anyway"
         raise Error(message, where=position, hint="remove it")
-    message = f"found the group `{group}` before the user of that name, who is to get a group of their own"
-    raise Error(message, where=position, hint=f"put the user `{group}` before `{name}`")
+    message = f"found the group `{group}` before the user of that name, who gets a group of the same name"
+    raise Error(message, where=position, hint=f"move the user `{group}` before `{name}`")
 
 
 def check_shell(profile: Profile, user: User, folders: Iterable[Path], position: str) -> None:
-    """Raise `Error` for a shell that the image does not have: sshd(8) refuses its user."""
+    """Raise `Error` for a shell that the image does not have, because sshd(8) refuses a user without a shell."""
     shell, name = user.shell, Path(user.shell).name
     if shell in SHELLS or any((folder / shell.lstrip("/")).is_file() for folder in folders):
         return
@@ -116,7 +115,7 @@ def check_shell(profile: Profile, user: User, folders: Iterable[Path], position:
 
 
 def declared_accounts(folders: Iterable[Path]) -> tuple[frozenset[str], frozenset[str]]:
-    """Users and groups of the image: those of every image, and those that overlays declare."""
+    """Return the users and groups of every image and those that overlays declare."""
     users, groups = set(USERS), set(GROUPS)
     for kind, name in sysusers_entries(folders):
         if kind == "u":
@@ -126,13 +125,13 @@ def declared_accounts(folders: Iterable[Path]) -> tuple[frozenset[str], frozense
 
 
 def sysusers_entries(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """(type, name) of every line of sysusers.d(5) in the folders that makes a user or a group."""
+    """Yield (type, name) of every user and group in the folders' sysusers.d(5) files."""
     for folder in folders:
         for path in sorted([*folder.glob("usr/lib/sysusers.d/*.conf"), *folder.glob("etc/sysusers.d/*.conf")]):
             try:
                 text = read_file(path).decode()
             except (OSError, ValueError):
-                continue  # a build says what is wrong with it
+                continue  # the build reports this
             for match in re.finditer(
                 r"^\s*([ugm])!?\s+\"?([A-Za-z_][\w-]*)\"?(?:\s+\"?([A-Za-z_][\w-]*))?", text, re.MULTILINE
             ):

@@ -24,15 +24,16 @@ def parse_static_address(text: str, where: str) -> Static:
         raise Error(
             f"found {quote_text(text)}, {expected}",
             where=where,
-            hint="multicast, loopback and zero are no such address",
+            hint="multicast addresses, loopback addresses and zero are not valid here",
         )
     wide = static.network.num_addresses > 2
     if wide and static.ip == static.network.network_address:
-        hint = f"that is the network itself: write a host in it, such as `{static.ip + 5}/{static.network.prefixlen}`"
+        example = f"{static.ip + 5}/{static.network.prefixlen}"
+        hint = f"this is the address of the network: write a host in it, such as `{example}`"
         raise Error(f"found {quote_text(text)}, {expected}", where=where, hint=hint)
     if wide and static.ip == static.network.broadcast_address and static.version == 4:
         raise Error(
-            f"found {quote_text(text)}, {expected}", where=where, hint="that is the network's broadcast address"
+            f"found {quote_text(text)}, {expected}", where=where, hint="this is the network's broadcast address"
         )
     return static
 
@@ -47,7 +48,7 @@ def parse_address(text: str, what: str, where: str) -> ipaddress.IPv4Address | i
 
 
 def refuse_scope(text: str, where: str) -> None:
-    """Raise `Error` for an address with the name of an interface in it (RFC 4007, 11), which netplan does not take."""
+    """Raise `Error` for an address with a zone (RFC 4007, 11), which netplan rejects."""
     if "%" in text:
-        hint = f"write `{text.partition('%')[0]}`: the interface is the one below which it stands"
+        hint = f"write `{text.partition('%')[0]}`; the interface is the one to which the key belongs"
         raise Error(f"found {quote_text(text)}, expected an address without `%`", where=where, hint=hint)

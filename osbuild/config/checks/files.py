@@ -1,4 +1,4 @@
-"""Files that a profile names: elements, images and manifests, as far as a build would reject them."""
+"""Checks the files that a profile names: elements, container images and manifests."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -32,21 +32,21 @@ def check_files(profile: Profile, where: Where, folder: Path) -> None:
             if not is_there(path, test):
                 near = find_nearest(path.name, set(names_beside(path)) - {path.name})
                 hint = f"did you mean `{near}`?" if near else "paths are relative to the profile that states them"
-                message = f"found nothing at {quote_text(name)}, expected {what}"
+                message = f"{quote_text(name)} is not {what}"
                 raise Error(message, where=where(f"{dotted}[{number}]"), hint=hint)
     for number, name in enumerate(block.manifests):
         position = where(f"kubernetes.manifests[{number}]")
         if not name.endswith(MANIFEST):
             message = f"found the manifest {quote_text(name)}, expected a name that ends in .yaml, .yml or .json"
-            raise Error(message, where=position, hint="rename it: others are not applied")
+            raise Error(message, where=position, hint="rename it: other files are not applied")
         check_manifest(paths.resolve_named(name, folder), name, position)
-    # In the image they are in one folder.
+    # All of them are stored in one folder of the image.
     check_names("kubernetes.manifests", block.manifests, ("",), where)
     check_names("kubernetes.images", [name for name in block.images if name != "demo"], (".gz", ".tar"), where)
 
 
 def check_names(dotted: str, names: Iterable[str], suffixes: Sequence[str], where: Where) -> None:
-    """Raise `Error` for two files of one name, suffixes aside."""
+    """Raise `Error` for two files with the same name without suffix."""
     seen: dict[str, str] = {}
     for name in names:
         plain = Path(name).name
@@ -57,12 +57,12 @@ def check_names(dotted: str, names: Iterable[str], suffixes: Sequence[str], wher
                 f"found two files called {quote_text(plain)} in `{dotted}`: {quote_text(seen[plain])} and "
                 f"{quote_text(name)}"
             )
-            raise Error(message, where=where(dotted), hint="give one of them another name")
+            raise Error(message, where=where(dotted), hint="rename one of them")
         seen[plain] = name
 
 
 def check_manifest(path: Path, name: str, position: str) -> None:
-    """Raise `Error` for a file in which there are no objects of Kubernetes."""
+    """Raise `Error` for a file without Kubernetes objects."""
     hint = "try it with `kubectl apply --dry-run=client --filename FILE`"
     try:
         documents = [entry for entry in yaml.safe_load_all(read_file(path)) if entry is not None]
@@ -82,7 +82,7 @@ def check_manifest(path: Path, name: str, position: str) -> None:
 
 
 def is_there(path: Path, test: Callable[[Path], bool]) -> bool:
-    """Whether `path` is what `test` says; False for what no file system could hold."""
+    """Return `test(path)`; False for a name that no file system allows."""
     try:
         return test(path) and not paths.made_by_kernel(path)
     except (OSError, ValueError, RuntimeError):
@@ -90,7 +90,7 @@ def is_there(path: Path, test: Callable[[Path], bool]) -> bool:
 
 
 def names_beside(path: Path) -> list[str]:
-    """Names beside `path`."""
+    """Return the names in the folder of `path`."""
     try:
         return [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What K3s' configuration file may say: its server's and agent's options (K3s documentation, CLI Reference)."""
+"""The options of K3s' server and agent for its configuration file (K3s documentation, CLI Reference)."""
 
 from osbuild.config.scalars import find_nearest
 
@@ -61,7 +61,7 @@ KNOWN = frozenset(
 
 
 def suggest_option(name: str) -> str | None:
-    """The option that `name` is probably meant to be; None for a name unlike any, which a later K3s may have."""
+    """Return the option that `name` probably means; None if it resembles none, because a later K3s may have it."""
     plain = name.replace("_", "-").lower()
     if plain in KNOWN:
         return plain

@@ -1,4 +1,4 @@
-"""Kernel arguments and settings of a profile, as the kernel and systemd read them."""
+"""Checks kernel arguments and sysctls of a profile, as the kernel and systemd parse them."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,9 +14,9 @@ RESERVED = (
     "usrhash=", "mount.usr", "systemd.verity", "systemd.volatile", "systemd.gpt_auto", "systemd.image_policy", "verity",
 )  # fmt: skip
 RESERVED_WORDS = ("ro", "rw", "gpt", "noinitrd", "systemd.gpt_auto", "systemd.volatile", "systemd.verity", "--", "-")
-# cloud-init's arguments: on a node, it reads the seed that was chosen and nothing else.
+# cloud-init's arguments have no effect: on a node it reads only the seed that the edge agent has chosen.
 UNREAD = ("ds=", "ci.", "cc:", "cloud_init=", "cloud_config_url=", "network_config=")
-# COMMAND_LINE_SIZE of Debian's kernels, in bytes, and what the build and a board write at most.
+# COMMAND_LINE_SIZE of Debian's kernels, and the most that the build and a board add, in bytes.
 LONGEST = {Architecture.x86_64: 2048, Architecture.arm64: 2048, Architecture.armv7: 1024}
 OWN = 600
 
@@ -24,11 +24,13 @@ Where = Callable[..., str]
 
 
 def check_kernel(profile: Profile, where: Where) -> None:
-    """Raise `Error` for the first argument or setting that the node would take for something else."""
+    """Raise `Error` for the first argument or sysctl that is reserved or has no effect."""
     for number, text in enumerate(profile.kernel.arguments):
         position = where(f"kernel.arguments[{number}]")
         if text.count('"') % 2:
-            hint = "write it in pairs around a value: the kernel takes all that follows for one argument"
+            hint = (
+                "write double quotes in pairs around a value: the kernel would join all that follows into one argument"
+            )
             raise Error(f"found one double quote in {quote_text(text)}", where=position, hint=hint)
         for word in split_arguments(text):
             if is_reserved(word):
@@ -43,7 +45,7 @@ def check_kernel(profile: Profile, where: Where) -> None:
 
 
 def split_arguments(text: str) -> Iterator[str]:
-    """The arguments in a text: the kernel splits at blanks that are not between double quotes."""
+    """Split a text into arguments like the kernel: at blanks that are not between double quotes."""
     word, quotes = "", False
     for sign in text:
         quotes ^= sign == '"'
@@ -62,12 +64,14 @@ def is_reserved(word: str) -> bool:
 
 
 def check_length(arguments: Sequence[str], architecture: Architecture, where: Where) -> None:
-    """Raise `Error` for more than the kernel takes: it cuts off the rest without a word."""
+    """Raise `Error` for arguments that are too long, because the kernel truncates them silently."""
     limit = LONGEST[architecture] - OWN
     length = sum(len(text) + 1 for text in arguments)
     if length > limit:
         message = f"found kernel arguments of {length} characters, expected at most {limit} on {architecture}"
-        raise Error(message, where=where("kernel.arguments"), hint="set what you can by `kernel.sysctls` or an overlay")
+        raise Error(
+            message, where=where("kernel.arguments"), hint="use `kernel.sysctls` or an overlay for some of them"
+        )
 
 
 def check_sysctls(kernel: KernelSettings, where: Where) -> None:

@@ -1,4 +1,4 @@
-"""A profile's `kubernetes` block as Kubernetes' programs judge it on the node: labels, taints, addresses, flags."""
+"""Checks a profile's `kubernetes` block like Kubernetes' programs on the node: labels, taints, addresses, flags."""
 
 import dataclasses
 import ipaddress
@@ -55,7 +55,7 @@ Where = Callable[..., str]
 
 
 def check_kubernetes(profile: Profile, where: Where) -> None:
-    """Raise `Error` for the first thing that Kubernetes would reject on the node, or that would have no effect."""
+    """Raise `Error` for the first value that Kubernetes would reject on the node, or that would have no effect."""
     block = profile.kubernetes
     check_labels(block, where)
     check_taints(block, where)
@@ -73,7 +73,7 @@ def key_problem(key: str) -> str | None:
     if "/" in prefix:
         return "it has more than one `/`"
     if slash and (len(prefix) > 253 or not SUBDOMAIN.fullmatch(prefix)):
-        return "what stands before the `/` is not a DNS name in lower case"
+        return "the part before the `/` is not a DNS name in lower case"
     if not name or not re.fullmatch(LABEL, name):
         return "the name has 1 to 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
     return None
@@ -156,7 +156,7 @@ def is_reference(name: str, value: Any) -> bool:
 
 
 def check_secret(name: str, value: Any, position: str) -> None:
-    """A secret is given by reference: a profile is stored, sent and shown as it is."""
+    """Raise `Error` for a literal secret: profiles are stored, sent and shown, so secrets must be references."""
     if is_reference(name, value):
         return
     if (name in SECRET_CONFIG and name not in ADDRESSES) or any(PASSWORD.search(text) for text in texts_in(value)):
@@ -168,7 +168,7 @@ def check_secret(name: str, value: Any, position: str) -> None:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every text in a value, which may be a list or mapping."""
+    """Yield every string in a value, which may be a list or mapping."""
     if isinstance(value, dict):
         for inner in value.values():
             yield from texts_in(inner)
@@ -180,28 +180,28 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def check_argument(name: str, text: str, position: str, *, upstream: bool) -> None:
-    """One `flag=value` for a program of Kubernetes. Raises `Error`."""
+    """Check one `flag=value` for a Kubernetes program. Raises `Error`."""
     flag = re.match(r"(--)?([a-z][a-z0-9-]*)[+-]?(=|$)", text)
     if flag is None:
         message = f"found {quote_text(text)} in `{name}`, expected `flag=value`"
-        raise Error(message, where=position, hint="write a flag as the program's manual has it, such as `max-pods=50`")
+        raise Error(message, where=position, hint="write a flag of the program's manual, such as `max-pods=50`")
     if (advice := RESERVED_FLAGS.get(flag[2])) and (upstream or flag[2] != "config"):  # K3s has none of its own
         raise Error(
             f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=position, hint=f"use {advice}"
         )
     if upstream and set(text) & UNIT_BREAKS:
         message = f"found {quote_text(text)} in `{name}`, with a blank, quote or backslash"
-        hint = "the upstream distribution passes flags by a systemd unit, which would split or change it"
+        hint = "the upstream distribution passes flags in a systemd unit, which would split or change it"
         raise Error(message, where=position, hint=hint)
 
 
 def may_be_upstream(block: KubernetesSettings) -> bool:
-    """Whether the image may carry the upstream distribution."""
+    """Whether the image may contain the upstream distribution."""
     return "upstream" in (block.distribution, block.if_unavailable)
 
 
 def check_upstream(block: KubernetesSettings, where: Where) -> None:
-    """Reject what only K3s knows if the image is or may be of the upstream distribution, which would not use it.
+    """Raise `Error` for settings of K3s if the image has or may have the upstream distribution, which ignores them.
 
     `disable` is no loss there where the distribution is a substitute: it lacks these components anyway.
     """
@@ -226,12 +226,12 @@ def check_upstream(block: KubernetesSettings, where: Where) -> None:
 
 
 def node_settings(block: KubernetesSettings) -> NodeSettings:
-    """The block as the device will read it, references to secrets left out."""
+    """Return the settings as the device reads them, without references to secrets."""
     return NodeSettings(role=block.role, node_ip=block.node_ip, config=block.config)
 
 
 def check_ranges(profile: Profile, where: Where) -> None:
-    """Addresses of cluster and node, alone and together."""
+    """Check the addresses of cluster and node. Raises `Error`."""
     block = profile.kubernetes
     cluster = node_settings(block).ranges
     if "advertise-address" not in block.config:
@@ -248,24 +248,26 @@ def check_ranges(profile: Profile, where: Where) -> None:
 
 
 def check_addresses(profile: Profile, cluster: cluster_ranges.ClusterRanges, where: Where) -> None:
-    """Static addresses against the cluster's ranges, and the node's address against the static ones."""
+    """Compare static addresses with the cluster's ranges, and the node's address with the static ones."""
     static = dict(static_addresses(profile.network, "network"))
     for dotted, text in static.items():
         for what, cidr in (("pods", cluster.cluster_cidr), ("services", cluster.service_cidr)):
             if cidr is not None and ipaddress.ip_interface(text).ip in ipaddress.ip_network(cidr):
                 message = f"found the address {quote_text(text)} in {cidr}, the range of the {what}"
-                hint = f"write another address, or give the {what} another range in `kubernetes.config`"
+                hint = f"write another address, or set another range for the {what} in `kubernetes.config`"
                 raise Error(message, where=where(dotted), hint=hint)
     own = {str(ipaddress.ip_interface(text).ip) for text in static.values()}
     if cluster.node_ip is None or not own or is_dynamic(profile.network):
         return
     if str(ipaddress.ip_address(cluster.node_ip)) not in own:
-        message = f"found the address {quote_text(cluster.node_ip)} for the node, which none of its interfaces has"
+        message = (
+            f"found the address {quote_text(cluster.node_ip)} for the node, but none of its interfaces has this address"
+        )
         raise Error(message, where=where("kubernetes.node_ip"), hint=f"write one of: {', '.join(sorted(own))}")
 
 
 def static_addresses(block: Any, dotted: str) -> Iterator[tuple[str, str]]:
-    """(dotted name, text) of every static address below a block of the profile."""
+    """Yield (dotted name, text) of every static address in a block of the profile."""
     if isinstance(block, tuple):
         for number, item in enumerate(block):
             yield from static_addresses(item, f"{dotted}[{number}]")
@@ -279,7 +281,7 @@ def static_addresses(block: Any, dotted: str) -> Iterator[tuple[str, str]]:
 
 
 def is_dynamic(block: Any) -> bool:
-    """Whether anything below a block of the profile gets an address from outside."""
+    """Whether an interface in a block of the profile gets its address by DHCP."""
     if isinstance(block, tuple):
         return any(is_dynamic(item) for item in block)
     if not dataclasses.is_dataclass(block):

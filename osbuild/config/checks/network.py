@@ -1,4 +1,4 @@
-"""What no schema can say about a profile's `network`: interfaces, alone and together."""
+"""Checks of a profile's `network` that a schema can't express."""
 
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from osbuild.shared.interface_names import name_problem
 
 Where = Callable[..., str]
 KINDS = ("interfaces", "bonds", "vlans", "bridges", "wifis")
-# Made by the image itself, or by Kubernetes.
+# Interfaces that the image or Kubernetes creates.
 RESERVED = ("lo", "edge0", "cni0", "flannel.1", "kube-bridge", "kube-ipvs0")
 # Bond settings that need a mode: key -> modes.
 MODES = {
@@ -26,14 +26,14 @@ SHORTEST_IPV6_MTU = 1280  # RFC 8200, 5
 
 @dataclass(frozen=True)
 class StatedLink:
-    """A link, and the dotted key under which it is stated."""
+    """A link, and its dotted key."""
 
     link: Link
     key: str
 
 
 def check_network(profile: Profile, where: Where) -> None:
-    """Raise `Error` for the first thing that is wrong with `network`."""
+    """Raise `Error` for the first invalid value of `network`."""
     links = list(_links(profile.network))
     _unique(links, where)
     for stated in links:
@@ -63,15 +63,15 @@ def _unique(links: Sequence[StatedLink], where: Where) -> None:
             names = [("mac", link.mac.lower()), *names]
         for name in names:
             if name in seen:
-                hint = f"the other is at {where(seen[name].key)}: put both into one"
+                hint = f"the other is at {where(seen[name].key)}: merge the two"
                 raise Error(f"found two interfaces with the {name[0]} `{name[1]}`", where=where(stated.key), hint=hint)
             seen[name] = stated
         made = not isinstance(link, Interface | Wifi)
         if not set(link.name) & set("*?[") and (reason := name_problem(link.name, assigned=made)):
-            message = f"found the interface {quote_text(link.name)}, but no interface can be called so: {reason}"
+            message = f"found the interface {quote_text(link.name)}, which is not a valid name: {reason}"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name, such as `vlan100`")
         if link.name in RESERVED:
-            message = f"found the interface `{link.name}`, which the image makes itself"
+            message = f"found the interface `{link.name}`, which the image creates itself"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name")
 
 
@@ -140,7 +140,7 @@ def _network(text: str, where: str) -> ipaddress.IPv4Network | ipaddress.IPv6Net
 
 
 def _members(links: Sequence[StatedLink], named: dict[str, StatedLink], where: Where) -> dict[str, str]:
-    """Member -> the bond or bridge that has it."""
+    """Return the bond or bridge of each member, by name."""
     owners: dict[str, str] = {}
     for stated in links:
         link = stated.link
@@ -243,7 +243,7 @@ def _addresses(links: Sequence[StatedLink], owners: dict[str, str], where: Where
 
 
 def _gateways(links: Sequence[StatedLink], where: Where) -> None:
-    """Default routes of one IP version need different metrics."""
+    """Raise `Error` for two default routes of one IP version with the same metric."""
     seen: dict[tuple[int, int | None], str] = {}
     for stated in links:
         link = stated.link
@@ -292,5 +292,5 @@ def _proxy(proxy: ProxySettings, where: Where) -> None:
                 ipaddress.ip_network(text)
             except ValueError as error:
                 message = f"found {quote_text(text)} in `no_proxy`, expected a network such as `192.0.2.0/24`"
-                hint = "check the prefix length: bits after it are zero"
+                hint = "check the prefix length: the bits after it must be zero"
                 raise Error(message, where=where(f"network.proxy.no_proxy[{at}]"), hint=hint) from error

@@ -1,4 +1,4 @@
-"""An overlay: a folder of files that a profile adds to the image. What it must not contain is refused, and why."""
+"""Checks an overlay, the file tree that a profile adds to the image, for files that an image can't have."""
 
 import stat
 from pathlib import Path, PurePosixPath
@@ -9,32 +9,32 @@ from osbuild.shared.errors import Error
 
 # Links of a merged /usr (file-hierarchy(7)), each to the folder of usr with the same name.
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-# Folders that packages own, wherever else a link there would lead to.
+# Folders of packages that an overlay must not replace with links.
 OWNED = ("etc", "usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share")
-# Nothing that an overlay puts below these is ever seen on a device: path -> why.
-KEEP = "put the file below usr, and have tmpfiles.d copy it there on the device (a line of type `C`, tmpfiles.d(5))"
-ELSEWHERE = "put the file somewhere below usr or etc"
+# Files below these paths are not visible on a device: path -> reason.
+KEEP = "move the file below usr, and let tmpfiles.d copy it on the device (a line of type `C`, tmpfiles.d(5))"
+ELSEWHERE = "move the file below usr or etc"
 STATE = "is on the data partition, which is empty on a new device"
 LOST = {
     "home": STATE, "mnt": STATE, "opt": STATE, "root": STATE, "srv": STATE, "usr/local": STATE, "var": STATE,
-    "boot": "is empty on a device", "dev": "is provided by the kernel", "efi": "is where the boot partition is mounted",
+    "boot": "is empty on a device", "dev": "is provided by the kernel", "efi": "is the mount point of the ESP",
     "proc": "is provided by the kernel", "run": "is in memory and empty at every boot",
     "sys": "is provided by the kernel", "tmp": "is in memory and empty at every boot",
     "usr/lib/sysimage/dpkg": "is replaced by the package database",
     "usr/lib/sysimage/pam": "is replaced by the state of pam-auth-update",
 }  # fmt: skip
-# Written by the build, after overlays: path -> what decides about it.
+# Files that the build writes after the overlays: path -> hint.
 WRITTEN = {
-    "etc/machine-id": "each device makes its own",
+    "etc/machine-id": "each device creates its own",
     "usr/bin/edge-agent": "the agent is part of edge-osbuild",
-    "usr/lib/edge-osbuild/image.json": "the profile decides what it says",
-    "usr/lib/edge-osbuild/kubernetes.json": "the profile's `kubernetes` decides what it says",
+    "usr/lib/edge-osbuild/image.json": "the profile determines its contents",
+    "usr/lib/edge-osbuild/kubernetes.json": "the profile's `kubernetes` determines its contents",
     "usr/lib/edge-osbuild/trust.json": "the keys of the build decide (--keys)",
     "usr/lib/issue.d/edge-osbuild-keys.issue": "the keys of the build decide (--keys)",
     "usr/lib/modules-load.d/50-profile.conf": "write `kernel.modules` in the profile, or another file beside it",
     "usr/lib/motd.d/edge-osbuild-keys": "the keys of the build decide (--keys)",
     "usr/lib/rauc/keyring.pem": "the keys of the build decide (--keys)",
-    "usr/lib/rauc/system.conf": "the board and the profile decide what it says",
+    "usr/lib/rauc/system.conf": "the board and the profile determine its contents",
     "usr/lib/sysctl.d/80-profile.conf": "write `kernel.sysctls` in the profile, or another file beside it",
     "usr/lib/tmpfiles.d/00-edge-var.conf": "write another file beside it",
 }
@@ -44,9 +44,9 @@ KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", 
 
 
 def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
-    """Raises `Error` if the image can't have everything that is in `overlay`, or the device would not see it.
+    """Raise `Error` if a file of `overlay` can't be in an image, or would not be visible on the device.
 
-    `largest` is how many bytes a slot has.
+    `largest` is the size of a slot in bytes.
     """
     linked: dict[tuple[int, int], str] = {}
     try:
@@ -54,10 +54,10 @@ def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
             path, status = found.path, found.status
             _place(overlay, path, status.st_mode)
             if kind := KINDS.get(stat.S_IFMT(status.st_mode)):
-                hint = "have tmpfiles.d create it on the device (tmpfiles.d(5))"
+                hint = "let tmpfiles.d create it on the device (tmpfiles.d(5))"
                 raise overlay_error(overlay, path, f"is a {kind}, which an image can't have", hint)
             if largest is not None and found.is_file and status.st_size > largest:
-                hint = "set a larger `disk.slot` in the profile, or have the device download it"
+                hint = "set a larger `disk.slot` in the profile, or let the device download it"
                 raise overlay_error(overlay, path, f"has {status.st_size} bytes, more than a slot of {largest}", hint)
             if status.st_nlink > 1 and not found.is_folder:
                 first = linked.setdefault((status.st_dev, status.st_ino), str(path))
@@ -65,7 +65,7 @@ def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
                     hint = "make one of them a symbolic link, or a copy"
                     raise overlay_error(overlay, path, f"is the same file as {first}, by a hard link", hint)
     except OSError as error:
-        hint = "check its mode and owner: the build reads every file of an overlay"
+        hint = "check its permissions and owner: the build reads every file of an overlay"
         raise Error(f"cannot be read: {error.strerror}", where=f"overlay {display_path(overlay)}", hint=hint) from error
 
 
@@ -78,12 +78,12 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
         raise overlay_error(overlay, path, "would replace a folder of the image", FOLDER)
     for lost, why in LOST.items():
         below = path.is_relative_to(lost)
-        # The build has tmpfiles.d create folders and links below /var on the device.
+        # The build lets tmpfiles.d create folders and links below /var on the device.
         itself = name == lost and stat.S_ISDIR(mode)
         made = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
         if below and not itself and not made:
             hint = KEEP if why == STATE or "memory" in why else ELSEWHERE
-            raise overlay_error(overlay, path, f"would not be seen on a device: /{lost} {why}", hint)
+            raise overlay_error(overlay, path, f"would not be visible on a device: /{lost} {why}", hint)
     if name in WRITTEN:
         raise overlay_error(overlay, path, "is written by the build", WRITTEN[name])
     if path.name.startswith(WHITEOUT):
@@ -92,12 +92,12 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
 
 
 def find_exposed(overlay: Path) -> list[str]:
-    """Files that only their owner can read, and everybody in the image. None if a umask explains all of them."""
+    """Return files that only their owner can read here, but every user in the image. None if a umask explains them."""
     modes = {str(found.path): stat.S_IMODE(found.status.st_mode) for found in walk_folder(overlay) if found.is_file}
     private = [path for path, mode in modes.items() if not mode & 0o077 and mode & stat.S_IWUSR and not mode >> 9]
     return private if len(private) < len(modes) else []
 
 
 def overlay_error(overlay: Path, path: PurePosixPath, why: str, hint: str) -> Error:
-    """The error that names an overlay, a path in it, what is wrong with it and what to do."""
+    """Return an error about a path in an overlay."""
     return Error(f"/{path} {why}", where=f"overlay {display_path(overlay)}", hint=hint)

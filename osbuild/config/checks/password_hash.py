@@ -1,4 +1,4 @@
-"""Hashes of passwords, as crypt(5) of Debian's libxcrypt writes them."""
+"""Checks password hashes, in the formats of crypt(5) of Debian's libxcrypt."""
 
 import re
 
@@ -12,11 +12,11 @@ HASHES = (
 
 
 def password_problem(text: str) -> str | None:
-    """Say why `text` is not a whole hash that Debian accepts; None if it is one. Never quotes it."""
+    """Return why `text` is not a complete hash that Debian accepts; None if it is one. Never quotes it."""
     if any(re.fullmatch(pattern, text) for pattern in HASHES):
         return None
     if re.match(r"\$(y|gy|7|2[aby]|6|5)\$", text):
-        return "it is cut short, or has other characters than a hash (did a shell replace what follows a `$`?)"
+        return "it is truncated or has invalid characters (a shell may have replaced text after a `$`)"
     if re.match(r"\$[0-9a-z]+\$", text):
         return "the kind of hash is too weak, or unknown to Debian"
     return "this is not the hash of a password"

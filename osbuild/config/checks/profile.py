@@ -1,4 +1,4 @@
-"""What no schema can say: values of a profile that are well formed but wrong, alone or together."""
+"""Checks a profile for values that are well formed but invalid, or that contradict each other."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Where = Callable[..., str]
 
 
 def check_profile(profile: Profile, where: Where, folder: Path) -> None:
-    """Raise `Error` for the first thing that is wrong.
+    """Raise `Error` for the first invalid value.
 
     `where(*keys)` gives the position of the dotted key among `keys` that was stated last; `folder` is what the
     profile's paths are relative to.
@@ -32,7 +32,7 @@ def check_profile(profile: Profile, where: Where, folder: Path) -> None:
     time_zone.check_zone(profile.time.zone, profile.packages, where("time.zone"))
     _servers(profile, where)
     if profile.hostname == "localhost":
-        message = "found the host name `localhost`, which systemd takes for no name, and which is every node's own"
+        message = "found the host name `localhost`, which every node has and systemd does not use as a host name"
         raise Error(message, where=where("hostname"), hint="write another name, such as `edge-7`")
     _kubernetes(profile, where)
     kubernetes.check_kubernetes(profile, where)
@@ -88,7 +88,7 @@ def _kubernetes(profile: Profile, where: Where) -> None:
         raise Error(message, where=where("kubernetes.distribution", "kubernetes.if_unavailable"), hint=hint)
     release = block.version is not None and "+k3s" in block.version
     if block.version is not None and release != (block.distribution == "k3s"):
-        kind = "a K3s release" if release else "no K3s release"
+        kind = "a K3s release" if release else "not a K3s release"
         plain = block.version.partition("+")[0]
         fitting = f"a version such as `{plain}`" if release else f"a release such as `{plain}+k3s1`"
         message = f"found `{block.version}`, {kind}, with the distribution {block.distribution}"

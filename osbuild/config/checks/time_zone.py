@@ -1,4 +1,4 @@
-"""Time zones that the image has: those of Debian's tzdata, and with it tzdata-legacy for the old names."""
+"""Checks time zones: those of Debian's tzdata, and of tzdata-legacy for old names."""
 
 from functools import cache
 from pathlib import Path

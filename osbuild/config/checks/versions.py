@@ -1,4 +1,4 @@
-"""Releases of Kubernetes that a profile asks for: what `build` would reject is rejected when the profile is read."""
+"""Checks the Kubernetes version of a profile, so that errors are found before a build."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Where = Callable[..., str]
 
 
 def check_version(block: KubernetesSettings, where: Where) -> None:
-    """Raise `Error` if the version cannot be built, or if a sha256 belongs to nothing."""
+    """Raise `Error` if the version cannot be built, or if a sha256 has no version or architecture."""
     if block.distribution == "upstream":
         _buildable(block.version, where("kubernetes.version"))
         if block.sha256:
