@@ -147,23 +147,35 @@ def rotate(options: RotateOptions) -> None:
     log.note(f"{keys.signer} signs from now on; earlier signers stay valid until they expire or are revoked")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RevokeOptions:
+    """What `edge-osbuild keys revoke` is given."""
+
+    name: str
+    folder: Path | None
+    root_keys: Path | None
+    root_passphrase: str | None
+    pin: str | None
+    reason: str
+
+
 @command.command()
 @click.argument("name")
 @folder_argument
 @private_key_options
 @click.option("--reason", type=click.Choice(sorted(REASONS)), default="superseded", show_default=True,
               help="Reason for the revocation list.")  # fmt: skip
-def revoke(
-    name: str, folder: Path | None, root_keys: Path | None, root_passphrase: str | None, pin: str | None, reason: str
-) -> None:
+@as_object(RevokeOptions)
+def revoke(options: RevokeOptions) -> None:
     """Revoke the signer NAME, or remove the root NAME from the keyring.
 
     The revocation list is part of the image: devices get it with their next update.
     """
-    access = PrivateKeyAccess(root_keys, resolve_passphrase(root_passphrase), None, resolve_passphrase(pin))
-    keys = authority.revoke_key(key_folder_path(folder), name, access, reason=reason)
-    log.note(f"{name}: devices refuse its signatures once they run an image that is built after this")
-    if name == keys.signer:
+    secret, pin = resolve_passphrase(options.root_passphrase), resolve_passphrase(options.pin)
+    access = PrivateKeyAccess(options.root_keys, secret, None, pin)
+    keys = authority.revoke_key(key_folder_path(options.folder), options.name, access, reason=options.reason)
+    log.note(f"{options.name}: devices refuse its signatures once they run an image that is built after this")
+    if options.name == keys.signer:
         log.note(f"bundles cannot be signed until there is a new signer; next: edge-osbuild keys rotate {keys.folder}")
 
 

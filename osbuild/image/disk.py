@@ -60,14 +60,22 @@ def check_esp_size(disk: DiskSettings, esp: Path, boot_image: Path) -> None:
         )
 
 
-def build_disk(
-    flow: BootFlow, parts: BootParts, image: SlotImage, boot_image: Path, disk: DiskSettings, output: Path, *,
+@dataclass(frozen=True)
+class DiskLayout:
+    """What a disk has apart from the contents of its slots. UUIDs are derived from `identity`."""
+
+    flow: BootFlow
+    parts: BootParts
+    settings: DiskSettings
     identity: str
-) -> None:  # fmt: skip
+
+
+def build_disk(layout: DiskLayout, image: SlotImage, boot_image: Path, output: Path) -> None:
     """Write the sparse disk image `output`. Slot A holds `image`, slot B is empty; `boot_image` boots slot A.
 
-    UUIDs are derived from `identity`. Raises `Error`.
+    Raises `Error`.
     """
+    flow, parts, disk, identity = layout.flow, layout.parts, layout.settings, layout.identity
     scratch = output.parent / "disk"
     esp = scratch / "boot"
     esp.mkdir(parents=True)

@@ -21,7 +21,7 @@ from osbuild.host.run import worker_threads
 from osbuild.host.scratch import remove_tree
 from osbuild.image import update_trust
 from osbuild.image.block_map import make_bmap
-from osbuild.image.disk import build_disk, check_headroom
+from osbuild.image.disk import DiskLayout, build_disk, check_headroom
 from osbuild.image.verity import make_slot_image
 from osbuild.inputs.build_manifest import MANIFEST, FileRecord, Manifest, TrustRecord
 from osbuild.inputs.context import BuildContext
@@ -95,7 +95,8 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
                 for slot in SLOTS:
                     arguments = kernel_command_line(slot, image, board, profile.kernel.arguments)
                     boots.write_boot_image(parts, slot, arguments, system / "usr/lib/os-release", out / names[slot])
-                build_disk(boots, parts, image, out / names["a"], profile.disk, out / "disk.img", identity=inputs.key)
+                layout = DiskLayout(boots, parts, profile.disk, inputs.key)
+                build_disk(layout, image, out / names["a"], out / "disk.img")
             files = finish_files(sandbox, out, names.values())
             trust = parse_record(TrustRecord, parse_json(inputs.trust[update_trust.TRUST]))
             built = BuiltImage(system, linux, kubernetes_component, files, image.roothash, free)
