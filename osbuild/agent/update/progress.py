@@ -14,7 +14,7 @@ STEP = 10  # percent between two lines of a log
 
 
 class ProgressEvent(StrEnum):
-    """What is reported."""
+    """The kinds of progress events."""
 
     progress = "progress"
     error = "error"
@@ -67,7 +67,7 @@ class ConsoleProgress:
         self._write_line(text)
 
     def report_progress(self, percent: int, text: str, fetched: int | None) -> None:
-        """Print progress: each time on a terminal, else a line for each step of some percent."""
+        """Print progress: every change on a terminal, otherwise one line per `STEP` percent."""
         line = f"{percent:3d} %  {text}" + (f", {format_decimal(fetched)} fetched" if fetched is not None else "")
         if self.output.isatty():
             self.output.write(f"\r{line:{self._width}}")
@@ -104,4 +104,4 @@ class JsonProgress:
         self.report_event(ProgressEvent.progress, text, percent=percent, fetched=fetched)
 
     def end_line(self) -> None:
-        """Every line is complete."""
+        """Nothing to do, because every line is complete."""
