@@ -218,7 +218,7 @@ def test_keys_in_a_token_sign_certificates_lists_and_bundles(tmp_path: Path, too
     assert "certificate revoked" in refused(path, keys.keyring())
 
 
-def test_what_is_wrong_with_a_token_is_said_without_the_pin(
+def test_token_errors_are_reported_without_the_pin(
     tmp_path: Path, tools: ToolsTree, token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = authority.create_keys(

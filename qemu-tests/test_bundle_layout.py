@@ -15,9 +15,7 @@ from tests.support.builds import hash_tree, make_build, noise
 
 
 @pytest.mark.parametrize("salt", [b"", b"salt"])
-def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_lie_where_they_are_said_to(
-    salt: bytes, tmp_path: Path
-) -> None:
+def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_are_at_their_offsets(salt: bytes, tmp_path: Path) -> None:
     cache, root = Cache(), noise("root", 300)  # noise is stored as it is: what can't be compressed can be compared
     tree, roothash = hash_tree(root, salt)
     made = make_build(tmp_path / "build", root=root, tree=tree, facts={"roothash": roothash})

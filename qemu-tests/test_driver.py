@@ -238,9 +238,7 @@ def test_a_saved_state_comes_back(machine: MachineFactory, plain: MachineConfig,
         guest.load("two")
 
 
-def test_what_qemu_says_against_its_arguments_is_said_to_the_user(
-    machine: MachineFactory, plain: MachineConfig
-) -> None:
+def test_qemus_complaints_about_arguments_are_reported(machine: MachineFactory, plain: MachineConfig) -> None:
     with pytest.raises(Error, match="no-such-device"):
         machine(replace(plain, extra=("-device", "no-such-device")))
     with socket.socket() as taken:

@@ -57,7 +57,7 @@ def test_a_journal_is_replayed_and_that_is_taken_back(tools: ToolsTree, tmp_path
     assert check_data(tools, image, [DOCUMENT]).recovered, "the journal is still to be replayed"
 
 
-def test_a_torn_superblock_is_no_loss(tools: ToolsTree, tmp_path: Path) -> None:
+def test_a_torn_superblock_loses_no_data(tools: ToolsTree, tmp_path: Path) -> None:
     """Its second sector is from before the first one's: the sum of both is wrong. A boot repairs it too."""
     image = data(tools, tmp_path, '{"a": 1}')
     with image.open("r+b") as file:

@@ -186,7 +186,7 @@ def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
     ],
     ids=lambda value: "-".join(f"{name}-{at}" for name, at in value.items()) if isinstance(value, dict) else "",
 )
-def test_a_card_that_fails_is_found_and_told(fault: dict[str, int], said: str, small: Path, folder: Path) -> None:
+def test_a_failing_card_is_detected_and_reported(fault: dict[str, int], said: str, small: Path, folder: Path) -> None:
     card = FailingCard(SIZE, stick(folder), **fault)  # type: ignore[arg-type]
     with inserted(card, folder) as device:
         status, targets, told = flash(small, device)
@@ -201,7 +201,7 @@ def test_a_card_that_fails_is_found_and_told(fault: dict[str, int], said: str, s
 
 
 @devices
-def test_a_card_that_is_locked_by_the_kernel_in_the_middle_is_told(small: Path, folder: Path) -> None:
+def test_a_card_that_becomes_read_only_during_the_write_is_reported(small: Path, folder: Path) -> None:
     with inserted(FailingCard(SIZE, stick(folder), delay=0.02), folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(folder / "stick", process)
@@ -258,7 +258,7 @@ def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) ->
 @devices
 @fuse
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_leaves_a_card_that_does_not_boot_and_says_so(
+def test_ctrl_c_leaves_a_card_that_does_not_boot_and_reports_it(
     number: signal.Signals, status: int, small: Path, folder: Path
 ) -> None:
     card = FailingCard(SIZE, stick(folder), delay=0.02)

@@ -206,7 +206,7 @@ def shadow(node: SeedNode, name: str) -> str:
     return line.split(":")[1]
 
 
-def test_the_default_user_gets_what_is_said_at_the_top_level(node: SeedNode) -> None:
+def test_top_level_keys_apply_to_the_default_user(node: SeedNode) -> None:
     proxmox = f"""#cloud-config
 hostname: vm-7
 manage_etc_hosts: true

@@ -70,7 +70,7 @@ def test_what_is_older_than_what_was_good_or_would_lock_it_out_is_refused(device
     assert device.standing().slots == {"a": "good", "b": "good"}
 
 
-def test_a_power_cut_and_a_reboot_of_a_good_slot_are_no_failures(device: Device) -> None:
+def test_a_power_cut_and_a_reboot_of_a_good_slot_are_not_failures(device: Device) -> None:
     device.cut()
     assert device.power_on()["slot"] == "b"
     assert device.reboot()["slot"] == "b"

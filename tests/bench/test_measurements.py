@@ -113,7 +113,7 @@ def test_stages_follow_each_other_from_power_on() -> None:
         boot.boot_stages({"firmware": 2.0, "kernel": 1.0})
 
 
-def test_the_firmware_is_done_when_it_says_so_even_in_pieces() -> None:
+def test_the_end_of_the_firmware_is_recognised_even_in_split_output() -> None:
     watch = ConsoleWatch()
     for piece in (b"BdsDxe: loading Boot0001\r\nBdsDxe: star", b"ting \x1b[0m"):
         watch.hear(piece)

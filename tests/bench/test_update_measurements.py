@@ -44,7 +44,7 @@ def test_a_download_is_a_share_of_the_bundle_with_its_large_parts() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hsqs" + bytes(20), b"not a bundle".ljust(200)])
-def test_what_is_no_bundle_is_said_to_be_none(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_bundle_is_reported_as_such(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "f.raucb").write_bytes(data)
     with pytest.raises(Error, match="no bundle"):
         bundle_ranges(tmp_path / "f.raucb")
@@ -107,7 +107,7 @@ def write(site: BenchSite, name: str, *, held: bool = True, **figures: int) -> N
     (folder / f"{name}.json").write_text(json.dumps({"held": held, "date": "2026-01-02", "figures": figures}))
 
 
-def test_power_cuts_that_were_never_tried_are_no_figures(site: BenchSite) -> None:
+def test_power_cuts_that_were_not_tried_give_no_figures(site: BenchSite) -> None:
     found = cuts.measure(site)
     assert not found.figures and len(found.notes) == 4 and all("have not run" in note for note in found.notes)
 

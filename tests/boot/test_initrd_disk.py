@@ -298,7 +298,7 @@ def test_without_a_word_of_the_boot_loader_each_disk_with_the_slot_is_tried(mach
         (["edge.tries=a-1"], None, True),
     ],
 )
-def test_another_try_is_told_from_a_good_slot_and_a_last_try(
+def test_a_further_try_differs_from_a_good_slot_and_from_the_last_try(
     machine: Machine, words: list[str], path: str | None, another: bool
 ) -> None:
     machine.words = words

@@ -51,7 +51,7 @@ def test_no_changed_byte_of_an_image_goes_unseen(place: int, change: int) -> Non
 
 
 @given(st.integers(0, len(MKIMAGE) // 2 - 1))
-def test_an_image_that_is_cut_short_is_told(length: int) -> None:
+def test_a_truncated_image_is_reported(length: int) -> None:
     with pytest.raises(Error, match=r"^here: "):
         uimage.parse_multi(bytes.fromhex(MKIMAGE)[:length], "here")
 

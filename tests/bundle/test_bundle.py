@@ -85,7 +85,7 @@ def test_boot_files_of_both_flows_are_known_by_their_names(tmp_path: Path, kind:
         (lambda made: (made / "edge-b.efi").write_bytes(b"x"), "this file was changed after the build"),
     ],
 )
-def test_what_is_no_whole_build_is_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_an_incomplete_build_is_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
     made = make_build(tmp_path / "b")
     damage(made)
     with pytest.raises(Error, match=message) as caught:
@@ -176,7 +176,7 @@ def test_what_a_device_would_refuse_is_remarked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hsq", b"\0" * 100000])
-def test_a_file_that_is_no_bundle_is_none(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_a_bundle_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "f.raucb"
     path.write_bytes(data)
     with pytest.raises(Error, match="this is not a bundle"):
@@ -197,7 +197,7 @@ def test_a_file_that_is_no_bundle_is_none(tmp_path: Path, data: bytes) -> None:
         (("bundle",), 2, "Missing argument"),
     ],
 )
-def test_bad_input_is_said_before_anything_is_made(
+def test_bad_input_is_reported_before_anything_is_created(
     tmp_path: Path, words: tuple[str, ...], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_build(tmp_path / "b")
@@ -222,7 +222,7 @@ def test_a_comparison_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_an_image_with_development_keys_says_so_at_login_and_another_one_does_not(tmp_path: Path, marked: bool) -> None:
+def test_only_an_image_with_development_keys_has_a_notice_at_login(tmp_path: Path, marked: bool) -> None:
     keys = authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess(), development=marked)
     found = update_trust.trust_files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
     assert found == update_trust.trust_files("edge-osbuild-tiny-rpi4", keys, boot="/efi")

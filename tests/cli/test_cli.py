@@ -108,7 +108,7 @@ def test_bash_accepts_its_script_and_completes_commands() -> None:
     assert done.stdout.split() == ["plain,doctor"]
 
 
-def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     command = f"{sys.executable} -m osbuild completion bash | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert "Traceback" not in done.stderr

@@ -239,7 +239,7 @@ KINDS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_image_is_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_an_image_is_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words, make = KINDS[kind]
     path = tmp_path / "disk.img"
     path.write_bytes(make(b"data" * 4096))

@@ -47,7 +47,9 @@ def test_every_path_of_every_command_is_read_in_the_same_way() -> None:
     }
 
 
-def test_what_is_no_file_is_wrong_usage_and_is_never_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_is_not_a_file_is_wrong_usage_and_never_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(tmp_path / "socket"))
@@ -148,7 +150,7 @@ def test_names_may_be_anything_and_relative(
     assert "should not happen" not in shown.err
 
 
-def test_a_name_that_is_no_utf8_can_be_shown(image: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_can_be_shown(image: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.img")
     (tmp_path / name).symlink_to(image)
     command: list[str | Path] = [sys.executable, "-m", "osbuild", "inspect", tmp_path / name]

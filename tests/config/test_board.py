@@ -59,7 +59,7 @@ def test_a_board_of_ones_own_needs_a_file_and_no_code(tmp_path: Path) -> None:
         (("name: mine\n", "name: mine\narguments: [quiet init=/bin/sh]\n"), "`init=/bin/sh`"),
     ],
 )
-def test_a_wrong_board_is_told_with_its_place(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+def test_an_invalid_board_is_reported_with_its_position(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     (tmp_path / "mine.yaml").write_text(UBOOT.replace(*change))
     with pytest.raises(Error, match=message) as caught:
         load_board("./mine.yaml", tmp_path)
@@ -91,7 +91,7 @@ def profile(folder: Path, more: str = "") -> str:
         ("board: rpi2\n", "all", None, ["x86_64", "arm64", "armv7"]),
     ],
 )
-def test_what_is_said_last_names_the_board_and_it_the_architecture(
+def test_the_last_stated_board_determines_the_architecture(
     tmp_path: Path, more: str, arch: str | None, board: str | None, expected: list[str]
 ) -> None:
     found = chosen_boards(profile(tmp_path, more), arch, board)

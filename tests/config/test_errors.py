@@ -264,7 +264,7 @@ def test_wrong_file_gives_one_clear_error(tmp_path: Path, data: bytes, place: st
     assert error.hint
 
 
-def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.yaml", tmp_path / ("x" * 5000), Path("/dev/zero")):
         assert "cannot read the profile" in fails(path).message
 
@@ -289,7 +289,7 @@ def test_a_wrong_combination_is_reported_at_the_statement_that_made_it_wrong(tmp
     assert fails(tmp_path / "node.yaml").where == f"{tmp_path}/node.yaml:4:28"
 
 
-def test_appending_to_what_is_no_list_is_an_error(tmp_path: Path) -> None:
+def test_appending_to_a_value_that_is_not_a_list_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("kubernetes: {config: {a: text}}\n")
     (tmp_path / "node.yaml").write_text(HEAD + "extends: base\nkubernetes: {config: {a+: [x]}}\n")
     error = fails(tmp_path / "node.yaml")

@@ -248,7 +248,7 @@ def test_a_proxys_password_is_a_reference_and_only_in_roots_file(tmp_path: Path)
     "secret",
     ["proxy.example:3128", "ftp://hush@p:1", "http://me:hush@p:99999", "http://me:hush\nB=C@p:1", "http://hush@/"],
 )
-def test_what_is_no_proxys_url_is_refused_without_quoting_it(tmp_path: Path, secret: str) -> None:
+def test_a_text_that_is_not_a_proxy_url_is_refused_without_quoting_it(tmp_path: Path, secret: str) -> None:
     (tmp_path / "proxy").write_text(secret)
     with pytest.raises(Error, match="URL of a proxy") as caught:
         proxied(tmp_path, "  proxy: {https: file:proxy}")

@@ -292,7 +292,7 @@ def test_an_unreadable_secret_is_named_but_not_shown(tmp_path: Path, reference: 
     assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
-def test_a_literal_is_no_reference_and_is_not_shown(tmp_path: Path) -> None:
+def test_a_literal_secret_is_refused_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(Error) as caught:
         secrets.resolve_secret("hunter2", folder=tmp_path)
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"

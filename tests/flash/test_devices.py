@@ -170,7 +170,9 @@ def test_a_mistyped_device_never_becomes_a_file(name: str, tmp_path: Path, monke
     assert [path.name for path in tmp_path.rglob("*")] == ["dev"] and not Path(name).exists()
 
 
-def test_what_is_no_device_and_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_is_neither_a_device_nor_a_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("fifo")
     (tmp_path / "sda").write_text("made by a mistyped dd")
@@ -219,7 +221,7 @@ def test_the_root_file_system_of_this_machine_is_on_a_refused_disk() -> None:
         target.find_target(disk.path, Host(), size=10**9)
 
 
-def test_sizes_are_told_as_cards_are_sold() -> None:
+def test_sizes_are_printed_in_decimal_units() -> None:
     assert [format_decimal(size) for size in (999, 1500, 32 * GB, 256 * GB, 2 * 10**12)] == [
         "999 bytes", "1.5 kB", "32.0 GB", "256 GB", "2.0 TB",
     ]  # fmt: skip

@@ -72,12 +72,12 @@ def test_nothing_changes_where_nothing_is_wanted() -> None:
     assert statuses(set_node_status(tree(SOC), {}, "tree")) == statuses(tree(SOC))
 
 
-def test_a_node_that_is_missing_is_named() -> None:
+def test_a_missing_node_is_named() -> None:
     with pytest.raises(Error, match=r"^board\.dtb: the device tree has no node /soc/mmc@3"):
         set_node_status(tree(SOC), {"/soc/mmc@3": "okay"}, "board.dtb")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xd0\x0d\xfe\xed", bytes(64)])
-def test_what_is_no_device_tree_is_told(data: bytes) -> None:
+def test_a_file_that_is_not_a_device_tree_is_reported(data: bytes) -> None:
     with pytest.raises(Error, match="not a device tree"):
         set_node_status(data, {"/soc": "okay"}, "tree")

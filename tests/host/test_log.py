@@ -56,7 +56,7 @@ def test_debug_lines_need_verbose(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == "shown\n"
 
 
-def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with log.progress("download", 100) as bar:
         bar.update(bar.task_ids[0], advance=100)
         assert bar.tasks[0].finished

@@ -55,7 +55,7 @@ def test_files_appear_together_and_the_marker_last(tmp_path: Path, monkeypatch: 
 
 
 @TROUBLES
-def test_a_file_system_that_takes_no_more_keeps_the_older_files(small: Path, tmp_path: Path, trouble: Trouble) -> None:
+def test_a_full_file_system_keeps_the_older_files(small: Path, tmp_path: Path, trouble: Trouble) -> None:
     output.publish_files(small, {"disk": b"old disk", "mark": b"old"}, marker="mark")
     large = tmp_path / "large"
     large.write_bytes(b"n" * (SIZE // 2))
@@ -91,7 +91,7 @@ def test_holes_stay_holes_on_another_file_system(small: Path, tmp_path: Path) ->
     assert not sparse.exists()
 
 
-def test_what_is_no_file_is_neither_replaced_nor_written_to(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_neither_replaced_nor_written_to(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as made:
@@ -158,7 +158,7 @@ COMMANDS = {
         if trouble is read_only or "build" not in name
     ],
 )
-def test_a_command_that_cannot_write_says_so_and_changes_nothing(
+def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
     small: Path, tmp_path: Path, name: str, trouble: Trouble, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(PROFILE)

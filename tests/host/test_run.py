@@ -77,7 +77,7 @@ def test_a_log_file_gets_both_streams_and_is_named_in_the_hint(tmp_path: Path) -
     assert str(path) in (caught.value.hint or "")
 
 
-def test_output_that_is_no_utf8_is_no_problem() -> None:
+def test_output_that_is_not_utf8_is_accepted() -> None:
     assert run_command(python("import sys; sys.stdout.buffer.write(b'\\xff')")) == "\N{REPLACEMENT CHARACTER}"
 
 

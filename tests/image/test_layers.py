@@ -50,7 +50,7 @@ def test_what_takes_the_place_of_a_folder_needs_no_mark(tmp_path: Path) -> None:
     assert changes(old, new) == [".", "a"]
 
 
-def test_a_device_or_a_socket_is_no_part_of_an_image(tmp_path: Path) -> None:
+def test_devices_and_sockets_are_refused_in_an_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Error, match="pipe is not a file"):
         list_files(tmp_path)

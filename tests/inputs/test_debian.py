@@ -111,7 +111,7 @@ def test_an_index_that_does_not_match_is_an_error_that_says_how_to_go_on(mirror:
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "known by hash"])
-def test_who_says_so_goes_on_without_it(
+def test_a_stale_suite_is_omitted_if_the_user_allows_it(
     how: str, mirror: Path, archive: PackageArchive, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stale(mirror)

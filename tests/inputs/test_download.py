@@ -252,7 +252,7 @@ def test_a_failure_says_why(
     assert HASH not in left_over(cache)
 
 
-def test_a_wrong_file_is_discarded_and_both_hashes_told(serve: Callable[..., Server], cache: Cache) -> None:
+def test_a_wrong_file_is_discarded_and_both_hashes_are_reported(serve: Callable[..., Server], cache: Cache) -> None:
     with pytest.raises(Error, match=f"sha256 is [0-9a-f]{{64}}, expected {HASH}"):
         get(cache, serve(other).url)
     assert left_over(cache) == []
@@ -302,7 +302,7 @@ def test_another_size_than_the_pinned_one_is_refused_before_the_body(
         get(cache, serve(whole).url, size=5)
 
 
-def test_mirrors_are_tried_in_order_and_each_reason_is_told(serve: Callable[..., Server], cache: Cache) -> None:
+def test_mirrors_are_tried_in_order_and_each_reason_is_reported(serve: Callable[..., Server], cache: Cache) -> None:
     first, second, third = serve(missing), serve(other), serve(whole)
     assert get(cache, first.url, second.url, third.url).read_bytes() == DATA
     with pytest.raises(Error) as caught:
@@ -331,7 +331,7 @@ def test_a_server_that_does_not_answer_a_connection_is_given_up_soon(
         assert time.monotonic() - begin < 2
 
 
-def test_a_name_that_does_not_resolve_is_said_so(cache: Cache) -> None:
+def test_a_name_that_does_not_resolve_is_reported(cache: Cache) -> None:
     with pytest.raises(Unavailable, match="cannot resolve the name"):
         get(cache, "http://host.invalid/k3s")
 
@@ -358,7 +358,7 @@ def test_a_folder_that_has_the_file_spares_the_network(
     assert server.requests == []
 
 
-def test_a_wrong_file_in_the_folder_is_passed_over_and_told(tmp_path: Path, cache: Cache) -> None:
+def test_a_wrong_file_in_the_folder_is_skipped_and_reported(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "k3s").write_bytes(b"older")
     with pytest.raises(Error, match="k3s: sha256 is") as caught:
         get(cache, "http://127.0.0.1:1/k3s", folder=tmp_path)
@@ -480,6 +480,6 @@ def test_ctrl_c_leaves_a_part_that_is_resumed(serve: Callable[..., Server], cach
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://host:port/x", "http://host:99999/x"])
-def test_what_is_no_url_is_an_error(url: str, cache: Cache) -> None:
+def test_a_text_that_is_not_a_url_is_an_error(url: str, cache: Cache) -> None:
     with pytest.raises(Error, match="is not a URL"):
         get(cache, url)

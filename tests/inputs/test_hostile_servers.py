@@ -196,7 +196,7 @@ def test_a_proxy_that_stalls_is_given_up(serve: Serve, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 2000000", b"X: y"])
-def test_a_disk_without_space_is_said_so_and_is_not_kept_full(length: bytes, serve: Serve, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_partial_file_is_removed(length: bytes, serve: Serve, tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", 2**20) as small:
         cache = Cache(small)
         with pytest.raises(Error, match="no space left") as caught:
@@ -219,7 +219,7 @@ def test_what_is_larger_than_any_such_file_is_not_taken(
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "folder", "device"])
-def test_a_place_that_is_no_file_is_passed_over(kind: str, tmp_path: Path, serve: Serve) -> None:
+def test_a_source_that_is_not_a_file_is_skipped(kind: str, tmp_path: Path, serve: Serve) -> None:
     place = tmp_path / "place"
     if kind == "FIFO":
         os.mkfifo(place)

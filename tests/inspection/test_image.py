@@ -207,7 +207,7 @@ def test_any_manifest_is_tolerated(manifest: dict[str, Any], disk: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\0"])
-def test_a_manifest_that_is_none_is_a_problem(text: str, copy: Path) -> None:
+def test_a_damaged_manifest_is_a_problem(text: str, copy: Path) -> None:
     (copy.parent / "manifest.json").write_text(text)
     assert inspect_image(copy).problems[0].startswith("manifest.json: ")
 

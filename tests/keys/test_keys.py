@@ -122,7 +122,7 @@ def test_a_key_of_another_folder_is_noticed(keys: KeyFolder, tmp_path: Path) -> 
         authority.rotate_signer(keys.folder, PrivateKeyAccess(root_folder=other.folder / "root"))
 
 
-def test_passphrases_are_needed_checked_and_never_told(tmp_path: Path) -> None:
+def test_passphrases_are_needed_checked_and_never_printed(tmp_path: Path) -> None:
     keys = authority.create_keys(tmp_path / "keys", "Example", SECRET)
     for access, message in (
         (PrivateKeyAccess(), "is encrypted, and no passphrase was given"),
@@ -147,7 +147,7 @@ def test_passphrases_are_needed_checked_and_never_told(tmp_path: Path) -> None:
         (lambda folder: (folder / "keys.json").unlink(), "the list of keys does not exist"),
     ],
 )
-def test_damage_is_said_in_one_sentence(keys: KeyFolder, damage: object, message: str) -> None:
+def test_damage_is_reported_in_one_sentence(keys: KeyFolder, damage: object, message: str) -> None:
     assert callable(damage)
     damage(keys.folder)
     with pytest.raises(Error, match=message) as caught:
@@ -162,7 +162,7 @@ def test_a_list_by_another_root_is_refused(keys: KeyFolder, tmp_path: Path) -> N
         keys.keyring()
 
 
-def test_an_expired_signer_does_not_sign_and_its_end_is_told_before(keys: KeyFolder) -> None:
+def test_an_expired_signer_does_not_sign_and_its_expiry_is_announced(keys: KeyFolder) -> None:
     short = authority.rotate_signer(keys.folder, PrivateKeyAccess(), days=20)
     assert any("signer-2 expires on" in warning for warning in report_keys(short).warnings)
     later = datetime.now(UTC) + timedelta(days=21)
@@ -315,7 +315,7 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
         (("keys", "init", "{}", "--owner", "x"), 1, "this folder has keys already"),
     ],
 )
-def test_bad_input_is_said(
+def test_bad_input_is_reported(
     keys: KeyFolder, words: tuple[str, ...], status: int, message: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

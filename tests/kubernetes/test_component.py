@@ -76,7 +76,7 @@ def test_a_folder_is_enough(page: str, cache: Cache, tmp_path: Path) -> None:
     assert k3s_release.download_binary(chosen, cache, tmp_path / "airgap").read_bytes() == PAYLOAD
 
 
-def test_another_content_than_the_pinned_is_no_reason_to_build_something_else(
+def test_wrong_content_is_an_error_and_not_replaced_by_upstream(
     page: str, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page)

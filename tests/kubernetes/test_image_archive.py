@@ -66,7 +66,7 @@ def test_every_descriptor_leads_to_a_blob_of_its_digest_and_size(tmp_path: Path)
     assert config["config"]["Entrypoint"] == ["/bin/demo"]
 
 
-def test_a_layer_has_nothing_of_this_host_or_moment(tmp_path: Path) -> None:
+def test_a_layer_depends_neither_on_the_host_nor_on_the_time(tmp_path: Path) -> None:
     layer = image_archive.make_tar({"a/b": (b"x", 0o755)})
     with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
         entries = archive.getmembers()
@@ -109,13 +109,13 @@ def test_a_changed_blob_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x1f\x8b\x08rubbish"])
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "image.tar").write_bytes(content)
     with pytest.raises(Error, match=r"not an image archive|neither an OCI nor a docker"):
         image_archive.inspect_archive(tmp_path / "image.tar", X86)
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
     with pytest.raises(Error, match="does not exist"):
         image_archive.inspect_archive(tmp_path / "none.tar", X86)
 

@@ -102,7 +102,7 @@ def test_locks_of_several_architectures_share_a_file(tmp_path: Path) -> None:
     ["", "{", "[]", '"x"', "{}", '{"format": 99, "locks": {}}', '{"format": 1}', '{"format": 1, "locks": []}',
      '{"format": 1, "locks": {"x86_64": {}}}', '{"format": 1, "locks": {"x86_64": 3}}', "\0"],
 )  # fmt: skip
-def test_a_file_that_is_no_lock_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_lock_is_reported_with_a_hint(tmp_path: Path, text: str) -> None:
     loaded = profile(tmp_path)
     (tmp_path / "shop.lock.json").write_text(text)
     with pytest.raises(Error) as caught:
@@ -111,7 +111,7 @@ def test_a_file_that_is_no_lock_is_named_with_what_to_do(tmp_path: Path, text: s
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 99, "locks": {}}', '{"format": 1, "locks": 5}', "\0"])
-def test_a_file_that_is_no_lock_is_replaced_when_the_lock_is_made_again(
+def test_a_file_that_is_not_a_lock_is_replaced_by_a_new_lock(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = profile(tmp_path)

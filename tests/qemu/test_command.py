@@ -92,7 +92,7 @@ def test_memory_is_given_in_bytes_and_passed_exactly() -> None:
     assert value(command, "-smp") == "3"
 
 
-def test_a_comma_in_a_path_is_no_separator() -> None:
+def test_a_comma_in_a_path_is_escaped() -> None:
     command = command_line(MachineConfig(), FILES, TCG)
     assert "logfile=/logs/a,,b.log,logappend=on" in values(command, "-chardev")[1]
     assert json.loads(values(command, "-blockdev")[0])["file"]["filename"] == "/w/disk,1.qcow2"
@@ -152,7 +152,7 @@ def test_a_restricted_network_keeps_its_forwards() -> None:
     assert [rule["str"] for rule in netdev["hostfwd"]] == ["tcp:127.0.0.1:2222-:22", "tcp:127.0.0.1:0-:6443"]
 
 
-def test_without_network_there_is_no_card_but_a_port_to_plug_one_in() -> None:
+def test_without_network_there_is_only_a_port_for_a_card() -> None:
     command = command_line(MachineConfig(network=None), FILES, TCG)
     assert "-netdev" not in command
     assert not any("virtio-net" in word for word in command)

@@ -59,7 +59,7 @@ def test_each_wait_begins_where_the_last_one_matched(tmp_path: Path) -> None:
     assert console.wait_for("old|new", 1)[0] == "new"
 
 
-def test_colours_and_cursor_movements_are_no_text() -> None:
+def test_colours_and_cursor_movements_are_removed_from_the_text() -> None:
     assert (
         strip_controls("[\x1b[0;32m  OK  \x1b[0m] Reached\r\n\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe")
         == "[  OK  ] Reached\nBdsDxe"
@@ -120,7 +120,7 @@ def test_a_known_way_to_fail_is_named(text: str, word: str) -> None:
     assert guess_reason("all is well") is None
 
 
-def test_a_console_is_read_even_if_nobody_looks_and_nothing_of_it_is_lost() -> None:
+def test_the_console_is_always_read_and_no_output_is_lost() -> None:
     guest, ours = socket.socketpair()
     line = SerialLine(ours)
     guest.settimeout(5)

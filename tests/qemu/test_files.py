@@ -30,7 +30,7 @@ def gpt(path: Path) -> Path:
     return path
 
 
-def test_raw_and_qcow2_images_are_told_apart_by_what_is_in_them(tmp_path: Path) -> None:
+def test_raw_and_qcow2_images_are_distinguished_by_their_contents(tmp_path: Path) -> None:
     assert image_format(gpt(tmp_path / "a.qcow2")) == "raw"
     (tmp_path / "b.img").write_bytes(b"QFI\xfb" + b"\0" * 508)
     assert image_format(tmp_path / "b.img") == "qcow2"
@@ -57,7 +57,7 @@ def test_two_machines_do_not_share_a_consoles_log(tmp_path: Path) -> None:
         (b"\x1f\x8b", "compressed", "gunzip"),
     ],
 )
-def test_what_is_no_image_is_refused_with_a_way_out(
+def test_a_file_that_is_not_an_image_is_refused_with_a_hint(
     tmp_path: Path, content: bytes | None, message: str, hint: str
 ) -> None:
     path = tmp_path / "image"
@@ -69,7 +69,7 @@ def test_what_is_no_image_is_refused_with_a_way_out(
     assert hint in (caught.value.hint or "")
 
 
-def test_a_folder_is_no_image_but_a_build_folder_stands_for_what_is_in_it(tmp_path: Path) -> None:
+def test_a_build_folder_stands_for_its_image_and_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Error, match="this is a folder"):
         image_format(tmp_path)
     with pytest.raises(Error, match=r"contains no disk\.img"):

@@ -77,7 +77,7 @@ def fat16(files: dict[str, bytes]) -> bytes:
     return boot + 2 * allocation + folders["."].ljust(64 * 32, b"\0") + bytes(data)
 
 
-def test_the_file_system_of_these_tests_is_one_and_a_files_clusters_are_told(tmp_path: Path) -> None:
+def test_the_test_file_system_is_valid_and_reports_a_files_clusters(tmp_path: Path) -> None:
     files = {"EFI/Linux/edge-1-a+3.efi": noise(1, 3), "loader.conf": b"timeout 0\n", "empty": b""}
     (tmp_path / "fat").write_bytes(fat16(files).ljust(5100 * SECTOR, b"\0"))
     with (tmp_path / "fat").open("rb") as file:
@@ -147,7 +147,7 @@ def test_a_flush_that_carries_data_comes_before_it_and_forced_data_is_durable_at
     assert found == [([0], True), ([512], True), ([1024], False)]
 
 
-def test_a_log_that_is_none_or_ends_early_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_or_is_truncated_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(bytes(4096))
     assert position(path) == 0
@@ -417,7 +417,7 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, pair: list[Version], pla
     assert any(re.search(finding, found) for found in report.findings), report.findings
 
 
-def test_what_tells_nothing_of_itself_is_no_entry_and_a_second_name_does_no_harm(
+def test_a_file_without_a_boot_image_is_not_an_entry_and_a_second_name_is_harmless(
     tmp_path: Path, pair: list[Version]
 ) -> None:
     old, new = pair

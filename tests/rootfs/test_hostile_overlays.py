@@ -77,7 +77,7 @@ def fifo(files: Path, host: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["etc", "etc/site", "etc/site/file"])
 @pytest.mark.parametrize("swap", [swap_folder, swap_file, hard_link, fifo])
-def test_what_takes_the_place_of_a_file_while_an_overlay_is_read_is_no_part_of_the_image(
+def test_a_file_that_is_replaced_during_the_copy_of_an_overlay_is_not_in_the_image(
     moment: str, swap: Callable[[Path, Path], None], root: ImageRoot, files: Path, host: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

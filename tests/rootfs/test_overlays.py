@@ -103,7 +103,7 @@ def fill(base: Path, entries: list[tuple[str, str]], host: Path) -> None:
 
 @settings_of(max_examples=100, deadline=None)
 @given(left=ENTRIES, first=ENTRIES, second=ENTRIES)
-def test_whatever_elements_and_overlays_contain_the_host_stays_as_it_is(
+def test_elements_and_overlays_never_change_the_host(
     left: list[tuple[str, str]], first: list[tuple[str, str]], second: list[tuple[str, str]]
 ) -> None:
     """Two overlays over what elements have left of a root; the checks are left out, for the worst case."""

@@ -80,7 +80,7 @@ def test_a_plain_profile_makes_a_node_with_its_name_and_nobody_to_log_in(tmp_pat
     }
 
 
-def test_everything_that_a_seed_can_say_is_said(tmp_path: Path, schema: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_of_a_seed_is_rendered(tmp_path: Path, schema: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys.pub").write_text(f"# people\n{KEY}\n\n")
     (tmp_path / "hash").write_text(HASH + "\n")
     monkeypatch.setenv("CLUSTER_TOKEN", "s3cret")

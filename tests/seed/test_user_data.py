@@ -100,12 +100,12 @@ def test_keys_of_the_default_user_bring_that_user(tmp_path: Path, rules: Path) -
     assert [user if isinstance(user, str) else user["name"] for user in data["users"]] == ["admin", "default"]
 
 
-def test_a_byte_order_mark_and_line_ends_of_windows_are_no_error(tmp_path: Path, rules: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path, rules: Path) -> None:
     data = read(make(tmp_path, b"\xef\xbb\xbf" + OWN.replace("\n", "\r\n").encode(), rules))
     assert data["timezone"] == "Europe/Berlin"
 
 
-def test_the_same_value_in_both_is_no_conflict(tmp_path: Path, rules: Path) -> None:
+def test_the_same_value_in_both_does_not_conflict(tmp_path: Path, rules: Path) -> None:
     profile = PROFILE + "hostname: gate\n"
     assert read(make(tmp_path, "#cloud-config\nhostname: gate\n", rules, profile))["hostname"] == "gate"
     with pytest.raises(UsageError, match="hostname: the profile has another value"):
