@@ -142,7 +142,7 @@ def test_mounts_swap_and_loop_devices_are_uses(machine: Machine) -> None:
     (machine.root / "dev/disk/by-uuid/1-2").symlink_to("../../sda4")
     (machine.root / "proc/self/mountinfo").write_text(machine.mountinfo)
     assert [str(use) for use in list_usages(machine.host, machine.device("sda"))] == [
-        "sda1 is mounted at /media/my stick", "sda2 is in use as swap", "sda3 is behind loop3",
+        "sda1 is mounted at /media/my stick", "sda2 is in use as swap", "sda3 is in use as loop3",
         "sda4 is mounted at /data",
     ]  # fmt: skip
 
