@@ -143,8 +143,9 @@ ip route add default via 203.0.113.255 dev edge0 metric 65535
 ip link add lan0 type bridge
 ip link set lan0 up
 """
+# The address is added once the command waits for it.
 LATE = """
-(sleep 3; ip address add 198.51.100.7/24 dev lan0; {more}) &
+(until grep -qs waiting {output}; do sleep 0.05; done; ip address add 198.51.100.7/24 dev lan0; {more}) &
 """
 
 
@@ -177,9 +178,11 @@ def test_k3s_waits_for_the_nodes_address_and_gets_its_interface(
     prepare.prepare_node(root)
     assert "flannel-iface" not in written(root)
     words = [sys.executable, "-m", "osbuild.agent", "kubernetes", "--root", str(root), "address"]
-    done = namespace(INTERFACES + LATE.format(more=more) + f"cd {places.PROJECT}\n{shlex.join(words)}\n")
+    output = tmp_path / "output"
+    late = LATE.format(more=more, output=output)
+    done = namespace(f"{INTERFACES}{late}cd {places.PROJECT}\n{shlex.join(words)} > {output}\n")
     assert done.returncode == 0, done.stderr
-    assert waited in done.stdout
+    assert waited in output.read_text()
     config = written(root)
     assert (config["flannel-iface"], config["node-ip"]) == ("lan0", "198.51.100.7")
 
