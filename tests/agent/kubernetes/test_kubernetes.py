@@ -552,3 +552,10 @@ def test_certificates_are_checked_after_a_clock_change() -> None:
     """systemd.timer(5): OnClockChange= elapses when the system clock jumps."""
     timer = paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system/edge-kubernetes-renew.timer"
     assert "OnClockChange=yes" in timer.read_text()
+
+
+def test_the_restart_that_a_renewal_asks_for_does_not_start_the_renewal_again() -> None:
+    """systemd.unit(5): what requires a unit that is restarted is restarted with it, until nothing has to be renewed."""
+    unit = paths.PROJECT / "overlays/kubernetes/usr/lib/systemd/system/edge-kubernetes-renew.service"
+    names = {line.partition("=")[0] for line in unit.read_text().splitlines()}
+    assert not names & {"Requires", "Requisite", "BindsTo", "PartOf"}
