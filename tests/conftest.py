@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-# A shell that runs a job in the background has it ignore Ctrl-C, and so would every program that is tested.
+# A shell that runs a job in the background has it ignore Ctrl-C, and nohup(1) SIGHUP. So would every program that is
+# tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes says how busy this machine is, and nothing of what is tested.
 settings.register_profile("patient", deadline=None)

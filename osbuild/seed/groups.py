@@ -1,6 +1,6 @@
 """Checks groups in a user's own cloud-config: refuses those that `useradd` would refuse on the node."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,9 @@ def has_own_group(entry: Mapping[str, Any]) -> bool:
 
 def split_names(value: Any) -> list[str]:
     """Return the names in a list, or in a string with commas, as cloud-init reads them."""
-    listed: Iterable[Any] = value.split(",") if isinstance(value, str) else value or []
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | dict):  # the schema of cloud-init refuses that with its position
+        return []
     return [name.strip() for name in listed if isinstance(name, str) and name.strip()]
 
 

@@ -175,6 +175,7 @@ def test_the_order_in_a_mapping_does_not_change_a_key() -> None:
 def test_a_path_that_programs_of_a_build_would_misread_is_wrong_usage(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("EDGE_OSBUILD_CACHE", raising=False)
     for variable in ("XDG_CACHE_HOME", "EDGE_OSBUILD_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path / name))
         with pytest.raises(UsageError, match="not all programs") as caught:
