@@ -39,6 +39,12 @@ class Timeline:
         """Seconds from power-on to Ready."""
         return self.stages[-1].end
 
+    @property
+    def commit_delay(self) -> float:
+        """Seconds until the boot is complete, once the node is Ready and its container images are imported."""
+        imported = max((unit.end for unit in self.units if unit.name == "edge-images"), default=0.0)
+        return self.complete - max(self.ready, imported)
+
 
 def draw_timelines(boots: Mapping[str, Timeline]) -> str:
     """One picture of all `boots`, by title, to the same scale (SVG 1.1)."""

@@ -124,6 +124,13 @@ def test_the_end_of_the_firmware_is_recognised_even_in_split_output() -> None:
     assert first is not None and watch.handed_over == first
 
 
+def test_the_delay_of_a_commit_begins_when_node_and_images_are_ready() -> None:
+    ready = (Span("Ready", 0.0, 60.0),)
+    imported = (Span("edge-images", 50.0, 70.0), Span("kubelet", 20.0, 74.0))
+    assert Timeline(ready, imported, 75.0, 0.05, "kubelet").commit_delay == 5.0
+    assert Timeline(ready, (), 75.0, 0.05, "kubelet").commit_delay == 15.0
+
+
 def test_the_picture_is_svg_with_every_stage_and_unit() -> None:
     stages = boot.boot_stages({"firmware": 2.0, "A & B": 5.0, "Ready": 60.0})
     made = Timeline(stages, (Span("<unit>", 3.0, 70.0),), 65.0, 0.05, "kubelet")
