@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from osbuild.host import sparse
-from osbuild.host.scratch import remove_leftovers, scratch_folder
+from osbuild.host.scratch import ANY_SUFFIX, remove_leftovers, scratch_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.files import create_file, open_new, sync_path
 
@@ -59,7 +59,7 @@ def publish_files(
             parent = targets[name].parent
             try:
                 if parent not in scratch:
-                    remove_leftovers(parent, f"{SCRATCH}*")
+                    remove_leftovers(parent, SCRATCH + ANY_SUFFIX)
                     scratch[parent] = cleanup.enter_context(scratch_folder(parent, SCRATCH))
                 staged[name] = scratch[parent] / str(number)
                 if isinstance(content, Path):

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from osbuild.host import log
 from osbuild.shared.errors import Error
 from osbuild.shared.locks import is_at, lock_descriptor
 
 LARGE = "/var/tmp"  # where large files may be (file-hierarchy(7))
+# In folders that others use too, only what is called exactly so is ours: eight characters of mkdtemp() follow.
+TEMPORARY = ".edge-osbuild-{purpose}-"
+ANY_SUFFIX = "?" * 8
 
 
 @contextmanager
@@ -38,14 +42,14 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
 
     What killed commands have left of the same purpose is removed first.
     """
-    parent, prefix = Path(os.environ.get("TMPDIR") or LARGE).absolute(), f"edge-{purpose}-"
+    parent, prefix = Path(os.environ.get("TMPDIR") or LARGE).absolute(), TEMPORARY.format(purpose=purpose)
     with ExitStack() as stack:
         try:
-            remove_leftovers(parent, f"{prefix}*")
+            remove_leftovers(parent, prefix + ANY_SUFFIX)
             path = stack.enter_context(scratch_folder(parent, prefix))
         except OSError as error:
             hint = "make room there, or set TMPDIR to another folder"
-            raise Error(f"no temporary folder can be made: {error.strerror}", where=str(parent), hint=hint) from error
+            raise Error(f"no temporary folder can be made: {error.strerror or error}", where=str(parent), hint=hint) from error
         yield path
 
 
@@ -62,11 +66,14 @@ def make_locked(parent: Path, prefix: str) -> tuple[int, Path]:
 
 
 def remove_leftovers(parent: Path, pattern: str) -> None:
-    """Remove the scratch folders, and files of earlier versions, that killed processes have left. Raises `OSError`."""
+    """Remove the scratch folders of this user that killed processes have left in `parent`, by a pattern of names.
+
+    One that cannot be removed is a warning.
+    """
     for path in parent.glob(pattern):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # gone, or of another user
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # gone, of another user, or no folder
             continue
         try:
             lock_descriptor(descriptor, patience=0)
@@ -74,6 +81,8 @@ def remove_leftovers(parent: Path, pattern: str) -> None:
                 remove_tree(path)
         except (BlockingIOError, FileNotFoundError):  # in use, or another process is removing it
             pass
+        except OSError as error:
+            log.warn(f"{path} was left by a killed command, and cannot be removed: {error.strerror or error}")
         finally:
             os.close(descriptor)
 

@@ -124,7 +124,7 @@ def test_a_link_keeps_its_place_and_its_target_is_replaced(tmp_path: Path) -> No
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / f"{output.SCRATCH}killed"
+    left = tmp_path / f"{output.SCRATCH}12345678"
     left.mkdir()
     (left / "0").write_bytes(b"x")
     with scratch_folder(tmp_path, output.SCRATCH) as in_use:

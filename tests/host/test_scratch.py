@@ -57,15 +57,35 @@ def test_a_signal_leaves_nothing(place: Path, number: signal.Signals, status: in
 
 def test_what_a_killed_command_left_goes_with_the_next_one_and_nothing_else(place: Path) -> None:
     left = stopped_by(signal.SIGKILL)[1]
-    (place / "edge-other-x").mkdir()
-    (place / "edge-test-of-another").mkdir()
-    os.chown(place / "edge-test-of-another", 1000, 1000)
+    others = {".edge-osbuild-other-12345678", ".edge-osbuild-test-abcdefgh"}
+    for name in others:
+        (place / name).mkdir()
+    os.chown(place / ".edge-osbuild-test-abcdefgh", 1000, 1000)
+    # What a person may call a file or folder there.
+    named = {"edge-test-notes.txt", ".edge-osbuild-test-notes", ".edge-osbuild-test-of-another"}
+    for name in named:
+        (place / name).write_text("precious")
+    (place / "edge-test-7").mkdir()
+    (place / ".edge-osbuild-test-87654321").write_text("a file is never ours")
     assert left.is_dir()
     with temporary_folder("test") as mine:
         assert not left.exists()
         with temporary_folder("test"):
             assert mine.is_dir()
-    assert sorted(path.name for path in place.iterdir()) == ["edge-other-x", "edge-test-of-another"]
+    kept = {path.name for path in place.iterdir()}
+    assert kept == others | named | {"edge-test-7", ".edge-osbuild-test-87654321"}
+
+
+def test_a_mount_below_a_leftover_is_a_warning(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mounted = place / ".edge-osbuild-test-12345678/mounted"
+    mounted.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        with temporary_folder("test"):
+            pass
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert f"{mounted} is a mount point" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_says_what_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
