@@ -185,7 +185,7 @@ class Cache:
             noted = self.folder(SUMS) / f"{kind}-{key}"
             if sha256 is None and not noted.exists():  # created by a version that did not store digests
                 self._note(kind, key, path, None)
-            elif entry_digest(path, sha256) != (sha256 or noted.read_text()):
+            elif entry_digest(path, sha256) != (sha256 or noted.read_text(errors="replace")):
                 log.warn(DAMAGED.format(path))
                 remove_tree(path)
                 return None

@@ -48,8 +48,8 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
             remove_leftovers(parent, prefix + ANY_SUFFIX)
             path = stack.enter_context(scratch_folder(parent, prefix))
         except OSError as error:
-            hint = "make room there, or set TMPDIR to another folder"
-            raise Error(f"no temporary folder can be made: {error.strerror or error}", where=str(parent), hint=hint) from error
+            reason, hint = error.strerror or str(error), "make room there, or set TMPDIR to another folder"
+            raise Error(f"no temporary folder can be made: {reason}", where=str(parent), hint=hint) from error
         yield path
 
 

@@ -82,11 +82,18 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def create_file(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Create a file and wait until it is on the disk. Without `mode`, the umask applies. Raises `OSError`."""
+    """Create a file and wait until it is on the disk. Without `mode`, the umask applies. Raises `OSError`.
+
+    If it cannot be written, for example on a full disk, it is removed again.
+    """
     with os.fdopen(open_new(path, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def open_new(path: Path, mode: int | None = None) -> int:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 T = TypeVar("T")
 
 EXTRA = "extra"
+LARGEST = 2**63  # the largest number that a record may have
 NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -72,6 +73,9 @@ def _parse_value(hint: Any, value: object, name: str) -> Any:
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"`{name}` is not {NAMES[hint]}")
+    # Python reads integers of any length, and NaN, which are not JSON for others.
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ValueError(f"`{name}` is out of range")
     return value
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.kubernetes import certificates
-from osbuild.agent.kubernetes.k3s_token import server_token
+from osbuild.agent.kubernetes.k3s_token import read_secret, server_token
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_json, write_text
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
@@ -65,10 +65,11 @@ def prepare_k3s(settings: NodeSettings, paths: Paths, *, running: bool = False) 
 
     Certificates with wrong dates are issued again, except while K3s is `running`. Raises `OSError` and `Problem`.
     """
-    write_config(settings, paths)
+    if not running:  # K3s reads it at its start, with the address that is found just before
+        write_config(settings, paths)
     paths.plugins.mkdir(parents=True, exist_ok=True)
     # K3s itself would write the password without fsync(2). If a power cut lost it, the server would reject the node.
-    if not (paths.node_password.is_file() and paths.node_password.read_text().strip()):
+    if not read_secret(paths.node_password):
         write_text(paths.node_password, secrets.token_hex(16) + "\n", 0o600)
     all_certificates = list(certificates.read_certificates(paths))
     due = certificates.renewal_due(all_certificates, paths)

@@ -81,5 +81,8 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
     elif settings.role != "none":
         changed = upstream.prepare_upstream(settings, paths, find_manifests(root))
     # The units have a condition on this file, so it is written last.
-    write_text(paths.run / f"role-{settings.role}", "")
+    role = paths.run / f"role-{settings.role}"
+    for other in set(paths.run.glob("role-*")) - {role}:
+        other.unlink()
+    write_text(role, "")
     return changed

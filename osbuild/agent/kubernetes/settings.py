@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def read_object(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(f"not JSON: {error}", where=str(path), hint=FILE_HINT) from error
     if not isinstance(content, dict):
         raise Problem("not a JSON object", where=str(path), hint=FILE_HINT)
@@ -51,7 +51,10 @@ def load_settings(root: Path) -> NodeSettings:
 
 def report_unknown(root: Path) -> None:
     """Report settings of the seed that this version does not know. They are kept in the file for later versions."""
-    for problem in unknown_settings(KubernetesSeed, read_object(root / SEED_FILE)):
+    # A seed may also override what only images set.
+    image_settings = {item.name for item in fields(NodeSettings)}
+    seed = {key: value for key, value in read_object(root / SEED_FILE).items() if key not in image_settings}
+    for problem in unknown_settings(KubernetesSeed, seed):
         print(f"edge-agent: {root / SEED_FILE}: {problem}", file=sys.stderr)
 
 

@@ -58,6 +58,6 @@ def explain_torn(path: Path) -> str:
     if path.suffix == ".json":
         try:
             json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return "not JSON"
     return ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import prepare
 from osbuild.agent.kubernetes.settings import IMAGE_FILE, SEED_FILE
 
@@ -115,3 +116,47 @@ def test_the_token_of_the_profile_is_used(root: Path, settings: dict[str, Any]) 
     prepare.prepare_node(root)
     assert config(root).get("token") == settings.get("token")
     assert not (root / DATA / "server-token").exists()
+
+
+@pytest.mark.parametrize("damaged", [b"\0" * 65, b"\xff\xfe\n", b"two words\n"])
+def test_a_damaged_token_or_password_is_made_again(root: Path, damaged: bytes) -> None:
+    files = (root / DATA / "server-token", root / "etc/rancher/node/password")
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(damaged)
+    prepare.prepare_node(root)
+    token, password = (path.read_text().strip() for path in files)
+    assert len(token) == 64 and len(password) == 32
+    assert config(root)["token"] == token
+    put(root, "server/cred/passwd", "torn,server")
+    prepare.prepare_node(root)
+    assert config(root)["token"] == token, "a line that was cut off has no token"
+
+
+def test_deeply_nested_json_is_damaged(root: Path) -> None:
+    torn = put(root, "server/tls/dynamic-cert.json", "[" * 200_000)
+    prepare.prepare_node(root)
+    assert not torn.exists()
+    (root / SEED_FILE).write_text("[" * 200_000)
+    with pytest.raises(Problem, match="not JSON"):
+        prepare.prepare_node(root)
+
+
+def test_a_role_of_the_seed_counts_alone_and_is_no_unknown_setting(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare.prepare_node(root)
+    (root / SEED_FILE).write_text(json.dumps({"role": "none", "of_a_later_version": 1}))
+    prepare.prepare_node(root)
+    assert [path.name for path in (root / "run/edge-osbuild/kubernetes").glob("role-*")] == ["role-none"]
+    said = capsys.readouterr().err
+    assert "`of_a_later_version` has no effect" in said and "`role`" not in said
+
+
+def test_a_running_k3s_keeps_the_configuration_that_it_was_started_with(root: Path) -> None:
+    """The interface for pods is found just before each start, and written to it."""
+    prepare.prepare_node(root)
+    written = root / "etc/rancher/k3s/config.yaml"
+    written.write_text('{"flannel-iface": "lan0"}')
+    prepare.prepare_node(root, running=True)
+    assert config(root) == {"flannel-iface": "lan0"}
