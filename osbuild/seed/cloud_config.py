@@ -197,7 +197,7 @@ def check_files(user_data: UserData) -> None:
         if not path.startswith("/") or ".." in parts:
             raise user_data.error(f"found the path {quote_text(path)}", "write an absolute path without `..`", key)
         plain = "/" + "/".join(part for part in parts if part not in ("", "."))
-        if plain.startswith(AGENT_SETTINGS):
+        if f"{plain}/".startswith(AGENT_SETTINGS):
             hint = "set it in the profile or with `--set`"
             raise user_data.error(f"the edge agent's file {quote_text(path)} is written from the profile", hint, key)
         if plain.startswith(READ_ONLY) and not plain.startswith(WRITABLE):

@@ -59,6 +59,8 @@ def test_a_manifest_of_an_earlier_version_has_no_board() -> None:
         ({"packages": {}}, "`packages` is not a list"),
         ({"packages": [{}]}, r"`packages\[0\]\.name` is missing"),
         ({"trust": []}, "`trust` is not a mapping"),
+        ({"slot_free_percent": 10**400}, "`slot_free_percent` is out of range"),
+        ({"timings": [{"depth": 0, "step": "x", "seconds": float("nan")}]}, r"seconds` is out of range"),
     ],
 )
 def test_what_is_wrong_in_a_manifest_is_named(change: dict[str, Any], message: str) -> None:

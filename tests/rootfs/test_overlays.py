@@ -246,6 +246,15 @@ KINDS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def test_a_name_in_an_overlay_forges_no_line_of_an_error(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    (files / "opt").mkdir(parents=True)
+    (files / "opt/a\nerror: forged").touch()
+    with pytest.raises(Error) as caught:
+        overlays.check_overlay(files)
+    assert "\n" not in caught.value.message
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_an_image_cannot_have_is_refused(kind: str, tmp_path: Path) -> None:
     files = tree(tmp_path)

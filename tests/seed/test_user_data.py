@@ -160,6 +160,7 @@ def test_the_same_value_in_both_does_not_conflict(tmp_path: Path, rules: Path) -
         ("#cloud-config\nwrite_files: [{path: /usr/local/../bin/x}]\n", "`/usr/local/../bin/x`", "absolute"),
         ("#cloud-config\nwrite_files: [{path: x}]\n", "write_files[0]: found the path `x`", "absolute"),
         ("#cloud-config\nwrite_files: [{path: /etc/edge-osbuild/agent.json}]\n", "the edge agent's file", "--set"),
+        ("#cloud-config\nwrite_files: [{path: /etc/edge-osbuild}]\n", "the edge agent's file", "--set"),
         (f"#cloud-config\nwrite_files: [{{path: {TIMES}}}]\n", "writes the file", "profile"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from osbuild.host.paths import display_path
 from osbuild.host.walk import walk_folder
 from osbuild.shared.errors import Error
+from osbuild.shared.quoting import escaped
 
 # Links of a merged /usr (file-hierarchy(7)), each to the folder of usr with the same name.
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
@@ -27,6 +28,7 @@ LOST = {
 WRITTEN = {
     "etc/machine-id": "each device creates its own",
     "usr/bin/edge-agent": "the agent is part of edge-osbuild",
+    "usr/lib/clock-epoch": "its date is that of the image",
     "usr/lib/edge-osbuild/image.json": "the profile determines its contents",
     "usr/lib/edge-osbuild/kubernetes.json": "the profile's `kubernetes` determines its contents",
     "usr/lib/edge-osbuild/trust.json": "the keys of the build decide (--keys)",
@@ -100,4 +102,4 @@ def find_exposed(overlay: Path) -> list[str]:
 
 def overlay_error(overlay: Path, path: PurePosixPath, why: str, hint: str) -> Error:
     """Return an error about a path in an overlay."""
-    return Error(f"/{path} {why}", where=f"overlay {display_path(overlay)}", hint=hint)
+    return Error(f"/{escaped(str(path))} {why}", where=f"overlay {display_path(overlay)}", hint=hint)
