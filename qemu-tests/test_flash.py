@@ -142,7 +142,7 @@ def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: P
         assert status == 1 and f"in use as {device}" in said
     with looped(store, sector=4096) as device:
         status, _, said = flash(small, device)
-        assert status == 1 and "sectors of 512 bytes, and this has 4096" in said
+        assert status == 1 and "sectors of 512 bytes, and this disk has 4096" in said
     assert store.read_bytes() == before and not any(tiny.read_bytes())
 
 
