@@ -197,7 +197,7 @@ def test_events_resets_and_panics_are_told_apart(machine: MachineFactory, plain:
     event = guest.wait_for_event("RESET", 20)
     assert event["data"]["reason"] == "guest-reset"
     booted(guest)
-    with pytest.raises(TimedOut, match=r"no event SHUTDOWN within 0\.2 s; the last ones were: .*RESET"):
+    with pytest.raises(TimedOut, match=r"no event SHUTDOWN within 0\.2 s; the last events were: .*RESET"):
         guest.wait_for_event("SHUTDOWN", 0.2)
     guest.send("echo c >/proc/sysrq-trigger\n")
     begin = time.monotonic()
@@ -255,7 +255,7 @@ def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(board: Board, qe
     instead = {"kvm": "tcg", "host": board.qemu.cpu}
     command = [instead.get(word, word) for word in acceleration.probe_command(board, qemu.root)]
     assert acceleration.probe_kvm(command, qemu.wrap, 60) is None
-    assert "was not up after 1 s" in (acceleration.probe_kvm([*command, "-S"], qemu.wrap, 1) or "")
+    assert "has not started within 1 s" in (acceleration.probe_kvm([*command, "-S"], qemu.wrap, 1) or "")
     assert "ended with status 1" in (acceleration.probe_kvm([*command, "-no-such-option"], qemu.wrap, 60) or "")
 
 
