@@ -1,2 +1,2 @@
-"""`make bench`: how long builds and boots take, how large an image is, how much memory a node uses, what updates
-cost."""
+"""`make bench`: the duration of builds and boots, the size of an image, the memory of a node, and the cost of
+updates."""

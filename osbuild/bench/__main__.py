@@ -54,7 +54,7 @@ def measurement(site: BenchSite, name: str) -> Measured:
 
 
 def host() -> dict[str, object]:
-    """What the figures were measured on: they can only be compared within one run."""
+    """Describe this host. Figures can only be compared within one run."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "edge-osbuild": str(read_version()),
         "processors": os.cpu_count(), "machine": platform.machine(), "system": platform.platform(),
@@ -64,7 +64,7 @@ def host() -> dict[str, object]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for all that is made on the way; never deletes across a mount, should one have been left in it."""
+    """Create a folder for temporary files. Its removal never crosses into a file system that is still mounted in it."""
     folder = Path(tempfile.mkdtemp(prefix="edge-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
     try:
         yield folder
@@ -73,13 +73,13 @@ def scratch() -> Iterator[Path]:
 
 
 def chosen_measurements(only: Sequence[str]) -> list[str]:
-    """The measurements that `only` names, by themselves or as a group, in their order; all of them if it is empty."""
-    wanted = {each for name in only for each in GROUPS.get(name, (name,))}
-    return [name for name in MEASUREMENTS if not only or name in wanted]
+    """Return the measurements that `only` names, directly or as a group, in the order they run; all if it is empty."""
+    names = {member for name in only for member in GROUPS.get(name, (name,))}
+    return [name for name in MEASUREMENTS if not only or name in names]
 
 
 def epilog() -> str:
-    """What each measurement and group is, for the help."""
+    """Return one line for each measurement and group, for the help."""
     singles = {name: help for name, (_, help) in MEASUREMENTS.items()}
     groups = {name: ", ".join(members) for name, members in GROUPS.items()}
     return "\n\n".join(f"{name}: {text}" for name, text in {**singles, **groups}.items())
@@ -94,9 +94,9 @@ def epilog() -> str:
 def command(only: tuple[str, ...], output: Path) -> int:
     """Measure builds, sizes, memory, boots, updates. A figure over its target is shown as such, and is no failure."""
     make_folder(RESULTS)
-    output_path(output)  # an output that can't be written is reported now, not after hours
+    output_path(output)  # reports an output that can't be written now, not after hours
     metadata = {"host": host()}
-    done: dict[str, Measured] = {}
+    measurements: dict[str, Measured] = {}
     failed = False
     begin = time.monotonic()
     with scratch() as folder:
@@ -104,22 +104,22 @@ def command(only: tuple[str, ...], output: Path) -> int:
         for name in chosen_measurements(only):
             with log.step(MEASUREMENTS[name][1]):
                 try:
-                    done[name] = measurement(site, name)
-                except Error as error:  # what the others found is worth having all the same
+                    measurements[name] = measurement(site, name)
+                except Error as error:  # the figures of the others are still useful
                     log.error(error)
                     failed = True
     seconds = round(time.monotonic() - begin, 1)
-    found = {name: measured.to_json() for name, measured in done.items()}
-    write_output(output, (json.dumps({**metadata, "seconds": seconds, "measured": found}, indent=1) + "\n").encode())
-    print_report(list(done.values()), output, seconds)
+    results = {name: measured.to_json() for name, measured in measurements.items()}
+    write_output(output, (json.dumps({**metadata, "seconds": seconds, "measured": results}, indent=1) + "\n").encode())
+    print_report(list(measurements.values()), output, seconds)
     return 1 if failed else 0
 
 
-def print_report(done: list[Measured], output: Path, seconds: float) -> None:
-    """Print the table, and what exactly each figure is."""
+def print_report(measurements: list[Measured], output: Path, seconds: float) -> None:
+    """Print the table, and below it the meaning of each figure."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
-    console.print(figures_table(done))
-    for measured in done:
+    console.print(figures_table(measurements))
+    for measured in measurements:
         console.print("\n" + measured.meaning, markup=False, style="dim")
         for line in measured.notes:
             console.print(line, markup=False)
@@ -127,7 +127,7 @@ def print_report(done: list[Measured], output: Path, seconds: float) -> None:
 
 
 def main() -> None:
-    """0 if everything was measured, 1 if something could not be, 2 on wrong usage, 130 on Ctrl-C."""
+    """Exit with 0 if everything was measured, 1 if a measurement failed, 2 on wrong usage, 130 on Ctrl-C."""
     end_on_signals()
     try:
         status = command.main(prog_name="python -m osbuild.bench", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""When a web server has answered, asked over and over: how long it did not."""
+"""Polls a web server and records when it answered, to measure its downtime."""
 
 import http.client
 import threading
@@ -11,51 +11,51 @@ from itertools import pairwise
 from osbuild.qemu.deadline import Deadline, TimedOut
 from osbuild.shared.errors import Error
 
-PAUSE = 0.2  # seconds from an answer to the next question
-PATIENCE = 2.0  # seconds for an answer
+PAUSE = 0.2  # seconds from an answer to the next request
+PATIENCE = 2.0  # seconds until a request times out
 
 
 @dataclass
 class Answers:
-    """Moments of good answers, by time.monotonic(), in their order."""
+    """The times of good answers, by time.monotonic(), oldest first."""
 
     moments: list[float] = field(default_factory=list)
 
     def gap(self, begin: float, end: float) -> tuple[float, float]:
-        """The last answer before, and the first one after, the longest time without one between `begin` and `end`.
+        """Return the times of the two answers around the longest gap between `begin` and `end`.
 
-        Raises `Error` where there were not two.
+        Raises `Error` if there are fewer than two answers.
         """
-        found = [moment for moment in self.moments if begin <= moment <= end]
-        if len(found) < 2:
-            raise Error(f"the pod has answered {len(found)} times only", where="downtime")
-        return max(pairwise(found), key=lambda pair: pair[1] - pair[0])
+        moments = [moment for moment in self.moments if begin <= moment <= end]
+        if len(moments) < 2:
+            raise Error(f"the pod has answered {len(moments)} times only", where="downtime")
+        return max(pairwise(moments), key=lambda pair: pair[1] - pair[0])
 
     def wait(self, timeout: float) -> float:
-        """Wait for the next answer: its moment. Raises `TimedOut` after `timeout` seconds."""
-        deadline, known = Deadline(timeout), len(self.moments)
-        while len(self.moments) == known:
+        """Wait for the next answer and return its time. Raises `TimedOut` after `timeout` seconds."""
+        deadline, count = Deadline(timeout), len(self.moments)
+        while len(self.moments) == count:
             if deadline.passed:
                 raise TimedOut(f"the pod has not answered for {timeout:g} s")
             deadline.pause()
-        return self.moments[known]
+        return self.moments[count]
 
 
 @contextmanager
 def ask_repeatedly(port: int) -> Iterator[Answers]:
-    """Ask the server at a port of 127.0.0.1 for the time of the block."""
-    answers, over = Answers(), threading.Event()
+    """Poll the server at a port of 127.0.0.1 until the block ends."""
+    answers, stop = Answers(), threading.Event()
 
     def ask() -> None:
-        while not over.wait(PAUSE):
+        while not stop.wait(PAUSE):
             with suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
                 try:
                     connection.request("GET", "/")
-                    good = connection.getresponse().status == http.client.OK
+                    answered = connection.getresponse().status == http.client.OK
                 finally:
                     connection.close()
-                if good:
+                if answered:
                     answers.moments.append(time.monotonic())
 
     thread = threading.Thread(target=ask, name="answers", daemon=True)
@@ -63,5 +63,5 @@ def ask_repeatedly(port: int) -> Iterator[Answers]:
     try:
         yield answers
     finally:
-        over.set()
+        stop.set()
         thread.join()

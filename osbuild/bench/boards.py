@@ -1,4 +1,4 @@
-"""From power-on to a boot that is complete, on every board that QEMU has."""
+"""The time from power-on to a complete boot, on every board that QEMU emulates."""
 
 from osbuild.bench.figure import Figure, Measured
 from osbuild.bench.guest import boot_image
@@ -16,7 +16,7 @@ MEANING = (
 
 
 def measure(site: BenchSite) -> Measured:
-    """Build and boot the image for each board in turn; what one board can't do is said at the end."""
+    """Build and boot the image for each board in turn. A note lists each board that was not measured, and why."""
     figures: list[Figure] = []
     notes: list[str] = []
     for board in map(load_board, shipped_boards()):
@@ -25,7 +25,7 @@ def measure(site: BenchSite) -> Measured:
             continue
         try:
             seconds, firmware = first_boot(site, board)
-        except Error as error:  # what the others take is worth having all the same
+        except Error as error:  # the figures of the other boards are still useful
             log.error(error)
             notes.append(f"{board.name} was NOT measured: {error.message.splitlines()[0]}")
             continue
@@ -36,7 +36,7 @@ def measure(site: BenchSite) -> Measured:
 
 
 def first_boot(site: BenchSite, board: Board) -> tuple[float, float]:
-    """Seconds from power-on to boot-complete.target, and of these the firmware's. Raises `Error`."""
+    """Return the seconds from power-on to boot-complete.target, and those of the firmware alone. Raises `Error`."""
     with boot_image(site, site.image(PROFILE, board.name), None, board=board) as machine:
         machine.wait_complete()
         if machine.watch.handed_over is None:

@@ -1,4 +1,4 @@
-"""From power-on to a node that is Ready, stage by stage."""
+"""The time from power-on to a Ready node, stage by stage."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ BASE = "edge-server"
 MEMORY = 3 * 2**30
 API = {"upstream": "kube-apiserver.service", "k3s": "k3s-server.service"}
 KUBELET = {"upstream": "kubelet.service", "k3s": "k3s-server.service"}
-# What is drawn below the stages, where the image has it.
+# Units that are drawn below the stages, if the image has them.
 UNITS = (
     "systemd-modules-load", "systemd-journald", "edge-identity", "edge-seed", "edge-cloud-init", "systemd-networkd",
     "edge-kubernetes-prepare", "containerd", "edge-images", "kine", "k3s-server", "kube-apiserver",
@@ -34,9 +34,11 @@ MEANING = (
 
 
 def measure(site: BenchSite) -> Measured:
-    """Boot the image with Kubernetes for the first time, let it idle, and boot it for the second time."""
+    """Boot the image with Kubernetes for the first time, measure its memory when idle, and boot it a second time."""
     profile = site.image(BASE)
-    distribution = next(part.distribution for part in site.manifest(profile).components if part.name == "kubernetes")
+    distribution = next(
+        component.distribution for component in site.manifest(profile).components if component.name == "kubernetes"
+    )
     with boot_image(site, profile, MEMORY) as machine:
         machine.wait_complete()
         used, metadata = memory.measure_idle(machine, BASE, 600)
@@ -60,7 +62,7 @@ def measure(site: BenchSite) -> Measured:
 
 
 def observe_boot(machine: Booted, distribution: str) -> Timeline:
-    """Ask a guest whose boot is complete how it went. Raises `Error` where a mark is missing."""
+    """Read the timeline of a complete boot from its guest. Raises `Error` if the end of a stage is unknown."""
     run = machine.guest.run
     zero, uncertain = machine.kernel_start()
     names = [f"{unit}.service" for unit in UNITS]
@@ -98,7 +100,7 @@ def observe_boot(machine: Booted, distribution: str) -> Timeline:
 
 
 def boot_stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
-    """Spans that end at `marks`, in seconds since power-on. Raises `Error` where one is missing or early."""
+    """Return spans that end at `marks`, in seconds since power-on. Raises `Error` if a mark is missing or too early."""
     spans, begin = [], 0.0
     for name, end in marks.items():
         if end is None:
@@ -111,25 +113,25 @@ def boot_stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
 
 
 def parse_units(text: str) -> dict[str, tuple[float | None, float | None]]:
-    """Unit -> when it was started, when it was active, in seconds of the guest's clock (systemctl(1), `show`)."""
-    found = {}
+    """Return unit -> seconds by the guest's clock when it was started and when it was active (systemctl(1), `show`)."""
+    units = {}
     for block in text.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         times = [int(values.get(name, 0)) / 1e6 or None for name in PROPERTIES.split(",")[1:]]
-        found[values.get("Id", "")] = (times[0], times[1])
-    return found
+        units[values.get("Id", "")] = (times[0], times[1])
+    return units
 
 
 def started_units(units: Mapping[str, tuple[float | None, float | None]]) -> Sequence[tuple[str, tuple[float, float]]]:
-    """The services that were started, by when."""
-    made: list[tuple[str, tuple[float, float]]] = []
+    """Return the services that were started, with begin and end, sorted by begin."""
+    services: list[tuple[str, tuple[float, float]]] = []
     for name, (begin, end) in units.items():
         if name.endswith(".service") and begin is not None and end is not None and end >= begin:
-            made.append((name.removesuffix(".service"), (begin, end)))
-    return sorted(made, key=lambda entry: entry[1])
+            services.append((name.removesuffix(".service"), (begin, end)))
+    return sorted(services, key=lambda entry: entry[1])
 
 
 def parse_timestamp(line: str) -> float | None:
-    """Seconds in the brackets before a line of dmesg(1) or journalctl(1)'s short-monotonic; None if there are none."""
+    """Return the seconds in brackets before a line of dmesg(1) or of journalctl(1)'s short-monotonic, or None."""
     match = re.match(r"\[\s*(\d+\.\d+)\]", line)
     return float(match[1]) if match else None

@@ -22,49 +22,49 @@ from osbuild.sandbox import tools_tree
 from osbuild.shared.errors import Error
 
 BASE = "edge-server"
-# Named outright: looking for a K3s release that cannot be had would cost time that is no part of a build.
+# Stated here, because the search for a K3s release that cannot be downloaded would add to the time of the build.
 UPSTREAM = {"distribution": "upstream", "version": None, "if_unavailable": None}
-# What compiling Kubernetes needs and makes. Everything else starts from nothing.
-KEPT = ("kubernetes", "components", "go", "wheels", "downloads")
+# Kinds of cache entries that compiling Kubernetes needs and makes. All other kinds start empty.
+WARM = ("kubernetes", "components", "go", "wheels", "downloads")
 
 
 def measure(site: BenchSite) -> Measured:
-    """Build with an empty cache, then install the same packages with mmdebstrap. Kubernetes is compiled before."""
+    """Compile Kubernetes, build with an otherwise empty cache, then install the same packages with mmdebstrap."""
     profile = site.profile("cold", BASE, {"kubernetes": UPSTREAM}, lock=False)
-    compiled, compiling = compile_kubernetes(site, load_profile(profile))
+    compiled, compile_seconds = compile_kubernetes(site, load_profile(profile))
     cache = site.folder / "cold-cache"
     cache.mkdir()
-    for kind in KEPT:
+    for kind in WARM:
         (cache / kind).symlink_to(site.cache.folder(kind).resolve())
     with log.step("cold build"):
-        ours = site.build(profile, cache=cache)
+        build_seconds = site.build(profile, cache=cache)
     loaded = load_profile(profile)
     lock = read_lock(loaded, loaded.profile.architecture)
     if lock is None:
         raise Error("the cold build has left no lock", where=str(profile))
     with log.step("mmdebstrap of the same packages"):
-        plain, installed = mmdebstrap(lock, site.folder / "plain")
+        mmdebstrap_seconds, package_count = mmdebstrap(lock, site.folder / "plain")
     figures = [
-        Figure("cold_ratio", "cold image build / plain mmdebstrap", ours / plain, "×", 2),
-        Figure("cold_build", "  cold image build", ours, "s"),
-        Figure("cold_mmdebstrap", "  plain mmdebstrap", plain, "s"),
+        Figure("cold_ratio", "cold image build / plain mmdebstrap", build_seconds / mmdebstrap_seconds, "×", 2),
+        Figure("cold_build", "  cold image build", build_seconds, "s"),
+        Figure("cold_mmdebstrap", "  plain mmdebstrap", mmdebstrap_seconds, "s"),
     ]
     if compiled:
-        figures.append(Figure("kubernetes_compile", "  Kubernetes compile, not part of it", compiling, "s"))
+        figures.append(Figure("kubernetes_compile", "  Kubernetes compile, not part of it", compile_seconds, "s"))
     timings = site.manifest(profile).to_json()["timings"]
     meaning = (
-        f"`edge-osbuild build` of {BASE} (upstream Kubernetes) with an empty cache but for {', '.join(KEPT)}: reads "
+        f"`edge-osbuild build` of {BASE} (upstream Kubernetes) with an empty cache but for {', '.join(WARM)}: reads "
         f"the archive's index, locks, downloads, makes the tools tree, and everything up to the compressed disk image. "
         f"Against `mmdebstrap --variant=custom` into a folder, from the same archive with an empty package cache, of "
-        f"the image's {len(lock.packages)} packages and {lock.kernel.name}, whose dependencies make it {installed}. "
-        "Kubernetes is compiled before, its time is not in either."
+        f"the image's {len(lock.packages)} packages and {lock.kernel.name}, whose dependencies make it "
+        f"{package_count}. Kubernetes is compiled before, its time is not in either."
     )
     remove_tree(cache)
-    return Measured(figures, meaning, {"steps": timings, "mmdebstrap_packages": installed})
+    return Measured(figures, meaning, {"steps": timings, "mmdebstrap_packages": package_count})
 
 
 def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, float]:
-    """See to it that the component is in the cache: whether it had to be compiled, and the seconds that it took."""
+    """Compile Kubernetes unless it is in the cache. Returns whether it was compiled, and the seconds."""
     block = loaded.profile.kubernetes
     block = replace(block, version=upstream_versions.find_release(None).version)
     folder = site.cache.folder("kubernetes")
@@ -82,13 +82,13 @@ def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, fl
 
 
 def mmdebstrap(lock: Lock, target: Path) -> tuple[float, int]:
-    """Install the packages of `lock` and its kernel from the archive into a folder: seconds, and how many it became."""
+    """Install the packages of `lock` and its kernel into a folder. Returns seconds and the number of packages."""
     names = ",".join([*(deb.name for deb in lock.packages), lock.kernel.name])
-    named = os.environ.get("EDGE_OSBUILD_MIRROR")
+    mirror = os.environ.get("EDGE_OSBUILD_MIRROR")
     command: list[Argument] = [
         "mmdebstrap", "--variant=custom", "--mode=root", f"--include={names}",
         f"--architectures={lock.architecture.to_debian()}", *(f"--aptopt={line}" for line in host_apt_settings()),
-        SUITE, target, *([named] if named else []),
+        SUITE, target, *([mirror] if mirror else []),
     ]  # fmt: skip
     begin = time.monotonic()
     run_command(command, hint="is the Debian archive reachable from here? `apt-get update` uses the same settings")

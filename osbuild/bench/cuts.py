@@ -1,4 +1,4 @@
-"""How many power cuts the tests have tried, and how many of them a device has survived."""
+"""The number of power cuts that the tests have tried, and the number that the device survived."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from osbuild.bench.site import BenchSite
 from osbuild.shared.errors import Error
 
 LEDGER = "failure-matrix"
-# Entries of it, and what they are about.
+# Entry of the ledger -> what was interrupted.
 CUTS = {
     "power-random": "of an update",
     "power-cluster-forth": "of a cluster's switch to the next Kubernetes",
@@ -24,17 +24,17 @@ RUN = "run `make test-all`, or `pytest qemu-tests/test_update_power*.py --cuts N
 
 
 def measure(site: BenchSite) -> Measured:
-    """Read the ledger. Raises `Error` where an entry is damaged."""
+    """Read the ledger. Raises `Error` if an entry is damaged."""
     folder = site.results / LEDGER
     figures: list[Figure] = []
     notes: list[str] = []
     ledger: dict[str, Any] = {}
     for name, label in CUTS.items():
         if cuts := read_ledger_entry(folder, name):
-            tried, survived = entry_figure(cuts, "cuts"), entry_figure(cuts, "survived")
+            cut_count, survived = entry_figure(cuts, "cuts"), entry_figure(cuts, "survived")
             figures += [
-                Figure(f"cuts_{name}", f"power cuts at moments by chance, {label}", tried, ""),
-                Figure(f"cuts_{name}_lost", "  not survived", count_lost(cuts, tried - survived), "", 0),
+                Figure(f"cuts_{name}", f"power cuts at moments by chance, {label}", cut_count, ""),
+                Figure(f"cuts_{name}_lost", "  not survived", count_lost(cuts, cut_count - survived), "", 0),
             ]
         notes.append(cut_note(f"power cuts, {label}", cuts))
         ledger[name] = cuts
@@ -47,33 +47,33 @@ def measure(site: BenchSite) -> Measured:
     return Measured(figures, MEANING, {"ledger": {**ledger, STATES: states}}, notes)
 
 
-def cut_note(name: str, found: dict[str, Any] | None) -> str:
-    """When the tests have run, and how it ended."""
-    if not found:
+def cut_note(name: str, entry: dict[str, Any] | None) -> str:
+    """Return a note with the date and the result of the tests."""
+    if not entry:
         return f"{name}: the tests have not run here; {RUN}"
-    if not found["held"]:
-        return f"{name}: the test of {found['date']} FAILED, and the figures are of what came before that"
-    return f"{name}: {found['date']}"
+    if not entry["held"]:
+        return f"{name}: the test of {entry['date']} FAILED, and the figures are of what came before that"
+    return f"{name}: {entry['date']}"
 
 
 def read_ledger_entry(folder: Path, name: str) -> dict[str, Any] | None:
-    """An entry of the ledger, None where that test has never run."""
+    """Read an entry of the ledger; None if its test has never run. Raises `Error` if the entry is damaged."""
     path = folder / f"{name}.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        _ = found["figures"], found["held"], found["date"]
+        entry: dict[str, Any] = json.loads(path.read_text())
+        _ = entry["figures"], entry["held"], entry["date"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Error(f"the ledger's entry is damaged: {error!r}", where=str(path), hint=RUN) from error
-    return found
+    return entry
 
 
-def entry_figure(found: dict[str, Any], name: str) -> int:
-    """A figure of an entry; 0 where the test ended before it was written."""
-    return int(found["figures"].get(name, 0))
+def entry_figure(entry: dict[str, Any], name: str) -> int:
+    """Return a figure of an entry; 0 if the test ended before it recorded the figure."""
+    return int(entry["figures"].get(name, 0))
 
 
-def count_lost(found: dict[str, Any], number: int) -> int:
-    """What was not survived: a test that has not held has lost one at least, whatever it came to write down."""
-    return max(number, 0 if found["held"] else 1)
+def count_lost(entry: dict[str, Any], number: int) -> int:
+    """Return how many cuts were not survived: at least one if the test failed, whatever it has recorded."""
+    return max(number, 0 if entry["held"] else 1)

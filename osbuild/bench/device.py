@@ -1,6 +1,6 @@
 """A device under test: the versions, the machine and the web server of the tests in qemu-tests/, for a measurement.
 
-They are modules, not a package, which pytest finds by a path of its own: this is the one place that does the same here.
+qemu-tests/ is not part of the package `osbuild`; pytest adds it to the module path. This module does the same.
 """
 
 import sys
@@ -27,7 +27,7 @@ BOARD = "x86_64"
 
 @dataclass(frozen=True)
 class Published:
-    """A bundle, and where the device finds it."""
+    """A bundle and the URL from which the device installs it."""
 
     bundle: Path
     url: str
@@ -35,18 +35,18 @@ class Published:
 
 @dataclass(frozen=True)
 class DeviceUnderTest:
-    """A device that runs version N from slot a and was found well."""
+    """A device that runs version N from slot a and has passed its health checks."""
 
     device: "Device"
 
     def keep(self) -> None:
-        """Keep the state that it is in now, for `BlockDevice.restore`."""
+        """Save the current state of the machine, for `Device.restore`."""
         from support import devices
 
         self.device.machine.save(devices.READY)
 
     def publish(self, name: str) -> Published:
-        """Build the version of that name, if it is not there, and serve its bundle."""
+        """Build the version of that name, unless it exists, and serve its bundle."""
         device = self.device
         with log.step(f"version {name}, {device.version.flavour}"):
             bundle = device.versions.get(name, device.version.flavour).bundle
@@ -55,10 +55,10 @@ class DeviceUnderTest:
 
 @contextmanager
 def device_under_test(site: BenchSite, flavour: str) -> Iterator[DeviceUnderTest]:
-    """Boot version N of `flavour` (light or server) under TCG, as all boots here are, and wait until it is well.
+    """Boot version N of `flavour` (light or server) under TCG, and wait until it is healthy.
 
-    The versions are made in build/test-versions, the console's log is with the tests'. Raises `Error`, also for what
-    the device's methods assert.
+    The versions are built in build/test-versions, and the console's log is stored with those of the tests. Raises
+    `Error`, also if an assertion of the device's methods fails.
     """
     if str(TESTS) not in sys.path:
         sys.path.append(str(TESTS))

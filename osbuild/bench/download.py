@@ -1,4 +1,4 @@
-"""How much of a bundle a device downloads for a small update, and which parts of it."""
+"""The share of a bundle that a device downloads for a small update, by part of the bundle."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from osbuild.bench.layout import bundle_ranges, count_bytes
 from osbuild.bench.site import BenchSite
 from osbuild.host import log
 
-# Version -> what it is, and how much of its bundle may be downloaded, in percent.
+# Version -> what it changes, and the largest share of its bundle that may be downloaded, in percent.
 STEPS: dict[str, tuple[str, float | None]] = {
     "overlay-only": ("one overlay file changed", 1),
     "package-only": ("one package added", 5),
@@ -26,7 +26,7 @@ MEANING = (
 
 @dataclass(frozen=True)
 class Fetched:
-    """One installation: bytes of the bundle, bytes that were sent, and of which parts; what the agent reported."""
+    """One installation: bytes of the bundle, bytes that were sent, by part; and the agent's report."""
 
     size: int
     sent: int
@@ -35,7 +35,7 @@ class Fetched:
     reported: dict[str, Any]
 
     def figures(self, name: str, title: str, target: float | None) -> Iterator[Figure]:
-        """The share of the bundle, and of what it is made up, the largest part first."""
+        """Yield the share of the bundle that was downloaded, then the share of each part, the largest first."""
         yield Figure(f"download_{name}", f"downloaded: {title}", 100 * self.sent / self.size, "%", target)
         for part, sent in sorted(self.parts.items(), key=lambda item: -item[1]):
             if (percent := 100 * sent / self.size) >= LEAST:
@@ -45,24 +45,24 @@ class Fetched:
 def measure(site: BenchSite) -> Measured:
     """Install each version from the same saved state. Raises `Error`."""
     figures: list[Figure] = []
-    facts = {}
+    metadata = {}
     with device_under_test(site, "light") as device:
         device.keep()
         for name, (title, target) in STEPS.items():
             device.device.restore()
             download = download_version(device, name, "--no-switch")
             figures += download.figures(name, title, target)
-            facts[name] = asdict(download)
-    return Measured(figures, f"{MEANING} Flavour light: without a cluster.", {"versions": facts})
+            metadata[name] = asdict(download)
+    return Measured(figures, f"{MEANING} Flavour light: without a cluster.", {"versions": metadata})
 
 
 def download_version(device: DeviceUnderTest, name: str, *options: str) -> Fetched:
-    """Install the version `name`, and count what that took. Raises `AssertionError` where it fails."""
+    """Install the version `name`, and count the bytes that were sent. Raises `AssertionError` if it fails."""
     published, server = device.publish(name), device.device.site
-    with log.step(f"installing {name}"), server.failing(server.fault):  # it counts anew in there, and fails in no way
+    with log.step(f"installing {name}"), server.failing(server.fault):  # keeps the fault, but resets the counts
         events = device.device.install(published.url, *options)
         journal = server.journal
     ranges = [(request.first, request.sent) for request in journal.requests]
     reported = next(event for event in events if event["event"] == "installed")
-    found = dict(count_bytes(ranges, bundle_ranges(published.bundle)))
-    return Fetched(published.bundle.stat().st_size, journal.total, found, len(ranges), reported)
+    parts = dict(count_bytes(ranges, bundle_ranges(published.bundle)))
+    return Fetched(published.bundle.stat().st_size, journal.total, parts, len(ranges), reported)

@@ -1,4 +1,4 @@
-"""The root of another architecture against one whose every program is emulated, as it is usually made."""
+"""The time to make the root of another architecture, against the usual way, which emulates every program."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ TARGET = Architecture.arm64
 
 
 def measure(site: BenchSite) -> Measured:
-    """Make one root both ways. Raises `Error`."""
+    """Make the same root with our installer and with mmdebstrap. Raises `Error`."""
     lock = measured_lock(site.cache, TARGET)
     prepare_inputs(site.cache, lock)
     with log.step(f"root for {TARGET}, emulated"):
@@ -41,10 +41,10 @@ def measure(site: BenchSite) -> Measured:
 
 
 def emulated_root(cache: Cache, lock: Lock) -> tuple[Path, float]:
-    """The same with mmdebstrap, in a chroot where every program is emulated."""
+    """Make the root with mmdebstrap, in a chroot that emulates every program. Returns its tar and seconds."""
     names = [*tools_tree.root_tools(lock.architecture), "mmdebstrap"]
     sandbox = tools_tree.make_tools_tree(cache, PackageArchive(cache, Architecture.native()).resolve_packages(names))
-    with cache.scratch("elements") as own:
-        shutil.copytree(ELEMENTS, own, dirs_exist_ok=True)
-        shutil.copy(HOOK, own / "edge-debian/root.d/10-install")
-        return time_root(cache, lock, sandbox=sandbox, shipped=own)
+    with cache.scratch("elements") as elements:
+        shutil.copytree(ELEMENTS, elements, dirs_exist_ok=True)
+        shutil.copy(HOOK, elements / "edge-debian/root.d/10-install")
+        return time_root(cache, lock, sandbox=sandbox, shipped=elements)

@@ -1,4 +1,4 @@
-"""How fast an image is written, against dd(1) with the same flush of the same bytes into the same file."""
+"""The time to write an image, against dd(1) that writes and flushes the same bytes to the same file."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MB = 10**6
 
 
 def measure(site: BenchSite) -> Measured:
-    """Write both by turns. Raises `Error`."""
+    """Write with flash and dd alternately. Raises `Error`."""
     image = site.folder_of(site.image(BASE)) / "disk.img"
     ranges, target = find_used_ranges(image), site.folder / "flash-target"
     try:
@@ -34,12 +34,13 @@ def measure(site: BenchSite) -> Measured:
     finally:
         target.unlink(missing_ok=True)
     size = sum(extent.size for extent in ranges)
-    ours, theirs = statistics.median(ours for ours, _ in rounds), statistics.median(theirs for _, theirs in rounds)
+    flash_seconds, dd_seconds = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
+    ratio = flash_seconds / dd_seconds
     return Measured(
         [
-            Figure("flash_time", "flash: time to write and flush, against dd", ours / theirs, "×", round(1 / RATE, 3)),
-            Figure("flash_rate", "  its rate", size / MB / ours, "MB/s"),
-            Figure("flash_dd_rate", "  dd's rate", size / MB / theirs, "MB/s"),
+            Figure("flash_time", "flash: time to write and flush, against dd", ratio, "×", round(1 / RATE, 3)),
+            Figure("flash_rate", "  its rate", size / MB / flash_seconds, "MB/s"),
+            Figure("flash_dd_rate", "  dd's rate", size / MB / dd_seconds, "MB/s"),
         ],
         f"The {size} mapped bytes of the disk image of {BASE} ({image.stat().st_size} bytes, in {len(ranges)} ranges), "
         "into one file whose blocks are all there already. Ours is `seconds.write` of `edge-osbuild flash --json`: "
@@ -52,7 +53,7 @@ def measure(site: BenchSite) -> Measured:
 
 
 def fill_file(path: Path, size: int) -> None:
-    """A file without holes, written once: neither side should pay for finding it a place."""
+    """Write a file without holes, so that neither side spends time on the allocation of blocks."""
     noise = os.urandom(CHUNK)
     with log.step(f"a target of {size / MB:.0f} MB"), path.open("wb") as file:
         for start in range(0, size, CHUNK):
@@ -61,16 +62,16 @@ def fill_file(path: Path, size: int) -> None:
 
 
 def time_flash(image: Path, target: Path) -> float:
-    """Seconds until everything was written and flushed."""
+    """Return the seconds until flash has written and flushed everything."""
     command = [sys.executable, "-m", "osbuild", "flash", str(image), str(target), "--yes", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise Error(f"flash failed: {done.stderr.strip()}", where=str(target))
-    return float(json.loads(done.stdout)["targets"][0]["seconds"]["write"])
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise Error(f"flash failed: {result.stderr.strip()}", where=str(target))
+    return float(json.loads(result.stdout)["targets"][0]["seconds"]["write"])
 
 
 def time_dd(image: Path, target: Path, ranges: Sequence[Range]) -> float:
-    """Seconds of all commands, one for each range."""
+    """Return the seconds of all dd commands, one for each range."""
     begin = time.monotonic()
     for extent in ranges:
         flush = ",fsync" if extent is ranges[-1] else ""

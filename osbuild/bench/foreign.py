@@ -1,4 +1,4 @@
-"""Roots of other architectures against this host's own."""
+"""The time to make roots of other architectures, against the root of this host's own architecture."""
 
 import statistics
 import time
@@ -36,9 +36,9 @@ def measure(site: BenchSite) -> Measured:
         times = []
         for _ in range(TIMES):
             with log.step(f"root for {architecture}"):
-                path, taken = time_root(site.cache, lock)
+                path, elapsed = time_root(site.cache, lock)
             remove_tree(path)
-            times.append(taken)
+            times.append(elapsed)
         seconds[architecture] = statistics.median(times)
     native = seconds[Architecture.native()]
     figures = [Figure(f"root_{name}", f"  root for {name}", value, "s") for name, value in seconds.items()]
@@ -55,12 +55,12 @@ def measure(site: BenchSite) -> Measured:
 
 
 def measured_lock(cache: Cache, architecture: Architecture) -> Lock:
-    """The lock of the profile that is measured."""
+    """Return the lock of the measured profile."""
     return current_lock(load_profile(find_profile(BASE)), default_board(architecture), BuildContext(cache))
 
 
 def prepare_inputs(cache: Cache, lock: Lock) -> ToolsTree:
-    """Have packages and tools in the cache. Returns the tree to compose with."""
+    """Download packages and tools to the cache. Returns the root tools tree."""
     PackageArchive(cache, lock.architecture).download_packages(lock.packages)
     return tools_tree.make_tools_tree(cache, lock.compose_tools)
 
@@ -69,7 +69,7 @@ def time_root(
     cache: Cache, lock: Lock, *, sandbox: ToolsTree | None = None, shipped: Path = ELEMENTS,
     elements: Sequence[Path] = (),
 ) -> tuple[Path, float]:  # fmt: skip
-    """Make the root of `lock`, whether or not it is in the cache: a tar, which is the caller's, and seconds."""
+    """Make the root of `lock` even if it is in the cache. Returns its tar, which the caller removes, and seconds."""
     sandbox = sandbox or prepare_inputs(cache, lock)
     dib = [unpack_wheel(cache, pin, None) for pin in DISKIMAGE_BUILDER]
     # No two runs have the same key, so the root is always made.

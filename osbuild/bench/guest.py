@@ -1,4 +1,4 @@
-"""A booted image, and how its clock and the host's belong together."""
+"""A booted image, and the offset between its clock and the host's."""
 
 import re
 import threading
@@ -30,7 +30,7 @@ FIRMWARE_DONE = re.compile(r"BdsDxe: starting Boot|Starting kernel \.\.\.")
 
 @dataclass
 class ConsoleWatch:
-    """When the console said what ends the firmware's work, in seconds since 1970 by the host's clock."""
+    """Watches the console for the end of the firmware: `handed_over`, in seconds since 1970 by the host's clock."""
 
     handed_over: float | None = None
     _text: str = ""
@@ -54,11 +54,12 @@ class Booted:
     watch: ConsoleWatch
 
     def wait_complete(self, seconds: float = BOOT_SECONDS) -> None:
-        """Wait until the boot is complete. Nobody logs in before: that would cost the guest time. Raises `Error`."""
+        """Wait until the boot is complete. Raises `Error`."""
         deadline = Deadline(seconds)
-        said = self.machine.console.wait_for(VERDICT, seconds)
-        if said[1] != "complete":
-            raise Error(said[0].strip(), hint=f"the whole log is in {self.machine.console.path}")
+        # No login before the verdict is on the console: a login takes time from the guest.
+        verdict = self.machine.console.wait_for(VERDICT, seconds)
+        if verdict[1] != "complete":
+            raise Error(verdict[0].strip(), hint=f"the whole log is in {self.machine.console.path}")
         self.guest.wait_ready(deadline.remaining)
         while self.guest.run(["systemctl", "is-active", "--quiet", COMPLETE], check=False).status:
             if deadline.passed:
@@ -66,15 +67,17 @@ class Booted:
             deadline.pause(1)
 
     def complete(self) -> float:
-        """Seconds from power-on to boot-complete.target, by the guest's clock. Raises `Error` if it was not reached."""
-        shown = self.guest.run(["systemctl", "show", "--value", "-p", "ActiveEnterTimestampMonotonic", COMPLETE]).stdout
-        if not int(shown or 0):
+        """Return seconds from power-on to boot-complete.target, by the guest's clock. Raises `Error` if not reached."""
+        timestamp = self.guest.run(
+            ["systemctl", "show", "--value", "-p", "ActiveEnterTimestampMonotonic", COMPLETE]
+        ).stdout
+        if not int(timestamp or 0):
             raise Error(f"{COMPLETE} was never reached")
         zero, _ = self.kernel_start()
-        return zero + int(shown) / 1e6 - self.power_on()
+        return zero + int(timestamp) / 1e6 - self.power_on()
 
     def power_on(self) -> float:
-        """When the machine began to run, in seconds since 1970 by the host's clock: QEMU's own event RESUME."""
+        """Return when the machine began to run (QEMU's event RESUME), in seconds since 1970 by the host's clock."""
         for event in self.machine.events:
             if event["event"] == "RESUME":
                 stamp = event["timestamp"]
@@ -82,7 +85,7 @@ class Booted:
         raise Error("QEMU has not told when the machine began to run")
 
     def kernel_start(self) -> tuple[float, float]:
-        """When the guest's monotonic clock was 0, in seconds since 1970 by the host's; and how far off that may be."""
+        """Return when the guest's monotonic clock was 0, in seconds since 1970 by the host's clock, and its error."""
         answers = []
         for _ in range(SAMPLES):
             before = time.time()
@@ -103,11 +106,10 @@ class Booted:
 
 @contextmanager
 def boot_image(site: BenchSite, profile: Path, memory: int | None, *, board: Board | None = None) -> Iterator[Booted]:
-    """Boot the image of `profile` for the first time, with `memory` bytes, under TCG, with no way to the world.
+    """Boot the image of `profile` for the first time, under TCG even if the host has KVM, without outgoing network.
 
-    `board` is what it was built for, by default the profile's architecture; without `memory` the machine has its own.
-
-    The same on every host, whether it has KVM or not. The console's log is kept in the site's results.
+    `board` is the board it was built for, by default that of the architecture; `memory` is in bytes, None for the
+    board's own. The console's log is stored in the site's results.
     """
     manifest = site.manifest(profile, board.name if board else None)
     folder = site.folder_of(profile, board.name if board else None)

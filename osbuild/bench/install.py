@@ -1,4 +1,4 @@
-"""How fast a device installs, against writing the same bytes with dd(1) to the same places."""
+"""The time of an installation on a device, against dd(1) that writes the same bytes to the same partitions."""
 
 import shlex
 import statistics
@@ -13,8 +13,8 @@ VERSION = "next"
 TIMES = 3
 MB = 10**6
 FOLDER = "/var/lib/bench"
-# Where the parts of a build go in slot b.
-PLACES = {
+# File of a build -> its target in slot b.
+TARGETS = {
     "root.erofs": "/dev/edge/root-b",
     "root.verity": "/dev/edge/root-b-verity",
     "edge-b.efi": "/efi/EFI/Linux/bench.partial",
@@ -30,22 +30,22 @@ MEANING = (
 
 
 def measure(site: BenchSite) -> Measured:
-    """Raises `Error`."""
+    """Install from a file and streamed, and write with dd, alternately. Raises `Error`."""
     with device_under_test(site, "light") as device:
         published = device.publish(VERSION)
         build = published.bundle.parent
-        size = sum((build / name).stat().st_size for name in PLACES)
-        for name in (*PLACES, published.bundle.name):
+        size = sum((build / name).stat().st_size for name in TARGETS)
+        for name in (*TARGETS, published.bundle.name):
             device.device.node.run(download_command(device.device.site.publish(build / name), name), timeout=600)
         device.keep()
-        ways = {"file": f"{FOLDER}/{published.bundle.name}", "streamed": published.url}
+        methods = {"file": f"{FOLDER}/{published.bundle.name}", "streamed": published.url}
         rounds: dict[str, list[float]] = {"file": [], "streamed": [], "dd": []}
         with log.step(f"{TIMES} times by turns"):
             for _ in range(TIMES):
-                for way, source in ways.items():
-                    rounds[way].append(time_install(device, source))
+                for method, source in methods.items():
+                    rounds[method].append(time_install(device, source))
                 rounds["dd"].append(time_dd(device))
-    seconds = {way: statistics.median(times) for way, times in rounds.items()}
+    seconds = {method: statistics.median(times) for method, times in rounds.items()}
     return Measured(
         [
             Figure("install_time", "install from a file: time, against dd", seconds["file"] / seconds["dd"], "×"),
@@ -59,13 +59,13 @@ def measure(site: BenchSite) -> Measured:
 
 
 def download_command(url: str, name: str) -> str:
-    """A command that puts a file into the device's folder, and on its disk."""
+    """Return a command that downloads a file to `FOLDER` and flushes it to the disk."""
     program = f"import urllib.request as r; r.urlretrieve({url!r}, {FOLDER + '/' + name!r})"
     return f"mkdir -p {FOLDER} && python3 -c {shlex.quote(program)} && sync"
 
 
 def time_install(device: DeviceUnderTest, source: str) -> float:
-    """Seconds of an installation in a fresh state."""
+    """Return the seconds of an installation that starts from the saved state."""
     restore_cold(device)
     begin = time.monotonic()
     device.device.install(source, "--no-switch")
@@ -73,16 +73,16 @@ def time_install(device: DeviceUnderTest, source: str) -> float:
 
 
 def time_dd(device: DeviceUnderTest) -> float:
-    """Seconds of the same with dd."""
+    """Return the seconds that dd takes for the same files, from the saved state."""
     restore_cold(device)
-    commands = [f"dd if={FOLDER}/{name} of={place} bs=1M conv=fsync status=none" for name, place in PLACES.items()]
+    commands = [f"dd if={FOLDER}/{name} of={target} bs=1M conv=fsync status=none" for name, target in TARGETS.items()]
     begin = time.monotonic()
     device.device.node.run(" && ".join(commands), timeout=600)
     return time.monotonic() - begin
 
 
 def restore_cold(device: DeviceUnderTest) -> None:
-    """The saved state with nothing in the page cache (proc_sys_vm(5)), and the boot partition mounted, as it is by
-    whoever uses it first."""
+    """Restore the saved state, mount the ESP and drop the page cache (proc_sys_vm(5))."""
     device.device.restore()
+    # The ESP is mounted when it is first used. Listing it keeps the mount out of the measured time.
     device.device.node.run("ls /efi > /dev/null; sync; echo 3 > /proc/sys/vm/drop_caches")

@@ -1,8 +1,8 @@
-"""What lies where in a bundle: so that bytes that were downloaded can be told apart.
+"""The byte ranges of the parts of a bundle, to count the downloaded bytes of each part.
 
 A bundle is a squashfs, a dm-verity hash tree over it, a signature, and the signature's size (RAUC's manual, "Bundle
 Formats"). Squashfs is read as its format is described in the kernel's Documentation/filesystems/squashfs.rst and
-fs/squashfs/squashfs_fs.h, as far as a bundle of ours goes: one folder, zstd, no fragments.
+fs/squashfs/squashfs_fs.h, but only what our bundles use: one folder, zstd, no fragments.
 """
 
 import struct
@@ -17,8 +17,8 @@ import zstandard
 from osbuild.shared.errors import Error
 
 MAGIC, ZSTD, BLOCK = b"hsqs", 6, 4096
-PLAIN = 1 << 15  # of a metadata block's header: it is not compressed
-SIZE = (1 << 24) - 1  # of a data block's word: how many bytes it has on the disk
+PLAIN = 1 << 15  # flag in the header of a metadata block: not compressed
+SIZE = (1 << 24) - 1  # mask for the size on disk in a data block's entry
 TABLES, TREE, SIGNATURE = "squashfs's own tables", "hash tree", "signature"
 
 
@@ -32,7 +32,7 @@ class BundleRange:
 
 
 def bundle_ranges(bundle: Path) -> list[BundleRange]:
-    """All parts of a bundle, in their order. Raises `Error` where it is none, or of another make."""
+    """Return all parts of a bundle, in their order. Raises `Error` if the file is not a bundle that we make."""
     try:
         with bundle.open("rb") as file:
             return list(_parts(file, bundle.stat().st_size))
@@ -41,12 +41,12 @@ def bundle_ranges(bundle: Path) -> list[BundleRange]:
 
 
 def count_bytes(ranges: Iterable[tuple[int, int]], parts: Sequence[BundleRange]) -> Counter[str]:
-    """How many bytes of each part `ranges` (first byte, number of bytes) are; what comes twice counts twice."""
+    """Count the bytes of each part in `ranges` (first byte, number of bytes). Repeated bytes count each time."""
     counts: Counter[str] = Counter()
     for first, count in ranges:
         for part in parts:
-            if (both := min(first + count, part.end) - max(first, part.begin)) > 0:
-                counts[part.name] += both
+            if (overlap := min(first + count, part.end) - max(first, part.begin)) > 0:
+                counts[part.name] += overlap
     return counts
 
 
@@ -68,46 +68,46 @@ def _parts(file: BinaryIO, size: int) -> Iterator[BundleRange]:
 
 
 def _table(file: BinaryIO, begin: int, end: int) -> bytes:
-    """The metadata blocks from `begin` to `end`, put together."""
+    """Return the contents of the metadata blocks from `begin` to `end`, joined."""
     file.seek(begin)
-    data, out, at = file.read(end - begin), bytearray(), 0
-    while at < len(data):
-        (word,) = struct.unpack_from("<H", data, at)
-        block = data[at + 2 : at + 2 + (word & ~PLAIN)]
+    data, out, offset = file.read(end - begin), bytearray(), 0
+    while offset < len(data):
+        (word,) = struct.unpack_from("<H", data, offset)
+        block = data[offset + 2 : offset + 2 + (word & ~PLAIN)]
         out += block if word & PLAIN else zstandard.ZstdDecompressor().decompress(block, max_output_size=8192)
-        at += 2 + len(block)
+        offset += 2 + len(block)
         if not block:
             break
     return bytes(out)
 
 
 def _files(table: bytes) -> Iterator[tuple[int, int, int]]:
-    """Number of a file's inode, and where its data begins and ends."""
-    at = 0
-    while at + 16 <= len(table):
-        kind, _, _, _, _, number = struct.unpack_from("<4H2I", table, at)
-        at += 16
+    """Yield the inode number of each file, and the offsets of the begin and end of its data."""
+    offset = 0
+    while offset + 16 <= len(table):
+        kind, _, _, _, _, number = struct.unpack_from("<4H2I", table, offset)
+        offset += 16
         if kind == 1:  # a folder
-            at += 16
+            offset += 16
             continue
         if kind == 3:  # a link
-            at += 8 + struct.unpack_from("<I", table, at + 4)[0]
+            offset += 8 + struct.unpack_from("<I", table, offset + 4)[0]
             continue
         if kind == 2:  # a file
-            begin, _, _, length = struct.unpack_from("<4I", table, at)
-            at += 16
+            begin, _, _, length = struct.unpack_from("<4I", table, offset)
+            offset += 16
         elif kind == 9:  # a large one
-            begin, length = struct.unpack_from("<2Q", table, at)
-            at += 40
+            begin, length = struct.unpack_from("<2Q", table, offset)
+            offset += 40
         else:
             raise ValueError(f"it has an inode of kind {kind}")
-        words = struct.unpack_from(f"<{-(-length // BLOCK)}I", table, at)
-        at += 4 * len(words)
-        yield number, begin, begin + sum(word & SIZE for word in words)
+        block_sizes = struct.unpack_from(f"<{-(-length // BLOCK)}I", table, offset)
+        offset += 4 * len(block_sizes)
+        yield number, begin, begin + sum(block_size & SIZE for block_size in block_sizes)
 
 
 def _names(table: bytes) -> Iterator[tuple[int, str]]:
-    """Number of an inode, and its name, of everything in a folder."""
+    """Yield the inode number and the name of each entry of a folder."""
     at = 0
     while at + 12 <= len(table):
         count, _, base = struct.unpack_from("<3I", table, at)

@@ -1,4 +1,4 @@
-"""How much memory an idle guest uses."""
+"""The memory that an idle guest uses."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ MEANING = (
 
 
 def measure(site: BenchSite) -> Measured:
-    """Boot the image without Kubernetes and let it idle."""
+    """Boot the image without Kubernetes and measure its memory when idle."""
     profile = site.image("minimal")
     with boot_image(site, profile, 2**30) as machine:
         machine.wait_complete()
@@ -28,11 +28,11 @@ def measure(site: BenchSite) -> Measured:
 
 
 def measure_idle(machine: Booted, name: str, target: float) -> tuple[list[Figure], dict[str, object]]:
-    """Let a guest whose boot is complete alone for a minute, then read its memory."""
+    """Wait for a minute after a complete boot, then read the guest's memory."""
     with log.step(f"{IDLE_SECONDS} s of idling"):
         time.sleep(IDLE_SECONDS)
-    said = machine.guest.run("cat /proc/meminfo; echo; free -b; echo; ps -eo rss=,comm= --sort=-rss").stdout
-    meminfo, free, processes = said.split("\n\n", 2)
+    output = machine.guest.run("cat /proc/meminfo; echo; free -b; echo; ps -eo rss=,comm= --sort=-rss").stdout
+    meminfo, free, processes = output.split("\n\n", 2)
     values = parse_meminfo(meminfo)
     figures = [
         Figure(f"memory_{name}", f"{name}: memory in use, idle", used_memory(values) / MB, "MB", target),
@@ -49,18 +49,18 @@ def measure_idle(machine: Booted, name: str, target: float) -> tuple[list[Figure
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
-    """/proc/meminfo in bytes (proc_meminfo(5)); what has no unit is a count."""
+    """Parse /proc/meminfo to bytes (proc_meminfo(5)); lines without a unit are counts."""
     values = {}
     for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        fields = rest.split()
+        name, _, value = line.partition(":")
+        fields = value.split()
         if fields:
             values[name] = int(fields[0]) * (1024 if fields[1:] == ["kB"] else 1)
     return values
 
 
 def used_memory(values: Mapping[str, int]) -> int:
-    """Bytes that are neither free nor a cache. Raises `Error` where /proc/meminfo lacks a line."""
+    """Return the bytes that are neither free nor a cache. Raises `Error` if /proc/meminfo lacks a line."""
     try:
         free = sum(values[name] for name in ("MemFree", "Buffers", "Cached", "SReclaimable"))
         return values["MemTotal"] - free
@@ -69,7 +69,7 @@ def used_memory(values: Mapping[str, int]) -> int:
 
 
 def free_used(text: str) -> int:
-    """The column `used_memory` of `free -b` (free(1))."""
+    """Return the column `used` of `free -b` (free(1)). Raises `Error` if it is missing."""
     for line in text.splitlines():
         if line.startswith("Mem:"):
             return int(line.split()[2])

@@ -1,4 +1,4 @@
-"""How long it takes from the failure of a new version to the old one's node Ready."""
+"""The time from the failure of a new version until the node of the old version is Ready."""
 
 import re
 import threading
@@ -13,7 +13,7 @@ from osbuild.qemu.serial import strip_controls
 from osbuild.shared.errors import Error
 
 WAIT = 3600.0  # seconds, under emulation
-# Version -> what is wrong with it, and what the console says when it fails.
+# Version -> its fault, and the line of the console when it fails (a regular expression).
 FAULTS = {
     "panic": ("its kernel panics", r"Kernel panic - not syncing"),
     "unhealthy": ("a health check fails", r"edge-osbuild: boot failed: "),
@@ -30,9 +30,9 @@ MEANING = (
 
 @dataclass
 class ConsoleMoments:
-    """When the console said what is listened for, by time.monotonic(); `words` are regular expressions by name."""
+    """Watches the console: `moments` is when a line matched each of `patterns`, by time.monotonic()."""
 
-    words: dict[str, str]
+    patterns: dict[str, str]
     moments: dict[str, list[float]] = field(default_factory=dict)
     _text: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -43,27 +43,27 @@ class ConsoleMoments:
         with self._lock:
             *lines, self._text = (self._text + data.decode(errors="replace")).split("\n")
             for line in lines:
-                for name, word in self.words.items():
-                    if re.search(word, strip_controls(line)):
+                for name, pattern in self.patterns.items():
+                    if re.search(pattern, strip_controls(line)):
                         self.moments.setdefault(name, []).append(now)
 
 
 def measure(site: BenchSite) -> Measured:
-    """Let each of them fail, from the same saved state. Raises `Error`."""
-    figures, facts = [], {}
+    """Let each faulty version fail, from the same saved state. Raises `Error`."""
+    figures, metadata = [], {}
     with device_under_test(site, "server") as device:
         device.keep()
-        for name, (title, word) in FAULTS.items():
+        for name, (title, pattern) in FAULTS.items():
             with log.step(f"a version that fails: {title}"):
-                heard = fail_version(device, name, word)
-            failed, back = heard.moments["failed"], heard.moments["back"][-1]
+                watch = fail_version(device, name, pattern)
+            failed, back = watch.moments["failed"], watch.moments["back"][-1]
             figures.append(Figure(f"rollback_{name}", f"failure to old slot Ready: {title}", back - failed[0], "s"))
-            facts[name] = {"failures": [moment - failed[0] for moment in failed], "back": back - failed[0]}
-    return Measured(figures, MEANING, {"rollbacks": facts})
+            metadata[name] = {"failures": [moment - failed[0] for moment in failed], "back": back - failed[0]}
+    return Measured(figures, MEANING, {"rollbacks": metadata})
 
 
-def fail_version(device: DeviceUnderTest, name: str, word: str) -> ConsoleMoments:
-    """Switch to the broken version, and wait until the old one is back. Raises `Error` where it has not failed."""
+def fail_version(device: DeviceUnderTest, name: str, pattern: str) -> ConsoleMoments:
+    """Switch to the faulty version, and wait for the fallback. Raises `Error` if the version did not fail."""
     under_test = device.device
     published = device.publish(name)
     under_test.restore()
@@ -72,10 +72,10 @@ def fail_version(device: DeviceUnderTest, name: str, word: str) -> ConsoleMoment
         from support.failures import ONE_TRY
 
         under_test.node.run(ONE_TRY)
-    heard = ConsoleMoments({"failed": word, "back": BACK})
-    under_test.machine.line.listen(heard.hear)
+    watch = ConsoleMoments({"failed": pattern, "back": BACK})
+    under_test.machine.line.listen(watch.hear)
     under_test.fall_back(WAIT)
-    found = under_test.settled(600)
-    if found.slot != "a" or not heard.moments.keys() >= {"failed", "back"}:
-        raise Error(f"version {name} has not failed as it should: {found}", where=str(under_test.machine.console.path))
-    return heard
+    status = under_test.settled(600)
+    if status.slot != "a" or not watch.moments.keys() >= {"failed", "back"}:
+        raise Error(f"version {name} has not failed as it should: {status}", where=str(under_test.machine.console.path))
+    return watch

@@ -1,6 +1,6 @@
-"""Where it is measured: a scratch folder with copies of profiles, and the command line as a user runs it.
+"""The site of measurements: a scratch folder with copies of profiles, and the command line as a user runs it.
 
-Images are built into the scratch folder too, so that a measurement never replaces an image that somebody boots.
+Images are built into the scratch folder too, so that a measurement never replaces an image that is in use.
 """
 
 import os
@@ -28,7 +28,7 @@ NODE = "bench"
 
 
 class BenchSite:
-    """`folder` is empty at first, and removed by whoever made it; `results` keeps what is worth reading later."""
+    """`folder` is empty at first, and removed by its creator; `results` is for logs and pictures to keep."""
 
     def __init__(self, folder: Path, results: Path, cache: Cache) -> None:
         self.folder = folder
@@ -52,38 +52,40 @@ class BenchSite:
         return path
 
     def overlays(self, name: str, base: str) -> list[str]:
-        """Copy the overlay trees of the shipped profile `base` beside the profile `name`; returns what it must say."""
+        """Copy the overlays of the shipped profile `base` beside the profile `name`. Returns the key `overlays`."""
         loaded = load_profile(find_profile(base))
         for overlay in loaded.profile.overlays:
             source = paths.overlay_path(overlay, loaded.folder)
             shutil.copytree(source, self.folder / name / "overlays" / source.name, symlinks=True)
         return [f"./overlays/{paths.overlay_path(overlay, loaded.folder).name}" for overlay in loaded.profile.overlays]
 
-    def command(self, *words: Argument, cache: Path | None = None) -> float:
+    def command(self, *arguments: Argument, cache: Path | None = None) -> float:
         """Run `edge-osbuild` in a process of its own; returns the seconds from its start to its end. Raises `Error`."""
         env = {**os.environ, "EDGE_OSBUILD_CACHE": str(cache or self.cache.root)}
         begin = time.monotonic()
-        run_command([sys.executable, "-m", "osbuild", *words], cwd=paths.PROJECT, env=env)
+        run_command([sys.executable, "-m", "osbuild", *arguments], cwd=paths.PROJECT, env=env)
         return time.monotonic() - begin
 
     def build(self, profile: Path, *, board: str | None = None, cache: Path | None = None) -> float:
         """Build `profile` into `folder_of(profile, board)`; returns seconds."""
-        wanted = ["--board", board] if board else []
-        return self.command("build", profile, *wanted, "-o", self.output / profile.parent.name, cache=cache)
+        options = ["--board", board] if board else []
+        return self.command("build", profile, *options, "-o", self.output / profile.parent.name, cache=cache)
 
     def seed(self, profile: Path) -> tuple[Path, float]:
-        """The seed of the node that `profile` describes, and the seconds that it took."""
+        """Make the seed of the node that `profile` describes. Returns its path and the seconds."""
         path = profile.with_name("seed.iso")
         return path, self.command("seed", profile, "--node", NODE, "-o", path)
 
     def folder_of(self, profile: Path, board: str | None = None) -> Path:
-        """Where the image of `profile` was built, for `board` or for the profile's own architecture."""
+        """Return the build folder of `profile`, for `board` or for the profile's own architecture."""
         loaded: LoadedProfile = load_profile(profile)
-        made = loaded.profile
-        return self.output / profile.parent.name / f"{made.name}-{made.version}-{board or made.architecture}"
+        settings = loaded.profile
+        return (
+            self.output / profile.parent.name / f"{settings.name}-{settings.version}-{board or settings.architecture}"
+        )
 
     def manifest(self, profile: Path, board: str | None = None) -> Manifest:
-        """The manifest of an image that was built."""
+        """Read the manifest of a built image. Raises `Error`."""
         folder = self.folder_of(profile, board)
         try:
             return Manifest.read(folder)
@@ -91,7 +93,7 @@ class BenchSite:
             raise Error(f"the build has left no manifest: {error}", where=str(folder)) from error
 
     def _image(self, base: str, board: str | None = None) -> Path:
-        """A profile with the overlays of the shipped `base` copied, its image built. The same one when asked again."""
+        """Build the image of a copy of the shipped profile `base` with its overlays. Returns the profile (cached)."""
         with log.step(f"image of {base}" + (f" for {board}" if board else "")):
             path = self._copied(base)
             self.build(path, board=board)

@@ -1,4 +1,4 @@
-"""How large an image with Kubernetes is, compressed, and what in it is."""
+"""The size of a compressed image with Kubernetes, and its largest parts."""
 
 from osbuild.bench.figure import Figure, Measured
 from osbuild.bench.site import BenchSite
@@ -8,11 +8,11 @@ MB = 10**6
 
 
 def measure(site: BenchSite) -> Measured:
-    """Read the manifest of the image."""
+    """Read the sizes from the manifest of the image."""
     manifest = site.manifest(site.image(BASE))
     compressed, root = (manifest.files[name].size or 0 for name in ("disk.img.zst", "root.erofs"))
     largest = [
-        f"{number:2}. {part.name} {(part.size or 0) / MB:.1f} MB" for number, part in enumerate(manifest.largest, 1)
+        f"{number:2}. {entry.name} {(entry.size or 0) / MB:.1f} MB" for number, entry in enumerate(manifest.largest, 1)
     ]
     return Measured(
         [

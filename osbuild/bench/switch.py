@@ -1,4 +1,4 @@
-"""How long a pod does not answer when its node switches slots, against a plain reboot."""
+"""The downtime of a pod when its node switches slots, against a plain reboot."""
 
 import statistics
 import time
@@ -23,7 +23,7 @@ spec:
   ports: [{{port: 8080, nodePort: {PORT}}}]
 """
 WAIT = 1800.0  # seconds, under emulation
-# From slot to slot, each time after a plain reboot.
+# Commands that switch slots, each run after a plain reboot.
 SWITCHES = ("edge-agent update switch", "edge-agent rollback", "edge-agent rollback")
 MEANING = (
     "A node with a cluster, and a pod behind a NodePort that is asked five times a second from outside: from its last "
@@ -35,7 +35,7 @@ MEANING = (
 
 
 def measure(site: BenchSite) -> Measured:
-    """Reboot, switch, reboot, switch. Raises `Error`."""
+    """Measure the downtime of plain reboots and switches alternately. Raises `Error`."""
     downtime: dict[str, list[float]] = {"reboot": [], "overlay-only": [], "next": []}
     downloads: dict[str, Fetched] = {}
     with device_under_test(site, "server") as device:
@@ -47,13 +47,13 @@ def measure(site: BenchSite) -> Measured:
                 downtime["overlay-only"].append(measure_downtime(device, answers, command))
             downloads["next"] = download_version(device, "next", "--no-switch")
             downtime["next"].append(measure_downtime(device, answers, "edge-agent update switch"))
-    plain, over = (statistics.median(downtime[name]) for name in ("reboot", "overlay-only"))
-    next_ = downtime["next"][0]
+    reboot_seconds, switch_seconds = (statistics.median(downtime[name]) for name in ("reboot", "overlay-only"))
+    next_seconds = downtime["next"][0]
     figures = [
-        Figure("downtime", "downtime of a switch, against a plain reboot", over / plain, "×", 1.1),
-        Figure("downtime_switch", "  the switch", over, "s"),
-        Figure("downtime_reboot", "  a plain reboot", plain, "s"),
-        Figure("downtime_next", "  a switch to the next Kubernetes", next_, "s"),
+        Figure("downtime", "downtime of a switch, against a plain reboot", switch_seconds / reboot_seconds, "×", 1.1),
+        Figure("downtime_switch", "  the switch", switch_seconds, "s"),
+        Figure("downtime_reboot", "  a plain reboot", reboot_seconds, "s"),
+        Figure("downtime_next", "  a switch to the next Kubernetes", next_seconds, "s"),
     ]
     title, target = STEPS["overlay-only"]
     figures += downloads["overlay-only"].figures("server_overlay-only", f"with a cluster, {title}", target)
@@ -63,7 +63,7 @@ def measure(site: BenchSite) -> Measured:
 
 
 def expose_pod(device: DeviceUnderTest) -> int:
-    """Let the pod be reached from the host: the port. QEMU forgets it when the machine is powered off, not before."""
+    """Forward a port of the host to the pod, and return the port. A reboot keeps the forward; a power-off ends it."""
     node = device.device.node
     node.guest.put(SERVICE.encode(), "/tmp/service.yaml")
     node.kubectl("apply -f /tmp/service.yaml")
@@ -73,7 +73,7 @@ def expose_pod(device: DeviceUnderTest) -> int:
 
 
 def measure_downtime(device: DeviceUnderTest, answers: Answers, command: str) -> float:
-    """Seconds without an answer from the pod, when the node reboots by `command`."""
+    """Return the seconds without an answer from the pod while the node reboots by `command`."""
     under_test = device.device
     with log.step(command):
         begin = answers.wait(60)

@@ -1,4 +1,4 @@
-"""The time line of a boot, and its picture as SVG."""
+"""The timeline of a boot, and its picture as SVG."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ class Span:
 class Timeline:
     """One boot: `stages` follow each other without a gap, `units` overlap; `complete` is boot-complete.target.
 
-    `uncertain` is how far, in seconds, the host's and the guest's clock may be apart; `witness` says who saw Ready.
+    `uncertain` is the error, in seconds, of the offset between host's and guest's clock; `witness` is the source of
+    the time of Ready.
     """
 
     stages: tuple[Span, ...]
@@ -47,7 +48,7 @@ class Timeline:
 
 
 def draw_timelines(boots: Mapping[str, Timeline]) -> str:
-    """One picture of all `boots`, by title, to the same scale (SVG 1.1)."""
+    """Draw all `boots`, by title, in one picture to the same scale (SVG 1.1)."""
     last = max(max(boot.ready, boot.complete, *(unit.end for unit in boot.units)) for boot in boots.values())
     scale = (WIDTH - LABELS - 20) / last
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""Builds of which most comes from the cache: nothing, only first-boot config, or one overlay file changed."""
+"""The time of builds with a warm cache, after a change of nothing, of first-boot config, or of one overlay file."""
 
 import statistics
 from pathlib import Path
@@ -18,7 +18,7 @@ ADDED = "usr/lib/edge-osbuild/bench"
 
 
 def measure(site: BenchSite) -> Measured:
-    """Time the three on one copy of a profile. Raises `Error` where a build did not do what it was meant to."""
+    """Time the three builds with one copy of a profile. Raises `Error` if a build was or was not skipped by mistake."""
     profile = site.image(BASE)
     with log.step("nothing changed"):
         nothing = statistics.median(time_build(site, profile, fresh=False) for _ in range(TIMES))
@@ -39,7 +39,7 @@ def measure(site: BenchSite) -> Measured:
 
 
 def time_build(site: BenchSite, profile: Path, *, fresh: bool) -> float:
-    """Seconds of a build; raises `Error` if it made an image and should not have, or the other way round."""
+    """Return the seconds of a build. Raises `Error` if it made an image, but `fresh` is false, or the reverse."""
     before = image_state(site, profile)
     seconds = site.build(profile)
     if (image_state(site, profile) != before) != fresh:
@@ -52,23 +52,23 @@ def time_build(site: BenchSite, profile: Path, *, fresh: bool) -> float:
 
 
 def image_state(site: BenchSite, profile: Path) -> Any:
-    """What changes if, and only if, an image is made: its root hash, and when the manifest was written."""
+    """Return what changes only if an image is made: its root hash, and when the manifest was written."""
     return site.manifest(profile).roothash, (site.folder_of(profile) / MANIFEST).stat().st_mtime_ns
 
 
 def time_first_boot_change(site: BenchSite, profile: Path, name: str) -> float:
-    """Change the host name: seconds of a build and a seed."""
-    tree = yaml.safe_load(profile.read_text())
-    profile.write_text(yaml.safe_dump({**tree, "hostname": name}, sort_keys=False))
+    """Change the host name. Returns the seconds of a build and a seed."""
+    document = yaml.safe_load(profile.read_text())
+    profile.write_text(yaml.safe_dump({**document, "hostname": name}, sort_keys=False))
     seconds = time_build(site, profile, fresh=False)
-    seed, more = site.seed(profile)
+    seed, seed_seconds = site.seed(profile)
     if name.encode() not in seed.read_bytes():
         raise Error(f"the seed does not have the host name {name}", where=str(seed))
-    return seconds + more
+    return seconds + seed_seconds
 
 
 def time_overlay_change(site: BenchSite, profile: Path) -> float:
-    """Add a file to an overlay, which is taken away again: seconds of the build."""
+    """Add a file to an overlay, and return the seconds of the build. The file is removed afterwards."""
     path = profile.parent / yaml.safe_load(profile.read_text())["overlays"][0] / ADDED
     path.write_text("changed\n")
     try:

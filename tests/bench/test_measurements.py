@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from osbuild.bench import boot, memory
-from osbuild.bench.cold import KEPT, UPSTREAM
+from osbuild.bench.cold import UPSTREAM, WARM
 from osbuild.bench.figure import Figure, Measured, figures_table, format_value
 from osbuild.bench.guest import ConsoleWatch
 from osbuild.bench.site import BenchSite
@@ -170,7 +170,7 @@ def test_the_cold_profile_is_not_locked_and_asks_for_no_k3s(site: BenchSite) -> 
     path = site.profile("cold", "edge-server", {"kubernetes": UPSTREAM}, lock=False)
     assert not lock_path(load_profile(path)).exists()
     assert load_profile(path).profile.kubernetes.distribution == "upstream"
-    assert not {"debs", "apt", "tools", "rootfs", "kernel", "initrd", "repositories"} & set(KEPT)
+    assert not {"debs", "apt", "tools", "rootfs", "kernel", "initrd", "repositories"} & set(WARM)
     assert yaml.safe_load(path.read_text())["name"] == "edge-server"
 
 
