@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Imports a command's module only when it is asked for, so that `--help` and completion are quick."""
+    """Imports a command's module only when the command is used, so that `--help` and completion are fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -50,9 +50,9 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def show_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+def show_version(ctx: click.Context, param: click.Parameter, enabled: bool) -> None:
     """Print version and commit, and exit."""
-    if not wanted or ctx.resilient_parsing:
+    if not enabled or ctx.resilient_parsing:
         return
     from osbuild.host.version import read_version
 
@@ -109,7 +109,7 @@ def main(args: list[str] | None = None) -> Any:
             where, hint = "standard output", "make room, or send the output elsewhere"
         log.error(Error(error.strerror or str(error), where=where, hint=hint))
         sys.exit(1)
-    except Exception as error:  # a defect of this program: still one line, unless more is asked for
+    except Exception as error:  # a defect of this program: still one line, unless --debug is given
         if "--debug" in arguments:
             raise
         hint = "this should not happen: run it again as `edge-osbuild --debug …` and report what it prints"
@@ -119,9 +119,9 @@ def main(args: list[str] | None = None) -> Any:
 
 
 def open_standard_streams() -> None:
-    """Have standard input, output and error lead somewhere. Else the next files that are opened, such as a disk that is
-    flashed, would take their numbers, and programs would write messages to them.
-    """
+    """Open /dev/null for each of standard input, output and error that is closed."""
+    # Otherwise the next file that is opened, such as a disk to flash, gets its number, and programs write messages to
+    # it.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -132,12 +132,12 @@ def open_standard_streams() -> None:
 
 
 def flush_output() -> None:
-    """Have standard output written. Raises `Error` where it can't be, as on a full disk."""
+    """Flush standard output. Raises `Error` if that fails, such as on a full disk."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries again at its end
-        if isinstance(error, BrokenPipeError):  # whoever read it wanted no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise the interpreter tries again when it exits
+        if isinstance(error, BrokenPipeError):  # the reader has closed the pipe
             sys.exit(128 + signal.SIGPIPE)
         hint = "make room, or send the output elsewhere"
         raise Error(str(error.strerror), where="standard output", hint=hint) from error

@@ -1,4 +1,4 @@
-"""Which boards a command is for: `--board`, `--arch`, or what the profile says."""
+"""The boards of a command, from `--board`, `--arch` or the profile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def board_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def chosen_boards(profile: str, arch: str | None, board: str | None) -> list[tuple[LoadedProfile, Board]]:
-    """The profile and the board, once for each image that is asked for. Raises `Error` or `UsageError`."""
+    """Return the profile and the board of each requested image. Raises `Error` or `UsageError`."""
     path = find_profile(profile)
     if arch == ALL:
         if board:
@@ -33,13 +33,13 @@ def chosen_boards(profile: str, arch: str | None, board: str | None) -> list[tup
             for architecture in Architecture
         ]
     if board:
-        wanted = boards.load_board(board)
-        if arch not in (None, str(wanted.architecture)):
-            message = f"the board {wanted.name} is {wanted.architecture}, not {arch}"
+        target = boards.load_board(board)
+        if arch not in (None, str(target.architecture)):
+            message = f"the board {target.name} is {target.architecture}, not {arch}"
             raise UsageError(message, hint="leave out --arch: the board determines it")
     elif arch:
-        wanted = boards.default_board(Architecture(arch))
+        target = boards.default_board(Architecture(arch))
     else:
         loaded = load_profile(path)
-        wanted = boards.board_of(loaded)
-    return [(load_profile(path, architecture=wanted.architecture), wanted)]
+        target = boards.board_of(loaded)
+    return [(load_profile(path, architecture=target.architecture), target)]

@@ -23,7 +23,7 @@ from osbuild.pipeline.manifest import DEVELOPMENT, summarize_build
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What `edge-osbuild build` is given."""
+    """The arguments and options of `edge-osbuild build`."""
 
     profile: str
     arch: str | None
@@ -51,18 +51,20 @@ class BuildOptions:
 def command(options: BuildOptions) -> None:
     """Build the image of PROFILE, the name of a shipped profile or a file."""
     os.umask(UMASK)
-    done = []
+    builds = []
     context = BuildContext(Cache(), options.folder, options.locked)
     keys = signing_keys(options.key_folder.absolute() if options.key_folder else None)
-    for loaded, wanted in chosen_boards(options.profile, options.arch, options.board):
+    for loaded, target in chosen_boards(options.profile, options.arch, options.board):
         before = len(log.timings())
-        done.append(build_image(loaded, wanted, options.output, context, keys=keys))
+        builds.append(build_image(loaded, target, options.output, context, keys=keys))
         if not options.as_json:
-            if not done[-1].fresh:
+            if not builds[-1].fresh:
                 log.note("nothing changed since the last build")
-            print_lines(summarize_build(done[-1].manifest, Path(display_path(done[-1].folder)), log.timings()[before:]))
+            print_lines(
+                summarize_build(builds[-1].manifest, Path(display_path(builds[-1].folder)), log.timings()[before:])
+            )
     if keys.development:
         log.warn(DEVELOPMENT)
     if options.as_json:
-        manifests = [build.manifest.to_json() for build in done]
+        manifests = [build.manifest.to_json() for build in builds]
         click.echo(json.dumps(manifests if len(manifests) > 1 else manifests[0], indent=1))

@@ -28,7 +28,7 @@ SUFFIX = ".raucb"
 
 @dataclass(frozen=True, kw_only=True)
 class BundleOptions:
-    """What `edge-osbuild bundle` is given."""
+    """The arguments and options of `edge-osbuild bundle`."""
 
     builds: tuple[Path, ...]
     output: Path | None
@@ -67,18 +67,20 @@ def command(options: BundleOptions) -> None:
     keys = signing_keys(options.folder.absolute() if options.folder else None)
     if keys.development:
         log.warn("signing with development keys: only images that trust them accept such a bundle")
-    for each in sources:
-        trust.check_trust(each, keys)
+    for build_source in sources:
+        trust.check_trust(build_source, keys)
     cache = Cache()
     tools = bundle_tools(cache)
-    for each in sources:
-        trust.check_image(each, tools)
+    for build_source in sources:
+        trust.check_image(build_source, tools)
     signing = prepare_signing(
         keys, tools, secret=resolve_passphrase(options.secret), pin=resolve_passphrase(options.pin)
     )
-    bundles = [make_bundle(each, target, signing, cache) for each, target in zip(sources, targets, strict=True)]
+    bundles = [
+        make_bundle(build_source, target, signing, cache) for build_source, target in zip(sources, targets, strict=True)
+    ]
     if options.as_json:
-        plain = [
+        results = [
             {
                 "path": str(bundle.path), "size": bundle.size, "sha256": bundle.sha256,
                 "compatible": bundle.source.compatible, "version": bundle.source.version, "signer": bundle.signer,
@@ -86,7 +88,7 @@ def command(options: BundleOptions) -> None:
             }
             for bundle in bundles
         ]  # fmt: skip
-        click.echo(json.dumps(plain, indent=2))
+        click.echo(json.dumps(results, indent=2))
     for bundle in () if options.as_json else bundles:
         log.note(
             f"{bundle.path}: {format_bytes(bundle.size)}, {bundle.source.version} for {bundle.source.compatible}, "
@@ -94,26 +96,26 @@ def command(options: BundleOptions) -> None:
         )
 
 
-def with_permissions(made: BundleSource, downgrade: str | None, *, change_owner: bool = False) -> BundleSource:
-    """The same with permissions: to replace version `downgrade`, and to change the owner of devices.
+def with_permissions(build_source: BundleSource, downgrade: str | None, *, change_owner: bool = False) -> BundleSource:
+    """Add permissions: to replace the newer version `downgrade`, and to change the owner of devices.
 
     Raises `UsageError` if `downgrade` is not a version.
     """
-    made = replace(made, change_owner=change_owner)
+    build_source = replace(build_source, change_owner=change_owner)
     if downgrade is None:
-        return made
+        return build_source
     if not is_image_version(downgrade):
         hint = "write the version that runs on the devices, such as --allow-downgrade-from 1.2.3"
         raise UsageError(f"`{downgrade}` is not a version", where="--allow-downgrade-from", hint=hint)
-    return replace(made, downgrade=downgrade)
+    return replace(build_source, downgrade=downgrade)
 
 
 def bundle_paths(sources: Sequence[BundleSource], output: Path | None) -> list[Path]:
-    """Where the bundle of each source goes. Raises `UsageError` where two would go to one place."""
+    """Return the path of the bundle of each source. Raises `UsageError` if two would have the same path."""
     if output is None:
-        paths = [each.folder / f"bundle{SUFFIX}" for each in sources]
+        paths = [build_source.folder / f"bundle{SUFFIX}" for build_source in sources]
     elif output.is_dir():
-        paths = [output.absolute() / f"{each.title}{SUFFIX}" for each in sources]
+        paths = [output.absolute() / f"{build_source.title}{SUFFIX}" for build_source in sources]
     elif len(sources) > 1:
         hint = f"a bundle is for one board: name an existing folder, such as {output.parent}"
         raise UsageError(f"{len(sources)} builds cannot be in one bundle", where=str(output), hint=hint)

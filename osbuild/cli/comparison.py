@@ -7,18 +7,17 @@ from typing import Any
 from osbuild.bundle.info import BundleInfo
 from osbuild.cli.table import align_columns
 from osbuild.host.paths import display_path
-from osbuild.inputs.build_manifest import Manifest
-from osbuild.inspection.update_changes import Change, Comparison, Delta
+from osbuild.inspection.update_changes import Change, ComparedBuild, Comparison, Delta
 from osbuild.shared.sizes import format_bytes
 
 
 def info_json(info: BundleInfo) -> dict[str, Any]:
-    """A bundle as JSON can write it."""
+    """Return a bundle as JSON values."""
     return {**asdict(info), "path": str(info.path)}
 
 
 def info_lines(info: BundleInfo) -> Iterator[str]:
-    """A bundle for people."""
+    """Yield the description of a bundle for people, line by line."""
     yield f"{display_path(info.path)}: {format_bytes(info.size)}, {info.version} for {info.compatible}"
     if info.signer:
         yield f"  signed by {info.signer}"
@@ -33,27 +32,28 @@ def info_lines(info: BundleInfo) -> Iterator[str]:
         yield from ("", "Build", *align_columns([(name, value) for name, value in info.meta.items()]))
 
 
-def comparison_json(found: Comparison) -> dict[str, Any]:
-    """A comparison as JSON can write it; sizes are in bytes."""
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON values; sizes are in bytes."""
 
-    def delta(part: Delta) -> dict[str, Any]:
-        return {**asdict(part), "percent": round(part.percent, 2)}
+    def delta(group: Delta) -> dict[str, Any]:
+        return {**asdict(group), "percent": round(group.percent, 2)}
 
-    def name(manifest: Manifest) -> dict[str, str]:
-        return {key: getattr(manifest, key) for key in ("name", "version", "architecture", "roothash")}
+    def side(build: ComparedBuild) -> dict[str, str]:
+        keys = ("name", "version", "architecture", "roothash")
+        identity = {key: getattr(build.manifest, key) for key in keys}
+        return {"path": str(build.path), "compatible": build.compatible, **identity}
 
     return {
-        "old": {"path": str(found.old.path), "compatible": found.old.compatible, **name(found.old.manifest)},
-        "new": {"path": str(found.new.path), "compatible": found.new.compatible, **name(found.new.manifest)},
-        "packages": [asdict(change) for change in found.packages],
-        "components": [asdict(change) for change in found.components],
-        "root": delta(found.root), "verity": delta(found.hash_tree), "boot": delta(found.boot),
-        "index": found.index, "download": found.download, "remarks": list(found.remarks),
+        "old": side(comparison.old), "new": side(comparison.new),
+        "packages": [asdict(change) for change in comparison.packages],
+        "components": [asdict(change) for change in comparison.components],
+        "root": delta(comparison.root), "verity": delta(comparison.hash_tree), "boot": delta(comparison.boot),
+        "index": comparison.index, "download": comparison.download, "remarks": list(comparison.remarks),
     }  # fmt: skip
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
-    """A comparison for people."""
+    """Yield the description of a comparison for people, line by line."""
     old, new = comparison.old.manifest, comparison.new.manifest
     yield f"{old.name} {old.version} → {new.name} {new.version}"
     yield from (f"  ! {remark}" for remark in comparison.remarks)
@@ -75,14 +75,14 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def count_changes(changes: Sequence[Change]) -> str:
-    """How many were added, removed and changed."""
+    """Return the numbers of added, removed and changed items, as text."""
     added = sum(change.old is None for change in changes)
     removed = sum(change.new is None for change in changes)
     return f"{added} added, {removed} removed, {len(changes) - added - removed} changed" if changes else "no change"
 
 
 def change_row(change: Change) -> tuple[str, str, str]:
-    """One line of a list of changes."""
+    """Return the columns of one change."""
     if change.old is None:
         return "+", change.name, str(change.new)
     if change.new is None:

@@ -18,23 +18,23 @@ HIDDEN = ("ram", "zram", "dm", "md")  # made by this system of memory or of othe
 def command(everything: bool, as_json: bool) -> None:
     """List block devices, and the reason if `edge-osbuild flash` refuses to write to one."""
     host = Host()
-    shown = [device for device in host.list_devices() if everything or is_shown(device)]
+    devices = [device for device in host.list_devices() if everything or is_shown(device)]
     if as_json:
-        click.echo(json.dumps([device_json(host, device) for device in shown], indent=2))
-    elif shown:
-        print_lines(align_columns([device_row(host, device) for device in shown], right=(1,)))
+        click.echo(json.dumps([device_json(host, device) for device in devices], indent=2))
+    elif devices:
+        print_lines(align_columns([device_row(host, device) for device in devices], right=(1,)))
     else:
         click.echo("no disk or card was found; --all also shows other devices")
 
 
 def is_shown(device: BlockDevice) -> bool:
-    """A disk with something in it."""
+    """Whether the device is a whole disk that is not empty, on a bus that is not hidden."""
     return device.disk is None and device.size > 0 and device.bus not in HIDDEN
 
 
 def device_row(host: Host, device: BlockDevice) -> tuple[str, str, str, str, str, str]:
-    """One line for people."""
-    found = refuse_device(host, device)
+    """Return the columns of one device."""
+    refusal = refuse_device(host, device)
     kind = "removable" if device.removable else ""
     name = device.model or device.backing or ""
     return (
@@ -43,17 +43,17 @@ def device_row(host: Host, device: BlockDevice) -> tuple[str, str, str, str, str
         device.bus,
         kind,
         name,
-        f"refused: {found.reason}" if found else "free",
+        f"refused: {refusal.reason}" if refusal else "free",
     )
 
 
 def device_json(host: Host, device: BlockDevice) -> dict[str, object]:
-    """One device for programs."""
-    found = refuse_device(host, device)
+    """Return one device as JSON values."""
+    refusal = refuse_device(host, device)
     return {
         "path": str(device.path), "size": device.size, "sector": device.sector, "model": device.model,
         "serial": device.serial, "bus": device.bus, "removable": device.removable, "read_only": device.read_only,
         "disk": device.disk, "partitions": list(device.partitions), "backing": device.backing,
         "uses": [{"kind": use.kind, "device": use.device, "what": use.user} for use in list_usages(host, device)],
-        "refused": {"reason": found.reason, "hint": found.hint} if found else None,
+        "refused": {"reason": refusal.reason, "hint": refusal.hint} if refusal else None,
     }  # fmt: skip

@@ -31,14 +31,14 @@ def command(as_json: bool, fix: bool) -> None:
 
 
 def render_checks(checks: Sequence[HostCheck]) -> str:
-    """The findings as a table, then what to do."""
-    wide = max(len(check.name) for check in checks)
+    """Return the results as a table, then the command that installs missing packages."""
+    width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
         mark = "✓" if check.good else "✗" if check.required else "-"
         remedy = "" if check.good else check.fix or f"package {check.package}" if check.fix or check.package else ""
         optional = " (optional)" if not check.good and not check.required else ""
-        lines.append(f"{mark} {check.name:{wide}}  {check.detail}{optional}{' → ' + remedy if remedy else ''}")
+        lines.append(f"{mark} {check.name:{width}}  {check.detail}{optional}{' → ' + remedy if remedy else ''}")
     if packages := missing_packages(checks):
         lines += ["", "To install what is missing:", f"  {install_line(packages)}"]
     return "\n".join(lines)

@@ -28,7 +28,7 @@ from osbuild.shared.sizes import format_decimal
 
 @dataclass(frozen=True, kw_only=True)
 class FlashOptions:
-    """What `edge-osbuild flash` is given."""
+    """The arguments and options of `edge-osbuild flash`."""
 
     image: Path
     targets: tuple[Path, ...]
@@ -83,67 +83,67 @@ def command(options: FlashOptions) -> int:
         bmap=options.bmap,
         no_bmap=options.no_bmap,
     )
-    found = source.find_image(options.image)
-    made = make_plan(
-        found, source.choose_bmap(found, None if options.no_bmap else source.find_bmap(found, options.bmap))
+    image = source.find_image(options.image)
+    plan = make_plan(
+        image, source.choose_bmap(image, None if options.no_bmap else source.find_bmap(image, options.bmap))
     )
-    if trusts_development(found.path):
+    if trusts_development(image.path):
         log.warn(DEVELOPMENT)
     host = Host()
-    wanted = [target.find_target(path, host, size=options.size) for path in options.targets]
-    check_targets(wanted, made, host)
+    targets = [target.find_target(path, host, size=options.size) for path in options.targets]
+    check_targets(targets, plan, host)
     files = [node_seeds.read_seed_iso(path) for path in options.media] or node_seeds.render_nodes(
-        found.path, options.profile, options.nodes, options.settings
+        image.path, options.profile, options.nodes, options.settings
     )
-    orders = plan_orders(made, wanted, options.nodes or tuple(path.name for path in options.media), files)
-    confirm_loss(made, orders, yes=options.yes)
-    if made.bmap:
+    orders = plan_orders(plan, targets, options.nodes or tuple(path.name for path in options.media), files)
+    confirm_loss(plan, orders, yes=options.yes)
+    if plan.bmap:
         count = f"{len(orders)} target{'s' if orders[1:] else ''}"
-        log.note(f"writing {format_decimal(made.bmap.mapped)} of {format_decimal(made.bmap.size)} to {count}")
-    outcomes = job.flash_targets(made, orders)
+        log.note(f"writing {format_decimal(plan.bmap.mapped)} of {format_decimal(plan.bmap.size)} to {count}")
+    outcomes = job.flash_targets(plan, orders)
     job.print_results(outcomes)
     if options.as_json:
-        click.echo(json.dumps(job.results_json(made, outcomes), indent=2))
+        click.echo(json.dumps(job.results_json(plan, outcomes), indent=2))
     return 0 if all(outcome.state is TargetState.done for outcome in outcomes) else 1
 
 
 def check_targets(targets: Sequence[FlashTarget], plan: WritePlan, host: Host) -> None:
-    """Raises `Error` or `UsageError` where one must not be written to; none is touched if one is wrong."""
-    seen: dict[Any, Path] = {plan.source.path.resolve(): plan.source.path}
-    for each in targets:
-        key = each.device.number if each.device else each.path.resolve()
-        if key in seen:
-            raise UsageError(f"this is the same as {seen[key]}", where=str(each.path), hint="name every target once")
-        seen[key] = each.path
-        target.check_target(each, plan.size, host)
+    """Check all targets before any is written. Raises `Error` or `UsageError` for the first that must not be."""
+    paths: dict[Any, Path] = {plan.source.path.resolve(): plan.source.path}
+    for entry in targets:
+        key = entry.device.number if entry.device else entry.path.resolve()
+        if key in paths:
+            raise UsageError(f"this is the same as {paths[key]}", where=str(entry.path), hint="name every target once")
+        paths[key] = entry.path
+        target.check_target(entry, plan.size, host)
 
 
 def plan_orders(
     plan: WritePlan, targets: Sequence[FlashTarget], names: Sequence[str], files: Sequence[Mapping[str, bytes]]
 ) -> list[TargetOrder]:
-    """An order for each target, with its own seed if there are any."""
+    """Return an order for each target, with its own seed if there are seeds."""
     if not files:
-        return [make_order(plan, each, None, {}) for each in targets]
+        return [make_order(plan, flash_target, None, {}) for flash_target in targets]
     entry = seed_patch.find_esp(plan.table, plan.source)
     wrap = find_mtools(Cache())
     with temporary_folder("flash") as scratch, log.step("seeds"):
         copy = seed_patch.extract_esp(plan.source, entry, scratch / "esp")
         return [
-            make_order(plan, each, name, copy.changes(seed, wrap=wrap))
-            for each, name, seed in zip(targets, names, files, strict=True)
+            make_order(plan, flash_target, name, copy.changes(seed, wrap=wrap))
+            for flash_target, name, seed in zip(targets, names, files, strict=True)
         ]
 
 
 def confirm_loss(plan: WritePlan, orders: Sequence[TargetOrder], *, yes: bool) -> None:
-    """Ask before anything is lost. Raises `UsageError` where nobody can answer, `click.Abort` on a no."""
-    lost = [order for order in orders if order.target.exists]
-    if yes or not lost:
+    """Ask before data is lost. Raises `UsageError` without a terminal, and `Error` if the answer is no."""
+    overwritten = [order for order in orders if order.target.exists]
+    if yes or not overwritten:
         return
     if not sys.stdin.isatty():
-        names = ", ".join(order.target.title for order in lost)
+        names = ", ".join(order.target.title for order in overwritten)
         raise UsageError(f"this would overwrite {names}", hint="give --yes to allow it: there is no terminal to ask on")
     log.note(f"{plan.source.path} will overwrite all of:")
-    for order in lost:
+    for order in overwritten:
         log.note(f"  {order.target.title}" + (f" for node {order.node}" if order.node else ""))
     if not click.confirm("Continue?", err=True):
         raise Error("nothing was written", hint="`edge-osbuild devices` lists all disks and cards")

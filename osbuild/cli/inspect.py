@@ -38,7 +38,7 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
     """
     from osbuild.bundle import info
     from osbuild.cli import comparison
-    from osbuild.inspection import update_changes  # these take their time to load
+    from osbuild.inspection import update_changes  # slow imports
     from osbuild.keys import development, key_folder
 
     if folder and (against is not None or not info.is_bundle(image)):
@@ -46,23 +46,23 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
         raise UsageError("--keys is only for checking the signature of one bundle", where=str(image), hint=hint)
     if against is not None:
         cache = Cache()
-        found = update_changes.compare_builds(
+        changes = update_changes.compare_builds(
             update_changes.read_side(against.absolute(), cache), update_changes.read_side(image.absolute(), cache)
         )
         if as_json:
-            click.echo(json.dumps(comparison.comparison_json(found), indent=2))
+            click.echo(json.dumps(comparison.comparison_json(changes), indent=2))
         else:
-            print_lines(comparison.comparison_lines(found))
+            print_lines(comparison.comparison_lines(changes))
     elif info.is_bundle(image):
-        asked = folder is not None or "EDGE_OSBUILD_KEYS" in os.environ
-        known = asked or key_folder.has_keys(development.default_folder())
-        keyring = development.existing_keys(folder).keyring() if known else None
-        about = info.read_bundle(image.absolute(), Cache(), keyring)
+        explicit = folder is not None or "EDGE_OSBUILD_KEYS" in os.environ
+        has_keys = explicit or key_folder.has_keys(development.default_folder())
+        keyring = development.existing_keys(folder).keyring() if has_keys else None
+        bundle = info.read_bundle(image.absolute(), Cache(), keyring)
         if as_json:
-            click.echo(json.dumps(comparison.info_json(about), indent=2))
+            click.echo(json.dumps(comparison.info_json(bundle), indent=2))
         else:
-            print_lines(comparison.info_lines(about))
-        if asked and about.problem:
+            print_lines(comparison.info_lines(bundle))
+        if explicit and bundle.problem:
             raise click.exceptions.Exit(1)
     else:
         report = inspect_image(image)
@@ -73,7 +73,7 @@ def command(image: Path, against: Path | None, folder: Path | None, as_json: boo
 
 
 def inspection_json(report: Inspection) -> dict[str, Any]:
-    """The report as JSON can write it. Sizes are in bytes; `kind` and `holds` are in words."""
+    """Return the report as JSON values. Sizes are in bytes; `kind` and `holds` are texts for people."""
 
     def simple(value: Any) -> Any:
         if isinstance(value, dict):
@@ -91,7 +91,7 @@ def inspection_json(report: Inspection) -> dict[str, Any]:
         }
         for part in report.parts
     ]
-    whole = {
+    document = {
         "image": report.image,
         "size": report.size,
         "allocated": report.allocated,
@@ -103,12 +103,12 @@ def inspection_json(report: Inspection) -> dict[str, Any]:
         "manifest": report.manifest.to_json() if report.manifest else None,
         "problems": report.problems,
     }
-    result: dict[str, Any] = simple(whole)
+    result: dict[str, Any] = simple(document)
     return result
 
 
 def inspection_lines(report: Inspection) -> Iterator[str]:
-    """The report for people."""
+    """Yield the report for people, line by line."""
     manifest = report.manifest or Manifest()
     name = " ".join(word for word in (manifest.name, manifest.version, manifest.board_name) if word)
     yield f"{display_path(report.image)}: {format_bytes(report.size)}, {format_bytes(report.allocated)} on disk" + (
@@ -128,25 +128,25 @@ def inspection_lines(report: Inspection) -> Iterator[str]:
 
 def _partition(part: InspectedPartition) -> tuple[str, ...]:
     partition, content = part.partition, part.content
-    facts = [part.holds]
+    details = [part.holds]
     match content:
         case superblocks.Erofs():
-            facts += [
+            details += [
                 format_bytes(content.size),
                 "+".join(content.compression) or "not compressed",
                 f"{content.inodes} inodes",
             ]
-            facts += ["checksum wrong"] if content.intact is False else []
+            details += ["checksum wrong"] if content.intact is False else []
         case superblocks.Verity():
-            facts += [
+            details += [
                 format_bytes(content.size),
                 content.algorithm,
                 f"salt {content.salt[:8]}…" if content.salt else "no salt",
             ]
-            facts += [f"blocks {content.data_block_size}/{content.hash_block_size}"]
+            details += [f"blocks {content.data_block_size}/{content.hash_block_size}"]
         case superblocks.Ext4():
-            facts += [format_bytes(content.size), f"label {content.label}" if content.label else "no label"]
-    return str(partition.number), partition.name, partition.kind, format_bytes(partition.size), ", ".join(facts)
+            details += [format_bytes(content.size), f"label {content.label}" if content.label else "no label"]
+    return str(partition.number), partition.name, partition.kind, format_bytes(partition.size), ", ".join(details)
 
 
 def _slot(slot: InspectedSlot) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _entry(entry: BootImageInfo) -> Iterator[str]:
 
 
 def _rows(parts: Iterable[tuple[str, str, int | None]]) -> list[tuple[str, str, str]]:
-    """Name, version and size of each of `parts`, the largest first."""
+    """Return name, version and size of each of `parts`, the largest first."""
     ordered = sorted(parts, key=lambda part: part[2] or 0, reverse=True)
     return [(name, version, format_bytes(size)) for name, version, size in ordered]
 

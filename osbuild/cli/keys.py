@@ -35,14 +35,14 @@ def command() -> None:
 
 
 def private_key_options(function: Callable[..., None]) -> Callable[..., None]:
-    """How private keys are reached: options that most of these commands have."""
-    wanted = (
+    """Add the options for access to private keys, which most of these commands have."""
+    options = (
         click.option("--root-keys", type=LOCATION, metavar="FOLDER",
                      help="Folder with the roots' private keys. Default: root/ in the key folder."),
         click.option("--root-passphrase", metavar=REFERENCE, help="Passphrase of the roots' private keys."),
         click.option("--pin", metavar=REFERENCE, help="PIN of the PKCS#11 token."),
     )  # fmt: skip
-    for option in reversed(wanted):
+    for option in reversed(options):
         function = option(function)
     return function
 
@@ -53,7 +53,7 @@ def folder_argument(function: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True, kw_only=True)
 class InitOptions:
-    """What `edge-osbuild keys init` is given."""
+    """The arguments and options of `edge-osbuild keys init`."""
 
     folder: Path
     owner: str
@@ -77,7 +77,7 @@ def init(options: InitOptions) -> None:
     """Create a root and a first signer in FOLDER."""
     if (
         not options.owner.strip() or len(options.owner) > 64
-    ):  # the bound of an organization's name, RFC 5280, appendix A.1
+    ):  # the limit of an organization's name, RFC 5280, appendix A.1
         raise UsageError("the owner must have 1 to 64 characters", hint="name your organization")
     access = PrivateKeyAccess(
         options.root_keys,
@@ -100,7 +100,7 @@ def init(options: InitOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RotateOptions:
-    """What `edge-osbuild keys rotate` is given."""
+    """The arguments and options of `edge-osbuild keys rotate`."""
 
     folder: Path | None
     root_keys: Path | None
@@ -149,7 +149,7 @@ def rotate(options: RotateOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RevokeOptions:
-    """What `edge-osbuild keys revoke` is given."""
+    """The arguments and options of `edge-osbuild keys revoke`."""
 
     name: str
     folder: Path | None
@@ -189,24 +189,24 @@ def revoke(options: RevokeOptions) -> None:
 def show(folder: Path | None, root_keys: Path | None, keyring: Path | None, as_json: bool) -> None:
     """Show all keys, when they expire, and which are revoked."""
     keys = existing_keys(folder.absolute() if folder else None)
-    found = report_keys(keys, root_folder=root_keys)
+    report = report_keys(keys, root_folder=root_keys)
     if keyring is not None:
         write_key_file(keyring, keys.keyring(), mode=PUBLIC)
     if as_json:
-        click.echo(json.dumps(report_json(found), indent=2))
+        click.echo(json.dumps(report_json(report), indent=2))
     else:
-        print_lines(report_lines(found))
-    for warning in () if as_json else found.warnings:
+        print_lines(report_lines(report))
+    for warning in () if as_json else report.warnings:
         log.warn(warning)
 
 
 def key_folder_path(folder: Path | None) -> Path:
-    """The key folder that is meant. Raises `Error` where there are no keys."""
+    """Return `folder`, or the default key folder. Raises `Error` if it has no keys."""
     return existing_keys(folder.absolute() if folder else None).folder
 
 
 def checked_token(uri: str | None) -> str | None:
-    """`uri` itself. Raises `UsageError` where it is none."""
+    """Check and return `uri`. Raises `UsageError` if it is not a PKCS#11 URI."""
     from osbuild.keys.pkcs11_token import check_uri, is_token
 
     if uri is not None and not is_token(uri):
@@ -215,7 +215,7 @@ def checked_token(uri: str | None) -> str | None:
 
 
 def report_json(report: KeyReport) -> dict[str, Any]:
-    """The report as JSON can write it; times are ISO 8601 in UTC."""
+    """Return the report as JSON values; times are ISO 8601 in UTC."""
 
     def simple(value: Any) -> Any:
         if isinstance(value, dict):
@@ -227,12 +227,12 @@ def report_json(report: KeyReport) -> dict[str, Any]:
     plain: dict[str, Any] = simple(asdict(report))
     for line in plain["lines"]:
         if line["revoked"]:
-            line["revoked"]["serial"] = f"{line['revoked']['serial']:x}"  # larger than JSON's numbers are exact
+            line["revoked"]["serial"] = f"{line['revoked']['serial']:x}"  # too large for an exact number in JSON
     return {**{name: value for name, value in plain.items() if name != "lines"}, "keys": plain["lines"]}
 
 
 def report_lines(report: KeyReport) -> Iterator[str]:
-    """The report for people."""
+    """Yield the report for people, line by line."""
     yield f"{report.folder}: keys of {report.owner}" + (", for development only" if report.development else "")
     rows = []
     for line in report.lines:

@@ -1,4 +1,4 @@
-"""Paths on the command line: how every command reads them."""
+"""The types of paths on the command line, for all commands."""
 
 import errno
 import os
@@ -11,11 +11,11 @@ from click.shell_completion import CompletionItem
 from osbuild.host.output import file_kind
 from osbuild.host.paths import made_by_kernel
 
-BLOCKING = ("a FIFO", "a socket", "a character device")  # none has contents of a known size
+BLOCKING = ("a FIFO", "a socket", "a character device")  # the size of their contents is unknown
 
 
 class Location(click.ParamType[Path]):
-    """A path, which need not exist; `~/` is the user's home, also where no shell expands it, as in `--seed=~/x`."""
+    """A path, which need not exist. `~/` is the user's home, even if the shell does not expand it (`--seed=~/x`)."""
 
     name = "path"
 
@@ -25,20 +25,20 @@ class Location(click.ParamType[Path]):
         if not value or "\0" in value:
             self.fail("the path is empty", param, ctx)
         path = Path(os.path.expanduser(value) if value == "~" or value.startswith("~/") else value)  # noqa: PTH111
-        found = None
+        kind = None
         try:
-            found = file_kind(path.stat().st_mode)
-        except OSError as error:  # whoever opens it says why
+            kind = file_kind(path.stat().st_mode)
+        except OSError as error:  # the code that opens the path reports it
             if error.errno == errno.ELOOP:
                 self.fail(f"{str(path)!r} is a link that leads back to itself", param, ctx)
-        if found in BLOCKING:
-            self.fail(f"{str(path)!r} is {found}: name a file or a folder", param, ctx)
+        if kind in BLOCKING:
+            self.fail(f"{str(path)!r} is {kind}: name a file or a folder", param, ctx)
         if made_by_kernel(path):
             self.fail(f"{str(path)!r} is made by the kernel, not stored on a disk: name another one", param, ctx)
         return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The shell's own completion of files."""
+        """Use the shell's own completion of files."""
         return [CompletionItem(incomplete, type="file")]
 
 

@@ -23,8 +23,8 @@ from osbuild.pipeline.resolve import make_lock
               help="Leave this suite out, such as trixie-security, if its signature does not match.")  # fmt: skip
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
     """Resolve every input of PROFILE again, and write its lock."""
-    for loaded, wanted in chosen_boards(profile, arch, board):
-        lock = make_lock(loaded, wanted, BuildContext(Cache(), folder), without=without)
+    for loaded, target in chosen_boards(profile, arch, board):
+        lock = make_lock(loaded, target, BuildContext(Cache(), folder), without=without)
         path = save_lock(loaded, lock)
         packages = f"{len(lock.packages)} packages, {lock.kernel.name} {lock.kernel.version}"
         print_lines([f"{display_path(path)}: {lock.board}: {packages}"])

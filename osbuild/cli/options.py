@@ -1,4 +1,4 @@
-"""The options of a command as one object, where there are many."""
+"""The options of a command as one object, for commands with many options."""
 
 import functools
 from collections.abc import Callable
@@ -9,12 +9,12 @@ Result = TypeVar("Result")
 
 
 def as_object(kind: type[Options]) -> Callable[[Callable[[Options], Result]], Callable[..., Result]]:
-    """Have a command get its options as the dataclass `kind`, whose fields have the options' names."""
+    """Pass a command its options as one `kind`, a dataclass whose fields have the names of the options."""
 
     def decorate(function: Callable[[Options], Result]) -> Callable[..., Result]:
         @functools.wraps(function)
-        def call(**given: object) -> Result:
-            return function(kind(**given))
+        def call(**values: object) -> Result:
+            return function(kind(**values))
 
         return call
 

@@ -57,7 +57,7 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
     for name, path in files:
         try:
             loaded = loading.load_profile(path, architecture=Architecture(arch) if arch else None)
-            found = loaded.profile
+            valid = loaded.profile
             check_inputs(loaded)
         except Error as error:
             results.append(
@@ -69,7 +69,7 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
             results.append({"profile": name, "ok": True})
             if not as_json:
                 print_lines(
-                    [f"{paths.display_path(path)}: {found.name} {found.version} for {found.architecture} is valid"]
+                    [f"{paths.display_path(path)}: {valid.name} {valid.version} for {valid.architecture} is valid"]
                 )
     if as_json:
         click.echo(json.dumps(results, indent=2))
@@ -78,15 +78,15 @@ def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:
 
 
 def check_inputs(loaded: loading.LoadedProfile) -> None:
-    """Look into what a build reads only later: the board, and the archives of container images. Raises `Error`."""
-    place = "board"
+    """Check inputs that a build reads later: the board, and the archives of container images. Raises `Error`."""
+    key = "board"
     try:
         board = boards.board_of(loaded)
         architecture = board.architecture if loaded.profile.board else loaded.profile.architecture
         for number, name in enumerate(loaded.profile.kubernetes.images):
-            place = f"kubernetes.images[{number}]"
+            key = f"kubernetes.images[{number}]"
             if name != "demo":
                 image_archive.inspect_archive(paths.resolve_named(name, loaded.folder), architecture)
     except Error as error:
         message = f"{error.where}: {error.message}" if error.where else error.message
-        raise Error(message, where=loaded.origins.get(place), hint=error.hint) from error
+        raise Error(message, where=loaded.origins.get(key), hint=error.hint) from error

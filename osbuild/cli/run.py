@@ -22,7 +22,7 @@ MEMORY = 3 * 2**30
 
 
 def parse_memory_size(text: str) -> int:
-    """Bytes in `2G`, `512M` or `1.5 GiB`; a number alone is in MiB. Raises `click.BadParameter` on anything else."""
+    """Parse `2G`, `512M` or `1.5 GiB` to bytes; a bare number is in MiB. Raises `click.BadParameter`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     amount = int(float(match[1]) * (2**30 if match[2].upper() == "G" else 2**20)) if match else 0
     if amount <= 0:
@@ -30,22 +30,22 @@ def parse_memory_size(text: str) -> int:
     return amount
 
 
-def check_own_files(inputs: list[Path], written: dict[str, Path | None]) -> None:
-    """Raises `UsageError` if an option names a file to write that is booted from, or that another option names."""
-    taken = {path.resolve(): "what is booted" for path in inputs}
-    for option, path in written.items():
+def check_own_files(inputs: list[Path], outputs: dict[str, Path | None]) -> None:
+    """Raise `UsageError` if an output is also an input of the machine, or is named by two options."""
+    uses_by_path = {path.resolve(): "what is booted" for path in inputs}
+    for option, path in outputs.items():
         if path is None:
             continue
-        for other, use in taken.items():
-            if other == path.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+        for used_path, use in uses_by_path.items():
+            if used_path == path.resolve() or (path.exists() and used_path.exists() and path.samefile(used_path)):
                 message = f"{option} would overwrite this file, which is {use}"
                 raise UsageError(message, where=str(path), hint="name another file")
-        taken[path.resolve()] = f"named by {option} too"
+        uses_by_path[path.resolve()] = f"named by {option} too"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What `edge-osbuild run` is given."""
+    """The arguments and options of `edge-osbuild run`."""
 
     image: Path
     arguments: tuple[str, ...]
@@ -55,7 +55,7 @@ class RunOptions:
     disk_size: int | None
     ssh_port: int | None
     persist: Path | None
-    wanted: str
+    accel: str
     board: str | None
     no_network: bool
     logfile: Path | None
@@ -78,7 +78,7 @@ class RunOptions:
     metavar="FILE",
     help="Keep the machine's writes in this qcow2 file, for the next run.",
 )
-@click.option("--accel", "wanted", type=click.Choice(acceleration.CHOICES), default="auto", show_default=True,
+@click.option("--accel", type=click.Choice(acceleration.CHOICES), default="auto", show_default=True,
               help="Virtualization by KVM, or translation by QEMU (TCG).")  # fmt: skip
 @click.option("--board", metavar="NAME", help="Board of the image, if it has no build manifest.")
 @click.option("--no-network", is_flag=True, help="Boot without a network card.")
@@ -93,37 +93,38 @@ def command(options: RunOptions) -> None:
     """
     if options.no_network and options.ssh_port:
         raise UsageError("--ssh-port needs a network", hint="leave out --no-network")
-    found = bootable.find_bootable(
+    source = bootable.find_bootable(
         options.image, seed=options.seed, board=boards.load_board(options.board) if options.board else None
     )
-    hardware = found.board.qemu
+    hardware = source.board.qemu
     if not hardware.machine:
         raise Error(
-            "QEMU has no machine for this board", where=f"board {found.board.name}",
+            "QEMU has no machine for this board", where=f"board {source.board.name}",
             hint="boot it on the hardware: edge-osbuild flash",
         )  # fmt: skip
     check_own_files(
-        [found.image, *([found.seed] if found.seed else [])], {"--persist": options.persist, "--log": options.logfile}
+        [source.image, *([source.seed] if source.seed else [])],
+        {"--persist": options.persist, "--log": options.logfile},
     )
-    image_format(found.image)  # so that a wrong name is known before any work is done
+    image_format(source.image)  # reports a wrong name before any work is done
     network = None if options.no_network else MachineNetwork(forwards=(Forward(22, options.ssh_port or 0),))
     config = MachineConfig(
-        board=found.board,
-        image=found.image,
+        board=source.board,
+        image=source.image,
         memory=options.memory or hardware.memory or MEMORY,
         cpus=options.cpus,
         persist=options.persist,
         disk_size=options.disk_size,
-        media=(found.seed,) if found.seed else (),
+        media=(source.seed,) if source.seed else (),
         network=network,
         extra=options.arguments,
     )
-    qemu = Emulator() if options.host_qemu else find_emulator(found.board.architecture)
-    accelerator = acceleration.choose_accelerator(found.board, options.wanted, wrap=qemu.wrap, root=qemu.root)
+    qemu = Emulator() if options.host_qemu else find_emulator(source.board.architecture)
+    accelerator = acceleration.choose_accelerator(source.board, options.accel, wrap=qemu.wrap, root=qemu.root)
     machine = Machine(config, log=options.logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with machine:
-        log.note(f"{found.image}: board {found.board.name}, {accelerator.name}, seed: {found.seed or 'none'}")
+        log.note(f"{source.image}: board {source.board.name}, {accelerator.name}, seed: {source.seed or 'none'}")
         if network:
             log.note(f"ssh -p {machine.port(22)} -o StrictHostKeyChecking=no USER@127.0.0.1")
         if interactive:

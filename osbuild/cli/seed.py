@@ -26,7 +26,7 @@ from osbuild.shared.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOptions:
-    """What `edge-osbuild seed` is given."""
+    """The arguments and options of `edge-osbuild seed`."""
 
     profile: str
     node: str

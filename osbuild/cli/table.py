@@ -1,4 +1,4 @@
-"""What every list for people is laid out with."""
+"""Prints lists for people, in columns."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -8,7 +8,7 @@ from osbuild.shared.quoting import escaped
 
 
 def align_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Iterator[str]:
-    """Rows in aligned columns, those numbered in `right` to the right."""
+    """Yield the rows as lines with aligned columns; the columns numbered in `right` are aligned right."""
     rows = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -20,5 +20,5 @@ def align_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> I
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print to standard output, each of `lines` in one line, whatever names of others are in it."""
+    """Print to standard output, each of `lines` in one line: line breaks in file names and the like are escaped."""
     click.echo("\n".join(escaped(line) for line in lines))

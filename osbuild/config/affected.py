@@ -16,13 +16,13 @@ def seed_keys(profile: Profile) -> dict[str, Any]:
     return _part(profile, "seed")
 
 
-def _part(block: Any, wanted: str) -> dict[str, Any]:
-    part = {}
+def _part(block: Any, affected: str) -> dict[str, Any]:
+    values = {}
     for key in keys_of(type(block)).values():
         value, affects = getattr(block, key.name), key.limits.get("affects", "image")
         if affects == "image" and key.shape.kind is Kind.BLOCK:
-            if inner := _part(value, wanted):
-                part[key.name] = inner
-        elif affects == wanted:
-            part[key.name] = to_json(value)
-    return part
+            if inner := _part(value, affected):
+                values[key.name] = inner
+        elif affects == affected:
+            values[key.name] = to_json(value)
+    return values

@@ -140,8 +140,10 @@ def load_board(name: str, folder: Path = Path()) -> Board:
     """
     path = paths.resolve_named(name, folder) if "/" in name else paths.BOARDS / f"{name}.yaml"
     if not path.is_file():
-        near = find_nearest(name, list(shipped_boards()))
-        hint = f"did you mean `{near}`?" if near else f"write a path, or one of: {', '.join(shipped_boards())}"
+        suggestion = find_nearest(name, list(shipped_boards()))
+        hint = (
+            f"did you mean `{suggestion}`?" if suggestion else f"write a path, or one of: {', '.join(shipped_boards())}"
+        )
         raise UsageError(f"no board {document.quote_text(name)}", hint=hint)
     reader = ValueReader(None)
     board = Board(**reader.block(document.read_document(path), Board, "", item=True))
@@ -151,20 +153,22 @@ def load_board(name: str, folder: Path = Path()) -> Board:
 
 def check_board(board: Board, where: str) -> None:
     """Raise `Error` if settings of a board contradict each other."""
-    for word in (word for text in board.arguments for word in split_arguments(text)):
-        if is_reserved(word):
+    for argument in (argument for text in board.arguments for argument in split_arguments(text)):
+        if is_reserved(argument):
             hint = "remove it from `arguments`"
             raise Error(
-                f"found the kernel argument {document.quote_text(word)}, which the build sets", where=where, hint=hint
+                f"found the kernel argument {document.quote_text(argument)}, which the build sets",
+                where=where,
+                hint=hint,
             )
     if board.boot != "uboot":
         return
-    for each in ("script", "state", "device_tree", "kernel", "image"):
-        if not getattr(board.uboot, f"{each}_address"):
-            raise Error(f"`uboot.{each}_address` is missing", where=where, hint="the boot script needs it")
-    for name, value in (("packages", board.packages), ("device_trees", board.device_trees)):
+    for name in ("script", "state", "device_tree", "kernel", "image"):
+        if not getattr(board.uboot, f"{name}_address"):
+            raise Error(f"`uboot.{name}_address` is missing", where=where, hint="the boot script needs it")
+    for setting, value in (("packages", board.packages), ("device_trees", board.device_trees)):
         if not value:
-            raise Error(f"`{name}` is empty", where=where, hint="a board with U-Boot needs this key")
+            raise Error(f"`{setting}` is empty", where=where, hint="a board with U-Boot needs this key")
 
 
 def default_board(architecture: Architecture) -> Board:

@@ -120,23 +120,21 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_document(path: Path) -> Map:
-    """Read one file. Raises `Error` with a position for whatever is not plain YAML with a mapping at its top."""
-    tree = parse_document(_text(path), path)
-    if tree is None:
+    """Read one file. Raises `Error` with a position unless it is plain YAML with a mapping at its top."""
+    document = parse_document(_text(path), path)
+    if document is None:
         raise Error("the file is empty", where=str(Mark(path)), hint="begin with `name:` and `version:`")
-    if not isinstance(tree, Map):
+    if not isinstance(document, Map):
         message = "found no keys, expected a profile"
-        raise Error(message, where=str(tree.mark), hint="write `KEY: VALUE` lines, beginning with `name:`")
-    return tree
+        raise Error(message, where=str(document.mark), hint="write `KEY: VALUE` lines, beginning with `name:`")
+    return document
 
 
 def parse_document(text: str, path: Path) -> Node | None:
-    """Any plain YAML, None where there is nothing in it. `path` is for positions. Raises `Error` as `read_document`
-    does.
-    """
-    if bad := yaml.reader.Reader.NON_PRINTABLE.search(text):
-        message = f"found the character U+{ord(bad.group()):04X}, expected text"
-        raise Error(message, where=_position(path, text[: bad.start()]), hint="remove it")
+    """Parse any plain YAML; None for an empty text. `path` is for positions. Raises `Error` like `read_document`."""
+    if unprintable := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        message = f"found the character U+{ord(unprintable.group()):04X}, expected text"
+        raise Error(message, where=_position(path, text[: unprintable.start()]), hint="remove it")
     loader = _Loader(text, path)
     try:
         node = loader.get_single_node()
@@ -148,15 +146,15 @@ def parse_document(text: str, path: Path) -> Node | None:
         raise Error("not valid YAML", where=where, hint="check the escapes and quotes around here") from error
     finally:
         loader.dispose()
-    return None if node is None else _tree(node, loader)
+    return None if node is None else _convert_node(node, loader)
 
 
 def _text(path: Path) -> str:
     start = str(Mark(path))
     try:
         if not path.is_file():
-            what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "not there"
-            raise Error(f"cannot read the profile: it is {what}", where=start, hint="name a YAML file")
+            kind = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "not there"
+            raise Error(f"cannot read the profile: it is {kind}", where=start, hint="name a YAML file")
         data = read_start(path, LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no such file can exist"
@@ -197,10 +195,10 @@ def _syntax(error: yaml.MarkedYAMLError, loader: _Loader) -> Error:
     return Error(problem, where=str(loader.mark(mark)), hint=hint)
 
 
-def _tree(node: yaml.Node, loader: _Loader) -> Node:
+def _convert_node(node: yaml.Node, loader: _Loader) -> Node:
     mark = loader.mark(node.start_mark)
     if isinstance(node, yaml.SequenceNode):
-        return List(tuple(_tree(item, loader) for item in node.value), mark)
+        return List(tuple(_convert_node(item, loader) for item in node.value), mark)
     if isinstance(node, yaml.MappingNode):
         entries: dict[str, MappingItem] = {}
         for name, value in node.value:
@@ -209,7 +207,7 @@ def _tree(node: yaml.Node, loader: _Loader) -> Node:
                 message = f"found the key {quote_text(key.text)} twice"
                 hint = f"it is also in line {entries[key.text].mark.line}: keep one of the two"
                 raise Error(message, where=str(key.mark), hint=hint)
-            entries[key.text] = MappingItem(key.mark, _tree(value, loader))
+            entries[key.text] = MappingItem(key.mark, _convert_node(value, loader))
         return Map(entries, mark)
     if any("\ud800" <= sign <= "\udfff" for sign in node.value):
         raise Error("found half of a surrogate pair, expected text", where=str(mark), hint="write the character itself")
@@ -221,7 +219,7 @@ def _key(node: yaml.Node, loader: _Loader) -> Scalar:
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:merge":
         hint = "to share settings between profiles use `extends`"
         raise Error("found a merge key `<<`, expected a plain key", where=where, hint=hint)
-    key = _tree(node, loader)
+    key = _convert_node(node, loader)
     if not isinstance(key, Scalar):
         raise Error("found a list or mapping as a key, expected a name", where=where, hint="check `?`, `[` and `{`")
     if key.kind != "string":

@@ -10,9 +10,9 @@ from osbuild.host.architecture import Architecture
 
 
 def make_schema() -> dict[str, Any]:
-    """JSON Schema 2020-12 of a profile as it is written, before what it extends is merged in."""
-    found = _block(Profile, top=True)
-    found["properties"][key_table.INHERIT] = {
+    """Return the JSON Schema 2020-12 of one profile file, before it is merged with what it extends."""
+    schema = _block(Profile, top=True)
+    schema["properties"][key_table.INHERIT] = {
         "description": key_table.INHERIT_HELP,
         "anyOf": [_name(), {"type": "array", "items": _name()}],
     }
@@ -21,7 +21,7 @@ def make_schema() -> dict[str, Any]:
         "$id": "urn:edge-osbuild:profile",
         "title": "edge-osbuild profile",
         "description": "What one kind of node is.",
-        **found,
+        **schema,
         "required": ["name"],
         "anyOf": [{"required": ["version"]}, {"required": [key_table.INHERIT]}],
     }
@@ -32,7 +32,7 @@ def _name() -> dict[str, Any]:
 
 
 def _block(block: type, *, top: bool = False, item: bool = False) -> dict[str, Any]:
-    """A block's keys; those that are lists also as `KEY+`, except in the items of a list, which are not merged."""
+    """Return the schema of a block. A list may also be `KEY+`, except in items of lists, which are not merged."""
     properties: dict[str, Any] = {}
     exclusive: dict[str, Any] = {}
     table = key_table.keys_of(block)
@@ -47,30 +47,30 @@ def _block(block: type, *, top: bool = False, item: bool = False) -> dict[str, A
                 **appended,
             }
             exclusive[f"{key.name}+"] = {"properties": {key.name: False}}
-    found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    schema: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
     if exclusive:
-        found["dependentSchemas"] = exclusive
+        schema["dependentSchemas"] = exclusive
     required = [key.name for key in table.values() if key.required]
     if required and not top:
-        found["required"] = required
-    return found
+        schema["required"] = required
+    return schema
 
 
 def _value(key: Key) -> dict[str, Any]:
-    """A key's value, which may be null for its default where that makes sense."""
-    found = _shape(key.shape, key)
+    """Return the schema of a key's value. Null stands for the default of a list or scalar."""
+    schema = _shape(key.shape, key)
     if key.shape.kind in (Kind.LEAF, Kind.LIST) and not key.required:
-        return _nullable(found)
-    return found
+        return _nullable(schema)
+    return schema
 
 
-def _nullable(found: dict[str, Any]) -> dict[str, Any]:
-    found = dict(found)
-    types = found["type"] if isinstance(found["type"], list) else [found["type"]]
-    found["type"] = [*types, "null"]
-    if "enum" in found:
-        found["enum"] = [*found["enum"], None]
-    return found
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    schema = dict(schema)
+    types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    schema["type"] = [*types, "null"]
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    return schema
 
 
 def _shape(shape: Shape, key: Key) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def _shape(shape: Shape, key: Key) -> dict[str, Any]:
     if shape.kind is Kind.MAP:
         assert shape.item
         inner = _shape(shape.item, key)
-        found = {"type": "object", "additionalProperties": _nullable(inner) if inner else True}
-        return {**found, "propertyNames": {"pattern": key.limits["keys"]}} if "keys" in key.limits else found
+        schema = {"type": "object", "additionalProperties": _nullable(inner) if inner else True}
+        return {**schema, "propertyNames": {"pattern": key.limits["keys"]}} if "keys" in key.limits else schema
     return _leaf(shape.types, key)
 
 
@@ -99,16 +99,16 @@ def _leaf(types: tuple[type, ...], key: Key) -> dict[str, Any]:
         Architecture: "string",
     }
     kinds = [names[kind] for kind in types]
-    found: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
+    schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
     if "integer" in kinds:
-        found["minimum"] = key.limits.get("minimum", key_table.INTEGERS[0])
-        found["maximum"] = key.limits.get("maximum", key_table.INTEGERS[1])
+        schema["minimum"] = key.limits.get("minimum", key_table.INTEGERS[0])
+        schema["maximum"] = key.limits.get("maximum", key_table.INTEGERS[1])
     if key.choices:
-        found["enum"] = [str(choice) for choice in key.choices]
+        schema["enum"] = [str(choice) for choice in key.choices]
     elif Size in types:
-        found["pattern"] = key_table.SIZE
+        schema["pattern"] = key_table.SIZE
     elif SecretRef in types:
-        found["pattern"] = key_table.REFERENCE
+        schema["pattern"] = key_table.REFERENCE
     elif str in types and not key.limits.get("lines"):
-        found["pattern"] = key.limits.get("pattern", key_table.LINE)
-    return found
+        schema["pattern"] = key.limits.get("pattern", key_table.LINE)
+    return schema

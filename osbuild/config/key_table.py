@@ -1,4 +1,4 @@
-"""The table of keys (model.py) as data: what may stand in each place. Parser, schema and documentation read this."""
+"""The table of keys (profile.py, board.py) as data: the type of each key. Parser, schema and documentation read it."""
 
 import dataclasses
 import types
@@ -27,7 +27,7 @@ INHERIT_HELP = (
 
 
 class Kind(Enum):
-    """What a value is made of."""
+    """The kind of a value."""
 
     BLOCK = "block"  # a mapping with known keys
     LIST = "list"
@@ -38,7 +38,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Shape:
-    """`types` are those of a leaf, or the one dataclass of a block; `item` is what a list or map holds."""
+    """`types` are those of a leaf, or the one dataclass of a block; `item` is the shape of a list's or map's items."""
 
     kind: Kind
     types: tuple[type, ...] = ()
@@ -57,7 +57,7 @@ class Key:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The only values of a string, or none where it is free."""
+        """The allowed values of a string; empty if any value is allowed."""
         if Architecture in self.shape.types:
             return tuple(Architecture)
         return tuple(self.limits.get("choices", ()))
@@ -80,7 +80,7 @@ def describe_type(annotation: Any) -> Shape:
 
 
 def keys_of(block: Any) -> Mapping[str, Key]:
-    """The keys of one dataclass of the table, in order."""
+    """Return the keys of one dataclass of the table, in order."""
     return _keys(block)
 
 
@@ -91,13 +91,13 @@ def _keys(block: Any) -> Mapping[str, Key]:
     for field in dataclasses.fields(block):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         required = default is dataclasses.MISSING
-        found = describe_type(annotations[field.name])
-        table[field.name] = Key(field.name, found, field.metadata, None if required else default, required)
+        shape = describe_type(annotations[field.name])
+        table[field.name] = Key(field.name, shape, field.metadata, None if required else default, required)
     return table
 
 
 def every_key(block: type = Profile, prefix: str = "") -> Iterator[tuple[str, Key]]:
-    """Every key of the table as (dotted name, key); the keys of a list's items are `users[].name`."""
+    """Yield every key of the table as (dotted name, key); keys of items of a list are written `users[].name`."""
     for key in keys_of(block).values():
         yield prefix + key.name, key
         if key.shape.kind is Kind.BLOCK:
@@ -107,14 +107,14 @@ def every_key(block: type = Profile, prefix: str = "") -> Iterator[tuple[str, Ke
 
 
 def format_size(size: int) -> str:
-    """A size in bytes as a profile writes it."""
-    mebi, rest = divmod(size, 2**20)
-    assert not rest, "sizes are whole MiB"
+    """Format a size in bytes as in a profile."""
+    mebi, remainder = divmod(size, 2**20)
+    assert not remainder, "sizes are whole MiB"
     return f"{mebi // 1024} GiB" if mebi % 1024 == 0 else f"{mebi} MiB"
 
 
 def to_json(value: Any) -> Any:
-    """A value of the table as JSON has it: sizes as text, tuples as lists, dataclasses as mappings."""
+    """Convert a value of the table to JSON values: sizes to text, tuples to lists, dataclasses to mappings."""
     if isinstance(value, Size):
         return format_size(value)
     if isinstance(value, SecretRef | Architecture):

@@ -27,8 +27,8 @@ class LoadedProfile:
     """A profile and its origin.
 
     `origins` maps each dotted key (`kernel.flavour`, `users[0].name`) to `file:line`, "default" or "--arch". Paths in
-    the profile are relative to `folder`, that of the profile itself, wherever they were stated. `files` are all that
-    were read, in the order in which they were merged.
+    the profile are relative to `folder`, the folder of the profile itself, whichever file states them. `files` are all
+    files that were read, in the order in which they were merged.
     """
 
     profile: Profile
@@ -38,22 +38,22 @@ class LoadedProfile:
 
 
 def find_profile(name: str | Path) -> Path:
-    """The file of a profile named on the command line: a path, or the bare name of a shipped profile.
+    """Return the file of a profile that the command line names: by path, or by the bare name of a shipped profile.
 
-    Raises `UsageError` where there is none.
+    Raises `UsageError` if it does not exist.
     """
     text = str(name)
     if text.startswith("~/"):  # a shell expands it only at the beginning of a word
         text = os.path.expanduser(text)  # noqa: PTH111 - never raises
     candidates = [Path(text), Path(f"{text}.yaml")]
-    if re.fullmatch(r"[A-Za-z0-9_-]+", text):  # the name of a shipped one goes before a folder that is called the same
+    if re.fullmatch(r"[A-Za-z0-9_-]+", text):  # a shipped profile has precedence over a folder of that name
         candidates = [paths.PROFILES / f"{text}.yaml", Path(f"{text}.yaml")]
     for path in candidates:
         if paths.path_exists(path):
             return path
     shipped = _names(paths.PROFILES)
-    near = find_nearest(Path(text).stem, shipped)
-    hint = f"did you mean `{near}`?" if near else f"write a path, or one of: {', '.join(shipped)}"
+    suggestion = find_nearest(Path(text).stem, shipped)
+    hint = f"did you mean `{suggestion}`?" if suggestion else f"write a path, or one of: {', '.join(shipped)}"
     raise UsageError(f"no profile {quote_text(text)}", hint=hint)
 
 
@@ -67,16 +67,16 @@ def load_profile(
 ) -> LoadedProfile:
     """Read the profile at `path` with all that it extends. `architecture` overrides the profile's own.
 
-    `change` gets the merged tree before its values are read, and returns the one to read.
+    `change` gets the merged document before its values are read, and returns the document to read.
 
-    Raises one `Error` with file, line and column for whatever is wrong, whatever the file holds.
+    Raises one `Error` with file, line and column if anything in the files is invalid.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - `..` is resolved, symbolic links are not
-    trees: dict[Path, Map] = {}
-    _collect(path, trees, ())
+    documents: dict[Path, Map] = {}
+    _collect(path, documents, ())
     merged = Map({}, Mark(path))
-    for tree in trees.values():
-        merged = merge_documents(merged, tree)
+    for parsed in documents.values():
+        merged = merge_documents(merged, parsed)
     if change is not None:
         merged = change(merged)
     reader = ValueReader(path.parent)
@@ -85,28 +85,30 @@ def load_profile(
     if architecture is not None:
         profile = dataclasses.replace(profile, architecture=architecture)
         origins["architecture"] = "--arch"
-    check_profile(profile, _Places(reader.values_at, tuple(trees), Mark(path)).where, path.parent)
-    return LoadedProfile(profile, dict(_complete(profile, "", origins)), path.parent, tuple(trees))
+    check_profile(profile, _Positions(reader.values_at, tuple(documents), Mark(path)).where, path.parent)
+    return LoadedProfile(profile, dict(_complete(profile, "", origins)), path.parent, tuple(documents))
 
 
-def _collect(path: Path, trees: dict[Path, Map], chain: tuple[Path, ...], mark: Mark | None = None) -> None:
-    """Read `path` after what it extends, each file once, so that a base that two share does not undo the first."""
+def _collect(path: Path, documents: dict[Path, Map], chain: tuple[Path, ...], mark: Mark | None = None) -> None:
+    """Read `path` after what it extends. Each file is read once, so that a shared base does not undo the first user."""
     if path in chain:
         loop = " → ".join(entry.stem for entry in (*chain[chain.index(path) :], path))
         raise Error(f"the profile extends itself: {loop}", where=str(mark), hint="remove one of these `extends`")
-    if path in trees:
+    if path in documents:
         return
     if len(chain) == document.DEEPEST:
         raise Error(f"more than {len(chain)} profiles extend each other", where=str(mark), hint="merge some of them")
-    tree = document.read_document(path)
-    check_structure(tree, fragment=bool(chain))
-    for name in _extends(tree):
-        _collect(_base(name, path), trees, (*chain, path), name.mark)
-    trees[path] = Map({key: entry for key, entry in tree.entries.items() if key != key_table.INHERIT}, tree.mark)
+    parsed = document.read_document(path)
+    check_structure(parsed, fragment=bool(chain))
+    for name in _extends(parsed):
+        _collect(_base(name, path), documents, (*chain, path), name.mark)
+    documents[path] = Map(
+        {key: entry for key, entry in parsed.entries.items() if key != key_table.INHERIT}, parsed.mark
+    )
 
 
-def _extends(tree: Map) -> tuple[Scalar, ...]:
-    entry = tree.entries.get(key_table.INHERIT)
+def _extends(parsed: Map) -> tuple[Scalar, ...]:
+    entry = parsed.entries.get(key_table.INHERIT)
     if entry is None:
         return ()
     names = entry.value.items if isinstance(entry.value, List) else (entry.value,)
@@ -125,21 +127,21 @@ def _extends(tree: Map) -> tuple[Scalar, ...]:
 
 
 def _base(name: Scalar, path: Path) -> Path:
-    """The file that `extends: name` means in the profile `path`: beside it, or shipped."""
+    """Return the file that `extends: name` means in the profile `path`: beside it, or shipped. Raises `Error`."""
     folders = [path.parent] if "/" in name.text else [path.parent, paths.PROFILES]
-    own = None
+    site_profile = None
     for folder in folders:
         for text in (name.text, f"{name.text}.yaml"):
             candidate = Path(os.path.abspath(paths.resolve_named(text, folder)))  # noqa: PTH100
             if paths.path_exists(candidate) and not candidate.is_dir():
                 if candidate != path:
                     return candidate
-                own = candidate  # a site's own `edge-server` may extend the shipped one
-    if own:
-        return own
+                site_profile = candidate  # a site's own `edge-server` may extend the shipped one
+    if site_profile:
+        return site_profile
     known = sorted({*_names(path.parent), *_names(paths.PROFILES)} - {path.stem})
-    near = find_nearest(Path(name.text).stem, known)
-    hint = f"did you mean `{near}`?" if near else f"profiles that can be extended are: {', '.join(known)}"
+    suggestion = find_nearest(Path(name.text).stem, known)
+    hint = f"did you mean `{suggestion}`?" if suggestion else f"profiles that can be extended are: {', '.join(known)}"
     raise Error(f"found no profile {quote_text(name.text)} to extend", where=str(name.mark), hint=hint)
 
 
@@ -151,19 +153,19 @@ def _names(folder: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Places:
+class _Positions:
     marks: Mapping[str, Mark]
     files: tuple[Path, ...]
     start: Mark
 
     def where(self, *dotted: str) -> str:
-        """The position of that one of the keys, or of what is around it, which was stated last."""
+        """Return the position of the key that was stated last, or of its nearest stated parent."""
         marks = [mark for mark in map(self._mark, dotted) if mark]
         marks.sort(key=lambda mark: self._order(mark.path), reverse=True)
         return str(marks[0] if marks else self.start)
 
     def _order(self, path: Path) -> int:
-        """What did not come from a file was stated last."""
+        """Return the rank of a file in the order of merging; options of the command line rank last."""
         return self.files.index(path) if path in self.files else len(self.files)
 
     def _mark(self, dotted: str) -> Mark | None:
@@ -173,7 +175,7 @@ class _Places:
 
 
 def _complete(block: Any, prefix: str, origins: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """The origin of every key that is no block: what was stated, or the default."""
+    """Yield the origin of every key that is not a block: its position, or the default."""
     for key in key_table.keys_of(type(block)).values():
         dotted, value = f"{prefix}{key.name}", getattr(block, key.name)
         if key.shape.kind is key_table.Kind.BLOCK:

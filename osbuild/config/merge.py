@@ -4,34 +4,36 @@ from osbuild.config.document import List, Map, MappingItem, Node, Scalar, quote_
 from osbuild.shared.errors import Error
 
 
-def merge_documents(base: Map, over: Map) -> Map:
-    """Lay `over` on `base`.
+def merge_documents(base: Map, extending: Map) -> Map:
+    """Merge the document `extending` into `base`, which it extends.
 
     Mappings are merged, key by key and all the way down. Every other value replaces the inherited one, lists
-    included. `KEY+` with a list appends to the inherited list. Raises `Error` where `KEY+` has nothing to append to.
+    included. `KEY+` with a list appends to the inherited list. Raises `Error` if `KEY+` has nothing to append to.
     """
     entries = dict(base.entries)
-    for name, entry in over.entries.items():
+    for name, entry in extending.entries.items():
         if name.endswith("+") and isinstance(entry.value, List):
             plain = name[:-1]
-            if plain in over.entries:
+            if plain in extending.entries:
                 hint = f"keep `{name}` to append to the inherited list, or `{plain}` to replace it"
                 raise Error(f"found both {quote_text(plain)} and {quote_text(name)}", where=str(entry.mark), hint=hint)
             inherited = _list(entries.get(plain), name, entry)
             entries[plain] = MappingItem(entry.mark, List(inherited + entry.value.items, entry.value.mark))
         elif isinstance(entry.value, Map):
             old = entries[name].value if name in entries else None
-            lower = old if isinstance(old, Map) else Map({}, entry.value.mark)
-            entries[name] = MappingItem(entry.mark, merge_documents(lower, entry.value))
+            inherited_block = old if isinstance(old, Map) else Map({}, entry.value.mark)
+            entries[name] = MappingItem(entry.mark, merge_documents(inherited_block, entry.value))
         else:
             entries[name] = entry
-    return Map(entries, over.mark)
+    return Map(entries, extending.mark)
 
 
-def _list(old: MappingItem | None, name: str, entry: MappingItem) -> tuple[Node, ...]:
-    if old is None or (isinstance(old.value, Scalar) and old.value.kind == "null"):
+def _list(inherited: MappingItem | None, name: str, entry: MappingItem) -> tuple[Node, ...]:
+    if inherited is None or (isinstance(inherited.value, Scalar) and inherited.value.kind == "null"):
         return ()
-    if isinstance(old.value, List):
-        return old.value.items
+    if isinstance(inherited.value, List):
+        return inherited.value.items
     message = f"found {quote_text(name)}, but what is inherited is not a list"
-    raise Error(message, where=str(entry.mark), hint=f"it is set at {old.value.mark}; replace it with `{name[:-1]}`")
+    raise Error(
+        message, where=str(entry.mark), hint=f"it is set at {inherited.value.mark}; replace it with `{name[:-1]}`"
+    )

@@ -1,4 +1,4 @@
-"""The keys of a profile's `network` block, a part of the table in model.py. All of them change the seed only."""
+"""The keys of a profile's `network` block, a part of the table in profile.py. All of them change only the seed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +36,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Link:
-    """What every kind of interface has."""
+    """The keys of every kind of interface."""
 
     name: str = field(metadata=seed_key("name of the interface", pattern=DEVICE, form=DEVICE_FORM))
     dhcp: bool = field(default=True, metadata=seed_key("get IPv4 and IPv6 addresses by DHCP"))

@@ -1,8 +1,8 @@
 """`--set KEY=VALUE`: keys of the profile that differ for one node.
 
 KEY is dotted, as `edge-osbuild profile show` prints it: `hostname`, `time.servers`, `network.interfaces[0].mtu`,
-`kubernetes.labels.disk`. VALUE is YAML, read as the table of keys wants it. Only keys of the seed can be set: what
-composes an image can't be changed by a seed.
+`kubernetes.labels.disk`. VALUE is YAML, parsed by the type of the key. Only keys of the seed can be set, because a
+seed can't change the image.
 """
 
 import re
@@ -20,13 +20,13 @@ from osbuild.config.scalars import find_nearest
 from osbuild.config.values import ValueReader
 from osbuild.shared.errors import Error, UsageError
 
-SLASH = "∕"  # stands for `/` in what takes the place of a file's name
+SLASH = "∕"  # replaces `/` in an option that stands for a file name
 STEP = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_-]*)(\[(?P<index>\d+)\])?(\.|$)")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One `--set`: `steps` lead from the top to the place, names of keys and indexes of lists' items."""
+    """One `--set`: `steps` are the names of keys and the indexes of items that lead from the top to the value."""
 
     text: str
     steps: tuple[str | int, ...]
@@ -49,7 +49,9 @@ def parse_setting(option: str) -> Setting:
     steps, key = resolve_key(text)
     where = f"--set {text}"
     # Paths in a value are relative to the current folder, as everywhere on a command line.
-    mark = Mark(Path.cwd() / where.replace("/", SLASH))  # no separator: the folder is what counts
+    mark = Mark(
+        Path.cwd() / where.replace("/", SLASH)
+    )  # only the folder matters, so the name must not contain a separator
     try:
         node = document.parse_document(value, mark.path)
     except Error as error:
@@ -67,30 +69,30 @@ def resolve_key(text: str) -> tuple[tuple[str | int, ...], Key]:
     steps: list[str | int] = []
     block: type = Profile
     changes: str | None = None
-    rest = text
+    remaining = text
     while True:
-        match = STEP.match(rest)
-        name = match["name"] if match else rest
+        match = STEP.match(remaining)
+        name = match["name"] if match else remaining
         key = keys_of(block).get(name)
         if match is None or key is None:
             raise unknown_key(text)
         changes = key.limits.get("affects", changes)
         steps.append(name)
-        rest = rest[match.end() :]
+        remaining = remaining[match.end() :]
         if match["index"] is not None:
             if key.shape.kind is not Kind.LIST:
                 raise UsageError(
                     f"`{name}` is not a list", where=f"--set {text}", hint=f"leave out `[{match['index']}]`"
                 )
             steps.append(int(match["index"]))
-        if key.shape.kind is Kind.MAP and rest:
-            steps.append(rest)  # names in a mapping are the user's own, and may have dots
-            rest = ""
+        if key.shape.kind is Kind.MAP and remaining:
+            steps.append(remaining)  # names in a mapping are the user's choice and may contain dots
+            remaining = ""
         inner = key.shape.item if match["index"] is not None else key.shape
-        if rest and inner is not None and inner.kind is Kind.BLOCK:
+        if remaining and inner is not None and inner.kind is Kind.BLOCK:
             block = inner.types[0]
             continue
-        if rest:
+        if remaining:
             raise unknown_key(text)
         if inner is not None and inner.kind is Kind.BLOCK and changes is None:
             below = {inside.limits.get("affects", "image") for _, inside in every_key(inner.types[0])}
@@ -104,8 +106,8 @@ def unknown_key(text: str) -> UsageError:
     """Return the error for an unknown key, with the most similar key of a seed."""
     known = {name.replace("[]", "[0]"): key for name, key in every_key() if key.limits.get("affects") == "seed"}
     plain = re.sub(r"\[\d+\]", "[0]", text)
-    near = find_nearest(plain, known) or next((name for name in known if name.rpartition(".")[2] == plain), None)
-    hint = f"did you mean `{near}`?" if near else "`edge-osbuild profile show` prints every key"
+    suggestion = find_nearest(plain, known) or next((name for name in known if name.rpartition(".")[2] == plain), None)
+    hint = f"did you mean `{suggestion}`?" if suggestion else "`edge-osbuild profile show` prints every key"
     return UsageError("this key does not exist", where=f"--set {text}", hint=hint)
 
 
@@ -126,20 +128,20 @@ def fixed_key(text: str, key: Key, changes: str | None) -> UsageError:
     )
 
 
-def apply_settings(tree: Map, settings: Iterable[Setting]) -> Map:
-    """The tree with every setting in its place. Raises `UsageError` where a list has no such item."""
+def apply_settings(document: Map, settings: Iterable[Setting]) -> Map:
+    """Return the document with every setting applied. Raises `UsageError` if a list does not have the item."""
     for setting in settings:
-        place = put_value(tree, setting.steps, setting)
-        assert isinstance(place, Map)
-        tree = place
-    return tree
+        changed = put_value(document, setting.steps, setting)
+        assert isinstance(changed, Map)
+        document = changed
+    return document
 
 
 def put_value(node: Node | None, steps: tuple[str | int, ...], setting: Setting) -> Node:
-    """`node` with the setting's value at the end of `steps`."""
+    """Return `node` with the setting's value at the path `steps`. Raises `UsageError`."""
     if not steps:
         return setting.value
-    first, rest = steps[0], steps[1:]
+    first, remaining = steps[0], steps[1:]
     if isinstance(first, int):
         items = node.items if isinstance(node, List) else ()
         if first > len(items):
@@ -150,29 +152,29 @@ def put_value(node: Node | None, steps: tuple[str | int, ...], setting: Setting)
             )
         old = items[first] if first < len(items) else None
         mark = node.mark if node is not None else setting.value.mark
-        return List((*items[:first], put_value(old, rest, setting), *items[first + 1 :]), mark)
+        return List((*items[:first], put_value(old, remaining, setting), *items[first + 1 :]), mark)
     entries = dict(node.entries) if isinstance(node, Map) else {}
     before = entries.get(first)
-    value = put_value(before.value if before else None, rest, setting)
+    value = put_value(before.value if before else None, remaining, setting)
     entries[first] = MappingItem(before.mark if before else setting.value.mark, value)
     return Map(entries, node.mark if isinstance(node, Map) else setting.value.mark)
 
 
 def check_setting(setting: Setting) -> None:
-    """Read the value alone, so that what is wrong with it is said of this option. Raises `UsageError`."""
+    """Read the value alone, so that an error in it names this option. Raises `UsageError`."""
     if any(isinstance(step, int) for step in setting.steps):
         return  # an item may need keys that the profile has
-    alone = put_value(None, setting.steps, setting)
+    document_of_setting = put_value(None, setting.steps, setting)
     try:
-        ValueReader(None).block(alone, Profile, "", top=True)
+        ValueReader(None).block(document_of_setting, Profile, "", top=True)
     except Error as error:
         raise UsageError(error.message, where=setting.where, hint=error.hint) from error
 
 
 def load_with_settings(path: Path, options: Iterable[str]) -> LoadedProfile:
-    """The profile at `path` with every `--set` in its place.
+    """Load the profile at `path` with every `--set` applied.
 
-    Raises `UsageError` if one of `options` is wrong, also together with what the profile says, else `Error`.
+    Raises `UsageError` if one of `options` is invalid, alone or together with the profile, and otherwise `Error`.
     """
     settings = [parse_setting(option) for option in options]
     for setting in settings:

@@ -76,9 +76,9 @@ def read_boolean(node: Node, path: str) -> bool:
     if isinstance(node, Scalar) and node.kind == "boolean" and node.text in TRUE + FALSE:
         return node.text in TRUE
     word = node.text.lower() if isinstance(node, Scalar) else ""
-    meant = {"yes": "true", "on": "true", "1": "true", "true": "true"}.get(word)
-    meant = meant or ("false" if word in ("no", "off", "0", "false") else None)
-    hint = f"write `{meant}`" if meant else "write `true` or `false`, without quotes"
+    boolean = {"yes": "true", "on": "true", "1": "true", "true": "true"}.get(word)
+    boolean = boolean or ("false" if word in ("no", "off", "0", "false") else None)
+    hint = f"write `{boolean}`" if boolean else "write `true` or `false`, without quotes"
     raise mismatch_error(node, path, "`true` or `false`", hint)
 
 
@@ -132,8 +132,8 @@ def read_size(node: Node, path: str) -> Size:
 def choice_error(text: str, node: Node, key: Key, path: str) -> Error:
     """Return the error for a value that is not one of the key's choices."""
     *most, last = key.choices
-    near = find_nearest(_ALIASES.get(text.lower(), text.lower()), key.choices)
-    hint = f"did you mean `{near}`?" if near else f"`{path}` is: {key.limits['help']}"
+    suggestion = find_nearest(_ALIASES.get(text.lower(), text.lower()), key.choices)
+    hint = f"did you mean `{suggestion}`?" if suggestion else f"`{path}` is: {key.limits['help']}"
     return mismatch_error(node, path, f"{', '.join(most)} or {last}" if most else f"`{last}`", hint)
 
 

@@ -71,7 +71,7 @@ def _read(ref: str, path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """The beginning of a file, or what another program writes to a pipe in time. Raises `OSError`."""
+    """Read the beginning of a file, or what another program writes to a pipe before a timeout. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # such as `file:/dev/fd/63`, which a shell's <(…) is
@@ -79,6 +79,6 @@ def _bytes(path: Path) -> bytes:
                 raise OSError(errno.ETIMEDOUT, f"nothing was written to this pipe within {PATIENCE:g} s")
             os.set_blocking(descriptor, True)
         data = b""
-        while len(data) <= LARGEST and (more := file.read(LARGEST + 1 - len(data))):
-            data += more
+        while len(data) <= LARGEST and (chunk := file.read(LARGEST + 1 - len(data))):
+            data += chunk
         return data

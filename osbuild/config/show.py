@@ -14,7 +14,7 @@ WIDEST = 72  # comments are not moved further to the right than this
 
 
 def render_profile(loaded: LoadedProfile) -> str:
-    """The merged profile, with colours that `click.echo` removes where they don't belong."""
+    """Return the merged profile, with colours that `click.echo` removes unless it prints to a terminal."""
     lines = list(_block(loaded.profile, "", "", loaded.origins))
     column = min(max((len(text) for text, _ in lines), default=0), WIDEST)
     return "\n".join(_line(text, origin, column) for text, origin in lines)
@@ -67,7 +67,7 @@ def _item(item: Any, shape: Shape, indent: str, path: str, origins: Mapping[str,
 
 
 def _scalar(value: Any) -> str:
-    """One value in one line of YAML."""
+    """Return one value as one line of YAML."""
     style = '"' if isinstance(value, str) and not value.isprintable() else None
     text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=2**31, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

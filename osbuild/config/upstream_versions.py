@@ -21,11 +21,11 @@ class UpstreamRelease:
 
 def list_releases() -> tuple[UpstreamRelease, ...]:
     """Return the versions that can be built, newest first, from the go.mod files below upstream/."""
-    found = []
+    releases = []
     for path in SOURCES.glob("v*/go.mod"):
         required = dict(re.findall(r"^\s+(\S+) (v\S+)", path.read_text(), re.MULTILINE))
-        found.append(UpstreamRelease(required["k8s.io/kubernetes"], required["github.com/k3s-io/kine"], path.parent))
-    return tuple(sorted(found, key=lambda release: version_numbers(release.version) or (), reverse=True))
+        releases.append(UpstreamRelease(required["k8s.io/kubernetes"], required["github.com/k3s-io/kine"], path.parent))
+    return tuple(sorted(releases, key=lambda release: version_numbers(release.version) or (), reverse=True))
 
 
 def find_release(version: str | None) -> UpstreamRelease:

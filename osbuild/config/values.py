@@ -17,23 +17,23 @@ from osbuild.shared.errors import Error
 _BELOW = "write `{}: VALUE` lines below it, indented, or remove it"
 
 
-def check_structure(tree: Map, *, fragment: bool = False) -> None:
+def check_structure(document: Map, *, fragment: bool = False) -> None:
     """Check one file as the JSON Schema does, before it is merged with what it extends. Raises `Error`.
 
     A `fragment` is there to be extended and need not have a name or version.
     """
-    ValueReader(None).block(tree, Profile, "", top=True)
-    if not fragment and "name" not in tree.entries:
-        name = re.sub(r"[^a-z0-9]+", "-", tree.mark.path.stem.lower()).strip("-") or "my-node"
+    ValueReader(None).block(document, Profile, "", top=True)
+    if not fragment and "name" not in document.entries:
+        name = re.sub(r"[^a-z0-9]+", "-", document.mark.path.stem.lower()).strip("-") or "my-node"
         message = "`name` is missing, and every profile needs its own"
-        raise Error(message, where=str(tree.mark), hint=f"write `name: {name[:63]}`")
-    if not fragment and not tree.entries.keys() & {"version", key_table.INHERIT}:
+        raise Error(message, where=str(document.mark), hint=f"write `name: {name[:63]}`")
+    if not fragment and not document.entries.keys() & {"version", key_table.INHERIT}:
         message = "`version` is missing"
-        raise Error(message, where=str(tree.mark), hint="write `version: 1.0.0`")
+        raise Error(message, where=str(document.mark), hint="write `version: 1.0.0`")
 
 
 class ValueReader:
-    """Reads values; afterwards `keys_at` and `values_at` hold the position of every dotted key that was stated.
+    """Reads values. Afterwards `keys_at` and `values_at` map every stated dotted key to its position.
 
     `folder` is the folder that paths shall be relative to in the result; None leaves them as written.
     """
@@ -43,12 +43,12 @@ class ValueReader:
         self.keys_at: dict[str, Mark] = {}
         self.values_at: dict[str, Mark] = {}
 
-    def profile(self, tree: Map) -> Profile:
-        """The whole of a merged tree. Raises `Error`."""
-        values = self.block(tree, Profile, "", top=True)
+    def profile(self, document: Map) -> Profile:
+        """Read a merged document. Raises `Error`."""
+        values = self.block(document, Profile, "", top=True)
         if "version" not in values:
             message = "`version` is missing, here and in the profiles that this one extends"
-            raise Error(message, where=str(tree.mark), hint="write `version: 1.0.0`")
+            raise Error(message, where=str(document.mark), hint="write `version: 1.0.0`")
         return Profile(**values)
 
     def block(self, node: Node, block: type, path: str, *, top: bool = False, item: bool = False) -> dict[str, Any]:
@@ -68,8 +68,8 @@ class ValueReader:
                 _append(key, name, entry.mark, node, item)
             dotted = f"{path}{plain}"
             self.keys_at[dotted], self.values_at[dotted] = entry.mark, entry.value.mark
-            read = self.value if plain == name else self.appended
-            values[plain] = read(entry.value, key, dotted)
+            read_value = self.value if plain == name else self.appended
+            values[plain] = read_value(entry.value, key, dotted)
         if not top:
             for key in table.values():
                 if key.required and key.name not in values:
@@ -131,7 +131,7 @@ class ValueReader:
         return values
 
     def any(self, node: Node, path: str) -> Any:
-        """Whatever JSON can hold; an empty value takes an inherited entry away."""
+        """Read any JSON value; an empty value removes an inherited entry."""
         if isinstance(node, List):
             return [self.any(item, path) for item in node.items]
         if isinstance(node, Map):
@@ -149,8 +149,8 @@ class ValueReader:
         if node.kind == "boolean":
             return scalars.read_boolean(node, path)
         if node.kind == "number":
-            whole = re.fullmatch(r"[-+]?[0-9xob_:]+", node.text)
-            return scalars.read_integer(node, path) if whole else scalars.read_decimal(node, path)
+            is_integer = re.fullmatch(r"[-+]?[0-9xob_:]+", node.text)
+            return scalars.read_integer(node, path) if is_integer else scalars.read_decimal(node, path)
         raise scalars.mismatch_error(node, path, "a text, number or boolean", scalars.quote_advice(node))
 
     def leaf(self, node: Node, shape: Shape, key: Key, path: str) -> Any:
@@ -180,29 +180,29 @@ class ValueReader:
         return self.relocate(text, node.mark.path.parent, key.limits.get("path"))
 
     def relocated(self, node: Node) -> Node:
-        """A reference to a secret, relative to `self.folder`; anything else as it is."""
+        """Return a reference to a secret relative to `self.folder`, and any other node unchanged."""
         if not isinstance(node, Scalar) or node.kind != "string":
             return node
         return Scalar(self.relocate(node.text, node.mark.path.parent, "reference"), node.kind, node.mark)
 
-    def relocate(self, text: str, stated: Path, what: str | None) -> str:
-        """A path that was written relative to the folder `stated`, relative to `self.folder`."""
-        prefix = "file:" if what == "reference" else ""
+    def relocate(self, text: str, stated: Path, path_kind: str | None) -> str:
+        """Return a path that is relative to the folder `stated`, relative to `self.folder`."""
+        prefix = "file:" if path_kind == "reference" else ""
         named = text.removeprefix(prefix)
-        if self.folder is None or what is None or self.folder == stated or not text.startswith(prefix):
+        if self.folder is None or path_kind is None or self.folder == stated or not text.startswith(prefix):
             return text
-        if named.startswith(("/", "~/")) or _is_name(named, what):
+        if named.startswith(("/", "~/")) or _is_name(named, path_kind):
             return text
         moved = os.path.relpath(stated / named, self.folder)
         return prefix + (moved if "/" in moved else f"./{moved}")
 
 
-def _is_name(text: str, what: str) -> bool:
-    if what == "overlay":
+def _is_name(text: str, path_kind: str) -> bool:
+    if path_kind == "overlay":
         return "/" not in text and paths.path_exists(paths.overlays_folder() / text)
-    if what == "element":
+    if path_kind == "element":
         return "/" not in text and paths.path_exists(paths.ELEMENTS / text)
-    return what == "archive" and text == "demo"
+    return path_kind == "archive" and text == "demo"
 
 
 def _null(node: Node) -> bool:
@@ -214,8 +214,8 @@ def _unknown(name: str, mark: Mark, block: type, path: str) -> Error:
     table = key_table.keys_of(block)
     known = [*table, *([] if path else [key_table.INHERIT])]
     where = f" in `{path.removesuffix('.')}`" if path else ""
-    if near := scalars.find_nearest(plain.replace("-", "_").lower(), known):
-        hint = f"did you mean `{near}`?"
+    if suggestion := scalars.find_nearest(plain.replace("-", "_").lower(), known):
+        hint = f"did you mean `{suggestion}`?"
     elif elsewhere := [dotted for dotted, key in key_table.every_key() if key.name == plain]:
         hint = f"did you mean `{elsewhere[0]}`?"
     else:

@@ -85,8 +85,8 @@ def check_group(group: str, known: frozenset[str], position: str) -> None:
     """Raise `Error` for a group that is not in `known`, because the user would lack its permissions."""
     if group in known:
         return
-    near = find_nearest(group, known, cutoff=0.75)
-    hint = f"did you mean `{near}`?" if near else (
+    suggestion = find_nearest(group, known, cutoff=0.75)
+    hint = f"did you mean `{suggestion}`?" if suggestion else (
         f"remove it; or let the image create it: a line `g {group} -` in `usr/lib/sysusers.d/NAME.conf` of an overlay, "
         "or its package in `packages`"
     )  # fmt: skip

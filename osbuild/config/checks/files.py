@@ -19,19 +19,23 @@ Where = Callable[..., str]
 def check_files(profile: Profile, where: Where, folder: Path) -> None:
     """Raise `Error` for the first file that is missing, or that a build can't use."""
     block = profile.kubernetes
-    wanted: list[tuple[str, Sequence[str], str, Callable[[Path], bool]]] = [
+    references: list[tuple[str, Sequence[str], str, Callable[[Path], bool]]] = [
         ("elements", profile.elements, "a diskimage-builder element", Path.is_dir),
         ("kubernetes.images", block.images, "an image archive or `demo`", Path.is_file),
         ("kubernetes.manifests", block.manifests, "a manifest", Path.is_file),
     ]
-    for dotted, names, what, test in wanted:
+    for dotted, names, what, test in references:
         for number, name in enumerate(names):
             if dotted == "kubernetes.images" and name == "demo":
                 continue
             path = paths.element_path(name, folder) if dotted == "elements" else paths.resolve_named(name, folder)
             if not is_there(path, test):
-                near = find_nearest(path.name, set(names_beside(path)) - {path.name})
-                hint = f"did you mean `{near}`?" if near else "paths are relative to the profile that states them"
+                suggestion = find_nearest(path.name, set(names_beside(path)) - {path.name})
+                hint = (
+                    f"did you mean `{suggestion}`?"
+                    if suggestion
+                    else "paths are relative to the profile that states them"
+                )
                 message = f"{quote_text(name)} is not {what}"
                 raise Error(message, where=where(f"{dotted}[{number}]"), hint=hint)
     for number, name in enumerate(block.manifests):

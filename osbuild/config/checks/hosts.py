@@ -18,9 +18,9 @@ def host_problem(text: str) -> str | None:
     name = text.removesuffix(".")
     if len(name) > 253:
         return "a host name has at most 253 characters"
-    bad = next((label for label in name.split(".") if not LABEL.fullmatch(label)), None)
-    if bad is not None:
-        return f"`{bad[:20]}` is not a part of a host name" if bad else "a part of the host name is empty"
+    invalid = next((label for label in name.split(".") if not LABEL.fullmatch(label)), None)
+    if invalid is not None:
+        return f"`{invalid[:20]}` is not a part of a host name" if invalid else "a part of the host name is empty"
     return None
 
 

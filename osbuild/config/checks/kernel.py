@@ -87,6 +87,6 @@ def check_sysctls(kernel: KernelSettings, where: Where) -> None:
 
 
 def sysctl_path(name: str) -> str:
-    """A sysctl's name as a path below /proc/sys: the first of `.` and `/` in it separates (sysctl.d(5))."""
+    """Return a sysctl's name as a path below /proc/sys: the first `.` or `/` is the separator (sysctl.d(5))."""
     first = next((sign for sign in name if sign in "./"), "")
     return name if first == "/" else name.translate(str.maketrans("./", "/."))

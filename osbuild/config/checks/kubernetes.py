@@ -82,9 +82,9 @@ def key_problem(key: str) -> str | None:
 def is_reserved_label(key: str) -> bool:
     """Whether the kubelet refuses to give this label to its own node (cmd/kubelet/app/options)."""
     namespace = key.partition("/")[0] if "/" in key else ""
-    own = any(f".{namespace}".endswith(f".{suffix}") for suffix in ("kubernetes.io", "k8s.io"))
+    is_kubernetes_suffix = any(f".{namespace}".endswith(f".{suffix}") for suffix in ("kubernetes.io", "k8s.io"))
     allowed = any(f".{namespace}".endswith(f".{suffix}") for suffix in KUBELET_NAMESPACES)
-    return own and not allowed and key not in KUBELET_LABELS
+    return is_kubernetes_suffix and not allowed and key not in KUBELET_LABELS
 
 
 def check_labels(block: KubernetesSettings, where: Where) -> None:
@@ -96,8 +96,8 @@ def check_labels(block: KubernetesSettings, where: Where) -> None:
             )
         if is_reserved_label(key):
             message = f"found the label {quote_text(key)}, which Kubernetes does not let a node give to itself"
-            near = "`topology.kubernetes.io/zone`, `node.kubernetes.io/NAME`, or a domain of your own"
-            hint = f"write {near}; or set it from outside: `kubectl label node NODE {key}=…`"
+            examples = "`topology.kubernetes.io/zone`, `node.kubernetes.io/NAME`, or a domain of your own"
+            hint = f"write {examples}; or set it from outside: `kubectl label node NODE {key}=…`"
             raise Error(message, where=position, hint=hint)
 
 
@@ -133,9 +133,9 @@ def check_config(block: KubernetesSettings, where: Where) -> None:
         if reason := k3s_options.RESERVED.get(name):
             message = f"found {quote_text(name)} in `kubernetes.config`, which the image writes itself"
             raise Error(message, where=position, hint=f"use {reason}")
-        if name not in k3s_options.KNOWN and (near := k3s_options.suggest_option(name)):
+        if name not in k3s_options.KNOWN and (suggestion := k3s_options.suggest_option(name)):
             message = f"found {quote_text(name)} in `kubernetes.config`, which K3s does not know"
-            raise Error(message, where=position, hint=f"did you mean `{near}`?")
+            raise Error(message, where=position, hint=f"did you mean `{suggestion}`?")
         if name in ARGUMENTS:
             for text in texts_in(value):
                 check_argument(name, text, position, upstream=may_be_upstream(block))
@@ -145,9 +145,9 @@ def check_config(block: KubernetesSettings, where: Where) -> None:
                     message = f"found {quote_text(text)} for `tls-san`, expected a host name or IP address: {reason}"
                     raise Error(message, where=position, hint="write it without `https://` and port")
     for number, name in enumerate(block.disable):
-        if name not in k3s_options.COMPONENTS and (found := find_nearest(name, k3s_options.COMPONENTS)):
+        if name not in k3s_options.COMPONENTS and (component := find_nearest(name, k3s_options.COMPONENTS)):
             message = f"found no packaged component {quote_text(name)} to disable"
-            raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{found}`?")
+            raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{component}`?")
 
 
 def is_reference(name: str, value: Any) -> bool:
@@ -209,11 +209,11 @@ def check_upstream(block: KubernetesSettings, where: Where) -> None:
         return
     substitute = block.distribution != "upstream"
     upstreams = "the upstream distribution" + (" of `if_unavailable`" if substitute else "")
-    way = "write `if_unavailable: null`" if substitute else "use `distribution: k3s`"
+    advice = "write `if_unavailable: null`" if substitute else "use `distribution: k3s`"
     for name in block.config:
         if name not in upstream_options.UPSTREAM_OPTIONS:
             message = f"found {quote_text(name)} in `kubernetes.config`, which {upstreams} does not have"
-            hint = f"remove it, or {way}; it has: {', '.join(upstream_options.UPSTREAM_OPTIONS)}"
+            hint = f"remove it, or {advice}; it has: {', '.join(upstream_options.UPSTREAM_OPTIONS)}"
             raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
     if block.disable and not substitute:
         hint = "remove it, or use `distribution: k3s`; where it is inherited, write `disable: []`"
@@ -221,7 +221,7 @@ def check_upstream(block: KubernetesSettings, where: Where) -> None:
         raise Error(message, where=where("kubernetes.disable"), hint=hint)
     if block.role == "server" and block.server is not None:
         message = f"found `server` with the role server, but {upstreams} has one server in a cluster"
-        hint = "remove it, or write `role: agent`" + (f", or {way}" if substitute else "")
+        hint = "remove it, or write `role: agent`" + (f", or {advice}" if substitute else "")
         raise Error(message, where=where("kubernetes.server"), hint=hint)
 
 
@@ -251,19 +251,21 @@ def check_addresses(profile: Profile, cluster: cluster_ranges.ClusterRanges, whe
     """Compare static addresses with the cluster's ranges, and the node's address with the static ones."""
     static = dict(static_addresses(profile.network, "network"))
     for dotted, text in static.items():
-        for what, cidr in (("pods", cluster.cluster_cidr), ("services", cluster.service_cidr)):
+        for kind, cidr in (("pods", cluster.cluster_cidr), ("services", cluster.service_cidr)):
             if cidr is not None and ipaddress.ip_interface(text).ip in ipaddress.ip_network(cidr):
-                message = f"found the address {quote_text(text)} in {cidr}, the range of the {what}"
-                hint = f"write another address, or set another range for the {what} in `kubernetes.config`"
+                message = f"found the address {quote_text(text)} in {cidr}, the range of the {kind}"
+                hint = f"write another address, or set another range for the {kind} in `kubernetes.config`"
                 raise Error(message, where=where(dotted), hint=hint)
-    own = {str(ipaddress.ip_interface(text).ip) for text in static.values()}
-    if cluster.node_ip is None or not own or is_dynamic(profile.network):
+    node_addresses = {str(ipaddress.ip_interface(text).ip) for text in static.values()}
+    if cluster.node_ip is None or not node_addresses or is_dynamic(profile.network):
         return
-    if str(ipaddress.ip_address(cluster.node_ip)) not in own:
+    if str(ipaddress.ip_address(cluster.node_ip)) not in node_addresses:
         message = (
             f"found the address {quote_text(cluster.node_ip)} for the node, but none of its interfaces has this address"
         )
-        raise Error(message, where=where("kubernetes.node_ip"), hint=f"write one of: {', '.join(sorted(own))}")
+        raise Error(
+            message, where=where("kubernetes.node_ip"), hint=f"write one of: {', '.join(sorted(node_addresses))}"
+        )
 
 
 def static_addresses(block: Any, dotted: str) -> Iterator[tuple[str, str]]:

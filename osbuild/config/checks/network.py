@@ -66,8 +66,8 @@ def _unique(links: Sequence[StatedLink], where: Where) -> None:
                 hint = f"the other is at {where(seen[name].key)}: merge the two"
                 raise Error(f"found two interfaces with the {name[0]} `{name[1]}`", where=where(stated.key), hint=hint)
             seen[name] = stated
-        made = not isinstance(link, Interface | Wifi)
-        if not set(link.name) & set("*?[") and (reason := name_problem(link.name, assigned=made)):
+        is_virtual = not isinstance(link, Interface | Wifi)
+        if not set(link.name) & set("*?[") and (reason := name_problem(link.name, assigned=is_virtual)):
             message = f"found the interface {quote_text(link.name)}, which is not a valid name: {reason}"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name, such as `vlan100`")
         if link.name in RESERVED:
@@ -77,25 +77,27 @@ def _unique(links: Sequence[StatedLink], where: Where) -> None:
 
 def _link(stated: StatedLink, where: Where) -> None:
     link, dotted = stated.link, stated.key
-    own = [parse_static_address(text, where(f"{dotted}.addresses[{at}]")) for at, text in enumerate(link.addresses)]
+    addresses = [
+        parse_static_address(text, where(f"{dotted}.addresses[{at}]")) for at, text in enumerate(link.addresses)
+    ]
     for at, text in enumerate(link.dns):
         parse_address(text, "a name server's IP address", where(f"{dotted}.dns[{at}]"))
-    if link.gateway is not None and not own and not link.dhcp:
+    if link.gateway is not None and not addresses and not link.dhcp:
         message = "found a gateway for an interface without an address"
         hint = "write `addresses:`, or `dhcp: true`"
         raise Error(message, where=where(f"{dotted}.gateway"), hint=hint)
     if link.gateway is not None:
-        _gateway(link.gateway, own, where(f"{dotted}.gateway"))
+        _gateway(link.gateway, addresses, where(f"{dotted}.gateway"))
     for at, route in enumerate(link.routes):
-        _route(route, own, link.dhcp, f"{dotted}.routes[{at}]", where)
-    if link.mtu is not None and link.mtu < SHORTEST_IPV6_MTU and any(static.version == 6 for static in own):
+        _route(route, addresses, link.dhcp, f"{dotted}.routes[{at}]", where)
+    if link.mtu is not None and link.mtu < SHORTEST_IPV6_MTU and any(static.version == 6 for static in addresses):
         message = f"found the MTU {link.mtu} with an IPv6 address, expected at least {SHORTEST_IPV6_MTU}"
         raise Error(message, where=where(f"{dotted}.mtu"), hint=f"write `mtu: {SHORTEST_IPV6_MTU}` or more")
 
 
-def _gateway(text: str, own: Sequence[Static], where: str) -> None:
+def _gateway(text: str, addresses: Sequence[Static], where: str) -> None:
     gateway = parse_address(text, "the gateway's IP address", where)
-    same = [static for static in own if static.version == gateway.version]
+    same = [static for static in addresses if static.version == gateway.version]
     if any(static.ip == gateway for static in same):
         hint = "the gateway is another host: ask who runs the network"
         raise Error(
@@ -107,14 +109,14 @@ def _gateway(text: str, own: Sequence[Static], where: str) -> None:
         raise Error(f"found the gateway {quote_text(text)}, expected one in {networks}", where=where, hint=hint)
 
 
-def _route(route: Route, own: Sequence[Static], dhcp: bool, dotted: str, where: Where) -> None:
+def _route(route: Route, addresses: Sequence[Static], dhcp: bool, dotted: str, where: Where) -> None:
     via = parse_address(route.via, "the gateway's IP address", where(f"{dotted}.via"))
     if route.to != "default":
         network = _network(route.to, where(f"{dotted}.to"))
         if network.version != via.version:
             message = f"found the route to {route.to} via {route.via}, expected addresses of one IP version"
             raise Error(message, where=where(f"{dotted}.via"), hint=f"write an IPv{network.version} address")
-    same = [static for static in own if static.version == via.version]
+    same = [static for static in addresses if static.version == via.version]
     if any(static.ip == via for static in same):
         message = f"found the gateway {quote_text(route.via)}, which is the interface's own address"
         raise Error(message, where=where(f"{dotted}.via"), hint="write the address of another host")
@@ -153,13 +155,15 @@ def _members(links: Sequence[StatedLink], named: dict[str, StatedLink], where: W
                 hint = "an interface is a member of one bond or bridge: remove it from the other"
                 raise Error(f"found `{member}`, which is a member of `{owners[member]}`", where=position, hint=hint)
             owners[member] = link.name
-            other = named[member].link
-            stated_keys = [key for key in ("addresses", "gateway", "routes", "dns", "search") if getattr(other, key)]
+            member_link = named[member].link
+            stated_keys = [
+                key for key in ("addresses", "gateway", "routes", "dns", "search") if getattr(member_link, key)
+            ]
             if stated_keys:
                 message = f"found `{stated_keys[0]}` for `{member}`, a member of `{link.name}`"
                 hint = f"write it for `{link.name}`: a member has no addresses of its own"
                 raise Error(message, where=where(f"{named[member].key}.{stated_keys[0]}"), hint=hint)
-            if isinstance(link, Bond) and isinstance(other, Bond | Bridge | Vlan):
+            if isinstance(link, Bond) and isinstance(member_link, Bond | Bridge | Vlan):
                 message = f"found the member `{member}` of the bond `{link.name}`, expected a physical interface"
                 raise Error(message, where=position, hint="write an interface of `network.interfaces`")
     return owners
@@ -168,8 +172,8 @@ def _members(links: Sequence[StatedLink], named: dict[str, StatedLink], where: W
 def _known(name: str, named: dict[str, StatedLink], what: str, position: str) -> None:
     if name in named and not set(name) & set("*?["):
         return
-    near = find_nearest(name, [known for known in named if known != name])
-    hint = f"did you mean `{near}`?" if near else f"add `- name: {name}` to `network.interfaces`"
+    suggestion = find_nearest(name, [known for known in named if known != name])
+    hint = f"did you mean `{suggestion}`?" if suggestion else f"add `- name: {name}` to `network.interfaces`"
     if set(name) & set("*?["):
         hint = "write the name of one interface, not a pattern"
     raise Error(
@@ -196,8 +200,8 @@ def _vlans(network: NetworkSettings, named: dict[str, StatedLink], where: Where)
         dotted = f"network.vlans[{number}]"
         _known(vlan.link, named, f"link of `{vlan.name}`", where(f"{dotted}.link"))
         if (vlan.link, vlan.id) in seen:
-            other = network.vlans[seen[vlan.link, vlan.id]]
-            message = f"found the VLAN {vlan.id} on `{vlan.link}` twice, as `{other.name}` and `{vlan.name}`"
+            earlier = network.vlans[seen[vlan.link, vlan.id]]
+            message = f"found the VLAN {vlan.id} on `{vlan.link}` twice, as `{earlier.name}` and `{vlan.name}`"
             raise Error(message, where=where(f"{dotted}.id"), hint="remove one of them")
         seen[vlan.link, vlan.id] = number
         below = named[vlan.link].link.mtu
@@ -223,8 +227,8 @@ def _cycles(links: Sequence[StatedLink], where: Where) -> None:
             raise Error(
                 f"found interfaces that contain each other: {loop}", where=where(key), hint="remove one of them"
             )
-        for other in below[name]:
-            visit(other, (*chain, name))
+        for below_name in below[name]:
+            visit(below_name, (*chain, name))
 
     for name in below:
         visit(name, ())
@@ -247,13 +251,13 @@ def _gateways(links: Sequence[StatedLink], where: Where) -> None:
     seen: dict[tuple[int, int | None], str] = {}
     for stated in links:
         link = stated.link
-        found: list[tuple[str, int | None, str]] = []
+        gateways: list[tuple[str, int | None, str]] = []
         if link.gateway is not None:
-            found.append((link.gateway, None, f"{stated.key}.gateway"))
+            gateways.append((link.gateway, None, f"{stated.key}.gateway"))
         for at, route in enumerate(link.routes):
             if route.to in ("default", "0.0.0.0/0", "::/0"):
-                found.append((route.via, route.metric, f"{stated.key}.routes[{at}]"))
-        for via, metric, dotted in found:
+                gateways.append((route.via, route.metric, f"{stated.key}.routes[{at}]"))
+        for via, metric, dotted in gateways:
             key = (ipaddress.ip_address(via).version, metric)
             if key in seen:
                 message = f"found a second default gateway for IPv{key[0]} with the same metric"

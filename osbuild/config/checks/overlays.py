@@ -52,16 +52,16 @@ def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
     """
     linked: dict[tuple[int, int], str] = {}
     try:
-        for found in walk_folder(overlay):
-            path, status = found.path, found.status
+        for file in walk_folder(overlay):
+            path, status = file.path, file.status
             _place(overlay, path, status.st_mode)
             if kind := KINDS.get(stat.S_IFMT(status.st_mode)):
                 hint = "let tmpfiles.d create it on the device (tmpfiles.d(5))"
                 raise overlay_error(overlay, path, f"is a {kind}, which an image can't have", hint)
-            if largest is not None and found.is_file and status.st_size > largest:
+            if largest is not None and file.is_file and status.st_size > largest:
                 hint = "set a larger `disk.slot` in the profile, or let the device download it"
                 raise overlay_error(overlay, path, f"has {status.st_size} bytes, more than a slot of {largest}", hint)
-            if status.st_nlink > 1 and not found.is_folder:
+            if status.st_nlink > 1 and not file.is_folder:
                 first = linked.setdefault((status.st_dev, status.st_ino), str(path))
                 if first != str(path):
                     hint = "make one of them a symbolic link, or a copy"
@@ -78,14 +78,14 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
         raise overlay_error(overlay, path, why, f"move its files to usr/{top} in the overlay")
     if name in OWNED and not stat.S_ISDIR(mode):
         raise overlay_error(overlay, path, "would replace a folder of the image", FOLDER)
-    for lost, why in LOST.items():
-        below = path.is_relative_to(lost)
+    for hidden, why in LOST.items():
+        below = path.is_relative_to(hidden)
         # The build lets tmpfiles.d create folders and links below /var on the device.
-        itself = name == lost and stat.S_ISDIR(mode)
-        made = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
-        if below and not itself and not made:
+        itself = name == hidden and stat.S_ISDIR(mode)
+        is_created = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
+        if below and not itself and not is_created:
             hint = KEEP if why == STATE or "memory" in why else ELSEWHERE
-            raise overlay_error(overlay, path, f"would not be visible on a device: /{lost} {why}", hint)
+            raise overlay_error(overlay, path, f"would not be visible on a device: /{hidden} {why}", hint)
     if name in WRITTEN:
         raise overlay_error(overlay, path, "is written by the build", WRITTEN[name])
     if path.name.startswith(WHITEOUT):
@@ -95,7 +95,7 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
 
 def find_exposed(overlay: Path) -> list[str]:
     """Return files that only their owner can read here, but every user in the image. None if a umask explains them."""
-    modes = {str(found.path): stat.S_IMODE(found.status.st_mode) for found in walk_folder(overlay) if found.is_file}
+    modes = {str(file.path): stat.S_IMODE(file.status.st_mode) for file in walk_folder(overlay) if file.is_file}
     private = [path for path, mode in modes.items() if not mode & 0o077 and mode & stat.S_IWUSR and not mode >> 9]
     return private if len(private) < len(modes) else []
 

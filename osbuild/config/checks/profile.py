@@ -57,11 +57,12 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
     for number, name in enumerate(profile.overlays):
         path = paths.overlay_path(name, folder)
         if not files.is_there(path, Path.is_dir):
-            ours = paths.overlays_folder()
-            shipped = sorted(entry.name for entry in ours.glob("*/"))
-            near = find_nearest(name, shipped)
-            hint = f"did you mean `{near}`?" if near else f"write a folder, or one of: {', '.join(shipped)}"
-            message = f"found no overlay {quote_text(name)}, expected a folder, here or in {paths.display_path(ours)}"
+            shipped_folder = paths.overlays_folder()
+            shipped = sorted(entry.name for entry in shipped_folder.glob("*/"))
+            suggestion = find_nearest(name, shipped)
+            hint = f"did you mean `{suggestion}`?" if suggestion else f"write a folder, or one of: {', '.join(shipped)}"
+            displayed = paths.display_path(shipped_folder)
+            message = f"found no overlay {quote_text(name)}, expected a folder, here or in {displayed}"
             raise Error(message, where=where(f"overlays[{number}]"), hint=hint)
         overlays.check_overlay(path, largest=profile.disk.slot)
     if profile.kubernetes.role != "none" and "kubernetes" not in [Path(name).name for name in profile.overlays]:

@@ -27,6 +27,6 @@ def check_zone(zone: str, packages: tuple[str, ...], where: str) -> None:
     if modern is not None:
         message = f"found the time zone {quote_text(zone)}, an old name that Debian's tzdata does not have"
         raise Error(message, where=where, hint=f"write `{modern}`, or add `packages+: [{LEGACY}]` to the image")
-    near = find_nearest(zone, [name for name, same in known.items() if name == same])
-    hint = f"did you mean `{near}`?" if near else "write a name such as `Europe/Berlin`"
+    suggestion = find_nearest(zone, [name for name, same in known.items() if name == same])
+    hint = f"did you mean `{suggestion}`?" if suggestion else "write a name such as `Europe/Berlin`"
     raise Error(f"found the time zone {quote_text(zone)}, which the tz database does not have", where=where, hint=hint)

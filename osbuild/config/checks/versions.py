@@ -21,7 +21,7 @@ def check_version(block: KubernetesSettings, where: Where) -> None:
             raise Error(message, where=where("kubernetes.sha256", "kubernetes.distribution"), hint=hint)
     for name in block.sha256:
         if name not in tuple(Architecture):
-            near = next(
+            suggestion = next(
                 (
                     architecture
                     for architecture in Architecture
@@ -29,7 +29,7 @@ def check_version(block: KubernetesSettings, where: Where) -> None:
                 ),
                 None,
             )
-            hint = f"did you mean `{near}`?" if near else f"write one of {', '.join(Architecture)}"
+            hint = f"did you mean `{suggestion}`?" if suggestion else f"write one of {', '.join(Architecture)}"
             message = f"found the architecture {quote_text(name)} in `kubernetes.sha256`"
             raise Error(message, where=where(f"kubernetes.sha256.{name}"), hint=hint)
     if block.sha256 and block.version is None:
