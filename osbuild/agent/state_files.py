@@ -12,6 +12,7 @@ from typing import Any
 
 from osbuild.agent.system import System
 from osbuild.shared.files import read_file, set_aside, write_file
+from osbuild.shared.json_text import parse_json
 
 Row = dict[str, Any]
 Types = Mapping[str, type | tuple[type, ...]]
@@ -96,8 +97,8 @@ def write_lines(path: Path, rows: Sequence[Row]) -> None:
 def parse_object(data: bytes, types: Types, required: Sequence[str] = ()) -> Row:
     """A JSON object whose fields have `types`. Raises `DamagedFile`."""
     try:
-        row = json.loads(decode_text(data))
-    except (ValueError, RecursionError) as error:
+        row = parse_json(decode_text(data))
+    except ValueError as error:
         raise DamagedFile(f"not JSON: {error}" if data.strip(b"\0") else "empty" if not data else "zeros") from error
     if not isinstance(row, dict):
         raise DamagedFile("not a JSON object")

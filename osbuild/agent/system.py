@@ -1,11 +1,11 @@
 """The running system: its files, kernel command line and uptime."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from osbuild.shared.files import read_file
+from osbuild.shared.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class System:
     def json(self, name: str) -> dict[str, Any]:
         """The object in a JSON file; empty if the file is missing or not a JSON object."""
         try:
-            document = json.loads(self.text(name))
-        except (ValueError, RecursionError):
+            document = parse_json(self.text(name))
+        except ValueError:
             return {}
         return document if isinstance(document, dict) else {}
 

@@ -38,7 +38,6 @@ def write_new(path: Path, data: bytes) -> None:
         hint = "choose another name, or remove the file first"
         raise Error("the file exists already and is not replaced", where=str(path), hint=hint) from error
     except OSError as error:
-        discard_file(path)
         raise output_error(path, error) from error
 
 

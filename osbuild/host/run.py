@@ -80,9 +80,8 @@ def run_command(
 ) -> str:
     """Run `command` and return its standard output.
 
-    `env` replaces the whole environment. With `logfile`, both output streams go to that file instead and the
-    result is empty. `umask` is that of the program, -1 for that
-    of this process. Raises `CommandError` on any status but 0
+    `env` replaces the whole environment. With `logfile`, both output streams go to that file instead and the result
+    is empty. `umask` is that of the program, -1 for that of this process. Raises `CommandError` on any status but 0
     and `Error` where the program is missing.
     """
     arguments = [str(argument) for argument in command]

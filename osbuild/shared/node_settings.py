@@ -46,9 +46,11 @@ class AgentSeed:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def unknown_settings(kind: type[KubernetesSeed] | type[AgentSeed], seed: Mapping[str, Any]) -> list[str]:
-    """One sentence per setting of a seed that this version does not support."""
-    known = {item.name for item in fields(kind)} - {"extra"}
+def unknown_settings(
+    seed: Mapping[str, Any], *kinds: "type[KubernetesSeed] | type[AgentSeed] | type[NodeSettings]"
+) -> list[str]:
+    """One sentence per setting of a seed that this version does not support: that is a field of none of `kinds`."""
+    known = {item.name for kind in kinds for item in fields(kind)} - {"extra"}
     problems = [
         f"the setting `{name}` has no effect, because this version does not know it" for name in seed.keys() - known
     ]

@@ -51,8 +51,8 @@ def test_settings_of_a_later_version_are_kept_and_reported(tmp_path: Path, capsy
 
 
 def test_settings_of_this_version_are_not_reported() -> None:
-    assert unknown_settings(KubernetesSeed, {**SEED, "format": FORMAT}) == []
-    assert unknown_settings(AgentSeed, {"node": "n", "server": None, "offline": True}) == []
+    assert unknown_settings({**SEED, "format": FORMAT}, KubernetesSeed) == []
+    assert unknown_settings({"node": "n", "server": None, "offline": True}, AgentSeed) == []
 
 
 @pytest.mark.parametrize(("change", "message"), [({"labels": []}, "`labels`"), ({"taints": "a"}, "`taints`")])

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     content = System().json(AGENT_FILE)
-    for problem in unknown_settings(AgentSeed, content):
+    for problem in unknown_settings(content, AgentSeed):
         print(f"edge-agent: {AGENT_FILE}: {problem}", file=sys.stderr)
     try:
         settings = parse_record(AgentSeed, {"node": "", "server": None, "offline": True, **content})

@@ -7,7 +7,6 @@ authority (rancher/dynamiclistener, `NewSignedCert`).
 """
 
 import base64
-import json
 import secrets
 import ssl
 import subprocess
@@ -20,6 +19,7 @@ from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_text
 from osbuild.agent.system import System
 from osbuild.shared.files import sync_path
+from osbuild.shared.json_text import parse_json
 from osbuild.shared.node_settings import NodeSettings
 
 # K3s renews certificates only when it starts, and only those with less than 120 days left (90 in older releases).
@@ -68,7 +68,7 @@ def read_certificates(paths: Paths) -> Iterator[Certificate]:
     dynamic = paths.data / "server/tls/dynamic-cert.json"
     if dynamic.exists() and not dynamic.with_name(REGENERATE).exists():
         try:
-            content = base64.b64decode(json.loads(dynamic.read_text())["data"]["tls.crt"])
+            content = base64.b64decode(parse_json(dynamic.read_text())["data"]["tls.crt"])
         except (KeyError, TypeError, ValueError) as error:
             print(f"{dynamic}: {type(error).__name__}: {error}")
             return

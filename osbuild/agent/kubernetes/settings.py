@@ -4,12 +4,13 @@ import json
 import socket
 import sys
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.shared import cluster_ranges, files
+from osbuild.shared.json_text import parse_json
 from osbuild.shared.node_settings import KUBERNETES_FILE, KubernetesSeed, NodeSettings, unknown_settings
 from osbuild.shared.records import parse_record
 
@@ -24,10 +25,10 @@ SETTINGS_HINT = "correct `kubernetes` in the profile or the settings of the seed
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no file. Raises `Problem`."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Problem(f"not JSON: {error}", where=str(path), hint=FILE_HINT) from error
     if not isinstance(content, dict):
         raise Problem("not a JSON object", where=str(path), hint=FILE_HINT)
@@ -52,9 +53,7 @@ def load_settings(root: Path) -> NodeSettings:
 def report_unknown(root: Path) -> None:
     """Report settings of the seed that this version does not know. They are kept in the file for later versions."""
     # A seed may also override what only images set.
-    image_settings = {item.name for item in fields(NodeSettings)}
-    seed = {key: value for key, value in read_object(root / SEED_FILE).items() if key not in image_settings}
-    for problem in unknown_settings(KubernetesSeed, seed):
+    for problem in unknown_settings(read_object(root / SEED_FILE), KubernetesSeed, NodeSettings):
         print(f"edge-agent: {root / SEED_FILE}: {problem}", file=sys.stderr)
 
 

@@ -5,7 +5,6 @@ start. They create missing files again, or K3s restores them from its datastore 
 `pkg/daemons/control/deps`; client-go `util/cert`, `CanReadCertAndKey`).
 """
 
-import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from osbuild.agent.kubernetes.certificates import REGENERATE
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_text
 from osbuild.shared.files import sync_path
+from osbuild.shared.json_text import parse_json
 
 K3S_FILES = (
     "server/tls/**/*", "server/cred/**/*", "server/etc/*", "server/token", "server/agent-token",
@@ -57,7 +57,7 @@ def explain_torn(path: Path) -> str:
         return "the end of the last certificate or key is missing"
     if path.suffix == ".json":
         try:
-            json.loads(content)
-        except (ValueError, RecursionError):
+            parse_json(content)
+        except ValueError:
             return "not JSON"
     return ""

@@ -2,12 +2,12 @@
 
 import email
 import email.message
-import json
 import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from osbuild.shared.json_text import parse_json
 from osbuild.shared.quoting import quoted
 from osbuild.shared.seed import document
 from osbuild.shared.seed.refused import SeedRefused
@@ -176,6 +176,6 @@ def inspect_patch(text: str, name: str) -> None:
     """Check that a cloud-config-jsonp (RFC 6902) is JSON. Raises `SeedRefused`."""
     body = text.lstrip().partition("\n")[2]
     try:
-        json.loads(body)
+        parse_json(body)
     except ValueError as error:
         raise SeedRefused(f"{name}: {error}") from None
