@@ -44,7 +44,7 @@ LOGS = pytest.StashKey[list[Path]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    names = ", ".join(board.name for board in matrix.emulated())
+    names = ", ".join(board.name for board in matrix.emulated_boards())
     text = f"board whose images are booted: {names}, or {matrix.ALL}; may be repeated (default: {matrix.FULL})"
     parser.addoption("--board", action="append", metavar="NAME", help=text)
     parser.addoption("--cuts", type=int, default=8, metavar="N", help="power cuts at moments by chance (default: 8)")
@@ -62,7 +62,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "board" not in metafunc.fixturenames:
         return
     wanted = metafunc.config.getoption("--board") or [matrix.FULL]
-    found = matrix.emulated() if matrix.ALL in wanted else [load_board(name) for name in dict.fromkeys(wanted)]
+    found = matrix.emulated_boards() if matrix.ALL in wanted else [load_board(name) for name in dict.fromkeys(wanted)]
     module, test = metafunc.module.__name__.rpartition(".")[2], metafunc.definition.originalname
     values = []
     for board in found:
@@ -119,7 +119,9 @@ def image(images: Callable[[str | Path, Board], Path], board: Board) -> Callable
 @pytest.fixture(scope="session")
 def clustered(distribution: Distribution) -> Callable[[str, Board], Path]:
     """The profile of a shipped profile with the distribution that is tested, for a board."""
-    return lambda name, board: distributions.profile(name, distribution, board.architecture, BUILD / "test-profiles")
+    return lambda name, board: distributions.profile_for(
+        name, distribution, board.architecture, BUILD / "test-profiles"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +217,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.when == "call" and not report.skipped and (mark := item.get_closest_marker("matrix")):
         case = re.sub(r"[^\w.-]+", "-", item.name.removeprefix("test_")).strip("-")[:120]
-        Ledger().enter(MatrixCase(str(mark.args[0]), case, report.passed, round(report.duration, 1)))
+        Ledger().write_entry(MatrixCase(str(mark.args[0]), case, report.passed, round(report.duration, 1)))
     if report.failed:
         for log in item.stash.get(LOGS, []):
             if log.exists():

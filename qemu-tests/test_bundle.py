@@ -19,11 +19,11 @@ from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared import files
 from osbuild.shared.errors import Error
-from tests.support.builds import make_build, noise
+from tests.support.builds import make_build, random_blocks
 
 CACHE = Cache()
 BLOCK = 4096
-ROOT = noise("root", 200)
+ROOT = random_blocks("root", 200)
 
 
 @pytest.fixture(scope="module")

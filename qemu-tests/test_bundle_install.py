@@ -11,7 +11,7 @@ import pytest
 from conftest import LOGS
 from support import updatable
 from support.nodes import LOGS_FOLDER
-from support.updatable import shell
+from support.updatable import run_in_shell
 
 from osbuild.bundle import pack, signing, source
 from osbuild.config.board import load_board
@@ -25,15 +25,15 @@ from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.emulator import find_emulator
 from osbuild.qemu.machine import Machine
 from osbuild.sandbox.bundle_tools import bundle_tools
-from tests.support.builds import hash_tree, make_build, noise
+from tests.support.builds import hash_tree, make_build, random_blocks
 
 pytestmark = pytest.mark.slow  # 2 to 3 minutes, and an image and two trees of its own
 
 CACHE = Cache()
 BLOCKS = 1000
-ROOT, KERNEL = noise("root", BLOCKS), noise("kernel", 300)
-NEWER = noise("newer", 50)
-NEXT = noise("new", 10) + ROOT[: 900 * 4096] + NEWER + ROOT[900 * 4096 :]
+ROOT, KERNEL = random_blocks("root", BLOCKS), random_blocks("kernel", 300)
+NEWER = random_blocks("newer", 50)
+NEXT = random_blocks("new", 10) + ROOT[: 900 * 4096] + NEWER + ROOT[900 * 4096 :]
 BOOT = 90.0
 
 
@@ -78,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         made = make_build(folder / f"build-{name}", **options)
         pack.make_bundle(source.read_build(made), out / f"{name}.raucb", signing.prepare_signing(signer, tools), CACHE)
     again = authority.rotate_signer(keys.folder, PrivateKeyAccess())
-    lost = source.read_build(make_build(folder / "build-revoked", version="1.2.0", facts=board))
+    lost = source.read_build(make_build(folder / "build-revoked", version="1.2.0", metadata=board))
     pack.make_bundle(lost, out / "revoked.raucb", signing.prepare_signing(again, tools), CACHE)
     authority.revoke_key(keys.folder, "signer-2", PrivateKeyAccess(), reason="compromised")
     whole = (out / "two.raucb").read_bytes()
@@ -103,10 +103,10 @@ def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
 
     It is an x86_64 one whatever boards are tested: what is tested is the bundle, which no board changes.
     """
-    kernel, disk = updatable.guest(CACHE)
-    system, board = updatable.programs(CACHE), load_board("x86_64")
-    updatable.slots(system, tmp_path / "slots.img")
-    updatable.ext4(system, site.folder / "bundles", tmp_path / "bundles.img", 64 * 2**20)
+    kernel, disk = updatable.make_guest(CACHE)
+    system, board = updatable.guest_tools(CACHE), load_board("x86_64")
+    updatable.make_slot_disk(system, tmp_path / "slots.img")
+    updatable.make_ext4(system, site.folder / "bundles", tmp_path / "bundles.img", 64 * 2**20)
     config = MachineConfig(
         board=board, image=disk, disks=(tmp_path / "slots.img", tmp_path / "bundles.img"), direct=kernel,
         memory=512 * 2**20, network=None,
@@ -123,7 +123,7 @@ def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
 
 
 def must(machine: Machine, line: str, timeout: float = 120.0) -> str:
-    status, said = shell(machine, line, timeout)
+    status, said = run_in_shell(machine, line, timeout)
     assert status == 0, f"{line}: {said}"
     return said
 
@@ -183,7 +183,7 @@ def test_what_was_written_before_an_interruption_is_not_read_again(device: Machi
         if before:
             must(device, f"rauc install /bundles/{before}.raucb")
             holds(device, "b", site.build(before))
-        assert shell(device, "rauc install /bundles/late.raucb")[0] != 0
+        assert run_in_shell(device, "rauc install /bundles/late.raucb")[0] != 0
         serve(device, "a")  # with a new log
         must(device, "rauc install /bundles/two.raucb")
         holds(device, "b", site.build("two"))
@@ -209,18 +209,18 @@ def test_what_must_not_be_installed_is_refused_before_a_slot_is_touched(device: 
     before = [slot_digest(device, part, 2**20) for part in ("root-a", "root-b", "root-b-verity")]
     must(device, "echo -n > /run/loader/log")
     for name, reason in REFUSED.items():
-        status, said = shell(device, f"rauc install /bundles/{name}.raucb")
+        status, said = run_in_shell(device, f"rauc install /bundles/{name}.raucb")
         assert status != 0, name
         assert re.search(reason, said), f"{name}: {said}"
-    assert shell(device, "grep set- /run/loader/log") == (1, ""), "the boot loader was not asked for anything"
+    assert run_in_shell(device, "grep set- /run/loader/log") == (1, ""), "the boot loader was not asked for anything"
     assert must(device, "cat /efi/EFI/Linux/edge-2-b.efi") == "old"
     assert [slot_digest(device, part, 2**20) for part in ("root-a", "root-b", "root-b-verity")] == before
 
     # A bit that flipped in the middle is found where it is read: after the slot was touched, but before the switch.
-    status, said = shell(device, "rauc install /bundles/flipped.raucb")
+    status, said = run_in_shell(device, "rauc install /bundles/flipped.raucb")
     assert status != 0, said
     assert must(device, "cat /run/loader/primary /run/loader/state-b").split() == ["a", "bad"]
-    assert shell(device, "ls /efi/EFI/Linux | grep -x 'edge-.*b.*efi'")[0] == 1, "nothing can boot the slot"
+    assert run_in_shell(device, "ls /efi/EFI/Linux | grep -x 'edge-.*b.*efi'")[0] == 1, "nothing can boot the slot"
     assert slot_digest(device, "root-a", 2**20) == before[0]
 
     # Without a floor, which the device lifts when it is told so, an older one installs over what failed.

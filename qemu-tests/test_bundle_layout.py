@@ -11,14 +11,17 @@ from osbuild.host.cache import Cache
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.sandbox.bundle_tools import bundle_tools
-from tests.support.builds import hash_tree, make_build, noise
+from tests.support.builds import hash_tree, make_build, random_blocks
 
 
 @pytest.mark.parametrize("salt", [b"", b"salt"])
 def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_are_at_their_offsets(salt: bytes, tmp_path: Path) -> None:
-    cache, root = Cache(), noise("root", 300)  # noise is stored as it is: what can't be compressed can be compared
+    cache, root = (
+        Cache(),
+        random_blocks("root", 300),
+    )  # noise is stored as it is: what can't be compressed can be compared
     tree, roothash = hash_tree(root, salt)
-    made = make_build(tmp_path / "build", root=root, tree=tree, facts={"roothash": roothash})
+    made = make_build(tmp_path / "build", root=root, tree=tree, metadata={"roothash": roothash})
     signed = signing.prepare_signing(
         authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess()), bundle_tools(cache)
     )

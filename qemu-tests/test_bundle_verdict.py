@@ -25,7 +25,7 @@ from osbuild.keys.key_folder import KeyFolder, SignerEntry, load_keys
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
-from tests.support.builds import make_build, noise
+from tests.support.builds import make_build, random_blocks
 
 CACHE = Cache()
 
@@ -76,7 +76,7 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder, tools = tmp_path_factory.mktemp("bench"), bundle_tools(CACHE)
     keys = authority.create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    made = make_build(folder / "build", root=noise("root", 300))
+    made = make_build(folder / "build", root=random_blocks("root", 300))
     pack.make_bundle(source.read_build(made), folder / "good.raucb", prepare_signing(keys, tools), CACHE)
     return Bench(folder, keys, tools, folder / "good.raucb")
 

@@ -113,11 +113,11 @@ def test_the_proof_that_pods_run_needs_no_api_server_and_leaves_nothing(node: No
 
 
 def test_the_root_cannot_be_written_nor_remounted(node: Node) -> None:
-    assert "Read-only file system" in node.fails("touch /usr/bin/new")
-    node.fails("mount -o remount,rw /")
-    assert "Read-only file system" in node.fails("touch /usr/bin/new")
-    node.fails("dd if=/dev/zero of=/dev/dm-0 bs=4096 count=1 conv=nocreat,notrunc,fsync")
-    node.fails("dmsetup reload root --table '0 8 zero'")
+    assert "Read-only file system" in node.run_failing("touch /usr/bin/new")
+    node.run_failing("mount -o remount,rw /")
+    assert "Read-only file system" in node.run_failing("touch /usr/bin/new")
+    node.run_failing("dd if=/dev/zero of=/dev/dm-0 bs=4096 count=1 conv=nocreat,notrunc,fsync")
+    node.run_failing("dmsetup reload root --table '0 8 zero'")
     assert node.run("findmnt -no FSTYPE /").strip() == "erofs"
 
 
@@ -139,14 +139,14 @@ def test_the_data_partition_fills_a_larger_disk(node: Node) -> None:
 
 
 def test_a_good_boot_clears_the_boot_counter(node: Node) -> None:
-    node.until('edge-agent status --json | grep -q \'"state": "good"\'', timeout=60)
+    node.wait_until('edge-agent status --json | grep -q \'"state": "good"\'', timeout=60)
     assert counter(node) == ("a", "good", None)
 
 
 def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node: Node) -> None:
     node.guest.put(DEMO.encode(), "/tmp/demo.yaml")
     node.kubectl("apply -f /tmp/demo.yaml")
-    node.rolled_out("web", 180)
+    node.wait_rolled_out("web", 180)
     answers(node)
 
 
@@ -162,7 +162,7 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node
     node.guest.reboot(BOOT)
     node.wait_complete()
     assert node.run("cat /var/lib/kept").strip() == "kept"
-    node.fails("test -e /etc/changed")
+    node.run_failing("test -e /etc/changed")
     assert node.run("cat /etc/machine-id") == machine_id
     assert node.kubectl("get configmap kept -o jsonpath={.data.when}").strip() == "before"
     answers(node)
@@ -182,7 +182,7 @@ def test_at_that_shutdown_pods_ended_before_all_else_and_are_still_the_same_pods
 
 
 def test_after_that_boot_the_node_takes_pods_again(node: Node) -> None:
-    node.until("test ! -e /var/lib/kubernetes/cordoned", timeout=120)
+    node.wait_until("test ! -e /var/lib/kubernetes/cordoned", timeout=120)
     found = json.loads(node.kubectl("get node site-1 -o json"))
     assert "unschedulable" not in found["spec"]
     assert "edge-osbuild/cordoned" not in found["metadata"]["annotations"]
@@ -193,7 +193,7 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     node.run("echo kept > /var/lib/cut; sync")
     # What containerd and its plugins have not synced yet of a pod that just runs must not be missed.
     node.kubectl("delete pod -l app=web")
-    node.rolled_out("web")
+    node.wait_rolled_out("web")
     # Nor may the sandbox of a health check that is just running stay for ever.
     node.run(f"/usr/lib/edge-osbuild/edge-node sandbox & until {LEFT} | grep -q .; do :; done")
     node.power_cycle()
@@ -201,7 +201,7 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     assert node.run("cat /var/lib/cut").strip() == "kept"
     assert node.kubectl("get configmap cut -o jsonpath={.data.when}").strip() == "just-before"
     assert counter(node) == ("a", "good", None), "a power cut is no failed boot"
-    node.rolled_out("web")
+    node.wait_rolled_out("web")
     answers(node)
 
 
@@ -212,5 +212,5 @@ def test_a_power_cut_while_images_were_imported_leaves_no_empty_files(node: Node
     node.run("cd /var/lib/containerd/edge-images && read digest < /usr/lib/edge-osbuild/images/demo.sha256"
              " && mv $digest $digest.begun && sync")  # fmt: skip
     node.power_cycle()
-    node.rolled_out("web")
+    node.wait_rolled_out("web")
     answers(node)

@@ -17,16 +17,16 @@ from support.control_plane import (
     PODS,
     RELEASES,
     ControlPlane,
-    agent,
-    configmap,
-    configmaps,
+    current_revision,
+    list_configmaps,
+    make_agent_root,
+    make_configmap,
     make_node,
     make_pod,
+    node_spec,
     play_kubelet,
-    revision,
-    spec,
-    until,
-    watch,
+    wait_for,
+    watch_configmaps,
 )
 
 from osbuild.agent.cluster import cluster_data, cordon, snapshot
@@ -58,7 +58,7 @@ class Turns:
 
     def take(self, version: str) -> tuple[ApiServer, dict[str, Any] | None]:
         self.stack.close()
-        return self.stack.enter_context(self.plane.booted(version))
+        return self.stack.enter_context(self.plane.run_version(version))
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,10 @@ def controllers_work(plane: ControlPlane, server: ApiServer, version: str) -> No
     """The controller manager and the scheduler of a release take our arguments and do something."""
     namespace = f"of-{version.replace('.', '-')}"
     server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    with plane.program("kube-controller-manager", version) as manager:
-        until(lambda: manager.poll() is not None or accounts(server, namespace), "no account")
-        until(lambda: manager.poll() is not None or accounts(server, "default"), "no account")
-    with plane.program("kube-scheduler", version):
+    with plane.run_program("kube-controller-manager", version) as manager:
+        wait_for(lambda: manager.poll() is not None or accounts(server, namespace), "no account")
+        wait_for(lambda: manager.poll() is not None or accounts(server, "default"), "no account")
+    with plane.run_program("kube-scheduler", version):
         scheduled(server, namespace)
 
 
@@ -112,14 +112,14 @@ def accounts(server: ApiServer, namespace: str) -> list[Any]:
 
 def scheduled(server: ApiServer, name: str) -> None:
     make_pod(server, name, node=None)
-    until(lambda: server.call("GET", f"{PODS}/{name}")["spec"].get("nodeName"), f"{name} is not scheduled")
+    wait_for(lambda: server.call("GET", f"{PODS}/{name}")["spec"].get("nodeName"), f"{name} is not scheduled")
     server.call("DELETE", f"{PODS}/{name}?gracePeriodSeconds=0")
 
 
 def test_the_old_release_runs_with_our_arguments(plane: ControlPlane, server: ApiServer) -> None:
     make_node(server, NODE)
     controllers_work(plane, server, OLD)
-    configmap(server, "first")
+    make_configmap(server, "first")
 
 
 def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(
@@ -128,9 +128,9 @@ def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(
     make_pod(server, "web", "ReplicaSet")
     facts = cluster_data.prepare_reboot(plane.system, 20, print)
     assert facts["cordoned"] and "drain" not in facts and facts["snapshot"]
-    assert spec(server)["unschedulable"] and server.call("GET", f"{PODS}/web")
+    assert node_spec(server)["unschedulable"] and server.call("GET", f"{PODS}/web")
     assert cluster_data.rejoin(plane.system) == {"uncordoned": True}
-    assert "unschedulable" not in spec(server)
+    assert "unschedulable" not in node_spec(server)
 
 
 def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
@@ -143,7 +143,7 @@ def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
     budget = {"minAvailable": 1, "selector": {"matchLabels": {"app": "held"}}}
     body = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": budget}
     server.call("POST", "/apis/policy/v1/namespaces/default/poddisruptionbudgets", body)
-    system = agent(tmp_path, plane, OLD)
+    system = make_agent_root(tmp_path, plane, OLD)
     with kubelets(server):
         facts = cluster_data.prepare_reboot(system, 10, print)
         assert facts["cordoned"], facts
@@ -160,7 +160,7 @@ def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
     with pytest.raises(urllib.error.HTTPError) as caught:
         cordon.cordon_node(system, api.connect_api(system.root, settings.load_settings(system.root)), "node-2")
     assert caught.value.code == 403
-    assert "unschedulable" not in spec(server, "node-2")
+    assert "unschedulable" not in node_spec(server, "node-2")
 
 
 def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: ControlPlane, server: ApiServer) -> None:
@@ -170,17 +170,17 @@ def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: Co
     def work() -> None:
         while not stop.is_set():
             name = f"n-{len(written):04}"
-            configmap(server, name)
+            make_configmap(server, name)
             written.append(name)
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        until(lambda: len(written) > 5, "nothing is written")
+        wait_for(lambda: len(written) > 5, "nothing is written")
         before = len(written)
         made = snapshot.take_snapshot(plane.system, KubernetesVersion("upstream", OLD), "asked")
         after = len(written)
-        until(lambda: len(written) > after + 5, "nothing is written any more")
+        wait_for(lambda: len(written) > after + 5, "nothing is written any more")
     finally:
         stop.set()
         thread.join()
@@ -200,17 +200,17 @@ def test_the_new_release_goes_on_with_all_of_it(
 ) -> None:
     facts = cluster_data.prepare_reboot(plane.system, 1, print)
     assert facts["snapshot"]
-    configmap(server, "late")  # after the snapshot, before the reboot
+    make_configmap(server, "late")  # after the snapshot, before the reboot
     newer, done = turns.take(NEW)
     assert done and done["to"] == f"upstream {NEW}" and "problem" not in done
     assert done["snapshot"] != facts["snapshot"], "what came late is in one more"
-    assert configmaps(newer) == ["first", "late"]
-    assert spec(newer)["unschedulable"], "until the boot is good"
+    assert list_configmaps(newer) == ["first", "late"]
+    assert node_spec(newer)["unschedulable"], "until the boot is good"
     assert cluster_data.rejoin(plane.system)["uncordoned"]
     controllers_work(plane, newer, NEW)
-    configmap(newer, "lost")
+    make_configmap(newer, "lost")
     newer.call("DELETE", "/api/v1/namespaces/default/configmaps/first")
-    story |= {"seen": revision(newer), "snapshot": done["snapshot"]}
+    story |= {"seen": current_revision(newer), "snapshot": done["snapshot"]}
 
 
 def test_what_a_rollback_would_lose_is_known_before(plane: ControlPlane, story: dict[str, Any]) -> None:
@@ -224,28 +224,28 @@ def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
     plane: ControlPlane, turns: Turns, story: dict[str, Any]
 ) -> None:
     """The scheduler stands for every client elsewhere in the cluster that outlives it: its caches are of the future."""
-    with plane.program("kube-scheduler", OLD):
+    with plane.run_program("kube-scheduler", OLD):
         older, done = turns.take(OLD)
         assert done and done["restored"]["snapshot"] == story["snapshot"]
         assert "configmaps/default/lost" in done["restored"]["lost"]["created"]
-        assert configmaps(older) == ["first", "late"]
-        assert revision(older) > story["seen"], "revisions never go back"
+        assert list_configmaps(older) == ["first", "late"]
+        assert current_revision(older) > story["seen"], "revisions never go back"
         assert gone(older, story["seen"])
-        assert spec(older)["unschedulable"], "as it was in the snapshot"
+        assert node_spec(older)["unschedulable"], "as it was in the snapshot"
         assert cluster_data.rejoin(plane.system)["uncordoned"]
         scheduled(older, "after-the-rollback")
-    now = revision(older)
-    configmap(older, "after")
-    events = [(event["type"], event["object"]["metadata"]["name"]) for event in watch(older, now)]
+    now = current_revision(older)
+    make_configmap(older, "after")
+    events = [(event["type"], event["object"]["metadata"]["name"]) for event in watch_configmaps(older, now)]
     assert events == [("ADDED", "after")]
-    assert plane.stamp() == f"upstream {OLD}"
+    assert plane.recorded_version() == f"upstream {OLD}"
     assert "replaced" in [one.reason for one in snapshot.list_snapshots(plane.system)]
 
 
 def gone(server: ApiServer, since: int) -> bool:
     """Whether the server says that it does not know what came after a revision (410)."""
     try:
-        events = watch(server, since)
+        events = watch_configmaps(server, since)
     except urllib.error.HTTPError as error:
         return error.code == 410
     return [event["object"].get("code") for event in events] == [410]
@@ -254,4 +254,4 @@ def gone(server: ApiServer, since: int) -> bool:
 def test_an_update_after_a_rollback_works_like_the_first(plane: ControlPlane, turns: Turns) -> None:
     newer, done = turns.take(NEW)
     assert done and done["snapshot"] and "problem" not in done
-    assert configmaps(newer) == ["after", "first", "late"]
+    assert list_configmaps(newer) == ["after", "first", "late"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.machines import MachineFactory
-from support.updatable import shell
+from support.updatable import run_in_shell
 from support.write_log import Flag, WriteLog, position
 
 from osbuild.config.board import Board
@@ -33,7 +33,7 @@ def booted(machine: MachineFactory, board: Board, kernel: DirectKernel) -> Calla
 
 def say(machine: Machine, line: str) -> str:
     """What a line at the guest's shell says; it must end well."""
-    status, said = shell(machine, line)
+    status, said = run_in_shell(machine, line)
     assert status == 0, said
     return said
 

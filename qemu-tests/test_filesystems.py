@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.filesystems import check_data, check_fat, programs, verify_root
+from support.filesystems import check_data, check_fat, filesystem_tools, verify_root
 
 from osbuild.host.run import CommandError
 from osbuild.sandbox.tools_tree import ToolsTree
@@ -15,7 +15,7 @@ DOCUMENT = "/lib/state.json"
 
 @pytest.fixture(scope="module")
 def tools() -> ToolsTree:
-    return programs()
+    return filesystem_tools()
 
 
 def digest(path: Path) -> str:

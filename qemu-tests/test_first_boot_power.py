@@ -52,7 +52,7 @@ def serves(node: Node) -> None:
     node.guest.wait_ready(CONNECT)
     node.guest.put(DEPLOYMENT.encode(), "/tmp/demo.yaml")
     node.kubectl("apply -f /tmp/demo.yaml")
-    node.rolled_out("web")
+    node.wait_rolled_out("web")
 
 
 def test_a_power_cut_at_whatever_moment_of_a_first_boot_leaves_a_node_that_serves(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.failing_cards import FailingCard, inserted, looped, set_capacity
+from support.failing_cards import FailingCard, attach_loop_device, insert_card, set_capacity
 from support.machines import MachineFactory
 from support.nodes import CONNECT, USER, Node, make_seed
 
@@ -93,7 +93,7 @@ def assert_same(store: Path, image: Path) -> None:
 @devices
 def test_a_card_is_written_and_verified(small: Path, folder: Path) -> None:
     store = stick(folder)
-    with looped(store) as device:
+    with attach_loop_device(store) as device:
         status, targets, said = flash(small, device)
     assert (status, targets[str(device)]["state"]) == (0, "done"), said
     assert_same(store, small)
@@ -103,7 +103,7 @@ def test_a_card_is_written_and_verified(small: Path, folder: Path) -> None:
 def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path, folder: Path) -> None:
     store, place = stick(folder), folder / "my card"
     place.mkdir()
-    with looped(store) as device:
+    with attach_loop_device(store) as device:
         run_command(["addpart", device, "1", "2048", str(64 * MIB // 512)])
         part = f"{device}p1"
         try:
@@ -124,7 +124,7 @@ def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path,
 def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: Path, folder: Path) -> None:
     store = stick(folder)
     before = store.read_bytes()
-    with looped(store) as device:
+    with attach_loop_device(store) as device:
         descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a file system or a RAID holds it
         try:
             assert "it is in use by another program" in flash(small, device)[2]
@@ -135,12 +135,12 @@ def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: P
         assert status == 1 and "it is read-only" in said
     tiny = folder / "tiny"
     tiny.write_bytes(bytes(64 * MIB))
-    with looped(tiny) as device:
+    with attach_loop_device(tiny) as device:
         status, _, said = flash(small, device)
         assert status == 1 and f"it has {64 * MIB} bytes" in said
         status, _, said = flash(small, tiny)
         assert status == 1 and f"in use as {device}" in said
-    with looped(store, sector=4096) as device:
+    with attach_loop_device(store, sector=4096) as device:
         status, _, said = flash(small, device)
         assert status == 1 and "sectors of 512 bytes, and this disk has 4096" in said
     assert store.read_bytes() == before and not any(tiny.read_bytes())
@@ -148,7 +148,7 @@ def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: P
 
 @devices
 def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path) -> None:
-    with looped(stick(folder)) as device:
+    with attach_loop_device(stick(folder)) as device:
         run_command(["mkswap", "-q", device])
         try:
             run_command(["swapon", device])
@@ -164,7 +164,7 @@ def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path
 @devices
 def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
     store = stick(folder)
-    with looped(store) as device:
+    with attach_loop_device(store) as device:
         done = subprocess.run(command(small, device), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2 and "--yes" in done.stderr and str(device) in done.stderr and "168 MB" in done.stderr
     assert not store.read_bytes().startswith(MAGIC)
@@ -188,7 +188,7 @@ def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
 )
 def test_a_failing_card_is_detected_and_reported(fault: dict[str, int], said: str, small: Path, folder: Path) -> None:
     card = FailingCard(SIZE, stick(folder), **fault)  # type: ignore[arg-type]
-    with inserted(card, folder) as device:
+    with insert_card(card, folder) as device:
         status, targets, told = flash(small, device)
     found = targets[str(device)]
     assert status == 1 and said in found["error"]["message"] and found["error"]["hint"], told
@@ -202,7 +202,7 @@ def test_a_failing_card_is_detected_and_reported(fault: dict[str, int], said: st
 
 @devices
 def test_a_card_that_becomes_read_only_during_the_write_is_reported(small: Path, folder: Path) -> None:
-    with inserted(FailingCard(SIZE, stick(folder), delay=0.02), folder) as device:
+    with insert_card(FailingCard(SIZE, stick(folder), delay=0.02), folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(folder / "stick", process)
         run_command(["blockdev", "--setro", device])
@@ -224,7 +224,7 @@ def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
 @fuse
 def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(small: Path, folder: Path) -> None:
     card = FailingCard(SIZE, stick(folder), pulled_after=20 * MIB)
-    with inserted(card, folder) as device:
+    with insert_card(card, folder) as device:
         status, targets, said = flash(small, device)
         assert status == 1 and "run the same command again: it continues" in said
         assert_unbootable(card.store)
@@ -244,7 +244,7 @@ def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(sma
 @fuse
 def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) -> None:
     card = FailingCard(SIZE, stick(folder), delay=0.02)
-    with inserted(card, folder) as device:
+    with insert_card(card, folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(card.store, process)
         card.size = 0
@@ -262,7 +262,7 @@ def test_ctrl_c_leaves_a_card_that_does_not_boot_and_reports_it(
     number: signal.Signals, status: int, small: Path, folder: Path
 ) -> None:
     card = FailingCard(SIZE, stick(folder), delay=0.02)
-    with inserted(card, folder) as device:
+    with insert_card(card, folder) as device:
         process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(card.store, process)
         process.send_signal(number)
@@ -280,7 +280,7 @@ def test_ctrl_c_leaves_a_card_that_does_not_boot_and_reports_it(
 def test_of_several_cards_those_that_can_be_are_finished(small: Path, folder: Path) -> None:
     stores = [stick(folder, name) for name in ("one", "two")]
     bad = FailingCard(SIZE, stick(folder, "three"), pulled_after=15 * MIB)
-    with looped(stores[0]) as one, inserted(bad, folder) as three, looped(stores[1]) as two:
+    with attach_loop_device(stores[0]) as one, insert_card(bad, folder) as three, attach_loop_device(stores[1]) as two:
         status, targets, _ = flash(small, one, three, two)
         states = [targets[str(device)]["state"] for device in (one, three, two)]
     assert status == 1 and states == ["done", "unfinished", "done"]

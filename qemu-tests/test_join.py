@@ -130,7 +130,7 @@ def test_the_agent_has_its_own_nodes_rights_and_no_others(cluster: Cluster, dist
         "system:node:site-1-agent"
     )
     # A kubelet may read what its own pods need, and not the secrets of the cluster.
-    cluster.agent.fails(f"{kubectl} get secrets -A")
+    cluster.agent.run_failing(f"{kubectl} get secrets -A")
 
 
 def test_a_pod_runs_on_the_agent_and_answers_there_and_from_the_server(
@@ -170,14 +170,14 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
     server.kubectl("cordon site-1")
     server.guest.run("cat > /tmp/moving.yaml", input=DEPLOYMENT.replace("name: web}\nspec", "name: moving}\nspec"))
     server.kubectl("apply -f /tmp/moving.yaml")
-    server.rolled_out("moving")
+    server.wait_rolled_out("moving")
     server.kubectl("uncordon site-1")
     cluster.agent.run("edge-agent update install /var/tmp/agent.raucb --no-reboot", timeout=BOOT)
     rows = json.loads(cluster.agent.run("edge-agent update history --json"))
     left = next(row["cluster"] for row in rows if row["event"] == "switched")
     assert left["cordoned"] and [name.startswith("default/moving-") for name in left["drain"]["moved"]] == [True], left
     assert not left["drain"]["left"] and "snapshot" not in left, "an agent has no datastore"
-    server.rolled_out("moving")
+    server.wait_rolled_out("moving")
     where = "get pods -l app=web --field-selector spec.nodeName=site-1,status.phase=Running -o name"
     assert "moving" in server.kubectl(where)
     server.kubectl("wait --for=jsonpath={.spec.unschedulable}=true node/site-1-agent --timeout=10s")

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from support.control_plane import NODE, RELEASES, SERVER, ControlPlane, end_process, node_program, settings, until
+from support.control_plane import (
+    NODE,
+    RELEASES,
+    SERVER,
+    ControlPlane,
+    end_process,
+    link_node_program,
+    wait_for,
+    write_settings,
+)
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, join, join_objects, join_protocol, pki, prepare
@@ -37,7 +46,7 @@ RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 def given(plane: ControlPlane, token: str | None) -> None:
     """Have the server's seed name a token, and do what its units do then."""
-    settings(plane.root, SERVER, {"token": token} if token else {})
+    write_settings(plane.root, SERVER, {"token": token} if token else {})
     prepare.prepare_node(plane.root)
     join_objects.refresh_join_objects(plane.root)
 
@@ -50,11 +59,11 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
 @pytest.fixture(scope="module")
 def server(plane: ControlPlane) -> Iterator[ApiServer]:
     """The API server as its administrator sees it, with what lets agents join, and what an earlier version had left."""
-    settings(plane.root, SERVER, {"token": TOKEN})
+    write_settings(plane.root, SERVER, {"token": TOKEN})
     with ExitStack() as stack:
-        found, _ = stack.enter_context(plane.booted(RELEASES[0].version))
+        found, _ = stack.enter_context(plane.run_version(RELEASES[0].version))
         leave_behind(found)
-        stack.enter_context(plane.program("kube-controller-manager", RELEASES[0].version))
+        stack.enter_context(plane.run_program("kube-controller-manager", RELEASES[0].version))
         given(plane, TOKEN)
         words = (plane.root / "run/edge-osbuild/kubernetes/join.env").read_text().removeprefix("ARGS=").split()
         log = stack.enter_context((plane.root / "approve.log").open("ab"))
@@ -84,8 +93,8 @@ def leave_behind(server: ApiServer) -> None:
 
 def machine(folder: Path, name: str = AGENT, token: str = TOKEN) -> Path:
     """The root of a machine that wants to join as `name`."""
-    settings(folder, {"role": "agent", "config": {"node-name": name}}, {"server": URL, "token": token})
-    node_program(folder, Cache())
+    write_settings(folder, {"role": "agent", "config": {"node-name": name}}, {"server": URL, "token": token})
+    link_node_program(folder, Cache())
     (folder / pki.PROGRAM).symlink_to(upstream_programs.build_small_program("pki", Architecture.native(), Cache()))
     return folder
 
@@ -231,7 +240,7 @@ def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: A
         assert error.code in (403, 422), "the API server itself refuses it"
         return
     with pytest.raises(join.JoinDenied):
-        until(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 20)
+        wait_for(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 20)
 
 
 def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path) -> None:
@@ -246,9 +255,9 @@ def test_an_expired_token_is_worth_nothing_until_the_server_renews_it(
     path, place = f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{invitation.join}", join.REQUESTS
     assert by_token(plane, invitation.join, secrets.join, place) == 200
     server.call("PATCH", path, {"stringData": {"expiration": "2026-01-01T00:00:00Z"}}, kind=api.MERGE_PATCH)
-    until(lambda: by_token(plane, invitation.join, secrets.join, place) == 401, "it is still taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, place) == 401, "it is still taken", 30)
     join_objects.refresh_join_objects(plane.root)
-    until(lambda: by_token(plane, invitation.join, secrets.join, place) == 200, "it is not taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, place) == 200, "it is not taken", 30)
     assert keys(plane) == (invitation, secrets), "the same token, with the same identifiers"
 
 
@@ -257,7 +266,7 @@ def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: Ap
     given(plane, OTHER)
     replaced, _ = keys(plane, OTHER)
     assert replaced.salt != invitation.salt and replaced.join != invitation.join
-    until(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 30)
     given(plane, None)
     assert server.call("GET", SECRETS)["items"] == []
     assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PUBLIC)) == 403

@@ -75,7 +75,7 @@ def node(
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
         found = Node(machine, machine.guest(USER, key))
         found.guest.wait_ready(BOOT)
-        found.until("test -s /var/lib/kubernetes/server/db/state.db", BOOT)
+        found.wait_until("test -s /var/lib/kubernetes/server/db/state.db", BOOT)
         machine.power_cut()
         machine.boot_again()
         found.wait_complete()
@@ -86,11 +86,11 @@ def node(
 def answers(node: Node) -> None:
     """The pod runs, has an address and answers there."""
     node.run("kubectl wait --for=condition=Ready pod/web --timeout=300s", timeout=320)
-    node.until(f"python3 -c '{GET}' http://$({IP}):8080/ | grep -q web", 60)
+    node.wait_until(f"python3 -c '{GET}' http://$({IP}):8080/ | grep -q web", 60)
 
 
 def test_pods_run_after_a_power_cut_during_the_first_start(node: Node) -> None:
-    node.until("kubectl get serviceaccount default", 120)  # made by a controller, after the node is Ready
+    node.wait_until("kubectl get serviceaccount default", 120)  # made by a controller, after the node is Ready
     node.run("kubectl run web --image=localhost/edge-demo:1 --image-pull-policy=Never")
     answers(node)
     assert "web" in node.run("crictl ps"), "crictl is configured"
@@ -126,16 +126,16 @@ def test_a_cluster_that_was_made_by_a_clock_ahead_recovers_when_the_clock_jumps_
     # The folder of the network's configuration stays: containerd watches it.
     node.run("find /var/lib/kubernetes/agent -maxdepth 1 -type f -delete")
     node.run("date -s '+400 days' && systemctl start --no-block kubernetes.target", timeout=300)
-    node.until("kubectl get nodes | grep -qw Ready", 400)
+    node.wait_until("kubectl get nodes | grep -qw Ready", 400)
     node.run("kubectl create configmap kept --from-literal=a=b")
     before = node.run(f"openssl x509 -noout -pubkey -subject -in {authority}")
     node.run("date -s '-400 days'")
-    node.fails(check)
-    node.until(check, 300)
-    node.until("kubectl get --raw /readyz", 300)
+    node.run_failing(check)
+    node.wait_until(check, 300)
+    node.wait_until("kubectl get --raw /readyz", 300)
     assert node.run(f"openssl x509 -noout -pubkey -subject -in {authority}") == before, "the same authority"
     assert node.run("kubectl get configmap kept -o jsonpath={.data.a}") == "b"
-    node.until("kubectl get serviceaccount default", 120)
+    node.wait_until("kubectl get serviceaccount default", 120)
     node.run("kubectl run web --image=localhost/edge-demo:1 --image-pull-policy=Never")
     answers(node)
     node.power_cycle()

@@ -8,8 +8,8 @@ import pytest
 from support import second_disk
 from support.devices import Device, Lab, prepare_device, raw_disk
 from support.machines import MachineFactory
-from support.nodes import BOOT, CONNECT, MEMORY, USER, Node, finish_tools, make_seed
-from support.second_disk import BLOCK, EVERYTHING, WITH_UBOOT, copied, counters, damaged, digests
+from support.nodes import BOOT, CONNECT, MEMORY, USER, Node, image_tools, make_seed
+from support.second_disk import BLOCK, UBOOT_USES, USES, copy_disk, copy_with_flipped_bit, file_digests, read_counters
 from support.versions import Versions
 
 from osbuild.config.board import Board
@@ -28,14 +28,14 @@ def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
     """The kernel is started without firmware; the node's own disk is the last one that the initrd looks at."""
     made = image("minimal") / "disk.img"
     others = (
-        copied(versions.get("next", "light", bundle=False).image, tmp_path / "another-version.img"),
-        damaged(made, tmp_path / "damaged-root.img", "root-a", 1024),  # the superblock of erofs
-        damaged(made, tmp_path / "damaged-tree.img", "root-a-verity", BLOCK),  # the top of the hash tree
-        second_disk.stranger(tmp_path / "stranger.img", finish_tools(board)),
+        copy_disk(versions.get("next", "light", bundle=False).image, tmp_path / "another-version.img"),
+        copy_with_flipped_bit(made, tmp_path / "damaged-root.img", "root-a", 1024),  # the superblock of erofs
+        copy_with_flipped_bit(made, tmp_path / "damaged-tree.img", "root-a-verity", BLOCK),  # the top of the hash tree
+        second_disk.make_unrelated_disk(tmp_path / "stranger.img", image_tools(board)),
     )
-    own, seed = copied(made, tmp_path / "own.img"), make_seed("minimal", "direct", key, tmp_path / "seed.iso")
-    nvme = damaged(made, tmp_path / "nvme.img", "root-a", 1024)
-    before = digests((*others, nvme))
+    own, seed = copy_disk(made, tmp_path / "own.img"), make_seed("minimal", "direct", key, tmp_path / "seed.iso")
+    nvme = copy_with_flipped_bit(made, tmp_path / "nvme.img", "root-a", 1024)
+    before = file_digests((*others, nvme))
     direct = second_disk.direct_kernel(image("minimal") / "edge-a.efi", tmp_path)
     on = machine(
         MachineConfig(board=board, memory=MEMORY, disks=(*others, own), nvme=(nvme,), media=(seed,), direct=direct)
@@ -48,12 +48,12 @@ def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
     for name in ("vda", "vdb", "vdc", "vdd"):
         assert f"the root file system of slot a on {name} does not match its root hash" in said, said
     assert "root file system on vde2, hash tree on vde3; ESP unknown" in said
-    used = second_disk.used(node)
-    assert set(used) == EVERYTHING and set(used.values()) == {"vde"}, used
-    assert second_disk.disks(node) == {"nvme0n1", "vda", "vdb", "vdc", "vdd", "vde", "vdf"}
+    used = second_disk.disks_in_use(node)
+    assert set(used) == USES and set(used.values()) == {"vde"}, used
+    assert second_disk.list_disks(node) == {"nvme0n1", "vda", "vdb", "vdc", "vdd", "vde", "vdf"}
     on.power_cut()
-    assert counters(own)["a"][0] is None, "the slot on the node's own disk is good"
-    assert digests((*others, nvme)) == before, "something was written to another disk"
+    assert read_counters(own)["a"][0] is None, "the slot on the node's own disk is good"
+    assert file_digests((*others, nvme)) == before, "something was written to another disk"
 
 
 def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
@@ -61,15 +61,18 @@ def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
 ) -> None:
     """A node that ran from the copy would use the copy's data, and call good a slot that its own disk fails to boot."""
     made = image("minimal") / "disk.img"
-    own, copy = damaged(made, tmp_path / "own.img", "root-a", 1024), copied(made, tmp_path / "copy.img")
-    before = digests((copy,))
+    own, copy = (
+        copy_with_flipped_bit(made, tmp_path / "own.img", "root-a", 1024),
+        copy_disk(made, tmp_path / "copy.img"),
+    )
+    before = file_digests((copy,))
     on = machine(MachineConfig(board=board, memory=MEMORY, disks=(own,), nvme=(copy,)))
     pattern = r"FAILED: the root file system of slot a cannot be mounted.*\(on (.*)\)|boot complete"
     found = on.console.wait_for(pattern, BOOT)
     on.power_cut()
     assert found[1] == "vda", found[0]
-    assert counters(own)["a"] == (2, 1)
-    assert digests((copy,)) == before, "something was written to the copy"
+    assert read_counters(own)["a"] == (2, 1)
+    assert file_digests((copy,)) == before, "something was written to the copy"
 
 
 def test_an_update_is_written_to_the_booted_disk_and_counted_on_it(lab: Lab, tmp_path: Path) -> None:
@@ -80,9 +83,9 @@ def test_an_update_is_written_to_the_booted_disk_and_counted_on_it(lab: Lab, tmp
         os.truncate(own, card_size(own, None))
     with lab.powered(version, "copied", disk=own) as device:
         prepare_device(device)
-        device.cut()
-    copy = copied(own, tmp_path / "copy.img")
-    before = digests((copy,))
+        device.cut_power()
+    copy = copy_disk(own, tmp_path / "copy.img")
+    before = file_digests((copy,))
     with lab.powered(version, "update-beside-copy", disk=own, other=copy) as device:
         device.wait_complete()
         uses_only_its_own_disk(device)
@@ -91,28 +94,28 @@ def test_an_update_is_written_to_the_booted_disk_and_counted_on_it(lab: Lab, tmp
         device.machine.console.skip()
         device.node.guest.run("sudo systemctl reboot", check=False)
         deadline = Deadline(BOOT)
-        while counters(own).get("b") != (2, 1):
+        while read_counters(own).get("b") != (2, 1):
             assert not deadline.passed, "the boot loader has not counted the boot on the node's own disk"
             deadline.pause(0.2)
         found = device.wait_complete()
         assert (found["version"], found["slot"]) == ("1.1.0", "b")
-        device.settled()
+        device.wait_settled()
         uses_only_its_own_disk(device)
-        device.intact()
-        device.cut()
+        device.check_intact()
+        device.cut_power()
     assert tries_left(own) == {"a": None, "b": None}
-    assert digests((copy,)) == before, "something was written to the copy"
+    assert file_digests((copy,)) == before, "something was written to the copy"
 
 
 def tries_left(disk: Path) -> dict[str, int | None]:
     """Tries left of each slot that has a boot file; None for one that is good."""
-    return {slot: left for slot, (left, _) in counters(disk).items()}
+    return {slot: left for slot, (left, _) in read_counters(disk).items()}
 
 
 def uses_only_its_own_disk(device: Device) -> None:
     """Two disks are there, and everything is on the one that was booted, not on the one that comes first."""
     virtio = device.versions.board.qemu.disk == "virtio"
     own, other = ("vda", "nvme0n1") if virtio else ("mmcblk0", "sda")
-    assert {own, other} <= second_disk.disks(device.node)
-    used = second_disk.used(device.node)
-    assert set(used) - WITH_UBOOT == EVERYTHING and set(used.values()) == {own}, used
+    assert {own, other} <= second_disk.list_disks(device.node)
+    used = second_disk.disks_in_use(device.node)
+    assert set(used) - UBOOT_USES == USES and set(used.values()) == {own}, used

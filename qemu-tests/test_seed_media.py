@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.machines import MachineFactory
 from support.nodes import CONNECT, MEMORY, USER, Node, make_seed, render_seed_of
-from support.second_disk import copied
+from support.second_disk import copy_disk
 from support.versions import Versions
 
 from osbuild.config.board import Board
@@ -42,7 +42,7 @@ def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path)
     """A copy of a disk image with the seed of the node `name` on its boot partition."""
     offset = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
     files = render_seed_of(profile, name, key).with_sums()
-    esp_seed.write_seed(files, copied(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
+    esp_seed.write_seed(files, copy_disk(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
     return target
 
 

@@ -90,7 +90,7 @@ def test_rauc_writes_the_other_slot_it_is_booted_when_chosen_and_can_be_taken_ba
     assert restarted(on) == "a"
     assert on.status()["boot"]["state"] == "good"
     assert entries(on, board) == (["edge-2-b.efi", "edge-3-a.efi"] if uefi else ["edge-a.img", "edge-b.img"])
-    assert on.fails(f"su {USER} -s /bin/sh -c 'rauc status mark-active other'"), "only root chooses"
+    assert on.run_failing(f"su {USER} -s /bin/sh -c 'rauc status mark-active other'"), "only root chooses"
 
 
 @pytest.mark.slow  # two and a half minutes each

@@ -19,11 +19,11 @@ from support.nodes import (
     MEMORY,
     USER,
     Node,
-    finish_tools,
+    image_tools,
     make_seed,
     render_seed_of,
 )
-from support.second_disk import EVERYTHING, WITH_UBOOT, copied, disks, used
+from support.second_disk import UBOOT_USES, USES, copy_disk, disks_in_use, list_disks
 
 from osbuild.config.board import Board
 from osbuild.config.checks import accounts
@@ -81,7 +81,7 @@ def of_another_node(image: Path, key: KeyPair, target: Path) -> Path:
     """A card that was written from the same image for another node: a seed is on its boot partition."""
     seed = render_seed_of("minimal", "stranger", key)
     offset = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
-    esp_seed.write_seed(seed.with_sums(), copied(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
+    esp_seed.write_seed(seed.with_sums(), copy_disk(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
     return target
 
 
@@ -101,11 +101,11 @@ def make_good(board: Board, disk: Path) -> None:
 
 def plug_disk(node: Node, disk: Path) -> None:
     """Plug in another NVMe disk, a copy of the file `disk`, at the PCIe port `spare`."""
-    copy = copied(disk, node.machine.folder / "late.img")
+    copy = copy_disk(disk, node.machine.folder / "late.img")
     file = {"driver": "file", "filename": str(copy)}
     node.machine.qmp("blockdev-add", driver="raw", node_name="late", file=file)
     node.machine.qmp("device_add", driver="nvme", id="late", drive="late", serial="late", bus="spare")
-    node.until("test -b /dev/nvme1n1p5 && udevadm settle", 60)
+    node.wait_until("test -b /dev/nvme1n1p5 && udevadm settle", 60)
 
 
 def with_empty_data(board: Board, disk: Path, folder: Path) -> Path:
@@ -115,13 +115,13 @@ def with_empty_data(board: Board, disk: Path, folder: Path) -> Path:
     text = "[Partition]\nType=linux-generic\nLabel=data\nSizeMinBytes=256M\n"
     (definitions / "50-data.conf").write_text(text)
     words = ["systemd-repart", "--dry-run=no", "--offline=yes", f"--definitions={definitions}", str(disk)]
-    finish_tools(board).run_command(words, [disk.parent, folder])
+    image_tools(board).run_command(words, [disk.parent, folder])
     return disk
 
 
 def extent(board: Board, image: Path, path: str) -> int:
     """Offset in bytes, in the erofs `image`, of the first block of a file's data (dump.erofs(1))."""
-    text = finish_tools(board).run_command(["dump.erofs", f"--path={path}", "-e", image], [image])
+    text = image_tools(board).run_command(["dump.erofs", f"--path={path}", "-e", image], [image])
     first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
     assert first, text
     return int(first[1])
@@ -222,9 +222,9 @@ class Known:
         settings = dict(zip(SYSCTLS, node.run(f"sudo cat {files}").split(), strict=True))
         confined = node.run("systemctl show -P NoNewPrivileges edge-seed.service edge-health.service")
         return cls(
-            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups, disks(node),
-            used(node), {}, space, node.status(), lockdown, settings, confined, int(node.run("date +%s")),
-            Configured.ask(node), node.run(DAMAGE),
+            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups,
+            list_disks(node), disks_in_use(node), {}, space, node.status(), lockdown, settings, confined,
+            int(node.run("date +%s")), Configured.ask(node), node.run(DAMAGE),
         )  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def first(
         # QEMU's ARMv7 machine shows nothing of a disk that is plugged in at a PCIe port, not even after a rescan.
         if nvme and board.architecture is not Architecture.armv7:
             plug_disk(node, other)
-            known = replace(known, later=used(node))
+            known = replace(known, later=disks_in_use(node))
     assert file_digest(other) == before, "something was written to the other node's card"
     return known
 
@@ -328,7 +328,7 @@ def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first
     """The other disk is a copy of the same image, sorts first (NVMe), and has the same GUIDs at this first boot."""
     booted, other = ("vda", "nvme0n1") if board.qemu.disk == "virtio" else ("mmcblk0", "sda")
     assert {booted, other} <= first.disks
-    assert first.used.keys() == EVERYTHING | (WITH_UBOOT if board.boot == "uboot" else set())
+    assert first.used.keys() == USES | (UBOOT_USES if board.boot == "uboot" else set())
     assert set(first.used.values()) == {booted}
     if first.later:
         assert first.later == first.used, "a disk that is plugged in later changes nothing"
@@ -372,9 +372,9 @@ def test_two_seeds_make_two_nodes_of_one_image(
     """The second one's data partition holds zeros: it gets a new file system."""
     # Reached by DHCP, and its user is there: an error in network-config costs only that.
     broken = "version: 2\nbonds:\n  bond0: {interfaces: [enp9s0]}\n"
-    seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken, more=MISTAKES)
+    seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken, user_data=MISTAKES)
     battery_is_empty = ("-rtc", "base=2001-02-03")
-    disk = with_empty_data(board, copied(image("minimal") / "disk.img", tmp_path / "disk.img"), tmp_path)
+    disk = with_empty_data(board, copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img"), tmp_path)
     node = boot(machine, board, disk, seed, key, extra=battery_is_empty)
     second = Known.ask(node)
     assert "has no file system any more: making a new one" in second.console
@@ -411,7 +411,7 @@ def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
     shown = node.guest.run("sudo edge-agent status", check=False).stdout
     assert "seed error: timezone: " in shown and "15-seed" in shown
     # What was right has taken effect, although systemd had read its units before.
-    node.until("test -s /run/hello", 60)
+    node.wait_until("test -s /run/hello", 60)
     assert node.run(f"cat /home/{USER}/late") == "late"
     kinds = {
         folder: node.run(f"findmnt --noheadings --output FSTYPE /srv/{folder}").strip()
@@ -423,7 +423,7 @@ def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
     assert "192.0.2.123" in node.run("timedatectl show-timesync --property=SystemNTPServers")
     assert node.run("sysctl -n kernel.panic").strip() == "17"
     # A unit of the seed fails, and a script of it never ends: the image is healthy.
-    node.until("systemctl is-failed broken.service", 60)
+    node.wait_until("systemctl is-failed broken.service", 60)
     assert node.run("edge-agent health | grep 10-systemd").startswith("ok")
     assert node.run("edge-agent seed blame broken.service").strip() == "broken.service"
     # The medium can replace the seed of a running node, and does nothing by itself at the next boot.
@@ -435,13 +435,13 @@ def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
 def test_a_flipped_byte_in_a_program_of_a_good_slot_is_found_by_verity_and_never_executed(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
-    disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
+    disk = copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img")
     make_good(board, disk)
     flip(board, disk, image("minimal") / "root.erofs", "/usr/bin/less")
     node = boot(machine, board, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
     node.wait_complete()
     node.guest.wait_ready(CONNECT)
-    said = node.fails("less --version")
+    said = node.run_failing("less --version")
     assert "less 6" not in said and "GNU" not in said
     assert "data block" in node.run("dmesg | grep -i verity") and "corrupted" in node.run("dmesg | grep -i verity")
 
@@ -449,7 +449,7 @@ def test_a_flipped_byte_in_a_program_of_a_good_slot_is_found_by_verity_and_never
 def test_damage_restarts_a_slot_on_trial_and_uses_up_its_tries(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
-    disk = copied(image("minimal") / "disk.img", tmp_path / "disk.img")
+    disk = copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img")
     flip(board, disk, image("minimal") / "root.erofs", "/usr/lib/systemd/systemd")
     assert tries(disk) == (3, 0)
     if board.qemu.disk == "sd":
@@ -475,11 +475,13 @@ def test_a_boot_that_is_not_healthy_falls_back_a_try(
     # As Proxmox VE writes it: the interface with this address shall have another name.
     renamed = {"type": "physical", "name": "wan7", "mac_address": MAC.upper(), "subnets": [{"type": "dhcp4"}]}
     network = json.dumps({"version": 1, "config": [renamed]})
-    seed = make_seed("minimal", "unhealthy", key, tmp_path / "seed.iso", more={"write_files": [check]}, network=network)
+    seed = make_seed(
+        "minimal", "unhealthy", key, tmp_path / "seed.iso", user_data={"write_files": [check]}, network=network
+    )
     node = boot(machine, board, image("minimal") / "disk.img", seed, key)
     node.guest.wait_ready(BOOT)
     assert [entry["family"] for entry in json.loads(node.run("ip -json -4 addr show dev wan7"))[0]["addr_info"]]
-    node.until("systemctl is-active multi-user.target", 120)
+    node.wait_until("systemctl is-active multi-user.target", 120)
     status = node.status()
     assert (status["boot"]["state"], status["boot"]["left"], status["boot"]["done"]) == ("trial", 2, 1)
     assert status["health"]["healthy"] is False

@@ -36,12 +36,12 @@ def device(lab: Lab, other: Path) -> Iterator[Device]:
 def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -> None:
     url = device.publish("next")
     device.start_install(url, "--no-reboot")
-    device.node.until("test -s /var/lib/edge-osbuild/update/pending.json", 120 * device.patience)
-    device.cut()
+    device.node.wait_until("test -s /var/lib/edge-osbuild/update/pending.json", 120 * device.slowness)
+    device.cut_power()
     assert device.power_on()["slot"] == "a"
-    found = device.settled()
+    found = device.wait_settled()
     assert (found.slot, found.version, found.event) == ("a", "1.0.0", "interrupted"), found
-    device.intact()
+    device.check_intact()
 
 
 def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
@@ -53,28 +53,28 @@ def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     ]  # fmt: skip
     found = device.wait_complete(BOOT)
     assert (found["version"], found["slot"]) == ("1.1.0", "b")
-    standing = device.settled()
+    standing = device.wait_settled()
     assert (standing.slot, standing.version, standing.slots) == ("b", "1.1.0", {"a": "good", "b": "good"}), standing
     assert standing.event == "committed"
     assert "test.image=next" in device.node.run("cat /proc/cmdline").split()
     assert device.node.run("cat /usr/lib/edge-osbuild-test/release").strip() == "two of two"
     assert device.node.run("command -v tree").strip() == "/usr/bin/tree"
     assert device.explain()["update"]["floor"] == "1.1.0"
-    device.intact()
+    device.check_intact()
 
 
 def test_what_is_older_than_what_was_good_or_would_lock_it_out_is_refused(device: Device, tmp_path: Path) -> None:
     url = device.publish("n")
-    assert "older than the minimum version 1.1.0" in device.refused(url)
+    assert "older than the minimum version 1.1.0" in device.install_refused(url)
     assert "none of the roots that this device trusts" in bad_bundle("other-roots", device, tmp_path)
-    assert device.standing().slots == {"a": "good", "b": "good"}
+    assert device.read_standing().slots == {"a": "good", "b": "good"}
 
 
 def test_a_power_cut_and_a_reboot_of_a_good_slot_are_not_failures(device: Device) -> None:
-    device.cut()
+    device.cut_power()
     assert device.power_on()["slot"] == "b"
     assert device.reboot()["slot"] == "b"
-    found = device.settled()
+    found = device.wait_settled()
     assert (found.state, found.left, found.event) == ("good", None, "committed"), found
 
 
@@ -82,18 +82,18 @@ def test_a_rollback_by_hand_brings_back_the_other_slot(device: Device) -> None:
     device.machine.console.skip()
     device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)
     assert device.wait_complete(BOOT)["slot"] == "a"
-    found = device.settled()
+    found = device.wait_settled()
     assert (found.slot, found.version, found.event) == ("a", "1.0.0", "committed"), found
     assert device.explain()["update"]["last"]["kind"] == "rollback"
-    device.intact()
+    device.check_intact()
 
 
 def test_a_new_version_that_panics_falls_back_after_its_tries(device: Device) -> None:
     url = device.publish("panic")
     device.install(url, "--no-reboot")
     device.fall_back(3 * BOOT)
-    found = device.settled()
+    found = device.wait_settled()
     assert (found.slot, found.version, found.event) == ("a", "1.0.0", "rolled-back"), found
     assert "boot image, kernel or root file system failed" in found.why
     assert found.slots == {"a": "good", "b": "bad"}, found
-    device.intact()
+    device.check_intact()

@@ -31,20 +31,22 @@ def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Dev
     said = [event["text"] for event in events if event["event"] == "cluster"]
     assert any("cordoned" in text for text in said) and any("snapshot" in text for text in said), said
     assert device.wait_complete(2 * BOOT)["slot"] == "b"
-    found = device.settled(600)
+    found = device.wait_settled(600)
     assert (found.version, found.slots) == ("1.1.0", {"a": "good", "b": "good"}), found
     assert device.kubelet() == device.distribution.releases[-1]
     assert last(device, "switched")["cluster"]["snapshot"]
-    device.intact()
+    device.check_intact()
 
 
 def test_a_kubernetes_that_is_older_is_refused_before_anything_is_written(device: Device, tmp_path: Path) -> None:
     """However new the bundle is."""
     older = device.versions.sign(
-        device.versions.named("n", device.version.flavour), tmp_path / "older.raucb", version="1.2.0"
+        device.versions.lookup("n", device.version.flavour), tmp_path / "older.raucb", version="1.2.0"
     )
-    assert f"older than {device.distribution.releases[-1]}" in device.refused(device.site.publish(older, "older.raucb"))
-    assert device.standing().slots == {"a": "good", "b": "good"}
+    assert f"older than {device.distribution.releases[-1]}" in device.install_refused(
+        device.site.publish(older, "older.raucb")
+    )
+    assert device.read_standing().slots == {"a": "good", "b": "good"}
 
 
 def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device: Device) -> None:
@@ -52,11 +54,11 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
     device.machine.console.skip()
     device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)
     assert device.wait_complete(2 * BOOT)["slot"] == "a"
-    found = device.settled(600)
+    found = device.wait_settled(600)
     assert found.version == "1.0.0", found
     assert device.kubelet() == device.distribution.releases[0]
-    device.intact()
-    device.node.fails(f"{KUBECTL} get configmap later")
+    device.check_intact()
+    device.node.run_failing(f"{KUBECTL} get configmap later")
     assert "later" in json.dumps(device.explain()["history"]), "what was lost is written down"
 
 
@@ -64,16 +66,16 @@ def test_a_restore_waits_until_kubernetes_has_stopped(device: Device) -> None:
     """`systemctl is-active` says that a unit which is still stopping is not active."""
     name = device.node.run("edge-agent kubernetes snapshot").partition(",")[0]
     device.node.run("systemctl stop --no-block kubernetes.target")
-    stopping = device.node.fails(f"edge-agent kubernetes restore {name}")
+    stopping = device.node.run_failing(f"edge-agent kubernetes restore {name}")
     assert "Kubernetes is running: " in stopping, stopping
     device.node.run("systemctl stop kubernetes.target", timeout=300)
     assert "is restored" in device.node.run(f"edge-agent kubernetes restore {name}")
     device.node.run("systemctl start kubernetes.target", timeout=BOOT)
-    device.intact()
+    device.check_intact()
 
 
 def test_a_power_cut_after_a_rollback_changes_nothing_more(device: Device) -> None:
-    device.cut()
+    device.cut_power()
     assert device.power_on(2 * BOOT)["slot"] == "a"
-    assert device.settled(600).version == "1.0.0"
-    device.intact()
+    assert device.wait_settled(600).version == "1.0.0"
+    device.check_intact()

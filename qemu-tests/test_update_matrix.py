@@ -42,20 +42,20 @@ def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledge
 def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, tmp_path: Path, ledger: Ledger) -> None:
     """From the version that is named, and from no other."""
     device, versions = light.restore(), light.versions
-    old = versions.named("n")
+    old = versions.lookup("n")
     with ledger.entry("bundle", "light-downgrade") as entry:
         device.install(device.publish("next"), "--no-reboot")
         device.reboot()
-        assert device.settled().version == "1.1.0"
+        assert device.wait_settled().version == "1.1.0"
         other = versions.sign(old, tmp_path / "other.raucb", downgrade="1.0.7")
-        assert "may only replace 1.0.7" in device.refused(device.site.publish(other, "other.raucb"))
+        assert "may only replace 1.0.7" in device.install_refused(device.site.publish(other, "other.raucb"))
         permitted = versions.sign(old, tmp_path / "permitted.raucb", downgrade="1.1.0")
         device.install(device.site.publish(permitted, "permitted.raucb"), "--no-reboot")
         assert device.reboot()["slot"] == "a"
-        entry.standing = found = device.settled()
+        entry.standing = found = device.wait_settled()
         assert (found.version, found.event, found.slots) == ("1.0.0", "committed", {"a": "good", "b": "good"}), found
         assert device.explain()["update"]["floor"] == "1.0.0"
-        device.intact()
+        device.check_intact()
 
 
 @pytest.mark.slow
@@ -75,14 +75,14 @@ def test_a_bundle_that_is_bad_for_the_cluster_is_refused(
 def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
     """Nothing is restored between them: none may leave a trace that matters to the next."""
     bad = {**bad_bundles.BAD, **bad_bundles.CLUSTER}[name]
-    if not device.machine.running or device.standing().slot != "a":
+    if not device.machine.running or device.read_standing().slot != "a":
         device.restore()
-    before = device.standing()
+    before = device.read_standing()
     slot = device.node.run("head -c 67108864 /dev/edge/root-b | sha256sum")
     with ledger.entry("bundle", f"{device.version.flavour}-{name}") as entry:
         said = bad_bundle(name, device, folder)
         assert re.search(bad.reason, said), said
-        entry.standing = after = device.standing()
+        entry.standing = after = device.read_standing()
         assert (after.slot, after.version, after.state) == ("a", "1.0.0", "good")
         assert (after.left, after.pending, after.healthy) == (None, None, True)
         assert after.event == ("failed" if bad.touched else before.event)
@@ -90,4 +90,4 @@ def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
             assert after.slots == before.slots
             assert device.node.run("head -c 67108864 /dev/edge/root-b | sha256sum") == slot
         assert after.slots.get("b") in (None, "bad"), "nothing can boot it"
-        device.intact()
+        device.check_intact()

@@ -15,7 +15,7 @@ from support import filesystems
 from support.boot_candidates import Version as Known
 from support.devices import Device, Lab, prepare_device, raw_disk
 from support.ledger import Ledger
-from support.power_cuts import survive
+from support.power_cuts import cut_power_repeatedly
 from support.replay import SECTOR
 from support.survey import Survey, SurveyPlan, survey
 from support.write_log import position
@@ -53,7 +53,7 @@ def recorded(lab: Lab) -> Recorded:
     marks = {}
     with lab.powered(old, "record", disk=disk, write_log=log) as device:
         device.wait_complete()
-        device.settled()
+        device.wait_settled()
         marks["install"] = position(log)
         device.install(lab.site.publish(new.bundle, "next.raucb"), "--no-switch")
         marks["switch"] = position(log)
@@ -61,7 +61,7 @@ def recorded(lab: Lab) -> Recorded:
         marks["reboot"] = position(log)
         assert device.reboot()["slot"] == "b"
         marks["commit"] = position(log)
-        assert device.settled().event == "committed"
+        assert device.wait_settled().event == "committed"
         device.node.guest.run("sudo systemctl poweroff", check=False)
         device.machine.wait_off(180)
     return Recorded(before, log, marks, disk)
@@ -70,12 +70,12 @@ def recorded(lab: Lab) -> Recorded:
 @pytest.fixture(scope="module")
 def report(recorded: Recorded, lab: Lab) -> Survey:
     """All states of that update, checked; some of them kept."""
-    known = [Known.of(lab.versions.named(name).build) for name in ("n", "next")]
+    known = [Known.of(lab.versions.lookup(name).build) for name in ("n", "next")]
     documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
     plan = SurveyPlan(known, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
     folder = lab.folder / "survey"
     folder.mkdir()
-    return survey(recorded.log, recorded.disk, folder, plan, filesystems.programs(Cache()))
+    return survey(recorded.log, recorded.disk, folder, plan, filesystems.filesystem_tools(Cache()))
 
 
 def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Survey, ledger: Ledger) -> None:
@@ -101,12 +101,12 @@ def test_states_of_an_update_boot_to_the_end(report: Survey, lab: Lab, ledger: L
 
 def boots(image: Path, lab: Lab, name: str, why: str) -> None:
     """A disk image boots one of the two versions, well, with what was there before."""
-    with lab.powered(lab.versions.named("n"), name, disk=image) as device:
+    with lab.powered(lab.versions.lookup("n"), name, disk=image) as device:
         found = device.wait_complete()
         assert (found["slot"], found["version"]) in (("a", "1.0.0"), ("b", "1.1.0")), why
-        standing = device.settled()
+        standing = device.wait_settled()
         assert (standing.slot, standing.version) == (found["slot"], found["version"]), why
-        device.intact()
+        device.check_intact()
 
 
 # Torn sectors
@@ -192,7 +192,7 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
     with ledger.entry("power", "random") as entry:
         count = int(request.config.getoption("--cuts"))
         events = {"a": ("", "interrupted", "installed"), "b": ("committed",)}
-        survive(device, lambda: device.start_install(url), count, entry.figures, events, afterwards=repeat)
+        cut_power_repeatedly(device, lambda: device.start_install(url), count, entry.figures, events, afterwards=repeat)
         assert old, "no cut came before the switch: the case does not show that an update can be repeated"
 
 
@@ -213,12 +213,12 @@ def test_a_disk_that_fails_where_an_update_writes_is_named_and_the_slot_that_run
         prepare_device(device)
         url = device.publish("next")
         device.machine.break_sectors(places, kinds=["write"])
-        said = device.refused(url, "--deadline", "600")
+        said = device.install_refused(url, "--deadline", "600")
         assert re.search(r"the disk vda fails", said), said
-        entry.standing = standing = device.settled()
+        entry.standing = standing = device.wait_settled()
         assert (standing.slot, standing.event) == ("a", "failed"), standing
         assert standing.slots.get("b") in (None, "bad")
-        device.intact()
+        device.check_intact()
         device.machine.mend_sectors()
         device.install(url, "--no-reboot")
         assert device.reboot()["slot"] == "b"

@@ -4,7 +4,7 @@ import pytest
 from support.devices import Device
 from support.ledger import Ledger
 from support.nodes import BOOT
-from support.power_cuts import survive
+from support.power_cuts import cut_power_repeatedly
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +32,8 @@ def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
             assert server.reboot(timeout=PATIENCE * BOOT)["slot"] == "b", "the switch can be repeated"
 
     with ledger.entry("power", f"{case(server)}-forth") as entry:
-        survive(
-            server, lambda: server.begin("edge-agent update switch"), cuts(request), entry.figures,
+        cut_power_repeatedly(
+            server, lambda: server.start_command("edge-agent update switch"), cuts(request), entry.figures,
             {"a": ("installed",), "b": ("committed",)}, patience=PATIENCE, afterwards=afterwards,
         )  # fmt: skip
 
@@ -45,14 +45,14 @@ def test_a_power_cut_on_the_way_back_loses_nothing(
         assert server.kubelet() == server.distribution.releases[RUNS[slot]]
 
     server.restore()
-    server.begin("edge-agent update switch")
+    server.start_command("edge-agent update switch")
     assert server.wait_complete(PATIENCE * BOOT)["slot"] == "b"
-    server.settled(PATIENCE * 120)
-    server.intact()
+    server.wait_settled(PATIENCE * 120)
+    server.check_intact()
     server.machine.save(UPDATED)
     with ledger.entry("power", f"{case(server)}-back") as entry:
-        survive(
-            server, lambda: server.begin("edge-agent rollback"), cuts(request), entry.figures,
+        cut_power_repeatedly(
+            server, lambda: server.start_command("edge-agent rollback"), cuts(request), entry.figures,
             {"a": ("committed",), "b": ("committed", "interrupted")}, state=UPDATED, patience=PATIENCE,
             afterwards=afterwards,
         )  # fmt: skip

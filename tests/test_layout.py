@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import PROJECT, tracked
+from tests.support.checkout import PROJECT, list_files
 
 OSBUILD = PROJECT / "osbuild"
 # A package may import itself and those before it. docs/architecture.md says what each of them is for.
@@ -177,7 +177,7 @@ def test_tests_are_where_the_package_is_that_they_test() -> None:
 def test_no_file_names_the_machine_that_it_was_written_on(pattern: bytes) -> None:
     found = [
         str(path.relative_to(PROJECT))
-        for path in tracked()
+        for path in list_files()
         if path != Path(__file__) and re.search(pattern, path.read_bytes())
     ]
     assert found == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import PROJECT, tracked
+from tests.support.checkout import PROJECT, list_files
 
 
 def tool(name: str) -> str:
@@ -21,7 +21,7 @@ def check(*command: str) -> None:
 def shell_scripts() -> list[Path]:
     """Files that begin as a script for a POSIX shell or bash."""
     found = []
-    for path in tracked():
+    for path in list_files():
         with path.open("rb") as file:
             first = file.readline(100)
         if first.startswith(b"#!") and first.split()[-1].rpartition(b"/")[2] in (b"sh", b"bash"):

@@ -75,7 +75,7 @@ def fail_version(device: DeviceUnderTest, name: str, pattern: str) -> ConsoleMom
     watch = ConsoleMoments({"failed": pattern, "back": BACK})
     under_test.machine.line.listen(watch.hear)
     under_test.fall_back(WAIT)
-    status = under_test.settled(600)
+    status = under_test.wait_settled(600)
     if status.slot != "a" or not watch.moments.keys() >= {"failed", "back"}:
         raise Error(f"version {name} has not failed as it should: {status}", where=str(under_test.machine.console.path))
     return watch

@@ -81,6 +81,6 @@ def measure_downtime(device: DeviceUnderTest, answers: Answers, command: str) ->
         under_test.node.guest.run(f"sudo {command}", check=False, timeout=600)
         under_test.wait_complete(WAIT)
         answers.wait(WAIT)
-        under_test.settled(600)
+        under_test.wait_settled(600)
         before, after = answers.gap(begin, time.monotonic())
     return after - before

@@ -1,1 +1,1 @@
-"""What the tests that boot share: devices under test, versions, faults, power cuts, replays."""
+"""Shared code of the tests that boot: devices under test, versions, faults, power cuts, replays."""

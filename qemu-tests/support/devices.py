@@ -1,4 +1,4 @@
-"""A device under test: an image of `versions`, booted once to a good state that every case can start from again."""
+"""A device under test: an image of `versions`, booted once to a good state from which every case starts."""
 
 import json
 import re
@@ -20,12 +20,12 @@ from support.faulty_server import GUEST, Site
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, KUBECTL, LOGS_FOLDER, USER, Node, make_seed
 from support.versions import CLUSTERS, Version, Versions
 
-READY = "ready"  # the saved state that cases begin with
+READY = "ready"  # the saved state from which cases start
 MEMORY = {False: 1024 * 2**20, True: 3 * 2**30}  # without a cluster, and with one
-MORE = 2 * 2**30  # bytes that the disk is larger than the image
-KEPT = "/var/lib/kept"
+EXTRA_SPACE = 2 * 2**30  # bytes by which the disk is larger than the image
+KEPT_FILE = "/var/lib/kept"
 OBJECTS = 20  # objects that the cluster has before an update
-NOT_INSTALLED = (  # what says why a bundle is not
+INSTALL_DIAGNOSTICS = (  # commands that show why a bundle is not installed
     "systemctl status rauc",
     "ps -eo pid,stat,wchan:30,etimes,args --sort=etimes | head -n 40",
     "journalctl -b --no-pager --lines=100 -u rauc",
@@ -37,7 +37,7 @@ COMPLETE = r"edge-osbuild: boot complete: (?P<name>\S+) (?P<version>\S+) slot (?
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a device stands, as `edge-agent explain` has it: slots' states, the last event of an update."""
+    """The state of a device, from `edge-agent explain`: running slot, state of each slot, last event of an update."""
 
     slot: str
     version: str
@@ -74,18 +74,18 @@ class Device:
     version: Version
     versions: Versions
     site: Site
-    others: list["Device"] = field(default_factory=list)
-    """those that were made for many tests; two at work at once would be too much for small hosts"""
+    saved_devices: list["Device"] = field(default_factory=list)
+    """devices that many tests share; a small host cannot run two of them at the same time"""
     cuts: int = 0
-    begun: float = field(default_factory=time.monotonic)
+    case_start: float = field(default_factory=time.monotonic)
 
     @property
     def machine(self) -> Machine:
         return self.node.machine
 
     @property
-    def patience(self) -> float:
-        """How many times longer than others this machine needs: an emulated Pi has one slow processor."""
+    def slowness(self) -> float:
+        """The factor for timeouts of this machine: an emulated Pi has one slow processor."""
         return 4.0 if self.versions.board.qemu.firmware == "uboot" else 1.0
 
     @property
@@ -94,113 +94,113 @@ class Device:
 
     @property
     def distribution(self) -> Distribution:
-        """Of its cluster."""
+        """The distribution of its cluster."""
         return CLUSTERS[self.version.flavour]
 
-    # --- asking
+    # --- queries
 
     def explain(self) -> dict[str, Any]:
-        """What `edge-agent explain --json` says."""
-        found: dict[str, Any] = json.loads(self.node.run("edge-agent explain --json"))
-        return found
+        """Return the output of `edge-agent explain --json`."""
+        explanation: dict[str, Any] = json.loads(self.node.run("edge-agent explain --json"))
+        return explanation
 
-    def standing(self) -> Standing:
+    def read_standing(self) -> Standing:
         return Standing.of(self.explain())
 
-    def settled(self, timeout: float = 120.0) -> Standing:
-        """Where it stands once the running slot is good and no update is under way that only waits for that."""
-        timeout *= self.patience
+    def wait_settled(self, timeout: float = 120.0) -> Standing:
+        """Wait until the running slot is good and no update waits for that, and return the state."""
+        timeout *= self.slowness
         end = time.monotonic() + timeout
         while True:
-            found = self.standing()
-            if found.state == "good" and found.healthy and found.pending != "switched":
-                return found
-            assert time.monotonic() < end, f"after {timeout:g} s it still is: {found}"
+            standing = self.read_standing()
+            if standing.state == "good" and standing.healthy and standing.pending != "switched":
+                return standing
+            assert time.monotonic() < end, f"after {timeout:g} s it still is: {standing}"
             time.sleep(2)
 
-    def intact(self) -> None:
-        """What was there before the update is there: data, and the cluster with its objects, which answers."""
-        assert self.node.run(f"cat {KEPT}").strip() == "kept"
+    def check_intact(self) -> None:
+        """Assert that the data, and the cluster with its objects, have survived the update."""
+        assert self.node.run(f"cat {KEPT_FILE}").strip() == "kept"
         if not self.cluster:
             return
-        self.node.until(f"{KUBECTL} wait --for=condition=Ready node --all", BOOT)
+        self.node.wait_until(f"{KUBECTL} wait --for=condition=Ready node --all", BOOT)
         items = json.loads(self.node.kubectl("get configmaps -o json"))["items"]
-        kept = {each["metadata"]["name"]: each["data"] for each in items if each["metadata"]["name"].startswith("kept")}
-        assert kept == {f"kept-{number}": {"number": str(number)} for number in range(OBJECTS)}
-        self.node.rolled_out("web")
-        # After a fallback nobody waits for that but a unit of its own, which tries again after 30 s.
-        self.node.until("test ! -e /var/lib/kubernetes/cordoned", 180)
-        assert not self.registered()["spec"].get("unschedulable"), "the node was left cordoned"
+        configmaps = {
+            item["metadata"]["name"]: item["data"] for item in items if item["metadata"]["name"].startswith("kept")
+        }
+        assert configmaps == {f"kept-{number}": {"number": str(number)} for number in range(OBJECTS)}
+        self.node.wait_rolled_out("web")
+        # After a fallback a unit of its own uncordons the node. It tries every 30 s, and the boot does not wait for it.
+        self.node.wait_until("test ! -e /var/lib/kubernetes/cordoned", 180)
+        assert not self.read_node()["spec"].get("unschedulable"), "the node was left cordoned"
 
-    def registered(self) -> dict[str, Any]:
-        """The node, as its cluster has it."""
-        found: dict[str, Any] = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
-        return found
+    def read_node(self) -> dict[str, Any]:
+        """Return the node object of its cluster."""
+        node: dict[str, Any] = json.loads(self.node.kubectl("get nodes -o json"))["items"][0]
+        return node
 
     def kubelet(self) -> str:
-        """The Kubernetes that the node says it runs."""
-        return str(self.registered()["status"]["nodeInfo"]["kubeletVersion"])
+        """Return the Kubernetes version that the node reports."""
+        return str(self.read_node()["status"]["nodeInfo"]["kubeletVersion"])
 
-    # --- doing
+    # --- actions
 
     def publish(self, name: str) -> str:
-        """Build the version of that name, if it is not there, and serve its bundle; its address."""
+        """Build the version of that name, unless it exists, and serve its bundle. Returns the URL."""
         return self.site.publish(self.versions.get(name, self.version.flavour).bundle, f"{name}.raucb")
 
     def install(self, source: str, *options: str, timeout: float = 900.0) -> list[dict[str, Any]]:
-        """Install, and return what was reported; raises `AssertionError` unless that ends well."""
+        """Install, and return the reported events. Raises `AssertionError` if the installation fails."""
         status, events = self.try_install(source, *options, timeout=timeout)
         if status:
-            raise AssertionError(f"{events[-3:]}\n{self.node.says(NOT_INSTALLED)}")
+            raise AssertionError(f"{events[-3:]}\n{self.node.command_outputs(INSTALL_DIAGNOSTICS)}")
         return events
 
-    def refused(self, source: str, *options: str, timeout: float = 900.0) -> str:
-        """Install, which must fail: why."""
+    def install_refused(self, source: str, *options: str, timeout: float = 900.0) -> str:
+        """Install a bundle that must be refused, and return the reason."""
         status, events = self.try_install(source, *options, timeout=timeout)
         assert status == 1, f"status {status}: {events[-3:]}"
         assert events[-1]["event"] == "error", events[-1]
         return str(events[-1]["text"])
 
     def try_install(self, source: str, *options: str, timeout: float = 900.0) -> tuple[int, list[dict[str, Any]]]:
-        """Status, and the events that were reported."""
-        words = ["sudo", "edge-agent", "update", "install", source, "--json", *options]
-        result = self.node.guest.run(words, check=False, timeout=timeout * self.patience)
+        """Install, and return the exit status and the reported events."""
+        arguments = ["sudo", "edge-agent", "update", "install", source, "--json", *options]
+        result = self.node.guest.run(arguments, check=False, timeout=timeout * self.slowness)
         events = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
         assert events, f"status {result.status}: {result.stdout}{result.stderr}"
         return result.status, events
 
     def start_install(self, source: str, *options: str) -> None:
-        """Begin an installation that goes on by itself, as `begin` has it."""
-        self.begin(f"edge-agent update install {source} --json {' '.join(options)}")
+        """Start an installation in the background, see `start_command`."""
+        self.start_command(f"edge-agent update install {source} --json {' '.join(options)}")
 
-    def begin(self, command: str) -> None:
-        """Start something that goes on by itself; what it says is in /var/lib/begun.log."""
+    def start_command(self, command: str) -> None:
+        """Start a command in the background; its output is written to /var/lib/begun.log."""
         self.node.run(f"systemd-run --collect --unit=test-begun sh -c '{command} > /var/lib/begun.log 2>&1'")
 
     def reboot(self, *, timeout: float = BOOT) -> re.Match[str]:
-        """Reboot in order, and wait for a boot that is complete."""
+        """Shut down, reboot, and wait for a complete boot."""
         self._ask_for_reboot()
         return self.wait_complete(timeout)
 
     def fall_back(self, timeout: float) -> None:
-        """Reboot into a slot that fails, and wait until slot a runs again; `timeout` is for each boot.
-
-        An emulated Pi stays halted after a panic, for want of the watchdog that guards its kernel on the board
-        (`test_uboot.py` shows that it does). There the plug is pulled instead.
-        """
-        ends = f"{COMPLETE}|{HALTED}" if self.versions.board.uboot.watchdog else COMPLETE
+        """Reboot into a slot that fails, and wait until slot a runs again; `timeout` is for each boot."""
+        # A Pi's watchdog resets it after a panic (see `test_uboot.py`). QEMU's Pi has no such watchdog and stays
+        # halted, so its power is cut instead.
+        pattern = f"{COMPLETE}|{HALTED}" if self.versions.board.uboot.watchdog else COMPLETE
         self._ask_for_reboot()
-        while (found := self.machine.console.wait_for(ends, timeout, through_panic=True))["slot"] != "a":
-            if not found["slot"]:
-                self.cut()
+        while (match := self.machine.console.wait_for(pattern, timeout, through_panic=True))["slot"] != "a":
+            if not match["slot"]:
+                self.cut_power()
                 self.machine.boot_again()
         self._connect_anew()
 
     def wait_complete(self, timeout: float = BOOT) -> re.Match[str]:
-        """Wait for a boot that is complete, whatever fails before it; then for SSH."""
-        found = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
+        """Wait for a complete boot, through any failed boots before it, and then for SSH."""
+        match = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
         self._connect_anew()
-        return found
+        return match
 
     def _ask_for_reboot(self) -> None:
         self.machine.console.skip()
@@ -210,8 +210,8 @@ class Device:
         self.node.guest.disconnect()
         self.node.guest.wait_ready(CONNECT)
 
-    def cut(self) -> None:
-        """Pull the plug."""
+    def cut_power(self) -> None:
+        """Cut the power."""
         self.cuts += 1
         self.machine.power_cut()
 
@@ -220,31 +220,31 @@ class Device:
         return self.wait_complete(timeout)
 
     def restore(self, state: str = READY) -> "Device":
-        """Back to a good state that was saved; the machines of others are off then."""
-        switch_off([self, *self.others])
+        """Restore a saved state. Other devices with saved states are switched off before."""
+        switch_off([self, *self.saved_devices])
         self.machine.boot_again(state)
         self.node.guest.wait_ready(CONNECT)
-        self.begun = time.monotonic()
+        self.case_start = time.monotonic()
         return self
 
     @property
     def seconds(self) -> float:
-        """Since the case began."""
-        return round(time.monotonic() - self.begun, 1)
+        """Seconds since the case started."""
+        return round(time.monotonic() - self.case_start, 1)
 
 
 def switch_off(devices: Iterable[Device]) -> None:
-    """Pull the plug of those that run."""
+    """Cut the power of all running devices."""
     for device in devices:
         if device.machine.running:
             device.machine.power_cut()
 
 
 def prepare_device(device: Device) -> None:
-    """Wait for the first boot to be good, and put in place what must survive."""
+    """Wait for a good first boot, and create the data that must survive."""
     device.wait_complete()
     device.node.wait_good(180)
-    device.node.run(f"echo kept > {KEPT} && sync")
+    device.node.run(f"echo kept > {KEPT_FILE} && sync")
     if device.cluster:
         device.node.guest.put(DEPLOYMENT.encode(), "/tmp/demo.yaml")
         device.node.kubectl("apply -f /tmp/demo.yaml")
@@ -255,12 +255,12 @@ def prepare_device(device: Device) -> None:
         )
         device.node.guest.put(maps.encode(), "/tmp/kept.yaml")
         device.node.kubectl("apply -f /tmp/kept.yaml")
-        device.node.rolled_out("web")
+        device.node.wait_rolled_out("web")
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What every device under test has in common; what belongs to single devices is kept in `folder`."""
+    """What all devices under test share; files of single devices are stored in `folder`."""
 
     versions: Versions
     site: Site
@@ -274,10 +274,10 @@ class Lab:
         self, version: Version, log: str, *, disk: Path | None = None, write_log: Path | None = None,
         other: Path | None = None,
     ) -> Iterator[Device]:  # fmt: skip
-        """A machine with a version's image, or with the raw `disk`, which it writes to; gone at the block's end.
+        """Power on a machine with a version's image, or with the raw `disk`, which it writes to, until the block ends.
 
-        The raw disk `other`, if any, is in the machine too, and sorts first if the board can have NVMe. The machines
-        of devices whose state is saved are switched off before.
+        The raw disk `other`, if any, is a second disk, which sorts first if the board supports NVMe. Devices with saved
+        states are switched off before.
         """
         switch_off(self.saved)
         seed = self.folder / f"{log}.iso"
@@ -291,7 +291,7 @@ class Lab:
             board=board, media=(seed,), write_log=write_log, watchdog=board.qemu.disk == "virtio",
             memory=None if board.qemu.memory else MEMORY[version.flavour in CLUSTERS],
             image=None if disk else version.image, disks=(disk,) if disk else (),
-            disk_size=None if disk else version.image.stat().st_size + MORE,
+            disk_size=None if disk else version.image.stat().st_size + EXTRA_SPACE,
         )  # fmt: skip
         if other:
             nvme = board.qemu.disk == "virtio"
@@ -302,20 +302,20 @@ class Lab:
 
     @contextmanager
     def ready(self, flavour: str, log: str, *, other: Path | None = None) -> Iterator[Device]:
-        """A device with version N that was found well; with the raw disk `other` in it too."""
+        """Power on a device with version N and wait until it is healthy; the raw disk `other` is a second disk."""
         with self.powered(self.versions.get("n", flavour, bundle=False), log, other=other) as device:
             prepare_device(device)
             yield device
 
     def save(self, device: Device) -> None:
-        """Save its state for `BlockDevice.restore`, whatever tests with other devices run before."""
+        """Save its state for `Device.restore`, also for use after tests of other devices."""
         device.machine.save(READY)
         self.saved.append(device)
 
 
 def raw_disk(version: Version, target: Path) -> Path:
-    """A sparse copy of a version's image, as large as the devices here have it."""
+    """Make a sparse copy of a version's image, with the size of the devices' disks."""
     run_command(["cp", "--sparse=always", version.image, target])
     with target.open("r+b") as file:
-        file.truncate(version.image.stat().st_size + MORE)
+        file.truncate(version.image.stat().st_size + EXTRA_SPACE)
     return target

@@ -1,8 +1,8 @@
-"""The distributions of Kubernetes that clusters are tested with, and all that a test must know of one.
+"""The distributions of Kubernetes that clusters are tested with, and everything that differs between them.
 
-Tests name no unit and no file of a distribution. They run on K3s wherever its releases can be had: from the release
-page, a mirror (EDGE_OSBUILD_K3S_MIRROR) or a folder (EDGE_OSBUILD_FOLDER), as a build finds them. EDGE_TEST_K3S names
-the releases to take, the older one first.
+Tests do not name units or files of a distribution. They run on K3s if its releases are available like for a build: on
+the release page, a mirror (EDGE_OSBUILD_K3S_MIRROR) or in a folder (EDGE_OSBUILD_FOLDER). EDGE_TEST_K3S names the
+releases to test, the older one first.
 """
 
 import os
@@ -26,34 +26,34 @@ PACKAGED = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server"
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """`releases` are an older and a newer one; units are those of a server."""
+    """`releases` are an older and a newer one; `units` and `kubelet` are units of a server."""
 
     name: str
     flavour: str
-    """of `versions.py`"""
+    """the flavour in `versions.py`"""
     releases: tuple[str, ...]
     units: tuple[str, ...]
-    """in the order in which a shutdown ends them; pods end before all of them"""
+    """in the order in which a shutdown stops them; pods end before"""
     kubelet: str
     """the unit whose program is the kubelet"""
     agent_kubeconfig: str
-    """what an agent calls its cluster with"""
+    """the kubeconfig with which an agent calls its cluster"""
     spans_nodes: bool
-    """whether pods are reached from other nodes"""
+    """whether pods are reachable from other nodes"""
 
     def missing(self, architecture: Architecture, count: int = 1) -> str | None:
-        """Why a test that needs the newest `count` releases can't be on this host; None if it can."""
+        """Return why a test that needs the newest `count` releases can't run on this host; None if it can."""
         if len(self.releases) < count:
             return f"{RELEASES} names {len(self.releases)} release of {self.name}, this needs {count}"
         for version in self.releases[-count:]:
-            if reason := unavailable(self.name, version, architecture):
+            if reason := unavailable_reason(self.name, version, architecture):
                 return f"{self.name} {version} cannot be had here: {reason}"
         return None
 
 
 @cache
-def unavailable(name: str, version: str, architecture: Architecture) -> str | None:
-    """Why no place has a release; asked once."""
+def unavailable_reason(name: str, version: str, architecture: Architecture) -> str | None:
+    """Return why a release is not available; None if it is. The result is cached."""
     try:
         resolve.pin_kubernetes(
             replace(KubernetesSettings(), role="server", distribution=name, version=version),
@@ -86,27 +86,32 @@ K3S = Distribution(
 ALL = {each.name: each for each in (UPSTREAM, K3S)}
 
 
-def wanted(distribution: Distribution, release: str) -> list[str]:
-    """Lines below `kubernetes:` in a profile that asks for that and for nothing else."""
+def profile_lines(distribution: Distribution, release: str) -> list[str]:
+    """Return the lines below `kubernetes:` of a profile with exactly this distribution and release."""
     lines = [f"  distribution: {distribution.name}", f"  version: {release}", "  if_unavailable: null"]
-    # What K3s brings has images that a node without a network can't get.
+    # K3s' packaged components need container images, which a node without a network can't download.
     return [*lines, f"  disable: [{', '.join(PACKAGED)}]"] if distribution is K3S else lines
 
 
-def shipped(architecture: Architecture) -> Distribution:
-    """What the shipped profiles get on this host: K3s where it can be had."""
-    asked = load_profile(find_profile("edge-server")).profile.kubernetes
-    assert asked.distribution == K3S.name and asked.if_unavailable == UPSTREAM.name
-    return UPSTREAM if unavailable(K3S.name, asked.version or next(iter(PINNED)), architecture) else K3S
+def shipped_distribution(architecture: Architecture) -> Distribution:
+    """Return the distribution that the shipped profiles get on this host: K3s if it is available."""
+    settings = load_profile(find_profile("edge-server")).profile.kubernetes
+    assert settings.distribution == K3S.name and settings.if_unavailable == UPSTREAM.name
+    return UPSTREAM if unavailable_reason(K3S.name, settings.version or next(iter(PINNED)), architecture) else K3S
 
 
-def profile(name: str, distribution: Distribution, architecture: Architecture, folder: Path) -> Path:
-    """The shipped profile of that name with a distribution: itself if it gets that, else one in `folder`."""
-    if distribution is shipped(architecture):
+def profile_for(name: str, distribution: Distribution, architecture: Architecture, folder: Path) -> Path:
+    """Return a shipped profile, or if it would not get that distribution, a profile in `folder` that extends it."""
+    if distribution is shipped_distribution(architecture):
         return find_profile(name)
     path = folder / f"{name}-{distribution.name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"name: {path.stem}", f"extends: {name}", "kubernetes:", *wanted(distribution, distribution.releases[-1])]
+    lines = [
+        f"name: {path.stem}",
+        f"extends: {name}",
+        "kubernetes:",
+        *profile_lines(distribution, distribution.releases[-1]),
+    ]
     text = "\n".join(lines) + "\n"
     if not path.exists() or path.read_text() != text:
         path.write_text(text)

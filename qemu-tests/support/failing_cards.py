@@ -1,4 +1,4 @@
-"""Cards that fail: a file system of one file (Linux, Documentation/filesystems/fuse), and a loop device on it."""
+"""Cards that fail: a file system with one file (Linux, Documentation/filesystems/fuse), and a loop device on it."""
 
 import contextlib
 import ctypes
@@ -22,17 +22,17 @@ OUT = struct.Struct("<IiQ")
 GETATTR, SETATTR, OPEN, READ, WRITE, RELEASE, FSYNC, FLUSH, INIT, DESTROY = 3, 4, 14, 15, 16, 18, 20, 25, 26, 38
 NO_ANSWER = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 DIRECT_IO = 1  # a flag of OPEN's answer: no cache between the loop device and the card
-MOST = 2**17  # bytes of one write
+LARGEST_WRITE = 2**17  # bytes of one write
 LOOP_SET_CAPACITY = 0x4C07  # <linux/loop.h>
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
 class FailingCard:
-    """A card that says it has `size` bytes and keeps them in the file `store`. All that is set below goes wrong.
+    """A card that reports `size` bytes and stores them in the file `store`, with the faults that are set.
 
-    `ends_at`: nothing works from there on. `drops_from`: writes from there on are taken, and lost. `pulled_after`
-    and `locked_after` are in bytes written: then everything, or every write, fails. `delay` is in seconds a write.
+    `ends_at`: accesses beyond this offset fail. `drops_from`: writes beyond this offset succeed, but are lost. After
+    `pulled_after` written bytes every access fails, after `locked_after` every write. `delay` is in seconds per write.
     """
 
     size: int
@@ -51,7 +51,7 @@ class FailingCard:
         return descriptor
 
     def fault(self, offset: int, size: int, *, writing: bool) -> int:
-        """The error of an access, 0 if there is none."""
+        """Return the errno of an access, 0 if it succeeds."""
         if self.pulled_after is not None and self.written >= self.pulled_after:
             self.reached.set()
             return errno.ENODEV
@@ -61,7 +61,7 @@ class FailingCard:
         return errno.EIO if self.ends_at is not None and offset + size > self.ends_at else 0
 
 
-class Served:
+class CardServer:
     """Answers the kernel's requests in a thread of its own until the file system is unmounted."""
 
     def __init__(self, card: FailingCard, device: int) -> None:
@@ -73,7 +73,7 @@ class Served:
         try:
             while True:
                 try:
-                    request = os.read(self.device, MOST + 4096)
+                    request = os.read(self.device, LARGEST_WRITE + 4096)
                 except OSError as error:
                     if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
                         continue
@@ -81,19 +81,32 @@ class Served:
                 _, code, unique, *_ = IN.unpack_from(request)
                 if code in NO_ANSWER:
                     continue
-                found = self._answer(code, request[IN.size :], store)
-                status, body = (-found, b"") if isinstance(found, int) else (0, found)
-                with contextlib.suppress(FileNotFoundError):  # who asked was interrupted
+                answer = self._answer(code, request[IN.size :], store)
+                status, body = (-answer, b"") if isinstance(answer, int) else (0, answer)
+                with contextlib.suppress(FileNotFoundError):  # the caller was interrupted
                     os.write(self.device, OUT.pack(OUT.size + len(body), status, unique) + body)
         finally:
             os.close(store)
 
     def _answer(self, code: int, body: bytes, store: int) -> bytes | int:
-        """What is to be sent back, or an error."""
+        """Return the body of the reply, or an errno."""
         card = self.card
         match code:
             case 26:
-                return struct.pack("<IIIIHHIIHH8I", 7, 31, MOST, 0, 12, 9, MOST, 1, MOST // 4096, 0, *[0] * 8)
+                return struct.pack(
+                    "<IIIIHHIIHH8I",
+                    7,
+                    31,
+                    LARGEST_WRITE,
+                    0,
+                    12,
+                    9,
+                    LARGEST_WRITE,
+                    1,
+                    LARGEST_WRITE // 4096,
+                    0,
+                    *[0] * 8,
+                )
             case 3 | 4:
                 mode = stat.S_IFREG | 0o600
                 attributes = struct.pack(
@@ -107,12 +120,12 @@ class Served:
                 return card.fault(offset, size, writing=False) or os.pread(store, size, offset)
             case 16:
                 _, offset, size = struct.unpack_from("<QQI", body)
-                if found := card.fault(offset, size, writing=True):
-                    return found
+                if error := card.fault(offset, size, writing=True):
+                    return error
                 time.sleep(card.delay)
                 data = body[40 : 40 + size]
-                kept = data if card.drops_from is None else data[: max(0, card.drops_from - offset)]
-                os.pwrite(store, kept, offset)
+                stored = data if card.drops_from is None else data[: max(0, card.drops_from - offset)]
+                os.pwrite(store, stored, offset)
                 card.written += size
                 return struct.pack("<II", size, 0)
             case 18 | 20 | 25 | 38:
@@ -122,43 +135,43 @@ class Served:
 
 
 @contextmanager
-def mounted(card: FailingCard, place: Path) -> Iterator[Path]:
-    """The card as the file `place`."""
-    place.touch()
+def mount_card(card: FailingCard, target: Path) -> Iterator[Path]:
+    """Mount the card as the file `target`."""
+    target.touch()
     device = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={device},rootmode={stat.S_IFREG:o},user_id=0,group_id=0,max_read={MOST}"
-    if libc.mount(b"card", str(place).encode(), b"fuse", 0, options.encode()):
+    options = f"fd={device},rootmode={stat.S_IFREG:o},user_id=0,group_id=0,max_read={LARGEST_WRITE}"
+    if libc.mount(b"card", str(target).encode(), b"fuse", 0, options.encode()):
         raise OSError(ctypes.get_errno(), "mount")
-    served = Served(card, device)
-    served.thread.start()
+    server = CardServer(card, device)
+    server.thread.start()
     try:
-        yield place
+        yield target
     finally:
-        libc.umount2(str(place).encode(), 2)  # MNT_DETACH: it goes with its last user
+        libc.umount2(str(target).encode(), 2)  # MNT_DETACH: unmounted after the last use
         os.close(device)
-        served.thread.join(10)
-        assert not served.thread.is_alive()
+        server.thread.join(10)
+        assert not server.thread.is_alive()
 
 
 @contextmanager
-def looped(file: Path, *, sector: int = 512) -> Iterator[Path]:
-    """A loop device on a file."""
+def attach_loop_device(file: Path, *, sector: int = 512) -> Iterator[Path]:
+    """Attach a loop device to a file."""
     device = Path(run_command(["losetup", "--find", "--show", f"--sector-size={sector}", file]).strip())
     try:
         yield device
     finally:
-        run_command(["blockdev", "--setrw", device])  # the kernel remembers it for the device's next file
+        run_command(["blockdev", "--setrw", device])  # otherwise the device's next file is read-only too
         run_command(["losetup", "--detach", device])
 
 
 @contextmanager
-def inserted(card: FailingCard, folder: Path) -> Iterator[Path]:
-    """The card as a block device."""
-    with mounted(card, folder / "fuse") as file, looped(file) as device:
+def insert_card(card: FailingCard, folder: Path) -> Iterator[Path]:
+    """Provide the card as a block device."""
+    with mount_card(card, folder / "fuse") as file, attach_loop_device(file) as device:
         yield device
 
 
 def set_capacity(device: Path) -> None:
-    """Let a loop device look at its file's size again."""
+    """Update the size of a loop device to the size of its file."""
     with device.open("rb") as file:
         fcntl.ioctl(file, LOOP_SET_CAPACITY, 0)

@@ -1,6 +1,6 @@
-"""A web server that fails in the ways networks and servers fail: for what streams bundles from it.
+"""A web server that fails like real networks and servers, for devices that stream bundles from it.
 
-It listens on 127.0.0.1 only; a guest with a user-mode network reaches that as 10.0.2.2 (qemu(1), `-netdev user`).
+It listens on 127.0.0.1 only; a guest with a user-mode network reaches it as 10.0.2.2 (qemu(1), `-netdev user`).
 """
 
 import contextlib
@@ -22,43 +22,43 @@ from urllib.parse import unquote, urlsplit
 GUEST = "10.0.2.2"
 CHUNK = 64 * 1024
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-# An endless body ends all the same: nobody should have read so much of it.
+# The size of an endless body: no client should read as much.
 ENDLESS = 4 * 2**30
 HUGE = 2**50
-SECONDS = 30.0  # after which a connection that says nothing is given up
+TIMEOUT = 30.0  # until a silent connection is closed
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong; with the defaults, nothing.
+    """A fault of the server; the default has none.
 
-    It begins once `after` bytes of bodies were served, and strikes at most `times` times (None: always): a request that
-    is over before the fault could show does not count.
+    It begins once `after` bytes of bodies were sent, and occurs at most `times` times (None: always). A request that
+    ends before the fault occurs does not count.
     """
 
     cut: int | None = None
-    """the connection is reset after that many bytes of a body"""
+    """the connection is reset after this many bytes of a body"""
     pace: int | None = None
-    """bytes a second, of each connection"""
+    """bytes per second of each connection"""
     drop: int | None = None
-    """every so-manieth request is answered by a reset, before a word is said"""
+    """every request with a multiple of this number is reset before any answer"""
     status: int | None = None
-    """requests are answered by this status, such as 500"""
+    """requests are answered with this status, such as 500"""
     hang: bool = False
-    """a body stops half way, and the connection stays open"""
+    """a body stops halfway, and the connection stays open"""
     endless: bool = False
-    """the file says that it is huge, and goes on with zeroes"""
+    """the file has a huge Content-Length, and is continued with zeroes"""
     longer: int = 0
-    """what is added to Content-Length; the connection is closed at the body's real end"""
+    """bytes added to Content-Length; the connection is closed at the real end of the body"""
     no_ranges: bool = False
-    """the whole file, whatever part was asked for"""
+    """the whole file is sent, whatever range was requested"""
     after: int = 0
     times: int | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """One that was answered: `first` is the first byte asked for, `sent` the bytes of the body that went out."""
+    """An answered request: `first` is the first requested byte, `sent` the number of bytes of the body."""
 
     path: str
     method: str
@@ -69,11 +69,11 @@ class Request:
 
 @dataclass
 class Journal:
-    """What was asked for, and how much was served, in bytes of bodies."""
+    """All requests, the bytes of bodies that were sent for each path, and how often the fault occurred."""
 
     requests: list[Request] = field(default_factory=list)
     served: Counter[str] = field(default_factory=Counter)
-    struck: int = 0
+    strikes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -83,12 +83,12 @@ class Journal:
 
 
 class _Cut(Exception):
-    """The connection ends here."""
+    """Ends the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = SECONDS
+    timeout = TIMEOUT
 
     def do_GET(self) -> None:
         self._answer(body=True)
@@ -97,20 +97,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the journal has it."""
+        """Print nothing: the journal has all requests."""
 
     def _answer(self, *, body: bool) -> None:
         site = cast(_Listener, self.server).site
         name = unquote(urlsplit(self.path).path)
-        fault = site.strike(name)
+        fault = site.next_fault(name)
         first, status, sent = 0, 0, 0
         try:
             if fault.drop:
-                site.struck()
+                site.count_strike()
                 raise _Cut
             path = site.file(name)
             if fault.status:
-                site.struck()
+                site.count_strike()
             if fault.status or path is None:
                 status = fault.status or HTTPStatus.NOT_FOUND
                 self.send_response(status)
@@ -118,8 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             size = HUGE if fault.endless else path.stat().st_size
-            asked = None if fault.no_ranges else RANGE.fullmatch(self.headers.get("Range", ""))
-            first, last = part(asked[1], asked[2], size) if asked else (0, size - 1)
+            requested_range = None if fault.no_ranges else RANGE.fullmatch(self.headers.get("Range", ""))
+            first, last = (
+                parse_range(requested_range[1], requested_range[2], size) if requested_range else (0, size - 1)
+            )
             if first > last:
                 status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
                 self.send_response(status)
@@ -127,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            status = HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK
+            status = HTTPStatus.PARTIAL_CONTENT if requested_range else HTTPStatus.OK
             self.send_response(status)
             self.send_header("Content-Length", str(last + 1 - first + fault.longer))
             self.send_header("Content-Type", "application/octet-stream")
@@ -135,34 +137,34 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
             if not fault.no_ranges:
                 self.send_header("Accept-Ranges", "bytes")
-            if asked:
+            if requested_range:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             self.end_headers()
             if fault.pace or fault.endless or fault.no_ranges or fault.longer:
-                site.struck()
+                site.count_strike()
             if body:
-                for chunk in read(path, first, min(last, first + ENDLESS)):
+                for chunk in read_chunks(path, first, min(last, first + ENDLESS)):
                     self._send(chunk, fault, sent, last + 1 - first)
                     sent += len(chunk)
                     site.count(name, len(chunk))
                 if fault.longer:
                     raise _Cut
         except _Cut:
-            reset(self.connection)
+            reset_connection(self.connection)
             self.close_connection = True
-        except OSError:  # the other side has gone, or this server was stopped
+        except OSError:  # the client has disconnected, or this server was stopped
             self.close_connection = True
         finally:
-            site.note(Request(name, self.command, first, int(status), sent))
+            site.record_request(Request(name, self.command, first, int(status), sent))
 
     def _send(self, chunk: bytes, fault: Fault, sent: int, size: int) -> None:
         if fault.cut is not None and sent + len(chunk) > fault.cut:
             self.wfile.write(chunk[: fault.cut - sent])
-            cast(_Listener, self.server).site.struck()
+            cast(_Listener, self.server).site.count_strike()
             raise _Cut
         if fault.hang and sent + len(chunk) > size // 2:
-            cast(_Listener, self.server).site.struck()
-            cast(_Listener, self.server).site.stopped.wait(SECONDS * 20)
+            cast(_Listener, self.server).site.count_strike()
+            cast(_Listener, self.server).site.stopped.wait(TIMEOUT * 20)
             raise _Cut
         if fault.pace:
             slice_size = max(1, fault.pace // 20)
@@ -192,13 +194,13 @@ class _Listener(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that ends early is what this server is for."""
+        """Ignore errors: connections that end early are the purpose of this server."""
 
 
 class Site:
-    """Serves the files of `folder` for the time of a `with` block; `fault` may be changed at any time.
+    """Serves the files of `folder` until the end of a `with` block; `fault` may be changed at any time.
 
-    `published` are files from elsewhere: path on the server -> file.
+    `published` maps paths on the server to files outside of `folder`.
     """
 
     def __init__(self, folder: Path, fault: Fault | None = None) -> None:
@@ -222,16 +224,16 @@ class Site:
         self.stop()
 
     def url(self, name: str, *, host: str = GUEST) -> str:
-        """Where a file is, by default as a guest sees it."""
+        """Return the URL of a file, by default for a guest."""
         return f"http://{host}:{self.port}/{name}"
 
     def publish(self, path: Path, name: str | None = None) -> str:
-        """Serve a file from anywhere; its URL as a guest sees it."""
+        """Serve any file, and return its URL for a guest."""
         self.published["/" + (name or path.name)] = path
         return self.url(name or path.name)
 
     def start(self) -> None:
-        """Listen, on the port of before if there was one."""
+        """Listen, after a stop on the same port."""
         self.stopped.clear()
         self._listener = _Listener(self, self.port)
         self.port = self._listener.server_address[1]
@@ -239,25 +241,25 @@ class Site:
         self._thread.start()
 
     def stop(self) -> None:
-        """Reset every connection, and take no more."""
+        """Reset every connection, and accept no more."""
         self.stopped.set()
         if self._listener and self._thread:
             self._listener.shutdown()
             self._thread.join()
             for connection in list(self._listener.open):
-                reset(connection)
+                reset_connection(connection)
             self._listener.server_close()
             self._listener = None
 
     def restart(self, pause: float) -> None:
-        """Be gone for `pause` seconds."""
+        """Stop for `pause` seconds."""
         self.stop()
         time.sleep(pause)
         self.start()
 
     @contextlib.contextmanager
     def failing(self, fault: Fault) -> Iterator[None]:
-        """Fail that way for the time of the block; what `after` and `times` count begins now."""
+        """Fail with `fault` until the end of the block; `after` and `times` count from now on."""
         before, self.fault = self.fault, fault
         self.journal = Journal()
         try:
@@ -268,58 +270,58 @@ class Site:
     # --- for the handlers
 
     def file(self, name: str) -> Path | None:
-        """The file that a path means, None where there is none."""
+        """Return the file of a path; None if there is none."""
         if name in self.published:
             return self.published[name]
         path = (self.folder / name.lstrip("/")).resolve()
         return path if path.is_file() and path.is_relative_to(self.folder.resolve()) else None
 
-    def strike(self, name: str) -> Fault:
-        """The fault that this request meets."""
+    def next_fault(self, name: str) -> Fault:
+        """Return the fault of the next request."""
         fault, journal = self.fault, self.journal
         with journal.lock:
             self._asked += 1
-            due = sum(journal.served.values()) >= fault.after and (fault.times is None or journal.struck < fault.times)
+            due = sum(journal.served.values()) >= fault.after and (fault.times is None or journal.strikes < fault.times)
             if fault.drop:
                 due = due and self._asked % fault.drop == 0
             if not due or fault == Fault():
                 return Fault()
         return fault
 
-    def struck(self) -> None:
-        """The fault has shown itself once."""
+    def count_strike(self) -> None:
+        """Count one occurrence of the fault."""
         with self.journal.lock:
-            self.journal.struck += 1
+            self.journal.strikes += 1
 
     def count(self, name: str, size: int) -> None:
         with self.journal.lock:
             self.journal.served[name] += size
 
-    def note(self, request: Request) -> None:
+    def record_request(self, request: Request) -> None:
         with self.journal.lock:
             self.journal.requests.append(request)
 
 
-def part(first: str, last: str, size: int) -> tuple[int, int]:
-    """First and last byte of a range (RFC 9110, section 14.1.2); the first is above the last where there is none."""
+def parse_range(first: str, last: str, size: int) -> tuple[int, int]:
+    """Return first and last byte of a range (RFC 9110, section 14.1.2); the first is above the last if it is empty."""
     if not first:
         return (max(0, size - int(last)), size - 1) if last and int(last) else (1, 0)
     return int(first), min(size - 1, int(last)) if last else size - 1
 
 
-def read(path: Path, first: int, last: int) -> Iterator[bytes]:
-    """Bytes of a file, zeroes after its end."""
+def read_chunks(path: Path, first: int, last: int) -> Iterator[bytes]:
+    """Yield bytes of a file, and zeroes after its end."""
     with path.open("rb") as file:
         file.seek(first)
         while first <= last:
-            wanted = min(CHUNK, last + 1 - first)
-            chunk = file.read(wanted).ljust(wanted, b"\0")
+            size = min(CHUNK, last + 1 - first)
+            chunk = file.read(size).ljust(size, b"\0")
             yield chunk
-            first += wanted
+            first += size
 
 
-def reset(connection: socket.socket) -> None:
-    """End a connection as a broken network does: with RST, and whatever was not sent yet is lost (socket(7))."""
+def reset_connection(connection: socket.socket) -> None:
+    """Reset a connection: send RST, and discard data that was not sent yet (socket(7))."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RD)

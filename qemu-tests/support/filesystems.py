@@ -1,4 +1,4 @@
-"""The file systems of a replayed disk, checked by their own tools from the tools tree; nothing stays changed by it."""
+"""Checks the file systems of a replayed disk with their own tools from a tools tree, without lasting changes."""
 
 import json
 import re
@@ -11,21 +11,21 @@ from osbuild.host.run import CommandError
 from osbuild.sandbox.tools_tree import ToolsTree, unlocked_tools_tree
 
 PACKAGES = ("cryptsetup-bin", "dosfstools", "e2fsprogs")
-# What fsck.fat(8) says of things that keep nobody from reading a file: copies and sums that lag behind, clusters that
-# belong to nobody, names that were half removed.
+# Messages of fsck.fat(8) about faults that do not affect files: outdated copies and sums, unused clusters, remains of
+# removed names.
 HARMLESS = re.compile(
     r"fsck\.fat |There (are|is) differences? between boot sector and its backup|This is mostly harmless"
     r"|  \d+:\S+|  Not automatically fixing|Dirty bit is set|FATs differ but appear to be intact|Reclaimed \d+ unused"
     r"|Free cluster summary (wrong|uninitialized)|Orphaned long file name part|Leaving filesystem unchanged"
     r"|  ?(Auto|Using first FAT|Automatically)|.*: \d+ files, \d+/\d+ clusters$"
 )
-# The path of a damaged file; what is wrong with it follows, indented.
-NAMED = re.compile(r"/\S")
+# The path of a damaged file; the description of the damage follows, indented.
+DAMAGED_PATH = re.compile(r"/\S")
 
 
 @dataclass(frozen=True)
 class FatCheck:
-    """What fsck.fat said; `files` are paths of damaged files, `problems` what is wrong beyond single files."""
+    """The result of fsck.fat: `files` are paths of damaged files, `problems` all damage that is not of one file."""
 
     files: tuple[str, ...]
     problems: tuple[str, ...]
@@ -33,9 +33,9 @@ class FatCheck:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What e2fsck said after it had replayed the journal; `documents` are JSON files found afterwards, by path.
+    """The result of e2fsck after it has replayed the journal; `documents` are the JSON files found then, by path.
 
-    A document that is not there is None.
+    A missing document is None.
     """
 
     problem: str | None
@@ -43,32 +43,32 @@ class DataCheck:
     documents: dict[str, object] = field(default_factory=dict)
 
 
-def programs(cache: Cache | None = None) -> ToolsTree:
-    """fsck.fat, e2fsck, debugfs, e2undo and veritysetup of Debian."""
+def filesystem_tools(cache: Cache | None = None) -> ToolsTree:
+    """Return a tools tree with fsck.fat, e2fsck, debugfs, e2undo and veritysetup of Debian."""
     return unlocked_tools_tree(cache or Cache(), "fsck-tools", PACKAGES, "tools that check file systems")
 
 
 def check_fat(tools: ToolsTree, image: Path) -> FatCheck:
-    """Run fsck.fat on the file system in `image`, changing nothing."""
+    """Run fsck.fat on the file system in `image`, without changes."""
     try:
-        said = tools.run_command(["fsck.fat", "-n", image], [image.parent])
+        output = tools.run_command(["fsck.fat", "-n", image], [image.parent])
     except CommandError as error:
-        if error.returncode != 1:  # fsck.fat(8): 1 is "recoverable inconsistencies", or some that are not
+        if error.returncode != 1:  # fsck.fat(8): 1 means inconsistencies, recoverable or not
             return FatCheck((), (error.output.strip(),))
-        said = error.output
-    return read_fat(said)
+        output = error.output
+    return parse_fat_output(output)
 
 
-def read_fat(said: str) -> FatCheck:
-    """Sort what fsck.fat said."""
-    files, problems, named = list[str](), list[str](), False
-    for line in said.splitlines():
+def parse_fat_output(output: str) -> FatCheck:
+    """Parse the output of fsck.fat."""
+    files, problems, in_damaged_file = list[str](), list[str](), False
+    for line in output.splitlines():
         if HARMLESS.match(line) or not line.strip():
-            named = False
-        elif NAMED.match(line):
+            in_damaged_file = False
+        elif DAMAGED_PATH.match(line):
             files.append(line.removesuffix(" and").rstrip())
-            named = True
-        elif not (named and line.startswith(" ")):
+            in_damaged_file = True
+        elif not (in_damaged_file and line.startswith(" ")):
             problems.append(line)
     return FatCheck(tuple(dict.fromkeys(files)), tuple(problems))
 
@@ -101,27 +101,27 @@ cat "$undo.said"
 def check_data(tools: ToolsTree, image: Path, documents: Sequence[str] = ()) -> DataCheck:
     """Replay the journal of the ext4 file system in `image`, check all of it, read `documents`, and undo the changes.
 
-    As at boot (mount-state), e2fsck may repair what it does unasked, and take the superblock's copy where the power
-    cut has torn the first one. What it would have to ask for is a problem, and so is a document that is no JSON.
+    As at boot (mount-state), e2fsck may make repairs that need no confirmation, and may use a copy of the superblock if
+    the power cut has torn the first one. Other damage is a problem, and so is a document that is not JSON.
     """
     undo = image.with_suffix(".undo")
-    said = tools.run_command(["sh", "-c", SCRIPT, "sh", image, undo, *documents], [image.parent])
-    *parts, end = re.split(r"^== ", said, flags=re.MULTILINE)[1:]
-    first, _, rest = end.partition("\n")
+    output = tools.run_command(["sh", "-c", SCRIPT, "sh", image, undo, *documents], [image.parent])
+    *sections, last_section = re.split(r"^== ", output, flags=re.MULTILINE)[1:]
+    first, _, messages = last_section.partition("\n")
     status = int(first.removeprefix("status "))
-    found: dict[str, object] = {}
-    problem = None if status in (0, 1) else f"e2fsck ended with status {status}: {rest.strip()}"
-    for part in parts:
-        name, _, text = part.partition("\n")
-        found[name] = None
+    contents: dict[str, object] = {}
+    problem = None if status in (0, 1) else f"e2fsck ended with status {status}: {messages.strip()}"
+    for section in sections:
+        name, _, text = section.partition("\n")
+        contents[name] = None
         if text.strip():
             try:
-                found[name] = json.loads(text)
+                contents[name] = json.loads(text)
             except ValueError:
                 problem = problem or f"{name} is torn: {text[:200]!r}"
-    return DataCheck(problem, "recovering journal" in rest, found)
+    return DataCheck(problem, "recovering journal" in messages, contents)
 
 
 def verify_root(tools: ToolsTree, root: Path, tree: Path, root_hash: str) -> None:
-    """Let veritysetup read all of a root. Raises `CommandError` where a block is not what its hash tree says."""
+    """Let veritysetup read all of a root. Raises `CommandError` if a block does not match the hash tree."""
     tools.run_command(["veritysetup", "verify", root, tree, root_hash], [root.parent, tree.parent])

@@ -1,4 +1,4 @@
-"""What the failure matrix found, case by case, for docs/failure-matrix.md."""
+"""The results of the failure matrix, case by case, for docs/failure-matrix.md."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ PAGE = paths.PROJECT / "docs/failure-matrix.md"
 
 @dataclass
 class MatrixCase:
-    """One case; `seconds` is how long the device took to be well again, `figures` whatever was counted.
+    """One case: `held` is whether it passed, `seconds` the time until the device was healthy again.
 
-    `standing` is a `devices.Standing`.
+    `figures` are counts, `standing` is a `devices.Standing`.
     """
 
     group: str
@@ -34,23 +34,23 @@ class MatrixCase:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A file for each case below `folder`: the last run of it counts."""
+    """A folder with one file for each case, written by its last run."""
 
     folder: Path = FOLDER
 
     @contextmanager
     def entry(self, group: str, case: str) -> Iterator[MatrixCase]:
-        """The case that the block is; it has held if the block ends well."""
+        """Record the block as a case, which holds if the block raises nothing."""
         entry, begin = MatrixCase(group, case), time.monotonic()
         try:
             yield entry
             entry.held = True
         finally:
             entry.seconds = entry.seconds or round(time.monotonic() - begin, 1)
-            self.enter(entry)
+            self.write_entry(entry)
 
-    def enter(self, entry: MatrixCase) -> None:
-        """Write down a case that is over."""
+    def write_entry(self, entry: MatrixCase) -> None:
+        """Write the file of a finished case."""
         entry.date = f"{datetime.now(UTC):%Y-%m-%d}"
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{entry.group}-{entry.case}.json"
@@ -85,11 +85,11 @@ NOTES = {
 
 HEAD = "| case | held | seconds | then | why | date |"
 Row = Mapping[str, Any]
-"""an `MatrixCase`, as JSON has it"""
+"""a `MatrixCase` as JSON values"""
 
 
-def line(row: Row) -> str:
-    """A row of the page."""
+def format_row(row: Row) -> str:
+    """Return one row of the page."""
     standing = row["standing"] or {}
     then = f"slot {standing['slot']}, {standing['version']}, {standing['state']}" if standing else ""
     figures = ", ".join(f"{value} {name}" for name, value in row["figures"].items())
@@ -98,25 +98,25 @@ def line(row: Row) -> str:
     return f"| {row['case']} | {held} | {row['seconds']:.0f} | {then} | {why} | {row['date']} |"
 
 
-def page(rows: Sequence[Row]) -> str:
-    """docs/failure-matrix.md."""
+def format_page(rows: Sequence[Row]) -> str:
+    """Return the text of docs/failure-matrix.md."""
     dates = sorted({row["date"] for row in rows})
     held = sum(row["held"] for row in rows)
     span = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
     lines = ["# The failure matrix", "", f"{held} of {len(rows)} cases held, {span}.", "", ABOUT, ""]
     for group, title in TITLES.items():
-        if mine := [row for row in rows if row["group"] == group]:
+        if group_rows := [row for row in rows if row["group"] == group]:
             lines += [f"## {title[0].upper()}{title[1:]}", ""]
             lines += [NOTES[group], ""] if group in NOTES else []
             lines += [HEAD, "| --- | --- | --- | --- | --- | --- |"]
-            lines += [*map(line, mine), ""]
+            lines += [*map(format_row, group_rows), ""]
     return "\n".join(lines)
 
 
-def rows(folder: Path = FOLDER, kept: Sequence[Row] = ()) -> list[Row]:
-    """What is written down in `folder`, and of `kept` those cases that are not; in a fixed order."""
-    found = [*kept, *(json.loads(path.read_text()) for path in folder.glob("*.json"))]
-    newest = {(row["group"], row["case"]): row for row in found}
+def read_rows(folder: Path = FOLDER, previous: Sequence[Row] = ()) -> list[Row]:
+    """Return the cases in `folder`, and those of `previous` that are not in it, sorted."""
+    all_rows = [*previous, *(json.loads(path.read_text()) for path in folder.glob("*.json"))]
+    newest = {(row["group"], row["case"]): row for row in all_rows}
     return [newest[key] for key in sorted(newest)]
 
 
@@ -126,10 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--anew", action="store_true", help="keep nothing of what was there before")
     options = parser.parse_args(arguments)
     record = PAGE.with_suffix(".json")
-    kept = json.loads(record.read_text()) if record.exists() and not options.anew else []
-    found = rows(kept=kept)
-    record.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
-    PAGE.write_text(page(found))
+    previous = json.loads(record.read_text()) if record.exists() and not options.anew else []
+    rows = read_rows(previous=previous)
+    record.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    PAGE.write_text(format_page(rows))
     print(paths.display_path(PAGE))
 
 

@@ -1,4 +1,4 @@
-"""What makes the machines of a test."""
+"""The type of the fixture that makes the machines of a test."""
 
 from typing import Protocol
 
@@ -7,6 +7,6 @@ from osbuild.qemu.machine import Machine
 
 
 class MachineFactory(Protocol):
-    """Powers a machine on; it is gone when the test ends. Its console log stays in build/test-logs/."""
+    """Powers on a machine, which is removed when the test ends. Its console log is kept in build/test-logs/."""
 
     def __call__(self, config: MachineConfig) -> Machine: ...

@@ -1,7 +1,7 @@
-"""Which tests run on which board.
+"""The tests that run on each board.
 
 A test that uses the fixture `board`, itself or through another fixture, runs once for each board that `--board`
-names. Here is what can't hold on a board, and what takes too long for `make test`.
+names. This module lists the tests that can't run on a board, and those that take too long for `make test`.
 """
 
 from osbuild.config.board import Board, load_board, shipped_boards
@@ -10,14 +10,14 @@ FULL = "x86_64"
 """the board that `make test` tests in full"""
 ALL = "all"
 
-# What `make test` runs on every other board that can: its first boot. The rest is left to `make test-all`; docs/run.md
-# says how long that takes. (To compile Kubernetes for a second architecture alone is 6 minutes.)
+# The only test that `make test` runs on the other boards. `make test-all` runs the rest; docs/run.md lists the times.
+# (Compiling Kubernetes for a second architecture alone takes 6 minutes.)
 FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
 CLUSTERS = ("test_cluster", "test_join", "test_k3s")
-# A 32-bit API server under emulation needs most of ten minutes to start: what joins a server there joins one of another
-# board, as small boards in the field do.
+# Board of an agent -> board of its server. An emulated 32-bit API server takes almost ten minutes to start, and small
+# boards in the field also join servers of other boards.
 SERVERS = {"armv7": "x86_64"}
-# The failure matrix runs in full on one board; the others show an update, a rollback and a power cut (test_update).
+# The failure matrix runs in full on one board; the others run an update, a rollback and a power cut (test_update).
 FAILURES = (
     "test_update_matrix", "test_update_power", "test_update_power_cluster", "test_update_cluster",
     "test_first_boot_power",
@@ -26,13 +26,13 @@ PANIC = "test_a_new_version_that_panics_falls_back_after_its_tries"
 LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
 
 
-def emulated() -> list[Board]:
-    """The boards that QEMU has a machine for."""
+def emulated_boards() -> list[Board]:
+    """Return the boards that QEMU emulates."""
     return [board for board in map(load_board, shipped_boards()) if board.qemu.machine]
 
 
 def obstacle(board: Board, module: str, test: str) -> str | None:
-    """Why a test can't hold on a board; None if it must."""
+    """Return why a test can't run on a board; None if it can."""
     if board.qemu.limit:
         return board.qemu.limit if module != "test_uboot" or "kernel" in test else None
     if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:
@@ -53,7 +53,7 @@ def quick(board: Board, module: str, test: str) -> bool:
     if board.name == FULL:
         return True
     if obstacle(board, module, test):
-        return True  # it takes no time to say so
+        return True  # skipped, which takes no time
     if board.qemu.firmware == "uboot":
-        return False  # reading a card byte by byte, an emulated Pi takes minutes for each boot
+        return False  # an emulated Pi reads its card byte by byte, and needs minutes for each boot
     return f"{module}.{test}" == FIRST_BOOT

@@ -1,8 +1,8 @@
-"""A disk as it was at every flush of a log of writes, and as a power cut between two flushes may have left it.
+"""The states of a disk at every flush of a log of writes, and states that a power cut between two flushes may leave.
 
-At a flush everything before it is durable. Of what is written after it, any part may be on the disk when the power
-goes, in any order: so before each flush a number of other states are made, in which some of these writes are missing,
-or torn between sectors. Which ones is decided by a seed, so that a state that was found bad can be made again.
+A flush makes everything before it durable. Of the writes after it, any subset may be on the disk after a power cut, in
+any order. So before each flush some other states are made, in which some of these writes are missing, or torn between
+sectors. A seed chooses the writes, so that a bad state can be reproduced.
 """
 
 import array
@@ -21,8 +21,8 @@ from typing import TypeAlias
 from osbuild.formats import gpt
 from support.write_log import Epoch, Flag, LoggedWrite, WriteLog
 
-BLOCK = 4096  # bytes that have one stamp
-SECTOR = 512  # bytes that a disk writes whole or not at all
+BLOCK = 4096  # bytes for each stamp
+SECTOR = 512  # bytes that a disk writes atomically
 CHUNK = 2**20
 ZEROES = bytes(CHUNK)
 PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
@@ -32,7 +32,7 @@ Stamps: TypeAlias = "array.array[int]"
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the disk, in a file of its own so that programs can be given it: a partition, or what lies between.
+    """A partition, or the gap between two, in a file of its own that programs can open.
 
     `offset` and `size` are bytes on the disk.
     """
@@ -49,10 +49,10 @@ class Piece:
 
 
 class Disk:
-    """A raw image, cut at its partitions into files in `folder`.
+    """A raw image, split at its partitions into files in `folder`.
 
-    Every block of 4 KiB has a stamp, and every piece too. It is another one after each change, and the same one again
-    after a change was taken back: whoever has seen a stamp has seen the block, or the piece.
+    Every block of 4 KiB and every piece has a stamp. Each change sets a new stamp, and undoing it restores the old one:
+    the same stamp means the same contents.
     """
 
     def __init__(self, image: Path, folder: Path) -> None:
@@ -65,14 +65,14 @@ class Disk:
         folder.mkdir(parents=True, exist_ok=True)
         with image.open("rb") as source:
             table = sorted(gpt.read_table(image).partitions, key=lambda partition: partition.offset)
-            places, end = list[tuple[str, int, int]](), 0
-            for part in table:
-                if part.offset > end:
-                    places.append((f"gap-{len(places)}", end, part.offset - end))
-                places.append((part.name or f"part-{part.number}", part.offset, part.size))
-                end = part.offset + part.size
-            places.append((f"gap-{len(places)}", end, self.size - end))
-            self.pieces = tuple(self._cut(source.fileno(), folder, *place) for place in places)
+            ranges, end = list[tuple[str, int, int]](), 0
+            for entry in table:
+                if entry.offset > end:
+                    ranges.append((f"gap-{len(ranges)}", end, entry.offset - end))
+                ranges.append((entry.name or f"part-{entry.number}", entry.offset, entry.size))
+                end = entry.offset + entry.size
+            ranges.append((f"gap-{len(ranges)}", end, self.size - end))
+            self.pieces = tuple(self._cut(source.fileno(), folder, *piece_range) for piece_range in ranges)
 
     def _cut(self, source: int, folder: Path, name: str, offset: int, size: int) -> Piece:
         path = folder / f"{name}.img"
@@ -80,7 +80,7 @@ class Disk:
         self._stack.callback(os.close, file)
         os.ftruncate(file, size)
         for begin, length in extents(source, offset, size):
-            copy(source, begin, file, begin - offset, length)
+            copy_range(source, begin, file, begin - offset, length)
         return Piece(name, offset, size, path, file)
 
     def __enter__(self) -> "Disk":
@@ -92,10 +92,10 @@ class Disk:
         self._stack.close()
 
     def piece(self, name: str) -> Piece:
-        """The piece with a partition of that name."""
+        """Return the piece of the partition of that name."""
         return next(piece for piece in self.pieces if piece.name == name)
 
-    def has(self, name: str) -> bool:
+    def has_piece(self, name: str) -> bool:
         return any(piece.name == name for piece in self.pieces)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -103,32 +103,32 @@ class Disk:
 
     def write(self, offset: int, data: bytes) -> None:
         self._change(offset, len(data))
-        done = 0
+        written = 0
         for piece, begin, length in self._parts(offset, len(data)):
-            os.pwrite(piece.file, data[done : done + length], begin)
-            done += length
+            os.pwrite(piece.file, data[written : written + length], begin)
+            written += length
 
     def zero(self, offset: int, size: int) -> None:
         """Make a range a hole."""
         for begin in range(offset, offset + size, CHUNK):
             length = min(CHUNK, offset + size - begin)
-            if not any(extents(piece.file, at, part) for piece, at, part in self._parts(begin, length)):
-                continue  # it is one already
+            if not any(extents(piece.file, at, part_length) for piece, at, part_length in self._parts(begin, length)):
+                continue  # it is a hole already
             self._change(begin, length)
-            for piece, at, part in self._parts(begin, length):
-                punch(piece.file, at, part)
+            for piece, at, part_length in self._parts(begin, length):
+                punch_hole(piece.file, at, part_length)
 
     def stamps(self, offset: int, size: int) -> Stamps:
-        """The stamps of all blocks in a range."""
+        """Return the stamps of all blocks in a range."""
         return self._stamps[offset // BLOCK : -(-(offset + size) // BLOCK)]
 
     def stamp(self, piece: Piece) -> int:
-        """The stamp of a whole piece."""
+        """Return the stamp of a whole piece."""
         return self._pieces.get(piece.name, 0)
 
     @contextmanager
     def tentative(self) -> Iterator[None]:
-        """Whatever is changed in the block is taken back at its end."""
+        """Undo all changes at the end of the block."""
         assert self._undo is None
         self._undo, pieces = [], dict(self._pieces)
         try:
@@ -138,18 +138,18 @@ class Disk:
             for offset, old, stamps in reversed(undo):
                 if isinstance(old, int):
                     for piece, at, length in self._parts(offset, old):
-                        punch(piece.file, at, length)
+                        punch_hole(piece.file, at, length)
                 else:
-                    done = 0
+                    restored = 0
                     for piece, at, length in self._parts(offset, old_size := len(old)):
-                        os.pwrite(piece.file, old[done : done + length], at)
-                        done += length
-                    assert done == old_size
+                        os.pwrite(piece.file, old[restored : restored + length], at)
+                        restored += length
+                    assert restored == old_size
                 first = offset // BLOCK
                 self._stamps[first : first + len(stamps)] = stamps
 
     def open(self) -> "View":
-        """The whole disk as one file."""
+        """Open the whole disk as one file."""
         return View(self)
 
     def assemble(self, target: Path) -> Path:
@@ -159,7 +159,7 @@ class Disk:
             os.ftruncate(descriptor, self.size)
             for piece in self.pieces:
                 for begin, length in extents(piece.file, 0, piece.size):
-                    copy(piece.file, begin, descriptor, piece.offset + begin, length)
+                    copy_range(piece.file, begin, descriptor, piece.offset + begin, length)
         finally:
             os.close(descriptor)
         return target
@@ -176,7 +176,7 @@ class Disk:
             self._pieces[piece.name] = self._clock
 
     def _parts(self, offset: int, size: int) -> Iterator[tuple[Piece, int, int]]:
-        """The pieces that a range lies in, and where in them."""
+        """Yield the pieces that a range overlaps, with offset and size of the overlap in each."""
         assert offset >= 0 and offset + size <= self.size, f"{offset}+{size} is beyond the disk's {self.size} bytes"
         for piece in self.pieces:
             begin, end = max(offset, piece.offset), min(offset + size, piece.end)
@@ -185,7 +185,7 @@ class Disk:
 
 
 class View(io.RawIOBase):
-    """A disk, for what reads files."""
+    """A disk as a readable file."""
 
     def __init__(self, disk: Disk) -> None:
         self.disk, self.position = disk, 0
@@ -202,17 +202,17 @@ class View(io.RawIOBase):
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self.disk.size - self.position)
-        data = self.disk.read(self.position, left if size < 0 else min(size, left))
+        remaining = max(0, self.disk.size - self.position)
+        data = self.disk.read(self.position, remaining if size < 0 else min(size, remaining))
         self.position += len(data)
         return data
 
 
 @dataclass(frozen=True)
 class DiskState:
-    """A state of the disk. `variant` is 0 at the flush that ends the epoch; else one of the ways to get there.
+    """A state of the disk. `variant` is 0 at the flush that ends the epoch, otherwise the number of a partial state.
 
-    `missing` counts the epoch's writes that are not, or not wholly, on the disk.
+    `missing` counts the epoch's writes that are not, or not completely, on the disk.
     """
 
     epoch: Epoch
@@ -222,41 +222,41 @@ class DiskState:
     def __str__(self) -> str:
         if not self.variant:
             return f"flush {self.epoch.number} (entry {self.epoch.end})"
-        lost = f"{self.missing} of {len(self.epoch.entries)} writes not done"
-        return f"before flush {self.epoch.number}, variant {self.variant}: {lost}"
+        missing = f"{self.missing} of {len(self.epoch.entries)} writes not done"
+        return f"before flush {self.epoch.number}, variant {self.variant}: {missing}"
 
 
-def states(
+def replay_states(
     log: WriteLog, disk: Disk, *, variants: int = 4, seed: int = 0, epochs: Iterator[Epoch] | None = None
 ) -> Iterator[DiskState]:
-    """Bring `disk` into every state that `log` tells of, one after the other. Each holds until the next is asked for.
+    """Bring `disk` into every state of `log` in turn. Each state lasts until the next is requested.
 
-    `variants` is how many states are made before each flush, fewer where there is less to be torn.
+    `variants` is the number of states before each flush; there are fewer if an epoch has too few writes.
     """
     for epoch in epochs or log.epochs():
         chance = random.Random(f"{seed}/{epoch.number}")
         for variant in range(1, variants + 1):
-            chosen = some(epoch.entries, variant, chance)
+            chosen = choose_writes(epoch.entries, variant, chance)
             if chosen is None:
                 continue
             with disk.tentative():
                 for entry, sectors in chosen:
-                    apply(log, disk, entry, sectors)
-                whole = sum(1 for _, sectors in chosen if sectors is None)
-                yield DiskState(epoch, variant, len(epoch.entries) - whole)
+                    apply_entry(log, disk, entry, sectors)
+                complete = sum(1 for _, sectors in chosen if sectors is None)
+                yield DiskState(epoch, variant, len(epoch.entries) - complete)
         for entry in epoch.entries:
-            apply(log, disk, entry)
+            apply_entry(log, disk, entry)
         yield DiskState(epoch, 0, 0)
 
 
-Chosen = list[tuple[LoggedWrite, Sequence[int] | None]]
+ChosenWrites = list[tuple[LoggedWrite, Sequence[int] | None]]
 
 
-def some(entries: Sequence[LoggedWrite], variant: int, chance: random.Random) -> Chosen | None:
-    """A part of `entries`, each with the sectors of it that are done, None for all. None where that is no new state.
+def choose_writes(entries: Sequence[LoggedWrite], variant: int, chance: random.Random) -> ChosenWrites | None:
+    """Choose some of `entries`, each with its written sectors, None for all. Returns None if the state is not new.
 
-    In turn: the first ones, the last of these torn; the first ones in the order of their places on the disk, up or
-    down; any of them; all but one.
+    By `variant`, in turn: the first entries, the last of them torn; the first in ascending or descending order of
+    offsets; random ones; all but one.
     """
     kind = variant % 4
     if kind == 1:
@@ -271,19 +271,19 @@ def some(entries: Sequence[LoggedWrite], variant: int, chance: random.Random) ->
         return None
     if kind == 2:
         ordered = sorted(entries, key=lambda entry: entry.offset, reverse=chance.random() < 0.5)
-        kept = set(ordered[: chance.randrange(1, len(entries))])
+        written = set(ordered[: chance.randrange(1, len(entries))])
     elif kind == 3:
-        kept = {entry for entry in entries if chance.random() < 0.5} or {chance.choice(entries)}
+        written = {entry for entry in entries if chance.random() < 0.5} or {chance.choice(entries)}
     else:
-        kept = set(entries)
-    if len(kept) == len(entries):
-        kept.remove(entries[chance.randrange(len(entries) - 1)])  # without the last one it would be an earlier cut
-    return [(entry, None) for entry in entries if entry in kept]
+        written = set(entries)
+    if len(written) == len(entries):
+        written.remove(entries[chance.randrange(len(entries) - 1)])  # without the last entry it would be an earlier cut
+    return [(entry, None) for entry in entries if entry in written]
 
 
-def apply(log: WriteLog, disk: Disk, entry: LoggedWrite, sectors: Sequence[int] | None = None) -> None:
-    """Do what an entry says: all of it, or only some of its sectors."""
-    parts = [(0, entry.size)] if sectors is None else [(at * SECTOR, n * SECTOR) for at, n in runs(sectors)]
+def apply_entry(log: WriteLog, disk: Disk, entry: LoggedWrite, sectors: Sequence[int] | None = None) -> None:
+    """Apply an entry to the disk: all of it, or only some of its sectors."""
+    parts = [(0, entry.size)] if sectors is None else [(at * SECTOR, n * SECTOR) for at, n in consecutive_runs(sectors)]
     for start, size in parts:
         for begin in range(start, start + size, CHUNK):
             length = min(CHUNK, start + size - begin)
@@ -294,18 +294,18 @@ def apply(log: WriteLog, disk: Disk, entry: LoggedWrite, sectors: Sequence[int] 
                 disk.write(entry.offset + begin, data)
 
 
-def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as (first, count) of those that follow each other."""
+def consecutive_runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Group ascending numbers into runs of consecutive numbers, as (first, count)."""
     begin = 0
-    for place in range(1, len(numbers) + 1):
-        if place == len(numbers) or numbers[place] != numbers[place - 1] + 1:
-            yield numbers[begin], place - begin
-            begin = place
+    for index in range(1, len(numbers) + 1):
+        if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
+            yield numbers[begin], index - begin
+            begin = index
 
 
 def extents(file: int, offset: int, size: int) -> list[tuple[int, int]]:
-    """Where in a range a file has data: (offset, size) of each part (lseek(2), SEEK_DATA)."""
-    found, end = [], offset + size
+    """Return the extents of a range in which a file has data, as (offset, size) (lseek(2), SEEK_DATA)."""
+    ranges, end = [], offset + size
     while offset < end:
         try:
             begin = os.lseek(file, offset, os.SEEK_DATA)
@@ -316,19 +316,19 @@ def extents(file: int, offset: int, size: int) -> list[tuple[int, int]]:
         if begin >= end:
             break
         offset = min(end, os.lseek(file, begin, os.SEEK_HOLE))
-        found.append((begin, offset - begin))
-    return found
+        ranges.append((begin, offset - begin))
+    return ranges
 
 
-def copy(source: int, begin: int, target: int, to: int, size: int) -> None:
-    """Copy a range between files, sharing it where the file system can."""
+def copy_range(source: int, begin: int, target: int, target_offset: int, size: int) -> None:
+    """Copy a range between files; the file system may share the blocks."""
     while size:
-        done = os.copy_file_range(source, target, size, begin, to)
-        assert done, "the file ends early"
-        begin, to, size = begin + done, to + done, size - done
+        copied = os.copy_file_range(source, target, size, begin, target_offset)
+        assert copied, "the file ends early"
+        begin, target_offset, size = begin + copied, target_offset + copied, size - copied
 
 
-def punch(file: int, offset: int, size: int) -> None:
+def punch_hole(file: int, offset: int, size: int) -> None:
     """Make a range of a file a hole (fallocate(2))."""
     if libc.fallocate(file, PUNCH, ctypes.c_int64(offset), ctypes.c_int64(size)):
         raise OSError(ctypes.get_errno(), "fallocate")

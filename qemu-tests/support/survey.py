@@ -1,4 +1,4 @@
-"""Every state that a power cut could leave of a disk, checked: partition table, boot files, roots, file systems."""
+"""Checks every state that a power cut could leave on a disk: partition table, boot images, roots, file systems."""
 
 import json
 import time
@@ -14,19 +14,19 @@ from osbuild.shared.errors import Error
 from support import filesystems
 from support.boot_candidates import Candidate, Loader, Version
 from support.filesystems import DataCheck, FatCheck
-from support.replay import Disk, DiskState, Piece, states
+from support.replay import Disk, DiskState, Piece, replay_states
 from support.write_log import WriteLog
 
-MOST = 50  # findings that are kept with their words
+MOST_FINDINGS = 50  # findings that are kept with their text
 
 
 @dataclass(frozen=True)
 class SurveyPlan:
-    """What is checked. `variants` and `seed` are those of `replay.states`.
+    """The options of a survey. `variants` and `seed` are those of `replay.replay_states`.
 
-    `documents` are JSON files of the data file system that must be whole or missing. `marks` are names of moments, by
-    the number of entries that the log had then. `keep` is how many states, chosen by the seed, are kept as disk images
-    to be booted.
+    `documents` are JSON files of the data file system that must be intact or missing. `marks` maps the name of a moment
+    to the number of entries that the log had then. `keep` is the number of states that are kept as disk images, to be
+    booted.
     """
 
     versions: Sequence[Version]
@@ -41,9 +41,9 @@ class SurveyPlan:
 
 @dataclass
 class Survey:
-    """What was found. `chosen` counts states by what would boot, `phases` by the last mark before them.
+    """The results. `chosen` counts states by the version that would boot, `phases` by the last mark before them.
 
-    `kept` are images of states: path -> which state it is. `tools` counts runs of programs.
+    `kept` maps paths of kept images to their states. `tools` counts runs of programs.
     """
 
     entries: int = 0
@@ -72,12 +72,12 @@ class Survey:
 
 
 class Checks:
-    """The checks of one disk, each done again only where what it reads has changed."""
+    """The checks of one disk. A check is repeated only if the data that it reads has changed."""
 
     def __init__(self, disk: Disk, tools: ToolsTree | None, plan: SurveyPlan, report: Survey) -> None:
         self.disk, self.tools, self.plan, self.report = disk, tools, plan, report
         self.loader = Loader(disk, plan.versions, kind=plan.kind)
-        self._protected = self.loader.protected()
+        self._protected = self.loader.protected_files()
         self._known: dict[tuple[str, tuple[int, ...]], object] = {}
         self._verified: set[tuple[str, str]] = set()
 
@@ -85,14 +85,14 @@ class Checks:
         self.loader.close()
 
     def problems(self) -> list[str]:
-        """Whatever is wrong with the disk as it is now."""
-        found = [*self._table(), *self._boot()]
+        """Return all problems of the current state of the disk."""
+        problems = [*self._table(), *self._boot()]
         if self.tools:
-            found += self._esp(self.tools)
-            if self.disk.has("data"):
-                checked = self._data(self.tools)
-                found += [checked.problem] if checked.problem else []
-        return found
+            problems += self._esp(self.tools)
+            if self.disk.has_piece("data"):
+                data_check = self._data(self.tools)
+                problems += [data_check.problem] if data_check.problem else []
+        return problems
 
     def _table(self) -> list[str]:
         gaps = [piece for piece in self.disk.pieces if piece.name.startswith("gap-")]
@@ -108,27 +108,27 @@ class Checks:
 
     def _boot(self) -> list[str]:
         try:
-            order = self.loader.order()
+            order = self.loader.boot_order()
         except Error as error:
             return [f"boot partition: {error.message}"]
-        usable = [each for each in order if each.left != 0]
-        found = [f"would be booted: {each}" for each in usable if each.problem]
-        whole = [each for each in usable or order if not each.problem]
-        if not whole:
-            found.append("nothing whole to boot")
+        usable = [candidate for candidate in order if candidate.left != 0]
+        problems = [f"would be booted: {candidate}" for candidate in usable if candidate.problem]
+        bootable = [candidate for candidate in usable or order if not candidate.problem]
+        if not bootable:
+            problems.append("nothing whole to boot")
         else:
             first = (usable or order)[0]
             self.report.chosen[f"{first.version} in slot {first.slot}"] += 1
             self._verify(first)
-        return found
+        return problems
 
     def _verify(self, candidate: Candidate) -> None:
-        """By veritysetup too, once for each root that is found where it belongs."""
+        """Verify the root of a candidate with veritysetup, once for each slot and version."""
         if not self.tools or candidate.problem or not candidate.slot or not candidate.version:
             return
         if (candidate.slot, candidate.version) not in self._verified:
             self._verified.add((candidate.slot, candidate.version))
-            version = next(each for each in self.plan.versions if each.name == candidate.version)
+            version = next(known for known in self.plan.versions if known.name == candidate.version)
             root, tree = (self.disk.piece(f"root-{candidate.slot}{kind}").path for kind in ("", "-verity"))
             self.report.tools["veritysetup"] += 1
             filesystems.verify_root(self.tools, root, tree, version.root_hash)
@@ -143,18 +143,18 @@ class Checks:
         return [f"boot partition: {problem}" for problem in cast(list[str], self._known[key])]
 
     def _files(self, checked: FatCheck) -> list[str]:
-        """Damage to files that matter: entries are judged by what they hold, the rest must be as it was."""
-        found = []
-        now = self.loader.protected()
+        """Return damage to protected files, which must be unchanged. Boot entries are checked by their contents."""
+        problems = []
+        current = self.loader.protected_files()
         for path, digest in self._protected.items():
-            if now.get(path) != digest:
-                found.append(f"{path} is {'missing' if path not in now else 'changed'}")
+            if current.get(path) != digest:
+                problems.append(f"{path} is {'missing' if path not in current else 'changed'}")
         for path in checked.files:
             if path.removeprefix("/") in self._protected:
-                found.append(f"{path} is damaged")
+                problems.append(f"{path} is damaged")
             else:
                 self.report.tolerated[path] += 1
-        return found
+        return problems
 
     def _data(self, tools: ToolsTree) -> DataCheck:
         data = self.disk.piece("data")
@@ -169,24 +169,24 @@ class Checks:
 
 
 def survey(log: Path, image: Path, folder: Path, plan: SurveyPlan, tools: ToolsTree | None) -> Survey:
-    """Replay `log` onto a copy of `image`, the disk as it was when the log began, and check every state.
+    """Replay `log` on a copy of `image`, the disk at the beginning of the log, and check every state.
 
-    The copy and the kept states are in `folder`; the copy is left as the disk was at the log's end. `tools` are
-    `filesystems.programs`; without them file systems are only checked as far as boot files are read.
+    The copy, with the state at the end of the log, and the kept states are in `folder`. `tools` are
+    `filesystems.filesystem_tools`; without them, file systems are checked only by reading the boot images.
     """
     begin = time.monotonic()
     report = Survey()
-    with WriteLog(log) as found, Disk(image, folder / "disk") as disk:
-        epochs = list(found.requests() if plan.every_write else found.epochs())
-        report.entries, report.flushes = found.count, sum(epoch.flushed for epoch in epochs)
-        wanted = sample(len(epochs), plan)
+    with WriteLog(log) as write_log, Disk(image, folder / "disk") as disk:
+        epochs = list(write_log.requests() if plan.every_write else write_log.epochs())
+        report.entries, report.flushes = write_log.count, sum(epoch.flushed for epoch in epochs)
+        kept_states = choose_kept_states(len(epochs), plan)
         checks = Checks(disk, tools, plan, report)
         try:
-            for state in states(found, disk, variants=plan.variants, seed=plan.seed, epochs=iter(epochs)):
-                look(checks, state, plan, report)
-                # Where there is nothing to be torn, the flush itself is kept.
-                if wanted.get(state.epoch.number) or (state.epoch.number in wanted and not state.variant):
-                    del wanted[state.epoch.number]
+            for state in replay_states(write_log, disk, variants=plan.variants, seed=plan.seed, epochs=iter(epochs)):
+                check_state(checks, state, plan, report)
+                # If the epoch has no partial states, the state of the flush itself is kept.
+                if kept_states.get(state.epoch.number) or (state.epoch.number in kept_states and not state.variant):
+                    del kept_states[state.epoch.number]
                     target = disk.assemble(folder / f"state-{state.epoch.number}-{state.variant}.img")
                     report.kept[str(target)] = str(state)
         finally:
@@ -195,24 +195,24 @@ def survey(log: Path, image: Path, folder: Path, plan: SurveyPlan, tools: ToolsT
     return report
 
 
-def look(checks: Checks, state: DiskState, plan: SurveyPlan, report: Survey) -> None:
-    """Check one state and enter it in the report."""
+def check_state(checks: Checks, state: DiskState, plan: SurveyPlan, report: Survey) -> None:
+    """Check one state and add it to the report."""
     report.states += 1
     report.phases[phase(state, plan)] += 1
     problems = checks.problems()
     report.bad += bool(problems)
-    for problem in problems[: MOST - len(report.findings)]:
+    for problem in problems[: MOST_FINDINGS - len(report.findings)]:
         report.findings.append(f"{phase(state, plan)}, {state}: {problem}")
 
 
 def phase(state: DiskState, plan: SurveyPlan) -> str:
-    """The last mark that the state comes after."""
+    """Return the name of the last mark before the state."""
     passed = [name for name, entry in sorted(plan.marks.items(), key=lambda mark: mark[1]) if entry <= state.epoch.end]
     return passed[-1] if passed else "start"
 
 
-def sample(count: int, plan: SurveyPlan) -> dict[int, int]:
-    """Which states are kept: number of the epoch -> variant. The last flush is always one of them."""
+def choose_kept_states(count: int, plan: SurveyPlan) -> dict[int, int]:
+    """Choose the states to keep: number of the epoch -> variant. The last flush is always kept."""
     if not plan.keep or not count:
         return {}
     step = count / plan.keep

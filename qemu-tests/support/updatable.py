@@ -1,7 +1,7 @@
-"""A small machine with RAUC and two slots: real partitions, dm-verity and D-Bus, no image of this project.
+"""A small machine with RAUC and two slots: real partitions, dm-verity and D-Bus, but not an image of this project.
 
-It stands for a device as far as a bundle sees it: the slots' partitions by label, the boot partition, RAUC's service
-with this project's configuration. The boot loader is a file that names the slot.
+For a bundle it is like a device: partitions of the slots by label, the ESP, and RAUC's service with this project's
+configuration. Its boot loader is a file that names the slot.
 """
 
 import itertools
@@ -36,7 +36,7 @@ mount -t ext4 /dev/vda /root
 mount --move /dev /root/dev
 exec switch_root /root /sbin/test-init
 """
-# The first line of a file is the slot that boots; the log is of what RAUC asked the boot loader for.
+# `primary` names the slot that boots next; `log` lists RAUC's calls of the boot loader.
 BACKEND = """\
 #!/bin/sh
 state=/run/loader
@@ -71,10 +71,10 @@ exec setsid -c sh -c 'PS1= exec sh </dev/ttyS0 >/dev/ttyS0 2>&1'
 _numbers = itertools.count()
 
 
-def packages(cache: Cache) -> tuple[tuple[Deb, ...], Deb]:
-    """What the machine's system is made of, and its kernel.
+def resolve_packages(cache: Cache) -> tuple[tuple[Deb, ...], Deb]:
+    """Return the packages of the machine's system, and its kernel's package.
 
-    The kernel's package is only unpacked: in a tree for programs its scripts would make an initrd that nobody reads.
+    The kernel's package is only unpacked: its scripts would make an initrd, which is not used.
     """
     archive = PackageArchive(cache, Architecture.x86_64)
     if not (archive.root / "var/lib/apt/lists").exists():
@@ -83,18 +83,18 @@ def packages(cache: Cache) -> tuple[tuple[Deb, ...], Deb]:
     return archive.resolve_packages(PACKAGES), kernel
 
 
-def programs(cache: Cache) -> ToolsTree:
-    """The machine's programs, for use on the host."""
-    return make_tools_tree(cache, packages(cache)[0], "a machine for RAUC")
+def guest_tools(cache: Cache) -> ToolsTree:
+    """Return a tools tree with the machine's programs."""
+    return make_tools_tree(cache, resolve_packages(cache)[0], "a machine for RAUC")
 
 
-def guest(cache: Cache) -> tuple[DirectKernel, Path]:
-    """The kernel, and the disk that everything but bundles and slots is on; both from the cache if they are there."""
-    wanted, kernel = packages(cache)
+def make_guest(cache: Cache) -> tuple[DirectKernel, Path]:
+    """Return the kernel, and the system disk, which has everything but bundles and slots. Both are cached."""
+    debs, kernel = resolve_packages(cache)
 
     def make(path: Path) -> None:
         PackageArchive(cache, Architecture.x86_64).download_packages([kernel])
-        system = programs(cache)
+        system = guest_tools(cache)
         path.mkdir()
         root = path / "root"
         shutil.copytree(system.root, root, symlinks=True, ignore=shutil.ignore_patterns("dev", "proc", "sys", "run"))
@@ -104,47 +104,47 @@ def guest(cache: Cache) -> tuple[DirectKernel, Path]:
         system.run_command(["depmod", "-b", root, release], [root])
         for name in ("dev", "proc", "sys", "run", "usr/lib/edge-osbuild"):
             (root / name).mkdir(exist_ok=True)
-        script(root / "usr/sbin/test-init", START.replace("MODULES", " ".join(LATE)))
-        script(root / "usr/lib/edge-osbuild/rauc-backend", BACKEND)
+        write_script(root / "usr/sbin/test-init", START.replace("MODULES", " ".join(LATE)))
+        write_script(root / "usr/lib/edge-osbuild/rauc-backend", BACKEND)
         next((path / "kernel/boot").glob("vmlinuz-*")).rename(path / "vmlinuz")
-        (path / "initrd").write_bytes(initrd(root, root / "usr/lib/modules" / release))
-        ext4(system, root, path / "disk.img", 2**30)
+        (path / "initrd").write_bytes(make_initrd(root, root / "usr/lib/modules" / release))
+        make_ext4(system, root, path / "disk.img", 2**30)
         shutil.rmtree(root)
         shutil.rmtree(path / "kernel")
 
-    key = content_key(2, INIT, START, BACKEND, EARLY, LATE, kernel.sha256, [deb.sha256 for deb in wanted])
-    made = cache.get_or_make("test-guest", key, make)
+    key = content_key(2, INIT, START, BACKEND, EARLY, LATE, kernel.sha256, [deb.sha256 for deb in debs])
+    folder = cache.get_or_make("test-guest", key, make)
     arguments = "console=ttyS0 panic=-1 quiet rauc.slot=a"
-    return DirectKernel(made / "vmlinuz", made / "initrd", arguments), made / "disk.img"
+    return DirectKernel(folder / "vmlinuz", folder / "initrd", arguments), folder / "disk.img"
 
 
-def script(path: Path, text: str) -> None:
+def write_script(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
 
 
-def initrd(root: Path, modules: Path) -> bytes:
-    """Busybox, and the modules without which the disk can't be mounted, in the order in which they need each other."""
-    needs = dict(line.split(":") for line in (modules / "modules.dep").read_text().splitlines())
-    names = {Path(path).name.partition(".")[0]: path for path in needs}
+def make_initrd(root: Path, modules: Path) -> bytes:
+    """Make an initrd with busybox and the modules that are needed to mount the disk, in order of dependency."""
+    dependencies = dict(line.split(":") for line in (modules / "modules.dep").read_text().splitlines())
+    names = {Path(path).name.partition(".")[0]: path for path in dependencies}
     order: list[str] = []
     for name in EARLY:
-        if name in names:  # those that this kernel has built in are not
+        if name in names:  # built-in modules have no file
             path = names[name]
-            order += [each for each in [*reversed(needs[path].split()), path] if each not in order]
+            order += [module for module in [*reversed(dependencies[path].split()), path] if module not in order]
     entries = [(name, 0o40755, b"") for name in ("bin", "dev", "root", "modules")]
     entries += [("init", 0o100755, INIT.encode()), ("bin/busybox", 0o100755, (root / "bin/busybox").read_bytes())]
-    plain = [Path(path).name.removesuffix(".xz") for path in order]
-    entries.append(("order", 0o100644, "\n".join(plain).encode()))
-    for path, name in zip(order, plain, strict=True):
+    file_names = [Path(path).name.removesuffix(".xz") for path in order]
+    entries.append(("order", 0o100644, "\n".join(file_names).encode()))
+    for path, name in zip(order, file_names, strict=True):
         data = (modules / path).read_bytes()
         data = lzma.decompress(data) if data[:6] == b"\xfd7zXZ\0" else data
         entries.append((f"modules/{name}", 0o100644, data))
     return _cpio(entries)
 
 
-def ext4(system: ToolsTree, folder: Path, image: Path, size: int) -> None:
-    """A file system with what is in `folder`, in the whole of a disk that is signed like one with partitions."""
+def make_ext4(system: ToolsTree, folder: Path, image: Path, size: int) -> None:
+    """Make a file system with the contents of `folder` on a whole disk, with the signature of a boot sector."""
     with image.open("wb") as file:
         file.truncate(size)
     system.run_command(
@@ -155,8 +155,8 @@ def ext4(system: ToolsTree, folder: Path, image: Path, size: int) -> None:
         file.write(b"\x55\xaa")
 
 
-def slots(system: ToolsTree, image: Path) -> None:
-    """A disk with the partitions that a device has, all empty but for the boot partition's file system."""
+def make_slot_disk(system: ToolsTree, image: Path) -> None:
+    """Make a disk with the partitions of a device. All are empty except the ESP, which has a file system."""
     with image.open("wb") as file:
         file.truncate(64 * 2**20)
     mib = 2**20
@@ -167,9 +167,9 @@ def slots(system: ToolsTree, image: Path) -> None:
     system.run_command(["mkfs.vfat", "-F", "16", "--offset", "2048", image, str(16 * 1024)], [image.parent])
 
 
-def shell(machine: Machine, line: str, timeout: float = 60.0) -> tuple[int, str]:
-    """Type `line` at the guest's shell: its status and what it said."""
+def run_in_shell(machine: Machine, line: str, timeout: float = 60.0) -> tuple[int, str]:
+    """Run `line` in the guest's shell on the console, and return its status and output."""
     mark = f"mark-{next(_numbers)}"
     machine.send(f"echo {mark}; {{ {line}; }} 2>&1; echo {mark}:$?\n")
-    found = machine.console.wait_for(rf"{mark}\n([\s\S]*?){mark}:(\d+)", timeout)
-    return int(found[2]), found[1].strip()
+    match = machine.console.wait_for(rf"{mark}\n([\s\S]*?){mark}:(\d+)", timeout)
+    return int(match[2]), match[1].strip()

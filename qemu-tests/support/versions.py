@@ -1,9 +1,8 @@
-"""The versions that updates are tested with: N, N+1, and N+2 that is broken in many ways; builds and bundles by name.
+"""The versions for tests of updates: N, N+1, and N+2 with one of many faults; builds and bundles by name.
 
-`light` ones have no cluster and boot in half a minute; `server` ones (and `server-k3s`, with K3s) have, and N+1 has the
-next Kubernetes. They differ
-by an overlay or a kernel argument from what is in the cache, so each takes seconds to build. Made on demand below
-`build/test-versions/`, and found there the next time.
+The flavour `light` has no cluster and boots in half a minute. `server`, and `server-k3s` with K3s, have a cluster, and
+N+1 has the next Kubernetes. Versions differ by an overlay or a kernel argument from cached builds, so that each builds
+in seconds. They are built on demand in `build/test-versions/` and kept there.
 """
 
 import os
@@ -34,10 +33,10 @@ from osbuild.shared.records import parse_record
 from support import distributions
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-PLACE = paths.PROJECT / "build/test-versions"
+FOLDER = paths.PROJECT / "build/test-versions"
 CLUSTERS = {each.flavour: each for each in distributions.ALL.values()}
 BASE = {"light": "minimal", **dict.fromkeys(CLUSTERS, "edge-server")}
-# Name -> version, and what is laid over the flavour's base: N, N+1, and small steps from N.
+# Name -> version, and the profiles that extend the flavour's base: N, N+1, and small steps from N.
 STEPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "n": ("1.0.0", ()),
     "next": ("1.1.0", ("next",)),
@@ -47,12 +46,12 @@ STEPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 FAULTS = tuple(sorted(path.stem for path in (PROFILES / "faults").glob("*.yaml")))
 WITH_CLUSTER = ("never-ready", "no-containerd")
-"""faults that only a node with a cluster can have"""
+"""faults that need a cluster"""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One of them: `build` is its folder, made by `Versions.get`."""
+    """One version: `build` is its build folder, made by `Versions.get`."""
 
     name: str
     flavour: str
@@ -68,8 +67,8 @@ class Version:
         return self.build / "bundle.raucb"
 
 
-def number(name: str) -> str:
-    """The version of one by name; a broken one is a later one of N+2."""
+def version_number(name: str) -> str:
+    """Return the version number of a name; faulty versions are 1.2.0 and later. Raises `KeyError`."""
     if name in STEPS:
         return STEPS[name][0]
     if name not in FAULTS:
@@ -77,52 +76,54 @@ def number(name: str) -> str:
     return f"1.2.{FAULTS.index(name)}"
 
 
-def text(name: str, flavour: str) -> str:
-    """The profile of one, as YAML."""
-    over = list(STEPS[name][1]) if name in STEPS else ["next", f"faults/{name}"]
-    lines = [f"name: test-{flavour}", f"version: {number(name)}"]
+def profile_text(name: str, flavour: str) -> str:
+    """Return the profile of a version, as YAML."""
+    layers = list(STEPS[name][1]) if name in STEPS else ["next", f"faults/{name}"]
+    lines = [f"name: test-{flavour}", f"version: {version_number(name)}"]
     if cluster := CLUSTERS.get(flavour):
-        release = cluster.releases[-1] if "next" in over else cluster.releases[0]
-        lines += ["kubernetes:", *distributions.wanted(cluster, release)]
-        over += ["faults-server"] if name in FAULTS else []
+        release = cluster.releases[-1] if "next" in layers else cluster.releases[0]
+        lines += ["kubernetes:", *distributions.profile_lines(cluster, release)]
+        layers += ["faults-server"] if name in FAULTS else []
     base = "server" if cluster else flavour
-    return "\n".join([*lines, "extends:", *(f"- {PROFILES}/{each}.yaml" for each in (base, *over))]) + "\n"
+    return "\n".join([*lines, "extends:", *(f"- {PROFILES}/{layer}.yaml" for layer in (base, *layers))]) + "\n"
 
 
-def derived(base: locks.Lock, names: Sequence[str], loaded: LoadedProfile, board: Board, cache: Cache) -> locks.Lock:
-    """The lock of a profile that asks for what `base` pins and perhaps a few packages more. No network is needed.
+def derive_lock(
+    base: locks.Lock, names: Sequence[str], loaded: LoadedProfile, board: Board, cache: Cache
+) -> locks.Lock:
+    """Derive the lock of a profile from `base`, which lacks at most a few of its packages. Needs no network.
 
-    A package that is not in `base` is the one of the archive's index at hand, and is fetched when it is built.
+    A package that is not in `base` is taken from the current index of the archive, and downloaded by the build.
     """
-    known = {deb.name for deb in base.packages}
+    locked = {deb.name for deb in base.packages}
     packages = base.packages
-    if missing := [name for name in names if name not in known]:
+    if missing := [name for name in names if name not in locked]:
         archive = PackageArchive(cache, board.architecture)
         if not (archive.root / "var/lib/apt/lists").exists():
             archive.update_index()
-        packages += tuple(deb for deb in archive.resolve_packages(missing) if deb.name not in known)
+        packages += tuple(deb for deb in archive.resolve_packages(missing) if deb.name not in locked)
     pinned = resolve.pin_kubernetes(loaded.profile.kubernetes, board.architecture, BuildContext(cache))
     request = resolve.request_key(loaded, board)
     return replace(base, packages=tuple(sorted(packages)), kubernetes=pinned, request=request)
 
 
-def changed(version: Version, facts: Mapping[str, Any]) -> BundleSource:
-    """A build as the source of a bundle, with other facts about itself."""
-    made = source.read_build(version.build)
-    return replace(made, manifest=parse_record(Manifest, {**made.manifest.to_json(), **facts}))
+def source_with_metadata(version: Version, metadata: Mapping[str, Any]) -> BundleSource:
+    """Return a build as the source of a bundle, with other metadata."""
+    build_source = source.read_build(version.build)
+    return replace(build_source, manifest=parse_record(Manifest, {**build_source.manifest.to_json(), **metadata}))
 
 
 class Versions:
-    """Builds and bundles for one board, signed with keys of their own."""
+    """Builds and bundles for one board, signed with their own keys."""
 
-    def __init__(self, board: Board | None = None, place: Path = PLACE, cache: Cache | None = None) -> None:
+    def __init__(self, board: Board | None = None, folder: Path = FOLDER, cache: Cache | None = None) -> None:
         self.board = board or load_board("x86_64")
-        self.place, self.cache = place, cache or Cache()
+        self.folder, self.cache = folder, cache or Cache()
 
     @property
     def keys(self) -> KeyFolder:
-        """The keys that these images trust. Their first signer is revoked, the second signs."""
-        folder = self.place / "keys"
+        """The keys that these images trust. Their first signer is revoked, and the second signs."""
+        folder = self.folder / "keys"
         if not folder.exists():
             self._make_keys(folder)
             shutil.copytree(folder, self.lost_keys)
@@ -132,18 +133,18 @@ class Versions:
 
     @property
     def lost_keys(self) -> Path:
-        """The key folder as it was before its signer was revoked: what a thief has."""
-        return self.place / "lost-keys"
+        """A copy of the key folder from before its signer was revoked, as a thief has it."""
+        return self.folder / "lost-keys"
 
     @property
     def strange_keys(self) -> KeyFolder:
-        """Keys that nobody trusts."""
-        folder = self.place / "strange-keys"
+        """Keys that no image trusts."""
+        folder = self.folder / "strange-keys"
         return load_keys(folder) if folder.exists() else self._make_keys(folder)
 
     def get(self, name: str, flavour: str = "light", *, bundle: bool = True) -> Version:
-        """The version of that name, built, and with a bundle where one is wanted."""
-        found = self.named(name, flavour)
+        """Build the version of that name, and with `bundle` also its bundle, unless they exist."""
+        version = self.lookup(name, flavour)
         profile = self.profile(name, flavour)
         command: list[Argument] = [
             sys.executable,
@@ -154,43 +155,47 @@ class Versions:
             "--board",
             self.board.name,
             "-o",
-            self.place,
+            self.folder,
         ]
         env = {**os.environ, "EDGE_OSBUILD_KEYS": str(self.keys.folder)}
         run_command([*command, "--locked"], cwd=paths.PROJECT, env=env)
-        parts = (found.build / "manifest.json", Path(hook.__file__))
-        fresh = found.bundle.exists() and found.bundle.stat().st_mtime > max(part.stat().st_mtime for part in parts)
+        inputs = (version.build / "manifest.json", Path(hook.__file__))
+        fresh = version.bundle.exists() and version.bundle.stat().st_mtime > max(
+            path.stat().st_mtime for path in inputs
+        )
         if bundle and not fresh:
-            self.sign(found, found.bundle)
-        return found
+            self.sign(version, version.bundle)
+        return version
 
     def sign(
-        self, version: Version, output: Path, keys: KeyFolder | None = None, /, *, downgrade: str = "", **facts: Any
+        self, version: Version, output: Path, keys: KeyFolder | None = None, /, *, downgrade: str = "", **metadata: Any
     ) -> Path:
-        """Make a bundle of a build that is there; `facts` replace what the build says of itself.
+        """Make a bundle of an existing build; `metadata` replaces keys of its manifest.
 
-        Devices that run the version `downgrade` may take it although it is older.
+        Devices that run the version `downgrade` may install it although it is older.
         """
-        signed = signing.prepare_signing(keys or self.keys, bundle_tools(self.cache))
-        pack.make_bundle(replace(changed(version, facts), downgrade=downgrade), output, signed, self.cache)
+        signer = signing.prepare_signing(keys or self.keys, bundle_tools(self.cache))
+        pack.make_bundle(
+            replace(source_with_metadata(version, metadata), downgrade=downgrade), output, signer, self.cache
+        )
         return output
 
-    def named(self, name: str, flavour: str = "light") -> Version:
-        """The same, not built yet perhaps."""
-        version = number(name)
-        return Version(name, flavour, version, self.place / f"test-{flavour}-{version}-{self.board.name}")
+    def lookup(self, name: str, flavour: str = "light") -> Version:
+        """Return the version of that name, which may not be built yet."""
+        version = version_number(name)
+        return Version(name, flavour, version, self.folder / f"test-{flavour}-{version}-{self.board.name}")
 
     def profile(self, name: str, flavour: str) -> Path:
-        """Its profile, written with a lock that follows from that of the shipped profile."""
-        path = self.place / "profiles" / f"{flavour}-{name}.yaml"
+        """Write the profile of a version, with a lock that is derived from the shipped profile's."""
+        path = self.folder / "profiles" / f"{flavour}-{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        wanted = text(name, flavour)
-        if not path.exists() or path.read_text() != wanted:
-            path.write_text(wanted)
+        content = profile_text(name, flavour)
+        if not path.exists() or path.read_text() != content:
+            path.write_text(content)
         loaded, shipped = load_profile(path), load_profile(find_profile(BASE[flavour]))
         base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
         names = resolve.wanted_packages(loaded, base.kubernetes.get("distribution"))
-        new = derived(base, names, loaded, self.board, self.cache)
+        new = derive_lock(base, names, loaded, self.board, self.cache)
         if locks.read_lock(loaded, self.board.name) != new:
             locks.save_lock(loaded, new)
         return path

@@ -1,9 +1,9 @@
-"""Logs of every write to a disk, as QEMU's `blklogwrites` driver and Linux' dm-log-writes make them.
+"""Logs of every write to a disk, in the format of QEMU's `blklogwrites` driver and Linux' dm-log-writes.
 
 Format: the head of Linux' drivers/md/dm-log-writes.c, and Documentation/admin-guide/device-mapper/log-writes.rst. A
-sector with the superblock; then for each entry a sector that describes it, and its data. QEMU enters a request when it
-is done, and before the guest is told so: whatever the guest knew to be written when it asked for a flush stands before
-that flush.
+sector with the superblock; then for each entry a sector that describes it, and its data. QEMU logs a request after it
+was executed and before it is completed for the guest: all writes that had completed when the guest requested a flush
+are logged before that flush.
 """
 
 import os
@@ -16,13 +16,13 @@ from types import TracebackType
 
 from osbuild.shared.errors import Error
 
-SUPER = struct.Struct("<QQQI")  # magic, version, number of entries, bytes of a sector
-ENTRY = struct.Struct("<QQQQ")  # sector, number of sectors, flags, bytes of a mark
+SUPER = struct.Struct("<QQQI")  # magic, version, number of entries, sector size in bytes
+ENTRY = struct.Struct("<QQQQ")  # sector, number of sectors, flags, length of a mark in bytes
 MAGIC, VERSION = 0x6A736677736872, 1
 
 
 class Flag(IntFlag):
-    """What an entry is; one with none of these is a plain write."""
+    """The kind of an entry; without flags it is a plain write."""
 
     FLUSH = 1
     FUA = 2
@@ -36,19 +36,19 @@ PLAIN = Flag(0)
 
 @dataclass(frozen=True, slots=True)
 class LoggedWrite:
-    """One request; `offset` and `size` are bytes on the disk, `place` is where its data begins in the log."""
+    """One request; `offset` and `size` are bytes on the disk, `data_offset` is the offset of its data in the log."""
 
     number: int
     offset: int
     size: int
     flags: Flag
-    place: int
+    data_offset: int
     mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What was written between two flushes. `end` counts the log's entries up to and with the flush that ends it.
+    """The writes between two flushes. `end` counts the log's entries up to and including the flush that ends it.
 
     Without `flushed` the log ends before that flush.
     """
@@ -60,7 +60,7 @@ class Epoch:
 
 
 class WriteLog:
-    """A log that is not written to any more. Raises `Error` where it is damaged."""
+    """A finished log. Raises `Error` if it is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,31 +83,31 @@ class WriteLog:
         os.close(self._file)
 
     def entries(self) -> Iterator[LoggedWrite]:
-        """Every entry, in the order in which the requests were done."""
-        place = self.sector
+        """Yield every entry, in the order in which the requests were executed."""
+        offset = self.sector
         for number in range(self.count):
-            sector, sectors, bits, length = ENTRY.unpack(self._at(place, ENTRY.size))
+            sector, sectors, bits, length = ENTRY.unpack(self._at(offset, ENTRY.size))
             if bits > sum(Flag):
                 raise Error(f"entry {number} has the flags {bits:#x}", where=str(self.path))
             flags = Flag(bits)
-            mark = self._at(place + ENTRY.size, length).decode(errors="replace") if flags & Flag.MARK else ""
-            place += self.sector
-            yield LoggedWrite(number, sector * self.sector, sectors * self.sector, flags, place, mark)
+            mark = self._at(offset + ENTRY.size, length).decode(errors="replace") if flags & Flag.MARK else ""
+            offset += self.sector
+            yield LoggedWrite(number, sector * self.sector, sectors * self.sector, flags, offset, mark)
             if not flags & Flag.DISCARD:
-                place += sectors * self.sector
+                offset += sectors * self.sector
 
     def data(self, entry: LoggedWrite, begin: int = 0, size: int | None = None) -> bytes:
-        """What an entry wrote, from `begin` on; not for discards, which have none."""
-        return self._at(entry.place + begin, entry.size - begin if size is None else size)
+        """Return the data of an entry from `begin` on; discards have no data."""
+        return self._at(entry.data_offset + begin, entry.size - begin if size is None else size)
 
     def epochs(self) -> Iterator[Epoch]:
-        """The writes between flushes. Flushes with nothing before them end no epoch of their own."""
+        """Yield the writes between flushes. A flush without writes before it does not end an epoch."""
         number, entries, end = 0, list[LoggedWrite](), 0
         for entry in self.entries():
             end = entry.number + 1
             if entry.flags & Flag.MARK:
                 continue
-            if entry.flags & Flag.FLUSH and entries:  # what it carries itself comes after the flush
+            if entry.flags & Flag.FLUSH and entries:  # data of the request itself is written after the flush
                 yield Epoch(number, tuple(entries), end, True)
                 number, entries = number + 1, []
             if entry.size:
@@ -119,7 +119,7 @@ class WriteLog:
             yield Epoch(number, tuple(entries), end, False)
 
     def requests(self) -> Iterator[Epoch]:
-        """Every write as an epoch of its own: for SD cards, which know no flush and take each write as it comes."""
+        """Yield every write as an epoch of its own, for SD cards, which have no flush and write in order."""
         writes = (entry for entry in self.entries() if entry.size and not entry.flags & Flag.MARK)
         for number, entry in enumerate(writes):
             yield Epoch(number, (entry,), entry.number + 1, True)
@@ -132,14 +132,14 @@ class WriteLog:
 
 
 def position(path: Path) -> int:
-    """How many entries a log has that QEMU may be writing to; 0 before the first."""
+    """Return the number of entries of a log that QEMU may be writing to; 0 before the first."""
     with path.open("rb") as file:
         head = file.read(SUPER.size)
     return int(SUPER.unpack(head)[2]) if len(head) == SUPER.size else 0
 
 
 class Writer:
-    """Makes a log, for tests of what reads them."""
+    """Writes a log, for tests of `WriteLog`."""
 
     def __init__(self, path: Path, *, sector: int = 512) -> None:
         self.sector, self.count = sector, 0
@@ -165,7 +165,7 @@ class Writer:
         self._entry(offset, size, Flag.DISCARD)
 
     def zero(self, offset: int, size: int) -> None:
-        """As QEMU logs the command to write zeroes: with a hole."""
+        """Log a command to write zeroes like QEMU: with a hole."""
         self._entry(offset, size, PLAIN)
         self._file.seek(size, os.SEEK_CUR)
         self._file.truncate()

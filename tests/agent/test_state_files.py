@@ -29,7 +29,7 @@ from osbuild.shared.uboot_environment import pack_environment
 from osbuild.shared.uboot_state import UBootState
 from tests.support import kine
 from tests.support.devices import Device
-from tests.support.mounted import tmpfs
+from tests.support.mounted import mount_tmpfs
 
 UPDATE = "var/lib/edge-osbuild/update"
 CLUSTER = "var/lib/kubernetes"
@@ -65,7 +65,7 @@ def make_device(folder: Path) -> Device:
     device.put(f"{UPDATE}/ended", "boot-0\n")
     database = device.root / CLUSTER / "server/db/state.db"
     database.parent.mkdir(parents=True)
-    with kine.started(database) as datastore:
+    with kine.start_kine(database) as datastore:
         datastore.put("/registry/configmaps/default/x")
     version_record.store_record(system, VersionRecord(RELEASE, 1, "x", KubernetesVersion("upstream", "v1.35.4")))
     snapshot.take_snapshot(system, RELEASE, "asked")
@@ -177,7 +177,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A device to copy. It is on a tmpfs, because hundreds of copies are made and flushed often."""
-    with tmpfs(tmp_path_factory.mktemp("memory") / "fs", 256 * 2**20) as folder:
+    with mount_tmpfs(tmp_path_factory.mktemp("memory") / "fs", 256 * 2**20) as folder:
         yield make_device(folder / "template").root
 
 

@@ -18,7 +18,7 @@ from osbuild.inspection import update_changes
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.shared.errors import Error, UsageError
-from tests.support.builds import make_build, noise
+from tests.support.builds import make_build, random_blocks
 
 
 def parsed(text: str) -> configparser.ConfigParser:
@@ -30,7 +30,7 @@ def parsed(text: str) -> configparser.ConfigParser:
 def test_the_manifest_names_board_and_version_and_the_boot_file_comes_before_the_root(tmp_path: Path) -> None:
     cluster = {"name": "kubernetes", "version": "v1.36.3", "distribution": "upstream"}
     made = source.read_build(
-        make_build(tmp_path / "b", version="1.2.3", facts={"board": "rpi4", "components": [cluster]})
+        make_build(tmp_path / "b", version="1.2.3", metadata={"board": "rpi4", "components": [cluster]})
     )
     found = parsed(content.render_manifest(made))
     assert found["update"]["compatible"] == "edge-osbuild-tiny-rpi4"
@@ -59,7 +59,7 @@ def test_a_build_without_a_board_is_for_its_architecture(tmp_path: Path) -> None
 def test_the_same_build_gives_the_same_content_wherever_it_is_and_whenever_it_was_made(tmp_path: Path) -> None:
     trees = []
     for number in (1, 2):
-        made = make_build(tmp_path / f"b{number}", facts={"timings": [{"seconds": number}]})
+        made = make_build(tmp_path / f"b{number}", metadata={"timings": [{"seconds": number}]})
         (tmp_path / f"c{number}").mkdir()
         content.write_content(source.read_build(made), tmp_path / f"c{number}")
         trees.append({path.name: path.read_bytes() for path in (tmp_path / f"c{number}").iterdir()})
@@ -100,7 +100,7 @@ def test_a_version_that_cannot_be_compared_is_refused(tmp_path: Path, version: s
 
 
 def test_several_builds_go_into_a_folder_and_never_into_one_file(tmp_path: Path) -> None:
-    boards = [source.read_build(make_build(tmp_path / name, facts={"board": name})) for name in ("x86_64", "rpi4")]
+    boards = [source.read_build(make_build(tmp_path / name, metadata={"board": name})) for name in ("x86_64", "rpi4")]
     assert [path.name for path in bundle_paths(boards, tmp_path)] == [
         "tiny-1.0.0-x86_64.raucb",
         "tiny-1.0.0-rpi4.raucb",
@@ -149,11 +149,13 @@ def test_a_comparison_names_packages_components_and_counts_blocks(tmp_path: Path
         "components": [{"name": "kubernetes", "version": "v1.36.3", "distribution": "upstream"}],
         "roothash": "1" * 64,
     }  # fmt: skip
-    root = noise("root", 50)
-    changed = noise("inserted", 3) + root[:4096] + noise("changed", 1) + root[2 * 4096 :]
+    root = random_blocks("root", 50)
+    changed = random_blocks("inserted", 3) + root[:4096] + random_blocks("changed", 1) + root[2 * 4096 :]
     cache = Cache(tmp_path / "cache")
-    old = update_changes.read_side(make_build(tmp_path / "old", facts=old_facts), cache)
-    new = update_changes.read_side(make_build(tmp_path / "new", version="1.1.0", root=changed, facts=new_facts), cache)
+    old = update_changes.read_side(make_build(tmp_path / "old", metadata=old_facts), cache)
+    new = update_changes.read_side(
+        make_build(tmp_path / "new", version="1.1.0", root=changed, metadata=new_facts), cache
+    )
     found = update_changes.compare_builds(old, new)
     assert found.root == update_changes.Delta(4 * 4096, 53 * 4096), "blocks that only moved are not counted"
     assert found.hash_tree.changed == found.boot.changed == 0
@@ -169,7 +171,7 @@ def test_a_comparison_names_packages_components_and_counts_blocks(tmp_path: Path
 def test_what_a_device_would_refuse_is_remarked(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     old = update_changes.read_side(make_build(tmp_path / "old"), cache)
-    new = update_changes.read_side(make_build(tmp_path / "new", facts={"board": "rpi4", "key": "other"}), cache)
+    new = update_changes.read_side(make_build(tmp_path / "new", metadata={"board": "rpi4", "key": "other"}), cache)
     remarks = update_changes.compare_builds(old, new).remarks
     assert any("refuses edge-osbuild-tiny-rpi4" in remark for remark in remarks)
     assert any("both have the version 1.0.0" in remark for remark in remarks)
@@ -211,7 +213,7 @@ def test_bad_input_is_reported_before_anything_is_created(
 
 def test_a_comparison_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_build(tmp_path / "old")
-    make_build(tmp_path / "new", version="1.1.0", kernel=noise("other kernel", 10))
+    make_build(tmp_path / "new", version="1.1.0", kernel=random_blocks("other kernel", 10))
     with pytest.raises(SystemExit) as stopped:
         cli.main(["inspect", str(tmp_path / "new"), "--against", str(tmp_path / "old"), "--json"])
     assert stopped.value.code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from osbuild.bundle import blocks, content, hook, source
-from tests.support.builds import hash_tree, make_build, noise
+from tests.support.builds import hash_tree, make_build, random_blocks
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_u_boot_files_are_at_the_top_of_the_partition(tmp_path: Path, partition:
 
 
 def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
-    kernel = noise("kernel", 20)
-    old, new = bundle(tmp_path / "n", kernel), bundle(tmp_path / "m", kernel[: 19 * 4096] + noise("new", 1))
+    kernel = random_blocks("kernel", 20)
+    old, new = bundle(tmp_path / "n", kernel), bundle(tmp_path / "m", kernel[: 19 * 4096] + random_blocks("new", 1))
     (partition / "EFI/Linux/edge-1-a+2-1.efi").write_bytes((old / "build/edge-a.efi").read_bytes())
     done = run(new, partition, "b")
     assert done.stdout == "boot image edge-b.efi: 21 blocks, 2 of them from the bundle\n"
@@ -155,8 +155,8 @@ def test_a_slot_that_is_not_in_the_bundle_and_a_partition_that_is_not_mounted_ar
         assert message in done.stderr
 
 
-ROOT = noise("root", 1000)
-NEW = noise("new", 1) + ROOT[: 700 * 4096] + noise("newer", 2) + ROOT[702 * 4096 :]
+ROOT = random_blocks("root", 1000)
+NEW = random_blocks("new", 1) + ROOT[: 700 * 4096] + random_blocks("newer", 2) + ROOT[702 * 4096 :]
 
 
 def trees(path: Path, **found: bytes) -> Path:
@@ -184,17 +184,20 @@ def plain(data: bytes) -> bytes:
 def rooted(path: Path, root: bytes) -> Path:
     """A bundle's content with a root and its real hash tree."""
     tree, roothash = hash_tree(root)
-    made = make_build(path / "build", root=root, facts={"roothash": roothash}, tree=tree)
+    made = make_build(path / "build", root=root, metadata={"roothash": roothash}, tree=tree)
     (path / "content").mkdir()
     content.write_content(source.read_build(made), path / "content")
     return path
 
 
 def test_the_index_of_a_root_comes_out_of_its_tree_and_what_the_slots_have_of_that(tmp_path: Path) -> None:
-    made, (old, _) = rooted(tmp_path / "m", NEW[4096:] + noise("last", 1)), hash_tree(NEW[4096:] + noise("old", 1))
+    made, (old, _) = (
+        rooted(tmp_path / "m", NEW[4096:] + random_blocks("last", 1)),
+        hash_tree(NEW[4096:] + random_blocks("old", 1)),
+    )
     assert "hooks=pre-install" in (made / "content/manifest.raucm").read_text()
     said, found = index(made, trees(tmp_path / "none"))
-    assert found == plain(NEW[4096:] + noise("last", 1))
+    assert found == plain(NEW[4096:] + random_blocks("last", 1))
     assert said == "index of the root: 10 blocks of its hash tree, 10 of them from the bundle\n"
     # One block of the root is another one: the tree's superblock, its top, and the block above that one.
     assert index(made, trees(tmp_path / "a", a=old)) == (said.replace("10 of", "3 of"), found)
@@ -278,7 +281,7 @@ def test_a_tree_with_a_salt_has_no_index_in_it_and_is_not_asked_for_one(tmp_path
     ):  # fmt: skip
         tree, roothash = hash_tree(ROOT, salt)
         facts = {"roothash": roothash if right else "0" * 64}
-        made = source.read_build(make_build(tmp_path / name, root=ROOT, facts=facts, tree=tree))
+        made = source.read_build(make_build(tmp_path / name, root=ROOT, metadata=facts, tree=tree))
         assert made.indexed is wanted, name
         assert ("pre-install" in content.render_manifest(made)) is wanted, name
 

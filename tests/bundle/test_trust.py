@@ -41,7 +41,7 @@ def facts(keys: KeyFolder) -> dict[str, Any]:
 
 
 def made(folder: Path, keys: KeyFolder) -> source.BundleSource:
-    return source.read_build(make_build(folder, facts=facts(keys)))
+    return source.read_build(make_build(folder, metadata=facts(keys)))
 
 
 def test_an_image_with_development_keys_never_gets_the_signature_of_others(
@@ -59,7 +59,7 @@ def test_an_image_with_development_keys_never_gets_the_signature_of_others(
 def test_the_command_line_refuses_it_before_anything_is_made(
     tmp_path: Path, owner: KeyFolder, development: KeyFolder, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_build(tmp_path / "b", facts=facts(development))
+    make_build(tmp_path / "b", metadata=facts(development))
     with pytest.raises(SystemExit) as stopped:
         cli.main(["bundle", str(tmp_path / "b"), "--keys", str(owner.folder), *words])
     assert stopped.value.code == 1
@@ -75,7 +75,7 @@ def real(folder: Path, image: dict[str, Any] | None, manifest: dict[str, Any]) -
     if image is not None:
         place.write_text(json.dumps(image["trust"]))
     bundle_tools().run_command(["mkfs.erofs", "--quiet", packed, tree], [folder.parent])
-    return make_build(folder, root=packed.read_bytes(), facts={"board": "x86_64", **manifest})
+    return make_build(folder, root=packed.read_bytes(), metadata={"board": "x86_64", **manifest})
 
 
 def test_what_the_image_itself_trusts_counts_and_not_what_its_manifest_says(
@@ -97,7 +97,7 @@ def test_what_the_image_itself_trusts_counts_and_not_what_its_manifest_says(
                     cli.main(["bundle", str(build), "--keys", str(owner.folder), *words])
                 assert message in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["bundle", str(make_build(tmp_path / "noise", facts=mine)), "--keys", str(owner.folder)])
+        cli.main(["bundle", str(make_build(tmp_path / "noise", metadata=mine)), "--keys", str(owner.folder)])
     assert not list(tmp_path.rglob("*.raucb"))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["bundle", str(real(tmp_path / "good", mine, mine)), "--keys", str(owner.folder)])
@@ -148,7 +148,7 @@ def test_every_step_of_a_rotation_can_be_signed_and_is_taken_by_devices_of_the_s
     steps = rotation(tmp_path / "keys")
     pc = Device(tmp_path / "pc")
     for number, (keys, trusted) in enumerate(steps):
-        image = source.read_build(make_build(tmp_path / f"b{number}", facts=trusted))
+        image = source.read_build(make_build(tmp_path / f"b{number}", metadata=trusted))
         trust.check_trust(image, keys)
         if number:
             preconditions.check_owner(on(pc, steps[number - 1][1]).context, "/bundle", manifest(image))
@@ -206,7 +206,7 @@ def test_a_comparison_says_that_devices_would_refuse_it(
 ) -> None:
     cache = Cache(tmp_path / "cache")
     old, same, new = (
-        update_changes.read_side(make_build(tmp_path / name, facts=facts(keys)), cache)
+        update_changes.read_side(make_build(tmp_path / name, metadata=facts(keys)), cache)
         for name, keys in (("old", owner), ("same", owner), ("new", development))
     )
     assert any(
@@ -220,7 +220,7 @@ def test_a_comparison_says_that_devices_would_refuse_it(
 def test_what_is_flashed_is_known_by_its_build(tmp_path: Path, owner: KeyFolder, development: KeyFolder) -> None:
     images = {}
     for keys in (owner, development):
-        folder = make_build(tmp_path / f"b-{keys.owner}", facts=facts(keys))
+        folder = make_build(tmp_path / f"b-{keys.owner}", metadata=facts(keys))
         images[keys.owner] = folder / "root.erofs"
     assert not trusts_development(images["Example"])
     assert trusts_development(images["edge-osbuild"])

@@ -30,7 +30,7 @@ from osbuild.image import block_map
 from osbuild.seed.esp_seed import find_mtools
 from tests.support.builds import make_build
 from tests.support.disks import unpack_disk
-from tests.support.mounted import tmpfs
+from tests.support.mounted import mount_tmpfs
 
 COUNT = int(os.environ.get("EDGE_FUZZ_COUNT", "8"))  # damaged variants of each pair of command and file
 SEED = os.environ.get("EDGE_FUZZ_SEED", "1")
@@ -41,7 +41,7 @@ PROFILE = "name: tiny\nversion: 1.0.0\nusers:\n  - {name: admin, ssh_keys: ['fil
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in memory with a whole file of each kind."""
-    with tmpfs(tmp_path_factory.mktemp("fuzz") / "fs", 900 * 2**20) as folder:
+    with mount_tmpfs(tmp_path_factory.mktemp("fuzz") / "fs", 900 * 2**20) as folder:
         disk = unpack_disk("disk.img", folder)
         esp = gpt.read_table(disk).partitions[0]
         # mtools reads no FAT with sectors of 4096 bytes, which that one has; real images have 512.

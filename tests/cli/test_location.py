@@ -160,7 +160,7 @@ def test_a_name_that_is_not_utf8_can_be_shown(image: Path, tmp_path: Path) -> No
 
 
 def test_no_password_of_a_proxy_is_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tree = networks.tree()
+    tree = networks.network_tools()
     secret = "http://me:hidden-word@proxy.example:3128"
     for name in ("https_proxy", "HTTP_PROXY", "MY_OWN_SECRET"):
         monkeypatch.setenv(name, secret)

@@ -176,7 +176,9 @@ def test_what_a_profile_says_is_what_the_device_renders(
     (tmp_path / "passphrase").write_text("hush-hush-hush\n")
     seed = render_seed(load_profile(profile(tmp_path, text)).profile, "node-1", folder=tmp_path)
     validate_seed(seed.files, find_schemas(Cache()))
-    made = networks.configure(networks.tree(), tmp_path / "node", seed.files["network-config"].encode(), networkd="1")
+    made = networks.configure(
+        networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode(), networkd="1"
+    )
     for file, wanted in files.items():
         found = sections(made.files[UNITS + file])
         for section, lines in wanted.items():
@@ -192,7 +194,7 @@ def test_what_a_profile_says_is_what_the_device_renders(
 def test_a_member_asks_for_no_address_whatever_its_default(tmp_path: Path) -> None:
     text = "  interfaces: [{name: lan0}]\n  bridges: [{name: br0, members: [lan0]}]"
     seed = render_seed(load_profile(profile(tmp_path, text)).profile, "node-1", folder=tmp_path)
-    made = networks.configure(networks.tree(), tmp_path / "node", seed.files["network-config"].encode())
+    made = networks.configure(networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode())
     assert "DHCP" not in made.files[UNITS + "10-netplan-lan0.network"]
     assert "DHCP=yes" in made.files[UNITS + "10-netplan-br0.network"]
 

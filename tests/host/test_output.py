@@ -18,18 +18,18 @@ from osbuild.host.scratch import scratch_folder
 from osbuild.inputs import lock
 from osbuild.inputs.debian import Deb
 from osbuild.shared.errors import Error
-from tests.support.mounted import contents, full, read_only, tmpfs
+from tests.support.mounted import fill_up, mount_tmpfs, read_contents, remount_read_only
 
 PROJECT = Path(__file__).parents[2]
 SIZE = 2**20
 Trouble = Callable[[Path], AbstractContextManager[Path]]
-TROUBLES = pytest.mark.parametrize("trouble", [full, read_only])
+TROUBLES = pytest.mark.parametrize("trouble", [fill_up, remount_read_only])
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for 1 MiB."""
-    with tmpfs(tmp_path / "small", SIZE) as folder:
+    with mount_tmpfs(tmp_path / "small", SIZE) as folder:
         yield folder
 
 
@@ -50,7 +50,7 @@ def test_files_appear_together_and_the_marker_last(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "replace", noted)
     (tmp_path / "moved").write_bytes(b"m" * 9)
     output.publish_files(tmp_path / ".", {"mark": b"1", "a": b"2", "b": tmp_path / "moved"}, marker="mark")
-    assert contents(tmp_path) == {"a": b"2", "b": b"m" * 9, "mark": b"1"}
+    assert read_contents(tmp_path) == {"a": b"2", "b": b"m" * 9, "mark": b"1"}
     assert renamed == ["a", "b", "mark"]
 
 
@@ -59,14 +59,14 @@ def test_a_full_file_system_keeps_the_older_files(small: Path, tmp_path: Path, t
     output.publish_files(small, {"disk": b"old disk", "mark": b"old"}, marker="mark")
     large = tmp_path / "large"
     large.write_bytes(b"n" * (SIZE // 2))
-    before = contents(small)
+    before = read_contents(small)
     with trouble(small), pytest.raises(Error, match=r"No space left on device|read-only file system") as caught:
         output.publish_files(small, {"disk": large, "mark": b"new"}, marker="mark")
     assert caught.value.hint
-    assert contents(small) == before
+    assert read_contents(small) == before
     assert large.exists()
     output.publish_files(small, {"disk": large, "mark": b"new"}, marker="mark")
-    assert contents(small) == {"disk": b"n" * (SIZE // 2), "mark": b"new"}
+    assert read_contents(small) == {"disk": b"n" * (SIZE // 2), "mark": b"new"}
 
 
 def test_a_file_that_only_partly_fits_leaves_nothing(small: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_file_that_only_partly_fits_leaves_nothing(small: Path, tmp_path: Path
         output.publish_files(small, {"mark": b"1", "disk": large}, marker="mark")
     with pytest.raises(Error, match="No space left"):
         output.write_output(small / "x", bytes(2 * SIZE))
-    assert contents(small) == {}
+    assert read_contents(small) == {}
 
 
 def test_holes_stay_holes_on_another_file_system(small: Path, tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ COMMANDS = {
     [
         (name, trouble)
         for name in COMMANDS
-        for trouble in (full, read_only)
-        if trouble is read_only or "build" not in name
+        for trouble in (fill_up, remount_read_only)
+        if trouble is remount_read_only or "build" not in name
     ],
 )
 def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
@@ -166,7 +166,7 @@ def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
     assert status("keys", "init", str(tmp_path / "keys"), "--owner", "me") == 0
     if first:
         assert status(*(word.format(small, tmp_path) for word in first)) == 0
-    before = contents(small)
+    before = read_contents(small)
     capsys.readouterr()
     with trouble(small):
         assert status(*(word.format(small, tmp_path) for word in words)) == 1
@@ -174,7 +174,7 @@ def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
     assert "should not happen" not in shown
     assert str(small) in shown
     assert "hint:" in shown
-    assert contents(small) == before
+    assert read_contents(small) == before
     assert not (tmp_path / "new").exists()
 
 
@@ -194,15 +194,15 @@ def test_a_lock_that_cannot_be_written_keeps_the_older_one(small: Path, trouble:
     deb = Deb("x", "1", "amd64", "0" * 64, 1)
     made = lock.Lock("x86_64", loaded.profile.architecture, "r", 1, (deb,) * 999, (), (), deb, (), ())
     lock.save_lock(loaded, made)
-    before = contents(small)
+    before = read_contents(small)
     with trouble(small), pytest.raises(Error, match=r"cannot be written|read-only file system"):
         lock.save_lock(loaded, made)
-    assert contents(small) == before
+    assert read_contents(small) == before
 
 
 def test_standard_output_on_a_full_disk_is_a_clear_error(small: Path) -> None:
     command = [sys.executable, "-m", "osbuild", "profile", "schema"]
-    with full(small), (small / "schema.json").open("wb") as file:
+    with fill_up(small), (small / "schema.json").open("wb") as file:
         done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: standard output: No space left on device")

@@ -22,7 +22,7 @@ from osbuild.inputs.download import KIND, Unavailable, download_file
 from osbuild.inputs.small_text import read_text
 from osbuild.shared.errors import Error
 from tests.inputs.test_download import certificate
-from tests.support.mounted import tmpfs
+from tests.support.mounted import mount_tmpfs
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
 HASH = hashlib.sha256(DATA).hexdigest()
@@ -197,7 +197,7 @@ def test_a_proxy_that_stalls_is_given_up(serve: Serve, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("length", [b"Content-Length: 2000000", b"X: y"])
 def test_a_full_disk_is_reported_and_the_partial_file_is_removed(length: bytes, serve: Serve, tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "small", 2**20) as small:
+    with mount_tmpfs(tmp_path / "small", 2**20) as small:
         cache = Cache(small)
         with pytest.raises(Error, match="no space left") as caught:
             url = serve(without_end(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n", DATA))

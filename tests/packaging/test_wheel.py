@@ -20,8 +20,8 @@ from osbuild.host.cache import Cache
 from osbuild.host.version import read_version
 from osbuild.keys import authority
 from osbuild.keys.authority import PrivateKeyAccess
-from tests.support.checkout import PROJECT, tracked
-from tests.support.mounted import contents
+from tests.support.checkout import PROJECT, list_files
+from tests.support.mounted import read_contents
 
 SHIPPED = "osbuild/shipped"
 SCHEMAS = "cloud-init-schemas"  # what seeds are checked by, downloaded once
@@ -115,14 +115,14 @@ def edge(environment: Path, tmp_path: Path) -> Iterator[Edge]:
             command, env=env, cwd=tmp_path / "work", capture_output=True, text=True, umask=0o077, check=False
         )
 
-    before = contents(environment)
+    before = read_contents(environment)
     yield edge
-    assert contents(environment) == before
+    assert read_contents(environment) == before
 
 
 def expected() -> dict[str, Path]:
     """What a wheel must have: its name there -> the file of the checkout."""
-    names = {path.relative_to(PROJECT).as_posix(): path for path in tracked()}
+    names = {path.relative_to(PROJECT).as_posix(): path for path in list_files()}
     wanted = {name: path for name, path in names.items() if name.startswith("osbuild/")}
     wanted = {name: path for name, path in wanted.items() if not name.startswith("osbuild/bench/")}
     del wanted["osbuild/packaging.py"]
@@ -144,7 +144,7 @@ def test_a_wheel_has_the_files_of_the_checkout(wheel: Path) -> None:
 def test_a_wheel_does_not_depend_on_the_umask_or_on_files_that_are_not_shipped(wheel: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     os.umask(0o077)
-    for path in tracked():
+    for path in list_files():
         target = copy / path.relative_to(PROJECT)
         if path.is_symlink() or path.is_relative_to(PROJECT / "overlays"):
             continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.faulty_server import ENDLESS, HUGE, Fault, Site, part
+from support.faulty_server import ENDLESS, HUGE, Fault, Site, parse_range
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 
@@ -154,7 +154,7 @@ def test_a_server_that_restarts_is_there_again_at_the_same_place(
 
 
 def test_ranges_are_those_of_the_standard() -> None:
-    assert part("", "5", 10) == (5, 9)
-    assert part("", "50", 10) == (0, 9)
-    assert part("3", "", 10) == (3, 9)
-    assert part("3", "3", 10) == (3, 3)
+    assert parse_range("", "5", 10) == (5, 9)
+    assert parse_range("", "50", 10) == (0, 9)
+    assert parse_range("3", "", 10) == (3, 9)
+    assert parse_range("3", "3", 10) == (3, 3)

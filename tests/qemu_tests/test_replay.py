@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 from support import filesystems
-from support.boot_candidates import Candidate, Listed, Loader, Version, compare_names, versions
-from support.replay import BLOCK, SECTOR, Disk, runs, states
+from support.boot_candidates import Candidate, Listed, Loader, Version, compare_names, compare_versions
+from support.replay import BLOCK, SECTOR, Disk, consecutive_runs, replay_states
 from support.survey import Survey, SurveyPlan, survey
 from support.write_log import Flag, WriteLog, Writer, position
 
@@ -22,7 +22,7 @@ from osbuild.shared import uboot_state
 from osbuild.shared.errors import Error
 from osbuild.shared.uboot_state import BootCounter, UBootState
 from tests.formats.test_gpt import entry, image
-from tests.support.builds import make_build, noise
+from tests.support.builds import make_build, random_blocks
 from tests.support.disks import unpack_disk
 
 MIB = 2**20
@@ -78,7 +78,7 @@ def fat16(files: dict[str, bytes]) -> bytes:
 
 
 def test_the_test_file_system_is_valid_and_reports_a_files_clusters(tmp_path: Path) -> None:
-    files = {"EFI/Linux/edge-1-a+3.efi": noise(1, 3), "loader.conf": b"timeout 0\n", "empty": b""}
+    files = {"EFI/Linux/edge-1-a+3.efi": random_blocks(1, 3), "loader.conf": b"timeout 0\n", "empty": b""}
     (tmp_path / "fat").write_bytes(fat16(files).ljust(5100 * SECTOR, b"\0"))
     with (tmp_path / "fat").open("rb") as file:
         fat = Fat(file, 0, "fat")
@@ -86,7 +86,7 @@ def test_the_test_file_system_is_valid_and_reports_a_files_clusters(tmp_path: Pa
         assert {path: fat.read(each) for path, each in found.items()} == files
         ((offset, size),) = fat.extents(found["EFI/Linux/edge-1-a+3.efi"])
         file.seek(offset)
-        assert (file.read(size), fat.extents(found["empty"])) == (noise(1, 3), [])
+        assert (file.read(size), fat.extents(found["empty"])) == (random_blocks(1, 3), [])
 
 
 @pytest.mark.parametrize("name", ["fat12.img", "fat16.img"])
@@ -180,7 +180,7 @@ def disk_image(path: Path, contents: dict[str, bytes]) -> Path:
 
 
 def test_a_disk_in_pieces_is_the_same_disk_and_what_was_tried_is_taken_back(tmp_path: Path) -> None:
-    source = disk_image(tmp_path / "disk.img", {"root-a": noise("a", 100)})
+    source = disk_image(tmp_path / "disk.img", {"root-a": random_blocks("a", 100)})
     before = source.read_bytes()
     with Disk(source, tmp_path / "pieces") as disk:
         assert [piece.name for piece in disk.pieces] == ["gap-0", *LAYOUT, "gap-6"]
@@ -205,7 +205,7 @@ def test_a_disk_in_pieces_is_the_same_disk_and_what_was_tried_is_taken_back(tmp_
 
 def test_every_state_has_old_or_new_sectors_and_each_flush_has_the_new_ones(tmp_path: Path) -> None:
     chance = random.Random(5)
-    source = disk_image(tmp_path / "disk.img", {"root-b": noise("b", 200)})
+    source = disk_image(tmp_path / "disk.img", {"root-b": random_blocks("b", 200)})
     model, epochs = bytearray(source.read_bytes()), []
     with Writer(tmp_path / "log") as writer:
         for _ in range(30):
@@ -223,7 +223,7 @@ def test_every_state_has_old_or_new_sectors_and_each_flush_has_the_new_ones(tmp_
             epochs.append((old, bytes(model)))
     seen = 0
     with WriteLog(tmp_path / "log") as log, Disk(source, tmp_path / "pieces") as disk:
-        for state in states(log, disk, variants=3, seed=1):
+        for state in replay_states(log, disk, variants=3, seed=1):
             old, new = epochs[state.epoch.number]
             now = disk.read(0, disk.size)
             if not state.variant:
@@ -242,12 +242,12 @@ def test_the_same_seed_makes_the_same_states(tmp_path: Path) -> None:
     source = disk_image(tmp_path / "disk.img", {})
     with Writer(tmp_path / "log") as writer:
         for number in range(20):
-            writer.write(6 * MIB + number * 4096, noise(number, 2))
+            writer.write(6 * MIB + number * 4096, random_blocks(number, 2))
         writer.flush()
 
     def run(seed: int) -> list[bytes]:
         with WriteLog(tmp_path / "log") as log, Disk(source, tmp_path / "pieces") as disk:
-            return [disk.read(6 * MIB, MIB) for _ in states(log, disk, seed=seed)]
+            return [disk.read(6 * MIB, MIB) for _ in replay_states(log, disk, seed=seed)]
 
     assert run(1) == run(1) != run(2)
 
@@ -279,7 +279,7 @@ def test_systemd_boot_takes_the_higher_name_that_has_a_try_left(first: Listed, s
 def test_versions_are_in_the_order_of_their_specification() -> None:
     ordered = ["1.0~rc1", "1.0", "1.0-1", "1.0.1", "1.2", "1.10", "2"]
     for place, one in enumerate(ordered):
-        assert [versions(one, other) < 0 for other in ordered] == [place < at for at in range(len(ordered))]
+        assert [compare_versions(one, other) < 0 for other in ordered] == [place < at for at in range(len(ordered))]
 
 
 def pe(name: str) -> bytes:
@@ -287,7 +287,7 @@ def pe(name: str) -> bytes:
     release = f"ID=debian\nIMAGE_ID=edge\nPRETTY_NAME={name}\n".encode()
     head = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64)
     coff = b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, 2, 0, 0, 0, 0, 0)
-    release, linux = release.ljust(512, b"\0"), noise(name, 12)
+    release, linux = release.ljust(512, b"\0"), random_blocks(name, 12)
     sections = b"".join(
         struct.pack("<8sIIIIIIHHI", title, len(body), 0x1000, len(body), place, 0, 0, 0, 0, 0)
         for title, body, place in ((b".osrel", release, 512), (b".linux", linux, 1024))
@@ -299,7 +299,7 @@ def two_versions(folder: Path, kind: str = "efi") -> list[Version]:
     """Builds 1.0.0 and 1.1.0."""
     made = []
     for version in ("1.0.0", "1.1.0"):
-        path = make_build(folder / version, version=version, root=noise(f"root {version}", 60), kind=kind)
+        path = make_build(folder / version, version=version, root=random_blocks(f"root {version}", 60), kind=kind)
         for slot in "ab":
             name = path / f"edge-{slot}.{kind}"
             if kind == "efi":
@@ -320,7 +320,9 @@ def sectors(before: bytes, after: bytes) -> list[tuple[int, bytes]]:
         for place in range(0, len(after), SECTOR)
         if before[place : place + SECTOR] != after[place : place + SECTOR]
     ]
-    return [(first * SECTOR, after[first * SECTOR : (first + count) * SECTOR]) for first, count in runs(numbers)]
+    return [
+        (first * SECTOR, after[first * SECTOR : (first + count) * SECTOR]) for first, count in consecutive_runs(numbers)
+    ]
 
 
 @pytest.fixture
@@ -338,7 +340,7 @@ def boot_file(version: Version, letter: str) -> bytes:
 
 def update(folder: Path, old: Version, new: Version, *, careless: bool = False) -> tuple[Path, Path]:
     """An image of a device with `old` in slot a, and the log of an update of slot b to `new`."""
-    other = {"loader/loader.conf": b"timeout 0\n", "EFI/BOOT/BOOTX64.EFI": noise("loader", 2)}
+    other = {"loader/loader.conf": b"timeout 0\n", "EFI/BOOT/BOOTX64.EFI": random_blocks("loader", 2)}
     good = {**other, "EFI/Linux/edge-1-a.efi": boot_file(old, "a")}
     steps = [
         good, {**good, "EFI/Linux/edge-b.efi.staged": boot_file(new, "b")},
@@ -379,11 +381,11 @@ def test_an_update_that_switches_last_leaves_something_whole_to_boot_at_every_mo
     assert len(report.kept) == 2 and all(Path(path).stat().st_size == source.stat().st_size for path in report.kept)
     with Disk(source, tmp_path / "again") as disk:
         loader = Loader(disk, [old, new])
-        assert [str(each) for each in loader.order()] == ["EFI/Linux/edge-1-a.efi (1.0.0 in slot a)"]
+        assert [str(each) for each in loader.boot_order()] == ["EFI/Linux/edge-1-a.efi (1.0.0 in slot a)"]
         loader.close()
     with Disk(Path(list(report.kept)[-1]), tmp_path / "kept") as disk:
         loader = Loader(disk, [old, new])
-        assert [(each.version, each.left) for each in loader.order()] == [("1.1.0", 3), ("1.0.0", None)]
+        assert [(each.version, each.left) for each in loader.boot_order()] == [("1.1.0", 3), ("1.0.0", None)]
         loader.close()
 
 
@@ -427,7 +429,7 @@ def test_a_file_without_a_boot_image_is_not_an_entry_and_a_second_name_is_harmle
     }  # fmt: skip
     with Disk(disk_image(tmp_path / "disk.img", {**slot(old, "a"), "esp": fat16(files)}), tmp_path / "d") as disk:
         loader = Loader(disk, pair)
-        assert [(each.file[10:], each.left, each.problem) for each in loader.order()] == [
+        assert [(each.file[10:], each.left, each.problem) for each in loader.boot_order()] == [
             ("edge-3-a+1-2.efi", 1, None), ("edge-1-a.efi", None, None),
         ]  # fmt: skip
         loader.close()
@@ -444,7 +446,7 @@ def test_u_boots_choice_is_that_of_the_slots_state(tmp_path: Path) -> None:
         contents = {"esp": fat16(files), "uboot-env": environment, **slot(old, "a"), **slot(new, "b")}
         with Disk(disk_image(tmp_path / "disk.img", contents), tmp_path / "pieces") as disk:
             loader = Loader(disk, [old, new], kind="uboot")
-            found = loader.order()
+            found = loader.boot_order()
             loader.close()
         return found
 
@@ -479,7 +481,7 @@ Free cluster summary wrong (515795 vs. really 515991)
 Leaving filesystem unchanged.
 /var/tmp/x.img: 3 files, 199/516190 clusters
 """
-    checked = filesystems.read_fat(lagging)
+    checked = filesystems.parse_fat_output(lagging)
     assert (checked.files, checked.problems) == ((), ())
     shared = """fsck.fat 4.2 (2021-01-31)
 /EFI/Linux/edge-1-a+3.efi  and
@@ -492,6 +494,6 @@ Leaving filesystem unchanged.
 Both FATs appear to be corrupt. Giving up.
 /var/tmp/x.img: 4 files, 203/516190 clusters
 """
-    checked = filesystems.read_fat(shared)
+    checked = filesystems.parse_fat_output(shared)
     assert checked.files == ("/EFI/Linux/edge-1-a+3.efi", "/EFI/Linux/edge-b.efi.staged")
     assert checked.problems == ("Both FATs appear to be corrupt. Giving up.",)

@@ -21,7 +21,7 @@ from osbuild.rootfs.debian_root import PACKAGES
 
 def loaded(name: str, flavour: str, folder: Path) -> LoadedProfile:
     path = folder / f"{flavour}-{name}.yaml"
-    path.write_text(versions.text(name, flavour))
+    path.write_text(versions.profile_text(name, flavour))
     return load_profile(path)
 
 
@@ -67,7 +67,7 @@ def test_a_lock_follows_from_the_shipped_profiles(tmp_path: Path) -> None:
         (),
     )
     made = loaded("n", "light", tmp_path)
-    derived = versions.derived(base, resolve.wanted_packages(made), made, board, cache)
+    derived = versions.derive_lock(base, resolve.wanted_packages(made), made, board, cache)
     assert derived.request == resolve.request_key(made, board)
     assert replace(derived, request=base.request) == base, "nothing else is new"
     lock.save_lock(made, derived)

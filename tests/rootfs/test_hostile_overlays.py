@@ -124,7 +124,7 @@ def test_names_of_any_bytes_below_var_are_made_again_on_the_device(root: ImageRo
     for part in ("etc/passwd", "etc/group", "usr/lib/tmpfiles.d/00-edge-var.conf"):
         (device / part).parent.mkdir(parents=True, exist_ok=True)
         (device / part).write_bytes(root.read_file(part))
-    networks.tree().run_command(["systemd-tmpfiles", "--create", f"--root={device}"], [device])
+    networks.network_tools().run_command(["systemd-tmpfiles", "--create", f"--root={device}"], [device])
     (device / "var/lib/dpkg").unlink()  # the package database
     assert tree_digest(device / "var/lib") == tree_digest(files / "var/lib")
 

@@ -1,7 +1,7 @@
-"""Boot loaders for tests of what an update decides: a simple one in memory, and the real flows on files.
+"""Boot loaders for tests of the decisions of an update: a simple one in memory, and the real boot flows on files.
 
-What a boot loader does by itself, choosing a slot and counting a try, is written here a second time, apart from the
-agent. `InspectedSlot.image` is the version whose root is whole: a real boot image that is booted must be of the same.
+The work of the boot loader itself, choosing a slot and counting tries, is implemented here independently of the agent.
+`Slot.image` is the version whose root is complete: a boot image that is booted must be of the same version.
 """
 
 import re
@@ -28,7 +28,7 @@ Step = Callable[[], object]
 
 @dataclass
 class Slot:
-    """`image` is the version that is whole in it; None while it is being written."""
+    """`image` is the version of the complete root; None while it is being written."""
 
     image: str | None = None
     generation: int = 0
@@ -40,13 +40,13 @@ class Slot:
 
 @dataclass
 class Loader:
-    """The flows' protocol, and the boot loader's own choice."""
+    """Implements the agent's protocol `BootLoader` in memory, and the boot loader's own choice of a slot."""
 
     power: Power
     slots: dict[str, Slot]
     counted: BootEntry | None = None
     readable: bool = True
-    forgets: bool = False  # tries that were done, where a slot is rejected
+    forgets: bool = False  # whether rejecting a slot resets the tries done
     damaged: set[str] = field(default_factory=set)  # versions whose boot image the loader skips
 
     def entry(self, name: str) -> BootEntry:
@@ -64,32 +64,32 @@ class Loader:
     def next_slot(self, system: System) -> str | None:
         return self.best({name: slot for name, slot in self.slots.items() if slot.entry})
 
-    def best(self, there: dict[str, Slot]) -> str | None:
-        """The highest generation with a try left, else of what has none."""
-        return max(there, key=lambda name: (there[name].left != 0, there[name].generation), default=None)
+    def best(self, candidates: dict[str, Slot]) -> str | None:
+        """Return the slot with the highest generation, of those with tries left if there are any."""
+        return max(candidates, key=lambda name: (candidates[name].left != 0, candidates[name].generation), default=None)
 
     def switch_to(self, system: System, slot: str) -> None:
         if not (self.slots[slot].entry or self.slots[slot].staged):
             raise FileNotFoundError(2, "no boot image", f"edge-{slot}.efi")
-        highest = max(other.generation for other in self.slots.values())
+        highest = max(existing.generation for existing in self.slots.values())
         self.change(slot, generation=highest + 1, left=TRIES, done=0, entry=True, staged=False)
 
     def reject(self, system: System, slot: str) -> None:
         self.change(slot, left=0, staged=False, **({"done": 0} if self.forgets else {}))
 
     def change(self, name: str, **values: Any) -> None:
-        """One rename: all of it or nothing."""
+        """Change a slot atomically, like one rename."""
         self.power.tick()
         for key, value in values.items():
             setattr(self.slots[name], key, value)
         self.power.tick()
 
     def watched(self) -> AbstractContextManager[None]:
-        """Have the power fail within what is written meanwhile."""
+        """Let the power fail between the writes of the block."""
         return nullcontext()
 
     def steps(self, name: str, version: str) -> list[Step]:
-        """What RAUC does to write a slot: marks it bad, takes its entry away, writes it, stages its boot image."""
+        """Return RAUC's steps to write a slot: reject it, remove its entry, write it, stage its boot image."""
         return [
             lambda: self.change(name, left=0, staged=False),
             lambda: self.change(name, entry=False),
@@ -99,9 +99,9 @@ class Loader:
         ]
 
     def choose(self) -> str:
-        """What it boots, a try used up by it."""
-        there = {name: slot for name, slot in self.slots.items() if slot.entry and slot.image not in self.damaged}
-        name = str(self.best(there))
+        """Choose the slot to boot, and use one of its tries."""
+        candidates = {name: slot for name, slot in self.slots.items() if slot.entry and slot.image not in self.damaged}
+        name = str(self.best(candidates))
         slot = self.slots[name]
         self.counted = None
         if slot.left is not None:
@@ -110,11 +110,11 @@ class Loader:
         return name
 
 
-class Real(Loader):
-    """A flow as it is, and the bundle's hook, on files below `root`; slot a has its boot image and is good."""
+class FileLoader(Loader):
+    """A real boot flow and the bundle's hook on files below `root`; slot a has its boot image and is good."""
 
     flow: BootLoader
-    folder: str  # of boot images, on the ESP
+    folder: str  # folder of boot images on the ESP
     suffix: str
 
     def __init__(self, power: Power, slots: dict[str, Slot], root: Path) -> None:
@@ -142,7 +142,7 @@ class Real(Loader):
         return self.fat.watched()
 
     def file(self, name: str, version: str) -> bytes:
-        """A boot image: a block that both slots have, and one of its own."""
+        """Return a boot image: a block that both slots share, and one that differs."""
         return f"kernel {version}\n".encode().ljust(blocks.SIZE, b".") + f"slot {name} of {version}\n".encode()
 
     def steps(self, name: str, version: str) -> list[Step]:
@@ -162,14 +162,14 @@ class Real(Loader):
         ]
 
     def load(self, name: str, path: Path) -> None:
-        """Read what is booted: whole, of the version that the slot has, and in blocks that are still its own."""
-        found, wanted = path.read_bytes(), self.file(name, str(self.slots[name].image))
-        assert found == wanted, f"{path.name} is not of the version that its slot has"
+        """Assert that a booted image is of the version of its slot, and that its blocks are not free."""
+        data, expected = path.read_bytes(), self.file(name, str(self.slots[name].image))
+        assert data == expected, f"{path.name} is not of the version that its slot has"
         assert path.name not in self.fat.torn(), f"the blocks of {path.name} are free"
 
 
-class Esp(Real):
-    """systemd-boot (its manual, "Boot Counting"): of entries with a try left, else of all, the last by its name."""
+class Esp(FileLoader):
+    """systemd-boot: the last entry by name, of those with tries left if there are any (its manual, "Boot Counting")."""
 
     flow, folder, suffix = SystemdBootLoader(), "EFI/Linux", "efi"
 
@@ -178,13 +178,15 @@ class Esp(Real):
         (self.fat.folder / "edge-1-a.efi").write_bytes(self.file("a", str(slots["a"].image)))
 
     def choose(self) -> str:
-        found = []
+        candidates = []
         for path in self.fat.folder.iterdir():
             match = re.fullmatch(r"edge-(\d+)-([ab])(?:\+(\d+)(?:-(\d+))?)?\.efi", path.name)
             if match and path.stat().st_size and self.slots[match[2]].image not in self.damaged:
                 left = None if match[3] is None else int(match[3])
-                found.append((left != 0, int(match[1]), match[2], left, int(match[4] or 0), path))
-        _, generation, name, left, done, path = max(found, key=lambda one: (one[:3], one[5].name))
+                candidates.append((left != 0, int(match[1]), match[2], left, int(match[4] or 0), path))
+        _, generation, name, left, done, path = max(
+            candidates, key=lambda candidate: (candidate[:3], candidate[5].name)
+        )
         self.load(name, path)
         self.counted = None
         if left is not None:
@@ -194,8 +196,8 @@ class Esp(Real):
         return name
 
 
-class SdCard(Real):
-    """boot.scr: the first slot of BOOT_ORDER that has an image and a try left, else any that has an image."""
+class SdCard(FileLoader):
+    """boot.scr: the first slot of BOOT_ORDER with an image and tries left, otherwise the first with an image."""
 
     flow, folder, suffix = UBootLoader(), ".", "img"
 
@@ -205,23 +207,23 @@ class SdCard(Real):
         (self.partition / "edge-a.img").write_bytes(self.file("a", str(slots["a"].image)))
         for number, label in enumerate(("esp", "uboot-env", "root-a"), 1):
             (root / f"sys/devices/disk/disk{number}").mkdir(parents=True)
-            facts = f"DEVNAME=disk{number}\nPARTNAME={label}\n"
-            (root / f"sys/devices/disk/disk{number}/uevent").write_text(facts)
+            uevent = f"DEVNAME=disk{number}\nPARTNAME={label}\n"
+            (root / f"sys/devices/disk/disk{number}/uevent").write_text(uevent)
         (root / "sys/block/dm-0/slaves").mkdir(parents=True)
         (root / "sys/block/dm-0/slaves/disk3").symlink_to(root / "sys/devices/disk/disk3")
         (root / "dev").mkdir()
         with self.fat.raw.open("wb") as file:
-            for place in uboot_state.COPY_OFFSETS:
-                file.seek(place)
-                file.write(uboot_state.UBootState(1 + (place > 0)).encode())
+            for offset in uboot_state.COPY_OFFSETS:
+                file.seek(offset)
+                file.write(uboot_state.UBootState(1 + (offset > 0)).encode())
         uboot_state.change_state(self.fat.raw, lambda state: state.with_good("a"))
 
     def choose(self) -> str:
         state = uboot_state.read_state(self.fat.raw)
         usable = [name for name in state.order if self.slots[name].image not in self.damaged]
         images = {name: self.partition / f"edge-{name}.img" for name in usable}
-        there = [name for name, path in images.items() if path.exists() and path.stat().st_size]
-        name = next((name for name in there if state.counters[name].left != 0), there[0])
+        bootable = [name for name, path in images.items() if path.exists() and path.stat().st_size]
+        name = next((name for name in bootable if state.counters[name].left != 0), bootable[0])
         self.load(name, images[name])
         tries = state.counters[name]
         self.counted = None
@@ -232,4 +234,4 @@ class SdCard(Real):
         return name
 
 
-LOADERS: dict[str, type[Real] | None] = {"simple": None, "uefi": Esp, "uboot": SdCard}
+LOADERS: dict[str, type[FileLoader] | None] = {"simple": None, "uefi": Esp, "uboot": SdCard}

@@ -11,18 +11,18 @@ import pytest
 
 
 class Cut(BaseException):
-    """The power is gone: nothing that comes after it has any effect."""
+    """A power cut: later writes have no effect."""
 
 
 @dataclass
 class Power:
-    """`left`: how many writes there are until the power fails; None for power that stays."""
+    """`left` is the number of writes until the power fails, None if it does not fail."""
 
     left: int | None = None
     off: bool = False
 
     def tick(self) -> None:
-        """Before and after everything that is written."""
+        """Count a step. Called before and after every write; raises `Cut` once the power is off."""
         if self.left is not None:
             self.off = self.off or self.left == 0
             self.left -= 1
@@ -35,10 +35,10 @@ class Power:
 
 @dataclass
 class Fat:
-    """The ESP, as Linux writes FAT with `dirsync` (fs/fat/namei_vfat.c), and the raw partition beside it.
+    """The ESP, as Linux writes FAT with `dirsync` (fs/fat/namei_vfat.c), and a raw partition beside it.
 
-    Between the steps of a rename there is the new name with nothing in it, then both names for the same blocks, which
-    hard links stand for. To remove one of these frees the blocks of both: `freed` has such files by their inode.
+    Between the steps of a rename, the new name is empty, and then both names have the same blocks, simulated by hard
+    links. Removing one of the names frees the blocks of both: `freed` are the inodes of such files.
     """
 
     power: Power
@@ -48,7 +48,7 @@ class Fat:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Have the power fail within what is written there meanwhile."""
+        """Let the power fail between the writes of the block."""
         rename, unlink, pwrite, link = os.rename, os.unlink, os.pwrite, os.link
 
         def fat_unlink(path: Any, *, dir_fd: int | None = None) -> None:
@@ -79,9 +79,9 @@ class Fat:
                 self.power.tick()
                 pwrite(descriptor, data[: len(data) // 2], offset)
                 self.power.tick()
-            done = pwrite(descriptor, data, offset)
+            written = pwrite(descriptor, data, offset)
             self.power.tick()
-            return done
+            return written
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "unlink", fat_unlink)
@@ -93,12 +93,12 @@ class Fat:
     def has(self, path: Any) -> bool:
         return Path(path).parent == self.folder
 
-    def free(self, path: Any, but: Any = None) -> None:
-        """What becomes of blocks once the name `path` goes, which `but` gets."""
-        found = Path(path).stat()
-        shared = found.st_nlink > 1 or (but and os.path.samestat(found, Path(but).stat()))
-        self.freed = self.freed | {found.st_ino} if shared else self.freed - {found.st_ino}
+    def free(self, path: Any, kept_name: Any = None) -> None:
+        """Update `freed` for the removal of the name `path`, which is reused for `kept_name`."""
+        status = Path(path).stat()
+        shared = status.st_nlink > 1 or (kept_name and os.path.samestat(status, Path(kept_name).stat()))
+        self.freed = self.freed | {status.st_ino} if shared else self.freed - {status.st_ino}
 
     def torn(self) -> list[str]:
-        """Names of files whose blocks are free."""
+        """Return the names of files whose blocks are free."""
         return sorted(path.name for path in self.folder.iterdir() if path.stat().st_ino in self.freed)

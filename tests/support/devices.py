@@ -1,6 +1,6 @@
-"""A device in memory and a folder, for tests of what an update decides: slots, boot loader, cluster, power.
+"""A device in memory and a folder, for tests of the decisions of an update: slots, boot loader, cluster, power.
 
-Nothing of RAUC is here: a slot is written by a test, in the same steps.
+RAUC is not used here: a test writes a slot itself, in the same steps.
 """
 
 import io
@@ -20,7 +20,7 @@ from tests.support.cuts import Power
 
 @dataclass
 class Cluster:
-    """What an update asks of Kubernetes: here a node that is cordoned or not."""
+    """The part of Kubernetes that an update calls, for a node that is cordoned or not."""
 
     power: Power
     cordoned: bool = False
@@ -29,7 +29,7 @@ class Cluster:
     done: dict[str, Any] | None = None
     deadline: float | None = None
     answers: bool = True  # whether the node can be uncordoned now
-    asked: int = 0  # times that this was put off
+    asked: int = 0  # how often uncordoning was postponed
 
     def refuse_version(self, system: System, wanted: str) -> str | None:
         return self.refuses
@@ -53,7 +53,7 @@ class Cluster:
         return self.done
 
     def mark_recorded(self, system: System) -> None:
-        """It says what a test has put there, again and again."""
+        """Do nothing: `reconcile_data` returns the result that the test has set, every time."""
 
     def later(self) -> None:
         self.asked += 1
@@ -68,7 +68,7 @@ class Cluster:
 
 @dataclass
 class Device:
-    """A device below `root`, with 1.0.0 in slot a, good, and nothing in slot b. `kind` is of its boot loader."""
+    """A device below `root`: slot a has 1.0.0 and is good, slot b is empty. `kind` is a key of `LOADERS`."""
 
     root: Path
     kind: str = "simple"
@@ -93,7 +93,7 @@ class Device:
         return path
 
     def start(self, slot: str) -> None:
-        """What a kernel and its image give, once `slot` runs."""
+        """Write the files of a running kernel and its image for a boot of `slot`."""
         self.boots += 1
         self.slot = slot
         self.put("proc/cmdline", f"quiet edge.slot={slot} rauc.slot={slot}\n")
@@ -105,14 +105,14 @@ class Device:
         self.put("usr/lib/edge-osbuild/image.json", json.dumps(image))
 
     def reboot(self, *, orderly: bool = True) -> str:
-        """Start again, and say which slot the boot loader has taken."""
+        """Reboot, and return the slot that the boot loader has chosen."""
         if orderly:
             self.put("var/lib/edge-osbuild/update/ended", f"boot-{self.boots}\n")
         self.start(self.loader.choose())
         return self.slot
 
     def entry(self, slot: str) -> BootEntry | None:
-        """A slot's boot entry as it is now."""
+        """Return the current boot entry of a slot."""
         return next((entry for entry in self.loader.read_entries(self.system) if entry.slot == slot), None)
 
     @property
@@ -134,7 +134,7 @@ class Device:
         return self.output.getvalue()
 
     def write(self, version: str) -> Callable[[], dict[str, Any]]:
-        """What RAUC does to the other slot."""
+        """Return a function that writes the other slot in RAUC's steps."""
 
         def act() -> dict[str, Any]:
             for step in self.loader.steps("b" if self.slot == "a" else "a", version):

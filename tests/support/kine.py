@@ -1,7 +1,7 @@
 """A datastore as kine 0.16.4 makes and writes it (its pkg/drivers/sqlite and pkg/drivers/generic), with real SQLite.
 
-Run as a program (`python kine.py FILE`) it writes without end, as a busy cluster does: pairs of rows, each pair in one
-transaction, and compactions; it prints a line when the first rows are in.
+Run as a program (`python kine.py FILE`) it writes endlessly, like a busy cluster: pairs of rows, each pair in one
+transaction, and compactions. It prints a line after the first rows.
 """
 
 import sqlite3
@@ -43,7 +43,7 @@ COMPACT = """DELETE FROM kine AS kv
 
 
 class Kine:
-    """What an API server does to its datastore."""
+    """The operations of an API server on its datastore."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self.database = database
@@ -65,8 +65,8 @@ class Kine:
 
     def newest(self, name: str) -> tuple[int, int, int] | None:
         text = "SELECT id, create_revision, deleted FROM kine WHERE id = (SELECT MAX(id) FROM kine WHERE name = ?)"
-        found: tuple[int, int, int] | None = self.database.execute(text, (name,)).fetchone()
-        return found
+        row: tuple[int, int, int] | None = self.database.execute(text, (name,)).fetchone()
+        return row
 
     def compact(self, revision: int) -> None:
         with self.database:
@@ -84,15 +84,15 @@ class Kine:
         return int(self.database.execute(text).fetchone()[0])
 
     def objects(self) -> dict[str, bytes]:
-        """What a list at the current revision gives."""
+        """Return the objects at the current revision."""
         text = "SELECT name, value FROM kine WHERE id IN (SELECT MAX(id) FROM kine GROUP BY name) AND deleted = 0"
-        found = self.database.execute(text).fetchall()
-        return {name: value for name, value in found if name.startswith("/")}
+        rows = self.database.execute(text).fetchall()
+        return {name: value for name, value in rows if name.startswith("/")}
 
 
 @contextmanager
-def started(path: Path) -> Iterator[Kine]:
-    """kine on a database: made where it is missing, in WAL mode, tidied as at every start."""
+def start_kine(path: Path) -> Iterator[Kine]:
+    """Open a database like kine at its start: create it if missing, in WAL mode, and vacuum it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, isolation_level=None, timeout=30)
     try:
@@ -109,7 +109,7 @@ def started(path: Path) -> Iterator[Kine]:
 
 
 def write_without_end(path: Path) -> None:
-    with started(path) as kine:
+    with start_kine(path) as kine:
         for number in count(1):
             kine.database.execute("BEGIN IMMEDIATE")
             for half in ("left", "right"):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @contextmanager
-def tmpfs(folder: Path, size: int) -> Iterator[Path]:
-    """A file system with room for `size` bytes, mounted at the new `folder`."""
+def mount_tmpfs(folder: Path, size: int) -> Iterator[Path]:
+    """Mount a file system of `size` bytes at the new `folder`."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     try:
@@ -18,7 +18,7 @@ def tmpfs(folder: Path, size: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> None:
-    """Take all room that is left."""
+    """Use up all free space."""
     with (folder / ".filler").open("wb", buffering=0) as file:
         try:
             while True:
@@ -28,8 +28,8 @@ def fill(folder: Path) -> None:
 
 
 @contextmanager
-def full(folder: Path) -> Iterator[Path]:
-    """Have the file system at `folder` without room for the time of the block."""
+def fill_up(folder: Path) -> Iterator[Path]:
+    """Keep the file system at `folder` full until the end of the block."""
     fill(folder)
     try:
         yield folder
@@ -38,8 +38,8 @@ def full(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def read_only(folder: Path) -> Iterator[Path]:
-    """Have the file system at `folder` read-only for the time of the block."""
+def remount_read_only(folder: Path) -> Iterator[Path]:
+    """Keep the file system at `folder` read-only until the end of the block."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     try:
         yield folder
@@ -47,8 +47,8 @@ def read_only(folder: Path) -> Iterator[Path]:
         subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file and folder below `folder` by its path there, but the filler."""
+def read_contents(folder: Path) -> dict[str, bytes]:
+    """Return every file and folder below `folder` except the filler, by relative path."""
     return {
         str(path.relative_to(folder)): b"a folder" if path.is_dir() else path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -11,7 +11,7 @@ from osbuild.sandbox.tools_tree import ToolsTree, unlocked_tools_tree
 
 PACKAGES = ("cloud-init", "dbus", "iproute2", "netplan-generator", "python3", "python3-yaml", "systemd",
             "systemd-resolved", "udev", "util-linux", "wpasupplicant")  # fmt: skip
-# A network namespace and its /sys: no interface of this host is seen. What the agent stored comes from $DATA/kept.
+# Runs in a network namespace with its own /sys, without interfaces of this host. $DATA/kept: what the agent stored.
 SCRIPT = r"""
 set -eu
 mount -t sysfs sysfs /sys
@@ -44,13 +44,13 @@ ip -json route >"$DATA/routes"
 
 @dataclass(frozen=True)
 class Network:
-    """What the device's programs made of a network-config."""
+    """The result of the device's programs for one network-config."""
 
     folder: Path
 
     @property
     def files(self) -> dict[str, str]:
-        """Path below /run -> text of each file that was made."""
+        """Return path below /run -> text of each generated file."""
         run = self.folder / "run"
         names = [path for path in run.rglob("*") if path.is_file() and not path.is_symlink()]
         return {
@@ -61,12 +61,12 @@ class Network:
 
     @property
     def messages(self) -> str:
-        """What the agent said on standard error."""
+        """Return the agent's standard error."""
         return (self.folder / "messages").read_text()
 
     @property
     def complaints(self) -> list[str]:
-        """What systemd-networkd said of files that it could not read in full."""
+        """Return systemd-networkd's messages about files that it could not parse completely."""
         lines = (self.folder / "networkd").read_text().splitlines()
         return [line for line in lines if re.search(r"\.(network|netdev):\d+:", line)]
 
@@ -74,32 +74,32 @@ class Network:
         return (self.folder / name).read_text()
 
 
-def tree() -> ToolsTree:
-    """Debian's packages as the device has them."""
+def network_tools() -> ToolsTree:
+    """Return a tools tree with the device's packages."""
     return unlocked_tools_tree(Cache(), "device-network", PACKAGES, "programs of the device's network")
 
 
 def configure(
-    tree: ToolsTree, folder: Path, data: bytes, *, wifi: bool = True, kept: bytes | None = None, networkd: str = "",
+    tree: ToolsTree, folder: Path, data: bytes, *, wifi: bool = True, stored: bytes | None = None, networkd: str = "",
     links: str = "", until: str = "", read_only: bool = False,
 ) -> Network:  # fmt: skip
     """Run `edge-agent network` with the network-config `data`, then systemd-networkd for `networkd` seconds.
 
-    `kept` is what an earlier boot stored, `links` are interfaces (veth(4)) that exist when networkd starts; once
-    ip(8) shows the text `until`, it has run long enough. With `read_only`, nothing can be stored.
+    `stored` is the network-config of an earlier boot, `links` are interfaces (veth(4)) that exist when networkd starts.
+    networkd ends once ip(8) shows the text `until`. With `read_only`, the agent cannot store anything.
     """
     folder.mkdir(parents=True, exist_ok=True)
     build_zipapp(folder / "edge-agent")
     (folder / "network-config").write_bytes(data)
-    if kept is not None:
+    if stored is not None:
         (folder / "kept").mkdir()
-        (folder / "kept/network-config").write_bytes(kept)
+        (folder / "kept/network-config").write_bytes(stored)
     settings = {
         "DATA": str(folder), "AGENT": str(folder / "edge-agent"), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
         "NETWORKD": networkd, "UNTIL": until,
         "READ_ONLY": "yes" if read_only else "",
     }  # fmt: skip
     command = tree.wrap_command(["unshare", "--net", "sh", "-c", SCRIPT], [folder], env=settings)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "exit 0\n"), done.stdout + done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "exit 0\n"), result.stdout + result.stderr
     return Network(folder)

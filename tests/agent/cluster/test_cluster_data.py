@@ -23,7 +23,7 @@ from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 from osbuild.agent.update import after_boot, history
 from osbuild.agent.update.context import UpdateContext
-from tests.support.kine import started
+from tests.support.kine import start_kine
 
 OLD, NEW = "v1.35.4", "v1.36.3"
 CONFIG = "/registry/configmaps/default"
@@ -53,14 +53,14 @@ def database(root: Path) -> Path:
 
 def put(root: Path, **objects: str) -> None:
     """The API server writes some config maps."""
-    with started(database(root)) as kine:
+    with start_kine(database(root)) as kine:
         for name, value in objects.items():
             kine.put(f"{CONFIG}/{name}", value.encode())
 
 
 def objects(path: Path) -> dict[str, str]:
     """All that a cluster answers with."""
-    with started(path) as kine:
+    with start_kine(path) as kine:
         return {name.removeprefix(f"{CONFIG}/"): value.decode() for name, value in kine.objects().items()}
 
 
@@ -107,7 +107,7 @@ def test_a_snapshot_of_a_busy_datastore_is_complete_and_consistent(tmp_path: Pat
 
 
 def test_a_snapshot_contains_changes_of_the_write_ahead_log(node: Path) -> None:
-    with started(database(node)) as kine:  # running: its log is not in the database yet
+    with start_kine(database(node)) as kine:  # running: its log is not in the database yet
         kine.put(f"{CONFIG}/second", b"2")
         before = database(node).read_bytes()
         taken = snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
@@ -145,7 +145,7 @@ def test_a_rollback_restores_a_changed_datastore_and_reports_lost_changes(node: 
     put(node, changed="before", doomed="x")
     boots(node, NEW)
     put(node, changed="after", fresh="y")
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.delete(f"{CONFIG}/doomed")
         for name in ("/registry/leases/kube-node-lease/n", "/registry/events/default/e"):
             kine.put(name)
@@ -161,7 +161,7 @@ def test_a_rollback_restores_a_changed_datastore_and_reports_lost_changes(node: 
     }
     assert lost["counts"] == {"created": 1, "changed": 1, "deleted": 1}
     assert objects(database(node)) == {"first": "1", "changed": "before", "doomed": "x"}
-    with started(database(node)) as kine:  # nobody who watched the newer one may take up where it was
+    with start_kine(database(node)) as kine:  # nobody who watched the newer one may take up where it was
         assert kine.compacted == kine.revision > last
         assert kine.put(f"{CONFIG}/next") == kine.revision > last + 1
     replaced = snapshot.find_snapshot(system, lost["replaced"])
@@ -172,17 +172,17 @@ def test_a_rollback_restores_a_changed_datastore_and_reports_lost_changes(node: 
 def test_a_restore_keeps_the_certificate_authorities_on_the_disk(node: Path) -> None:
     """K3s refuses to start where its files are newer than what the datastore has of them."""
     key = "/bootstrap/2bb80d537b1d"
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.put(key, b"the authorities of then")
     boots(node, NEW)
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.put(key, b"authorities that were issued again")
         kine.put(f"{CONFIG}/fresh")
     _, done = boots(node, OLD)
     assert done and done["restored"]["lost"] == {
         "created": ["configmaps/default/fresh"], "changed": [], "deleted": [],
     }  # fmt: skip
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         assert key not in kine.objects(), "K3s stores what is on the disk"
         assert kine.put(key, b"again") == kine.revision == kine.compacted + 1
     assert objects(database(node)) == {"first": "1", key: "again"}
@@ -190,7 +190,7 @@ def test_a_restore_keeps_the_certificate_authorities_on_the_disk(node: Path) -> 
 
 def test_a_rollback_restores_nothing_without_changes(node: Path) -> None:
     boots(node, NEW)
-    with started(database(node)):
+    with start_kine(database(node)):
         pass  # its kine starts, and its API server never does
     before = datastore.read_state(database(node))
     _, done = boots(node, OLD)
@@ -201,10 +201,10 @@ def test_a_rollback_restores_nothing_without_changes(node: Path) -> None:
 
 def test_new_tables_are_changes_too(node: Path) -> None:
     boots(node, NEW)
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.database.execute("CREATE INDEX kine_of_the_future ON kine (lease)")
     assert "restored" in (boots(node, OLD)[1] or {})
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         assert not kine.database.execute("SELECT 1 FROM sqlite_master WHERE name LIKE '%future'").fetchall()
 
 
@@ -302,7 +302,7 @@ def test_power_cuts_do_not_change_the_result(
         key.write_text("old")
         boots(node, NEW)
         key.write_text("new")
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.put(f"{CONFIG}/second", b"2")
         kine.database.execute("BEGIN")  # held, so that a log stays beside the database when it is copied
         log = {path.name: path.read_bytes() for path in database(node).parent.iterdir() if "state.db" in path.name}
@@ -356,7 +356,7 @@ def test_a_restore_that_the_newer_version_finishes_gives_the_data_to_that_versio
 
 def test_the_write_ahead_log_of_a_lost_datastore_is_not_applied_to_the_restored_one(node: Path) -> None:
     boots(node, NEW)
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.put(f"{CONFIG}/second", b"2")
         log = {path: path.read_bytes() for path in datastore.sqlite_files(database(node)) if path.exists()}
     assert [path.name for path in log] == ["state.db-wal", "state.db-shm"]
@@ -464,7 +464,7 @@ def test_a_disk_failure_during_a_restore_stops_kubernetes_until_it_is_finished(
 
 def test_the_changes_that_a_rollback_loses_are_known_in_advance(node: Path) -> None:
     system, _ = boots(node, NEW)
-    with started(database(node)) as kine:
+    with start_kine(database(node)) as kine:
         kine.put(f"{CONFIG}/second")
         loss = cluster_data.rollback_loss(system)
         assert loss and loss["lost"]["created"] == ["configmaps/default/second"]

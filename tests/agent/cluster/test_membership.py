@@ -26,7 +26,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.settings import IMAGE_FILE
 from osbuild.agent.system import System
-from tests.support.kine import started
+from tests.support.kine import start_kine
 
 VERSION = "v1.35.4"
 DATABASE = "var/lib/kubernetes/server/db/state.db"
@@ -161,7 +161,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         place(root, "etc/kubernetes/admin.conf", kubeconfig(running.server_address[1], chain, key))
         image = {"kubernetes": {"role": "server", "distribution": "upstream", "version": VERSION}}
         place(root, "usr/lib/edge-osbuild/image.json", json.dumps(image))
-        with started(root / DATABASE) as kine:
+        with start_kine(root / DATABASE) as kine:
             kine.put("/registry/configmaps/default/x", b"1")
         yield cluster
         running.shutdown()

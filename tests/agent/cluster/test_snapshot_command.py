@@ -10,7 +10,7 @@ from osbuild.agent.__main__ import main
 from osbuild.agent.cluster import snapshot
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.system import System
-from tests.support.kine import started
+from tests.support.kine import start_kine
 
 CONFIG = "/registry/configmaps/default"
 
@@ -38,12 +38,12 @@ def states(folder: Path, kine: str, k3s: str) -> None:
 
 
 def write(root: Path, name: str) -> None:
-    with started(root / datastore.FILE.lstrip("/")) as kine:
+    with start_kine(root / datastore.FILE.lstrip("/")) as kine:
         kine.put(f"{CONFIG}/{name}")
 
 
 def objects(root: Path) -> set[str]:
-    with started(root / datastore.FILE.lstrip("/")) as kine:
+    with start_kine(root / datastore.FILE.lstrip("/")) as kine:
         return {name.removeprefix(f"{CONFIG}/") for name in kine.objects()}
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from osbuild.agent.__main__ import main
 from osbuild.agent.kubernetes.settings import IMAGE_FILE, SEED_FILE
-from tests.support.kine import Kine, started
+from tests.support.kine import Kine, start_kine
 
 AHEAD, BEHIND = (3000, 6650), (-6000, -2350)  # days from now to begin and end of what such a clock dates
 AUTHORITIES = ("client-ca", "server-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca")
@@ -106,7 +106,7 @@ def server(data: Path, days: tuple[float, float]) -> dict[str, Issuer]:
     dynamic = issuers["server-ca"].issue(data / "dynamic.crt", leaf)
     secret = {"type": "kubernetes.io/tls", "data": {"tls.crt": base64.b64encode(dynamic).decode()}}
     (tls / "dynamic-cert.json").write_text(json.dumps(secret))
-    with started(data / "server/db/state.db") as kine:
+    with start_kine(data / "server/db/state.db") as kine:
         kine.put("/bootstrap/5d4a01c4c1f5", b"encrypted authorities")
         kine.put("/registry/configmaps/default/a", b"an object")
     return issuers
@@ -117,7 +117,7 @@ def run(root: Path, action: str) -> None:
 
 
 def objects(data: Path) -> dict[str, bytes]:
-    with started(data / "server/db/state.db") as kine:
+    with start_kine(data / "server/db/state.db") as kine:
         return kine.objects()
 
 
@@ -322,12 +322,12 @@ def test_objects_are_deleted_like_kine_does(tmp_path: Path) -> None:
     text = (
         "SELECT name, created, deleted, create_revision, prev_revision, lease, value, old_value FROM kine WHERE id = ?"
     )
-    with started(path) as kine:
+    with start_kine(path) as kine:
         kine.put("/bootstrap/other", b"more")
         kine.put("/bootstrap/other", b"even more")
         last = kine.newest("/bootstrap/other")
     run(tmp_path, "prepare")
-    with started(path) as kine:
+    with start_kine(path) as kine:
         row = kine.newest("/bootstrap/other")
         assert last and row and row[2], "deleted"
         assert kine.database.execute(text, (row[0],)).fetchone() == (

@@ -28,7 +28,7 @@ Configure = Callable[..., Network]
 
 @pytest.fixture(scope="session")
 def tree() -> ToolsTree:
-    return networks.tree()
+    return networks.network_tools()
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_entries_without_effect_are_reported_and_the_rest_is_used(
 
 def test_the_last_working_configuration_replaces_an_invalid_one(configure: Configure) -> None:
     before = (SEEDS / "default-route/network-config").read_bytes()
-    network = configure(b"version: 2\nethernets: [\n", kept=before)
+    network = configure(b"version: 2\nethernets: [\n", stored=before)
     assert "is not valid YAML" in network.messages
     assert "the network has its last working configuration" in network.messages
     assert "Address=192.0.2.10/24" in network.files[UNITS + "10-netplan-enp1s0.network"]

@@ -20,7 +20,7 @@ from osbuild.agent.update.commit import commit_update
 from osbuild.agent.update.pending import UpdateStage
 from osbuild.agent.update.rauc import BundleManifest
 from osbuild.shared.files import write_file as system_write
-from tests.support.boot_loaders import LOADERS, Real
+from tests.support.boot_loaders import LOADERS, FileLoader
 from tests.support.cuts import Cut
 from tests.support.devices import Device
 
@@ -290,7 +290,7 @@ def twice(folder: Path, kind: str, one: str, other: str) -> Device:
     """A device with two names for one file, as a power cut within a rename leaves them: 1.0.5 is in slot b."""
     global CURRENT
     CURRENT = device = Device(folder, kind)
-    assert isinstance(device.loader, Real)
+    assert isinstance(device.loader, FileLoader)
     device.loader.slots["b"].image = "1.0.5"
     (device.loader.fat.folder / one).write_bytes(device.loader.file("b", "1.0.5"))
     (device.loader.fat.folder / other).hardlink_to(device.loader.fat.folder / one)

@@ -17,7 +17,7 @@ from osbuild.agent.http import ServerAddress
 from osbuild.agent.system import System
 from osbuild.agent.update import download, records
 from osbuild.agent.update.failure import Failure
-from tests.support.mounted import tmpfs
+from tests.support.mounted import mount_tmpfs
 
 BODY = random.Random(1).randbytes(3 * 2**20 + 17)
 LIMIT = 4 * 2**20
@@ -142,7 +142,7 @@ def test_a_missing_server_a_deadline_and_a_full_disk_end_a_download(
         fetch(limit=len(BODY) - 1)
     folder = download.download_path(System(tmp_path)).parent
     shutil.rmtree(folder)
-    with tmpfs(folder, 2**20), pytest.raises(Failure, match="cannot be stored"):
+    with mount_tmpfs(folder, 2**20), pytest.raises(Failure, match="cannot be stored"):
         fetch()
     download.download_path(System(tmp_path)).mkdir()
     assert fetch() == len(BODY), "a folder in place of the file is set aside"
