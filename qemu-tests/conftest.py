@@ -61,11 +61,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("distribution", distributions.ALL, indirect=True, scope="session")
     if "board" not in metafunc.fixturenames:
         return
-    wanted = metafunc.config.getoption("--board") or [matrix.FULL]
-    found = matrix.emulated_boards() if matrix.ALL in wanted else [load_board(name) for name in dict.fromkeys(wanted)]
+    names = metafunc.config.getoption("--board") or [matrix.FULL]
+    boards = matrix.emulated_boards() if matrix.ALL in names else [load_board(name) for name in dict.fromkeys(names)]
     module, test = metafunc.module.__name__.rpartition(".")[2], metafunc.definition.originalname
     values = []
-    for board in found:
+    for board in boards:
         reason = matrix.obstacle(board, module, test)
         marks = [pytest.mark.skip(reason=reason)] if reason else []
         marks += [] if matrix.quick(board, module, test) else [pytest.mark.slow]
@@ -76,17 +76,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def board(request: pytest.FixtureRequest) -> Board:
     """The board that is tested; every fixture below is for it."""
-    found: Board = request.param
-    return found
+    board: Board = request.param
+    return board
 
 
 @pytest.fixture(scope="session")
 def distribution(request: pytest.FixtureRequest, board: Board) -> Distribution:
     """The distribution of Kubernetes that is tested. Skips, with the reason, where its release can't be had."""
-    found = distributions.ALL[request.param]
-    if reason := found.missing(board.architecture):
+    selected = distributions.ALL[request.param]
+    if reason := selected.missing(board.architecture):
         pytest.skip(reason)
-    return found
+    return selected
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +117,7 @@ def image(images: Callable[[str | Path, Board], Path], board: Board) -> Callable
 
 
 @pytest.fixture(scope="session")
-def clustered(distribution: Distribution) -> Callable[[str, Board], Path]:
+def cluster_profile(distribution: Distribution) -> Callable[[str, Board], Path]:
     """The profile of a shipped profile with the distribution that is tested, for a board."""
     return lambda name, board: distributions.profile_for(
         name, distribution, board.architecture, BUILD / "test-profiles"
@@ -205,8 +205,8 @@ def machine(request: pytest.FixtureRequest, qemu: Emulator, accelerator: Acceler
         def power_on(config: MachineConfig) -> Machine:
             log = LOGS_FOLDER / (f"{name}-{len(logs) + 1}.log" if logs else f"{name}.log")
             logs.append(log)
-            made = Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
-            return stack.enter_context(made)
+            qemu_machine = Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+            return stack.enter_context(qemu_machine)
 
         yield power_on
 
@@ -227,42 +227,42 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @dataclass(frozen=True)
-class Plain:
+class DebianKernel:
     """Debian's kernel for a machine with virtio, and the serial port that it says it is up on."""
 
     package: str
     console: str
 
 
-PLAIN = {
-    Architecture.x86_64: Plain("linux-image-cloud-amd64", "ttyS0"),
-    Architecture.arm64: Plain("linux-image-cloud-arm64", "ttyAMA0"),
-    Architecture.armv7: Plain("linux-image-armmp", "ttyAMA0"),
+DEBIAN_KERNELS = {
+    Architecture.x86_64: DebianKernel("linux-image-cloud-amd64", "ttyS0"),
+    Architecture.arm64: DebianKernel("linux-image-cloud-arm64", "ttyAMA0"),
+    Architecture.armv7: DebianKernel("linux-image-armmp", "ttyAMA0"),
 }
 
 
 @pytest.fixture(scope="session")
 def kernel(board: Board) -> DirectKernel:
     """Debian's kernel with a shell on the serial console, for tests that need a guest but no image."""
-    cache, plain = Cache(), PLAIN[board.architecture]
+    cache, plain = Cache(), DEBIAN_KERNELS[board.architecture]
     archive = PackageArchive(cache, board.architecture)
     if not (archive.root / "var/lib/apt/lists").exists():
         archive.update_index()
     debs = archive.resolve_packages([plain.package, "busybox-static"])
-    wanted = [deb for deb in debs if re.match(r"linux-image-\d|busybox-static$", deb.name)]
+    packages = [deb for deb in debs if re.match(r"linux-image-\d|busybox-static$", deb.name)]
     init = INIT.replace("ttyS0", plain.console)
 
     def make(path: Path) -> None:
         path.mkdir()
-        archive.download_packages(wanted)
-        for deb in wanted:
+        archive.download_packages(packages)
+        for deb in packages:
             run_command(["dpkg-deb", "-x", stored_path(cache, deb), path / "root"])
         (path / "initrd").write_bytes(_initrd(path / "root", init))
         next((path / "root/boot").glob("vmlinuz-*")).rename(path / "vmlinuz")
         run_command(["rm", "-r", path / "root"])
 
-    made = cache.get_or_make("test-kernel", content_key(init, MODULES, [deb.sha256 for deb in wanted]), make)
-    return DirectKernel(made / "vmlinuz", made / "initrd", f"console={plain.console} panic=-1 quiet")
+    folder = cache.get_or_make("test-kernel", content_key(init, MODULES, [deb.sha256 for deb in packages]), make)
+    return DirectKernel(folder / "vmlinuz", folder / "initrd", f"console={plain.console} panic=-1 quiet")
 
 
 # In the order in which they need each other; those that this kernel has built in are left out.

@@ -22,22 +22,22 @@ from osbuild.inputs.debian import stored_path
 from osbuild.inputs.lock import lock_path, read_lock
 
 EDGE = PROJECT / ".venv/bin/edge-osbuild"
-OWN = Cache()  # the user's; tests set another
+USER_CACHE = Cache()  # the user's; tests set another
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that shares only the tools trees and Go's modules with the user's own."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for kind in ("tools", "go"):
-        (cache / kind).symlink_to(OWN.folder(kind))
+        (cache / kind).symlink_to(USER_CACHE.folder(kind))
     monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(cache))
     return cache
 
 
 @pytest.fixture
-def folder(board: Board, tmp_path: Path) -> Callable[[str], Path]:
+def collect_inputs(board: Board, tmp_path: Path) -> Callable[[str], Path]:
     """Makes a folder of all files that a profile's lock names, as somebody carries it to a place without a network."""
 
     def collect(profile: str) -> Path:
@@ -48,9 +48,9 @@ def folder(board: Board, tmp_path: Path) -> Callable[[str], Path]:
         target.mkdir()
         for deb in (*lock.packages, lock.kernel, *lock.initrd, *lock.boot):
             (target / deb.filename).unlink(missing_ok=True)
-            (target / deb.filename).symlink_to(stored_path(OWN, deb))
+            (target / deb.filename).symlink_to(stored_path(USER_CACHE, deb))
         for name, digest in lock.wheels.items():
-            (target / name).symlink_to(OWN.folder("downloads") / digest)
+            (target / name).symlink_to(USER_CACHE.folder("downloads") / digest)
         return target
 
     return collect
@@ -59,18 +59,19 @@ def folder(board: Board, tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with nothing but this project's wheel and what pip got for it, made under umask 077."""
-    folder = tmp_path_factory.mktemp("installed")
+    collect_inputs = tmp_path_factory.mktemp("installed")
     run_command(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", PROJECT], umask=0o077
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={collect_inputs}", PROJECT],
+        umask=0o077,
     )
-    run_command([sys.executable, "-m", "venv", folder / "venv"], umask=0o077)
-    run_command([folder / "venv/bin/pip", "install", "--quiet", *folder.glob("*.whl")], umask=0o077)
-    return folder / "venv"
+    run_command([sys.executable, "-m", "venv", collect_inputs / "venv"], umask=0o077)
+    run_command([collect_inputs / "venv/bin/pip", "install", "--quiet", *collect_inputs.glob("*.whl")], umask=0o077)
+    return collect_inputs / "venv"
 
 
-def same(first: Path, second: Path) -> None:
+def assert_same_build(first: Path, second: Path) -> None:
     """Two builds have the same files, by the sums in their manifests and by their bytes."""
-    sums = [json.loads((folder / "manifest.json").read_text())["files"] for folder in (first, second)]
+    sums = [json.loads((collect_inputs / "manifest.json").read_text())["files"] for collect_inputs in (first, second)]
     assert {"root.erofs", "root.verity", "disk.img"} <= set(sums[0])
     for name in sums[0]:
         assert sums[0][name]["sha256"] == sums[1][name]["sha256"], name
@@ -79,29 +80,29 @@ def same(first: Path, second: Path) -> None:
 
 def leftovers(cache: Path) -> list[str]:
     """What a build that ended must not leave: unfinished results, mounts, loop devices, processes in a sandbox."""
-    found = [str(path) for path in cache.glob("*/.partial-*") if not path.parent.is_symlink()]
-    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(cache) in line]
+    left = [str(path) for path in cache.glob("*/.partial-*") if not path.parent.is_symlink()]
+    left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(cache) in line]
     loops = run_command(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
-    found += [line for line in loops.splitlines() if str(cache) in line]
+    left += [line for line in loops.splitlines() if str(cache) in line]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command_line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(cache) in words and "bwrap" in words:
-            found.append(words)
-    return found
+        if str(cache) in command_line and "bwrap" in command_line:
+            left.append(command_line)
+    return left
 
 
 @pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
 def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the_same_bytes(
-    profile: str, board: Board, image: Callable[[str], Path], elsewhere: Path, folder: Callable[[str], Path],
+    profile: str, board: Board, image: Callable[[str], Path], fresh_cache: Path, collect_inputs: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    alone = ["unshare", "--net"]  # not even a loopback
+    isolated = ["unshare", "--net"]  # not even a loopback
     run_command(
         [
-            *alone,
+            *isolated,
             EDGE,
             "build",
             profile,
@@ -109,14 +110,14 @@ def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the
             board.name,
             "--locked",
             "--from",
-            folder(profile),
+            collect_inputs(profile),
             "-o",
             tmp_path / "out",
         ],
         umask=0o077,
     )
-    same(image(profile), tmp_path / "out" / image(profile).name)
-    assert leftovers(elsewhere) == []
+    assert_same_build(image(profile), tmp_path / "out" / image(profile).name)
+    assert leftovers(fresh_cache) == []
 
 
 @pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
@@ -126,24 +127,24 @@ def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checko
     built, lock = image(profile), lock_path(load_profile(find_profile(profile)))
     # For these commands the checkout is not there, and the environment can't be changed.
     script = 'mount -t tmpfs none "$1"; mount --bind "$2" "$2"; mount -o remount,bind,ro "$2"; shift 2; exec "$@"'
-    alone = ["unshare", "--mount", "sh", "-euc", script, "sh", str(PROJECT), str(installed)]
+    isolated = ["unshare", "--mount", "sh", "-euc", script, "sh", str(PROJECT), str(installed)]
 
     def edge(*words: str) -> str:
-        return run_command([*alone, installed / "bin/edge-osbuild", *words], cwd=tmp_path, umask=0o077)
+        return run_command([*isolated, installed / "bin/edge-osbuild", *words], cwd=tmp_path, umask=0o077)
 
     assert str(installed) in edge("profile", "show", profile)
     edge("lock", profile, "--board", board.name)
-    mine = tmp_path / f"{profile}.lock.json"
-    assert json.loads(mine.read_text())["locks"].keys() == {board.name}
-    shutil.copyfile(lock, mine)
+    own_lock = tmp_path / f"{profile}.lock.json"
+    assert json.loads(own_lock.read_text())["locks"].keys() == {board.name}
+    shutil.copyfile(lock, own_lock)
     edge("build", profile, "--board", board.name, "--locked")
-    same(built, tmp_path / "build" / built.name)
+    assert_same_build(built, tmp_path / "build" / built.name)
     builder = json.loads((tmp_path / "build" / built.name / "manifest.json").read_text())["builder"]
     assert builder == asdict(read_version())
-    assert {path.name for path in tmp_path.iterdir()} == {"build", mine.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"build", own_lock.name}
 
 
-def interrupted(board: Board, output: Path, number: signal.Signals, after: str) -> int:
+def interrupt_build(board: Board, output: Path, number: signal.Signals, after: str) -> int:
     """Build `minimal` into `output`, and send a signal some seconds after a step began. Returns the exit status."""
     command = [str(word) for word in (EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -160,19 +161,19 @@ def interrupted(board: Board, output: Path, number: signal.Signals, after: str) 
 
 
 def test_an_ended_build_leaves_nothing_and_the_next_one_works(
-    board: Board, image: Callable[[str], Path], elsewhere: Path, tmp_path: Path
+    board: Board, image: Callable[[str], Path], fresh_cache: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    assert interrupted(board, output, signal.SIGINT, "root file system") == 130
-    assert leftovers(elsewhere) == []
-    assert interrupted(board, output, signal.SIGTERM, "root file system") == 128 + signal.SIGTERM
-    assert leftovers(elsewhere) == []
-    assert interrupted(board, output, signal.SIGKILL, "root file system") == -signal.SIGKILL
+    assert interrupt_build(board, output, signal.SIGINT, "root file system") == 130
+    assert leftovers(fresh_cache) == []
+    assert interrupt_build(board, output, signal.SIGTERM, "root file system") == 128 + signal.SIGTERM
+    assert leftovers(fresh_cache) == []
+    assert interrupt_build(board, output, signal.SIGKILL, "root file system") == -signal.SIGKILL
     deadline = time.monotonic() + 20
-    while any("bwrap" in line for line in leftovers(elsewhere)):
-        assert time.monotonic() < deadline, leftovers(elsewhere)
+    while any("bwrap" in line for line in leftovers(fresh_cache)):
+        assert time.monotonic() < deadline, leftovers(fresh_cache)
         time.sleep(0.5)
     assert not any(path.suffix == ".img" for path in output.rglob("*"))
     run_command([EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output])
-    same(image("minimal"), output / image("minimal").name)
-    assert leftovers(elsewhere) == [], "what the killed build left is gone too"
+    assert_same_build(image("minimal"), output / image("minimal").name)
+    assert leftovers(fresh_cache) == [], "what the killed build left is gone too"

@@ -36,9 +36,9 @@ def keys(tmp_path: Path) -> KeyFolder:
     return authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
 
 
-def bundle(made: Path, output: Path, keys: KeyFolder, tools: ToolsTree, **secrets: bytes) -> Path:
+def bundle(build: Path, output: Path, keys: KeyFolder, tools: ToolsTree, **secrets: bytes) -> Path:
     return pack.make_bundle(
-        source.read_build(made), output, signing.prepare_signing(keys, tools, **secrets), CACHE
+        source.read_build(build), output, signing.prepare_signing(keys, tools, **secrets), CACHE
     ).path
 
 
@@ -49,16 +49,20 @@ def squashfs(path: Path) -> bytes:
 
 
 def test_a_bundle_is_what_was_built_and_a_device_takes_it(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
-    made = make_build(tmp_path / "build", version="1.2.3", root=ROOT)
-    path = bundle(made, tmp_path / "f.raucb", keys, tools)
-    found = info.read_bundle(path, CACHE, keys.keyring())
-    assert (found.compatible, found.version, found.problem) == ("edge-osbuild-tiny-x86_64", "1.2.3", None)
-    assert found.signer == "O = Example, CN = edge-osbuild signer-1"
-    assert found.meta["kernel"] == "6.12"
+    build = make_build(tmp_path / "build", version="1.2.3", root=ROOT)
+    path = bundle(build, tmp_path / "f.raucb", keys, tools)
+    bundle_info = info.read_bundle(path, CACHE, keys.keyring())
+    assert (bundle_info.compatible, bundle_info.version, bundle_info.problem) == (
+        "edge-osbuild-tiny-x86_64",
+        "1.2.3",
+        None,
+    )
+    assert bundle_info.signer == "O = Example, CN = edge-osbuild signer-1"
+    assert bundle_info.meta["kernel"] == "6.12"
     trust = signing.trust_arguments(tmp_path, keys.keyring())
     tools.run_command(["rauc", *trust, "extract", path, tmp_path / "out"], [tmp_path])
-    for name, inside in (("root.erofs", "root.img"), ("root.verity", "verity.img")):
-        assert (tmp_path / "out" / inside).read_bytes() == (made / name).read_bytes()
+    for name, image in (("root.erofs", "root.img"), ("root.verity", "verity.img")):
+        assert (tmp_path / "out" / image).read_bytes() == (build / name).read_bytes()
     index = (tmp_path / "out/root.img.block-hash-index").read_bytes()
     blocks = [hashlib.sha256(ROOT[at : at + BLOCK]).digest() for at in range(0, len(ROOT), BLOCK)]
     assert index == b"".join(blocks), "what is compared is what the device compares"
@@ -88,7 +92,9 @@ def test_a_manifest_forges_no_signer(
     render = content.render_manifest
     forged = "description=x\\n\\nCertificate Chain:\\n 0 Subject: O = Somebody else"
     monkeypatch.setattr(
-        content, "render_manifest", lambda made: render(made).replace("[update]\n", f"[update]\n{forged}\n")
+        content,
+        "render_manifest",
+        lambda build_source: render(build_source).replace("[update]\n", f"[update]\n{forged}\n"),
     )
     path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", keys, tools)
     assert info.read_bundle(path, CACHE, keys.keyring()).signer == "O = Example, CN = edge-osbuild signer-1"
@@ -101,9 +107,9 @@ def test_the_same_build_and_key_give_the_same_payload_whoever_reads_the_files(
     for path in second.iterdir():
         path.chmod(0o600)
         os.utime(path, (10**9, 10**9))
-    made = [bundle(each, tmp_path / f"{each.name}.raucb", keys, tools) for each in (first, second)]
-    assert squashfs(made[0]) == squashfs(made[1])
-    assert len(squashfs(made[0])) > 200_000
+    bundles = [bundle(build, tmp_path / f"{build.name}.raucb", keys, tools) for build in (first, second)]
+    assert squashfs(bundles[0]) == squashfs(bundles[1])
+    assert len(squashfs(bundles[0])) > 200_000
 
 
 def refused(path: Path, keyring: bytes) -> str:
@@ -117,24 +123,24 @@ def refused(path: Path, keyring: bytes) -> str:
 
 
 def test_a_revoked_signer_is_refused_and_the_next_one_is_not(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
-    made = make_build(tmp_path / "build")
-    first = bundle(made, tmp_path / "1.raucb", keys, tools)
-    later = authority.rotate_signer(keys.folder, PrivateKeyAccess())
-    second = bundle(made, tmp_path / "2.raucb", later, tools)
-    assert info.read_bundle(first, CACHE, later.keyring()).problem is None
+    build = make_build(tmp_path / "build")
+    first = bundle(build, tmp_path / "1.raucb", keys, tools)
+    rotated = authority.rotate_signer(keys.folder, PrivateKeyAccess())
+    second = bundle(build, tmp_path / "2.raucb", rotated, tools)
+    assert info.read_bundle(first, CACHE, rotated.keyring()).problem is None
     authority.revoke_key(keys.folder, "signer-1", PrivateKeyAccess())
-    assert "certificate revoked" in refused(first, later.keyring())
-    assert info.read_bundle(second, CACHE, later.keyring()).problem is None, "signed before the list was made"
+    assert "certificate revoked" in refused(first, rotated.keyring())
+    assert info.read_bundle(second, CACHE, rotated.keyring()).problem is None, "signed before the list was made"
     with pytest.raises(Error, match="signer-1 was revoked"):
-        signing.prepare_signing(replace(later, signer="signer-1"), tools)
+        signing.prepare_signing(replace(rotated, signer="signer-1"), tools)
 
 
 def test_a_rotated_root_is_taken_by_devices_that_have_it(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
-    old, both = keys.keyring(), authority.rotate_root(keys.folder, PrivateKeyAccess())
-    moved = authority.rotate_signer(keys.folder, PrivateKeyAccess(), below="root-2")
-    path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", moved, tools)
-    assert "unable to get local issuer certificate" in refused(path, old)
-    assert info.read_bundle(path, CACHE, both.keyring()).problem is None
+    old_keyring, with_both_roots = keys.keyring(), authority.rotate_root(keys.folder, PrivateKeyAccess())
+    rotated = authority.rotate_signer(keys.folder, PrivateKeyAccess(), below="root-2")
+    path = bundle(make_build(tmp_path / "build"), tmp_path / "f.raucb", rotated, tools)
+    assert "unable to get local issuer certificate" in refused(path, old_keyring)
+    assert info.read_bundle(path, CACHE, with_both_roots.keyring()).problem is None
     assert (
         info.read_bundle(path, CACHE, authority.revoke_key(keys.folder, "root-1", PrivateKeyAccess()).keyring()).problem
         is None
@@ -161,11 +167,11 @@ def test_an_expired_signer_is_refused_by_host_and_device_and_what_it_signed_in_t
 
 def test_damage_is_found_and_named(tmp_path: Path, tools: ToolsTree, keys: KeyFolder) -> None:
     path = bundle(make_build(tmp_path / "build", root=ROOT), tmp_path / "f.raucb", keys, tools)
-    whole, damaged = path.read_bytes(), tmp_path / "g.raucb"
-    for data in (whole[:-1], whole[: len(whole) // 2], whole + b"\0", whole[:-200] + b"x" + whole[-199:]):
+    intact, damaged = path.read_bytes(), tmp_path / "g.raucb"
+    for data in (intact[:-1], intact[: len(intact) // 2], intact + b"\0", intact[:-200] + b"x" + intact[-199:]):
         damaged.write_bytes(data)
         assert "RAUC refuses it" in refused(damaged, keys.keyring())
-    damaged.write_bytes(whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:])
+    damaged.write_bytes(intact[:50_000] + bytes([intact[50_000] ^ 1]) + intact[50_001:])
     trust = signing.trust_arguments(tmp_path, keys.keyring())
     with pytest.raises(Error, match=r"verity|corrupt"):
         tools.run_command(["rauc", *trust, "extract", damaged, tmp_path / "out"], [tmp_path])
@@ -176,9 +182,9 @@ def test_an_encrypted_key_signs_with_its_passphrase_only(tmp_path: Path, tools: 
     for secret, message in ((None, "no passphrase was given"), (b"hunter2", "the passphrase is wrong")):
         with pytest.raises(Error, match=message):
             signing.prepare_signing(keys, tools, secret=secret)
-    made = make_build(tmp_path / "build")
+    build = make_build(tmp_path / "build")
     assert info.read_bundle(
-        bundle(made, tmp_path / "f.raucb", keys, tools, secret=b"correct horse"), CACHE, keys.keyring()
+        bundle(build, tmp_path / "f.raucb", keys, tools, secret=b"correct horse"), CACHE, keys.keyring()
     )
 
 

@@ -41,10 +41,10 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def rooted(root: bytes) -> dict[str, Any]:
+def root_options(root: bytes) -> dict[str, Any]:
     """A build's root with its real hash tree, from which the hook makes indexes."""
     tree, roothash = hash_tree(root)
-    return {"root": root, "tree": tree, "facts": {"board": "test", "roothash": roothash}}
+    return {"root": root, "tree": tree, "metadata": {"board": "test", "roothash": roothash}}
 
 
 @dataclass(frozen=True)
@@ -67,27 +67,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     keys = authority.create_keys(folder / "keys", "Example", PrivateKeyAccess())
     stranger = authority.create_keys(folder / "stranger", "Stranger", PrivateKeyAccess())
     board = {"board": "test"}
-    wanted = (
-        ("one", keys, {"version": "1.0.0", "kernel": KERNEL, **rooted(ROOT)}),
-        ("two", keys, {"version": "1.1.0", "kernel": KERNEL, **rooted(NEXT)}),
-        ("older", keys, {"version": "0.9.9", "facts": board}),
-        ("stranger", stranger, {"version": "1.2.0", "facts": board}),
-        ("board", keys, {"version": "1.2.0", "facts": {"board": "other"}}),
+    builds = (
+        ("one", keys, {"version": "1.0.0", "kernel": KERNEL, **root_options(ROOT)}),
+        ("two", keys, {"version": "1.1.0", "kernel": KERNEL, **root_options(NEXT)}),
+        ("older", keys, {"version": "0.9.9", "metadata": board}),
+        ("stranger", stranger, {"version": "1.2.0", "metadata": board}),
+        ("board", keys, {"version": "1.2.0", "metadata": {"board": "other"}}),
     )
-    for name, signer, options in wanted:
-        made = make_build(folder / f"build-{name}", **options)
-        pack.make_bundle(source.read_build(made), out / f"{name}.raucb", signing.prepare_signing(signer, tools), CACHE)
-    again = authority.rotate_signer(keys.folder, PrivateKeyAccess())
-    lost = source.read_build(make_build(folder / "build-revoked", version="1.2.0", metadata=board))
-    pack.make_bundle(lost, out / "revoked.raucb", signing.prepare_signing(again, tools), CACHE)
+    for name, signer, options in builds:
+        build = make_build(folder / f"build-{name}", **options)
+        pack.make_bundle(source.read_build(build), out / f"{name}.raucb", signing.prepare_signing(signer, tools), CACHE)
+    rotated = authority.rotate_signer(keys.folder, PrivateKeyAccess())
+    revoked_build = source.read_build(make_build(folder / "build-revoked", version="1.2.0", metadata=board))
+    pack.make_bundle(revoked_build, out / "revoked.raucb", signing.prepare_signing(rotated, tools), CACHE)
     authority.revoke_key(keys.folder, "signer-2", PrivateKeyAccess(), reason="compromised")
-    whole = (out / "two.raucb").read_bytes()
-    (out / "cut.raucb").write_bytes(whole[: len(whole) // 2])
-    flipped = bytearray(whole)
+    intact = (out / "two.raucb").read_bytes()
+    (out / "cut.raucb").write_bytes(intact[: len(intact) // 2])
+    flipped = bytearray(intact)
     flipped[2_000_000] ^= 1
     (out / "flipped.raucb").write_bytes(flipped)
-    late = bytearray(whole)
-    late[whole.index(NEWER[40 * 4096 : 41 * 4096])] ^= 1
+    late = bytearray(intact)
+    late[intact.index(NEWER[40 * 4096 : 41 * 4096])] ^= 1
     (out / "late.raucb").write_bytes(late)
     (out / "none.raucb").write_bytes(b"no bundle at all" * 1000)
     (out / "keyring.pem").write_bytes(keys.keyring())
@@ -114,82 +114,82 @@ def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
     log = LOGS_FOLDER / f"{request.node.name}.log"
     request.node.stash.setdefault(LOGS, []).append(log)
     qemu = find_emulator(board.architecture)
-    how = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
-    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=how) as machine:
+    accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
+    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
         machine.console.wait_for("READY", BOOT)
-        must(machine, "mkdir -p /usr/lib/rauc && cp /bundles/system.conf /bundles/keyring.pem /usr/lib/rauc/")
-        must(machine, "cd /efi/EFI/Linux && echo running > edge-1-a.efi && echo old > edge-2-b.efi")
+        run_ok(machine, "mkdir -p /usr/lib/rauc && cp /bundles/system.conf /bundles/keyring.pem /usr/lib/rauc/")
+        run_ok(machine, "cd /efi/EFI/Linux && echo running > edge-1-a.efi && echo old > edge-2-b.efi")
         yield machine
 
 
-def must(machine: Machine, line: str, timeout: float = 120.0) -> str:
-    status, said = run_in_shell(machine, line, timeout)
-    assert status == 0, f"{line}: {said}"
-    return said
+def run_ok(machine: Machine, line: str, timeout: float = 120.0) -> str:
+    status, output = run_in_shell(machine, line, timeout)
+    assert status == 0, f"{line}: {output}"
+    return output
 
 
-def serve(machine: Machine, slot: str) -> None:
+def start_rauc_service(machine: Machine, slot: str) -> None:
     """(Re)start RAUC's service as in a system that booted from `slot`."""
-    must(machine, "if p=$(cat /run/rauc.pid); then kill $p; while kill -0 $p; do sleep 0.2; done; fi 2>/dev/null")
-    must(machine, f"(rauc --override-boot-slot={slot} service > /run/rauc.log 2>&1 & echo $! > /run/rauc.pid)")
-    must(machine, "for i in $(seq 20); do rauc status > /dev/null 2>&1 && break; sleep 0.5; done")
-    must(machine, "rauc status > /dev/null || { cat /run/rauc.log; false; }")
+    run_ok(machine, "if p=$(cat /run/rauc.pid); then kill $p; while kill -0 $p; do sleep 0.2; done; fi 2>/dev/null")
+    run_ok(machine, f"(rauc --override-boot-slot={slot} service > /run/rauc.log 2>&1 & echo $! > /run/rauc.pid)")
+    run_ok(machine, "for i in $(seq 20); do rauc status > /dev/null 2>&1 && break; sleep 0.5; done")
+    run_ok(machine, "rauc status > /dev/null || { cat /run/rauc.log; false; }")
 
 
-def slot_digest(machine: Machine, part: str, size: int) -> str:
+def slot_digest(machine: Machine, partition: str, size: int) -> str:
     """sha256 of the first `size` bytes of a partition, past the cache."""
-    must(machine, "sync; echo 3 > /proc/sys/vm/drop_caches")
-    return must(machine, f"head -c {size} /dev/edge/{part} | sha256sum").split()[0]
+    run_ok(machine, "sync; echo 3 > /proc/sys/vm/drop_caches")
+    return run_ok(machine, f"head -c {size} /dev/edge/{partition} | sha256sum").split()[0]
 
 
-def holds(machine: Machine, slot: str, made: Path) -> None:
+def assert_slot_holds(machine: Machine, slot: str, build: Path) -> None:
     """The slot has exactly what was built, and its boot file waits to be switched to."""
-    for part, name in ((f"root-{slot}", "root.erofs"), (f"root-{slot}-verity", "root.verity")):
-        data = (made / name).read_bytes()
-        assert slot_digest(machine, part, len(data)) == digest(data), part
-    staged = must(machine, f"sha256sum /efi/EFI/Linux/edge-{slot}.efi.staged").split()[0]
-    assert staged == digest((made / f"edge-{slot}.efi").read_bytes())
+    for partition, name in ((f"root-{slot}", "root.erofs"), (f"root-{slot}-verity", "root.verity")):
+        data = (build / name).read_bytes()
+        assert slot_digest(machine, partition, len(data)) == digest(data), partition
+    staged = run_ok(machine, f"sha256sum /efi/EFI/Linux/edge-{slot}.efi.staged").split()[0]
+    assert staged == digest((build / f"edge-{slot}.efi").read_bytes())
 
 
 def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Machine, site: Site) -> None:
-    serve(device, "a")
-    must(device, "rauc install /bundles/one.raucb")
-    holds(device, "b", site.build("one"))
-    assert must(device, "ls /efi/EFI/Linux").split() == ["edge-1-a.efi", "edge-b.efi.staged"]
-    asked = must(device, "grep set- /run/loader/log").splitlines()
-    assert asked[0] == "set-state b bad"
-    assert asked[-1] == "set-state b bad", "the slot is not switched to yet"
-    must(device, "rauc status mark-active other")
-    assert must(device, "tail -n 1 /run/loader/log") == "set-primary b"
-    assert not [line for line in asked if " a" in line], "nothing is done to the slot that runs"
-    must(device, "grep 'edge-b.efi: 301 blocks, 301 of them from the bundle' /run/rauc.log")
+    start_rauc_service(device, "a")
+    run_ok(device, "rauc install /bundles/one.raucb")
+    assert_slot_holds(device, "b", site.build("one"))
+    assert run_ok(device, "ls /efi/EFI/Linux").split() == ["edge-1-a.efi", "edge-b.efi.staged"]
+    calls = run_ok(device, "grep set- /run/loader/log").splitlines()
+    assert calls[0] == "set-state b bad"
+    assert calls[-1] == "set-state b bad", "the slot is not switched to yet"
+    run_ok(device, "rauc status mark-active other")
+    assert run_ok(device, "tail -n 1 /run/loader/log") == "set-primary b"
+    assert not [line for line in calls if " a" in line], "nothing is done to the slot that runs"
+    run_ok(device, "grep 'edge-b.efi: 301 blocks, 301 of them from the bundle' /run/rauc.log")
 
-    must(device, "cd /efi/EFI/Linux && mv edge-b.efi.staged edge-2-b+3.efi")
-    serve(device, "b")
-    must(device, "rauc install /bundles/two.raucb")
-    holds(device, "a", site.build("two"))
-    assert must(device, "cat /run/loader/primary /run/loader/state-a").split() == ["b", "bad"]
-    assert must(device, "ls /efi/EFI/Linux").split() == ["edge-2-b+3.efi", "edge-a.efi.staged"]
+    run_ok(device, "cd /efi/EFI/Linux && mv edge-b.efi.staged edge-2-b+3.efi")
+    start_rauc_service(device, "b")
+    run_ok(device, "rauc install /bundles/two.raucb")
+    assert_slot_holds(device, "a", site.build("two"))
+    assert run_ok(device, "cat /run/loader/primary /run/loader/state-a").split() == ["b", "bad"]
+    assert run_ok(device, "ls /efi/EFI/Linux").split() == ["edge-2-b+3.efi", "edge-a.efi.staged"]
     # Adaptive: all but the command line is in the other slot's entry, all but the new blocks in the other root.
-    must(device, "grep 'edge-a.efi: 301 blocks, 1 of them from the bundle' /run/rauc.log")
-    must(device, "grep 'source_image: count=60 ' /run/rauc.log")
+    run_ok(device, "grep 'edge-a.efi: 301 blocks, 1 of them from the bundle' /run/rauc.log")
+    run_ok(device, "grep 'source_image: count=60 ' /run/rauc.log")
 
 
 def test_what_was_written_before_an_interruption_is_not_read_again(device: Machine, site: Site) -> None:
     """Into a slot that is empty, and over a version that RAUC knows. A block that is damaged is the interruption."""
-    serve(device, "a")
-    must(device, "rm -rf /var/lib/rauc/*")
+    start_rauc_service(device, "a")
+    run_ok(device, "rm -rf /var/lib/rauc/*")
     for before in (None, "one"):
         if before:
-            must(device, f"rauc install /bundles/{before}.raucb")
-            holds(device, "b", site.build(before))
+            run_ok(device, f"rauc install /bundles/{before}.raucb")
+            assert_slot_holds(device, "b", site.build(before))
         assert run_in_shell(device, "rauc install /bundles/late.raucb")[0] != 0
-        serve(device, "a")  # with a new log
-        must(device, "rauc install /bundles/two.raucb")
-        holds(device, "b", site.build("two"))
-        log = must(device, "grep -e source_image -e 'index for target_slot' -e 'of this root' /run/rauc.log")
-        read = re.search(r"source_image: count=(\d+)", log)
-        assert read and int(read[1]) <= 1060 - 949 + 32, log  # before the damage; a few more are read ahead with it
+        start_rauc_service(device, "a")  # with a new log
+        run_ok(device, "rauc install /bundles/two.raucb")
+        assert_slot_holds(device, "b", site.build("two"))
+        log = run_ok(device, "grep -e source_image -e 'index for target_slot' -e 'of this root' /run/rauc.log")
+        match = re.search(r"source_image: count=(\d+)", log)
+        assert match and int(match[1]) <= 1060 - 949 + 32, log  # before the damage; a few more are read ahead with it
         assert "Building new hash index for target_slot with 2048 chunks" not in log, "a whole partition was read"
         assert f"index of this root: {0 if before is None else BLOCKS} blocks known, 949 of 1060" in log
 
@@ -205,26 +205,26 @@ REFUSED = {
 
 
 def test_what_must_not_be_installed_is_refused_before_a_slot_is_touched(device: Machine, site: Site) -> None:
-    serve(device, "a")
-    before = [slot_digest(device, part, 2**20) for part in ("root-a", "root-b", "root-b-verity")]
-    must(device, "echo -n > /run/loader/log")
+    start_rauc_service(device, "a")
+    before = [slot_digest(device, partition, 2**20) for partition in ("root-a", "root-b", "root-b-verity")]
+    run_ok(device, "echo -n > /run/loader/log")
     for name, reason in REFUSED.items():
-        status, said = run_in_shell(device, f"rauc install /bundles/{name}.raucb")
+        status, output = run_in_shell(device, f"rauc install /bundles/{name}.raucb")
         assert status != 0, name
-        assert re.search(reason, said), f"{name}: {said}"
+        assert re.search(reason, output), f"{name}: {output}"
     assert run_in_shell(device, "grep set- /run/loader/log") == (1, ""), "the boot loader was not asked for anything"
-    assert must(device, "cat /efi/EFI/Linux/edge-2-b.efi") == "old"
-    assert [slot_digest(device, part, 2**20) for part in ("root-a", "root-b", "root-b-verity")] == before
+    assert run_ok(device, "cat /efi/EFI/Linux/edge-2-b.efi") == "old"
+    assert [slot_digest(device, partition, 2**20) for partition in ("root-a", "root-b", "root-b-verity")] == before
 
     # A bit that flipped in the middle is found where it is read: after the slot was touched, but before the switch.
-    status, said = run_in_shell(device, "rauc install /bundles/flipped.raucb")
-    assert status != 0, said
-    assert must(device, "cat /run/loader/primary /run/loader/state-b").split() == ["a", "bad"]
+    status, output = run_in_shell(device, "rauc install /bundles/flipped.raucb")
+    assert status != 0, output
+    assert run_ok(device, "cat /run/loader/primary /run/loader/state-b").split() == ["a", "bad"]
     assert run_in_shell(device, "ls /efi/EFI/Linux | grep -x 'edge-.*b.*efi'")[0] == 1, "nothing can boot the slot"
     assert slot_digest(device, "root-a", 2**20) == before[0]
 
     # Without a floor, which the device lifts when it is told so, an older one installs over what failed.
-    must(device, "cp /bundles/nofloor.conf /usr/lib/rauc/system.conf")
-    serve(device, "a")
-    must(device, "rauc install /bundles/older.raucb")
-    holds(device, "b", site.build("older"))
+    run_ok(device, "cp /bundles/nofloor.conf /usr/lib/rauc/system.conf")
+    start_rauc_service(device, "a")
+    run_ok(device, "rauc install /bundles/older.raucb")
+    assert_slot_holds(device, "b", site.build("older"))

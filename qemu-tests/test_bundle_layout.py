@@ -21,17 +21,17 @@ def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_are_at_their_offsets
         random_blocks("root", 300),
     )  # noise is stored as it is: what can't be compressed can be compared
     tree, roothash = hash_tree(root, salt)
-    made = make_build(tmp_path / "build", root=root, tree=tree, metadata={"roothash": roothash})
-    signed = signing.prepare_signing(
+    build = make_build(tmp_path / "build", root=root, tree=tree, metadata={"roothash": roothash})
+    signer = signing.prepare_signing(
         authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess()), bundle_tools(cache)
     )
-    path = pack.make_bundle(source.read_build(made), tmp_path / "f.raucb", signed, cache).path
-    data, found = path.read_bytes(), {part.name: part for part in bundle_ranges(path)}
-    assert data[found["root.img"].begin : found["root.img"].end] == root
-    assert found["verity.img"].end > found["verity.img"].begin
-    assert ("root.img.block-hash-index" in found) is bool(salt), "without a salt it is a link, which has no data"
-    assert list(found)[-3:] == [TABLES, TREE, SIGNATURE]
-    order = list(found.values())
-    assert all(one.end == two.begin for one, two in pairwise(order))
+    path = pack.make_bundle(source.read_build(build), tmp_path / "f.raucb", signer, cache).path
+    data, parts = path.read_bytes(), {part.name: part for part in bundle_ranges(path)}
+    assert data[parts["root.img"].begin : parts["root.img"].end] == root
+    assert parts["verity.img"].end > parts["verity.img"].begin
+    assert ("root.img.block-hash-index" in parts) is bool(salt), "without a salt it is a link, which has no data"
+    assert list(parts)[-3:] == [TABLES, TREE, SIGNATURE]
+    order = list(parts.values())
+    assert all(first.end == second.begin for first, second in pairwise(order))
     assert order[0].begin < 128 and order[-1].end == len(data)
-    assert (found[TREE].end - found[TREE].begin) % 4096 == 0
+    assert (parts[TREE].end - parts[TREE].begin) % 4096 == 0

@@ -42,14 +42,14 @@ class Bench:
     def signed(self, signing: Signing, *, manifest: Callable[[str], str] = str) -> bytes:
         """The same content, signed by `signing`, its manifest changed: without the checks of `edge-osbuild bundle`."""
         with CACHE.scratch("bundles") as scratch:
-            inside, made = scratch / "content", scratch / "b.raucb"
-            inside.mkdir()
-            content.write_content(source.read_build(self.folder / "build"), inside)
-            text = (inside / "manifest.raucm").read_text()
-            (inside / "manifest.raucm").write_text(manifest(text))
-            words: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={pack.SQUASHFS}", inside, made]
-            signing.run_rauc(self.tools, words, scratch, {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)})
-            return made.read_bytes()
+            content_folder, bundle = scratch / "content", scratch / "b.raucb"
+            content_folder.mkdir()
+            content.write_content(source.read_build(self.folder / "build"), content_folder)
+            text = (content_folder / "manifest.raucm").read_text()
+            (content_folder / "manifest.raucm").write_text(manifest(text))
+            arguments: list[Argument] = ["rauc", "bundle", f"--mksquashfs-args={pack.SQUASHFS}", content_folder, bundle]
+            signing.run_rauc(self.tools, arguments, scratch, {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)})
+            return bundle.read_bytes()
 
     def certified(self, *, old: bool = False, purpose: bool = True) -> Signing:
         """A signer below the first root, with a certificate that is over or is for something else."""
@@ -58,16 +58,16 @@ class Bench:
         key = private_key.generate_key()
         public = key.public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
-        good = make_signer(self.keys.certificate(root), root_key, public, CertificateRequest("Example", "other"))
+        valid = make_signer(self.keys.certificate(root), root_key, public, CertificateRequest("Example", "other"))
         begin, end = (current_time() - timedelta(days=730), current_time() - timedelta(days=365)) if old else (
-            good.not_valid_before_utc, good.not_valid_after_utc,
+            valid.not_valid_before_utc, valid.not_valid_after_utc,
         )  # fmt: skip
-        builder = x509.CertificateBuilder(good.issuer, good.subject, public, good.serial_number, begin, end)
-        for each in good.extensions:
-            value = each.value
+        builder = x509.CertificateBuilder(valid.issuer, valid.subject, public, valid.serial_number, begin, end)
+        for extension in valid.extensions:
+            value = extension.value
             if isinstance(value, x509.ExtendedKeyUsage) and not purpose:
                 value = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-            builder = builder.add_extension(value, each.critical)
+            builder = builder.add_extension(value, extension.critical)
         certificate = builder.sign(root_key, hashes.SHA256())
         return Signing(self.keys, SignerEntry("other", root), certificate, private_key.key_to_pem(key).decode())
 
@@ -76,28 +76,28 @@ class Bench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder, tools = tmp_path_factory.mktemp("bench"), bundle_tools(CACHE)
     keys = authority.create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    made = make_build(folder / "build", root=random_blocks("root", 300))
-    pack.make_bundle(source.read_build(made), folder / "good.raucb", prepare_signing(keys, tools), CACHE)
+    build = make_build(folder / "build", root=random_blocks("root", 300))
+    pack.make_bundle(source.read_build(build), folder / "good.raucb", prepare_signing(keys, tools), CACHE)
     return Bench(folder, keys, tools, folder / "good.raucb")
 
 
-def revoked(bench: Bench) -> bytes:
-    lost = bench.certified()
-    data = bench.signed(lost)
+def make_revoked(bench: Bench) -> bytes:
+    signing = bench.certified()
+    data = bench.signed(signing)
     keys = load_keys(bench.keys.folder)
-    (keys.folder / "signer-9.crt").write_bytes(lost.certificate.public_bytes(serialization.Encoding.PEM))
-    known = keys.with_signer(SignerEntry("signer-9", "root-1")).save()
-    authority.revoke_key(known.folder, "signer-9", PrivateKeyAccess())
+    (keys.folder / "signer-9.crt").write_bytes(signing.certificate.public_bytes(serialization.Encoding.PEM))
+    with_lost_signer = keys.with_signer(SignerEntry("signer-9", "root-1")).save()
+    authority.revoke_key(with_lost_signer.folder, "signer-9", PrivateKeyAccess())
     keys.save()
     return data
 
 
-def strange(bench: Bench) -> bytes:
-    other = authority.create_keys(bench.folder / "strange", "Stranger", PrivateKeyAccess())
-    return bench.signed(prepare_signing(other, bench.tools))
+def make_untrusted(bench: Bench) -> bytes:
+    untrusted = authority.create_keys(bench.folder / "strange", "Stranger", PrivateKeyAccess())
+    return bench.signed(prepare_signing(untrusted, bench.tools))
 
 
-def damaged(place: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
+def flip_bit(offset: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
     """The good bundle with one bit changed, at a place that depends on the sizes of its payload and hash tree."""
 
     def make(bench: Bench) -> bytes:
@@ -107,7 +107,7 @@ def damaged(place: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
             ["rauc", "info", "--no-verify", "--output-format=json-2", "/run/b"], read_only_binds=[(bench.good,
             "/run/b")],
         ))["bundle"]["verity-size"]  # fmt: skip
-        data[place(end - tree, end)] ^= 0x10
+        data[offset(end - tree, end)] ^= 0x10
         return bytes(data)
 
     return make
@@ -117,21 +117,21 @@ CASES: dict[str, Callable[[Bench], bytes]] = {
     "good": lambda bench: bench.good.read_bytes(),
     "expired": lambda bench: bench.signed(bench.certified(old=True)),
     "wrong purpose": lambda bench: bench.signed(bench.certified(purpose=False)),
-    "wrong root": strange,
+    "wrong root": make_untrusted,
     "plain format": lambda bench: bench.signed(
         prepare_signing(bench.keys, bench.tools), manifest=lambda text: text.replace("format=verity", "format=plain")
     ),
-    "payload changed": damaged(lambda data, end: data // 2),
-    "first byte of the hash tree changed": damaged(lambda data, end: data),
-    "last byte of the hash tree changed": damaged(lambda data, end: end - 1),
-    "signature changed": damaged(lambda data, end: end + 100),
+    "payload changed": flip_bit(lambda data, end: data // 2),
+    "first byte of the hash tree changed": flip_bit(lambda data, end: data),
+    "last byte of the hash tree changed": flip_bit(lambda data, end: end - 1),
+    "signature changed": flip_bit(lambda data, end: end + 100),
     "half of it": lambda bench: bench.good.read_bytes()[:200_000],
     "one byte less": lambda bench: bench.good.read_bytes()[:-1],
     "one byte more": lambda bench: bench.good.read_bytes() + b"\0",
     "only its magic": lambda bench: b"hsqs",
     "magic and zeros": lambda bench: b"hsqs" + bytes(2**20),
     "signature of no size": lambda bench: bench.good.read_bytes()[:-8] + bytes(8),
-    "revoked": revoked,  # the last one: it changes the keyring
+    "revoked": make_revoked,  # the last one: it changes the keyring
 }
 
 
@@ -152,9 +152,9 @@ def test_inspect_agrees_with_rauc(name: str, bench: Bench, tmp_path: Path, capsy
     except Error:
         accepted = False
     assert accepted == (name == "good")
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit:
         cli.main(["inspect", str(path), "--keys", str(bench.keys.folder)])
-    assert (stopped.value.code == 0) == accepted
-    shown = capsys.readouterr()
-    assert "should not happen" not in shown.err
-    assert accepted == ("PROBLEM" not in shown.out and "signature:" not in shown.out and not shown.err)
+    assert (exit.value.code == 0) == accepted
+    output = capsys.readouterr()
+    assert "should not happen" not in output.err
+    assert accepted == ("PROBLEM" not in output.out and "signature:" not in output.out and not output.err)

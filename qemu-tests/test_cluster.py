@@ -38,11 +38,11 @@ GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], tim
 @pytest.fixture(scope="module")
 def node(
     board: Board, distribution: Distribution, image: Callable[[str | Path], Path],
-    clustered: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
     """First boot, with no network card in the machine; the card is plugged in once the node is healthy."""
-    profile = clustered("edge-server", board)
+    profile = cluster_profile("edge-server", board)
     seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     disk = image(profile) / "disk.img"
     config = MachineConfig(
@@ -63,7 +63,7 @@ def address(node: Node, kind: str) -> str:
     return node.kubectl(f"get {kind} {selector} -o jsonpath={path}").strip()
 
 
-def answers(node: Node, timeout: float = 180.0) -> None:
+def assert_answers(node: Node, timeout: float = 180.0) -> None:
     """The web server answers on the pod's address and on the service's.
 
     After a boot the pod gets another address, and the API tells the old one for a while.
@@ -79,10 +79,10 @@ def answers(node: Node, timeout: float = 180.0) -> None:
             time.sleep(2)
 
 
-def counter(node: Node) -> tuple[str, str, int | None]:
+def boot_counter(node: Node) -> tuple[str, str, int | None]:
     """The running slot, its state, and the tries that it has left while it is on trial."""
-    found = node.status()
-    return found["slot"], found["boot"]["state"], found["boot"]["left"]
+    status = node.status()
+    return status["slot"], status["boot"]["state"], status["boot"]["left"]
 
 
 def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: Node) -> None:
@@ -90,18 +90,18 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: No
     assert status["health"]["healthy"] is True
     results = {check["name"]: check["ok"] for check in status["health"]["checks"]}
     assert results.keys() >= {"40-containerd", "50-node", "60-pods"} and all(results.values())
-    found = json.loads(node.kubectl("get nodes -o json"))["items"]
-    assert [item["metadata"]["name"] for item in found] == ["site-1"]
-    ready = [c["status"] for c in found[0]["status"]["conditions"] if c["type"] == "Ready"]
+    nodes = json.loads(node.kubectl("get nodes -o json"))["items"]
+    assert [item["metadata"]["name"] for item in nodes] == ["site-1"]
+    ready = [c["status"] for c in nodes[0]["status"]["conditions"] if c["type"] == "Ready"]
     assert ready == ["True"]
 
 
 def test_the_proof_that_pods_run_needs_no_api_server_and_leaves_nothing(node: Node, distribution: Distribution) -> None:
     """Also where a power cut or a kill has left a sandbox of an earlier proof."""
-    said = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
-    found = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", said)
-    assert found and ipaddress.ip_address(found[1]) in ipaddress.ip_network("10.42.0.0/16"), said
-    assert float(found[2]) < 10, "seconds from Ready to committed, under emulation"
+    output = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
+    match = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", output)
+    assert match and ipaddress.ip_address(match[1]) in ipaddress.ip_network("10.42.0.0/16"), output
+    assert float(match[2]) < 10, "seconds from Ready to committed, under emulation"
     node.run(f"/usr/lib/edge-osbuild/edge-node sandbox & until {LEFT} | grep -q .; do :; done; kill -9 $!; wait")
     node.run(f"systemctl kill --signal=STOP {distribution.units[0]}")
     try:
@@ -122,11 +122,11 @@ def test_the_root_cannot_be_written_nor_remounted(node: Node) -> None:
 
 
 def test_no_key_is_in_the_image(node: Node) -> None:
-    found = node.run("find / -xdev -type f \\( -name '*.key' -o -name 'ssh_host_*' -o -name 'id_*' \\)")
-    assert found.split() == []
+    key_files = node.run("find / -xdev -type f \\( -name '*.key' -o -name 'ssh_host_*' -o -name 'id_*' \\)")
+    assert key_files.split() == []
     # Status 1 is grep's word that it read everything and found nothing; an error would be 2 (grep(1)).
-    places = "/usr/lib/edge-osbuild /usr/share/ca-certificates"
-    assert node.run(f"grep -rlE 'BEGIN (EC |RSA |OPENSSH )?PRIVATE KEY' {places}; test $? -eq 1") == ""
+    folders = "/usr/lib/edge-osbuild /usr/share/ca-certificates"
+    assert node.run(f"grep -rlE 'BEGIN (EC |RSA |OPENSSH )?PRIVATE KEY' {folders}; test $? -eq 1") == ""
 
 
 def test_the_data_partition_fills_a_larger_disk(node: Node) -> None:
@@ -140,14 +140,14 @@ def test_the_data_partition_fills_a_larger_disk(node: Node) -> None:
 
 def test_a_good_boot_clears_the_boot_counter(node: Node) -> None:
     node.wait_until('edge-agent status --json | grep -q \'"state": "good"\'', timeout=60)
-    assert counter(node) == ("a", "good", None)
+    assert boot_counter(node) == ("a", "good", None)
 
 
 def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node: Node) -> None:
     node.guest.put(DEMO.encode(), "/tmp/demo.yaml")
     node.kubectl("apply -f /tmp/demo.yaml")
     node.wait_rolled_out("web", 180)
-    answers(node)
+    assert_answers(node)
 
 
 def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node) -> None:
@@ -165,14 +165,14 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node
     node.run_failing("test -e /etc/changed")
     assert node.run("cat /etc/machine-id") == machine_id
     assert node.kubectl("get configmap kept -o jsonpath={.data.when}").strip() == "before"
-    answers(node)
+    assert_answers(node)
 
 
 def test_at_that_shutdown_pods_ended_before_all_else_and_are_still_the_same_pods(
     node: Node, distribution: Distribution
 ) -> None:
-    said = node.run("journalctl --boot=-1 --output=cat --unit=edge-pods.service")
-    assert re.search(r"rank 0: 1 stopped\n(rank \d: .*\n)*rank 9: ", said), said
+    output = node.run("journalctl --boot=-1 --output=cat --unit=edge-pods.service")
+    assert re.search(r"rank 0: 1 stopped\n(rank \d: .*\n)*rank 9: ", output), output
     lines = node.run("journalctl --boot=-1 --output=json JOB_TYPE=stop JOB_RESULT=done").splitlines()
     stopped = [json.loads(line)["UNIT"] for line in lines]
     for unit in distribution.units:
@@ -183,9 +183,9 @@ def test_at_that_shutdown_pods_ended_before_all_else_and_are_still_the_same_pods
 
 def test_after_that_boot_the_node_takes_pods_again(node: Node) -> None:
     node.wait_until("test ! -e /var/lib/kubernetes/cordoned", timeout=120)
-    found = json.loads(node.kubectl("get node site-1 -o json"))
-    assert "unschedulable" not in found["spec"]
-    assert "edge-osbuild/cordoned" not in found["metadata"]["annotations"]
+    node_object = json.loads(node.kubectl("get node site-1 -o json"))
+    assert "unschedulable" not in node_object["spec"]
+    assert "edge-osbuild/cordoned" not in node_object["metadata"]["annotations"]
 
 
 def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
@@ -200,9 +200,9 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     assert node.run(LEFT) == "", node.run("journalctl --no-pager -b -u edge-health")
     assert node.run("cat /var/lib/cut").strip() == "kept"
     assert node.kubectl("get configmap cut -o jsonpath={.data.when}").strip() == "just-before"
-    assert counter(node) == ("a", "good", None), "a power cut is no failed boot"
+    assert boot_counter(node) == ("a", "good", None), "a power cut is no failed boot"
     node.wait_rolled_out("web")
-    answers(node)
+    assert_answers(node)
 
 
 def test_a_power_cut_while_images_were_imported_leaves_no_empty_files(node: Node) -> None:
@@ -213,4 +213,4 @@ def test_a_power_cut_while_images_were_imported_leaves_no_empty_files(node: Node
              " && mv $digest $digest.begun && sync")  # fmt: skip
     node.power_cycle()
     node.wait_rolled_out("web")
-    answers(node)
+    assert_answers(node)

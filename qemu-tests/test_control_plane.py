@@ -36,7 +36,7 @@ from osbuild.agent.kubernetes.versions import KubernetesVersion
 
 pytestmark = pytest.mark.slow
 
-NEW, OLD = (one.version for one in RELEASES[:2])
+NEW, OLD = (release.version for release in RELEASES[:2])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ class Turns:
     def __init__(self, plane: ControlPlane) -> None:
         self.plane, self.stack = plane, ExitStack()
 
-    def take(self, version: str) -> tuple[ApiServer, dict[str, Any] | None]:
+    def start(self, version: str) -> tuple[ApiServer, dict[str, Any] | None]:
         self.stack.close()
         return self.stack.enter_context(self.plane.run_version(version))
 
@@ -71,13 +71,13 @@ def turns(plane: ControlPlane) -> Iterator[Turns]:
 @pytest.fixture(scope="module")
 def server(turns: Turns) -> ApiServer:
     """The old release, at its first boot."""
-    found, done = turns.take(OLD)
-    assert done == {"from": None, "to": f"upstream {OLD}"}
-    return found
+    old_server, outcome = turns.start(OLD)
+    assert outcome == {"from": None, "to": f"upstream {OLD}"}
+    return old_server
 
 
 @contextmanager
-def kubelets(server: ApiServer) -> Iterator[None]:
+def run_kubelets(server: ApiServer) -> Iterator[None]:
     """Pods that are to be ended end, after a while."""
     stop = threading.Event()
 
@@ -94,7 +94,7 @@ def kubelets(server: ApiServer) -> Iterator[None]:
         thread.join()
 
 
-def controllers_work(plane: ControlPlane, server: ApiServer, version: str) -> None:
+def assert_controllers_work(plane: ControlPlane, server: ApiServer, version: str) -> None:
     """The controller manager and the scheduler of a release take our arguments and do something."""
     namespace = f"of-{version.replace('.', '-')}"
     server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
@@ -102,15 +102,15 @@ def controllers_work(plane: ControlPlane, server: ApiServer, version: str) -> No
         wait_for(lambda: manager.poll() is not None or accounts(server, namespace), "no account")
         wait_for(lambda: manager.poll() is not None or accounts(server, "default"), "no account")
     with plane.run_program("kube-scheduler", version):
-        scheduled(server, namespace)
+        assert_schedules(server, namespace)
 
 
 def accounts(server: ApiServer, namespace: str) -> list[Any]:
-    found: list[Any] = server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"]
-    return found
+    service_accounts: list[Any] = server.call("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"]
+    return service_accounts
 
 
-def scheduled(server: ApiServer, name: str) -> None:
+def assert_schedules(server: ApiServer, name: str) -> None:
     make_pod(server, name, node=None)
     wait_for(lambda: server.call("GET", f"{PODS}/{name}")["spec"].get("nodeName"), f"{name} is not scheduled")
     server.call("DELETE", f"{PODS}/{name}?gracePeriodSeconds=0")
@@ -118,7 +118,7 @@ def scheduled(server: ApiServer, name: str) -> None:
 
 def test_the_old_release_runs_with_our_arguments(plane: ControlPlane, server: ApiServer) -> None:
     make_node(server, NODE)
-    controllers_work(plane, server, OLD)
+    assert_controllers_work(plane, server, OLD)
     make_configmap(server, "first")
 
 
@@ -126,8 +126,8 @@ def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(
     plane: ControlPlane, server: ApiServer
 ) -> None:
     make_pod(server, "web", "ReplicaSet")
-    facts = cluster_data.prepare_reboot(plane.system, 20, print)
-    assert facts["cordoned"] and "drain" not in facts and facts["snapshot"]
+    result = cluster_data.prepare_reboot(plane.system, 20, print)
+    assert result["cordoned"] and "drain" not in result and result["snapshot"]
     assert node_spec(server)["unschedulable"] and server.call("GET", f"{PODS}/web")
     assert cluster_data.rejoin(plane.system) == {"uncordoned": True}
     assert "unschedulable" not in node_spec(server)
@@ -144,12 +144,12 @@ def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
     body = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": budget}
     server.call("POST", "/apis/policy/v1/namespaces/default/poddisruptionbudgets", body)
     system = make_agent_root(tmp_path, plane, OLD)
-    with kubelets(server):
-        facts = cluster_data.prepare_reboot(system, 10, print)
-        assert facts["cordoned"], facts
-        assert facts["drain"]["moved"] == ["default/web"]
-        assert facts["drain"]["left"].keys() == {"default/held"}
-        assert "disruption budget" in facts["drain"]["left"]["default/held"]
+    with run_kubelets(server):
+        result = cluster_data.prepare_reboot(system, 10, print)
+        assert result["cordoned"], result
+        assert result["drain"]["moved"] == ["default/web"]
+        assert result["drain"]["left"].keys() == {"default/held"}
+        assert "disruption budget" in result["drain"]["left"]["default/held"]
     assert {pod["metadata"]["name"] for pod in server.call("GET", PODS)["items"]} == {
         "held",
         "log",
@@ -178,19 +178,19 @@ def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: Co
     try:
         wait_for(lambda: len(written) > 5, "nothing is written")
         before = len(written)
-        made = snapshot.take_snapshot(plane.system, KubernetesVersion("upstream", OLD), "asked")
+        taken = snapshot.take_snapshot(plane.system, KubernetesVersion("upstream", OLD), "asked")
         after = len(written)
         wait_for(lambda: len(written) > after + 5, "nothing is written any more")
     finally:
         stop.set()
         thread.join()
-    assert made
-    datastore.verify_database(made.database)
-    with closing(sqlite3.connect(made.database)) as copy:
+    assert taken
+    datastore.verify_database(taken.database)
+    with closing(sqlite3.connect(taken.database)) as copy:
         rows = copy.execute("SELECT name FROM kine WHERE name LIKE '/registry/configmaps/default/n-%' ORDER BY id")
-        found = [name.rpartition("/")[2] for (name,) in rows]
-    assert found == written[: len(found)], "a gap"
-    assert before <= len(found) <= after + 1
+        copied = [name.rpartition("/")[2] for (name,) in rows]
+    assert copied == written[: len(copied)], "a gap"
+    assert before <= len(copied) <= after + 1
     for name in written:
         server.call("DELETE", f"/api/v1/namespaces/default/configmaps/{name}")
 
@@ -198,26 +198,26 @@ def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: Co
 def test_the_new_release_goes_on_with_all_of_it(
     plane: ControlPlane, turns: Turns, server: ApiServer, story: dict[str, Any]
 ) -> None:
-    facts = cluster_data.prepare_reboot(plane.system, 1, print)
-    assert facts["snapshot"]
+    result = cluster_data.prepare_reboot(plane.system, 1, print)
+    assert result["snapshot"]
     make_configmap(server, "late")  # after the snapshot, before the reboot
-    newer, done = turns.take(NEW)
-    assert done and done["to"] == f"upstream {NEW}" and "problem" not in done
-    assert done["snapshot"] != facts["snapshot"], "what came late is in one more"
+    newer, outcome = turns.start(NEW)
+    assert outcome and outcome["to"] == f"upstream {NEW}" and "problem" not in outcome
+    assert outcome["snapshot"] != result["snapshot"], "what came late is in one more"
     assert list_configmaps(newer) == ["first", "late"]
     assert node_spec(newer)["unschedulable"], "until the boot is good"
     assert cluster_data.rejoin(plane.system)["uncordoned"]
-    controllers_work(plane, newer, NEW)
+    assert_controllers_work(plane, newer, NEW)
     make_configmap(newer, "lost")
     newer.call("DELETE", "/api/v1/namespaces/default/configmaps/first")
-    story |= {"seen": current_revision(newer), "snapshot": done["snapshot"]}
+    story |= {"seen": current_revision(newer), "snapshot": outcome["snapshot"]}
 
 
 def test_what_a_rollback_would_lose_is_known_before(plane: ControlPlane, story: dict[str, Any]) -> None:
-    found = cluster_data.rollback_loss(plane.system)
-    assert found and found["snapshot"] == story["snapshot"]
-    assert "configmaps/default/lost" in found["lost"]["created"]
-    assert "configmaps/default/first" in found["lost"]["deleted"]
+    loss = cluster_data.rollback_loss(plane.system)
+    assert loss and loss["snapshot"] == story["snapshot"]
+    assert "configmaps/default/lost" in loss["lost"]["created"]
+    assert "configmaps/default/first" in loss["lost"]["deleted"]
 
 
 def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
@@ -225,24 +225,24 @@ def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
 ) -> None:
     """The scheduler stands for every client elsewhere in the cluster that outlives it: its caches are of the future."""
     with plane.run_program("kube-scheduler", OLD):
-        older, done = turns.take(OLD)
-        assert done and done["restored"]["snapshot"] == story["snapshot"]
-        assert "configmaps/default/lost" in done["restored"]["lost"]["created"]
+        older, outcome = turns.start(OLD)
+        assert outcome and outcome["restored"]["snapshot"] == story["snapshot"]
+        assert "configmaps/default/lost" in outcome["restored"]["lost"]["created"]
         assert list_configmaps(older) == ["first", "late"]
         assert current_revision(older) > story["seen"], "revisions never go back"
-        assert gone(older, story["seen"])
+        assert is_expired(older, story["seen"])
         assert node_spec(older)["unschedulable"], "as it was in the snapshot"
         assert cluster_data.rejoin(plane.system)["uncordoned"]
-        scheduled(older, "after-the-rollback")
-    now = current_revision(older)
+        assert_schedules(older, "after-the-rollback")
+    revision = current_revision(older)
     make_configmap(older, "after")
-    events = [(event["type"], event["object"]["metadata"]["name"]) for event in watch_configmaps(older, now)]
+    events = [(event["type"], event["object"]["metadata"]["name"]) for event in watch_configmaps(older, revision)]
     assert events == [("ADDED", "after")]
     assert plane.recorded_version() == f"upstream {OLD}"
-    assert "replaced" in [one.reason for one in snapshot.list_snapshots(plane.system)]
+    assert "replaced" in [release.reason for release in snapshot.list_snapshots(plane.system)]
 
 
-def gone(server: ApiServer, since: int) -> bool:
+def is_expired(server: ApiServer, since: int) -> bool:
     """Whether the server says that it does not know what came after a revision (410)."""
     try:
         events = watch_configmaps(server, since)
@@ -252,6 +252,6 @@ def gone(server: ApiServer, since: int) -> bool:
 
 
 def test_an_update_after_a_rollback_works_like_the_first(plane: ControlPlane, turns: Turns) -> None:
-    newer, done = turns.take(NEW)
-    assert done and done["snapshot"] and "problem" not in done
+    newer, outcome = turns.start(NEW)
+    assert outcome and outcome["snapshot"] and "problem" not in outcome
     assert list_configmaps(newer) == ["after", "first", "late"]

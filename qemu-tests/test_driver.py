@@ -31,31 +31,31 @@ BOOT = 60.0
 _numbers = itertools.count()
 
 
-def shell(machine: Machine, line: str, timeout: float = 20.0) -> str:
+def run_in_shell(machine: Machine, line: str, timeout: float = 20.0) -> str:
     """Type `line` at the guest's shell and return what it said; it must end with status 0."""
     mark = f"mark-{next(_numbers)}"
     machine.send(f"echo {mark}; {line}; echo {mark}:$?\n")
-    found = machine.console.wait_for(rf"{mark}\n([\s\S]*?){mark}:(\d+)", timeout)
-    assert found[2] == "0", found[0]
-    return found[1].strip()
+    match = machine.console.wait_for(rf"{mark}\n([\s\S]*?){mark}:(\d+)", timeout)
+    assert match[2] == "0", match[0]
+    return match[1].strip()
 
 
-def booted(machine: Machine) -> Machine:
+def wait_booted(machine: Machine) -> Machine:
     machine.console.wait_for("READY", BOOT)
     return machine
 
 
 def processes(folder: Path) -> list[str]:
     """Command lines of the processes that have something to do with `folder`."""
-    found = []
+    command_lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if str(folder) in line:
-            found.append(line)
-    return found
+            command_lines.append(line)
+    return command_lines
 
 
 @pytest.fixture
@@ -110,16 +110,22 @@ def test_nothing_is_left_when_python_is_killed(tmp_path: Path, plain: MachineCon
     work = tmp_path / "work"
     work.mkdir()
     assert plain.direct
-    words = [str(work), str(plain.direct.kernel), str(plain.direct.initrd), plain.direct.arguments, plain.board.name]
-    with subprocess.Popen([sys.executable, str(script), *words], stdout=subprocess.PIPE, text=True) as parent:
+    arguments = [
+        str(work),
+        str(plain.direct.kernel),
+        str(plain.direct.initrd),
+        plain.direct.arguments,
+        plain.board.name,
+    ]
+    with subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "on\n"
         assert any("qemu-system" in line for line in processes(work))
         parent.kill()
         parent.wait()
         deadline = Deadline(5)
-        while left := [*processes(work), *map(str, work.iterdir())]:
-            assert not deadline.passed, left
+        while remaining := [*processes(work), *map(str, work.iterdir())]:
+            assert not deadline.passed, remaining
             deadline.pause()
 
 
@@ -138,34 +144,34 @@ def test_the_death_of_qemu_is_noticed_at_once(machine: MachineFactory, plain: Ma
 
 
 def _qemu_pids(machine: Machine) -> list[int]:
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes()
         except OSError:
             continue
         if line.startswith(b"qemu-system") and str(machine.folder).encode() in line:
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
     machine: MachineFactory, plain: MachineConfig, disk: Path
 ) -> None:
     before = hashlib.sha256(disk.read_bytes()).hexdigest()
-    guest = booted(machine(replace(plain, image=disk, disk_size=48 * 2**20)))
-    assert shell(guest, "cat /sys/block/vda/size") == str(48 * 2**20 // 512)
-    shell(guest, "echo flushed | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
-    shell(guest, "exec 3</dev/vda")  # the last one to close a disk flushes it: be one more
-    shell(guest, "echo cached | dd of=/dev/vda bs=4096 seek=4 conv=notrunc 2>/dev/null")
+    guest = wait_booted(machine(replace(plain, image=disk, disk_size=48 * 2**20)))
+    assert run_in_shell(guest, "cat /sys/block/vda/size") == str(48 * 2**20 // 512)
+    run_in_shell(guest, "echo flushed | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    run_in_shell(guest, "exec 3</dev/vda")  # the last one to close a disk flushes it: be one more
+    run_in_shell(guest, "echo cached | dd of=/dev/vda bs=4096 seek=4 conv=notrunc 2>/dev/null")
     guest.power_cut()
     assert not guest.running
     with pytest.raises(Error, match="its power was cut"):
         guest.send("x")
     guest.boot_again()
-    booted(guest)
-    assert shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 7") == "flushed"
-    assert shell(guest, "dd if=/dev/vda bs=4096 skip=4 count=1 2>/dev/null | head -c 6 | tr -d '\\0'") == ""
+    wait_booted(guest)
+    assert run_in_shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 7") == "flushed"
+    assert run_in_shell(guest, "dd if=/dev/vda bs=4096 skip=4 count=1 2>/dev/null | head -c 6 | tr -d '\\0'") == ""
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before
     guest.power_cut()
     disk.touch()
@@ -178,25 +184,25 @@ def test_a_persistent_disk_is_kept_and_belongs_to_one_machine_at_a_time(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = replace(plain, image=disk, persist=Path("kept here, too.qcow2"))  # relative, with a comma
-    guest = booted(machine(config))
-    shell(guest, "echo kept | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    guest = wait_booted(machine(config))
+    run_in_shell(guest, "echo kept | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
     with pytest.raises(Error, match="lock") as caught:
         machine(config)
     assert "another machine is using this disk" in (caught.value.hint or "")
     guest.send("poweroff -f\n")
     guest.wait_off(20)
-    guest = booted(machine(config))
-    assert shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 4") == "kept"
+    guest = wait_booted(machine(config))
+    assert run_in_shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 4") == "kept"
 
 
 def test_events_resets_and_panics_are_told_apart(machine: MachineFactory, plain: MachineConfig) -> None:
-    guest = booted(machine(plain))
+    guest = wait_booted(machine(plain))
     guest.reset()
-    booted(guest)
+    wait_booted(guest)
     guest.send("reboot -f\n")
     event = guest.wait_for_event("RESET", 20)
     assert event["data"]["reason"] == "guest-reset"
-    booted(guest)
+    wait_booted(guest)
     with pytest.raises(TimedOut, match=r"no event SHUTDOWN within 0\.2 s; the last events were: .*RESET"):
         guest.wait_for_event("SHUTDOWN", 0.2)
     guest.send("echo c >/proc/sysrq-trigger\n")
@@ -208,32 +214,35 @@ def test_events_resets_and_panics_are_told_apart(machine: MachineFactory, plain:
 
 
 def test_a_network_card_is_plugged_in_reached_and_pulled(machine: MachineFactory, plain: MachineConfig) -> None:
-    guest = booted(machine(plain))
-    shell(guest, "! test -e /sys/class/net/eth0")
+    guest = wait_booted(machine(plain))
+    run_in_shell(guest, "! test -e /sys/class/net/eth0")
     for _ in range(2):
         guest.plug_network(MachineNetwork(forwards=(Forward(80),), restrict=True))
-        shell(
+        run_in_shell(
             guest, "while ! ip address add 10.0.2.15/24 dev eth0 2>/dev/null; do sleep 0.1; done; ip link set eth0 up"
         )
-        shell(guest, "(echo hello | nc -l -p 80 &) ; sleep 0.5; cat /sys/class/net/eth0/carrier")
+        run_in_shell(guest, "(echo hello | nc -l -p 80 &) ; sleep 0.5; cat /sys/class/net/eth0/carrier")
         with socket.create_connection(("127.0.0.1", guest.port(80)), timeout=10) as connection:
             assert connection.recv(100) == b"hello\n"
         guest.set_link(False)
-        shell(guest, "while ! grep -q 0 /sys/class/net/eth0/carrier; do sleep 0.1; done")
+        run_in_shell(guest, "while ! grep -q 0 /sys/class/net/eth0/carrier; do sleep 0.1; done")
         guest.unplug_network()
-        shell(guest, "! test -e /sys/class/net/eth0")
+        run_in_shell(guest, "! test -e /sys/class/net/eth0")
     with pytest.raises(Error, match="port 80 of the guest is not forwarded"):
         guest.port(80)
 
 
 def test_a_saved_state_comes_back(machine: MachineFactory, plain: MachineConfig, disk: Path) -> None:
-    guest = booted(machine(replace(plain, image=disk)))
-    shell(guest, "word=before; echo before | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    guest = wait_booted(machine(replace(plain, image=disk)))
+    run_in_shell(guest, "word=before; echo before | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
     guest.save("one")
-    shell(guest, "word=after; echo after | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
+    run_in_shell(guest, "word=after; echo after | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
     guest.load("one")
-    read = "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -n 1"
-    assert shell(guest, f"echo $word; echo 3 >/proc/sys/vm/drop_caches; {read}").split() == ["before", "before"]
+    read_command = "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -n 1"
+    assert run_in_shell(guest, f"echo $word; echo 3 >/proc/sys/vm/drop_caches; {read_command}").split() == [
+        "before",
+        "before",
+    ]
     with pytest.raises(Error, match="snapshot-load two failed"):
         guest.load("two")
 
@@ -241,10 +250,10 @@ def test_a_saved_state_comes_back(machine: MachineFactory, plain: MachineConfig,
 def test_qemus_complaints_about_arguments_are_reported(machine: MachineFactory, plain: MachineConfig) -> None:
     with pytest.raises(Error, match="no-such-device"):
         machine(replace(plain, extra=("-device", "no-such-device")))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        network = MachineNetwork(forwards=(Forward(22, taken.getsockname()[1]),))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        network = MachineNetwork(forwards=(Forward(22, listener.getsockname()[1]),))
         with pytest.raises(Error, match="Could not set up host forwarding rule") as caught:
             machine(replace(plain, network=network))
     assert caught.value.hint == "the port is in use: choose another one"
@@ -267,25 +276,27 @@ def test_run_shows_the_console_and_quits_by_key_or_signal(board: Board, disk: Pa
     environment = {**os.environ, "TMPDIR": str(work)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as streaming:
         assert streaming.stdout
-        said = b""
-        while b"BdsDxe" not in said:
-            said += (data := os.read(streaming.stdout.fileno(), 4096))
-            assert data, said
+        output = b""
+        while b"BdsDxe" not in output:
+            output += (data := os.read(streaming.stdout.fileno(), 4096))
+            assert data, output
         streaming.terminate()
         assert streaming.wait(10) == 128 + signal.SIGTERM
     assert processes(work) == []
     assert list(work.iterdir()) == []
 
-    ours, theirs = pty.openpty()
-    before = termios.tcgetattr(theirs)
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as interactive:
-        said = b""
-        while b"BdsDxe" not in said:
-            said += os.read(ours, 4096)
-        os.write(ours, b"\x01x")
+    terminal, child_terminal = pty.openpty()
+    before = termios.tcgetattr(child_terminal)
+    with subprocess.Popen(
+        command, stdin=child_terminal, stdout=child_terminal, stderr=child_terminal, env=environment
+    ) as interactive:
+        output = b""
+        while b"BdsDxe" not in output:
+            output += os.read(terminal, 4096)
+        os.write(terminal, b"\x01x")
         assert interactive.wait(10) == 0
-    assert b"ssh -p " in said
-    assert termios.tcgetattr(theirs) == before
-    os.close(ours)
-    os.close(theirs)
+    assert b"ssh -p " in output
+    assert termios.tcgetattr(child_terminal) == before
+    os.close(terminal)
+    os.close(child_terminal)
     assert processes(work) == []

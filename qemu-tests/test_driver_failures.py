@@ -20,78 +20,78 @@ READ = "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=4096 skip=2 count=1 
 
 
 @pytest.fixture
-def booted(machine: MachineFactory, board: Board, kernel: DirectKernel) -> Callable[[MachineConfig], Machine]:
+def boot_kernel(machine: MachineFactory, board: Board, kernel: DirectKernel) -> Callable[[MachineConfig], Machine]:
     """Boots a kernel with a shell."""
 
     def boot(config: MachineConfig) -> Machine:
-        made = machine(replace(config, board=board, memory=256 * 2**20, direct=kernel, network=None))
-        made.console.wait_for("READY", BOOT)
-        return made
+        guest = machine(replace(config, board=board, memory=256 * 2**20, direct=kernel, network=None))
+        guest.console.wait_for("READY", BOOT)
+        return guest
 
     return boot
 
 
-def say(machine: Machine, line: str) -> str:
+def run(machine: Machine, line: str) -> str:
     """What a line at the guest's shell says; it must end well."""
-    status, said = run_in_shell(machine, line)
-    assert status == 0, said
-    return said
+    status, output = run_in_shell(machine, line)
+    assert status == 0, output
+    return output
 
 
-def put(word: str, block: int, how: str = "conv=fsync,notrunc") -> str:
+def write_block(word: str, block: int, how: str = "conv=fsync,notrunc") -> str:
     return f"echo {word} | dd of=/dev/vda bs=4096 seek={block} {how} 2>/dev/null"
 
 
 def test_a_machine_goes_on_from_the_same_moment_after_every_power_cut(
-    booted: Callable[[MachineConfig], Machine], disk: Path
+    boot_kernel: Callable[[MachineConfig], Machine], disk: Path
 ) -> None:
-    guest = booted(MachineConfig(image=disk))
-    say(guest, f"word=before; {put('before', 2)}")
+    guest = boot_kernel(MachineConfig(image=disk))
+    run(guest, f"word=before; {write_block('before', 2)}")
     guest.save("one")
     for word in ("first", "second"):
-        say(guest, f"word={word}; {put(word, 2)}")
+        run(guest, f"word={word}; {write_block(word, 2)}")
         guest.power_cut()
         guest.boot_again("one")
-        assert say(guest, f"echo $word; {READ}").split() == ["before", "before"]
+        assert run(guest, f"echo $word; {READ}").split() == ["before", "before"]
 
 
 def test_every_write_is_in_the_log_before_the_flush_that_follows_it(
-    booted: Callable[[MachineConfig], Machine], disk: Path, tmp_path: Path
+    boot_kernel: Callable[[MachineConfig], Machine], disk: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "writes.log"
-    guest = booted(MachineConfig(image=disk, write_log=log))
-    say(guest, f"exec 3</dev/vda; {put('one', 2)}")
-    say(guest, put("two", 4, "conv=notrunc,sync oflag=direct"))
+    guest = boot_kernel(MachineConfig(image=disk, write_log=log))
+    run(guest, f"exec 3</dev/vda; {write_block('one', 2)}")
+    run(guest, write_block("two", 4, "conv=notrunc,sync oflag=direct"))
     entries = position(log)
     guest.power_cut()
     guest.boot_again()
     guest.console.wait_for("READY", BOOT)
-    say(guest, put("three", 6))
+    run(guest, write_block("three", 6))
     guest.power_cut()
-    with WriteLog(log) as found:
-        flushes = [each.number for each in found.entries() if each.flags & Flag.FLUSH]
-        writes = [each for each in found.entries() if each.size]
-        words = [(each.offset, found.data(each, 0, 5).rstrip(b"\n\0")) for each in writes]
-    assert words == [(8192, b"one"), (16384, b"two"), (24576, b"three")]
-    first, second, third = (each.number for each in writes)
+    with WriteLog(log) as write_log:
+        flushes = [entry.number for entry in write_log.entries() if entry.flags & Flag.FLUSH]
+        writes = [entry for entry in write_log.entries() if entry.size]
+        contents = [(entry.offset, write_log.data(entry, 0, 5).rstrip(b"\n\0")) for entry in writes]
+    assert contents == [(8192, b"one"), (16384, b"two"), (24576, b"three")]
+    first, second, third = (entry.number for entry in writes)
     assert any(first < number < second for number in flushes)
     assert second < entries <= third, "the log of a machine that is cut off is whole, and goes on after it"
     assert any(third < number for number in flushes)
 
 
 def test_sectors_break_and_are_mended_while_the_machine_runs(
-    booted: Callable[[MachineConfig], Machine], disk: Path
+    boot_kernel: Callable[[MachineConfig], Machine], disk: Path
 ) -> None:
-    guest = booted(MachineConfig(disks=(disk,)))
-    say(guest, "echo 1 >/proc/sys/kernel/printk")  # what the kernel says of errors goes to this console too
+    guest = boot_kernel(MachineConfig(disks=(disk,)))
+    run(guest, "echo 1 >/proc/sys/kernel/printk")  # what the kernel says of errors goes to this console too
 
     def writes(*blocks: int) -> list[str]:
         line = "dd if=/dev/zero of=/dev/vda bs=4096 seek={} count=1 conv=notrunc oflag=direct 2>/dev/null; echo $?"
-        return [say(guest, line.format(block)) for block in blocks]
+        return [run(guest, line.format(block)) for block in blocks]
 
     guest.break_sectors([2**20 + 512], kinds=["write"])
     assert writes(255, 256, 257) == ["0", "1", "0"]
-    assert say(guest, "dd if=/dev/vda of=/dev/null bs=4096 skip=256 count=1 iflag=direct 2>/dev/null; echo $?") == "0"
+    assert run(guest, "dd if=/dev/vda of=/dev/null bs=4096 skip=256 count=1 iflag=direct 2>/dev/null; echo $?") == "0"
     guest.break_sectors([2**20 + 4096])
     assert writes(256, 257) == ["0", "1"]
     guest.mend_sectors()

@@ -36,23 +36,23 @@ def data(tools: ToolsTree, folder: Path, text: str) -> Path:
 def test_a_good_file_system_is_good_and_stays_as_it_was(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, '{"stage": "installed"}')
     before = digest(image)
-    found = check_data(tools, image, [DOCUMENT, "/lib/other.json"])
-    assert (found.problem, found.recovered) == (None, False)
-    assert found.documents == {DOCUMENT: {"stage": "installed"}, "/lib/other.json": None}
+    check = check_data(tools, image, [DOCUMENT, "/lib/other.json"])
+    assert (check.problem, check.recovered) == (None, False)
+    assert check.documents == {DOCUMENT: {"stage": "installed"}, "/lib/other.json": None}
     assert digest(image) == before
 
 
 def test_a_journal_is_replayed_and_that_is_taken_back(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
     # A transaction that was committed and is not in its place yet: debugfs(8), "jw". It writes what is there.
-    words = (
+    script = (
         f"dd if={image} of={tmp_path}/block bs=1024 skip=8 count=1 2> /dev/null; "
         f"printf 'jo\njw -b 8 {tmp_path}/block\njc\n' | debugfs -w {image}"
     )
-    tools.run_command(["sh", "-c", words], [tmp_path])
+    tools.run_command(["sh", "-c", script], [tmp_path])
     before = digest(image)
-    found = check_data(tools, image, [DOCUMENT])
-    assert (found.recovered, found.problem, found.documents) == (True, None, {DOCUMENT: {}})
+    check = check_data(tools, image, [DOCUMENT])
+    assert (check.recovered, check.problem, check.documents) == (True, None, {DOCUMENT: {}})
     assert digest(image) == before
     assert check_data(tools, image, [DOCUMENT]).recovered, "the journal is still to be replayed"
 
@@ -64,29 +64,29 @@ def test_a_torn_superblock_loses_no_data(tools: ToolsTree, tmp_path: Path) -> No
         file.seek(1024 + 512)
         file.write(b"torn")
     before = digest(image)
-    found = check_data(tools, image, [DOCUMENT])
-    assert (found.problem, found.documents) == (None, {DOCUMENT: {"a": 1}})
+    check = check_data(tools, image, [DOCUMENT])
+    assert (check.problem, check.documents) == (None, {DOCUMENT: {"a": 1}})
     assert digest(image) == before
-    words = f"e2fsck -p {image}; [ $? -ge 4 ] && e2fsck -y {image}; [ $? -lt 4 ]"  # as mount-state has it
-    tools.run_command(["sh", "-c", words], [tmp_path])
+    script = f"e2fsck -p {image}; [ $? -ge 4 ] && e2fsck -y {image}; [ $? -lt 4 ]"  # as mount-state has it
+    tools.run_command(["sh", "-c", script], [tmp_path])
     assert check_data(tools, image, [DOCUMENT]).documents == {DOCUMENT: {"a": 1}}
 
 
 def test_a_torn_document_is_found(tools: ToolsTree, tmp_path: Path) -> None:
-    found = check_data(tools, data(tools, tmp_path, '{"stage": "insta'), [DOCUMENT])
-    assert found.problem and "state.json is torn" in found.problem
+    check = check_data(tools, data(tools, tmp_path, '{"stage": "insta'), [DOCUMENT])
+    assert check.problem and "state.json is torn" in check.problem
 
 
 def test_damage_that_nobody_repairs_unasked_is_found_and_left(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
     tools.run_command(["debugfs", "-w", "-R", "set_inode_field <2> mode 0100644", image], [tmp_path])
     before = digest(image)
-    found = check_data(tools, image)
-    assert found.problem and "status 4" in found.problem
+    check = check_data(tools, image)
+    assert check.problem and "status 4" in check.problem
     assert digest(image) == before
 
 
-def fat(tools: ToolsTree, folder: Path) -> Path:
+def make_fat(tools: ToolsTree, folder: Path) -> Path:
     image = folder / "esp.img"
     with image.open("wb") as file:
         file.truncate(64 * 2**20)
@@ -106,13 +106,13 @@ def fat(tools: ToolsTree, folder: Path) -> Path:
 def test_fat_is_good_unless_files_are_hurt(
     tools: ToolsTree, tmp_path: Path, place: int, data: bytes, good: bool
 ) -> None:
-    image = fat(tools, tmp_path)
+    image = make_fat(tools, tmp_path)
     with image.open("r+b") as file:
         file.seek(place)
         file.write(data)
     before = digest(image)
-    found = check_fat(tools, image)
-    assert (found.files == () and found.problems == ()) is good, found
+    check = check_fat(tools, image)
+    assert (check.files == () and check.problems == ()) is good, check
     assert digest(image) == before
 
 
@@ -126,8 +126,8 @@ def damage(path: Path) -> None:
 def test_a_root_is_whole_or_not(tools: ToolsTree, tmp_path: Path, hurt: Callable[[Path], None], good: bool) -> None:
     root, tree = tmp_path / "root", tmp_path / "tree"
     root.write_bytes(b"block" * 4096 * 8)
-    said = tools.run_command(["veritysetup", "format", root, tree], [tmp_path])
-    root_hash = next(line.split()[-1] for line in said.splitlines() if line.startswith("Root hash:"))
+    output = tools.run_command(["veritysetup", "format", root, tree], [tmp_path])
+    root_hash = next(line.split()[-1] for line in output.splitlines() if line.startswith("Root hash:"))
     hurt(root)
     if good:
         verify_root(tools, root, tree, root_hash)

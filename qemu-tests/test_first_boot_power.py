@@ -26,11 +26,11 @@ Factory = Callable[[], AbstractContextManager[Node]]
 @pytest.fixture(scope="module")
 def new_node(
     board: Board, distribution: Distribution, image: Callable[[str | Path], Path],
-    clustered: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Factory:  # fmt: skip
     """Power a machine on whose disk has never been booted."""
-    profile = clustered("edge-server", board)
+    profile = cluster_profile("edge-server", board)
     seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     disk = image(profile) / "disk.img"
     config = MachineConfig(
@@ -46,7 +46,7 @@ def new_node(
     return power_on
 
 
-def serves(node: Node) -> None:
+def assert_serves(node: Node) -> None:
     """The boot is complete, and a pod of a baked-in image becomes available."""
     node.wait_complete(2 * BOOT)
     node.guest.wait_ready(CONNECT)
@@ -65,15 +65,15 @@ def test_a_power_cut_at_whatever_moment_of_a_first_boot_leaves_a_node_that_serve
         figures |= {"cuts": 0, "survived": 0, "seed": seed}
         begin = time.monotonic()
         with new_node() as node:
-            serves(node)
-        whole = time.monotonic() - begin
+            assert_serves(node)
+        total = time.monotonic() - begin
         for number in range(count):
-            moment = whole * (number + chance.random()) / count
+            moment = total * (number + chance.random()) / count
             with new_node() as node:
                 time.sleep(moment)
                 node.machine.power_cut()
                 figures["cuts"] += 1
                 node.machine.boot_again()
-                serves(node)
+                assert_serves(node)
                 figures["survived"] += 1
-                log.note(f"cut {number} after {moment:.1f} of {whole:.1f} s: well")
+                log.note(f"cut {number} after {moment:.1f} of {total:.1f} s: well")

@@ -53,19 +53,21 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     assert str(tmp_path) not in run_command(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
 
 
-def command(image: Path, *words: object) -> list[str]:
-    return [sys.executable, "-m", "osbuild", "flash", str(image), *(str(word) for word in words)]
+def flash_command(image: Path, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "osbuild", "flash", str(image), *(str(word) for word in arguments)]
 
 
-def flash(image: Path, *words: object) -> tuple[int, dict[str, dict[str, Any]], str]:
+def run_flash(image: Path, *arguments: object) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Status, what became of each target, and what was said."""
-    done = subprocess.run(command(image, *words, "--yes", "--json"), capture_output=True, text=True, timeout=300)
-    assert "Traceback" not in done.stderr
-    found = json.loads(done.stdout)["targets"] if done.stdout else []
-    return done.returncode, {each["target"]: each for each in found}, done.stderr
+    result = subprocess.run(
+        flash_command(image, *arguments, "--yes", "--json"), capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in result.stderr
+    targets = json.loads(result.stdout)["targets"] if result.stdout else []
+    return result.returncode, {target["target"]: target for target in targets}, result.stderr
 
 
-def stick(folder: Path, name: str = "stick", size: int = SIZE) -> Path:
+def make_stick(folder: Path, name: str = "stick", size: int = SIZE) -> Path:
     """The file behind an ordinary card, full of what it was used for before."""
     path = folder / name
     path.write_bytes(os.urandom(MIB) * (size // MIB))
@@ -83,97 +85,106 @@ def assert_same(store: Path, image: Path) -> None:
     table = gpt.read_table(store)
     assert table.size == store.stat().st_size and table.partitions == gpt.read_table(image).partitions
     with image.open("rb") as old, store.open("rb") as new:
-        for each in block_map.make_bmap(image).ranges[:-1]:  # the last is the table's backup, which has moved
-            start = max(each.offset, MIB)
-            assert block_map.hash_range(new, start, each.end - start) == block_map.hash_range(
-                old, start, each.end - start
+        for extent in block_map.make_bmap(image).ranges[:-1]:  # the last is the table's backup, which has moved
+            start = max(extent.offset, MIB)
+            assert block_map.hash_range(new, start, extent.end - start) == block_map.hash_range(
+                old, start, extent.end - start
             )
 
 
 @devices
 def test_a_card_is_written_and_verified(small: Path, folder: Path) -> None:
-    store = stick(folder)
+    store = make_stick(folder)
     with attach_loop_device(store) as device:
-        status, targets, said = flash(small, device)
-    assert (status, targets[str(device)]["state"]) == (0, "done"), said
+        status, targets, messages = run_flash(small, device)
+    assert (status, targets[str(device)]["state"]) == (0, "done"), messages
     assert_same(store, small)
 
 
 @devices
 def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path, folder: Path) -> None:
-    store, place = stick(folder), folder / "my card"
-    place.mkdir()
+    store, mount_point = make_stick(folder), folder / "my card"
+    mount_point.mkdir()
     with attach_loop_device(store) as device:
         run_command(["addpart", device, "1", "2048", str(64 * MIB // 512)])
-        part = f"{device}p1"
+        partition = f"{device}p1"
         try:
-            status, _, said = flash(small, part)
-            assert status == 1 and "this is a partition" in said and f"name the disk: {device}" in said
-            run_command(["mkfs.ext4", "-q", "-F", part])
-            run_command(["mount", part, place])
+            status, _, messages = run_flash(small, partition)
+            assert status == 1 and "this is a partition" in messages and f"name the disk: {device}" in messages
+            run_command(["mkfs.ext4", "-q", "-F", partition])
+            run_command(["mount", partition, mount_point])
             try:
-                status, _, said = flash(small, device)
+                status, _, messages = run_flash(small, device)
             finally:
-                run_command(["umount", place])
-            assert status == 1 and f"{device.name}p1 is mounted at {place}" in said and f"umount {place}" in said
+                run_command(["umount", mount_point])
+            assert (
+                status == 1
+                and f"{device.name}p1 is mounted at {mount_point}" in messages
+                and f"umount {mount_point}" in messages
+            )
         finally:
             run_command(["delpart", device, "1"])
 
 
 @devices
 def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: Path, folder: Path) -> None:
-    store = stick(folder)
+    store = make_stick(folder)
     before = store.read_bytes()
     with attach_loop_device(store) as device:
         descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a file system or a RAID holds it
         try:
-            assert "it is in use by another program" in flash(small, device)[2]
+            assert "it is in use by another program" in run_flash(small, device)[2]
         finally:
             os.close(descriptor)
         run_command(["blockdev", "--setro", device])
-        status, _, said = flash(small, device)
-        assert status == 1 and "it is read-only" in said
+        status, _, messages = run_flash(small, device)
+        assert status == 1 and "it is read-only" in messages
     tiny = folder / "tiny"
     tiny.write_bytes(bytes(64 * MIB))
     with attach_loop_device(tiny) as device:
-        status, _, said = flash(small, device)
-        assert status == 1 and f"it has {64 * MIB} bytes" in said
-        status, _, said = flash(small, tiny)
-        assert status == 1 and f"in use as {device}" in said
+        status, _, messages = run_flash(small, device)
+        assert status == 1 and f"it has {64 * MIB} bytes" in messages
+        status, _, messages = run_flash(small, tiny)
+        assert status == 1 and f"in use as {device}" in messages
     with attach_loop_device(store, sector=4096) as device:
-        status, _, said = flash(small, device)
-        assert status == 1 and "sectors of 512 bytes, and this disk has 4096" in said
+        status, _, messages = run_flash(small, device)
+        assert status == 1 and "sectors of 512 bytes, and this disk has 4096" in messages
     assert store.read_bytes() == before and not any(tiny.read_bytes())
 
 
 @devices
 def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path) -> None:
-    with attach_loop_device(stick(folder)) as device:
+    with attach_loop_device(make_stick(folder)) as device:
         run_command(["mkswap", "-q", device])
         try:
             run_command(["swapon", device])
         except CommandError as error:  # a container may not
             pytest.skip(f"this host lets nobody use swap: {error}")
         try:
-            status, _, said = flash(small, device)
+            status, _, messages = run_flash(small, device)
         finally:
             run_command(["swapoff", device])
-        assert status == 1 and "in use as swap" in said and f"swapoff {device}" in said
+        assert status == 1 and "in use as swap" in messages and f"swapoff {device}" in messages
 
 
 @devices
 def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
-    store = stick(folder)
+    store = make_stick(folder)
     with attach_loop_device(store) as device:
-        done = subprocess.run(command(small, device), capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 2 and "--yes" in done.stderr and str(device) in done.stderr and "168 MB" in done.stderr
+        result = subprocess.run(flash_command(small, device), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (
+        result.returncode == 2
+        and "--yes" in result.stderr
+        and str(device) in result.stderr
+        and "168 MB" in result.stderr
+    )
     assert not store.read_bytes().startswith(MAGIC)
 
 
 @devices
 @fuse
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "messages"),
     [
         ({"drops_from": 0}, "data written at the beginning was lost"),
         ({"drops_from": 90 * MIB}, "was lost"),
@@ -186,28 +197,30 @@ def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
     ],
     ids=lambda value: "-".join(f"{name}-{at}" for name, at in value.items()) if isinstance(value, dict) else "",
 )
-def test_a_failing_card_is_detected_and_reported(fault: dict[str, int], said: str, small: Path, folder: Path) -> None:
-    card = FailingCard(SIZE, stick(folder), **fault)  # type: ignore[arg-type]
+def test_a_failing_card_is_detected_and_reported(
+    fault: dict[str, int], messages: str, small: Path, folder: Path
+) -> None:
+    card = FailingCard(SIZE, make_stick(folder), **fault)  # type: ignore[arg-type]
     with insert_card(card, folder) as device:
-        status, targets, told = flash(small, device)
-    found = targets[str(device)]
-    assert status == 1 and said in found["error"]["message"] and found["error"]["hint"], told
-    assert found["state"] in ("unclear", "unfinished")
-    assert f"{device}: UNFINISHED" in told
-    if found["state"] == "unfinished":
+        status, targets, output = run_flash(small, device)
+    target = targets[str(device)]
+    assert status == 1 and messages in target["error"]["message"] and target["error"]["hint"], output
+    assert target["state"] in ("unclear", "unfinished")
+    assert f"{device}: UNFINISHED" in output
+    if target["state"] == "unfinished":
         assert_unbootable(card.store)
     else:
-        assert "its beginning may not be wiped" in told
+        assert "its beginning may not be wiped" in output
 
 
 @devices
 def test_a_card_that_becomes_read_only_during_the_write_is_reported(small: Path, folder: Path) -> None:
-    with insert_card(FailingCard(SIZE, stick(folder), delay=0.02), folder) as device:
-        process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
+    with insert_card(FailingCard(SIZE, make_stick(folder), delay=0.02), folder) as device:
+        process = subprocess.Popen(flash_command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(folder / "stick", process)
         run_command(["blockdev", "--setro", device])
-        said = process.communicate(timeout=120)[1]
-    assert process.returncode == 1 and "it became read-only while" in said
+        messages = process.communicate(timeout=120)[1]
+    assert process.returncode == 1 and "it became read-only while" in messages
 
 
 def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
@@ -223,36 +236,36 @@ def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
 @devices
 @fuse
 def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(small: Path, folder: Path) -> None:
-    card = FailingCard(SIZE, stick(folder), pulled_after=20 * MIB)
+    card = FailingCard(SIZE, make_stick(folder), pulled_after=20 * MIB)
     with insert_card(card, folder) as device:
-        status, targets, said = flash(small, device)
-        assert status == 1 and "run the same command again: it continues" in said
+        status, targets, messages = run_flash(small, device)
+        assert status == 1 and "run the same command again: it continues" in messages
         assert_unbootable(card.store)
         with card.store.open("rb") as file:
             file.seek(-MIB, os.SEEK_END)
             assert not any(file.read()), "the backup of an older table is gone too"
         card.pulled_after = None
         first = card.written
-        status, targets, said = flash(small, device)
-        assert status == 0, said
-        found = targets[str(device)]
-        assert found["resumed"] and found["same"] >= 12 * MIB and card.written - first < 35 * MIB
+        status, targets, messages = run_flash(small, device)
+        assert status == 0, messages
+        target = targets[str(device)]
+        assert target["resumed"] and target["same"] >= 12 * MIB and card.written - first < 35 * MIB
     assert_same(card.store, small)
 
 
 @devices
 @fuse
 def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) -> None:
-    card = FailingCard(SIZE, stick(folder), delay=0.02)
+    card = FailingCard(SIZE, make_stick(folder), delay=0.02)
     with insert_card(card, folder) as device:
-        process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(flash_command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(card.store, process)
         card.size = 0
         (folder / "fuse").stat()
         set_capacity(device)
-        said = process.communicate(timeout=120)[1]
+        messages = process.communicate(timeout=120)[1]
         card.size = SIZE
-    assert process.returncode == 1 and "the device was removed or stopped responding" in said
+    assert process.returncode == 1 and "the device was removed or stopped responding" in messages
 
 
 @devices
@@ -261,27 +274,27 @@ def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) ->
 def test_ctrl_c_leaves_a_card_that_does_not_boot_and_reports_it(
     number: signal.Signals, status: int, small: Path, folder: Path
 ) -> None:
-    card = FailingCard(SIZE, stick(folder), delay=0.02)
+    card = FailingCard(SIZE, make_stick(folder), delay=0.02)
     with insert_card(card, folder) as device:
-        process = subprocess.Popen(command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(flash_command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
         wait_for_marker(card.store, process)
         process.send_signal(number)
-        said = process.communicate(timeout=120)[1]
+        messages = process.communicate(timeout=120)[1]
         assert process.returncode == status
-        assert f"{device}: UNFINISHED, it does not boot. To finish it, run the same command again" in said
+        assert f"{device}: UNFINISHED, it does not boot. To finish it, run the same command again" in messages
         assert_unbootable(card.store)
         card.delay = 0
-        assert flash(small, device)[1][str(device)]["resumed"]
+        assert run_flash(small, device)[1][str(device)]["resumed"]
     assert_same(card.store, small)
 
 
 @devices
 @fuse
 def test_of_several_cards_those_that_can_be_are_finished(small: Path, folder: Path) -> None:
-    stores = [stick(folder, name) for name in ("one", "two")]
-    bad = FailingCard(SIZE, stick(folder, "three"), pulled_after=15 * MIB)
+    stores = [make_stick(folder, name) for name in ("one", "two")]
+    bad = FailingCard(SIZE, make_stick(folder, "three"), pulled_after=15 * MIB)
     with attach_loop_device(stores[0]) as one, insert_card(bad, folder) as three, attach_loop_device(stores[1]) as two:
-        status, targets, _ = flash(small, one, three, two)
+        status, targets, _ = run_flash(small, one, three, two)
         states = [targets[str(device)]["state"] for device in (one, three, two)]
     assert status == 1 and states == ["done", "unfinished", "done"]
     for store in stores:
@@ -293,17 +306,17 @@ def test_a_flashed_file_boots_with_its_own_seed(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     seed = make_seed("minimal", "flashed", key, tmp_path / "seed.iso")
-    card = stick(tmp_path, "card.img", 2560 * MIB)
+    card = make_stick(tmp_path, "card.img", 2560 * MIB)
     run_command(["truncate", "--size=4G", card])  # a power of two: some boards' emulated card readers take no other
     packed = image("minimal") / "disk.img.zst"
     bmap = tmp_path / "disk.bmap"
     bmap.write_text(block_map.make_bmap(image("minimal") / "disk.img").to_xml())
-    status, targets, said = flash(packed, card, "--seed", seed, "--bmap", bmap)
-    assert status == 0, said
-    found = targets[str(card)]
-    assert found["written"] < 0.2 * found["size"] and found["node"] == "seed.iso"
-    made = machine(MachineConfig(board=board, image=card, memory=1024 * MIB))
-    node = Node(made, made.guest(USER, key))
+    status, targets, messages = run_flash(packed, card, "--seed", seed, "--bmap", bmap)
+    assert status == 0, messages
+    target = targets[str(card)]
+    assert target["written"] < 0.2 * target["size"] and target["node"] == "seed.iso"
+    booted = machine(MachineConfig(board=board, image=card, memory=1024 * MIB))
+    node = Node(booted, booted.guest(USER, key))
     node.wait_complete()
     node.guest.wait_ready(CONNECT)
     assert node.run("hostname").strip() == "flashed"

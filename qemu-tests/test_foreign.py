@@ -39,19 +39,19 @@ class ListedFile:
     digest: str
 
 
-def entries(path: Path) -> dict[str, ListedFile]:
+def list_entries(path: Path) -> dict[str, ListedFile]:
     """Every file of a root that is a tar."""
-    found = {}
+    files = {}
     with tarfile.open(path) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
             digest = hashlib.sha256(file.read()).hexdigest() if file else ""
             name = member.name.removeprefix(".")
-            found[name] = ListedFile(member.type, member.mode, (member.uid, member.gid), member.linkname, digest)
-    return found
+            files[name] = ListedFile(member.type, member.mode, (member.uid, member.gid), member.linkname, digest)
+    return files
 
 
-def text(path: Path, name: str) -> str:
+def read_text(path: Path, name: str) -> str:
     """A text file of a root."""
     with tarfile.open(path) as tar:
         file = tar.extractfile(f".{name}")
@@ -60,7 +60,7 @@ def text(path: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Architecture, tuple[Lock, Path]]]:
+def foreign_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Architecture, tuple[Lock, Path]]]:
     """A fresh root for every other architecture, with an element whose hook runs a program in the chroot."""
     folder = tmp_path_factory.mktemp("foreign")
     hook = folder / "elements/probe/install.d/10-probe"
@@ -79,9 +79,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Architecture
 
 @pytest.mark.parametrize("architecture", FOREIGN)
 def test_a_foreign_root_is_complete_and_all_its_own(
-    architecture: Architecture, made: dict[Architecture, tuple[Lock, Path]], tmp_path: Path
+    architecture: Architecture, foreign_roots: dict[Architecture, tuple[Lock, Path]], tmp_path: Path
 ) -> None:
-    lock, path = made[architecture]
+    lock, path = foreign_roots[architecture]
     abi = ABIS[architecture.to_debian()]
     strangers, programs = [], 0
     with tarfile.open(path) as tar:
@@ -94,15 +94,18 @@ def test_a_foreign_root_is_complete_and_all_its_own(
                         strangers.append(member.name)
     assert programs > 500
     assert strangers == []
-    names = entries(path).keys()
-    left = {"/lib64", "/usr/lib64", "/" + ABIS[NATIVE.to_debian()].libraries, "/usr/sbin/policy-rc.d"}
-    assert not left & names
-    assert text(path, "/usr/lib/probe").strip() in {"arm64": ("aarch64",), "armv7": ("armv7l", "armv8l")}[architecture]
+    names = list_entries(path).keys()
+    unwanted = {"/lib64", "/usr/lib64", "/" + ABIS[NATIVE.to_debian()].libraries, "/usr/sbin/policy-rc.d"}
+    assert not unwanted & names
+    assert (
+        read_text(path, "/usr/lib/probe").strip()
+        in {"arm64": ("aarch64",), "armv7": ("armv7l", "armv8l")}[architecture]
+    )
 
     run_command(["tar", "-x", "-C", tmp_path, "-f", path, "./var/lib/dpkg"])
-    own = patch_dpkg(tmp_path / "dpkg", ABIS[NATIVE.to_debian()], abi)
+    patched_dpkg = patch_dpkg(tmp_path / "dpkg", ABIS[NATIVE.to_debian()], abi)
     database = f"--admindir={tmp_path / 'var/lib/dpkg'}"
-    assert run_command([own, database, "--audit"]) == ""
+    assert run_command([patched_dpkg, database, "--audit"]) == ""
     listed = run_command(
         ["dpkg-query", database, "--show", "--showformat=${Package} ${Version} ${Architecture} ${Status}\n"]
     )
@@ -113,14 +116,14 @@ def test_a_foreign_root_is_complete_and_all_its_own(
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", FOREIGN)
 def test_a_second_foreign_root_of_one_lock_is_the_same(
-    architecture: Architecture, made: dict[Architecture, tuple[Lock, Path]]
+    architecture: Architecture, foreign_roots: dict[Architecture, tuple[Lock, Path]]
 ) -> None:
-    lock, first = made[architecture]
+    lock, first = foreign_roots[architecture]
     second, _ = time_root(Cache(), lock)
-    one, two = entries(first), entries(second)
+    first_files, second_files = list_entries(first), list_entries(second)
     second.unlink()
-    del one["/usr/lib/probe"]
-    assert one == two
+    del first_files["/usr/lib/probe"]
+    assert first_files == second_files
 
 
 # name -> why the emulated root may have another file there, or none
@@ -143,23 +146,27 @@ BY_NAME = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
 
 
 @pytest.mark.slow
-def test_a_foreign_root_is_what_full_emulation_makes(made: dict[Architecture, tuple[Lock, Path]]) -> None:
-    lock, ours = made[Architecture.arm64]
-    theirs, _ = emulated_root(Cache(), lock)
-    one, two = entries(ours), entries(theirs)
-    del one["/usr/lib/probe"]
-    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+def test_a_foreign_root_is_what_full_emulation_makes(foreign_roots: dict[Architecture, tuple[Lock, Path]]) -> None:
+    lock, native_root = foreign_roots[Architecture.arm64]
+    emulated, _ = emulated_root(Cache(), lock)
+    native_files, emulated_files = list_entries(native_root), list_entries(emulated)
+    del native_files["/usr/lib/probe"]
+    different = {
+        name
+        for name in native_files.keys() | emulated_files.keys()
+        if native_files.get(name) != emulated_files.get(name)
+    }
     assert {name for name in different if not name.startswith("/dev/")} <= ALLOWED.keys()  # /dev is emptied later
     for name in SORTED:
-        assert sorted(text(ours, name).splitlines()) == sorted(text(theirs, name).splitlines())
+        assert sorted(read_text(native_root, name).splitlines()) == sorted(read_text(emulated, name).splitlines())
     for name in BY_NAME:
-        for each in (one, two):
-            assert each[name].owner[0] == 0
-        assert people(text(ours, name)) == people(text(theirs, name)), name
-    theirs.unlink()
+        for files in (native_files, emulated_files):
+            assert files[name].owner[0] == 0
+        assert accounts_by_name(read_text(native_root, name)) == accounts_by_name(read_text(emulated, name)), name
+    emulated.unlink()
 
 
-def people(table: str) -> set[tuple[str, ...]]:
+def accounts_by_name(table: str) -> set[tuple[str, ...]]:
     """Lines of passwd(5) and its like without numbers, which are dealt out in order."""
     return {tuple(field for field in line.split(":") if not field.isdecimal()) for line in table.splitlines()}
 
@@ -225,14 +232,16 @@ sys.exit(install.main(*(os.environ[name] for name in ("EDGE_REPOSITORY", "TARGET
 
 @pytest.mark.slow
 def test_what_fails_among_native_programs_is_emulated(
-    made: dict[Architecture, tuple[Lock, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    foreign_roots: dict[Architecture, tuple[Lock, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lock, first = made[Architecture.arm64]
+    lock, first = foreign_roots[Architecture.arm64]
     shutil.copytree(ELEMENTS, tmp_path / "elements")
     (tmp_path / "elements/edge-debian/root.d/10-install").write_text(BROKEN)
     second, _ = time_root(Cache(), lock, shipped=tmp_path / "elements")
     assert EMULATING in capsys.readouterr().err
-    one, two = entries(first), entries(second)
+    first_files, second_files = list_entries(first), list_entries(second)
     second.unlink()
-    different = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
+    different = {
+        name for name in first_files.keys() | second_files.keys() if first_files.get(name) != second_files.get(name)
+    }
     assert different <= ALLOWED.keys() | {"/usr/lib/probe"}

@@ -48,30 +48,30 @@ class Cluster:
     agent: Node
 
 
-def cable(port: int, address: str) -> tuple[str, ...]:
+def cable_arguments(port: int, address: str) -> tuple[str, ...]:
     """A second network card: both machines' are joined by a connection on this host's loopback."""
     end = f"stream,id=cable,addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
     end += ",server=on" if address == SERVER else ",reconnect-ms=500"
     return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]},romfile=")
 
 
-def settings(address: str, **kubernetes: object) -> list[str]:
+def seed_settings(address: str, **kubernetes: object) -> list[str]:
     """What differs between the two seeds."""
     interfaces = [
         {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
         {"name": "admin", "mac": MachineNetwork().mac},
     ]
-    wanted = {"node_ip": address, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
+    keys = {"node_ip": address, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
     return [
         f"network.interfaces={json.dumps(interfaces)}",
-        *(f"kubernetes.{key}={value}" for key, value in wanted.items()),
+        *(f"kubernetes.{key}={value}" for key, value in keys.items()),
     ]
 
 
 @pytest.fixture(scope="module")
 def cluster(
     board: Board, distribution: Distribution, images: Callable[[str | Path, Board], Path],
-    clustered: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
+    cluster_profile: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:  # fmt: skip
     """The server boots first; its agent once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
@@ -80,22 +80,22 @@ def cluster(
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
         server_seed = make_seed(
-            clustered("edge-server", board), "site-1", key, seeds / "server.iso", settings=settings(SERVER)
+            cluster_profile("edge-server", board), "site-1", key, seeds / "server.iso", settings=seed_settings(SERVER)
         )
         agent_seed = make_seed(
-            clustered("edge-agent", board), "site-1-agent", key, seeds / "agent.iso",
-            settings=settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
+            cluster_profile("edge-agent", board), "site-1-agent", key, seeds / "agent.iso",
+            settings=seed_settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
         )  # fmt: skip
 
     def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
         config = MachineConfig(
-            board=board, image=images(clustered(profile, board), board) / "disk.img", memory=2 * 2**30, media=(seed,),
-            network=MachineNetwork(restrict=True), extra=cable(port, address),
+            board=board, image=images(cluster_profile(profile, board), board) / "disk.img", memory=2 * 2**30,
+            media=(seed,), network=MachineNetwork(restrict=True), extra=cable_arguments(port, address),
         )  # fmt: skip
         qemu = find_emulator(board.architecture)
-        how = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
+        accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
         path = LOGS_FOLDER / log
-        return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=how)
+        return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
 
     host = load_board(SERVERS.get(board.name, board.name))
     with machine(
@@ -114,8 +114,8 @@ def cluster(
 
 
 def test_the_agent_is_a_ready_node_of_the_server(cluster: Cluster) -> None:
-    found = json.loads(cluster.server.kubectl("get nodes -o json"))["items"]
-    nodes = {item["metadata"]["name"]: item for item in found}
+    items = json.loads(cluster.server.kubectl("get nodes -o json"))["items"]
+    nodes = {item["metadata"]["name"]: item for item in items}
     assert set(nodes) == {"site-1", "site-1-agent"}
     agent = nodes["site-1-agent"]
     assert agent["metadata"]["labels"]["place"] == "shelf"
@@ -158,12 +158,12 @@ def test_a_pod_runs_on_the_agent_and_answers_there_and_from_the_server(
 
 def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
     cluster: Cluster, board: Board, images: Callable[[str | Path, Board], Path],
-    clustered: Callable[[str, Board], Path], tmp_path: Path,
+    cluster_profile: Callable[[str, Board], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
     """A bundle of the very image that it runs will do: nothing is booted here."""
     bundle, server = tmp_path / "agent.raucb", cluster.server
     run_command(
-        [sys.executable, "-m", "osbuild", "bundle", images(clustered("edge-agent", board), board), "-o", bundle],
+        [sys.executable, "-m", "osbuild", "bundle", images(cluster_profile("edge-agent", board), board), "-o", bundle],
         cwd=PROJECT,
     )
     cluster.agent.guest.put(bundle, "/var/tmp/agent.raucb", timeout=BOOT)
@@ -174,12 +174,14 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
     server.kubectl("uncordon site-1")
     cluster.agent.run("edge-agent update install /var/tmp/agent.raucb --no-reboot", timeout=BOOT)
     rows = json.loads(cluster.agent.run("edge-agent update history --json"))
-    left = next(row["cluster"] for row in rows if row["event"] == "switched")
-    assert left["cordoned"] and [name.startswith("default/moving-") for name in left["drain"]["moved"]] == [True], left
-    assert not left["drain"]["left"] and "snapshot" not in left, "an agent has no datastore"
+    departure = next(row["cluster"] for row in rows if row["event"] == "switched")
+    assert departure["cordoned"] and [name.startswith("default/moving-") for name in departure["drain"]["moved"]] == [
+        True
+    ], departure
+    assert not departure["drain"]["left"] and "snapshot" not in departure, "an agent has no datastore"
     server.wait_rolled_out("moving")
-    where = "get pods -l app=web --field-selector spec.nodeName=site-1,status.phase=Running -o name"
-    assert "moving" in server.kubectl(where)
+    query = "get pods -l app=web --field-selector spec.nodeName=site-1,status.phase=Running -o name"
+    assert "moving" in server.kubectl(query)
     server.kubectl("wait --for=jsonpath={.spec.unschedulable}=true node/site-1-agent --timeout=10s")
     cluster.agent.run("edge-agent rollback")
     node = json.loads(server.kubectl("get node site-1-agent -o json"))

@@ -44,7 +44,7 @@ SECRETS = "/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def given(plane: ControlPlane, token: str | None) -> None:
+def configure_token(plane: ControlPlane, token: str | None) -> None:
     """Have the server's seed name a token, and do what its units do then."""
     write_settings(plane.root, SERVER, {"token": token} if token else {})
     prepare.prepare_node(plane.root)
@@ -61,19 +61,21 @@ def server(plane: ControlPlane) -> Iterator[ApiServer]:
     """The API server as its administrator sees it, with what lets agents join, and what an earlier version had left."""
     write_settings(plane.root, SERVER, {"token": TOKEN})
     with ExitStack() as stack:
-        found, _ = stack.enter_context(plane.run_version(RELEASES[0].version))
-        leave_behind(found)
+        admin, _ = stack.enter_context(plane.run_version(RELEASES[0].version))
+        create_legacy_objects(admin)
         stack.enter_context(plane.run_program("kube-controller-manager", RELEASES[0].version))
-        given(plane, TOKEN)
-        words = (plane.root / "run/edge-osbuild/kubernetes/join.env").read_text().removeprefix("ARGS=").split()
+        configure_token(plane, TOKEN)
+        arguments = (plane.root / "run/edge-osbuild/kubernetes/join.env").read_text().removeprefix("ARGS=").split()
         log = stack.enter_context((plane.root / "approve.log").open("ab"))
-        approving = stack.enter_context(subprocess.Popen([plane.root / join.PROGRAM, *words], stdout=log, stderr=log))
-        stack.callback(end_process, approving)
-        yield found
-        assert approving.poll() is None, (plane.root / "approve.log").read_text()
+        approver = stack.enter_context(
+            subprocess.Popen([plane.root / join.PROGRAM, *arguments], stdout=log, stderr=log)
+        )
+        stack.callback(end_process, approver)
+        yield admin
+        assert approver.poll() is None, (plane.root / "approve.log").read_text()
 
 
-def leave_behind(server: ApiServer) -> None:
+def create_legacy_objects(server: ApiServer) -> None:
     """What servers of earlier versions made for joining."""
     secret = {
         "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
@@ -91,7 +93,7 @@ def leave_behind(server: ApiServer) -> None:
     )
 
 
-def machine(folder: Path, name: str = AGENT, token: str = TOKEN) -> Path:
+def make_machine(folder: Path, name: str = AGENT, token: str = TOKEN) -> Path:
     """The root of a machine that wants to join as `name`."""
     write_settings(folder, {"role": "agent", "config": {"node-name": name}}, {"server": URL, "token": token})
     link_node_program(folder, Cache())
@@ -102,7 +104,7 @@ def machine(folder: Path, name: str = AGENT, token: str = TOKEN) -> Path:
 @pytest.fixture(scope="module")
 def agent(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A machine that has joined and is a node."""
-    root = machine(tmp_path_factory.mktemp("agent"))
+    root = make_machine(tmp_path_factory.mktemp("agent"))
     join.join_cluster(root, 60)
     as_node(root).call("POST", "/api/v1/nodes", {"metadata": {"name": AGENT}})
     return root
@@ -139,15 +141,15 @@ def by_token(plane: ControlPlane, identifier: str, secret: str, path: str) -> in
 
 
 def keys(plane: ControlPlane, token: str = TOKEN) -> tuple[join_protocol.Invitation, join_protocol.JoinKeys]:
-    kept = json.loads(Paths(plane.root).invitation.read_text())
-    return join_protocol.Invitation(**kept), join_protocol.derive_keys(token, kept["salt"])
+    stored = json.loads(Paths(plane.root).invitation.read_text())
+    return join_protocol.Invitation(**stored), join_protocol.derive_keys(token, stored["salt"])
 
 
 def test_a_stranger_reads_nothing_that_depends_on_the_token(server: ApiServer, plane: ControlPlane) -> None:
     namespace, name = join_protocol.PUBLIC
     invitation, _ = keys(plane)
-    shown = anonymous(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
-    assert shown["data"] == {"salt": invitation.salt, "discovery": invitation.discovery}, "both are random"
+    public = anonymous(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+    assert public["data"] == {"salt": invitation.salt, "discovery": invitation.discovery}, "both are random"
     assert anonymous("/api/v1/namespaces/kube-public/configmaps/cluster-info") == 403
     assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PRIVATE)) == 403
     assert anonymous("/api/v1/namespaces/kube-public/configmaps") == 403
@@ -189,7 +191,7 @@ def test_a_node_that_has_lost_its_certificate_gets_another_by_its_key(agent: Pat
 
 
 def test_nobody_else_gets_the_name_of_a_node(agent: Path, server: ApiServer, tmp_path: Path) -> None:
-    thief = machine(tmp_path)
+    thief = make_machine(tmp_path)
     with pytest.raises(Problem, match=f"kubectl delete node {AGENT}"):
         join.join_cluster(thief, 60)
     assert not Paths(thief).credentials.exists()
@@ -200,37 +202,37 @@ def test_nobody_gets_the_name_of_the_server(registered: bool, agent: Path, serve
     if registered:
         server.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
     with pytest.raises(Problem, match="the name of the server node"):
-        join.join_cluster(machine(tmp_path, NODE), 60)
+        join.join_cluster(make_machine(tmp_path, NODE), 60)
 
 
 def test_a_node_without_a_recorded_key_keeps_its_name(agent: Path, server: ApiServer, tmp_path: Path) -> None:
     """As one that joined before keys were recorded."""
     server.call("POST", "/api/v1/nodes", {"metadata": {"name": "older"}})
     with pytest.raises(Problem, match="kubectl delete node older"):
-        join.join_cluster(machine(tmp_path, "older"), 60)
+        join.join_cluster(make_machine(tmp_path, "older"), 60)
 
 
 def test_the_name_of_a_deleted_node_is_free(agent: Path, server: ApiServer, tmp_path: Path) -> None:
     server.call("DELETE", f"/api/v1/nodes/{AGENT}")
     with pytest.raises(Problem, match="within the last hour"):
-        join.join_cluster(machine(tmp_path / "early"), 60)
+        join.join_cluster(make_machine(tmp_path / "early"), 60)
     record = json.loads(server.call("GET", RECORD)["data"][AGENT])
     old = json.dumps({**record, "since": "2026-01-01T00:00:00Z"})
     server.call("PATCH", RECORD, {"data": {AGENT: old}}, kind=api.MERGE_PATCH)
-    successor = machine(tmp_path / "late")
+    successor = make_machine(tmp_path / "late")
     join.join_cluster(successor, 60)
     as_node(successor).call("POST", "/api/v1/nodes", {"metadata": {"name": AGENT}})
 
 
 def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: ApiServer, plane: ControlPlane) -> None:
-    made = subprocess.run(
+    request = subprocess.run(
         ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
          "/dev/null", "-subj", "/O=system:masters/CN=system:node:new"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     body = {
         "metadata": {"name": "greedy"},
-        "spec": {"request": base64.b64encode(made.stdout.encode()).decode(), "signerName": join.SIGNER,
+        "spec": {"request": base64.b64encode(request.stdout.encode()).decode(), "signerName": join.SIGNER,
                  "usages": ["client auth"]},
     }  # fmt: skip
     invitation, secrets = keys(plane)
@@ -245,29 +247,29 @@ def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: A
 
 def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="does not know this token"):
-        join.join_cluster(machine(tmp_path, "new", "wrong"), 0)
+        join.join_cluster(make_machine(tmp_path, "new", "wrong"), 0)
 
 
 def test_an_expired_token_is_worth_nothing_until_the_server_renews_it(
     agent: Path, server: ApiServer, plane: ControlPlane
 ) -> None:
     invitation, secrets = keys(plane)
-    path, place = f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{invitation.join}", join.REQUESTS
-    assert by_token(plane, invitation.join, secrets.join, place) == 200
+    path, requests = f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{invitation.join}", join.REQUESTS
+    assert by_token(plane, invitation.join, secrets.join, requests) == 200
     server.call("PATCH", path, {"stringData": {"expiration": "2026-01-01T00:00:00Z"}}, kind=api.MERGE_PATCH)
-    wait_for(lambda: by_token(plane, invitation.join, secrets.join, place) == 401, "it is still taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 401, "it is still taken", 30)
     join_objects.refresh_join_objects(plane.root)
-    wait_for(lambda: by_token(plane, invitation.join, secrets.join, place) == 200, "it is not taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 200, "it is not taken", 30)
     assert keys(plane) == (invitation, secrets), "the same token, with the same identifiers"
 
 
 def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: ApiServer, plane: ControlPlane) -> None:
     invitation, secrets = keys(plane)
-    given(plane, OTHER)
+    configure_token(plane, OTHER)
     replaced, _ = keys(plane, OTHER)
     assert replaced.salt != invitation.salt and replaced.join != invitation.join
     wait_for(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 30)
-    given(plane, None)
+    configure_token(plane, None)
     assert server.call("GET", SECRETS)["items"] == []
     assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PUBLIC)) == 403
     assert as_node(agent).call("GET", join.REQUESTS.rpartition("/")[0]), "nodes stay nodes"

@@ -45,14 +45,14 @@ IP = "kubectl get pod web -o jsonpath={.status.podIP}"
 @pytest.fixture(scope="module")
 def loaded(board: Board) -> LoadedProfile:
     """The profile of a server with K3s. Skips if no place has the release."""
-    wanted = KubernetesSettings(version=K3S.releases[-1])
+    settings = KubernetesSettings(version=K3S.releases[-1])
     try:
-        k3s_release.download_binary(k3s_release.find_release(wanted, board.architecture), Cache())
+        k3s_release.download_binary(k3s_release.find_release(settings, board.architecture), Cache())
     except Unavailable as error:
         pytest.skip(f"no K3s release here: {' '.join(error.message.split())}")
     path = paths.PROJECT / "build/profiles/k3s-server.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = PROFILE.format(version=k3s_release.requested_version(wanted))
+    text = PROFILE.format(version=k3s_release.requested_version(settings))
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
     return load_profile(path)
@@ -73,17 +73,17 @@ def node(
     )  # fmt: skip
     log = LOGS_FOLDER / f"k3s-{board.name}.log"
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
-        found = Node(machine, machine.guest(USER, key))
-        found.guest.wait_ready(BOOT)
-        found.wait_until("test -s /var/lib/kubernetes/server/db/state.db", BOOT)
+        booted = Node(machine, machine.guest(USER, key))
+        booted.guest.wait_ready(BOOT)
+        booted.wait_until("test -s /var/lib/kubernetes/server/db/state.db", BOOT)
         machine.power_cut()
         machine.boot_again()
-        found.wait_complete()
-        found.guest.wait_ready(CONNECT)
-        yield found
+        booted.wait_complete()
+        booted.guest.wait_ready(CONNECT)
+        yield booted
 
 
-def answers(node: Node) -> None:
+def assert_answers(node: Node) -> None:
     """The pod runs, has an address and answers there."""
     node.run("kubectl wait --for=condition=Ready pod/web --timeout=300s", timeout=320)
     node.wait_until(f"python3 -c '{GET}' http://$({IP}):8080/ | grep -q web", 60)
@@ -92,7 +92,7 @@ def answers(node: Node) -> None:
 def test_pods_run_after_a_power_cut_during_the_first_start(node: Node) -> None:
     node.wait_until("kubectl get serviceaccount default", 120)  # made by a controller, after the node is Ready
     node.run("kubectl run web --image=localhost/edge-demo:1 --image-pull-policy=Never")
-    answers(node)
+    assert_answers(node)
     assert "web" in node.run("crictl ps"), "crictl is configured"
 
 
@@ -114,7 +114,7 @@ def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
     node.run("sync")  # K3s' SQLite may be built to leave that to the kernel
     node.power_cycle()
     assert node.run("cat /etc/rancher/node/password").strip() == password
-    answers(node)
+    assert_answers(node)
     assert node.run("journalctl -b -u k3s-server | grep -c 'password rejected'; true").strip() == "0"
 
 
@@ -137,6 +137,6 @@ def test_a_cluster_that_was_made_by_a_clock_ahead_recovers_when_the_clock_jumps_
     assert node.run("kubectl get configmap kept -o jsonpath={.data.a}") == "b"
     node.wait_until("kubectl get serviceaccount default", 120)
     node.run("kubectl run web --image=localhost/edge-demo:1 --image-pull-policy=Never")
-    answers(node)
+    assert_answers(node)
     node.power_cycle()
-    answers(node)
+    assert_answers(node)

@@ -42,9 +42,9 @@ def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def accepted(kubelet: Path, flag: str) -> bool:
     """Whether the kubelet gets past its flags, to a configuration that is not there."""
     command = [str(kubelet), flag, "--config=/nonexistent"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode != 0
-    return "failed to load kubelet config file" in done.stdout + done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode != 0
+    return "failed to load kubelet config file" in result.stdout + result.stderr
 
 
 def allowed(path: Path, text: str) -> bool:
@@ -58,16 +58,16 @@ def allowed(path: Path, text: str) -> bool:
 
 
 def test_a_profile_may_have_the_labels_that_the_kubelet_accepts(kubelet: Path, tmp_path: Path) -> None:
-    real = {text: accepted(kubelet, f"--node-labels={text}") for text in LABELS}
+    by_kubelet = {text: accepted(kubelet, f"--node-labels={text}") for text in LABELS}
     pairs = {text: text.partition("=")[::2] for text in LABELS}
-    ours = {
+    by_profile = {
         text: allowed(tmp_path / "a.yaml", f"  labels: {{'{key}': '{value}'}}") for text, (key, value) in pairs.items()
     }
-    assert ours == real
-    assert set(real.values()) == {True, False}
+    assert by_profile == by_kubelet
+    assert set(by_kubelet.values()) == {True, False}
 
 
 def test_a_profile_may_have_the_taints_that_the_kubelet_accepts(kubelet: Path, tmp_path: Path) -> None:
-    real = {text: accepted(kubelet, f"--register-with-taints={text}") for text in TAINTS}
-    assert {text: allowed(tmp_path / "a.yaml", f"  taints: ['{text}']") for text in TAINTS} == real
-    assert set(real.values()) == {True, False}
+    by_kubelet = {text: accepted(kubelet, f"--register-with-taints={text}") for text in TAINTS}
+    assert {text: allowed(tmp_path / "a.yaml", f"  taints: ['{text}']") for text in TAINTS} == by_kubelet
+    assert set(by_kubelet.values()) == {True, False}

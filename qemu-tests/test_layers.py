@@ -29,36 +29,36 @@ def tools() -> ToolsTree:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Folders with files of many sizes, text and noise, links, and a program with an extended attribute."""
-    made, some = tmp_path / "root", random.Random(7)
+    folder, chance = tmp_path / "root", random.Random(7)
     for number in range(30):
-        folder = made / f"usr/lib/part-{number:02}"
-        folder.mkdir(parents=True)
+        part = folder / f"usr/lib/part-{number:02}"
+        part.mkdir(parents=True)
         for name in range(40):
-            size = int(10 ** some.uniform(1, 4.7))
-            (folder / f"{name:02}").write_bytes(some.randbytes(size // 2) + b"text" * (size // 8))
-        (folder / "link").symlink_to(f"../part-{number:02}/00")
-    os.link(made / "usr/lib/part-00/00", made / "usr/lib/part-01/hard")
-    (made / "usr/lib/part-02/01").chmod(0o4755)
-    os.chown(made / "usr/lib/part-02/02", 5, 7)
-    os.setxattr(made / "usr/lib/part-02/03", NAME, VALUE)
-    (made / "etc").mkdir()
-    (made / "etc/motd").write_text("hello\n")
-    return settled(made)
+            size = int(10 ** chance.uniform(1, 4.7))
+            (part / f"{name:02}").write_bytes(chance.randbytes(size // 2) + b"text" * (size // 8))
+        (part / "link").symlink_to(f"../part-{number:02}/00")
+    os.link(folder / "usr/lib/part-00/00", folder / "usr/lib/part-01/hard")
+    (folder / "usr/lib/part-02/01").chmod(0o4755)
+    os.chown(folder / "usr/lib/part-02/02", 5, 7)
+    os.setxattr(folder / "usr/lib/part-02/03", NAME, VALUE)
+    (folder / "etc").mkdir()
+    (folder / "etc/motd").write_text("hello\n")
+    return set_times(folder)
 
 
-def settled(root: Path) -> Path:
+def set_times(root: Path) -> Path:
     """All times as a build leaves them."""
     for path in (root, *root.rglob("*")):
         os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
     return root
 
 
-def base(tools: ToolsTree, root: Path, folder: Path) -> BaseLayer:
+def pack_base_layer(tools: ToolsTree, root: Path, folder: Path) -> BaseLayer:
     pack_base(tools, root, folder, uuid=UUID, epoch=EPOCH)
     return BaseLayer(folder)
 
 
-def held(tools: ToolsTree, image: Path) -> Path:
+def unpack_checked(tools: ToolsTree, image: Path) -> Path:
     """What is in an erofs, every checksum and every block of it checked."""
     folder = image.with_name("held")
     shutil.rmtree(folder, ignore_errors=True)
@@ -69,8 +69,8 @@ def held(tools: ToolsTree, image: Path) -> Path:
 def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
     tools: ToolsTree, root: Path, tmp_path: Path
 ) -> None:
-    first = base(tools, root, tmp_path / "base")
-    assert list_files(held(tools, first.image)) == first.listing() == list_files(root)
+    first = pack_base_layer(tools, root, tmp_path / "base")
+    assert list_files(unpack_checked(tools, first.image)) == first.listing() == list_files(root)
     parts = root / "usr/lib"
     (root / "etc/motd").write_text("another" * 900)
     (root / "etc/motd").chmod(0o600)
@@ -95,31 +95,31 @@ def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
     (parts / "part-02/03").write_bytes(b"\x7fELF" * 3000)
     os.setxattr(parts / "part-02/03", NAME, VALUE)
     os.chown(parts / "part-11/00", 3, 4)
-    settled(root)
+    set_times(root)
     pack_root(tools, first, root, tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
-    assert list_files(held(tools, tmp_path / "root.erofs")) == list_files(root)
+    assert list_files(unpack_checked(tools, tmp_path / "root.erofs")) == list_files(root)
 
 
 def test_the_same_folder_gives_the_same_bytes(tools: ToolsTree, root: Path, tmp_path: Path) -> None:
-    made = []
+    images = []
     for name in ("one", "two"):
         (root / "etc/motd").write_text("hello\n")
-        settled(root)
-        first = base(tools, root, tmp_path / name)
+        set_times(root)
+        first = pack_base_layer(tools, root, tmp_path / name)
         (root / "etc/motd").write_text("other\n")
-        pack_root(tools, first, settled(root), tmp_path / f"{name}.erofs", uuid=UUID, epoch=EPOCH)
-        made.append((tmp_path / f"{name}.erofs").read_bytes())
-    assert made[0] == made[1]
+        pack_root(tools, first, set_times(root), tmp_path / f"{name}.erofs", uuid=UUID, epoch=EPOCH)
+        images.append((tmp_path / f"{name}.erofs").read_bytes())
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize("size", [7, 300, 3000, 20_000])
 def test_a_change_of_one_file_moves_no_other(tools: ToolsTree, root: Path, tmp_path: Path, size: int) -> None:
-    first = base(tools, root, tmp_path / "base")
+    first = pack_base_layer(tools, root, tmp_path / "base")
     images = []
     for text in ("hello again\n", "x" * size):
         (root / "etc/motd").write_text(text)
-        pack_root(tools, first, settled(root), tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+        pack_root(tools, first, set_times(root), tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
         data = (tmp_path / "root.erofs").read_bytes()
-        images.append([data[place : place + 4096] for place in range(0, len(data), 4096)])
-    others = sum(old != new for old, new in zip(*images, strict=False)) + abs(len(images[0]) - len(images[1]))
-    assert others <= 4 + size // 4096
+        images.append([data[offset : offset + 4096] for offset in range(0, len(data), 4096)])
+    changed_blocks = sum(old != new for old, new in zip(*images, strict=False)) + abs(len(images[0]) - len(images[1]))
+    assert changed_blocks <= 4 + size // 4096

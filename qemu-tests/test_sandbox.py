@@ -36,17 +36,17 @@ def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Ru
         if config is not None:
             (tmp_path / "net.d/10-test.conflist").write_text(json.dumps(config))
         (tmp_path / "script").write_text(script)
-        words = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"]
+        unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"]
         command: list[str | Path] = [
-            *words,
+            *unshare,
             Path(__file__).with_name("containers.sh"),
             tmp_path,
             root,
             tmp_path / "script",
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     return run
 
@@ -55,11 +55,11 @@ BRIDGE = pod_network.cni_config(NodeSettings(role="server"))
 
 
 def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_gone_afterwards(run: Run) -> None:
-    said = run(f"{PAUSE}{PROOF}\n{PROOF}\n{LEFT}\nls /run/cni/networks/edge /run/netns", BRIDGE)
-    first, second, *rest = said.splitlines()
+    output = run(f"{PAUSE}{PROOF}\n{PROOF}\n{LEFT}\nls /run/cni/networks/edge /run/netns", BRIDGE)
+    first, second, *leftovers = output.splitlines()
     for line in (first, second):
-        assert re.fullmatch(r"a pod sandbox answers at 10\.42\.0\.\d+ after [\d.]+ s", line), said
-    assert not [line for line in rest if "10.42.0" in line or "cni-" in line or len(line) == 64], said
+        assert re.fullmatch(r"a pod sandbox answers at 10\.42\.0\.\d+ after [\d.]+ s", line), output
+    assert not [line for line in leftovers if "10.42.0" in line or "cni-" in line or len(line) == 64], output
 
 
 def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run) -> None:
@@ -67,22 +67,22 @@ def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run
     # the whole proof does.
     tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
     interrupt = f"{PROOF} & until ls {tasks} 2> /dev/null | grep -q .; do sleep 0.02; done; kill -9 $!\n"
-    said = run(f"{PAUSE}{interrupt}{LEFT} | wc -l\n{PROOF}\n{LEFT} | wc -l", BRIDGE)
-    assert re.fullmatch(r"1\na pod sandbox answers at \S+ after \S+ s\n0\n", said), said
+    output = run(f"{PAUSE}{interrupt}{LEFT} | wc -l\n{PROOF}\n{LEFT} | wc -l", BRIDGE)
+    assert re.fullmatch(r"1\na pod sandbox answers at \S+ after \S+ s\n0\n", output), output
 
 
 def test_a_container_that_only_containerd_knows_is_removed_with_its_processes_and_files(run: Run) -> None:
     """A power cut may leave one that containerd's Container Runtime Interface, and so the kubelet, never list."""
     label = "--label edge-osbuild/health=sandbox localhost/edge-pause:1"
-    left = f"ctr -n k8s.io run --detach {label} running\nctr -n k8s.io containers create {label} created\n"
-    rest = "ctr -n k8s.io tasks ls -q\nctr -n k8s.io snapshots ls | sed -n '/running/p; /created/p'"
-    said = run(f"{PAUSE}{left}{LEFT} | wc -l\n{PROOF}\n{LEFT}\n{rest}", BRIDGE)
-    assert re.fullmatch(r"2\na pod sandbox answers at \S+ after \S+ s\n", said), said
+    create = f"ctr -n k8s.io run --detach {label} running\nctr -n k8s.io containers create {label} created\n"
+    list_leftovers = "ctr -n k8s.io tasks ls -q\nctr -n k8s.io snapshots ls | sed -n '/running/p; /created/p'"
+    output = run(f"{PAUSE}{create}{LEFT} | wc -l\n{PROOF}\n{LEFT}\n{list_leftovers}", BRIDGE)
+    assert re.fullmatch(r"2\na pod sandbox answers at \S+ after \S+ s\n", output), output
 
 
 def test_a_node_whose_pods_can_not_start_says_why(run: Run) -> None:
-    said = run(f"{PROOF} 2>&1 && exit 1\n{LEFT}", BRIDGE)
-    assert "no pod sandbox starts" in said and "localhost/edge-pause:1" in said, "its image is missing"
+    output = run(f"{PROOF} 2>&1 && exit 1\n{LEFT}", BRIDGE)
+    assert "no pod sandbox starts" in output and "localhost/edge-pause:1" in output, "its image is missing"
 
 
 def test_a_node_without_a_network_for_pods_says_so(run: Run) -> None:
@@ -91,12 +91,12 @@ def test_a_node_without_a_network_for_pods_says_so(run: Run) -> None:
 
 def test_a_network_that_fails_is_no_proof(run: Run) -> None:
     config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "ipam": {"type": "static", "addresses": []}}]}
-    said = run(f"{PAUSE}{PROOF} 2>&1 && exit 1\n{LEFT}", config)
-    assert re.match("no pod sandbox starts|a pod sandbox got no address", said), said
+    output = run(f"{PAUSE}{PROOF} 2>&1 && exit 1\n{LEFT}", config)
+    assert re.match("no pod sandbox starts|a pod sandbox got no address", output), output
 
 
 def test_where_the_network_may_need_the_api_server_the_nodes_own_is_taken(run: Run) -> None:
     """A plugin of another project may ask the cluster about the pod, and this pod is not there."""
     config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "type": "another"}]}
-    said = run(f"{PAUSE}cp /usr/lib/cni/bridge /usr/lib/cni/another\n{PROOF}", config)
-    assert "on the node's network (the plugin another needs a pod of the cluster)" in said, said
+    output = run(f"{PAUSE}cp /usr/lib/cni/bridge /usr/lib/cni/another\n{PROOF}", config)
+    assert "on the node's network (the plugin another needs a pod of the cluster)" in output, output

@@ -40,7 +40,7 @@ def seed_status(node: Node) -> dict[str, Any]:
 
 def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path) -> Path:
     """A copy of a disk image with the seed of the node `name` on its boot partition."""
-    offset = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
+    offset = next(partition.offset for partition in gpt.read_table(image).partitions if partition.name == "esp")
     files = render_seed_of(profile, name, key).with_sums()
     esp_seed.write_seed(files, copy_disk(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
     return target
@@ -49,29 +49,29 @@ def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path)
 def signed_by_command(profile: Path, name: str, key: KeyPair, keys: Path, output: Path) -> bytes:
     """A medium as `edge-osbuild seed --sign` makes it."""
     users = f"users=[{{name: {USER}, sudo: true, ssh_keys: ['{key.public.strip()}']}}]"
-    words: list[Argument] = [sys.executable, "-m", "osbuild", "seed", profile, "--node", name, "--set", users]
-    run_command([*words, "--sign", "--keys", keys, "-o", output], cwd=paths.PROJECT)
+    command: list[Argument] = [sys.executable, "-m", "osbuild", "seed", profile, "--node", name, "--set", users]
+    run_command([*command, "--sign", "--keys", keys, "-o", output], cwd=paths.PROJECT)
     return output.read_bytes()
 
 
 @pytest.fixture
 def media(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """Two media whose contents tests replace while the machine is off."""
-    made = (tmp_path / "medium-1.iso", tmp_path / "medium-2.iso")
-    for path in made:
+    paths = (tmp_path / "medium-1.iso", tmp_path / "medium-2.iso")
+    for path in paths:
         path.write_bytes(EMPTY)
-    yield made
+    yield paths
 
 
 def test_where_media_need_a_signature_only_a_good_one_counts(
     machine: MachineFactory, board: Board, versions: Versions, key: KeyPair, media: tuple[Path, Path], tmp_path: Path
 ) -> None:
     version, profile = versions.get("signed", bundle=False), versions.profile("signed", "light")
-    medium, other = media
+    medium, second_medium = media
     disk = with_seed(version.image, profile, "own", key, tmp_path / "disk.img")
     make_seed(profile, "stranger", key, medium)
-    on = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=media))
-    node = Node(on, on.guest(USER, key))
+    booted = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=media))
+    node = Node(booted, booted.guest(USER, key))
 
     assert hostname(node) == "own"
     refused = "it is not signed; sign it with `edge-osbuild seed --sign`"
@@ -79,35 +79,35 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     assert status["source"] == "EFI system partition"
     (error,) = status["errors"]
     assert error.startswith("seed on medium /dev/") and error.endswith(f"refused: {refused}")
-    assert f"edge-osbuild: seed error: {error}" in on.console.text
+    assert f"edge-osbuild: seed error: {error}" in booted.console.text
     assert f"seed error: {error}" in node.run("edge-agent status")
     # Root on the running node is trusted: a file is mounted for the time that it takes to read it.
     node.guest.put(make_iso(render_seed_of(profile, "applied", key).with_sums()), "/tmp/new.iso")
     assert "it is applied at the next boot" in node.run("edge-agent seed apply /tmp/new.iso")
     assert "new.iso" not in node.run("losetup --list; findmnt --list")
-    on.power_cut()
+    booted.power_cut()
 
-    strange = signed_by_command(profile, "stranger", key, versions.strange_keys.folder, tmp_path / "strange.iso")
-    medium.write_bytes(strange)
-    on.boot_again()
+    untrusted = signed_by_command(profile, "stranger", key, versions.strange_keys.folder, tmp_path / "strange.iso")
+    medium.write_bytes(untrusted)
+    booted.boot_again()
     assert hostname(node) == "applied", "a power cut keeps what was applied, and it replaces the seed on the disk"
     status = seed_status(node)
     assert status["source"] == "stored"
     (error,) = status["errors"]
     assert "refused: the signature is not valid: " in error
-    assert f"edge-osbuild: seed error: {error}" in on.console.text
-    on.power_cut()
+    assert f"edge-osbuild: seed error: {error}" in booted.console.text
+    booted.power_cut()
 
-    other.write_bytes(signed_by_command(profile, "signed", key, versions.keys.folder, tmp_path / "signed.iso"))
-    on.boot_again()
+    second_medium.write_bytes(signed_by_command(profile, "signed", key, versions.keys.folder, tmp_path / "signed.iso"))
+    booted.boot_again()
     assert hostname(node) == "signed", "a refused medium does not hide a good one"
     status = seed_status(node)
     assert status["source"].startswith("medium /dev/")
     assert len(status["errors"]) == 1
-    on.power_cut()
+    booted.power_cut()
 
-    other.write_bytes(EMPTY)
-    on.boot_again()
+    second_medium.write_bytes(EMPTY)
+    booted.boot_again()
     assert (hostname(node), seed_status(node)["source"]) == ("signed", "stored")
 
 
@@ -116,14 +116,14 @@ def test_by_default_a_medium_counts_only_until_the_node_has_a_seed(
 ) -> None:
     medium, _ = media
     make_seed("minimal", "first", key, medium)
-    on = machine(MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=media))
-    node = Node(on, on.guest(USER, key))
+    booted = machine(MachineConfig(board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=media))
+    node = Node(booted, booted.guest(USER, key))
     assert hostname(node) == "first"
     assert seed_status(node)["source"].startswith("medium /dev/")
-    on.power_cut()
+    booted.power_cut()
 
     make_seed("minimal", "second", key, medium)
-    on.boot_again()
+    booted.boot_again()
     assert hostname(node) == "first"
     status = seed_status(node)
     assert (status["source"], status["errors"], status["warnings"]) == ("stored", [], [])
@@ -132,7 +132,7 @@ def test_by_default_a_medium_counts_only_until_the_node_has_a_seed(
     assert note in node.run("edge-agent status")
     _, hint, _ = note.split("`")
     node.guest.run(hint)
-    on.power_cut()
+    booted.power_cut()
 
-    on.boot_again()
+    booted.boot_again()
     assert (hostname(node), seed_status(node)["source"]) == ("second", "stored")

@@ -58,10 +58,10 @@ def seed(user: str | bytes, meta: str = "instance-id: i-1\nlocal-hostname: base-
 
 
 def message(*parts: tuple[str, str]) -> bytes:
-    made = MIMEMultipart()
+    mime = MIMEMultipart()
     for kind, text in parts:
-        made.attach(MIMEText(text, kind))
-    return made.as_bytes()
+        mime.attach(MIMEText(text, kind))
+    return mime.as_bytes()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_seed_that_does_not_parse_changes_nothing_and_is_reported(node: SeedNo
         report = node.boot(bad)
         assert report["source"] == "stored"
         assert "refused: user-data, line 4, column 1" in report["errors"][0]
-        assert "edge-osbuild: seed error: seed on EFI system partition refused" in report["said"]
+        assert "edge-osbuild: seed error: seed on EFI system partition refused" in report["output"]
         assert node.user("op") is not None
 
 
@@ -106,7 +106,7 @@ def test_the_log_holds_what_cloud_init_did_and_its_warnings_are_reported(node: S
     log = node.text("run/cloud-init/cloud-init.log")
     assert "Loaded datasource DataSourceEdge" in log
     assert any("timezone" in line and "Mars/Olympus" in line for line in report["errors"])
-    assert "[WARNING]" in report["said"]
+    assert "[WARNING]" in report["output"]
     assert (report["status"], report["configured"]) == (0, True)
     assert node.user("op") is not None
     checked = node.run("/usr/lib/edge-osbuild/health.d/15-seed")
@@ -139,18 +139,18 @@ timezone: Nowhere/At/All
     assert (report["status"], report["configured"], report["source"]) == (0, True, "EFI system partition")
     assert node.text("etc/last") == "last"
     assert node.text("etc/late") == "late"
-    found = node.user("op")
-    assert found is not None
-    assert (node.path("etc/late").stat().st_uid, KEY in node.keys("op")) == (int(found[2]), True)
+    user = node.user("op")
+    assert user is not None
+    assert (node.path("etc/late").stat().st_uid, KEY in node.keys("op")) == (int(user[2]), True)
     assert "newgroup" in node.text("etc/group")
-    said = "\n".join(report["errors"])
-    for what in (
+    errors = "\n".join(report["errors"])
+    for message in (
         "bootcmd: its last command ended with 2", "write_files, /etc/machine-id/below", "write_files, entry 2",
         "write_files, /etc/owned", "write_files, /etc/coded", "write_files, /etc/fetched: `source` is not fetched",
         "write_files, /etc/later", "users, not a name", "users, entry 2", "users, half", "ca_certs, certificate 1",
         "mounts, /dev/none1: there is no device", "mounts, entry 2", "chpasswd, users, entry 1", "timezone",
     ):  # fmt: skip
-        assert what in said
+        assert message in errors
     assert node.boot()["errors"] == report["errors"]
 
 
@@ -254,7 +254,7 @@ def test_a_password_of_nobody_does_not_keep_others_from_getting_theirs(node: See
         report = node.boot(seed(BASE + f"chpasswd: {{expire: false, {key}: {entries}}}\n"))
         assert shadow(node, "op").startswith("$y$")
         assert report["errors"][0] == f"chpasswd, {key}, entry 2: there is no user nobody-here"
-        assert "hush" not in report["said"]
+        assert "hush" not in report["output"]
 
 
 def test_a_command_or_hash_that_is_none_costs_only_itself_and_is_not_quoted(node: SeedNode) -> None:
@@ -268,16 +268,16 @@ runcmd:
 users: [{name: op, passwd: "op:hush"}, {name: two}]
 """
     report = node.boot(seed("#cloud-config\n" + text))
-    said = "expected a text or a list of texts; a text with `: ` must be in quotes"
+    reason = "expected a text or a list of texts; a text with `: ` must be in quotes"
     assert report["errors"] == [
-        f"bootcmd, entry 1: {said}",
+        f"bootcmd, entry 1: {reason}",
         "users, op: `passwd` is not the hash of a password: it contains `:` or a line break",
-        *(f"runcmd, entry {number}: {said}" for number in (1, 2, 3)),
+        *(f"runcmd, entry {number}: {reason}" for number in (1, 2, 3)),
     ]
     assert (node.user("op"), node.user("two") is not None) == (None, True)
     assert node.agent("scripts").returncode == 0
     assert node.path("run/booted").exists() and node.path("run/ran").exists()
-    assert "hush" not in report["said"]
+    assert "hush" not in report["output"]
 
 
 def test_a_host_name_may_be_a_number(node: SeedNode) -> None:
@@ -295,7 +295,7 @@ def test_ids_follow_from_names_in_every_seed(node: SeedNode) -> None:
     assert node.boot(seed("#cloud-config\nusers: [{name: anna}, {name: bert}]\ngroups: [team, {crew: [anna]}]\n"))
     first = {name: node.user(name) for name in ("anna", "bert")}
     groups = {line.split(":")[0]: line.split(":")[2] for line in node.text("etc/group").splitlines()}
-    assert [int(found[2]) for found in first.values() if found] == [user_id("anna", set()), user_id("bert", set())]
+    assert [int(user[2]) for user in first.values() if user] == [user_id("anna", set()), user_id("bert", set())]
     assert node.boot(seed("#cloud-config\nusers: [{name: bert}]\ngroups: [crew]\n"))
     assert node.user("bert") == first["bert"]
     owners = {path.name: path.stat().st_uid for path in (node.folder / "var/home").iterdir()}
@@ -314,9 +314,9 @@ def test_a_full_or_broken_data_partition_leaves_the_users(node: SeedNode) -> Non
     report = node.boot(seed(BASE))
     assert (report["status"], report["configured"]) == (0, True)
     assert KEY in node.keys("op")
-    said = "\n".join(report["errors"])
-    assert "users, op: created without a home folder" in said
-    assert "the seed is applied, but cannot be stored" in said
+    errors = "\n".join(report["errors"])
+    assert "users, op: created without a home folder" in errors
+    assert "the seed is applied, but cannot be stored" in errors
 
 
 def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode) -> None:
@@ -335,9 +335,11 @@ def test_no_kernel_argument_and_no_serial_number_names_another_seed(node: SeedNo
     node.put(seed(BASE))
     # cloud-init takes the arguments of a container's first process for those of the kernel.
     argument = "ds=nocloud;s=http://192.0.2.1/;h=other"
-    done = node.run("sh", "-c", "edge-agent seed find --wait 0 && edge-agent seed configure", "sh", argument)
+    result = node.run("sh", "-c", "edge-agent seed find --wait 0 && edge-agent seed configure", "sh", argument)
     report = json.loads(node.text("run/edge-osbuild/seed.json"))
-    assert (report["configured"], report["source"], report["errors"]) == (True, "EFI system partition", []), done.stderr
+    assert (report["configured"], report["source"], report["errors"]) == (True, "EFI system partition", []), (
+        result.stderr
+    )
     assert node.text("etc/hostname").strip() == "base-1"
     assert KEY in node.keys("op")
     assert node.run("cloud-init", "schema", "--system").returncode == 0
@@ -388,8 +390,8 @@ def test_mounts_are_whatever_mount_takes(node: SeedNode) -> None:
 
 
 def test_a_seed_that_is_right_has_no_warning_and_one_that_lets_nobody_in_has_it(node: SeedNode) -> None:
-    right = BASE + "groups: [team, {crew: [op]}]\noutput: {all: '| tee -a /var/log/cloud-init-output.log'}\n"
-    report = node.boot(seed(right))
+    correct = BASE + "groups: [team, {crew: [op]}]\noutput: {all: '| tee -a /var/log/cloud-init-output.log'}\n"
+    report = node.boot(seed(correct))
     assert (report["errors"], report["warnings"]) == ([], [])
     assert ["crew" in line and line.endswith(":op") for line in node.text("etc/group").splitlines()].count(True) == 1
     report = node.boot(seed("#cloud-config\nusers: [default]\n"))
@@ -427,7 +429,7 @@ write_files: [{{content: a}}, {{path: /etc/number, content: 5}}]
 
 def test_a_key_that_is_no_text_costs_no_user(node: SeedNode) -> None:
     report = node.boot(seed(BASE + "  true: 2020-01-01\n  80: a\nwrite_files: [{on: 1, path: /etc/x, content: a}]\n"))
-    assert (report["configured"], report["source"]) == (True, "EFI system partition"), report["said"]
+    assert (report["configured"], report["source"]) == (True, "EFI system partition"), report["output"]
     assert KEY in node.keys("op")
     assert node.text("etc/x") == "a"
 
@@ -435,11 +437,11 @@ def test_a_key_that_is_no_text_costs_no_user(node: SeedNode) -> None:
 def test_characters_that_can_not_be_printed_do_not_end_the_agent(node: SeedNode) -> None:
     report = node.boot(seed('#cloud-config\nusers: [{name: "\\ud800\\e[2J"}, {name: op}]\nlocale: "\\ud800"\n'))
     assert (report["status"], report["configured"], report["source"]) == (0, True, "EFI system partition"), report[
-        "said"
+        "output"
     ]
     assert node.user("op") is not None
     assert any(line.startswith("users, ··[2J") for line in report["errors"])
-    assert "Traceback" not in report["said"]
+    assert "Traceback" not in report["output"]
 
 
 def test_user_data_does_not_decide_which_steps_cloud_init_takes(node: SeedNode) -> None:
@@ -454,8 +456,8 @@ def test_every_key_of_cloud_init_has_an_effect_or_a_warning_that_says_why_not(ro
     schema = root / "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
     parsed: dict[str, Any] = json.loads(schema.read_text())
     keys = set(parsed["properties"])
-    for part in parsed["allOf"]:
-        keys |= set(parsed["$defs"][part["$ref"].rpartition("/")[2]].get("properties", {}))
+    for reference in parsed["allOf"]:
+        keys |= set(parsed["$defs"][reference["$ref"].rpartition("/")[2]].get("properties", {}))
     assert len(keys) > 80
     assert keys - effective_keys.EFFECTIVE - set(effective_keys.WITHOUT_EFFECT) == set()
     text = BASE + "ntp: {servers: [192.0.2.123]}\nlocale: C.UTF-8\nswap: {filename: /var/swap, size: 1}\nnot_a_key: 1\n"
@@ -475,19 +477,19 @@ def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_pat
     bundle = "etc/ssl/certs/ca-certificates.crt"
     assert text.strip() in node.text(bundle)
     assert "MIIB\n" not in node.text(bundle)
-    kept = node.folder / "var/usrlocal/share/ca-certificates"
-    assert list(kept.glob("cloud-init-ca-cert-*.crt"))
+    folder = node.folder / "var/usrlocal/share/ca-certificates"
+    assert list(folder.glob("cloud-init-ca-cert-*.crt"))
     # They are on the data partition, where systemd-tmpfiles removes them at every boot.
     assert node.run("systemd-tmpfiles", "--remove", "--boot", "--prefix=/var").returncode == 0
-    assert not list(kept.glob("cloud-init-ca-cert-*.crt"))
+    assert not list(folder.glob("cloud-init-ca-cert-*.crt"))
 
 
 def test_our_own_seed_has_nothing_to_warn_of(node: SeedNode, tmp_path: Path) -> None:
-    made = render_seed(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path)
-    report = node.boot(made.with_sums())
+    rendered = render_seed(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path)
+    report = node.boot(rendered.with_sums())
     assert (report["errors"], report["warnings"], report["configured"]) == ([], [], True)
     assert node.text("etc/hostname").strip() == "node-1"
-    assert "edge-osbuild:" not in report["said"]
+    assert "edge-osbuild:" not in report["output"]
 
 
 def test_apply_replaces_the_seed_and_refuses_a_bad_one(node: SeedNode) -> None:
@@ -528,8 +530,8 @@ def verdict(node: SeedNode, files: dict[str, bytes], keys: KeyFolder) -> str:
     keyring = node.folder / "tmp/keyring.pem"
     keyring.write_bytes(keys.keyring())
     bound = f"mount --bind /tmp/keyring.pem /{KEYRING_FILE} && python3 -c '{VERIFY}'"
-    done = node.run("sh", "-c", bound)
-    return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    result = node.run("sh", "-c", bound)
+    return "" if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
 
 
 def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tmp_path: Path) -> None:
@@ -539,14 +541,14 @@ def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tm
     assert list(files)[-1] == "SHA256SUMS"
     assert verdict(node, files, keys) == ""
     assert "not signed" in verdict(node, plain, keys)
-    other = create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
-    assert "signature is not valid" in verdict(node, files, other)
-    assert "signature is not valid" in verdict(node, sign_seed(plain, *load_signer(other, bundle_tools)), keys)
+    other_keys = create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
+    assert "signature is not valid" in verdict(node, files, other_keys)
+    assert "signature is not valid" in verdict(node, sign_seed(plain, *load_signer(other_keys, bundle_tools)), keys)
     added = {"vendor-data": b"#!/bin/sh\n", **files}
     assert "vendor-data is not signed" in verdict(node, added, keys)
     changed = {**files, "user-data": files["user-data"] + b"# more\n"}
     assert "does not have the checksum" in verdict(node, changed, keys)
-    before, after = (hashlib.sha256(each["user-data"]).hexdigest().encode() for each in (files, changed))
+    before, after = (hashlib.sha256(seed_files["user-data"]).hexdigest().encode() for seed_files in (files, changed))
     lines = files["SHA256SUMS"].replace(before, after)
     assert "signature is not valid" in verdict(node, {**changed, "SHA256SUMS": lines}, keys)
     rotated = rotate_signer(keys.folder, PrivateKeyAccess())
@@ -561,8 +563,8 @@ def test_the_node_that_tests_configure_is_the_image(root: Path) -> None:
 
 
 def test_a_user_s_own_cloud_config_is_applied_beside_the_profile_s(node: SeedNode, tmp_path: Path) -> None:
-    own = tmp_path / "own.yaml"
-    own.write_text(
+    user_data = tmp_path / "own.yaml"
+    user_data.write_text(
         f"#cloud-config\ntimezone: Europe/Berlin\nssh_authorized_keys: ['{KEY}']\nusers:\n- default\n"
         f"- name: operator1\n  ssh_authorized_keys: ['{KEY}']\nwrite_files:\n"
         "- {path: /etc/own, content: !!binary b3duCg==}\n"
@@ -573,7 +575,7 @@ def test_a_user_s_own_cloud_config_is_applied_beside_the_profile_s(node: SeedNod
     )
     profile = load_profile(tmp_path / "node.yaml").profile
     report = node.boot(
-        render_seed(profile, "gate-1", folder=tmp_path, user_data=cloud_config.read_user_data(own)).with_sums()
+        render_seed(profile, "gate-1", folder=tmp_path, user_data=cloud_config.read_user_data(user_data)).with_sums()
     )
     assert (report["errors"], report["warnings"]) == ([], []), report
     assert node.text("etc/hostname") == "gate-1\n"

@@ -32,16 +32,16 @@ pytestmark = pytest.mark.matrix("watchdog")
 def node(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> Callable[..., Node]:
-    def power_on(**more: Any) -> Node:
+    def power_on(**options: Any) -> Node:
         seed = make_seed("minimal", "switched", key, tmp_path / "seed.iso")
         disk = image("minimal") / "disk.img"
-        made = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), **more))
-        return Node(made, made.guest(USER, key))
+        booted = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), **options))
+        return Node(booted, booted.guest(USER, key))
 
     return power_on
 
 
-def complete(node: Node) -> str:
+def wait_good_boot(node: Node) -> str:
     """Wait for a complete boot that was found good; the slot."""
     node.wait_complete()
     node.guest.wait_ready(CONNECT)
@@ -49,15 +49,15 @@ def complete(node: Node) -> str:
     return str(node.status()["slot"])
 
 
-def entries(node: Node, board: Board) -> list[str]:
+def boot_entries(node: Node, board: Board) -> list[str]:
     folder = "/efi/EFI/Linux" if board.boot == "uefi" else "/efi"
     return [name for name in node.run(f"ls {folder}").split() if name.startswith("edge-")]
 
 
-def restarted(node: Node) -> str:
+def reboot(node: Node) -> str:
     node.machine.console.skip()
     node.guest.reboot(BOOT)
-    return complete(node)
+    return wait_good_boot(node)
 
 
 @pytest.mark.slow  # test_update does the same by the agent
@@ -65,32 +65,32 @@ def test_rauc_writes_the_other_slot_it_is_booted_when_chosen_and_can_be_taken_ba
     board: Board, image: Callable[[str], Path], node: Callable[..., Node], tmp_path: Path
 ) -> None:
     cache, path = Cache(), tmp_path / "bundle.raucb"
-    made = pack.make_bundle(
+    bundle = pack.make_bundle(
         source.read_build(image("minimal")), path, signing.prepare_signing(signing_keys(), bundle_tools(cache)), cache
     )
-    on = node()
-    assert complete(on) == "a"
+    booted = node()
+    assert wait_good_boot(booted) == "a"
     with Site(tmp_path) as site:
-        on.run(f"rauc install {site.url(path.name)}", timeout=1200)
-        assert site.journal.total < made.size / 20, "the other slot has these blocks already"
-    assert [on.run(f"{BACKEND} {call}").strip() for call in ("get-primary", "get-state a", "get-state b")] == [
+        booted.run(f"rauc install {site.url(path.name)}", timeout=1200)
+        assert site.journal.total < bundle.size / 20, "the other slot has these blocks already"
+    assert [booted.run(f"{BACKEND} {call}").strip() for call in ("get-primary", "get-state a", "get-state b")] == [
         "a", "good", "bad",
     ]  # fmt: skip
     uefi = board.boot == "uefi"
-    assert entries(on, board) == (
+    assert boot_entries(booted, board) == (
         ["edge-1-a.efi", "edge-b.efi.staged"] if uefi else ["edge-a.img", "edge-b.img.staged"]
     )
-    on.run("rauc status mark-active other")
-    assert on.run(f"{BACKEND} get-primary").strip() == "b"
-    assert restarted(on) == "b"
-    assert entries(on, board) == (["edge-1-a.efi", "edge-2-b.efi"] if uefi else ["edge-a.img", "edge-b.img"])
-    found = json.loads(on.run("rauc status --output-format=json"))
-    assert (found["booted"], found["boot_primary"]) == ("b", "root.1")
-    on.run("rauc status mark-active other")
-    assert restarted(on) == "a"
-    assert on.status()["boot"]["state"] == "good"
-    assert entries(on, board) == (["edge-2-b.efi", "edge-3-a.efi"] if uefi else ["edge-a.img", "edge-b.img"])
-    assert on.run_failing(f"su {USER} -s /bin/sh -c 'rauc status mark-active other'"), "only root chooses"
+    booted.run("rauc status mark-active other")
+    assert booted.run(f"{BACKEND} get-primary").strip() == "b"
+    assert reboot(booted) == "b"
+    assert boot_entries(booted, board) == (["edge-1-a.efi", "edge-2-b.efi"] if uefi else ["edge-a.img", "edge-b.img"])
+    status = json.loads(booted.run("rauc status --output-format=json"))
+    assert (status["booted"], status["boot_primary"]) == ("b", "root.1")
+    booted.run("rauc status mark-active other")
+    assert reboot(booted) == "a"
+    assert booted.status()["boot"]["state"] == "good"
+    assert boot_entries(booted, board) == (["edge-2-b.efi", "edge-3-a.efi"] if uefi else ["edge-a.img", "edge-b.img"])
+    assert booted.run_failing(f"su {USER} -s /bin/sh -c 'rauc status mark-active other'"), "only root chooses"
 
 
 @pytest.mark.slow  # two and a half minutes each
@@ -100,16 +100,16 @@ def test_a_system_that_hangs_is_reset_by_the_watchdog_that_the_initrd_has_starte
 ) -> None:
     if own and (board.name != "x86_64"):
         pytest.skip("Debian's kernels for this board have no driver for the watchdog that QEMU can give it")
-    on = node(watchdog=own)
-    complete(on)
-    where = "/sys/class/watchdog/watchdog0"
-    assert on.run(f"cat {where}/identity").strip() == ("i6300ESB timer" if own else "Software Watchdog")
-    assert on.run(f"cat {where}/state {where}/timeout").split() == ["active", "60"]
-    on.guest.run("sudo sh -c 'echo 1 > /sys/fs/cgroup/init.scope/cgroup.freeze'", check=False, timeout=20)
-    on.machine.wait_for_event("RESET", HANG)
-    on.machine.console.skip()
-    on.guest.disconnect()
-    assert complete(on) == "a", "and a slot that was good still is"
+    booted = node(watchdog=own)
+    wait_good_boot(booted)
+    watchdog = "/sys/class/watchdog/watchdog0"
+    assert booted.run(f"cat {watchdog}/identity").strip() == ("i6300ESB timer" if own else "Software Watchdog")
+    assert booted.run(f"cat {watchdog}/state {watchdog}/timeout").split() == ["active", "60"]
+    booted.guest.run("sudo sh -c 'echo 1 > /sys/fs/cgroup/init.scope/cgroup.freeze'", check=False, timeout=20)
+    booted.machine.wait_for_event("RESET", HANG)
+    booted.machine.console.skip()
+    booted.guest.disconnect()
+    assert wait_good_boot(booted) == "a", "and a slot that was good still is"
 
 
 @pytest.mark.slow  # it waits for minutes until patience ends
@@ -118,28 +118,32 @@ def test_a_hang_before_the_root_is_there_is_reset_too(
 ) -> None:
     if board.boot != "uefi":
         pytest.skip("the card of an emulated Pi can't be slowed down")
-    on = node()
-    loaded(on, (image("minimal") / "edge-a.efi").stat().st_size)
-    slow(on, 1)
-    on.machine.wait_for_event("RESET", HANG)
-    slow(on, 0)
-    on.machine.console.skip()
-    assert complete(on) == "a"
+    booted = node()
+    wait_kernel_read(booted, (image("minimal") / "edge-a.efi").stat().st_size)
+    throttle_disk(booted, 1)
+    booted.machine.wait_for_event("RESET", HANG)
+    throttle_disk(booted, 0)
+    booted.machine.console.skip()
+    assert wait_good_boot(booted) == "a"
 
 
-def loaded(node: Node, size: int) -> None:
+def wait_kernel_read(node: Node, size: int) -> None:
     """Wait until the firmware has read a boot file of `size` bytes, and nothing is read any more: the kernel starts."""
-    deadline, seen, since = Deadline(BOOT), 0, time.monotonic()
-    while seen < size or time.monotonic() - since < 0.5:
-        assert not deadline.passed, f"{seen} bytes were read"
+    deadline, bytes_read, since = Deadline(BOOT), 0, time.monotonic()
+    while bytes_read < size or time.monotonic() - since < 0.5:
+        assert not deadline.passed, f"{bytes_read} bytes were read"
         deadline.pause(0.05)
-        (disk,) = [each for each in node.machine.qmp("query-blockstats") if f"dev-{DISK}" in each.get("qdev", "")]
-        if disk["stats"]["rd_bytes"] != seen:
-            seen, since = disk["stats"]["rd_bytes"], time.monotonic()
+        (disk,) = [
+            statistics
+            for statistics in node.machine.qmp("query-blockstats")
+            if f"dev-{DISK}" in statistics.get("qdev", "")
+        ]
+        if disk["stats"]["rd_bytes"] != bytes_read:
+            bytes_read, since = disk["stats"]["rd_bytes"], time.monotonic()
 
 
-def slow(node: Node, rate: int) -> None:
+def throttle_disk(node: Node, rate: int) -> None:
     """Let the disk read and write `rate` bytes a second; 0 is as fast as it can."""
     command = f"block_set_io_throttle /machine/peripheral/dev-{DISK}/virtio-backend {rate} 0 0 0 0 0"
-    said = node.machine.qmp("human-monitor-command", command_line=command)
-    assert not said.strip(), said
+    output = node.machine.qmp("human-monitor-command", command_line=command)
+    assert not output.strip(), output

@@ -77,26 +77,32 @@ SPACE = "lsblk -bndo SIZE /dev/edge/data; df -B1 --output=size /var | tail -n 1"
 ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 
-def of_another_node(image: Path, key: KeyPair, target: Path) -> Path:
+def make_other_card(image: Path, key: KeyPair, target: Path) -> Path:
     """A card that was written from the same image for another node: a seed is on its boot partition."""
     seed = render_seed_of("minimal", "stranger", key)
-    offset = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
+    offset = next(partition.offset for partition in gpt.read_table(image).partitions if partition.name == "esp")
     esp_seed.write_seed(seed.with_sums(), copy_disk(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
     return target
 
 
 def make_good(board: Board, disk: Path) -> None:
     """Mark slot A of a new disk image as good, so that its boots are not counted."""
-    parts = {part.name: part for part in gpt.read_table(disk).partitions}
+    partitions = {partition.name: partition for partition in gpt.read_table(disk).partitions}
     if board.boot == "uboot":
         state = UBootState(3, counters={"a": BootCounter(None), "b": BootCounter()})
         with disk.open("r+b") as file:
-            for place in uboot_state.COPY_OFFSETS:
-                file.seek(parts[uboot_state.PARTITION].offset + place)
+            for offset in uboot_state.COPY_OFFSETS:
+                file.seek(partitions[uboot_state.PARTITION].offset + offset)
                 file.write(state.encode())
         return
-    words = ["mren", "-i", f"{disk}@@{parts['esp'].offset}", "::EFI/Linux/edge-1-a+3.efi", "::EFI/Linux/edge-1-a.efi"]
-    run_command(esp_seed.find_mtools(Cache())(words, [disk.parent]))
+    rename = [
+        "mren",
+        "-i",
+        f"{disk}@@{partitions['esp'].offset}",
+        "::EFI/Linux/edge-1-a+3.efi",
+        "::EFI/Linux/edge-1-a.efi",
+    ]
+    run_command(esp_seed.find_mtools(Cache())(rename, [disk.parent]))
 
 
 def plug_disk(node: Node, disk: Path) -> None:
@@ -114,8 +120,8 @@ def with_empty_data(board: Board, disk: Path, folder: Path) -> Path:
     definitions.mkdir()
     text = "[Partition]\nType=linux-generic\nLabel=data\nSizeMinBytes=256M\n"
     (definitions / "50-data.conf").write_text(text)
-    words = ["systemd-repart", "--dry-run=no", "--offline=yes", f"--definitions={definitions}", str(disk)]
-    image_tools(board).run_command(words, [disk.parent, folder])
+    command = ["systemd-repart", "--dry-run=no", "--offline=yes", f"--definitions={definitions}", str(disk)]
+    image_tools(board).run_command(command, [disk.parent, folder])
     return disk
 
 
@@ -127,9 +133,9 @@ def extent(board: Board, image: Path, path: str) -> int:
     return int(first[1])
 
 
-def flip(board: Board, disk: Path, image: Path, path: str) -> None:
+def flip_bit(board: Board, disk: Path, image: Path, path: str) -> None:
     """Flip one bit of one byte in the middle of a file's first block, in slot A of `disk`."""
-    slot = next(part for part in gpt.read_table(disk).partitions if part.name == "root-a")
+    slot = next(partition for partition in gpt.read_table(disk).partitions if partition.name == "root-a")
     with disk.open("r+b") as file:
         file.seek(slot.offset + extent(board, image, path) + 1024)
         byte = file.read(1)[0]
@@ -146,19 +152,21 @@ def tries(disk: Path) -> tuple[int | None, int | None]:
 def boot(
     machine: MachineFactory, board: Board, disk: Path, seed: Path, key: KeyPair, *, extra: tuple[str, ...] = ()
 ) -> Node:
-    made = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), extra=extra))
-    return Node(made, made.guest(USER, key))
+    booted = machine(MachineConfig(board=board, image=disk, memory=MEMORY, media=(seed,), extra=extra))
+    return Node(booted, booted.guest(USER, key))
 
 
-KEPT = ("pending.json", "history.jsonl", "boots.jsonl", "verdict.json", "floor")
+STATE_FILES = ("pending.json", "history.jsonl", "boots.jsonl", "verdict.json", "floor")
 DAMAGE = (
-    "cd /var/lib/edge-osbuild/update && for name in " + " ".join(KEPT) + "; do head -c 99 /dev/zero > $name; done; "
+    "cd /var/lib/edge-osbuild/update && for name in "
+    + " ".join(STATE_FILES)
+    + "; do head -c 99 /dev/zero > $name; done; "
     "edge-agent update boot 2>&1; edge-agent explain 2>&1; edge-agent update commit 2>&1; cat floor; ls"
 )
 
 
 @dataclass(frozen=True)
-class Configured:
+class NetworkState:
     """The network as the kernel (`ip -json`, links by name) and systemd-resolved have it."""
 
     links: dict[str, Any]
@@ -166,13 +174,13 @@ class Configured:
     resolver: str
 
     @classmethod
-    def ask(cls, node: Node) -> "Configured":
+    def ask(cls, node: Node) -> "NetworkState":
         links = {link["ifname"]: link for link in json.loads(node.run("ip -json -details addr"))}
         return cls(links, json.loads(node.run("ip -json route")), node.run("resolvectl status --no-pager"))
 
 
 @dataclass(frozen=True)
-class Known:
+class NodeReport:
     """What a booted node says of itself."""
 
     console: str
@@ -202,12 +210,12 @@ class Known:
     """`NoNewPrivileges=` of the units that take the seed in and judge the boot, as systemd has loaded them"""
     clock: int
     """seconds since 1970"""
-    network: Configured
+    network: NetworkState
     damage: str
     """what the agent says when all that it keeps about updates is zeros"""
 
     @classmethod
-    def ask(cls, node: Node) -> "Known":
+    def ask(cls, node: Node) -> "NodeReport":
         """Wait until the boot of `node` is complete, then ask."""
         node.wait_complete()
         node.guest.wait_ready(CONNECT)
@@ -224,7 +232,7 @@ class Known:
         return cls(
             node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups,
             list_disks(node), disks_in_use(node), {}, space, node.status(), lockdown, settings, confined,
-            int(node.run("date +%s")), Configured.ask(node), node.run(DAMAGE),
+            int(node.run("date +%s")), NetworkState.ask(node), node.run(DAMAGE),
         )  # fmt: skip
 
 
@@ -232,42 +240,42 @@ class Known:
 def first(
     board: Board, image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Known:  # fmt: skip
+) -> NodeReport:  # fmt: skip
     """The first boot of the node `first`, which is off again. A card of another node is in the machine too."""
     folder = tmp_path_factory.mktemp("seed")
     seed = make_seed("minimal", "first", key, folder / "first.iso", settings=NETWORK)
-    other = of_another_node(image("minimal") / "disk.img", key, folder / "other.img")
+    other_card = make_other_card(image("minimal") / "disk.img", key, folder / "other.img")
     config = MachineConfig(
         board=board, image=image("minimal") / "disk.img", memory=MEMORY, media=(seed,), disk_size=DISK_SIZE
     )
     nvme = board.qemu.disk == "virtio"
     port = ("-device", "pcie-root-port,id=spare,chassis=9,slot=9")
-    config = replace(config, nvme=(other,), extra=port) if nvme else replace(config, disks=(other,))
-    before = file_digest(other)
+    config = replace(config, nvme=(other_card,), extra=port) if nvme else replace(config, disks=(other_card,))
+    before = file_digest(other_card)
     log = LOGS_FOLDER / f"first-{board.name}.log"
-    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as made:
-        node = Node(made, made.guest(USER, key))
-        known = Known.ask(node)
+    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as booted:
+        node = Node(booted, booted.guest(USER, key))
+        observed = NodeReport.ask(node)
         # QEMU's ARMv7 machine shows nothing of a disk that is plugged in at a PCIe port, not even after a rescan.
         if nvme and board.architecture is not Architecture.armv7:
-            plug_disk(node, other)
-            known = replace(known, later=disks_in_use(node))
-    assert file_digest(other) == before, "something was written to the other node's card"
-    return known
+            plug_disk(node, other_card)
+            observed = replace(observed, later=disks_in_use(node))
+    assert file_digest(other_card) == before, "something was written to the other node's card"
+    return observed
 
 
 def test_an_image_boots_from_power_on_to_boot_complete(
-    board: Board, image: Callable[[str], Path], first: Known
+    board: Board, image: Callable[[str], Path], first: NodeReport
 ) -> None:
     assert re.search(FIRMWARE[board.qemu.firmware], first.console)
-    found = re.search(COMPLETE, first.console)
-    assert found and (found[1], found[3]) == ("minimal", "a")
+    match = re.search(COMPLETE, first.console)
+    assert match and (match[1], match[3]) == ("minimal", "a")
     assert first.processor == ARCHITECTURES[board.architecture]
     assert first.root == "/dev/dm-0 erofs"
     status = first.status
     assert status["health"]["healthy"] is True and all(check["ok"] for check in status["health"]["checks"])
     assert status["boot"]["state"] == "good", "a good boot is not counted any more"
-    for name in KEPT:
+    for name in STATE_FILES:
         assert f"{name} is damaged: " in first.damage, first.damage
         assert f"{name}.damaged" in first.damage
     assert "Traceback" not in first.damage
@@ -277,7 +285,7 @@ def test_an_image_boots_from_power_on_to_boot_complete(
     assert (first.users - {USER}, first.groups - {USER}) == (set(accounts.USERS), set(accounts.GROUPS))
 
 
-def test_a_node_is_hardened(board: Board, first: Known) -> None:
+def test_a_node_is_hardened(board: Board, first: NodeReport) -> None:
     assert ("[integrity]" in first.lockdown) == board.architecture.has_signed_modules()
     assert first.settings == SYSCTLS
     assert first.confined.split() == ["yes", "yes"]
@@ -303,7 +311,7 @@ def test_every_unit_of_ours_is_sandboxed(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_vlans_bridges_and_routes_of_a_seed_are_there(first: Known) -> None:
+def test_vlans_bridges_and_routes_of_a_seed_are_there(first: NodeReport) -> None:
     network = first.network
 
     def addresses(name: str) -> set[str]:
@@ -324,7 +332,7 @@ def test_vlans_bridges_and_routes_of_a_seed_are_there(first: Known) -> None:
     assert "+LLMNR" not in network.resolver and "+mDNS" not in network.resolver
 
 
-def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first: Known) -> None:
+def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first: NodeReport) -> None:
     """The other disk is a copy of the same image, sorts first (NVMe), and has the same GUIDs at this first boot."""
     booted, other = ("vda", "nvme0n1") if board.qemu.disk == "virtio" else ("mmcblk0", "sda")
     assert {booted, other} <= first.disks
@@ -334,7 +342,7 @@ def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first
         assert first.later == first.used, "a disk that is plugged in later changes nothing"
 
 
-def test_the_data_partition_fills_the_disk_that_was_booted(first: Known) -> None:
+def test_the_data_partition_fills_the_disk_that_was_booted(first: NodeReport) -> None:
     """The image has room for 1 GiB of data, the disk for more, and the other one is not written to."""
     assert all(size > 2 * 2**30 for size in first.space), first.space
 
@@ -367,7 +375,7 @@ MISTAKES: dict[str, Any] = {
 
 
 def test_two_seeds_make_two_nodes_of_one_image(
-    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: Known
+    machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: NodeReport
 ) -> None:
     """The second one's data partition holds zeros: it gets a new file system."""
     # Reached by DHCP, and its user is there: an error in network-config costs only that.
@@ -376,12 +384,12 @@ def test_two_seeds_make_two_nodes_of_one_image(
     battery_is_empty = ("-rtc", "base=2001-02-03")
     disk = with_empty_data(board, copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img"), tmp_path)
     node = boot(machine, board, disk, seed, key, extra=battery_is_empty)
-    second = Known.ask(node)
+    second = NodeReport.ask(node)
     assert "has no file system any more: making a new one" in second.console
-    words = "sfdisk --disk-id /dev/edge/disk; sfdisk --part-uuid /dev/edge/disk 1"
+    read_guids = "sfdisk --disk-id /dev/edge/disk; sfdisk --part-uuid /dev/edge/disk 1"
     table = gpt.read_table(image("minimal") / "disk.img")
     guids = {str(table.uuid), str(table.partitions[0].uuid)}
-    assert not guids & set(node.run(words).lower().split()), "a node's disk is told from others of its image"
+    assert not guids & set(node.run(read_guids).lower().split()), "a node's disk is told from others of its image"
     lock = read_lock(load_profile(find_profile("minimal")), board.name)
     assert lock and second.clock >= lock.epoch, "a clock never starts before the date of the image"
     assert (first.hostname, second.hostname) == ("first", "second")
@@ -399,17 +407,17 @@ def test_two_seeds_make_two_nodes_of_one_image(
     mistakes_cost_only_themselves(node, second)
 
 
-def mistakes_cost_only_themselves(node: Node, second: Known) -> None:
+def mistakes_cost_only_themselves(node: Node, second: NodeReport) -> None:
     """The node was configured from a seed with MISTAKES."""
-    said = second.status["seed"]
+    seed_status = second.status["seed"]
     for line in ("write_files, /etc/machine-id/below", "mounts, /dev/none1: there is no device", "timezone: "):
-        assert any(error.startswith(line) for error in said["errors"]), said
-    assert any("`packages` has no effect" in line for line in said["warnings"]), said
+        assert any(error.startswith(line) for error in seed_status["errors"]), seed_status
+    assert any("`packages` has no effect" in line for line in seed_status["warnings"]), seed_status
     assert "edge-osbuild: seed error: write_files, /etc/machine-id/below" in second.console
     assert "cc_edge.py[ERROR]" in node.run("journalctl -b --no-pager -u edge-cloud-init.service")
     assert "Loaded datasource" in node.run("cat /run/cloud-init/cloud-init.log")
-    shown = node.guest.run("sudo edge-agent status", check=False).stdout
-    assert "seed error: timezone: " in shown and "15-seed" in shown
+    status_output = node.guest.run("sudo edge-agent status", check=False).stdout
+    assert "seed error: timezone: " in status_output and "15-seed" in status_output
     # What was right has taken effect, although systemd had read its units before.
     node.wait_until("test -s /run/hello", 60)
     assert node.run(f"cat /home/{USER}/late") == "late"
@@ -437,12 +445,12 @@ def test_a_flipped_byte_in_a_program_of_a_good_slot_is_found_by_verity_and_never
 ) -> None:
     disk = copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img")
     make_good(board, disk)
-    flip(board, disk, image("minimal") / "root.erofs", "/usr/bin/less")
+    flip_bit(board, disk, image("minimal") / "root.erofs", "/usr/bin/less")
     node = boot(machine, board, disk, make_seed("minimal", "damaged", key, tmp_path / "seed.iso"), key)
     node.wait_complete()
     node.guest.wait_ready(CONNECT)
-    said = node.run_failing("less --version")
-    assert "less 6" not in said and "GNU" not in said
+    output = node.run_failing("less --version")
+    assert "less 6" not in output and "GNU" not in output
     assert "data block" in node.run("dmesg | grep -i verity") and "corrupted" in node.run("dmesg | grep -i verity")
 
 
@@ -450,17 +458,17 @@ def test_damage_restarts_a_slot_on_trial_and_uses_up_its_tries(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img")
-    flip(board, disk, image("minimal") / "root.erofs", "/usr/lib/systemd/systemd")
+    flip_bit(board, disk, image("minimal") / "root.erofs", "/usr/lib/systemd/systemd")
     assert tries(disk) == (3, 0)
     if board.qemu.disk == "sd":
         os.truncate(disk, card_size(disk, None))
-    made = machine(MachineConfig(board=board, memory=MEMORY, disks=(disk,)))
-    made.console.wait_for(r"dm-verity device corrupted", BOOT, through_panic=True)
-    assert not made.console.text.count("boot complete")
-    made.wait_for_event("RESET", 120)
-    made.console.skip()
-    made.console.wait_for(r"dm-verity device corrupted", BOOT, through_panic=True)
-    made.power_cut()
+    booted = machine(MachineConfig(board=board, memory=MEMORY, disks=(disk,)))
+    booted.console.wait_for(r"dm-verity device corrupted", BOOT, through_panic=True)
+    assert not booted.console.text.count("boot complete")
+    booted.wait_for_event("RESET", 120)
+    booted.console.skip()
+    booted.console.wait_for(r"dm-verity device corrupted", BOOT, through_panic=True)
+    booted.power_cut()
     assert tries(disk) == (1, 2), "two boots failed"
 
 

@@ -40,15 +40,15 @@ class SdCard:
     board: Board
 
     def partition(self, name: str) -> gpt.Partition:
-        return next(part for part in gpt.read_table(self.path).partitions if part.name == name)
+        return next(partition for partition in gpt.read_table(self.path).partitions if partition.name == name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file of the boot partition."""
         source = self.path.with_name("file")
         source.write_bytes(data)
-        place = f"{self.path}@@{self.partition('esp').offset}"
+        image = f"{self.path}@@{self.partition('esp').offset}"
         run_command(
-            esp_seed.find_mtools(Cache())(["mcopy", "-o", "-i", place, str(source), f"::{name}"], [self.path.parent])
+            esp_seed.find_mtools(Cache())(["mcopy", "-o", "-i", image, str(source), f"::{name}"], [self.path.parent])
         )
 
     def read(self, name: str) -> bytes:
@@ -71,46 +71,46 @@ class SdCard:
     def write(self, *copies: UBootState | bytes) -> None:
         """Set both copies of the state."""
         with self.path.open("r+b") as file:
-            for place, copy in zip(COPY_OFFSETS, copies, strict=True):
-                file.seek(self.partition(uboot_state.PARTITION).offset + place)
+            for offset, copy in zip(COPY_OFFSETS, copies, strict=True):
+                file.seek(self.partition(uboot_state.PARTITION).offset + offset)
                 file.write((copy if isinstance(copy, bytes) else copy.encode()).ljust(COPY_SIZE, b"\0"))
 
     def copies(self) -> list[UBootState | None]:
-        found = []
+        states = []
         with self.path.open("rb") as file:
-            for place in COPY_OFFSETS:
-                file.seek(self.partition(uboot_state.PARTITION).offset + place)
-                found.append(decode_state(file.read(COPY_SIZE)))
-        return found
+            for offset in COPY_OFFSETS:
+                file.seek(self.partition(uboot_state.PARTITION).offset + offset)
+                states.append(decode_state(file.read(COPY_SIZE)))
+        return states
 
 
 @pytest.fixture
-def whole(tmp_path: Path, board: Board, image: Callable[[str], Path]) -> SdCard:
+def built_card(tmp_path: Path, board: Board, image: Callable[[str], Path]) -> SdCard:
     """A copy of a board's image as it was built."""
-    made = SdCard(tmp_path / "card.img", board)
-    run_command(["cp", "--sparse=always", image("minimal") / "disk.img", made.path])
-    size = made.path.stat().st_size
-    with made.path.open("r+b") as file:
+    card = SdCard(tmp_path / "card.img", board)
+    run_command(["cp", "--sparse=always", image("minimal") / "disk.img", card.path])
+    size = card.path.stat().st_size
+    with card.path.open("r+b") as file:
         file.truncate(1 << (size - 1).bit_length())  # as large as a real card: QEMU takes no other
-    return made
+    return card
 
 
 @pytest.fixture
-def card(whole: SdCard) -> SdCard:
-    whole.slot("a")
-    whole.slot("b")
-    return whole
+def card(built_card: SdCard) -> SdCard:
+    built_card.slot("a")
+    built_card.slot("b")
+    return built_card
 
 
 @pytest.fixture
-def starts(card: SdCard, machine: MachineFactory) -> Callable[[], list[str]]:
+def boot_messages(card: SdCard, machine: MachineFactory) -> Callable[[], list[str]]:
     """Power on until nothing more can be started; what the script said on the way."""
 
     def power_on() -> list[str]:
-        on: Machine = machine(MachineConfig(board=card.board, disks=(card.path,), network=None))
-        on.console.wait_for(END, SECONDS)
-        on.power_cut()
-        text = on.console.text.partition(END)[0]
+        booted: Machine = machine(MachineConfig(board=card.board, disks=(card.path,), network=None))
+        booted.console.wait_for(END, SECONDS)
+        booted.power_cut()
+        text = booted.console.text.partition(END)[0]
         return [line.partition("edge-osbuild: ")[2] for line in text.splitlines() if line.startswith("edge-osbuild: ")]
 
     return power_on
@@ -120,11 +120,11 @@ GOOD = BootCounter(None)
 
 
 def test_slots_are_started_in_their_order_and_a_try_is_written_down_before(
-    card: SdCard, starts: Callable[[], list[str]]
+    card: SdCard, boot_messages: Callable[[], list[str]]
 ) -> None:
     card.write(UBootState(8, ("b", "a"), {"a": GOOD, "b": BootCounter(2, 1)}), UBootState(7))
-    said = starts()
-    assert said[:3] == ["starting slot B edge.tries=1-2", "slot B did not start", "starting slot A"]
+    lines = boot_messages()
+    assert lines[:3] == ["starting slot B edge.tries=1-2", "slot B did not start", "starting slot A"]
     # Then each all the same: three writes, by turns. A good slot stays good.
     first, second = card.copies()
     assert second is not None
@@ -132,10 +132,10 @@ def test_slots_are_started_in_their_order_and_a_try_is_written_down_before(
     assert {first.generation if first else 0, second.generation} == {10, 11}
 
 
-def test_a_slot_without_tries_is_passed_over(card: SdCard, starts: Callable[[], list[str]]) -> None:
+def test_a_slot_without_tries_is_passed_over(card: SdCard, boot_messages: Callable[[], list[str]]) -> None:
     state = UBootState(0xF, ("a", "b"), {"a": BootCounter(0, 3), "b": GOOD})
     card.write(UBootState(1), state)
-    assert starts()[0] == "starting slot B"
+    assert boot_messages()[0] == "starting slot B"
 
 
 @pytest.mark.parametrize(
@@ -145,79 +145,81 @@ def test_a_slot_without_tries_is_passed_over(card: SdCard, starts: Callable[[], 
 )
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_torn_copy_of_the_state_does_not_matter(
-    card: SdCard, starts: Callable[[], list[str]], garbage: bytes, place: int
+    card: SdCard, boot_messages: Callable[[], list[str]], garbage: bytes, place: int
 ) -> None:
     state = UBootState(3, ("b", "a"), {"a": GOOD, "b": BootCounter(1, 2)})
     card.write(*((garbage, state) if place == 0 else (state, garbage)))
-    assert starts()[:3] == ["starting slot B edge.tries=0-3", "slot B did not start", "starting slot A"]
+    assert boot_messages()[:3] == ["starting slot B edge.tries=0-3", "slot B did not start", "starting slot A"]
     assert all(card.copies())
 
 
-def test_with_both_copies_gone_slots_are_new(card: SdCard, starts: Callable[[], list[str]]) -> None:
+def test_with_both_copies_gone_slots_are_new(card: SdCard, boot_messages: Callable[[], list[str]]) -> None:
     card.write(b"\xff" * COPY_SIZE, bytes(COPY_SIZE))
-    assert starts()[:4] == [
+    assert boot_messages()[:4] == [
         "both copies of the state are gone, starting anew",
         "starting slot A edge.tries=2-1", "slot A did not start", "starting slot B edge.tries=2-1",
     ]  # fmt: skip
     assert newest_state(card.copies()).counters == {"a": BootCounter(2, 1), "b": BootCounter(2, 1)}
 
 
-def test_a_damaged_image_is_passed_over_and_keeps_its_tries(card: SdCard, starts: Callable[[], list[str]]) -> None:
+def test_a_damaged_image_is_passed_over_and_keeps_its_tries(
+    card: SdCard, boot_messages: Callable[[], list[str]]
+) -> None:
     card.damage("a")
     card.write(UBootState(4, ("a", "b"), {"a": BootCounter(3), "b": GOOD}), UBootState(3))
-    assert starts()[:2] == ["slot A has no image that is whole", "starting slot B"]
+    assert boot_messages()[:2] == ["slot A has no image that is whole", "starting slot B"]
     assert newest_state(card.copies()).counter("a") == BootCounter(3)
 
 
-def test_without_any_try_left_slots_take_turns(card: SdCard, starts: Callable[[], list[str]]) -> None:
+def test_without_any_try_left_slots_take_turns(card: SdCard, boot_messages: Callable[[], list[str]]) -> None:
     none = {"a": BootCounter(0, 3), "b": BootCounter(0, 3)}
     card.write(UBootState(4, ("a", "b"), none), UBootState(3))
-    said = "no slot has a try left, starting slot {} all the same"
-    assert starts()[0] == said.format("A")
+    message = "no slot has a try left, starting slot {} all the same"
+    assert boot_messages()[0] == message.format("A")
     assert newest_state(card.copies()).counters == none
     card.write(UBootState(4, ("b", "a"), none), UBootState(3))
-    assert starts()[0] == said.format("B")
+    assert boot_messages()[0] == message.format("B")
 
 
 def test_without_u_boots_own_settings_the_script_is_found_all_the_same(
-    card: SdCard, starts: Callable[[], list[str]]
+    card: SdCard, boot_messages: Callable[[], list[str]]
 ) -> None:
     card.put("uboot.env", b"\xff" * card.board.uboot.environment_size)
     card.write(UBootState(4, ("a", "b"), {"a": GOOD, "b": GOOD}), UBootState(3))
-    assert starts()[:3] == ["starting slot A", "slot A did not start", "starting slot B"]
+    assert boot_messages()[:3] == ["starting slot A", "slot A did not start", "starting slot B"]
 
 
-def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(whole: SdCard, machine: MachineFactory) -> None:
+def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(built_card: SdCard, machine: MachineFactory) -> None:
     """Slot B has a's kernel, and no root: the initrd gives it up, and the last try was written down before."""
-    made = uimage.parse_multi(whole.read("edge-a.img"), "edge-a.img")
-    words = made.parts[2].replace(b"edge.slot=a ", b"edge.slot=b ")
-    assert words != made.parts[2]
-    parts = [*made.parts[:2], words, *made.parts[3:]]
-    whole.put("edge-b.img", uimage.pack_multi(parts, whole.board.architecture, "edge-b", time=0))
-    whole.write(UBootState(4, ("b", "a"), {"a": BootCounter(3), "b": BootCounter(1, 2)}), UBootState(3))
-    on = machine(MachineConfig(board=whole.board, disks=(whole.path,), network=None))
-    on.console.wait_for("starting slot B edge.tries=0-3", SECONDS)
-    on.console.wait_for("edge-init: FAILED: the root file system of slot b cannot be mounted", SECONDS)
-    on.console.wait_for("starting slot A edge.tries=2-1", SECONDS)
-    on.console.wait_for("boot complete: minimal .* slot a", BOOT_SECONDS)
+    boot_image = uimage.parse_multi(built_card.read("edge-a.img"), "edge-a.img")
+    arguments = boot_image.parts[2].replace(b"edge.slot=a ", b"edge.slot=b ")
+    assert arguments != boot_image.parts[2]
+    parts = [*boot_image.parts[:2], arguments, *boot_image.parts[3:]]
+    built_card.put("edge-b.img", uimage.pack_multi(parts, built_card.board.architecture, "edge-b", time=0))
+    built_card.write(UBootState(4, ("b", "a"), {"a": BootCounter(3), "b": BootCounter(1, 2)}), UBootState(3))
+    booted = machine(MachineConfig(board=built_card.board, disks=(built_card.path,), network=None))
+    booted.console.wait_for("starting slot B edge.tries=0-3", SECONDS)
+    booted.console.wait_for("edge-init: FAILED: the root file system of slot b cannot be mounted", SECONDS)
+    booted.console.wait_for("starting slot A edge.tries=2-1", SECONDS)
+    booted.console.wait_for("boot complete: minimal .* slot a", BOOT_SECONDS)
     deadline = Deadline(SECONDS)
-    while newest_state(whole.copies()).counter("a") != GOOD:
+    while newest_state(built_card.copies()).counter("a") != GOOD:
         assert not deadline.passed, "the good boot was not marked"
         deadline.pause()
-    assert newest_state(whole.copies()).counter("b") == BootCounter(0, 3)
+    assert newest_state(built_card.copies()).counter("b") == BootCounter(0, 3)
 
 
 def test_a_kernel_on_trial_is_guarded_by_the_watchdog_and_the_last_resort_is_not(
-    whole: SdCard, machine: MachineFactory
+    built_card: SdCard, machine: MachineFactory
 ) -> None:
     """The script as boards run it. QEMU's watchdog waits for nothing, so a guarded kernel does not come to a word."""
-    board = replace(whole.board, uboot=replace(whole.board.uboot, quirks=""))
-    whole.put("boot.scr", uimage.pack_script(render_script(board), board.architecture, "edge-osbuild", time=0))
-    whole.write(UBootState(4, ("a", "b"), {"a": BootCounter(2, 1), "b": BootCounter(0, 3)}), UBootState(3))
-    on = machine(MachineConfig(board=whole.board, disks=(whole.path,), network=None))
+    board = replace(built_card.board, uboot=replace(built_card.board.uboot, quirks=""))
+    built_card.put("boot.scr", uimage.pack_script(render_script(board), board.architecture, "edge-osbuild", time=0))
+    built_card.write(UBootState(4, ("a", "b"), {"a": BootCounter(2, 1), "b": BootCounter(0, 3)}), UBootState(3))
+    booted = machine(MachineConfig(board=built_card.board, disks=(built_card.path,), network=None))
     for tries in ("1-2", "0-3"):
-        on.console.wait_for(f"starting slot A edge.tries={tries}", SECONDS)
-        on.wait_for_event("RESET", SECONDS, matching={"reason": "guest-reset"})
-    found = on.console.wait_for(f"no slot has a try left, starting slot A all the same|{KERNEL}", SECONDS)
-    assert "all the same" in found[0], "a kernel on trial was started without the watchdog"
-    on.console.wait_for(KERNEL, SECONDS)
+        booted.console.wait_for(f"starting slot A edge.tries={tries}", SECONDS)
+        booted.wait_for_event("RESET", SECONDS, matching={"reason": "guest-reset"})
+    match = booted.console.wait_for(f"no slot has a try left, starting slot A all the same|{KERNEL}", SECONDS)
+    assert "all the same" in match[0], "a kernel on trial was started without the watchdog"
+    booted.console.wait_for(KERNEL, SECONDS)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.matrix("update")
 def other(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk with the same partitions and GUIDs as the device's, but another root in slot A."""
     path = raw_disk(lab.versions.get("n", "light", bundle=False), tmp_path_factory.mktemp("other") / "disk.img")
-    root = next(part for part in gpt.read_table(path).partitions if part.name == "root-a")
+    root = next(partition for partition in gpt.read_table(path).partitions if partition.name == "root-a")
     with path.open("r+b") as file:
         file.seek(root.offset)
         file.write(b"another root" * 1000)
@@ -39,8 +39,8 @@ def test_a_power_cut_while_the_slot_is_written_changes_nothing(device: Device) -
     device.node.wait_until("test -s /var/lib/edge-osbuild/update/pending.json", 120 * device.slowness)
     device.cut_power()
     assert device.power_on()["slot"] == "a"
-    found = device.wait_settled()
-    assert (found.slot, found.version, found.event) == ("a", "1.0.0", "interrupted"), found
+    standing = device.wait_settled()
+    assert (standing.slot, standing.version, standing.event) == ("a", "1.0.0", "interrupted"), standing
     device.check_intact()
 
 
@@ -51,8 +51,8 @@ def test_an_update_is_installed_tried_and_kept(device: Device) -> None:
     assert [event["event"] for event in events if event["event"] in ("installed", "switched", "reboot")] == [
         "installed", "switched", "reboot",
     ]  # fmt: skip
-    found = device.wait_complete(BOOT)
-    assert (found["version"], found["slot"]) == ("1.1.0", "b")
+    match = device.wait_complete(BOOT)
+    assert (match["version"], match["slot"]) == ("1.1.0", "b")
     standing = device.wait_settled()
     assert (standing.slot, standing.version, standing.slots) == ("b", "1.1.0", {"a": "good", "b": "good"}), standing
     assert standing.event == "committed"
@@ -74,16 +74,16 @@ def test_a_power_cut_and_a_reboot_of_a_good_slot_are_not_failures(device: Device
     device.cut_power()
     assert device.power_on()["slot"] == "b"
     assert device.reboot()["slot"] == "b"
-    found = device.wait_settled()
-    assert (found.state, found.left, found.event) == ("good", None, "committed"), found
+    standing = device.wait_settled()
+    assert (standing.state, standing.left, standing.event) == ("good", None, "committed"), standing
 
 
 def test_a_rollback_by_hand_brings_back_the_other_slot(device: Device) -> None:
     device.machine.console.skip()
     device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)
     assert device.wait_complete(BOOT)["slot"] == "a"
-    found = device.wait_settled()
-    assert (found.slot, found.version, found.event) == ("a", "1.0.0", "committed"), found
+    standing = device.wait_settled()
+    assert (standing.slot, standing.version, standing.event) == ("a", "1.0.0", "committed"), standing
     assert device.explain()["update"]["last"]["kind"] == "rollback"
     device.check_intact()
 
@@ -92,8 +92,8 @@ def test_a_new_version_that_panics_falls_back_after_its_tries(device: Device) ->
     url = device.publish("panic")
     device.install(url, "--no-reboot")
     device.fall_back(3 * BOOT)
-    found = device.wait_settled()
-    assert (found.slot, found.version, found.event) == ("a", "1.0.0", "rolled-back"), found
-    assert "boot image, kernel or root file system failed" in found.why
-    assert found.slots == {"a": "good", "b": "bad"}, found
+    standing = device.wait_settled()
+    assert (standing.slot, standing.version, standing.event) == ("a", "1.0.0", "rolled-back"), standing
+    assert "boot image, kernel or root file system failed" in standing.why
+    assert standing.slots == {"a": "good", "b": "bad"}, standing
     device.check_intact()

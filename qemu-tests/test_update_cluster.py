@@ -16,11 +16,11 @@ def device(server: Device) -> Device:
     return server.restore()
 
 
-def last(device: Device, event: str) -> dict[str, Any]:
+def last_event(device: Device, event: str) -> dict[str, Any]:
     """The last event of that name in the history."""
     rows = json.loads(device.node.run("edge-agent update history --json"))
-    found: dict[str, Any] = next(row for row in reversed(rows) if row["event"] == event)
-    return found
+    event_row: dict[str, Any] = next(row for row in reversed(rows) if row["event"] == event)
+    return event_row
 
 
 def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Device) -> None:
@@ -28,13 +28,13 @@ def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Dev
     url = device.publish("next")
     device.machine.console.skip()
     events = device.install(url)
-    said = [event["text"] for event in events if event["event"] == "cluster"]
-    assert any("cordoned" in text for text in said) and any("snapshot" in text for text in said), said
+    messages = [event["text"] for event in events if event["event"] == "cluster"]
+    assert any("cordoned" in text for text in messages) and any("snapshot" in text for text in messages), messages
     assert device.wait_complete(2 * BOOT)["slot"] == "b"
-    found = device.wait_settled(600)
-    assert (found.version, found.slots) == ("1.1.0", {"a": "good", "b": "good"}), found
+    standing = device.wait_settled(600)
+    assert (standing.version, standing.slots) == ("1.1.0", {"a": "good", "b": "good"}), standing
     assert device.kubelet() == device.distribution.releases[-1]
-    assert last(device, "switched")["cluster"]["snapshot"]
+    assert last_event(device, "switched")["cluster"]["snapshot"]
     device.check_intact()
 
 
@@ -54,8 +54,8 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
     device.machine.console.skip()
     device.node.guest.run("sudo edge-agent rollback", check=False, timeout=600)
     assert device.wait_complete(2 * BOOT)["slot"] == "a"
-    found = device.wait_settled(600)
-    assert found.version == "1.0.0", found
+    standing = device.wait_settled(600)
+    assert standing.version == "1.0.0", standing
     assert device.kubelet() == device.distribution.releases[0]
     device.check_intact()
     device.node.run_failing(f"{KUBECTL} get configmap later")

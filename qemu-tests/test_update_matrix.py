@@ -18,10 +18,10 @@ def parameters(cluster: bool) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", parameters(cluster=False))
 def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Ledger) -> None:
-    strike(case, light, ledger)
+    run_case(case, light, ledger)
 
 
-def strike(case: Case, device: Device, ledger: Ledger) -> None:
+def run_case(case: Case, device: Device, ledger: Ledger) -> None:
     """One case, from the saved state on."""
     device.restore()
     with ledger.entry(case.group, f"{device.version.flavour}-{case.name}") as entry:
@@ -35,7 +35,7 @@ def strike(case: Case, device: Device, ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("name", bad_bundles.BAD)
 def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledger: Ledger) -> None:
-    refuse(name, light, tmp_path, ledger)
+    assert_refused(name, light, tmp_path, ledger)
 
 
 @pytest.mark.slow
@@ -47,13 +47,17 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
         device.install(device.publish("next"), "--no-reboot")
         device.reboot()
         assert device.wait_settled().version == "1.1.0"
-        other = versions.sign(old, tmp_path / "other.raucb", downgrade="1.0.7")
-        assert "may only replace 1.0.7" in device.install_refused(device.site.publish(other, "other.raucb"))
+        refused = versions.sign(old, tmp_path / "other.raucb", downgrade="1.0.7")
+        assert "may only replace 1.0.7" in device.install_refused(device.site.publish(refused, "other.raucb"))
         permitted = versions.sign(old, tmp_path / "permitted.raucb", downgrade="1.1.0")
         device.install(device.site.publish(permitted, "permitted.raucb"), "--no-reboot")
         assert device.reboot()["slot"] == "a"
-        entry.standing = found = device.wait_settled()
-        assert (found.version, found.event, found.slots) == ("1.0.0", "committed", {"a": "good", "b": "good"}), found
+        entry.standing = standing = device.wait_settled()
+        assert (standing.version, standing.event, standing.slots) == (
+            "1.0.0",
+            "committed",
+            {"a": "good", "b": "good"},
+        ), standing
         assert device.explain()["update"]["floor"] == "1.0.0"
         device.check_intact()
 
@@ -61,7 +65,7 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
 @pytest.mark.slow
 @pytest.mark.parametrize("case", parameters(cluster=True))
 def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: Device, ledger: Ledger) -> None:
-    strike(case, server, ledger)
+    run_case(case, server, ledger)
 
 
 @pytest.mark.slow
@@ -69,24 +73,24 @@ def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: D
 def test_a_bundle_that_is_bad_for_the_cluster_is_refused(
     name: str, server: Device, tmp_path: Path, ledger: Ledger
 ) -> None:
-    refuse(name, server, tmp_path, ledger)
+    assert_refused(name, server, tmp_path, ledger)
 
 
-def refuse(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
+def assert_refused(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
     """Nothing is restored between them: none may leave a trace that matters to the next."""
-    bad = {**bad_bundles.BAD, **bad_bundles.CLUSTER}[name]
+    bad_kind = {**bad_bundles.BAD, **bad_bundles.CLUSTER}[name]
     if not device.machine.running or device.read_standing().slot != "a":
         device.restore()
     before = device.read_standing()
     slot = device.node.run("head -c 67108864 /dev/edge/root-b | sha256sum")
     with ledger.entry("bundle", f"{device.version.flavour}-{name}") as entry:
-        said = bad_bundle(name, device, folder)
-        assert re.search(bad.reason, said), said
+        reason = bad_bundle(name, device, folder)
+        assert re.search(bad_kind.reason, reason), reason
         entry.standing = after = device.read_standing()
         assert (after.slot, after.version, after.state) == ("a", "1.0.0", "good")
         assert (after.left, after.pending, after.healthy) == (None, None, True)
-        assert after.event == ("failed" if bad.touched else before.event)
-        if not bad.touched:
+        assert after.event == ("failed" if bad_kind.touched else before.event)
+        if not bad_kind.touched:
             assert after.slots == before.slots
             assert device.node.run("head -c 67108864 /dev/edge/root-b | sha256sum") == slot
         assert after.slots.get("b") in (None, "bad"), "nothing can boot it"

@@ -70,9 +70,9 @@ def recorded(lab: Lab) -> Recorded:
 @pytest.fixture(scope="module")
 def report(recorded: Recorded, lab: Lab) -> Survey:
     """All states of that update, checked; some of them kept."""
-    known = [Known.of(lab.versions.lookup(name).build) for name in ("n", "next")]
+    versions = [Known.of(lab.versions.lookup(name).build) for name in ("n", "next")]
     documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
-    plan = SurveyPlan(known, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
+    plan = SurveyPlan(versions, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
     folder = lab.folder / "survey"
     folder.mkdir()
     return survey(recorded.log, recorded.disk, folder, plan, filesystems.filesystem_tools(Cache()))
@@ -95,61 +95,65 @@ def test_states_of_an_update_boot_to_the_end(report: Survey, lab: Lab, ledger: L
     with ledger.entry("flush", "boots") as entry:
         entry.figures = {"states booted": len(report.kept)}
         for number, (image, state) in enumerate(report.kept.items()):
-            boots(Path(image), lab, f"state-{number}", state)
+            assert_boots(Path(image), lab, f"state-{number}", state)
             Path(image).unlink()
 
 
-def boots(image: Path, lab: Lab, name: str, why: str) -> None:
+def assert_boots(image: Path, lab: Lab, name: str, why: str) -> None:
     """A disk image boots one of the two versions, well, with what was there before."""
     with lab.powered(lab.versions.lookup("n"), name, disk=image) as device:
-        found = device.wait_complete()
-        assert (found["slot"], found["version"]) in (("a", "1.0.0"), ("b", "1.1.0")), why
+        match = device.wait_complete()
+        assert (match["slot"], match["version"]) in (("a", "1.0.0"), ("b", "1.1.0")), why
         standing = device.wait_settled()
-        assert (standing.slot, standing.version) == (found["slot"], found["version"]), why
+        assert (standing.slot, standing.version) == (match["slot"], match["version"]), why
         device.check_intact()
 
 
 # Torn sectors
 
 
-def fat_copy(file: BinaryIO, esp: int) -> list[int]:
+def second_table_sector(file: BinaryIO, esp: int) -> list[int]:
     """A sector of the second copy of the allocation table."""
-    reserved, size = reading(file, esp)
+    reserved, size = fat_geometry(file, esp)
     return [esp + (reserved + size) * SECTOR]
 
 
-def information(file: BinaryIO, esp: int) -> list[int]:
+def fsinfo_sector(file: BinaryIO, esp: int) -> list[int]:
     """The sector that says how much is free (FSInfo)."""
     return [esp + SECTOR]
 
 
-def reading(file: BinaryIO, esp: int) -> tuple[int, int]:
+def fat_geometry(file: BinaryIO, esp: int) -> tuple[int, int]:
     """Reserved sectors, and sectors of one allocation table, of FAT32."""
     file.seek(esp)
     head = file.read(SECTOR)
     return int.from_bytes(head[14:16], "little"), int.from_bytes(head[36:40], "little")
 
 
-def in_file(name: str, place: float) -> Callable[[BinaryIO, int], list[int]]:
+def sector_of_file(name: str, position: float) -> Callable[[BinaryIO, int], list[int]]:
     """A sector of a file on the boot partition, whose name matches `name`."""
 
     def find(file: BinaryIO, esp: int) -> list[int]:
         fat = Fat(file, esp, "esp")
-        found = next(each for each in fat.walk() if re.fullmatch(name, str(each.path)))
-        sectors = [esp + begin + at for begin, size in fat.extents(found) for at in range(0, size, SECTOR)]
-        return [sectors[int(place * (len(sectors) - 1))]]
+        file_entry = next(entry for entry in fat.walk() if re.fullmatch(name, str(entry.path)))
+        sectors = [
+            esp + begin + sector_offset
+            for begin, size in fat.extents(file_entry)
+            for sector_offset in range(0, size, SECTOR)
+        ]
+        return [sectors[int(position * (len(sectors) - 1))]]
 
     return find
 
 
 TORN = {
-    "second-allocation-table": fat_copy,
-    "free-space": information,
-    "loader.conf": in_file("loader/loader.conf", 0),
-    "entries.srel": in_file("loader/entries.srel", 0),
-    "spare-systemd-boot": in_file("EFI/systemd/systemd-boot.*", 0.5),
-    "head-of-the-other-slots-file": in_file(r"EFI/Linux/edge-\d+-a.*\.efi", 0),
-    "middle-of-the-other-slots-file": in_file(r"EFI/Linux/edge-\d+-a.*\.efi", 0.5),
+    "second-allocation-table": second_table_sector,
+    "free-space": fsinfo_sector,
+    "loader.conf": sector_of_file("loader/loader.conf", 0),
+    "entries.srel": sector_of_file("loader/entries.srel", 0),
+    "spare-systemd-boot": sector_of_file("EFI/systemd/systemd-boot.*", 0.5),
+    "head-of-the-other-slots-file": sector_of_file(r"EFI/Linux/edge-\d+-a.*\.efi", 0),
+    "middle-of-the-other-slots-file": sector_of_file(r"EFI/Linux/edge-\d+-a.*\.efi", 0.5),
 }
 
 
@@ -160,13 +164,13 @@ def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting
 ) -> None:
     image = tmp_path / "torn.img"
     run_command(["cp", "--sparse=always", recorded.after, image])
-    esp = next(part.offset for part in gpt.read_table(image).partitions if part.name == "esp")
+    esp = next(partition.offset for partition in gpt.read_table(image).partitions if partition.name == "esp")
     with image.open("r+b") as file:
-        for place in TORN[name](file, esp):
-            file.seek(place)
+        for offset in TORN[name](file, esp):
+            file.seek(offset)
             file.write(random.Random(SEED).randbytes(SECTOR))
     with ledger.entry("torn", name):
-        boots(image, lab, f"torn-{name}", name)
+        assert_boots(image, lab, f"torn-{name}", name)
 
 
 # A machine that is killed
@@ -197,24 +201,24 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
 
 
 # A disk that fails where an update writes: the partition, and bytes from one bad sector to the next.
-FAILS = {"slot": ("root-b", 8 * 2**20), "boot-partition": ("esp", 2**20)}
+FAILING_PARTS = {"slot": ("root-b", 8 * 2**20), "boot-partition": ("esp", 2**20)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAILS)
+@pytest.mark.parametrize("name", FAILING_PARTS)
 def test_a_disk_that_fails_where_an_update_writes_is_named_and_the_slot_that_runs_goes_on(
     name: str, lab: Lab, tmp_path: Path, ledger: Ledger
 ) -> None:
-    version, (label, step) = lab.versions.get("n", bundle=False), FAILS[name]
+    version, (label, step) = lab.versions.get("n", bundle=False), FAILING_PARTS[name]
     disk = raw_disk(version, tmp_path / "disk.img")
-    part = next(part for part in gpt.read_table(disk).partitions if part.name == label)
-    places = range(part.offset + 2**20, part.offset + part.size, step)
+    partition = next(partition for partition in gpt.read_table(disk).partitions if partition.name == label)
+    offsets = range(partition.offset + 2**20, partition.offset + partition.size, step)
     with ledger.entry("disk", f"failing-{name}") as entry, lab.powered(version, f"failing-{name}", disk=disk) as device:
         prepare_device(device)
         url = device.publish("next")
-        device.machine.break_sectors(places, kinds=["write"])
-        said = device.install_refused(url, "--deadline", "600")
-        assert re.search(r"the disk vda fails", said), said
+        device.machine.break_sectors(offsets, kinds=["write"])
+        reason = device.install_refused(url, "--deadline", "600")
+        assert re.search(r"the disk vda fails", reason), reason
         entry.standing = standing = device.wait_settled()
         assert (standing.slot, standing.event) == ("a", "failed"), standing
         assert standing.slots.get("b") in (None, "bad")

@@ -88,7 +88,7 @@ class SeedNode:
         assert find_result.returncode == 0, find_result.stderr
         configure_result = self.agent("configure")
         report: dict[str, Any] = json.loads((self.folder / "run/edge-osbuild/seed.json").read_text())
-        report["said"] = find_result.stdout + find_result.stderr + configure_result.stdout + configure_result.stderr
+        report["output"] = find_result.stdout + find_result.stderr + configure_result.stdout + configure_result.stderr
         report["status"] = configure_result.returncode
         return report
 

@@ -18,7 +18,7 @@ from osbuild.agent.health import await_verdict, find_checks, judge_boot, result_
 from osbuild.agent.system import System
 from osbuild.agent.update import records
 from osbuild.host import paths
-from tests.support.mounted import fill_up, mount_tmpfs
+from tests.support.mounted import full, mount_tmpfs
 
 IMAGE = '{"name": "minimal", "version": "1.0.0"}'
 VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
@@ -284,7 +284,7 @@ def test_a_hanging_console_or_data_partition_does_not_prevent_a_reboot(
             thread.join(30)
     folder = device.root / records.FOLDER.lstrip("/")
     folder.rename(folder.with_name("gone"))
-    with mount_tmpfs(folder, 65536), fill_up(folder):
+    with mount_tmpfs(folder, 65536), full(folder):
         assert decide(device) == (1, True)
     assert "the verdict cannot be stored: " in capsys.readouterr().out
     folder.rmdir()

@@ -33,7 +33,7 @@ from osbuild.image import block_map
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.shared.errors import Error
 from tests.support.disks import unpack_disk
-from tests.support.mounted import fill_up, mount_tmpfs
+from tests.support.mounted import full, mount_tmpfs
 
 MIB = 2**20
 
@@ -73,7 +73,7 @@ def edge(*words: object) -> int:
 
 
 def test_a_file_on_a_full_disk_is_not_called_a_worn_out_card(image: Path, tmp_path: Path) -> None:
-    with mount_tmpfs(tmp_path / "small", 2**16) as folder, fill_up(folder):
+    with mount_tmpfs(tmp_path / "small", 2**16) as folder, full(folder):
         [done] = flash(made(image), folder / "card.img")
     assert done.problem is not None and "no space is left for this file" in done.problem.message
 

@@ -18,7 +18,7 @@ from osbuild.host.cache import Cache
 from osbuild.host.run import run_command
 from osbuild.seed.esp_seed import find_mtools
 from tests.support.disks import unpack_disk
-from tests.support.mounted import fill_up, mount_tmpfs
+from tests.support.mounted import full, mount_tmpfs
 
 
 def status(*words: str | Path) -> object:
@@ -182,7 +182,7 @@ def test_an_image_on_a_full_disk_is_changed_in_place_or_not_at_all(
     size = disk.stat().st_blocks * 512 + 2**20
     with mount_tmpfs(tmp_path / "small", size) as folder:
         run_command(["cp", "--sparse=always", disk, folder / "disk.img"])
-        with fill_up(folder):
+        with full(folder):
             code = status("seed", profile, "--node", "n1", "--into", folder / "disk.img")
         assert "should not happen" not in capsys.readouterr().err
         files = seeded(folder / "disk.img")

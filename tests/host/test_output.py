@@ -18,12 +18,12 @@ from osbuild.host.scratch import scratch_folder
 from osbuild.inputs import lock
 from osbuild.inputs.debian import Deb
 from osbuild.shared.errors import Error
-from tests.support.mounted import fill_up, mount_tmpfs, read_contents, remount_read_only
+from tests.support.mounted import full, mount_tmpfs, read_contents, read_only
 
 PROJECT = Path(__file__).parents[2]
 SIZE = 2**20
 Trouble = Callable[[Path], AbstractContextManager[Path]]
-TROUBLES = pytest.mark.parametrize("trouble", [fill_up, remount_read_only])
+TROUBLES = pytest.mark.parametrize("trouble", [full, read_only])
 
 
 @pytest.fixture
@@ -154,8 +154,8 @@ COMMANDS = {
     [
         (name, trouble)
         for name in COMMANDS
-        for trouble in (fill_up, remount_read_only)
-        if trouble is remount_read_only or "build" not in name
+        for trouble in (full, read_only)
+        if trouble is read_only or "build" not in name
     ],
 )
 def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
@@ -202,7 +202,7 @@ def test_a_lock_that_cannot_be_written_keeps_the_older_one(small: Path, trouble:
 
 def test_standard_output_on_a_full_disk_is_a_clear_error(small: Path) -> None:
     command = [sys.executable, "-m", "osbuild", "profile", "schema"]
-    with fill_up(small), (small / "schema.json").open("wb") as file:
+    with full(small), (small / "schema.json").open("wb") as file:
         done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: standard output: No space left on device")

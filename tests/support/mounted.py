@@ -28,7 +28,7 @@ def fill(folder: Path) -> None:
 
 
 @contextmanager
-def fill_up(folder: Path) -> Iterator[Path]:
+def full(folder: Path) -> Iterator[Path]:
     """Keep the file system at `folder` full until the end of the block."""
     fill(folder)
     try:
@@ -38,7 +38,7 @@ def fill_up(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def remount_read_only(folder: Path) -> Iterator[Path]:
+def read_only(folder: Path) -> Iterator[Path]:
     """Keep the file system at `folder` read-only until the end of the block."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     try:
