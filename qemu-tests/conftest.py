@@ -1,4 +1,4 @@
-"""What the tests that boot share: built images, QEMU, a small kernel, machines whose console log is kept."""
+"""Fixtures of the tests that boot: built images, QEMU, a small kernel, and machines whose console logs are kept."""
 
 import lzma
 import os
@@ -36,7 +36,7 @@ from osbuild.qemu.machine import Machine
 from osbuild.qemu.serial import last_lines, strip_controls
 from osbuild.qemu.ssh import KeyPair
 
-# A shell that runs a job in the background has it ignore Ctrl-C, and so would every program that is tested.
+# A shell's background jobs ignore Ctrl-C, and every program under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILD = paths.PROJECT / "build"
@@ -53,9 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that uses a board, through whatever fixture, runs once for each one that was asked for.
+    """Run each test that uses a board, directly or through a fixture, once for each requested board.
 
-    One that uses a distribution of Kubernetes runs once for each of them too.
+    A test that uses a distribution of Kubernetes also runs once for each distribution.
     """
     if "distribution" in metafunc.fixturenames:
         metafunc.parametrize("distribution", distributions.ALL, indirect=True, scope="session")
@@ -75,14 +75,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def board(request: pytest.FixtureRequest) -> Board:
-    """The board that is tested; every fixture below is for it."""
+    """The board under test, for all fixtures below."""
     board: Board = request.param
     return board
 
 
 @pytest.fixture(scope="session")
 def distribution(request: pytest.FixtureRequest, board: Board) -> Distribution:
-    """The distribution of Kubernetes that is tested. Skips, with the reason, where its release can't be had."""
+    """The distribution of Kubernetes under test. Skips with a reason if its release is not available."""
     selected = distributions.ALL[request.param]
     if reason := selected.missing(board.architecture):
         pytest.skip(reason)
@@ -91,9 +91,9 @@ def distribution(request: pytest.FixtureRequest, board: Board) -> Distribution:
 
 @pytest.fixture(scope="session")
 def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path]:
-    """The folder of the built image of a shipped profile for a board, as the profile and these sources have it now.
+    """Returns the build folder of a profile for a board, built if it is not up to date.
 
-    With `--images` it is what that folder has; fails, with the command to run, where it has none.
+    With `--images`, the build in that folder is used as it is; if it is missing, the test fails with a command to run.
     """
 
     def folder(profile: str | Path, board: Board) -> Path:
@@ -112,13 +112,13 @@ def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path
 
 @pytest.fixture(scope="session")
 def image(images: Callable[[str | Path, Board], Path], board: Board) -> Callable[[str | Path], Path]:
-    """The same for the board that is tested."""
+    """Returns the build folder of a profile for the board under test."""
     return lambda profile: images(profile, board)
 
 
 @pytest.fixture(scope="session")
 def cluster_profile(distribution: Distribution) -> Callable[[str, Board], Path]:
-    """The profile of a shipped profile with the distribution that is tested, for a board."""
+    """Returns the path of a shipped profile with the distribution under test, for a board."""
     return lambda name, board: distributions.profile_for(
         name, distribution, board.architecture, BUILD / "test-profiles"
     )
@@ -126,7 +126,7 @@ def cluster_profile(distribution: Distribution) -> Callable[[str, Board], Path]:
 
 @pytest.fixture(scope="session")
 def qemu(board: Board) -> Emulator:
-    """Debian's QEMU in its tools tree."""
+    """Debian's QEMU in a tools tree."""
     return find_emulator(board.architecture)
 
 
@@ -137,19 +137,19 @@ def accelerator(board: Board, qemu: Emulator) -> Accelerator:
 
 @pytest.fixture(scope="session")
 def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    """An SSH key for this run of the tests; its public half goes into the seed."""
+    """An SSH key for this run of the tests; its public half is part of the seeds."""
     return KeyPair.generate(tmp_path_factory.mktemp("ssh"))
 
 
 @pytest.fixture(scope="session")
 def versions(board: Board) -> Versions:
-    """The versions that updates are tested with, built when they are asked for."""
+    """The versions for tests of updates, built on demand."""
     return Versions(board)
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The server that bundles are fetched from, and that health checks want to reach."""
+    """The server from which bundles are downloaded, and which health checks have to reach."""
     with Site(tmp_path_factory.mktemp("www")) as site:
         yield site
 
@@ -158,13 +158,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def lab(
     versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
 ) -> Lab:
-    """Where devices under test are made."""
+    """Makes devices under test."""
     return Lab(versions, site, key, accelerator, tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="session")
 def light(lab: Lab) -> Iterator[Device]:
-    """A device without a cluster, whose good state many tests begin with: `BlockDevice.restore`."""
+    """A device without a cluster, whose saved good state many tests start from (`Device.restore`)."""
     with lab.ready("light", "light") as device:
         lab.save(device)
         yield device
@@ -172,7 +172,7 @@ def light(lab: Lab) -> Iterator[Device]:
 
 @pytest.fixture(scope="session")
 def server(lab: Lab, distribution: Distribution) -> Iterator[Device]:
-    """The same, with a cluster, and with N+1 in the other slot: most of what the tests install is there already."""
+    """A device with a cluster, saved with N+1 in the other slot, so that installing versions downloads little."""
     if reason := distribution.missing(lab.versions.board.architecture, 2):
         pytest.skip(reason)
     with lab.ready(distribution.flavour, distribution.flavour) as device:
@@ -183,7 +183,7 @@ def server(lab: Lab, distribution: Distribution) -> Iterator[Device]:
 
 @pytest.fixture(scope="session")
 def ledger() -> Ledger:
-    """Where cases of the failure matrix are entered."""
+    """Records cases of the failure matrix."""
     return Ledger()
 
 
@@ -213,7 +213,7 @@ def machine(request: pytest.FixtureRequest, qemu: Emulator, accelerator: Acceler
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of each console log with a test that failed, and enter those that are rows of the failure matrix."""
+    """Show the end of each console log with a failed test, and record tests that are cases of the failure matrix."""
     report = yield
     if report.when == "call" and not report.skipped and (mark := item.get_closest_marker("matrix")):
         case = re.sub(r"[^\w.-]+", "-", item.name.removeprefix("test_")).strip("-")[:120]
@@ -228,7 +228,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @dataclass(frozen=True)
 class DebianKernel:
-    """Debian's kernel for a machine with virtio, and the serial port that it says it is up on."""
+    """Debian's kernel for a machine with virtio, and the serial port of its console."""
 
     package: str
     console: str
@@ -243,7 +243,7 @@ DEBIAN_KERNELS = {
 
 @pytest.fixture(scope="session")
 def kernel(board: Board) -> DirectKernel:
-    """Debian's kernel with a shell on the serial console, for tests that need a guest but no image."""
+    """Debian's kernel with a shell on the serial console, for tests that need a guest but not an image."""
     cache, plain = Cache(), DEBIAN_KERNELS[board.architecture]
     archive = PackageArchive(cache, board.architecture)
     if not (archive.root / "var/lib/apt/lists").exists():
@@ -265,7 +265,7 @@ def kernel(board: Board) -> DirectKernel:
     return DirectKernel(folder / "vmlinuz", folder / "initrd", f"console={plain.console} panic=-1 quiet")
 
 
-# In the order in which they need each other; those that this kernel has built in are left out.
+# In order of dependency; modules that the kernel has built in are skipped.
 MODULES = (
     *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"),
     *("failover", "net_failover", "virtio_net"),
@@ -297,7 +297,7 @@ def _initrd(root: Path, init: str) -> bytes:
 
 
 def _cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """A "newc" archive (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    """Return a "newc" archive (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst)."""
     out = bytearray()
     for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)

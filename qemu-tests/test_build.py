@@ -1,4 +1,4 @@
-"""Builds of real images: the same bytes from the same lock, and nothing left behind by one that was ended."""
+"""Builds of real images: the same bytes from the same lock, and nothing left behind by an interrupted build."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ from osbuild.inputs.debian import stored_path
 from osbuild.inputs.lock import lock_path, read_lock
 
 EDGE = PROJECT / ".venv/bin/edge-osbuild"
-USER_CACHE = Cache()  # the user's; tests set another
+USER_CACHE = Cache()  # the user's cache; tests set another
 
 
 @pytest.fixture
 def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that shares only the tools trees and Go's modules with the user's own."""
+    """A cache that shares only the tools trees and Go modules with the user's cache."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for kind in ("tools", "go"):
@@ -38,7 +38,7 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def collect_inputs(board: Board, tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a folder of all files that a profile's lock names, as somebody carries it to a place without a network."""
+    """Makes a folder of all files that a profile's lock names, for a build without a network."""
 
     def collect(profile: str) -> Path:
         loaded = load_profile(find_profile(profile))
@@ -58,7 +58,7 @@ def collect_inputs(board: Board, tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with nothing but this project's wheel and what pip got for it, made under umask 077."""
+    """An environment with only this project's wheel and its dependencies, made under umask 077."""
     collect_inputs = tmp_path_factory.mktemp("installed")
     run_command(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={collect_inputs}", PROJECT],
@@ -70,7 +70,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_build(first: Path, second: Path) -> None:
-    """Two builds have the same files, by the sums in their manifests and by their bytes."""
+    """Assert that two builds have the same files, by the checksums in their manifests and by their bytes."""
     sums = [json.loads((collect_inputs / "manifest.json").read_text())["files"] for collect_inputs in (first, second)]
     assert {"root.erofs", "root.verity", "disk.img"} <= set(sums[0])
     for name in sums[0]:
@@ -79,7 +79,7 @@ def assert_same_build(first: Path, second: Path) -> None:
 
 
 def leftovers(cache: Path) -> list[str]:
-    """What a build that ended must not leave: unfinished results, mounts, loop devices, processes in a sandbox."""
+    """Return what a build must not leave behind: unfinished results, mounts, loop devices, processes in a sandbox."""
     left = [str(path) for path in cache.glob("*/.partial-*") if not path.parent.is_symlink()]
     left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(cache) in line]
     loops = run_command(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
@@ -125,7 +125,7 @@ def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checko
     profile: str, board: Board, image: Callable[[str], Path], installed: Path, tmp_path: Path
 ) -> None:
     built, lock = image(profile), lock_path(load_profile(find_profile(profile)))
-    # For these commands the checkout is not there, and the environment can't be changed.
+    # These commands do not see the checkout, and can't change the environment.
     script = 'mount -t tmpfs none "$1"; mount --bind "$2" "$2"; mount -o remount,bind,ro "$2"; shift 2; exec "$@"'
     isolated = ["unshare", "--mount", "sh", "-euc", script, "sh", str(PROJECT), str(installed)]
 
@@ -145,7 +145,7 @@ def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checko
 
 
 def interrupt_build(board: Board, output: Path, number: signal.Signals, after: str) -> int:
-    """Build `minimal` into `output`, and send a signal some seconds after a step began. Returns the exit status."""
+    """Build `minimal` into `output`, and send a signal 4 seconds after a step has begun. Returns the exit status."""
     command = [str(word) for word in (EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

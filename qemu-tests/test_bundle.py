@@ -1,4 +1,4 @@
-"""Bundles and keys with the real RAUC: made and refused on the host, installed into slots in a machine."""
+"""Bundles and keys with the real RAUC on the host: what it makes, and what it refuses."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ def bundle(build: Path, output: Path, keys: KeyFolder, tools: ToolsTree, **secre
 
 
 def squashfs(path: Path) -> bytes:
-    """What comes before hash tree and signature: the superblock says how long it is (squashfs's `bytes_used`)."""
+    """Return the squashfs of a bundle, without hash tree and signature (`bytes_used` of its superblock)."""
     data = path.read_bytes()
     return data[: int.from_bytes(data[40:48], "little")]
 
@@ -113,10 +113,10 @@ def test_the_same_build_and_key_give_the_same_payload_whoever_reads_the_files(
 
 
 def refused(path: Path, keyring: bytes) -> str:
-    """Why RAUC does not take a bundle with a device's settings; it must not."""
+    """Return why RAUC refuses a bundle with a device's settings. Fails if RAUC accepts it."""
     try:
         problem = info.read_bundle(path, CACHE, keyring).problem
-    except Error as error:  # it is not even readable
+    except Error as error:  # not readable at all
         problem = error.message
     assert problem is not None
     return problem
@@ -157,7 +157,7 @@ def test_an_expired_signer_is_refused_by_host_and_device_and_what_it_signed_in_t
         old = authority.rotate_signer(old.folder, PrivateKeyAccess(), days=5)
     with pytest.raises(Error, match="signer-2 expired on"):
         signing.prepare_signing(old, tools)
-    # Signed all the same, as somebody with the key would.
+    # Signed anyway, as somebody with the key could.
     key = (old.folder / "signer-2.key").read_text()
     late = signing.Signing(old, old.find_signer(), old.certificate("signer-2"), key)
     with pytest.raises(Error, match="certificate has expired"):
@@ -190,7 +190,7 @@ def test_an_encrypted_key_signs_with_its_passphrase_only(tmp_path: Path, tools: 
 
 @pytest.fixture
 def token(tmp_path: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """softhsm2 with a token `edge`, PIN 4711, that has the keys `root` and `signer`."""
+    """softhsm2 with a PKCS#11 token `edge`, PIN 4711, that has the keys `root` and `signer`."""
     folder = tmp_path / "token"
     (folder / "tokens").mkdir(parents=True)
     conf = folder / "softhsm2.conf"

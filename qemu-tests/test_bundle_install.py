@@ -42,14 +42,14 @@ def digest(data: bytes) -> str:
 
 
 def root_options(root: bytes) -> dict[str, Any]:
-    """A build's root with its real hash tree, from which the hook makes indexes."""
+    """Return options of `make_build` for a root with a real hash tree, from which the hook makes indexes."""
     tree, roothash = hash_tree(root)
     return {"root": root, "tree": tree, "metadata": {"board": "test", "roothash": roothash}}
 
 
 @dataclass(frozen=True)
 class Site:
-    """Builds and bundles of two versions, and what is wrong with others."""
+    """Builds and bundles of two versions, and bundles that must be refused."""
 
     folder: Path
     keys: KeyFolder
@@ -60,7 +60,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The folder `bundles` has what the machine sees as /bundles."""
+    """The folder `bundles` has the contents of /bundles in the machine."""
     folder = tmp_path_factory.mktemp("site")
     out, tools = folder / "bundles", bundle_tools(CACHE)
     out.mkdir()
@@ -101,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[Machine]:
     """A machine that runs slot a; slot b has an older boot entry. RAUC's service is not started yet.
 
-    It is an x86_64 one whatever boards are tested: what is tested is the bundle, which no board changes.
+    It is always an x86_64 machine, because installing a bundle does not depend on the board.
     """
     kernel, disk = updatable.make_guest(CACHE)
     system, board = updatable.guest_tools(CACHE), load_board("x86_64")
@@ -137,13 +137,13 @@ def start_rauc_service(machine: Machine, slot: str) -> None:
 
 
 def slot_digest(machine: Machine, partition: str, size: int) -> str:
-    """sha256 of the first `size` bytes of a partition, past the cache."""
+    """Return the sha256 of the first `size` bytes of a partition on the disk, not in the page cache."""
     run_ok(machine, "sync; echo 3 > /proc/sys/vm/drop_caches")
     return run_ok(machine, f"head -c {size} /dev/edge/{partition} | sha256sum").split()[0]
 
 
 def assert_slot_holds(machine: Machine, slot: str, build: Path) -> None:
-    """The slot has exactly what was built, and its boot file waits to be switched to."""
+    """Assert that the slot has exactly the files of the build, and that its boot image is staged."""
     for partition, name in ((f"root-{slot}", "root.erofs"), (f"root-{slot}-verity", "root.verity")):
         data = (build / name).read_bytes()
         assert slot_digest(machine, partition, len(data)) == digest(data), partition
@@ -170,13 +170,13 @@ def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Mac
     assert_slot_holds(device, "a", site.build("two"))
     assert run_ok(device, "cat /run/loader/primary /run/loader/state-a").split() == ["b", "bad"]
     assert run_ok(device, "ls /efi/EFI/Linux").split() == ["edge-2-b+3.efi", "edge-a.efi.staged"]
-    # Adaptive: all but the command line is in the other slot's entry, all but the new blocks in the other root.
+    # Adaptive: only the kernel command line and the new blocks of the root are read from the bundle.
     run_ok(device, "grep 'edge-a.efi: 301 blocks, 1 of them from the bundle' /run/rauc.log")
     run_ok(device, "grep 'source_image: count=60 ' /run/rauc.log")
 
 
 def test_what_was_written_before_an_interruption_is_not_read_again(device: Machine, site: Site) -> None:
-    """Into a slot that is empty, and over a version that RAUC knows. A block that is damaged is the interruption."""
+    """For an empty slot, and for a slot with a version that RAUC knows. A damaged block interrupts the installation."""
     start_rauc_service(device, "a")
     run_ok(device, "rm -rf /var/lib/rauc/*")
     for before in (None, "one"):
@@ -184,12 +184,12 @@ def test_what_was_written_before_an_interruption_is_not_read_again(device: Machi
             run_ok(device, f"rauc install /bundles/{before}.raucb")
             assert_slot_holds(device, "b", site.build(before))
         assert run_in_shell(device, "rauc install /bundles/late.raucb")[0] != 0
-        start_rauc_service(device, "a")  # with a new log
+        start_rauc_service(device, "a")  # starts a new log
         run_ok(device, "rauc install /bundles/two.raucb")
         assert_slot_holds(device, "b", site.build("two"))
         log = run_ok(device, "grep -e source_image -e 'index for target_slot' -e 'of this root' /run/rauc.log")
         match = re.search(r"source_image: count=(\d+)", log)
-        assert match and int(match[1]) <= 1060 - 949 + 32, log  # before the damage; a few more are read ahead with it
+        assert match and int(match[1]) <= 1060 - 949 + 32, log  # up to the damage, with read-ahead
         assert "Building new hash index for target_slot with 2048 chunks" not in log, "a whole partition was read"
         assert f"index of this root: {0 if before is None else BLOCKS} blocks known, 949 of 1060" in log
 
@@ -216,14 +216,14 @@ def test_what_must_not_be_installed_is_refused_before_a_slot_is_touched(device: 
     assert run_ok(device, "cat /efi/EFI/Linux/edge-2-b.efi") == "old"
     assert [slot_digest(device, partition, 2**20) for partition in ("root-a", "root-b", "root-b-verity")] == before
 
-    # A bit that flipped in the middle is found where it is read: after the slot was touched, but before the switch.
+    # A flipped bit in the middle is detected when it is read: after the slot was touched, but before the switch.
     status, output = run_in_shell(device, "rauc install /bundles/flipped.raucb")
     assert status != 0, output
     assert run_ok(device, "cat /run/loader/primary /run/loader/state-b").split() == ["a", "bad"]
     assert run_in_shell(device, "ls /efi/EFI/Linux | grep -x 'edge-.*b.*efi'")[0] == 1, "nothing can boot the slot"
     assert slot_digest(device, "root-a", 2**20) == before[0]
 
-    # Without a floor, which the device lifts when it is told so, an older one installs over what failed.
+    # Without a minimum version, as for a permitted downgrade, an older version installs over the failed one.
     run_ok(device, "cp /bundles/nofloor.conf /usr/lib/rauc/system.conf")
     start_rauc_service(device, "a")
     run_ok(device, "rauc install /bundles/older.raucb")

@@ -1,4 +1,4 @@
-"""Where the parts of a bundle lie, as `make bench` tells them apart: of one that the real programs have made."""
+"""The byte ranges of a bundle's parts, which `make bench` counts, for a bundle of the real programs."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_every_byte_of_a_bundle_belongs_to_a_part_and_files_are_at_their_offsets
     cache, root = (
         Cache(),
         random_blocks("root", 300),
-    )  # noise is stored as it is: what can't be compressed can be compared
+    )  # random bytes are stored uncompressed, so that they can be compared
     tree, roothash = hash_tree(root, salt)
     build = make_build(tmp_path / "build", root=root, tree=tree, metadata={"roothash": roothash})
     signer = signing.prepare_signing(

@@ -1,4 +1,4 @@
-"""`inspect BUNDLE --keys` says what RAUC says with a device's configuration, for bundles wrong in every way."""
+"""`inspect BUNDLE --keys` agrees with RAUC with a device's configuration, for bundles with every kind of defect."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ CACHE = Cache()
 
 @dataclass(frozen=True)
 class Bench:
-    """A good bundle `good` of `keys`, and a folder for others."""
+    """A good bundle `good`, signed with `keys`, and a folder for other bundles."""
 
     folder: Path
     keys: KeyFolder
@@ -40,7 +40,7 @@ class Bench:
     good: Path
 
     def signed(self, signing: Signing, *, manifest: Callable[[str], str] = str) -> bytes:
-        """The same content, signed by `signing`, its manifest changed: without the checks of `edge-osbuild bundle`."""
+        """Make a bundle of the same content with a changed manifest, without the checks of `edge-osbuild bundle`."""
         with CACHE.scratch("bundles") as scratch:
             content_folder, bundle = scratch / "content", scratch / "b.raucb"
             content_folder.mkdir()
@@ -52,7 +52,7 @@ class Bench:
             return bundle.read_bytes()
 
     def certified(self, *, old: bool = False, purpose: bool = True) -> Signing:
-        """A signer below the first root, with a certificate that is over or is for something else."""
+        """Make a signer below the first root, with an expired certificate or one for another purpose."""
         root = self.keys.find_signer().root
         root_key = authority.root_key_of(self.keys, self.keys.find_root(root), PrivateKeyAccess())
         key = private_key.generate_key()
@@ -98,7 +98,7 @@ def make_untrusted(bench: Bench) -> bytes:
 
 
 def flip_bit(offset: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
-    """The good bundle with one bit changed, at a place that depends on the sizes of its payload and hash tree."""
+    """Return a function that flips one bit of the good bundle; `offset` gets the offsets of the hash tree's begin and end."""
 
     def make(bench: Bench) -> bytes:
         data = bytearray(bench.good.read_bytes())
@@ -131,7 +131,7 @@ CASES: dict[str, Callable[[Bench], bytes]] = {
     "only its magic": lambda bench: b"hsqs",
     "magic and zeros": lambda bench: b"hsqs" + bytes(2**20),
     "signature of no size": lambda bench: bench.good.read_bytes()[:-8] + bytes(8),
-    "revoked": make_revoked,  # the last one: it changes the keyring
+    "revoked": make_revoked,  # last, because it changes the keyring
 }
 
 
@@ -144,7 +144,7 @@ def test_inspect_agrees_with_rauc(name: str, bench: Bench, tmp_path: Path, capsy
         f"/{KEYRING_FILE}", str(tmp_path / "ring.pem")
     )
     (tmp_path / "system.conf").write_text(conf.replace(f"/{DATA}", str(tmp_path)))
-    try:  # this checks signature and contents, as an installation does
+    try:  # checks signature and contents, like an installation
         bench.tools.run_command(
             ["rauc", f"--conf={tmp_path}/system.conf", "extract", path, tmp_path / "out"], [tmp_path]
         )

@@ -1,6 +1,6 @@
-"""One node's life: the shipped `edge-server` image, from a first boot without any network to a power cut.
+"""One node of the shipped `edge-server` image, from a first boot without any network to a power cut.
 
-The tests are steps of one story on one machine, in their order: a boot under emulation takes a minute.
+The tests share one machine and depend on their order, because a boot under emulation takes a minute.
 """
 
 import ipaddress
@@ -41,7 +41,7 @@ def node(
     cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
-    """First boot, with no network card in the machine; the card is plugged in once the node is healthy."""
+    """A node after its first boot without a network card; the card is plugged in once the node is healthy."""
     profile = cluster_profile("edge-server", board)
     seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     disk = image(profile) / "disk.img"
@@ -64,10 +64,8 @@ def address(node: Node, kind: str) -> str:
 
 
 def assert_answers(node: Node, timeout: float = 180.0) -> None:
-    """The web server answers on the pod's address and on the service's.
-
-    After a boot the pod gets another address, and the API tells the old one for a while.
-    """
+    """Assert that the web server answers on the addresses of the pod and of the service."""
+    # After a boot the pod gets another address, and the API returns the old one for a while.
     end = time.monotonic() + timeout
     for kind, port in (("pods", 8080), ("services", 80)):
         while True:
@@ -80,7 +78,7 @@ def assert_answers(node: Node, timeout: float = 180.0) -> None:
 
 
 def boot_counter(node: Node) -> tuple[str, str, int | None]:
-    """The running slot, its state, and the tries that it has left while it is on trial."""
+    """Return the running slot, its state, and its tries left if it is on trial."""
     status = node.status()
     return status["slot"], status["boot"]["state"], status["boot"]["left"]
 
@@ -97,7 +95,7 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: No
 
 
 def test_the_proof_that_pods_run_needs_no_api_server_and_leaves_nothing(node: Node, distribution: Distribution) -> None:
-    """Also where a power cut or a kill has left a sandbox of an earlier proof."""
+    """Also if a power cut or a kill has left a sandbox of an earlier proof."""
     output = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
     match = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", output)
     assert match and ipaddress.ip_address(match[1]) in ipaddress.ip_network("10.42.0.0/16"), output
@@ -124,7 +122,7 @@ def test_the_root_cannot_be_written_nor_remounted(node: Node) -> None:
 def test_no_key_is_in_the_image(node: Node) -> None:
     key_files = node.run("find / -xdev -type f \\( -name '*.key' -o -name 'ssh_host_*' -o -name 'id_*' \\)")
     assert key_files.split() == []
-    # Status 1 is grep's word that it read everything and found nothing; an error would be 2 (grep(1)).
+    # Status 1 means that grep has read everything and found nothing; an error would be 2 (grep(1)).
     folders = "/usr/lib/edge-osbuild /usr/share/ca-certificates"
     assert node.run(f"grep -rlE 'BEGIN (EC |RSA |OPENSSH )?PRIVATE KEY' {folders}; test $? -eq 1") == ""
 
@@ -152,7 +150,7 @@ def test_a_pod_from_a_baked_in_image_answers_on_its_pod_and_service_address(node
 
 def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node) -> None:
     node.kubectl("create configmap kept --from-literal=when=before")
-    # As an update leaves the node before its reboot.
+    # Like an update before its reboot.
     node.run("touch /var/lib/kubernetes/cordoned")
     node.kubectl("annotate node site-1 edge-osbuild/cordoned=update")
     node.kubectl("cordon site-1")
@@ -191,10 +189,10 @@ def test_after_that_boot_the_node_takes_pods_again(node: Node) -> None:
 def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     node.kubectl("create configmap cut --from-literal=when=just-before")
     node.run("echo kept > /var/lib/cut; sync")
-    # What containerd and its plugins have not synced yet of a pod that just runs must not be missed.
+    # A new pod, whose files containerd and its plugins have not synced yet, must survive.
     node.kubectl("delete pod -l app=web")
     node.wait_rolled_out("web")
-    # Nor may the sandbox of a health check that is just running stay for ever.
+    # The sandbox of a running health check must be removed after the cut.
     node.run(f"/usr/lib/edge-osbuild/edge-node sandbox & until {LEFT} | grep -q .; do :; done")
     node.power_cycle()
     assert node.run(LEFT) == "", node.run("journalctl --no-pager -b -u edge-health")
@@ -206,7 +204,7 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
 
 
 def test_a_power_cut_while_images_were_imported_leaves_no_empty_files(node: Node) -> None:
-    """What such a cut may leave: containerd knows the image, and its files are empty."""
+    """After such a cut, containerd may know the image although its files are empty."""
     emptied = node.run("find /var/lib/containerd/*overlayfs/snapshots/*/fs/demo -print -exec truncate --size=0 {} +")
     assert emptied, "the image is unpacked"
     node.run("cd /var/lib/containerd/edge-images && read digest < /usr/lib/edge-osbuild/images/demo.sha256"

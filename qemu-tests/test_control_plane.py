@@ -1,7 +1,7 @@
-"""The cluster's data under two releases of Kubernetes: an update and the way back, with real programs on this host.
+"""The cluster's data under two releases of Kubernetes: an update and a rollback, with real programs on this host.
 
-One story in its order, on one datastore. No machine and no image is needed, but the Go toolchain: each release is
-compiled first if it is not in the cache. `test_update_cluster.py` has the same on machines.
+The tests share one datastore and depend on their order. They need neither machine nor image, but the Go toolchain: each
+release is compiled first if it is not in the cache. `test_update_cluster.py` tests the same on machines.
 """
 
 import sqlite3
@@ -46,12 +46,12 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
 
 @pytest.fixture(scope="module")
 def story() -> dict[str, Any]:
-    """What later chapters need to know of earlier ones."""
+    """Values that later tests need from earlier ones."""
     return {}
 
 
 class Turns:
-    """Which release has its turn; the one before ends first."""
+    """Runs one release at a time; the previous one is stopped first."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane, self.stack = plane, ExitStack()
@@ -70,7 +70,7 @@ def turns(plane: ControlPlane) -> Iterator[Turns]:
 
 @pytest.fixture(scope="module")
 def server(turns: Turns) -> ApiServer:
-    """The old release, at its first boot."""
+    """The API server of the old release at its first boot."""
     old_server, outcome = turns.start(OLD)
     assert outcome == {"from": None, "to": f"upstream {OLD}"}
     return old_server
@@ -78,7 +78,7 @@ def server(turns: Turns) -> ApiServer:
 
 @contextmanager
 def run_kubelets(server: ApiServer) -> Iterator[None]:
-    """Pods that are to be ended end, after a while."""
+    """Delete terminating pods in the background, as kubelets do."""
     stop = threading.Event()
 
     def work() -> None:
@@ -95,7 +95,7 @@ def run_kubelets(server: ApiServer) -> Iterator[None]:
 
 
 def assert_controllers_work(plane: ControlPlane, server: ApiServer, version: str) -> None:
-    """The controller manager and the scheduler of a release take our arguments and do something."""
+    """Assert that the controller manager and the scheduler of a release accept our arguments and work."""
     namespace = f"of-{version.replace('.', '-')}"
     server.call("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     with plane.run_program("kube-controller-manager", version) as manager:
@@ -223,7 +223,7 @@ def test_what_a_rollback_would_lose_is_known_before(plane: ControlPlane, story: 
 def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
     plane: ControlPlane, turns: Turns, story: dict[str, Any]
 ) -> None:
-    """The scheduler stands for every client elsewhere in the cluster that outlives it: its caches are of the future."""
+    """The scheduler stands for all clients that keep running during the rollback: their caches are from the future."""
     with plane.run_program("kube-scheduler", OLD):
         older, outcome = turns.start(OLD)
         assert outcome and outcome["restored"]["snapshot"] == story["snapshot"]
@@ -243,7 +243,7 @@ def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
 
 
 def is_expired(server: ApiServer, since: int) -> bool:
-    """Whether the server says that it does not know what came after a revision (410)."""
+    """Whether the server answers a watch from a revision with 410 (expired)."""
     try:
         events = watch_configmaps(server, since)
     except urllib.error.HTTPError as error:

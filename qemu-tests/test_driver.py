@@ -1,4 +1,4 @@
-"""The QEMU driver against the real QEMU: what it starts, cuts, plugs and leaves behind."""
+"""The QEMU driver with the real QEMU: starts, power cuts, hot-plugging, and cleaning up."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 
 def run_in_shell(machine: Machine, line: str, timeout: float = 20.0) -> str:
-    """Type `line` at the guest's shell and return what it said; it must end with status 0."""
+    """Run `line` in the guest's shell, which must succeed, and return its output."""
     mark = f"mark-{next(_numbers)}"
     machine.send(f"echo {mark}; {line}; echo {mark}:$?\n")
     match = machine.console.wait_for(rf"{mark}\n([\s\S]*?){mark}:(\d+)", timeout)
@@ -46,7 +46,7 @@ def wait_booted(machine: Machine) -> Machine:
 
 
 def processes(folder: Path) -> list[str]:
-    """Command lines of the processes that have something to do with `folder`."""
+    """Return the command lines of processes that contain `folder`."""
     command_lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -60,13 +60,13 @@ def processes(folder: Path) -> list[str]:
 
 @pytest.fixture
 def plain(board: Board, kernel: DirectKernel) -> MachineConfig:
-    """The least machine: a kernel with a shell."""
+    """The smallest machine: a kernel with a shell."""
     return MachineConfig(board=board, memory=256 * 2**20, direct=kernel, network=None)
 
 
 @pytest.fixture
 def power_on(qemu: Emulator, accelerator: Accelerator, tmp_path: Path) -> Callable[[MachineConfig], Machine]:
-    """A machine, not yet on, whose temporary files are below `tmp_path / "work"`."""
+    """Makes a machine that is not powered on yet, with its temporary files below `tmp_path / "work"`."""
     (tmp_path / "work").mkdir()
     return lambda config: Machine(
         config, workdir=tmp_path / "work", wrap=qemu.wrap, root=qemu.root, accelerator=accelerator
@@ -162,7 +162,7 @@ def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
     guest = wait_booted(machine(replace(plain, image=disk, disk_size=48 * 2**20)))
     assert run_in_shell(guest, "cat /sys/block/vda/size") == str(48 * 2**20 // 512)
     run_in_shell(guest, "echo flushed | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
-    run_in_shell(guest, "exec 3</dev/vda")  # the last one to close a disk flushes it: be one more
+    run_in_shell(guest, "exec 3</dev/vda")  # the last close of a disk flushes it, so keep it open
     run_in_shell(guest, "echo cached | dd of=/dev/vda bs=4096 seek=4 conv=notrunc 2>/dev/null")
     guest.power_cut()
     assert not guest.running
@@ -260,7 +260,7 @@ def test_qemus_complaints_about_arguments_are_reported(machine: MachineFactory, 
 
 
 def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(board: Board, qemu: Emulator) -> None:
-    """The verdict is checked on TCG, which works everywhere, and on a machine that stops before its firmware."""
+    """Tests the probe with TCG, which works everywhere, and with a machine that stops before its firmware."""
     instead = {"kvm": "tcg", "host": board.qemu.cpu}
     command = [instead.get(word, word) for word in acceleration.probe_command(board, qemu.root)]
     assert acceleration.probe_kvm(command, qemu.wrap, 60) is None

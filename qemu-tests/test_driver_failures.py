@@ -1,4 +1,4 @@
-"""What the QEMU driver has for tests of failures: logs of writes, sectors that break, starts from a saved state."""
+"""The QEMU driver's support for tests of failures: logs of writes, failing sectors, starts from a saved state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +32,7 @@ def boot_kernel(machine: MachineFactory, board: Board, kernel: DirectKernel) -> 
 
 
 def run(machine: Machine, line: str) -> str:
-    """What a line at the guest's shell says; it must end well."""
+    """Run a line in the guest's shell, which must succeed, and return its output."""
     status, output = run_in_shell(machine, line)
     assert status == 0, output
     return output
@@ -83,7 +83,7 @@ def test_sectors_break_and_are_mended_while_the_machine_runs(
     boot_kernel: Callable[[MachineConfig], Machine], disk: Path
 ) -> None:
     guest = boot_kernel(MachineConfig(disks=(disk,)))
-    run(guest, "echo 1 >/proc/sys/kernel/printk")  # what the kernel says of errors goes to this console too
+    run(guest, "echo 1 >/proc/sys/kernel/printk")  # the kernel reports errors on this console too
 
     def writes(*blocks: int) -> list[str]:
         line = "dd if=/dev/zero of=/dev/vda bs=4096 seek={} count=1 conv=notrunc oflag=direct 2>/dev/null; echo $?"

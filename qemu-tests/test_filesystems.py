@@ -1,4 +1,4 @@
-"""What checks the file systems of a replayed disk, against file systems that were damaged here. Nothing is booted."""
+"""The checks of the file systems of a replayed disk, on file systems that are damaged here. Nothing is booted."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def digest(path: Path) -> str:
 
 
 def data(tools: ToolsTree, folder: Path, text: str) -> Path:
-    """An ext4 file system with one document."""
+    """Make an ext4 file system with one document."""
     image, source = folder / "data.img", folder / "source"
     (source / "lib").mkdir(parents=True)
     (source / "lib/state.json").write_text(text)
@@ -44,7 +44,7 @@ def test_a_good_file_system_is_good_and_stays_as_it_was(tools: ToolsTree, tmp_pa
 
 def test_a_journal_is_replayed_and_that_is_taken_back(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
-    # A transaction that was committed and is not in its place yet: debugfs(8), "jw". It writes what is there.
+    # A committed transaction in the journal (debugfs(8), "jw"), which writes a block with its present contents.
     script = (
         f"dd if={image} of={tmp_path}/block bs=1024 skip=8 count=1 2> /dev/null; "
         f"printf 'jo\njw -b 8 {tmp_path}/block\njc\n' | debugfs -w {image}"
@@ -58,7 +58,7 @@ def test_a_journal_is_replayed_and_that_is_taken_back(tools: ToolsTree, tmp_path
 
 
 def test_a_torn_superblock_loses_no_data(tools: ToolsTree, tmp_path: Path) -> None:
-    """Its second sector is from before the first one's: the sum of both is wrong. A boot repairs it too."""
+    """The second sector is older than the first, so that the checksum is wrong. A boot repairs it too."""
     image = data(tools, tmp_path, '{"a": 1}')
     with image.open("r+b") as file:
         file.seek(1024 + 512)
@@ -67,7 +67,7 @@ def test_a_torn_superblock_loses_no_data(tools: ToolsTree, tmp_path: Path) -> No
     check = check_data(tools, image, [DOCUMENT])
     assert (check.problem, check.documents) == (None, {DOCUMENT: {"a": 1}})
     assert digest(image) == before
-    script = f"e2fsck -p {image}; [ $? -ge 4 ] && e2fsck -y {image}; [ $? -lt 4 ]"  # as mount-state has it
+    script = f"e2fsck -p {image}; [ $? -ge 4 ] && e2fsck -y {image}; [ $? -lt 4 ]"  # like mount-state
     tools.run_command(["sh", "-c", script], [tmp_path])
     assert check_data(tools, image, [DOCUMENT]).documents == {DOCUMENT: {"a": 1}}
 
@@ -97,9 +97,9 @@ def make_fat(tools: ToolsTree, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "data", "good"),
     [
-        (0x41, b"\x01", True),  # mounted when the power went
-        (512 + 488, b"\x07\0\0\0", True),  # how much is free
-        (32 * 512 + 5000 * 4, b"\xff\xff\xff\x0f", True),  # the first table is ahead of the second
+        (0x41, b"\x01", True),  # mounted during a power cut
+        (512 + 488, b"\x07\0\0\0", True),  # number of free clusters
+        (32 * 512 + 5000 * 4, b"\xff\xff\xff\x0f", True),  # the first table is newer than the second
         (0, bytes(512), False),
     ],
 )

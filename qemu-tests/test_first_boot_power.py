@@ -1,4 +1,4 @@
-"""Power cuts during the first boot of a cluster: keys, certificates, the datastore, the import of images."""
+"""Power cuts during the first boot of a cluster: keys, certificates, datastore, import of container images."""
 
 import random
 import time
@@ -29,7 +29,7 @@ def new_node(
     cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Factory:  # fmt: skip
-    """Power a machine on whose disk has never been booted."""
+    """Powers on a machine whose disk has never been booted."""
     profile = cluster_profile("edge-server", board)
     seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
     disk = image(profile) / "disk.img"
@@ -47,7 +47,7 @@ def new_node(
 
 
 def assert_serves(node: Node) -> None:
-    """The boot is complete, and a pod of a baked-in image becomes available."""
+    """Assert that the boot completes, and that a pod of a baked-in container image becomes available."""
     node.wait_complete(2 * BOOT)
     node.guest.wait_ready(CONNECT)
     node.guest.put(DEPLOYMENT.encode(), "/tmp/demo.yaml")

@@ -1,4 +1,4 @@
-"""Flashing as it is meant to be used: onto block devices, among them cards that fail, and into files that boot."""
+"""Flashing to block devices, among them failing cards, and to files that boot."""
 
 import json
 import os
@@ -39,7 +39,7 @@ fuse = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this host has 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A disk image of 108 MiB, of which some 35 are to be written, with its map."""
+    """A disk image of 108 MiB, of which some 35 are written, with its block map."""
     path = unpack_disk("disk.img", tmp_path_factory.mktemp("small"))
     path.with_name("disk.bmap").write_text(block_map.make_bmap(path).to_xml())
     return path
@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """For cards; nothing of it is left mounted or attached."""
+    """A folder for cards; asserts that nothing in it stays mounted or attached."""
     yield tmp_path
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert str(tmp_path) not in run_command(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"])
@@ -58,7 +58,7 @@ def flash_command(image: Path, *arguments: object) -> list[str]:
 
 
 def run_flash(image: Path, *arguments: object) -> tuple[int, dict[str, dict[str, Any]], str]:
-    """Status, what became of each target, and what was said."""
+    """Flash, and return the exit status, the result of each target, and the messages."""
     result = subprocess.run(
         flash_command(image, *arguments, "--yes", "--json"), capture_output=True, text=True, timeout=300
     )
@@ -68,7 +68,7 @@ def run_flash(image: Path, *arguments: object) -> tuple[int, dict[str, dict[str,
 
 
 def make_stick(folder: Path, name: str = "stick", size: int = SIZE) -> Path:
-    """The file behind an ordinary card, full of what it was used for before."""
+    """Make the file of an ordinary card that was used before."""
     path = folder / name
     path.write_bytes(os.urandom(MIB) * (size // MIB))
     return path
@@ -81,11 +81,11 @@ def assert_unbootable(store: Path) -> None:
 
 
 def assert_same(store: Path, image: Path) -> None:
-    """Everything that is mapped is there, and the table reaches to the end."""
+    """Assert that all mapped ranges were written, and that the partition table covers the whole disk."""
     table = gpt.read_table(store)
     assert table.size == store.stat().st_size and table.partitions == gpt.read_table(image).partitions
     with image.open("rb") as old, store.open("rb") as new:
-        for extent in block_map.make_bmap(image).ranges[:-1]:  # the last is the table's backup, which has moved
+        for extent in block_map.make_bmap(image).ranges[:-1]:  # the last is the backup of the table, which was moved
             start = max(extent.offset, MIB)
             assert block_map.hash_range(new, start, extent.end - start) == block_map.hash_range(
                 old, start, extent.end - start
@@ -131,7 +131,7 @@ def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: P
     store = make_stick(folder)
     before = store.read_bytes()
     with attach_loop_device(store) as device:
-        descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a file system or a RAID holds it
+        descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)  # like a file system or a RAID
         try:
             assert "it is in use by another program" in run_flash(small, device)[2]
         finally:
@@ -158,7 +158,7 @@ def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path
         run_command(["mkswap", "-q", device])
         try:
             run_command(["swapon", device])
-        except CommandError as error:  # a container may not
+        except CommandError as error:  # not allowed in a container
             pytest.skip(f"this host lets nobody use swap: {error}")
         try:
             status, _, messages = run_flash(small, device)
@@ -224,7 +224,7 @@ def test_a_card_that_becomes_read_only_during_the_write_is_reported(small: Path,
 
 
 def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
-    """Return when the beginning was wiped and the rest is being written."""
+    """Wait until the beginning was wiped and the rest is being written."""
     file = os.open(store, os.O_RDONLY)
     try:
         while os.pread(file, len(MAGIC), 0) != MAGIC or any(os.pread(file, 512, SIZE - 512)):
@@ -307,7 +307,7 @@ def test_a_flashed_file_boots_with_its_own_seed(
 ) -> None:
     seed = make_seed("minimal", "flashed", key, tmp_path / "seed.iso")
     card = make_stick(tmp_path, "card.img", 2560 * MIB)
-    run_command(["truncate", "--size=4G", card])  # a power of two: some boards' emulated card readers take no other
+    run_command(["truncate", "--size=4G", card])  # a power of two, as some boards' emulated card readers require
     packed = image("minimal") / "disk.img.zst"
     bmap = tmp_path / "disk.bmap"
     bmap.write_text(block_map.make_bmap(image("minimal") / "disk.img").to_xml())

@@ -1,4 +1,4 @@
-"""Roots of other architectures: made of nothing but their own programs, and the same as under full emulation."""
+"""Roots of other architectures: they have only programs of their own architecture, as under full emulation."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ FOREIGN = [architecture for architecture in Architecture if architecture != NATI
 
 @dataclass(frozen=True)
 class ListedFile:
-    """What a file is; times are the build's business (osbuild.rootfs.assembly.clamp)."""
+    """A file's metadata and digest, without times, which the build sets (osbuild.rootfs.assembly.clamp)."""
 
     kind: bytes
     mode: int
@@ -40,7 +40,7 @@ class ListedFile:
 
 
 def list_entries(path: Path) -> dict[str, ListedFile]:
-    """Every file of a root that is a tar."""
+    """Return every file of a root in a tar."""
     files = {}
     with tarfile.open(path) as tar:
         for member in tar:
@@ -52,7 +52,7 @@ def list_entries(path: Path) -> dict[str, ListedFile]:
 
 
 def read_text(path: Path, name: str) -> str:
-    """A text file of a root."""
+    """Return a text file of a root in a tar."""
     with tarfile.open(path) as tar:
         file = tar.extractfile(f".{name}")
         assert file is not None
@@ -167,13 +167,13 @@ def test_a_foreign_root_is_what_full_emulation_makes(foreign_roots: dict[Archite
 
 
 def accounts_by_name(table: str) -> set[tuple[str, ...]]:
-    """Lines of passwd(5) and its like without numbers, which are dealt out in order."""
+    """Return the lines of passwd(5) and similar files without numbers, which are assigned in order."""
     return {tuple(field for field in line.split(":") if not field.isdecimal()) for line in table.splitlines()}
 
 
 @pytest.mark.slow
 def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a mount, not a registration, and the tools tree as it was."""
+    """No mount and no registration is left, and the tools tree is unchanged."""
     lock = measured_lock(Cache(), Architecture.arm64)
     sandbox = prepare_inputs(Cache(), lock)
     before = tree_digest(sandbox.root)
@@ -200,13 +200,13 @@ def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert str(cache) not in Path("/proc/self/mountinfo").read_text()
     assert not any(str(cache) in process for process in processes())
     assert tree_digest(sandbox.root) == before
-    path, _ = time_root(Cache(), lock)  # cleans up after the other, and works
+    path, _ = time_root(Cache(), lock)  # cleans up after the killed build, and works
     assert path.is_file()
     assert not list(cache.glob("rootfs/.partial-*"))
 
 
 def processes() -> Iterator[str]:
-    """The command lines of all that run here."""
+    """Yield the command lines of all processes."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")

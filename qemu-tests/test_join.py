@@ -1,7 +1,7 @@
 """A second machine joins the cluster of the first: the shipped `edge-agent` and `edge-server` images on one cable.
 
-The board that is tested is the agent's; the server's is the same, unless `matrix.SERVERS` has another. The steps of one
-story, in their order: each boot under emulation takes a minute.
+The board under test is the agent's; the server has the same, unless `matrix.SERVERS` names another. The tests share the
+machines and depend on their order, because each boot under emulation takes a minute.
 """
 
 import json
@@ -49,14 +49,14 @@ class Cluster:
 
 
 def cable_arguments(port: int, address: str) -> tuple[str, ...]:
-    """A second network card: both machines' are joined by a connection on this host's loopback."""
+    """Return arguments for a second network card; a connection on this host's loopback joins both machines' cards."""
     end = f"stream,id=cable,addr.type=inet,addr.host=127.0.0.1,addr.port={port}"
     end += ",server=on" if address == SERVER else ",reconnect-ms=500"
     return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]},romfile=")
 
 
 def seed_settings(address: str, **kubernetes: object) -> list[str]:
-    """What differs between the two seeds."""
+    """Return the settings that differ between the two seeds."""
     interfaces = [
         {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
         {"name": "admin", "mac": MachineNetwork().mac},
@@ -73,7 +73,7 @@ def cluster(
     board: Board, distribution: Distribution, images: Callable[[str | Path, Board], Path],
     cluster_profile: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:  # fmt: skip
-    """The server boots first; its agent once the server is Ready, so that two boots don't share the processors."""
+    """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
     with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
         patch.setenv("EDGE_TEST_TOKEN", "a secret that both know")
@@ -160,7 +160,7 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
     cluster: Cluster, board: Board, images: Callable[[str | Path, Board], Path],
     cluster_profile: Callable[[str, Board], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
-    """A bundle of the very image that it runs will do: nothing is booted here."""
+    """The bundle is of the image that runs, because nothing is booted here."""
     bundle, server = tmp_path / "agent.raucb", cluster.server
     run_command(
         [sys.executable, "-m", "osbuild", "bundle", images(cluster_profile("edge-agent", board), board), "-o", bundle],

@@ -1,5 +1,5 @@
-"""Who may join a cluster of the upstream distribution, with real programs on this host: kine, API server, controller
-manager and `edge-node approve`. One story in its order; no machine and no image is needed.
+"""Joining a cluster of the upstream distribution, with real programs on this host: kine, API server, controller manager
+and `edge-node approve`. The tests depend on their order; they need neither machine nor image.
 """
 
 import base64
@@ -45,7 +45,7 @@ RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
 def configure_token(plane: ControlPlane, token: str | None) -> None:
-    """Have the server's seed name a token, and do what its units do then."""
+    """Set the join token of the server's seed, and do the work of its units."""
     write_settings(plane.root, SERVER, {"token": token} if token else {})
     prepare.prepare_node(plane.root)
     join_objects.refresh_join_objects(plane.root)
@@ -58,7 +58,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
 
 @pytest.fixture(scope="module")
 def server(plane: ControlPlane) -> Iterator[ApiServer]:
-    """The API server as its administrator sees it, with what lets agents join, and what an earlier version had left."""
+    """The API server for its administrator, with the objects for joining, and those of an earlier version."""
     write_settings(plane.root, SERVER, {"token": TOKEN})
     with ExitStack() as stack:
         admin, _ = stack.enter_context(plane.run_version(RELEASES[0].version))
@@ -76,7 +76,7 @@ def server(plane: ControlPlane) -> Iterator[ApiServer]:
 
 
 def create_legacy_objects(server: ApiServer) -> None:
-    """What servers of earlier versions made for joining."""
+    """Create the objects that servers of earlier versions made for joining."""
     secret = {
         "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
         "usage-bootstrap-signing": "true", "auth-extra-groups": join_protocol.GROUP,
@@ -94,7 +94,7 @@ def create_legacy_objects(server: ApiServer) -> None:
 
 
 def make_machine(folder: Path, name: str = AGENT, token: str = TOKEN) -> Path:
-    """The root of a machine that wants to join as `name`."""
+    """Make the root of a machine that is going to join as `name`."""
     write_settings(folder, {"role": "agent", "config": {"node-name": name}}, {"server": URL, "token": token})
     link_node_program(folder, Cache())
     (folder / pki.PROGRAM).symlink_to(upstream_programs.build_small_program("pki", Architecture.native(), Cache()))
@@ -115,7 +115,7 @@ def as_node(root: Path) -> ApiServer:
 
 
 def anonymous(path: str) -> Any:
-    """What a stranger reads at a path; the status code where that is refused."""
+    """Read a path without credentials, and return the object, or the status code if that is refused."""
     unknown = ssl.create_default_context()
     unknown.check_hostname, unknown.verify_mode = False, ssl.CERT_NONE
     try:
@@ -126,13 +126,13 @@ def anonymous(path: str) -> Any:
 
 
 def holder(plane: ControlPlane, identifier: str, secret: str) -> ApiServer:
-    """The API server, as the holder of a bootstrap token sees it."""
+    """Return the API server for the holder of a bootstrap token."""
     context = ssl.create_default_context(cafile=str(Paths(plane.root).authority))
     return ApiServer(URL, context, join_protocol.bearer_token(identifier, secret))
 
 
 def by_token(plane: ControlPlane, identifier: str, secret: str, path: str) -> int:
-    """The status code that the holder of a bootstrap token gets."""
+    """Return the status code of a GET request by the holder of a bootstrap token."""
     try:
         holder(plane, identifier, secret).call("GET", path)
     except urllib.error.HTTPError as error:
@@ -206,7 +206,7 @@ def test_nobody_gets_the_name_of_the_server(registered: bool, agent: Path, serve
 
 
 def test_a_node_without_a_recorded_key_keeps_its_name(agent: Path, server: ApiServer, tmp_path: Path) -> None:
-    """As one that joined before keys were recorded."""
+    """Like a node that joined before keys were recorded."""
     server.call("POST", "/api/v1/nodes", {"metadata": {"name": "older"}})
     with pytest.raises(Problem, match="kubectl delete node older"):
         join.join_cluster(make_machine(tmp_path, "older"), 60)

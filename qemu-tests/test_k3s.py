@@ -1,7 +1,7 @@
-"""A node with a real K3s: pods run at once, after a power cut in the middle of its first start, and after the next.
+"""A node with a real K3s: pods run after a power cut in the middle of its first start, and after another one.
 
-The release comes from a mirror (EDGE_OSBUILD_K3S_MIRROR), a folder (EDGE_OSBUILD_FOLDER) or the release page; elsewhere
-the tests are skipped. EDGE_TEST_K3S names it, as the last of several, if it is not the newest pinned one.
+The release is downloaded from a mirror (EDGE_OSBUILD_K3S_MIRROR), a folder (EDGE_OSBUILD_FOLDER) or the release page;
+if it is not available, the tests are skipped. It is the last one in EDGE_TEST_K3S, or the newest pinned one.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ IP = "kubectl get pod web -o jsonpath={.status.podIP}"
 
 @pytest.fixture(scope="module")
 def loaded(board: Board) -> LoadedProfile:
-    """The profile of a server with K3s. Skips if no place has the release."""
+    """The profile of a server with K3s. Skips if the release is not available."""
     settings = KubernetesSettings(version=K3S.releases[-1])
     try:
         k3s_release.download_binary(k3s_release.find_release(settings, board.architecture), Cache())
@@ -63,7 +63,7 @@ def node(
     board: Board, loaded: LoadedProfile, qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
-    """Booted once, its power cut while K3s started for the first time, and booted again."""
+    """A node whose power was cut while K3s started for the first time, and which was booted again."""
     build = build_image(loaded, board, paths.PROJECT / "build", BuildContext(Cache()), keys=signing_keys())
     disk = build.folder / "disk.img"
     seed = make_seed("edge-server", "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
@@ -84,7 +84,7 @@ def node(
 
 
 def assert_answers(node: Node) -> None:
-    """The pod runs, has an address and answers there."""
+    """Assert that the pod runs, has an address and answers there."""
     node.run("kubectl wait --for=condition=Ready pod/web --timeout=300s", timeout=320)
     node.wait_until(f"python3 -c '{GET}' http://$({IP}):8080/ | grep -q web", 60)
 
@@ -111,7 +111,7 @@ def test_every_command_of_k3s_finds_the_configuration(node: Node) -> None:
 def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
     password = node.run("cat /etc/rancher/node/password").strip()
     assert len(password) == 32
-    node.run("sync")  # K3s' SQLite may be built to leave that to the kernel
+    node.run("sync")  # K3s' SQLite may be built without fsync
     node.power_cycle()
     assert node.run("cat /etc/rancher/node/password").strip() == password
     assert_answers(node)
@@ -119,11 +119,11 @@ def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
 
 
 def test_a_cluster_that_was_made_by_a_clock_ahead_recovers_when_the_clock_jumps_back(node: Node) -> None:
-    """K3s alone never does: it does not look at the date from which its certificates are valid. Last in this module."""
+    """K3s itself never recovers, because it ignores the begin of its certificates' validity. Last in this module."""
     leaf, authority = (f"/var/lib/kubernetes/server/tls/{name}.crt" for name in ("serving-kube-apiserver", "server-ca"))
     check = f"openssl verify -CAfile {authority} {leaf}"
     node.run("systemctl stop kubernetes.target && rm -r /var/lib/kubernetes/server")
-    # The folder of the network's configuration stays: containerd watches it.
+    # The folder of the network's configuration is kept, because containerd watches it.
     node.run("find /var/lib/kubernetes/agent -maxdepth 1 -type f -delete")
     node.run("date -s '+400 days' && systemctl start --no-block kubernetes.target", timeout=300)
     node.wait_until("kubectl get nodes | grep -qw Ready", 400)

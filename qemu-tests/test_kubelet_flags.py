@@ -1,4 +1,4 @@
-"""Labels and taints that a profile may have, and those that a real kubelet accepts, are the same. Needs no machine."""
+"""A profile accepts the same labels and taints as a real kubelet. Needs no machine."""
 
 import subprocess
 from pathlib import Path
@@ -32,7 +32,7 @@ TAINTS = [
 
 @pytest.fixture(scope="module")
 def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("bin") / "kubelet"  # the binary goes by its name
+    program = tmp_path_factory.mktemp("bin") / "kubelet"  # the binary chooses the program by its own name
     program.symlink_to(
         upstream_programs.build_binary(upstream_versions.find_release(None), Architecture.native(), Cache())
     )
@@ -40,7 +40,7 @@ def kubelet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accepted(kubelet: Path, flag: str) -> bool:
-    """Whether the kubelet gets past its flags, to a configuration that is not there."""
+    """Whether the kubelet accepts its flags, and fails only because the configuration file is missing."""
     command = [str(kubelet), flag, "--config=/nonexistent"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode != 0
@@ -48,7 +48,7 @@ def accepted(kubelet: Path, flag: str) -> bool:
 
 
 def allowed(path: Path, text: str) -> bool:
-    """Whether a profile may say it."""
+    """Whether a profile with `text` is valid."""
     path.write_text(PROFILE + text + "\n")
     try:
         load_profile(path)

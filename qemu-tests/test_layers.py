@@ -1,4 +1,4 @@
-"""A root packed in two layers holds exactly what its folder holds, and a small change of it is a small change."""
+"""A root packed in two layers has exactly the contents of its folder, and a small change moves few blocks."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from osbuild.sandbox.tools_tree import ToolsTree, make_tools_tree
 
 UUID = "8c5c7a0e-7a3f-5d0c-9d9b-0d2f6f0f3a11"
 EPOCH = 1_700_000_000
-# As a capability, which is lost here when fsck.erofs(1) changes the owner of what it has written, and with more bytes.
+# Like a capability, but longer. A real one is lost when fsck.erofs(1) changes the owner of an extracted file.
 NAME, VALUE = "user.edge", bytes.fromhex("0100000200200000000000000000000000000000ff80c3")
 
 
@@ -28,7 +28,7 @@ def tools() -> ToolsTree:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folders with files of many sizes, text and noise, links, and a program with an extended attribute."""
+    """Folders with files of many sizes, text and random bytes, links, and a program with an extended attribute."""
     folder, chance = tmp_path / "root", random.Random(7)
     for number in range(30):
         part = folder / f"usr/lib/part-{number:02}"
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def set_times(root: Path) -> Path:
-    """All times as a build leaves them."""
+    """Set all times like a build."""
     for path in (root, *root.rglob("*")):
         os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
     return root
@@ -59,7 +59,7 @@ def pack_base_layer(tools: ToolsTree, root: Path, folder: Path) -> BaseLayer:
 
 
 def unpack_checked(tools: ToolsTree, image: Path) -> Path:
-    """What is in an erofs, every checksum and every block of it checked."""
+    """Check every block of an erofs, extract it, and return the folder."""
     folder = image.with_name("held")
     shutil.rmtree(folder, ignore_errors=True)
     tools.run_command(["fsck.erofs", "--xattrs", f"--extract={folder}", image], [image.parent])

@@ -1,6 +1,6 @@
-"""The proof that pods run, by the programs of the built image: containerd, runc, the CNI plugins, `pause`, `edge-node`.
+"""The health check of pods with the programs of the built image: containerd, runc, CNI plugins, `pause`, `edge-node`.
 
-They run on this host, with mounts, a network and processes of their own, without a machine and without Kubernetes.
+They run on this host in their own namespaces, without a machine and without Kubernetes.
 """
 
 import json
@@ -25,7 +25,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Run:
-    """Run a script beside containerd; what it says. `config` is a network of the CNI, None for a node without any."""
+    """Runs a script beside containerd, and returns its output. `config` is a CNI network, None for no network."""
     if board.architecture is not Architecture.native():
         pytest.skip("runs programs of the image on this host")
     root = image("edge-server") / "root.erofs"
@@ -63,8 +63,7 @@ def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_gone_af
 
 
 def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run) -> None:
-    # The sandbox's container is known by the time that its task gets a folder; asking `ctr` for it may take longer than
-    # the whole proof does.
+    # When the task has its folder, the container exists. Asking `ctr` for it may take longer than the whole proof.
     tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
     interrupt = f"{PROOF} & until ls {tasks} 2> /dev/null | grep -q .; do sleep 0.02; done; kill -9 $!\n"
     output = run(f"{PAUSE}{interrupt}{LEFT} | wc -l\n{PROOF}\n{LEFT} | wc -l", BRIDGE)
@@ -72,7 +71,7 @@ def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run
 
 
 def test_a_container_that_only_containerd_knows_is_removed_with_its_processes_and_files(run: Run) -> None:
-    """A power cut may leave one that containerd's Container Runtime Interface, and so the kubelet, never list."""
+    """A power cut may leave a container that containerd's CRI, and so the kubelet, never lists."""
     label = "--label edge-osbuild/health=sandbox localhost/edge-pause:1"
     create = f"ctr -n k8s.io run --detach {label} running\nctr -n k8s.io containers create {label} created\n"
     list_leftovers = "ctr -n k8s.io tasks ls -q\nctr -n k8s.io snapshots ls | sed -n '/running/p; /created/p'"
@@ -96,7 +95,7 @@ def test_a_network_that_fails_is_no_proof(run: Run) -> None:
 
 
 def test_where_the_network_may_need_the_api_server_the_nodes_own_is_taken(run: Run) -> None:
-    """A plugin of another project may ask the cluster about the pod, and this pod is not there."""
+    """A plugin of another project may ask the API server about the pod, which does not know this pod."""
     config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "type": "another"}]}
     output = run(f"{PAUSE}cp /usr/lib/cni/bridge /usr/lib/cni/another\n{PROOF}", config)
     assert "on the node's network (the plugin another needs a pod of the cluster)" in output, output

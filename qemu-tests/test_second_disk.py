@@ -1,4 +1,4 @@
-"""Another disk in the machine: one whose partitions are called like those of the booted one, or a copy of it."""
+"""Another disk in the machine: a disk with partitions of the same names as the booted disk's, or a copy of it."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], versions: Versions, key: KeyPair,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """The kernel is started without firmware; the node's own disk is the last one that the initrd looks at."""
+    """The kernel is started without firmware, and the node's own disk is the last that the initrd checks."""
     built = image("minimal") / "disk.img"
     other_disks = (
         copy_disk(versions.get("next", "light", bundle=False).image, tmp_path / "another-version.img"),
@@ -61,7 +61,7 @@ def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
 def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A node that ran from the copy would use the copy's data, and call good a slot that its own disk fails to boot."""
+    """A node that ran from the copy would use the copy's data, and mark a slot good that its own disk fails to boot."""
     built = image("minimal") / "disk.img"
     own_disk, copy = (
         copy_with_flipped_bit(built, tmp_path / "own.img", "root-a", 1024),
@@ -78,7 +78,7 @@ def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
 
 
 def test_an_update_is_written_to_the_booted_disk_and_counted_on_it(lab: Lab, tmp_path: Path) -> None:
-    """The other disk is a copy of the node's own, made after its first boot: nothing but its place tells it apart."""
+    """The other disk is a copy of the node's own, made after its first boot: they differ only in their connection."""
     version = lab.versions.get("n", "light", bundle=False)
     own_disk = raw_disk(version, tmp_path / "own.img")
     if lab.versions.board.qemu.disk == "sd":
@@ -110,12 +110,12 @@ def test_an_update_is_written_to_the_booted_disk_and_counted_on_it(lab: Lab, tmp
 
 
 def tries_left(disk: Path) -> dict[str, int | None]:
-    """Tries left of each slot that has a boot file; None for one that is good."""
+    """Return the tries left of each slot with a boot image; None for a good slot."""
     return {slot: left for slot, (left, _) in read_counters(disk).items()}
 
 
 def uses_only_its_own_disk(device: Device) -> None:
-    """Two disks are there, and everything is on the one that was booted, not on the one that comes first."""
+    """Assert that there are two disks, and that everything is on the booted one, not on the first one."""
     virtio = device.versions.board.qemu.disk == "virtio"
     booted, other = ("vda", "nvme0n1") if virtio else ("mmcblk0", "sda")
     assert {booted, other} <= second_disk.list_disks(device.node)

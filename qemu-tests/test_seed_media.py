@@ -1,4 +1,4 @@
-"""Media with seeds at a node's boots: which of them count is the image's to say, and root's on the running node."""
+"""Media with seeds at the boots of a node: the image's policy decides which are applied, and root on the running node."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,24 +22,24 @@ from osbuild.seed import esp_seed
 from osbuild.seed.iso import make_iso
 
 pytestmark = pytest.mark.slow
-EMPTY = bytes(2**20)  # a medium without anything on it
+EMPTY = bytes(2**20)  # an empty medium
 
 
 def hostname(node: Node) -> str:
-    """The name that the node's seed gave it, after a boot that is complete."""
+    """Wait for a complete boot, and return the host name, which the seed sets."""
     node.wait_complete()
     node.guest.wait_ready(CONNECT)
     return node.run("hostname").strip()
 
 
 def seed_status(node: Node) -> dict[str, Any]:
-    """What `edge-agent status` says of the seed."""
+    """Return the part `seed` of `edge-agent status`."""
     status: dict[str, Any] = node.status()["seed"]
     return status
 
 
 def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path) -> Path:
-    """A copy of a disk image with the seed of the node `name` on its boot partition."""
+    """Make a copy of a disk image with the seed of the node `name` on its ESP."""
     offset = next(partition.offset for partition in gpt.read_table(image).partitions if partition.name == "esp")
     files = render_seed_of(profile, name, key).with_sums()
     esp_seed.write_seed(files, copy_disk(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
@@ -47,7 +47,7 @@ def with_seed(image: Path, profile: Path, name: str, key: KeyPair, target: Path)
 
 
 def signed_by_command(profile: Path, name: str, key: KeyPair, keys: Path, output: Path) -> bytes:
-    """A medium as `edge-osbuild seed --sign` makes it."""
+    """Make a medium with `edge-osbuild seed --sign`."""
     users = f"users=[{{name: {USER}, sudo: true, ssh_keys: ['{key.public.strip()}']}}]"
     command: list[Argument] = [sys.executable, "-m", "osbuild", "seed", profile, "--node", name, "--set", users]
     run_command([*command, "--sign", "--keys", keys, "-o", output], cwd=paths.PROJECT)
@@ -81,7 +81,7 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     assert error.startswith("seed on medium /dev/") and error.endswith(f"refused: {refused}")
     assert f"edge-osbuild: seed error: {error}" in booted.console.text
     assert f"seed error: {error}" in node.run("edge-agent status")
-    # Root on the running node is trusted: a file is mounted for the time that it takes to read it.
+    # Root on the running node is trusted. The file is mounted only while it is read.
     node.guest.put(make_iso(render_seed_of(profile, "applied", key).with_sums()), "/tmp/new.iso")
     assert "it is applied at the next boot" in node.run("edge-agent seed apply /tmp/new.iso")
     assert "new.iso" not in node.run("losetup --list; findmnt --list")

@@ -39,7 +39,7 @@ MARKER = "write_files:\n- path: /etc/marker\n  content: here\n"
 
 @pytest.fixture(scope="module")
 def root(board: Board, image: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the image `minimal`, the same for all tests."""
+    """The files of the image `minimal`, shared by all tests."""
     if board.name != "x86_64":
         pytest.skip("programs of another architecture do not run in a sandbox of this machine")
     lock = read_lock(load_profile(find_profile("minimal")), board.name)
@@ -93,7 +93,7 @@ def test_a_node_applies_what_stock_cloud_init_applies(node: SeedNode, files: dic
 def test_a_seed_that_does_not_parse_changes_nothing_and_is_reported(node: SeedNode) -> None:
     good, bad = seed(BASE), seed("#cloud-config\nusers:\n- name: op\n\tshell: /bin/bash\n")
     assert node.boot(good)["errors"] == []
-    for _ in range(2):  # the bad one has not replaced the good one
+    for _ in range(2):  # the bad seed has not replaced the good one
         report = node.boot(bad)
         assert report["source"] == "stored"
         assert "refused: user-data, line 4, column 1" in report["errors"][0]
@@ -238,7 +238,7 @@ ssh_pwauth: true
     assert shadow(node, "debian").startswith("$y$")
     effective = node.run("sh", "-c", "mkdir -p /run/sshd; ssh-keygen -q -t ed25519 -N '' -f /run/k; sshd -T -h /run/k")
     assert "passwordauthentication yes" in effective.stdout, effective.stderr
-    # A seed that says nothing of users gets Debian's default user; our own always says which.
+    # A seed without users creates Debian's default user. Our own seeds always have users.
     node.boot(seed("#cloud-config\nhostname: a\n"))
     assert node.user("debian") is not None
     node.boot(seed("#cloud-config\nusers: []\n"))
@@ -333,7 +333,7 @@ def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode)
 def test_no_kernel_argument_and_no_serial_number_names_another_seed(node: SeedNode) -> None:
     node.power_on()
     node.put(seed(BASE))
-    # cloud-init takes the arguments of a container's first process for those of the kernel.
+    # In a container, cloud-init reads the arguments of the first process as kernel arguments.
     argument = "ds=nocloud;s=http://192.0.2.1/;h=other"
     result = node.run("sh", "-c", "edge-agent seed find --wait 0 && edge-agent seed configure", "sh", argument)
     report = json.loads(node.text("run/edge-osbuild/seed.json"))
@@ -479,7 +479,7 @@ def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_pat
     assert "MIIB\n" not in node.text(bundle)
     folder = node.folder / "var/usrlocal/share/ca-certificates"
     assert list(folder.glob("cloud-init-ca-cert-*.crt"))
-    # They are on the data partition, where systemd-tmpfiles removes them at every boot.
+    # They are stored on the data partition, and systemd-tmpfiles removes them at every boot.
     assert node.run("systemd-tmpfiles", "--remove", "--boot", "--prefix=/var").returncode == 0
     assert not list(folder.glob("cloud-init-ca-cert-*.crt"))
 
@@ -520,7 +520,7 @@ verify_signature(System(), read_seed(Path("/tmp/seed")))
 
 
 def verdict(node: SeedNode, files: dict[str, bytes], keys: KeyFolder) -> str:
-    """What the image's openssl makes of a seed if it trusts `keys`; empty if it is good."""
+    """Return why the image refuses a seed if it trusts `keys`; empty if it accepts the seed."""
     folder = node.folder / "tmp/seed"
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():

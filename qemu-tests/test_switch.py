@@ -1,4 +1,4 @@
-"""Slots of a built image: written by RAUC over the network, chosen, taken back; and what a watchdog does for them."""
+"""Slots of a built image: written by RAUC over the network, switched to and back; and the watchdog's resets."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from osbuild.sandbox.bundle_tools import bundle_tools
 
 MEMORY = 1024 * 2**20
 BACKEND = "/usr/lib/edge-osbuild/rauc-backend"
-HANG = 300.0  # seconds from a hang to the reset: the initrd's patience, and the time of the watchdog itself
+HANG = 300.0  # seconds from a hang to the reset: the initrd's timeout, and the watchdog's own
 
 pytestmark = pytest.mark.matrix("watchdog")
 
@@ -42,7 +42,7 @@ def node(
 
 
 def wait_good_boot(node: Node) -> str:
-    """Wait for a complete boot that was found good; the slot."""
+    """Wait for a complete and good boot, and return its slot."""
     node.wait_complete()
     node.guest.wait_ready(CONNECT)
     node.wait_good()
@@ -60,7 +60,7 @@ def reboot(node: Node) -> str:
     return wait_good_boot(node)
 
 
-@pytest.mark.slow  # test_update does the same by the agent
+@pytest.mark.slow  # test_update does the same with the edge agent
 def test_rauc_writes_the_other_slot_it_is_booted_when_chosen_and_can_be_taken_back(
     board: Board, image: Callable[[str], Path], node: Callable[..., Node], tmp_path: Path
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_system_that_hangs_is_reset_by_the_watchdog_that_the_initrd_has_starte
     assert wait_good_boot(booted) == "a", "and a slot that was good still is"
 
 
-@pytest.mark.slow  # it waits for minutes until patience ends
+@pytest.mark.slow  # it waits for minutes until the initrd's timeout
 def test_a_hang_before_the_root_is_there_is_reset_too(
     board: Board, image: Callable[[str], Path], node: Callable[..., Node]
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_hang_before_the_root_is_there_is_reset_too(
 
 
 def wait_kernel_read(node: Node, size: int) -> None:
-    """Wait until the firmware has read a boot file of `size` bytes, and nothing is read any more: the kernel starts."""
+    """Wait until the firmware has read a boot image of `size` bytes and stops reading: the kernel starts."""
     deadline, bytes_read, since = Deadline(BOOT), 0, time.monotonic()
     while bytes_read < size or time.monotonic() - since < 0.5:
         assert not deadline.passed, f"{bytes_read} bytes were read"
@@ -143,7 +143,7 @@ def wait_kernel_read(node: Node, size: int) -> None:
 
 
 def throttle_disk(node: Node, rate: int) -> None:
-    """Let the disk read and write `rate` bytes a second; 0 is as fast as it can."""
+    """Limit the disk to `rate` bytes per second; 0 removes the limit."""
     command = f"block_set_io_throttle /machine/peripheral/dev-{DISK}/virtio-backend {rate} 0 0 0 0 0"
     output = node.machine.qmp("human-monitor-command", command_line=command)
     assert not output.strip(), output

@@ -1,4 +1,4 @@
-"""What every image must do, on the smallest one: identities from seeds, damage that is found, boots that fail."""
+"""Tests for all images, on the smallest one: identities from seeds, detected damage, failed boots."""
 
 import json
 import os
@@ -48,9 +48,9 @@ from osbuild.shared import uboot_state
 from osbuild.shared.uboot_state import BootCounter, UBootState
 
 DISK_SIZE = 4 * 2**30
-# What each kind of firmware says on the console, whatever it finds on the disk.
+# A message of each kind of firmware on the console, whatever is on the disk.
 FIRMWARE = {"uefi": r"BdsDxe: starting Boot", "uboot": r"Loading Environment from FAT"}
-# What a process that broke out of its container must not find otherwise.
+# Settings that limit a process that has escaped from its container.
 SYSCTLS = {
     "kernel.dmesg_restrict": "1",
     "kernel.kexec_load_disabled": "1",
@@ -61,7 +61,7 @@ SYSCTLS = {
     "net.ipv4.conf.default.accept_redirects": "0",
     "net.ipv6.conf.default.accept_redirects": "0",
 }
-# Services that run the commands of a seed, which may do whatever root may do, and have to be seen outside.
+# Services that run the commands of a seed, which have all permissions of root and change the whole system.
 RUN_COMMANDS_OF_SEEDS = {"edge-cloud-init.service", "edge-cloud-final.service"}
 LIMITS = {True: 8.0, False: 5.0}  # exposure (systemd-analyze(1)) of a service that runs commands of seeds, or not
 # A VLAN on the machine's interface, a bridge over another VLAN, and routes on both.
@@ -78,7 +78,7 @@ ARCHITECTURES = {"x86_64": "x86_64", "arm64": "aarch64", "armv7": "armv7l"}
 
 
 def make_other_card(image: Path, key: KeyPair, target: Path) -> Path:
-    """A card that was written from the same image for another node: a seed is on its boot partition."""
+    """Make a card of the same image for another node, with a seed on its ESP."""
     seed = render_seed_of("minimal", "stranger", key)
     offset = next(partition.offset for partition in gpt.read_table(image).partitions if partition.name == "esp")
     esp_seed.write_seed(seed.with_sums(), copy_disk(image, target), offset, wrap=esp_seed.find_mtools(Cache()))
@@ -126,7 +126,7 @@ def with_empty_data(board: Board, disk: Path, folder: Path) -> Path:
 
 
 def extent(board: Board, image: Path, path: str) -> int:
-    """Offset in bytes, in the erofs `image`, of the first block of a file's data (dump.erofs(1))."""
+    """Return the offset in bytes, in the erofs `image`, of the first block of a file's data (dump.erofs(1))."""
     text = image_tools(board).run_command(["dump.erofs", f"--path={path}", "-e", image], [image])
     first = re.search(r"^\s*0:.*?\|\s*\d+\s*:\s*(\d+)\.\.", text, re.MULTILINE)
     assert first, text
@@ -144,7 +144,7 @@ def flip_bit(board: Board, disk: Path, image: Path, path: str) -> None:
 
 
 def tries(disk: Path) -> tuple[int | None, int | None]:
-    """Tries left and used of slot A, on a disk image."""
+    """Return tries left and used of slot A on a disk image."""
     (entry,) = [entry for entry in inspect_image(disk).entries if re.match(r"edge-(\d+-)?a\b", Path(entry.path).name)]
     return entry.tries_left, entry.tries_done
 
@@ -167,7 +167,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class NetworkState:
-    """The network as the kernel (`ip -json`, links by name) and systemd-resolved have it."""
+    """The state of the network in the kernel (`ip -json`, links by name) and in systemd-resolved."""
 
     links: dict[str, Any]
     routes: list[dict[str, Any]]
@@ -181,7 +181,7 @@ class NetworkState:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a booted node says of itself."""
+    """The state of a booted node, read by its own programs."""
 
     console: str
     hostname: str
@@ -190,39 +190,39 @@ class NodeReport:
     processor: str
     root: str
     login: str
-    """what is shown above the console's login prompt"""
+    """the text above the console's login prompt"""
     users: set[str]
     groups: set[str]
     disks: set[str]
-    """all that there are"""
+    """names of all disks"""
     used: dict[str, str]
-    """the disk that each of `EVERYTHING` is on"""
+    """the disk of each of `second_disk.USES`"""
     later: dict[str, str]
-    """the same after another disk was plugged in"""
+    """`used` after another disk was plugged in; empty if none was"""
     space: list[int]
     """bytes of the data partition, and of its file system"""
     status: dict[str, Any]
     lockdown: str
-    """the kernel's, as securityfs shows it: the one in brackets holds"""
+    """the kernel's lockdown modes from securityfs; the active one is in brackets"""
     settings: dict[str, str]
-    """of `SYSCTLS`, by name"""
+    """values of `SYSCTLS`, by name"""
     confined: str
-    """`NoNewPrivileges=` of the units that take the seed in and judge the boot, as systemd has loaded them"""
+    """`NoNewPrivileges=` of the loaded units that apply the seed and check the boot"""
     clock: int
     """seconds since 1970"""
     network: NetworkState
     damage: str
-    """what the agent says when all that it keeps about updates is zeros"""
+    """output of the edge agent after its files about updates were filled with zeros"""
 
     @classmethod
     def ask(cls, node: Node) -> "NodeReport":
-        """Wait until the boot of `node` is complete, then ask."""
+        """Wait until the boot of `node` is complete, then read its state."""
         node.wait_complete()
         node.guest.wait_ready(CONNECT)
         node.wait_good()
         key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
         words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
-        login = node.run("script -qec 'agetty --show-issue' /dev/null")  # it asks for a terminal
+        login = node.run("script -qec 'agetty --show-issue' /dev/null")  # agetty needs a terminal
         users, groups = (set(node.run(f"cut -d: -f1 /etc/{name}").split()) for name in ("passwd", "group"))
         space = [int(size) for size in node.run(SPACE).split()]
         lockdown = node.run("cat /sys/kernel/security/lockdown")
@@ -241,7 +241,7 @@ def first(
     board: Board, image: Callable[[str], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> NodeReport:  # fmt: skip
-    """The first boot of the node `first`, which is off again. A card of another node is in the machine too."""
+    """The first boot of the node `first`, which is powered off again. The machine has another node's card too."""
     folder = tmp_path_factory.mktemp("seed")
     seed = make_seed("minimal", "first", key, folder / "first.iso", settings=NETWORK)
     other_card = make_other_card(image("minimal") / "disk.img", key, folder / "other.img")
@@ -256,7 +256,7 @@ def first(
     with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as booted:
         node = Node(booted, booted.guest(USER, key))
         observed = NodeReport.ask(node)
-        # QEMU's ARMv7 machine shows nothing of a disk that is plugged in at a PCIe port, not even after a rescan.
+        # QEMU's ARMv7 machine does not show a disk that is hot-plugged at a PCIe port, not even after a rescan.
         if nvme and board.architecture is not Architecture.armv7:
             plug_disk(node, other_card)
             observed = replace(observed, later=disks_in_use(node))
@@ -281,7 +281,7 @@ def test_an_image_boots_from_power_on_to_boot_complete(
     assert "Traceback" not in first.damage
     trust = json.loads((image("minimal") / "manifest.json").read_text())["trust"]
     assert ("DEVELOPMENT keys" in first.login) == trust["development"], first.login
-    # A profile's users must not be called like these.
+    # A profile's users must not have these names.
     assert (first.users - {USER}, first.groups - {USER}) == (set(accounts.USERS), set(accounts.GROUPS))
 
 
@@ -343,12 +343,12 @@ def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first
 
 
 def test_the_data_partition_fills_the_disk_that_was_booted(first: NodeReport) -> None:
-    """The image has room for 1 GiB of data, the disk for more, and the other one is not written to."""
+    """The image has room for 1 GiB of data, and the disk for more."""
     assert all(size > 2 * 2**30 for size in first.space), first.space
 
 
 UNIT, DROPIN = "/etc/systemd/system/hello.service", "/etc/systemd/system/systemd-timesyncd.service.d/90-proxy.conf"
-# What a person may get wrong, beside what must work nevertheless.
+# Typical mistakes in user-data, and entries beside them that must work anyway.
 MISTAKES: dict[str, Any] = {
     "packages": ["tcpdump"],
     "timezone": "Mars/Olympus",
@@ -377,8 +377,8 @@ MISTAKES: dict[str, Any] = {
 def test_two_seeds_make_two_nodes_of_one_image(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path, first: NodeReport
 ) -> None:
-    """The second one's data partition holds zeros: it gets a new file system."""
-    # Reached by DHCP, and its user is there: an error in network-config costs only that.
+    """The second node's data partition contains zeros, so it gets a new file system."""
+    # The error in network-config affects only the network: the node uses DHCP, and its user exists.
     broken = "version: 2\nbonds:\n  bond0: {interfaces: [enp9s0]}\n"
     seed = make_seed("minimal", "second", key, tmp_path / "second.iso", network=broken, user_data=MISTAKES)
     battery_is_empty = ("-rtc", "base=2001-02-03")
@@ -396,7 +396,7 @@ def test_two_seeds_make_two_nodes_of_one_image(
     assert first.machine_id != second.machine_id and first.host_key != second.host_key
     assert second.status["health"]["healthy"] is True
     if board.architecture is Architecture.x86_64:
-        absent = "serial-getty@ttyS2.service"  # a port that the kernel has a device for, and the machine lacks
+        absent = "serial-getty@ttyS2.service"  # the kernel has a device for it, the machine no port
         node.run(f"sudo systemctl start {absent}; sleep 3")
         assert sorted(node.run(f"systemctl show -P ActiveState -P NRestarts {absent}").split()) == ["0", "inactive"]
         assert node.run("systemctl is-active serial-getty@ttyS0.service").strip() == "active"
@@ -408,7 +408,7 @@ def test_two_seeds_make_two_nodes_of_one_image(
 
 
 def mistakes_cost_only_themselves(node: Node, second: NodeReport) -> None:
-    """The node was configured from a seed with MISTAKES."""
+    """Assert that all other entries of a seed with `MISTAKES` work."""
     seed_status = second.status["seed"]
     for line in ("write_files, /etc/machine-id/below", "mounts, /dev/none1: there is no device", "timezone: "):
         assert any(error.startswith(line) for error in seed_status["errors"]), seed_status
@@ -418,7 +418,7 @@ def mistakes_cost_only_themselves(node: Node, second: NodeReport) -> None:
     assert "Loaded datasource" in node.run("cat /run/cloud-init/cloud-init.log")
     status_output = node.guest.run("sudo edge-agent status", check=False).stdout
     assert "seed error: timezone: " in status_output and "15-seed" in status_output
-    # What was right has taken effect, although systemd had read its units before.
+    # The correct entries have taken effect, although systemd had read its units before.
     node.wait_until("test -s /run/hello", 60)
     assert node.run(f"cat /home/{USER}/late") == "late"
     kinds = {
@@ -430,11 +430,11 @@ def mistakes_cost_only_themselves(node: Node, second: NodeReport) -> None:
     assert "HTTPS_PROXY=http://192.0.2.99:3128" in node.run(f"tr '\\0' '\\n' < {process}")
     assert "192.0.2.123" in node.run("timedatectl show-timesync --property=SystemNTPServers")
     assert node.run("sysctl -n kernel.panic").strip() == "17"
-    # A unit of the seed fails, and a script of it never ends: the image is healthy.
+    # A unit of the seed fails, and a script of the seed never ends, but the image is healthy.
     node.wait_until("systemctl is-failed broken.service", 60)
     assert node.run("edge-agent health | grep 10-systemd").startswith("ok")
     assert node.run("edge-agent seed blame broken.service").strip() == "broken.service"
-    # The medium can replace the seed of a running node, and does nothing by itself at the next boot.
+    # The medium can replace the seed of a running node, but is ignored at the next boot.
     device = node.run("blkid --label CIDATA || blkid --label cidata").strip()
     assert "is applied at the next boot" in node.run(f"edge-agent seed apply {device}")
     assert node.run("edge-agent seed find --wait 0").strip().endswith("seed: stored")
@@ -480,7 +480,7 @@ def test_a_boot_that_is_not_healthy_falls_back_a_try(
         "permissions": "0755",
         "content": "#!/bin/sh\necho no till; exit 1\n",
     }
-    # As Proxmox VE writes it: the interface with this address shall have another name.
+    # In the format of Proxmox VE: the interface with this address gets another name.
     renamed = {"type": "physical", "name": "wan7", "mac_address": MAC.upper(), "subnets": [{"type": "dhcp4"}]}
     network = json.dumps({"version": 1, "config": [renamed]})
     seed = make_seed(

@@ -1,7 +1,7 @@
-"""U-Boot, the script that chooses a slot, and the state that it counts with, on the boards themselves.
+"""U-Boot, the script that chooses a slot, and the boot state, on the emulated boards.
 
-Slots here are images that are whole but hold no kernel, so that what the script does is seen within seconds: a slot is
-started, comes back, and the next one gets its turn.
+Most boot images here are intact but have no kernel, so that the script is tested within seconds: a slot is started and
+fails at once, and the script tries the next one.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.matrix("loader")
 
 @dataclass(frozen=True)
 class SdCard:
-    """A board's card, a file that a machine writes to."""
+    """A board's card: a file that a machine writes to."""
 
     path: Path
     board: Board
@@ -43,7 +43,7 @@ class SdCard:
         return next(partition for partition in gpt.read_table(self.path).partitions if partition.name == name)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file of the boot partition."""
+        """Write a file of the ESP."""
         source = self.path.with_name("file")
         source.write_bytes(data)
         image = f"{self.path}@@{self.partition('esp').offset}"
@@ -52,24 +52,24 @@ class SdCard:
         )
 
     def read(self, name: str) -> bytes:
-        """A file at the top of the boot partition."""
+        """Read a file at the top of the ESP."""
         with self.path.open("rb") as file:
             fat = Fat(file, self.partition("esp").offset, "card")
             return fat.read(next(entry for entry in fat.walk() if str(entry.path) == name))
 
     def slot(self, name: str) -> None:
-        """Make a slot's image one without a kernel."""
+        """Replace a slot's boot image with one without a kernel."""
         parts = [b"no kernel", b"no initrd", b"bootargs=edge\nedge_trees=none\n", b"no tree"]
         self.put(f"edge-{name}.img", uimage.pack_multi(parts, self.board.architecture, f"edge-{name}", time=0))
 
     def damage(self, name: str) -> None:
-        """Change one byte of a slot's image."""
+        """Change one byte of a slot's boot image."""
         data = bytearray(self.read(f"edge-{name}.img"))
         data[-1] ^= 1
         self.put(f"edge-{name}.img", bytes(data))
 
     def write(self, *copies: UBootState | bytes) -> None:
-        """Set both copies of the state."""
+        """Write both copies of the boot state."""
         with self.path.open("r+b") as file:
             for offset, copy in zip(COPY_OFFSETS, copies, strict=True):
                 file.seek(self.partition(uboot_state.PARTITION).offset + offset)
@@ -86,12 +86,12 @@ class SdCard:
 
 @pytest.fixture
 def built_card(tmp_path: Path, board: Board, image: Callable[[str], Path]) -> SdCard:
-    """A copy of a board's image as it was built."""
+    """A card with the board's image as it was built."""
     card = SdCard(tmp_path / "card.img", board)
     run_command(["cp", "--sparse=always", image("minimal") / "disk.img", card.path])
     size = card.path.stat().st_size
     with card.path.open("r+b") as file:
-        file.truncate(1 << (size - 1).bit_length())  # as large as a real card: QEMU takes no other
+        file.truncate(1 << (size - 1).bit_length())  # QEMU accepts only the sizes of real cards
     return card
 
 
@@ -104,7 +104,7 @@ def card(built_card: SdCard) -> SdCard:
 
 @pytest.fixture
 def boot_messages(card: SdCard, machine: MachineFactory) -> Callable[[], list[str]]:
-    """Power on until nothing more can be started; what the script said on the way."""
+    """Powers on until nothing more can be started, and returns the messages of the script."""
 
     def power_on() -> list[str]:
         booted: Machine = machine(MachineConfig(board=card.board, disks=(card.path,), network=None))
@@ -125,7 +125,7 @@ def test_slots_are_started_in_their_order_and_a_try_is_written_down_before(
     card.write(UBootState(8, ("b", "a"), {"a": GOOD, "b": BootCounter(2, 1)}), UBootState(7))
     lines = boot_messages()
     assert lines[:3] == ["starting slot B edge.tries=1-2", "slot B did not start", "starting slot A"]
-    # Then each all the same: three writes, by turns. A good slot stays good.
+    # Afterwards the script tries every slot: three writes, alternately to both copies. A good slot stays good.
     first, second = card.copies()
     assert second is not None
     assert newest_state([first, second]).counters == {"a": GOOD, "b": BootCounter(1, 2)}
@@ -190,7 +190,7 @@ def test_without_u_boots_own_settings_the_script_is_found_all_the_same(
 
 
 def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(built_card: SdCard, machine: MachineFactory) -> None:
-    """Slot B has a's kernel, and no root: the initrd gives it up, and the last try was written down before."""
+    """Slot B has slot A's kernel but no root: the initrd gives up, after its last try was recorded."""
     boot_image = uimage.parse_multi(built_card.read("edge-a.img"), "edge-a.img")
     arguments = boot_image.parts[2].replace(b"edge.slot=a ", b"edge.slot=b ")
     assert arguments != boot_image.parts[2]
@@ -212,7 +212,7 @@ def test_a_slot_that_fails_after_its_kernel_has_started_falls_back(built_card: S
 def test_a_kernel_on_trial_is_guarded_by_the_watchdog_and_the_last_resort_is_not(
     built_card: SdCard, machine: MachineFactory
 ) -> None:
-    """The script as boards run it. QEMU's watchdog waits for nothing, so a guarded kernel does not come to a word."""
+    """The script as real boards run it. QEMU's watchdog resets at once, so a guarded kernel prints nothing."""
     board = replace(built_card.board, uboot=replace(built_card.board.uboot, quirks=""))
     built_card.put("boot.scr", uimage.pack_script(render_script(board), board.architecture, "edge-osbuild", time=0))
     built_card.write(UBootState(4, ("a", "b"), {"a": BootCounter(2, 1), "b": BootCounter(0, 3)}), UBootState(3))

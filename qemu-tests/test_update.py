@@ -1,4 +1,4 @@
-"""One update, one power cut and one rollback, on every board: the story of one device, in its order."""
+"""One update, one power cut and one rollback on every board. The tests share one device and depend on their order."""
 
 from collections.abc import Iterator
 from pathlib import Path

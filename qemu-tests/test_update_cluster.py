@@ -1,4 +1,4 @@
-"""The cluster follows: one node's update to the next Kubernetes and back, on one machine, in its order."""
+"""An update of a node to the next Kubernetes, and the rollback. The tests share one machine; their order matters."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def device(server: Device) -> Device:
 
 
 def last_event(device: Device, event: str) -> dict[str, Any]:
-    """The last event of that name in the history."""
+    """Return the last event of that name in the history."""
     rows = json.loads(device.node.run("edge-agent update history --json"))
     event_row: dict[str, Any] = next(row for row in reversed(rows) if row["event"] == event)
     return event_row
@@ -39,7 +39,7 @@ def test_an_update_brings_the_next_kubernetes_and_keeps_every_object(device: Dev
 
 
 def test_a_kubernetes_that_is_older_is_refused_before_anything_is_written(device: Device, tmp_path: Path) -> None:
-    """However new the bundle is."""
+    """Even if the bundle has a newer version."""
     older = device.versions.sign(
         device.versions.lookup("n", device.version.flavour), tmp_path / "older.raucb", version="1.2.0"
     )
@@ -63,7 +63,7 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
 
 
 def test_a_restore_waits_until_kubernetes_has_stopped(device: Device) -> None:
-    """`systemctl is-active` says that a unit which is still stopping is not active."""
+    """For `systemctl is-active`, a unit that is still stopping is not active."""
     name = device.node.run("edge-agent kubernetes snapshot").partition(",")[0]
     device.node.run("systemctl stop --no-block kubernetes.target")
     stopping = device.node.run_failing(f"edge-agent kubernetes restore {name}")

@@ -1,4 +1,4 @@
-"""The failure matrix: every fault that starts from a device that is well (`failures.py` has the table)."""
+"""The failure matrix: every fault that starts from a healthy device (`failures.py` has the table)."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Led
 
 
 def run_case(case: Case, device: Device, ledger: Ledger) -> None:
-    """One case, from the saved state on."""
+    """Run one case from the saved state."""
     device.restore()
     with ledger.entry(case.group, f"{device.version.flavour}-{case.name}") as entry:
         case.cause(device)
@@ -40,7 +40,7 @@ def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledge
 
 @pytest.mark.slow
 def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, tmp_path: Path, ledger: Ledger) -> None:
-    """From the version that is named, and from no other."""
+    """Only from the version that the signer names."""
     device, versions = light.restore(), light.versions
     old = versions.lookup("n")
     with ledger.entry("bundle", "light-downgrade") as entry:
@@ -77,7 +77,7 @@ def test_a_bundle_that_is_bad_for_the_cluster_is_refused(
 
 
 def assert_refused(name: str, device: Device, folder: Path, ledger: Ledger) -> None:
-    """Nothing is restored between them: none may leave a trace that matters to the next."""
+    """Assert that a bad bundle is refused. The device is not restored between bundles, which must leave no trace."""
     bad_kind = {**bad_bundles.BAD, **bad_bundles.CLUSTER}[name]
     if not device.machine.running or device.read_standing().slot != "a":
         device.restore()

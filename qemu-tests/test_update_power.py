@@ -1,6 +1,6 @@
-"""Power cuts: at every flush of one update, by replaying its writes, and at moments by chance, by killing a machine.
+"""Power cuts: at every flush of one update, by replaying its writes, and at random moments, by killing a machine.
 
-And what a disk may do to an update besides: torn sectors, sectors that fail.
+Also faults of a disk during an update: torn sectors, failing sectors.
 """
 
 import random
@@ -32,7 +32,7 @@ SEED = 20260101
 
 @dataclass(frozen=True)
 class Recorded:
-    """One update: the disk before it, the log of its writes, and how many there were at what moment."""
+    """One update: the disk before and after it, the log of its writes, and the number of entries at each step."""
 
     disk: Path
     log: Path
@@ -42,7 +42,7 @@ class Recorded:
 
 @pytest.fixture(scope="module")
 def recorded(lab: Lab) -> Recorded:
-    """From a good boot of N, switched off in order, to the commit of N+1, switched off in order."""
+    """The writes from a good boot of N to the commit of N+1, between two orderly shutdowns."""
     old, new = lab.versions.get("n", bundle=False), lab.versions.get("next")
     disk, before, log = raw_disk(old, lab.folder / "disk.img"), lab.folder / "before.img", lab.folder / "writes.log"
     with lab.powered(old, "record", disk=disk) as device:
@@ -69,7 +69,7 @@ def recorded(lab: Lab) -> Recorded:
 
 @pytest.fixture(scope="module")
 def report(recorded: Recorded, lab: Lab) -> Survey:
-    """All states of that update, checked; some of them kept."""
+    """The checks of all states of that update; some states are kept as images."""
     versions = [Known.of(lab.versions.lookup(name).build) for name in ("n", "next")]
     documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
     plan = SurveyPlan(versions, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
@@ -100,7 +100,7 @@ def test_states_of_an_update_boot_to_the_end(report: Survey, lab: Lab, ledger: L
 
 
 def assert_boots(image: Path, lab: Lab, name: str, why: str) -> None:
-    """A disk image boots one of the two versions, well, with what was there before."""
+    """Assert that a disk image boots one of the two versions, healthy and with its data."""
     with lab.powered(lab.versions.lookup("n"), name, disk=image) as device:
         match = device.wait_complete()
         assert (match["slot"], match["version"]) in (("a", "1.0.0"), ("b", "1.1.0")), why
@@ -113,25 +113,25 @@ def assert_boots(image: Path, lab: Lab, name: str, why: str) -> None:
 
 
 def second_table_sector(file: BinaryIO, esp: int) -> list[int]:
-    """A sector of the second copy of the allocation table."""
+    """Return the first sector of the second copy of the allocation table."""
     reserved, size = fat_geometry(file, esp)
     return [esp + (reserved + size) * SECTOR]
 
 
 def fsinfo_sector(file: BinaryIO, esp: int) -> list[int]:
-    """The sector that says how much is free (FSInfo)."""
+    """Return the sector with the number of free clusters (FSInfo)."""
     return [esp + SECTOR]
 
 
 def fat_geometry(file: BinaryIO, esp: int) -> tuple[int, int]:
-    """Reserved sectors, and sectors of one allocation table, of FAT32."""
+    """Return the number of reserved sectors, and of sectors of one allocation table, of FAT32."""
     file.seek(esp)
     head = file.read(SECTOR)
     return int.from_bytes(head[14:16], "little"), int.from_bytes(head[36:40], "little")
 
 
 def sector_of_file(name: str, position: float) -> Callable[[BinaryIO, int], list[int]]:
-    """A sector of a file on the boot partition, whose name matches `name`."""
+    """Return a function that returns a sector of the file on the ESP whose path matches `name`."""
 
     def find(file: BinaryIO, esp: int) -> list[int]:
         fat = Fat(file, esp, "esp")
@@ -173,14 +173,14 @@ def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting
         assert_boots(image, lab, f"torn-{name}", name)
 
 
-# A machine that is killed
+# Killed machines
 
 
 @pytest.mark.slow
 def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
     light: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
-    """Each cut begins with the same good state; the moment is by chance, over install, switch, first boot, commit."""
+    """Each cut starts from the same good state, at a random moment of installation, switch, first boot or commit."""
     device = light.restore()
     url = device.publish("next")
 
@@ -200,7 +200,7 @@ def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
         assert old, "no cut came before the switch: the case does not show that an update can be repeated"
 
 
-# A disk that fails where an update writes: the partition, and bytes from one bad sector to the next.
+# A disk that fails during an update: partition, and the distance in bytes between bad sectors.
 FAILING_PARTS = {"slot": ("root-b", 8 * 2**20), "boot-partition": ("esp", 2**20)}
 
 

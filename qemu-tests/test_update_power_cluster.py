@@ -1,4 +1,5 @@
-"""Power cuts while a cluster goes to the next Kubernetes and back: cordon, snapshot, switch, migration, restore."""
+"""Power cuts during a cluster's update to the next Kubernetes and its rollback: cordon, snapshot, switch, migration,
+restore."""
 
 import pytest
 from support.devices import Device
@@ -18,7 +19,7 @@ def case(device: Device) -> str:
 
 
 def cuts(request: pytest.FixtureRequest) -> int:
-    """Half as many as of a system without a cluster: each takes minutes."""
+    """Return half the number of cuts, because each takes minutes with a cluster."""
     return max(2, int(request.config.getoption("--cuts")) // 2)
 
 
