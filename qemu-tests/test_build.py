@@ -95,7 +95,7 @@ def leftovers(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("profile", ["minimal", pytest.param("edge-server", marks=pytest.mark.slow)])
-def test_a_second_build_of_one_lock_without_a_network_under_another_umask_is_the_same_bytes(
+def test_a_second_build_of_the_same_lock_offline_under_another_umask_has_the_same_bytes(
     profile: str, board: Board, image: Callable[[str], Path], fresh_cache: Path, collect_inputs: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -160,7 +160,7 @@ def interrupt_build(board: Board, output: Path, number: signal.Signals, after: s
         return process.wait(30)
 
 
-def test_an_ended_build_leaves_nothing_and_the_next_one_works(
+def test_an_interrupted_build_leaves_nothing_behind_and_the_next_build_works(
     board: Board, image: Callable[[str], Path], fresh_cache: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"

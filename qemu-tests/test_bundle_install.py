@@ -175,7 +175,7 @@ def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Mac
     run_ok(device, "grep 'source_image: count=60 ' /run/rauc.log")
 
 
-def test_what_was_written_before_an_interruption_is_not_read_again(device: Machine, site: Site) -> None:
+def test_blocks_written_before_an_interruption_are_not_read_again(device: Machine, site: Site) -> None:
     """For an empty slot, and for a slot with a version that RAUC knows. A damaged block interrupts the installation."""
     start_rauc_service(device, "a")
     run_ok(device, "rm -rf /var/lib/rauc/*")
@@ -204,7 +204,7 @@ REFUSED = {
 }
 
 
-def test_what_must_not_be_installed_is_refused_before_a_slot_is_touched(device: Machine, site: Site) -> None:
+def test_bad_bundles_are_refused_before_a_slot_is_touched(device: Machine, site: Site) -> None:
     start_rauc_service(device, "a")
     before = [slot_digest(device, partition, 2**20) for partition in ("root-a", "root-b", "root-b-verity")]
     run_ok(device, "echo -n > /run/loader/log")

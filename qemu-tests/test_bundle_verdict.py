@@ -98,7 +98,7 @@ def make_untrusted(bench: Bench) -> bytes:
 
 
 def flip_bit(offset: Callable[[int, int], int]) -> Callable[[Bench], bytes]:
-    """Return a function that flips one bit of the good bundle; `offset` gets the offsets of the hash tree's begin and end."""
+    """Return a function that flips one bit of the good bundle, at `offset(begin, end)` of its hash tree."""
 
     def make(bench: Bench) -> bytes:
         data = bytearray(bench.good.read_bytes())

@@ -83,7 +83,7 @@ def boot_counter(node: Node) -> tuple[str, str, int | None]:
     return status["slot"], status["boot"]["state"], status["boot"]["left"]
 
 
-def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: Node) -> None:
+def test_a_first_boot_without_any_network_is_healthy_and_the_node_is_ready(node: Node) -> None:
     status = node.status()
     assert status["health"]["healthy"] is True
     results = {check["name"]: check["ok"] for check in status["health"]["checks"]}
@@ -94,7 +94,7 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_ready(node: No
     assert ready == ["True"]
 
 
-def test_the_proof_that_pods_run_needs_no_api_server_and_leaves_nothing(node: Node, distribution: Distribution) -> None:
+def test_the_check_of_pods_needs_no_api_server_and_leaves_nothing(node: Node, distribution: Distribution) -> None:
     """Also if a power cut or a kill has left a sandbox of an earlier proof."""
     output = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
     match = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", output)
@@ -110,7 +110,7 @@ def test_the_proof_that_pods_run_needs_no_api_server_and_leaves_nothing(node: No
     assert node.run("ls /sys/fs/cgroup/system.slice | grep -c cri-containerd || true").strip() == "0"
 
 
-def test_the_root_cannot_be_written_nor_remounted(node: Node) -> None:
+def test_the_root_can_be_neither_written_nor_remounted(node: Node) -> None:
     assert "Read-only file system" in node.run_failing("touch /usr/bin/new")
     node.run_failing("mount -o remount,rw /")
     assert "Read-only file system" in node.run_failing("touch /usr/bin/new")
@@ -166,7 +166,7 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node
     assert_answers(node)
 
 
-def test_at_that_shutdown_pods_ended_before_all_else_and_are_still_the_same_pods(
+def test_at_shutdown_pods_end_before_everything_else_and_are_restarted_not_replaced(
     node: Node, distribution: Distribution
 ) -> None:
     output = node.run("journalctl --boot=-1 --output=cat --unit=edge-pods.service")
@@ -179,7 +179,7 @@ def test_at_that_shutdown_pods_ended_before_all_else_and_are_still_the_same_pods
     assert [pod["status"]["containerStatuses"][0]["restartCount"] > 0 for pod in pods] == [True], "started anew"
 
 
-def test_after_that_boot_the_node_takes_pods_again(node: Node) -> None:
+def test_after_the_reboot_the_node_is_schedulable_again(node: Node) -> None:
     node.wait_until("test ! -e /var/lib/kubernetes/cordoned", timeout=120)
     node_object = json.loads(node.kubectl("get node site-1 -o json"))
     assert "unschedulable" not in node_object["spec"]

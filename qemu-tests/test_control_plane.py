@@ -122,9 +122,7 @@ def test_the_old_release_runs_with_our_arguments(plane: ControlPlane, server: Ap
     make_configmap(server, "first")
 
 
-def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(
-    plane: ControlPlane, server: ApiServer
-) -> None:
+def test_a_single_node_is_cordoned_keeps_its_pods_and_is_uncordoned(plane: ControlPlane, server: ApiServer) -> None:
     make_pod(server, "web", "ReplicaSet")
     result = cluster_data.prepare_reboot(plane.system, 20, print)
     assert result["cordoned"] and "drain" not in result and result["snapshot"]
@@ -133,7 +131,7 @@ def test_a_node_that_is_alone_is_cordoned_keeps_its_pods_and_is_taken_back(
     assert "unschedulable" not in node_spec(server)
 
 
-def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
+def test_a_kubelets_permissions_suffice_to_drain_its_node_and_disruption_budgets_hold(
     plane: ControlPlane, server: ApiServer, tmp_path: Any
 ) -> None:
     make_node(server, "node-2")
@@ -163,7 +161,7 @@ def test_a_kubelets_rights_are_enough_to_drain_its_node_and_budgets_hold(
     assert "unschedulable" not in node_spec(server, "node-2")
 
 
-def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: ControlPlane, server: ApiServer) -> None:
+def test_a_snapshot_of_a_datastore_under_writes_is_consistent(plane: ControlPlane, server: ApiServer) -> None:
     stop = threading.Event()
     written: list[str] = []
 
@@ -195,7 +193,7 @@ def test_a_snapshot_of_a_datastore_that_is_written_to_is_of_one_moment(plane: Co
         server.call("DELETE", f"/api/v1/namespaces/default/configmaps/{name}")
 
 
-def test_the_new_release_goes_on_with_all_of_it(
+def test_the_new_release_continues_with_all_objects(
     plane: ControlPlane, turns: Turns, server: ApiServer, story: dict[str, Any]
 ) -> None:
     result = cluster_data.prepare_reboot(plane.system, 1, print)
@@ -213,14 +211,14 @@ def test_the_new_release_goes_on_with_all_of_it(
     story |= {"seen": current_revision(newer), "snapshot": outcome["snapshot"]}
 
 
-def test_what_a_rollback_would_lose_is_known_before(plane: ControlPlane, story: dict[str, Any]) -> None:
+def test_the_changes_that_a_rollback_would_lose_are_known_before(plane: ControlPlane, story: dict[str, Any]) -> None:
     loss = cluster_data.rollback_loss(plane.system)
     assert loss and loss["snapshot"] == story["snapshot"]
     assert "configmaps/default/lost" in loss["lost"]["created"]
     assert "configmaps/default/first" in loss["lost"]["deleted"]
 
 
-def test_after_a_rollback_it_is_as_before_and_whoever_watched_reads_anew(
+def test_after_a_rollback_the_data_is_restored_and_clients_read_it_again(
     plane: ControlPlane, turns: Turns, story: dict[str, Any]
 ) -> None:
     """The scheduler stands for all clients that keep running during the rollback: their caches are from the future."""

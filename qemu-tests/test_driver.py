@@ -74,7 +74,7 @@ def power_on(qemu: Emulator, accelerator: Accelerator, tmp_path: Path) -> Callab
 
 
 @pytest.mark.parametrize("failure", [None, ValueError, KeyboardInterrupt])
-def test_nothing_is_left_when_the_block_ends_in_whatever_way(
+def test_nothing_is_left_however_the_block_ends(
     power_on: Callable[[MachineConfig], Machine],
     plain: MachineConfig,
     disk: Path,
@@ -129,7 +129,7 @@ def test_nothing_is_left_when_python_is_killed(tmp_path: Path, plain: MachineCon
             deadline.pause()
 
 
-def test_the_death_of_qemu_is_noticed_at_once(machine: MachineFactory, plain: MachineConfig) -> None:
+def test_the_end_of_qemu_is_detected_at_once(machine: MachineFactory, plain: MachineConfig) -> None:
     guest = machine(plain)
     (pid,) = _qemu_pids(guest)
     os.kill(pid, signal.SIGKILL)
@@ -155,7 +155,7 @@ def _qemu_pids(machine: Machine) -> list[int]:
     return pids
 
 
-def test_a_power_cut_keeps_what_was_flushed_and_the_image_as_it_was(
+def test_a_power_cut_keeps_flushed_data_and_does_not_change_the_image(
     machine: MachineFactory, plain: MachineConfig, disk: Path
 ) -> None:
     before = hashlib.sha256(disk.read_bytes()).hexdigest()
@@ -195,7 +195,7 @@ def test_a_persistent_disk_is_kept_and_belongs_to_one_machine_at_a_time(
     assert run_in_shell(guest, "dd if=/dev/vda bs=4096 skip=2 count=1 2>/dev/null | head -c 4") == "kept"
 
 
-def test_events_resets_and_panics_are_told_apart(machine: MachineFactory, plain: MachineConfig) -> None:
+def test_events_resets_and_panics_are_distinguished(machine: MachineFactory, plain: MachineConfig) -> None:
     guest = wait_booted(machine(plain))
     guest.reset()
     wait_booted(guest)
@@ -232,7 +232,7 @@ def test_a_network_card_is_plugged_in_reached_and_pulled(machine: MachineFactory
         guest.port(80)
 
 
-def test_a_saved_state_comes_back(machine: MachineFactory, plain: MachineConfig, disk: Path) -> None:
+def test_a_saved_state_is_restored(machine: MachineFactory, plain: MachineConfig, disk: Path) -> None:
     guest = wait_booted(machine(replace(plain, image=disk)))
     run_in_shell(guest, "word=before; echo before | dd of=/dev/vda bs=4096 seek=2 conv=fsync,notrunc 2>/dev/null")
     guest.save("one")
@@ -247,7 +247,7 @@ def test_a_saved_state_comes_back(machine: MachineFactory, plain: MachineConfig,
         guest.load("two")
 
 
-def test_qemus_complaints_about_arguments_are_reported(machine: MachineFactory, plain: MachineConfig) -> None:
+def test_qemus_errors_about_arguments_are_reported(machine: MachineFactory, plain: MachineConfig) -> None:
     with pytest.raises(Error, match="no-such-device"):
         machine(replace(plain, extra=("-device", "no-such-device")))
     with socket.socket() as listener:
@@ -259,7 +259,7 @@ def test_qemus_complaints_about_arguments_are_reported(machine: MachineFactory, 
     assert caught.value.hint == "the port is in use: choose another one"
 
 
-def test_kvm_is_believed_in_only_after_the_firmware_has_come_up(board: Board, qemu: Emulator) -> None:
+def test_kvm_is_used_only_if_the_firmware_starts(board: Board, qemu: Emulator) -> None:
     """Tests the probe with TCG, which works everywhere, and with a machine that stops before its firmware."""
     instead = {"kvm": "tcg", "host": board.qemu.cpu}
     command = [instead.get(word, word) for word in acceleration.probe_command(board, qemu.root)]

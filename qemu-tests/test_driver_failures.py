@@ -42,7 +42,7 @@ def write_block(word: str, block: int, how: str = "conv=fsync,notrunc") -> str:
     return f"echo {word} | dd of=/dev/vda bs=4096 seek={block} {how} 2>/dev/null"
 
 
-def test_a_machine_goes_on_from_the_same_moment_after_every_power_cut(
+def test_a_machine_continues_from_the_saved_state_after_every_power_cut(
     boot_kernel: Callable[[MachineConfig], Machine], disk: Path
 ) -> None:
     guest = boot_kernel(MachineConfig(image=disk))
@@ -79,7 +79,7 @@ def test_every_write_is_in_the_log_before_the_flush_that_follows_it(
     assert any(third < number for number in flushes)
 
 
-def test_sectors_break_and_are_mended_while_the_machine_runs(
+def test_sectors_fail_and_are_repaired_while_the_machine_runs(
     boot_kernel: Callable[[MachineConfig], Machine], disk: Path
 ) -> None:
     guest = boot_kernel(MachineConfig(disks=(disk,)))

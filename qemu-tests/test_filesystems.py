@@ -33,7 +33,7 @@ def data(tools: ToolsTree, folder: Path, text: str) -> Path:
     return image
 
 
-def test_a_good_file_system_is_good_and_stays_as_it_was(tools: ToolsTree, tmp_path: Path) -> None:
+def test_a_good_file_system_is_good_and_unchanged(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, '{"stage": "installed"}')
     before = digest(image)
     check = check_data(tools, image, [DOCUMENT, "/lib/other.json"])
@@ -42,7 +42,7 @@ def test_a_good_file_system_is_good_and_stays_as_it_was(tools: ToolsTree, tmp_pa
     assert digest(image) == before
 
 
-def test_a_journal_is_replayed_and_that_is_taken_back(tools: ToolsTree, tmp_path: Path) -> None:
+def test_a_journal_is_replayed_and_the_replay_is_undone(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
     # A committed transaction in the journal (debugfs(8), "jw"), which writes a block with its present contents.
     script = (
@@ -72,12 +72,12 @@ def test_a_torn_superblock_loses_no_data(tools: ToolsTree, tmp_path: Path) -> No
     assert check_data(tools, image, [DOCUMENT]).documents == {DOCUMENT: {"a": 1}}
 
 
-def test_a_torn_document_is_found(tools: ToolsTree, tmp_path: Path) -> None:
+def test_a_torn_document_is_detected(tools: ToolsTree, tmp_path: Path) -> None:
     check = check_data(tools, data(tools, tmp_path, '{"stage": "insta'), [DOCUMENT])
     assert check.problem and "state.json is torn" in check.problem
 
 
-def test_damage_that_nobody_repairs_unasked_is_found_and_left(tools: ToolsTree, tmp_path: Path) -> None:
+def test_damage_that_needs_confirmation_is_detected_and_not_repaired(tools: ToolsTree, tmp_path: Path) -> None:
     image = data(tools, tmp_path, "{}")
     tools.run_command(["debugfs", "-w", "-R", "set_inode_field <2> mode 0100644", image], [tmp_path])
     before = digest(image)
@@ -103,7 +103,7 @@ def make_fat(tools: ToolsTree, folder: Path) -> Path:
         (0, bytes(512), False),
     ],
 )
-def test_fat_is_good_unless_files_are_hurt(
+def test_fat_is_good_unless_files_are_damaged(
     tools: ToolsTree, tmp_path: Path, place: int, data: bytes, good: bool
 ) -> None:
     image = make_fat(tools, tmp_path)
@@ -123,7 +123,9 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("hurt", "good"), [(lambda path: None, True), (damage, False)])
-def test_a_root_is_whole_or_not(tools: ToolsTree, tmp_path: Path, hurt: Callable[[Path], None], good: bool) -> None:
+def test_only_an_intact_root_passes_verification(
+    tools: ToolsTree, tmp_path: Path, hurt: Callable[[Path], None], good: bool
+) -> None:
     root, tree = tmp_path / "root", tmp_path / "tree"
     root.write_bytes(b"block" * 4096 * 8)
     output = tools.run_command(["veritysetup", "format", root, tree], [tmp_path])

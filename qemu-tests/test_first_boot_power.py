@@ -55,7 +55,7 @@ def assert_serves(node: Node) -> None:
     node.wait_rolled_out("web")
 
 
-def test_a_power_cut_at_whatever_moment_of_a_first_boot_leaves_a_node_that_serves(
+def test_a_power_cut_at_any_moment_of_a_first_boot_leaves_a_working_node(
     new_node: Factory, distribution: Distribution, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     count, seed = max(2, int(request.config.getoption("--cuts")) // 2), int(time.time())

@@ -102,7 +102,7 @@ def test_a_card_is_written_and_verified(small: Path, folder: Path) -> None:
 
 
 @devices
-def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path, folder: Path) -> None:
+def test_a_partition_and_a_disk_with_a_mounted_partition_are_refused(small: Path, folder: Path) -> None:
     store, mount_point = make_stick(folder), folder / "my card"
     mount_point.mkdir()
     with attach_loop_device(store) as device:
@@ -127,7 +127,9 @@ def test_a_partition_and_a_disk_of_which_one_is_mounted_are_refused(small: Path,
 
 
 @devices
-def test_devices_in_use_read_only_small_or_of_other_sectors_are_refused(small: Path, folder: Path) -> None:
+def test_devices_that_are_in_use_read_only_too_small_or_have_other_sectors_are_refused(
+    small: Path, folder: Path
+) -> None:
     store = make_stick(folder)
     before = store.read_bytes()
     with attach_loop_device(store) as device:
@@ -168,7 +170,7 @@ def test_swap_is_refused_with_the_command_that_ends_it(small: Path, folder: Path
 
 
 @devices
-def test_nobody_to_ask_is_wrong_usage(small: Path, folder: Path) -> None:
+def test_without_a_terminal_to_ask_on_yes_is_required(small: Path, folder: Path) -> None:
     store = make_stick(folder)
     with attach_loop_device(store) as device:
         result = subprocess.run(flash_command(small, device), capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -235,7 +237,7 @@ def wait_for_marker(store: Path, process: subprocess.Popen[str]) -> None:
 
 @devices
 @fuse
-def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(small: Path, folder: Path) -> None:
+def test_a_card_that_was_removed_and_inserted_again_is_finished_by_the_same_command(small: Path, folder: Path) -> None:
     card = FailingCard(SIZE, make_stick(folder), pulled_after=20 * MIB)
     with insert_card(card, folder) as device:
         status, targets, messages = run_flash(small, device)
@@ -255,7 +257,7 @@ def test_a_card_that_was_pulled_and_put_back_is_finished_by_the_same_command(sma
 
 @devices
 @fuse
-def test_a_card_whose_size_becomes_nothing_is_gone(small: Path, folder: Path) -> None:
+def test_a_card_whose_size_becomes_zero_is_reported_as_removed(small: Path, folder: Path) -> None:
     card = FailingCard(SIZE, make_stick(folder), delay=0.02)
     with insert_card(card, folder) as device:
         process = subprocess.Popen(flash_command(small, device, "--yes"), stderr=subprocess.PIPE, text=True)
@@ -290,7 +292,7 @@ def test_ctrl_c_leaves_a_card_that_does_not_boot_and_reports_it(
 
 @devices
 @fuse
-def test_of_several_cards_those_that_can_be_are_finished(small: Path, folder: Path) -> None:
+def test_if_one_of_several_cards_fails_the_others_are_finished(small: Path, folder: Path) -> None:
     stores = [make_stick(folder, name) for name in ("one", "two")]
     bad = FailingCard(SIZE, make_stick(folder, "three"), pulled_after=15 * MIB)
     with attach_loop_device(stores[0]) as one, insert_card(bad, folder) as three, attach_loop_device(stores[1]) as two:

@@ -78,7 +78,7 @@ def foreign_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Arc
 
 
 @pytest.mark.parametrize("architecture", FOREIGN)
-def test_a_foreign_root_is_complete_and_all_its_own(
+def test_a_foreign_root_is_complete_and_has_only_programs_of_its_architecture(
     architecture: Architecture, foreign_roots: dict[Architecture, tuple[Lock, Path]], tmp_path: Path
 ) -> None:
     lock, path = foreign_roots[architecture]
@@ -115,7 +115,7 @@ def test_a_foreign_root_is_complete_and_all_its_own(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", FOREIGN)
-def test_a_second_foreign_root_of_one_lock_is_the_same(
+def test_a_second_foreign_root_of_the_same_lock_is_identical(
     architecture: Architecture, foreign_roots: dict[Architecture, tuple[Lock, Path]]
 ) -> None:
     lock, first = foreign_roots[architecture]
@@ -146,7 +146,9 @@ BY_NAME = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
 
 
 @pytest.mark.slow
-def test_a_foreign_root_is_what_full_emulation_makes(foreign_roots: dict[Architecture, tuple[Lock, Path]]) -> None:
+def test_a_foreign_root_is_the_same_as_under_full_emulation(
+    foreign_roots: dict[Architecture, tuple[Lock, Path]],
+) -> None:
     lock, native_root = foreign_roots[Architecture.arm64]
     emulated, _ = emulated_root(Cache(), lock)
     native_files, emulated_files = list_entries(native_root), list_entries(emulated)
@@ -231,7 +233,7 @@ sys.exit(install.main(*(os.environ[name] for name in ("EDGE_REPOSITORY", "TARGET
 
 
 @pytest.mark.slow
-def test_what_fails_among_native_programs_is_emulated(
+def test_a_native_program_that_fails_is_emulated(
     foreign_roots: dict[Architecture, tuple[Lock, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock, first = foreign_roots[Architecture.arm64]

@@ -124,7 +124,7 @@ def test_the_agent_is_a_ready_node_of_the_server(cluster: Cluster) -> None:
     assert cluster.agent.status()["health"]["healthy"] is True
 
 
-def test_the_agent_has_its_own_nodes_rights_and_no_others(cluster: Cluster, distribution: Distribution) -> None:
+def test_the_agent_has_only_the_permissions_of_its_own_node(cluster: Cluster, distribution: Distribution) -> None:
     kubectl = f"kubectl --kubeconfig {distribution.agent_kubeconfig}"
     assert cluster.agent.run(f"{kubectl} auth whoami -o jsonpath={{.status.userInfo.username}}") == (
         "system:node:site-1-agent"
@@ -133,7 +133,7 @@ def test_the_agent_has_its_own_nodes_rights_and_no_others(cluster: Cluster, dist
     cluster.agent.run_failing(f"{kubectl} get secrets -A")
 
 
-def test_a_pod_runs_on_the_agent_and_answers_there_and_from_the_server(
+def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
     cluster: Cluster, distribution: Distribution, board: Board, tmp_path: Path
 ) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
@@ -188,7 +188,7 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
     assert not node["spec"].get("unschedulable"), "it is not booted, so it is back in its cluster"
 
 
-def test_an_agent_comes_back_by_itself_after_a_power_cut(cluster: Cluster) -> None:
+def test_an_agent_rejoins_by_itself_after_a_power_cut(cluster: Cluster) -> None:
     cluster.agent.power_cycle()
     cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()

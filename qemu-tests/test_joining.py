@@ -155,16 +155,14 @@ def test_a_stranger_reads_nothing_that_depends_on_the_token(server: ApiServer, p
     assert anonymous("/api/v1/namespaces/kube-public/configmaps") == 403
 
 
-def test_what_is_sent_to_a_server_that_is_not_proven_yet_gives_no_rights(
-    server: ApiServer, plane: ControlPlane
-) -> None:
+def test_credentials_sent_to_an_unverified_server_grant_nothing(server: ApiServer, plane: ControlPlane) -> None:
     invitation, secrets = keys(plane)
     private = "/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PRIVATE)
     assert by_token(plane, invitation.discovery, secrets.discovery, private) == 200
     assert by_token(plane, invitation.discovery, secrets.discovery, join.REQUESTS) == 403
 
 
-def test_what_an_earlier_version_left_for_joining_is_gone(server: ApiServer) -> None:
+def test_objects_of_an_earlier_version_for_joining_are_removed(server: ApiServer) -> None:
     names = [item["metadata"]["name"] for item in server.call("GET", SECRETS)["items"]]
     assert len(names) == 2 and "bootstrap-token-abcdef" not in names
     for path in join_objects.LEGACY:
@@ -181,7 +179,7 @@ def test_a_machine_with_the_token_becomes_a_node(agent: Path) -> None:
     assert as_node(agent).call("GET", f"/api/v1/nodes/{AGENT}")["metadata"]["name"] == AGENT
 
 
-def test_a_node_that_has_lost_its_certificate_gets_another_by_its_key(agent: Path) -> None:
+def test_a_node_that_lost_its_certificate_gets_another_with_its_key(agent: Path) -> None:
     pair = Paths(agent).credentials
     before = x509.load_pem_x509_certificate(pair.read_bytes()).public_key()
     pair.resolve().write_text("torn")
@@ -190,7 +188,7 @@ def test_a_node_that_has_lost_its_certificate_gets_another_by_its_key(agent: Pat
     assert as_node(agent).call("GET", f"/api/v1/nodes/{AGENT}")
 
 
-def test_nobody_else_gets_the_name_of_a_node(agent: Path, server: ApiServer, tmp_path: Path) -> None:
+def test_another_machine_does_not_get_the_name_of_a_node(agent: Path, server: ApiServer, tmp_path: Path) -> None:
     thief = make_machine(tmp_path)
     with pytest.raises(Problem, match=f"kubectl delete node {AGENT}"):
         join.join_cluster(thief, 60)
@@ -198,7 +196,9 @@ def test_nobody_else_gets_the_name_of_a_node(agent: Path, server: ApiServer, tmp
 
 
 @pytest.mark.parametrize("registered", [False, True])
-def test_nobody_gets_the_name_of_the_server(registered: bool, agent: Path, server: ApiServer, tmp_path: Path) -> None:
+def test_no_machine_gets_the_name_of_the_server(
+    registered: bool, agent: Path, server: ApiServer, tmp_path: Path
+) -> None:
     if registered:
         server.call("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
     with pytest.raises(Problem, match="the name of the server node"):
@@ -250,7 +250,7 @@ def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path) -> None:
         join.join_cluster(make_machine(tmp_path, "new", "wrong"), 0)
 
 
-def test_an_expired_token_is_worth_nothing_until_the_server_renews_it(
+def test_an_expired_token_is_refused_until_the_server_renews_it(
     agent: Path, server: ApiServer, plane: ControlPlane
 ) -> None:
     invitation, secrets = keys(plane)

@@ -108,7 +108,7 @@ def test_every_command_of_k3s_finds_the_configuration(node: Node) -> None:
     assert "TOKEN" in node.run("k3s token list")
 
 
-def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
+def test_a_node_keeps_its_password_after_a_power_cut(node: Node) -> None:
     password = node.run("cat /etc/rancher/node/password").strip()
     assert len(password) == 32
     node.run("sync")  # K3s' SQLite may be built without fsync
@@ -118,7 +118,7 @@ def test_a_node_is_known_again_after_a_power_cut(node: Node) -> None:
     assert node.run("journalctl -b -u k3s-server | grep -c 'password rejected'; true").strip() == "0"
 
 
-def test_a_cluster_that_was_made_by_a_clock_ahead_recovers_when_the_clock_jumps_back(node: Node) -> None:
+def test_a_cluster_made_with_a_clock_ahead_recovers_when_the_clock_is_set_back(node: Node) -> None:
     """K3s itself never recovers, because it ignores the begin of its certificates' validity. Last in this module."""
     leaf, authority = (f"/var/lib/kubernetes/server/tls/{name}.crt" for name in ("serving-kube-apiserver", "server-ca"))
     check = f"openssl verify -CAfile {authority} {leaf}"

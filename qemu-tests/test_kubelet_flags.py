@@ -57,7 +57,7 @@ def allowed(path: Path, text: str) -> bool:
     return True
 
 
-def test_a_profile_may_have_the_labels_that_the_kubelet_accepts(kubelet: Path, tmp_path: Path) -> None:
+def test_a_profile_accepts_the_same_labels_as_the_kubelet(kubelet: Path, tmp_path: Path) -> None:
     by_kubelet = {text: accepted(kubelet, f"--node-labels={text}") for text in LABELS}
     pairs = {text: text.partition("=")[::2] for text in LABELS}
     by_profile = {
@@ -67,7 +67,7 @@ def test_a_profile_may_have_the_labels_that_the_kubelet_accepts(kubelet: Path, t
     assert set(by_kubelet.values()) == {True, False}
 
 
-def test_a_profile_may_have_the_taints_that_the_kubelet_accepts(kubelet: Path, tmp_path: Path) -> None:
+def test_a_profile_accepts_the_same_taints_as_the_kubelet(kubelet: Path, tmp_path: Path) -> None:
     by_kubelet = {text: accepted(kubelet, f"--register-with-taints={text}") for text in TAINTS}
     assert {text: allowed(tmp_path / "a.yaml", f"  taints: ['{text}']") for text in TAINTS} == by_kubelet
     assert set(by_kubelet.values()) == {True, False}

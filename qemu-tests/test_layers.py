@@ -66,7 +66,7 @@ def unpack_checked(tools: ToolsTree, image: Path) -> Path:
     return folder
 
 
-def test_what_was_added_changed_replaced_and_removed_is_so_in_the_image(
+def test_added_changed_replaced_and_removed_files_are_so_in_the_image(
     tools: ToolsTree, root: Path, tmp_path: Path
 ) -> None:
     first = pack_base_layer(tools, root, tmp_path / "base")
@@ -113,7 +113,7 @@ def test_the_same_folder_gives_the_same_bytes(tools: ToolsTree, root: Path, tmp_
 
 
 @pytest.mark.parametrize("size", [7, 300, 3000, 20_000])
-def test_a_change_of_one_file_moves_no_other(tools: ToolsTree, root: Path, tmp_path: Path, size: int) -> None:
+def test_a_change_of_one_file_changes_few_blocks(tools: ToolsTree, root: Path, tmp_path: Path, size: int) -> None:
     first = pack_base_layer(tools, root, tmp_path / "base")
     images = []
     for text in ("hello again\n", "x" * size):

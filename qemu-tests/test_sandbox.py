@@ -54,7 +54,7 @@ def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Ru
 BRIDGE = pod_network.cni_config(NodeSettings(role="server"))
 
 
-def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_gone_afterwards(run: Run) -> None:
+def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_removed(run: Run) -> None:
     output = run(f"{PAUSE}{PROOF}\n{PROOF}\n{LEFT}\nls /run/cni/networks/edge /run/netns", BRIDGE)
     first, second, *leftovers = output.splitlines()
     for line in (first, second):
@@ -62,7 +62,7 @@ def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_gone_af
     assert not [line for line in leftovers if "10.42.0" in line or "cni-" in line or len(line) == 64], output
 
 
-def test_what_a_kill_or_a_power_cut_leaves_is_removed_by_the_next_proof(run: Run) -> None:
+def test_remains_of_a_kill_or_a_power_cut_are_removed_by_the_next_check(run: Run) -> None:
     # When the task has its folder, the container exists. Asking `ctr` for it may take longer than the whole proof.
     tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
     interrupt = f"{PROOF} & until ls {tasks} 2> /dev/null | grep -q .; do sleep 0.02; done; kill -9 $!\n"
@@ -79,22 +79,22 @@ def test_a_container_that_only_containerd_knows_is_removed_with_its_processes_an
     assert re.fullmatch(r"2\na pod sandbox answers at \S+ after \S+ s\n", output), output
 
 
-def test_a_node_whose_pods_can_not_start_says_why(run: Run) -> None:
+def test_a_node_whose_pods_cannot_start_reports_why(run: Run) -> None:
     output = run(f"{PROOF} 2>&1 && exit 1\n{LEFT}", BRIDGE)
     assert "no pod sandbox starts" in output and "localhost/edge-pause:1" in output, "its image is missing"
 
 
-def test_a_node_without_a_network_for_pods_says_so(run: Run) -> None:
+def test_a_node_without_a_pod_network_reports_it(run: Run) -> None:
     assert "NetworkReady" in run(f"{PAUSE}{PROOF} 2>&1 && exit 1\ntrue", None)
 
 
-def test_a_network_that_fails_is_no_proof(run: Run) -> None:
+def test_a_failing_pod_network_fails_the_check(run: Run) -> None:
     config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "ipam": {"type": "static", "addresses": []}}]}
     output = run(f"{PAUSE}{PROOF} 2>&1 && exit 1\n{LEFT}", config)
     assert re.match("no pod sandbox starts|a pod sandbox got no address", output), output
 
 
-def test_where_the_network_may_need_the_api_server_the_nodes_own_is_taken(run: Run) -> None:
+def test_if_the_plugin_may_need_the_api_server_the_nodes_network_is_used(run: Run) -> None:
     """A plugin of another project may ask the API server about the pod, which does not know this pod."""
     config = {**BRIDGE, "plugins": [{**BRIDGE["plugins"][0], "type": "another"}]}
     output = run(f"{PAUSE}cp /usr/lib/cni/bridge /usr/lib/cni/another\n{PROOF}", config)

@@ -21,7 +21,7 @@ from osbuild.qemu.ssh import KeyPair
 pytestmark = pytest.mark.slow
 
 
-def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
+def test_without_a_boot_loader_the_disk_with_the_matching_root_is_used(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], versions: Versions, key: KeyPair,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -58,7 +58,7 @@ def test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used(
     assert file_digests((*other_disks, nvme)) == before, "something was written to another disk"
 
 
-def test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read(
+def test_a_copy_is_never_used_instead_of_the_disk_that_the_firmware_has_read(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A node that ran from the copy would use the copy's data, and mark a slot good that its own disk fails to boot."""

@@ -1,4 +1,4 @@
-"""Media with seeds at the boots of a node: the image's policy decides which are applied, and root on the running node."""
+"""Media with seeds at the boots of a node: which are applied, by the image's policy or by root on the running node."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def media(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     yield paths
 
 
-def test_where_media_need_a_signature_only_a_good_one_counts(
+def test_if_media_need_a_signature_only_a_valid_one_is_accepted(
     machine: MachineFactory, board: Board, versions: Versions, key: KeyPair, media: tuple[Path, Path], tmp_path: Path
 ) -> None:
     version, profile = versions.get("signed", bundle=False), versions.profile("signed", "light")
@@ -111,7 +111,7 @@ def test_where_media_need_a_signature_only_a_good_one_counts(
     assert (hostname(node), seed_status(node)["source"]) == ("signed", "stored")
 
 
-def test_by_default_a_medium_counts_only_until_the_node_has_a_seed(
+def test_by_default_a_medium_is_read_only_until_the_node_has_a_seed(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, media: tuple[Path, Path]
 ) -> None:
     medium, _ = media

@@ -162,19 +162,19 @@ timezone: Nowhere/At/All
         "output: {all: '> /no/such/folder/x'}", "reporting: 5", "system_info: {distro: nonsense}", "1: 2", "null: 1",
     ],
 )  # fmt: skip
-def test_a_key_with_a_value_that_cloud_init_does_not_expect_costs_no_user(node: SeedNode, line: str) -> None:
+def test_a_key_with_an_unexpected_value_does_not_prevent_users(node: SeedNode, line: str) -> None:
     report = node.boot(seed(BASE + line + "\n"))
     assert (report["configured"], report["source"]) == (True, "EFI system partition")
     assert KEY in node.keys("op")
     assert report["errors"] or report["warnings"]
 
 
-def test_keys_of_a_template_are_judged_once_it_is_rendered(node: SeedNode) -> None:
+def test_keys_of_a_template_are_checked_after_it_is_rendered(node: SeedNode) -> None:
     report = node.boot(seed("## template: jinja\n" + BASE + "packages: [a]\n"))
     assert [line for line in report["warnings"] if "`packages` has no effect" in line]
 
 
-def test_each_file_of_write_files_is_as_it_says(node: SeedNode) -> None:
+def test_each_file_of_write_files_has_the_stated_contents_and_mode(node: SeedNode) -> None:
     packed = "H4sIAAAAAAAAA8tIzcnJV0iv4gIAGJpUaQkAAAA="
     plain = zlib.decompress(__import__("base64").b64decode(packed), 31).decode()
     text = f"""#cloud-config
@@ -245,7 +245,7 @@ ssh_pwauth: true
     assert node.user("debian") is None
 
 
-def test_a_password_of_nobody_does_not_keep_others_from_getting_theirs(node: SeedNode) -> None:
+def test_a_password_of_a_missing_user_does_not_affect_other_users(node: SeedNode) -> None:
     for key, entries in (
         ("users", "[{name: op, password: hush, type: text}, {name: nobody-here, password: hush, type: text}]"),
         ("list", "['op:hush', 'nobody-here:hush', hush]"),
@@ -257,7 +257,7 @@ def test_a_password_of_nobody_does_not_keep_others_from_getting_theirs(node: See
         assert "hush" not in report["output"]
 
 
-def test_a_command_or_hash_that_is_none_costs_only_itself_and_is_not_quoted(node: SeedNode) -> None:
+def test_an_invalid_command_or_hash_affects_only_itself_and_is_not_quoted(node: SeedNode) -> None:
     text = """bootcmd: [{echo: hush}, [touch, /run/booted]]
 runcmd:
 - echo hush: a
@@ -304,7 +304,7 @@ def test_ids_follow_from_names_in_every_seed(node: SeedNode) -> None:
     assert after["crew"] == groups["crew"]
 
 
-def test_a_full_or_broken_data_partition_leaves_the_users(node: SeedNode) -> None:
+def test_users_are_created_despite_a_full_or_damaged_data_partition(node: SeedNode) -> None:
     home = node.folder / "var/home"
     home.rmdir()
     home.write_text("no folder can be made here")
@@ -319,7 +319,7 @@ def test_a_full_or_broken_data_partition_leaves_the_users(node: SeedNode) -> Non
     assert "the seed is applied, but cannot be stored" in errors
 
 
-def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode) -> None:
+def test_a_seed_that_kills_cloud_init_keeps_the_users_and_is_reported(node: SeedNode) -> None:
     assert node.boot(seed(BASE))["errors"] == []
     killer = message(("cloud-boothook", "#!/bin/sh\nkill -9 $PPID\n"), ("cloud-config", "#cloud-config\nusers: [a]\n"))
     report = node.boot(seed(killer))
@@ -330,7 +330,7 @@ def test_a_seed_that_ends_cloud_init_costs_no_users_and_says_why(node: SeedNode)
     assert node.user("op") is not None
 
 
-def test_no_kernel_argument_and_no_serial_number_names_another_seed(node: SeedNode) -> None:
+def test_kernel_arguments_cannot_name_another_seed(node: SeedNode) -> None:
     node.power_on()
     node.put(seed(BASE))
     # In a container, cloud-init reads the arguments of the first process as kernel arguments.
@@ -348,21 +348,21 @@ def test_no_kernel_argument_and_no_serial_number_names_another_seed(node: SeedNo
 @pytest.mark.parametrize(
     "network", [b"[" * 3000, bytes(range(256)), "version: 2\n".encode("utf-16"), b"version: 2\n\t"]
 )
-def test_a_network_config_that_is_none_costs_no_users_and_is_not_quoted(node: SeedNode, network: bytes) -> None:
+def test_an_invalid_network_config_does_not_prevent_users_and_is_not_quoted(node: SeedNode, network: bytes) -> None:
     report = node.boot({**seed(BASE), "network-config": network})
     assert (report["configured"], report["source"]) == (True, "EFI system partition")
     assert (report["errors"], report["warnings"]) == ([], []), "what is wrong with it is said by `edge-agent network`"
     assert KEY in node.keys("op")
 
 
-def test_broken_vendor_data_costs_only_itself(node: SeedNode) -> None:
+def test_invalid_vendor_data_affects_only_itself(node: SeedNode) -> None:
     report = node.boot({**seed(BASE), "vendor-data": b"#cloud-config\nwrite_files: [\n"})
     assert (report["configured"], report["source"], report["errors"]) == (True, "EFI system partition", [])
     assert ["vendor-data is not used: vendor-data, line 3" in line for line in report["warnings"]] == [True]
     assert KEY in node.keys("op")
 
 
-def test_mounts_are_whatever_mount_takes(node: SeedNode) -> None:
+def test_mounts_accept_everything_that_mount_accepts(node: SeedNode) -> None:
     text = """mounts:
 - [tmpfs, /srv/scratch, tmpfs, "size=8m"]
 - [/var/tmp, /opt/tmp, none, bind]
@@ -389,7 +389,7 @@ def test_mounts_are_whatever_mount_takes(node: SeedNode) -> None:
     ]
 
 
-def test_a_seed_that_is_right_has_no_warning_and_one_that_lets_nobody_in_has_it(node: SeedNode) -> None:
+def test_a_correct_seed_has_no_warning_and_a_seed_without_any_login_has_one(node: SeedNode) -> None:
     correct = BASE + "groups: [team, {crew: [op]}]\noutput: {all: '| tee -a /var/log/cloud-init-output.log'}\n"
     report = node.boot(seed(correct))
     assert (report["errors"], report["warnings"]) == ([], [])
@@ -402,7 +402,7 @@ def test_a_seed_that_is_right_has_no_warning_and_one_that_lets_nobody_in_has_it(
     assert report["warnings"] == []
 
 
-def test_keys_without_effect_cost_nothing(node: SeedNode) -> None:
+def test_keys_without_effect_do_no_harm(node: SeedNode) -> None:
     text = f"""#cloud-config
 users:
 - {{name: one, selinux_user: staff_u, ssh_authorized_keys: ['{KEY}']}}
@@ -427,14 +427,14 @@ write_files: [{{content: a}}, {{path: /etc/number, content: 5}}]
                      "preserve_hostname"}  # fmt: skip
 
 
-def test_a_key_that_is_no_text_costs_no_user(node: SeedNode) -> None:
+def test_a_key_that_is_not_a_text_does_not_prevent_users(node: SeedNode) -> None:
     report = node.boot(seed(BASE + "  true: 2020-01-01\n  80: a\nwrite_files: [{on: 1, path: /etc/x, content: a}]\n"))
     assert (report["configured"], report["source"]) == (True, "EFI system partition"), report["output"]
     assert KEY in node.keys("op")
     assert node.text("etc/x") == "a"
 
 
-def test_characters_that_can_not_be_printed_do_not_end_the_agent(node: SeedNode) -> None:
+def test_unprintable_characters_do_not_end_the_agent(node: SeedNode) -> None:
     report = node.boot(seed('#cloud-config\nusers: [{name: "\\ud800\\e[2J"}, {name: op}]\nlocale: "\\ud800"\n'))
     assert (report["status"], report["configured"], report["source"]) == (0, True, "EFI system partition"), report[
         "output"
@@ -444,7 +444,7 @@ def test_characters_that_can_not_be_printed_do_not_end_the_agent(node: SeedNode)
     assert "Traceback" not in report["output"]
 
 
-def test_user_data_does_not_decide_which_steps_cloud_init_takes(node: SeedNode) -> None:
+def test_user_data_does_not_change_the_steps_of_cloud_init(node: SeedNode) -> None:
     text = BASE + "cloud_init_modules: []\nlogcfg: nonsense\ndef_log_file: /etc/log\n"
     report = node.boot(seed(text))
     assert report["errors"] == []
@@ -452,7 +452,7 @@ def test_user_data_does_not_decide_which_steps_cloud_init_takes(node: SeedNode) 
     assert {line.split("`")[1] for line in report["warnings"]} >= {"cloud_init_modules", "logcfg", "def_log_file"}
 
 
-def test_every_key_of_cloud_init_has_an_effect_or_a_warning_that_says_why_not(root: Path, node: SeedNode) -> None:
+def test_every_key_of_cloud_init_has_an_effect_or_a_warning_with_the_reason(root: Path, node: SeedNode) -> None:
     schema = root / "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
     parsed: dict[str, Any] = json.loads(schema.read_text())
     keys = set(parsed["properties"])
@@ -469,7 +469,7 @@ def test_every_key_of_cloud_init_has_an_effect_or_a_warning_that_says_why_not(ro
     assert not (node.folder / "var/swap").exists()
 
 
-def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_path: Path) -> None:
+def test_a_certificate_is_trusted_only_while_the_seed_has_it(node: SeedNode, tmp_path: Path) -> None:
     root = create_keys(tmp_path / "keys", "Example", PrivateKeyAccess()).certificate("root-1")
     text = to_pem(root).decode()
     report = node.boot(seed(BASE + f"ca_certs: {{trusted: [{json.dumps(text)}, MIIB]}}\n"))
@@ -484,7 +484,7 @@ def test_a_certificate_is_trusted_while_the_seed_says_so(node: SeedNode, tmp_pat
     assert not list(folder.glob("cloud-init-ca-cert-*.crt"))
 
 
-def test_our_own_seed_has_nothing_to_warn_of(node: SeedNode, tmp_path: Path) -> None:
+def test_our_own_seed_has_no_warnings(node: SeedNode, tmp_path: Path) -> None:
     rendered = render_seed(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path)
     report = node.boot(rendered.with_sums())
     assert (report["errors"], report["warnings"], report["configured"]) == ([], [], True)
@@ -557,12 +557,12 @@ def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tm
     assert "revoked" in verdict(node, files, revoked)
 
 
-def test_the_node_that_tests_configure_is_the_image(root: Path) -> None:
+def test_the_tested_node_has_the_steps_of_this_checkout(root: Path) -> None:
     steps = "usr/lib/edge-osbuild/cloud-init/steps.cfg"
     assert (root / steps).read_bytes() == (paths.PROJECT / "overlays/base" / steps).read_bytes()
 
 
-def test_a_user_s_own_cloud_config_is_applied_beside_the_profile_s(node: SeedNode, tmp_path: Path) -> None:
+def test_a_users_own_cloud_config_is_merged_with_the_profiles(node: SeedNode, tmp_path: Path) -> None:
     user_data = tmp_path / "own.yaml"
     user_data.write_text(
         f"#cloud-config\ntimezone: Europe/Berlin\nssh_authorized_keys: ['{KEY}']\nusers:\n- default\n"

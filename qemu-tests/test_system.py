@@ -342,7 +342,7 @@ def test_a_device_uses_only_the_disk_that_it_was_booted_from(board: Board, first
         assert first.later == first.used, "a disk that is plugged in later changes nothing"
 
 
-def test_the_data_partition_fills_the_disk_that_was_booted(first: NodeReport) -> None:
+def test_the_data_partition_fills_the_booted_disk(first: NodeReport) -> None:
     """The image has room for 1 GiB of data, and the disk for more."""
     assert all(size > 2 * 2**30 for size in first.space), first.space
 
@@ -440,7 +440,7 @@ def mistakes_cost_only_themselves(node: Node, second: NodeReport) -> None:
     assert node.run("edge-agent seed find --wait 0").strip().endswith("seed: stored")
 
 
-def test_a_flipped_byte_in_a_program_of_a_good_slot_is_found_by_verity_and_never_executed(
+def test_a_flipped_byte_in_a_program_of_a_good_slot_is_detected_by_verity_and_never_executed(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     disk = copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img")
@@ -472,7 +472,7 @@ def test_damage_restarts_a_slot_on_trial_and_uses_up_its_tries(
     assert tries(disk) == (1, 2), "two boots failed"
 
 
-def test_a_boot_that_is_not_healthy_falls_back_a_try(
+def test_an_unhealthy_boot_uses_one_try(
     machine: MachineFactory, board: Board, image: Callable[[str], Path], key: KeyPair, tmp_path: Path
 ) -> None:
     check = {

@@ -17,7 +17,7 @@ def parameters(cluster: bool) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", parameters(cluster=False))
-def test_after_a_fault_the_device_is_well(case: Case, light: Device, ledger: Ledger) -> None:
+def test_after_a_fault_the_device_is_healthy(case: Case, light: Device, ledger: Ledger) -> None:
     run_case(case, light, ledger)
 
 
@@ -39,7 +39,7 @@ def test_a_bad_bundle_is_refused(name: str, light: Device, tmp_path: Path, ledge
 
 
 @pytest.mark.slow
-def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, tmp_path: Path, ledger: Ledger) -> None:
+def test_an_older_version_is_installed_if_its_signer_permits_it(light: Device, tmp_path: Path, ledger: Ledger) -> None:
     """Only from the version that the signer names."""
     device, versions = light.restore(), light.versions
     old = versions.lookup("n")
@@ -64,13 +64,13 @@ def test_what_is_older_is_installed_where_its_signer_permits_it(light: Device, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", parameters(cluster=True))
-def test_after_a_fault_the_device_and_its_cluster_are_well(case: Case, server: Device, ledger: Ledger) -> None:
+def test_after_a_fault_the_device_and_its_cluster_are_healthy(case: Case, server: Device, ledger: Ledger) -> None:
     run_case(case, server, ledger)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", bad_bundles.CLUSTER)
-def test_a_bundle_that_is_bad_for_the_cluster_is_refused(
+def test_a_bundle_that_does_not_fit_the_cluster_is_refused(
     name: str, server: Device, tmp_path: Path, ledger: Ledger
 ) -> None:
     assert_refused(name, server, tmp_path, ledger)

@@ -90,7 +90,7 @@ def test_every_flush_of_an_update_leaves_a_device_that_can_boot(report: Survey, 
 
 
 @pytest.mark.slow
-def test_states_of_an_update_boot_to_the_end(report: Survey, lab: Lab, ledger: Ledger) -> None:
+def test_states_of_an_update_boot_completely(report: Survey, lab: Lab, ledger: Ledger) -> None:
     assert len(report.kept) == SAMPLE
     with ledger.entry("flush", "boots") as entry:
         entry.figures = {"states booted": len(report.kept)}
@@ -177,7 +177,7 @@ def test_a_torn_sector_of_the_boot_partition_does_not_keep_a_device_from_booting
 
 
 @pytest.mark.slow
-def test_a_power_cut_at_whatever_moment_leaves_the_old_or_the_new_version(
+def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new_version(
     light: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     """Each cut starts from the same good state, at a random moment of installation, switch, first boot or commit."""
@@ -206,7 +206,7 @@ FAILING_PARTS = {"slot": ("root-b", 8 * 2**20), "boot-partition": ("esp", 2**20)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAILING_PARTS)
-def test_a_disk_that_fails_where_an_update_writes_is_named_and_the_slot_that_runs_goes_on(
+def test_a_disk_that_fails_during_an_update_is_reported_and_the_running_slot_is_kept(
     name: str, lab: Lab, tmp_path: Path, ledger: Ledger
 ) -> None:
     version, (label, step) = lab.versions.get("n", bundle=False), FAILING_PARTS[name]

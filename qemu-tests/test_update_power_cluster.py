@@ -23,7 +23,7 @@ def cuts(request: pytest.FixtureRequest) -> int:
     return max(2, int(request.config.getoption("--cuts")) // 2)
 
 
-def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
+def test_a_power_cut_during_an_update_of_kubernetes_loses_nothing(
     server: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     def afterwards(slot: str) -> None:
@@ -39,7 +39,7 @@ def test_a_power_cut_on_the_way_to_the_next_kubernetes_loses_nothing(
         )  # fmt: skip
 
 
-def test_a_power_cut_on_the_way_back_loses_nothing(
+def test_a_power_cut_during_the_rollback_loses_nothing(
     server: Device, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     def afterwards(slot: str) -> None:
