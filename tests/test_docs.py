@@ -80,10 +80,10 @@ def test_documents_and_help_use_the_terms_of_the_glossary() -> None:
     assert "floor" in words and len(words) > 10
     texts = {path.name: prose(path) for path in DOCUMENTS} | dict(help_texts(cli, "edge-osbuild"))
     assert {"README.md", "edge-osbuild flash", "edge-osbuild keys rotate"} <= texts.keys()
-    found = [
+    match = [
         (name, word)
         for name, text in texts.items()
         for word in words
         if re.search(rf"\b{re.escape(word)}s?\b", " ".join(text.split()), re.IGNORECASE)
     ]
-    assert found == []
+    assert match == []

@@ -175,9 +175,9 @@ def test_tests_are_where_the_package_is_that_they_test() -> None:
     ],
 )
 def test_no_file_names_the_machine_that_it_was_written_on(pattern: bytes) -> None:
-    found = [
+    match = [
         str(path.relative_to(PROJECT))
         for path in list_files()
         if path != Path(__file__) and re.search(pattern, path.read_bytes())
     ]
-    assert found == []
+    assert match == []

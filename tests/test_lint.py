@@ -14,19 +14,19 @@ def tool(name: str) -> str:
 
 
 def check(*command: str) -> None:
-    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def shell_scripts() -> list[Path]:
     """Files that begin as a script for a POSIX shell or bash."""
-    found = []
+    results = []
     for path in list_files():
         with path.open("rb") as file:
             first = file.readline(100)
         if first.startswith(b"#!") and first.split()[-1].rpartition(b"/")[2] in (b"sh", b"bash"):
-            found.append(path)
-    return found
+            results.append(path)
+    return results
 
 
 @pytest.mark.parametrize(

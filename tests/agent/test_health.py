@@ -358,10 +358,10 @@ def run_guard(folder: Path, verdict: health.Verdict | None, systemctl: str = "")
 def test_a_trial_without_a_verdict_is_rebooted_and_one_with_a_verdict_is_not(tmp_path: Path) -> None:
     early = health.Verdict(False, False, 20.0, ())
     for verdict, reboots in ((None, True), (early, True), (replace(early, final=True), False)):
-        done = run_guard(tmp_path, verdict)
-        assert ("systemctl --no-block reboot" in done.stdout) is reboots, done
-        assert ("no verdict after 360 s" in done.stdout) is reboots, done
-    done = run_guard(tmp_path, early, 'test "$*" = "reboot --force --force"')
-    assert [line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("systemctl")] == [
+        result = run_guard(tmp_path, verdict)
+        assert ("systemctl --no-block reboot" in result.stdout) is reboots, result
+        assert ("no verdict after 360 s" in result.stdout) is reboots, result
+    result = run_guard(tmp_path, early, 'test "$*" = "reboot --force --force"')
+    assert [line.partition(" ")[2] for line in result.stdout.splitlines() if line.startswith("systemctl")] == [
         "--no-block reboot", "reboot --force", "reboot --force --force",
     ], "the same calls as in `force_reboot`"  # fmt: skip

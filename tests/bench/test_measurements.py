@@ -175,10 +175,10 @@ def test_the_cold_profile_is_not_locked_and_asks_for_no_k3s(site: BenchSite) -> 
 
 
 def test_a_wrong_name_is_wrong_usage() -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "osbuild.bench", "--only", "tea"], cwd=PROJECT, capture_output=True, text=True
     )
-    assert done.returncode == 2 and "tea" in done.stderr and "Traceback" not in done.stderr
+    assert result.returncode == 2 and "tea" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_what_is_measured_can_be_written_as_json() -> None:

@@ -115,9 +115,9 @@ class Machine:
         write(self.root / "cmdline", " ".join(["edge.slot=a", *self.words]) + "\n")
         words = {"PATH": str(self.shell)}
         text = f"sys={self.root}/sys dev={self.root}/dev cmdline={self.root}/cmdline; . {DISK}; {command}"
-        done = subprocess.run([self.shell / "sh", "-c", text], env=words, capture_output=True, text=True)
-        assert done.stderr == "", done.stderr
-        return done
+        result = subprocess.run([self.shell / "sh", "-c", text], env=words, capture_output=True, text=True)
+        assert result.stderr == "", result.stderr
+        return result
 
     def chosen(self, slot: str = "a", *, refused: str = "", elsewhere: str = "") -> str:
         """The disk that the initrd tries next."""

@@ -29,10 +29,10 @@ def parsed(text: str) -> configparser.ConfigParser:
 
 def test_the_manifest_names_board_and_version_and_the_boot_file_comes_before_the_root(tmp_path: Path) -> None:
     cluster = {"name": "kubernetes", "version": "v1.36.3", "distribution": "upstream"}
-    made = source.read_build(
+    build = source.read_build(
         make_build(tmp_path / "b", version="1.2.3", metadata={"board": "rpi4", "components": [cluster]})
     )
-    found = parsed(content.render_manifest(made))
+    found = parsed(content.render_manifest(build))
     assert found["update"]["compatible"] == "edge-osbuild-tiny-rpi4"
     assert found["update"]["version"] == "1.2.3"
     assert found["bundle"]["format"] == "verity"
@@ -45,11 +45,11 @@ def test_the_manifest_names_board_and_version_and_the_boot_file_comes_before_the
 
 
 def test_only_a_bundle_that_is_told_to_permits_a_downgrade_and_from_one_version(tmp_path: Path) -> None:
-    made = source.read_build(make_build(tmp_path / "b"))
-    assert "downgrade" not in parsed(content.render_manifest(with_permissions(made, None)))["meta.edge"]
-    assert parsed(content.render_manifest(with_permissions(made, "1.2.3")))["meta.edge"]["downgrade"] == "1.2.3"
+    build = source.read_build(make_build(tmp_path / "b"))
+    assert "downgrade" not in parsed(content.render_manifest(with_permissions(build, None)))["meta.edge"]
+    assert parsed(content.render_manifest(with_permissions(build, "1.2.3")))["meta.edge"]["downgrade"] == "1.2.3"
     with pytest.raises(UsageError, match="`yesterday` is not a version"):
-        with_permissions(made, "yesterday")
+        with_permissions(build, "yesterday")
 
 
 def test_a_build_without_a_board_is_for_its_architecture(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_a_build_without_a_board_is_for_its_architecture(tmp_path: Path) -> None
 def test_the_same_build_gives_the_same_content_wherever_it_is_and_whenever_it_was_made(tmp_path: Path) -> None:
     trees = []
     for number in (1, 2):
-        made = make_build(tmp_path / f"b{number}", metadata={"timings": [{"seconds": number}]})
+        build = make_build(tmp_path / f"b{number}", metadata={"timings": [{"seconds": number}]})
         (tmp_path / f"c{number}").mkdir()
-        content.write_content(source.read_build(made), tmp_path / f"c{number}")
+        content.write_content(source.read_build(build), tmp_path / f"c{number}")
         trees.append({path.name: path.read_bytes() for path in (tmp_path / f"c{number}").iterdir()})
     assert trees[0] == trees[1]
     assert {"hook", "manifest.raucm", "root.img", "verity.img", "boot.blocks"} < trees[0].keys()

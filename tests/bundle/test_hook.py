@@ -21,9 +21,9 @@ def partition(tmp_path: Path) -> Path:
 
 def bundle(path: Path, kernel: bytes | None = None, kind: str = "efi") -> Path:
     """A bundle's content, as it is mounted on a device, and beside it the build."""
-    made = make_build(path / "build", kernel=kernel, kind=kind)
+    build = make_build(path / "build", kernel=kernel, kind=kind)
     (path / "content").mkdir()
-    content.write_content(source.read_build(made), path / "content")
+    content.write_content(source.read_build(build), path / "content")
     return path
 
 
@@ -50,26 +50,26 @@ def names(partition: Path) -> list[str]:
 def test_one_bundle_makes_the_boot_file_of_either_slot_and_boots_none(
     tmp_path: Path, partition: Path, slot: str
 ) -> None:
-    made = bundle(tmp_path / "n")
-    done = run(made, partition, slot)
-    assert (done.returncode, done.stderr) == (0, "")
+    build = bundle(tmp_path / "n")
+    result = run(build, partition, slot)
+    assert (result.returncode, result.stderr) == (0, "")
     assert names(partition) == [f"edge-{slot}.efi.staged"]
     staged = partition / f"EFI/Linux/edge-{slot}.efi.staged"
-    assert staged.read_bytes() == (made / f"build/edge-{slot}.efi").read_bytes()
+    assert staged.read_bytes() == (build / f"build/edge-{slot}.efi").read_bytes()
 
 
 def test_u_boot_files_are_at_the_top_of_the_partition(tmp_path: Path, partition: Path) -> None:
-    made = bundle(tmp_path / "n", kind="img")
-    assert run(made, partition, "b").returncode == 0
-    assert (partition / "edge-b.img.staged").read_bytes() == (made / "build/edge-b.img").read_bytes()
+    build = bundle(tmp_path / "n", kind="img")
+    assert run(build, partition, "b").returncode == 0
+    assert (partition / "edge-b.img.staged").read_bytes() == (build / "build/edge-b.img").read_bytes()
 
 
 def test_only_blocks_that_are_not_there_are_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
     kernel = random_blocks("kernel", 20)
     old, new = bundle(tmp_path / "n", kernel), bundle(tmp_path / "m", kernel[: 19 * 4096] + random_blocks("new", 1))
     (partition / "EFI/Linux/edge-1-a+2-1.efi").write_bytes((old / "build/edge-a.efi").read_bytes())
-    done = run(new, partition, "b")
-    assert done.stdout == "boot image edge-b.efi: 21 blocks, 2 of them from the bundle\n"
+    result = run(new, partition, "b")
+    assert result.stdout == "boot image edge-b.efi: 21 blocks, 2 of them from the bundle\n"
     assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (new / "build/edge-b.efi").read_bytes()
     for name in ("staged", "spare"):  # the boot loader's backend makes one of the other, as RAUC begins
         (partition / "EFI/Linux/edge-b.efi.staged").rename(partition / f"EFI/Linux/edge-b.efi.{name}")
@@ -90,8 +90,8 @@ def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_
     )  # fmt: skip
     for name in (*kept, *lost):
         (folder / name).write_bytes(kept.get(name, b"old"))
-    made = bundle(tmp_path / "n")
-    assert run(made, partition, "b").returncode == 0
+    build = bundle(tmp_path / "n")
+    assert run(build, partition, "b").returncode == 0
     assert names(partition) == sorted([*kept, "edge-b.efi.staged"])
     assert {name: (folder / name).read_bytes() for name in kept} == kept
 
@@ -99,60 +99,62 @@ def test_what_booted_the_slot_is_gone_and_what_boots_the_other_is_untouched(tmp_
 @pytest.mark.parametrize("second", ["edge-2-b+3.efi", "edge-2-b.efi", "edge-b.efi.partial", "edge-b.efi.spare"])
 def test_names_that_a_power_cut_left_for_one_file_go_together(tmp_path: Path, partition: Path, second: str) -> None:
     """Freeing its blocks while it is read, or replacing it later, would destroy what has them by then."""
-    made, folder = bundle(tmp_path / "n"), partition / "EFI/Linux"
+    build, folder = bundle(tmp_path / "n"), partition / "EFI/Linux"
     staged = folder / "edge-b.efi.staged"
-    staged.write_bytes((made / "build/edge-b.efi").read_bytes())
+    staged.write_bytes((build / "build/edge-b.efi").read_bytes())
     os.link(staged, folder / second)
-    done = run(made, partition, "b")
-    assert done.stdout == "boot image edge-b.efi: 22 blocks, 22 of them from the bundle\n", "what is freed is not read"
+    result = run(build, partition, "b")
+    assert result.stdout == "boot image edge-b.efi: 22 blocks, 22 of them from the bundle\n", (
+        "what is freed is not read"
+    )
     assert names(partition) == ["edge-b.efi.staged"]
     assert staged.stat().st_nlink == 1
 
 
 def test_a_block_that_is_damaged_on_the_partition_is_read_from_the_bundle(tmp_path: Path, partition: Path) -> None:
-    made = bundle(tmp_path / "n")
-    data = bytearray((made / "build/edge-a.efi").read_bytes())
+    build = bundle(tmp_path / "n")
+    data = bytearray((build / "build/edge-a.efi").read_bytes())
     data[3 * 4096 + 17] ^= 1
     (partition / "EFI/Linux/edge-7-a.efi").write_bytes(data)
-    done = run(made, partition, "b")
-    assert "2 of them from the bundle" in done.stdout
-    assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (made / "build/edge-b.efi").read_bytes()
+    result = run(build, partition, "b")
+    assert "2 of them from the bundle" in result.stdout
+    assert (partition / "EFI/Linux/edge-b.efi.staged").read_bytes() == (build / "build/edge-b.efi").read_bytes()
 
 
 def test_a_bundle_whose_blocks_are_not_those_it_says_leaves_nothing(tmp_path: Path, partition: Path) -> None:
-    made = bundle(tmp_path / "n")
-    with (made / "content/boot.blocks").open("r+b") as file:
+    build = bundle(tmp_path / "n")
+    with (build / "content/boot.blocks").open("r+b") as file:
         file.seek(5 * 4096)
         file.write(b"x")
-    done = run(made, partition, "b")
-    assert done.returncode == 1
-    assert "does not have the sha256" in done.stderr
+    result = run(build, partition, "b")
+    assert result.returncode == 1
+    assert "does not have the sha256" in result.stderr
     assert names(partition) == []
 
 
 def test_a_full_partition_is_said_with_what_is_needed_and_leaves_the_other_slot(
     tmp_path: Path, partition: Path
 ) -> None:
-    made = bundle(tmp_path / "n")
+    build = bundle(tmp_path / "n")
     (partition / "EFI/Linux/edge-a.efi").write_bytes(b"running")
-    done = run(made, partition, "b", largest=30000)
-    size = (made / "build/edge-b.efi").stat().st_size
-    assert done.returncode == 1
-    assert f"({size} bytes are needed," in done.stderr
+    result = run(build, partition, "b", largest=30000)
+    size = (build / "build/edge-b.efi").stat().st_size
+    assert result.returncode == 1
+    assert f"({size} bytes are needed," in result.stderr
     assert names(partition) == ["edge-a.efi"]
 
 
 def test_a_slot_that_is_not_in_the_bundle_and_a_partition_that_is_not_mounted_are_refused(
     tmp_path: Path, partition: Path
 ) -> None:
-    made = bundle(tmp_path / "n")
+    build = bundle(tmp_path / "n")
     for slot, place, message in (
         ("c", partition, "no boot image for slot `c`, only for a, b"),
         ("b", tmp_path / "empty", "check that the ESP is mounted"),
     ):
-        done = run(made, place, slot)
-        assert done.returncode == 1
-        assert message in done.stderr
+        result = run(build, place, slot)
+        assert result.returncode == 1
+        assert message in result.stderr
 
 
 ROOT = random_blocks("root", 1000)
@@ -169,11 +171,11 @@ def trees(path: Path, **found: bytes) -> Path:
 
 def index(made: Path, device: Path) -> tuple[str, bytes]:
     """What the hook says, and the index that it has made."""
-    done = run(made, device, "b", kind="slot-pre-install")
-    assert (done.returncode, done.stderr) == (0, "")
-    said, other = done.stdout.splitlines()
+    result = run(made, device, "b", kind="slot-pre-install")
+    assert (result.returncode, result.stderr) == (0, "")
+    output, other = result.stdout.splitlines()
     assert other.startswith("no index of a slot's root"), "there is no such slot here"
-    return said + "\n", (made / hook.INDEX).read_bytes()
+    return output + "\n", (made / hook.INDEX).read_bytes()
 
 
 def plain(data: bytes) -> bytes:
@@ -184,34 +186,34 @@ def plain(data: bytes) -> bytes:
 def rooted(path: Path, root: bytes) -> Path:
     """A bundle's content with a root and its real hash tree."""
     tree, roothash = hash_tree(root)
-    made = make_build(path / "build", root=root, metadata={"roothash": roothash}, tree=tree)
+    build = make_build(path / "build", root=root, metadata={"roothash": roothash}, tree=tree)
     (path / "content").mkdir()
-    content.write_content(source.read_build(made), path / "content")
+    content.write_content(source.read_build(build), path / "content")
     return path
 
 
 def test_the_index_of_a_root_comes_out_of_its_tree_and_what_the_slots_have_of_that(tmp_path: Path) -> None:
-    made, (old, _) = (
+    build, (old, _) = (
         rooted(tmp_path / "m", NEW[4096:] + random_blocks("last", 1)),
         hash_tree(NEW[4096:] + random_blocks("old", 1)),
     )
-    assert "hooks=pre-install" in (made / "content/manifest.raucm").read_text()
-    said, found = index(made, trees(tmp_path / "none"))
+    assert "hooks=pre-install" in (build / "content/manifest.raucm").read_text()
+    said, found = index(build, trees(tmp_path / "none"))
     assert found == plain(NEW[4096:] + random_blocks("last", 1))
     assert said == "index of the root: 10 blocks of its hash tree, 10 of them from the bundle\n"
     # One block of the root is another one: the tree's superblock, its top, and the block above that one.
-    assert index(made, trees(tmp_path / "a", a=old)) == (said.replace("10 of", "3 of"), found)
+    assert index(build, trees(tmp_path / "a", a=old)) == (said.replace("10 of", "3 of"), found)
     # Any slot will do, and none that is damaged.
     damaged = bytearray(old)
     damaged[3 * 4096] ^= 1
-    assert index(made, trees(tmp_path / "b", a=bytes(damaged), b=b"")) == (said.replace("10 of", "4 of"), found)
-    assert index(made, trees(tmp_path / "ab", a=bytes(damaged), b=old)) == (said.replace("10 of", "3 of"), found)
+    assert index(build, trees(tmp_path / "b", a=bytes(damaged), b=b"")) == (said.replace("10 of", "4 of"), found)
+    assert index(build, trees(tmp_path / "ab", a=bytes(damaged), b=old)) == (said.replace("10 of", "3 of"), found)
 
 
 def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path: Path) -> None:
-    made = rooted(tmp_path / "m", ROOT)
-    good = (made / "content/verity.img").read_bytes()
-    (made / hook.INDEX).write_bytes(b"of before")
+    build = rooted(tmp_path / "m", ROOT)
+    good = (build / "content/verity.img").read_bytes()
+    (build / hook.INDEX).write_bytes(b"of before")
     salted, _ = hash_tree(ROOT, b"salt")
     for tree, message in (
         (good[: 4 * 4096] + b"x" + good[4 * 4096 + 1 :], "damaged"),
@@ -220,11 +222,11 @@ def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path:
         (bytes(4096), "an unsupported format"),
         (b"", "no hash tree"),
     ):
-        (made / "content/verity.img").unlink()
-        (made / "content/verity.img").write_bytes(tree)
-        done = run(made, trees(tmp_path / f"slots-{len(list(tmp_path.iterdir()))}"), "b", kind="slot-pre-install")
-        assert done.returncode == 1 and message in done.stderr, message
-        assert not (made / hook.INDEX).exists(), "no older one is taken for it"
+        (build / "content/verity.img").unlink()
+        (build / "content/verity.img").write_bytes(tree)
+        result = run(build, trees(tmp_path / f"slots-{len(list(tmp_path.iterdir()))}"), "b", kind="slot-pre-install")
+        assert result.returncode == 1 and message in result.stderr, message
+        assert not (build / hook.INDEX).exists(), "no older one is taken for it"
 
 
 def test_rauc_gets_the_index_of_the_other_root_where_it_has_none(tmp_path: Path) -> None:
@@ -281,15 +283,15 @@ def test_a_tree_with_a_salt_has_no_index_in_it_and_is_not_asked_for_one(tmp_path
     ):  # fmt: skip
         tree, roothash = hash_tree(ROOT, salt)
         facts = {"roothash": roothash if right else "0" * 64}
-        made = source.read_build(make_build(tmp_path / name, root=ROOT, metadata=facts, tree=tree))
-        assert made.indexed is wanted, name
-        assert ("pre-install" in content.render_manifest(made)) is wanted, name
+        build = source.read_build(make_build(tmp_path / name, root=ROOT, metadata=facts, tree=tree))
+        assert build.indexed is wanted, name
+        assert ("pre-install" in content.render_manifest(build)) is wanted, name
 
 
 def test_the_hook_needs_nothing_but_the_standard_library() -> None:
     command = [sys.executable, "-I", "-S", hook.__file__, "what"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "unknown hook: what\n")
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, "unknown hook: what\n")
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,10 @@ def test_what_the_image_itself_trusts_counts_and_not_what_its_manifest_says(
     ]  # fmt: skip
     for number, (image, manifest, message) in enumerate(cases):
         build = real(tmp_path / f"b{number}", image, manifest)
-        for words in ([], ["--change-owner"]):
-            if words or manifest is mine:
+        for arguments in ([], ["--change-owner"]):
+            if arguments or manifest is mine:
                 with pytest.raises(SystemExit, match="1"):
-                    cli.main(["bundle", str(build), "--keys", str(owner.folder), *words])
+                    cli.main(["bundle", str(build), "--keys", str(owner.folder), *arguments])
                 assert message in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
         cli.main(["bundle", str(make_build(tmp_path / "noise", metadata=mine)), "--keys", str(owner.folder)])

@@ -38,8 +38,8 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_help_lists_every_command_and_is_quick_to_load(capsys: pytest.CaptureFixture[str]) -> None:
     assert status("--help") == 0
-    shown = capsys.readouterr().out
-    assert all(help in shown for help in cli.COMMANDS.values())
+    output = capsys.readouterr().out
+    assert all(help in output for help in cli.COMMANDS.values())
     program = (
         "import sys, osbuild.cli; print([m for m in ('jinja2', 'yaml', 'jsonschema', 'qemu.qmp') if m in sys.modules])"
     )
@@ -59,18 +59,18 @@ def test_a_wrong_command_line_ends_with_2(words: tuple[str, ...], capsys: pytest
 
 def test_a_failure_ends_with_1_and_has_message_and_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("inspect", str(tmp_path)) == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.splitlines() == [
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
         f"error: {tmp_path}: this folder contains no disk.img",
         "  hint: run `edge-osbuild build` first",
     ]
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = edge("--debug", "inspect", str(tmp_path))
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+    result = edge("--debug", "inspect", str(tmp_path))
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
     assert "Traceback" not in edge("inspect", str(tmp_path)).stderr
 
 
@@ -96,22 +96,22 @@ def test_each_kind_of_problem_has_its_status(
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(shell: str) -> None:
-    done = edge("completion", shell)
-    assert done.returncode == 0
-    assert "_EDGE_OSBUILD_COMPLETE" in done.stdout
+    result = edge("completion", shell)
+    assert result.returncode == 0
+    assert "_EDGE_OSBUILD_COMPLETE" in result.stdout
 
 
 def test_bash_accepts_its_script_and_completes_commands() -> None:
     script = edge("completion", "bash").stdout
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    done = edge(_EDGE_OSBUILD_COMPLETE="bash_complete", COMP_WORDS="edge-osbuild do", COMP_CWORD="1")
-    assert done.stdout.split() == ["plain,doctor"]
+    result = edge(_EDGE_OSBUILD_COMPLETE="bash_complete", COMP_WORDS="edge-osbuild do", COMP_CWORD="1")
+    assert result.stdout.split() == ["plain,doctor"]
 
 
 def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     command = f"{sys.executable} -m osbuild completion bash | true"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "Traceback" not in done.stderr
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -119,8 +119,8 @@ def test_a_closed_stream_is_no_defect_and_no_file_takes_its_number(closed: str, 
     (tmp_path / "tiny.yaml").write_text("name: tiny\nversion: 1.0.0\n")
     script = f'exec "$0" -m osbuild -v seed {tmp_path}/tiny.yaml --node n -o {tmp_path}/seed.iso {closed}'
     command = ["bash", "-c", script, sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "seed.iso").read_bytes()[32769:32774] == b"CD001"
     program = (
         "from osbuild import cli; cli.open_standard_streams(); "
@@ -136,6 +136,6 @@ def test_a_current_folder_that_was_removed_is_named(words: str, tmp_path: Path) 
     (tmp_path / "gone").mkdir()
     script = f'cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec "$0" -m osbuild {words}'
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, env=env)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path}/gone: the current folder was removed\n  hint: ")
+    result = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, env=env)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {tmp_path}/gone: the current folder was removed\n  hint: ")

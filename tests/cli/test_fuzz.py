@@ -45,8 +45,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         disk = unpack_disk("disk.img", folder)
         esp = gpt.read_table(disk).partitions[0]
         # mtools reads no FAT with sectors of 4096 bytes, which that one has; real images have 512.
-        words = ["mformat", "-i", f"{disk}@@{esp.offset}", "-T", "69632", "-h", "64", "-s", "32", "::"]
-        run_command(find_mtools(Cache())(words, [disk]))
+        arguments = ["mformat", "-i", f"{disk}@@{esp.offset}", "-T", "69632", "-h", "64", "-s", "32", "::"]
+        run_command(find_mtools(Cache())(arguments, [disk]))
         (folder / "loader").write_bytes(b"x" * 9000)
         where = f"{disk}@@{esp.offset}"
         run_command(find_mtools(Cache())(["mmd", "-i", where, "::EFI", "::EFI/Linux"], [disk]))
@@ -188,11 +188,11 @@ def clear_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    said = capsys.readouterr().err
+    messages = capsys.readouterr().err
     assert code in (0, 1, 2), words
     for word in ("should not happen", "Traceback", "report this"):
-        assert word not in said, f"{words}: {said}"
-    assert code == 0 or "error: " in said.lower() or "UNFINISHED" in said, words
+        assert word not in messages, f"{words}: {messages}"
+    assert code == 0 or "error: " in messages.lower() or "UNFINISHED" in messages, words
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -209,8 +209,8 @@ def test_a_damaged_file_is_a_clear_error(name: str, lab: Path, capsys: pytest.Ca
         damage = DAMAGES[number % len(DAMAGES)] if number < len(DAMAGES) else chance.choice(DAMAGES)
         path.write_bytes(damage(whole, chance))
         folder = path.parent
-        for words in commands(name):
-            clear_error([word.format(path, out=work / "out", lab=lab, dir=folder) for word in words], capsys)
+        for arguments in commands(name):
+            clear_error([word.format(path, out=work / "out", lab=lab, dir=folder) for word in arguments], capsys)
             (work / "out").unlink(missing_ok=True)
 
 
@@ -247,9 +247,9 @@ def test_a_file_that_is_not_an_image_is_named(kind: str, tmp_path: Path, capsys:
     usages += [["run", path]] if kind != "qcow2" else []
     for command in usages:
         assert status(*command) == 1
-        shown = capsys.readouterr().err
-        assert words in shown
-        assert "hint:" in shown
+        output = capsys.readouterr().err
+        assert words in output
+        assert "hint:" in output
     assert not (tmp_path / "out").exists()
 
 
@@ -279,9 +279,12 @@ def test_things_in_the_place_of_files_are_clear_errors(lab: Path, capsys: pytest
             elif name == "key.pub":
                 shutil.copy(lab / "tiny.yaml", work)
             make(work / name)
-            for words in commands(name):
+            for arguments in commands(name):
                 clear_error(
-                    [word.format(work / name, out=work / "out", lab=lab, dir=(work / name).parent) for word in words],
+                    [
+                        word.format(work / name, out=work / "out", lab=lab, dir=(work / name).parent)
+                        for word in arguments
+                    ],
                     capsys,
                 )
 
@@ -325,8 +328,8 @@ def test_a_manifest_beside_an_image_may_be_anything(lab: Path, capsys: pytest.Ca
     texts += [json.dumps({name: value}) for name, value in wrong.items()]
     for text in texts:
         (work / "manifest.json").write_text(text)
-        for words in (["inspect", work], ["inspect", work, "--json"],
+        for arguments in (["inspect", work], ["inspect", work, "--json"],
                       ["flash", work, work / "out", "--yes", "--node", "n"],
                       ["bundle", work], ["inspect", work, "--against", work]):  # fmt: skip
-            clear_error([str(word) for word in words], capsys)
+            clear_error([str(word) for word in arguments], capsys)
         (work / "out").unlink(missing_ok=True)

@@ -61,8 +61,8 @@ def test_a_path_that_is_not_a_file_is_wrong_usage_and_never_opened(
             ["seed", "minimal", "--node", "n", "-o", place], ["run", "x", "--seed", place], ["keys", "show", place],
             ["inspect", "x", "--against", place], ["build", "minimal", "-o", place],
         ]  # fmt: skip
-        for words in usages:
-            assert status(*words) == 2
+        for arguments in usages:
+            assert status(*arguments) == 2
             assert kind in capsys.readouterr().err
     for empty in (["inspect", ""], ["flash", "x", ""], ["build", "minimal", "-o", ""]):
         assert status(*empty) == 2
@@ -80,8 +80,8 @@ def test_files_of_the_kernel_are_wrong_usage_and_are_never_opened(
             ["keys", "init", path, "--owner", "x"], ["seed", "minimal", "--node", "n", "--user-data", path],
             ["inspect", "x", "--against", path],
         ]  # fmt: skip
-        for words in usages:
-            assert status(*words) == 2
+        for arguments in usages:
+            assert status(*arguments) == 2
             assert "made by the kernel" in capsys.readouterr().err
 
 
@@ -93,8 +93,8 @@ def test_a_profile_that_a_reader_would_wait_for_is_a_clear_error(
     for name in ("/proc/kmsg", str(tmp_path / "fifo.yaml")):
         profile.write_text(f"name: shop\nversion: 1.0.0\nextends: {name}\n")
         board = ["profile", "check", profile] if name.startswith("/proc") else ["build", "minimal", "--board", name]
-        for words in (["profile", "show", name], ["profile", "show", profile], board):
-            assert status(*words) in (1, 2)
+        for arguments in (["profile", "show", name], ["profile", "show", profile], board):
+            assert status(*arguments) in (1, 2)
             assert "hint:" in capsys.readouterr().err
     for key in ("images", "manifests"):
         profile.write_text(
@@ -132,7 +132,7 @@ def test_names_may_be_anything_and_relative(
     run_command(["cp", "--sparse=always", image, disk.absolute()])
     (tmp_path / "link").symlink_to(folder)
     here = f"./{name}"
-    for words in (
+    for arguments in (
         ["seed", f"{here}/tiny.yaml", "--node", "n", "-o", f"{here}/{name}.iso"],
         ["seed", f"{here}/tiny.yaml", "--node", "n", "-o", "link/seed"],
         ["keys", "init", f"{here}/keys", "--owner", "me"],
@@ -143,20 +143,20 @@ def test_names_may_be_anything_and_relative(
         ["flash", f"{here}/disk.img", f"{here}/copy", "--yes"],
         ["flash", "link/disk.img", "link/copy", "--yes", "--json"],
     ):
-        assert status(*words) == 0, words
+        assert status(*arguments) == 0, arguments
     assert (folder / f"{name}.iso").is_file()
     assert (folder / "copy").stat().st_size == disk.stat().st_size
-    shown = capsys.readouterr()
-    assert "should not happen" not in shown.err
+    output = capsys.readouterr()
+    assert "should not happen" not in output.err
 
 
 def test_a_name_that_is_not_utf8_can_be_shown(image: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.img")
     (tmp_path / name).symlink_to(image)
     command: list[str | Path] = [sys.executable, "-m", "osbuild", "inspect", tmp_path / name]
-    done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2])
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"\\udcff.img" in done.stdout
+    result = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[2])
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"\\udcff.img" in result.stdout
 
 
 def test_no_password_of_a_proxy_is_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def write(path: Path, values: dict[str, Any]) -> Path:
 
 
 def check(path: Path) -> None:
-    done = CliRunner().invoke(cli, ["profile", "check", str(path)])
-    assert done.exit_code == 0, path.read_text()
+    result = CliRunner().invoke(cli, ["profile", "check", str(path)])
+    assert result.exit_code == 0, path.read_text()
 
 
 @pytest.fixture(autouse=True)

@@ -308,8 +308,8 @@ def test_profile_check_looks_into_what_a_build_reads_later(
     with pytest.raises(SystemExit) as stopped:
         main(["profile", "check", str(path)])
     assert stopped.value.code == 1
-    shown = capsys.readouterr().err
-    assert message in shown and f"{path}:{3 + text.count(chr(10))}" in shown and "hint:" in shown
+    output = capsys.readouterr().err
+    assert message in output and f"{path}:{3 + text.count(chr(10))}" in output and "hint:" in output
 
 
 @pytest.mark.parametrize(

@@ -390,9 +390,9 @@ def test_check_reports_every_wrong_profile_and_goes_on(tmp_path: Path, capfd: py
 
 def documented(dotted: str) -> str:
     """Keys that all kinds of interfaces have are in the reference once, for `network.interfaces`."""
-    found = re.fullmatch(r"network\.(?:bonds|vlans|bridges|wifis)\[\]\.((\w+).*)", dotted)
-    shared = found and found[2] in {field.name for field in dataclasses.fields(Link)} - {"name"}
-    return f"network.interfaces[].{found[1]}" if found and shared else dotted
+    match = re.fullmatch(r"network\.(?:bonds|vlans|bridges|wifis)\[\]\.((\w+).*)", dotted)
+    shared = match and match[2] in {field.name for field in dataclasses.fields(Link)} - {"name"}
+    return f"network.interfaces[].{match[1]}" if match and shared else dotted
 
 
 def test_the_reference_names_every_key_and_what_it_changes() -> None:

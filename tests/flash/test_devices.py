@@ -193,9 +193,9 @@ def test_a_target_that_is_neither_a_device_nor_a_file_is_refused(
 
 
 def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["devices"], ["devices", "--all"]):
+    for arguments in (["devices"], ["devices", "--all"]):
         with pytest.raises(SystemExit) as stopped:
-            cli.main(words)
+            cli.main(arguments)
         assert stopped.value.code == 0
     capsys.readouterr()
     with pytest.raises(SystemExit):

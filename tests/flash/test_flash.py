@@ -171,12 +171,12 @@ def test_a_target_that_fails_does_not_hold_up_the_others(image: Path, tmp_path: 
         "from osbuild.cli import main; main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "flash", str(image), "bad", "good", "--yes", "--json"]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode == 1, found.stderr
-    bad, good = json.loads(found.stdout)["targets"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    bad, good = json.loads(result.stdout)["targets"]
     assert good["state"] == "done" and good["error"] is None
     assert bad["state"] in ("unclear", "unfinished") and "no space is left" in bad["error"]["message"]
-    assert "bad: UNFINISHED" in found.stderr and "good: done" in found.stderr
+    assert "bad: UNFINISHED" in result.stderr and "good: done" in result.stderr
     assert gpt.read_table(tmp_path / "good") == gpt.read_table(image)
     with pytest.raises(Error):
         gpt.read_table(tmp_path / "bad")
@@ -200,9 +200,9 @@ def test_an_interrupted_flash_says_what_it_leaves(image: Path, tmp_path: Path) -
     assert process.returncode == 130, said
     assert f"{card}: UNFINISHED, it does not boot" in said and "run the same command again" in said
     assert card.read_bytes()[: len(MAGIC)] == MAGIC
-    found = subprocess.run(command, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["targets"][0]["resumed"] is True
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["targets"][0]["resumed"] is True
     assert gpt.read_table(card).size == 140 * MIB
 
 
@@ -218,8 +218,8 @@ def test_one_image_makes_many_nodes(image: Path, tmp_path: Path, monkeypatch: py
     Path("tiny.yaml").write_text("name: tiny\nversion: 1.0.0\n")
     for name in ("one", "two"):
         full_of_junk(tmp_path / name, image.stat().st_size + 2 * MIB)
-    words = ["--profile", "tiny.yaml", "--set", "time.servers=[192.0.2.1]", "--yes"]
-    assert edge("flash", image.parent, "one", "two", "--node", "edge-1", "--node", "edge-2", *words) == 0
+    arguments = ["--profile", "tiny.yaml", "--set", "time.servers=[192.0.2.1]", "--yes"]
+    assert edge("flash", image.parent, "one", "two", "--node", "edge-1", "--node", "edge-2", *arguments) == 0
     seeds = [seed_on(tmp_path / name) for name in ("one", "two")]
     for node, seed in zip(("edge-1", "edge-2"), seeds, strict=True):
         assert set(seed) == {"user-data", "meta-data", "network-config", "SHA256SUMS"}
@@ -259,8 +259,8 @@ def test_wrong_command_lines_end_with_2_and_touch_nothing(
     before = card.read_bytes()
     expected = 1 if words[1:] == ["--size", "1"] else 2
     assert edge("flash", image, *words) == expected
-    shown = capsys.readouterr().err
-    assert said in re.sub(r"\s+", " ", shown) and "Traceback" not in shown
+    output = capsys.readouterr().err
+    assert said in re.sub(r"\s+", " ", output) and "Traceback" not in output
     assert card.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["card"]
 
 
@@ -279,8 +279,8 @@ def test_images_that_are_none_and_targets_too_small_are_refused(
                        (odd, "truncated"), (tmp_path / "none", "does not exist"),
                        (Path("/dev"), "contains no disk.img")):  # fmt: skip
         assert edge("flash", path, small, "--yes") == 1
-        shown = re.sub(r"\s+", " ", capsys.readouterr().err)
-        assert said in shown and "hint:" in shown
+        output = re.sub(r"\s+", " ", capsys.readouterr().err)
+        assert said in output and "hint:" in output
     assert edge("flash", "/dev/zero", small, "--yes") == 2
     assert "name a file or a folder" in re.sub(r"\s+", " ", capsys.readouterr().err)
     assert small.read_bytes() == before

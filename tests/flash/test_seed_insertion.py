@@ -33,8 +33,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = unpack_disk("disk.img", tmp_path_factory.mktemp("empty"))
     esp = gpt.read_table(path).partitions[0]
     # mtools reads no FAT with sectors of 4096 bytes, which that one has; real images have 512.
-    words = ["mformat", "-i", f"{path}@@{esp.offset}", "-T", "69632", "-h", "64", "-s", "32", "::"]
-    run_command(find_mtools(Cache())(words, [path]))
+    arguments = ["mformat", "-i", f"{path}@@{esp.offset}", "-T", "69632", "-h", "64", "-s", "32", "::"]
+    run_command(find_mtools(Cache())(arguments, [path]))
     return path
 
 
@@ -58,8 +58,8 @@ def profile(tmp_path: Path) -> Path:
 @pytest.fixture
 def loop(disk: Path) -> Iterator[Path]:
     """The image as a block device."""
-    done = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True)
-    device = Path(done.stdout.strip())
+    result = subprocess.run(["losetup", "--find", "--show", disk], check=True, capture_output=True, text=True)
+    device = Path(result.stdout.strip())
     try:
         yield device
     finally:
@@ -79,10 +79,10 @@ def refused(capsys: pytest.CaptureFixture[str], disk: Path, *words: str | Path) 
     assert status(*words) == 1
     assert disk.read_bytes() == before
     assert disk.stat().st_mode == mode
-    said = capsys.readouterr().err
-    assert "hint:" in said
-    assert "should not happen" not in said
-    return said
+    messages = capsys.readouterr().err
+    assert "hint:" in messages
+    assert "should not happen" not in messages
+    return messages
 
 
 @pytest.mark.parametrize("command", ["seed", "flash"])

@@ -31,17 +31,17 @@ def statuses(data: bytes) -> dict[str, list[str]]:
     """Every node's values of `status`, read independently of the code under test: by recursion over the tokens."""
     fields = struct.unpack_from(">10I", data)
     assert fields[1] == len(data)
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
 
     def walk(place: int, path: str) -> int:
         name = data[place + 4 : data.index(b"\0", place + 4)].decode()
-        here = f"{path}/{name}" if name else path
-        found[here] = []
+        node_path = f"{path}/{name}" if name else path
+        values[node_path] = []
         place += 4 + (len(name) + 4) // 4 * 4
         while True:
             (token,) = struct.unpack_from(">I", data, place)
             if token == 1:
-                place = walk(place, here)
+                place = walk(place, node_path)
             elif token == 2:
                 return place + 4
             else:
@@ -49,13 +49,13 @@ def statuses(data: bytes) -> dict[str, list[str]]:
                 count, offset = struct.unpack_from(">II", data, place + 4)
                 label = data[fields[3] + offset : data.index(b"\0", fields[3] + offset)]
                 if label == b"status":
-                    found[here].append(data[place + 12 : place + 12 + count].rstrip(b"\0").decode())
+                    values[node_path].append(data[place + 12 : place + 12 + count].rstrip(b"\0").decode())
                 place += 12 + (count + 3) // 4 * 4
 
     end = walk(fields[2], "")
     assert data[end : end + 4] == struct.pack(">I", 9)
     assert end + 4 == fields[2] + fields[9] == fields[3]
-    return found
+    return values
 
 
 SOC = node("soc", node("mmc@1", prop(11, b"okay\0"), prop(0, b"card\0")), node("mmc@2", node("mmc@1")), prop(0, b"x\0"))

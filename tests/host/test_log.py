@@ -43,10 +43,10 @@ def test_names_of_others_cannot_control_the_terminal(capsys: pytest.CaptureFixtu
         log.note(name)
         log.warn(name)
     log.error(Error(f"first\nsecond {name}", where=f"{name}\nerror: forged", hint=name))
-    shown = capsys.readouterr().err
-    assert all(sign.isprintable() or sign == "\n" for sign in shown)
-    assert shown.count(r"a\x1b[2Jb\rc\x9bd\u202ee\udcff") == 6
-    assert "\nsecond " in shown and "\nerror: forged" not in shown, "only the message may have several lines"
+    output = capsys.readouterr().err
+    assert all(sign.isprintable() or sign == "\n" for sign in output)
+    assert output.count(r"a\x1b[2Jb\rc\x9bd\u202ee\udcff") == 6
+    assert "\nsecond " in output and "\nerror: forged" not in output, "only the message may have several lines"
 
 
 def test_debug_lines_need_verbose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

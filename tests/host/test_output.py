@@ -170,10 +170,10 @@ def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
     capsys.readouterr()
     with trouble(small):
         assert status(*(word.format(small, tmp_path) for word in words)) == 1
-    shown = capsys.readouterr().err
-    assert "should not happen" not in shown
-    assert str(small) in shown
-    assert "hint:" in shown
+    output = capsys.readouterr().err
+    assert "should not happen" not in output
+    assert str(small) in output
+    assert "hint:" in output
     assert read_contents(small) == before
     assert not (tmp_path / "new").exists()
 
@@ -203,9 +203,9 @@ def test_a_lock_that_cannot_be_written_keeps_the_older_one(small: Path, trouble:
 def test_standard_output_on_a_full_disk_is_a_clear_error(small: Path) -> None:
     command = [sys.executable, "-m", "osbuild", "profile", "schema"]
     with full(small), (small / "schema.json").open("wb") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: standard output: No space left on device")
+        result = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: standard output: No space left on device")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT) as reader:
         assert reader.stdout
         assert reader.stderr

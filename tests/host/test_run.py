@@ -118,8 +118,8 @@ def test_credentials_in_urls_are_not_in_errors_or_the_log(
     url = "http://me:hidden%2Fword@mirror.example/debian"
     with pytest.raises(CommandError) as caught:
         run_command(python(f"import sys; print('E: {url}', file=sys.stderr); sys.exit(1)", f"deb {url} trixie"))
-    said = caught.value.message + caught.value.output + capsys.readouterr().err
-    assert "hidden" not in said and said.count("http://…@mirror.example/debian") == 7
+    messages = caught.value.message + caught.value.output + capsys.readouterr().err
+    assert "hidden" not in messages and messages.count("http://…@mirror.example/debian") == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -144,15 +144,15 @@ def test_people_see_what_matters(disk: Path) -> None:
 
 
 def test_json_has_everything(disk: Path) -> None:
-    found = json.loads(run(disk, "--json"))
-    assert set(found) == {
+    document = json.loads(run(disk, "--json"))
+    assert set(document) == {
         "image", "size", "allocated", "table", "partitions", "slots", "entries", "next_slot", "manifest",
         "problems",
     }  # fmt: skip
-    assert found["partitions"][1]["content"]["compression"] == ["lz4"]
-    assert found["slots"][0]["free"] == 99
-    assert found["next_slot"] == "a"
-    assert found["entries"][0]["os_release"]["VERSION_ID"] == "13"
+    assert document["partitions"][1]["content"]["compression"] == ["lz4"]
+    assert document["slots"][0]["free"] == 99
+    assert document["next_slot"] == "a"
+    assert document["entries"][0]["os_release"]["VERSION_ID"] == "13"
 
 
 MANIFEST: dict[str, Any] = {

@@ -290,9 +290,9 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
     assert edge("keys", "revoke", "signer-1", folder, *root, "--reason", "compromised") == 0
     capsys.readouterr()
     assert edge("keys", "show", folder, "--keyring", tmp_path / "ring.pem") == 0
-    shown = capsys.readouterr()
-    assert "compromised" in shown.out and "key: not here" in shown.out
-    assert "signer-2 expires on" in shown.err
+    output = capsys.readouterr()
+    assert "compromised" in output.out and "key: not here" in output.out
+    assert "signer-2 expires on" in output.err
     assert (tmp_path / "ring.pem").read_bytes() == load_keys(folder).keyring()
     assert edge("keys", "show", folder, "--json") == 0
     plain = json.loads(capsys.readouterr().out)
@@ -321,6 +321,6 @@ def test_bad_input_is_reported(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("LONG", "x" * 2000)
     assert edge(*(word.format(keys.folder) for word in words)) == status
-    said = capsys.readouterr().err
-    assert message in said and "hint:" in said
-    assert "hunter2" not in said and "1234" not in said
+    messages = capsys.readouterr().err
+    assert message in messages and "hint:" in messages
+    assert "hunter2" not in messages and "1234" not in messages

@@ -320,9 +320,9 @@ def test_the_command_k3s_runs_what_k3s_own_wrapper_would(tmp_path: Path, words: 
     """Its programs are replaced by a shell script's `echo`, since the paths are those of a device."""
     script = tmp_path / "k3s"
     script.write_text(COMMAND.read_text().replace("exec ", 'exec env echo "$K3S_DATA_DIR" "$PATH" '))
-    done = subprocess.run(["sh", script, *words], capture_output=True, text=True, check=True)
-    data, path, said = done.stdout.rstrip("\n").split(" ", 2)
-    assert (data, said.strip()) == ("/var/lib/kubernetes", program.strip())
+    result = subprocess.run(["sh", script, *words], capture_output=True, text=True, check=True)
+    data, path, output = result.stdout.rstrip("\n").split(" ", 2)
+    assert (data, output.strip()) == ("/var/lib/kubernetes", program.strip())
     assert path.split(":")[0] == "/usr/lib/k3s/bin", "K3s looks for host-local there"
     assert path.split(":")[-1] == "/usr/lib/k3s/bin/aux"
 

@@ -16,8 +16,8 @@ def is_empty(data: Path) -> bool:
     function = re.search(r"^empty\(\) \{.*?^\}$", SCRIPT.read_text(), re.MULTILINE | re.DOTALL)
     assert function
     text = f'data="$1"\n{function[0]}\nif empty; then echo yes; else echo no; fi'
-    done = subprocess.run(["sh", "-euc", text, "sh", data], capture_output=True, text=True, check=True)
-    return done.stdout == "yes\n"
+    result = subprocess.run(["sh", "-euc", text, "sh", data], capture_output=True, text=True, check=True)
+    return result.stdout == "yes\n"
 
 
 def partition(path: Path, *parts: tuple[int, bytes]) -> Path:

@@ -174,15 +174,15 @@ def test_an_sdist_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_is_made_of_the_same_inputs_by_a_wheel_and_by_the_checkout(edge: Edge, tmp_path: Path) -> None:
-    done = edge("-c", KEYS, program="python")
-    assert done.returncode == 0, done.stderr
+    result = edge("-c", KEYS, program="python")
+    assert result.returncode == 0, result.stderr
     env = {**os.environ, "EDGE_OSBUILD_KEYS": str(tmp_path / "keys")}
     here = subprocess.run(
         [sys.executable, "-c", KEYS], env=env, cwd=PROJECT, capture_output=True, text=True, check=True
     )
     keys = json.loads(here.stdout)
     assert len({key for _, key in keys.values()}) == len(keys) >= 18
-    assert json.loads(done.stdout) == keys
+    assert json.loads(result.stdout) == keys
 
 
 def test_a_wheel_names_the_commit_that_it_was_built_from(edge: Edge, wheel: Path) -> None:
@@ -194,44 +194,44 @@ def test_a_wheel_names_the_commit_that_it_was_built_from(edge: Edge, wheel: Path
 
 
 def test_shipped_profiles_are_read_from_a_wheel(edge: Edge) -> None:
-    done = edge("profile", "show", "edge-server", "--json")
-    shown = json.loads(done.stdout)
-    assert shown["profile"]["overlays"] == ["base", "ota", "kubernetes"]
-    assert [Path(name).parts[-3:] for name in shown["files"]] == [
+    result = edge("profile", "show", "edge-server", "--json")
+    output = json.loads(result.stdout)
+    assert output["profile"]["overlays"] == ["base", "ota", "kubernetes"]
+    assert [Path(name).parts[-3:] for name in output["files"]] == [
         ("shipped", "profiles", "minimal.yaml"), ("shipped", "profiles", "edge-server.yaml"),
     ]  # fmt: skip
     assert edge("profile", "check", "minimal", "edge-server", "edge-agent").returncode == 0
 
 
 def test_a_seed_is_made_from_the_templates_of_a_wheel(edge: Edge, tmp_path: Path) -> None:
-    done = edge("seed", "edge-server", "--node", "shop-7", "-o", "shop-7.iso")
-    assert done.returncode == 0, done.stderr
+    result = edge("seed", "edge-server", "--node", "shop-7", "-o", "shop-7.iso")
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "work/shop-7.iso").stat().st_size
 
 
 def test_locks_and_builds_of_shipped_profiles_are_in_the_current_folder(edge: Edge, tmp_path: Path) -> None:
-    done = edge("build", "minimal", "--board", "x86_64", "--locked")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: minimal.lock.json: the lock has no entry for x86_64\n")
-    assert "edge-osbuild lock minimal --board x86_64" in done.stderr
+    result = edge("build", "minimal", "--board", "x86_64", "--locked")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: minimal.lock.json: the lock has no entry for x86_64\n")
+    assert "edge-osbuild lock minimal --board x86_64" in result.stderr
     assert [path.name for path in (tmp_path / "work").iterdir()] == [], "nothing is left of a build that has not begun"
 
 
 def test_a_shipped_profile_never_gets_the_lock_of_a_profile_in_the_current_folder(edge: Edge, tmp_path: Path) -> None:
     (tmp_path / "work/minimal.yaml").write_text("name: own\nversion: 1.0.0\nextends: minimal\n")
     for command in ("build", "lock"):
-        done = edge(command, "minimal", "--board", "x86_64")
-        assert done.returncode == 2
-        assert "minimal.lock.json in this folder is the lock of minimal.yaml" in done.stderr
-        assert "hint: write `minimal.yaml`" in done.stderr
+        result = edge(command, "minimal", "--board", "x86_64")
+        assert result.returncode == 2
+        assert "minimal.lock.json in this folder is the lock of minimal.yaml" in result.stderr
+        assert "hint: write `minimal.yaml`" in result.stderr
     assert not list((tmp_path / "work").rglob("*.lock.json"))
-    done = edge("build", "minimal.yaml", "--board", "x86_64", "--locked")
-    assert done.stderr.startswith("error: minimal.lock.json: the lock has no entry for x86_64\n")
+    result = edge("build", "minimal.yaml", "--board", "x86_64", "--locked")
+    assert result.stderr.startswith("error: minimal.lock.json: the lock has no entry for x86_64\n")
 
 
 def test_a_cache_that_can_not_be_written_is_named_with_what_to_do(edge: Edge, tmp_path: Path) -> None:
     (tmp_path / "cache/shipped").write_text("a file in the way\n")
-    done = edge("profile", "show", "minimal")
-    assert done.returncode == 1
-    assert f"error: {tmp_path}/cache/shipped: cannot be written" in done.stderr
-    assert "hint: set EDGE_OSBUILD_CACHE" in done.stderr
+    result = edge("profile", "show", "minimal")
+    assert result.returncode == 1
+    assert f"error: {tmp_path}/cache/shipped: cannot be written" in result.stderr
+    assert "hint: set EDGE_OSBUILD_CACHE" in result.stderr

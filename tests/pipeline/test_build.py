@@ -221,8 +221,8 @@ def test_image_keys_make_another_image(tmp_path: Path, text: str) -> None:
 def test_the_device_learns_what_the_profile_says_of_updates(tmp_path: Path) -> None:
     loaded = profile(tmp_path, PROFILE + "update: {drain_deadline: 5, snapshot_space: 1 GiB}\n")
     wanted = find_inputs(loaded, PC, replace(a_lock(loaded), request=""), KEYS)
-    found = json.loads(json.dumps(image_metadata(wanted, None)))["update"]
-    assert found == {"deadline": 3600, "drain_deadline": 5, "snapshots": 3, "snapshot_space": 2**30}
+    document = json.loads(json.dumps(image_metadata(wanted, None)))["update"]
+    assert document == {"deadline": 3600, "drain_deadline": 5, "snapshots": 3, "snapshot_space": 2**30}
 
 
 def test_content_mode_name_and_target_of_an_overlays_files_count(tmp_path: Path) -> None:

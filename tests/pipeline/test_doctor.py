@@ -41,8 +41,8 @@ def test_missing_programs_are_named_with_one_line_that_installs_them(tmp_path: P
 def test_json_has_every_finding(tmp_path: Path) -> None:
     done = command(tmp_path, "--json")
     assert done.returncode == 1
-    found = {check["name"]: check for check in json.loads(done.stdout)}
-    assert found["bwrap"] == {
+    document = {check["name"]: check for check in json.loads(done.stdout)}
+    assert document["bwrap"] == {
         "name": "bwrap",
         "good": False,
         "detail": "runs build steps in tools trees",
@@ -50,7 +50,7 @@ def test_json_has_every_finding(tmp_path: Path) -> None:
         "package": "bubblewrap",
         "fix": None,
     }
-    assert found["Python"]["good"]
+    assert document["Python"]["good"]
 
 
 def test_each_package_that_the_doctor_asks_for_is_installed_by_make() -> None:

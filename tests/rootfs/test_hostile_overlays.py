@@ -101,13 +101,13 @@ def test_a_file_that_is_replaced_during_the_copy_of_an_overlay_is_not_in_the_ima
 
 
 def test_a_link_in_the_place_of_a_folder_is_not_followed_by_a_walk(files: Path, host: Path) -> None:
-    found = []
+    results = []
     with pytest.raises(NotADirectoryError):
         for each in walk_folder(files):
-            found.append(str(each.path))
+            results.append(str(each.path))
             if str(each.path) == "etc/site":
                 swap_folder(files, host)
-    assert found == ["etc", "etc/site"]
+    assert results == ["etc", "etc/site"]
 
 
 def test_names_of_any_bytes_below_var_are_made_again_on_the_device(root: ImageRoot, tmp_path: Path) -> None:

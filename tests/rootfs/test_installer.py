@@ -91,8 +91,8 @@ def test_a_program_of_this_machine_is_known_as_such() -> None:
 @pytest.mark.parametrize("foreign", [abi for abi in ABIS.values() if abi != NATIVE], ids=lambda abi: abi.debian)
 def test_dpkg_takes_another_architecture_for_its_own(tmp_path: Path, foreign: Abi) -> None:
     program = patch_dpkg(tmp_path / "dpkg", NATIVE, foreign)
-    said = subprocess.run([program, "--print-architecture"], check=True, capture_output=True, text=True).stdout
-    assert said.strip() == foreign.debian
+    output = subprocess.run([program, "--print-architecture"], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == foreign.debian
 
 
 def test_only_programs_of_the_same_source_version_are_covered(tmp_path: Path) -> None:

@@ -389,10 +389,10 @@ def test_a_signed_seed_has_its_signature_before_the_checksums_that_it_is_of(
     monkeypatch.chdir(tmp_path)
     create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
     arguments = ["minimal", "--node", "node-1", "-o", "seed", "--keys", str(tmp_path / "keys")]
-    done = CliRunner().invoke(command, arguments)
-    assert isinstance(done.exception, UsageError)
-    done = CliRunner().invoke(command, [*arguments, "--sign"], catch_exceptions=False)
-    assert done.exit_code == 0
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, UsageError)
+    result = CliRunner().invoke(command, [*arguments, "--sign"], catch_exceptions=False)
+    assert result.exit_code == 0
     sums = (tmp_path / "seed/SHA256SUMS").read_bytes()
     assert sums.startswith(b"# edge-osbuild seed\n")
     assert sums.count(b"\n") == 4
@@ -407,5 +407,5 @@ def test_a_token_that_can_be_guessed_is_warned_of(
     for token, warned in (("s3cret", True), ("2f7c1be0b4d9a6e85c3f0d1b7a9e4c62", False)):
         monkeypatch.setenv("CLUSTER_TOKEN", token)
         render_seed(profile, "node", folder=Path())
-        said = capsys.readouterr().err
-        assert ("openssl rand -hex 16" in said) == warned and token not in said
+        messages = capsys.readouterr().err
+        assert ("openssl rand -hex 16" in messages) == warned and token not in messages

@@ -43,9 +43,9 @@ def test_settings_of_a_later_version_are_kept_and_reported(tmp_path: Path, capsy
     assert settings.token == "s3cret"
     assert settings.extra["zone"] == {"a": 1}
     report_unknown(root)
-    said = capsys.readouterr().err
-    assert "`zone` has no effect" in said
-    assert f"have the format {FORMAT + 1}" in said
+    messages = capsys.readouterr().err
+    assert "`zone` has no effect" in messages
+    assert f"have the format {FORMAT + 1}" in messages
     assert json.loads((root / SEED_FILE).read_text()) == later, "a later slot finds it again"
     assert record_to_json(parse_record(KubernetesSeed, later)) == later
 

@@ -41,10 +41,10 @@ def runs(root: Path, version: str, *, role: str = "server", **update: Any) -> Sy
 def boots(root: Path, version: str, **rest: Any) -> tuple[System, dict[str, Any] | None]:
     """The same, and what is done before Kubernetes starts, and written down."""
     system = runs(root, version, **rest)
-    done = cluster_data.reconcile_data(system)
-    if done and "restored" in done:
-        after_boot.record_cluster_result(UpdateContext(system, SystemdBootLoader(), cluster_data), done)
-    return system, done
+    outcome = cluster_data.reconcile_data(system)
+    if outcome and "restored" in outcome:
+        after_boot.record_cluster_result(UpdateContext(system, SystemdBootLoader(), cluster_data), outcome)
+    return system, outcome
 
 
 def database(root: Path) -> Path:
@@ -92,27 +92,27 @@ def test_a_snapshot_of_a_busy_datastore_is_complete_and_consistent(tmp_path: Pat
         for _ in range(5):
             while datastore.read_state(database(tmp_path)).revision < last + 50:
                 pass
-            taken = snapshot.take_snapshot(system, KubernetesVersion("upstream", OLD), "update")
-            assert taken
-            last = taken.revision
-            with sqlite3.connect(taken.database) as found:
+            snapshot_taken = snapshot.take_snapshot(system, KubernetesVersion("upstream", OLD), "update")
+            assert snapshot_taken
+            last = snapshot_taken.revision
+            with sqlite3.connect(snapshot_taken.database) as found:
                 assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-                assert found.execute("SELECT MAX(id) FROM kine").fetchone() == (taken.revision,)
+                assert found.execute("SELECT MAX(id) FROM kine").fetchone() == (snapshot_taken.revision,)
                 pairs = found.execute(
                     "SELECT COUNT(*) FROM kine AS l JOIN kine AS r ON r.id = l.id + 1 AND r.value = l.value "
                     "WHERE l.name LIKE '%left%' AND r.name = replace(l.name, 'left', 'right')"
                 ).fetchone()[0]
                 assert pairs == found.execute("SELECT COUNT(*) FROM kine WHERE name LIKE '%left%'").fetchone()[0] > 0
-            assert {path.name for path in taken.path.iterdir()} == {snapshot.METADATA_FILE, snapshot.DATABASE}
+            assert {path.name for path in snapshot_taken.path.iterdir()} == {snapshot.METADATA_FILE, snapshot.DATABASE}
 
 
 def test_a_snapshot_contains_changes_of_the_write_ahead_log(node: Path) -> None:
     with start_kine(database(node)) as kine:  # running: its log is not in the database yet
         kine.put(f"{CONFIG}/second", b"2")
         before = database(node).read_bytes()
-        taken = snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
+        snapshot_taken = snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
         assert database(node).read_bytes() == before
-    assert taken and objects(taken.database) == {"first": "1", "second": "2"}
+    assert snapshot_taken and objects(snapshot_taken.database) == {"first": "1", "second": "2"}
 
 
 def test_an_ordinary_boot_changes_nothing(node: Path) -> None:
@@ -125,19 +125,19 @@ def test_an_ordinary_boot_changes_nothing(node: Path) -> None:
 def test_a_snapshot_is_taken_right_before_a_newer_version_starts(node: Path) -> None:
     snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
     put(node, late="written between the snapshot and the reboot")
-    _, done = boots(node, NEW)
-    assert done and done["from"] == f"upstream {OLD}"
+    _, outcome = boots(node, NEW)
+    assert outcome and outcome["from"] == f"upstream {OLD}"
     newest, before = snapshot.list_snapshots(System(node))
-    assert (newest.name, newest.reason, before.reason) == (done["snapshot"], "boot", "update")
+    assert (newest.name, newest.reason, before.reason) == (outcome["snapshot"], "boot", "update")
     assert newest.release == KubernetesVersion("upstream", OLD)
     assert objects(newest.database).keys() == {"first", "late"}
     assert boots(node, NEW)[1] is None
 
 
 def test_no_second_snapshot_is_taken_without_changes(node: Path) -> None:
-    taken = snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
-    _, done = boots(node, NEW)
-    assert taken and done and done["snapshot"] == taken.name
+    snapshot_taken = snapshot.take_snapshot(runs(node, OLD), KubernetesVersion("upstream", OLD), "update")
+    _, outcome = boots(node, NEW)
+    assert snapshot_taken and outcome and outcome["snapshot"] == snapshot_taken.name
     assert [one.reason for one in snapshot.list_snapshots(System(node))] == ["update"]
 
 
@@ -151,9 +151,9 @@ def test_a_rollback_restores_a_changed_datastore_and_reports_lost_changes(node: 
             kine.put(name)
         last = kine.revision
         kine.compact(last)
-    system, done = boots(node, OLD)
-    assert done is not None
-    lost = done["restored"]
+    system, outcome = boots(node, OLD)
+    assert outcome is not None
+    lost = outcome["restored"]
     assert lost["lost"] == {
         "created": ["configmaps/default/fresh"],
         "changed": ["configmaps/default/changed"],
@@ -178,8 +178,8 @@ def test_a_restore_keeps_the_certificate_authorities_on_the_disk(node: Path) -> 
     with start_kine(database(node)) as kine:
         kine.put(key, b"authorities that were issued again")
         kine.put(f"{CONFIG}/fresh")
-    _, done = boots(node, OLD)
-    assert done and done["restored"]["lost"] == {
+    _, outcome = boots(node, OLD)
+    assert outcome and outcome["restored"]["lost"] == {
         "created": ["configmaps/default/fresh"], "changed": [], "deleted": [],
     }  # fmt: skip
     with start_kine(database(node)) as kine:
@@ -193,8 +193,8 @@ def test_a_rollback_restores_nothing_without_changes(node: Path) -> None:
     with start_kine(database(node)):
         pass  # its kine starts, and its API server never does
     before = datastore.read_state(database(node))
-    _, done = boots(node, OLD)
-    assert done and "restored" not in done and done["kept"] == f"upstream {NEW} has not changed the datastore"
+    _, outcome = boots(node, OLD)
+    assert outcome and "restored" not in outcome and outcome["kept"] == f"upstream {NEW} has not changed the datastore"
     assert datastore.read_state(database(node)) == before
     assert boots(node, OLD)[1] is None
 
@@ -211,8 +211,8 @@ def test_new_tables_are_changes_too(node: Path) -> None:
 def test_a_rollback_between_patch_versions_keeps_the_data(node: Path) -> None:
     boots(node, "v1.35.5")
     put(node, later="2")
-    _, done = boots(node, OLD)
-    assert done == {"from": "upstream v1.35.5", "to": f"upstream {OLD}"}
+    _, outcome = boots(node, OLD)
+    assert outcome == {"from": "upstream v1.35.5", "to": f"upstream {OLD}"}
     assert objects(database(node)) == {"first": "1", "later": "2"}
 
 
@@ -237,11 +237,11 @@ def test_a_damaged_datastore_is_restored_and_a_damaged_snapshot_is_not_used(node
         with broken.open("r+b") as file:
             file.seek(4096)
             file.write(b"\xff" * 8192)
-    _, done = boots(node, OLD)
-    assert done is not None
-    assert done["restored"]["snapshot"] == older.name
-    assert done["restored"]["lost"] is None
-    assert "unknown" in done["restored"]["problem"] and "not stored" in done["restored"]["problem"]
+    _, outcome = boots(node, OLD)
+    assert outcome is not None
+    assert outcome["restored"]["snapshot"] == older.name
+    assert outcome["restored"]["lost"] is None
+    assert "unknown" in outcome["restored"]["problem"] and "not stored" in outcome["restored"]["problem"]
     assert objects(database(node)) == {"first": "1"}
 
 
@@ -253,8 +253,8 @@ def test_without_a_snapshot_the_old_version_uses_the_existing_data_and_reports_i
         System(node), KubernetesVersion("upstream", OLD), "replaced"
     )  # of a boot that somebody turned away from
     put(node, third="3")
-    _, done = boots(node, OLD)
-    assert done and "no snapshot that upstream v1.35.4 can use" in done["problem"]
+    _, outcome = boots(node, OLD)
+    assert outcome and "no snapshot that upstream v1.35.4 can use" in outcome["problem"]
     assert objects(database(node)) == {"first": "1", "second": "2", "third": "3"}
 
 
@@ -347,8 +347,8 @@ def test_a_restore_that_the_newer_version_finishes_gives_the_data_to_that_versio
         cut(copy, OLD, at)
         if System(copy).path(version_record.RESTORE_NOTE).exists():
             break
-    system, done = boots(copy, NEW)
-    assert done and "restored" in done
+    system, outcome = boots(copy, NEW)
+    assert outcome and "restored" in outcome
     record = version_record.read_record(system)
     assert record and (record.release.version, str(record.previous)) == (NEW, f"upstream {OLD}")
     assert boots(copy, NEW)[1] is None
@@ -388,14 +388,14 @@ def test_a_prepared_datastore_needs_neither_space_nor_the_snapshot(
 
 
 def test_snapshots_are_limited_and_the_one_for_a_rollback_is_kept(node: Path) -> None:
-    system, done = boots(node, NEW, snapshots=2, snapshot_space=10 * 2**20)
-    assert done is not None
+    system, outcome = boots(node, NEW, snapshots=2, snapshot_space=10 * 2**20)
+    assert outcome is not None
     for number in range(4):
         put(node, filler=str(number) * 2**20)
         snapshot.take_snapshot(system, KubernetesVersion("upstream", NEW), "asked", migration.needed_snapshots(system))
         snapshot.rotate_snapshots(system, migration.needed_snapshots(system))
         snapshots = snapshot.list_snapshots(system)
-        assert [one.name for one in snapshots][1:] == [done["snapshot"]]
+        assert [one.name for one in snapshots][1:] == [outcome["snapshot"]]
         assert snapshots[0].revision == datastore.read_state(database(node)).revision
     space = 50 * 2**20
     system = runs(node, NEW, snapshots=99, snapshot_space=space)
@@ -419,9 +419,9 @@ def test_an_unfinished_snapshot_is_not_removed_by_another_process(node: Path, mo
         return done
 
     monkeypatch.setattr(snapshot, "copy_contents", slow)
-    taken = snapshot.take_snapshot(system, KubernetesVersion("upstream", OLD), "update")
+    snapshot_taken = snapshot.take_snapshot(system, KubernetesVersion("upstream", OLD), "update")
     other.join(30)
-    assert taken and objects(taken.database) == {"first": "1"}
+    assert snapshot_taken and objects(snapshot_taken.database) == {"first": "1"}
 
 
 def test_a_snapshot_without_space_is_refused_before_anything_is_written(
@@ -441,8 +441,8 @@ def test_a_full_file_system_keeps_the_newer_data(node: Path, monkeypatch: pytest
     put(node, second="2")
     with monkeypatch.context() as full:
         full.setattr(snapshot, "SPARE_BYTES", 2**60)
-        _, done = boots(node, OLD)
-    assert done and "are free; upstream v1.35.4 uses the data of upstream v1.36.3" in done["problem"]
+        _, outcome = boots(node, OLD)
+    assert outcome and "are free; upstream v1.35.4 uses the data of upstream v1.36.3" in outcome["problem"]
     put(node, third="3")
     assert boots(node, OLD)[1] is None, "restored over what has been written since"
     assert objects(database(node)) == {"first": "1", "second": "2", "third": "3"}
@@ -478,14 +478,14 @@ def test_the_kubelet_state_of_another_version_is_removed(tmp_path: Path) -> None
     state.parent.mkdir(parents=True)
     for version, stays in ((OLD, True), ("v1.35.9", True), (NEW, False), (OLD, False)):
         state.write_text("{}")
-        _, done = boots(tmp_path, version, role="agent")
+        _, outcome = boots(tmp_path, version, role="agent")
         assert state.exists() == stays
-        assert not done or "problem" not in done
+        assert not outcome or "problem" not in outcome
 
 
 def test_a_node_without_kubernetes_has_no_cluster_data(tmp_path: Path) -> None:
-    system, done = boots(tmp_path, OLD, role="none")
-    assert done is None
+    system, outcome = boots(tmp_path, OLD, role="none")
+    assert outcome is None
     assert cluster_data.refuse_version(system, f"upstream {NEW}") is None
     assert not (tmp_path / "var").exists()
 

@@ -309,9 +309,9 @@ def test_requests_to_a_restarting_server_are_repeated(cluster: Cluster, system: 
         return answer(method, url, body)
 
     cluster.answer = starting  # type: ignore[method-assign]
-    facts, _ = leave(system, deadline=60)
-    assert facts["cordoned"] and facts["drain"] == {"moved": ["default/web"], "left": {}} and facts["seconds"] < 30
-    assert "problem" not in facts
+    result, _ = leave(system, deadline=60)
+    assert result["cordoned"] and result["drain"] == {"moved": ["default/web"], "left": {}} and result["seconds"] < 30
+    assert "problem" not in result
 
 
 def test_a_node_that_cannot_be_uncordoned_now_is_uncordoned_later(cluster: Cluster, system: System) -> None:
@@ -336,8 +336,8 @@ def test_pods_that_can_run_on_another_node_are_evicted(cluster: Cluster, system:
         cluster.add_pod(name, kind)
     cluster.add_pod("proxy", "Node", annotations={drain.MIRROR: "x"})
     cluster.add_pod("done", "Job", "Succeeded")
-    facts, _ = leave(system)
-    assert facts["drain"] == {"moved": ["default/db", "default/web"], "left": {}}
+    result, _ = leave(system)
+    assert result["drain"] == {"moved": ["default/db", "default/web"], "left": {}}
     assert cluster.pods.keys() == {"log", "alone", "proxy", "done"}
 
 
@@ -377,8 +377,8 @@ def test_a_drain_ends_early_if_the_disruption_budget_allows_it(cluster: Cluster,
     cluster.add_pod("held")
     cluster.budgeted = {"held"}
     threading.Timer(0.3, cluster.budgeted.clear).start()
-    facts, _ = leave(system, deadline=60)
-    assert facts["drain"] == {"moved": ["default/held"], "left": {}} and facts["seconds"] < 30
+    result, _ = leave(system, deadline=60)
+    assert result["drain"] == {"moved": ["default/held"], "left": {}} and result["seconds"] < 30
 
 
 def test_an_agent_node_drains_itself_and_takes_no_snapshot(cluster: Cluster, system: System) -> None:
@@ -390,7 +390,7 @@ def test_an_agent_node_drains_itself_and_takes_no_snapshot(cluster: Cluster, sys
     )
     (system.root / "etc/kubernetes/admin.conf").unlink()
     cluster.add_pod("web")
-    facts, _ = leave(system)
-    assert facts["cordoned"] and facts["drain"] == {"moved": ["default/web"], "left": {}}
-    assert "snapshot" not in facts
+    result, _ = leave(system)
+    assert result["cordoned"] and result["drain"] == {"moved": ["default/web"], "left": {}}
+    assert "snapshot" not in result
     assert cluster_data.rejoin(system) == {"uncordoned": True}

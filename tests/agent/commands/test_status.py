@@ -220,7 +220,7 @@ def test_every_command_works_with_only_the_standard_library(agent: Path) -> None
 def test_exit_status_is_1_for_failure_and_2_for_a_wrong_command_line(agent: Path) -> None:
     result = run(agent, "status", "--json")
     assert (result.returncode, json.loads(result.stdout)["health"]["healthy"]) == (1, False)
-    for words in ([], ["stat"], ["status", "--jso=n"], ["health", "--deadline", "soon"]):
-        wrong = run(agent, *words)
+    for arguments in ([], ["stat"], ["status", "--jso=n"], ["health", "--deadline", "soon"]):
+        wrong = run(agent, *arguments)
         assert wrong.returncode == 2
         assert "Traceback" not in wrong.stderr

@@ -177,11 +177,11 @@ def test_k3s_waits_for_the_nodes_address_and_gets_its_interface(
     root = device(tmp_path, image, seed)
     prepare.prepare_node(root)
     assert "flannel-iface" not in written(root)
-    words = [sys.executable, "-m", "osbuild.agent", "kubernetes", "--root", str(root), "address"]
+    arguments = [sys.executable, "-m", "osbuild.agent", "kubernetes", "--root", str(root), "address"]
     output = tmp_path / "output"
     late = LATE.format(more=more, output=output)
-    done = namespace(f"{INTERFACES}{late}cd {places.PROJECT}\n{shlex.join(words)} > {output}\n")
-    assert done.returncode == 0, done.stderr
+    result = namespace(f"{INTERFACES}{late}cd {places.PROJECT}\n{shlex.join(arguments)} > {output}\n")
+    assert result.returncode == 0, result.stderr
     assert waited in output.read_text()
     config = written(root)
     assert (config["flannel-iface"], config["node-ip"]) == ("lan0", "198.51.100.7")
@@ -194,9 +194,9 @@ def test_a_single_server_and_a_profile_with_an_interface_need_no_address(
 ) -> None:
     seed = {"node_ip": "198.51.100.9"} if config else {}
     root = device(tmp_path, {"role": "server", "config": config}, seed)
-    words = [sys.executable, "-m", "osbuild.agent", "kubernetes", "--root", str(root), "address"]
-    done = namespace(INTERFACES + f"cd {places.PROJECT}\n{shlex.join(words)}\n")
-    assert done.returncode == 0, done.stderr
+    arguments = [sys.executable, "-m", "osbuild.agent", "kubernetes", "--root", str(root), "address"]
+    result = namespace(INTERFACES + f"cd {places.PROJECT}\n{shlex.join(arguments)}\n")
+    assert result.returncode == 0, result.stderr
     assert written(root).get("flannel-iface") == config.get("flannel-iface")
 
 

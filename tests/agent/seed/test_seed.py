@@ -576,8 +576,8 @@ def test_every_checksum_format_of_sha256sum_is_accepted(tmp_path: Path, line: st
     lines = [line.format(hashlib.sha256(data).hexdigest(), name) for name, data in FILES.items()]
     text = "\n".join(["# made by hand", "", *lines, ""])
     (folder / "SHA256SUMS").write_text(text.replace("\r", ""), newline="")
-    done = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
     (folder / "SHA256SUMS").write_text(text, newline="")
     assert read_seed(folder) == SeedFiles(FILES)
     (folder / "user-data").write_bytes(USER + b"#")
@@ -611,12 +611,12 @@ def fat(folder: Path, name: str, label: str | None, *, boot_sector: str | None =
     """A FAT file system by mformat(1). mtools writes a label to both places; Windows to the root directory only."""
     path = folder / name
     size = {12: "1440", 16: "40000", 32: "140000"}[kind]
-    words = ["-F"] if kind == 32 else []
+    arguments = ["-F"] if kind == 32 else []
     config = folder / "mtoolsrc"
     config.write_text(f'drive s: file="{path}"\nmtools_skip_check=1\n')
     run = find_mtools(Cache())
     environment = {**os.environ, "MTOOLSRC": str(config)}
-    command = ["env", f"MTOOLSRC={config}", "mformat", *words, "-C", "-T", size, "-h", "16", "-s", "63",
+    command = ["env", f"MTOOLSRC={config}", "mformat", *arguments, "-C", "-T", size, "-h", "16", "-s", "63",
                *(["-v", label] if label else []), "s:"]  # fmt: skip
     subprocess.run(run(command, [folder]), check=True, capture_output=True, env=environment)
     if boot_sector is not None:

@@ -239,11 +239,11 @@ def test_a_rollback_of_a_trial_survives_power_cuts_and_can_be_withdrawn(cuts: li
         world.tried.add("1.1.0")
         world.behaviour["1.0.0"] = old
         world.begin(cuts if old == GOOD else cuts[:1])  # two cuts of the trial use up its tries: then no slot has any
-        done = world.run(lambda: rollback.roll_back(device.context, reboot=True))
-        if done and again:
-            done = world.run(lambda: rollback.roll_back(device.context, reboot=True))
+        result = world.run(lambda: rollback.roll_back(device.context, reboot=True))
+        if result and again:
+            result = world.run(lambda: rollback.roll_back(device.context, reboot=True))
             world.behaviour["1.0.0"] = GOOD
-        world.settle(orderly=done)
+        world.settle(orderly=result)
         world.end()
         version = str(device.loader.slots[device.slot].image)
         assert version == "1.1.0" if old != GOOD and not again else version in ("1.0.0", "1.1.0")
@@ -328,9 +328,9 @@ def test_rejecting_a_slot_with_two_names_of_its_file_survives_power_cuts(
         device = twice(tmp_path / str(moment), kind, one, other)
         world = World(device, {})
         world.begin([moment])
-        done = world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
+        result = world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
         world.end()
         device.reboot()  # into whichever: it can be loaded
         assert world.run(lambda device=device: device.loader.reject(device.system, "b"))  # type: ignore[misc]
         assert device.reboot() == "a"
-    assert done, "the last round was not cut"
+    assert result, "the last round was not cut"

@@ -53,10 +53,10 @@ def kept(folder: Path) -> bytes:
 def test_downloaded_parts_are_not_fetched_again(fetch: Callable[..., int], site: Site, tmp_path: Path) -> None:
     with (
         site.failing(Fault(cut=2**20 + 100, pace=8 * 2**20)),
-        pytest.raises(Failure, match="connection was lost") as found,
+        pytest.raises(Failure, match="connection was lost") as caught,
     ):
         fetch()
-    assert not found.value.reason.final
+    assert not caught.value.reason.final
     begun = download.downloaded_bytes(System(tmp_path))
     assert 2**19 <= begun <= 2**20 + 100
     assert fetch() == len(BODY) - begun
@@ -75,9 +75,9 @@ def test_a_partial_download_of_another_file_is_not_continued(
             fetch()
         if change == "file":
             (tmp_path / "www/a.raucb").write_bytes(BODY[::-1])
-            with pytest.raises(Failure, match="has changed") as found:
+            with pytest.raises(Failure, match="has changed") as caught:
                 fetch()
-            assert not found.value.reason.final
+            assert not caught.value.reason.final
         assert fetch("two" if change == "identity" else "one") == len(BODY)
         assert kept(tmp_path) == (tmp_path / "www/a.raucb").read_bytes()
         records.discard_download(System(tmp_path))
@@ -127,9 +127,9 @@ def test_a_power_cut_after_the_file_has_changed_does_not_mix_both_files(
 def test_a_failure_has_a_reason_and_says_whether_it_is_final(
     fault: Fault, said: str, final: bool, fetch: Callable[..., int], site: Site
 ) -> None:
-    with site.failing(fault), pytest.raises(Failure, match=said) as found:
+    with site.failing(fault), pytest.raises(Failure, match=said) as caught:
         fetch(patience=1.0)
-    assert found.value.reason.final is final
+    assert caught.value.reason.final is final
 
 
 def test_a_missing_server_a_deadline_and_a_full_disk_end_a_download(
