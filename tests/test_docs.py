@@ -76,14 +76,14 @@ def help_texts(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
 
 
 def test_documents_and_help_use_the_terms_of_the_glossary() -> None:
-    words = avoided()
-    assert "floor" in words and len(words) > 10
+    terms = avoided()
+    assert "floor" in terms and len(terms) > 10
     texts = {path.name: prose(path) for path in DOCUMENTS} | dict(help_texts(cli, "edge-osbuild"))
     assert {"README.md", "edge-osbuild flash", "edge-osbuild keys rotate"} <= texts.keys()
     match = [
         (name, word)
         for name, text in texts.items()
-        for word in words
+        for word in terms
         if re.search(rf"\b{re.escape(word)}s?\b", " ".join(text.split()), re.IGNORECASE)
     ]
     assert match == []

@@ -91,10 +91,10 @@ def test_what_runs_on_the_device_imports_the_standard_library_only(package: str)
     paths = modules(OSBUILD / package)
     assert paths
     # The agent imports what it shares with the host; nothing else of the project is on a device.
-    ours = tuple(f"osbuild.{name}" for name in ON_DEVICE[: ON_DEVICE.index(package) + 1])
+    own_packages = tuple(f"osbuild.{name}" for name in ON_DEVICE[: ON_DEVICE.index(package) + 1])
     for path in paths:
         for module, name in imports(path):
-            inside = target(module, name).startswith(tuple(f"{own}." for own in ours)) or module in ours
+            inside = target(module, name).startswith(tuple(f"{own}." for own in own_packages)) or module in own_packages
             known = module.partition(".")[0] in sys.stdlib_module_names or module == OTHER_IMPORTS.get(path)
             assert inside or known, f"{path} imports {module}"
 

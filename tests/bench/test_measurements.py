@@ -105,8 +105,8 @@ def test_times_in_kernel_and_journal_lines() -> None:
 
 
 def test_stages_follow_each_other_from_power_on() -> None:
-    made = boot.boot_stages({"firmware": 2.0, "kernel": 5.5, "Ready": 60.0})
-    assert made == (Span("firmware", 0.0, 2.0), Span("kernel", 2.0, 5.5), Span("Ready", 5.5, 60.0))
+    spans = boot.boot_stages({"firmware": 2.0, "kernel": 5.5, "Ready": 60.0})
+    assert spans == (Span("firmware", 0.0, 2.0), Span("kernel", 2.0, 5.5), Span("Ready", 5.5, 60.0))
     with pytest.raises(Error, match="kernel"):
         boot.boot_stages({"firmware": 2.0, "kernel": None})
     with pytest.raises(Error, match="before it began"):
@@ -133,8 +133,8 @@ def test_the_delay_of_a_commit_begins_when_node_and_images_are_ready() -> None:
 
 def test_the_picture_is_svg_with_every_stage_and_unit() -> None:
     stages = boot.boot_stages({"firmware": 2.0, "A & B": 5.0, "Ready": 60.0})
-    made = Timeline(stages, (Span("<unit>", 3.0, 70.0),), 65.0, 0.05, "kubelet")
-    root = ElementTree.fromstring(draw_timelines({"first boot": made, "second boot": made}))
+    timeline = Timeline(stages, (Span("<unit>", 3.0, 70.0),), 65.0, 0.05, "kubelet")
+    root = ElementTree.fromstring(draw_timelines({"first boot": timeline, "second boot": timeline}))
     titles = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == ["firmware: 0.00 to 2.00 s", "A & B: 2.00 to 5.00 s", "Ready: 5.00 to 60.00 s",
                       "<unit>: 3.00 to 70.00 s"] * 2  # fmt: skip
@@ -156,12 +156,12 @@ def content(path: Path) -> bytes | None:
 def test_the_profile_that_is_measured_makes_the_image_of_the_shipped_one(site: BenchSite) -> None:
     (site.folder / "copy").mkdir()
     copy = site.profile("copy", "edge-server", {"overlays": site.overlays("copy", "edge-server")})
-    shipped, made = load_profile(find_profile("edge-server")), load_profile(copy)
-    assert request_key(made, PC) == request_key(shipped, PC)
-    assert {**image_keys(made.profile), "overlays": 0} == {**image_keys(shipped.profile), "overlays": 0}
-    assert content(lock_path(made)) == content(lock_path(shipped))
-    assert made.profile.users[0].name == "bench"
-    trees = [copy.parent / name for name in made.profile.overlays]
+    shipped, copied = load_profile(find_profile("edge-server")), load_profile(copy)
+    assert request_key(copied, PC) == request_key(shipped, PC)
+    assert {**image_keys(copied.profile), "overlays": 0} == {**image_keys(shipped.profile), "overlays": 0}
+    assert content(lock_path(copied)) == content(lock_path(shipped))
+    assert copied.profile.users[0].name == "bench"
+    trees = [copy.parent / name for name in copied.profile.overlays]
     assert [tree.name for tree in trees] == list(shipped.profile.overlays)
     assert all(tree.is_dir() and copy.parent in tree.parents for tree in trees)
 

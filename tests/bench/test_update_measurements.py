@@ -38,8 +38,8 @@ def test_bytes_are_counted_where_they_lie_and_as_often_as_they_are_sent() -> Non
 
 
 def test_a_download_is_a_share_of_the_bundle_with_its_large_parts() -> None:
-    found = Fetched(100_000, 1_010, {"a": 400, "b": 600, "c": 10}, 9, {})
-    rows = [(figure.name, figure.value, figure.verdict) for figure in found.figures("x", "title", 1)]
+    fetched = Fetched(100_000, 1_010, {"a": 400, "b": 600, "c": 10}, 9, {})
+    rows = [(figure.name, figure.value, figure.verdict) for figure in fetched.figures("x", "title", 1)]
     assert rows == [("download_x", 1.01, "OVER"), ("download_x_b", 0.6, ""), ("download_x_a", 0.4, "")]
 
 
@@ -81,16 +81,16 @@ def test_a_server_is_asked_until_it_answers_again(tmp_path: Path) -> None:
 
 
 def test_moments_are_kept_of_whole_lines_that_come_in_pieces() -> None:
-    heard = ConsoleMoments({"failed": rollback.FAULTS["unhealthy"][1], "back": rollback.BACK})
+    watch = ConsoleMoments({"failed": rollback.FAULTS["unhealthy"][1], "back": rollback.BACK})
     for piece in (
         b"edge-osbuild: boot fai",
         b"led: x 1.2 slot b not healthy\r\nx\r\n",
         b"\redge-osbuild: boot complete: ",
     ):
-        heard.hear(piece)
-    assert {name: len(found) for name, found in heard.moments.items()} == {"failed": 1}
-    heard.hear(b"x 1.0.0 slot a healthy after 60 s\r\nedge-osbuild: boot complete: x 1.2 slot b healthy\n")
-    assert {name: len(found) for name, found in heard.moments.items()} == {"failed": 1, "back": 1}
+        watch.hear(piece)
+    assert {name: len(times) for name, times in watch.moments.items()} == {"failed": 1}
+    watch.hear(b"x 1.0.0 slot a healthy after 60 s\r\nedge-osbuild: boot complete: x 1.2 slot b healthy\n")
+    assert {name: len(times) for name, times in watch.moments.items()} == {"failed": 1, "back": 1}
 
 
 # --- power cuts
@@ -108,16 +108,16 @@ def write(site: BenchSite, name: str, *, held: bool = True, **figures: int) -> N
 
 
 def test_power_cuts_that_were_not_tried_give_no_figures(site: BenchSite) -> None:
-    found = cuts.measure(site)
-    assert not found.figures and len(found.notes) == 4 and all("have not run" in note for note in found.notes)
+    measured = cuts.measure(site)
+    assert not measured.figures and len(measured.notes) == 4 and all("have not run" in note for note in measured.notes)
 
 
 def test_power_cuts_are_read_from_what_the_tests_have_written(site: BenchSite) -> None:
     write(site, "power-random", cuts=8, survived=8)
     write(site, "flush-states", flushes=90, states=400, bad=0)
-    found = cuts.measure(site)
-    assert [(figure.value, figure.verdict) for figure in found.figures] == [(8, ""), (0, "ok"), (400, ""), (0, "ok")]
-    assert "2026-01-02" in found.notes[0] and "2026-01-02" in found.notes[-1]
+    measured = cuts.measure(site)
+    assert [(figure.value, figure.verdict) for figure in measured.figures] == [(8, ""), (0, "ok"), (400, ""), (0, "ok")]
+    assert "2026-01-02" in measured.notes[0] and "2026-01-02" in measured.notes[-1]
     write(site, "power-cluster-back", cuts=4, survived=3)
     assert [figure.value for figure in cuts.measure(site).figures] == [8, 0, 4, 1, 400, 0]
 
@@ -125,10 +125,10 @@ def test_power_cuts_are_read_from_what_the_tests_have_written(site: BenchSite) -
 def test_a_test_of_power_cuts_that_failed_is_over_its_target_whatever_it_has_counted(site: BenchSite) -> None:
     write(site, "power-random", held=False)
     write(site, "flush-states", held=False, states=400, bad=7)
-    found = cuts.measure(site)
-    assert [figure.value for figure in found.figures] == [0, 1, 400, 7]
-    assert [figure.over for figure in found.figures] == [False, True, False, True]
-    assert "FAILED" in found.notes[0] and "FAILED" in found.notes[-1]
+    measured = cuts.measure(site)
+    assert [figure.value for figure in measured.figures] == [0, 1, 400, 7]
+    assert [figure.over for figure in measured.figures] == [False, True, False, True]
+    assert "FAILED" in measured.notes[0] and "FAILED" in measured.notes[-1]
 
 
 def test_a_damaged_ledger_is_an_error(site: BenchSite) -> None:

@@ -45,7 +45,7 @@ def shell() -> Path:
 
 def table(guids: dict[str, UUID], *, sector: int = 512, torn: bool = False) -> bytes:
     """A disk with a partition for each label, its GUID from `guids`; if `torn`, without the primary table."""
-    made = bytearray(SECTORS * 512)
+    data = bytearray(SECTORS * 512)
     end = SECTORS * 512 // sector - 1
     array = -(-128 * 128 // sector)
     entries = b"".join(
@@ -58,9 +58,9 @@ def table(guids: dict[str, UUID], *, sector: int = 512, torn: bool = False) -> b
         fields = (lba, other, 40, end - array - 1, bytes(16), first, 128, 128, zlib.crc32(entries))
         header = bytearray(gpt.HEADER.pack(gpt.SIGNATURE, 0x10000, gpt.HEADER.size, 0, 0, *fields))
         struct.pack_into("<I", header, 16, zlib.crc32(header))
-        made[lba * sector : lba * sector + len(header)] = header
-        made[first * sector : first * sector + len(entries)] = entries
-    return bytes(made)
+        data[lba * sector : lba * sector + len(header)] = header
+        data[first * sector : first * sector + len(entries)] = entries
+    return bytes(data)
 
 
 @dataclass
@@ -113,9 +113,9 @@ class Machine:
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run functions of disk.sh."""
         write(self.root / "cmdline", " ".join(["edge.slot=a", *self.words]) + "\n")
-        words = {"PATH": str(self.shell)}
+        environment = {"PATH": str(self.shell)}
         text = f"sys={self.root}/sys dev={self.root}/dev cmdline={self.root}/cmdline; . {DISK}; {command}"
-        result = subprocess.run([self.shell / "sh", "-c", text], env=words, capture_output=True, text=True)
+        result = subprocess.run([self.shell / "sh", "-c", text], env=environment, capture_output=True, text=True)
         assert result.stderr == "", result.stderr
         return result
 
@@ -288,7 +288,7 @@ def test_without_a_word_of_the_boot_loader_each_disk_with_the_slot_is_tried(mach
 
 
 @pytest.mark.parametrize(
-    ("words", "path", "another"),
+    ("arguments", "path", "another"),
     [
         ([], None, False),
         ([], "\\EFI\\Linux\\edge-1-a+2-1.efi", True),
@@ -299,9 +299,9 @@ def test_without_a_word_of_the_boot_loader_each_disk_with_the_slot_is_tried(mach
     ],
 )
 def test_a_further_try_differs_from_a_good_slot_and_from_the_last_try(
-    machine: Machine, words: list[str], path: str | None, another: bool
+    machine: Machine, arguments: list[str], path: str | None, another: bool
 ) -> None:
-    machine.words = words
+    machine.words = arguments
     if path:
         machine.variable(LOADER, "LoaderBootCountPath", f"{path}\0".encode("utf-16-le"))
     assert (machine.run("another_try").returncode == 0) is another

@@ -31,15 +31,15 @@ MKIMAGE_SCRIPT = (
 
 
 def test_the_bytes_of_an_image_are_mkimages() -> None:
-    made = uimage.pack_multi([b"one", b"two", b"three"], Architecture.arm64, "edge-a", time=5)
-    assert made.hex() == MKIMAGE
+    packed = uimage.pack_multi([b"one", b"two", b"three"], Architecture.arm64, "edge-a", time=5)
+    assert packed.hex() == MKIMAGE
     assert uimage.pack_script("echo hi\n", Architecture.armv7, "x", time=5).hex() == MKIMAGE_SCRIPT
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6))
 def test_an_image_is_taken_apart_as_it_was_made(parts: list[bytes]) -> None:
-    made = uimage.parse_multi(uimage.pack_multi(parts, Architecture.arm64, "edge-b", time=7), "here")
-    assert made == uimage.Uimage("edge-b", Architecture.arm64, 7, tuple(parts))
+    parsed = uimage.parse_multi(uimage.pack_multi(parts, Architecture.arm64, "edge-b", time=7), "here")
+    assert parsed == uimage.Uimage("edge-b", Architecture.arm64, 7, tuple(parts))
 
 
 @given(st.integers(0, len(MKIMAGE) // 2 - 1), st.integers(1, 255))
@@ -88,10 +88,10 @@ def test_nothing_in_memory_lies_over_another(board: Board) -> None:
     mib, at = 2**20, board.uboot
     kernel = (48 if board.architecture is Architecture.arm64 else 8) * mib
     sizes = {"script": mib, "state": 2 * uboot_state.COPY_SIZE, "device_tree": mib, "kernel": kernel, "image": 64 * mib}
-    places = sorted((int(getattr(at, f"{name}_address"), 16), size) for name, size in sizes.items())
-    for (start, size), (following, _) in itertools.pairwise(places):
+    ranges = sorted((int(getattr(at, f"{name}_address"), 16), size) for name, size in sizes.items())
+    for (start, size), (following, _) in itertools.pairwise(ranges):
         assert start + size <= following
-    assert sum(places[-1]) <= 384 * mib, "less memory than the smallest board leaves to the processor"
+    assert sum(ranges[-1]) <= 384 * mib, "less memory than the smallest board leaves to the processor"
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)

@@ -22,9 +22,9 @@ from tests.support.builds import make_build, random_blocks
 
 
 def parsed(text: str) -> configparser.ConfigParser:
-    found = configparser.ConfigParser(interpolation=None)
-    found.read_string(text)
-    return found
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(text)
+    return parser
 
 
 def test_the_manifest_names_board_and_version_and_the_boot_file_comes_before_the_root(tmp_path: Path) -> None:
@@ -32,16 +32,16 @@ def test_the_manifest_names_board_and_version_and_the_boot_file_comes_before_the
     build = source.read_build(
         make_build(tmp_path / "b", version="1.2.3", metadata={"board": "rpi4", "components": [cluster]})
     )
-    found = parsed(content.render_manifest(build))
-    assert found["update"]["compatible"] == "edge-osbuild-tiny-rpi4"
-    assert found["update"]["version"] == "1.2.3"
-    assert found["bundle"]["format"] == "verity"
-    assert [name for name in found.sections() if name.startswith("image.")] == [
+    manifest = parsed(content.render_manifest(build))
+    assert manifest["update"]["compatible"] == "edge-osbuild-tiny-rpi4"
+    assert manifest["update"]["version"] == "1.2.3"
+    assert manifest["bundle"]["format"] == "verity"
+    assert [name for name in manifest.sections() if name.startswith("image.")] == [
         "image.boot", "image.root", "image.verity",
     ]  # fmt: skip
-    assert found["image.boot"]["hooks"] == "install"
-    assert found["image.root"]["adaptive"] == found["image.verity"]["adaptive"] == "block-hash-index"
-    assert found["meta.edge"]["kubernetes"] == "upstream v1.36.3"
+    assert manifest["image.boot"]["hooks"] == "install"
+    assert manifest["image.root"]["adaptive"] == manifest["image.verity"]["adaptive"] == "block-hash-index"
+    assert manifest["meta.edge"]["kubernetes"] == "upstream v1.36.3"
 
 
 def test_only_a_bundle_that_is_told_to_permits_a_downgrade_and_from_one_version(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_the_same_build_gives_the_same_content_wherever_it_is_and_whenever_it_wa
 
 @pytest.mark.parametrize("kind", ["efi", "img"])
 def test_boot_files_of_both_flows_are_known_by_their_names(tmp_path: Path, kind: str) -> None:
-    found = source.read_build(make_build(tmp_path / "b", kind=kind))
-    assert [path.name for path in found.boot.values()] == [f"edge-a.{kind}", f"edge-b.{kind}"]
-    assert found.boot_folder == {"efi": "EFI/Linux", "img": ""}[kind]
+    build_source = source.read_build(make_build(tmp_path / "b", kind=kind))
+    assert [path.name for path in build_source.boot.values()] == [f"edge-a.{kind}", f"edge-b.{kind}"]
+    assert build_source.boot_folder == {"efi": "EFI/Linux", "img": ""}[kind]
 
 
 @pytest.mark.parametrize(
@@ -116,21 +116,21 @@ def test_several_builds_go_into_a_folder_and_never_into_one_file(tmp_path: Path)
 
 
 def test_the_device_trusts_by_list_and_purpose_and_takes_no_plain_bundle() -> None:
-    found = parsed(render_system_conf("edge-osbuild-tiny-rpi4", boot="/efi"))
-    assert found["system"]["compatible"] == "edge-osbuild-tiny-rpi4"
-    assert found["system"]["bundle-formats"] == "-plain"
-    assert found["system"]["activate-installed"] == "false"
-    assert found["keyring"]["check-crl"] == "true"
-    assert found["keyring"]["check-purpose"] == "codesign"
-    assert "min-bundle-version" not in found["system"]
+    conf = parsed(render_system_conf("edge-osbuild-tiny-rpi4", boot="/efi"))
+    assert conf["system"]["compatible"] == "edge-osbuild-tiny-rpi4"
+    assert conf["system"]["bundle-formats"] == "-plain"
+    assert conf["system"]["activate-installed"] == "false"
+    assert conf["keyring"]["check-crl"] == "true"
+    assert conf["keyring"]["check-purpose"] == "codesign"
+    assert "min-bundle-version" not in conf["system"]
     assert (
         parsed(render_system_conf("x", boot="/efi", minimum_version="1.2.0"))["system"]["min-bundle-version"] == "1.2.0"
     )
     for number, slot in enumerate("ab"):
-        assert found[f"slot.root.{number}"]["bootname"] == slot
-        assert found[f"slot.root.{number}"]["device"] == f"/dev/edge/root-{slot}"
-        assert found[f"slot.verity.{number}"]["device"] == f"/dev/edge/root-{slot}-verity"
-        assert found[f"slot.verity.{number}"]["parent"] == found[f"slot.boot.{number}"]["parent"] == f"root.{number}"
+        assert conf[f"slot.root.{number}"]["bootname"] == slot
+        assert conf[f"slot.root.{number}"]["device"] == f"/dev/edge/root-{slot}"
+        assert conf[f"slot.verity.{number}"]["device"] == f"/dev/edge/root-{slot}-verity"
+        assert conf[f"slot.verity.{number}"]["parent"] == conf[f"slot.boot.{number}"]["parent"] == f"root.{number}"
 
 
 def test_a_comparison_names_packages_components_and_counts_blocks(tmp_path: Path) -> None:
@@ -156,13 +156,13 @@ def test_a_comparison_names_packages_components_and_counts_blocks(tmp_path: Path
     new = update_changes.read_side(
         make_build(tmp_path / "new", version="1.1.0", root=changed, metadata=new_facts), cache
     )
-    found = update_changes.compare_builds(old, new)
-    assert found.root == update_changes.Delta(4 * 4096, 53 * 4096), "blocks that only moved are not counted"
-    assert found.hash_tree.changed == found.boot.changed == 0
-    assert [(change.name, change.old, change.new) for change in found.packages] == [
+    comparison = update_changes.compare_builds(old, new)
+    assert comparison.root == update_changes.Delta(4 * 4096, 53 * 4096), "blocks that only moved are not counted"
+    assert comparison.hash_tree.changed == comparison.boot.changed == 0
+    assert [(change.name, change.old, change.new) for change in comparison.packages] == [
         ("anew", "3", "3"), ("bash", "5.2", "5.3"), ("gone", "1", None), ("more", None, "1"),
     ]  # fmt: skip
-    shown = "\n".join(comparison_lines(found))
+    shown = "\n".join(comparison_lines(comparison))
     assert "upstream v1.35.4 → upstream v1.36.3" in shown
     assert "1 added, 1 removed, 2 changed" in shown
     assert "7.5 %" in shown
@@ -188,7 +188,7 @@ def test_a_file_that_is_not_a_bundle_is_refused(tmp_path: Path, data: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "message"),
+    ("arguments", "status", "message"),
     [
         (("bundle", "{0}/no"), 1, "this folder does not exist"),
         (("bundle", "{0}"), 1, "does not contain a finished build"),
@@ -200,12 +200,12 @@ def test_a_file_that_is_not_a_bundle_is_refused(tmp_path: Path, data: bytes) -> 
     ],
 )
 def test_bad_input_is_reported_before_anything_is_created(
-    tmp_path: Path, words: tuple[str, ...], status: int, message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, arguments: tuple[str, ...], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_build(tmp_path / "b")
     make_build(tmp_path / "b2")
     with pytest.raises(SystemExit) as stopped:
-        cli.main([word.format(tmp_path) for word in words])
+        cli.main([word.format(tmp_path) for word in arguments])
     assert stopped.value.code == status
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.raucb"))
@@ -226,11 +226,11 @@ def test_a_comparison_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("marked", [False, True])
 def test_only_an_image_with_development_keys_has_a_notice_at_login(tmp_path: Path, marked: bool) -> None:
     keys = authority.create_keys(tmp_path / "keys", "Example", PrivateKeyAccess(), development=marked)
-    found = update_trust.trust_files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
-    assert found == update_trust.trust_files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
-    assert parsed(found[CONFIG].decode())["keyring"]["path"] == f"/{KEYRING_FILE}"
-    assert found[KEYRING_FILE] == keys.keyring()
-    assert b"PRIVATE" not in b"".join(found.values())
-    notices = [path for path, data in found.items() if b"DEVELOPMENT keys" in data]
+    files = update_trust.trust_files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
+    assert files == update_trust.trust_files("edge-osbuild-tiny-rpi4", keys, boot="/efi")
+    assert parsed(files[CONFIG].decode())["keyring"]["path"] == f"/{KEYRING_FILE}"
+    assert files[KEYRING_FILE] == keys.keyring()
+    assert b"PRIVATE" not in b"".join(files.values())
+    notices = [path for path, data in files.items() if b"DEVELOPMENT keys" in data]
     assert bool(notices) == marked
-    assert json.loads(found[update_trust.TRUST])["development"] == marked
+    assert json.loads(files[update_trust.TRUST])["development"] == marked

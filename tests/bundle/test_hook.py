@@ -28,17 +28,17 @@ def bundle(path: Path, kernel: bytes | None = None, kind: str = "efi") -> Path:
 
 
 def run(
-    made: Path, partition: Path, slot: str, *, largest: int | None = None, kind: str = "slot-install"
+    build: Path, partition: Path, slot: str, *, largest: int | None = None, kind: str = "slot-install"
 ) -> subprocess.CompletedProcess[str]:
     env = {
-        "PATH": os.environ["PATH"], "RAUC_SLOT_NAME": "test", "RAUC_BUNDLE_MOUNT_POINT": str(made / "content"),
+        "PATH": os.environ["PATH"], "RAUC_SLOT_NAME": "test", "RAUC_BUNDLE_MOUNT_POINT": str(build / "content"),
         "RAUC_SLOT_DEVICE": str(partition), "RAUC_SLOT_BOOTNAME": slot,
     }  # fmt: skip
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest or -1, -1))
 
-    command = [sys.executable, "-I", str(made / "content/hook"), kind]
+    command = [sys.executable, "-I", str(build / "content/hook"), kind]
     return subprocess.run(command, env=env, capture_output=True, text=True, preexec_fn=limit)
 
 
@@ -169,13 +169,13 @@ def trees(path: Path, **found: bytes) -> Path:
     return path / "root-b"
 
 
-def index(made: Path, device: Path) -> tuple[str, bytes]:
+def index(build: Path, device: Path) -> tuple[str, bytes]:
     """What the hook says, and the index that it has made."""
-    result = run(made, device, "b", kind="slot-pre-install")
+    result = run(build, device, "b", kind="slot-pre-install")
     assert (result.returncode, result.stderr) == (0, "")
     output, other = result.stdout.splitlines()
     assert other.startswith("no index of a slot's root"), "there is no such slot here"
-    return output + "\n", (made / hook.INDEX).read_bytes()
+    return output + "\n", (build / hook.INDEX).read_bytes()
 
 
 def plain(data: bytes) -> bytes:
@@ -198,16 +198,22 @@ def test_the_index_of_a_root_comes_out_of_its_tree_and_what_the_slots_have_of_th
         hash_tree(NEW[4096:] + random_blocks("old", 1)),
     )
     assert "hooks=pre-install" in (build / "content/manifest.raucm").read_text()
-    said, found = index(build, trees(tmp_path / "none"))
-    assert found == plain(NEW[4096:] + random_blocks("last", 1))
-    assert said == "index of the root: 10 blocks of its hash tree, 10 of them from the bundle\n"
+    message, index_data = index(build, trees(tmp_path / "none"))
+    assert index_data == plain(NEW[4096:] + random_blocks("last", 1))
+    assert message == "index of the root: 10 blocks of its hash tree, 10 of them from the bundle\n"
     # One block of the root is another one: the tree's superblock, its top, and the block above that one.
-    assert index(build, trees(tmp_path / "a", a=old)) == (said.replace("10 of", "3 of"), found)
+    assert index(build, trees(tmp_path / "a", a=old)) == (message.replace("10 of", "3 of"), index_data)
     # Any slot will do, and none that is damaged.
     damaged = bytearray(old)
     damaged[3 * 4096] ^= 1
-    assert index(build, trees(tmp_path / "b", a=bytes(damaged), b=b"")) == (said.replace("10 of", "4 of"), found)
-    assert index(build, trees(tmp_path / "ab", a=bytes(damaged), b=old)) == (said.replace("10 of", "3 of"), found)
+    assert index(build, trees(tmp_path / "b", a=bytes(damaged), b=b"")) == (
+        message.replace("10 of", "4 of"),
+        index_data,
+    )
+    assert index(build, trees(tmp_path / "ab", a=bytes(damaged), b=old)) == (
+        message.replace("10 of", "3 of"),
+        index_data,
+    )
 
 
 def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path: Path) -> None:
@@ -232,19 +238,19 @@ def test_no_index_is_made_of_a_tree_that_is_damaged_or_of_another_kind(tmp_path:
 def test_rauc_gets_the_index_of_the_other_root_where_it_has_none(tmp_path: Path) -> None:
     tree, _ = hash_tree(ROOT)
     device, data = trees(tmp_path / "slots", a=tree, b=b"whatever"), tmp_path / "rauc"
-    made = data / "slot.root.0/hash-unknown/block-hash-index"
+    index_path = data / "slot.root.0/hash-unknown/block-hash-index"
     assert hook.index_other_slot(device, "root.1", data) == "index of the other root: 1000 blocks"
-    assert made.read_bytes() == plain(ROOT)
-    made.unlink()
+    assert index_path.read_bytes() == plain(ROOT)
+    index_path.unlink()
     (data / "slot.root.0/hash-1234").mkdir()  # RAUC has installed it, and knows
-    assert hook.index_other_slot(device, "root.1", data) == "" and not made.exists()
+    assert hook.index_other_slot(device, "root.1", data) == "" and not index_path.exists()
     assert hook.index_other_slot(trees(tmp_path / "none"), "root.1", tmp_path / "new") == ""
     with pytest.raises(hook.HookError):
         hook.index_other_slot(trees(tmp_path / "salted", a=hash_tree(ROOT, b"salt")[0]), "root.1", tmp_path / "new")
 
 
 @pytest.mark.parametrize(
-    ("known", "there", "expected", "said"),
+    ("known", "there", "expected", "message"),
     [
         (b"", bytes(len(NEW)), plain(NEW[:4096]), "0 blocks known, 0 of 1001 new"),
         (b"", NEW[: 300 * 4096] + bytes(701 * 4096), plain(NEW[: 300 * 4096]), "0 blocks known, 300 of 1001 new"),
@@ -258,34 +264,34 @@ def test_rauc_gets_the_index_of_the_other_root_where_it_has_none(tmp_path: Path)
     ids=["empty", "interrupted when empty", "installed", "all but noted", "interrupted over another"],
 )  # fmt: skip
 def test_rauc_gets_the_index_of_what_the_slot_that_it_writes_has(
-    tmp_path: Path, known: bytes, there: bytes, expected: bytes, said: str
+    tmp_path: Path, known: bytes, there: bytes, expected: bytes, message: str
 ) -> None:
     device, target = tmp_path / "root-b", tmp_path / "slot.root.1/hash-unknown/block-hash-index"
     device.write_bytes(there + bytes(50 * 4096))
     if known:
         target.parent.mkdir(parents=True)
         target.write_bytes(plain(known))
-    assert said in hook.index_target_slot(device, "root.1", tmp_path, plain(NEW))
+    assert message in hook.index_target_slot(device, "root.1", tmp_path, plain(NEW))
     assert target.read_bytes() == expected
     hook.index_target_slot(device, "root.1", tmp_path, plain(NEW))
     assert target.read_bytes() == expected, "another attempt finds the same"
     if known:
         target.unlink()  # as RAUC does when an installation fails
         (tmp_path / "root-b-verity").write_bytes(hash_tree(known)[0])
-        assert said in hook.index_target_slot(device, "root.1", tmp_path, plain(NEW))
+        assert message in hook.index_target_slot(device, "root.1", tmp_path, plain(NEW))
         assert target.read_bytes() == expected
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_a_tree_with_a_salt_has_no_index_in_it_and_is_not_asked_for_one(tmp_path: Path) -> None:
-    for name, salt, right, wanted in (
+    for name, salt, right, expected in (
         ("plain", b"", True, True), ("salted", b"salt", True, False), ("of another root", b"", False, False),
     ):  # fmt: skip
         tree, roothash = hash_tree(ROOT, salt)
-        facts = {"roothash": roothash if right else "0" * 64}
-        build = source.read_build(make_build(tmp_path / name, root=ROOT, metadata=facts, tree=tree))
-        assert build.indexed is wanted, name
-        assert ("pre-install" in content.render_manifest(build)) is wanted, name
+        metadata = {"roothash": roothash if right else "0" * 64}
+        build = source.read_build(make_build(tmp_path / name, root=ROOT, metadata=metadata, tree=tree))
+        assert build.indexed is expected, name
+        assert ("pre-install" in content.render_manifest(build)) is expected, name
 
 
 def test_the_hook_needs_nothing_but_the_standard_library() -> None:

@@ -55,13 +55,17 @@ def test_an_image_with_development_keys_never_gets_the_signature_of_others(
         assert str(owner.folder) in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("words", [(), ("--change-owner",)])
+@pytest.mark.parametrize("arguments", [(), ("--change-owner",)])
 def test_the_command_line_refuses_it_before_anything_is_made(
-    tmp_path: Path, owner: KeyFolder, development: KeyFolder, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    owner: KeyFolder,
+    development: KeyFolder,
+    arguments: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     make_build(tmp_path / "b", metadata=facts(development))
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["bundle", str(tmp_path / "b"), "--keys", str(owner.folder), *words])
+        cli.main(["bundle", str(tmp_path / "b"), "--keys", str(owner.folder), *arguments])
     assert stopped.value.code == 1
     assert "DEVELOPMENT" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.raucb"))
@@ -82,25 +86,26 @@ def test_what_the_image_itself_trusts_counts_and_not_what_its_manifest_says(
     tmp_path: Path, owner: KeyFolder, development: KeyFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever edits manifest.json, or puts another root beside it, gets no signature."""
-    mine, theirs = facts(owner), facts(development)
-    unmarked = {"trust": {**theirs["trust"], "development": False}}
+    own_trust, development_trust = facts(owner), facts(development)
+    unmarked = {"trust": {**development_trust["trust"], "development": False}}
     cases: list[tuple[dict[str, Any] | None, dict[str, Any], str]] = [
-        (theirs, mine, "takes those of edge-osbuild (DEVELOPMENT keys)"), (theirs, unmarked, "(DEVELOPMENT keys)"),
-        (None, mine, "does not say whose updates"), ({"trust": []}, mine, "does not say whose updates"),
-        ({"trust": {"roots": 1}}, mine, "does not say whose updates"),
+        (development_trust, own_trust, "takes those of edge-osbuild (DEVELOPMENT keys)"),
+        (development_trust, unmarked, "(DEVELOPMENT keys)"),
+        (None, own_trust, "does not say whose updates"), ({"trust": []}, own_trust, "does not say whose updates"),
+        ({"trust": {"roots": 1}}, own_trust, "does not say whose updates"),
     ]  # fmt: skip
     for number, (image, manifest, message) in enumerate(cases):
         build = real(tmp_path / f"b{number}", image, manifest)
         for arguments in ([], ["--change-owner"]):
-            if arguments or manifest is mine:
+            if arguments or manifest is own_trust:
                 with pytest.raises(SystemExit, match="1"):
                     cli.main(["bundle", str(build), "--keys", str(owner.folder), *arguments])
                 assert message in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["bundle", str(make_build(tmp_path / "noise", metadata=mine)), "--keys", str(owner.folder)])
+        cli.main(["bundle", str(make_build(tmp_path / "noise", metadata=own_trust)), "--keys", str(owner.folder)])
     assert not list(tmp_path.rglob("*.raucb"))
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["bundle", str(real(tmp_path / "good", mine, mine)), "--keys", str(owner.folder)])
+        cli.main(["bundle", str(real(tmp_path / "good", own_trust, own_trust)), "--keys", str(owner.folder)])
 
 
 def test_another_owner_must_be_meant(tmp_path: Path, owner: KeyFolder, development: KeyFolder) -> None:

@@ -51,9 +51,11 @@ def test_version_names_the_distribution_and_its_version(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == f"edge-osbuild {read_version()}\n"
 
 
-@pytest.mark.parametrize("words", [("frobnicate",), ("inspect",), ("inspect", "--frobnicate", "x"), ("--frobnicate",)])
-def test_a_wrong_command_line_ends_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(*words) == 2
+@pytest.mark.parametrize(
+    "arguments", [("frobnicate",), ("inspect",), ("inspect", "--frobnicate", "x"), ("--frobnicate",)]
+)
+def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(*arguments) == 2
     assert "Error" in capsys.readouterr().err
 
 
@@ -131,10 +133,12 @@ def test_a_closed_stream_is_no_defect_and_no_file_takes_its_number(closed: str, 
     assert (tmp_path / "answer").read_text() == "True\n"
 
 
-@pytest.mark.parametrize("words", ["seed minimal --node n", "keys init k --owner me", "bundle x", "doctor", "new x"])
-def test_a_current_folder_that_was_removed_is_named(words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", ["seed minimal --node n", "keys init k --owner me", "bundle x", "doctor", "new x"]
+)
+def test_a_current_folder_that_was_removed_is_named(arguments: str, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    script = f'cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec "$0" -m osbuild {words}'
+    script = f'cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec "$0" -m osbuild {arguments}'
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, env=env)
     assert result.returncode == 1

@@ -88,12 +88,12 @@ Damage = Callable[[bytes, Chance], bytes]
 
 
 def flipped(data: bytes, chance: Chance) -> bytes:
-    made = bytearray(data)
+    changed = bytearray(data)
     for _ in range(chance.choice((1, 3, 30))):
         # Most of what is read of an image is at its beginning, or at that of its first partition.
-        place = chance.randrange(min(len(made), chance.choice((512, 4096, 2**16, 2**21, len(made)))))
-        made[place] ^= 1 << chance.randrange(8)
-    return bytes(made)
+        place = chance.randrange(min(len(changed), chance.choice((512, 4096, 2**16, 2**21, len(changed)))))
+        changed[place] ^= 1 << chance.randrange(8)
+    return bytes(changed)
 
 
 def noisy(data: bytes, chance: Chance) -> bytes:
@@ -133,18 +133,18 @@ def swapped(data: bytes, chance: Chance) -> bytes:
 
 def repaired(data: bytes, chance: Chance) -> bytes:
     """A GPT whose header or entries are changed, with the checksums right again."""
-    made = bytearray(data)
-    sector = 512 if made[512:520] == b"EFI PART" else 4096
-    if made[sector : sector + 8] != b"EFI PART":
+    changed = bytearray(data)
+    sector = 512 if changed[512:520] == b"EFI PART" else 4096
+    if changed[sector : sector + 8] != b"EFI PART":
         return flipped(data, chance)
     place = chance.choice((sector + chance.randrange(24, 92), 2 * sector + chance.randrange(1024)))
-    made[place : place + 4] = chance.choice((chance.randbytes(4), b"\xff" * 4, bytes(4)))
-    (count, step) = struct.unpack_from("<II", made, sector + 80)
-    entries = bytes(made[2 * sector : 2 * sector + min(count * step, 2**20)])
-    struct.pack_into("<I", made, sector + 88, zlib.crc32(entries))
-    made[sector + 16 : sector + 20] = bytes(4)
-    struct.pack_into("<I", made, sector + 16, zlib.crc32(bytes(made[sector : sector + 92])))
-    return bytes(made)
+    changed[place : place + 4] = chance.choice((chance.randbytes(4), b"\xff" * 4, bytes(4)))
+    (count, step) = struct.unpack_from("<II", changed, sector + 80)
+    entries = bytes(changed[2 * sector : 2 * sector + min(count * step, 2**20)])
+    struct.pack_into("<I", changed, sector + 88, zlib.crc32(entries))
+    changed[sector + 16 : sector + 20] = bytes(4)
+    struct.pack_into("<I", changed, sector + 16, zlib.crc32(bytes(changed[sector : sector + 92])))
+    return bytes(changed)
 
 
 DAMAGES: tuple[Damage, ...] = (flipped, noisy, zeroed, extreme, cut, longer, swapped, repaired)
@@ -179,20 +179,20 @@ def stopped(number: int, frame: FrameType | None) -> None:
     raise AssertionError(f"it hangs: nothing after {PATIENCE} s")
 
 
-def clear_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def clear_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Run a command, which ends in time, with a status and an error that are meant."""
     before = signal.signal(signal.SIGALRM, stopped)
     signal.alarm(PATIENCE)
     try:
-        code = status(*words)
+        code = status(*arguments)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     messages = capsys.readouterr().err
-    assert code in (0, 1, 2), words
+    assert code in (0, 1, 2), arguments
     for word in ("should not happen", "Traceback", "report this"):
-        assert word not in messages, f"{words}: {messages}"
-    assert code == 0 or "error: " in messages.lower() or "UNFINISHED" in messages, words
+        assert word not in messages, f"{arguments}: {messages}"
+    assert code == 0 or "error: " in messages.lower() or "UNFINISHED" in messages, arguments
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -216,8 +216,8 @@ def test_a_damaged_file_is_a_clear_error(name: str, lab: Path, capsys: pytest.Ca
 
 def archive(data: bytes) -> bytes:
     output = io.BytesIO()
-    with zipfile.ZipFile(output, "w") as made:
-        made.writestr("disk.img", data)
+    with zipfile.ZipFile(output, "w") as file:
+        file.writestr("disk.img", data)
     return output.getvalue()
 
 
@@ -240,7 +240,7 @@ KINDS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_not_an_image_is_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words, make = KINDS[kind]
+    arguments, make = KINDS[kind]
     path = tmp_path / "disk.img"
     path.write_bytes(make(b"data" * 4096))
     usages: list[list[str | Path]] = [["flash", path, tmp_path / "out", "--yes"]]
@@ -248,7 +248,7 @@ def test_a_file_that_is_not_an_image_is_named(kind: str, tmp_path: Path, capsys:
     for command in usages:
         assert status(*command) == 1
         output = capsys.readouterr().err
-        assert words in output
+        assert arguments in output
         assert "hint:" in output
     assert not (tmp_path / "out").exists()
 
@@ -263,12 +263,12 @@ def test_things_in_the_place_of_files_are_clear_errors(lab: Path, capsys: pytest
         path.touch()
         os.truncate(path, 2**40)
 
-    things: tuple[Callable[[Path], object], ...] = (
+    makers: tuple[Callable[[Path], object], ...] = (
         Path.mkdir, fifo, huge, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("nothing"),
         lambda path: path.symlink_to("/dev/null"), lambda path: path.symlink_to("/proc/self/mem"),
     )  # fmt: skip
     for name in FILES:
-        for make in things:
+        for make in makers:
             if make is huge and name.startswith(("disk.img", "build/")):
                 continue  # an image of that size is one, and to hash it takes hours
             work = fresh(lab)

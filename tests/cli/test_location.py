@@ -24,10 +24,10 @@ STRANGE = ["with space", "comma,colon:", "-dash", "ümlaut", "quote\"'", os.fsde
 def commands(group: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     """Every command below a group with its words."""
     if isinstance(group, click.Group):
-        for each in group.list_commands(click.Context(group)):
-            found = group.get_command(click.Context(group), each)
-            assert found
-            yield from commands(found, f"{name} {each}".strip())
+        for subcommand_name in group.list_commands(click.Context(group)):
+            subcommand = group.get_command(click.Context(group), subcommand_name)
+            assert subcommand
+            yield from commands(subcommand, f"{name} {subcommand_name}".strip())
     else:
         yield name, group
 
@@ -40,7 +40,7 @@ def status(*words: str | Path) -> object:
 
 def test_every_path_of_every_command_is_read_in_the_same_way() -> None:
     every = [*commands(cli.cli, ""), ("bench", bench)]
-    kinds = {f"{name} {param.name}": param.type for name, found in every for param in found.params}
+    kinds = {f"{name} {param.name}": param.type for name, command in every for param in command.params}
     assert not [name for name, kind in kinds.items() if isinstance(kind, click.Path | click.File)]
     assert {"run persist", "run seed", "seed into", "keys init folder", "flash targets", "bench output"} <= {
         name for name, kind in kinds.items() if isinstance(kind, Location)
@@ -51,8 +51,8 @@ def test_a_path_that_is_not_a_file_is_wrong_usage_and_never_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(tmp_path / "socket"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
     for name, kind in (("fifo", "a FIFO"), ("socket", "a socket"), ("/dev/null", "a character device")):
         place = tmp_path / name
         usages: list[list[str | Path]] = [
@@ -167,12 +167,12 @@ def test_no_password_of_a_proxy_is_on_a_command_line(monkeypatch: pytest.MonkeyP
     shown = [sys.executable, "-c", "import sys"]
     assert "hidden-word" not in " ".join(map(str, tree.wrap_command(shown, [tmp_path], env={"MINE": "1"})))
     script = "env; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; ps -eo args 2>/dev/null"
-    found = tree.run_command(["sh", "-c", script], env={"MINE": "1"})
-    settings = dict(line.split("=", 1) for line in found.splitlines() if "=" in line)
+    output = tree.run_command(["sh", "-c", script], env={"MINE": "1"})
+    settings = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
     assert settings["https_proxy"] == settings["HTTP_PROXY"] == secret
     assert (settings["MINE"], settings["HOME"], settings["PATH"]) == ("1", "/tmp", "/usr/sbin:/usr/bin")
     assert "MY_OWN_SECRET" not in settings
-    assert found.count("hidden-word") == 2
+    assert output.count("hidden-word") == 2
     assert {"https_proxy", "no_proxy"} <= tools_tree.PASSED
 
 

@@ -94,10 +94,10 @@ def profile(folder: Path, more: str = "") -> str:
 def test_the_last_stated_board_determines_the_architecture(
     tmp_path: Path, more: str, arch: str | None, board: str | None, expected: list[str]
 ) -> None:
-    found = chosen_boards(profile(tmp_path, more), arch, board)
-    assert [each.name for _, each in found] == expected
-    assert all(loaded.profile.architecture is each.architecture for loaded, each in found)
-    assert build_folder(*found[0], tmp_path) == tmp_path / f"shop-1.0.0-{expected[0]}"
+    chosen = chosen_boards(profile(tmp_path, more), arch, board)
+    assert [board_of_image.name for _, board_of_image in chosen] == expected
+    assert all(loaded.profile.architecture is board_of_image.architecture for loaded, board_of_image in chosen)
+    assert build_folder(*chosen[0], tmp_path) == tmp_path / f"shop-1.0.0-{expected[0]}"
 
 
 @pytest.mark.parametrize(("arch", "board"), [("all", "rpi3"), ("armv7", "rpi3"), (None, "nothing")])

@@ -94,9 +94,9 @@ def test_it_is_right_with_one_setting_turned_on(folder: Path, dotted: str) -> No
 def test_removing_the_comment_signs_changes_what_the_setting_says(folder: Path) -> None:
     """A typical edit: lines of a block are turned on by hand, the others stay comments."""
     lines = render_example("shop").splitlines(keepends=True)
-    wanted = ("#kernel:\n", "#  flavour: generic\n", "#hostname: node-1\n")
-    assert set(wanted) <= set(lines)
-    (folder / "shop.yaml").write_text("".join(line[1:] if line in wanted else line for line in lines))
+    lines_to_enable = ("#kernel:\n", "#  flavour: generic\n", "#hostname: node-1\n")
+    assert set(lines_to_enable) <= set(lines)
+    (folder / "shop.yaml").write_text("".join(line[1:] if line in lines_to_enable else line for line in lines))
     profile = load_profile(folder / "shop.yaml").profile
     assert (profile.kernel.flavour, profile.hostname) == ("generic", "node-1")
 
@@ -124,7 +124,7 @@ def test_nothing_that_exists_is_replaced(folder: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("shop.yaml", "hint: write `shop`"), ("site/shop", "hint: write `shop`"), ("Shop", "shop-floor"),
         ("../shop", "hint: write `shop`"), ("", "shop-floor"), ("shop\n", "shop-floor"), ("-", "shop-floor"),
@@ -132,10 +132,10 @@ def test_nothing_that_exists_is_replaced(folder: Path, capsys: pytest.CaptureFix
     ],
 )  # fmt: skip
 def test_a_name_that_no_profile_can_have_is_wrong_usage(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
 ) -> None:
     assert status("new", name) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(folder.iterdir())
 
 

@@ -96,13 +96,13 @@ def profile(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("text", "position", "words"), WRONG)
-def test_what_is_wrong_is_refused_with_its_position(tmp_path: Path, text: str, position: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "position", "message"), WRONG)
+def test_what_is_wrong_is_refused_with_its_position(tmp_path: Path, text: str, position: str, message: str) -> None:
     path = profile(tmp_path, text)
     with pytest.raises(Error) as caught:
         load_profile(path)
     assert caught.value.hint
-    assert words in f"{caught.value.message} {caught.value.hint}"
+    assert message in f"{caught.value.message} {caught.value.hint}"
     assert "hush" not in f"{caught.value.message} {caught.value.hint}"
     file, line, column = str(caught.value.where).rsplit(":", 2)
     assert file == str(path)
@@ -176,27 +176,27 @@ def test_what_a_profile_says_is_what_the_device_renders(
     (tmp_path / "passphrase").write_text("hush-hush-hush\n")
     seed = render_seed(load_profile(profile(tmp_path, text)).profile, "node-1", folder=tmp_path)
     validate_seed(seed.files, find_schemas(Cache()))
-    made = networks.configure(
+    network = networks.configure(
         networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode(), networkd="1"
     )
-    for file, wanted in files.items():
-        found = sections(made.files[UNITS + file])
-        for section, lines in wanted.items():
-            assert lines <= set(found[section]), (file, section, found)
-    assert made.complaints == []
-    assert "not used" not in made.messages
+    for file, expected in files.items():
+        rendered = sections(network.files[UNITS + file])
+        for section, lines in expected.items():
+            assert lines <= set(rendered[section]), (file, section, rendered)
+    assert network.complaints == []
+    assert "not used" not in network.messages
     if "wifis" in text:
-        supplicant = made.files["netplan/wpa-wl0.conf"]
+        supplicant = network.files["netplan/wpa-wl0.conf"]
         assert 'psk="hush-hush-hush"' in supplicant and "scan_ssid=1" in supplicant
-        assert "hush" not in made.messages
+        assert "hush" not in network.messages
 
 
 def test_a_member_asks_for_no_address_whatever_its_default(tmp_path: Path) -> None:
     text = "  interfaces: [{name: lan0}]\n  bridges: [{name: br0, members: [lan0]}]"
     seed = render_seed(load_profile(profile(tmp_path, text)).profile, "node-1", folder=tmp_path)
-    made = networks.configure(networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode())
-    assert "DHCP" not in made.files[UNITS + "10-netplan-lan0.network"]
-    assert "DHCP=yes" in made.files[UNITS + "10-netplan-br0.network"]
+    network = networks.configure(networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode())
+    assert "DHCP" not in network.files[UNITS + "10-netplan-lan0.network"]
+    assert "DHCP=yes" in network.files[UNITS + "10-netplan-br0.network"]
 
 
 def test_a_passphrase_that_no_access_point_has_is_refused_without_quoting_it(tmp_path: Path) -> None:

@@ -160,9 +160,9 @@ def test_a_version_that_no_bundle_could_have_is_rejected_at_once(tmp_path: Path,
 
 def test_the_flow_s_own_arguments_are_all_reserved() -> None:
     image = SlotImage(Path("root"), Path("tree"), "0" * 64, "1" * 64, 5)
-    words = kernel_command_line("a", image, default_board(Architecture.x86_64), []).split()
+    arguments = kernel_command_line("a", image, default_board(Architecture.x86_64), []).split()
     free = ("panic=", "oops=", "quiet", "loglevel=", "systemd.show_status=", "console=", "lockdown=")  # may be changed
-    assert [word for word in words if not is_reserved(word) and not word.startswith(free)] == []
+    assert [word for word in arguments if not is_reserved(word) and not word.startswith(free)] == []
 
 
 def test_an_argument_after_a_blank_replaces_that_of_the_image() -> None:
@@ -183,17 +183,17 @@ def zone_packages() -> dict[str, set[str]]:
         if deb.name in ("tzdata", time_zone.LEGACY)
     ]
     archive.download_packages(debs)
-    found = {}
+    packages = {}
     for deb in debs:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", stored_path(cache, deb)], stdout=subprocess.PIPE) as data:
             listed = subprocess.run(["tar", "-t"], stdin=data.stdout, capture_output=True, text=True, check=True)
         base = "./usr/share/zoneinfo/"
         files = {line.removeprefix(base) for line in listed.stdout.splitlines() if line.startswith(base)}
         other = ("right/", "posix", "localtime", "Factory", "leap", "tzdata.zi")
-        found[deb.name] = {
+        packages[deb.name] = {
             name for name in files if not name.startswith(other) and not name.endswith(("/", ".tab", ".list"))
         }
-    return found
+    return packages
 
 
 def test_the_list_of_zones_is_that_of_debian_s_packages(zone_packages: dict[str, set[str]]) -> None:
@@ -222,14 +222,14 @@ def test_the_list_of_zones_is_that_of_debian_s_packages(zone_packages: dict[str,
     ],
 )
 def test_a_hash_of_a_password_is_whole(text: str, reason: str | None) -> None:
-    found = hashes.password_problem(text)
-    assert found is None if reason is None else reason in (found or "")
-    assert text not in (found or "")
+    problem = hashes.password_problem(text)
+    assert problem is None if reason is None else reason in (problem or "")
+    assert text not in (problem or "")
 
 
 def test_the_hash_that_the_hint_of_an_error_advises_is_accepted() -> None:
-    made = subprocess.run(["openssl", "passwd", "-6", "hunter2"], capture_output=True, text=True, check=True)
-    assert hashes.password_problem(made.stdout.strip()) is None
+    result = subprocess.run(["openssl", "passwd", "-6", "hunter2"], capture_output=True, text=True, check=True)
+    assert hashes.password_problem(result.stdout.strip()) is None
 
 
 def test_system_accounts_are_also_those_that_an_overlay_declares(folder: Path) -> None:

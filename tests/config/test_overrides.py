@@ -25,7 +25,7 @@ def profile(folder: Path, *options: str) -> Profile:
 
 
 def test_a_setting_replaces_what_the_profile_says_and_nothing_else(tmp_path: Path) -> None:
-    made = profile(
+    changed = profile(
         tmp_path,
         "hostname=gate",
         "time.servers=[a, b]",
@@ -36,16 +36,16 @@ def test_a_setting_replaces_what_the_profile_says_and_nothing_else(tmp_path: Pat
         "kubernetes.config.tls-san=[a.example]",
         "kubernetes.server=https://s:6443",
     )
-    assert (made.hostname, made.time.servers) == ("gate", ("a", "b"))
-    assert [(user.name, user.sudo) for user in made.users] == [("admin", False), ("guest", True)]
-    assert [(each.name, each.addresses, each.mtu) for each in made.network.interfaces] == [
+    assert (changed.hostname, changed.time.servers) == ("gate", ("a", "b"))
+    assert [(user.name, user.sudo) for user in changed.users] == [("admin", False), ("guest", True)]
+    assert [(each.name, each.addresses, each.mtu) for each in changed.network.interfaces] == [
         ("eth0", ("192.0.2.5/24",), None),
         ("eth1", (), 1400),
     ]
-    assert made.kubernetes.labels == {"a": "b", "topology.kubernetes.io/zone": "1"}
-    assert made.kubernetes.config == {"tls-san": ["a.example"]}
-    assert made.kubernetes.server == "https://s:6443"
-    assert made.kubernetes.role == "server"
+    assert changed.kubernetes.labels == {"a": "b", "topology.kubernetes.io/zone": "1"}
+    assert changed.kubernetes.config == {"tls-san": ["a.example"]}
+    assert changed.kubernetes.server == "https://s:6443"
+    assert changed.kubernetes.role == "server"
 
 
 def test_the_last_of_two_settings_counts_and_an_empty_one_is_the_default(tmp_path: Path) -> None:

@@ -65,14 +65,14 @@ class Machine:
         (self.root / "proc/swaps").write_text(self.swaps)
 
     def device(self, name: str) -> BlockDevice:
-        found = self.host.find_device(name)
-        assert found is not None
-        return found
+        device = self.host.find_device(name)
+        assert device is not None
+        return device
 
     def why(self, name: str, need: int | None = None) -> str | None:
-        found = refuse_device(self.host, self.device(name), need)
-        assert found is None or found.hint
-        return found.reason if found else None
+        refusal = refuse_device(self.host, self.device(name), need)
+        assert refusal is None or refusal.hint
+        return refusal.reason if refusal else None
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_disks_are_described_as_their_owner_knows_them(machine: Machine) -> None
     machine.disk("mmcblk0", "platform/mmc_host/mmc0/mmc0:0001/block", 16 * GB, device__name="SC16G", device__type="SD")
     machine.disk("nvme0n1", "pci0/nvme/nvme0", 512 * GB, device__model="Disk 980", queue__logical_block_size="4096")
     machine.disk("sda", "pci0/ata1/host0", 2000 * GB, device__vendor="ATA", device__model="WDC", device__serial="W1")
-    found = {device.name: device for device in machine.host.list_devices()}
-    assert list(found) == ["mmcblk0", "nvme0n1", "sda", "sdb", "sdb1", "sdb2", "sdb10"]
-    usb, card, nvme, sata = (found[name] for name in ("sdb", "mmcblk0", "nvme0n1", "sda"))
+    devices = {device.name: device for device in machine.host.list_devices()}
+    assert list(devices) == ["mmcblk0", "nvme0n1", "sda", "sdb", "sdb1", "sdb2", "sdb10"]
+    usb, card, nvme, sata = (devices[name] for name in ("sdb", "mmcblk0", "nvme0n1", "sda"))
     assert (usb.title, usb.bus, usb.removable) == ("SanDisk Ultra Fit, 32.0 GB", "usb", True)
-    assert usb.partitions == ("sdb1", "sdb2", "sdb10") and found["sdb2"].disk == "sdb"
+    assert usb.partitions == ("sdb1", "sdb2", "sdb10") and devices["sdb2"].disk == "sdb"
     assert (card.title, card.bus, card.removable) == ("SC16G, 16.0 GB", "mmc", True)
     assert (nvme.bus, nvme.sector, nvme.removable) == ("nvme", 4096, False)
     assert (sata.title, sata.bus, sata.serial) == ("WDC, 2.0 TB", "ata", "W1")
@@ -180,16 +180,16 @@ def test_a_target_that_is_neither_a_device_nor_a_file_is_refused(
     neither, device = "neither a block device nor a file", "not a block device"
     wrong = {"fifo": neither, ".": neither, "/dev/zero": device, "link": device, "/dev": "a folder|neither",
              "sda": "regular file, but a device was expected", "no/card.img": "folder does not exist"}  # fmt: skip
-    for name, said in wrong.items():
-        with pytest.raises(Error, match=said) as caught:
+    for name, reason in wrong.items():
+        with pytest.raises(Error, match=reason) as caught:
             target.find_target(Path(name), Host())
         assert caught.value.hint
     (tmp_path / "card.img").write_bytes(bytes(5000))
     with pytest.raises(Error, match="larger already"):
         target.find_target(Path("card.img"), Host(), size=4096)
-    found = target.find_target(Path("card.img"), Host())
+    flash_target = target.find_target(Path("card.img"), Host())
     with pytest.raises(Error, match="5000 bytes are not enough"):
-        target.check_target(found, 5001, Host())
+        target.check_target(flash_target, 5001, Host())
 
 
 def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,10 +208,10 @@ def test_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_root_file_system_of_this_machine_is_on_a_refused_disk() -> None:
     number = Path("/").stat().st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
-    found = next((device for device in Host().list_devices() if device.number == name), None)
-    if found is None:
+    device_of_root = next((device for device in Host().list_devices() if device.number == name), None)
+    if device_of_root is None:
         pytest.skip("the root file system of this machine is on no block device of its own")
-    disk = Host().find_device(found.disk) if found.disk else found
+    disk = Host().find_device(device_of_root.disk) if device_of_root.disk else device_of_root
     assert disk is not None
     why = refuse_device(Host(), disk)
     assert why is not None and why.reason.startswith("this system runs from it (/")

@@ -52,12 +52,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(image: Path, bmap: Path | None = None) -> WritePlan:
-    found = source.find_image(image)
-    return make_plan(found, source.choose_bmap(found, bmap))
+    source_image = source.find_image(image)
+    return make_plan(source_image, source.choose_bmap(source_image, bmap))
 
 
-def flash(what: WritePlan, *cards: Path) -> list[WriteResult]:
-    return job.flash_targets(what, [make_order(what, target.find_target(card, Host()), None, {}) for card in cards])
+def flash(plan: WritePlan, *cards: Path) -> list[WriteResult]:
+    return job.flash_targets(plan, [make_order(plan, target.find_target(card, Host()), None, {}) for card in cards])
 
 
 def full_of_junk(path: Path, size: int) -> Path:
@@ -74,19 +74,19 @@ def edge(*words: object) -> int:
 
 def test_a_file_on_a_full_disk_is_not_called_a_worn_out_card(image: Path, tmp_path: Path) -> None:
     with mount_tmpfs(tmp_path / "small", 2**16) as folder, full(folder):
-        [done] = flash(made(image), folder / "card.img")
-    assert done.problem is not None and "no space is left for this file" in done.problem.message
+        [result] = flash(made(image), folder / "card.img")
+    assert result.problem is not None and "no space is left for this file" in result.problem.message
 
 
 def test_only_mapped_ranges_are_written_and_all_of_them(image: Path, tmp_path: Path) -> None:
     size = image.stat().st_size + 5 * MIB
     card = full_of_junk(tmp_path / "card", size)
     junk = card.read_bytes()
-    [done] = flash(made(image.parent / "disk.img.zst", image.parent / "disk.bmap"), card)
-    assert (done.state, done.problem) == (TargetState.done, None)
+    [result] = flash(made(image.parent / "disk.img.zst", image.parent / "disk.bmap"), card)
+    assert (result.state, result.problem) == (TargetState.done, None)
     after, before = card.read_bytes(), image.read_bytes()
     ranges = block_map.make_bmap(image).ranges
-    assert done.verified == sum(each.size for each in ranges)
+    assert result.verified == sum(each.size for each in ranges)
     for each in ranges[1:]:
         assert after[each.offset : each.end] == before[each.offset : each.end]
     assert after[MIB : ranges[0].end] == before[MIB : ranges[0].end]
@@ -108,23 +108,23 @@ def test_without_a_map_every_zero_is_written(packed: str, image: Path, tmp_path:
     size = len(gzip.decompress(path.read_bytes())) if packed == "gz" else source.find_image(path).size
     assert size is not None
     card = full_of_junk(tmp_path / "card", -(-size // 4096) * 4096)
-    [done] = flash(made(path), card)
-    assert done.state is TargetState.done
+    [result] = flash(made(path), card)
+    assert result.state is TargetState.done
     assert card.read_bytes()[:size] == (path if packed == "plain" else image).read_bytes()
 
 
 def test_a_target_that_is_made_is_sparse_and_the_same(image: Path, tmp_path: Path) -> None:
-    [done] = flash(made(image.parent / "disk.img.zst"), tmp_path / "card")
-    assert done.state is TargetState.done and (tmp_path / "card").read_bytes() == image.read_bytes()
+    [result] = flash(made(image.parent / "disk.img.zst"), tmp_path / "card")
+    assert result.state is TargetState.done and (tmp_path / "card").read_bytes() == image.read_bytes()
     assert (tmp_path / "card").stat().st_blocks * 512 < image.stat().st_size // 2
 
 
-def wrong_second_half(what: WritePlan) -> WritePlan:
+def wrong_second_half(plan: WritePlan) -> WritePlan:
     """An image that turns out not to be its map's when half of it is written."""
-    assert what.bmap is not None
-    ranges = what.bmap.ranges
+    assert plan.bmap is not None
+    ranges = plan.bmap.ranges
     ranges = (*ranges[:-2], replace(ranges[-2], digest="0" * 64), ranges[-1])
-    return replace(what, bmap=Bmap(what.bmap.size, ranges))
+    return replace(plan, bmap=Bmap(plan.bmap.size, ranges))
 
 
 def test_a_broken_write_does_not_boot_and_the_same_command_goes_on(image: Path, tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_a_broken_write_does_not_boot_and_the_same_command_goes_on(image: Path, 
     assert beginning.startswith(MAGIC) and b"EFI PART" not in beginning and beginning[510:512] != b"\x55\xaa"
     [broken] = flash(wrong_second_half(right), card)
     assert not broken.resumed, "what was begun is another image"
-    [done] = flash(right, card)
-    assert (done.state, done.resumed) == (TargetState.done, True)
+    [result] = flash(right, card)
+    assert (result.state, result.resumed) == (TargetState.done, True)
     assert right.bmap is not None
-    assert done.same > 0 and done.same + done.written >= right.bmap.mapped - MIB
+    assert result.same > 0 and result.same + result.written >= right.bmap.mapped - MIB
     assert gpt.read_table(card).size == size
 
 
@@ -156,8 +156,8 @@ def test_what_is_lost_while_a_write_rests_is_written_again(image: Path, tmp_path
     with card.open("r+b") as file:
         file.seek(place)
         file.write(b"lost")
-    [done] = flash(right, card)
-    assert done.resumed and done.state is TargetState.done
+    [result] = flash(right, card)
+    assert result.resumed and result.state is TargetState.done
     assert card.read_bytes()[place : place + 4] == image.read_bytes()[place : place + 4]
 
 
@@ -196,9 +196,9 @@ def test_an_interrupted_flash_says_what_it_leaves(image: Path, tmp_path: Path) -
     finally:
         os.close(file)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, said
-    assert f"{card}: UNFINISHED, it does not boot" in said and "run the same command again" in said
+    messages = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, messages
+    assert f"{card}: UNFINISHED, it does not boot" in messages and "run the same command again" in messages
     assert card.read_bytes()[: len(MAGIC)] == MAGIC
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -235,7 +235,7 @@ def test_one_image_makes_many_nodes(image: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["one", "two", "--node", "a", "--yes"], "1 for 2 targets"),
         (["one", "two", "--node", "a", "--node", "a"], "the same value twice"),
@@ -251,16 +251,16 @@ def test_one_image_makes_many_nodes(image: Path, tmp_path: Path, monkeypatch: py
     ],
 )
 def test_wrong_command_lines_end_with_2_and_touch_nothing(
-    words: list[str], said: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], message: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     card = full_of_junk(Path("card"), image.stat().st_size)
     before = card.read_bytes()
-    expected = 1 if words[1:] == ["--size", "1"] else 2
-    assert edge("flash", image, *words) == expected
+    expected = 1 if arguments[1:] == ["--size", "1"] else 2
+    assert edge("flash", image, *arguments) == expected
     output = capsys.readouterr().err
-    assert said in re.sub(r"\s+", " ", output) and "Traceback" not in output
+    assert message in re.sub(r"\s+", " ", output) and "Traceback" not in output
     assert card.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["card"]
 
 
@@ -275,12 +275,12 @@ def test_images_that_are_none_and_targets_too_small_are_refused(
     cut, odd = tmp_path / "cut.img.zst", tmp_path / "odd.img"
     cut.write_bytes(packed[:-9])
     odd.write_bytes(image.read_bytes()[: -1 * MIB])
-    for path, said in ((image, "bytes are not enough"), (text, "no partition table"), (cut, "truncated"),
+    for path, reason in ((image, "bytes are not enough"), (text, "no partition table"), (cut, "truncated"),
                        (odd, "truncated"), (tmp_path / "none", "does not exist"),
                        (Path("/dev"), "contains no disk.img")):  # fmt: skip
         assert edge("flash", path, small, "--yes") == 1
         output = re.sub(r"\s+", " ", capsys.readouterr().err)
-        assert said in output and "hint:" in output
+        assert reason in output and "hint:" in output
     assert edge("flash", "/dev/zero", small, "--yes") == 2
     assert "name a file or a folder" in re.sub(r"\s+", " ", capsys.readouterr().err)
     assert small.read_bytes() == before
@@ -288,8 +288,8 @@ def test_images_that_are_none_and_targets_too_small_are_refused(
 
 def test_many_targets_at_once_end_with_every_thread(image: Path, tmp_path: Path) -> None:
     before = threading.active_count()
-    done = flash(made(image.parent / "disk.img.zst"), *(tmp_path / str(number) for number in range(6)))
-    assert [each.state for each in done] == [TargetState.done] * 6
+    results = flash(made(image.parent / "disk.img.zst"), *(tmp_path / str(number) for number in range(6)))
+    assert [each.state for each in results] == [TargetState.done] * 6
     assert threading.active_count() == before
 
 
@@ -306,6 +306,6 @@ def test_the_map_of_another_build_is_refused_before_a_card_is_touched(image: Pat
 def test_a_card_that_is_hardly_larger_gets_its_table_at_its_end(more: int, image: Path, tmp_path: Path) -> None:
     """The new backup of the table lies over the one of the image, which is mapped."""
     card = full_of_junk(tmp_path / "card", size := image.stat().st_size + more)
-    [done] = flash(made(image, image.parent / "disk.bmap"), card)
-    assert (done.state, done.problem) == (TargetState.done, None)
+    [result] = flash(made(image, image.parent / "disk.bmap"), card)
+    assert (result.state, result.problem) == (TargetState.done, None)
     assert gpt.read_table(card).size == size

@@ -65,17 +65,17 @@ def signed(version: str, element: str, algorithm: str) -> bytes:
     ids=["1.2", "1.3", "1.4", "2.0", "2.0 sha512"],
 )
 def test_the_maps_of_every_version_are_read(text: bytes, algorithm: str) -> None:
-    found = bmap.parse_bmap(text, "map")
+    block_map = bmap.parse_bmap(text, "map")
     sums = [hashlib.new(algorithm, DATA * count).hexdigest() for count in (2, 1)] if algorithm else ["", ""]
-    assert found.size == 16389 and found.mapped == 12288
-    assert found.ranges == (Range(0, 8192, sums[0]), Range(12288, 4096, sums[1]))
+    assert block_map.size == 16389 and block_map.mapped == 12288
+    assert block_map.ranges == (Range(0, 8192, sums[0]), Range(12288, 4096, sums[1]))
 
 
 GOOD = signed("2.0", "BmapFileChecksum", "sha256")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (GOOD.replace(b"0-1", b"0-2"), "its checksum is wrong"),
         (GOOD.replace(b"16389", b"16388"), "its checksum is wrong"),
@@ -91,8 +91,8 @@ GOOD = signed("2.0", "BmapFileChecksum", "sha256")
         (b"\xff\xfe\x00", "not a block map"),
     ],
 )
-def test_a_wrong_map_is_refused(text: bytes, said: str) -> None:
-    with pytest.raises(Error, match=said) as caught:
+def test_a_wrong_map_is_refused(text: bytes, message: str) -> None:
+    with pytest.raises(Error, match=message) as caught:
         bmap.parse_bmap(text, "map")
     assert caught.value.hint
 
@@ -101,13 +101,13 @@ def test_a_wrong_map_is_refused(text: bytes, said: str) -> None:
 def test_joined_ranges_cover_the_same_blocks_once(pairs: list[tuple[int, int]]) -> None:
     size = 300_000
     ranges = [Range(offset, length) for offset, length in pairs]
-    wanted = {block for each in ranges for block in range(each.offset // 4096, -(-each.end // 4096))}
-    made = join_ranges(ranges, size)
-    assert {block for each in made for block in range(each.offset // 4096, -(-each.end // 4096))} == wanted
-    assert all(one.end < two.offset for one, two in pairwise(made))
-    text = Bmap(size, tuple(Range(each.offset, each.size, "ab" * 32) for each in made)).to_xml()
+    expected = {block for each in ranges for block in range(each.offset // 4096, -(-each.end // 4096))}
+    joined = join_ranges(ranges, size)
+    assert {block for each in joined for block in range(each.offset // 4096, -(-each.end // 4096))} == expected
+    assert all(one.end < two.offset for one, two in pairwise(joined))
+    text = Bmap(size, tuple(Range(each.offset, each.size, "ab" * 32) for each in joined)).to_xml()
     assert [(each.offset, each.size) for each in bmap.parse_bmap(text.encode(), "map").ranges] == [
-        (each.offset, each.size) for each in made
+        (each.offset, each.size) for each in joined
     ]
 
 
@@ -116,11 +116,11 @@ def test_what_a_file_system_reads_is_mapped_even_where_the_image_has_a_hole(tmp_
     image = unpack_disk("disk.img", tmp_path)
     card = tmp_path / "card"
     card.write_bytes(b"\xa5" * image.stat().st_size)
-    found = block_map.make_bmap(image)
-    holes = sum(each.size for each in found.ranges) - image.stat().st_blocks * 512
+    bmap_of_image = block_map.make_bmap(image)
+    holes = sum(each.size for each in bmap_of_image.ranges) - image.stat().st_blocks * 512
     assert holes > 0, "the image must have holes inside of file systems, or this shows nothing"
     with image.open("rb") as old, card.open("r+b") as new:
-        for each in found.ranges:
+        for each in bmap_of_image.ranges:
             old.seek(each.offset)
             new.seek(each.offset)
             new.write(data := old.read(each.size))
@@ -157,15 +157,15 @@ def test_compressed_images_are_read_and_cut_ones_refused(kind: str, streams: int
     path = tmp_path / f"image.{kind}"
     packed = PACKED[kind](CONTENTS) * streams
     path.write_bytes(packed)
-    found = source.find_image(path)
-    assert found.packed == kind
+    source_image = source.find_image(path)
+    assert source_image.packed == kind
     known = kind == "zst" or (kind == "xz" and streams == 1)  # an index of .xz is that of one stream
-    assert found.size == (len(CONTENTS) * streams if known else None)
+    assert source_image.size == (len(CONTENTS) * streams if known else None)
     view = bytearray(len(CONTENTS) * streams + 10)
-    with found.reading() as reader:
+    with source_image.reading() as reader:
         assert reader.fill(memoryview(view)) == len(CONTENTS) * streams
     assert view[:-10] == CONTENTS * streams
-    with found.reading() as reader:
+    with source_image.reading() as reader:
         reader.skip_to(639_000)
         assert reader.fill(memoryview(part := bytearray(2000))) == 2000
         assert part == (CONTENTS * streams)[639_000:641_000]
@@ -228,8 +228,8 @@ def test_the_map_beside_an_image_is_found_and_must_be_its_own(tmp_path: Path) ->
     (tmp_path / "disk.bmap").write_text(block_map.make_bmap(image).to_xml())
     plans = []
     for path in (image, packed, tmp_path):
-        found = source.find_image(path)
-        plans.append(source.choose_bmap(found, source.find_bmap(found, None)))
+        source_image = source.find_image(path)
+        plans.append(source.choose_bmap(source_image, source.find_bmap(source_image, None)))
     assert plans[0] == plans[1] == plans[2] == block_map.make_bmap(image)
     (tmp_path / "disk.img.bmap").write_bytes(GOOD)
     with pytest.raises(Error, match="block map of another image: 16389 bytes"):

@@ -122,11 +122,11 @@ class TestInUse:
     def test_an_image_that_a_guest_runs_from(
         self, command: str, disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        words = self.words(command, profile, disk, disk)
+        arguments = self.words(command, profile, disk, disk)
         with disk.open("rb") as file:  # as QEMU does with the image below an overlay
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))
-            assert "another program, such as QEMU, has locked this file" in refused(capsys, disk, *words)
-        assert status(*words) == 0
+            assert "another program, such as QEMU, has locked this file" in refused(capsys, disk, *arguments)
+        assert status(*arguments) == 0
 
 
 def test_a_device_that_is_mounted_is_refused(
@@ -136,8 +136,8 @@ def test_a_device_that_is_mounted_is_refused(
     (tmp_path / "mnt").mkdir()
     run_command(["mount", loop, tmp_path / "mnt"])
     try:
-        said = refused(capsys, disk, "seed", profile, "--node", "n1", "--into", loop)
-        assert f"mounted at {tmp_path}/mnt" in said
+        messages = refused(capsys, disk, "seed", profile, "--node", "n1", "--into", loop)
+        assert f"mounted at {tmp_path}/mnt" in messages
     finally:
         run_command(["umount", tmp_path / "mnt"])
 

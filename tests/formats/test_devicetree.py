@@ -62,8 +62,8 @@ SOC = node("soc", node("mmc@1", prop(11, b"okay\0"), prop(0, b"card\0")), node("
 
 
 def test_only_the_named_nodes_change() -> None:
-    made = set_node_status(tree(SOC), {"/soc/mmc@1": "disabled", "/soc/mmc@2": "okay"}, "tree")
-    assert statuses(made) == {
+    changed = set_node_status(tree(SOC), {"/soc/mmc@1": "disabled", "/soc/mmc@2": "okay"}, "tree")
+    assert statuses(changed) == {
         "": [], "/soc": [], "/soc/mmc@1": ["disabled"], "/soc/mmc@2": ["okay"], "/soc/mmc@2/mmc@1": []
     }  # fmt: skip
 

@@ -36,15 +36,15 @@ def noise(path: Path) -> None:
 
 
 def test_an_entry_is_made_once(cache: Cache) -> None:
-    made = []
+    makers = []
 
     def make(path: Path) -> None:
-        made.append(path)
+        makers.append(path)
         path.write_text("contents")
 
     assert cache.get_or_make("kind", "key", make).read_text() == "contents"
     assert cache.get_or_make("kind", "key", make) == cache.root / "kind" / "key"
-    assert len(made) == 1
+    assert len(makers) == 1
 
 
 @pytest.mark.parametrize("reason", [RuntimeError, KeyboardInterrupt])

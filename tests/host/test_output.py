@@ -85,17 +85,17 @@ def test_holes_stay_holes_on_another_file_system(small: Path, tmp_path: Path) ->
         file.seek(8 * SIZE)
         file.write(b"end")
         file.truncate(64 * SIZE)
-    wanted = sparse.read_bytes()
+    expected = sparse.read_bytes()
     output.publish_files(small, {"disk": sparse})
-    assert (small / "disk").read_bytes() == wanted
+    assert (small / "disk").read_bytes() == expected
     assert not sparse.exists()
 
 
 def test_a_path_that_is_not_a_file_is_neither_replaced_nor_written_to(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(tmp_path / "socket"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
     null = Path("/dev/null").stat()
     cases = {
         "fifo": "a FIFO", "folder": "a folder", "socket": "a socket", "/dev/null": "a character device",
@@ -162,14 +162,14 @@ def test_a_command_that_cannot_write_reports_it_and_changes_nothing(
     small: Path, tmp_path: Path, name: str, trouble: Trouble, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(PROFILE)
-    words, first = COMMANDS[name]
+    arguments, first = COMMANDS[name]
     assert status("keys", "init", str(tmp_path / "keys"), "--owner", "me") == 0
     if first:
         assert status(*(word.format(small, tmp_path) for word in first)) == 0
     before = read_contents(small)
     capsys.readouterr()
     with trouble(small):
-        assert status(*(word.format(small, tmp_path) for word in words)) == 1
+        assert status(*(word.format(small, tmp_path) for word in arguments)) == 1
     output = capsys.readouterr().err
     assert "should not happen" not in output
     assert str(small) in output
@@ -192,11 +192,11 @@ def test_a_lock_that_cannot_be_written_keeps_the_older_one(small: Path, trouble:
     (small / "tiny.yaml").write_text(PROFILE)
     loaded = load_profile(find_profile(str(small / "tiny.yaml")))
     deb = Deb("x", "1", "amd64", "0" * 64, 1)
-    made = lock.Lock("x86_64", loaded.profile.architecture, "r", 1, (deb,) * 999, (), (), deb, (), ())
-    lock.save_lock(loaded, made)
+    new_lock = lock.Lock("x86_64", loaded.profile.architecture, "r", 1, (deb,) * 999, (), (), deb, (), ())
+    lock.save_lock(loaded, new_lock)
     before = read_contents(small)
     with trouble(small), pytest.raises(Error, match=r"cannot be written|read-only file system"):
-        lock.save_lock(loaded, made)
+        lock.save_lock(loaded, new_lock)
     assert read_contents(small) == before
 
 

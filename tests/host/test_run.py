@@ -139,8 +139,8 @@ def sleeping(mark: str) -> bool:
     word = f"60.{mark}".encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if words[0] == b"sleep" and word in words:
+            arguments = path.read_bytes().split(b"\0")
+            if arguments[0] == b"sleep" and word in arguments:
                 return True
     return False
 

@@ -80,6 +80,6 @@ def test_the_build_manifest_names_the_builder(tmp_path: Path) -> None:
     deb = Deb("linux-image", "6.12", "amd64", "0" * 64, 1)
     lock = Lock("x86_64", Architecture.x86_64, "request", 0, (), (), (), deb, (), ())
     built = BuiltImage(tmp_path, Kernel(tmp_path, "6.12"), None, {}, "0" * 64, 30)
-    made = make_manifest(profile, lock, built, key="key", trust=TrustRecord())
-    assert made.to_json()["builder"] == asdict(read_version())
-    assert made.to_json()["builder"]["number"] == NUMBER
+    manifest = make_manifest(profile, lock, built, key="key", trust=TrustRecord())
+    assert manifest.to_json()["builder"] == asdict(read_version())
+    assert manifest.to_json()["builder"]["number"] == NUMBER

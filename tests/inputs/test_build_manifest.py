@@ -73,5 +73,5 @@ def test_an_image_without_a_valid_manifest_has_none(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"name": ')
     assert Manifest.find(tmp_path / "disk.img") is None
     (tmp_path / MANIFEST).write_text('{"name": "tiny"}')
-    found = Manifest.find(tmp_path / "disk.img")
-    assert found is not None and found.name == "tiny"
+    manifest = Manifest.find(tmp_path / "disk.img")
+    assert manifest is not None and manifest.name == "tiny"

@@ -120,8 +120,8 @@ def test_whatever_is_in_the_place_of_a_download_or_package_is_replaced(
     sha256 = hashlib.sha256(b"right").hexdigest()
     (tmp_path / "release").write_bytes(b"right")
     deb = a_package(tmp_path)
-    places = [cache.folder(download.KIND) / sha256, stored_path(cache, deb)]
-    for place in places:
+    paths = [cache.folder(download.KIND) / sha256, stored_path(cache, deb)]
+    for place in paths:
         OTHERS[other](place)
     assert (
         download.download_file([str(tmp_path / "release")], sha256=sha256, name="x", cache=cache).read_bytes()

@@ -105,9 +105,9 @@ def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, **headers: s
 
 def whole(handler: BaseHTTPRequestHandler, tag: str = '"one"', data: bytes = DATA) -> None:
     """A server that does everything right (RFC 9110, section 14)."""
-    wanted = handler.headers.get("Range")
-    if wanted and handler.headers.get("If-Range", tag) == tag:
-        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    requested_range = handler.headers.get("Range")
+    if requested_range and handler.headers.get("If-Range", tag) == tag:
+        start = int(requested_range.removeprefix("bytes=").removesuffix("-"))
         if start >= len(data):
             return send(handler, 416, b"", Content_Range=f"bytes */{len(data)}")
         span = f"bytes {start}-{len(data) - 1}/{len(data)}"

@@ -282,10 +282,10 @@ def test_a_damaged_fat_causes_no_traceback(changes: dict[int, int], tmp_path_fac
 
 
 def patched(data: bytes, *changes: tuple[int, str, int]) -> bytes:
-    made = bytearray(data)
+    changed = bytearray(data)
     for place, form, value in changes:
-        struct.pack_into(f"<{form}", made, place, value)
-    return bytes(made)
+        struct.pack_into(f"<{form}", changed, place, value)
+    return bytes(changed)
 
 
 SECTORS16, FAT16, SECTORS32, FAT32 = (19, "H"), (22, "H"), (32, "I"), (36, "I")  # the document's section 3
@@ -360,8 +360,8 @@ def test_any_bytes_are_a_pe_image_or_an_error(begin: bytes, tail: bytes) -> None
 def test_any_superblock_is_read_or_refused(kind: bytes, place: int, data: bytes) -> None:
     raw = (bytes(place) + kind + data).ljust(12_288, b"\0")
     for reader in (superblocks.read_erofs, superblocks.read_verity, superblocks.read_ext4):
-        found = reader(io.BytesIO(raw), 0)
-        assert found is None or found.size >= 0
+        superblock = reader(io.BytesIO(raw), 0)
+        assert superblock is None or superblock.size >= 0
 
 
 def test_crc32c_has_the_check_value_of_rfc_3720() -> None:

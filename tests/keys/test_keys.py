@@ -192,14 +192,14 @@ def test_development_keys_are_made_once_are_marked_and_renew_themselves(
     with pytest.raises(Error, match="the list of keys does not exist"):
         development.existing_keys()
     assert not (tmp_path / "edge-osbuild").exists(), "to look at keys makes none"
-    made = development.signing_keys()
-    assert made.folder == tmp_path / "edge-osbuild/keys"
-    assert made.development and all(is_development(made.certificate(name)) for name in ("root-1", "signer-1"))
-    assert development.signing_keys() == made
+    keys = development.signing_keys()
+    assert keys.folder == tmp_path / "edge-osbuild/keys"
+    assert keys.development and all(is_development(keys.certificate(name)) for name in ("root-1", "signer-1"))
+    assert development.signing_keys() == keys
     later = datetime.now(UTC) + timedelta(days=340)
     monkeypatch.setattr(development, "current_time", lambda: later)
     assert development.signing_keys().signer == "signer-2"
-    assert any("not for devices in the field" in warning for warning in report_keys(made).warnings)
+    assert any("not for devices in the field" in warning for warning in report_keys(keys).warnings)
 
 
 def test_no_test_can_change_the_development_keys_of_whoever_runs_it() -> None:
@@ -219,10 +219,10 @@ def test_production_keys_are_not_marked_and_a_missing_folder_is_never_filled_wit
 
 
 def test_development_keys_stay_marked_whatever_the_list_of_keys_says(tmp_path: Path) -> None:
-    made = authority.create_keys(tmp_path, "Example", PrivateKeyAccess(), development=True)
+    keys = authority.create_keys(tmp_path, "Example", PrivateKeyAccess(), development=True)
     state = tmp_path / "keys.json"
     state.write_text(state.read_text().replace('"development": true', '"development": false'))
-    assert load_keys(tmp_path) == made
+    assert load_keys(tmp_path) == keys
     (tmp_path / "root-1.crt").unlink()
     assert not load_keys(tmp_path).development, "the missing certificate is reported by whoever needs it"
 
@@ -302,7 +302,7 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "message"),
+    ("arguments", "status", "message"),
     [
         (("keys", "show", "{}/no"), 1, "the list of keys does not exist"),
         (("keys", "init", "{}/new", "--owner", " "), 2, "the owner must have"),
@@ -316,11 +316,11 @@ def test_the_command_line_makes_rotates_revokes_and_shows(
     ],
 )
 def test_bad_input_is_reported(
-    keys: KeyFolder, words: tuple[str, ...], status: int, message: str, monkeypatch: pytest.MonkeyPatch,
+    keys: KeyFolder, arguments: tuple[str, ...], status: int, message: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("LONG", "x" * 2000)
-    assert edge(*(word.format(keys.folder) for word in words)) == status
+    assert edge(*(word.format(keys.folder) for word in arguments)) == status
     messages = capsys.readouterr().err
     assert message in messages and "hint:" in messages
     assert "hunter2" not in messages and "1234" not in messages

@@ -81,9 +81,9 @@ def test_wrong_content_is_an_error_and_not_replaced_by_upstream(
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page)
     monkeypatch.setitem(k3s_pins.K3S, VERSION, {X86: "0" * 64})
-    wanted = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
+    settings = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
     with pytest.raises(Error, match="not the pinned file") as caught:
-        build_component(wanted, X86, ComponentSources(BuildContext(cache), no_tools))
+        build_component(settings, X86, ComponentSources(BuildContext(cache), no_tools))
     assert not isinstance(caught.value, Unavailable)
 
 
@@ -128,16 +128,16 @@ def test_a_profile_that_names_a_release_gets_that_one_and_one_that_names_none_th
     newest, before = upstream_versions.list_releases()[:2]
     pinned = {}
     for version, expected in ((None, newest), (newest.version, newest), (before.version, before)):
-        asked = KubernetesSettings(role="server", distribution="upstream", version=version)
-        found = resolve.pin_kubernetes(asked, X86, BuildContext(cache))
-        assert found["version"] == expected.version
+        settings = KubernetesSettings(role="server", distribution="upstream", version=version)
+        pins = resolve.pin_kubernetes(settings, X86, BuildContext(cache))
+        assert pins["version"] == expected.version
         pinned[expected.version] = (
-            found["files"]["go.sum"],
-            component_key(asked, X86),
+            pins["files"]["go.sum"],
+            component_key(settings, X86),
             tuple(upstream_programs.linker_variables(expected)),
         )
-    for ours, theirs in zip(*pinned.values(), strict=True):
-        assert ours != theirs
+    for first, second in zip(*pinned.values(), strict=True):
+        assert first != second
 
 
 def test_a_node_can_be_updated_from_each_release_that_can_be_built_to_the_next() -> None:

@@ -53,13 +53,13 @@ def test_what_was_written_is_what_inspect_finds(tmp_path: Path) -> None:
 
 def test_every_descriptor_leads_to_a_blob_of_its_digest_and_size(tmp_path: Path) -> None:
     image(tmp_path / "demo.tar", Architecture.armv7)
-    found = members(tmp_path / "demo.tar")
-    (top,) = json.loads(found["index.json"])["manifests"]
+    files = members(tmp_path / "demo.tar")
+    (top,) = json.loads(files["index.json"])["manifests"]
     assert top["platform"] == {"architecture": "arm", "variant": "v7", "os": "linux"}
-    manifest = json.loads(found["blobs/sha256/" + top["digest"][7:]])
-    config = json.loads(found["blobs/sha256/" + manifest["config"]["digest"][7:]])
+    manifest = json.loads(files["blobs/sha256/" + top["digest"][7:]])
+    config = json.loads(files["blobs/sha256/" + manifest["config"]["digest"][7:]])
     for descriptor in (top, manifest["config"], *manifest["layers"]):
-        blob = found["blobs/sha256/" + descriptor["digest"][7:]]
+        blob = files["blobs/sha256/" + descriptor["digest"][7:]]
         assert hashlib.sha256(blob).hexdigest() == descriptor["digest"][7:]
         assert len(blob) == descriptor["size"]
     assert config["rootfs"]["diff_ids"] == [manifest["layers"][0]["digest"]]
@@ -78,8 +78,8 @@ def test_an_archive_of_docker_is_taken(tmp_path: Path) -> None:
     image(tmp_path / "demo.tar")
     content = members(tmp_path / "demo.tar")
     del content["index.json"], content["oci-layout"]
-    found = image_archive.inspect_archive(repack(tmp_path / "docker.tar", content), X86)
-    assert (found.names, found.architectures, found.digest) == ((NAME,), ("amd64",), None)
+    inspected = image_archive.inspect_archive(repack(tmp_path / "docker.tar", content), X86)
+    assert (inspected.names, inspected.architectures, inspected.digest) == ((NAME,), ("amd64",), None)
 
 
 def test_another_architecture_is_refused_with_what_there_is(tmp_path: Path) -> None:

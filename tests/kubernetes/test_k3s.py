@@ -37,12 +37,12 @@ UNPACKERS = ("zstd",)
 def frame(data: bytes, *, checksum: bool = False) -> bytes:
     """A Zstandard frame of stored blocks and, for one block, a run (RFC 8878, section 3.1.1)."""
     blocks = [data[at : at + 65536] for at in range(0, len(data), 65536)] or [b""]
-    made = k3s_payload.ZSTD + bytes([0x04 if checksum else 0, 0x38])  # a window of 128 KiB
+    encoded = k3s_payload.ZSTD + bytes([0x04 if checksum else 0, 0x38])  # a window of 128 KiB
     for number, block in enumerate(blocks):
         last = number == len(blocks) - 1
         run = bool(block) and block == block[:1] * len(block)
-        made += (len(block) << 3 | run << 1 | last).to_bytes(3, "little") + (block[:1] if run else block)
-    return made + (b"sum!" if checksum else b"")
+        encoded += (len(block) << 3 | run << 1 | last).to_bytes(3, "little") + (block[:1] if run else block)
+    return encoded + (b"sum!" if checksum else b"")
 
 
 def elf(architecture: Architecture, content: bytes = b"") -> bytes:
@@ -151,8 +151,8 @@ def test_the_profiles_sha256_is_used_and_no_checksum_file_is_read(
     url, folder = page
     (folder / "sha256sum-amd64.txt").unlink()
     monkeypatch.setenv(k3s_release.MIRROR, url)
-    given = hashlib.sha256((folder / "k3s").read_bytes()).hexdigest().upper()
-    block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": given})
+    digest = hashlib.sha256((folder / "k3s").read_bytes()).hexdigest().upper()
+    block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
     assert (
         k3s_release.download_binary(k3s_release.find_release(block, X86), cache).read_bytes()
         == (folder / "k3s").read_bytes()
@@ -207,9 +207,9 @@ def test_a_binary_for_another_architecture_is_refused_when_it_is_locked(
 ) -> None:
     url, folder = page
     monkeypatch.setenv(k3s_release.MIRROR, url)
-    given = hashlib.sha256((folder / "k3s-arm64").read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / "k3s-arm64").read_bytes()).hexdigest()
     (folder / "k3s").write_bytes((folder / "k3s-arm64").read_bytes())
-    block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": given})
+    block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
     with pytest.raises(Error, match="not for x86_64"):
         resolve.pin_kubernetes(block, X86, BuildContext(cache))
 
@@ -221,10 +221,10 @@ def test_the_archive_inside_is_found_by_the_sha256_in_its_name(
 ) -> None:
     packed = frame(archive(architecture) + bytes(70000), checksum=checksum)
     (tmp_path / "k3s").write_bytes(binary(architecture, packed))
-    found = k3s_payload.find_payload(tmp_path / "k3s")
-    assert (found.size, found.sha256) == (len(packed), hashlib.sha256(packed).hexdigest())
+    payload = k3s_payload.find_payload(tmp_path / "k3s")
+    assert (payload.size, payload.sha256) == (len(packed), hashlib.sha256(packed).hexdigest())
     content = (tmp_path / "k3s").read_bytes()
-    assert content[found.offset : found.offset + found.size] == packed
+    assert content[payload.offset : payload.offset + payload.size] == packed
 
 
 def test_an_archive_of_several_frames_is_found_as_a_whole(tmp_path: Path) -> None:
@@ -262,8 +262,8 @@ def test_the_programs_are_unpacked_without_being_run_and_with_fixed_modes(tmp_pa
     arm = Architecture.armv7  # this host can't run it
     (tmp_path / "k3s").write_bytes(binary(arm, frame(archive(arm))))
     tree = k3s_payload.unpack_payload(tmp_path / "k3s", "1" * 64, arm, cache, unpackers())
-    found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}
-    assert found == {"bin/k3s", "bin/cni", "bin/flannel", "bin/host-local", "bin/aux/ipset", "bin/aux/xtables"}
+    files = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}
+    assert files == {"bin/k3s", "bin/cni", "bin/flannel", "bin/host-local", "bin/aux/ipset", "bin/aux/xtables"}
     assert (tree / "bin/flannel").readlink() == Path("cni")
     assert {path.stat().st_mode & 0o7777 for path in tree.rglob("*") if path.is_file()} == {0o755}
 
@@ -291,23 +291,23 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page[0])
     block = KubernetesSettings(role="server", version=VERSION)
-    made = component.build_component(block, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
+    built = component.build_component(block, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
     for name in ("kubectl", "crictl"):
-        link = made.file_tree / "usr/bin" / name
+        link = built.file_tree / "usr/bin" / name
         assert not link.readlink().is_absolute()
         assert link.read_bytes() == elf(X86, b"inner")
-    command = made.file_tree / "usr/bin/k3s"
+    command = built.file_tree / "usr/bin/k3s"
     assert command.read_text() == COMMAND.read_text()
     assert command.stat().st_mode & 0o777 == 0o755
-    config = (made.file_tree / "etc/containerd/config.toml").read_text()
+    config = (built.file_tree / "etc/containerd/config.toml").read_text()
     assert 'bin_dir = "/usr/lib/k3s/bin"' in config
-    assert (made.file_tree / "usr/lib/k3s/bin/flannel").exists()
-    assert "/etc/rancher/node" in (made.file_tree / "usr/lib/edge-osbuild/persist.d/k3s").read_text().split()
-    assert made.version == VERSION
+    assert (built.file_tree / "usr/lib/k3s/bin/flannel").exists()
+    assert "/etc/rancher/node" in (built.file_tree / "usr/lib/edge-osbuild/persist.d/k3s").read_text().split()
+    assert built.version == VERSION
 
 
 @pytest.mark.parametrize(
-    ("words", "program"),
+    ("arguments", "program"),
     [
         (["kubectl", "get", "nodes"], "/usr/bin/kubectl get nodes"),
         (["crictl", "ps"], "/usr/bin/crictl ps"),
@@ -316,11 +316,11 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
         ([], "/usr/lib/k3s/bin/k3s "),
     ],
 )
-def test_the_command_k3s_runs_what_k3s_own_wrapper_would(tmp_path: Path, words: list[str], program: str) -> None:
+def test_the_command_k3s_runs_what_k3s_own_wrapper_would(tmp_path: Path, arguments: list[str], program: str) -> None:
     """Its programs are replaced by a shell script's `echo`, since the paths are those of a device."""
     script = tmp_path / "k3s"
     script.write_text(COMMAND.read_text().replace("exec ", 'exec env echo "$K3S_DATA_DIR" "$PATH" '))
-    result = subprocess.run(["sh", script, *words], capture_output=True, text=True, check=True)
+    result = subprocess.run(["sh", script, *arguments], capture_output=True, text=True, check=True)
     data, path, output = result.stdout.rstrip("\n").split(" ", 2)
     assert (data, output.strip()) == ("/var/lib/kubernetes", program.strip())
     assert path.split(":")[0] == "/usr/lib/k3s/bin", "K3s looks for host-local there"

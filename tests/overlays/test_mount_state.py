@@ -48,9 +48,9 @@ def test_a_partition_without_any_signature_is_empty(tmp_path: Path, parts: list[
 )
 def test_a_partition_that_holds_something_is_never_made_anew(tmp_path: Path, part: tuple[int, bytes]) -> None:
     data = partition(tmp_path / "data", part)
-    said = subprocess.run(["blkid", "--probe", data], capture_output=True, text=True)
-    if "TYPE=" not in said.stdout:
-        pytest.fail(f"blkid does not know this signature: {said}")
+    probe = subprocess.run(["blkid", "--probe", data], capture_output=True, text=True)
+    if "TYPE=" not in probe.stdout:
+        pytest.fail(f"blkid does not know this signature: {probe}")
     assert not is_empty(data)
 
 

@@ -123,20 +123,20 @@ def edge(environment: Path, tmp_path: Path) -> Iterator[Edge]:
 def expected() -> dict[str, Path]:
     """What a wheel must have: its name there -> the file of the checkout."""
     names = {path.relative_to(PROJECT).as_posix(): path for path in list_files()}
-    wanted = {name: path for name, path in names.items() if name.startswith("osbuild/")}
-    wanted = {name: path for name, path in wanted.items() if not name.startswith("osbuild/bench/")}
-    del wanted["osbuild/packaging.py"]
+    files = {name: path for name, path in names.items() if name.startswith("osbuild/")}
+    files = {name: path for name, path in files.items() if not name.startswith("osbuild/bench/")}
+    del files["osbuild/packaging.py"]
     for folder in ("profiles", "boards", "cloud-init"):
-        wanted |= {f"{SHIPPED}/{name}": path for name, path in names.items() if name.startswith(f"{folder}/")}
-    return wanted
+        files |= {f"{SHIPPED}/{name}": path for name, path in names.items() if name.startswith(f"{folder}/")}
+    return files
 
 
 def test_a_wheel_has_the_files_of_the_checkout(wheel: Path) -> None:
-    found, wanted = members(wheel), expected()
-    assert {f"{SHIPPED}/profiles/minimal.yaml", "osbuild/kubernetes/upstream/main.go"} <= wanted.keys()
-    assert found.keys() == {*wanted, f"{SHIPPED}/overlays.tar", f"{SHIPPED}/commit"}
-    for name, path in wanted.items():
-        data, mode = found[name]
+    packed, wanted_files = members(wheel), expected()
+    assert {f"{SHIPPED}/profiles/minimal.yaml", "osbuild/kubernetes/upstream/main.go"} <= wanted_files.keys()
+    assert packed.keys() == {*wanted_files, f"{SHIPPED}/overlays.tar", f"{SHIPPED}/commit"}
+    for name, path in wanted_files.items():
+        data, mode = packed[name]
         assert data == path.read_bytes(), name
         assert bool(mode & 0o100) == bool(path.stat().st_mode & stat.S_IXUSR), f"{name}: pip takes this bit over"
 

@@ -220,8 +220,8 @@ def test_image_keys_make_another_image(tmp_path: Path, text: str) -> None:
 
 def test_the_device_learns_what_the_profile_says_of_updates(tmp_path: Path) -> None:
     loaded = profile(tmp_path, PROFILE + "update: {drain_deadline: 5, snapshot_space: 1 GiB}\n")
-    wanted = find_inputs(loaded, PC, replace(a_lock(loaded), request=""), KEYS)
-    document = json.loads(json.dumps(image_metadata(wanted, None)))["update"]
+    build_inputs = find_inputs(loaded, PC, replace(a_lock(loaded), request=""), KEYS)
+    document = json.loads(json.dumps(image_metadata(build_inputs, None)))["update"]
     assert document == {"deadline": 3600, "drain_deadline": 5, "snapshots": 3, "snapshot_space": 2**30}
 
 
@@ -436,6 +436,6 @@ def test_the_folders_of_var_are_made_again_on_the_device(tmp_path: Path) -> None
 
 def test_a_suite_in_the_middle_of_a_synchronisation_is_named_from_what_apt_says() -> None:
     stale = "E: Failed to fetch http://m.example/debian/dists/{}/main/binary-armhf/Packages.xz  {}\n"
-    said = stale.format("trixie-updates", "File has unexpected size (720 != 1108). Mirror sync in progress?")
-    said += stale.format("trixie-security", "Hash Sum mismatch") + stale.format("trixie", "404  Not Found")
-    assert find_stale_suites(said) == ("trixie-security", "trixie-updates")
+    output = stale.format("trixie-updates", "File has unexpected size (720 != 1108). Mirror sync in progress?")
+    output += stale.format("trixie-security", "Hash Sum mismatch") + stale.format("trixie", "404  Not Found")
+    assert find_stale_suites(output) == ("trixie-security", "trixie-updates")

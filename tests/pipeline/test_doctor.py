@@ -26,22 +26,22 @@ def find(name: str, tmp_path: Path) -> HostCheck:
 def command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The real command, with a PATH that has nothing."""
     env = {"PATH": str(tmp_path), "HOME": str(tmp_path), "EDGE_OSBUILD_CACHE": str(tmp_path / "cache")}
-    done = [sys.executable, "-m", "osbuild", "doctor", *words]
-    return subprocess.run(done, env=env, cwd=PROJECT, capture_output=True, text=True)
+    arguments = [sys.executable, "-m", "osbuild", "doctor", *words]
+    return subprocess.run(arguments, env=env, cwd=PROJECT, capture_output=True, text=True)
 
 
 def test_missing_programs_are_named_with_one_line_that_installs_them(tmp_path: Path) -> None:
-    done = command(tmp_path)
-    assert done.returncode == 1
-    assert "✗ mmdebstrap" in done.stdout
-    assert re.search(r"^  .*apt-get install .*\bbubblewrap mmdebstrap openssh-client$", done.stdout, re.MULTILINE)
-    assert done.stderr == ""
+    result = command(tmp_path)
+    assert result.returncode == 1
+    assert "✗ mmdebstrap" in result.stdout
+    assert re.search(r"^  .*apt-get install .*\bbubblewrap mmdebstrap openssh-client$", result.stdout, re.MULTILINE)
+    assert result.stderr == ""
 
 
 def test_json_has_every_finding(tmp_path: Path) -> None:
-    done = command(tmp_path, "--json")
-    assert done.returncode == 1
-    document = {check["name"]: check for check in json.loads(done.stdout)}
+    result = command(tmp_path, "--json")
+    assert result.returncode == 1
+    document = {check["name"]: check for check in json.loads(result.stdout)}
     assert document["bwrap"] == {
         "name": "bwrap",
         "good": False,
@@ -57,8 +57,8 @@ def test_each_package_that_the_doctor_asks_for_is_installed_by_make() -> None:
     listed = {line.partition("#")[0].strip() for line in (PROJECT / "host-packages.txt").read_text().splitlines()} - {
         ""
     }
-    wanted = {package for package, _ in doctor.PROGRAMS.values()} | {"ca-certificates", "debian-archive-keyring"}
-    assert wanted <= listed
+    packages = {package for package, _ in doctor.PROGRAMS.values()} | {"ca-certificates", "debian-archive-keyring"}
+    assert packages <= listed
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) for name in listed)
 
 

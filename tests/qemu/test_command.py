@@ -56,8 +56,8 @@ def values(command: list[str], option: str) -> list[str]:
 @pytest.mark.parametrize("name", shipped_boards())
 def test_processors_of_a_fixed_number_run_in_turns(name: str) -> None:
     board = load_board(name)
-    words = choose_accelerator(board, "tcg").arguments[1].split(",")
-    assert ("thread=single" in words) == (board.qemu.cpus is not None)
+    arguments = choose_accelerator(board, "tcg").arguments[1].split(",")
+    assert ("thread=single" in arguments) == (board.qemu.cpus is not None)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,12 @@ def test_a_disk_whose_writes_are_logged_is_the_same_disk_behind_its_log() -> Non
     logged, plain = values(command, "-device")[2:4]
     assert logged.startswith("virtio-blk-pci,drive=disk0,") and logged.endswith(",request-merging=off")
     assert "merging" not in plain
-    words = value(command_line(MachineConfig(board=PI), replace(files, code=None, vars=None), TCG), "-drive").split(",")
-    assert words[:3] == ["if=sd", "driver=blklogwrites", "node-name=disk0"]
-    assert {"file.driver=qcow2", "file.file.cache.no-flush=on", "log-append=on"} <= set(words)
-    assert "log.filename=/logs/w,,1" in ",".join(words)
+    arguments = value(command_line(MachineConfig(board=PI), replace(files, code=None, vars=None), TCG), "-drive").split(
+        ","
+    )
+    assert arguments[:3] == ["if=sd", "driver=blklogwrites", "node-name=disk0"]
+    assert {"file.driver=qcow2", "file.file.cache.no-flush=on", "log-append=on"} <= set(arguments)
+    assert "log.filename=/logs/w,,1" in ",".join(arguments)
 
 
 def test_an_nvme_disk_has_a_controller_of_its_own_where_there_is_pci() -> None:
@@ -193,9 +195,9 @@ def test_firmware_is_looked_up_below_the_root_that_qemu_runs_in(architecture: Ar
     for name in (UEFI[architecture].code[-1], UEFI[architecture].vars[-1]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_firmware(architecture, tmp_path)
-    assert found.code == Path("/", UEFI[architecture].code[-1])
-    assert found.template == tmp_path / UEFI[architecture].vars[-1]
+    firmware = find_firmware(architecture, tmp_path)
+    assert firmware.code == Path("/", UEFI[architecture].code[-1])
+    assert firmware.template == tmp_path / UEFI[architecture].vars[-1]
 
 
 def test_the_forwarded_port_is_read_from_what_qemu_says() -> None:

@@ -121,8 +121,8 @@ def test_a_known_way_to_fail_is_named(text: str, word: str) -> None:
 
 
 def test_the_console_is_always_read_and_no_output_is_lost() -> None:
-    guest, ours = socket.socketpair()
-    line = SerialLine(ours)
+    guest, host_end = socket.socketpair()
+    line = SerialLine(host_end)
     guest.settimeout(5)
     guest.sendall(b"x" * 2**19)  # more than a socket holds: blocks if it is not drained
     seen = bytearray()

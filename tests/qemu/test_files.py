@@ -78,8 +78,12 @@ def test_a_build_folder_stands_for_its_image_and_other_folders_are_refused(tmp_p
     assert find_bootable(tmp_path).seed is None
     (tmp_path / "seed.iso").touch()
     (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "arm64"}))
-    found = find_bootable(tmp_path)
-    assert (found.image, found.seed, found.board) == (image, tmp_path / "seed.iso", default_board(Architecture.arm64))
+    source = find_bootable(tmp_path)
+    assert (source.image, source.seed, source.board) == (
+        image,
+        tmp_path / "seed.iso",
+        default_board(Architecture.arm64),
+    )
     assert find_bootable(image).seed is None
     assert find_bootable(tmp_path, board=load_board("armv7")).board.name == "armv7"
     (tmp_path / "manifest.json").write_text(json.dumps({"architecture": "arm64", "board": "armv7"}))
@@ -95,9 +99,9 @@ def test_a_disk_smaller_than_its_image_is_refused(tmp_path: Path) -> None:
 
 def test_an_sd_card_has_the_next_power_of_two_of_bytes(tmp_path: Path) -> None:
     image = gpt(tmp_path / "i")
-    for length, wanted, card in ((3 * 2**20, None, 2**22), (2**22, None, 2**22), (2**22, 2**22 + 1, 2**23)):
+    for length, requested, card in ((3 * 2**20, None, 2**22), (2**22, None, 2**22), (2**22, 2**22 + 1, 2**23)):
         os.truncate(image, length)
-        assert card_size(image, wanted) == card
+        assert card_size(image, requested) == card
     image.write_bytes(b"QFI\xfb" + b"\0" * 508)
     assert card_size(image, 3 * 2**20) == 2**22
     with pytest.raises(Error, match="is unknown") as caught:
@@ -114,9 +118,9 @@ def test_what_a_board_without_a_boot_rom_starts_with_is_read_off_its_disk(tmp_pa
     for target in ("u-boot.bin", "dtbs/Board.dtb"):
         run_command(wrap(["mcopy", "-i", place, str(tmp_path / "program"), f"::/{target}"], [disk, tmp_path]))
     (tmp_path / "out").mkdir()
-    found = extract_files(disk, ["U-Boot.bin", "dtbs/board.dtb"], tmp_path / "out")
-    assert list(found) == ["U-Boot.bin", "dtbs/board.dtb"]
-    assert all(path.read_bytes() == (tmp_path / "program").read_bytes() for path in found.values())
+    files = extract_files(disk, ["U-Boot.bin", "dtbs/board.dtb"], tmp_path / "out")
+    assert list(files) == ["U-Boot.bin", "dtbs/board.dtb"]
+    assert all(path.read_bytes() == (tmp_path / "program").read_bytes() for path in files.values())
     with pytest.raises(Error, match=r"the ESP has no start\.elf"):
         extract_files(disk, ["start.elf"], tmp_path / "out")
 

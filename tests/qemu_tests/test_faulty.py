@@ -69,16 +69,16 @@ def test_heads_and_what_is_not_there(site: Site, client: http.client.HTTPConnect
 def broken(client: http.client.HTTPConnection, ranges: str = "") -> int:
     """How much of an answer came before the connection broke; it must break."""
     client.request("GET", "/a.raucb", headers={"Range": ranges} if ranges else {})
-    answer, came = client.getresponse(), 0
+    answer, received = client.getresponse(), 0
     try:
         while chunk := answer.read(4096):
-            came += len(chunk)
+            received += len(chunk)
     except (http.client.IncompleteRead, ConnectionError) as error:
         client.close()
-        return came + len(getattr(error, "partial", b""))
+        return received + len(getattr(error, "partial", b""))
     client.close()
     assert answer.length, "the answer is whole"
-    return came
+    return received
 
 
 def test_an_answer_is_cut_where_it_should_be_and_the_rest_can_be_asked_for(

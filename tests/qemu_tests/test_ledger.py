@@ -28,9 +28,9 @@ def test_cases_of_an_earlier_run_stay_until_they_run_again(tmp_path: Path) -> No
     for case in ("lost", "slow"):
         with ledger.entry("connection", case):
             pass
-    kept = [{**row, "date": "2026-01-01"} for row in read_rows(tmp_path / "first")]
+    previous = [{**row, "date": "2026-01-01"} for row in read_rows(tmp_path / "first")]
     with pytest.raises(AssertionError), Ledger(tmp_path / "second").entry("connection", "slow"):
         raise AssertionError
-    found = read_rows(tmp_path / "second", kept)
-    assert [(row["case"], row["held"]) for row in found] == [("lost", True), ("slow", False)]
-    assert "1 of 2 cases held, 2026-01-01 to 20" in format_page(found)
+    rows = read_rows(tmp_path / "second", previous)
+    assert [(row["case"], row["held"]) for row in rows] == [("lost", True), ("slow", False)]
+    assert "1 of 2 cases held, 2026-01-01 to 20" in format_page(rows)

@@ -82,8 +82,8 @@ def test_the_test_file_system_is_valid_and_reports_a_files_clusters(tmp_path: Pa
     (tmp_path / "fat").write_bytes(fat16(files).ljust(5100 * SECTOR, b"\0"))
     with (tmp_path / "fat").open("rb") as file:
         fat = Fat(file, 0, "fat")
-        found = {str(each.path): each for each in fat.walk() if not each.folder}
-        assert {path: fat.read(each) for path, each in found.items()} == files
+        found = {str(entry.path): entry for entry in fat.walk() if not entry.folder}
+        assert {path: fat.read(entry) for path, entry in found.items()} == files
         ((offset, size),) = fat.extents(found["EFI/Linux/edge-1-a+3.efi"])
         file.seek(offset)
         assert (file.read(size), fat.extents(found["empty"])) == (random_blocks(1, 3), [])
@@ -93,14 +93,14 @@ def test_the_test_file_system_is_valid_and_reports_a_files_clusters(tmp_path: Pa
 def test_a_file_in_two_pieces_is_where_its_extents_are(name: str, tmp_path: Path) -> None:
     with unpack_disk(name, tmp_path).open("rb") as file:
         fat = Fat(file, 0, name)
-        places = {each: fat.extents(each) for each in fat.walk() if not each.folder}
-        assert max(len(found) for found in places.values()) == 2
-        for each, found in places.items():
+        extents_by_file = {entry: fat.extents(entry) for entry in fat.walk() if not entry.folder}
+        assert max(len(extents) for extents in extents_by_file.values()) == 2
+        for entry, extents in extents_by_file.items():
             data = b""
-            for offset, size in found:
+            for offset, size in extents:
                 file.seek(offset)
                 data += file.read(size)
-            assert data[: each.size] == fat.read(each)
+            assert data[: entry.size] == fat.read(entry)
 
 
 # Logs
@@ -143,8 +143,8 @@ def test_a_flush_that_carries_data_comes_before_it_and_forced_data_is_durable_at
         writer.write(512, b"b" * 512, Flag.FLUSH | Flag.FUA)
         writer.write(1024, b"c" * 512)
     with WriteLog(path) as log:
-        found = [([each.offset for each in epoch.entries], epoch.flushed) for epoch in log.epochs()]
-    assert found == [([0], True), ([512], True), ([1024], False)]
+        epochs = [([each.offset for each in epoch.entries], epoch.flushed) for epoch in log.epochs()]
+    assert epochs == [([0], True), ([512], True), ([1024], False)]
 
 
 def test_a_file_that_is_not_a_log_or_is_truncated_is_refused(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def pe(name: str) -> bytes:
 
 def two_versions(folder: Path, kind: str = "efi") -> list[Version]:
     """Builds 1.0.0 and 1.1.0."""
-    made = []
+    versions = []
     for version in ("1.0.0", "1.1.0"):
         path = make_build(folder / version, version=version, root=random_blocks(f"root {version}", 60), kind=kind)
         for slot in "ab":
@@ -305,10 +305,10 @@ def two_versions(folder: Path, kind: str = "efi") -> list[Version]:
             if kind == "efi":
                 name.write_bytes(pe(f"{version} {slot}"))
         digests = {slot: (path / f"edge-{slot}.{kind}").read_bytes() for slot in "ab"}
-        made.append(Version.of(path))
+        versions.append(Version.of(path))
         boot = {hashlib.sha256(data).hexdigest(): slot for slot, data in digests.items()}
-        made[-1] = Version(version, path / "root.erofs", path / "root.verity", "0" * 64, boot)
-    return made
+        versions[-1] = Version(version, path / "root.erofs", path / "root.verity", "0" * 64, boot)
+    return versions
 
 
 def sectors(before: bytes, after: bytes) -> list[tuple[int, bytes]]:
@@ -416,7 +416,7 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, pair: list[Version], pla
         writer.flush()
     report: Survey = survey(tmp_path / "log", source, tmp_path / "survey", SurveyPlan(pair, variants=0), None)
     assert report.bad == 1
-    assert any(re.search(finding, found) for found in report.findings), report.findings
+    assert any(re.search(finding, reported) for reported in report.findings), report.findings
 
 
 def test_a_file_without_a_boot_image_is_not_an_entry_and_a_second_name_is_harmless(
@@ -446,13 +446,13 @@ def test_u_boots_choice_is_that_of_the_slots_state(tmp_path: Path) -> None:
         contents = {"esp": fat16(files), "uboot-env": environment, **slot(old, "a"), **slot(new, "b")}
         with Disk(disk_image(tmp_path / "disk.img", contents), tmp_path / "pieces") as disk:
             loader = Loader(disk, [old, new], kind="uboot")
-            found = loader.boot_order()
+            candidates = loader.boot_order()
             loader.close()
-        return found
+        return candidates
 
     apart = uboot_state.COPY_OFFSETS[1]
-    found = order(state.encode().ljust(apart, b"\0") + torn, files)
-    assert [(each.slot, each.left, each.done) for each in found] == [("b", 2, 1), ("a", None, 0)]
+    candidates = order(state.encode().ljust(apart, b"\0") + torn, files)
+    assert [(each.slot, each.left, each.done) for each in candidates] == [("b", 2, 1), ("a", None, 0)]
     used = UBootState(3, ("b", "a"), {"a": BootCounter(None), "b": BootCounter(0, 3)})
     assert [each.slot for each in order(torn.ljust(apart, b"\0") + used.encode(), files)] == ["a", "b"]
     damaged = {**files, "edge-b.img": files["edge-b.img"][:-1] + b"?"}

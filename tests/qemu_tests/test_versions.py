@@ -27,25 +27,27 @@ def loaded(name: str, flavour: str, folder: Path) -> LoadedProfile:
 
 @pytest.mark.parametrize("flavour", versions.BASE)
 def test_versions_rise_differ_and_are_for_the_same_devices(flavour: str, tmp_path: Path) -> None:
-    found: dict[str, Profile] = {}
+    profiles: dict[str, Profile] = {}
     for name in (*versions.STEPS, *versions.FAULTS):
-        made = loaded(name, flavour, tmp_path)
-        found[name] = made.profile
-        for overlay in made.profile.overlays:
-            assert "/" not in overlay or (made.folder / overlay).is_dir()
-    numbers = {name: tuple(int(part) for part in profile.version.split(".")) for name, profile in found.items()}
+        loaded_profile = loaded(name, flavour, tmp_path)
+        profiles[name] = loaded_profile.profile
+        for overlay in loaded_profile.profile.overlays:
+            assert "/" not in overlay or (loaded_profile.folder / overlay).is_dir()
+    numbers = {name: tuple(int(part) for part in profile.version.split(".")) for name, profile in profiles.items()}
     assert len(set(numbers.values())) == len(numbers)
-    assert {profile.name for profile in found.values()} == {f"test-{flavour}"}
+    assert {profile.name for profile in profiles.values()} == {f"test-{flavour}"}
     assert all(numbers["n"] < numbers["next"] < numbers[name] for name in versions.FAULTS)
-    first, second = found["n"], found["next"]
+    first, second = profiles["n"], profiles["next"]
     assert set(second.packages) > set(first.packages)
     assert set(second.kernel.arguments) > set(first.kernel.arguments)
     assert set(second.overlays) > set(first.overlays)
     for name in versions.FAULTS:
-        more = (set(found[name].overlays) - set(second.overlays), set(found[name].kernel.arguments))
-        assert more[0] or more[1] > set(second.kernel.arguments), f"{name} is no different"
-        assert found[name].health == replace(second.health, deadline=int(failures.TRIAL[flavour in versions.CLUSTERS]))
-        assert replace(found[name], version="", overlays=(), kernel=second.kernel, health=second.health) == replace(
+        differences = (set(profiles[name].overlays) - set(second.overlays), set(profiles[name].kernel.arguments))
+        assert differences[0] or differences[1] > set(second.kernel.arguments), f"{name} is no different"
+        assert profiles[name].health == replace(
+            second.health, deadline=int(failures.TRIAL[flavour in versions.CLUSTERS])
+        )
+        assert replace(profiles[name], version="", overlays=(), kernel=second.kernel, health=second.health) == replace(
             second, version="", overlays=()
         ), f"{name} is broken by an overlay or a kernel argument and nothing else"
 
@@ -66,9 +68,9 @@ def test_a_lock_follows_from_the_shipped_profiles(tmp_path: Path) -> None:
         (),
         (),
     )
-    made = loaded("n", "light", tmp_path)
-    derived = versions.derive_lock(base, resolve.wanted_packages(made), made, board, cache)
-    assert derived.request == resolve.request_key(made, board)
+    version = loaded("n", "light", tmp_path)
+    derived = versions.derive_lock(base, resolve.wanted_packages(version), version, board, cache)
+    assert derived.request == resolve.request_key(version, board)
     assert replace(derived, request=base.request) == base, "nothing else is new"
-    lock.save_lock(made, derived)
-    assert resolve.current_lock(made, board, BuildContext(cache, locked=True)) == derived
+    lock.save_lock(version, derived)
+    assert resolve.current_lock(version, board, BuildContext(cache, locked=True)) == derived

@@ -134,8 +134,8 @@ def test_a_large_file_keeps_its_holes_and_one_larger_than_a_slot_is_refused(root
         file.seek(2**30)
         file.write(b"end")
     copy_file_tree(files, root, 1000)
-    made = (root.path / "etc/site/file").stat()
-    assert made.st_size == 2**30 + 3 and made.st_blocks * 512 < 2**20
+    status = (root.path / "etc/site/file").stat()
+    assert status.st_size == 2**30 + 3 and status.st_blocks * 512 < 2**20
     overlays.check_overlay(files, largest=2**31)
     with pytest.raises(Error, match="/etc/site/file has 1073741827 bytes, more than a slot") as caught:
         overlays.check_overlay(files, largest=2**30)

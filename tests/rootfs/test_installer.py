@@ -55,9 +55,9 @@ def index(folder: Path, text: str = INDEX) -> dict[str, Package]:
 
 
 def test_the_essential_packages_come_with_what_they_need_and_users_first(tmp_path: Path) -> None:
-    found = index(tmp_path)
-    assert found["shell"].needs == ("libold", "users")
-    assert packages.essential_packages(found) == ["base-passwd", "libnew", "shell", "users"]
+    parsed = index(tmp_path)
+    assert parsed["shell"].needs == ("libold", "users")
+    assert packages.essential_packages(parsed) == ["base-passwd", "libnew", "shell", "users"]
 
 
 @pytest.mark.parametrize(

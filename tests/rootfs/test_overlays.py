@@ -186,7 +186,7 @@ def test_a_build_that_an_overlay_misuses_ends_before_anything_is_made(name: str,
 
 
 @pytest.mark.parametrize(
-    ("path", "words"),
+    ("path", "fragments"),
     [
         ("bin/tool", ("link to usr/bin", "move its files to usr/bin")),
         ("lib/systemd/system/a.service", ("link to usr/lib",)),
@@ -199,14 +199,14 @@ def test_a_build_that_an_overlay_misuses_ends_before_anything_is_made(name: str,
         ("etc/.wh.passwd", (".wh.",)),
     ],
 )
-def test_what_a_device_would_not_see_is_refused(path: str, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_a_device_would_not_see_is_refused(path: str, fragments: tuple[str, ...], tmp_path: Path) -> None:
     files = tree(tmp_path)
     (files / path).parent.mkdir(parents=True)
     (files / path).write_text("text")
     with pytest.raises(Error) as caught:
         overlays.check_overlay(files)
-    said = f"{caught.value} {caught.value.hint}"
-    assert all(word in said for word in (*words, "overlay", "/tree"))
+    messages = f"{caught.value} {caught.value.hint}"
+    assert all(word in messages for word in (*fragments, "overlay", "/tree"))
 
 
 @pytest.mark.parametrize("path", ["bin", "sbin", "lib", "lib64", "etc", "usr", "usr/lib", "usr/bin", "var", "opt"])
@@ -234,8 +234,8 @@ def test_a_folder_of_the_image_is_never_replaced(to: str | None, root: ImageRoot
 
 
 def a_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
 
 
 KINDS: dict[str, Callable[[Path], None]] = {
@@ -292,8 +292,8 @@ def test_bits_that_were_set_on_purpose_are_kept(mode: int, root: ImageRoot, tmp_
     os.chown(files / "tool", 1000, 1000)
     (files / "tool").chmod(mode)
     copy_file_tree(files, root, 1000)
-    found = (root.path / "tool").stat()
-    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (mode, 0, 0)
+    status = (root.path / "tool").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 0, 0)
 
 
 def test_a_sticky_folder_stays_open_to_all(root: ImageRoot, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def made_under(mask: int, folder: Path) -> dict[str, FileMetadata]:
         copy_file_tree(files, root, 1000)
         write_settings(root, load_profile(profile_of(folder)).profile, {"name": "shop"})
         move_state_out(root)
-        return {path: FileMetadata(**{**vars(found), "time": 0}) for path, found in list_files(root.path).items()}
+        return {path: FileMetadata(**{**vars(metadata), "time": 0}) for path, metadata in list_files(root.path).items()}
     finally:
         os.umask(before)
 

@@ -251,7 +251,7 @@ def test_a_user_id_follows_from_the_name_and_no_two_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "words"),
+    ("profile", "message"),
     [
         (Profile("p", "1", users=(User("a", password=SecretRef("env:NOT_SET_AT_ALL")),)), "NOT_SET_AT_ALL"),
         (Profile("p", "1", users=(User("a", password=SecretRef("file:plain")),)), "hash of a password"),
@@ -261,12 +261,12 @@ def test_a_user_id_follows_from_the_name_and_no_two_are_the_same() -> None:
         (Profile("p", "1", agent=AgentSettings(offline=False)), "update server"),
     ],
 )
-def test_a_profile_that_can_make_no_node_says_why(tmp_path: Path, profile: Profile, words: str) -> None:
+def test_a_profile_that_can_make_no_node_says_why(tmp_path: Path, profile: Profile, message: str) -> None:
     (tmp_path / "plain").write_text("hunter2\n")
     (tmp_path / "private").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n")
     with pytest.raises(Error) as caught:
         render_seed(profile, "node-1", folder=tmp_path)
-    assert words in str(caught.value) + (caught.value.hint or "")
+    assert message in str(caught.value) + (caught.value.hint or "")
     assert caught.value.hint
     assert "hunter2" not in str(caught.value) + caught.value.hint
 
@@ -370,15 +370,15 @@ def test_the_command_line_writes_files_for_their_owner_only(tmp_path: Path, monk
     os.umask(0)
     Path("n.yaml").write_text("name: n\nversion: 1.0.0\n")
     result = CliRunner().invoke(command, ["n.yaml", "--node", "n1", "--json"], catch_exceptions=False)
-    made = json.loads(result.stdout)
-    assert made["seed"] == "n1-seed.iso"
+    document = json.loads(result.stdout)
+    assert document["seed"] == "n1-seed.iso"
     CliRunner().invoke(command, ["n.yaml", "--node", "n1", "-o", "folder"], catch_exceptions=False)
     assert {path.name: path.read_bytes() for path in Path("folder").iterdir()} == read_iso(
         Path("n1-seed.iso").read_bytes()
     )
     for path in (Path("n1-seed.iso"), *Path("folder").iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert yaml.safe_load(Path("folder/meta-data").read_text())["instance-id"] == made["instance"]
+    assert yaml.safe_load(Path("folder/meta-data").read_text())["instance-id"] == document["instance"]
     with pytest.raises(UsageError, match="cannot be combined"):
         CliRunner().invoke(command, ["n.yaml", "--node", "a", "-o", "x", "--into", "y"], catch_exceptions=False)
 

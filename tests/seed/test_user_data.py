@@ -55,10 +55,10 @@ def make(folder: Path, own: str | bytes, rules: Path, profile: str = PROFILE) ->
     """The seed of the node edge-1, made as the command makes it."""
     (folder / "own.yaml").write_bytes(own.encode() if isinstance(own, str) else own)
     (folder / "node.yaml").write_text(profile)
-    found = cloud_config.read_user_data(folder / "own.yaml")
-    cloud_config.check_schema(found, rules / CHECKED["user-data"])
+    user_data = cloud_config.read_user_data(folder / "own.yaml")
+    cloud_config.check_schema(user_data, rules / CHECKED["user-data"])
     loaded = load_profile(folder / "node.yaml")
-    seed = render_seed(loaded.profile, "edge-1", folder=loaded.folder, user_data=found)
+    seed = render_seed(loaded.profile, "edge-1", folder=loaded.folder, user_data=user_data)
     validate_seed(seed.files, rules)
     return seed
 

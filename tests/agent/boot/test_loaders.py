@@ -138,13 +138,13 @@ def test_after_a_power_cut_the_old_or_new_choice_is_in_effect_and_the_change_can
     before, change, after = CHANGES[name]
     flow, folder = SystemdBootLoader(), entries(pc)
     write_files(folder, before)
-    was = flow.next_slot(pc.system)
+    old_choice = flow.next_slot(pc.system)
     change(flow, pc.system)
     assert read_files(folder) == after
     becomes = flow.next_slot(pc.system)
     for cut in cuts(before, after):
         write_files(folder, cut)
-        assert flow.next_slot(pc.system) in (was, becomes)
+        assert flow.next_slot(pc.system) in (old_choice, becomes)
         assert {entry.slot for entry in flow.read_entries(pc.system)} <= {"a", "b"}
         change(flow, pc.system)
         files = read_files(folder)
@@ -278,7 +278,7 @@ def test_after_a_power_cut_u_boot_starts_the_old_or_the_new_choice(pi: Device, n
     flow, folder, device = UBootLoader(), pi.root / "efi", pi.root / "dev/mmcblk0p2"
     partition(device, old)
     write_files(folder, files)
-    was = flow.next_slot(pi.system)
+    old_choice = flow.next_slot(pi.system)
     change(flow, pi.system)
     new, becomes, after = state(pi), flow.next_slot(pi.system), read_files(folder)
     assert (new.order, new.counter("b")) == (order, counter)
@@ -297,7 +297,7 @@ def test_after_a_power_cut_u_boot_starts_the_old_or_the_new_choice(pi: Device, n
         partition(device, old, copy)
         write_files(folder, cut)
         if name != "no slot was rejected before":
-            assert flow.next_slot(pi.system) in (was, becomes), cut
+            assert flow.next_slot(pi.system) in (old_choice, becomes), cut
         change(flow, pi.system)
         assert no_block_is_freed_twice(cut, read_files(folder))
         assert flow.next_slot(pi.system) == becomes

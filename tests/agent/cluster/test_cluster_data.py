@@ -95,14 +95,14 @@ def test_a_snapshot_of_a_busy_datastore_is_complete_and_consistent(tmp_path: Pat
             snapshot_taken = snapshot.take_snapshot(system, KubernetesVersion("upstream", OLD), "update")
             assert snapshot_taken
             last = snapshot_taken.revision
-            with sqlite3.connect(snapshot_taken.database) as found:
-                assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-                assert found.execute("SELECT MAX(id) FROM kine").fetchone() == (snapshot_taken.revision,)
-                pairs = found.execute(
+            with sqlite3.connect(snapshot_taken.database) as copy:
+                assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                assert copy.execute("SELECT MAX(id) FROM kine").fetchone() == (snapshot_taken.revision,)
+                pairs = copy.execute(
                     "SELECT COUNT(*) FROM kine AS l JOIN kine AS r ON r.id = l.id + 1 AND r.value = l.value "
                     "WHERE l.name LIKE '%left%' AND r.name = replace(l.name, 'left', 'right')"
                 ).fetchone()[0]
-                assert pairs == found.execute("SELECT COUNT(*) FROM kine WHERE name LIKE '%left%'").fetchone()[0] > 0
+                assert pairs == copy.execute("SELECT COUNT(*) FROM kine WHERE name LIKE '%left%'").fetchone()[0] > 0
             assert {path.name for path in snapshot_taken.path.iterdir()} == {snapshot.METADATA_FILE, snapshot.DATABASE}
 
 
@@ -273,14 +273,14 @@ def cut(root: Path, version: str, at: int) -> bool:
     kinds = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "sqlite3.connect"}
     process = os.fork()
     if not process:
-        done = 0
+        steps = 0
 
         def watch(event: str, arguments: Any) -> None:
-            nonlocal done
+            nonlocal steps
             if event not in kinds or not str(arguments[0]).startswith((str(root), f"file://{root}")):
                 return
-            done += 1
-            if done == at:
+            steps += 1
+            if steps == at:
                 os._exit(1)
 
         sys.addaudithook(watch)
@@ -413,10 +413,10 @@ def test_an_unfinished_snapshot_is_not_removed_by_another_process(node: Path, mo
     other = threading.Thread(target=snapshot.rotate_snapshots, args=(system,))
 
     def slow(*words: Any) -> datastore.DatastoreState:
-        done = fill(*words)
+        result = fill(*words)
         other.start()
         other.join(0.5)
-        return done
+        return result
 
     monkeypatch.setattr(snapshot, "copy_contents", slow)
     snapshot_taken = snapshot.take_snapshot(system, KubernetesVersion("upstream", OLD), "update")

@@ -37,7 +37,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
@@ -46,7 +46,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     form = serialization.PrivateFormat.PKCS8
     pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     (folder / "key.pem").write_bytes(pem)
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     return folder / "cert.pem", folder / "key.pem"
 
 
@@ -73,34 +73,34 @@ class Cluster:
 
     def answer(self, method: str, url: str, body: Any) -> tuple[int, Any]:
         path, _, query = url.partition("?")
-        words = path.strip("/").split("/")
+        segments = path.strip("/").split("/")
         if self.down:
             return 503, {"message": "storage is (re)initializing"}
         if method == "GET" and path == "/api/v1/nodes":
             return 200, {"items": list(self.nodes.values())}
-        if words[:3] == ["api", "v1", "nodes"]:
-            return self.one_node(method, words[3], body)
+        if segments[:3] == ["api", "v1", "nodes"]:
+            return self.one_node(method, segments[3], body)
         if method == "GET" and path == "/api/v1/pods":
             assert urllib.parse.parse_qs(query) == {"fieldSelector": ["spec.nodeName=node-1"]}
             return 200, {"items": list(self.pods.values())}
-        if method == "POST" and words[-1] == "eviction" and body["kind"] == "Eviction":
-            return self.evict(words[-2])
+        if method == "POST" and segments[-1] == "eviction" and body["kind"] == "Eviction":
+            return self.evict(segments[-2])
         return 404, {"message": f"no {method} {path} here"}
 
     def one_node(self, method: str, name: str, body: Any) -> tuple[int, Any]:
-        found = self.nodes.get(name)
-        if found is None:
+        node = self.nodes.get(name)
+        if node is None:
             return 404, {"message": f'nodes "{name}" not found'}
-        meta = found["metadata"]
+        meta = node["metadata"]
         if method == "PATCH":
             if self.interfering:
                 self.interfering -= 1
                 meta["resourceVersion"] += "1"
             if body["metadata"].pop("resourceVersion") != meta["resourceVersion"]:
                 return 409, {"message": "the object has been modified"}
-            merge(found, body)
+            merge(node, body)
             meta["resourceVersion"] += "1"
-        return 200, json.loads(json.dumps(found))
+        return 200, json.loads(json.dumps(node))
 
     def evict(self, name: str) -> tuple[int, Any]:
         if name in self.budgeted:
@@ -301,11 +301,11 @@ def test_a_cluster_that_does_not_answer_does_not_prevent_an_update(cluster: Clus
 def test_requests_to_a_restarting_server_are_repeated(cluster: Cluster, system: System) -> None:
     cluster.add_node("node-2")
     cluster.add_pod("web")
-    answer, asked = cluster.answer, []
+    answer, requests = cluster.answer, []
 
     def starting(method: str, url: str, body: Any) -> tuple[int, Any]:
-        asked.append((method, url))
-        cluster.down = asked.count((method, url)) == 1  # fails once, whatever it is asked
+        requests.append((method, url))
+        cluster.down = requests.count((method, url)) == 1  # fails once, whatever it is asked
         return answer(method, url, body)
 
     cluster.answer = starting  # type: ignore[method-assign]

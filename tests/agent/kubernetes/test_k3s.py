@@ -98,9 +98,9 @@ def certificate(path: Path, days: float) -> None:
 @pytest.fixture
 def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, ...]]]:
     """What systemd is asked for."""
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: asked.append(words))
-    yield asked
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: commands.append(words))
+    yield commands
 
 
 @pytest.mark.parametrize(

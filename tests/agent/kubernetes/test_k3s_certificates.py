@@ -34,8 +34,8 @@ def read(path: Path) -> x509.Certificate:
 
 
 def is_valid(path: Path) -> bool:
-    found, now = read(path), datetime.datetime.now(datetime.UTC)
-    return found.not_valid_before_utc <= now < found.not_valid_after_utc
+    certificate, now = read(path), datetime.datetime.now(datetime.UTC)
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 class Issuer:
@@ -76,9 +76,9 @@ class Issuer:
 @pytest.fixture
 def restarts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """What systemd is asked for."""
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: asked.append(words))
-    return asked
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: commands.append(words))
+    return commands
 
 
 def device(root: Path, **settings: Any) -> Path:

@@ -289,11 +289,11 @@ def test_any_token_gives_valid_bootstrap_tokens(token: str) -> None:
 
 def test_guessing_a_token_is_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 7914 and OWASP's advice for scrypt; a plain hash allowed 66,000 guesses a second."""
-    asked: dict[str, int] = {}
+    parameters: dict[str, int] = {}
     scrypt = hashlib.scrypt
-    monkeypatch.setattr(hashlib, "scrypt", lambda password, **how: asked.update(how) or scrypt(password, **how))
+    monkeypatch.setattr(hashlib, "scrypt", lambda password, **how: parameters.update(how) or scrypt(password, **how))
     join_protocol.derive_keys(TOKEN, SALT)
-    assert asked["n"] * asked["r"] * 128 >= 32 * 2**20
+    assert parameters["n"] * parameters["r"] * 128 >= 32 * 2**20
 
 
 @pytest.mark.parametrize("salt", ["", "00", "zz" * 16, "00" * 65])

@@ -136,17 +136,17 @@ def test_an_interrupted_store_keeps_the_old_or_the_new_seed(tmp_path: Path, monk
             patched.setattr(os, "fsync", flush)
             try:
                 store_seed(system, new)
-                done = True
+                completed = True
             except InterruptedError:
-                done = False
+                completed = False
         stored = stored_seed(system)
         assert stored in (old, new)
         outcomes.add(stored == new)
         store_seed(system, new)  # and the next boot mends it
         assert stored_seed(system) == new
-        if done:
+        if completed:
             break
-    assert done
+    assert completed
     assert outcomes == {False, True}
 
 
@@ -275,9 +275,9 @@ def test_without_a_rule_media_are_used_at_the_first_boot_only(tmp_path: Path) ->
     assert read_media_rule(System(tmp_path)) is Media.FIRST_BOOT
     path = tmp_path / "usr/lib/edge-osbuild/image.json"
     path.parent.mkdir(parents=True)
-    for text, found in (('{"seed": {"media": "always"}}', Media.ALWAYS), ('{"seed": 1}', Media.FIRST_BOOT)):
+    for text, expected in (('{"seed": {"media": "always"}}', Media.ALWAYS), ('{"seed": 1}', Media.FIRST_BOOT)):
         path.write_text(text)
-        assert read_media_rule(System(tmp_path)) is found
+        assert read_media_rule(System(tmp_path)) is expected
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RecursionError("deep"), ValueError("odd")])
@@ -525,9 +525,10 @@ def test_everything_without_effect_is_reported() -> None:
         "user-data: `hostname` has no effect: it has no value",
     ]
     assert set(accepted.files) == {"user-data", "meta-data"}
-    many = b"#cloud-config\n" + b"a: 1\n" * 50
+    many_keys = b"#cloud-config\n" + b"a: 1\n" * 50
     assert (
-        accept_seed(SeedFiles({**FILES, "user-data": many}), "a").warnings[10] == "user-data: 39 more keys appear twice"
+        accept_seed(SeedFiles({**FILES, "user-data": many_keys}), "a").warnings[10]
+        == "user-data: 39 more keys appear twice"
     )
 
 

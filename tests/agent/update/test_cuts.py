@@ -309,14 +309,14 @@ def test_removing_two_names_of_one_file_is_safe_at_every_power_cut(
                 device = twice(Path(folder), kind, one.replace("2-b", "0-b"), other.replace("2-b", "0-b"))
                 world = World(device, {})
                 world.begin([first, then])
-                done = []
-                while True not in done:
-                    done.append(world.run(device.write("1.1.0")))
+                removed = []
+                while True not in removed:
+                    removed.append(world.run(device.write("1.1.0")))
                     assert device.reboot() == "a"
                 world.end()
                 device.loader.switch_to(device.system, "b")
                 assert device.reboot() == "b"
-                moments += len(done) == 3
+                moments += len(removed) == 3
     assert moments > 25, "both removals were cut"
 
 

@@ -112,7 +112,7 @@ def test_a_power_cut_after_the_file_has_changed_does_not_mix_both_files(
 
 
 @pytest.mark.parametrize(
-    ("fault", "said", "final"),
+    ("fault", "message", "final"),
     [
         (Fault(status=404), "does not have this file", True),
         (Fault(status=403), "refuses to send the file", True),
@@ -125,9 +125,9 @@ def test_a_power_cut_after_the_file_has_changed_does_not_mix_both_files(
     ],
 )
 def test_a_failure_has_a_reason_and_says_whether_it_is_final(
-    fault: Fault, said: str, final: bool, fetch: Callable[..., int], site: Site
+    fault: Fault, message: str, final: bool, fetch: Callable[..., int], site: Site
 ) -> None:
-    with site.failing(fault), pytest.raises(Failure, match=said) as caught:
+    with site.failing(fault), pytest.raises(Failure, match=message) as caught:
         fetch(patience=1.0)
     assert caught.value.reason.final is final
 
@@ -241,7 +241,7 @@ def test_the_body_of_a_redirect_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "slow", "said"),
+    ("answer", "slow", "message"),
     [
         (b"", OK * 9999, "sent nothing for 1 s"),
         (OK + b"Content-Length: 9999\r\n", b"X: y\r\n" * 9999, "sent nothing for 1 s"),
@@ -250,10 +250,10 @@ def test_the_body_of_a_redirect_is_not_read(tmp_path: Path) -> None:
         (OK + b"\r\n", b"b" * 9999, "deadline has passed"),
     ],
 )
-def test_single_bytes_do_not_extend_a_deadline(answer: bytes, slow: bytes, said: str, tmp_path: Path) -> None:
+def test_single_bytes_do_not_extend_a_deadline(answer: bytes, slow: bytes, message: str, tmp_path: Path) -> None:
     server = Raw(answer, slow)
     url, begin = f"http://127.0.0.1:{server.port}/a.raucb", time.monotonic()
-    with pytest.raises(Failure, match=said):
+    with pytest.raises(Failure, match=message):
         download_to(tmp_path, url, "one", begin + 3, patience=1.0)
     assert time.monotonic() - begin < 6
     begin = time.monotonic()
@@ -273,9 +273,9 @@ def test_the_password_in_an_address_is_sent_but_never_printed(tmp_path: Path) ->
     server.close()
     with pytest.raises(Failure) as caught:
         download_to(tmp_path, url, "two", time.monotonic() + 5)
-    for said in (str(caught.value), caught.value.reason.hint, str(check_server(url, 2.0)), ServerAddress(url).shown):
-        assert "hidden" not in said
-        assert "bWU6" not in said
+    for text in (str(caught.value), caught.value.reason.hint, str(check_server(url, 2.0)), ServerAddress(url).shown):
+        assert "hidden" not in text
+        assert "bWU6" not in text
     assert ServerAddress(url).shown == f"http://127.0.0.1:{server.port}/a.raucb?…"
     for strange in ("http://[", "http://a:b@[::1", "http://\xff:1@x/", "/a/file@b", "http://u@h"):
         assert ":1@" not in ServerAddress(strange).shown

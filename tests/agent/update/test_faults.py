@@ -173,7 +173,7 @@ def test_nohup_is_respected() -> None:
 
 @pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize(
-    ("error", "status", "said"),
+    ("error", "status", "message"),
     [
         (Problem("no", where="/efi", hint="mount it"), 1, {"text": "no", "where": "/efi", "hint": "mount it"}),
         (OSError(28, "No space left on device", "/var/x"), 1, {"text": "No space left on device", "where": "/var/x"}),
@@ -181,7 +181,7 @@ def test_nohup_is_respected() -> None:
     ],
 )
 def test_every_error_is_reported_as_json_to_scripts(
-    device: Device, error: BaseException, status: int, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    device: Device, error: BaseException, status: int, message: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def leave(*words: Any) -> None:
@@ -195,7 +195,7 @@ def test_every_error_is_reported_as_json_to_scripts(
     assert main(["update", "switch", "--json"]) == status
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["event"] == "error"
-    assert said.items() <= last.items()
+    assert message.items() <= last.items()
 
 
 # --- RAUC
