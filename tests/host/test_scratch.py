@@ -11,7 +11,7 @@ import pytest
 
 from osbuild.host.scratch import temporary_folder
 from osbuild.shared.errors import Error
-from tests.support.mounted import tmpfs
+from tests.support.mounted import mount_tmpfs
 
 HOLD = """
 import sys, time
@@ -80,7 +80,7 @@ def test_what_a_killed_command_left_goes_with_the_next_one_and_nothing_else(plac
 def test_a_mount_below_a_leftover_is_a_warning(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leftover = place / ".edge-osbuild-test-12345678"
     leftover.mkdir()
-    with tmpfs(leftover / "mounted", 2**16) as mounted, temporary_folder("test"):
+    with mount_tmpfs(leftover / "mounted", 2**16) as mounted, temporary_folder("test"):
         pass
     assert f"{mounted} is a mount point" in capsys.readouterr().err
 

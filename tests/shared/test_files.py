@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from osbuild.shared.files import write_file
-from tests.support.mounted import tmpfs
+from tests.support.mounted import mount_tmpfs
 
 
 def test_a_full_disk_keeps_the_old_file_and_nothing_of_the_new_one(tmp_path: Path) -> None:
-    with tmpfs(tmp_path / "small", 2**16) as folder:
+    with mount_tmpfs(tmp_path / "small", 2**16) as folder:
         write_file(folder / "state", b"old")
         with pytest.raises(OSError, match="No space") as caught:
             write_file(folder / "state", b"x" * 200_000)
