@@ -23,6 +23,10 @@ FAILURES = (
     "test_first_boot_power",
 )  # fmt: skip
 PANIC = "test_a_new_version_that_panics_falls_back_after_its_tries"
+NVME = (
+    "test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used",
+    "test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read",
+)
 LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
 
 
@@ -43,6 +47,8 @@ def obstacle(board: Board, module: str, test: str) -> str | None:
         return "test_update_matrix has it on this board, with everything else that a new version may do"
     if module == "test_uboot" and board.boot != "uboot":
         return "this board boots by UEFI"
+    if test in NVME and board.qemu.disk == "sd":
+        return f"{board.qemu.machine} has no PCI bus for an NVMe disk"
     if module in ("test_driver", "test_driver_failures") and board.qemu.disk != "virtio":
         return "the driver's own tests work on virtio disks and hot-plugged PCI cards"
     return None
