@@ -24,8 +24,8 @@ FAILURES = (
 )  # fmt: skip
 PANIC = "test_a_new_version_that_panics_falls_back_after_its_tries"
 NVME = (
-    "test_without_a_word_of_a_boot_loader_the_disk_whose_root_fits_is_used",
-    "test_a_copy_never_stands_in_for_the_disk_that_the_firmware_has_read",
+    "test_without_a_boot_loader_the_disk_with_the_matching_root_is_used",
+    "test_a_copy_is_never_used_instead_of_the_disk_that_the_firmware_has_read",
 )
 LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
 
