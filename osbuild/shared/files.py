@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from osbuild.shared.temporary_file import temporary_file
+
 LARGEST = 64 * 2**20  # bytes of the largest file that `read_file` reads
 CHUNK = 2**20  # bytes that are read at once
 DAMAGED = ".damaged"  # suffix of the name of a damaged file
@@ -70,14 +72,17 @@ def clear_way(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file atomically, and wait until it is on the disk. Creates the folder if needed. Raises `OSError`."""
+    """Replace a file atomically, and wait until it is on the disk. Creates the folder if needed. Raises `OSError`.
+
+    Several processes and threads may do so at the same time: the last one wins.
+    """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
     if path.is_dir():
         clear_way(path)
-    create_file(temporary, data, mode)
-    temporary.rename(path)
+    with temporary_file(path) as (temporary, descriptor):
+        os.fchmod(descriptor, mode)
+        write_synced(descriptor, data)
+        temporary.rename(path)
     sync_path(path.parent)
 
 
@@ -86,14 +91,22 @@ def create_file(path: Path, data: bytes, mode: int | None = None) -> None:
 
     If it cannot be written, for example on a full disk, it is removed again.
     """
-    with os.fdopen(open_new(path, mode), "wb") as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
+    descriptor = open_new(path, mode)
+    try:
+        write_synced(descriptor, data)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(descriptor: int, data: bytes) -> None:
+    """Write `data` to an open file and wait until it is on the disk. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
 
 
 def open_new(path: Path, mode: int | None = None) -> int:
@@ -106,12 +119,14 @@ def open_new(path: Path, mode: int | None = None) -> int:
 
 
 def replace_link(path: Path, target: Path | str) -> None:
-    """Replace a symbolic link atomically. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    sync_path(path.parent)
-    temporary.rename(path)
+    """Replace a symbolic link atomically, like `write_file`. Raises `OSError`."""
+    with temporary_file(path) as (reserved, _):  # a link cannot be locked, so a file reserves its name
+        temporary = reserved.with_name(f"{reserved.name}.link")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        sync_path(path.parent)
+        temporary.rename(path)
+        reserved.unlink()
     sync_path(path.parent)
 
 
