@@ -8,8 +8,8 @@ from queue import SimpleQueue
 
 from osbuild.flash.open_target import page_buffer
 from osbuild.flash.plan import WritePlan
-from osbuild.flash.source import ImageReader, short_image
 from osbuild.formats.bmap import Range
+from osbuild.formats.image_source import ImageReader, short_image
 from osbuild.image.block_map import CHUNK
 from osbuild.shared.errors import Error
 

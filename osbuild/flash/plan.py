@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from osbuild.flash.source import ImageSource, short_image
 from osbuild.flash.target import FlashTarget
 from osbuild.formats import gpt
 from osbuild.formats.bmap import Bmap, Range
 from osbuild.formats.gpt_resize import resize_table
+from osbuild.formats.image_source import ImageSource, short_image
 from osbuild.image.block_map import MIB
 from osbuild.shared.errors import Error, UsageError
 

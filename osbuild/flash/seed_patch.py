@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.flash.source import ImageSource, short_image
 from osbuild.formats import gpt
 from osbuild.formats.bmap import Range
 from osbuild.formats.fat import Fat
+from osbuild.formats.image_source import ImageSource, short_image
 from osbuild.host.run import run_command
 from osbuild.image.block_map import file_extents
 from osbuild.seed.esp_seed import Wrap, write_seed

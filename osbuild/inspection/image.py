@@ -1,6 +1,5 @@
 """Inspects a disk image: partitions, slots, boot images, and the build manifest beside it."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from osbuild.formats import gpt, superblocks
-from osbuild.host.run import run_command
+from osbuild.formats.image_source import identify_image
 from osbuild.host.scratch import temporary_folder
 from osbuild.inputs.build_manifest import MANIFEST, Manifest
 from osbuild.inspection.boot_images import BootImageInfo, next_slot, read_boot_images, read_boot_state
@@ -82,24 +81,18 @@ def find_image(path: Path) -> Path:
 @contextmanager
 def decompressed(path: Path) -> Iterator[Path]:
     """Return the image, decompressed to a temporary file if necessary. Raises `Error`."""
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"\x28\xb5\x2f\xfd":  # Zstandard frame (RFC 8878, section 3.1.1)
+    source = identify_image(path) if path.is_file() else None
+    if source is None or source.packed is None:
         yield path
         return
-    if shutil.which("zstd") is None:
-        raise Error(
-            "the image is compressed, and the program zstd is not installed",
-            where=str(path),
-            hint="inspect disk.img instead, or: apt-get install zstd",
-        )
     with temporary_folder("inspect") as folder:
-        image = folder / "disk.img"
-        run_command(
-            ["zstd", "--quiet", "--decompress", "--sparse", path, "-o", image],
-            hint="the file may be incomplete: copy or download it again",
-        )
-        yield image
+        with source.reading() as reader, (folder / "disk.img").open("wb") as file:
+            try:
+                reader.copy_to(file)
+            except OSError as error:
+                hint = "make room there, or set TMPDIR to another folder"
+                raise Error(f"cannot unpack {path.name}: {error.strerror}", where=str(folder), hint=hint) from error
+        yield folder / "disk.img"
 
 
 def inspect_image(path: Path) -> Inspection:
@@ -107,7 +100,7 @@ def inspect_image(path: Path) -> Inspection:
     image_path = find_image(path)
     try:
         with decompressed(image_path) as image, image.open("rb") as file:
-            table = gpt.read_table(image)
+            table = gpt.read_table_from(file, str(image_path))
             parts = tuple(_part(file, partition) for partition in table.partitions)
             problems: list[str] = []
             entries: list[BootImageInfo] = []

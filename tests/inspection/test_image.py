@@ -1,18 +1,23 @@
 """Images made by Debian's own tools are read as these tools describe them; damaged ones cause no traceback."""
 
+import bz2
+import gzip
 import io
 import itertools
 import json
-import shutil
+import lzma
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+import zstandard
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +28,7 @@ from osbuild.formats.fat import Fat
 from osbuild.inspection.image import inspect_image
 from osbuild.shared.errors import Error
 from tests.support.disks import unpack_disk
+from tests.support.mounted import mount_tmpfs
 
 ROOT_HASH = "ce8c51fe0e9d7b30c31e328e15bed063452eddd5e7e1ebd7a78d9a691812eaea"  # as systemd-repart told it
 quickly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -217,27 +223,45 @@ def test_what_cannot_be_inspected_is_an_error(tmp_path: Path) -> None:
         inspect_image(tmp_path / "absent")
     with pytest.raises(Error, match=r"contains no disk\.img"):
         inspect_image(tmp_path)
-    (tmp_path / "disk.img").write_bytes(b"")
-    with pytest.raises(Error, match="no GUID partition table"):
-        inspect_image(tmp_path)
+    for data, message in ((b"", "is empty"), (bytes(512), "no GUID partition table"), (b"QFI\xfb", "a qcow2 disk")):
+        (tmp_path / "disk.img").write_bytes(data)
+        with pytest.raises(Error, match=message):
+            inspect_image(tmp_path)
 
 
-def test_a_compressed_image_is_read_or_refused_with_a_hint(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # one Zstandard frame of raw blocks (RFC 8878), so that no compressor is needed to make it
-    packed = copy.with_name("disk.img.zst")
-    with copy.open("rb") as image, packed.open("wb") as file:
-        file.write(struct.pack("<IBB", 0xFD2FB528, 0, 0x50))
-        while block := image.read(2**17):
-            raw, size = any(block), len(block)
-            file.write((size << 3 | (0 if raw else 2)).to_bytes(3, "little") + (block if raw else b"\0"))
-        file.write(b"\1\0\0")
-    copy.unlink()
-    if shutil.which("zstd"):
-        assert inspect_image(copy.parent).slots[0].root_hash == ROOT_HASH
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(Error, match="the image is compressed") as caught:
-        inspect_image(packed)
-    assert "disk.img" in (caught.value.hint or "")
+COMPRESSION: dict[str, Callable[[bytes], bytes]] = {
+    "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress,
+    "xz": partial(lzma.compress, preset=0), "gz": partial(gzip.compress, compresslevel=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COMPRESSION)
+def test_a_compressed_image_is_inspected_and_errors_name_the_compressed_file(
+    copy: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(copy.parent))
+    packed = copy.with_name(f"x.img.{kind}")
+    packed.write_bytes(COMPRESSION[kind](copy.read_bytes()))
+    assert inspect_image(packed).slots[0].root_hash == ROOT_HASH
+    assert str(packed) in run(packed).splitlines()[0]
+    whole = packed.read_bytes()
+    for data in (COMPRESSION[kind](b"no table" * 4000), whole[: len(whole) // 2]):
+        packed.write_bytes(data)
+        with pytest.raises(Error) as caught:
+            inspect_image(packed)
+        assert caught.value.where == str(packed)
+        assert "disk.img" not in caught.value.message
+    assert sorted(path.name for path in copy.parent.iterdir()) == sorted(["disk.img", packed.name])
+
+
+def test_a_full_temporary_folder_is_named_and_left_empty(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = copy.with_name("x.img.gz")
+    packed.write_bytes(gzip.compress(b"x" * 2**21))
+    with mount_tmpfs(copy.parent / "small", 2**20) as folder:
+        monkeypatch.setenv("TMPDIR", str(folder))
+        with pytest.raises(Error, match=r"cannot unpack x\.img\.gz: No space") as caught:
+            inspect_image(packed)
+        assert str(folder) in str(caught.value.where) and list(folder.iterdir()) == []
 
 
 # FAT, by what mtools wrote
