@@ -122,7 +122,7 @@ def test_a_cluster_made_with_a_clock_ahead_recovers_when_the_clock_is_set_back(n
     """K3s itself never recovers, because it ignores the begin of its certificates' validity. Last in this module."""
     leaf, authority = (f"/var/lib/kubernetes/server/tls/{name}.crt" for name in ("serving-kube-apiserver", "server-ca"))
     check = f"openssl verify -CAfile {authority} {leaf}"
-    node.run("systemctl stop kubernetes.target && rm -r /var/lib/kubernetes/server")
+    node.run("systemctl stop kubernetes.target k3s-server.service && rm -r /var/lib/kubernetes/server")
     # The folder of the network's configuration is kept, because containerd watches it.
     node.run("find /var/lib/kubernetes/agent -maxdepth 1 -type f -delete")
     node.run("date -s '+400 days' && systemctl start --no-block kubernetes.target", timeout=300)

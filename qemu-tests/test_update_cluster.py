@@ -58,18 +58,21 @@ def test_a_rollback_restores_the_cluster_as_it_was_and_says_what_was_lost(device
     assert standing.version == "1.0.0", standing
     assert device.kubelet() == device.distribution.releases[0]
     device.check_intact()
+    if not device.distribution.changes_minor:
+        device.node.kubectl("get configmap later")  # releases of one minor version can use each other's data
+        return
     device.node.run_failing(f"{KUBECTL} get configmap later")
     assert "later" in json.dumps(device.explain()["history"]), "what was lost is written down"
 
 
-def test_a_restore_waits_until_kubernetes_has_stopped(device: Device) -> None:
-    """For `systemctl is-active`, a unit that is still stopping is not active."""
+def test_a_restore_needs_a_stopped_kubernetes(device: Device) -> None:
+    """The command that the error names suffices, although services of the target are still stopping when it returns."""
     name = device.node.run("edge-agent kubernetes snapshot").partition(",")[0]
-    device.node.run("systemctl stop --no-block kubernetes.target")
-    stopping = device.node.run_failing(f"edge-agent kubernetes restore {name}")
-    assert "Kubernetes is running: " in stopping, stopping
-    device.node.run("systemctl stop kubernetes.target", timeout=300)
-    assert "is restored" in device.node.run(f"edge-agent kubernetes restore {name}")
+    refusal = device.node.run_failing(f"edge-agent kubernetes restore {name}")
+    assert "Kubernetes is running: " in refusal, refusal
+    assert "`systemctl stop kubernetes.target`" in refusal, refusal
+    output = device.node.run(f"systemctl stop kubernetes.target && edge-agent kubernetes restore {name}", timeout=300)
+    assert "is restored" in output, output
     device.node.run("systemctl start kubernetes.target", timeout=BOOT)
     device.check_intact()
 

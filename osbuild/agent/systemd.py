@@ -1,11 +1,13 @@
 """Requests to systemd through systemctl(1)."""
 
 import subprocess
+import time
 
 from osbuild.agent.errors import Problem
 
 UNCORDON = "edge-kubernetes-uncordon.service"
 TIMEOUT = 60.0  # seconds; longer than the 25 s after which systemctl itself gives up on the bus
+PAUSE = 0.5  # seconds between two looks at units that are stopping
 STOPPED = ("inactive", "failed")  # states in which no process of a unit runs, starts or stops (systemd(1), "Units")
 
 
@@ -26,12 +28,20 @@ def systemctl(*arguments: str) -> str:
     return output
 
 
-def find_active(*units: str) -> list[str]:
-    """The units that run, start, stop or wait for a restart. Raises `Problem`."""
+def find_active(*units: str, patience: float = 0) -> list[str]:
+    """The units that run, start, stop or wait for a restart.
+
+    Waits for up to `patience` seconds while they are all stopping. Raises `Problem`.
+    """
     # `systemctl is-active` reports a unit that is still stopping like a unit that has stopped.
-    blocks = systemctl("show", "--property=Id,ActiveState", *units).strip().split("\n\n")
-    states = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
-    return [state["Id"] for state in states if state.get("ActiveState") not in STOPPED and "Id" in state]
+    deadline = time.monotonic() + patience
+    while True:
+        blocks = systemctl("show", "--property=Id,ActiveState", *units).strip().split("\n\n")
+        rows = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+        active = {row["Id"]: row.get("ActiveState") for row in rows if row.get("ActiveState") not in STOPPED}
+        if set(active.values()) != {"deactivating"} or time.monotonic() >= deadline:
+            return list(active)
+        time.sleep(PAUSE)
 
 
 def start_uncordon() -> None:

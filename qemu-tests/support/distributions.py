@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.config import upstream_versions
 from osbuild.config.load import find_profile, load_profile
 from osbuild.config.profile import KubernetesSettings
@@ -40,6 +41,13 @@ class Distribution:
     """the kubeconfig with which an agent calls its cluster"""
     spans_nodes: bool
     """whether pods are reachable from other nodes"""
+
+    @property
+    def changes_minor(self) -> bool:
+        """Whether an update from the older to the newest release changes the minor version, so that a rollback restores
+        the cluster's data."""
+        minors = [KubernetesVersion(self.name, release).minor for release in (self.releases[0], self.releases[-1])]
+        return minors[0] != minors[1]
 
     def missing(self, architecture: Architecture, count: int = 1) -> str | None:
         """Return why a test that needs the newest `count` releases can't run on this host; None if it can."""

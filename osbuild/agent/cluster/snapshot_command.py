@@ -13,6 +13,7 @@ from osbuild.agent.systemd import find_active
 from osbuild.shared.sizes import format_bytes
 
 WRITERS = ("kine.service", "k3s-server.service")
+STOP_PATIENCE = 40.0  # seconds; systemd kills a service that has not stopped after 30 s (DefaultTimeoutStopSec)
 
 
 def snapshot_json(entry: Snapshot) -> dict[str, object]:
@@ -70,8 +71,9 @@ def restore_manually(system: System, name: str) -> str:
             message, where=name, hint="restore it in the slot with that version, or restore an older snapshot"
         )
     datastore.verify_database(chosen.database)
-    if writers := find_active(*WRITERS):
-        hint = "stop it with `systemctl stop kubernetes.target`, wait until it has stopped, and start it afterwards"
+    # `systemctl stop kubernetes.target` returns before the services of that target have stopped.
+    if writers := find_active(*WRITERS, patience=STOP_PATIENCE):
+        hint = "stop it with `systemctl stop kubernetes.target`, and start it afterwards"
         raise Problem(f"Kubernetes is running: {', '.join(writers)}", hint=hint)
     result = migration.restore_snapshot(
         system, chosen, version_record.read_record(system) or VersionRecord(release), release

@@ -2,12 +2,14 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from osbuild.agent.__main__ import main
-from osbuild.agent.cluster import snapshot
+from osbuild.agent.cluster import snapshot, snapshot_command
 from osbuild.agent.kubernetes import datastore
 from osbuild.agent.system import System
 from tests.support.kine import start_kine
@@ -102,9 +104,10 @@ def test_an_impossible_restore_is_refused_with_the_reason(
 @pytest.mark.parametrize("state", ["active", "activating", "deactivating", "reloading", "failed", "inactive"])
 @pytest.mark.parametrize("unit", ["kine", "k3s-server"])
 def test_a_restore_is_refused_while_a_service_may_write(
-    node: Path, unit: str, state: str, capsys: pytest.CaptureFixture[str]
+    node: Path, unit: str, state: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit that stops is not active, and yet its program may be about to write."""
+    monkeypatch.setattr(snapshot_command, "STOP_PATIENCE", 0.1)
     assert call(node, "snapshot") == 0
     (taken,) = snapshot.list_snapshots(System(node))
     write(node, "second")
@@ -118,3 +121,18 @@ def test_a_restore_is_refused_while_a_service_may_write(
     errors = capsys.readouterr().err
     assert f"Kubernetes is running: {unit}.service" in errors and "systemctl stop kubernetes.target" in errors
     assert objects(node) == {"first", "second"}
+
+
+def test_a_restore_waits_for_services_that_are_stopping(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`systemctl stop` of a target returns before the target's services have stopped."""
+    assert call(node, "snapshot") == 0
+    (taken,) = snapshot.list_snapshots(System(node))
+    write(node, "second")
+    states(node.parent, "inactive", "deactivating")
+    stopped = threading.Timer(1, states, (node.parent, "inactive", "inactive"))
+    stopped.start()
+    begin = time.monotonic()
+    assert call(node, "restore", taken.name) == 0, capsys.readouterr().err
+    stopped.join()
+    assert time.monotonic() - begin >= 1
+    assert objects(node) == {"first"}
