@@ -55,16 +55,18 @@ endef
 test: $(READY)  ## run unit tests, build images, run the tests that boot them
 	$(call parts,test-unit test-images test-qemu)
 
-test-all: $(READY)  ## the same, with the slow tests; writes docs/failure-matrix.md
+test-all: export EDGE_FUZZ = all
+test-all: $(READY)  ## the same, with the slow tests and all examples; writes docs/failure-matrix.md
 	$(call parts,test-unit test-images test-qemu-all)
 
 test-quick: $(READY)  ## run unit tests, boot one image: less than five minutes
 	$(call parts,test-unit test-boot)
 
 # Tests of one file run one after the other: they share what its fixtures make. There are twice as many processes as
-# processors, since many tests wait for something.
+# processors, since many tests wait for something. Each one imports all tests, which takes twice as long without byte code.
+# EDGE_FUZZ=all runs all examples of generated input: see tests/support/examples.py.
 test-unit: $(READY)
-	tests/support/in-memory $(PYTEST) tests --numprocesses $$(($$(nproc) * 2)) --dist loadfile $(ARGS)
+	tests/support/in-memory env -u PYTHONDONTWRITEBYTECODE $(PYTEST) tests --numprocesses $$(($$(nproc) * 2)) --dist loadfile $(ARGS)
 
 test-boot: $(READY)
 	$(EDGE) build minimal

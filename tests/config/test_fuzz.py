@@ -1,9 +1,8 @@
 """Whatever a profile holds, it is accepted, and so is its seed, or gives one clear error: never a traceback.
 
-EDGE_FUZZ=10000 runs that many examples of each test instead of a few hundred.
+EDGE_FUZZ=10000 runs that many examples of each test.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from osbuild.host import paths
 from osbuild.seed.render import render_seed
 from osbuild.shared.errors import Error
 from tests.config.test_profile import BASE, LEAF
+from tests.support.examples import examples
 
 VALID = [LEAF.replace("../base", "base").encode(), BASE.encode()] + [
     path.read_bytes() for path in sorted(paths.PROFILES.glob("*.yaml"))
@@ -141,23 +141,19 @@ def altered(draw: st.DrawFn) -> bytes:
 RELAXED = settings(suppress_health_check=list(HealthCheck), deadline=None)
 
 
-def examples(number: int) -> settings:
-    return settings(RELAXED, max_examples=int(os.environ.get("EDGE_FUZZ", number)))
-
-
-@examples(400)
+@settings(RELAXED, max_examples=examples(400))
 @given(data=mutated())
 def test_a_damaged_profile_is_a_profile_or_one_error(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     outcome(data, tmp_path_factory.getbasetemp())
 
 
-@examples(300)
+@settings(RELAXED, max_examples=examples(300))
 @given(data=altered())
 def test_an_altered_profile_is_a_profile_or_one_error(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     outcome(data, tmp_path_factory.getbasetemp())
 
 
-@examples(300)
+@settings(RELAXED, max_examples=examples(300))
 @given(data=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)))
 @example(data=b"[" * 5000)
 @example(data=b"- " * 5000)

@@ -24,6 +24,7 @@ from osbuild.config.values import check_structure
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.shared.errors import Error
+from tests.support.examples import examples
 
 
 def ecma_pattern(validator: Any, pattern: str, instance: Any, whole: Any) -> Iterator[ValidationError]:
@@ -165,7 +166,7 @@ def blocks(block: type) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(required, optional=free)
 
 
-@settings(max_examples=500, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(500), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_loader_and_schema_agree(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "agree.yaml"
@@ -174,7 +175,7 @@ def test_loader_and_schema_agree(data: st.DataObject, tmp_path_factory: pytest.T
     assert accepted(value, path) == VALIDATOR.is_valid(value), list(VALIDATOR.iter_errors(value))
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), suppress_health_check=list(HealthCheck))
 @given(value=blocks(Profile))
 def test_loader_and_schema_agree_on_whole_profiles(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "whole.yaml"

@@ -28,6 +28,7 @@ from osbuild.formats.fat import Fat
 from osbuild.inspection.image import inspect_image
 from osbuild.shared.errors import Error
 from tests.support.disks import unpack_disk
+from tests.support.examples import examples
 from tests.support.mounted import mount_tmpfs
 
 ROOT_HASH = "ce8c51fe0e9d7b30c31e328e15bed063452eddd5e7e1ebd7a78d9a691812eaea"  # as systemd-repart told it
@@ -201,7 +202,7 @@ def test_names_in_an_image_neither_control_the_terminal_nor_forge_lines(copy: Pa
     assert r"a\x1b[2J\r\n  signed by me\u202e\x9b" in shown
 
 
-@settings(quickly, max_examples=40)
+@settings(quickly, max_examples=examples(40))
 @given(manifest=st.fixed_dictionaries({}, optional={key: json_values for key in MANIFEST}))
 def test_any_manifest_is_tolerated(manifest: dict[str, Any], disk: Path) -> None:
     path = disk.parent / "manifest.json"
@@ -288,7 +289,7 @@ def test_files_in_pieces_and_long_names_are_read_from_fat(bits: int, tmp_path: P
         assert fat.read(files["nothing"]) == b""
 
 
-@settings(quickly, max_examples=60)
+@settings(quickly, max_examples=examples(60))
 @given(changes=st.dictionaries(st.integers(0, 40_000), st.integers(0, 255), min_size=1, max_size=20))
 def test_a_damaged_fat_causes_no_traceback(changes: dict[int, int], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()

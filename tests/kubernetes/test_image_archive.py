@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from osbuild.host.architecture import Architecture
 from osbuild.kubernetes import image_archive
 from osbuild.shared.errors import Error
+from tests.support.examples import examples
 
 X86 = Architecture.x86_64
 NAME = "localhost/demo:1"
@@ -129,7 +130,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", PACKED)
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_archive_is_an_error_or_unharmed_and_never_a_traceback(
     kind: str, tmp_path: Path, data: st.DataObject

@@ -25,6 +25,7 @@ from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.rootfs.assembly import copy_file_tree, move_state_out, write_settings
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
+from tests.support.examples import examples
 
 CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")  # capabilities(7)
 FOLDERS = (
@@ -101,7 +102,7 @@ def fill(base: Path, entries: list[tuple[str, str]], host: Path) -> None:
                 path.symlink_to(kind.replace("/HOST", str(host)).replace("HOST", str(host)))
 
 
-@settings_of(max_examples=100, deadline=None)
+@settings_of(max_examples=examples(100), deadline=None)
 @given(left=ENTRIES, first=ENTRIES, second=ENTRIES)
 def test_elements_and_overlays_never_change_the_host(
     left: list[tuple[str, str]], first: list[tuple[str, str]], second: list[tuple[str, str]]

@@ -36,6 +36,7 @@ from osbuild.seed.signature import load_signer, sign_seed
 from osbuild.seed.users import user_id
 from osbuild.shared.errors import Error, UsageError
 from tests.support.disks import unpack_disk
+from tests.support.examples import examples
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIASHHjuBzZbwoz3erk3DPUBw0Z95yMo2zgj7jLufE7ZQ admin@desk"
 HASH = "$6$salt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/"
@@ -211,7 +212,7 @@ profiles = st.builds(
 )
 
 
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(profile=profiles)
 def test_whatever_a_profile_says_arrives_as_it_is_and_is_valid(profile: Profile, schema: Path) -> None:
     folder = Path("/")

@@ -1,7 +1,6 @@
 """`seed --user-data`: a user's own cloud-config and the profile's, as one."""
 
 import gzip
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from osbuild.seed.cloud_init_schema import CHECKED, find_schemas, validate_seed
 from osbuild.seed.render import RenderedSeed, render_seed
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.seed.effective_keys import EFFECTIVE, WITHOUT_EFFECT
+from tests.support.examples import examples
 
 PROFILE = """\
 name: node
@@ -234,7 +234,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=int(os.environ.get("EDGE_FUZZ", 200)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=damaged())
 def test_any_user_data_is_merged_or_gives_one_error(
     data: bytes, rules: Path, tmp_path_factory: pytest.TempPathFactory

@@ -18,6 +18,7 @@ from osbuild.agent.system import System
 from osbuild.host.run import run_command
 from osbuild.sandbox.tools_tree import ToolsTree
 from tests.support import networks
+from tests.support.examples import examples
 from tests.support.networks import Network
 
 SEEDS = Path(__file__).parents[2] / "data/network"
@@ -507,7 +508,7 @@ entries = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(600), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     version=st.sampled_from([1, 1, 1, 2, None]),
     body=st.dictionaries(st.sampled_from(["ethernets", "wifis", "network", "bonds"]), values, max_size=2),

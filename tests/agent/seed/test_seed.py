@@ -38,6 +38,7 @@ from osbuild.seed.render import render_seed
 from osbuild.shared.seed import checksums, effective_keys
 from osbuild.shared.seed.files import LIMIT, SeedFiles, read_seed
 from osbuild.shared.seed.refused import SeedRefused
+from tests.support.examples import examples
 
 USER, META, NETWORK = b"#cloud-config\nusers: []\n", b"instance-id: node-1-0\n", b"version: 2\nethernets: {}\n"
 FILES = {"user-data": USER, "meta-data": META, "network-config": NETWORK}
@@ -89,7 +90,7 @@ def test_an_incomplete_seed_is_refused(tmp_path: Path, files: dict[str, bytes], 
         read_seed(put(tmp_path, files))
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 10_000), name=st.sampled_from([*FILES, "SHA256SUMS"]))
 def test_a_torn_stored_seed_is_not_used(tmp_path: Path, cut: int, name: str) -> None:
     folder = put(tmp_path, FILES, sums=True)

@@ -23,6 +23,7 @@ from osbuild.shared.files import write_file as system_write
 from tests.support.boot_loaders import LOADERS, FileLoader
 from tests.support.cuts import Cut
 from tests.support.devices import Device
+from tests.support.examples import examples
 
 # healthy; fails its checks; never comes as far as the agent; can't be loaded, so that the other slot may be started,
 # after a try of it or without one
@@ -166,7 +167,7 @@ CURRENT: Device  # the device that the functions above ask for power
     cuts=st.lists(st.integers(0, 64), max_size=6), new=st.sampled_from(BEHAVIOURS), forgets=st.booleans(),
     failed=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_an_update_survives_power_cuts_anywhere(
     kind: str, cuts: list[int], new: str, forgets: bool, failed: bool
 ) -> None:
@@ -200,7 +201,7 @@ def test_an_update_survives_power_cuts_anywhere(
 
 @pytest.mark.parametrize("kind", LOADERS)
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS))
-@settings(max_examples=35)
+@settings(max_examples=examples(35))
 def test_a_rollback_survives_power_cuts_anywhere(kind: str, cuts: list[int], old: str) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +224,7 @@ def test_a_rollback_survives_power_cuts_anywhere(kind: str, cuts: list[int], old
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), old=st.sampled_from(BEHAVIOURS), again=st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_rollback_of_a_trial_survives_power_cuts_and_can_be_withdrawn(cuts: list[int], old: str, again: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +258,7 @@ def test_a_rollback_of_a_trial_survives_power_cuts_and_can_be_withdrawn(cuts: li
 
 @pytest.mark.parametrize("kind", LOADERS)
 @given(at=st.integers(0, 51), failed=st.booleans())  # as many moments as the longest one has, and one more
-@settings(max_examples=104)
+@settings(max_examples=examples(104))
 def test_after_one_power_cut_a_good_update_needs_at_most_one_more_command(kind: str, at: int, failed: bool) -> None:
     global CURRENT
     with tempfile.TemporaryDirectory() as folder:
