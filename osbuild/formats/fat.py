@@ -20,6 +20,7 @@ AGAIN = "copy or decompress the image again; write a disk again with `edge-osbui
 LARGEST_FOLDER = 2**16 * ENTRY.size  # bytes (section 6)
 # Limits for damaged file systems. No ESP has as many clusters or files.
 MOST_CLUSTERS, MOST_FILES = 2**24, 2**16
+DEEPEST = 128  # levels of folders; Linux reads at most 260 characters of a path
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,9 @@ class Fat:
                 long = {}
                 yield file
                 if file.folder:
+                    if len(file.path.parts) > DEEPEST:
+                        message = f"the FAT file system is damaged: more than {DEEPEST} levels of folders"
+                        raise Error(message, where=self.where, hint=AGAIN)
                     yield from self._folder(file.path, file.cluster, visited)
 
 

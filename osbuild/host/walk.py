@@ -4,12 +4,15 @@ The build runs as root, and a user who may write to an overlay need not be allow
 folders are read by descriptor: if another process replaces a folder with a link during the walk, the walk fails.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+DEEPEST = 128  # levels of folders; each one needs an open file, and other programs have limits too
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class WalkedFile:
 def walk_folder(folder: Path | str) -> Iterator[WalkedFile]:
     """Yield every file, link and folder below `folder`, in an order that depends on names only.
 
-    `folder` itself may be a link. Raises `OSError` if a folder can't be read.
+    `folder` itself may be a link. Raises `OSError` if a folder can't be read, or folders are nested too deeply.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -69,6 +72,9 @@ def _walk_open_folder(folder: int, path: PurePosixPath) -> Iterator[WalkedFile]:
         item = WalkedFile(path / name, os.stat(name, dir_fd=folder, follow_symlinks=False), folder)
         yield item
         if item.is_folder:
+            if len(item.path.parts) > DEEPEST:
+                top = PurePosixPath(*item.path.parts[:3])
+                raise OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} levels of folders", f"{top}/…")
             inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             try:
                 yield from _walk_open_folder(inner, item.path)

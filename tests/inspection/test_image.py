@@ -354,6 +354,27 @@ def test_a_chain_that_leads_back_to_itself_is_damage(name: str, tmp_path: Path) 
         Fat(image, 0, "image").read(files["THIRD.BIN"])
 
 
+@pytest.mark.parametrize("levels", [100, 1500])
+def test_folders_of_fat_that_are_nested_too_deeply_are_damage(levels: int) -> None:
+    """Each cluster has one folder, whose contents are the next cluster."""
+    count = 2**16
+    boot = struct.pack("<11sHBHBHHBHHHII", b"", 512, 1, 1, 1, 0, 0, 0xF8, 0, 0, 0, 0, count + 600)
+    boot += struct.pack("<IHHI", 600, 0, 0, 2)
+    table = struct.pack(f"<{count}I", *[0x0FFFFFFF] * count).ljust(600 * 512, b"\0")
+    folders = [
+        struct.pack("<11sBB7xH4xHI", b"FOLDER     ", 0x10, 0, 0, cluster + 1, 0).ljust(512, b"\0")
+        for cluster in range(2, levels + 2)
+    ]
+    data = boot.ljust(510, b"\0") + b"\x55\xaa" + table + b"".join(folders).ljust(512 * count, b"\0")
+    with io.BytesIO(data) as image:
+        files = Fat(image, 0, "image").walk()
+        if levels == 100:
+            assert len(list(files)) == levels
+        else:
+            with pytest.raises(Error, match="is damaged: more than 128 levels of folders"):
+                list(files)
+
+
 def test_a_folder_has_no_more_entries_than_fat_allows(tmp_path: Path) -> None:
     """One whose chain is all of the file system, with a size of 512 bytes for each cluster."""
     count = 2**16

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,3 +188,23 @@ def test_the_digest_of_a_tree_stays_the_same(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     os.setxattr(tmp_path / "deep/file", "security.capability", bytes.fromhex("01000002" + "00200000" + "00" * 12))
     assert tree_digest(tmp_path) == "9d019bd339ce0b3580818938e034d3cf0dce08d6e9f2d0b8f3ff5d4b7c9ac813"
+
+
+@pytest.mark.parametrize("levels", [140, 990, 1500])
+def test_folders_that_are_nested_too_deeply_are_one_clear_error(levels: int, files: Path) -> None:
+    subprocess.run(["mkdir", "-p", "/".join(["d"] * levels)], cwd=files, check=True)
+    try:
+        with pytest.raises(Error, match=r"/d/d/d/d/d has more than 128 levels of folders below it"):
+            overlays.check_overlay(files)
+        with pytest.raises(OSError, match="more than 128 levels of folders"):
+            tree_digest(files)
+    finally:
+        subprocess.run(["rm", "-r", files], check=True)  # Python's own function fails too
+
+
+def test_folders_may_be_nested_deeply(root: ImageRoot, files: Path) -> None:
+    path = Path("etc", *["d"] * 127)
+    (files / path).mkdir(parents=True)
+    overlays.check_overlay(files)
+    copy_file_tree(files, root, 1000)
+    assert root.is_folder(path)

@@ -15,6 +15,7 @@ from osbuild.shared.seed.refused import SeedRefused
 GZIP = b"\x1f\x8b"
 LIMIT = 16 * 2**20  # bytes after decompression
 LEVELS = 5  # of nested parts
+MULTIPARTS = 32  # levels of MIME messages within each other, which are parsed by recursion
 FIRST_LINES = {
     "## template: jinja": "text/jinja2",
     "#cloud-config-archive": "text/cloud-config-archive",
@@ -68,7 +69,7 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
         return
     kind = kind_of(data, kind)
     if kind == MESSAGE:
-        inspect_message(email.message_from_bytes(data), name, content, level)
+        inspect_message(parse_message(data, name), name, content, level)
         return
     if kind in RUN or kind.startswith(SCRIPT):
         content.handlers |= kind == HANDLER
@@ -138,6 +139,23 @@ def decompress(data: bytes, name: str) -> bytes:
     if not expander.eof:
         raise SeedRefused(f"{name}: gzip data is {'too large' if len(plain) >= LIMIT else 'truncated'}")
     return plain
+
+
+def parse_message(data: bytes, name: str) -> email.message.Message:
+    """Parse a MIME message (RFC 2046). Raises `SeedRefused` if messages are nested too deeply."""
+    level = 0
+    try:
+        message = email.message_from_bytes(data)
+        parts = [message]
+        while parts and level <= MULTIPARTS:
+            payloads = (inner for part in parts for inner in part.get_payload())
+            parts = [inner for inner in payloads if isinstance(inner, email.message.Message)]
+            level += 1
+    except RecursionError:
+        level = MULTIPARTS + 1
+    if level > MULTIPARTS:
+        raise SeedRefused(f"{name} has more than {MULTIPARTS} levels of nested MIME messages")
+    return message
 
 
 def inspect_message(message: email.message.Message, name: str, content: UserDataContent, level: int) -> None:

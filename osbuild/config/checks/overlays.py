@@ -4,7 +4,7 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from osbuild.host.paths import display_path
-from osbuild.host.walk import walk_folder
+from osbuild.host.walk import DEEPEST, walk_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
 
@@ -73,6 +73,10 @@ def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
 
 def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
     top, name = path.parts[0], str(path)
+    if len(path.parts) > DEEPEST:
+        beginning = PurePosixPath(*path.parts[:5])
+        why, hint = f"has more than {DEEPEST} levels of folders below it", "remove some of the levels"
+        raise overlay_error(overlay, beginning, why, hint)
     if top in MERGED:
         why = f"would replace /{top}, which is a link to usr/{top}"
         raise overlay_error(overlay, path, why, f"move its files to usr/{top} in the overlay")

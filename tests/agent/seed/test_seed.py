@@ -452,6 +452,19 @@ def test_names_from_a_seed_cannot_control_a_console() -> None:
     assert report.problem_lines()[0].isprintable() and len(report.problem_lines()[0]) == 500
 
 
+@pytest.mark.parametrize("levels", [30, 300, 1500])
+def test_messages_that_are_nested_too_deeply_are_refused(levels: int) -> None:
+    begin = "".join(f"Content-Type: multipart/mixed; boundary=b{level}\n\n--b{level}\n" for level in range(levels))
+    end = "".join(f"\n--b{level}--\n" for level in reversed(range(levels)))
+    data = f"MIME-Version: 1.0\n{begin}Content-Type: text/cloud-config\n\n#cloud-config\nswap: {{}}\n{end}".encode()
+    seed = SeedFiles({**FILES, "user-data": data})
+    if levels == 30:
+        assert accept_seed(seed, "a").warnings
+    else:
+        with pytest.raises(SeedRefused, match="user-data has more than 32 levels of nested MIME messages"):
+            accept_seed(seed, "a")
+
+
 def test_an_invalid_part_is_named(tmp_path: Path) -> None:
     data = message(("text/cloud-config", CONFIG), ("text/cloud-config", b"#cloud-config\na: [\n"))
     with pytest.raises(SeedRefused, match=r"user-data, part \d+, line 3, column 1"):
