@@ -38,7 +38,8 @@ def lock_path(path: Path, *, shared: bool = False, create: int | None = None) ->
     """
     flags = os.O_RDONLY if create is None else os.O_RDWR | os.O_CREAT
     while True:
-        descriptor = os.open(path, flags | os.O_CLOEXEC, create or 0)
+        # O_NONBLOCK: a FIFO in its place is locked like a file, and opening it does not wait.
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, create or 0)
         try:
             lock_descriptor(descriptor, shared=shared)
             if create is None or is_at(descriptor, path):
@@ -57,12 +58,24 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds an exclusive lock of `path`; False if the file does not exist."""
+    """Whether a process holds an exclusive lock of `path`; False if there is none. Never waits. Raises `OSError`."""
     try:
-        with path.open() as file:
-            lock_descriptor(file.fileno(), shared=True, patience=0)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        return is_in_lock_table(path.stat())
+    try:
+        lock_descriptor(descriptor, shared=True, patience=0)
     except BlockingIOError:
         return True
-    except OSError:
-        return False
+    finally:
+        os.close(descriptor)
     return False
+
+
+def is_in_lock_table(status: os.stat_result) -> bool:
+    """Whether /proc/locks (proc_locks(5)), which every user may read, lists an exclusive lock of a file."""
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    rows = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(row[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and row[5] == device for row in rows)

@@ -1,9 +1,12 @@
 """Locks between processes, and links that are replaced as a whole."""
 
 import fcntl
+import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -75,3 +78,39 @@ def test_a_lock_file_that_its_last_holder_removed_is_created_again(tmp_path: Pat
         assert other.stdout is not None and other.stdout.readline()
         with lock_path(path, create=0o600):
             assert is_locked(path), "it is the lock of whoever comes next, too"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root drops its rights in a child process")
+def test_without_permission_to_open_a_lock_file_the_answer_is_still_right() -> None:
+    path = Path(tempfile.mkdtemp(), "lock")
+    program = (
+        "import os, sys; from pathlib import Path; from osbuild.shared.locks import is_locked; "
+        "os.setuid(65534); sys.exit(10 + is_locked(Path(sys.argv[1])))"
+    )
+
+    def locked_for_nobody() -> bool:
+        result = subprocess.run([sys.executable, "-c", program, path], check=False, timeout=60)
+        assert result.returncode in (10, 11)
+        return result.returncode == 11
+
+    try:
+        path.parent.chmod(0o755)
+        assert not locked_for_nobody()
+        with lock_path(path, create=0o600):
+            assert locked_for_nobody()
+        with lock_path(path, shared=True, create=0o600):
+            assert not locked_for_nobody()
+        assert not locked_for_nobody()
+    finally:
+        shutil.rmtree(path.parent)
+
+
+def test_a_fifo_in_the_place_of_a_lock_file_does_not_hang(tmp_path: Path) -> None:
+    """In child processes, because a call that hangs can't be interrupted otherwise."""
+    os.mkfifo(tmp_path / "lock")
+    program = (
+        "import sys; from pathlib import Path; from osbuild.shared.locks import is_locked, lock_path\n"
+        "path = Path(sys.argv[1]); assert not is_locked(path)\n"
+        "with lock_path(path): assert is_locked(path)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "lock"], check=True, timeout=20)

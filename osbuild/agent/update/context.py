@@ -15,6 +15,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import boot_records
 from osbuild.agent.update.cluster import Cluster, load_cluster
 from osbuild.agent.update.progress import ConsoleProgress, Progress
+from osbuild.shared.files import clear_way, make_folder
 from osbuild.shared.locks import is_locked, lock_descriptor
 
 LOCK = "/run/edge-osbuild/update.lock"
@@ -102,9 +103,10 @@ def is_busy(system: System) -> bool:
 
 @contextmanager
 def update_lock(system: System) -> Iterator[None]:
-    """Hold the lock of updates, switches and rollbacks. Raises `Problem` if another process holds it."""
+    """Hold the lock of updates, switches and rollbacks. Raises `Problem` if another process holds it, and `OSError`."""
     path = system.path(LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    clear_way(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -24,7 +24,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import context, history, install, pending, preconditions, rauc, records, status, switch
 from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
-from osbuild.agent.update.context import LOCK, SIGNALS, handle_signals, update_lock
+from osbuild.agent.update.context import LOCK, SIGNALS, handle_signals, is_busy, update_lock
 from osbuild.agent.update.failure import Failure
 from osbuild.agent.update.install_attempt import AttemptLog, InstallRequest, attempt_install
 from osbuild.agent.update.pending import UpdateStage
@@ -327,6 +327,25 @@ def test_a_status_query_does_not_block_an_update(device: Device) -> None:
         with update_lock(device.system):
             pass
         thread.join()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
+def test_what_is_in_the_place_of_the_lock_is_set_aside(
+    device: Device, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = device.system.path(LOCK)
+    path.parent.mkdir(parents=True)
+    if kind == "link":
+        path.symlink_to(path.name)
+    else:
+        (os.mkfifo if kind == "fifo" else os.mkdir)(path)
+    for _ in range(2):
+        with update_lock(device.system):
+            assert is_busy(device.system) and path.read_text() == f"{os.getpid()}\n"
+            with pytest.raises(Problem, match="another update") as caught, update_lock(device.system):
+                pass
+            assert f"process {os.getpid()};" in str(caught.value.hint)
+    assert "kept as update.lock.damaged" in capsys.readouterr().err
 
 
 # --- the minimum version
