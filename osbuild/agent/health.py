@@ -25,6 +25,7 @@ FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
 VERDICT_FILE = "/run/edge-osbuild/health.json"
 CHECK_TIMEOUT = 30.0  # seconds
 CHECK_RESERVE = 10.0  # seconds of the timeout that a check may not spend on waiting
+DEADLINE = 600.0  # seconds of uptime, used if the image does not set it
 KILL_TIMEOUT = 3.0  # seconds until a killed check must have ended
 PAUSE = 1.0  # seconds between rounds, at least
 # The pause between rounds is this many times the processor time of a round, so that the boot gets 90 % of a processor.
@@ -158,7 +159,7 @@ def processor_time() -> float:
 def verdict_line(system: System, verdict: Verdict) -> str:
     """The line that the console shows at the end of a boot."""
     image = system.image()
-    node = f"{image.get('name', '?')} {image.get('version', '?')} slot {system.argument('edge.slot') or '?'}"
+    node = f"{image.name or '?'} {image.version or '?'} slot {system.argument('edge.slot') or '?'}"
     if verdict.healthy:
         return f"edge-osbuild: boot complete: {node} healthy after {verdict.seconds:.0f} s"
     failures = "; ".join(f"{check.name}: {check.output or 'failed'}" for check in verdict.checks if not check.ok)
@@ -221,7 +222,8 @@ def main(options: argparse.Namespace) -> int:
     if options.boot:
         deadline = options.deadline
         if deadline is None:
-            deadline = float(system.image().get("health", {}).get("deadline", 600))
+            limit = system.image().health.deadline
+            deadline = DEADLINE if limit is None else float(limit)
         return judge_boot(system, deadline)
     checks = run_round(system, everything=True)
     # Update the verdict for `edge-agent status`, but only a final one: `guard-trial` waits for a final verdict.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.shared.files import read_file
+from osbuild.shared.image_description import DESCRIPTION_FILE, ImageDescription
 from osbuild.shared.json_text import parse_json
 
 
@@ -33,9 +34,12 @@ class System:
             return {}
         return document if isinstance(document, dict) else {}
 
-    def image(self) -> dict[str, Any]:
-        """The metadata of the running image, written by the build."""
-        return self.json("/usr/lib/edge-osbuild/image.json")
+    def image(self) -> ImageDescription:
+        """The description of the running image; without any value if the file is missing or not valid."""
+        try:
+            return ImageDescription.parse(self.text(DESCRIPTION_FILE))
+        except ValueError:
+            return ImageDescription()
 
     def argument(self, name: str) -> str | None:
         """The value of `name=` on the kernel command line (proc(5)); the last one counts, None if there is none."""

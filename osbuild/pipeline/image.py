@@ -38,6 +38,7 @@ from osbuild.rootfs.assembly import ImageSettings, RootContents, assemble_system
 from osbuild.rootfs.debian_root import make_rootfs
 from osbuild.sandbox.tools_tree import ToolsTree, make_tools_tree
 from osbuild.shared.errors import Error
+from osbuild.shared.image_description import HealthLimits, ImageDescription, ImageKubernetes, SeedRule, UpdateLimits
 from osbuild.shared.json_text import parse_json
 from osbuild.shared.records import parse_record
 
@@ -81,7 +82,7 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
                     system,
                     replace(contents, trees=(*common, *inputs.overlay_folders)),
                     ImageSettings(
-                        profile, image_metadata(inputs, kubernetes_component), kubernetes_metadata(inputs), inputs.trust
+                        profile, describe_image(inputs, kubernetes_component), kubernetes_metadata(inputs), inputs.trust
                     ),
                 )
             if tree_digest(*inputs.overlay_folders) != inputs.overlays:
@@ -122,18 +123,23 @@ def make_root_archive(inputs: BuildInputs, context: BuildContext) -> Path:
     return make_rootfs(context, sandbox, dib, inputs.root, key=inputs.rootfs)
 
 
-def image_metadata(inputs: BuildInputs, component: Component | None) -> dict[str, Any]:
-    """Return the contents of `/usr/lib/edge-osbuild/image.json`."""
+def describe_image(inputs: BuildInputs, component: Component | None) -> ImageDescription:
+    """Return what the image says about itself, for the agent."""
     profile = inputs.loaded.profile
-    cluster = {"role": inputs.kubernetes.role}
+    cluster = ImageKubernetes(role=inputs.kubernetes.role)
     if component:
-        cluster |= {"distribution": component.metadata["distribution"], "version": component.version}
-    return {
-        "name": profile.name, "version": profile.version, "architecture": inputs.architecture,
-        "board": inputs.board.name, "boot": inputs.board.boot, "kubernetes": cluster,
-        "health": {"deadline": profile.health.deadline}, "update": asdict(profile.update),
-        "seed": {"media": profile.seed.media},
-    }  # fmt: skip
+        cluster = replace(cluster, distribution=component.metadata["distribution"], version=component.version)
+    return ImageDescription(
+        name=profile.name,
+        version=profile.version,
+        architecture=inputs.architecture,
+        board=inputs.board.name,
+        boot=inputs.board.boot,
+        kubernetes=cluster,
+        health=HealthLimits(deadline=profile.health.deadline),
+        update=UpdateLimits(**asdict(profile.update)),
+        seed=SeedRule(media=profile.seed.media),
+    )
 
 
 def kubernetes_metadata(inputs: BuildInputs) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from osbuild.rootfs.agent_zipapp import build_zipapp
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
+from osbuild.shared.image_description import DESCRIPTION_FILE, ImageDescription
 
 # Folders that are moved to the data partition: link in the root -> folder below /var.
 STATEFUL = {
@@ -47,12 +48,12 @@ class RootContents:
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What a root says about its image. `metadata` becomes `/usr/lib/edge-osbuild/image.json`, `kubernetes`
+    """What a root says about its image. `description` becomes image.json in `/usr/lib/edge-osbuild`, `kubernetes`
     kubernetes.json beside it; `files` is path -> contents.
     """
 
     profile: Profile
-    metadata: Mapping[str, Any]
+    description: ImageDescription
     kubernetes: Mapping[str, Any] | None
     files: Mapping[Path, bytes]
 
@@ -71,7 +72,7 @@ def assemble_system(target: Path, contents: RootContents, settings: ImageSetting
     with agent.open("rb") as file:
         root.copy_file(file.fileno(), "usr/bin/edge-agent", epoch)
     agent.unlink()
-    write_settings(root, settings.profile, settings.metadata)
+    write_settings(root, settings.profile, settings.description)
     if settings.kubernetes:
         text = json.dumps(settings.kubernetes, indent=2, sort_keys=True) + "\n"
         root.write_file("usr/lib/edge-osbuild/kubernetes.json", text)
@@ -145,15 +146,15 @@ def drop_bytecode(source: Path, path: PurePosixPath, target: ImageRoot) -> None:
                 target.remove_path(cache / name)
 
 
-def write_settings(target: ImageRoot, profile: Profile, metadata: Mapping[str, Any]) -> None:
-    """Write the profile's kernel modules and sysctls, and the name and version of the image."""
+def write_settings(target: ImageRoot, profile: Profile, description: ImageDescription) -> None:
+    """Write the profile's kernel modules and sysctls, the description, and the name and version of the image."""
     if profile.kernel.modules:
         lines = (f"{name}\n" for name in profile.kernel.modules)
         target.write_file("usr/lib/modules-load.d/50-profile.conf", "".join(lines))
     if profile.kernel.sysctls:
         lines = (f"{name} = {value}\n" for name, value in sorted(profile.kernel.sysctls.items()))
         target.write_file("usr/lib/sysctl.d/80-profile.conf", "".join(lines))
-    target.write_file("usr/lib/edge-osbuild/image.json", json.dumps(metadata, indent=2, sort_keys=True) + "\n")
+    target.write_file(DESCRIPTION_FILE, description.to_text())
     release = target.read_file("usr/lib/os-release").decode()
     other_lines = [line for line in release.splitlines() if not line.startswith("IMAGE_")]
     identity = [f"IMAGE_ID={profile.name}", f"IMAGE_VERSION={profile.version}"]

@@ -34,7 +34,7 @@ from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder
 from osbuild.pipeline import resolve
 from osbuild.pipeline.build import read_unchanged
-from osbuild.pipeline.image import image_metadata
+from osbuild.pipeline.image import describe_image
 from osbuild.pipeline.inputs import find_inputs
 from osbuild.rootfs.assembly import clamp_times, copy_file_tree, move_state_out
 from osbuild.rootfs.element_search import search_path, with_dependencies
@@ -221,7 +221,7 @@ def test_image_keys_make_another_image(tmp_path: Path, text: str) -> None:
 def test_the_device_learns_what_the_profile_says_of_updates(tmp_path: Path) -> None:
     loaded = profile(tmp_path, PROFILE + "update: {drain_deadline: 5, snapshot_space: 1 GiB}\n")
     build_inputs = find_inputs(loaded, PC, replace(a_lock(loaded), request=""), KEYS)
-    document = json.loads(json.dumps(image_metadata(build_inputs, None)))["update"]
+    document = json.loads(describe_image(build_inputs, None).to_text())["update"]
     assert document == {"deadline": 3600, "drain_deadline": 5, "snapshots": 3, "snapshot_space": 2**30}
 
 

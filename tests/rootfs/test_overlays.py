@@ -25,6 +25,7 @@ from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.rootfs.assembly import copy_file_tree, move_state_out, write_settings
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
+from osbuild.shared.image_description import ImageDescription
 from tests.support.examples import examples
 
 CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")  # capabilities(7)
@@ -122,7 +123,7 @@ def test_elements_and_overlays_never_change_the_host(
             with suppress(Error):
                 copy_file_tree(Path(folder, name), ImageRoot(root), 1000)
         with suppress(Error):
-            write_settings(ImageRoot(root), SHOP, {})
+            write_settings(ImageRoot(root), SHOP, ImageDescription())
         with suppress(Error):
             move_state_out(ImageRoot(root))
         assert untouched(host)
@@ -143,7 +144,7 @@ def test_no_link_of_a_root_leads_the_build_to_the_host(place: str, root: ImageRo
     to = host / "file" if place in ("etc/machine-id", "usr/lib/os-release") else host
     root.make_link(place, to)
     try:
-        write_settings(root, loaded.profile, {})
+        write_settings(root, loaded.profile, ImageDescription())
         move_state_out(root)
     except Error as error:
         assert str(to) in str(error) or place in str(error)
@@ -343,7 +344,7 @@ def made_under(mask: int, folder: Path) -> dict[str, FileMetadata]:
         root.write_file("etc/group", "root:x:0:\n")
         root.write_file("usr/lib/os-release", "ID=debian\n")
         copy_file_tree(files, root, 1000)
-        write_settings(root, load_profile(profile_of(folder)).profile, {"name": "shop"})
+        write_settings(root, load_profile(profile_of(folder)).profile, ImageDescription(name="shop"))
         move_state_out(root)
         return {path: FileMetadata(**{**vars(metadata), "time": 0}) for path, metadata in list_files(root.path).items()}
     finally:

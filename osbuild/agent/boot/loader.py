@@ -38,7 +38,7 @@ class BootLoader(Protocol):
 
 def boot_loader(system: System) -> BootLoader:
     """The boot loader of the running image."""
-    if system.image().get("boot") == "uboot":  # imports take time, so only the one that is needed is imported
+    if system.image().boot == "uboot":  # imports take time, so only the one that is needed is imported
         from osbuild.agent.boot.uboot import UBootLoader
 
         return UBootLoader()

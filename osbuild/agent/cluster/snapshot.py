@@ -33,7 +33,7 @@ FILES = ("server/cred/encryption-config.json", "server/cred/encryption-state.jso
 # Bytes that must stay free in /var, for the node itself and for the health check, which requires 64 MiB.
 SPARE_BYTES = 128 * 2**20
 METADATA_TYPES = {"release": str, "revision": int, "schema": str, "taken": str, "reason": str}
-DEFAULTS = {"snapshots": 3, "snapshot_space": 512 * 2**20}  # used if the image does not set them
+SNAPSHOTS, SNAPSHOT_SPACE = 3, 512 * 2**20  # number and bytes, used if the image does not set them
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def find_usable(system: System, release: KubernetesVersion) -> Snapshot | None:
 
 def snapshot_limits(system: System) -> tuple[int, int]:
     """(largest number of snapshots, largest total size in bytes)."""
-    limits = DEFAULTS | (system.image().get("update") or {})
-    return int(limits["snapshots"]), int(limits["snapshot_space"])
+    limits = system.image().update
+    count = SNAPSHOTS if limits.snapshots is None else limits.snapshots
+    return count, SNAPSHOT_SPACE if limits.snapshot_space is None else limits.snapshot_space
 
 
 def rotate_snapshots(system: System, needed: Collection[str] = ()) -> list[str]:

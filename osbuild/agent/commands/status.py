@@ -11,6 +11,7 @@ from osbuild.agent.health import VERDICT_FILE
 from osbuild.agent.seed.report import SeedReport, load_report
 from osbuild.agent.system import System
 from osbuild.shared.files import file_system_space
+from osbuild.shared.records import record_to_json
 
 NETWORK = "/run/edge-osbuild/network.json"
 
@@ -23,13 +24,13 @@ def collect_status(system: System) -> dict[str, Any]:
     health = system.json(VERDICT_FILE)
     problems = system.json(NETWORK).get("problems")
     return {
-        "name": image.get("name"),
-        "version": image.get("version"),
-        "architecture": image.get("architecture"),
+        "name": image.name,
+        "version": image.version,
+        "architecture": image.architecture,
         "slot": boot.slot,
         "root_hash": system.argument("roothash"),
         "kernel": system.text("/proc/sys/kernel/osrelease").strip() or platform.release(),
-        "kubernetes": image.get("kubernetes") or None,
+        "kubernetes": record_to_json(image.kubernetes) or None,
         "boot": {
             "entry": boot.entry.file if boot.entry else None,
             "state": boot.entry.state if boot.entry else "unknown",

@@ -46,15 +46,15 @@ class KubernetesVersion:
 
 def read_role(system: System) -> str:
     """The role in the running image: `server`, `agent` or `none`."""
-    return str((system.image().get("kubernetes") or {}).get("role") or "none")
+    return system.image().kubernetes.role or "none"
 
 
 def running_version(system: System) -> KubernetesVersion | None:
     """The version in the running image; None without Kubernetes. Raises `Problem`."""
-    kubernetes = system.image().get("kubernetes") or {}
-    if kubernetes.get("role") in (None, "none") or not kubernetes.get("version"):
+    kubernetes = system.image().kubernetes
+    if kubernetes.role in (None, "none") or not kubernetes.version:
         return None
-    return KubernetesVersion(str(kubernetes.get("distribution")), str(kubernetes["version"]))
+    return KubernetesVersion(str(kubernetes.distribution), kubernetes.version)
 
 
 def needs_migration(old: KubernetesVersion, new: KubernetesVersion) -> bool:

@@ -42,8 +42,8 @@ class SeedChoice:
 def read_media_rule(system: System) -> Media:
     """The image's rule; without one, the strictest rule that needs no keys."""
     try:
-        return Media(system.image().get("seed", {}).get("media"))
-    except (ValueError, AttributeError):
+        return Media(system.image().seed.media or "")
+    except ValueError:
         return Media.FIRST_BOOT
 
 

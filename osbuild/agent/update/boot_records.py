@@ -25,7 +25,7 @@ def record_boot(system: System, boot: Boot) -> None:
             orderly = state_files.read_text(system, f"{records.FOLDER}/{ENDED}") == rows[-1].get("boot")
             rows[-1]["end"] = "in order" if orderly else "cut off"
         row = {
-            "boot": boot_id, "time": records.current_time(), "slot": boot.slot, "version": image.get("version"),
+            "boot": boot_id, "time": records.current_time(), "slot": boot.slot, "version": image.version,
             "kubernetes": running_kubernetes(system), "left": boot.entry.left if boot.entry else None,
             "done": boot.entry.done if boot.entry else None, "healthy": None, "end": None,
             "unpacks": False,  # whether K3s unpacks itself to the data partition; older images omit this
@@ -55,7 +55,5 @@ def last_boot_of(system: System, slot: str) -> records.Row | None:
 
 def running_kubernetes(system: System) -> str:
     """Distribution and version of the running image, such as `upstream v1.36.3`; empty without Kubernetes."""
-    kubernetes = system.image().get("kubernetes")
-    if not isinstance(kubernetes, dict) or not kubernetes.get("distribution"):
-        return ""
-    return f"{kubernetes['distribution']} {kubernetes.get('version', '')}".strip()
+    kubernetes = system.image().kubernetes
+    return f"{kubernetes.distribution} {kubernetes.version or ''}".strip() if kubernetes.distribution else ""

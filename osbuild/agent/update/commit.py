@@ -29,7 +29,7 @@ def commit_update(context: UpdateContext) -> None:
 def finish_commit(context: UpdateContext, boot: Boot) -> None:
     """Commit the update of the running good slot. The caller holds the update lock."""
     system, update = context.system, pending.load_pending(context.system)
-    version = str(system.image().get("version") or "")
+    version = system.image().version or ""
     committed = update if update and update.target == boot.slot and update.stage is not UpdateStage.writing else None
     # A downgrade that the signer allows lowers the minimum version; a rollback does not.
     set_version = minimum_version.set_minimum if committed and committed.downgrade else minimum_version.raise_minimum

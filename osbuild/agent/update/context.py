@@ -54,7 +54,7 @@ class UpdateContext:
     def image(self) -> dict[str, Any]:
         """Version and Kubernetes of the running image, as stored in `PendingUpdate.before`."""
         image = {
-            "version": self.system.image().get("version"),
+            "version": self.system.image().version,
             "kubernetes": boot_records.running_kubernetes(self.system),
         }
         return {name: value for name, value in image.items() if value}

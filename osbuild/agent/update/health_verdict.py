@@ -13,7 +13,7 @@ TYPES = {**dict.fromkeys(("boot", "slot", "time", "version"), str), "checks": li
 def store_failed(system: System, verdict: Mapping[str, Any]) -> None:
     """Store a failed verdict in the form of /run/edge-osbuild/health.json. Raises `OSError`."""
     boot = {"boot": records.read_boot_id(system), "slot": system.argument("edge.slot"), "time": records.current_time()}
-    records.save_object(system, FILE, {**boot, "version": system.image().get("version"), **verdict})
+    records.save_object(system, FILE, {**boot, "version": system.image().version, **verdict})
     boot_records.record_verdict(system, False)
 
 

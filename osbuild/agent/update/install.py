@@ -49,7 +49,8 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
         )
     with update_lock(context.system):
         preconditions.check_ready(context)
-        seconds = options.deadline or float((context.system.image().get("update") or {}).get("deadline", DEADLINE))
+        limit = context.system.image().update.deadline
+        seconds = options.deadline or (DEADLINE if limit is None else float(limit))
         end = time.monotonic() + seconds
 
         def query_rauc() -> tuple[RaucService, str | None]:

@@ -40,10 +40,10 @@ def check_bundle(context: UpdateContext, source: str, manifest: BundleManifest, 
             f"the bundle is for {manifest.compatible}, but this device is {compatible}", where=source, hint=hint
         )
     architecture = manifest.meta.get("architecture")
-    if architecture and architecture != image.get("architecture"):
+    if architecture and architecture != image.architecture:
         hint = "use the bundle for this board"
         raise Problem(
-            f"the bundle is for {architecture}, but this device is {image.get('architecture')}", where=source, hint=hint
+            f"the bundle is for {architecture}, but this device is {image.architecture}", where=source, hint=hint
         )
     check_owner(context, source, manifest)
     downgrade = check_version(context, source, manifest)
@@ -76,7 +76,7 @@ KUBERNETES_HINT = (
 
 def check_version(context: UpdateContext, source: str, manifest: BundleManifest) -> bool:
     """Whether a bundle is a downgrade that its signer allows. Raises `Problem` for one that is not allowed."""
-    running = str(context.system.image().get("version"))
+    running = str(context.system.image().version)
     # Without a minimum version, the running version counts: it is good, because a slot on trial installs nothing.
     minimum = minimum_version.read_minimum(context.system) or running
     if is_older(manifest.version, minimum) is False:

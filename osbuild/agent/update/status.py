@@ -22,7 +22,7 @@ def update_status(context: UpdateContext) -> dict[str, Any]:
             update.stage, is_busy(system)),
         }  # fmt: skip
     return {
-        "version": system.image().get("version"),
+        "version": system.image().version,
         "slot": boot.slot,
         "why": boot.explain(),
         "next": context.boot_loader.next_slot(system),

@@ -14,7 +14,8 @@ DRAIN = 120.0  # seconds until the node must be drained
 
 def drain_deadline(context: UpdateContext) -> float:
     """Seconds that the profile allows for draining the node."""
-    return float((context.system.image().get("update") or {}).get("drain_deadline", DRAIN))
+    seconds = context.system.image().update.drain_deadline
+    return DRAIN if seconds is None else float(seconds)
 
 
 def switch_slot(context: UpdateContext, update: PendingUpdate, *, reboot: bool) -> None:

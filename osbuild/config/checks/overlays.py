@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from osbuild.host.paths import display_path
 from osbuild.host.walk import DEEPEST, walk_folder
 from osbuild.shared.errors import Error
+from osbuild.shared.image_description import DESCRIPTION_FILE
 from osbuild.shared.quoting import escaped
 
 # Links of a merged /usr (file-hierarchy(7)), each to the folder of usr with the same name.
@@ -29,7 +30,7 @@ WRITTEN = {
     "etc/machine-id": "each device creates its own",
     "usr/bin/edge-agent": "the agent is part of edge-osbuild",
     "usr/lib/clock-epoch": "its date is that of the image",
-    "usr/lib/edge-osbuild/image.json": "the profile determines its contents",
+    DESCRIPTION_FILE: "the profile determines its contents",
     "usr/lib/edge-osbuild/kubernetes.json": "the profile's `kubernetes` determines its contents",
     "usr/lib/edge-osbuild/trust.json": "the keys of the build decide (--keys)",
     "usr/lib/issue.d/edge-osbuild-keys.issue": "the keys of the build decide (--keys)",

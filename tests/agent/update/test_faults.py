@@ -355,5 +355,5 @@ def test_without_a_minimum_version_the_running_version_is_the_minimum(device: De
     older = BundleManifest(MANIFEST.compatible, "0.9.0", "build", "hash")
     with pytest.raises(Problem, match=r"0\.9\.0 is older than the minimum version 1\.0\.0"):
         preconditions.check_bundle(device.context, "/b", older, MANIFEST.compatible)
-    device.put("usr/lib/edge-osbuild/image.json", json.dumps({**device.system.image(), "version": "1.1.0"}))
+    device.put("usr/lib/edge-osbuild/image.json", replace(device.system.image(), version="1.1.0").to_text())
     assert preconditions.check_bundle(device.context, "/b", MANIFEST, MANIFEST.compatible) is False

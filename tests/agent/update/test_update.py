@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from osbuild.agent.update.progress import ConsoleProgress, JsonProgress, Progres
 from osbuild.agent.update.rauc import BundleManifest
 from osbuild.config.profile import UpdateSettings
 from osbuild.shared.boot_entry import BootEntry
+from osbuild.shared.image_description import UpdateLimits
 from osbuild.shared.image_versions import is_older
 from tests.support.devices import Device
 
@@ -498,8 +499,8 @@ def test_the_fallback_slot_is_never_overwritten(device: Device) -> None:
 
 def test_the_profile_sets_the_drain_deadline(device: Device) -> None:
     pending_update = put(device)
-    image = {**device.system.image(), "update": asdict(UpdateSettings(drain_deadline=7))}
-    device.put("usr/lib/edge-osbuild/image.json", json.dumps(image))
+    image = replace(device.system.image(), update=UpdateLimits(**asdict(UpdateSettings(drain_deadline=7))))
+    device.put("usr/lib/edge-osbuild/image.json", image.to_text())
     switch.switch_slot(device.context, pending_update, reboot=True)
     assert device.cluster.deadline == 7
 
