@@ -29,4 +29,4 @@ def command(profile: str, arch: str | None, board: str | None, folder: Path | No
         packages = f"{len(lock.packages)} packages, {lock.kernel.name} {lock.kernel.version}"
         print_lines([f"{display_path(path)}: {lock.board}: {packages}"])
         if lock.kubernetes:
-            print_lines([f"Kubernetes: {lock.kubernetes['distribution']} {lock.kubernetes['version']}"])
+            print_lines([f"Kubernetes: {lock.kubernetes.distribution} {lock.kubernetes.version}"])

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,27 @@ from osbuild.inputs.debian import Deb
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.files import read_file
 from osbuild.shared.json_text import parse_json
+from osbuild.shared.records import parse_record, record_to_json
 
 FORMAT = 1
 # deb-version(7); names follow Debian's policy (5.6.1) strictly, because they become parts of paths
 DEB = re.compile(r"([a-z0-9][a-z0-9+.-]*) ([0-9A-Za-z.+:~-]+) ([a-z0-9-]+) ([0-9a-f]{64}) ([0-9]{1,15})")
 AGAIN = "run `edge-osbuild lock {profile}` to write the lock again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedKubernetes:
+    """The Kubernetes of a lock: its distribution and version, and the SHA-256 of each of its inputs.
+
+    If it replaces a release that could not be had, `requested` names that release, and `because` says why.
+    """
+
+    distribution: str
+    version: str
+    files: Mapping[str, str]
+    requested: str | None = None
+    because: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ class Lock:
     kernel: Deb
     initrd: tuple[Deb, ...]
     boot: tuple[Deb, ...]
-    kubernetes: dict[str, Any] = field(default_factory=dict)
+    kubernetes: LockedKubernetes | None = None
     wheels: dict[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
 
@@ -77,6 +93,7 @@ def lock_to_json(lock: Lock) -> dict[str, Any]:
     for name in ("compose_tools", "finish_tools", "packages", "initrd", "boot"):
         document[name] = [line(deb) for deb in document[name]]
     document["kernel"] = line(document["kernel"])
+    document["kubernetes"] = record_to_json(lock.kubernetes) if lock.kubernetes else {}
     return document
 
 
@@ -92,6 +109,11 @@ def lock_from_json(document: dict[str, Any]) -> Lock:
     def debs(lines: Iterable[str]) -> tuple[Deb, ...]:
         return tuple(deb(line) for line in lines)
 
+    def kubernetes(pinned: dict[str, Any]) -> LockedKubernetes | None:
+        # A lock that pins only a part of Kubernetes is too old for the profile, like one that pins none.
+        complete = {"distribution", "version", "files"} <= pinned.keys()
+        return parse_record(LockedKubernetes, pinned, "kubernetes") if complete else None
+
     return Lock(
         str(document.get("board", document["architecture"])),
         Architecture(document["architecture"]),
@@ -103,7 +125,7 @@ def lock_from_json(document: dict[str, Any]) -> Lock:
         deb(document["kernel"]),
         debs(document["initrd"]),
         debs(document.get("boot", ())),  # a lock without this key is too old for the profile, and is written again
-        dict(document["kubernetes"]),
+        kubernetes(document["kubernetes"]),
         dict(document["wheels"]),
         tuple(str(name) for name in document.get("without", ())),
     )

@@ -50,10 +50,10 @@ def _build_into(
     target: Path, loaded: LoadedProfile, board: Board, context: BuildContext, keys: KeyFolder | None
 ) -> Build:
     lock = current_lock(loaded, board, context)
-    if reason := lock.kubernetes.get("because"):
+    if lock.kubernetes and lock.kubernetes.because:
         log.warn(
-            f"the lock has Kubernetes {lock.kubernetes['version']} instead of "
-            f"{lock.kubernetes['requested']}: {reason}. To try again: edge-osbuild lock"
+            f"the lock has Kubernetes {lock.kubernetes.version} instead of "
+            f"{lock.kubernetes.requested}: {lock.kubernetes.because}. To try again: edge-osbuild lock"
         )
     if lock.without:
         log.warn(

@@ -61,7 +61,8 @@ def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, 
     )  # fmt: skip
     components = [ComponentRecord(name="linux", version=kernel.release, size=tree_size(kernel.file_tree))]
     if component:
-        replaced = {name: value for name, value in lock.kubernetes.items() if name in ("requested", "because")}
+        pinned = lock.kubernetes
+        replaced = {"requested": pinned.requested, "because": pinned.because} if pinned else {}
         size = tree_size(component.file_tree)
         plain = {"name": component.name, "version": component.version, "size": size, **component.metadata, **replaced}
         components.append(parse_record(ComponentRecord, plain))

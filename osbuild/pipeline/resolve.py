@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from osbuild.boot import initrd
 from osbuild.boot.kernel import METAPACKAGES
@@ -21,7 +20,7 @@ from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import PackageArchive
 from osbuild.inputs.download import Unavailable
-from osbuild.inputs.lock import AGAIN, FORMAT, Lock, lock_path, read_lock, save_lock
+from osbuild.inputs.lock import AGAIN, FORMAT, Lock, LockedKubernetes, lock_path, read_lock, save_lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER
 from osbuild.kubernetes import go_toolchain
 from osbuild.kubernetes.distribution import Pin
@@ -92,7 +91,8 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
             boot = pool.submit(archive.resolve_packages, [meta, *initrd.INITRD_PACKAGES, *boot_packages])
             compose_tools = pool.submit(native.resolve_packages, tools_tree.root_tools(architecture))
             finish_tools = pool.submit(native.resolve_packages, tools_tree.IMAGE_TOOLS)
-            packages = archive.resolve_packages(wanted_packages(loaded, pinned.get("distribution")))
+            distribution = pinned.distribution if pinned else None
+            packages = archive.resolve_packages(wanted_packages(loaded, distribution))
         kernels = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
         initrd_packages = [deb for deb in boot.result() if deb.name in initrd.INITRD_PACKAGES]
     return Lock(
@@ -112,37 +112,39 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
     )
 
 
-def pin_kubernetes(block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> dict[str, Any]:
+def pin_kubernetes(
+    block: KubernetesSettings, architecture: Architecture, context: BuildContext
+) -> LockedKubernetes | None:
     """Which distribution is built, and its inputs; the profile's substitute if a release cannot be had.
 
     Nothing after this resolves Kubernetes again: the lock has decided.
     """
     if block.role == "none":
-        return {}
+        return None
     distribution = DISTRIBUTIONS[block.distribution]
-    metadata: dict[str, Any] = {}
+    requested = because = None
     try:
         pin = distribution.pin(block, architecture, context)
     except Unavailable as error:
         if block.if_unavailable is None:
             raise
-        metadata = {
-            "requested": f"{distribution.name} {distribution.requested_version(block)}",
-            "because": " ".join(error.message.split()),
-        }
+        requested = f"{distribution.name} {distribution.requested_version(block)}"
+        because = " ".join(error.message.split())
         distribution = DISTRIBUTIONS[block.if_unavailable]
         pin = distribution.pin(replace(block, version=None, sha256={}), architecture, context)
-    return {"distribution": distribution.name, "version": pin.version, "files": dict(pin.files), **metadata}
+    return LockedKubernetes(
+        distribution=distribution.name, version=pin.version, files=pin.files, requested=requested, because=because
+    )
 
 
 def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
     """The profile's block as the lock has decided it. Raises `Error` if this program now pins other inputs."""
     pinned, block = lock.kubernetes, loaded.profile.kubernetes
     hint = AGAIN.format(profile=argument(loaded.files[-1]))
-    if not {"distribution", "version", "files"} <= pinned.keys() or pinned["distribution"] not in DISTRIBUTIONS:
+    if pinned is None or pinned.distribution not in DISTRIBUTIONS:
         raise Error("the lock does not pin Kubernetes", hint=hint)
-    distribution = DISTRIBUTIONS[pinned["distribution"]]
-    pin = Pin(str(pinned["version"]), pinned["files"])
+    distribution = DISTRIBUTIONS[pinned.distribution]
+    pin = Pin(pinned.version, pinned.files)
     if distribution.current_files(block, lock.architecture, pin) != pin.files:
         raise Error(f"the lock has other inputs of Kubernetes {pin.version} than this edge-osbuild", hint=hint)
     settings = distribution.locked_settings(block, lock.architecture, pin)

@@ -194,7 +194,8 @@ class Versions:
             path.write_text(content)
         loaded, shipped = load_profile(path), load_profile(find_profile(BASE[flavour]))
         base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
-        names = resolve.wanted_packages(loaded, base.kubernetes.get("distribution"))
+        pinned = base.kubernetes
+        names = resolve.wanted_packages(loaded, pinned.distribution if pinned else None)
         new = derive_lock(base, names, loaded, self.board, self.cache)
         if locks.read_lock(loaded, self.board.name) != new:
             locks.save_lock(loaded, new)

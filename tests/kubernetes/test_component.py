@@ -130,9 +130,9 @@ def test_a_profile_that_names_a_release_gets_that_one_and_one_that_names_none_th
     for version, expected in ((None, newest), (newest.version, newest), (before.version, before)):
         settings = KubernetesSettings(role="server", distribution="upstream", version=version)
         pins = resolve.pin_kubernetes(settings, X86, BuildContext(cache))
-        assert pins["version"] == expected.version
+        assert pins and pins.version == expected.version
         pinned[expected.version] = (
-            pins["files"]["go.sum"],
+            pins.files["go.sum"],
             component_key(settings, X86),
             tuple(upstream_programs.linker_variables(expected)),
         )

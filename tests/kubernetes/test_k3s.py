@@ -21,6 +21,7 @@ from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
+from osbuild.inputs.lock import LockedKubernetes
 from osbuild.kubernetes import component, k3s_payload, k3s_pins, k3s_release
 from osbuild.kubernetes.distribution import ComponentSources
 from osbuild.kubernetes.k3s_distribution import COMMAND
@@ -128,7 +129,7 @@ def test_the_sha256_of_any_release_comes_from_its_checksum_file_and_is_pinned(
     pinned = resolve.pin_kubernetes(block, architecture, BuildContext(cache))
     name = k3s_pins.ASSETS[architecture]
     sha256 = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    assert pinned == {"distribution": "k3s", "version": VERSION, "files": {f"{name}-{VERSION}": sha256}}
+    assert pinned == LockedKubernetes(distribution="k3s", version=VERSION, files={f"{name}-{VERSION}": sha256})
 
 
 @pytest.mark.parametrize("layout", ["named", "release"])
@@ -142,7 +143,7 @@ def test_a_folder_is_enough_for_a_release_that_is_not_known_here(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((folder / name).read_bytes())
     pinned = resolve.pin_kubernetes(KubernetesSettings(role="server", version=VERSION), X86, BuildContext(cache, goal))
-    assert pinned["version"] == VERSION
+    assert pinned and pinned.version == VERSION
 
 
 def test_the_profiles_sha256_is_used_and_no_checksum_file_is_read(
@@ -185,7 +186,7 @@ def test_a_release_that_cannot_be_reached_names_every_way_out_or_becomes_upstrea
     ):
         assert way in str(caught.value.hint)
     pinned = resolve.pin_kubernetes(replace(block, if_unavailable="upstream"), X86, BuildContext(cache))
-    assert (pinned["distribution"], pinned["requested"]) == ("upstream", f"k3s {VERSION}")
+    assert pinned and (pinned.distribution, pinned.requested) == ("upstream", f"k3s {VERSION}")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from osbuild.config.load import find_profile, load_profile
 from osbuild.config.upstream_versions import find_release
 from osbuild.host.cache import file_digest
 from osbuild.inputs.debian import Deb
-from osbuild.inputs.lock import Lock
+from osbuild.inputs.lock import Lock, LockedKubernetes
 from osbuild.keys.development import signing_keys
 from osbuild.pipeline.inputs import find_inputs
 from osbuild.pipeline.resolve import request_key
@@ -44,7 +44,7 @@ from osbuild.pipeline.resolve import request_key
 keys, debs = {}, (Deb("a", "1", "all", "0" * 64, 5),)
 release = find_release(None)
 files = {name: file_digest(release.folder / name) for name in ("go.mod", "go.sum")}
-pinned = {"distribution": "upstream", "version": release.version, "files": files}
+pinned = LockedKubernetes(distribution="upstream", version=release.version, files=files)
 for profile in ("minimal", "edge-server", "edge-agent"):
     for name in shipped_boards():
         loaded, machine = load_profile(find_profile(profile)), load_board(name)

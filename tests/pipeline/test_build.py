@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from osbuild.image.verity import derived_uuid
 from osbuild.inputs import lock as locks
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.debian import Deb, PackageArchive, find_stale_suites, store_package
-from osbuild.inputs.lock import Lock
+from osbuild.inputs.lock import Lock, LockedKubernetes
 from osbuild.keys import authority, key_folder
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder
@@ -79,10 +80,25 @@ def test_a_lock_reads_back_as_it_was_written(packages: list[Deb], kernel: Deb, e
         kernel,
         (kernel,),
         (kernel,),
-        {"version": "v1"},
+        LockedKubernetes(distribution="k3s", version="v1", files={"k3s": "0" * 64}),
         {},
     )
     assert locks.lock_from_json(json.loads(json.dumps(locks.lock_to_json(lock)))) == lock
+
+
+@pytest.mark.parametrize(
+    "pinned",
+    [{}, {"distribution": "k3s", "version": "v1", "files": {"k3s": "0" * 64}},
+     {"distribution": "upstream", "version": "v1", "files": {}, "requested": "k3s v1", "because": "x", "later": 1}],
+)  # fmt: skip
+def test_the_kubernetes_of_a_lock_is_written_as_it_was_read(tmp_path: Path, pinned: dict[str, Any]) -> None:
+    document = {**locks.lock_to_json(a_lock(profile(tmp_path))), "kubernetes": pinned}
+    assert locks.lock_to_json(locks.lock_from_json(document)) == document
+
+
+def test_a_lock_that_pins_only_a_part_of_kubernetes_pins_none(tmp_path: Path) -> None:
+    document = {**locks.lock_to_json(a_lock(profile(tmp_path))), "kubernetes": {"version": "v1"}}
+    assert locks.lock_from_json(document).kubernetes is None
 
 
 def test_locks_of_several_architectures_share_a_file(tmp_path: Path) -> None:
@@ -177,7 +193,7 @@ def test_a_lock_with_a_package_that_would_lead_elsewhere_is_refused(tmp_path: Pa
 def test_a_lock_without_kubernetes_for_a_profile_that_has_it_is_refused(tmp_path: Path) -> None:
     loaded = load_profile(find_profile("edge-server"))
     with pytest.raises(Error, match="does not pin Kubernetes") as caught:
-        resolve.locked_kubernetes(loaded, replace(a_lock(loaded), kubernetes={}))
+        resolve.locked_kubernetes(loaded, replace(a_lock(loaded), kubernetes=None))
     assert "edge-osbuild lock" in str(caught.value.hint)
 
 
