@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import as_object
-from osbuild.cli.run import parse_memory_size as read_size
+from osbuild.cli.options import as_object, parse_size_option
 from osbuild.flash import job, node_seeds, seed_patch, source, target
 from osbuild.flash.block_device import Host
 from osbuild.flash.plan import TargetOrder, WritePlan, make_order, make_plan
@@ -59,7 +58,10 @@ class FlashOptions:
               help="Block map of the image. Default: the one beside the image.")  # fmt: skip
 @click.option("--no-bmap", is_flag=True, help="Ignore the block map beside the image.")
 @click.option(
-    "--size", type=read_size, metavar="SIZE", help="Size of a target that is a file. Default: the size of the image."
+    "--size",
+    type=parse_size_option,
+    metavar="SIZE",
+    help="Size of a target that is a file. Default: the size of the image.",
 )
 @click.option(
     "-y", "--yes", is_flag=True, help="Do not ask before data is lost. Safer with names from /dev/disk/by-id."

@@ -1,8 +1,13 @@
-"""The options of a command as one object, for commands with many options."""
+"""The options of a command as one object, and sizes as options."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import TypeVar
+
+import click
+
+from osbuild.shared.sizes import parse_size
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -19,3 +24,11 @@ def as_object(kind: type[Options]) -> Callable[[Callable[[Options], Result]], Ca
         return call
 
     return decorate
+
+
+def parse_size_option(text: str) -> int:
+    """Parse a size to bytes, see `parse_size`; units are MiB and GiB. Raises `click.BadParameter`."""
+    amount = int(parse_size(text) or 0)
+    if amount <= 0 or re.search("[kt]", text, re.IGNORECASE):
+        raise click.BadParameter(f"{text!r} is not a size such as 512M or 2G")
+    return amount

@@ -1,6 +1,5 @@
 """`edge-osbuild run`: boot an image in QEMU."""
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import as_object
+from osbuild.cli.options import as_object, parse_size_option
 from osbuild.config import board as boards
 from osbuild.host import log
 from osbuild.qemu import acceleration, bootable, terminal
@@ -19,15 +18,6 @@ from osbuild.qemu.machine import Machine
 from osbuild.shared.errors import Error, UsageError
 
 MEMORY = 3 * 2**30
-
-
-def parse_memory_size(text: str) -> int:
-    """Parse `2G`, `512M` or `1.5 GiB` to bytes; a bare number is in MiB. Raises `click.BadParameter`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    amount = int(float(match[1]) * (2**30 if match[2].upper() == "G" else 2**20)) if match else 0
-    if amount <= 0:
-        raise click.BadParameter(f"{text!r} is not a size such as 512M or 2G")
-    return amount
 
 
 def check_own_files(inputs: list[Path], outputs: dict[str, Path | None]) -> None:
@@ -67,10 +57,10 @@ class RunOptions:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- QEMU ARGUMENTS]")
 @click.option("--seed", type=LOCATION, help="Seed of the node, an ISO image.")
 @click.option(
-    "--memory", type=parse_memory_size, metavar="SIZE", help="Memory of the machine.  [default: 3G, or the board's]"
+    "--memory", type=parse_size_option, metavar="SIZE", help="Memory of the machine.  [default: 3G, or the board's]"
 )
 @click.option("--cpus", type=click.IntRange(1, 64), help="Number of processors.  [default: 2, or the board's]")
-@click.option("--disk-size", type=parse_memory_size, metavar="SIZE", help="Size of the disk, if larger than the image.")
+@click.option("--disk-size", type=parse_size_option, metavar="SIZE", help="Size of the disk, if larger than the image.")
 @click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH.  [default: a free port]")
 @click.option(
     "--persist",

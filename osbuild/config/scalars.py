@@ -4,13 +4,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
-from decimal import Decimal
 
 from osbuild.config import key_table
 from osbuild.config.document import List, Map, Node, Scalar, quote_text
 from osbuild.config.key_table import Key
 from osbuild.config.metadata import Size
 from osbuild.shared.errors import Error
+from osbuild.shared.sizes import parse_size
 
 # A private key, a URL with a user, or a name that suggests a secret.
 SECRET = re.compile(r"PRIVATE KEY|//[^/]*@|(token|secret|pass\w*|pwd|key)=", re.IGNORECASE)
@@ -118,14 +118,13 @@ def check_limits(number: int, node: Node, key: Key, path: str) -> int:
 def read_size(node: Node, path: str) -> Size:
     """Read a whole number of MiB or GiB."""
     text = node.text if isinstance(node, Scalar) else ""
-    if isinstance(node, Scalar) and node.kind == "string" and re.fullmatch(key_table.SIZE, text):
-        return Size(int(text[:-3]) * (2**30 if text.endswith("GiB") else 2**20))
+    size = parse_size(text)
+    if isinstance(node, Scalar) and node.kind == "string" and re.fullmatch(key_table.SIZE, text) and size:
+        return Size(int(size))
     hint = "write `512 MiB` or `2 GiB`"
-    if match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([kmgt]?)i?b?", text, re.IGNORECASE):
-        kibi = {"k": 1, "m": 2**10, "g": 2**20, "t": 2**30}[match[2].lower() or "m"]
-        mebi = math.ceil(Decimal(match[1]) * kibi / 1024)
-        if 0 < mebi < 10**6:
-            hint = f"write `{key_table.format_size(mebi * 2**20)}`"
+    mebi = math.ceil(size / 2**20) if size else 0
+    if 0 < mebi < 10**6:
+        hint = f"write `{key_table.format_size(mebi * 2**20)}`"
     raise mismatch_error(node, path, "a size in MiB or GiB", hint)
 
 

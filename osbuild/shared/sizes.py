@@ -1,5 +1,16 @@
 """Numbers of bytes as text with a unit."""
 
+import re
+from decimal import Decimal
+
+FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_size(text: str) -> Decimal | None:
+    """The bytes of a size such as `512 MiB`, `2G` or `1.5 GiB`; a bare number is in MiB. None if it is not a size."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)i?b?", text.strip(), re.IGNORECASE)
+    return Decimal(match[1]) * FACTORS[match[2].lower() or "m"] if match else None
+
 
 def format_bytes(size: float | None) -> str:
     """A size in B, KiB, MiB or GiB, used for memory and files; empty if it is unknown."""

@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from osbuild.cli.run import command, parse_memory_size
+from osbuild.cli.options import parse_size_option
+from osbuild.cli.run import command
 from osbuild.config.board import default_board, load_board
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
@@ -141,13 +142,13 @@ def test_changes_to_an_older_image_are_not_put_on_a_newer_one(tmp_path: Path) ->
     ("text", "amount"), [("2G", 2**31), ("512M", 2**29), ("1.5 GiB", 3 * 2**29), ("256", 2**28), ("1gb", 2**30)]
 )
 def test_sizes(text: str, amount: int) -> None:
-    assert parse_memory_size(text) == amount
+    assert parse_size_option(text) == amount
 
 
 @pytest.mark.parametrize("text", ["", "0", "2T", "-1G", "G", "1e3"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(click.BadParameter):
-        parse_memory_size(text)
+        parse_size_option(text)
 
 
 def test_the_run_command_refuses_contradictions_and_wrong_images_before_any_work(tmp_path: Path) -> None:
