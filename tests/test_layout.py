@@ -82,6 +82,8 @@ def test_a_package_imports_itself_and_those_before_it(path: Path) -> None:
         if parts[0] != "osbuild" or len(parts) < 2:
             continue
         assert parts[1] in ORDER[: ORDER.index(own[1]) + 1], f"{path} imports {'.'.join(parts)}, which comes later"
+        # What host and device both need is in `shared`.
+        assert parts[1] != "agent" or own[1] == "agent", f"{path} imports {'.'.join(parts)}, which is only for devices"
         later = parts[1] == "agent" == own[1] and len(parts) > 2 and parts[2] in inner
         assert not later, f"{path} imports {'.'.join(parts)}, which comes later"
 

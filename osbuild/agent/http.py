@@ -2,20 +2,16 @@
 
 import base64
 import http.client
-import os
-import socket
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-# The exceptions of urllib and http.client for an invalid answer: a bad status line, header, length or redirect.
-INVALID_ANSWERS = (http.client.HTTPException, ValueError, OverflowError, LookupError, AttributeError)
+from osbuild.shared.http_deadline import INVALID_ANSWERS, ConnectionDeadline
 
 
 @dataclass(frozen=True)
@@ -89,57 +85,6 @@ class _WebRedirect(urllib.request.HTTPRedirectHandler):
             raise ValueError(f"a redirect to {newurl[:100]!r}")
         fp.close()  # urllib would read the whole body into memory
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class ConnectionDeadline:
-    """Shuts down its connections at a time of time.monotonic(), even in the middle of a read."""
-
-    def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
-        self._changed = threading.Condition()
-        self._end: float | None = None
-        self.over = False
-        threading.Thread(target=self._run, daemon=True, name="deadline").start()
-
-    def until(self, end: float) -> None:
-        """Set the time for open and future connections."""
-        with self._changed:
-            self._end = end
-            self._changed.notify()
-
-    def connect(self, *arguments: Any, **options: Any) -> socket.socket:
-        """Like socket.create_connection. The connection is shut down at the deadline."""
-        connection = socket.create_connection(*arguments, **options)
-        with self._changed:  # duplicated, because TLS takes over the original descriptor
-            self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
-            if self.over:
-                self._shut()
-        return connection
-
-    def close(self) -> None:
-        """Stop the thread, and forget all connections without shutting them down."""
-        with self._changed:
-            self._end = None
-            self.over = True
-            for connection in self._sockets:
-                connection.close()
-            self._sockets.clear()
-            self._changed.notify()
-
-    def _run(self) -> None:
-        with self._changed:
-            while not self.over:
-                left = None if self._end is None else self._end - time.monotonic()
-                if left is not None and left <= 0:
-                    self.over = True
-                    self._shut()
-                else:
-                    self._changed.wait(left)
-
-    def _shut(self) -> None:
-        for connection in self._sockets:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _handlers(watch: ConnectionDeadline) -> list[urllib.request.BaseHandler]:

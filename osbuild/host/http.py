@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from osbuild.agent.http import INVALID_ANSWERS, ConnectionDeadline
+from osbuild.shared.http_deadline import INVALID_ANSWERS, ConnectionDeadline
 
 CONNECT_TIMEOUT = 5.0  # seconds; short, because a build waits for it before it falls back to its cache
 MAX_DIGITS = 19  # decimal digits of 2**63, the size of the largest file

@@ -11,13 +11,13 @@ from typing import Any
 import jsonschema
 import yaml
 
-from osbuild.agent.seed.user_data import beginning
 from osbuild.config.checks import accounts, time_zone
 from osbuild.config.document import quote_text
 from osbuild.config.profile import Profile
 from osbuild.host import paths
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.files import read_start
+from osbuild.shared.quoting import redacted_beginning
 from osbuild.shared.seed import document
 from osbuild.shared.seed.effective_keys import find_without_effect
 from osbuild.shared.seed.refused import SeedRefused
@@ -90,7 +90,9 @@ def check_kind(data: bytes, where: str) -> None:
     elif "mime-version:" in start or start.startswith("content-type:"):
         reason = "a message of several parts: pass only the cloud-config"
     message = (
-        f"this is {reason}" if reason else f"the first line is {quote_text(beginning(first))}, expected `{HEADER}`"
+        f"this is {reason}"
+        if reason
+        else f"the first line is {quote_text(redacted_beginning(first))}, expected `{HEADER}`"
     )
     raise UsageError(message, where=f"{where}:1", hint=f"only a file that begins with `{HEADER}` can be merged")
 

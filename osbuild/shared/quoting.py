@@ -1,5 +1,7 @@
 """Untrusted text in messages: one line, without control characters, of limited length."""
 
+import re
+
 LONGEST = 60  # characters of a quoted value
 
 
@@ -21,3 +23,11 @@ def escaped(text: str, *, lines: bool = False) -> str:
         character if character.isprintable() or character in allowed else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def redacted_beginning(line: str) -> str:
+    """The beginning of a line of a seed for a message, without a value that may be secret."""
+    if line.startswith("#"):
+        return line[:40]
+    match = re.match(r"[\w-]{1,40}(?=:( |$))", line)
+    return f"{match.group()}:…" if match else "…" if line else ""

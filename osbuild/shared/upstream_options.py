@@ -1,5 +1,6 @@
 """Entries of `kubernetes.config` that the upstream distribution supports. They have the names of K3s' options."""
 
+UNIT_BREAKS = frozenset(" \t\r\n\"'\\")  # characters at which systemd would split or change an argument of a unit
 UPSTREAM_OPTIONS = (
     "advertise-address",
     "cluster-cidr",

@@ -7,8 +7,9 @@ import urllib.error
 import urllib.request
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.http import INVALID_ANSWERS, ServerAddress, open_request
+from osbuild.agent.http import ServerAddress, open_request
 from osbuild.agent.system import System
+from osbuild.shared.http_deadline import INVALID_ANSWERS
 from osbuild.shared.node_settings import AGENT_FILE, AgentSeed, unknown_settings
 from osbuild.shared.records import parse_record
 

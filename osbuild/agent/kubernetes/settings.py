@@ -13,11 +13,11 @@ from osbuild.shared import cluster_ranges, files
 from osbuild.shared.json_text import parse_json
 from osbuild.shared.node_settings import KUBERNETES_FILE, KubernetesSeed, NodeSettings, unknown_settings
 from osbuild.shared.records import parse_record
+from osbuild.shared.upstream_options import UNIT_BREAKS
 
 IMAGE_FILE = "usr/lib/edge-osbuild/kubernetes.json"
 SEED_FILE = KUBERNETES_FILE.lstrip("/")
 
-UNIT_BREAKS = frozenset(" \t\r\n\"'\\")  # characters at which systemd would split or change an argument
 FILE_HINT = "build the image again, or apply the seed again"
 SETTINGS_HINT = "correct `kubernetes` in the profile or the settings of the seed"
 

@@ -2,13 +2,12 @@
 
 import email
 import email.message
-import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from osbuild.shared.json_text import parse_json
-from osbuild.shared.quoting import quoted
+from osbuild.shared.quoting import quoted, redacted_beginning
 from osbuild.shared.seed import document
 from osbuild.shared.seed.refused import SeedRefused
 
@@ -98,7 +97,7 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
     elif kind == "text/jinja2":
         content.template = True
     else:
-        first = beginning(text.lstrip().partition("\n")[0])
+        first = redacted_beginning(text.lstrip().partition("\n")[0])
         raise SeedRefused(
             f"{name}, line 1: begins with {first!r}; it must begin with `#cloud-config`, `#!` or MIME headers"
         )
@@ -107,14 +106,6 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
 def has_effect(kind: str) -> bool:
     """Whether a part of this type has an effect."""
     return (kind in FIRST_LINES.values() and kind not in INCLUDES) or kind.startswith(SCRIPT)
-
-
-def beginning(line: str) -> str:
-    """The beginning of a line for a message, without a value that may be secret."""
-    if line.startswith("#"):
-        return line[:40]
-    match = re.match(r"[\w-]{1,40}(?=:( |$))", line)
-    return f"{match.group()}:…" if match else "…" if line else ""
 
 
 def kind_of(data: bytes, kind: str) -> str:

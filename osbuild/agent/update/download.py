@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.http import INVALID_ANSWERS, ServerAddress, open_request
+from osbuild.agent.http import ServerAddress, open_request
 from osbuild.agent.system import System
 from osbuild.agent.update import records
 from osbuild.agent.update.failure import NO_TIME, Failure, Reason, http_refusal
 from osbuild.agent.update.progress import ProgressCallback
 from osbuild.shared.files import clear_way
+from osbuild.shared.http_deadline import INVALID_ANSWERS
 
 METADATA_FILE, BUNDLE_FILE = records.DOWNLOAD  # the first describes the second
 TYPES = {"identity": str, "mark": str, "size": int}

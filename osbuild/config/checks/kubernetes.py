@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from osbuild.agent.kubernetes.settings import UNIT_BREAKS
 from osbuild.config.checks import k3s_options
 from osbuild.config.checks.hosts import host_problem, url_problem
 from osbuild.config.document import quote_text
@@ -189,7 +188,7 @@ def check_argument(name: str, text: str, position: str, *, upstream: bool) -> No
         raise Error(
             f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=position, hint=f"use {advice}"
         )
-    if upstream and set(text) & UNIT_BREAKS:
+    if upstream and set(text) & upstream_options.UNIT_BREAKS:
         message = f"found {quote_text(text)} in `{name}`, with a blank, quote or backslash"
         hint = "the upstream distribution passes flags in a systemd unit, which would split or change it"
         raise Error(message, where=position, hint=hint)
