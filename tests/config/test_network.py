@@ -19,6 +19,7 @@ from osbuild.seed.render import render_seed
 from osbuild.shared.errors import Error
 from tests.agent.network.test_network import UNITS, sections
 from tests.support import networks
+from tests.support.networks import NodePrograms
 
 LAN = "  interfaces: [{name: lan0, dhcp: false}, {name: lan1, dhcp: false}]\n"
 WIFI = "packages: [wpasupplicant]\nkernel: {flavour: generic}\nnetwork:\n  wifis: [{name: wl0, ssid: site, "
@@ -169,16 +170,19 @@ RIGHT: list[tuple[str, dict[str, dict[str, set[str]]]]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> NodePrograms:
+    return networks.build_programs(tmp_path_factory.mktemp("agent"))
+
+
 @pytest.mark.parametrize(("text", "files"), RIGHT)
 def test_what_a_profile_says_is_what_the_device_renders(
-    tmp_path: Path, text: str, files: dict[str, dict[str, set[str]]]
+    programs: NodePrograms, tmp_path: Path, text: str, files: dict[str, dict[str, set[str]]]
 ) -> None:
     (tmp_path / "passphrase").write_text("hush-hush-hush\n")
     seed = render_seed(load_profile(profile(tmp_path, text)).profile, "node-1", folder=tmp_path)
     validate_seed(seed.files, find_schemas(Cache()))
-    network = networks.configure(
-        networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode(), networkd="1"
-    )
+    network = networks.configure(programs, tmp_path / "node", seed.files["network-config"].encode(), networkd=True)
     for file, expected in files.items():
         rendered = sections(network.files[UNITS + file])
         for section, lines in expected.items():
@@ -191,10 +195,10 @@ def test_what_a_profile_says_is_what_the_device_renders(
         assert "hush" not in network.messages
 
 
-def test_a_member_asks_for_no_address_whatever_its_default(tmp_path: Path) -> None:
+def test_a_member_asks_for_no_address_whatever_its_default(programs: NodePrograms, tmp_path: Path) -> None:
     text = "  interfaces: [{name: lan0}]\n  bridges: [{name: br0, members: [lan0]}]"
     seed = render_seed(load_profile(profile(tmp_path, text)).profile, "node-1", folder=tmp_path)
-    network = networks.configure(networks.network_tools(), tmp_path / "node", seed.files["network-config"].encode())
+    network = networks.configure(programs, tmp_path / "node", seed.files["network-config"].encode())
     assert "DHCP" not in network.files[UNITS + "10-netplan-lan0.network"]
     assert "DHCP=yes" in network.files[UNITS + "10-netplan-br0.network"]
 

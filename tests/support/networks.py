@@ -31,15 +31,23 @@ mount -o remount,ro /sys
 ip link set lo up
 for name in $LINKS; do ip link add "$name" type veth peer name "peer-$name"; ip link set "peer-$name" up; done
 export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=info
-timeout "$NETWORKD" /usr/lib/systemd/systemd-networkd 2>"$DATA/networkd" &
-if [ -n "$UNTIL" ]; then
-    until ip addr | grep -q "$UNTIL" || ! kill -0 $!; do sleep 0.2; done
-else
-    wait $! || [ $? = 124 ]
-fi
+timeout 60 /usr/lib/systemd/systemd-networkd 2>"$DATA/networkd" &
+# networkd writes its state for the first time after it has loaded all files.
+until [ -e /run/systemd/netif/state ] && { [ -z "$UNTIL" ] || ip addr | grep -q "$UNTIL"; }; do
+    kill -0 $! || exit 1
+    sleep 0.05
+done
 ip -json addr >"$DATA/addresses"
 ip -json route >"$DATA/routes"
 """
+
+
+@dataclass(frozen=True)
+class NodePrograms:
+    """The device's programs: a tools tree with its packages, and the agent as an image contains it."""
+
+    tree: ToolsTree
+    agent: Path
 
 
 @dataclass(frozen=True)
@@ -79,27 +87,35 @@ def network_tools() -> ToolsTree:
     return unlocked_tools_tree(Cache(), "device-network", PACKAGES, "programs of the device's network")
 
 
+def build_programs(folder: Path) -> NodePrograms:
+    """Build the agent in `folder`, which must exist."""
+    tree = network_tools()
+    build_zipapp(folder / "edge-agent", tree.run_command)
+    return NodePrograms(tree, folder / "edge-agent")
+
+
 def configure(
-    tree: ToolsTree, folder: Path, data: bytes, *, wifi: bool = True, stored: bytes | None = None, networkd: str = "",
-    links: str = "", until: str = "", read_only: bool = False,
+    programs: NodePrograms, folder: Path, data: bytes, *, wifi: bool = True, stored: bytes | None = None,
+    networkd: bool = False, links: str = "", until: str = "", read_only: bool = False,
 ) -> Network:  # fmt: skip
-    """Run `edge-agent network` with the network-config `data`, then systemd-networkd for `networkd` seconds.
+    """Run `edge-agent network` with the network-config `data`, then with `networkd` systemd-networkd.
 
     `stored` is the network-config of an earlier boot, `links` are interfaces (veth(4)) that exist when networkd starts.
-    networkd ends once ip(8) shows the text `until`. With `read_only`, the agent cannot store anything.
+    networkd ends once it has loaded all files and ip(8) shows the text `until`, or after 60 seconds, which is an error.
+    With `read_only`, the agent cannot store anything.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    build_zipapp(folder / "edge-agent")
     (folder / "network-config").write_bytes(data)
     if stored is not None:
         (folder / "kept").mkdir()
         (folder / "kept/network-config").write_bytes(stored)
     settings = {
-        "DATA": str(folder), "AGENT": str(folder / "edge-agent"), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
-        "NETWORKD": networkd, "UNTIL": until,
+        "DATA": str(folder), "AGENT": str(programs.agent), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
+        "NETWORKD": "yes" if networkd else "", "UNTIL": until,
         "READ_ONLY": "yes" if read_only else "",
     }  # fmt: skip
-    command = tree.wrap_command(["unshare", "--net", "sh", "-c", SCRIPT], [folder], env=settings)
+    binds = [folder, programs.agent]
+    command = programs.tree.wrap_command(["unshare", "--net", "sh", "-c", SCRIPT], binds, env=settings)
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "exit 0\n"), result.stdout + result.stderr
     return Network(folder)

@@ -16,10 +16,9 @@ from osbuild.agent.network.netplan import as_version_2, physical_interfaces
 from osbuild.agent.seed import etc_changes
 from osbuild.agent.system import System
 from osbuild.host.run import run_command
-from osbuild.sandbox.tools_tree import ToolsTree
 from tests.support import networks
 from tests.support.examples import examples
-from tests.support.networks import Network
+from tests.support.networks import Network, NodePrograms
 
 SEEDS = Path(__file__).parents[2] / "data/network"
 UNITS = "systemd/network/"
@@ -28,15 +27,15 @@ Configure = Callable[..., Network]
 
 
 @pytest.fixture(scope="session")
-def tree() -> ToolsTree:
-    return networks.network_tools()
+def programs(tmp_path_factory: pytest.TempPathFactory) -> NodePrograms:
+    return networks.build_programs(tmp_path_factory.mktemp("agent"))
 
 
 @pytest.fixture
-def configure(tree: ToolsTree, tmp_path: Path) -> Configure:
+def configure(programs: NodePrograms, tmp_path: Path) -> Configure:
     def configure_network(data: bytes | str, **options: object) -> Network:
         data = data.encode() if isinstance(data, str) else data
-        return networks.configure(tree, tmp_path / "node", data, **options)  # type: ignore[arg-type]
+        return networks.configure(programs, tmp_path / "node", data, **options)  # type: ignore[arg-type]
 
     return configure_network
 
@@ -98,7 +97,7 @@ RENDERED: dict[str, dict[str, dict[str, set[str]]]] = {
 
 @pytest.mark.parametrize("name", sorted(RENDERED))
 def test_a_seed_of_another_tool_is_rendered_completely(configure: Configure, name: str) -> None:
-    network = configure((SEEDS / name / "network-config").read_bytes(), networkd="1")
+    network = configure((SEEDS / name / "network-config").read_bytes(), networkd=True)
     for file, expected in RENDERED[name].items():
         lines_found = sections(network.files[UNITS + file])
         for section, lines in expected.items():
@@ -280,7 +279,7 @@ def test_a_pattern_matches_physical_interfaces_only_and_is_sorted_last(
 ) -> None:
     network = configure(
         "version: 2\nethernets:\n  '~ en*': {dhcp4: true}\n  e*: {dhcp6: true}\n  enp1s0: {dhcp4: false}\n",
-        networkd="1",
+        networkd=True,
     )
     files = sorted(name.removeprefix(UNITS) for name in network.files if name.startswith(UNITS + "10"))
     assert files == ["10-netplan-enp1s0.network", "10-netplan-~0.network", "10-netplan-~1.network"]
@@ -308,7 +307,7 @@ def test_networkd_applies_the_rendered_files(configure: Configure) -> None:
         "version: 2\nethernets: {lan0: {}, lan1: {addresses: [198.51.100.2/24]}}\n"
         "bridges:\n  br0:\n    interfaces: [lan0]\n    parameters: {stp: false}\n    addresses: [192.0.2.10/24]\n"
         "    routes: [{to: 203.0.113.0/24, via: 192.0.2.1}]\n",
-        networkd="60",
+        networkd=True,
         links="lan0 lan1",
         until="192.0.2.10/24",
     )
@@ -364,12 +363,12 @@ def converted(text: str) -> dict[str, object]:
     ],
 )  # fmt: skip
 def test_version_1_is_converted_like_cloud_init_does(
-    tree: ToolsTree, tmp_path: Path, entries: list[dict[str, object]]
+    programs: NodePrograms, tmp_path: Path, entries: list[dict[str, object]]
 ) -> None:
     text = yaml.safe_dump({"version": 1, "config": entries})
     (tmp_path / "v1").write_text(text)
     command = ["cloud-init", "devel", "net-convert", "-k", "yaml", "-D", "debian", "-O", "netplan"]
-    run_command(tree.wrap_command([*command, "-p", tmp_path / "v1", "-d", tmp_path / "out"], [tmp_path]))
+    run_command(programs.tree.wrap_command([*command, "-p", tmp_path / "v1", "-d", tmp_path / "out"], [tmp_path]))
     expected = yaml.safe_load((tmp_path / "out/etc/netplan/50-cloud-init.yaml").read_text())["network"]
     assert strings(converted(text)) == strings(expected)
 
@@ -385,7 +384,7 @@ def strings(value: object) -> object:
 def test_a_name_that_networkd_ignores_is_reported(configure: Configure, name: str) -> None:
     network = configure(
         f"version: 2\nethernets: {{e0: {{dhcp4: true}}}}\ndummy-devices:\n  ? {json.dumps(name)}\n  : {{}}\n",
-        networkd="1",
+        networkd=True,
     )
     assert "network-config, line 4, column 5: " in network.messages
     assert "is not a valid interface name" in network.messages
@@ -395,7 +394,7 @@ def test_a_name_that_networkd_ignores_is_reported(configure: Configure, name: st
 
 @pytest.mark.parametrize("name", ["_", "08x", "1e3", "a.b", "x" * 15, "none", "-a"])
 def test_a_name_that_networkd_accepts_is_accepted(configure: Configure, name: str) -> None:
-    network = configure(f"version: 2\ndummy-devices: {{{json.dumps(name)}: {{}}}}\n", networkd="1")
+    network = configure(f"version: 2\ndummy-devices: {{{json.dumps(name)}: {{}}}}\n", networkd=True)
     assert (network.messages, network.complaints) == ("", [])
 
 
