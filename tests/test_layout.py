@@ -4,7 +4,7 @@ import ast
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,14 +51,22 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports(path: Path) -> list[tuple[str, str]]:
     """(module, name imported from it or nothing) of every import, those within functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    pairs: list[tuple[str, str]] = []
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            pairs += ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path} has a relative import"
-            yield from ((node.module or "", alias.name) for alias in node.names)
+            pairs += ((node.module or "", alias.name) for alias in node.names)
+    return pairs
 
 
 def target(module: str, name: str) -> str:
@@ -134,7 +142,7 @@ def test_no_function_has_too_many_parameters() -> None:
     found = {
         f"{path.relative_to(OSBUILD)} {node.name}"
         for path in modules(OSBUILD)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and len(parameters(node)) > MOST_PARAMETERS
     }
     assert sorted(found) == [], "what always travels together is one object"
@@ -154,7 +162,7 @@ def test_no_bare_verb_is_imported_by_its_name() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    bare = [str(path) for path in modules(OSBUILD) if not ast.get_docstring(ast.parse(path.read_text()))]
+    bare = [str(path) for path in modules(OSBUILD) if not ast.get_docstring(parse(path))]
     assert bare == []
 
 

@@ -77,8 +77,9 @@ def read_everything(device: Device) -> None:
     system, context = device.system, device.context
     records.load_object(system, download.METADATA_FILE, download.TYPES)
     assert handle_boot(context) == 0
-    explain.page_lines(explain.collect_report(context))
-    json.dumps(explain.collect_report(context))
+    report = explain.collect_report(context)
+    explain.page_lines(report)
+    json.dumps(report)
     status.status_lines(status.update_status(context))
     [history.event_line(row) for row in history.read_history(system)]
     boot_records.last_boot_of(system, "a")

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -184,7 +185,7 @@ def test_a_target_that_fails_does_not_hold_up_the_others(image: Path, tmp_path: 
 
 def test_an_interrupted_flash_says_what_it_leaves(image: Path, tmp_path: Path) -> None:
     slow = tmp_path / "slow.img.bz2"  # a second to unpack
-    noise = b"".join(hashlib.sha256(bytes([n % 256, n // 256 % 256, n // 65536])).digest() for n in range(2**19))
+    noise = random.Random(1).randbytes(12 * MIB)
     slow.write_bytes(bz2.compress(image.read_bytes()[:MIB] + noise + bytes(100 * MIB), 1))
     card = full_of_junk(tmp_path / "card", 140 * MIB)
     command = [sys.executable, "-m", "osbuild", "flash", str(slow), str(card), "--yes", "--json"]
@@ -255,7 +256,8 @@ def test_wrong_command_lines_end_with_2_and_touch_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    card = full_of_junk(Path("card"), image.stat().st_size)
+    card = full_of_junk(Path("card"), 2 * MIB)
+    os.truncate(card, image.stat().st_size)
     before = card.read_bytes()
     expected = 1 if arguments[1:] == ["--size", "1"] else 2
     assert edge("flash", image, *arguments) == expected
