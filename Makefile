@@ -66,7 +66,8 @@ test-quick: $(READY)  ## run unit tests, boot one image: less than five minutes
 # processors, since many tests wait for something. Each one imports all tests, which takes twice as long without byte code.
 # EDGE_FUZZ=all runs all examples of generated input: see tests/support/examples.py.
 test-unit: $(READY)
-	tests/support/in-memory env -u PYTHONDONTWRITEBYTECODE $(PYTEST) tests --numprocesses $$(($$(nproc) * 2)) --dist loadfile $(ARGS)
+	tests/support/in-memory env -u PYTHONDONTWRITEBYTECODE $(PYTEST) tests --numprocesses $$(($$(nproc) * 2)) \
+		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-boot: $(READY)
 	$(EDGE) build minimal

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.examples import examples
+from tests.support.order import rank_test
 
 # A shell that runs a job in the background has it ignore Ctrl-C, and nohup(1) SIGHUP. So would every program that is
 # tested.
@@ -18,6 +19,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # How long an example takes says how busy this machine is, and nothing of what is tested.
 settings.register_profile("patient", deadline=None, max_examples=examples(100))
 settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank_test(item.nodeid))
 
 
 def pytest_collection_finish() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import PROJECT, list_files
+from tests.support.order import FIRST
 
 OSBUILD = PROJECT / "osbuild"
 # A package may import itself and those before it. docs/architecture.md says what each of them is for.
@@ -164,6 +165,10 @@ def test_no_bare_verb_is_imported_by_its_name() -> None:
 def test_every_module_says_what_it_is() -> None:
     bare = [str(path) for path in modules(OSBUILD) if not ast.get_docstring(parse(path))]
     assert bare == []
+
+
+def test_the_files_of_tests_that_come_first_exist() -> None:
+    assert [name for name in FIRST if not (PROJECT / "tests" / name).is_file()] == []
 
 
 def test_tests_are_where_the_package_is_that_they_test() -> None:
