@@ -34,14 +34,18 @@ def read_if_present(path: Path) -> bytes | None:
 
 def read_text(system: System, name: str, valid: Callable[[str], bool] = bool) -> str:
     """The text of a file, stripped of white space; empty if the file is missing or its text is not `valid`."""
-    path = system.path(name)
+    return read_text_file(system.path(name), valid)
+
+
+def read_text_file(path: Path, valid: Callable[[str], bool] = bool, *, secret: bool = False) -> str:
+    """Like `read_text`, for a path. A `secret` is not shown in the report of damage."""
     try:
         data = read_if_present(path)
         if data is None:
             return ""
         text = decode_text(data).strip()
         if not valid(text):
-            raise DamagedFile(f"{text[:40]!r} is not valid")
+            raise DamagedFile("empty" if not text else "not valid" if secret else f"{text[:40]!r} is not valid")
     except DamagedFile as error:
         report_damage(path, str(error))
         return ""

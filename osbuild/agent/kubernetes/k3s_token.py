@@ -7,6 +7,7 @@ from pathlib import Path
 
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_text
+from osbuild.agent.state_files import read_text_file
 
 
 def server_token(paths: Paths) -> str:
@@ -31,12 +32,8 @@ def read_password_file(paths: Paths) -> str:
 
 
 def read_secret(path: Path) -> str:
-    """The token or password in a file; empty if there is none, or it is damaged. Raises `OSError`."""
-    try:
-        secret = path.read_text(errors="replace").strip()
-    except FileNotFoundError:
-        return ""
-    return secret if is_secret(secret) else ""
+    """The token or password in a file; empty if there is none. A damaged file is reported and renamed."""
+    return read_text_file(path, is_secret, secret=True)
 
 
 def is_secret(text: str) -> bool:

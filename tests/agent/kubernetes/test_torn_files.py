@@ -119,7 +119,9 @@ def test_the_token_of_the_profile_is_used(root: Path, settings: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("damaged", [b"\0" * 65, b"\xff\xfe\n", b"two words\n"])
-def test_a_damaged_token_or_password_is_made_again(root: Path, damaged: bytes) -> None:
+def test_a_damaged_token_or_password_is_reported_kept_and_made_again(
+    root: Path, damaged: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = (root / DATA / "server-token", root / "etc/rancher/node/password")
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,10 @@ def test_a_damaged_token_or_password_is_made_again(root: Path, damaged: bytes) -
     prepare.prepare_node(root)
     token, password = (path.read_text().strip() for path in files)
     assert len(token) == 64 and len(password) == 32
+    report = capsys.readouterr().err
+    for path in files:
+        assert f"{path} is damaged: not " in report and path.with_name(f"{path.name}.damaged").read_bytes() == damaged
+    assert "two" not in report, "a secret is not shown"
     assert config(root)["token"] == token
     put(root, "server/cred/passwd", "torn,server")
     prepare.prepare_node(root)
