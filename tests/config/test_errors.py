@@ -146,6 +146,7 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
         "makes a seed",
     ),
     ("overlays: [bse]", "3:12", ("no overlay `bse`",), "did you mean `base`?"),
+    ("overlays: [/]", "3:12", ("the overlay `/`, the root folder of this host",), "make a folder"),
     ("overlays: [./nowhere]", "3:12", ("no overlay `./nowhere`",), "one of: base"),
     ("elements: [./nowhere]", "3:12", ("`./nowhere` is not", "element"), "relative to the profile"),
     ("kubernetes:\n  images: [dmo]", "4:12", ("`dmo` is not", "`demo`"), "relative to the profile"),

@@ -268,6 +268,16 @@ def test_what_an_image_cannot_have_is_refused(kind: str, tmp_path: Path) -> None
         overlays.check_overlay(files)
 
 
+def test_an_error_of_an_overlay_has_the_position_in_the_profile(tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    (files / "bin").mkdir()
+    path = tmp_path / "shop.yaml"
+    path.write_text("name: shop\nversion: 1.0.0\noverlays: [base, ./tree]\n")
+    with pytest.raises(Error, match="/bin would replace /bin, which is a link") as caught:
+        load_profile(path)
+    assert caught.value.where == f"{path}:3:18" and f"overlay {files}: " in caught.value.message
+
+
 def test_a_file_that_is_linked_from_outside_of_the_overlay_is_none_of_its_business(tmp_path: Path) -> None:
     files = tree(tmp_path)
     (files / "file").touch()

@@ -64,7 +64,13 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
             displayed = paths.display_path(shipped_folder)
             message = f"found no overlay {quote_text(name)}, expected a folder, here or in {displayed}"
             raise Error(message, where=where(f"overlays[{number}]"), hint=hint)
-        overlays.check_overlay(path, largest=profile.disk.slot)
+        if path.resolve() == Path("/"):
+            message = f"found the overlay {quote_text(name)}, the root folder of this host"
+            raise Error(message, where=where(f"overlays[{number}]"), hint="make a folder with the files for the image")
+        try:
+            overlays.check_overlay(path, largest=profile.disk.slot)
+        except Error as error:
+            raise Error(str(error), where=where(f"overlays[{number}]"), hint=error.hint) from error
     if profile.kubernetes.role != "none" and "kubernetes" not in [Path(name).name for name in profile.overlays]:
         message = f"found the role {profile.kubernetes.role}, but no overlay `kubernetes`, which runs it"
         hint = "write `overlays: [base, kubernetes]`"
