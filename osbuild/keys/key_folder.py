@@ -26,6 +26,7 @@ from osbuild.shared.json_text import parse_json
 
 FORMAT = 1
 STATE, ROOT_FOLDER = "keys.json", "root"
+RESTORE = "restore it from your backup"
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,31 @@ class KeyFolder:
         )
 
     def certificate(self, name: str) -> x509.Certificate:
-        """Return the certificate of a root or signer. Raises `Error` if its file is missing or damaged."""
-        path = self.folder / f"{name}.crt"
-        data = read_key_file(path, "the certificate", "restore it from your backup")
+        """Return the certificate of a root or signer, with its signature checked.
+
+        Raises `Error` if its file is missing or damaged.
+        """
+        path, what = self.folder / f"{name}.crt", f"the certificate of {name}"
+        data = read_key_file(path, "the certificate", RESTORE)
+        is_root = name in [root.name for root in self.roots]
+        issuer = None if is_root else self.find_root(self.find_signer(name).root).name
         try:
             parsed = x509.load_pem_x509_certificate(data)
             # cryptography parses these fields only when they are read, and they may be damaged too.
             _ = parsed.public_key(), parsed.subject, parsed.issuer, parsed.not_valid_after_utc, list(parsed.extensions)
+            # Damage may leave a certificate that is well formed. No device would accept it.
+            parsed.verify_directly_issued_by(self.certificate(issuer) if issuer else parsed)
             return parsed
+        except InvalidSignature as error:
+            message = f"{what} is damaged, or belongs to other keys: its signature is wrong"
+            raise Error(message, where=str(path), hint=RESTORE) from error
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise Error("this is not a certificate", where=str(path), hint="restore it from your backup") from error
+            raise Error(f"this is not {what}", where=str(path), hint=RESTORE) from error
 
     def revocations(self, root: str) -> x509.CertificateRevocationList:
         """Return a root's revocation list, with its signature checked. Raises `Error`."""
         path = self.folder / f"{root}.crl"
-        data = read_key_file(path, "the revocation list", "restore it from your backup")
+        data = read_key_file(path, "the revocation list", RESTORE)
         try:
             crl = x509.load_pem_x509_crl(data)
             _ = crl.issuer, list(crl), list(crl.extensions)
@@ -99,7 +110,7 @@ class KeyFolder:
                 raise InvalidSignature
         except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
             message = f"this is not a revocation list of {root}"
-            raise Error(message, where=str(path), hint="restore it from your backup") from error
+            raise Error(message, where=str(path), hint=RESTORE) from error
         return crl
 
     def revoked(self) -> dict[str, Revoked]:
@@ -156,7 +167,7 @@ def load_keys(folder: Path) -> KeyFolder:
         )
     except (KeyError, TypeError, ValueError) as error:
         message = f"this is not a list of keys: {type(error).__name__}: {error}"
-        raise Error(message, where=str(folder / STATE), hint="restore it from your backup") from error
+        raise Error(message, where=str(folder / STATE), hint=RESTORE) from error
     # keys.json can be edited, but not what the certificates say.
     marked = False
     with suppress(Error):  # whoever needs the certificate says what is wrong with it

@@ -1,5 +1,6 @@
 """Keys: what is made, what devices would accept, what is refused. Chains are checked by OpenSSL, as RAUC does."""
 
+import base64
 import json
 import os
 import subprocess
@@ -141,7 +142,7 @@ def test_passphrases_are_needed_checked_and_never_printed(tmp_path: Path) -> Non
     [
         (lambda folder: (folder / "root/root-1.key").write_text("x"), "this is not a private key"),
         (lambda folder: (folder / "root/root-1.key").chmod(0o644), "other users may use this private key: .* 0644"),
-        (lambda folder: (folder / "root-1.crt").write_text("x"), "this is not a certificate"),
+        (lambda folder: (folder / "root-1.crt").write_text("x"), "this is not the certificate of root-1"),
         (lambda folder: (folder / "root-1.crt").unlink(), "the certificate does not exist"),
         (lambda folder: (folder / "keys.json").write_text("{}"), "is not a list of keys"),
         (lambda folder: (folder / "keys.json").unlink(), "the list of keys does not exist"),
@@ -153,6 +154,30 @@ def test_damage_is_reported_in_one_sentence(keys: KeyFolder, damage: object, mes
     with pytest.raises(Error, match=message) as caught:
         authority.rotate_signer(keys.folder, PrivateKeyAccess())
     assert caught.value.hint
+
+
+def damage_bytes(path: Path, offset: int) -> None:
+    """Change one byte of what a PEM file encodes. An offset from the end is in the signature."""
+    first, *lines, last = path.read_text().splitlines()
+    data = bytearray(base64.b64decode("".join(lines)))
+    data[offset] ^= 1
+    path.write_text(f"{first}\n{base64.encodebytes(data).decode()}{last}\n")
+
+
+@pytest.mark.parametrize("name", ["root-1.crt", "signer-1.crt", "root-1.crl"])
+@pytest.mark.parametrize("damage", [-1, 40, "truncated", "other"])
+def test_damage_within_pem_is_an_error_that_names_the_file(keys: KeyFolder, name: str, damage: int | str) -> None:
+    path = keys.folder / name
+    if isinstance(damage, int):
+        damage_bytes(path, damage)
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-60])
+    else:
+        path.write_bytes((keys.folder / "signer-1.key").read_bytes())
+    with pytest.raises(Error) as caught:
+        report_keys(load_keys(keys.folder))
+    assert (caught.value.where, caught.value.hint) == (str(path), "restore it from your backup")
+    assert name.partition(".")[0] in caught.value.message
 
 
 def test_a_list_by_another_root_is_refused(keys: KeyFolder, tmp_path: Path) -> None:
