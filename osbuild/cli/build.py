@@ -10,6 +10,7 @@ import click
 from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER, LOCATION
 from osbuild.cli.options import as_object
+from osbuild.cli.profile_name import PROFILE
 from osbuild.cli.table import print_lines
 from osbuild.host import log
 from osbuild.host.cache import Cache
@@ -36,7 +37,7 @@ class BuildOptions:
 
 
 @click.command()
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @board_options
 @click.option(
     "-o", "--output", type=LOCATION, default=Path("build"), help="Folder in which the build folder is created."

@@ -6,6 +6,7 @@ import click
 
 from osbuild.cli.board_options import board_options, chosen_boards
 from osbuild.cli.location import FOLDER
+from osbuild.cli.profile_name import PROFILE
 from osbuild.cli.table import print_lines
 from osbuild.host.cache import Cache
 from osbuild.host.paths import display_path
@@ -15,7 +16,7 @@ from osbuild.pipeline.resolve import make_lock
 
 
 @click.command()
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @board_options
 @click.option("--from", "folder", type=FOLDER,
               help="Folder with downloads, searched before the network.")  # fmt: skip

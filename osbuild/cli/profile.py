@@ -4,6 +4,7 @@ import json
 
 import click
 
+from osbuild.cli.profile_name import PROFILE
 from osbuild.cli.table import print_lines
 from osbuild.config import board as boards
 from osbuild.config import load as loading
@@ -33,7 +34,7 @@ def schema() -> None:
 
 
 @command.command(help="Print the merged PROFILE, a shipped name or a file, with the origin of each value.")
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @architecture
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def show(profile: str, arch: str | None, as_json: bool) -> None:
@@ -48,7 +49,7 @@ def show(profile: str, arch: str | None, as_json: bool) -> None:
 
 
 @command.command(help="Check each PROFILE, a shipped name or a file, and print what is wrong with it.")
-@click.argument("profile", nargs=-1, required=True)
+@click.argument("profile", type=PROFILE, nargs=-1, required=True)
 @architecture
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(profile: tuple[str, ...], arch: str | None, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import FOLDER, LOCATION
 from osbuild.cli.options import as_object
+from osbuild.cli.profile_name import PROFILE
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.host import log
 from osbuild.host import output as output_files
@@ -42,7 +43,7 @@ class SeedOptions:
 
 
 @click.command(short_help="make the seed of one node: its first-boot config")
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @click.option(
     "--node", required=True, metavar="NAME", help="Name of the node, and its host name unless the profile sets one."
 )

@@ -51,10 +51,15 @@ def find_profile(name: str | Path) -> Path:
     for path in candidates:
         if paths.path_exists(path):
             return path
-    shipped = _names(paths.PROFILES)
+    shipped = shipped_profiles()
     suggestion = find_nearest(Path(text).stem, shipped)
     hint = f"did you mean `{suggestion}`?" if suggestion else f"write a path, or one of: {', '.join(shipped)}"
     raise UsageError(f"no profile {quote_text(text)}", hint=hint)
+
+
+def shipped_profiles() -> list[str]:
+    """Return the names of the shipped profiles."""
+    return _names(paths.PROFILES)
 
 
 def argument(path: Path) -> str:
@@ -139,7 +144,7 @@ def _base(name: Scalar, path: Path) -> Path:
                 site_profile = candidate  # a site's own `edge-server` may extend the shipped one
     if site_profile:
         return site_profile
-    known = sorted({*_names(path.parent), *_names(paths.PROFILES)} - {path.stem})
+    known = sorted({*_names(path.parent), *shipped_profiles()} - {path.stem})
     suggestion = find_nearest(Path(name.text).stem, known)
     hint = f"did you mean `{suggestion}`?" if suggestion else f"profiles that can be extended are: {', '.join(known)}"
     raise Error(f"found no profile {quote_text(name.text)} to extend", where=str(name.mark), hint=hint)
