@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from osbuild.agent import proxy
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
+from osbuild.shared.interrupts import raise_on_interrupt
 
 # command -> (module below this package, one line of help). A module has `arguments(parser)` and `main(options) -> int`.
 COMMANDS = {
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     proxy.use_node_proxy(System())
     try:
+        raise_on_interrupt()
         return int(options.main(options))
     except Problem as problem:
         print(*problem.lines(), sep="\n", file=sys.stderr)

@@ -14,6 +14,7 @@ import click
 from osbuild.host import log
 from osbuild.host.signals import end_on_signals
 from osbuild.shared.errors import Error
+from osbuild.shared.interrupts import raise_on_interrupt
 
 # command -> (module below this package, one line of help)
 COMMANDS = {
@@ -43,6 +44,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"osbuild.cli.{cmd_name}").command
+        raise_on_interrupt()  # from now on, a command undoes what it has begun
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

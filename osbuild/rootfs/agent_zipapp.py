@@ -11,7 +11,12 @@ from osbuild.host.scratch import temporary_folder
 # The agent and the code that it shares with the host. A device gets no other code of the project.
 PACKAGES = tuple(Path(__file__).parents[1] / name for name in ("agent", "shared"))
 SHEBANG = b"#!/usr/bin/python3 -IS\n"  # -I and -S ignore the environment, the current folder and site packages
-START = "import sys\nfrom osbuild.agent.__main__ import main\nsys.exit(main())\n"
+START = """import sys
+from osbuild.shared.interrupts import exit_on_interrupt
+exit_on_interrupt()
+from osbuild.agent.__main__ import main
+sys.exit(main())
+"""
 DATE = (1980, 1, 1, 0, 0, 0)
 
 

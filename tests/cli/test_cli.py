@@ -1,6 +1,7 @@
 """The command line: exit statuses, help, completion."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,24 @@ def test_a_current_folder_that_was_removed_is_named(arguments: str, tmp_path: Pa
     result = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, env=env)
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {tmp_path}/gone: the current folder was removed\n  hint: ")
+
+
+@pytest.mark.parametrize("module", ["click.core", "rich.console", "osbuild.cli", "osbuild.config.load"])
+def test_ctrl_c_during_imports_prints_one_line(module: str) -> None:
+    """The interpreter names each module when it has imported it (python(1), -X importtime)."""
+    command = [sys.executable, "-X", "importtime", "-m", "osbuild", "profile", "show", "edge-server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rpartition("|")[2].strip() == module:
+                process.send_signal(signal.SIGINT)
+                break
+        lines = [line for line in process.stderr.read().splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, lines) == (130, ["interrupted"])
+
+
+def test_a_missing_profile_is_an_error_that_lists_the_shipped_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["profile", "show"], ["profile", "check"], ["build"], ["lock"], ["seed", "--node", "n"]):
+        assert status(*words) == 2
+        message = capsys.readouterr().err
+        assert "Missing argument 'PROFILE" in message and "edge-agent, edge-server, minimal" in message

@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -224,3 +225,18 @@ def test_exit_status_is_1_for_failure_and_2_for_a_wrong_command_line(agent: Path
         wrong = run(agent, *arguments)
         assert wrong.returncode == 2
         assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("module", ["argparse", "osbuild.agent.proxy"])
+def test_ctrl_c_during_imports_of_the_agent_prints_one_line(module: str, tmp_path: Path) -> None:
+    build_zipapp(tmp_path / "edge-agent")
+    command = [sys.executable, "-IS", "-X", "importtime", str(tmp_path / "edge-agent"), "status"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rpartition("|")[2].strip() == module:
+                process.send_signal(signal.SIGINT)
+                break
+        lines = [line for line in process.stderr.read().splitlines() if not line.startswith("import time:")]
+    assert process.returncode == 130
+    assert lines == ["interrupted"]
