@@ -112,6 +112,7 @@ def command(options: SeedOptions) -> None:
             with output_files.new_folder(where, mode=0o700):
                 output_files.publish_files(where, files, mode=0o600, marker=SUMS)
     if options.as_json:
-        click.echo(json.dumps({"node": options.node, "instance": seed.instance, "seed": str(where)}, indent=2))
+        report = {"node": options.node, "instance": seed.instance, "seed": str(where), "warnings": seed.warnings()}
+        click.echo(json.dumps(report, indent=2))
     else:
         log.note(f"seed of {options.node} ({seed.instance}): {where}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from osbuild.config import load as loading
 from osbuild.config import overrides as setting
+from osbuild.host import log
 from osbuild.host.cache import Cache
 from osbuild.seed import cloud_config
 from osbuild.seed.cloud_init_schema import CHECKED, find_schemas, validate_seed
@@ -28,4 +29,6 @@ def make_node_seeds(
         seed = render_seed(loaded.profile, node, folder=loaded.folder, user_data=user_data)
         validate_seed(seed.files, schemas)
         seeds.append(seed)
+    for warning in dict.fromkeys(warning for seed in seeds for warning in seed.warnings()):
+        log.warn(warning)
     return seeds

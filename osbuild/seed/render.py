@@ -14,7 +14,7 @@ from osbuild.config import secrets
 from osbuild.config.checks import kubernetes
 from osbuild.config.profile import NAME, KubernetesSettings, Profile, TimeSettings
 from osbuild.host import log, paths
-from osbuild.seed import cloud_config, groups, network_config, proxy
+from osbuild.seed import cloud_config, groups, login, network_config, proxy
 from osbuild.seed.users import resolve_accounts
 from osbuild.shared import cluster_ranges
 from osbuild.shared.errors import Error, UsageError
@@ -33,6 +33,10 @@ class RenderedSeed:
     node: str
     instance: str
     files: dict[str, str] = field(repr=False)
+
+    def warnings(self) -> list[str]:
+        """Return what is probably not intended, as sentences."""
+        return [] if login.allows_login(self.files["user-data"]) else [login.WARNING]
 
     def with_sums(self) -> dict[str, bytes]:
         """Return all files and, as the last one, SHA256SUMS (sha256sum(1)), with which a device detects a torn seed."""

@@ -20,6 +20,7 @@ from osbuild.cli.seed import command
 from osbuild.config.metadata import SecretRef
 from osbuild.config.network import Interface, NetworkSettings
 from osbuild.config.profile import AgentSettings, KubernetesSettings, Profile, TimeSettings, User
+from osbuild.flash.node_seeds import render_nodes
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.formats import gpt
 from osbuild.formats.fat import Fat
@@ -28,6 +29,7 @@ from osbuild.host.run import run_command
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from osbuild.sandbox.bundle_tools import bundle_tools
+from osbuild.seed import login
 from osbuild.seed.cloud_init_schema import find_schemas, validate_seed
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.seed.iso import make_iso
@@ -410,3 +412,33 @@ def test_a_token_that_can_be_guessed_is_warned_of(
         render_seed(profile, "node", folder=Path())
         messages = capsys.readouterr().err
         assert ("openssl rand -hex 16" in messages) == warned and token not in messages
+
+
+LOGINS = {
+    "nothing": ("", "", False),
+    "a user without credentials": ("users: [{name: admin}]", "", False),
+    "an SSH key": (f"users: [{{name: admin, ssh_keys: ['{KEY}']}}]", "", True),
+    "a password": ("users: [{name: admin, password: env:HASH}]", "", True),
+    "a user of a cloud-config": ("", f"users: [{{name: admin, ssh_authorized_keys: ['{KEY}']}}]", True),
+    "a locked password of a cloud-config": ("", "users: [{name: admin, plain_text_passwd: abc}]", False),
+    "the default user": ("", "ssh_authorized_keys: [ssh-ed25519 AAAA]", True),
+    "a command": ("", "runcmd: [[useradd, admin]]", True),
+}
+
+
+@pytest.mark.parametrize("kind", LOGINS)
+def test_a_node_that_nobody_can_log_in_to_is_warned_of(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    users, own, allowed = LOGINS[kind]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HASH", HASH)
+    Path("n.yaml").write_text(f"name: n\nversion: 1.0.0\n{users}\n")
+    Path("own.yaml").write_text(f"#cloud-config\n{own}\n")
+    command.main(["n.yaml", "--node", "n1", "--json", "--user-data", "own.yaml"], standalone_mode=False)
+    output = capsys.readouterr()
+    assert ("lets nobody log in" in output.err) is not allowed
+    assert ("`users: [{name: admin, sudo: true" in output.err) is not allowed
+    assert json.loads(output.out)["warnings"] == ([] if allowed else [login.WARNING])
+    render_nodes(tmp_path, "n.yaml", ["n1", "n2"], [])
+    assert capsys.readouterr().err.count("lets nobody log in") == (kind in ("an SSH key", "a password")) ^ 1
