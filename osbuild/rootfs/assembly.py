@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from osbuild.config.checks.overlays import FOLDER, overlay_error
+from osbuild.config.checks.overlays import FOLDER, IDENTITY, OS_RELEASE, overlay_error
 from osbuild.config.profile import Profile
 from osbuild.host.modes import fixed_mode
 from osbuild.host.paths import display_path
@@ -155,10 +155,10 @@ def write_settings(target: ImageRoot, profile: Profile, description: ImageDescri
         lines = (f"{name} = {value}\n" for name, value in sorted(profile.kernel.sysctls.items()))
         target.write_file("usr/lib/sysctl.d/80-profile.conf", "".join(lines))
     target.write_file(DESCRIPTION_FILE, description.to_text())
-    release = target.read_file("usr/lib/os-release").decode()
-    other_lines = [line for line in release.splitlines() if not line.startswith("IMAGE_")]
-    identity = [f"IMAGE_ID={profile.name}", f"IMAGE_VERSION={profile.version}"]
-    target.write_file("usr/lib/os-release", "\n".join([*other_lines, *identity]) + "\n")
+    release = target.read_file(OS_RELEASE).decode()
+    other_lines = [line for line in release.splitlines() if line.partition("=")[0].strip() not in IDENTITY]
+    identity = [f"{name}={getattr(profile, key)}" for name, key in IDENTITY.items()]
+    target.write_file(OS_RELEASE, "\n".join([*other_lines, *identity]) + "\n")
     # If the clock is before this file's time, systemd sets it to that time (systemd(1)). `clamp_times` dates the file.
     target.write_file("usr/lib/clock-epoch", "")
 

@@ -268,6 +268,37 @@ def test_what_an_image_cannot_have_is_refused(kind: str, tmp_path: Path) -> None
         overlays.check_overlay(files)
 
 
+@pytest.mark.parametrize(
+    ("data", "message", "hint"),
+    [
+        (b"ID=shop\nIMAGE_VERSION=7\n", "sets IMAGE_VERSION in line 2, which the build writes", "`version`"),
+        (b"IMAGE_ID=shop\n", "sets IMAGE_ID in line 1", "`name`"),
+        (b"NAME=\xff\n", "has the byte 0xff at offset 5", "UTF-8"),
+        (b"#" * 70_000, "has more than 65536 bytes", "os-release(5)"),
+    ],
+)
+def test_an_os_release_that_the_build_would_change_is_refused(
+    data: bytes, message: str, hint: str, tmp_path: Path
+) -> None:
+    files = tree(tmp_path)
+    (files / "usr/lib").mkdir(parents=True)
+    (files / "usr/lib/os-release").write_bytes(data)
+    with pytest.raises(Error) as caught:
+        overlays.check_overlay(files)
+    assert f"/usr/lib/os-release {message}" in caught.value.message and hint in str(caught.value.hint)
+
+
+def test_other_lines_of_an_overlay_s_os_release_are_those_of_the_image(root: ImageRoot, tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    (files / "usr/lib").mkdir(parents=True)
+    (files / "usr/lib/os-release").write_text('ID=shop\nVERSION_ID="7"\nIMAGE_OF=mine\n')
+    overlays.check_overlay(files)
+    copy_file_tree(files, root, 1000)
+    write_settings(root, Profile("shop", "1.0.0"), ImageDescription())
+    lines = root.read_file("usr/lib/os-release").decode().splitlines()
+    assert lines == ["ID=shop", 'VERSION_ID="7"', "IMAGE_OF=mine", "IMAGE_ID=shop", "IMAGE_VERSION=1.0.0"]
+
+
 def test_an_error_of_an_overlay_has_the_position_in_the_profile(tmp_path: Path) -> None:
     files = tree(tmp_path)
     (files / "bin").mkdir()

@@ -1,10 +1,11 @@
 """Checks an overlay, the file tree that a profile adds to the image, for files that an image can't have."""
 
+import os
 import stat
 from pathlib import Path, PurePosixPath
 
 from osbuild.host.paths import display_path
-from osbuild.host.walk import DEEPEST, walk_folder
+from osbuild.host.walk import DEEPEST, WalkedFile, walk_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.image_description import DESCRIPTION_FILE
 from osbuild.shared.quoting import escaped
@@ -28,6 +29,7 @@ LOST = {
 # Files that the build writes after the overlays: path -> hint.
 WRITTEN = {
     "etc/machine-id": "each device creates its own",
+    "etc/os-release": "write usr/lib/os-release: the image has a link to it here",
     "usr/bin/edge-agent": "the agent is part of edge-osbuild",
     "usr/lib/clock-epoch": "its date is that of the image",
     DESCRIPTION_FILE: "the profile determines its contents",
@@ -41,7 +43,11 @@ WRITTEN = {
     "usr/lib/sysctl.d/80-profile.conf": "write `kernel.sysctls` in the profile, or another file beside it",
     "usr/lib/tmpfiles.d/00-edge-var.conf": "write another file beside it",
 }
+# Lines of this file that the build writes: name -> key of the profile (os-release(5)).
+OS_RELEASE = "usr/lib/os-release"
+IDENTITY = {"IMAGE_ID": "name", "IMAGE_VERSION": "version"}
 FOLDER = "remove it from the overlay, or make it a folder: its files are added to those of the image"
+LARGEST_OS_RELEASE = 2**16  # bytes
 WHITEOUT = ".wh."  # before a name, it removes what has that name from the layer below (aufs(5))
 KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
@@ -59,6 +65,8 @@ def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
             if kind := KINDS.get(stat.S_IFMT(status.st_mode)):
                 hint = "let tmpfiles.d create it on the device (tmpfiles.d(5))"
                 raise overlay_error(overlay, path, f"is a {kind}, which an image can't have", hint)
+            if str(path) == OS_RELEASE:
+                check_os_release(overlay, file)
             if largest is not None and file.is_file and status.st_size > largest:
                 hint = "set a larger `disk.slot` in the profile, or let the device download it"
                 raise overlay_error(overlay, path, f"has {status.st_size} bytes, more than a slot of {largest}", hint)
@@ -96,6 +104,26 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
     if path.name.startswith(WHITEOUT):
         hint = f"rename it; {WHITEOUT}NAME means to remove NAME, which an overlay can't do"
         raise overlay_error(overlay, path, f"has a name that begins with {WHITEOUT}", hint)
+
+
+def check_os_release(overlay: Path, file: WalkedFile) -> None:
+    """Raise `Error` if an overlay's os-release(5) is not text, or names the image, which the profile does."""
+    if not file.is_file:
+        raise overlay_error(overlay, file.path, "is not a file", "write the file itself: the build adds lines to it")
+    with file.opened() as descriptor:
+        data = os.pread(descriptor, LARGEST_OS_RELEASE + 1, 0)
+    if len(data) > LARGEST_OS_RELEASE:
+        raise overlay_error(overlay, file.path, f"has more than {LARGEST_OS_RELEASE} bytes", "see os-release(5)")
+    try:
+        lines = data.decode().splitlines()
+    except UnicodeDecodeError as error:
+        message = f"has the byte {data[error.start]:#04x} at offset {error.start}"
+        raise overlay_error(overlay, file.path, message, "write it as UTF-8 (os-release(5))") from error
+    for number, line in enumerate(lines, 1):
+        name = line.partition("=")[0].strip()
+        if name in IDENTITY:
+            hint = f"remove the line, and set `{IDENTITY[name]}` in the profile"
+            raise overlay_error(overlay, file.path, f"sets {name} in line {number}, which the build writes", hint)
 
 
 def find_exposed(overlay: Path) -> list[str]:
