@@ -16,10 +16,11 @@ from osbuild.flash.block_device import Host
 from osbuild.flash.plan import TargetOrder, WritePlan, make_order, make_plan
 from osbuild.flash.target import FlashTarget
 from osbuild.flash.writer import TargetState
+from osbuild.formats import gpt
 from osbuild.host import log
 from osbuild.host.cache import Cache
 from osbuild.host.scratch import temporary_folder
-from osbuild.pipeline.manifest import DEVELOPMENT, trusts_development
+from osbuild.pipeline.manifest import DEVELOPMENT, UNKNOWN_TRUST, trusts_development
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.sizes import format_decimal
@@ -89,8 +90,7 @@ def command(options: FlashOptions) -> int:
     plan = make_plan(
         image, source.choose_bmap(image, None if options.no_bmap else source.find_bmap(image, options.bmap))
     )
-    if trusts_development(image.path):
-        log.warn(DEVELOPMENT)
+    warn_about_trust(plan)
     host = Host()
     targets = [target.find_target(path, host, size=options.size) for path in options.targets]
     check_targets(targets, plan, host)
@@ -107,6 +107,15 @@ def command(options: FlashOptions) -> int:
     if options.as_json:
         click.echo(json.dumps(job.results_json(plan, outcomes), indent=2))
     return 0 if all(outcome.state is TargetState.done for outcome in outcomes) else 1
+
+
+def warn_about_trust(plan: WritePlan) -> None:
+    """Warn of an image that trusts development keys, or may do so. Images of other systems have no slots."""
+    trusted = trusts_development(plan.source.path)
+    if trusted:
+        log.warn(DEVELOPMENT)
+    elif trusted is None and plan.table and any(part.type in gpt.ROOT.values() for part in plan.table.partitions):
+        log.warn(UNKNOWN_TRUST)
 
 
 def check_targets(targets: Sequence[FlashTarget], plan: WritePlan, host: Host) -> None:

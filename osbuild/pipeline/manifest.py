@@ -30,6 +30,10 @@ DEVELOPMENT = (
     "this image trusts DEVELOPMENT keys, so it is not for devices in the field. Create your own keys with "
     "`edge-osbuild keys init FOLDER`, and build with --keys FOLDER"
 )
+UNKNOWN_TRUST = (
+    "it is not known whose updates this image accepts: without the manifest.json of its build beside it, it may trust "
+    "DEVELOPMENT keys, which are not for devices in the field. Copy manifest.json from the build folder"
+)
 LARGEST_SHOWN = 10
 DATABASE = "usr/lib/sysimage/dpkg/info"
 
@@ -88,10 +92,10 @@ def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, 
     )
 
 
-def trusts_development(image: Path) -> bool:
-    """Whether the manifest beside an image says that it trusts development keys; False without a manifest."""
+def trusts_development(image: Path) -> bool | None:
+    """Whether the manifest beside an image says that it trusts development keys; None if it says nothing about it."""
     manifest = Manifest.find(image)
-    return manifest is not None and image.name in manifest.files and bool(manifest.trust.development)
+    return None if manifest is None or image.name not in manifest.files else bool(manifest.trust.development)
 
 
 def installed_size(system: Path, deb: Deb) -> int:

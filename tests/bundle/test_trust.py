@@ -227,7 +227,7 @@ def test_what_is_flashed_is_known_by_its_build(tmp_path: Path, owner: KeyFolder,
     for keys in (owner, development):
         folder = make_build(tmp_path / f"b-{keys.owner}", metadata=facts(keys))
         images[keys.owner] = folder / "root.erofs"
-    assert not trusts_development(images["Example"])
-    assert trusts_development(images["edge-osbuild"])
-    assert not trusts_development(images["edge-osbuild"].with_name("other.img"))
-    assert not trusts_development(tmp_path / "alone.img")
+    assert trusts_development(images["Example"]) is False
+    assert trusts_development(images["edge-osbuild"]) is True
+    assert trusts_development(images["edge-osbuild"].with_name("other.img")) is None
+    assert trusts_development(tmp_path / "alone.img") is None

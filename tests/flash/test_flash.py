@@ -288,6 +288,27 @@ def test_images_that_are_none_and_targets_too_small_are_refused(
     assert small.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("trust", "warning"),
+    [
+        ({"development": True}, "this image trusts DEVELOPMENT keys"),
+        ({"development": False}, ""),
+        (None, "it is not known whose updates this image accepts"),
+    ],
+)
+def test_an_image_that_trusts_development_keys_or_may_do_so_is_warned_of(
+    trust: dict[str, bool] | None, warning: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "disk.img"
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    if trust is not None:
+        manifest = {"name": "n", "trust": {"owner": "o", **trust}, "files": {"disk.img": {"size": 1, "used": 1}}}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert edge("flash", copy, tmp_path / "card") == 0
+    output = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert warning in output and ("DEVELOPMENT" in output) is bool(warning)
+
+
 def test_many_targets_at_once_end_with_every_thread(image: Path, tmp_path: Path) -> None:
     before = threading.active_count()
     results = flash(made(image.parent / "disk.img.zst"), *(tmp_path / str(number) for number in range(6)))
