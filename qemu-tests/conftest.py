@@ -205,7 +205,7 @@ def machine(request: pytest.FixtureRequest, qemu: Emulator, accelerator: Acceler
         def power_on(config: MachineConfig) -> Machine:
             log = LOGS_FOLDER / (f"{name}-{len(logs) + 1}.log" if logs else f"{name}.log")
             logs.append(log)
-            qemu_machine = Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+            qemu_machine = Machine(config, log=log, emulator=qemu, accelerator=accelerator)
             return stack.enter_context(qemu_machine)
 
         yield power_on

@@ -115,7 +115,7 @@ def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterat
     request.node.stash.setdefault(LOGS, []).append(log)
     qemu = find_emulator(board.architecture)
     accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
-    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
         machine.console.wait_for("READY", BOOT)
         run_ok(machine, "mkdir -p /usr/lib/rauc && cp /bundles/system.conf /bundles/keyring.pem /usr/lib/rauc/")
         run_ok(machine, "cd /efi/EFI/Linux && echo running > edge-1-a.efi && echo old > edge-2-b.efi")

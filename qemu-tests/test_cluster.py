@@ -49,7 +49,7 @@ def node(
         board=board, image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + LARGER, media=(seed,), network=None
     )
     log = LOGS_FOLDER / f"cluster-{distribution.name}-{board.name}.log"
-    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
         machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
         machine.plug_network(MachineNetwork(restrict=True))
         guest = machine.guest(USER, key)

@@ -68,9 +68,7 @@ def plain(board: Board, kernel: DirectKernel) -> MachineConfig:
 def power_on(qemu: Emulator, accelerator: Accelerator, tmp_path: Path) -> Callable[[MachineConfig], Machine]:
     """Makes a machine that is not powered on yet, with its temporary files below `tmp_path / "work"`."""
     (tmp_path / "work").mkdir()
-    return lambda config: Machine(
-        config, workdir=tmp_path / "work", wrap=qemu.wrap, root=qemu.root, accelerator=accelerator
-    )
+    return lambda config: Machine(config, workdir=tmp_path / "work", emulator=qemu, accelerator=accelerator)
 
 
 @pytest.mark.parametrize("failure", [None, ValueError, KeyboardInterrupt])
@@ -104,7 +102,7 @@ def test_nothing_is_left_when_python_is_killed(tmp_path: Path, plain: MachineCon
         "work, kernel, initrd = map(Path, sys.argv[1:4]); board = load_board(sys.argv[5])\n"
         "config = MachineConfig(board=board, direct=DirectKernel(kernel, initrd, sys.argv[4]))\n"
         "qemu, accelerator = find_emulator(board.architecture), choose_accelerator(board, 'tcg')\n"
-        "with Machine(config, workdir=work, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator):\n"
+        "with Machine(config, workdir=work, emulator=qemu, accelerator=accelerator):\n"
         "    print('on', flush=True); time.sleep(100)\n"
     )
     work = tmp_path / "work"

@@ -40,7 +40,7 @@ def new_node(
 
     @contextmanager
     def power_on() -> Iterator[Node]:
-        with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+        with Machine(config, log=path, emulator=qemu, accelerator=accelerator) as machine:
             yield Node(machine, machine.guest(USER, key))
 
     return power_on

@@ -22,7 +22,7 @@ from osbuild.host.paths import PROJECT
 from osbuild.host.run import run_command
 from osbuild.kubernetes import upstream_programs
 from osbuild.kubernetes.component import DEMO
-from osbuild.kubernetes.image_archive import write_image
+from osbuild.kubernetes.image_archive import SmallImage, write_image
 from osbuild.qemu.acceleration import choose_accelerator
 from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import find_emulator
@@ -95,7 +95,7 @@ def cluster(
         qemu = find_emulator(board.architecture)
         accelerator = choose_accelerator(board, wrap=qemu.wrap, root=qemu.root)
         path = LOGS_FOLDER / log
-        return Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+        return Machine(config, log=path, emulator=qemu, accelerator=accelerator)
 
     host = load_board(SERVERS.get(board.name, board.name))
     with machine(
@@ -139,7 +139,8 @@ def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
     program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
     demo = tmp_path / "demo.tar"
-    write_image(demo, DEMO, {"demo": (program, 0o755)}, board.architecture, entrypoint=["/demo"])
+    image = SmallImage(name=DEMO, files={"demo": (program, 0o755)}, entrypoint=["/demo"])
+    write_image(demo, image, board.architecture)
     cluster.agent.guest.put(demo, "/tmp/demo.tar", timeout=BOOT)
     cluster.agent.run("ctr -n k8s.io images import /tmp/demo.tar")
     cluster.server.guest.run("cat > /tmp/pod.yaml", input=POD)

@@ -72,7 +72,7 @@ def node(
         network=MachineNetwork(restrict=True),
     )  # fmt: skip
     log = LOGS_FOLDER / f"k3s-{board.name}.log"
-    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
         booted = Node(machine, machine.guest(USER, key))
         booted.guest.wait_ready(BOOT)
         booted.wait_until("test -s /var/lib/kubernetes/server/db/state.db", BOOT)

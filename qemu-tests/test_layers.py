@@ -9,7 +9,7 @@ import pytest
 
 from osbuild.config.load import find_profile, load_profile
 from osbuild.host.cache import Cache
-from osbuild.image.layers import BaseLayer, list_files, pack_base, pack_root
+from osbuild.image.layers import BaseLayer, FileSystemStamp, list_files, pack_base, pack_root
 from osbuild.inputs.lock import read_lock
 from osbuild.sandbox.tools_tree import ToolsTree, make_tools_tree
 
@@ -54,7 +54,7 @@ def set_times(root: Path) -> Path:
 
 
 def pack_base_layer(tools: ToolsTree, root: Path, folder: Path) -> BaseLayer:
-    pack_base(tools, root, folder, uuid=UUID, epoch=EPOCH)
+    pack_base(tools, root, folder, FileSystemStamp(UUID, EPOCH))
     return BaseLayer(folder)
 
 
@@ -96,7 +96,7 @@ def test_added_changed_replaced_and_removed_files_are_so_in_the_image(
     os.setxattr(parts / "part-02/03", NAME, VALUE)
     os.chown(parts / "part-11/00", 3, 4)
     set_times(root)
-    pack_root(tools, first, root, tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+    pack_root(tools, first, root, tmp_path / "root.erofs", FileSystemStamp(UUID, EPOCH))
     assert list_files(unpack_checked(tools, tmp_path / "root.erofs")) == list_files(root)
 
 
@@ -107,7 +107,7 @@ def test_the_same_folder_gives_the_same_bytes(tools: ToolsTree, root: Path, tmp_
         set_times(root)
         first = pack_base_layer(tools, root, tmp_path / name)
         (root / "etc/motd").write_text("other\n")
-        pack_root(tools, first, set_times(root), tmp_path / f"{name}.erofs", uuid=UUID, epoch=EPOCH)
+        pack_root(tools, first, set_times(root), tmp_path / f"{name}.erofs", FileSystemStamp(UUID, EPOCH))
         images.append((tmp_path / f"{name}.erofs").read_bytes())
     assert images[0] == images[1]
 
@@ -118,7 +118,7 @@ def test_a_change_of_one_file_changes_few_blocks(tools: ToolsTree, root: Path, t
     images = []
     for text in ("hello again\n", "x" * size):
         (root / "etc/motd").write_text(text)
-        pack_root(tools, first, set_times(root), tmp_path / "root.erofs", uuid=UUID, epoch=EPOCH)
+        pack_root(tools, first, set_times(root), tmp_path / "root.erofs", FileSystemStamp(UUID, EPOCH))
         data = (tmp_path / "root.erofs").read_bytes()
         images.append([data[offset : offset + 4096] for offset in range(0, len(data), 4096)])
     changed_blocks = sum(old != new for old, new in zip(*images, strict=False)) + abs(len(images[0]) - len(images[1]))

@@ -253,7 +253,7 @@ def first(
     config = replace(config, nvme=(other_card,), extra=port) if nvme else replace(config, disks=(other_card,))
     before = file_digest(other_card)
     log = LOGS_FOLDER / f"first-{board.name}.log"
-    with Machine(config, log=log, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as booted:
+    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as booted:
         node = Node(booted, booted.guest(USER, key))
         observed = NodeReport.ask(node)
         # QEMU's ARMv7 machine does not show a disk that is hot-plugged at a PCIe port, not even after a rescan.

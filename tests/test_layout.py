@@ -27,7 +27,12 @@ ALONE = (OSBUILD / "bundle/hook.py", OSBUILD / "qemu/guardian.py")
 # PyYAML is in every image: cloud-init depends on it.
 OTHER_IMPORTS = {OSBUILD / "shared/pyyaml.py": "yaml"}
 LONG, LONGEST = 300, 400  # lines of a module
-MOST_PARAMETERS = 7
+MOST_PARAMETERS = 5
+# The standard library determines the parameters of the first; the others have the options of subprocess.run.
+MORE_PARAMETERS = {
+    "redirect_request": ("agent/http.py", "host/http.py"),
+    "run_command": ("host/run.py", "sandbox/tools_tree.py"),
+}
 # Names that say nothing without their module: import the module, or give the function an object.
 BARE_VERBS = frozenset({
     "accept", "add", "append", "apply", "attempt", "begin", "build", "cancel", "change", "check", "choose", "clear",
@@ -146,6 +151,7 @@ def test_no_function_has_too_many_parameters() -> None:
         for node in ast.walk(parse(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and len(parameters(node)) > MOST_PARAMETERS
     }
+    found -= {f"{path} {name}" for name, paths in MORE_PARAMETERS.items() for path in paths}
     assert sorted(found) == [], "what always travels together is one object"
 
 

@@ -126,7 +126,7 @@ def boot_image(site: BenchSite, profile: Path, memory: int | None, *, board: Boa
     console = site.results / f"bench-{manifest.name}-{board.name}.log"
     accelerator = choose_accelerator(board, "tcg")
     with log.step(f"booting {manifest.name} on {board.name}"):
-        with Machine(config, log=console, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator) as machine:
+        with Machine(config, log=console, emulator=qemu, accelerator=accelerator) as machine:
             watch = ConsoleWatch()
             machine.line.listen(watch.hear)
             yield Booted(machine, machine.guest(NODE, site.key()), watch)

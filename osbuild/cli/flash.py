@@ -77,15 +77,8 @@ def command(options: FlashOptions) -> int:
     The first block, without which nothing boots, is written last, after everything else was read back. If the command
     is interrupted or a card fails, run it again: it continues where it stopped.
     """
-    node_seeds.check_options(
-        len(options.targets),
-        options.media,
-        options.nodes,
-        options.profile,
-        options.settings,
-        bmap=options.bmap,
-        no_bmap=options.no_bmap,
-    )
+    seeds = node_seeds.SeedSources(options.media, options.nodes, options.profile, options.settings)
+    node_seeds.check_options(len(options.targets), seeds, bmap=options.bmap, no_bmap=options.no_bmap)
     image = source.find_image(options.image)
     plan = make_plan(
         image, source.choose_bmap(image, None if options.no_bmap else source.find_bmap(image, options.bmap))
@@ -94,9 +87,7 @@ def command(options: FlashOptions) -> int:
     host = Host()
     targets = [target.find_target(path, host, size=options.size) for path in options.targets]
     check_targets(targets, plan, host)
-    files = [node_seeds.read_seed_iso(path) for path in options.media] or node_seeds.render_nodes(
-        image.path, options.profile, options.nodes, options.settings
-    )
+    files = [node_seeds.read_seed_iso(path) for path in options.media] or node_seeds.render_nodes(image.path, seeds)
     orders = plan_orders(plan, targets, options.nodes or tuple(path.name for path in options.media), files)
     confirm_loss(plan, orders, yes=options.yes)
     if plan.bmap:

@@ -13,7 +13,7 @@ from osbuild.host import log
 from osbuild.qemu import acceleration, bootable, terminal
 from osbuild.qemu.config import Forward, MachineConfig, MachineNetwork
 from osbuild.qemu.disk import image_format
-from osbuild.qemu.emulator import Emulator, find_emulator
+from osbuild.qemu.emulator import HOST_EMULATOR, find_emulator
 from osbuild.qemu.machine import Machine
 from osbuild.shared.errors import Error, UsageError
 
@@ -109,9 +109,9 @@ def command(options: RunOptions) -> None:
         network=network,
         extra=options.arguments,
     )
-    qemu = Emulator() if options.host_qemu else find_emulator(source.board.architecture)
+    qemu = HOST_EMULATOR if options.host_qemu else find_emulator(source.board.architecture)
     accelerator = acceleration.choose_accelerator(source.board, options.accel, wrap=qemu.wrap, root=qemu.root)
-    machine = Machine(config, log=options.logfile, wrap=qemu.wrap, root=qemu.root, accelerator=accelerator)
+    machine = Machine(config, log=options.logfile, emulator=qemu, accelerator=accelerator)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with machine:
         log.note(f"{source.image}: board {source.board.name}, {accelerator.name}, seed: {source.seed or 'none'}")

@@ -1,6 +1,7 @@
 """Prints a profile as YAML that can be read again, with the origin of each value as a comment."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -31,36 +32,53 @@ def _line(text: str, origin: str | None, column: int) -> str:
 Lines = Iterator[tuple[str, str | None]]
 
 
-def _block(block: Any, indent: str, path: str, origins: Mapping[str, str]) -> Lines:
+@dataclass(frozen=True)
+class _Position:
+    """Where an entry is: its dotted path, and its indentation in the output. `origins` are those of all paths."""
+
+    path: str
+    indent: str
+    origins: Mapping[str, str]
+
+    @property
+    def origin(self) -> str | None:
+        return self.origins.get(self.path)
+
+    def inside(self, name: str) -> "_Position":
+        return replace(self, path=f"{self.path}.{name}", indent=self.indent + "  ")
+
+
+def _block(block: Any, prefix: str, indent: str, origins: Mapping[str, str]) -> Lines:
     for key in keys_of(type(block)).values():
-        value = getattr(block, key.name)
-        yield from _entry(key.name, value, key.shape, indent, f"{path}{key.name}", origins)
+        yield from _entry(key.name, getattr(block, key.name), key.shape, _Position(prefix + key.name, indent, origins))
 
 
-def _entry(name: str, value: Any, shape: Shape, indent: str, path: str, origins: Mapping[str, str]) -> Lines:
-    origin = origins.get(path)
+def _entry(name: str, value: Any, shape: Shape, position: _Position) -> Lines:
+    path, indent, origins, origin = position.path, position.indent, position.origins, position.origin
     if shape.kind is Kind.BLOCK:
         yield f"{indent}{name}:", None
-        yield from _block(value, indent + "  ", f"{path}.", origins)
+        yield from _block(value, f"{path}.", indent + "  ", origins)
     elif isinstance(value, tuple) and value and shape.item:
         yield f"{indent}{name}:", origin
         for number, item in enumerate(value):
-            yield from _item(item, shape.item, indent, f"{path}[{number}]", origins)
+            yield from _item(item, shape.item, replace(position, path=f"{path}[{number}]"))
     elif isinstance(value, dict) and value:
         yield f"{indent}{name}:", origin
         inner = shape.item or Shape(Kind.ANY)
         for key, entry in value.items():
-            where = {**origins, f"{path}.{key}": origins.get(f"{path}.{key}", origin or DEFAULT)}
-            yield from _entry(_scalar(key), entry, inner, indent + "  ", f"{path}.{key}", where)
+            inside = position.inside(key)
+            inherited = {**origins, inside.path: inside.origin or origin or DEFAULT}
+            yield from _entry(_scalar(key), entry, inner, replace(inside, origins=inherited))
     else:
         yield f"{indent}{name}: {_scalar(to_json(value))}", origin
 
 
-def _item(item: Any, shape: Shape, indent: str, path: str, origins: Mapping[str, str]) -> Lines:
+def _item(item: Any, shape: Shape, position: _Position) -> Lines:
+    indent = position.indent
     if shape.kind is not Kind.BLOCK:
-        yield f"{indent}- {_scalar(to_json(item))}", origins.get(path)
+        yield f"{indent}- {_scalar(to_json(item))}", position.origin
         return
-    lines = _block(item, indent + "  ", f"{path}.", origins)
+    lines = _block(item, f"{position.path}.", indent + "  ", position.origins)
     first, origin = next(lines)
     yield f"{indent}- {first.removeprefix(indent + '  ')}", origin
     yield from lines

@@ -1,7 +1,8 @@
 """The seeds for targets of one image: read from seed media, or rendered for each node."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pycdlib
@@ -15,14 +16,22 @@ from osbuild.shared.errors import Error, UsageError
 MAX_SIZE = 4 * 2**20  # bytes of one file, as on the device
 
 
-def check_options(
-    targets: int, media: Sequence[Path], nodes: Sequence[str], profile: str | None, settings: Sequence[str], *,
-    bmap: Path | None, no_bmap: bool,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class SeedSources:
+    """The seeds of targets: seed `media`, or `nodes` of a profile with `settings` (`--set`). One for each target."""
+
+    media: tuple[Path, ...]
+    nodes: tuple[str, ...]
+    profile: str | None
+    settings: tuple[str, ...]
+
+
+def check_options(targets: int, sources: SeedSources, *, bmap: Path | None, no_bmap: bool) -> None:
     """Raise `UsageError` if options of the command line contradict each other."""
+    media, nodes = sources.media, sources.nodes
     if media and nodes:
         raise UsageError("--seed cannot be combined with --node", hint="a seed already names its node")
-    if (profile or settings) and not nodes:
+    if (sources.profile or sources.settings) and not nodes:
         raise UsageError("--profile and --set need --node", hint="pass --node NAME too, once for each target")
     if bmap is not None and no_bmap:
         raise UsageError("--bmap cannot be combined with --no-bmap", hint="pass only one of them")
@@ -37,13 +46,12 @@ def check_options(
             raise UsageError("the same value twice", where=option, hint="two nodes must not have the same name or seed")
 
 
-def render_nodes(
-    image: Path, profile: str | None, nodes: Sequence[str], settings: Sequence[str]
-) -> list[dict[str, bytes]]:  # fmt: skip
+def render_nodes(image: Path, sources: SeedSources) -> list[dict[str, bytes]]:
     """Render and check the seed files of each node. Raises `Error` or `UsageError` like `edge-osbuild seed`."""
-    if not nodes:
+    if not sources.nodes:
         return []
-    return [seed.with_sums() for seed in make_node_seeds(profile or profile_of_image(image), nodes, settings)]
+    profile = sources.profile or profile_of_image(image)
+    return [seed.with_sums() for seed in make_node_seeds(profile, sources.nodes, sources.settings)]
 
 
 def profile_of_image(image: Path) -> str:

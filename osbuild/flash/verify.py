@@ -2,7 +2,8 @@
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from osbuild.flash.image_feed import ImageFeed
 from osbuild.flash.open_target import OpenTarget, page_buffer
@@ -14,13 +15,24 @@ from osbuild.shared.errors import Error
 HINT = "the SD card does not store what is written to it: it is counterfeit or worn out. Use another card"
 
 
+@dataclass(frozen=True)
+class WrittenTarget:
+    """A target after writing: what was ordered for it, and the image that it was written from."""
+
+    card: OpenTarget
+    order: TargetOrder
+    feed: ImageFeed
+    changed_offsets: tuple[int, ...]
+    """offsets at which the target differs from the image, sorted"""
+
+
 def verify_target(card: OpenTarget, order: TargetOrder, feed: ImageFeed, tick: Callable[[int], None]) -> int:
     """Verify everything except the head, after `OpenTarget.flush`, and return the verified bytes.
 
     `tick` is called with the bytes of each step. Raises `Error` with the first wrong offset.
     """
     checked = 0
-    changed_offsets = sorted(order.changes)
+    written = WrittenTarget(card, order, feed, tuple(sorted(order.changes)))
     algorithm = checksum_algorithm(feed)
     head = feed.plan.head
     view = page_buffer(CHUNK)
@@ -32,15 +44,13 @@ def verify_target(card: OpenTarget, order: TargetOrder, feed: ImageFeed, tick: C
             if position < len(head):
                 digest.update(head[position : position + size])
             else:
-                read_as_image(
-                    card, order, feed, changed_offsets, position, view[: -(-size // card.sector) * card.sector]
-                )
+                read_as_image(written, position, view[: -(-size // card.sector) * card.sector])
                 digest.update(view[:size])
             position += size
             checked += size
             tick(size)
         if digest.hexdigest() != part.digest:
-            raise first_difference(card, order, feed, changed_offsets, part)
+            raise first_difference(written, part)
     for offset, data in order.runs():
         if card.read_small(offset, len(data)) != data:
             raise Error(f"byte {offset} differs from what was written", where=str(order.target.path), hint=HINT)
@@ -52,25 +62,23 @@ def checksum_algorithm(feed: ImageFeed) -> str:
     return feed.plan.bmap.algorithm if feed.plan.bmap else "sha256"
 
 
-def read_as_image(
-    card: OpenTarget, order: TargetOrder, feed: ImageFeed, changed_offsets: Sequence[int], offset: int, view: memoryview
-) -> None:  # fmt: skip
+def read_as_image(written: WrittenTarget, offset: int, view: memoryview) -> None:
     """Fill `view` from the target, with the image's original bytes at the offsets that were changed for this target."""
-    card.read(offset, view)
+    written.card.read(offset, view)
+    changed_offsets, originals = written.changed_offsets, written.feed.originals
     index = bisect_left(changed_offsets, offset)
     while index < len(changed_offsets) and changed_offsets[index] < offset + len(view):
         changed = changed_offsets[index]
         index += 1
-        if changed in feed.originals:
-            data = feed.originals[changed]
+        if changed in originals:
+            data = originals[changed]
             view[changed - offset : changed - offset + len(data)] = data
 
 
-def first_difference(
-    card: OpenTarget, order: TargetOrder, feed: ImageFeed, changed_offsets: Sequence[int], part: Range
-) -> Error:
+def first_difference(written: WrittenTarget, part: Range) -> Error:
     """Return the error with the first wrong offset of a part, by reading image and target again."""
-    where = str(order.target.path)
+    card, feed = written.card, written.feed
+    where = str(written.order.target.path)
     head = len(feed.plan.head)
     view, expected = page_buffer(CHUNK), page_buffer(CHUNK)
     digest = hashlib.new(checksum_algorithm(feed), feed.plan.head[part.offset : part.end])
@@ -80,7 +88,7 @@ def first_difference(
             offset, size = reader.offset, min(CHUNK, part.end - reader.offset)
             reader.fill(expected[:size])
             digest.update(expected[:size])
-            read_as_image(card, order, feed, changed_offsets, offset, view[: -(-size // card.sector) * card.sector])
+            read_as_image(written, offset, view[: -(-size // card.sector) * card.sector])
             if view[:size].tobytes() != expected[:size].tobytes():
                 for start in range(0, size, card.sector):
                     sector = bytes(view[start : min(start + card.sector, size)])

@@ -31,31 +31,42 @@ class Uimage:
     parts: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The header's fields that do not follow from the data."""
+
+    architecture: Architecture
+    kind: int
+    name: str
+    time: int = 0
+    address: int = 0
+
+    def pack(self, body: bytes) -> bytes:
+        """Return the header of the data `body`."""
+        fields = [MAGIC, 0, self.time, len(body), self.address, self.address, zlib.crc32(body)]
+        kinds = (LINUX, ARCHITECTURES[self.architecture], self.kind, UNCOMPRESSED, self.name.encode()[:32])
+        fields[1] = zlib.crc32(HEADER.pack(*fields, *kinds))
+        return HEADER.pack(*fields, *kinds)
+
+
 def pack_multi(parts: Sequence[bytes], architecture: Architecture, name: str, *, time: int) -> bytes:
     """Return an image of several parts, each aligned to four bytes. `name` has up to 32 characters."""
     body = b"".join(len(part).to_bytes(4, "big") for part in parts) + bytes(4)
     for part in parts:
         body += bytes(-len(body) % 4) + part
-    return _header(body, architecture, MULTI, name, time) + body
+    return _Header(architecture, MULTI, name, time).pack(body) + body
 
 
 def pack_script(text: str, architecture: Architecture, name: str, *, time: int) -> bytes:
     """Return a script for U-Boot's command `source`."""
     data = text.encode()
     body = len(data).to_bytes(4, "big") + bytes(4) + data
-    return _header(body, architecture, SCRIPT, name, time) + body
+    return _Header(architecture, SCRIPT, name, time).pack(body) + body
 
 
 def pack_kernel(data: bytes, architecture: Architecture, name: str, *, address: int) -> bytes:
     """Return an image of a program that U-Boot loads to `address` and starts like Linux, with a device tree."""
-    return _header(data, architecture, KERNEL, name, 0, address) + data
-
-
-def _header(body: bytes, architecture: Architecture, kind: int, name: str, time: int, address: int = 0) -> bytes:
-    fields = [MAGIC, 0, time, len(body), address, address, zlib.crc32(body)]
-    kinds = (LINUX, ARCHITECTURES[architecture], kind, UNCOMPRESSED, name.encode()[:32])
-    fields[1] = zlib.crc32(HEADER.pack(*fields, *kinds))
-    return HEADER.pack(*fields, *kinds)
+    return _Header(architecture, KERNEL, name, address=address).pack(data) + data
 
 
 def parse_multi(data: bytes, where: str) -> Uimage:

@@ -87,23 +87,35 @@ def image_xattrs(path: Path) -> list[str]:
     return [name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("security.selinux")]
 
 
-def pack_base(tools: ToolsTree, root: Path, folder: Path, *, uuid: str, epoch: int) -> None:
+@dataclass(frozen=True)
+class FileSystemStamp:
+    """What would differ between two file systems with the same contents: UUID, and time in seconds since 1970."""
+
+    uuid: str
+    epoch: int
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of mkfs.erofs."""
+        return ("-T", str(self.epoch), "--mkfs-time", "-U", self.uuid)
+
+
+def pack_base(tools: ToolsTree, root: Path, folder: Path, stamp: FileSystemStamp) -> None:
     """Pack the folder `root` as a `BaseLayer` in the new folder `folder`. Raises `Error`."""
     folder.mkdir()
-    tools.run_command([*PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, folder / "base.erofs", root], [folder, root])
+    tools.run_command([*PACK, *stamp.options, folder / "base.erofs", root], [folder, root])
     document = {path: list(asdict(metadata).values()) for path, metadata in list_files(root).items()}
     (folder / "listing.json").write_text(json.dumps(document))
 
 
-def pack_root(tools: ToolsTree, base: BaseLayer, root: Path, output: Path, *, uuid: str, epoch: int) -> None:
+def pack_root(tools: ToolsTree, base: BaseLayer, root: Path, output: Path, stamp: FileSystemStamp) -> None:
     """Write the erofs `output` with exactly the contents of the folder `root`. Raises `Error`."""
     changes = output.with_suffix(".tar")
     write_changes(base.listing(), list_files(root), root, changes)
     tools.run_command(["cp", "--sparse=always", base.image, output], [base.folder, output.parent])
     tools.run_command(
         [
-            *PACK, "-T", str(epoch), "--mkfs-time", "-U", uuid, "--incremental=data", "--tar=f", "--aufs",
-            "--ovlfs-strip=1", output, changes,
+            *PACK, *stamp.options, "--incremental=data", "--tar=f", "--aufs", "--ovlfs-strip=1", output, changes,
         ],
         [output.parent],
     )  # fmt: skip

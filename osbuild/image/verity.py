@@ -2,10 +2,11 @@
 
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.boot.slot import SlotImage
-from osbuild.image.layers import BaseLayer, pack_root
+from osbuild.image.layers import BaseLayer, FileSystemStamp, pack_root
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
@@ -18,15 +19,23 @@ def derived_uuid(*names: str) -> str:
     return str(uuid.uuid5(NAMESPACE, "/".join(names)))
 
 
+@dataclass(frozen=True)
+class SlotIdentity:
+    """What a slot's UUIDs are derived from, and the time of its file system in seconds since 1970."""
+
+    key: str
+    epoch: int
+
+
 def make_slot_image(
-    tools: ToolsTree, base: BaseLayer, system: Path, folder: Path, *, identity: str, epoch: int
+    tools: ToolsTree, base: BaseLayer, system: Path, folder: Path, identity: SlotIdentity
 ) -> SlotImage:  # fmt: skip
     """Pack the folder `system` over `base` as `folder`/root.erofs, with the hash tree `folder`/root.verity.
 
-    UUIDs are derived from `identity`. Raises `Error`.
+    Raises `Error`.
     """
     root, hash_tree = folder / "root.erofs", folder / "root.verity"
-    pack_root(tools, base, system, root, uuid=derived_uuid(identity, "root"), epoch=epoch)
+    pack_root(tools, base, system, root, FileSystemStamp(derived_uuid(identity.key, "root"), identity.epoch))
     size = root.stat().st_size
     if size % BLOCK:
         with root.open("r+b") as file:
@@ -37,7 +46,7 @@ def make_slot_image(
     # preimage anyway.
     salt = "-"
     text = tools.run_command(
-        ["veritysetup", "format", f"--salt={salt}", f"--uuid={derived_uuid(identity, 'verity')}", "--hash=sha256",
+        ["veritysetup", "format", f"--salt={salt}", f"--uuid={derived_uuid(identity.key, 'verity')}", "--hash=sha256",
          f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", root, hash_tree],
         [folder],
     )  # fmt: skip

@@ -48,13 +48,12 @@ class _WrongContent(RequestFailed):
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """The file that is wanted; `timeout` is in seconds without data, `size` in bytes."""
+class PinnedFile:
+    """A file that is known by its hash. `name` is for messages and folders; `size`, in bytes, is checked if given."""
 
-    sha256: str
     name: str
-    timeout: float
-    size: int | None
+    sha256: str
+    size: int | None = None
 
     @property
     def limit(self) -> int:
@@ -62,23 +61,24 @@ class _Wanted:
         return LIMIT if self.size is None else self.size
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A file that is downloaded; `timeout` is in seconds without data."""
+
+    file: PinnedFile
+    timeout: float
+
+
 def download_file(
-    urls: Sequence[str],
-    *,
-    sha256: str,
-    name: str,
-    cache: Cache,
-    folder: Path | None = None,
-    timeout: float = 30.0,
-    size: int | None = None,
+    urls: Sequence[str], file: PinnedFile, cache: Cache, *, folder: Path | None = None, timeout: float = 30.0
 ) -> Path:
-    """Return the path in the cache of the file with this `sha256`, downloaded if necessary.
+    """Return the path of the file in the cache, downloaded if necessary.
 
     `urls` (http, https, file, or plain paths) are tried in order. `folder`, or $EDGE_OSBUILD_FOLDER, is searched first
-    for a file named `name`, the hash, or the last part of a URL. `timeout` is the longest time without data, in
-    seconds; `size`, in bytes, is checked if given. Raises `Unavailable` if no source has the file, `Error` if a source
-    has it with another hash.
+    for a file with its name, the hash, or the last part of a URL. `timeout` is the longest time without data, in
+    seconds. Raises `Unavailable` if no source has the file, `Error` if a source has it with another hash.
     """
+    name, sha256 = file.name, file.sha256
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise Error(f"{sha256!r} is not a sha256 in hex", where=name)
     folder = folder or folder_from_environment()
@@ -93,11 +93,10 @@ def download_file(
         if keep_if_intact(goal, sha256):
             return goal
         failures: list[tuple[str, RequestFailed]] = []
-        wanted = _Wanted(sha256, name, timeout, size)
         try:
             for source in [*_in_folder(folder, urls, sha256, name), *urls]:
                 try:
-                    _fetch(source, goal, wanted)
+                    _fetch(source, goal, _Request(file, timeout))
                     return goal
                 except RequestFailed as failure:
                     failures.append((redact_url(source), failure))
@@ -143,15 +142,15 @@ def _in_folder(folder: Path | None, urls: Sequence[str], sha256: str, name: str)
             yield str(folder / candidate)
 
 
-def _fetch(source: str, goal: Path, wanted: _Wanted) -> None:
+def _fetch(source: str, goal: Path, request: _Request) -> None:
     """Get the file from one source, verify it and store it at `goal`. Raises `RequestFailed`."""
     parts = urlsplit(source)
     if parts.scheme in ("http", "https"):
-        _download(source, goal, wanted)
+        _download(source, goal, request)
     elif parts.scheme == "file":
-        _copy(Path(urllib.request.url2pathname(parts.path)), goal, wanted.sha256)
+        _copy(Path(urllib.request.url2pathname(parts.path)), goal, request.file.sha256)
     elif "://" not in source:
-        _copy(Path(source), goal, wanted.sha256)
+        _copy(Path(source), goal, request.file.sha256)
     else:
         raise RequestFailed(f"{parts.scheme} is not supported: use http, https, file or a path")
 
@@ -213,16 +212,16 @@ class _Part:
         remove_tree(self.folder)
 
 
-def _download(url: str, goal: Path, wanted: _Wanted) -> None:
+def _download(url: str, goal: Path, request: _Request) -> None:
     """Download one URL, with retries, until the file is complete and verified. A `.part` is kept to be resumed."""
-    part, name = _Part.of(goal), wanted.name
+    part, name = _Part.of(goal), request.file.name
     attempts_left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
     while True:
         before = part.size()
         resumed = before > 0
         try:
-            resumed = _transfer(url, part, wanted)
-            _publish(part.data, goal, wanted.sha256)
+            resumed = _transfer(url, part, request)
+            _publish(part.data, goal, request.file.sha256)
             part.discard()
             log.note(f"{name}: {format_decimal(goal.stat().st_size)} downloaded in {time.monotonic() - start:.1f} s")
             return
@@ -241,15 +240,15 @@ def _download(url: str, goal: Path, wanted: _Wanted) -> None:
             pause = min(pause * 2, 8.0)
 
 
-def _transfer(url: str, part: _Part, wanted: _Wanted) -> bool:
+def _transfer(url: str, part: _Part, request: _Request) -> bool:
     """Send one request and store its body. Returns whether the body was appended to data of an earlier request."""
-    have, size = part.size(), wanted.size
+    have, size = part.size(), request.file.size
     headers = {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
         if validator := part.validator(url):
             headers["If-Range"] = validator
-    with send_get(url, headers, wanted.timeout) as response:
+    with send_get(url, headers, request.timeout) as response:
         total = length(response.headers)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             content_range = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
@@ -269,27 +268,21 @@ def _transfer(url: str, part: _Part, wanted: _Wanted) -> bool:
             )
         else:
             raise RequestFailed(f"HTTP {response.status} {response.reason}".rstrip(), again=response.status in AGAIN)
-        if total is not None and (total > wanted.limit if size is None else total != size):
+        if total is not None and (total > request.file.limit if size is None else total != size):
             part.discard()
             raise _WrongContent(f"size is {total} bytes, expected {f'at most {LIMIT}' if size is None else size}")
         space = file_system_space(part.folder)
         if space is not None and space.free < (total or 0) - have:
             raise OSError(errno.ENOSPC, f"{space.free} bytes free")
-        _receive(response, part, wanted, have, total)
+        _receive(response, part, request, have, total)
         return have > 0
 
 
-def _receive(
-    response: http.client.HTTPResponse,
-    part: _Part,
-    wanted: _Wanted,
-    have: int,
-    total: int | None,
-) -> None:
+def _receive(response: http.client.HTTPResponse, part: _Part, request: _Request, have: int, total: int | None) -> None:
     """Append the body to `part`; `have` and `total` are bytes of the whole file."""
-    timeout = wanted.timeout
+    timeout = request.timeout
     window, gained = time.monotonic(), 0
-    with part.data.open("ab") as file, log.progress(wanted.name, total) as bar:
+    with part.data.open("ab") as file, log.progress(request.file.name, total) as bar:
         bar.update(bar.task_ids[0], completed=have)
         while total is None or have < total:
             try:
@@ -302,9 +295,9 @@ def _receive(
             have += len(data)
             gained += len(data)
             bar.update(bar.task_ids[0], advance=len(data))
-            if have > wanted.limit:
+            if have > request.file.limit:
                 part.discard()
-                raise _WrongContent(f"the server sends more than {wanted.limit} bytes")
+                raise _WrongContent(f"the server sends more than {request.file.limit} bytes")
             if (seconds := time.monotonic() - window) > timeout:
                 if gained < SLOWEST * seconds:
                     raise RequestFailed(f"too slow: {gained} bytes in {seconds:.0f} s", again=True)

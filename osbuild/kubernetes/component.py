@@ -108,7 +108,8 @@ def _bake(
         program = upstream_programs.build_small_program(name, architecture, sources.cache, sources.downloads)
         files = {name: (program.read_bytes(), 0o755)}
         path = target / f"{name}.tar"
-        stored.append(image_archive.write_image(path, tag, files, architecture, entrypoint=[f"/{name}"], ports=ports))
+        image = image_archive.SmallImage(name=tag, files=files, entrypoint=[f"/{name}"], ports=ports)
+        stored.append(image_archive.write_image(path, image, architecture))
     for archive in archives:
         stored_path = unused_path(target / f"{archive.path.name.removesuffix('.gz').removesuffix('.tar')}.tar")
         install_file(archive.path, stored_path, 0o644)

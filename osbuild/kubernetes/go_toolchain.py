@@ -5,7 +5,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.host import log
@@ -111,30 +112,31 @@ def drop_damaged(goroot: Path, source: Path, env: Mapping[str, str]) -> None:
                 remove_tree(path)
 
 
-def build_program(
-    source: Path,
-    package: str,
-    output: Path,
-    architecture: Architecture,
-    cache: Cache,
-    *,
-    variables: Sequence[str] = (),
-    folder: Path | None = None,
-) -> None:
-    """Build one program of the module at `source` and write it to the file `output`. Raises `Error`.
+@dataclass(frozen=True)
+class GoProgram:
+    """A program: the `package` of the module at `source`. The linker sets `variables`, `import/path.name=value`."""
 
-    The linker sets `variables`, `import/path.name=value`. The result depends only on the sources, `go.sum`, the
-    toolchain and `architecture`.
+    source: Path
+    package: str = "."
+    variables: tuple[str, ...] = ()
+
+
+def build_program(
+    program: GoProgram, output: Path, architecture: Architecture, cache: Cache, *, folder: Path | None = None
+) -> None:
+    """Build a program and write it to the file `output`. Raises `Error`.
+
+    The result depends only on the sources, `go.sum`, the toolchain and `architecture`.
     """
     goroot = unpack_toolchain(cache, folder)
-    linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in variables)])
+    linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in program.variables)])
     command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
     # Where go works: what a killed build leaves there is removed with its output.
     env = {**go_environment(cache, goroot, architecture, folder), "GOTMPDIR": str(output.parent)}
     try:
-        drop_damaged(goroot, source, env)
-        command.append(package)
-        run_contained(command, cwd=source, env=env)
+        drop_damaged(goroot, program.source, env)
+        command.append(program.package)
+        run_contained(command, cwd=program.source, env=env)
     except CommandError as error:
         unreachable = any(
             message in error.output for message in ("dial tcp", "no such host", "proxyconnect", "timeout")

@@ -21,6 +21,7 @@ from osbuild.host.architecture import Architecture
 from osbuild.shared.errors import Error
 from osbuild.shared.json_text import parse_json
 
+USER = "65532:65532"  # of our own images: without rights, and not a user of the node
 EPOCH = "1970-01-01T00:00:00Z"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -63,21 +64,22 @@ def encode_json(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
-def write_image(
-    path: Path,
-    name: str,
-    files: Mapping[str, tuple[bytes, int]],
-    architecture: Architecture,
-    *,
-    entrypoint: Sequence[str],
-    user: str = "65532:65532",
-    ports: Sequence[str] = (),
-) -> ImageArchive:
-    """Write a container image of one layer to `path`. Raises `OSError`.
+@dataclass(frozen=True, kw_only=True)
+class SmallImage:
+    """A container image of one layer. It runs as a user without rights.
 
     `name` includes the tag, such as `localhost/demo:1`. `files` maps names without a leading slash to content and mode.
-    `ports` are written like `8080/tcp`. Returns the same as `inspect_archive` for the archive.
+    `ports` are written like `8080/tcp`.
     """
+
+    name: str
+    files: Mapping[str, tuple[bytes, int]]
+    entrypoint: Sequence[str]
+    ports: Sequence[str] = ()
+
+
+def write_image(path: Path, image: SmallImage, architecture: Architecture) -> ImageArchive:
+    """Write a container image to `path`. Returns the same as `inspect_archive` for the archive. Raises `OSError`."""
     blobs: dict[str, bytes] = {}
 
     def blob(content: bytes, media: str) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def write_image(
         blobs[f"blobs/sha256/{digest}"] = content
         return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(content)}
 
-    layer = blob(make_tar(files), "application/vnd.oci.image.layer.v1.tar")
+    layer = blob(make_tar(image.files), "application/vnd.oci.image.layer.v1.tar")
     config = blob(
         encode_json(
             {
@@ -93,10 +95,10 @@ def write_image(
                 "os": "linux",
                 "created": EPOCH,
                 "config": {
-                    "Entrypoint": list(entrypoint),
-                    "User": user,
+                    "Entrypoint": list(image.entrypoint),
+                    "User": USER,
                     "WorkingDir": "/",
-                    "ExposedPorts": {port: {} for port in ports},
+                    "ExposedPorts": {port: {} for port in image.ports},
                 },
                 "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
                 "history": [{"created": EPOCH, "created_by": "edge-osbuild"}],
@@ -110,21 +112,21 @@ def write_image(
     )
     manifest["platform"] = {**architecture.to_oci(), "os": "linux"}
     manifest["annotations"] = {
-        "io.containerd.image.name": name,
-        "org.opencontainers.image.ref.name": name.rpartition(":")[2],
+        "io.containerd.image.name": image.name,
+        "org.opencontainers.image.ref.name": image.name.rpartition(":")[2],
     }
 
     def blob_path(descriptor: dict[str, Any]) -> str:
         return "blobs/sha256/" + str(descriptor["digest"]).removeprefix("sha256:")
 
-    docker = [{"Config": blob_path(config), "RepoTags": [name], "Layers": [blob_path(layer)]}]
+    docker = [{"Config": blob_path(config), "RepoTags": [image.name], "Layers": [blob_path(layer)]}]
     top = {
         "oci-layout": encode_json({"imageLayoutVersion": "1.0.0"}),
         "index.json": encode_json({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [manifest]}),
         "manifest.json": encode_json(docker),
     }
     path.write_bytes(make_tar({file: (content, 0o644) for file, content in {**top, **blobs}.items()}))
-    return ImageArchive(path, (name,), (architecture.to_oci()["architecture"],), str(manifest["digest"]))
+    return ImageArchive(path, (image.name,), (architecture.to_oci()["architecture"],), str(manifest["digest"]))
 
 
 def inspect_archive(path: Path, architecture: Architecture) -> ImageArchive:

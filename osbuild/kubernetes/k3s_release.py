@@ -13,7 +13,7 @@ from osbuild.config.profile import KubernetesSettings
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
-from osbuild.inputs.download import NotOnServer, Unavailable, download_file, folder_from_environment
+from osbuild.inputs.download import NotOnServer, PinnedFile, Unavailable, download_file, folder_from_environment
 from osbuild.inputs.small_text import read_text
 from osbuild.kubernetes.k3s_pins import ASSETS, K3S
 from osbuild.shared.errors import Error
@@ -124,9 +124,8 @@ def download_binary(chosen: K3sRelease, cache: Cache, folder: Path | None = None
     folder = folder or folder_from_environment()
     try:
         with log.step(f"downloading K3s {chosen.version}"):
-            return download_file(
-                chosen.urls(folder), sha256=chosen.sha256, name=chosen.filename, cache=cache, folder=folder
-            )
+            binary = PinnedFile(chosen.filename, chosen.sha256)
+            return download_file(chosen.urls(folder), binary, cache, folder=folder)
     except Unavailable as error:
         raise Unavailable(
             f"K3s {chosen.version} cannot be downloaded: {error.message}",

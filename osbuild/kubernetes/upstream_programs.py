@@ -56,9 +56,8 @@ def build_binary(chosen: UpstreamRelease, architecture: Architecture, cache: Cac
             sources.mkdir()
             for source in [*SOURCES.glob("*.go"), *chosen.folder.iterdir()]:
                 shutil.copy(source, sources)
-            go_toolchain.build_program(
-                sources, ".", path, architecture, cache, variables=linker_variables(chosen), folder=folder
-            )
+            program = go_toolchain.GoProgram(sources, variables=tuple(linker_variables(chosen)))
+            go_toolchain.build_program(program, path, architecture, cache, folder=folder)
 
     return cache.get_or_make("kubernetes", binary_key(chosen, architecture), make)
 
@@ -69,6 +68,7 @@ def build_small_program(name: str, architecture: Architecture, cache: Cache, fol
 
     def make(path: Path) -> None:
         with log.step(f"compiling {name} for {architecture}"):
-            go_toolchain.build_program(SMALL, f"./{name}", path, architecture, cache, folder=folder)
+            program = go_toolchain.GoProgram(SMALL, f"./{name}")
+            go_toolchain.build_program(program, path, architecture, cache, folder=folder)
 
     return cache.get_or_make("kubernetes", content_key(name, architecture, parts), make)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from osbuild.host import log
 from osbuild.host.cache import Cache, content_key, tree_digest
-from osbuild.image.layers import BaseLayer, pack_base
+from osbuild.image.layers import BaseLayer, FileSystemStamp, pack_base
 from osbuild.image.verity import derived_uuid
 from osbuild.inputs.lock import Lock
 from osbuild.rootfs.assembly import RootContents, assemble_base
@@ -30,6 +30,6 @@ def make_base_layer(cache: Cache, contents: RootContents, key: str) -> BaseLayer
         with log.step("base of the root"):
             system = path.with_name("system")
             assemble_base(system, contents)
-            pack_base(contents.tools, system, path, uuid=derived_uuid(key), epoch=contents.epoch)
+            pack_base(contents.tools, system, path, FileSystemStamp(derived_uuid(key), contents.epoch))
 
     return BaseLayer(cache.get_or_make("bases", key, make))

@@ -22,7 +22,7 @@ from osbuild.host.scratch import remove_tree
 from osbuild.image import update_trust
 from osbuild.image.block_map import make_bmap
 from osbuild.image.disk import DiskLayout, build_disk, check_headroom
-from osbuild.image.verity import make_slot_image
+from osbuild.image.verity import SlotIdentity, make_slot_image
 from osbuild.inputs.build_manifest import MANIFEST, FileRecord, Manifest, TrustRecord
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.lock import Lock
@@ -89,7 +89,7 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
                 raise Error("the files of the overlays were changed during the build", hint=REPEAT)
             image_accounts.check_image_accounts(profile, system)
             with log.step("erofs and dm-verity"):
-                image = make_slot_image(sandbox, base, system, out, identity=inputs.key, epoch=lock.epoch)
+                image = make_slot_image(sandbox, base, system, out, SlotIdentity(inputs.key, lock.epoch))
             free = check_headroom(profile.disk, image)
             with log.step("boot images and disk"):
                 names = {slot: boot_image_name(boots, slot) for slot in SLOTS}

@@ -17,6 +17,9 @@ class Emulator:
     root: Path = Path("/")
 
 
+HOST_EMULATOR = Emulator()
+
+
 def find_emulator(architecture: Architecture, cache: Cache | None = None) -> Emulator:
     """Return Debian's QEMU for `architecture`, in its own tools tree. Raises `Error`.
 

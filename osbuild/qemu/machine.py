@@ -12,14 +12,15 @@ from typing import Any
 from osbuild.qemu.acceleration import Accelerator, choose_accelerator
 from osbuild.qemu.bad_sectors import KINDS, BadSectors
 from osbuild.qemu.command import command_line
-from osbuild.qemu.config import MachineConfig, MachineNetwork, Wrap, run_directly
+from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.deadline import TimedOut
+from osbuild.qemu.emulator import HOST_EMULATOR, Emulator
 from osbuild.qemu.files import DISK, image_identity, locked_log, prepare_files
 from osbuild.qemu.network_card import NetworkCard
 from osbuild.qemu.qmp import Event
 from osbuild.qemu.serial import Console, SerialLine, last_lines
 from osbuild.qemu.session import Session
-from osbuild.qemu.ssh import Guest, KeyPair
+from osbuild.qemu.ssh import Guest, GuestMachine, KeyPair
 from osbuild.shared.errors import Error
 
 
@@ -27,7 +28,7 @@ class Machine:
     """A machine that `with` powers on. At the end of the block, QEMU, its sockets and temporary files are removed.
 
     `log` is the path of a permanent serial log. `workdir` is the parent of the temporary folder, which stores disk
-    writes (default: $TMPDIR or /var/tmp). `wrap` runs QEMU in another root, whose path on this host is `root`.
+    writes (default: $TMPDIR or /var/tmp). `emulator` is QEMU, by default that of this host.
     """
 
     def __init__(
@@ -36,22 +37,21 @@ class Machine:
         *,
         log: Path | None = None,
         workdir: Path | None = None,
-        wrap: Wrap = run_directly,
-        root: Path = Path("/"),
+        emulator: Emulator = HOST_EMULATOR,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.config = config
         self.console: Console
         self._log = log.absolute() if log else None
         self._workdir = (workdir or Path(os.environ.get("TMPDIR", "/var/tmp"))).absolute()
-        self._wrap = wrap
-        self._root = root
+        self._emulator = emulator
         self._accelerator = accelerator
         self._guests: list[Guest] = []
 
     def __enter__(self) -> "Machine":
+        qemu = self._emulator
         if self._accelerator is None:
-            self._accelerator = choose_accelerator(self.config.board, wrap=self._wrap, root=self._root)
+            self._accelerator = choose_accelerator(self.config.board, wrap=qemu.wrap, root=qemu.root)
         with ExitStack() as stack:
             self._session = Session(self._workdir)
             stack.callback(self._session.close)
@@ -60,7 +60,7 @@ class Machine:
             self._image_state = image_identity(self.config.image)
             log = self._log or self.folder / "console.log"
             stack.enter_context(locked_log(log))
-            self._files = prepare_files(self.config, self.folder, log, wrap=self._wrap, root=self._root)
+            self._files = prepare_files(self.config, self.folder, log, wrap=qemu.wrap, root=qemu.root)
             self.console = Console(self._files.log, self.check_alive)
             self._start()
             self._stack = stack.pop_all()
@@ -210,12 +210,10 @@ class Machine:
         """Return SSH access as `user` with a key pair or private key file. Port 22 must be forwarded."""
         private = key.private if isinstance(key, KeyPair) else key
         guest = Guest(
-            port=lambda: self.port(22),
+            GuestMachine(lambda: self.port(22), self.check_alive, lambda: self.console.text),
             user=user,
             key=private,
             folder=self.folder,
-            alive=self.check_alive,
-            console=lambda: self.console.text,
         )
         self._guests.append(guest)
         return guest
@@ -232,7 +230,7 @@ class Machine:
             )
         config = replace(self.config, network=self._network_card.network)
         paths = [self.folder, *self._files.visible(config, self._accelerator)]
-        command = self._wrap(command_line(config, self._files, self._accelerator), paths)
+        command = self._emulator.wrap(command_line(config, self._files, self._accelerator), paths)
         self._damage: dict[str, BadSectors] = {}
         self._session.start(command, lambda: self._restore(state_name) if state_name else None)
 

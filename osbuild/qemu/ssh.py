@@ -58,6 +58,18 @@ class NoConnection(Error):
     """The SSH connection to the guest failed or broke."""
 
 
+@dataclass(frozen=True)
+class GuestMachine:
+    """The machine of a guest. `port` returns the port on 127.0.0.1, `alive` raises if the guest is off.
+
+    `console` returns the output of the guest's console, for errors.
+    """
+
+    port: Callable[[], int]
+    alive: Callable[[], None] = lambda: None
+    console: Callable[[], str] = str
+
+
 class Guest:
     """SSH access to a guest as one user. All commands share the connection of the first one (ControlMaster).
 
@@ -65,26 +77,12 @@ class Guest:
     and the port on 127.0.0.1 belongs to its QEMU.
     """
 
-    def __init__(
-        self,
-        *,
-        port: Callable[[], int],
-        user: str,
-        key: Path,
-        folder: Path,
-        alive: Callable[[], None] = lambda: None,
-        console: Callable[[], str] = str,
-    ) -> None:
-        """`port` returns the port on 127.0.0.1; `folder` is for the control socket; `alive` raises if the guest is off.
-
-        `console` returns the output of the guest's console, for errors.
-        """
-        self._port = port
+    def __init__(self, machine: GuestMachine, *, user: str, key: Path, folder: Path) -> None:
+        """`folder` is for the control socket."""
+        self._machine = machine
         self._user = user
         self._key = key
         self._control = folder / f"ssh-{user}"
-        self._alive = alive
-        self._console = console
 
     def options(self, connect: float) -> list[str]:
         """Return options of ssh(1) for this guest, without the port, with a timeout of `connect` seconds."""
@@ -129,13 +127,13 @@ class Guest:
         """Wait until commands can be run. Raises `NoConnection` after `timeout` seconds, `Error` if the guest ends."""
         deadline, attempt_timeout = Deadline(timeout), FIRST_ATTEMPT
         while True:
-            self._alive()
+            self._machine.alive()
             try:
                 self.run("true", timeout=max(1.0, min(attempt_timeout, deadline.remaining)))
                 return
             except (NoConnection, TimedOut) as error:
                 if deadline.passed:
-                    console = self._console()
+                    console = self._machine.console()
                     message = f"no SSH within {timeout:.3g} s: {error.message}\n{last_lines(console)}".rstrip()
                     raise NoConnection(message, hint=error.hint or guess_reason(console)) from error
                 self.disconnect()
@@ -188,7 +186,7 @@ class Guest:
             self._connect(deadline.remaining)
         status, stdout, stderr = self._ssh([], line, deadline.remaining, data)
         if status == CONNECTION_LOST and not self._connected():
-            self._alive()
+            self._machine.alive()
             raise NoConnection(
                 f"the connection broke during: {line}\n{stderr.decode(errors='replace').strip()}".rstrip(),
                 hint="the guest may have rebooted",
@@ -199,7 +197,16 @@ class Guest:
         # -f returns when the connection is open. Its master keeps standard error open, so that must be a file: reading
         # a pipe would never end.
         output = self._control.with_suffix(".log")
-        command = ["ssh", *self.options(timeout), "-p", str(self._port()), "-f", "-N", "-M", f"{self._user}@127.0.0.1"]
+        command = [
+            "ssh",
+            *self.options(timeout),
+            "-p",
+            str(self._machine.port()),
+            "-f",
+            "-N",
+            "-M",
+            f"{self._user}@127.0.0.1",
+        ]
         try:
             with output.open("wb") as log:
                 completed = subprocess.run(

@@ -297,7 +297,7 @@ class Lab:
             nvme = board.qemu.disk == "virtio"
             config = replace(config, nvme=(other,)) if nvme else replace(config, disks=(*config.disks, other))
         path = LOGS_FOLDER / f"{log}-{board.name}.log"
-        with Machine(config, log=path, wrap=qemu.wrap, root=qemu.root, accelerator=self.accelerator) as machine:
+        with Machine(config, log=path, emulator=qemu, accelerator=self.accelerator) as machine:
             yield Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site, self.saved)
 
     @contextmanager

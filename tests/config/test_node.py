@@ -22,7 +22,7 @@ from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.image.disk import check_esp_size
 from osbuild.inputs.debian import PackageArchive, stored_path
-from osbuild.kubernetes.image_archive import write_image
+from osbuild.kubernetes.image_archive import SmallImage, write_image
 from osbuild.rootfs import image_accounts
 from osbuild.shared.errors import Error
 
@@ -304,7 +304,8 @@ def test_profile_check_looks_into_what_a_build_reads_later(
 ) -> None:
     path = folder / "node.yaml"
     path.write_text(f"{HEAD}{text}\n")
-    write_image(folder / "pod.tar", "localhost/pod:1", {"pod": (b"", 0o755)}, Architecture.x86_64, entrypoint=["/pod"])
+    pod = SmallImage(name="localhost/pod:1", files={"pod": (b"", 0o755)}, entrypoint=["/pod"])
+    write_image(folder / "pod.tar", pod, Architecture.x86_64)
     with pytest.raises(SystemExit) as stopped:
         main(["profile", "check", str(path)])
     assert stopped.value.code == 1

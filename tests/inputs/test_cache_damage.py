@@ -124,7 +124,7 @@ def test_whatever_is_in_the_place_of_a_download_or_package_is_replaced(
     for place in paths:
         OTHERS[other](place)
     assert (
-        download.download_file([str(tmp_path / "release")], sha256=sha256, name="x", cache=cache).read_bytes()
+        download.download_file([str(tmp_path / "release")], download.PinnedFile("x", sha256), cache).read_bytes()
         == b"right"
     )
     PackageArchive(cache, Architecture.native()).download_packages([deb], folder=tmp_path)
@@ -141,11 +141,11 @@ def test_a_damaged_note_of_a_download_that_stopped_is_of_no_use(cache: Cache, tm
         (part / "data").write_bytes(b"r")
         (part / "validator").write_text(text)
         with pytest.raises(download.Unavailable, match="refused"):
-            download.download_file(["http://127.0.0.1:9/x"], sha256=sha256, name="x", cache=cache)
+            download.download_file(["http://127.0.0.1:9/x"], download.PinnedFile("x", sha256), cache)
         remove_tree(part)
         part.write_text("not a folder")
         with pytest.raises(download.Unavailable, match="refused"):
-            download.download_file(["http://127.0.0.1:9/x"], sha256=sha256, name="x", cache=cache)
+            download.download_file(["http://127.0.0.1:9/x"], download.PinnedFile("x", sha256), cache)
         remove_tree(part)
 
 
@@ -304,7 +304,9 @@ def test_a_damaged_go_module_is_got_again(
 
     def said() -> str:
         output = tmp_path / "output"
-        go_toolchain.build_program(source, ".", output, Architecture.native(), cache, folder=tmp_path)
+        go_toolchain.build_program(
+            go_toolchain.GoProgram(source), output, Architecture.native(), cache, folder=tmp_path
+        )
         return subprocess.run([output], capture_output=True, text=True, check=True).stderr
 
     assert said() == "hello"

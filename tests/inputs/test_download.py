@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from osbuild.host import http
 from osbuild.host.cache import Cache
 from osbuild.inputs import download as fetching
-from osbuild.inputs.download import Unavailable, download_file
+from osbuild.inputs.download import PinnedFile, Unavailable, download_file
 from osbuild.shared.errors import Error
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
@@ -84,8 +84,8 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def get(cache: Cache, *urls: str, **options: object) -> Path:
-    return download_file(urls, sha256=HASH, name="k3s", cache=cache, timeout=0.4, **options)  # type: ignore[arg-type]
+def get(cache: Cache, *urls: str, folder: Path | None = None, size: int | None = None, timeout: float = 0.4) -> Path:
+    return download_file(urls, PinnedFile("k3s", HASH, size), cache, folder=folder, timeout=timeout)
 
 
 def left_over(cache: Cache) -> list[str]:
@@ -307,7 +307,7 @@ def test_mirrors_are_tried_in_order_and_each_reason_is_reported(serve: Callable[
     assert get(cache, first.url, second.url, third.url).read_bytes() == DATA
     with pytest.raises(Error) as caught:
         download_file(
-            [first.url, "http://127.0.0.1:1/x", "gopher://a/b"], sha256="0" * 64, name="k3s", cache=cache, timeout=1
+            [first.url, "http://127.0.0.1:1/x", "gopher://a/b"], PinnedFile("k3s", "0" * 64), cache, timeout=1
         )
     for reason in ("HTTP 404", "127.0.0.1:1/x: Connection refused", "gopher is not supported"):
         assert reason in caught.value.message
@@ -459,7 +459,7 @@ def test_ctrl_c_leaves_a_part_that_is_resumed(serve: Callable[..., Server], cach
         "import sys; from pathlib import Path; from osbuild.inputs.download import *; from "
         "osbuild.host.cache import Cache\n"
     )
-    program += "download_file([sys.argv[1]], sha256=sys.argv[2], name='k3s', cache=Cache(Path(sys.argv[3])))"
+    program += "download_file([sys.argv[1]], PinnedFile('k3s', sys.argv[2]), Cache(Path(sys.argv[3])))"
     child = subprocess.Popen(
         [sys.executable, "-c", program, server.url, HASH, cache.root], stderr=subprocess.PIPE, cwd=Path.cwd()
     )

@@ -18,7 +18,7 @@ import pytest
 from osbuild.host import http
 from osbuild.host.cache import Cache
 from osbuild.inputs import download as fetching
-from osbuild.inputs.download import KIND, Unavailable, download_file
+from osbuild.inputs.download import KIND, PinnedFile, Unavailable, download_file
 from osbuild.inputs.small_text import read_text
 from osbuild.shared.errors import Error
 from tests.inputs.test_download import certificate
@@ -132,7 +132,7 @@ def test_a_hostile_answer_is_refused_in_time(name: str, resumed: bool, serve: Se
         part.mkdir()
         (part / "data").write_bytes(DATA[:1000])
     with pytest.raises(Error, match=reason) as caught:
-        download_file([serve(answer)], sha256=HASH, name="k3s", cache=cache, timeout=0.5)
+        download_file([serve(answer)], PinnedFile("k3s", HASH), cache, timeout=0.5)
     assert "127.0.0.1" in caught.value.message and caught.value.hint
     assert not (cache.folder(KIND) / HASH).exists()
 
@@ -151,7 +151,7 @@ def test_a_range_of_many_digits_is_another_range(serve: Serve, tmp_path: Path) -
     (part / "data").write_bytes(DATA[:1000])
     lying = said(b"206 Partial Content", b"Content-Range: bytes " + DIGITS + b"-2/3", b"Content-Length: 1", body=b"x")
     with pytest.raises(Unavailable, match="a range that was not requested"):
-        download_file([serve(lying)], sha256=HASH, name="k3s", cache=cache, timeout=0.5)
+        download_file([serve(lying)], PinnedFile("k3s", HASH), cache, timeout=0.5)
 
 
 def test_the_body_of_a_redirect_is_not_read(serve: Serve, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_body_of_a_redirect_is_not_read(serve: Serve, tmp_path: Path) -> Non
     answer = without_end(b"HTTP/1.1 302 Found\r\nLocation: /again\r\n\r\n", b"x" * 2**20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Unavailable, match="infinite loop"):
-        download_file([serve(answer)], sha256=HASH, name="k3s", cache=Cache(tmp_path), timeout=2)
+        download_file([serve(answer)], PinnedFile("k3s", HASH), Cache(tmp_path), timeout=2)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
 
 
@@ -201,7 +201,7 @@ def test_a_full_disk_is_reported_and_the_partial_file_is_removed(length: bytes, 
         cache = Cache(small)
         with pytest.raises(Error, match="no space left") as caught:
             url = serve(without_end(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n", DATA))
-            download_file([url], sha256=HASH, name="k3s", cache=cache, timeout=0.5)
+            download_file([url], PinnedFile("k3s", HASH), cache, timeout=0.5)
         assert "EDGE_OSBUILD_CACHE" in str(caught.value.hint)
         assert list(cache.folder(KIND).iterdir()) == []
 
@@ -214,7 +214,7 @@ def test_what_is_larger_than_any_such_file_is_not_taken(
     monkeypatch.setattr(fetching, "LIMIT", 2**20)
     with pytest.raises(Error, match=f"at most {2**20}|more than {2**20}"):
         url = serve(without_end(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n", DATA))
-        download_file([url], sha256=HASH, name="k3s", cache=Cache(tmp_path), timeout=0.5)
+        download_file([url], PinnedFile("k3s", HASH), Cache(tmp_path), timeout=0.5)
     assert list((tmp_path / KIND).iterdir()) == []
 
 
@@ -231,7 +231,7 @@ def test_a_source_that_is_not_a_file_is_skipped(kind: str, tmp_path: Path, serve
         read_text([str(place)], limit=100)
     url = serve(said(b"200 OK", b"Content-Length: %d" % len(DATA), body=DATA))
     cache = Cache(tmp_path / "cache")
-    assert download_file([str(place), place.as_uri(), url], sha256=HASH, name="k3s", cache=cache).read_bytes() == DATA
+    assert download_file([str(place), place.as_uri(), url], PinnedFile("k3s", HASH), cache).read_bytes() == DATA
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_source_that_is_not_a_file_is_skipped(kind: str, tmp_path: Path, serve
 )  # fmt: skip
 def test_a_malformed_url_does_not_give_its_password_away(url: str, tmp_path: Path) -> None:
     with pytest.raises(Error) as first:
-        download_file([url], sha256=HASH, name="k3s", cache=Cache(tmp_path))
+        download_file([url], PinnedFile("k3s", HASH), Cache(tmp_path))
     with pytest.raises(Unavailable) as second:
         read_text([url], limit=100)
     for error in (first.value, second.value):

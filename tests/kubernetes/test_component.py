@@ -150,7 +150,8 @@ def test_the_content_key_changes_with_each_input(tmp_path: Path) -> None:
     manifest = tmp_path / "app.yaml"
     manifest.write_text("kind: Namespace\n")
     archive = tmp_path / "app.tar"
-    image_archive.write_image(archive, "localhost/app:1", {"app": (b"1", 0o755)}, X86, entrypoint=["/app"])
+    image = image_archive.SmallImage(name="localhost/app:1", files={}, entrypoint=["/app"])
+    image_archive.write_image(archive, replace(image, files={"app": (b"1", 0o755)}), X86)
     base = KubernetesSettings(role="server", distribution="upstream", manifests=("app.yaml",), images=("app.tar",))
     keys = [component_key(base, X86, base=tmp_path)]
     keys.append(component_key(base, Architecture.arm64, base=tmp_path))
@@ -158,7 +159,7 @@ def test_the_content_key_changes_with_each_input(tmp_path: Path) -> None:
     keys.append(component_key(replace(base, distribution="k3s"), X86, base=tmp_path))
     manifest.write_text("kind: Secret\n")
     keys.append(component_key(base, X86, base=tmp_path))
-    image_archive.write_image(archive, "localhost/app:1", {"app": (b"2", 0o755)}, X86, entrypoint=["/app"])
+    image_archive.write_image(archive, replace(image, files={"app": (b"2", 0o755)}), X86)
     keys.append(component_key(base, X86, base=tmp_path))
     assert len(set(keys)) == len(keys)
 

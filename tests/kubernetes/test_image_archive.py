@@ -26,7 +26,11 @@ NAME = "localhost/demo:1"
 
 def image(path: Path, architecture: Architecture = X86, name: str = NAME) -> image_archive.ImageArchive:
     files = {"bin/demo": (b"\x7fELF demo", 0o755)}
-    return image_archive.write_image(path, name, files, architecture, entrypoint=["/bin/demo"], ports=["80/tcp"])
+    return image_archive.write_image(
+        path,
+        image_archive.SmallImage(name=name, files=files, entrypoint=["/bin/demo"], ports=["80/tcp"]),
+        architecture,
+    )
 
 
 def members(path: Path) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from osbuild.qemu.config import run_directly
 from osbuild.qemu.disk import card_size, image_format, keep_overlay, make_overlay
 from osbuild.qemu.files import locked_log
 from osbuild.qemu.firmware import extract_files
-from osbuild.qemu.ssh import Guest, KeyPair, NoConnection
+from osbuild.qemu.ssh import Guest, GuestMachine, KeyPair, NoConnection
 from osbuild.seed.esp_seed import find_esp, find_mtools
 from osbuild.shared.errors import Error, UsageError
 from tests.support.disks import unpack_disk
@@ -174,7 +174,7 @@ def test_ssh_without_a_guest_fails_and_never_reaches_this_host_instead(tmp_path:
     pair = KeyPair.generate(tmp_path)
     with socket.socket() as taken:  # bound, nobody listens: connections are refused
         taken.bind(("127.0.0.1", 0))
-        guest = Guest(port=lambda: taken.getsockname()[1], user="root", key=pair.private, folder=tmp_path)
+        guest = Guest(GuestMachine(lambda: taken.getsockname()[1]), user="root", key=pair.private, folder=tmp_path)
         with pytest.raises(NoConnection, match="refused"):
             guest.run("true", timeout=10)
         (tmp_path / "ssh-root").touch()  # a master that died and left its socket
