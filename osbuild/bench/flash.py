@@ -15,6 +15,7 @@ from osbuild.formats.bmap import Range
 from osbuild.host import log
 from osbuild.host.run import run_command
 from osbuild.image.block_map import CHUNK, find_used_ranges
+from osbuild.inputs.build_manifest import DISK
 from osbuild.shared.errors import Error
 
 BASE = "edge-server"
@@ -25,7 +26,7 @@ MB = 10**6
 
 def measure(site: BenchSite) -> Measured:
     """Write with flash and dd alternately. Raises `Error`."""
-    image = site.folder_of(site.image(BASE)) / "disk.img"
+    image = site.folder_of(site.image(BASE)) / DISK
     ranges, target = find_used_ranges(image), site.folder / "flash-target"
     try:
         fill_file(target, image.stat().st_size)

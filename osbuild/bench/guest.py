@@ -11,6 +11,7 @@ from pathlib import Path
 from osbuild.bench.site import NODE, BenchSite
 from osbuild.config.board import Board, load_board
 from osbuild.host import log
+from osbuild.inputs.build_manifest import DISK
 from osbuild.qemu.acceleration import choose_accelerator
 from osbuild.qemu.config import MachineConfig, MachineNetwork
 from osbuild.qemu.deadline import Deadline, TimedOut
@@ -118,7 +119,7 @@ def boot_image(site: BenchSite, profile: Path, memory: int | None, *, board: Boa
     qemu = find_emulator(board.architecture, site.cache)
     config = MachineConfig(
         board=board,
-        image=folder / "disk.img",
+        image=folder / DISK,
         memory=memory,
         media=(seed,),
         network=MachineNetwork(restrict=True),

@@ -2,6 +2,7 @@
 
 from osbuild.bench.figure import Figure, Measured
 from osbuild.bench.site import BenchSite
+from osbuild.inputs.build_manifest import PACKED_DISK
 
 BASE = "edge-server"
 MB = 10**6
@@ -10,7 +11,7 @@ MB = 10**6
 def measure(site: BenchSite) -> Measured:
     """Read the sizes from the manifest of the image."""
     manifest = site.manifest(site.image(BASE))
-    compressed, root = (manifest.files[name].size or 0 for name in ("disk.img.zst", "root.erofs"))
+    compressed, root = (manifest.files[name].size or 0 for name in (PACKED_DISK, "root.erofs"))
     largest = [
         f"{number:2}. {entry.name} {(entry.size or 0) / MB:.1f} MB" for number, entry in enumerate(manifest.largest, 1)
     ]

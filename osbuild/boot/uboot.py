@@ -4,14 +4,13 @@ boot.scr chooses the slot. `osbuild.shared.uboot_state` describes the boot state
 """
 
 import gzip
-import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from osbuild.boot.flow import BootParts, ExtraPartition
 from osbuild.config.board import Board
-from osbuild.formats import gpt, uimage
+from osbuild.formats import gpt, mbr, uimage
 from osbuild.host.architecture import Architecture
 from osbuild.shared import uboot_environment, uboot_state
 from osbuild.shared.errors import Error
@@ -22,9 +21,6 @@ MIB = 2**20
 # Commands that copy the kernel to its address, and start it there.
 UNPACK = {Architecture.arm64: " && unzip ${fileaddr} ${edge_kernel}", Architecture.armv7: " ${edge_kernel}"}
 BOOT = {Architecture.arm64: "booti", Architecture.armv7: "bootz"}
-MBR_ENTRY = struct.Struct("<B3sB3sII")  # UEFI specification 2.10, section 5.2.1
-FAT32, PROTECTIVE = 0x0C, 0xEE
-BEYOND_CHS = b"\xfe\xff\xff"  # cylinder, head and sector of an offset that they can't express
 
 
 class UBootFlow:
@@ -100,12 +96,12 @@ class UBootFlow:
         # GPT disk if a protective entry begins at sector 1.
         boot = gpt.read_table(disk).partitions[0]
         entries = [
-            MBR_ENTRY.pack(0, BEYOND_CHS, FAT32, BEYOND_CHS, boot.first_lba, boot.size // SECTOR),
-            MBR_ENTRY.pack(0, b"\0\x02\0", PROTECTIVE, BEYOND_CHS, 1, boot.first_lba - 1),
+            mbr.pack_entry(mbr.FAT32, boot.first_lba, boot.size // SECTOR),
+            mbr.pack_entry(mbr.PROTECTIVE, 1, boot.first_lba - 1, first_chs=b"\0\x02\0"),
         ]
         with disk.open("r+b") as file:
-            file.seek(446)
-            file.write(b"".join(entries).ljust(4 * MBR_ENTRY.size, b"\0"))
+            file.seek(mbr.ENTRIES.start)
+            file.write(b"".join(entries).ljust(4 * mbr.ENTRY.size, b"\0"))
 
 
 @lru_cache(maxsize=1)

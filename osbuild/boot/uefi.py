@@ -9,7 +9,7 @@ from pathlib import Path
 
 from osbuild.boot.flow import BootParts, ExtraPartition
 from osbuild.config.board import Board
-from osbuild.shared.uefi_entries import TRIES
+from osbuild.shared.boot_entry import TRIES
 
 LOADER = "usr/lib/systemd/boot/efi"
 

@@ -8,6 +8,7 @@ from osbuild.shared.errors import Error
 
 ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
 SKIPPABLE = 0x184D2A50  # section 3.1.2; the low four bits are free
+GZIP = b"\x1f\x8b"  # RFC 1952, section 2.3.1
 XZ = b"\xfd7zXZ\0"  # "The .xz File Format", version 1.2.0, section 2.1.1.1
 
 

@@ -8,10 +8,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from osbuild.formats import mbr
 from osbuild.formats.gpt import HEADER, Table
 from osbuild.shared.errors import Error
-
-MBR_ENTRY = struct.Struct("<B3sB3sII")  # section 5.2.1, table 5-3
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,5 @@ def resize_table(head: bytes, table: Table, size: int) -> ResizedTable | None:
         table_header[16:20] = zlib.crc32(table_header[:length]).to_bytes(4, "little")
     new_head = bytearray(head)
     new_head[sector : 2 * sector] = header
-    new_head[446:510] = resize_protective_mbr(head[446:510], end)
+    new_head[mbr.ENTRIES] = mbr.resize_protective_entry(head[mbr.ENTRIES], end)
     return ResizedTable(bytes(new_head), (end - blocks) * sector, entries + bytes(backup))
-
-
-def resize_protective_mbr(entries: bytes, end: int) -> bytes:
-    """Return the four entries of an MBR. A protective entry, if it is the only one, is made as long as the disk."""
-    unpacked = [MBR_ENTRY.unpack_from(entries, index * MBR_ENTRY.size) for index in range(4)]
-    used = [index for index, entry in enumerate(unpacked) if entry[2]]
-    if len(used) != 1 or unpacked[used[0]][2] != 0xEE:
-        return entries
-    resized = bytearray(entries)
-    struct.pack_into("<I", resized, used[0] * MBR_ENTRY.size + 12, min(end, 0xFFFFFFFF))
-    return bytes(resized)

@@ -18,7 +18,7 @@ from osbuild.formats import compression, foreign
 from osbuild.shared.errors import Error
 
 MIB = 2**20
-MAGIC = {"zst": compression.ZSTD, "xz": compression.XZ, "gz": b"\x1f\x8b", "bz2": b"BZh"}
+MAGIC = {"zst": compression.ZSTD, "xz": compression.XZ, "gz": compression.GZIP, "bz2": b"BZh"}
 DAMAGED = (zstandard.ZstdError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError)
 
 

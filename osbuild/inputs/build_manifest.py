@@ -1,7 +1,7 @@
 """The build manifest, `manifest.json` in a build folder and `build.json` in a bundle: read and written only here."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,12 @@ from osbuild.shared.json_text import parse_json
 from osbuild.shared.records import parse_record, record_to_json
 
 MANIFEST = "manifest.json"  # the file that makes a folder a finished build
+DISK, PACKED_DISK = "disk.img", "disk.img.zst"
+
+
+def find_disk(folder: Path, names: Iterable[str] = (DISK, PACKED_DISK)) -> Path | None:
+    """The disk image in a build folder, the first of `names` that exists; None if there is none."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from osbuild.formats import gpt, superblocks
 from osbuild.formats.image_source import identify_image
 from osbuild.host.scratch import temporary_folder
-from osbuild.inputs.build_manifest import MANIFEST, Manifest
+from osbuild.inputs.build_manifest import DISK, MANIFEST, Manifest, find_disk
 from osbuild.inspection.boot_images import BootImageInfo, next_slot, read_boot_images, read_boot_state
 from osbuild.shared.errors import Error
 
@@ -72,9 +72,8 @@ def find_image(path: Path) -> Path:
                 hint="`edge-osbuild build` makes build/…/disk.img",
             )
         return path
-    for name in ("disk.img", "disk.img.zst"):
-        if (path / name).is_file():
-            return path / name
+    if disk := find_disk(path):
+        return disk
     raise Error("this folder contains no disk.img", where=str(path), hint="run `edge-osbuild build` first")
 
 
@@ -86,13 +85,13 @@ def decompressed(path: Path) -> Iterator[Path]:
         yield path
         return
     with temporary_folder("inspect") as folder:
-        with source.reading() as reader, (folder / "disk.img").open("wb") as file:
+        with source.reading() as reader, (folder / DISK).open("wb") as file:
             try:
                 reader.copy_to(file)
             except OSError as error:
                 hint = "make room there, or set TMPDIR to another folder"
                 raise Error(f"cannot unpack {path.name}: {error.strerror}", where=str(folder), hint=hint) from error
-        yield folder / "disk.img"
+        yield folder / DISK
 
 
 def inspect_image(path: Path) -> Inspection:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from osbuild.formats.compression import ZSTD
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
@@ -21,7 +22,6 @@ from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
 FORMAT = 1  # increased when `unpack_payload` unpacks the same binary differently
-ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, section 3.1.1
 NAME = re.compile(rb"(?<![0-9a-f])([0-9a-f]{64})\.tar\.zst")
 MACHINES = {Architecture.x86_64: 62, Architecture.arm64: 183, Architecture.armv7: 40}  # e_machine, elf(5)
 # The image uses Debian's containerd and runc instead of these.

@@ -23,7 +23,7 @@ from osbuild.image import update_trust
 from osbuild.image.block_map import make_bmap
 from osbuild.image.disk import DiskLayout, build_disk, check_headroom
 from osbuild.image.verity import SlotIdentity, make_slot_image
-from osbuild.inputs.build_manifest import MANIFEST, FileRecord, Manifest, TrustRecord
+from osbuild.inputs.build_manifest import DISK, MANIFEST, PACKED_DISK, FileRecord, Manifest, TrustRecord
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.lock import Lock
 from osbuild.inputs.wheels import DISKIMAGE_BUILDER, unpack_wheel
@@ -97,7 +97,7 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
                     arguments = kernel_command_line(slot, image, board, profile.kernel.arguments)
                     boots.write_boot_image(parts, slot, arguments, system / "usr/lib/os-release", out / names[slot])
                 layout = DiskLayout(boots, parts, profile.disk, inputs.key)
-                build_disk(layout, image, out / names["a"], out / "disk.img")
+                build_disk(layout, image, out / names["a"], out / DISK)
             files = finish_files(sandbox, out, names.values())
             trust = parse_record(TrustRecord, parse_json(inputs.trust[update_trust.TRUST]))
             built = BuiltImage(system, linux, kubernetes_component, files, image.roothash, free)
@@ -161,14 +161,14 @@ def finish_files(sandbox: ToolsTree, out: Path, boot_names: Iterable[str]) -> di
     with log.step("compressing and hashing"), worker_threads() as pool:
         packed = pool.submit(
             sandbox.run_command,
-            ["zstd", "-q", "-3", "-T2", "--no-progress", out / "disk.img", "-o", out / "disk.img.zst"],
+            ["zstd", "-q", "-3", "-T2", "--no-progress", out / DISK, "-o", out / PACKED_DISK],
             [out],
         )
-        (out / "disk.bmap").write_text(make_bmap(out / "disk.img").to_xml())
-        names = ["disk.img", "disk.bmap", "root.erofs", "root.verity", *boot_names]
+        (out / "disk.bmap").write_text(make_bmap(out / DISK).to_xml())
+        names = [DISK, "disk.bmap", "root.erofs", "root.verity", *boot_names]
         sums = dict(zip(names, pool.map(lambda name: file_digest(out / name), names), strict=True))
         packed.result()
-        sums["disk.img.zst"] = file_digest(out / "disk.img.zst")
+        sums[PACKED_DISK] = file_digest(out / PACKED_DISK)
     status = {name: (out / name).stat() for name in sums}
     return {
         name: FileRecord(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from osbuild.host.cache import tree_digest
 
-IMAGE_CODE = ("agent", "boot", "formats/uimage.py", "rootfs/agent_zipapp.py", "shared")
+IMAGE_CODE = ("agent", "boot", "formats/mbr.py", "formats/uimage.py", "rootfs/agent_zipapp.py", "shared")
 
 
 def image_code_key() -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from osbuild.config.board import Board, default_board, load_board
 from osbuild.host.architecture import Architecture
-from osbuild.inputs.build_manifest import Manifest
+from osbuild.inputs.build_manifest import DISK, Manifest, find_disk
 from osbuild.shared.errors import Error
 
 
@@ -26,11 +26,12 @@ def find_bootable(path: Path, *, seed: Path | None = None, board: Board | None =
     """
     image = path
     if path.is_dir():
-        image = path / "disk.img"
-        if not image.exists():
+        disk = find_disk(path, [DISK])
+        if disk is None:
             raise Error(
                 "this folder contains no disk.img", where=str(path), hint="build one: edge-osbuild build PROFILE"
             )
+        image = disk
         if seed is None and (path / "seed.iso").is_file():
             seed = path / "seed.iso"
     return Bootable(image, seed, board or _recorded(image) or default_board(Architecture.native()))

@@ -4,14 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
-from osbuild.formats import foreign
+from osbuild.formats import compression, foreign
 from osbuild.host.output import check_folder, discard_file
 from osbuild.host.run import run_command
 from osbuild.qemu.config import Wrap
 from osbuild.shared.errors import Error
 
 QCOW2 = b"QFI\xfb"
-COMPRESSED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"\x1f\x8b": "gunzip", b"\xfd7zXZ": "unxz"}
+UNPACK = {compression.ZSTD: "zstd -d", compression.GZIP: "gunzip", compression.XZ: "unxz"}
 
 
 def image_format(path: Path) -> str:
@@ -32,7 +32,7 @@ def image_format(path: Path) -> str:
         ) from error
     if head.startswith(QCOW2):
         return "qcow2"
-    for magic, program in COMPRESSED.items():
+    for magic, program in UNPACK.items():
         if head.startswith(magic):
             raise Error("the disk image is compressed", where=where, hint=f"unpack it first: {program} {path}")
     with path.open("rb") as file:

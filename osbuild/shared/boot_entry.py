@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+TRIES = 3  # boots of a slot on trial
+
 
 @dataclass(frozen=True)
 class BootEntry:

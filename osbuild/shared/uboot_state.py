@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from osbuild.shared.boot_entry import TRIES
 from osbuild.shared.locks import lock_descriptor
 from osbuild.shared.uboot_environment import pack_environment, unpack_environment
 
 PARTITION = "uboot-env"
 COPY_OFFSETS = (0, 4 * 2**20)  # bytes from the start of the partition
 COPY_SIZE = 4096  # bytes of a copy
-TRIES = 3
 GOOD = "good"
 SLOT = re.compile("[a-z]")
 LEFT = re.compile(r"BOOT_([A-Z])_LEFT")

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from osbuild.shared.boot_entry import BootEntry
 
-TRIES = 3
 ENTRY_NAME = re.compile(r"edge-(?:(\d+)-)?([a-z])(?:\+(\d+)(?:-(\d+))?)?\.efi", re.IGNORECASE)
 
 

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osbuild.boot.registry import boot_flow
-from osbuild.boot.uboot import FAT32, PROTECTIVE, UBootFlow, render_script, uboot_settings
+from osbuild.boot.uboot import UBootFlow, render_script, uboot_settings
 from osbuild.config.board import Board, load_board, shipped_boards
 from osbuild.formats import gpt, uimage
+from osbuild.formats.mbr import FAT32, PROTECTIVE
 from osbuild.host.architecture import Architecture
 from osbuild.shared import uboot_environment, uboot_state
+from osbuild.shared.boot_entry import TRIES
 from osbuild.shared.errors import Error
 from tests.support.disks import unpack_disk
 
@@ -76,7 +78,7 @@ def test_the_script_counts_with_the_agents_numbers_and_names(board: Board) -> No
     assert f"part start ${{devtype}} ${{devnum}} {uboot_state.PARTITION} " in text
     assert f"+ {uboot_state.COPY_OFFSETS[1] // 512:x}\n" in text
     assert f"env export -c -s {uboot_state.COPY_SIZE:x} " in text
-    assert f"setenv BOOT_${{edge_name}}_LEFT {uboot_state.TRIES:x}\n" in text
+    assert f"setenv BOOT_${{edge_name}}_LEFT {TRIES:x}\n" in text
     assert uboot_state.GOOD in text
     for slot in "ab":
         assert f"edge_file {UBootFlow().boot_image_path(slot)};" in text

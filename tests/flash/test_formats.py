@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osbuild.flash import source
-from osbuild.formats import bmap, gpt, superblocks
+from osbuild.formats import bmap, gpt, mbr, superblocks
 from osbuild.formats.bmap import Bmap, Range, join_ranges
 from osbuild.formats.fat import Fat
-from osbuild.formats.gpt_resize import resize_protective_mbr, resize_table
+from osbuild.formats.gpt_resize import resize_table
 from osbuild.image import block_map
 from osbuild.shared.errors import Error
 from tests.support.disks import unpack_disk
@@ -216,9 +216,9 @@ def test_a_table_is_moved_to_the_end_of_a_larger_disk(more: int, tmp_path: Path)
 def test_a_hybrid_mbr_keeps_its_bytes(tmp_path: Path) -> None:
     lone = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, 99) + bytes(48)
     hybrid = lone[:16] + struct.pack("<B3sB3sII", 0x80, b"\1\1\1", 0x0C, b"\2\2\2", 2048, 4096) + bytes(32)
-    assert resize_protective_mbr(hybrid, 10**6) == hybrid
-    assert struct.unpack_from("<I", resize_protective_mbr(lone, 10**6), 12)[0] == 10**6
-    assert struct.unpack_from("<I", resize_protective_mbr(lone, 10**12), 12)[0] == 0xFFFFFFFF
+    assert mbr.resize_protective_entry(hybrid, 10**6) == hybrid
+    assert struct.unpack_from("<I", mbr.resize_protective_entry(lone, 10**6), 12)[0] == 10**6
+    assert struct.unpack_from("<I", mbr.resize_protective_entry(lone, 10**12), 12)[0] == 0xFFFFFFFF
 
 
 def test_the_map_beside_an_image_is_found_and_must_be_its_own(tmp_path: Path) -> None:

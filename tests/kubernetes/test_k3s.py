@@ -17,6 +17,7 @@ import pytest
 from osbuild.config.board import load_board
 from osbuild.config.load import load_profile
 from osbuild.config.profile import KubernetesSettings
+from osbuild.formats.compression import ZSTD
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
@@ -38,7 +39,7 @@ UNPACKERS = ("zstd",)
 def frame(data: bytes, *, checksum: bool = False) -> bytes:
     """A Zstandard frame of stored blocks and, for one block, a run (RFC 8878, section 3.1.1)."""
     blocks = [data[at : at + 65536] for at in range(0, len(data), 65536)] or [b""]
-    encoded = k3s_payload.ZSTD + bytes([0x04 if checksum else 0, 0x38])  # a window of 128 KiB
+    encoded = ZSTD + bytes([0x04 if checksum else 0, 0x38])  # a window of 128 KiB
     for number, block in enumerate(blocks):
         last = number == len(blocks) - 1
         run = bool(block) and block == block[:1] * len(block)
@@ -73,10 +74,8 @@ def archive(architecture: Architecture, *, without: str = "") -> bytes:
 def binary(architecture: Architecture, packed: bytes, name: str | None = None) -> bytes:
     """A program with `packed` embedded, as Go's linker lays it out: other things that look alike before it."""
     digest = name or hashlib.sha256(packed).hexdigest()
-    decoys = b"0" * 64 + b".tar.zst" + k3s_payload.ZSTD + b"\x00\x38\x07\x00\x00" + frame(b"another") + k3s_payload.ZSTD
-    return elf(
-        architecture, decoys + f"embed/{digest}.tar.zst".encode() + b"\0" * 7 + packed + b"rest" + k3s_payload.ZSTD
-    )
+    decoys = b"0" * 64 + b".tar.zst" + ZSTD + b"\x00\x38\x07\x00\x00" + frame(b"another") + ZSTD
+    return elf(architecture, decoys + f"embed/{digest}.tar.zst".encode() + b"\0" * 7 + packed + b"rest" + ZSTD)
 
 
 @pytest.fixture

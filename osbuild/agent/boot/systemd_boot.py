@@ -19,9 +19,9 @@ from pathlib import Path
 
 from osbuild.agent.boot.entry_files import remove_names
 from osbuild.agent.system import System
-from osbuild.shared.boot_entry import BootEntry
+from osbuild.shared.boot_entry import TRIES, BootEntry
 from osbuild.shared.files import sync_path
-from osbuild.shared.uefi_entries import TRIES, choose_slot, entry_by_slot, parse_entry_name
+from osbuild.shared.uefi_entries import choose_slot, entry_by_slot, parse_entry_name
 
 ENTRIES = "/efi/EFI/Linux"
 # EFI variable with the path of the booted entry, if that entry has a counter (systemd's Boot Loader Interface).
