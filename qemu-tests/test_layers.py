@@ -23,7 +23,7 @@ NAME, VALUE = "user.edge", bytes.fromhex("01000002002000000000000000000000000000
 def tools() -> ToolsTree:
     lock = read_lock(load_profile(find_profile("minimal")), "x86_64")
     assert lock is not None, "an image was built, so there is a lock"
-    return make_tools_tree(Cache(), lock.finish_tools)
+    return make_tools_tree(Cache(), lock.image_tools)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def root(board: Board, image: Callable[[str], Path], tmp_path_factory: pytest.Te
         pytest.skip("programs of another architecture do not run in a sandbox of this machine")
     lock = read_lock(load_profile(find_profile("minimal")), board.name)
     assert lock is not None, "the image was built, so there is a lock"
-    tools = make_tools_tree(Cache(), lock.finish_tools)
+    tools = make_tools_tree(Cache(), lock.image_tools)
     return unpack_image_root(image("minimal") / "root.erofs", tmp_path_factory.mktemp("root") / "files", tools)
 
 

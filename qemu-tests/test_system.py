@@ -299,7 +299,7 @@ def test_every_unit_of_ours_is_sandboxed(tmp_path: Path) -> None:
         shutil.copytree(PROJECT / "overlays" / overlay, tmp_path, dirs_exist_ok=True, symlinks=True)
     units = sorted(path.name for path in (tmp_path / "usr/lib/systemd/system").glob("edge-*.service"))
     assert len(units) > 10
-    tools = make_tools_tree(Cache(), lock.finish_tools)
+    tools = make_tools_tree(Cache(), lock.image_tools)
     for unit in units:
         limit = LIMITS[unit in RUN_COMMANDS_OF_SEEDS]
         tools.run_command(

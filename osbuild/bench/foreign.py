@@ -62,7 +62,7 @@ def measured_lock(cache: Cache, architecture: Architecture) -> Lock:
 def prepare_inputs(cache: Cache, lock: Lock) -> ToolsTree:
     """Download packages and tools to the cache. Returns the root tools tree."""
     PackageArchive(cache, lock.architecture).download_packages(lock.packages)
-    return tools_tree.make_tools_tree(cache, lock.compose_tools)
+    return tools_tree.make_tools_tree(cache, lock.root_tools)
 
 
 def time_root(

@@ -19,6 +19,7 @@ from osbuild.shared.json_text import parse_json
 from osbuild.shared.records import parse_record, record_to_json
 
 FORMAT = 1
+KEYS = {"root_tools": "compose_tools", "image_tools": "finish_tools"}  # fields with another name in the file
 # deb-version(7); names follow Debian's policy (5.6.1) strictly, because they become parts of paths
 DEB = re.compile(r"([a-z0-9][a-z0-9+.-]*) ([0-9A-Za-z.+:~-]+) ([a-z0-9-]+) ([0-9a-f]{64}) ([0-9]{1,15})")
 AGAIN = "run `edge-osbuild lock {profile}` to write the lock again"
@@ -44,15 +45,16 @@ class Lock:
     """The pinned inputs of the image for one board.
 
     `epoch` is the latest modification time in the image, in seconds since 1970. `request` is the content key of the
-    profile's request for which the lock was written. `without` are suites that could not be read then.
+    profile's request for which the lock was written. `root_tools` and `image_tools` are the packages of the tools trees
+    that make the root file system and the image. `without` are suites that could not be read then.
     """
 
     board: str
     architecture: Architecture
     request: str
     epoch: int
-    compose_tools: tuple[Deb, ...]
-    finish_tools: tuple[Deb, ...]
+    root_tools: tuple[Deb, ...]
+    image_tools: tuple[Deb, ...]
     packages: tuple[Deb, ...]
     kernel: Deb
     initrd: tuple[Deb, ...]
@@ -90,8 +92,10 @@ def lock_to_json(lock: Lock) -> dict[str, Any]:
     def line(deb: dict[str, Any]) -> str:
         return " ".join(str(value) for value in deb.values())
 
-    for name in ("compose_tools", "finish_tools", "packages", "initrd", "boot"):
-        document[name] = [line(deb) for deb in document[name]]
+    for field_name, key in KEYS.items():
+        document[key] = document.pop(field_name)
+    for key in (*KEYS.values(), "packages", "initrd", "boot"):
+        document[key] = [line(deb) for deb in document[key]]
     document["kernel"] = line(document["kernel"])
     document["kubernetes"] = record_to_json(lock.kubernetes) if lock.kubernetes else {}
     return document
@@ -119,8 +123,8 @@ def lock_from_json(document: dict[str, Any]) -> Lock:
         Architecture(document["architecture"]),
         str(document["request"]),
         int(document["epoch"]),
-        debs(document["compose_tools"]),
-        debs(document["finish_tools"]),
+        debs(document[KEYS["root_tools"]]),
+        debs(document[KEYS["image_tools"]]),
         debs(document["packages"]),
         deb(document["kernel"]),
         debs(document["initrd"]),

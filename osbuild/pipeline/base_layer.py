@@ -20,7 +20,7 @@ BASE_CODE = (
 def base_layer_key(rootfs: str, kernel: str, kubernetes: str, lock: Lock) -> str:
     """Content key of a base layer, from the keys of the root, the kernel and Kubernetes (empty for none)."""
     code = tree_digest(*(Path(__file__).parents[1] / name for name in BASE_CODE), code=True)
-    return content_key(rootfs, kernel, kubernetes, lock.epoch, tools_tree_key(lock.finish_tools), code)
+    return content_key(rootfs, kernel, kubernetes, lock.epoch, tools_tree_key(lock.image_tools), code)
 
 
 def make_base_layer(cache: Cache, contents: RootContents, key: str) -> BaseLayer:

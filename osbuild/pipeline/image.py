@@ -110,7 +110,7 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
 
 def image_tools(lock: Lock, context: BuildContext) -> ToolsTree:
     """Return the image tools tree, for the steps after the root file system. It is cached. Raises `Error`."""
-    return make_tools_tree(context.cache, lock.finish_tools, "image tools tree", folder=context.downloads)
+    return make_tools_tree(context.cache, lock.image_tools, "image tools tree", folder=context.downloads)
 
 
 def make_root_archive(inputs: BuildInputs, context: BuildContext) -> Path:
@@ -118,7 +118,7 @@ def make_root_archive(inputs: BuildInputs, context: BuildContext) -> Path:
     cache, folder = context.cache, context.downloads
     if path := cache.find_entry("rootfs", inputs.rootfs):
         return path
-    sandbox = make_tools_tree(cache, inputs.lock.compose_tools, "root tools tree", folder=folder)
+    sandbox = make_tools_tree(cache, inputs.lock.root_tools, "root tools tree", folder=folder)
     dib = [unpack_wheel(cache, pin, folder) for pin in DISKIMAGE_BUILDER]
     return make_rootfs(context, sandbox, dib, inputs.root, key=inputs.rootfs)
 

@@ -70,7 +70,7 @@ def find_inputs(loaded: LoadedProfile, board: Board, lock: Lock, keys: KeyFolder
     if block.role != "none":
         block = locked_kubernetes(loaded, lock)
         kubernetes_key = component.component_key(block, lock.architecture, base=loaded.folder)
-    root = RootfsRecipe(lock.packages, lock.architecture, tools_tree_key(lock.compose_tools), elements)
+    root = RootfsRecipe(lock.packages, lock.architecture, tools_tree_key(lock.root_tools), elements)
     initrd = InitrdRecipe(lock.initrd, lock.kernel, lock.architecture, board.modules)
     rootfs, overlays = root.key, tree_digest(*overlay_folders)
     base = base_layer_key(rootfs, kernel_key(lock.kernel), kubernetes_key, lock)

@@ -89,8 +89,8 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
         meta = METAPACKAGES[architecture, kernel_flavour(loaded, board)]
         with worker_threads() as pool:
             boot = pool.submit(archive.resolve_packages, [meta, *initrd.INITRD_PACKAGES, *boot_packages])
-            compose_tools = pool.submit(native.resolve_packages, tools_tree.root_tools(architecture))
-            finish_tools = pool.submit(native.resolve_packages, tools_tree.IMAGE_TOOLS)
+            root_tools = pool.submit(native.resolve_packages, tools_tree.root_tools(architecture))
+            image_tools = pool.submit(native.resolve_packages, tools_tree.IMAGE_TOOLS)
             distribution = pinned.distribution if pinned else None
             packages = archive.resolve_packages(wanted_packages(loaded, distribution))
         kernels = [deb for deb in boot.result() if deb.name.startswith("linux-image-") and deb.name != meta]
@@ -100,8 +100,8 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
         architecture,
         request_key(loaded, board),
         int(time.time()),
-        compose_tools.result(),
-        finish_tools.result(),
+        root_tools.result(),
+        image_tools.result(),
         packages,
         kernels[0],
         tuple(initrd_packages),

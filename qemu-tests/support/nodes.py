@@ -91,7 +91,7 @@ def image_tools(board: Board) -> ToolsTree:
     """Return the image tools tree of the board."""
     lock = read_lock(load_profile(find_profile("minimal")), board.name)
     assert lock is not None, "the image was built, so there is a lock"
-    return make_tools_tree(Cache(), lock.finish_tools)
+    return make_tools_tree(Cache(), lock.image_tools)
 
 
 @dataclass

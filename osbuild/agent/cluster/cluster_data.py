@@ -53,7 +53,7 @@ def reconcile_data(system: System) -> dict[str, Any] | None:
         return None
     record = version_record.read_record(system)
     restore_recorded = any(
-        os.path.lexists(system.path(name)) for name in (version_record.RESTORE_NOTE, version_record.RESTORE_DONE)
+        os.path.lexists(system.path(name)) for name in (version_record.RESTORE_PLAN, version_record.RESTORE_DONE)
     )
     if record and record.release == release and not restore_recorded:
         return None  # the usual case, without further imports

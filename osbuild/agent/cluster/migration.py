@@ -27,9 +27,9 @@ def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
     if finished := restore.unrecorded_restore(system):
         result = {"restored": finished}
     try:
-        if note := restore.read_note(system):
+        if plan := restore.read_plan(system):
             try:
-                result = {"restored": restore.finish_restore(system, note)}
+                result = {"restored": restore.finish_restore(system, plan)}
             except Problem as problem:  # another snapshot may be usable
                 print(f"an interrupted restore cannot be finished: {problem}", file=sys.stderr)
         record = version_record.read_record(system)
@@ -46,7 +46,7 @@ def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
         if "restored" not in restored:
             result |= record_version(system, record, release)
     except (OSError, Problem) as error:
-        if isinstance(error, OSError) and restore.read_note(system):
+        if isinstance(error, OSError) and restore.read_plan(system):
             raise
         result["problem"] = str(error)
     return result
@@ -93,7 +93,7 @@ def restore_for(system: System, record: VersionRecord, release: KubernetesVersio
         if usable:
             return {"restored": restore_snapshot(system, usable, record, release)}
     except (OSError, Problem) as error:
-        if restore.read_note(system):
+        if restore.read_plan(system):
             raise
         reason = f"{error}"
     return {"problem": f"{reason}; {release} uses the data of {record.release}"}

@@ -8,6 +8,7 @@ apply it to the new datastore. The lost changes are reported at every boot until
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,26 @@ from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 from osbuild.shared.files import sync_path, write_file
 
-NOTE_TYPES = {"snapshot": str, "release": str, "revision": int, "facts": dict}
+PLAN_TYPES = {"snapshot": str, "release": str, "revision": int, "facts": dict}
 
 
-def read_note(system: System) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class RestorePlan:
+    """What an unfinished restore needs: the snapshot's name, the version that will use it, and the highest revision.
+
+    `details` are reported when the restore is finished.
+    """
+
+    snapshot: str
+    release: str
+    revision: int
+    details: Mapping[str, Any]
+
+
+def read_plan(system: System) -> RestorePlan | None:
     """The plan of an unfinished restore; None if there is none."""
-    return files.read_object(system, version_record.RESTORE_NOTE, NOTE_TYPES, list(NOTE_TYPES)) or None
+    plan = files.read_object(system, version_record.RESTORE_PLAN, PLAN_TYPES, list(PLAN_TYPES))
+    return RestorePlan(plan["snapshot"], plan["release"], plan["revision"], plan["facts"]) if plan else None
 
 
 def begin_restore(
@@ -40,33 +55,34 @@ def begin_restore(
     database = system.path(datastore.FILE)
     database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     require_space(database.parent, datastore.database_size(chosen.database))
-    note = {
-        "snapshot": chosen.name,
-        "release": str(release),
-        "revision": max(newest_revision, chosen.revision),
-        "facts": details,
+    plan = RestorePlan(chosen.name, str(release), max(newest_revision, chosen.revision), details)
+    document = {
+        "snapshot": plan.snapshot,
+        "release": plan.release,
+        "revision": plan.revision,
+        "facts": plan.details,
     }
     ready_path(database).unlink(missing_ok=True)
-    write_file(system.path(version_record.RESTORE_NOTE), json.dumps(note).encode() + b"\n", 0o600)
-    return finish_restore(system, note)
+    write_file(system.path(version_record.RESTORE_PLAN), json.dumps(document).encode() + b"\n", 0o600)
+    return finish_restore(system, plan)
 
 
-def finish_restore(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
-    """Continue the restore of `note` from any state, and remove the note. Returns its details.
+def finish_restore(system: System, plan: RestorePlan) -> dict[str, Any]:
+    """Continue the restore of `plan` from any state, and remove the stored plan. Returns its details.
 
-    If the snapshot cannot be used or there is no space, nothing is changed, the note is removed, and `Problem` or
-    `OSError` is raised. If the disk fails after that, `OSError` is raised and the note is kept.
+    If the snapshot cannot be used or there is no space, nothing is changed, the plan is removed, and `Problem` or
+    `OSError` is raised. If the disk fails after that, `OSError` is raised and the plan is kept.
     """
-    chosen, database = find_snapshot(system, note["snapshot"]), system.path(datastore.FILE)
-    revision = note["revision"] + datastore.REVISION_MARGIN
+    chosen, database = find_snapshot(system, plan.snapshot), system.path(datastore.FILE)
+    revision = plan.revision + datastore.REVISION_MARGIN
     try:
         if chosen is None:
             hint = "`edge-agent kubernetes snapshots` lists the snapshots"
-            raise Problem(f"snapshot {note['snapshot']} does not exist any more", hint=hint)
+            raise Problem(f"snapshot {plan.snapshot} does not exist any more", hint=hint)
         if not ready_path(database).exists():
             prepare_database(chosen, database, revision)
     except (OSError, Problem):
-        remove_note(system)
+        remove_plan(system)
         raise
     # The remaining steps only rename files, so they need no space.
     for old_file in datastore.sqlite_files(database):
@@ -76,14 +92,11 @@ def finish_restore(system: System, note: Mapping[str, Any]) -> dict[str, Any]:
     sync_path(database.parent)
     for file in sorted(path for path in (chosen.path / "files").rglob("*") if path.is_file()):
         write_file(system.path(DATA) / file.relative_to(chosen.path / "files"), file.read_bytes(), 0o600)
-    version_record.store_record(
-        system, VersionRecord(KubernetesVersion.parse(note["release"]), revision, chosen.schema)
-    )
+    version_record.store_record(system, VersionRecord(KubernetesVersion.parse(plan.release), revision, chosen.schema))
     with suppress(OSError):  # if the disk is full, a power cut may prevent the details from being recorded
-        write_file(system.path(version_record.RESTORE_DONE), json.dumps(note["facts"]).encode() + b"\n", 0o600)
-    remove_note(system)
-    details: dict[str, Any] = note["facts"]
-    return details
+        write_file(system.path(version_record.RESTORE_DONE), json.dumps(plan.details).encode() + b"\n", 0o600)
+    remove_plan(system)
+    return dict(plan.details)
 
 
 def unrecorded_restore(system: System) -> dict[str, Any] | None:
@@ -118,6 +131,6 @@ def prepare_database(chosen: Snapshot, database: Path, revision: int) -> None:
     sync_path(database.parent)
 
 
-def remove_note(system: System) -> None:
-    system.path(version_record.RESTORE_NOTE).unlink()
+def remove_plan(system: System) -> None:
+    system.path(version_record.RESTORE_PLAN).unlink()
     sync_path(system.path(DATA))

@@ -13,7 +13,7 @@ from osbuild.agent.system import System
 from osbuild.shared.files import write_file
 
 FILE = "/var/lib/kubernetes/stamp.json"
-RESTORE_NOTE = "/var/lib/kubernetes/restore.json"  # exists while a restore is not finished; see `restore`
+RESTORE_PLAN = "/var/lib/kubernetes/restore.json"  # exists while a restore is not finished; see `restore`
 # The details of a finished restore, until they are recorded.
 RESTORE_DONE = "/var/lib/kubernetes/restored.json"
 

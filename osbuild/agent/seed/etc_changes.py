@@ -36,8 +36,8 @@ CONFIGURED = {
     "containerd.service": ("containerd/config.toml", "containerd/conf.d"),
 }
 
-# Configuration of programs that an image does not have.
-UNREAD = ("netplan", "network/interfaces", "network/interfaces.d", "NetworkManager")
+# Network configuration of programs that an image does not have.
+UNUSED_NETWORK_CONFIG = ("netplan", "network/interfaces", "network/interfaces.d", "NetworkManager")
 
 
 def apply_etc_changes(system: System) -> list[str]:
@@ -46,7 +46,7 @@ def apply_etc_changes(system: System) -> list[str]:
         return []
     errors = [
         f"/etc/{path} is not read; write the settings into network-config"
-        for path in UNREAD
+        for path in UNUSED_NETWORK_CONFIG
         if is_written(system, path)
     ]
     for reader in CONFIG_READERS:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from osbuild.agent.update import boot_records, history, minimum_version, outcome, pending, records
+from osbuild.agent.update import boot_records, history, minimum_version, pending, records, update_state
 from osbuild.agent.update.context import UpdateContext
 from osbuild.agent.update.history import UpdateEvent
-from osbuild.agent.update.outcome import UpdateOutcome
 from osbuild.agent.update.pending import UpdateKind, UpdateStage
 from osbuild.agent.update.progress import ProgressEvent
+from osbuild.agent.update.update_state import UpdateState
 
 NOTABLE_RESULTS = {"restored", "kept", "problem"}  # results of `reconcile_data` that the history records
 
@@ -72,17 +72,17 @@ def finish_pending(context: UpdateContext, cluster_result: dict[str, Any] | None
         records.discard_download(system)  # of an installation that ended before this boot
         return
     boot = context.read_boot()
-    result = outcome.find_outcome(update, boot, context.boot_loader.next_slot(system))
-    if result is UpdateOutcome.waiting and outcome.was_skipped(update, records.read_boot_id(system)):
-        result, update = UpdateOutcome.rolled_back, replace(update, verdict=outcome.SKIPPED)
+    state = update_state.find_state(update, boot, context.boot_loader.next_slot(system))
+    if state is UpdateState.waiting and update_state.was_skipped(update, records.read_boot_id(system)):
+        state, update = UpdateState.rolled_back, replace(update, verdict=update_state.SKIPPED)
     report = context.progress.report_event
-    if result is UpdateOutcome.trial:
+    if state is UpdateState.trial:
         if update.stage is not UpdateStage.switched:  # somebody else switched, such as `rauc status mark-active other`
             pending.save_pending(system, replace(update, stage=UpdateStage.switched))
         if abandoned := pending.abandoned_update(update):
             history.append_event(system, UpdateEvent.rolled_back, abandoned, why="manual rollback")
         report(ProgressEvent.trial, f"{update.title} is on trial")
-    elif result is UpdateOutcome.interrupted:
+    elif state is UpdateState.interrupted:
         history.append_event(
             system, UpdateEvent.interrupted, update, why="the device went down while the slot was written"
         )
@@ -91,8 +91,8 @@ def finish_pending(context: UpdateContext, cluster_result: dict[str, Any] | None
             ProgressEvent.interrupted,
             f"{update.title} was not installed: the device went down while the slot was written",
         )
-    elif result is UpdateOutcome.rolled_back:
-        why = update.verdict or outcome.explain_rollback(context, update)
+    elif state is UpdateState.rolled_back:
+        why = update.verdict or update_state.explain_rollback(context, update)
         # The reason is stored before the tries are removed, because it cannot be determined without them.
         pending.save_pending(system, replace(update, verdict=why))
         if any(entry.slot == update.target and entry.left != 0 for entry in boot.others):
@@ -106,7 +106,7 @@ def finish_pending(context: UpdateContext, cluster_result: dict[str, Any] | None
         )
         history.close_pending(system, update)
         report(ProgressEvent.rolled_back, f"{update.title} was rolled back: {why}")
-    elif result is UpdateOutcome.unswitched and update.stage is UpdateStage.switched:
+    elif state is UpdateState.unswitched and update.stage is UpdateStage.switched:
         if update.kind is UpdateKind.update:
             pending.save_pending(system, replace(update, stage=UpdateStage.installed))
         else:
@@ -115,7 +115,7 @@ def finish_pending(context: UpdateContext, cluster_result: dict[str, Any] | None
         report(
             ProgressEvent.unswitched, f"{update.title} is installed but not switched to; run `edge-agent update switch`"
         )
-    elif result is UpdateOutcome.waiting:
+    elif state is UpdateState.waiting:
         report(ProgressEvent.waiting, f"{update.title} will be tried at the next boot")
-    elif result is UpdateOutcome.unknown:
+    elif state is UpdateState.unknown:
         report(ProgressEvent.unknown, f"the result of {update.title} is unknown: the boot entries cannot be read")

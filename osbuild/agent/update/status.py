@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from osbuild.agent.update import history, minimum_version, outcome, pending
+from osbuild.agent.update import history, minimum_version, pending, update_state
 from osbuild.agent.update.context import UpdateContext, is_busy
-from osbuild.agent.update.outcome import UpdateOutcome
 from osbuild.agent.update.pending import UpdateStage
+from osbuild.agent.update.update_state import UpdateState
 
 
 def update_status(context: UpdateContext) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def update_status(context: UpdateContext) -> dict[str, Any]:
             "id": update.id, "kind": update.kind, "stage": update.stage, "slot": update.target, "before": update.before,
             "after": update.after, "source": update.source, "since": update.since,
             "busy": is_busy(system),
-            "outlook": describe_outlook(outcome.find_outcome(update, boot, context.boot_loader.next_slot(system)),
+            "outlook": describe_outlook(update_state.find_state(update, boot, context.boot_loader.next_slot(system)),
             update.stage, is_busy(system)),
         }  # fmt: skip
     return {
@@ -37,23 +37,23 @@ def update_status(context: UpdateContext) -> dict[str, Any]:
 
 
 OUTLOOK = {
-    (UpdateOutcome.interrupted, UpdateStage.writing): "was interrupted while its slot was written; install it again",
-    (UpdateOutcome.trial, UpdateStage.switched): "is on trial and running",
+    (UpdateState.interrupted, UpdateStage.writing): "was interrupted while its slot was written; install it again",
+    (UpdateState.trial, UpdateStage.switched): "is on trial and running",
     (
-        UpdateOutcome.waiting,
+        UpdateState.waiting,
         UpdateStage.switched,
     ): "is booted next; reboot to try it, or withdraw it: `edge-agent rollback`",
     (
-        UpdateOutcome.unswitched,
+        UpdateState.unswitched,
         UpdateStage.installed,
     ): "is installed but not switched to: run `edge-agent update switch`",
-    (UpdateOutcome.rolled_back, UpdateStage.switched): "was tried and rolled back",
+    (UpdateState.rolled_back, UpdateStage.switched): "was tried and rolled back",
 }
 
 
-def describe_outlook(state: UpdateOutcome, stage: UpdateStage, busy: bool) -> str:
+def describe_outlook(state: UpdateState, stage: UpdateStage, busy: bool) -> str:
     """The state of the pending update and the next step, as text."""
-    if busy and state is not UpdateOutcome.trial:  # during a trial, a commit or rollback is running
+    if busy and state is not UpdateState.trial:  # during a trial, a commit or rollback is running
         return "is being written" if stage is UpdateStage.writing else "is being switched to"
     return OUTLOOK.get((state, stage), state)
 

@@ -15,7 +15,7 @@ LIST = Path(__file__).with_name("zones.txt")
 def list_zones() -> dict[str, str]:
     """Every zone -> its name in tzdata, which is the same for all but those of tzdata-legacy."""
     lines = [line.split() for line in LIST.read_text().splitlines() if not line.startswith("#")]
-    return {arguments[0]: arguments[-1] for arguments in lines}
+    return {names[0]: names[-1] for names in lines}
 
 
 def check_zone(zone: str, packages: tuple[str, ...], where: str) -> None:

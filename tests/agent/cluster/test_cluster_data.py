@@ -321,7 +321,7 @@ def test_power_cuts_do_not_change_the_result(
         record = version_record.read_record(system)
         assert record and record.release.version == goal
         assert not (
-            system.path(version_record.RESTORE_NOTE).exists() or system.path(version_record.RESTORE_DONE).exists()
+            system.path(version_record.RESTORE_PLAN).exists() or system.path(version_record.RESTORE_DONE).exists()
         )
         lost = [row["cluster"]["restored"]["lost"]["created"] for row in history.read_history(system)]
         assert lost == ([["configmaps/default/second"]] if direction == "back" else []), "said once, whenever it is cut"
@@ -345,7 +345,7 @@ def test_a_restore_that_the_newer_version_finishes_gives_the_data_to_that_versio
         copy = tmp_path_factory.mktemp("cut") / "root"
         shutil.copytree(node, copy)
         cut(copy, OLD, at)
-        if System(copy).path(version_record.RESTORE_NOTE).exists():
+        if System(copy).path(version_record.RESTORE_PLAN).exists():
             break
     system, outcome = boots(copy, NEW)
     assert outcome and "restored" in outcome

@@ -21,21 +21,21 @@ from osbuild.agent.update import (
     install,
     leftovers,
     minimum_version,
-    outcome,
     pending,
     preconditions,
     records,
     status,
     switch,
+    update_state,
 )
 from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
 from osbuild.agent.update.context import update_lock
 from osbuild.agent.update.failure import CORRUPT, NO_TIME, Failure, Reason
-from osbuild.agent.update.outcome import UpdateOutcome
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.agent.update.progress import ConsoleProgress, JsonProgress, Progress, ProgressEvent
 from osbuild.agent.update.rauc import BundleManifest
+from osbuild.agent.update.update_state import UpdateState
 from osbuild.config.profile import UpdateSettings
 from osbuild.shared.boot_entry import BootEntry
 from osbuild.shared.image_description import UpdateLimits
@@ -211,39 +211,39 @@ def test_the_minimum_version_is_written_for_rauc_at_every_boot(device: Device) -
 @pytest.mark.parametrize(
     ("stage", "counter", "next_slot", "expected"),
     [
-        (UpdateStage.writing, None, "a", UpdateOutcome.interrupted),
-        (UpdateStage.installed, None, "a", UpdateOutcome.unswitched),
-        (UpdateStage.switched, None, "a", UpdateOutcome.unswitched),
-        (UpdateStage.switched, (3, 0), "b", UpdateOutcome.waiting),
-        (UpdateStage.switched, (2, 1), "b", UpdateOutcome.rolled_back),
-        (UpdateStage.switched, (0, 3), "a", UpdateOutcome.rolled_back),
-        (UpdateStage.installed, (0, 3), "a", UpdateOutcome.rolled_back),
-        (UpdateStage.switched, (0, 0), "a", UpdateOutcome.unswitched),
-        (UpdateStage.switched, (None, 0), "b", UpdateOutcome.waiting),
-        (UpdateStage.switched, (None, 0), "a", UpdateOutcome.unswitched),
-        (UpdateStage.switched, (0, 3), None, UpdateOutcome.unknown),
+        (UpdateStage.writing, None, "a", UpdateState.interrupted),
+        (UpdateStage.installed, None, "a", UpdateState.unswitched),
+        (UpdateStage.switched, None, "a", UpdateState.unswitched),
+        (UpdateStage.switched, (3, 0), "b", UpdateState.waiting),
+        (UpdateStage.switched, (2, 1), "b", UpdateState.rolled_back),
+        (UpdateStage.switched, (0, 3), "a", UpdateState.rolled_back),
+        (UpdateStage.installed, (0, 3), "a", UpdateState.rolled_back),
+        (UpdateStage.switched, (0, 0), "a", UpdateState.unswitched),
+        (UpdateStage.switched, (None, 0), "b", UpdateState.waiting),
+        (UpdateStage.switched, (None, 0), "a", UpdateState.unswitched),
+        (UpdateStage.switched, (0, 3), None, UpdateState.unknown),
     ],
 )
 def test_the_result_of_an_update_follows_from_its_stage_and_the_boot_entries(
-    stage: UpdateStage, counter: tuple[int | None, int] | None, next_slot: str | None, expected: UpdateOutcome
+    stage: UpdateStage, counter: tuple[int | None, int] | None, next_slot: str | None, expected: UpdateState
 ) -> None:
     others = (BootEntry("edge-b.efi", "b", *counter),) if counter else ()
     boot = Boot("a", BootEntry("edge-a.efi", "a", None, 0), False, others)
     pending_update = PendingUpdate("id", UpdateKind.update, stage, "a", "b")
-    assert outcome.find_outcome(pending_update, boot, next_slot) == expected
+    assert update_state.find_state(pending_update, boot, next_slot) == expected
     if counter == (None, 0):
         last = Boot("a", BootEntry("edge-a.efi", "a", 0, 3), True, others)
-        assert outcome.find_outcome(pending_update, last, next_slot) == UpdateOutcome.unswitched, (
+        assert update_state.find_state(pending_update, last, next_slot) == UpdateState.unswitched, (
             "b is next only because a has no try left"
         )
     if stage != UpdateStage.writing:
-        assert outcome.find_outcome(pending_update, Boot("b", None, True, ()), next_slot) == UpdateOutcome.trial
+        assert update_state.find_state(pending_update, Boot("b", None, True, ()), next_slot) == UpdateState.trial
 
 
 def test_an_update_with_a_reason_for_its_rollback_stays_rolled_back() -> None:
     boot = Boot("a", BootEntry("edge-a.efi", "a", None, 0), False, (BootEntry("edge-b.efi", "b", 0, 0),))
     rolled_back = PendingUpdate("id", UpdateKind.update, UpdateStage.switched, "a", "b", verdict="health checks failed")
-    assert outcome.find_outcome(rolled_back, boot, "a") == UpdateOutcome.rolled_back
+    assert update_state.find_state(rolled_back, boot, "a") == UpdateState.rolled_back
 
 
 def fall_back(device: Device, *, with_verdict: bool = False, recorded: bool = True) -> dict[str, Any]:
@@ -329,7 +329,7 @@ def test_an_update_that_the_boot_loader_skips_is_rolled_back_and_blocks_no_other
     assert (device.reboot(), device.loader.next_slot(device.system)) == ("a", "b")
     handle_boot(device.context)
     last = history.read_history(device.system)[-1]
-    assert (last["event"], last["id"], last["why"]) == ("rolled-back", pending_update.id, outcome.SKIPPED)
+    assert (last["event"], last["id"], last["why"]) == ("rolled-back", pending_update.id, update_state.SKIPPED)
     assert (pending.load_pending(device.system), device.loader.next_slot(device.system)) == (None, "a")
     preconditions.check_ready(device.context)
 
@@ -343,7 +343,7 @@ def test_a_good_slot_that_is_skipped_by_a_rollback_is_rejected(device: Device) -
     assert device.reboot() == "b"
     handle_boot(device.context)
     commit(device)
-    assert (events(device)[-1], history.read_history(device.system)[-1]["why"]) == ("rolled-back", outcome.SKIPPED)
+    assert (events(device)[-1], history.read_history(device.system)[-1]["why"]) == ("rolled-back", update_state.SKIPPED)
     assert (pending.load_pending(device.system), device.loader.next_slot(device.system)) == (None, "b")
 
 

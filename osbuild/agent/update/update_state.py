@@ -11,7 +11,7 @@ from osbuild.agent.update.records import read_boot_id
 SKIPPED = "the boot loader skipped it: its boot image is damaged, or somebody chose the other slot"
 
 
-class UpdateOutcome(StrEnum):
+class UpdateState(StrEnum):
     """The state of an update."""
 
     trial = "trial"  # its slot is running; the commit will end the trial
@@ -22,24 +22,24 @@ class UpdateOutcome(StrEnum):
     unknown = "unknown"  # the boot entries cannot be read
 
 
-def find_outcome(update: PendingUpdate, boot: Boot, next_slot: str | None) -> UpdateOutcome:
+def find_state(update: PendingUpdate, boot: Boot, next_slot: str | None) -> UpdateState:
     """The state of `update`. `next_slot` is the slot that is booted next; None if that cannot be read."""
     if update.stage is UpdateStage.writing:
-        return UpdateOutcome.interrupted
+        return UpdateState.interrupted
     if boot.slot == update.target:
-        return UpdateOutcome.trial
+        return UpdateState.trial
     if next_slot is None:
-        return UpdateOutcome.unknown
+        return UpdateState.unknown
     if update.verdict:
-        return UpdateOutcome.rolled_back
+        return UpdateState.rolled_back
     entry = next((other for other in boot.others if other.slot == update.target), None)
     if entry is None:
-        return UpdateOutcome.unswitched
+        return UpdateState.unswitched
     if entry.left is not None and entry.done:
-        return UpdateOutcome.rolled_back  # even with tries left, because the slot has failed once
+        return UpdateState.rolled_back  # even with tries left, because the slot has failed once
     # A slot that was good before is next even without a switch, if the running slot has no try left.
     switched = entry.left is not None or boot.entry is None or boot.entry.left != 0
-    return UpdateOutcome.waiting if next_slot == update.target and switched else UpdateOutcome.unswitched
+    return UpdateState.waiting if next_slot == update.target and switched else UpdateState.unswitched
 
 
 def was_skipped(update: PendingUpdate, boot_id: str) -> bool:
