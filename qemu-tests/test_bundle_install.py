@@ -48,7 +48,7 @@ def root_options(root: bytes) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Site:
+class BundleSite:
     """Builds and bundles of two versions, and bundles that must be refused."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory) -> BundleSite:
     """The folder `bundles` has the contents of /bundles in the machine."""
     folder = tmp_path_factory.mktemp("site")
     out, tools = folder / "bundles", bundle_tools(CACHE)
@@ -94,11 +94,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     conf = render_system_conf("edge-osbuild-tiny-test", boot="/efi", minimum_version="1.0.0")
     (out / "system.conf").write_text(conf)
     (out / "nofloor.conf").write_text(conf.replace("min-bundle-version=1.0.0\n", ""))
-    return Site(folder, keys)
+    return BundleSite(folder, keys)
 
 
 @pytest.fixture
-def device(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[Machine]:
+def device(request: pytest.FixtureRequest, site: BundleSite, tmp_path: Path) -> Iterator[Machine]:
     """A machine that runs slot a; slot b has an older boot entry. RAUC's service is not started yet.
 
     It is always an x86_64 machine, because installing a bundle does not depend on the board.
@@ -151,7 +151,7 @@ def assert_slot_holds(machine: Machine, slot: str, build: Path) -> None:
     assert staged == digest((build / f"edge-{slot}.efi").read_bytes())
 
 
-def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Machine, site: Site) -> None:
+def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Machine, site: BundleSite) -> None:
     start_rauc_service(device, "a")
     run_ok(device, "rauc install /bundles/one.raucb")
     assert_slot_holds(device, "b", site.build("one"))
@@ -175,7 +175,7 @@ def test_one_bundle_installs_into_either_slot_and_the_switch_is_last(device: Mac
     run_ok(device, "grep 'source_image: count=60 ' /run/rauc.log")
 
 
-def test_blocks_written_before_an_interruption_are_not_read_again(device: Machine, site: Site) -> None:
+def test_blocks_written_before_an_interruption_are_not_read_again(device: Machine, site: BundleSite) -> None:
     """For an empty slot, and for a slot with a version that RAUC knows. A damaged block interrupts the installation."""
     start_rauc_service(device, "a")
     run_ok(device, "rm -rf /var/lib/rauc/*")
@@ -204,7 +204,7 @@ REFUSED = {
 }
 
 
-def test_bad_bundles_are_refused_before_a_slot_is_touched(device: Machine, site: Site) -> None:
+def test_bad_bundles_are_refused_before_a_slot_is_touched(device: Machine, site: BundleSite) -> None:
     start_rauc_service(device, "a")
     before = [slot_digest(device, partition, 2**20) for partition in ("root-a", "root-b", "root-b-verity")]
     run_ok(device, "echo -n > /run/loader/log")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.distributions import Distribution
+from support.distributions import TestedDistribution
 from support.matrix import SERVERS
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
@@ -43,7 +43,7 @@ spec:
 
 
 @dataclass
-class Cluster:
+class TwoNodes:
     server: Node
     agent: Node
 
@@ -70,9 +70,9 @@ def seed_settings(address: str, **kubernetes: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster(
-    board: Board, distribution: Distribution, images: Callable[[str | Path, Board], Path],
+    board: Board, distribution: TestedDistribution, images: Callable[[str | Path, Board], Path],
     cluster_profile: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cluster]:  # fmt: skip
+) -> Iterator[TwoNodes]:  # fmt: skip
     """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
     with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
@@ -110,10 +110,10 @@ def cluster(
             agent = Node(second, second.guest(USER, key))
             agent.wait_complete()
             agent.guest.wait_ready(CONNECT)
-            yield Cluster(server, agent)
+            yield TwoNodes(server, agent)
 
 
-def test_the_agent_is_a_ready_node_of_the_server(cluster: Cluster) -> None:
+def test_the_agent_is_a_ready_node_of_the_server(cluster: TwoNodes) -> None:
     items = json.loads(cluster.server.kubectl("get nodes -o json"))["items"]
     nodes = {item["metadata"]["name"]: item for item in items}
     assert set(nodes) == {"site-1", "site-1-agent"}
@@ -124,7 +124,9 @@ def test_the_agent_is_a_ready_node_of_the_server(cluster: Cluster) -> None:
     assert cluster.agent.status()["health"]["healthy"] is True
 
 
-def test_the_agent_has_only_the_permissions_of_its_own_node(cluster: Cluster, distribution: Distribution) -> None:
+def test_the_agent_has_only_the_permissions_of_its_own_node(
+    cluster: TwoNodes, distribution: TestedDistribution
+) -> None:
     kubectl = f"kubectl --kubeconfig {distribution.agent_kubeconfig}"
     assert cluster.agent.run(f"{kubectl} auth whoami -o jsonpath={{.status.userInfo.username}}") == (
         "system:node:site-1-agent"
@@ -134,7 +136,7 @@ def test_the_agent_has_only_the_permissions_of_its_own_node(cluster: Cluster, di
 
 
 def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
-    cluster: Cluster, distribution: Distribution, board: Board, tmp_path: Path
+    cluster: TwoNodes, distribution: TestedDistribution, board: Board, tmp_path: Path
 ) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
     program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
@@ -158,7 +160,7 @@ def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
 
 
 def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
-    cluster: Cluster, board: Board, images: Callable[[str | Path, Board], Path],
+    cluster: TwoNodes, board: Board, images: Callable[[str | Path, Board], Path],
     cluster_profile: Callable[[str, Board], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
     """The bundle is of the image that runs, because nothing is booted here."""
@@ -189,7 +191,7 @@ def test_an_update_of_the_agent_moves_its_pods_to_the_server_first(
     assert not node["spec"].get("unschedulable"), "it is not booted, so it is back in its cluster"
 
 
-def test_an_agent_rejoins_by_itself_after_a_power_cut(cluster: Cluster) -> None:
+def test_an_agent_rejoins_by_itself_after_a_power_cut(cluster: TwoNodes) -> None:
     cluster.agent.power_cycle()
     cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 from support import filesystems
-from support.boot_candidates import Version as Known
+from support.boot_candidates import KnownVersion
 from support.devices import Device, Lab, prepare_device, raw_disk
 from support.ledger import Ledger
 from support.power_cuts import cut_power_repeatedly
@@ -70,7 +70,7 @@ def recorded(lab: Lab) -> Recorded:
 @pytest.fixture(scope="module")
 def report(recorded: Recorded, lab: Lab) -> Survey:
     """The checks of all states of that update; some states are kept as images."""
-    versions = [Known.of(lab.versions.lookup(name).build) for name in ("n", "next")]
+    versions = [KnownVersion.of(lab.versions.lookup(name).build) for name in ("n", "next")]
     documents = [f"{STATE}/pending.json", f"{STATE}/verdict.json"]
     plan = SurveyPlan(versions, seed=SEED, documents=documents, marks=recorded.marks, keep=SAMPLE)
     folder = lab.folder / "survey"

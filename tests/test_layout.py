@@ -155,6 +155,17 @@ def test_no_function_has_too_many_parameters() -> None:
     assert sorted(found) == [], "what always travels together is one object"
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """Classes within functions and classes that are private to a module are not seen by others."""
+    places: dict[str, list[str]] = {}
+    for folder in (OSBUILD, PROJECT / "qemu-tests"):
+        for path in modules(folder):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(PROJECT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
 def test_no_bare_verb_is_imported_by_its_name() -> None:
     found = [
         f"{path.relative_to(PROJECT)}: from {module} import {name}"

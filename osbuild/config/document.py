@@ -85,7 +85,7 @@ def quote_text(text: str) -> str:
     return f"`{line if len(line) <= 60 else line[:57] + '…'}`"
 
 
-class _Loader(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):
     """Refuses YAML that is not plain before nodes are created, so that documents can't expand or recurse."""
 
     depth = 0
@@ -135,7 +135,7 @@ def parse_document(text: str, path: Path) -> Node | None:
     if unprintable := yaml.reader.Reader.NON_PRINTABLE.search(text):
         message = f"found the character U+{ord(unprintable.group()):04X}, expected text"
         raise Error(message, where=_position(path, text[: unprintable.start()]), hint="remove it")
-    loader = _Loader(text, path)
+    loader = _PlainLoader(text, path)
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -175,7 +175,7 @@ def _position(path: Path, before: str) -> str:
     return str(Mark(path, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1))
 
 
-def _syntax(error: yaml.MarkedYAMLError, loader: _Loader) -> Error:
+def _syntax(error: yaml.MarkedYAMLError, loader: _PlainLoader) -> Error:
     """Translate an error of PyYAML for the user."""
     problem = error.problem or error.context or "not valid YAML"
     mark = error.problem_mark or error.context_mark
@@ -195,7 +195,7 @@ def _syntax(error: yaml.MarkedYAMLError, loader: _Loader) -> Error:
     return Error(problem, where=str(loader.mark(mark)), hint=hint)
 
 
-def _convert_node(node: yaml.Node, loader: _Loader) -> Node:
+def _convert_node(node: yaml.Node, loader: _PlainLoader) -> Node:
     mark = loader.mark(node.start_mark)
     if isinstance(node, yaml.SequenceNode):
         return List(tuple(_convert_node(item, loader) for item in node.value), mark)
@@ -214,7 +214,7 @@ def _convert_node(node: yaml.Node, loader: _Loader) -> Node:
     return Scalar(node.value, KINDS[node.tag], mark)
 
 
-def _key(node: yaml.Node, loader: _Loader) -> Scalar:
+def _key(node: yaml.Node, loader: _PlainLoader) -> Scalar:
     where = str(loader.mark(node.start_mark))
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:merge":
         hint = "to share settings between profiles use `extends`"

@@ -58,7 +58,7 @@ def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.clien
         token = base64.b64encode(unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
     watch = ConnectionDeadline()
-    handlers = (_Http(watch), _Https(watch), _AnyStatus(), _Redirects())
+    handlers = (_ConnectHandler(watch), _SecureConnectHandler(watch), _AnyStatus(), _Redirects())
     try:
         answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
         if watch.over:  # http.client takes a connection that closes within the headers for the end of the headers
@@ -174,7 +174,7 @@ def _resolve(host: str, port: int) -> None:
         raise TimeoutError(f"cannot resolve the name within {RESOLVE_TIMEOUT:g} s")
 
 
-class _Http(urllib.request.HTTPHandler):
+class _ConnectHandler(urllib.request.HTTPHandler):
     def __init__(self, watch: ConnectionDeadline) -> None:
         super().__init__()
         self._watch = watch
@@ -183,7 +183,7 @@ class _Http(urllib.request.HTTPHandler):
         return self.do_open(partial(_Connect, self._watch), req)
 
 
-class _Https(urllib.request.HTTPSHandler):
+class _SecureConnectHandler(urllib.request.HTTPSHandler):
     def __init__(self, watch: ConnectionDeadline) -> None:
         super().__init__()
         self._watch = watch

@@ -12,7 +12,7 @@ SHORT = 12  # digits of a commit that are displayed
 
 
 @dataclass(frozen=True)
-class Version:
+class ProgramVersion:
     """`number` is the distribution's version. `commit` is None if nothing names the commit.
 
     `modified` says whether files differ from the commit, or are not part of it.
@@ -28,9 +28,9 @@ class Version:
         return f"{self.number} (commit {self.commit[:SHORT]}{DIRTY if self.modified else ''})"
 
 
-def read_version() -> Version:
+def read_version() -> ProgramVersion:
     """Return the version of the installed distribution, with the commit stored in the wheel or read from git."""
     stored = paths.SHIPPED / COMMIT
     text = stored.read_text().strip() if paths.INSTALLED else git_commit(paths.PROJECT) or ""
     commit, dirty, _ = text.partition(DIRTY)
-    return Version(importlib.metadata.version(DISTRIBUTION), commit or None, bool(dirty))
+    return ProgramVersion(importlib.metadata.version(DISTRIBUTION), commit or None, bool(dirty))

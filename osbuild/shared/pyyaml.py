@@ -37,7 +37,7 @@ def loader() -> Any:
 
     safe: Any = yaml.SafeLoader
 
-    class Loader(safe):  # type: ignore[misc]
+    class LimitedLoader(safe):  # type: ignore[misc]
         def __init__(self, text: str) -> None:
             super().__init__(text)
             self.repeated: list[tuple[str, Any]] = []
@@ -113,5 +113,5 @@ def loader() -> Any:
             reason = "an unknown tag; put a text that begins with `!` in quotes"
             raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
 
-    Loader.add_constructor(None, Loader.refuse_tag)
-    return Loader
+    LimitedLoader.add_constructor(None, LimitedLoader.refuse_tag)
+    return LimitedLoader

@@ -29,7 +29,7 @@ TORN = "its checksum is wrong"
 
 
 @dataclass(frozen=True)
-class Version:
+class KnownVersion:
     """A build that may be on a disk; `boot` maps the sha256 of a boot image to its slot."""
 
     name: str
@@ -39,7 +39,7 @@ class Version:
     boot: Mapping[str, str]
 
     @classmethod
-    def of(cls, folder: Path) -> "Version":
+    def of(cls, folder: Path) -> "KnownVersion":
         """Read a version from its build folder."""
         manifest = Manifest.read(folder)
         boot = {
@@ -126,14 +126,14 @@ def changed_stamps(before: "Stamps | None", after: Stamps) -> list[int]:
     return indexes
 
 
-class Loader:
+class BootLoaderModel:
     """Reads a disk like its boot loader, and caches what has not changed since."""
 
-    def __init__(self, disk: Disk, versions: Sequence[Version], *, kind: str = "uefi") -> None:
+    def __init__(self, disk: Disk, versions: Sequence[KnownVersion], *, kind: str = "uefi") -> None:
         """`kind` is the boot flow, uefi or uboot. `compare_versions` are all builds that may be on the disk."""
         self.disk, self.kind, self.versions = disk, kind, versions
         self.esp = disk.piece("esp")
-        self._known: dict[str, tuple[Version, str]] = {
+        self._known: dict[str, tuple[KnownVersion, str]] = {
             digest: (version, slot) for version in versions for digest, slot in version.boot.items()
         }
         self._digests: dict[bytes, str] = {}
@@ -231,7 +231,7 @@ class Loader:
             digest = self._digests[key.digest()] = hashlib.sha256(fat.read(file)).hexdigest()
         return digest
 
-    def _damage(self, slot: str, version: Version) -> str | None:
+    def _damage(self, slot: str, version: KnownVersion) -> str | None:
         """Return a description of damage to the root and hash tree that an entry would start; None if intact."""
         if (slot, version.name) not in self._references:
             self._references[slot, version.name] = (

@@ -12,7 +12,7 @@ from osbuild.formats import gpt
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 from support import filesystems
-from support.boot_candidates import Candidate, Loader, Version
+from support.boot_candidates import BootLoaderModel, Candidate, KnownVersion
 from support.filesystems import DataCheck, FatCheck
 from support.replay import Disk, DiskState, Piece, replay_states
 from support.write_log import WriteLog
@@ -29,7 +29,7 @@ class SurveyPlan:
     booted.
     """
 
-    versions: Sequence[Version]
+    versions: Sequence[KnownVersion]
     kind: str = "uefi"
     variants: int = 4
     seed: int = 0
@@ -76,7 +76,7 @@ class Checks:
 
     def __init__(self, disk: Disk, tools: ToolsTree | None, plan: SurveyPlan, report: Survey) -> None:
         self.disk, self.tools, self.plan, self.report = disk, tools, plan, report
-        self.loader = Loader(disk, plan.versions, kind=plan.kind)
+        self.loader = BootLoaderModel(disk, plan.versions, kind=plan.kind)
         self._protected = self.loader.protected_files()
         self._known: dict[tuple[str, tuple[int, ...]], object] = {}
         self._verified: set[tuple[str, str]] = set()

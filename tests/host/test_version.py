@@ -11,7 +11,7 @@ from osbuild.config import load
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.run import run_command
-from osbuild.host.version import Version, read_version
+from osbuild.host.version import ProgramVersion, read_version
 from osbuild.inputs.build_manifest import TrustRecord
 from osbuild.inputs.debian import Deb
 from osbuild.inputs.lock import Lock
@@ -56,7 +56,7 @@ def test_a_git_command_that_runs_the_program_does_not_name_the_commit(
     run_command(["git", "init", "--quiet", other])
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
-    assert read_version() == expected != Version(NUMBER)
+    assert read_version() == expected != ProgramVersion(NUMBER)
 
 
 def test_without_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

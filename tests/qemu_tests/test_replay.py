@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from support import filesystems
-from support.boot_candidates import Candidate, Listed, Loader, Version, compare_names, compare_versions
+from support.boot_candidates import BootLoaderModel, Candidate, KnownVersion, Listed, compare_names, compare_versions
 from support.replay import BLOCK, SECTOR, Disk, consecutive_runs, replay_states
 from support.survey import Survey, SurveyPlan, survey
 from support.write_log import Flag, WriteLog, Writer, position
@@ -295,7 +295,7 @@ def pe(name: str) -> bytes:
     return (head + coff + sections).ljust(512, b"\0") + release + linux
 
 
-def two_versions(folder: Path, kind: str = "efi") -> list[Version]:
+def two_versions(folder: Path, kind: str = "efi") -> list[KnownVersion]:
     """Builds 1.0.0 and 1.1.0."""
     versions = []
     for version in ("1.0.0", "1.1.0"):
@@ -305,9 +305,9 @@ def two_versions(folder: Path, kind: str = "efi") -> list[Version]:
             if kind == "efi":
                 name.write_bytes(pe(f"{version} {slot}"))
         digests = {slot: (path / f"edge-{slot}.{kind}").read_bytes() for slot in "ab"}
-        versions.append(Version.of(path))
+        versions.append(KnownVersion.of(path))
         boot = {hashlib.sha256(data).hexdigest(): slot for slot, data in digests.items()}
-        versions[-1] = Version(version, path / "root.erofs", path / "root.verity", "0" * 64, boot)
+        versions[-1] = KnownVersion(version, path / "root.erofs", path / "root.verity", "0" * 64, boot)
     return versions
 
 
@@ -326,19 +326,19 @@ def sectors(before: bytes, after: bytes) -> list[tuple[int, bytes]]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> list[Version]:
+def pair(tmp_path: Path) -> list[KnownVersion]:
     return two_versions(tmp_path / "builds")
 
 
-def slot(version: Version, letter: str) -> dict[str, bytes]:
+def slot(version: KnownVersion, letter: str) -> dict[str, bytes]:
     return {f"root-{letter}": version.root.read_bytes(), f"root-{letter}-verity": version.tree.read_bytes()}
 
 
-def boot_file(version: Version, letter: str) -> bytes:
+def boot_file(version: KnownVersion, letter: str) -> bytes:
     return (version.root.parent / f"edge-{letter}.efi").read_bytes()
 
 
-def update(folder: Path, old: Version, new: Version, *, careless: bool = False) -> tuple[Path, Path]:
+def update(folder: Path, old: KnownVersion, new: KnownVersion, *, careless: bool = False) -> tuple[Path, Path]:
     """An image of a device with `old` in slot a, and the log of an update of slot b to `new`."""
     other = {"loader/loader.conf": b"timeout 0\n", "EFI/BOOT/BOOTX64.EFI": random_blocks("loader", 2)}
     good = {**other, "EFI/Linux/edge-1-a.efi": boot_file(old, "a")}
@@ -365,7 +365,7 @@ def update(folder: Path, old: Version, new: Version, *, careless: bool = False) 
 
 
 def test_an_update_that_switches_last_leaves_something_whole_to_boot_at_every_moment(
-    tmp_path: Path, pair: list[Version]
+    tmp_path: Path, pair: list[KnownVersion]
 ) -> None:
     old, new = pair
     source, log = update(tmp_path, old, new)
@@ -380,16 +380,16 @@ def test_an_update_that_switches_last_leaves_something_whole_to_boot_at_every_mo
     assert set(report.phases) == {"install", "switch"}
     assert len(report.kept) == 2 and all(Path(path).stat().st_size == source.stat().st_size for path in report.kept)
     with Disk(source, tmp_path / "again") as disk:
-        loader = Loader(disk, [old, new])
+        loader = BootLoaderModel(disk, [old, new])
         assert [str(each) for each in loader.boot_order()] == ["EFI/Linux/edge-1-a.efi (1.0.0 in slot a)"]
         loader.close()
     with Disk(Path(list(report.kept)[-1]), tmp_path / "kept") as disk:
-        loader = Loader(disk, [old, new])
+        loader = BootLoaderModel(disk, [old, new])
         assert [(each.version, each.left) for each in loader.boot_order()] == [("1.1.0", 3), ("1.0.0", None)]
         loader.close()
 
 
-def test_an_update_that_trusts_the_order_of_its_writes_is_found_out(tmp_path: Path, pair: list[Version]) -> None:
+def test_an_update_that_trusts_the_order_of_its_writes_is_found_out(tmp_path: Path, pair: list[KnownVersion]) -> None:
     old, new = pair
     source, log = update(tmp_path, old, new, careless=True)
     report = survey(log, source, tmp_path / "survey", SurveyPlan([old, new], variants=30), None)
@@ -407,7 +407,7 @@ def test_an_update_that_trusts_the_order_of_its_writes_is_found_out(tmp_path: Pa
         (MIB + 55 * SECTOR, "its bytes are of no build"),
     ],
 )
-def test_damage_is_found_wherever_it_is(tmp_path: Path, pair: list[Version], place: int, finding: str) -> None:
+def test_damage_is_found_wherever_it_is(tmp_path: Path, pair: list[KnownVersion], place: int, finding: str) -> None:
     old = pair[0]
     good = {"EFI/Linux/edge-1-a.efi": boot_file(old, "a")}
     source = disk_image(tmp_path / "disk.img", {**slot(old, "a"), "esp": fat16(good)})
@@ -420,7 +420,7 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, pair: list[Version], pla
 
 
 def test_a_file_without_a_boot_image_is_not_an_entry_and_a_second_name_is_harmless(
-    tmp_path: Path, pair: list[Version]
+    tmp_path: Path, pair: list[KnownVersion]
 ) -> None:
     old, new = pair
     files = {
@@ -428,7 +428,7 @@ def test_a_file_without_a_boot_image_is_not_an_entry_and_a_second_name_is_harmle
         "EFI/Linux/edge-3-a+1-2.efi": boot_file(old, "a"), "EFI/Linux/edge-b.efi.staged": boot_file(new, "b"),
     }  # fmt: skip
     with Disk(disk_image(tmp_path / "disk.img", {**slot(old, "a"), "esp": fat16(files)}), tmp_path / "d") as disk:
-        loader = Loader(disk, pair)
+        loader = BootLoaderModel(disk, pair)
         assert [(each.file[10:], each.left, each.problem) for each in loader.boot_order()] == [
             ("edge-3-a+1-2.efi", 1, None), ("edge-1-a.efi", None, None),
         ]  # fmt: skip
@@ -445,7 +445,7 @@ def test_u_boots_choice_is_that_of_the_slots_state(tmp_path: Path) -> None:
     def order(environment: bytes, files: dict[str, bytes]) -> list[Candidate]:
         contents = {"esp": fat16(files), "uboot-env": environment, **slot(old, "a"), **slot(new, "b")}
         with Disk(disk_image(tmp_path / "disk.img", contents), tmp_path / "pieces") as disk:
-            loader = Loader(disk, [old, new], kind="uboot")
+            loader = BootLoaderModel(disk, [old, new], kind="uboot")
             candidates = loader.boot_order()
             loader.close()
         return candidates

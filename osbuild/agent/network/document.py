@@ -48,14 +48,14 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Document:
+class NetworkDocument:
     """A network-config: `value` is the part below `network:`; `problems` lists entries without effect."""
 
     value: Value
     problems: tuple[Problem, ...] = ()
 
 
-def parse_document(data: bytes) -> Document:
+def parse_document(data: bytes) -> NetworkDocument:
     """Parse network-config. Raises `Problem` with line and column."""
     yaml = import_yaml()
     try:
@@ -88,14 +88,14 @@ def parse_document(data: bytes) -> Document:
     ]
     wrapped = value.get("network")
     if wrapped is None or not isinstance(wrapped.data, dict):
-        return Document(value, tuple(problems))
+        return NetworkDocument(value, tuple(problems))
     hint = "indent it so that it is below `network`"
     problems += [
         Problem(f"{quoted(name)} beside `network` has no effect", where=str(position), hint=hint)
         for name, (position, _) in value.data.items()
         if name != "network"
     ]
-    return Document(wrapped, tuple(problems))
+    return NetworkDocument(wrapped, tuple(problems))
 
 
 def _position(mark: Any) -> Position:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.network.document import Document, NetplanWriter, Position, Value
+from osbuild.agent.network.document import NetplanWriter, NetworkDocument, Position, Value
 from osbuild.agent.network.version1 import convert_version_1
 from osbuild.agent.system import System
 from osbuild.shared.interface_names import name_problem
@@ -43,7 +43,7 @@ class RenderedNetwork:
     problems: tuple[Problem, ...]
 
 
-def render_network(parsed: Document, scratch: Path, system: System) -> RenderedNetwork:
+def render_network(parsed: NetworkDocument, scratch: Path, system: System) -> RenderedNetwork:
     """Render a parsed network-config in the empty folder `scratch`. Raises `Problem`."""
     converted, without_effect = as_version_2(parsed.value)
     document, missing_programs = remove_wifi_if_unsupported(converted, system)

@@ -32,7 +32,7 @@ def position_at(text: str, index: int) -> str:
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlDocument:
     """The value of a YAML document, and a warning for each repeated key.
 
     `odd_key` is the position of the first key that is not text in YAML; empty if there is none.
@@ -52,7 +52,7 @@ class Document:
         return {str(key): entry for key, entry in self.value.items()}
 
 
-def load_yaml(text: str, name: str) -> Document:
+def load_yaml(text: str, name: str) -> YamlDocument:
     """Parse a YAML document. Raises `SeedRefused` with line and column."""
     yaml = import_yaml()
     try:
@@ -74,7 +74,7 @@ def load_yaml(text: str, name: str) -> Document:
         repeated.append(f"{at}: {quoted(key)} appears twice; only the last one has an effect")
     more = [f"{name}: {len(repeated) - SHOWN} more keys appear twice"] if len(repeated) > SHOWN else []
     odd = f"line {yaml_loader.odd.line + 1}, column {yaml_loader.odd.column + 1}" if yaml_loader.odd else ""
-    return Document(value, (*repeated[:SHOWN], *more), odd)
+    return YamlDocument(value, (*repeated[:SHOWN], *more), odd)
 
 
 def load_mapping(text: str, name: str) -> dict[str, Any]:
