@@ -93,7 +93,7 @@ test-qemu-all: $(READY)
 	.venv/bin/python qemu-tests/support/ledger.py --anew || status=$$?; exit $$status
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
-	.venv/bin/python -m osbuild.bench $(ARGS)
+	PYTHONPATH=qemu-tests .venv/bin/python -m bench $(ARGS)
 
 lint: $(READY)  ## run ruff, mypy and shellcheck
 	$(PYTEST) tests/test_lint.py

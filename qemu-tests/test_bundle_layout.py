@@ -4,8 +4,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from bench.layout import SIGNATURE, TABLES, TREE, bundle_ranges
 
-from osbuild.bench.layout import SIGNATURE, TABLES, TREE, bundle_ranges
 from osbuild.bundle import pack, signing, source
 from osbuild.host.cache import Cache
 from osbuild.keys import authority

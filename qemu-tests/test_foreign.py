@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bench.emulated import emulated_root
+from bench.foreign import measured_lock, prepare_inputs, time_root
 
-from osbuild.bench.emulated import emulated_root
-from osbuild.bench.foreign import measured_lock, prepare_inputs, time_root
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, tree_digest
-from osbuild.host.paths import ELEMENTS
+from osbuild.host.paths import ELEMENTS, PROJECT
 from osbuild.host.run import run_command
 from osbuild.inputs.lock import Lock, lock_to_json
 from osbuild.rootfs.installer.abi import ABIS
@@ -184,10 +184,11 @@ def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     for kind in ("tools", "debs", "wheels", "downloads"):
         (cache / kind).symlink_to(Cache().folder(kind))
     code = (
-        "import json, sys; from osbuild.bench.foreign import time_root; from osbuild.host.cache import Cache; "
+        "import json, sys; from bench.foreign import time_root; from osbuild.host.cache import Cache; "
         "from osbuild.inputs.lock import lock_from_json; time_root(Cache(), lock_from_json(json.load(sys.stdin)))"
     )
     monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(cache))
+    monkeypatch.setenv("PYTHONPATH", f"{PROJECT}:{PROJECT / 'qemu-tests'}")
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as build:
         assert build.stdin
         json.dump(lock_to_json(lock), build.stdin)

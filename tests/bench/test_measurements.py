@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -9,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bench import boot, memory
+from bench.cold import UPSTREAM, WARM
+from bench.figure import Figure, Measured, figures_table, format_value
+from bench.guest import ConsoleWatch
+from bench.site import BenchSite
+from bench.timeline import Span, Timeline, draw_timelines
 from rich.console import Console
 
-from osbuild.bench import boot, memory
-from osbuild.bench.cold import UPSTREAM, WARM
-from osbuild.bench.figure import Figure, Measured, figures_table, format_value
-from osbuild.bench.guest import ConsoleWatch
-from osbuild.bench.site import BenchSite
-from osbuild.bench.timeline import Span, Timeline, draw_timelines
 from osbuild.config.affected import image_keys
 from osbuild.config.board import load_board as board
 from osbuild.config.load import find_profile, load_profile
@@ -175,9 +176,9 @@ def test_the_cold_profile_is_not_locked_and_asks_for_no_k3s(site: BenchSite) -> 
 
 
 def test_a_wrong_name_is_wrong_usage() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "osbuild.bench", "--only", "tea"], cwd=PROJECT, capture_output=True, text=True
-    )
+    env = {**os.environ, "PYTHONPATH": "qemu-tests"}
+    command = [sys.executable, "-m", "bench", "--only", "tea"]
+    result = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True)
     assert result.returncode == 2 and "tea" in result.stderr and "Traceback" not in result.stderr
 
 

@@ -5,15 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from bench import cuts, rollback
+from bench.__main__ import GROUPS, MEASUREMENTS, chosen_measurements
+from bench.answers import Answers, ask_repeatedly
+from bench.download import Fetched
+from bench.layout import BundleRange, bundle_ranges, count_bytes
+from bench.rollback import ConsoleMoments
+from bench.site import BenchSite
 from support.faulty_server import Site as Server
 
-from osbuild.bench import cuts, rollback
-from osbuild.bench.__main__ import GROUPS, MEASUREMENTS, chosen_measurements
-from osbuild.bench.answers import Answers, ask_repeatedly
-from osbuild.bench.download import Fetched
-from osbuild.bench.layout import BundleRange, bundle_ranges, count_bytes
-from osbuild.bench.rollback import ConsoleMoments
-from osbuild.bench.site import BenchSite
 from osbuild.host.cache import Cache
 from osbuild.shared.errors import Error
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 import pytest
+from bench.__main__ import command as bench
 
 from osbuild import cli
-from osbuild.bench.__main__ import command as bench
 from osbuild.cli.location import LOCATION, Location
 from osbuild.host.run import run_command
 from osbuild.sandbox import tools_tree

@@ -1,8 +1,8 @@
 """The time from power-on to a complete boot, on every board that QEMU emulates."""
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.guest import boot_image
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.guest import boot_image
+from bench.site import BenchSite
 from osbuild.config.board import Board, load_board, shipped_boards
 from osbuild.host import log
 from osbuild.shared.errors import Error

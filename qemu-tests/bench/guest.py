@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from osbuild.bench.site import NODE, BenchSite
+from bench.site import NODE, BenchSite
 from osbuild.config.board import Board, load_board
 from osbuild.host import log
 from osbuild.inputs.build_manifest import DISK

@@ -5,9 +5,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from osbuild.bench.device import DeviceUnderTest, device_under_test
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from support.failures import ONE_TRY
+
+from bench.device import DeviceUnderTest, device_under_test
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.host import log
 from osbuild.qemu.serial import strip_controls
 from osbuild.shared.errors import Error
@@ -69,8 +71,6 @@ def fail_version(device: DeviceUnderTest, name: str, pattern: str) -> ConsoleMom
     under_test.restore()
     under_test.install(published.url, "--no-reboot")
     if name != "panic":
-        from support.failures import ONE_TRY
-
         under_test.node.run(ONE_TRY)
     watch = ConsoleMoments({"failed": pattern, "back": BACK})
     under_test.machine.line.listen(watch.hear)

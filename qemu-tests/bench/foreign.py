@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.config.board import default_board
 from osbuild.config.load import find_profile, load_profile
 from osbuild.host import log

@@ -1,4 +1,4 @@
-"""`python -m osbuild.bench`: measure, print a table, write JSON."""
+"""`python -m bench`: measure, print a table, write JSON."""
 
 import importlib
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from osbuild.bench.figure import Measured, figures_table
-from osbuild.bench.site import BenchSite
+from bench.figure import Measured, figures_table
+from bench.site import BenchSite
 from osbuild.cli.location import LOCATION
 from osbuild.host import log, paths
 from osbuild.host.cache import Cache
@@ -49,7 +49,7 @@ RESULTS = paths.PROJECT / "build"
 
 def measurement(site: BenchSite, name: str) -> Measured:
     """Make the measurement `name`. Raises `Error`."""
-    measured: Measured = importlib.import_module(f"osbuild.bench.{MEASUREMENTS[name][0]}").measure(site)
+    measured: Measured = importlib.import_module(f"bench.{MEASUREMENTS[name][0]}").measure(site)
     return measured
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     """Exit with 0 if everything was measured, 1 if a measurement failed, 2 on wrong usage, 130 on Ctrl-C."""
     end_on_signals()
     try:
-        status = command.main(prog_name="python -m osbuild.bench", standalone_mode=False)
+        status = command.main(prog_name="python -m bench", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:

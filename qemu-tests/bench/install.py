@@ -4,9 +4,9 @@ import shlex
 import statistics
 import time
 
-from osbuild.bench.device import DeviceUnderTest, device_under_test
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.device import DeviceUnderTest, device_under_test
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.host import log
 
 VERSION = "next"

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.host import log
 from osbuild.inputs.build_manifest import MANIFEST
 from osbuild.shared.errors import Error

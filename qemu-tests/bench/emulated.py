@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.foreign import BASE, measured_lock, prepare_inputs, time_root
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.foreign import BASE, measured_lock, prepare_inputs, time_root
+from bench.site import BenchSite
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Mapping
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.guest import Booted, boot_image
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.guest import Booted, boot_image
+from bench.site import BenchSite
 from osbuild.host import log
 from osbuild.shared.errors import Error
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from osbuild.bench import memory
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.guest import COMPLETE, Booted, boot_image
-from osbuild.bench.site import BenchSite
-from osbuild.bench.timeline import Span, Timeline, draw_timelines
+from bench import memory
+from bench.figure import Figure, Measured
+from bench.guest import COMPLETE, Booted, boot_image
+from bench.site import BenchSite
+from bench.timeline import Span, Timeline, draw_timelines
 from osbuild.host.output import write_output
 from osbuild.host.paths import display_path
 from osbuild.shared.errors import Error

@@ -5,8 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.config import upstream_versions
 from osbuild.config.load import LoadedProfile, load_profile
 from osbuild.host import log

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.shared.errors import Error
 
 LEDGER = "failure-matrix"

@@ -4,11 +4,11 @@ import statistics
 import time
 from dataclasses import asdict
 
-from osbuild.bench.answers import Answers, ask_repeatedly
-from osbuild.bench.device import DeviceUnderTest, device_under_test
-from osbuild.bench.download import STEPS, Fetched, download_version
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.answers import Answers, ask_repeatedly
+from bench.device import DeviceUnderTest, device_under_test
+from bench.download import STEPS, Fetched, download_version
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.host import log
 from osbuild.qemu.command import NETDEV
 

@@ -1,7 +1,7 @@
 """The size of a compressed image with Kubernetes, and its largest parts."""
 
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.site import BenchSite
+from bench.figure import Figure, Measured
+from bench.site import BenchSite
 from osbuild.inputs.build_manifest import PACKED_DISK
 
 BASE = "edge-server"

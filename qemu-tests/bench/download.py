@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from osbuild.bench.device import DeviceUnderTest, device_under_test
-from osbuild.bench.figure import Figure, Measured
-from osbuild.bench.layout import bundle_ranges, count_bytes
-from osbuild.bench.site import BenchSite
+from bench.device import DeviceUnderTest, device_under_test
+from bench.figure import Figure, Measured
+from bench.layout import bundle_ranges, count_bytes
+from bench.site import BenchSite
 from osbuild.host import log
 
 # Version -> what it changes, and the largest share of its bundle that may be downloaded, in percent.

@@ -1,27 +1,23 @@
-"""A device under test: the versions, the machine and the web server of the tests in qemu-tests/, for a measurement.
+"""A device under test: the versions, the machine and the web server of the tests, for a measurement."""
 
-qemu-tests/ is not part of the package `osbuild`; pytest adds it to the module path. This module does the same.
-"""
-
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from osbuild.bench.site import BenchSite
+from support import devices, faulty_server
+from support.devices import Device
+from support.nodes import LOGS_FOLDER
+from support.versions import Versions
+
+from bench.site import BenchSite
 from osbuild.config.board import load_board
 from osbuild.host import log, paths
 from osbuild.qemu.acceleration import choose_accelerator
 from osbuild.qemu.emulator import find_emulator
 from osbuild.shared.errors import Error
 
-if TYPE_CHECKING:
-    from support.devices import Device
-
-TESTS = paths.PROJECT / "qemu-tests"
 BOARD = "x86_64"
 
 
@@ -37,12 +33,10 @@ class Published:
 class DeviceUnderTest:
     """A device that runs version N from slot a and has passed its health checks."""
 
-    device: "Device"
+    device: Device
 
     def keep(self) -> None:
         """Save the current state of the machine, for `Device.restore`."""
-        from support import devices
-
         self.device.machine.save(devices.READY)
 
     def publish(self, name: str) -> Published:
@@ -60,12 +54,6 @@ def device_under_test(site: BenchSite, flavour: str) -> Iterator[DeviceUnderTest
     The versions are built in build/test-versions, and the console's log is stored with those of the tests. Raises
     `Error`, also if an assertion of the device's methods fails.
     """
-    if str(TESTS) not in sys.path:
-        sys.path.append(str(TESTS))
-    from support import devices, faulty_server
-    from support.nodes import LOGS_FOLDER
-    from support.versions import Versions
-
     folder = Path(tempfile.mkdtemp(prefix=f"{flavour}-", dir=site.folder))  # a seed names the port of one web server
     try:
         versions = Versions(load_board(BOARD), cache=site.cache)
