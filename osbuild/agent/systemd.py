@@ -1,8 +1,8 @@
 """Requests to systemd through systemctl(1)."""
 
-import subprocess
 import time
 
+from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.errors import Problem
 
 UNCORDON = "edge-kubernetes-uncordon.service"
@@ -16,12 +16,10 @@ def systemctl(*arguments: str) -> str:
     command = ["systemctl", *arguments]
     output = ""
     try:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
+        result = run_command(command, timeout=TIMEOUT)
         output = result.stdout
         error_text = "" if result.returncode == 0 else result.stderr.strip() or f"exit status {result.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except CommandNotFinished as error:
         error_text = str(error)
     if error_text:
         raise Problem(error_text, where=" ".join(command), hint="check the state of systemd with `systemctl status`")

@@ -1,8 +1,8 @@
 """Applies changes of the seed below /etc to programs that have read their configuration already, such as systemd."""
 
-import subprocess
 from dataclasses import dataclass
 
+from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.system import System
 
 UPPER = "/run/edge-osbuild/etc/upper"  # upper layer of the overlayfs at /etc: files that are not from the image
@@ -50,13 +50,13 @@ def apply_etc_changes(system: System) -> list[str]:
         if is_written(system, path)
     ]
     for reader in CONFIG_READERS:
-        if any(is_written(system, path) for path in reader.paths) and (error := run_command(reader.command)):
+        if any(is_written(system, path) for path in reader.paths) and (error := command_error(reader.command)):
             errors.append(f"{' '.join(reader.command)}: {error}")
     rules = sorted(path.name for path in system.path(f"{UPPER}/tmpfiles.d").glob("*.conf"))
-    if rules and (error := run_command(("systemd-tmpfiles", "--create", *rules))):
+    if rules and (error := command_error(("systemd-tmpfiles", "--create", *rules))):
         errors.append(f"systemd-tmpfiles: {error}")
     for unit in changed_units(system):
-        if error := run_command(("systemctl", "--no-block", "try-restart", unit)):
+        if error := command_error(("systemctl", "--no-block", "try-restart", unit)):
             errors.append(f"{unit}: {error}")
     return errors
 
@@ -90,8 +90,8 @@ def unit_sources(unit: str) -> list[str]:
     properties = ("FragmentPath", "SourcePath", "DropInPaths")
     command = ["systemctl", "show", *(f"--property={name}" for name in properties), "--value", "--", unit]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        result = run_command(command, timeout=TIMEOUT)
+    except CommandNotFinished:
         return []
     paths_of_unit = [path.removeprefix("/etc/") for path in result.stdout.split() if path.startswith("/etc/")]
     # The unit may also fail because of configuration files that it reads.
@@ -102,12 +102,10 @@ def unit_sources(unit: str) -> list[str]:
     )
 
 
-def run_command(command: tuple[str, ...]) -> str:
-    """Run a command. Returns its error; empty if it succeeds."""
+def command_error(command: tuple[str, ...]) -> str:
+    """Run a command and return its error; empty if it succeeds."""
     try:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        result = run_command(command, timeout=TIMEOUT)
+    except CommandNotFinished as error:
         return str(error)
     return "" if result.returncode == 0 else " ".join(result.stderr.split()) or f"exit status {result.returncode}"

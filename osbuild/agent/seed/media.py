@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.system import System
 
 LABEL = "CIDATA"  # or in lower case
@@ -30,8 +31,8 @@ def read_label(device: Path) -> str:
         "--match-tag", "LABEL_FATBOOT", device,
     ]  # fmt: skip
     try:
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        result = run_command(command, timeout=TIMEOUT, errors="replace")
+    except CommandNotFinished:
         return ""
     tags = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
     return tags.get("LABEL") or tags.get("LABEL_FATBOOT") or ""

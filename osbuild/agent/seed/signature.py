@@ -4,10 +4,10 @@ Seeds are signed with the same keys as bundles and checked against the image's k
 The validity period is not checked, because a device may have no clock; a stolen key has to be revoked.
 """
 
-import subprocess
 import tempfile
 from pathlib import Path
 
+from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.system import System
 from osbuild.shared.seed import checksums
 from osbuild.shared.seed.files import CHECKSUMS, SIGNATURE, SIGNED_HEADER, SeedFiles
@@ -38,8 +38,8 @@ def verify_signature(system: System, seed: SeedFiles) -> None:
             "-out", "/dev/null",
         ]  # fmt: skip
         try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
+            result = run_command(command, timeout=TIMEOUT)
+        except CommandNotFinished as error:
             raise SeedRefused(f"the signature cannot be checked: {error}") from None
     if result.returncode != 0:
         raise SeedRefused(f"the signature is not valid: {openssl_reason(result.stderr)}")

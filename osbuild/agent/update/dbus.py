@@ -2,9 +2,10 @@
 
 import json
 import os
-import subprocess
 import time
 from typing import Any
+
+from osbuild.agent.command import CommandNotFinished, run_command
 
 TIMEOUT = 120.0  # seconds; a slow board that is writing a card answers late
 
@@ -19,8 +20,8 @@ def busctl(*arguments: str) -> list[Any]:
     # `--timeout` applies to calls only; for properties it would be 25 s (sd_bus_set_method_call_timeout(3)).
     env = {**os.environ, "SYSTEMD_BUS_TIMEOUT": f"{TIMEOUT:g}"}
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT + 10, check=False, env=env)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        result = run_command(command, timeout=TIMEOUT + 10, env=env)
+    except CommandNotFinished as error:
         raise BusError(str(error)) from error
     if result.returncode:
         raise BusError(

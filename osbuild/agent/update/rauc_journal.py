@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from osbuild.agent.command import CommandNotFinished, run_command
+
 UNIT = "rauc.service"
 PREFIX = re.compile(
     r"^(?:\(\w+:\d+\): )?rauc(?:-\w+)?-(?:Message|INFO|WARNING|CRITICAL|ERROR|DEBUG)(?: \*\*)?: [\d:.]+: "
@@ -140,7 +142,7 @@ def recent_lines(lines: int = STORED_LINES) -> list[str]:
     """The last lines of RAUC in the journal, from any boot."""
     command = ["journalctl", f"--unit={UNIT}", f"--lines={lines}", "--output=short-iso", "--no-hostname", "--quiet"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        result = run_command(command, timeout=30)
+    except CommandNotFinished:
         return []
     return result.stdout.splitlines()
