@@ -22,6 +22,7 @@ from osbuild.config import upstream_versions
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.kubernetes import upstream_programs
+from osbuild.shared.image_description import DESCRIPTION_FILE, ImageDescription, ImageKubernetes
 from osbuild.shared.node_settings import API_PORT
 
 START = 240.0  # seconds until an API server must be ready; on two idle cores it takes 20
@@ -147,10 +148,10 @@ def write_settings(root: Path, image: dict[str, Any], seed: dict[str, Any] | Non
 
 def write_image_metadata(root: Path, role: str, version: str) -> None:
     """Write image.json of an image with that role and release."""
-    metadata = {"kubernetes": {"role": role, "distribution": "upstream", "version": version}}
-    path = root / "usr/lib/edge-osbuild/image.json"
+    kubernetes = ImageKubernetes(role=role, distribution="upstream", version=version)
+    path = root / DESCRIPTION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(metadata))
+    path.write_text(ImageDescription(kubernetes=kubernetes).to_text())
 
 
 def make_agent_root(root: Path, server: ControlPlane, version: str) -> System:

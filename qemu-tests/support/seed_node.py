@@ -4,11 +4,12 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.image_description import DESCRIPTION_FILE, ImageDescription, SeedRule
 
 TIMEOUT = 120  # seconds
 UPPER = "run/edge-osbuild/etc/upper"
@@ -39,10 +40,10 @@ class SeedNode:
         node = cls(folder, root)
         for name in ("var", "run", "tmp", "efi", "usr/lib/edge-osbuild"):
             (folder / name).mkdir(parents=True)
-        metadata = json.loads((root / "usr/lib/edge-osbuild/image.json").read_text())
+        description = ImageDescription.parse((root / DESCRIPTION_FILE).read_text())
         if media:
-            metadata["seed"] = {"media": media}
-        (folder / "image.json").write_text(json.dumps(metadata))
+            description = replace(description, seed=SeedRule(media=media))
+        (folder / "image.json").write_text(description.to_text())
         (folder / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
         result = node.run("systemd-tmpfiles", "--create", "--prefix=/var")
         assert (folder / "var/home").is_dir(), result.stderr
@@ -62,7 +63,7 @@ class SeedNode:
                 arguments += ["--ro-bind", str(path), f"/{path.name}"]
         for name in ("var", "run", "tmp", "efi"):
             arguments += ["--bind", str(self.folder / name), f"/{name}"]
-        arguments += ["--ro-bind", str(self.folder / "image.json"), "/usr/lib/edge-osbuild/image.json"]
+        arguments += ["--ro-bind", str(self.folder / "image.json"), f"/{DESCRIPTION_FILE}"]
         arguments += ["--ro-bind", str(self.folder / "machine-id"), "/etc/machine-id"]
         arguments += ["--", "sh", "-c", ETC, "sh", *command]
         return subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT, check=False)
