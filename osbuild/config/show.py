@@ -33,7 +33,7 @@ Lines = Iterator[tuple[str, str | None]]
 
 
 @dataclass(frozen=True)
-class _Position:
+class _EntryPosition:
     """Where an entry is: its dotted path, and its indentation in the output. `origins` are those of all paths."""
 
     path: str
@@ -44,16 +44,18 @@ class _Position:
     def origin(self) -> str | None:
         return self.origins.get(self.path)
 
-    def inside(self, name: str) -> "_Position":
+    def inside(self, name: str) -> "_EntryPosition":
         return replace(self, path=f"{self.path}.{name}", indent=self.indent + "  ")
 
 
 def _block(block: Any, prefix: str, indent: str, origins: Mapping[str, str]) -> Lines:
     for key in keys_of(type(block)).values():
-        yield from _entry(key.name, getattr(block, key.name), key.shape, _Position(prefix + key.name, indent, origins))
+        yield from _entry(
+            key.name, getattr(block, key.name), key.shape, _EntryPosition(prefix + key.name, indent, origins)
+        )
 
 
-def _entry(name: str, value: Any, shape: Shape, position: _Position) -> Lines:
+def _entry(name: str, value: Any, shape: Shape, position: _EntryPosition) -> Lines:
     path, indent, origins, origin = position.path, position.indent, position.origins, position.origin
     if shape.kind is Kind.BLOCK:
         yield f"{indent}{name}:", None
@@ -73,7 +75,7 @@ def _entry(name: str, value: Any, shape: Shape, position: _Position) -> Lines:
         yield f"{indent}{name}: {_scalar(to_json(value))}", origin
 
 
-def _item(item: Any, shape: Shape, position: _Position) -> Lines:
+def _item(item: Any, shape: Shape, position: _EntryPosition) -> Lines:
     indent = position.indent
     if shape.kind is not Kind.BLOCK:
         yield f"{indent}- {_scalar(to_json(item))}", position.origin

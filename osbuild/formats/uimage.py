@@ -32,7 +32,7 @@ class Uimage:
 
 
 @dataclass(frozen=True)
-class _Header:
+class _UimageHeader:
     """The header's fields that do not follow from the data."""
 
     architecture: Architecture
@@ -54,19 +54,19 @@ def pack_multi(parts: Sequence[bytes], architecture: Architecture, name: str, *,
     body = b"".join(len(part).to_bytes(4, "big") for part in parts) + bytes(4)
     for part in parts:
         body += bytes(-len(body) % 4) + part
-    return _Header(architecture, MULTI, name, time).pack(body) + body
+    return _UimageHeader(architecture, MULTI, name, time).pack(body) + body
 
 
 def pack_script(text: str, architecture: Architecture, name: str, *, time: int) -> bytes:
     """Return a script for U-Boot's command `source`."""
     data = text.encode()
     body = len(data).to_bytes(4, "big") + bytes(4) + data
-    return _Header(architecture, SCRIPT, name, time).pack(body) + body
+    return _UimageHeader(architecture, SCRIPT, name, time).pack(body) + body
 
 
 def pack_kernel(data: bytes, architecture: Architecture, name: str, *, address: int) -> bytes:
     """Return an image of a program that U-Boot loads to `address` and starts like Linux, with a device tree."""
-    return _Header(architecture, KERNEL, name, address=address).pack(data) + data
+    return _UimageHeader(architecture, KERNEL, name, address=address).pack(data) + data
 
 
 def parse_multi(data: bytes, where: str) -> Uimage:

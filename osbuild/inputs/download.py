@@ -62,7 +62,7 @@ class PinnedFile:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _DownloadRequest:
     """A file that is downloaded; `timeout` is in seconds without data."""
 
     file: PinnedFile
@@ -96,7 +96,7 @@ def download_file(
         try:
             for source in [*_in_folder(folder, urls, sha256, name), *urls]:
                 try:
-                    _fetch(source, goal, _Request(file, timeout))
+                    _fetch(source, goal, _DownloadRequest(file, timeout))
                     return goal
                 except RequestFailed as failure:
                     failures.append((redact_url(source), failure))
@@ -142,7 +142,7 @@ def _in_folder(folder: Path | None, urls: Sequence[str], sha256: str, name: str)
             yield str(folder / candidate)
 
 
-def _fetch(source: str, goal: Path, request: _Request) -> None:
+def _fetch(source: str, goal: Path, request: _DownloadRequest) -> None:
     """Get the file from one source, verify it and store it at `goal`. Raises `RequestFailed`."""
     parts = urlsplit(source)
     if parts.scheme in ("http", "https"):
@@ -212,7 +212,7 @@ class _Part:
         remove_tree(self.folder)
 
 
-def _download(url: str, goal: Path, request: _Request) -> None:
+def _download(url: str, goal: Path, request: _DownloadRequest) -> None:
     """Download one URL, with retries, until the file is complete and verified. A `.part` is kept to be resumed."""
     part, name = _Part.of(goal), request.file.name
     attempts_left, pause, best, start = ATTEMPTS, BACKOFF, 0, time.monotonic()
@@ -240,7 +240,7 @@ def _download(url: str, goal: Path, request: _Request) -> None:
             pause = min(pause * 2, 8.0)
 
 
-def _transfer(url: str, part: _Part, request: _Request) -> bool:
+def _transfer(url: str, part: _Part, request: _DownloadRequest) -> bool:
     """Send one request and store its body. Returns whether the body was appended to data of an earlier request."""
     have, size = part.size(), request.file.size
     headers = {"User-Agent": "edge-osbuild", "Accept-Encoding": "identity"}
@@ -278,7 +278,9 @@ def _transfer(url: str, part: _Part, request: _Request) -> bool:
         return have > 0
 
 
-def _receive(response: http.client.HTTPResponse, part: _Part, request: _Request, have: int, total: int | None) -> None:
+def _receive(
+    response: http.client.HTTPResponse, part: _Part, request: _DownloadRequest, have: int, total: int | None
+) -> None:
     """Append the body to `part`; `have` and `total` are bytes of the whole file."""
     timeout = request.timeout
     window, gained = time.monotonic(), 0
