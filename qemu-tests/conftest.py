@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import distributions, matrix
 from support.devices import Device, Lab
-from support.distributions import TestedDistribution
+from support.distributions import DistributionUnderTest
 from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
@@ -81,7 +81,7 @@ def board(request: pytest.FixtureRequest) -> Board:
 
 
 @pytest.fixture(scope="session")
-def distribution(request: pytest.FixtureRequest, board: Board) -> TestedDistribution:
+def distribution(request: pytest.FixtureRequest, board: Board) -> DistributionUnderTest:
     """The distribution of Kubernetes under test. Skips with a reason if its release is not available."""
     selected = distributions.ALL[request.param]
     if reason := selected.missing(board.architecture):
@@ -117,7 +117,7 @@ def image(images: Callable[[str | Path, Board], Path], board: Board) -> Callable
 
 
 @pytest.fixture(scope="session")
-def cluster_profile(distribution: TestedDistribution) -> Callable[[str, Board], Path]:
+def cluster_profile(distribution: DistributionUnderTest) -> Callable[[str, Board], Path]:
     """Returns the path of a shipped profile with the distribution under test, for a board."""
     return lambda name, board: distributions.profile_for(
         name, distribution, board.architecture, BUILD / "test-profiles"
@@ -171,7 +171,7 @@ def light(lab: Lab) -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def server(lab: Lab, distribution: TestedDistribution) -> Iterator[Device]:
+def server(lab: Lab, distribution: DistributionUnderTest) -> Iterator[Device]:
     """A device with a cluster, saved with N+1 in the other slot, so that installing versions downloads little."""
     if reason := distribution.missing(lab.versions.board.architecture, 2):
         pytest.skip(reason)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.distributions import TestedDistribution
+from support.distributions import DistributionUnderTest
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
 from osbuild.config.board import Board
@@ -37,7 +37,7 @@ GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], tim
 
 @pytest.fixture(scope="module")
 def node(
-    board: Board, distribution: TestedDistribution, image: Callable[[str | Path], Path],
+    board: Board, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
     cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:  # fmt: skip
@@ -94,7 +94,9 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_is_ready(node:
     assert ready == ["True"]
 
 
-def test_the_check_of_pods_needs_no_api_server_and_leaves_nothing(node: Node, distribution: TestedDistribution) -> None:
+def test_the_check_of_pods_needs_no_api_server_and_leaves_nothing(
+    node: Node, distribution: DistributionUnderTest
+) -> None:
     """Also if a power cut or a kill has left a sandbox of an earlier proof."""
     output = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
     match = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", output)
@@ -167,7 +169,7 @@ def test_a_reboot_keeps_the_cluster_and_var_and_drops_a_change_in_etc(node: Node
 
 
 def test_at_shutdown_pods_end_before_everything_else_and_are_restarted_not_replaced(
-    node: Node, distribution: TestedDistribution
+    node: Node, distribution: DistributionUnderTest
 ) -> None:
     output = node.run("journalctl --boot=-1 --output=cat --unit=edge-pods.service")
     assert re.search(r"rank 0: 1 stopped\n(rank \d: .*\n)*rank 9: ", output), output

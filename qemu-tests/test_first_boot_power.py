@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from support.distributions import TestedDistribution
+from support.distributions import DistributionUnderTest
 from support.ledger import Ledger
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
@@ -25,7 +25,7 @@ Factory = Callable[[], AbstractContextManager[Node]]
 
 @pytest.fixture(scope="module")
 def new_node(
-    board: Board, distribution: TestedDistribution, image: Callable[[str | Path], Path],
+    board: Board, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
     cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Factory:  # fmt: skip
@@ -56,7 +56,7 @@ def assert_serves(node: Node) -> None:
 
 
 def test_a_power_cut_at_any_moment_of_a_first_boot_leaves_a_working_node(
-    new_node: Factory, distribution: TestedDistribution, request: pytest.FixtureRequest, ledger: Ledger
+    new_node: Factory, distribution: DistributionUnderTest, request: pytest.FixtureRequest, ledger: Ledger
 ) -> None:
     count, seed = max(2, int(request.config.getoption("--cuts")) // 2), int(time.time())
     chance = random.Random(seed)

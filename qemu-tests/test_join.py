@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.distributions import TestedDistribution
+from support.distributions import DistributionUnderTest
 from support.matrix import SERVERS
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
 
@@ -70,7 +70,7 @@ def seed_settings(address: str, **kubernetes: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster(
-    board: Board, distribution: TestedDistribution, images: Callable[[str | Path, Board], Path],
+    board: Board, distribution: DistributionUnderTest, images: Callable[[str | Path, Board], Path],
     cluster_profile: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TwoNodes]:  # fmt: skip
     """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
@@ -125,7 +125,7 @@ def test_the_agent_is_a_ready_node_of_the_server(cluster: TwoNodes) -> None:
 
 
 def test_the_agent_has_only_the_permissions_of_its_own_node(
-    cluster: TwoNodes, distribution: TestedDistribution
+    cluster: TwoNodes, distribution: DistributionUnderTest
 ) -> None:
     kubectl = f"kubectl --kubeconfig {distribution.agent_kubeconfig}"
     assert cluster.agent.run(f"{kubectl} auth whoami -o jsonpath={{.status.userInfo.username}}") == (
@@ -136,7 +136,7 @@ def test_the_agent_has_only_the_permissions_of_its_own_node(
 
 
 def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
-    cluster: TwoNodes, distribution: TestedDistribution, board: Board, tmp_path: Path
+    cluster: TwoNodes, distribution: DistributionUnderTest, board: Board, tmp_path: Path
 ) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
     program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()

@@ -15,7 +15,7 @@ from osbuild.qemu.config import MachineConfig
 from osbuild.qemu.emulator import find_emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
-from support.distributions import TestedDistribution
+from support.distributions import DistributionUnderTest
 from support.faulty_server import GUEST, Site
 from support.nodes import BOOT, CONNECT, DEPLOYMENT, KUBECTL, LOGS_FOLDER, USER, Node, make_seed
 from support.versions import CLUSTERS, Version, Versions
@@ -93,7 +93,7 @@ class Device:
         return self.version.flavour in CLUSTERS
 
     @property
-    def distribution(self) -> TestedDistribution:
+    def distribution(self) -> DistributionUnderTest:
         """The distribution of its cluster."""
         return CLUSTERS[self.version.flavour]
 

@@ -26,7 +26,7 @@ PACKAGED = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestedDistribution:
+class DistributionUnderTest:
     """`releases` are an older and a newer one; `units` and `kubelet` are units of a server."""
 
     name: str
@@ -73,7 +73,7 @@ def unavailable_reason(name: str, version: str, architecture: Architecture) -> s
     return None
 
 
-UPSTREAM = TestedDistribution(
+UPSTREAM = DistributionUnderTest(
     name="upstream",
     flavour="server",
     releases=tuple(release.version for release in reversed(upstream_versions.list_releases())),
@@ -82,7 +82,7 @@ UPSTREAM = TestedDistribution(
     agent_kubeconfig="/var/lib/kubernetes/kubelet.conf",
     spans_nodes=False,
 )
-K3S = TestedDistribution(
+K3S = DistributionUnderTest(
     name="k3s",
     flavour="server-k3s",
     releases=tuple(os.environ.get(RELEASES, "").split() or reversed(PINNED)),
@@ -94,21 +94,21 @@ K3S = TestedDistribution(
 ALL = {each.name: each for each in (UPSTREAM, K3S)}
 
 
-def profile_lines(distribution: TestedDistribution, release: str) -> list[str]:
+def profile_lines(distribution: DistributionUnderTest, release: str) -> list[str]:
     """Return the lines below `kubernetes:` of a profile with exactly this distribution and release."""
     lines = [f"  distribution: {distribution.name}", f"  version: {release}", "  if_unavailable: null"]
     # K3s' packaged components need container images, which a node without a network can't download.
     return [*lines, f"  disable: [{', '.join(PACKAGED)}]"] if distribution is K3S else lines
 
 
-def shipped_distribution(architecture: Architecture) -> TestedDistribution:
+def shipped_distribution(architecture: Architecture) -> DistributionUnderTest:
     """Return the distribution that the shipped profiles get on this host: K3s if it is available."""
     settings = load_profile(find_profile("edge-server")).profile.kubernetes
     assert settings.distribution == K3S.name and settings.if_unavailable == UPSTREAM.name
     return UPSTREAM if unavailable_reason(K3S.name, settings.version or next(iter(PINNED)), architecture) else K3S
 
 
-def profile_for(name: str, distribution: TestedDistribution, architecture: Architecture, folder: Path) -> Path:
+def profile_for(name: str, distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:
     """Return a shipped profile, or if it would not get that distribution, a profile in `folder` that extends it."""
     if distribution is shipped_distribution(architecture):
         return find_profile(name)
