@@ -153,7 +153,7 @@ def test_no_function_has_too_many_parameters() -> None:
     found = {
         f"{path.relative_to(PROJECT)} {node.name}"
         for path in checked_modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and len(parameters(node)) > MOST_PARAMETERS
     }
     found -= {f"{path} {name}" for name, paths in MORE_PARAMETERS.items() for path in paths}
@@ -161,11 +161,10 @@ def test_no_function_has_too_many_parameters() -> None:
 
 
 def test_no_two_classes_share_a_name() -> None:
-    """Classes within functions are not seen by others."""
     places: dict[str, list[str]] = {}
     for folder in (OSBUILD, PROJECT / "qemu-tests"):
         for path in modules(folder):
-            for node in ast.parse(path.read_text()).body:
+            for node in parse(path).body:
                 if isinstance(node, ast.ClassDef):
                     places.setdefault(node.name.lstrip("_"), []).append(str(path.relative_to(PROJECT)))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
@@ -185,7 +184,7 @@ def test_no_bare_verb_is_imported_by_its_name() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    bare = [str(path) for path in checked_modules() if not ast.get_docstring(ast.parse(path.read_text()))]
+    bare = [str(path) for path in checked_modules() if not ast.get_docstring(parse(path))]
     assert bare == []
 
 
