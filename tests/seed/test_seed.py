@@ -20,7 +20,7 @@ from osbuild.cli.seed import command
 from osbuild.config.metadata import SecretRef
 from osbuild.config.network import Interface, NetworkSettings
 from osbuild.config.profile import AgentSettings, KubernetesSettings, Profile, TimeSettings, User
-from osbuild.flash.node_seeds import render_nodes
+from osbuild.flash.node_seeds import SeedSources, render_nodes
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.formats import gpt
 from osbuild.formats.fat import Fat
@@ -440,5 +440,5 @@ def test_a_node_that_nobody_can_log_in_to_is_warned_of(
     assert ("lets nobody log in" in output.err) is not allowed
     assert ("`users: [{name: admin, sudo: true" in output.err) is not allowed
     assert json.loads(output.out)["warnings"] == ([] if allowed else [login.WARNING])
-    render_nodes(tmp_path, "n.yaml", ["n1", "n2"], [])
+    render_nodes(tmp_path, SeedSources((), ("n1", "n2"), "n.yaml", ()))
     assert capsys.readouterr().err.count("lets nobody log in") == (kind in ("an SSH key", "a password")) ^ 1
