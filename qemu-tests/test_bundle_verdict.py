@@ -51,14 +51,14 @@ class Bench:
             signing.run_rauc(self.tools, arguments, scratch, {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(scratch)})
             return bundle.read_bytes()
 
-    def certified(self, *, old: bool = False, purpose: bool = True) -> Signing:
+    def certified(self, name: str = "other", *, old: bool = False, purpose: bool = True) -> Signing:
         """Make a signer below the first root, with an expired certificate or one for another purpose."""
         root = self.keys.find_signer().root
         root_key = authority.root_key_of(self.keys, self.keys.find_root(root), PrivateKeyAccess())
         key = private_key.generate_key()
         public = key.public_key()
         assert isinstance(public, ec.EllipticCurvePublicKey)
-        valid = make_signer(self.keys.certificate(root), root_key, public, CertificateRequest("Example", "other"))
+        valid = make_signer(self.keys.certificate(root), root_key, public, CertificateRequest("Example", name))
         begin, end = (current_time() - timedelta(days=730), current_time() - timedelta(days=365)) if old else (
             valid.not_valid_before_utc, valid.not_valid_after_utc,
         )  # fmt: skip
@@ -69,7 +69,7 @@ class Bench:
                 value = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
             builder = builder.add_extension(value, extension.critical)
         certificate = builder.sign(root_key, hashes.SHA256())
-        return Signing(self.keys, SignerEntry("other", root), certificate, private_key.key_to_pem(key).decode())
+        return Signing(self.keys, SignerEntry(name, root), certificate, private_key.key_to_pem(key).decode())
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def make_revoked(bench: Bench) -> bytes:
-    signing = bench.certified()
+    signing = bench.certified("signer-9")
     data = bench.signed(signing)
     keys = load_keys(bench.keys.folder)
     (keys.folder / "signer-9.crt").write_bytes(signing.certificate.public_bytes(serialization.Encoding.PEM))

@@ -55,6 +55,7 @@ def command(options: BuildOptions) -> None:
     builds = []
     context = BuildContext(Cache(), options.folder, options.locked)
     keys = signing_keys(options.key_folder.absolute() if options.key_folder else None)
+    keys.keyring()  # reports damaged keys before packages are resolved, which may take a minute
     for loaded, target in chosen_boards(options.profile, options.arch, options.board):
         before = len(log.timings())
         builds.append(build_image(loaded, target, options.output, context, keys=keys))

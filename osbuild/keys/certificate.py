@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from osbuild.keys.private_key import Key
 
+COMMON_NAME = "edge-osbuild "  # before the name of a root or signer
 DEVELOPMENT = "DEVELOPMENT - not for devices in the field"
 ROOT_DAYS, SIGNER_DAYS = 20 * 365, 365
 REASONS = {
@@ -48,12 +49,18 @@ class CertificateRequest:
         parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.owner)]
         if self.development:
             parts.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT))
-        return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {self.name}")])
+        return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, COMMON_NAME + self.name)])
 
 
 def current_time() -> datetime:
     """Return the time in UTC in whole seconds, the resolution of certificates."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def certified_name(certificate: x509.Certificate) -> str:
+    """Return the name of the root or signer that a certificate belongs to; empty if it is not one of ours."""
+    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return next((name.removeprefix(COMMON_NAME) for name in names if name.startswith(COMMON_NAME)), "")
 
 
 def is_development(certificate: x509.Certificate) -> bool:

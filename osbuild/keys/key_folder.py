@@ -19,7 +19,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from osbuild.keys.certificate import Revoked, current_time, is_development, read_revocations, to_pem
+from osbuild.keys.certificate import Revoked, certified_name, current_time, is_development, read_revocations, to_pem
 from osbuild.keys.key_files import PUBLIC, read_key_file, write_key_file
 from osbuild.shared.errors import Error
 from osbuild.shared.json_text import parse_json
@@ -90,6 +90,8 @@ class KeyFolder:
             parsed = x509.load_pem_x509_certificate(data)
             # cryptography parses these fields only when they are read, and they may be damaged too.
             _ = parsed.public_key(), parsed.subject, parsed.issuer, parsed.not_valid_after_utc, list(parsed.extensions)
+            if certified_name(parsed) != name:
+                raise ValueError(f"it is that of {certified_name(parsed)}")
             # Damage may leave a certificate that is well formed. No device would accept it.
             parsed.verify_directly_issued_by(self.certificate(issuer) if issuer else parsed)
             return parsed

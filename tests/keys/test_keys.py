@@ -180,6 +180,23 @@ def test_damage_within_pem_is_an_error_that_names_the_file(keys: KeyFolder, name
     assert name.partition(".")[0] in caught.value.message
 
 
+def test_a_certificate_of_another_name_is_an_error_that_names_its_file(keys: KeyFolder) -> None:
+    authority.rotate_root(keys.folder, PrivateKeyAccess())
+    (keys.folder / "root-1.crt").write_bytes((keys.folder / "root-2.crt").read_bytes())
+    with pytest.raises(Error, match="this is not the certificate of root-1") as caught:
+        check_signer(keys, keys.find_signer())
+    assert caught.value.where == str(keys.folder / "root-1.crt")
+
+
+def test_a_build_reports_damaged_keys_before_it_begins(keys: KeyFolder, tmp_path: Path) -> None:
+    (keys.folder / "root-1.crt").write_text("x")
+    with pytest.raises(Error, match="this is not the certificate of root-1"):
+        cli.cli.main(
+            ["build", "minimal", "-o", str(tmp_path / "build"), "--keys", str(keys.folder)], standalone_mode=False
+        )
+    assert not (tmp_path / "build").exists()
+
+
 def test_a_list_by_another_root_is_refused(keys: KeyFolder, tmp_path: Path) -> None:
     other = authority.create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
     (keys.folder / "root-1.crl").write_bytes((other.folder / "root-1.crl").read_bytes())
