@@ -12,6 +12,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from osbuild.shared.http_deadline import INVALID_ANSWERS, ConnectionDeadline
+from osbuild.shared.urls import redact_url, redact_urls
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class ServerAddress:
     @property
     def remote(self) -> bool:
         """Whether this is an http or https address. Anything else is the path of a file."""
-        return self.text.startswith(("http://", "https://"))
+        return self.text.lower().startswith(("http://", "https://"))
 
     @property
     def url(self) -> str:
@@ -39,9 +40,10 @@ class ServerAddress:
         """Why this address is invalid; None for a valid address or a path."""
         try:
             parts = urlsplit(self.url)
+            _ = parts.port
             return None if not self.remote or parts.hostname else "it has no host"
-        except ValueError as error:
-            return str(error)
+        except ValueError:  # the message of urllib quotes the host, which may be a part of the password
+            return "its host or port is wrong, or its user or password has special characters that must be %XX"
 
     @property
     def authorization(self) -> str:
@@ -51,21 +53,13 @@ class ServerAddress:
 
     @property
     def shown(self) -> str:
-        if not self.remote:
-            return self.text
-        try:
-            parts = urlsplit(self.text)
-        except ValueError:
-            return "an invalid address"
-        return urlunsplit(
-            parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else "", fragment="")
-        )
+        return redact_url(self.text)
 
     def hide(self, text: str) -> str:
-        """`text` with every form of the address replaced by `shown`."""
+        """`text` with every form of the address replaced by `shown`, and without secrets of other addresses."""
         for secret in (self.text, self.url, *([self.authorization] if self.authorization else [])):
             text = text.replace(secret, self.shown)
-        return text
+        return redact_urls(text)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -81,8 +75,8 @@ class _WebRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        if not newurl.startswith(("http://", "https://")):
-            raise ValueError(f"a redirect to {newurl[:100]!r}")
+        if not newurl.lower().startswith(("http://", "https://")):
+            raise ValueError(f"a redirect to {redact_url(newurl)[:100]!r}")
         fp.close()  # urllib would read the whole body into memory
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

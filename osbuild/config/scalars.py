@@ -13,7 +13,7 @@ from osbuild.shared.errors import Error
 from osbuild.shared.sizes import parse_size
 
 # A private key, a URL with a user, or a name that suggests a secret.
-SECRET = re.compile(r"PRIVATE KEY|//[^/]*@|(token|secret|pass\w*|pwd|key)=", re.IGNORECASE)
+SECRET = re.compile(r"PRIVATE KEY|//.*@|(token|secret|pass\w*|pwd|key)=", re.IGNORECASE)
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 

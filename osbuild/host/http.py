@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from osbuild.shared.http_deadline import INVALID_ANSWERS, ConnectionDeadline
+from osbuild.shared.urls import redact_urls
 
 CONNECT_TIMEOUT = 5.0  # seconds; short, because a build waits for it before it falls back to its cache
 MAX_DIGITS = 19  # decimal digits of 2**63, the size of the largest file
@@ -31,18 +32,6 @@ class RequestFailed(Exception):
     def __init__(self, reason: str, *, again: bool = False) -> None:
         super().__init__(reason)
         self.again = again
-
-
-def redact_url(url: str) -> str:
-    """Return a URL without user, password and query. Only the scheme remains of a malformed URL."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # urlsplit ends the host at a `#` or `/` in a password, so the secret may be in any part
-        return f"{url.partition('://')[0]}://…"
-    if not parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else ""))
 
 
 def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
@@ -101,7 +90,9 @@ def explain_error(error: object, timeout: float) -> str:
         return str(error) if error.errno is None and "within" in str(error) else f"no data for {timeout:g} s"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    if isinstance(error, http.client.InvalidURL):  # its message quotes a part of the URL, which may be a password
+        return "is not a URL: write special characters of a user or password as %XX"
+    return redact_urls(str(error)) or type(error).__name__
 
 
 class _AnyStatus(urllib.request.HTTPErrorProcessor):

@@ -18,12 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 from osbuild.host import log
 from osbuild.host.cache import SCRATCH, Cache, keep_if_intact, move_if_intact
-from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get, whole_number
+from osbuild.host.http import RequestFailed, explain_error, length, send_get, whole_number
 from osbuild.host.scratch import remove_tree, scratch_folder
 from osbuild.shared.errors import Error
 from osbuild.shared.files import file_system_space
 from osbuild.shared.json_text import parse_json
 from osbuild.shared.sizes import format_decimal
+from osbuild.shared.urls import redact_url
 
 KIND = "downloads"  # of the cache's entries; the key is the sha256
 ATTEMPTS = 4  # consecutive attempts without progress, per URL

@@ -8,10 +8,11 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from osbuild.host.http import RequestFailed, explain_error, length, redact_url, send_get
+from osbuild.host.http import RequestFailed, explain_error, length, send_get
 from osbuild.inputs import download
 from osbuild.inputs.download import NotOnServer, Unavailable
 from osbuild.shared.files import read_file
+from osbuild.shared.urls import redact_url
 
 
 def read_text(sources: Sequence[str], *, limit: int, timeout: float = 30.0) -> tuple[str, str]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
-from osbuild.host.http import redact_url
 from osbuild.host.run import run_command
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.shared.errors import Error
 from osbuild.shared.files import file_system_space
+from osbuild.shared.urls import redact_url
 
 GIB = 2**30
 PYTHON = (3, 11)

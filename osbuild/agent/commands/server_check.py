@@ -18,7 +18,9 @@ def check_server(url: str, timeout: float) -> str | None:
     """None if `url` (http or https) answers within `timeout` seconds, otherwise the error."""
     address = ServerAddress(url)
     if not address.remote:
-        return f"{url} is not an http or https address"
+        return f"{address.shown} is not an http or https address"
+    if address.problem:
+        return f"{address.shown}: {address.problem}"
     try:
         request = urllib.request.Request(address.url, method="HEAD")
         if address.authorization:

@@ -19,6 +19,7 @@ from osbuild.agent.kubernetes.k3s import NodeAddress
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
+from osbuild.shared.urls import redact_url
 
 PAUSE = 1.0  # seconds between two polls
 REMINDER = 60.0  # seconds between two messages
@@ -75,7 +76,11 @@ def write_address(root: Path) -> None:
     node_address, last_message = None, -REMINDER
     while needs_address(settings) and (node_address := find_address(settings)) is None:
         if time.monotonic() - last_message >= REMINDER:
-            missing = f"the address {settings.node_ip}" if settings.node_ip else f"a route to {settings.server}"
+            missing = (
+                f"the address {settings.node_ip}"
+                if settings.node_ip
+                else f"a route to {redact_url(settings.server or '')}"
+            )
             print(f"waiting for {missing}", flush=True)
             last_message = time.monotonic()
         time.sleep(PAUSE)

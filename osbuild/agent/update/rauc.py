@@ -49,7 +49,7 @@ class RaucState:
 
 
 def is_remote(source: str) -> bool:
-    return source.startswith(("http://", "https://"))
+    return ServerAddress(source).remote
 
 
 def inspect_bundle(source: ServerAddress, timeout: float) -> BundleManifest:

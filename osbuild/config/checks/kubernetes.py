@@ -48,7 +48,10 @@ RESERVED_FLAGS = {
 }
 ADDRESSES = ("datastore-endpoint", "etcd-s3-proxy")  # secret only if they contain a password
 FIRST_UNLIMITED = (1, 34)  # the minor version from which a cluster may have more than 2^20 services
-PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@|(^|[ ;&?])(password|passwd|pwd|secret)=", re.IGNORECASE)
+# A password in a URL may contain a `/`, `?` or `#` that is not escaped. Names may have a prefix, such as `sslpassword`.
+PASSWORD = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^@\s]*:[^@\s]+@|(password|passwd|passphrase|pwd|secret)\s*=", re.IGNORECASE
+)
 
 Where = Callable[..., str]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import shutil
 import socket
 import threading
@@ -277,5 +278,13 @@ def test_the_password_in_an_address_is_sent_but_never_printed(tmp_path: Path) ->
         assert "hidden" not in text
         assert "bWU6" not in text
     assert ServerAddress(url).shown == f"http://127.0.0.1:{server.port}/a.raucb?…"
+    for special in ("http://u:p/q@h/x", "https://u:p#q@h/y", "http://u:p?q@h/", "HTTP://u:p@h/x", "http://u:1/q@h/x"):
+        assert ServerAddress(special).remote
+        for text in (
+            ServerAddress(special).shown,
+            str(ServerAddress(special).problem),
+            str(check_server(special, 0.2)),
+        ):
+            assert not re.search(r"\bu:|\bp\b|\bq\b", text), text
     for strange in ("http://[", "http://a:b@[::1", "http://\xff:1@x/", "/a/file@b", "http://u@h"):
         assert ":1@" not in ServerAddress(strange).shown
