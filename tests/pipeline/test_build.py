@@ -402,7 +402,7 @@ def test_an_overlays_python_module_is_not_run_as_the_one_it_replaces(tmp_path: P
     run_command(["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", root])
     (tree / "greet.py").write_text("print('new')\n")
     copy_file_tree(tree, ImageRoot(root), 1000)
-    assert run_command(["python3", "-c", "import greet, greeting"], cwd=root) == "new\nold\n"
+    assert run_command(["python3", "-B", "-c", "import greet, greeting"], cwd=root) == "new\nold\n"
     assert [path.name.split(".")[0] for path in root.glob("__pycache__/*")] == ["greeting"]
 
 
