@@ -12,6 +12,7 @@ import jinja2
 
 from osbuild.config import secrets
 from osbuild.config.checks import kubernetes
+from osbuild.config.checks.hosts import LOCAL_NAMES
 from osbuild.config.profile import NAME, KubernetesSettings, Profile, TimeSettings
 from osbuild.host import log, paths
 from osbuild.seed import cloud_config, groups, login, network_config, proxy
@@ -53,7 +54,7 @@ def render_seed(
     The instance-id is derived from the name and all contents, so a changed seed is a new instance. Raises `Error` if
     the profile lacks settings of a node, and `UsageError` for an invalid name.
     """
-    if not re.fullmatch(NAME, node) or node == "localhost":
+    if not re.fullmatch(NAME, node) or node in LOCAL_NAMES:
         raise UsageError(
             f"`{node}` is not a node's name",
             where="--node",

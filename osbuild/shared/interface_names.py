@@ -19,3 +19,19 @@ def name_problem(name: str, *, assigned: bool) -> str | None:
     if invalid := re.search(r"[^!-~]|[:/%]", name):
         return f"it contains `{invalid.group()}`"
     return None
+
+
+def pattern_problem(name: str) -> str | None:
+    """Why `name` matches no interface as a pattern (fnmatch(3)), or None."""
+    rest = name
+    while "[" in rest:
+        # A `]` is part of the list if it is the first character.
+        characters, bracket, rest = rest.partition("[")[2].partition("]")
+        if not characters:
+            characters, bracket, rest = rest.partition("]")
+        if not bracket:
+            return "it has a `[` without `]`"
+        for first, last in re.findall(r"(.)-(.)", characters):
+            if first > last:
+                return f"its range `{first}-{last}` is empty"
+    return None

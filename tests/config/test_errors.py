@@ -160,7 +160,7 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
     ("ADDRESS: 192.0.2.0/24", "5:27", ("`192.0.2.0/24`",), "the address of the network"),
     ("ADDRESS: 192.0.2.255/24", "5:27", ("`192.0.2.255/24`",), "broadcast"),
     ("ADDRESS: 192.0.2.5/255.255.255.0", "5:27", ("prefix length",), "`192.0.2.5/24`"),
-    ("ADDRESS: 127.0.0.1/8", "5:27", ("`127.0.0.1/8`",), "loopback"),
+    ("ADDRESS: 127.0.0.1/8", "5:27", ("`127.0.0.1/8`", "loopback"), "one host"),
     ("ADDRESS: '2001:db8::/64'", "5:27", ("`2001:db8::/64`",), "the address of the network"),
     ("ADDRESS: 'fe80::5%eth0/64'", "5:27", ("without `%`",), "`fe80::5`"),
     ("network:\n  interfaces:\n  - {name: a, gateway: 'fe80::1%eth0'}", "5:24", ("without `%`",), "`fe80::1`"),

@@ -24,6 +24,12 @@ from tests.support.networks import NodePrograms
 LAN = "  interfaces: [{name: lan0, dhcp: false}, {name: lan1, dhcp: false}]\n"
 WIFI = "packages: [wpasupplicant]\nkernel: {flavour: generic}\nnetwork:\n  wifis: [{name: wl0, ssid: site, "
 
+# Addresses that are not those of another host.
+UNREACHABLE = [
+    ("'0.0.0.0'", "no address"), ("'::'", "no address"), ("224.0.0.1", "multicast"), ("127.0.0.1", "loopback"),
+    ("255.255.255.255", "broadcast"), ("0.0.0.1", "0.0.0.0/8"), ("'::ffff:192.0.2.1'", "IPv4 address"),
+]  # fmt: skip
+
 # profile below `network:` (or a whole one) -> text at the position, what the message and hint say.
 WRONG = [
     (LAN + "  vlans: [{name: v, id: 0, link: lan0}]", "0", "from 1 to 4094"),
@@ -45,7 +51,7 @@ WRONG = [
     (LAN + "  bonds: [{name: b, members: [lan0], primary: lan1}]", "lan1", "write one of: lan0"),
     (LAN + "  bonds: [{name: b, members: [lan0]}]\n  bridges: [{name: c, members: [lan0]}]", "lan0", "member of `b`"),
     (LAN + "  bonds: [{name: b, members: [c]}]\n  bridges: [{name: c, members: [b]}]", "c", "a physical interface"),
-    (LAN + "  bridges: [{name: b, members: [c]}, {name: c, members: [b]}]", "{name: b,", "b → c → b"),
+    (LAN + "  bridges: [{name: b, members: [c]}, {name: c, members: [b]}]", "c]}", "another bridge"),
     (
         "  interfaces: [{name: lan0, addresses: [192.0.2.5/24]}]\n  bridges: [{name: b, members: [lan0]}]",
         "[192.0.2.5/24]",
@@ -83,6 +89,37 @@ WRONG = [
     ("  proxy: {http: 'proxy.example:3128'}", "'proxy.example:3", "http://proxy.example:3128"),
     ("  proxy: {http: 'http://me:hush@proxy.example:3128'}", "'http://me:hush@", "without a password"),
     ("  proxy: {no_proxy: [a.example]}", "[a.example]", "but no proxy"),
+    ("  interfaces: [{name: a, addresses: [192.0.2.5/0]}]", "192.0.2.5/0", "prefix length of 0"),
+    ("  interfaces: [{name: a, addresses: [255.255.255.255/32]}]", "255.255", "broadcast address"),
+    ("  interfaces: [{name: a, addresses: [0.0.0.1/8]}]", "0.0.0.1/8", "0.0.0.0/8"),
+    ("  interfaces: [{name: a, addresses: ['::ffff:192.0.2.5/120']}]", "'::ffff", "IPv4 address 192.0.2.5"),
+    ("  interfaces: [{name: a, addresses: [203.0.113.254/24]}]", "203.0.113.254/24", "`edge0`"),
+    *((f"  interfaces: [{{name: a, gateway: {text}}}]", text, message) for text, message in UNREACHABLE),
+    *((f"ROUTE: {{to: 198.51.100.0/24, via: {text}, on_link: true}}", text, message)
+      for text, message in UNREACHABLE if ":" not in text),
+    ("  interfaces: [{name: a, addresses: [192.0.2.5/24], gateway: 192.0.2.255}]", "192.0.2.255", "broadcast"),
+    ("  interfaces: [{name: a, addresses: [192.0.2.5/24], gateway: 192.0.2.0}]", "192.0.2.0", "of the network"),
+    ("ROUTE: {to: default, via: 192.0.2.255}", "192.0.2.255", "broadcast"),
+    ("ROUTE: {to: 127.0.0.0/8, via: 192.0.2.1}", "127.0.0.0/8", "loopback"),
+    ("ROUTE: {to: 10.0.0.0/8, via: 192.0.2.1}, {to: 10.0.0.0/8, via: 192.0.2.2}", "{to: 10.0.0.0/8, via: 192.0.2.2",
+     "metric: 200"),
+    ("  interfaces: [{name: a, dns: [0.0.0.0]}]", "0.0.0.0]", "no address"),
+    ("  interfaces: [{name: a, dns: ['ff02::1']}]", "'ff02::1'", "multicast"),
+    (f"  interfaces: [{{name: a, search: [{'a.' * 150}b]}}]", "a.a.a", "at most 253"),
+    ("  interfaces: [{name: a, mac: 'ff:ff:ff:ff:ff:ff'}]", "'ff:ff", "no interface has"),
+    ("  interfaces: [{name: a, mac: '01:00:5e:00:00:01'}]", "'01:00", "multicast"),
+    ("  interfaces: [{name: a, mac: '00:00:00:00:00:00'}]", "'00:00", "zero"),
+    ("  interfaces: [{name: renderer}]", "renderer", "netplan"),
+    (LAN + "  bridges: [{name: renderer, members: [lan0]}]", "renderer", "netplan"),
+    (LAN + "  vlans: [{name: renderer, id: 3, link: lan0}]", "renderer", "netplan"),
+    ("  interfaces: [{name: 'en['}]", "'en['", "without `]`"),
+    ("  interfaces: [{name: 'en[z-a]*'}]", "'en[z-a]*'", "`z-a`"),
+    (LAN + "  bridges: [{name: b, members: [lan0]}, {name: c, members: [b]}]", "b]}", "another bridge"),
+    (WIFI + "}]\n  bridges: [{name: b, members: [wl0]}]", "wl0]}", "a wireless interface"),
+    (WIFI.replace("site", "'a\\b'") + "}]", "'a\\b'", "backslash"),
+    *((f"  proxy: {{http: 'http://p:1', no_proxy: [{text}]}}", text, "expected a host or domain")
+      for text in ("'.'", "'..'", "-a")),
+    ("  proxy: {http: 'http://0.0.0.0:3128'}", "'http://0.0.0.0", "no address"),
     ("  proxy: {http: 'http://p:1', no_proxy: [192.0.2.5/24]}", "192.0.2.5/24", "prefix length"),
 ]  # fmt: skip
 
@@ -168,6 +205,23 @@ RIGHT: list[tuple[str, dict[str, dict[str, set[str]]]]] = [
         {"10-netplan-wl0.network": {"Match": {"Name=wl0"}, "Network": {"DHCP=yes"}}},
     ),
 ]  # fmt: skip
+
+
+ACCEPTED = [
+    "  interfaces: [{name: a, addresses: [192.0.2.4/31], gateway: 192.0.2.5, dns: [127.0.0.1, '::1']}]",
+    "  interfaces: [{name: a, addresses: ['2001:db8::5/64'], gateway: '2001:db8::'}]",  # the subnet's routers
+    "  interfaces: [{name: a, addresses: [240.0.0.1/24, 10.0.0.255/8], gateway: 10.0.1.0}]",
+    "  interfaces: [{name: 'eth[0-3]'}, {name: 'en[]a]*'}, {name: c, mac: '02:00:00:00:00:01'}]",
+    "ROUTE: {to: 224.0.0.0/4, via: 192.0.2.1}, {to: 10.0.0.0/8, via: 192.0.2.1}, "
+    "{to: 10.0.0.0/8, via: 192.0.2.2, metric: 9}",
+    LAN + "  bridges: [{name: b, members: [lan0]}]\n  vlans: [{name: v, id: 3, link: b}]",
+    "  proxy: {http: 'http://127.0.0.1:3128', no_proxy: ['*', '*.a.example', .b, my_host, '[::1]', 'a:80', '::1']}",
+]
+
+
+@pytest.mark.parametrize("text", ACCEPTED)
+def test_what_a_node_can_use_is_accepted(tmp_path: Path, text: str) -> None:
+    load_profile(profile(tmp_path, text))
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,8 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("time: {servers: ['ntp:123']}", 3, ("`ntp:123`",), "ntp.example"),
     ("time: {servers: [-ntp.example]}", 3, ("`-ntp.example`",), "ntp.example"),
     ("time: {servers: [a..b]}", 3, ("empty",), "ntp.example"),
+    ("time: {servers: [0.0.0.0]}", 3, ("`0.0.0.0`", "no address"), "ntp.example"),
+    ("time: {servers: [224.0.0.1]}", 3, ("`224.0.0.1`", "multicast"), "ntp.example"),
     # kernel
     ("kernel: {arguments: [quiet root=/dev/sda]}", 3, ("`root=/dev/sda`", "sets itself"), "remove"),
     ("kernel: {arguments: [edge.slot=b]}", 3, ("sets itself",), "remove"),
@@ -78,6 +80,8 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("kernel: {sysctls: {net.ipv4.ip_forward: 1, net/ipv4/ip_forward: 0}}", 3, ("twice",), "`net.ipv4.ip_forward`"),
     ("kernel: {sysctls: {kernel.panic: 1, -kernel.panic: 0}}", 3, ("twice",), "`kernel.panic`"),
     ("hostname: localhost", 3, ("`localhost`",), "another name"),
+    ("hostname: ip6-localhost", 3, ("`ip6-localhost`",), "another name"),
+    ("agent: {server: 'https://0.0.0.0/'}", 3, ("no address",), "https://updates.example.com"),
     # what only a later step said
     (
         "agent: {server: 'https://ota.example:99999'}",

@@ -4,6 +4,8 @@ import ipaddress
 
 from osbuild.config.document import quote_text
 from osbuild.shared.errors import Error
+from osbuild.shared.host_address import Address, host_address_problem
+from osbuild.shared.node_settings import STABLE_ADDRESS
 
 Static = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -20,12 +22,16 @@ def parse_static_address(text: str, where: str) -> Static:
     if "/" not in text or "." in text.partition("/")[2]:
         length = static.network.prefixlen if "/" in text else 24 if static.version == 4 else 64
         raise Error(f"found {quote_text(text)}, {expected}", where=where, hint=f"write `{static.ip}/{length}`")
-    if static.is_multicast or static.is_unspecified or static.is_loopback:
+    if static.network.prefixlen == 0:
+        hint = "a prefix length of 0 means every address: write that of the network, such as `/24`"
+        raise Error(f"found {quote_text(text)}, {expected}", where=where, hint=hint)
+    if reason := host_address_problem(static.ip):
         raise Error(
-            f"found {quote_text(text)}, {expected}",
-            where=where,
-            hint="multicast addresses, loopback addresses and zero are not valid here",
+            f"found {quote_text(text)}, {expected}: {reason}", where=where, hint="write the address of one host"
         )
+    if str(static.ip) == STABLE_ADDRESS:
+        message = f"found {quote_text(text)}, which the interface `edge0` of every node has"
+        raise Error(message, where=where, hint="write another address")
     wide = static.network.num_addresses > 2
     if wide and static.ip == static.network.network_address:
         example = f"{static.ip + 5}/{static.network.prefixlen}"
@@ -38,13 +44,18 @@ def parse_static_address(text: str, where: str) -> Static:
     return static
 
 
-def parse_address(text: str, what: str, where: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def parse_address(text: str, what: str, where: str, *, loopback: bool = False) -> Address:
+    """Return the address of a host. `loopback`: it may be the node itself. Raises `Error`."""
     refuse_scope(text, where)
     try:
-        return ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError as error:
         hint = "write it without `/` and prefix length" if "/" in text else "write `192.0.2.1`, or `2001:db8::1`"
         raise Error(f"found {quote_text(text)}, expected {what}", where=where, hint=hint) from error
+    if reason := host_address_problem(address, loopback=loopback):
+        message = f"found {quote_text(text)}, expected {what}: {reason}"
+        raise Error(message, where=where, hint="write the address of one host")
+    return address
 
 
 def refuse_scope(text: str, where: str) -> None:

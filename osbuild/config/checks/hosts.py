@@ -4,17 +4,23 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from osbuild.shared.host_address import host_address_problem
+
+LOCAL_NAMES = ("localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")  # of every /etc/hosts
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 
 
-def host_problem(text: str) -> str | None:
-    """Say why `text` is neither an IP address nor a host name; None if it is one of them."""
+def host_problem(text: str, *, reachable: bool = False) -> str | None:
+    """Say why `text` is neither an IP address nor a host name; None if it is one of them.
+
+    `reachable`: the node sends packets to it, so that an address must be that of a host, or of the node itself.
+    """
     if ":" in text or re.fullmatch(r"[0-9.]+", text):
         try:
-            ipaddress.ip_address(text)
+            address = ipaddress.ip_address(text)
         except ValueError:
             return "it is not an IP address"
-        return None
+        return host_address_problem(address, loopback=True) if reachable else None
     name = text.removesuffix(".")
     if len(name) > 253:
         return "a host name has at most 253 characters"
@@ -37,4 +43,4 @@ def url_problem(text: str) -> str | None:
         return "a port is a number from 1 to 65535"
     if parts.netloc.endswith(":"):
         return "the port is missing after `:`"
-    return host_problem(parts.hostname)
+    return host_problem(parts.hostname, reachable=True)

@@ -1,26 +1,35 @@
 """Checks of a profile's `network` that a schema can't express."""
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from osbuild.config.checks.addresses import Static, parse_address, parse_static_address, refuse_scope
+from osbuild.config.checks.addresses import parse_address, parse_static_address
 from osbuild.config.checks.hosts import url_problem
+from osbuild.config.checks.routes import check_gateway, check_route
 from osbuild.config.document import quote_text
 from osbuild.config.network import Bond, Bridge, Interface, Link, NetworkSettings, ProxySettings, Route, Vlan, Wifi
 from osbuild.config.profile import Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.shared.errors import Error
-from osbuild.shared.interface_names import name_problem
+from osbuild.shared.interface_names import name_problem, pattern_problem
 
 Where = Callable[..., str]
 KINDS = ("interfaces", "bonds", "vlans", "bridges", "wifis")
-# Interfaces that the image or Kubernetes creates.
-RESERVED = ("lo", "edge0", "cni0", "flannel.1", "kube-bridge", "kube-ipvs0")
+# Interfaces that the image or Kubernetes creates, and a key of netplan.
+RESERVED = {
+    **dict.fromkeys(
+        ("lo", "edge0", "cni0", "flannel.1", "kube-bridge", "kube-ipvs0"), "which the image creates itself"
+    ),
+    "renderer": "which netplan takes for a setting",
+}
 # Bond settings that need a mode: key -> modes.
 MODES = {
     "primary": ("active-backup",), "lacp_rate": ("802.3ad",), "hash_policy": ("802.3ad", "balance-xor", "balance-tlb"),
 }  # fmt: skip
+NO_PROXY_HOST = re.compile(r"(\*?\.)?[A-Za-z0-9_\[:]")
+LONGEST_DOMAIN = 253  # characters (RFC 1035, 2.3.4)
 SHORTEST_IPV6_MTU = 1280  # RFC 8200, 5
 
 
@@ -43,7 +52,7 @@ def check_network(profile: Profile, where: Where) -> None:
     _vlans(profile.network, named, where)
     _cycles(links, where)
     _addresses(links, owners, where)
-    _gateways(links, where)
+    _routes(links, where)
     _wifi(profile, where)
     _proxy(profile.network.proxy, where)
 
@@ -66,12 +75,15 @@ def _unique(links: Sequence[StatedLink], where: Where) -> None:
                 hint = f"the other is at {where(seen[name].key)}: merge the two"
                 raise Error(f"found two interfaces with the {name[0]} `{name[1]}`", where=where(stated.key), hint=hint)
             seen[name] = stated
+        if reason := pattern_problem(link.name):
+            message = f"found the pattern {quote_text(link.name)}, which matches no interface: {reason}"
+            raise Error(message, where=where(f"{stated.key}.name"), hint="write a pattern such as `en*` or `eth[0-3]`")
         is_virtual = not isinstance(link, Interface | Wifi)
         if not set(link.name) & set("*?[") and (reason := name_problem(link.name, assigned=is_virtual)):
             message = f"found the interface {quote_text(link.name)}, which is not a valid name: {reason}"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name, such as `vlan100`")
-        if link.name in RESERVED:
-            message = f"found the interface `{link.name}`, which the image creates itself"
+        if reason := RESERVED.get(link.name):
+            message = f"found the interface `{link.name}`, {reason}"
             raise Error(message, where=where(f"{stated.key}.name"), hint="give it another name")
 
 
@@ -81,64 +93,26 @@ def _link(stated: StatedLink, where: Where) -> None:
         parse_static_address(text, where(f"{dotted}.addresses[{at}]")) for at, text in enumerate(link.addresses)
     ]
     for at, text in enumerate(link.dns):
-        parse_address(text, "a name server's IP address", where(f"{dotted}.dns[{at}]"))
+        parse_address(text, "a name server's IP address", where(f"{dotted}.dns[{at}]"), loopback=True)
+    for at, text in enumerate(link.search):
+        if len(text.removeprefix("~").removesuffix(".")) > LONGEST_DOMAIN:
+            message = f"found the domain {quote_text(text)}, expected at most {LONGEST_DOMAIN} characters"
+            raise Error(message, where=where(f"{dotted}.search[{at}]"), hint="check the name of the domain")
+    if isinstance(link, Interface) and link.mac and (int(link.mac[:2], 16) & 1 or not link.mac.strip("0:")):
+        message = f"found the hardware address {quote_text(link.mac)}, which no interface has"
+        hint = "write the interface's own, as `ip link` shows it; it is not zero, broadcast or multicast"
+        raise Error(message, where=where(f"{dotted}.mac"), hint=hint)
     if link.gateway is not None and not addresses and not link.dhcp:
         message = "found a gateway for an interface without an address"
         hint = "write `addresses:`, or `dhcp: true`"
         raise Error(message, where=where(f"{dotted}.gateway"), hint=hint)
     if link.gateway is not None:
-        _gateway(link.gateway, addresses, where(f"{dotted}.gateway"))
+        check_gateway(link.gateway, addresses, where(f"{dotted}.gateway"))
     for at, route in enumerate(link.routes):
-        _route(route, addresses, link.dhcp, f"{dotted}.routes[{at}]", where)
+        check_route(route, addresses, link.dhcp, f"{dotted}.routes[{at}]", where)
     if link.mtu is not None and link.mtu < SHORTEST_IPV6_MTU and any(static.version == 6 for static in addresses):
         message = f"found the MTU {link.mtu} with an IPv6 address, expected at least {SHORTEST_IPV6_MTU}"
         raise Error(message, where=where(f"{dotted}.mtu"), hint=f"write `mtu: {SHORTEST_IPV6_MTU}` or more")
-
-
-def _gateway(text: str, addresses: Sequence[Static], where: str) -> None:
-    gateway = parse_address(text, "the gateway's IP address", where)
-    same = [static for static in addresses if static.version == gateway.version]
-    if any(static.ip == gateway for static in same):
-        hint = "the gateway is another host: ask who runs the network"
-        raise Error(
-            f"found the gateway {quote_text(text)}, which is the interface's own address", where=where, hint=hint
-        )
-    if same and not gateway.is_link_local and not any(gateway in static.network for static in same):
-        networks = " or ".join(str(static.network) for static in same)
-        hint = "check the prefix length of the address, or write a route with `to: default` and `on_link: true`"
-        raise Error(f"found the gateway {quote_text(text)}, expected one in {networks}", where=where, hint=hint)
-
-
-def _route(route: Route, addresses: Sequence[Static], dhcp: bool, dotted: str, where: Where) -> None:
-    via = parse_address(route.via, "the gateway's IP address", where(f"{dotted}.via"))
-    if route.to != "default":
-        network = _network(route.to, where(f"{dotted}.to"))
-        if network.version != via.version:
-            message = f"found the route to {route.to} via {route.via}, expected addresses of one IP version"
-            raise Error(message, where=where(f"{dotted}.via"), hint=f"write an IPv{network.version} address")
-    same = [static for static in addresses if static.version == via.version]
-    if any(static.ip == via for static in same):
-        message = f"found the gateway {quote_text(route.via)}, which is the interface's own address"
-        raise Error(message, where=where(f"{dotted}.via"), hint="write the address of another host")
-    if route.on_link or via.is_link_local or (dhcp and not same):
-        return
-    if not any(via in static.network for static in same):
-        networks = " or ".join(str(static.network) for static in same) or "a network of one of its addresses"
-        message = f"found the gateway {quote_text(route.via)}, expected one in {networks}"
-        raise Error(message, where=where(f"{dotted}.via"), hint="add `on_link: true` if it is on this link")
-
-
-def _network(text: str, where: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    message = f"found the route to {quote_text(text)}, expected a network"
-    refuse_scope(text, where)
-    try:
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError as error:
-        hint = "write `default`, or a network such as `198.51.100.0/24`"
-        raise Error(message, where=where, hint=hint) from error
-    if network.network_address != ipaddress.ip_address(text.partition("/")[0]) or "/" not in text:
-        raise Error(message, where=where, hint=f"write `{network}`")
-    return network
 
 
 def _members(links: Sequence[StatedLink], named: dict[str, StatedLink], where: Where) -> dict[str, str]:
@@ -166,6 +140,10 @@ def _members(links: Sequence[StatedLink], named: dict[str, StatedLink], where: W
             if isinstance(link, Bond) and isinstance(member_link, Bond | Bridge | Vlan):
                 message = f"found the member `{member}` of the bond `{link.name}`, expected a physical interface"
                 raise Error(message, where=position, hint="write an interface of `network.interfaces`")
+            if isinstance(link, Bridge) and isinstance(member_link, Bridge | Wifi):
+                kind = "another bridge" if isinstance(member_link, Bridge) else "a wireless interface"
+                message = f"found the member `{member}` of the bridge `{link.name}`, but Linux rejects {kind} there"
+                raise Error(message, where=position, hint="write an interface, a bond or a VLAN")
     return owners
 
 
@@ -246,24 +224,23 @@ def _addresses(links: Sequence[StatedLink], owners: dict[str, str], where: Where
             seen[host] = stated
 
 
-def _gateways(links: Sequence[StatedLink], where: Where) -> None:
-    """Raise `Error` for two default routes of one IP version with the same metric."""
-    seen: dict[tuple[int, int | None], str] = {}
+def _routes(links: Sequence[StatedLink], where: Where) -> None:
+    """Raise `Error` for two routes to one network with the same metric."""
+    seen: dict[tuple[str, int | None], str] = {}
     for stated in links:
-        link = stated.link
-        gateways: list[tuple[str, int | None, str]] = []
-        if link.gateway is not None:
-            gateways.append((link.gateway, None, f"{stated.key}.gateway"))
-        for at, route in enumerate(link.routes):
-            if route.to in ("default", "0.0.0.0/0", "::/0"):
-                gateways.append((route.via, route.metric, f"{stated.key}.routes[{at}]"))
-        for via, metric, dotted in gateways:
-            key = (ipaddress.ip_address(via).version, metric)
-            if key in seen:
-                message = f"found a second default gateway for IPv{key[0]} with the same metric"
-                hint = f"the other is at {where(seen[key])}: write `routes: [{{to: default, via: {via}, metric: 200}}]`"
-                raise Error(message, where=where(dotted), hint=hint)
-            seen[key] = dotted
+        routes = [(Route("default", stated.link.gateway), "gateway")] if stated.link.gateway is not None else []
+        routes += [(route, f"routes[{at}]") for at, route in enumerate(stated.link.routes)]
+        for route, name in routes:
+            version = ipaddress.ip_address(route.via).version
+            is_default = route.to in ("default", "0.0.0.0/0", "::/0")
+            kind = f"default gateway for IPv{version}" if is_default else f"route to {ipaddress.ip_network(route.to)}"
+            if (kind, route.metric) in seen:
+                to = "default" if is_default else route.to
+                hint = f"write `routes: [{{to: {to}, via: {route.via}, metric: 200}}]`"
+                message = f"found a second {kind} with the same metric"
+                hint = f"the other is at {where(seen[kind, route.metric])}: {hint}"
+                raise Error(message, where=where(f"{stated.key}.{name}"), hint=hint)
+            seen[kind, route.metric] = f"{stated.key}.{name}"
 
 
 def _wifi(profile: Profile, where: Where) -> None:
@@ -272,6 +249,9 @@ def _wifi(profile: Profile, where: Where) -> None:
         if not 1 <= len(wifi.ssid.encode()) <= 32:
             message = f"found {quote_text(wifi.ssid)} for `{dotted}.ssid`, expected 1 to 32 bytes"
             raise Error(message, where=where(f"{dotted}.ssid"), hint="check the name of the wireless network")
+        if "\\" in wifi.ssid:
+            message = f"found a backslash in {quote_text(wifi.ssid)}, which netplan does not pass on as it is"
+            raise Error(message, where=where(f"{dotted}.ssid"), hint="give the wireless network another name")
     if profile.network.wifis and "wpasupplicant" not in profile.packages:
         message = "found `network.wifis`, but no package `wpasupplicant`, which connects them"
         hint = "write `packages+: [wpasupplicant]`, and the package with the adapter's firmware"
@@ -298,3 +278,7 @@ def _proxy(proxy: ProxySettings, where: Where) -> None:
                 message = f"found {quote_text(text)} in `no_proxy`, expected a network such as `192.0.2.0/24`"
                 hint = "check the prefix length: the bits after it must be zero"
                 raise Error(message, where=where(f"network.proxy.no_proxy[{at}]"), hint=hint) from error
+        elif text != "*" and not NO_PROXY_HOST.match(text):
+            message = f"found {quote_text(text)} in `no_proxy`, expected a host or domain"
+            hint = "write one such as `host.example` or `.example.com`"
+            raise Error(message, where=where(f"network.proxy.no_proxy[{at}]"), hint=hint)
