@@ -17,6 +17,9 @@ from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.debian import PackageArchive, stored_path
 from osbuild.seed.cloud_config import to_json_value
 from osbuild.shared.errors import Error
+from osbuild.shared.seed import document
+from osbuild.shared.seed.files import LIMIT
+from osbuild.shared.seed.refused import SeedRefused
 
 FOLDER = Path("usr/lib/python3/dist-packages/cloudinit/config/schemas")
 CHECKED = {"user-data": "schema-cloud-config-v1.json"}
@@ -37,8 +40,21 @@ def find_schemas(cache: Cache) -> Path:
     return cache.get_or_make("cloud-init-schemas", SUITE, make)
 
 
+def check_limits(files: Mapping[str, str]) -> None:
+    """Raise `Error` for a seed that a node refuses because it is too large."""
+    for name, text in files.items():
+        try:
+            if len(text.encode()) > LIMIT:
+                raise SeedRefused(f"{name} is larger than {LIMIT} bytes")
+            document.load_yaml(text, name)
+        except SeedRefused as problem:
+            hint = "shorten the profile's lists, or create the entries on the node with a program"
+            raise Error(f"a node would refuse this seed: {problem}", hint=hint) from problem
+
+
 def validate_seed(files: Mapping[str, str], folder: Path) -> None:
-    """Raise `Error` for a value in user-data that the schema in `folder` does not allow."""
+    """Raise `Error` for a value in user-data that the schema in `folder` does not allow, or for a seed too large."""
+    check_limits(files)
     for name, schema in CHECKED.items():
         validator = jsonschema.Draft7Validator(json.loads((folder / schema).read_text()))
         problem = jsonschema.exceptions.best_match(validator.iter_errors(to_json_value(yaml.safe_load(files[name]))))

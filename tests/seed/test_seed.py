@@ -287,6 +287,24 @@ def test_what_cloud_init_does_not_take_is_refused_without_quoting_it(tmp_path: P
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("count", "name", "why"),
+    [
+        (3000, "u{}", "more than 20000 values"),
+        (1, "a", "user-data is larger than 4194304 bytes"),
+    ],
+)
+def test_a_seed_that_a_node_would_refuse_is_not_made(tmp_path: Path, count: int, name: str, why: str) -> None:
+    schema = find_schemas(Cache())
+    users = tuple(User(name=name.format(number)) for number in range(count))
+    seed = render_seed(Profile(name="a", version="1.0.0", users=users), "edge-1", folder=tmp_path)
+    files = dict(seed.files) if count > 1 else {**seed.files, "user-data": seed.files["user-data"] + "#" * 2**22}
+    with pytest.raises(Error, match="a node would refuse this seed") as caught:
+        validate_seed(files, schema)
+    assert why in str(caught.value)
+    assert caught.value.hint
+
+
 def read_iso(data: bytes) -> dict[str, bytes]:
     """name -> content, read by the Rock Ridge names; Joliet's must be the same."""
     image = pycdlib.PyCdlib()

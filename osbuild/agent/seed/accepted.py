@@ -11,6 +11,7 @@ from osbuild.shared.quoting import quoted
 from osbuild.shared.seed import document
 from osbuild.shared.seed.effective_keys import find_without_effect
 from osbuild.shared.seed.files import SeedFiles
+from osbuild.shared.seed.limits import SeedBudget
 from osbuild.shared.seed.refused import SeedRefused
 
 INSTANCE = "nocloud"  # the instance-id that cloud-init uses if meta-data has none
@@ -35,17 +36,18 @@ class AcceptedSeed:
 def accept_seed(seed: SeedFiles, source: str) -> AcceptedSeed:
     """Parse every file of a seed. Raises `SeedRefused` with file, line and column."""
     files = {name: data for name, data in seed.files.items() if name != "network-config"}
-    metadata, warnings = parse_meta_data(files["meta-data"])
+    budget = SeedBudget()
+    metadata, warnings = parse_meta_data(files["meta-data"], budget)
     files["meta-data"] = document.write_json_bytes(metadata)
+    contents = {"user-data": user_data.inspect_user_data(files["user-data"], "user-data", budget)}
     if "vendor-data" in files:
         try:
-            user_data.inspect_user_data(files["vendor-data"], "vendor-data")
+            contents["vendor-data"] = user_data.inspect_user_data(files["vendor-data"], "vendor-data", budget)
         except SeedRefused as problem:  # vendor-data is optional
             del files["vendor-data"]
             warnings.append(f"vendor-data is not used: {problem}")
     for name in ("user-data", "vendor-data"):
-        if name in files:
-            content = user_data.inspect_user_data(files[name], name)
+        if content := contents.get(name):
             # The files are compressed. cloud-init searches plain text for settings that need a network, and stops if it
             # finds a list where it expects a mapping.
             plain = user_data.decompress(files[name], name).removeprefix(BOM)
@@ -61,10 +63,12 @@ def accept_seed(seed: SeedFiles, source: str) -> AcceptedSeed:
     return AcceptedSeed(seed, source, files, tuple(warnings))
 
 
-def parse_meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
+def parse_meta_data(data: bytes, budget: SeedBudget) -> tuple[dict[str, Any], list[str]]:
     """Parse meta-data. Returns it with `dsmode: local`, and warnings. Raises `SeedRefused`."""
     # With `dsmode: local`, cloud-init runs once, before the network is up.
+    budget.take_text(len(data), "meta-data")
     parsed = document.load_yaml(document.decode_text(data, "meta-data"), "meta-data")
+    budget.take_values(parsed.size, "meta-data")
     metadata, warnings = parsed.mapping("meta-data"), list(parsed.repeated)
     if "seedfrom" in metadata:
         del metadata["seedfrom"]
@@ -76,6 +80,8 @@ def parse_meta_data(data: bytes) -> tuple[dict[str, Any], list[str]]:
         raise SeedRefused("meta-data: instance-id is not a text")
     if len(str(instance or "").encode(errors="replace")) > LONGEST:
         raise SeedRefused(f"meta-data: instance-id has more than {LONGEST} bytes")
+    if instance in (".", ".."):
+        raise SeedRefused(f"meta-data: instance-id is {instance!r}, which cannot be the name of a folder")
     if not str(instance or "").isprintable():
         raise SeedRefused("meta-data: instance-id contains a character that is not allowed in a name")
     for key in ("local-hostname", "hostname"):

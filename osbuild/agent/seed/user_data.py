@@ -9,10 +9,10 @@ from typing import Any
 from osbuild.shared.json_text import parse_json
 from osbuild.shared.quoting import quoted, redacted_beginning
 from osbuild.shared.seed import document
+from osbuild.shared.seed.limits import BOUNDARIES, HEADERS, UNPACKED, SeedBudget
 from osbuild.shared.seed.refused import SeedRefused
 
 GZIP = b"\x1f\x8b"
-LIMIT = 16 * 2**20  # bytes after decompression
 LEVELS = 5  # of nested parts
 MULTIPARTS = 32  # levels of MIME messages within each other, which are parsed by recursion
 FIRST_LINES = {
@@ -40,7 +40,7 @@ class UserDataContent:
 
     `single`: the file is one cloud-config. `template`: a part is a template that cloud-init renders on the node.
     `odd_key`: a key of the cloud-config is not text in YAML. `has_unsafe_parts`: see `unsafe_parts`. `handlers`: a part
-    is a handler for parts of other types.
+    is a handler for parts of other types. `budget` is what the rest of the seed may use.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -50,11 +50,15 @@ class UserDataContent:
     has_unsafe_parts: bool = False
     odd_key: bool = False
     handlers: bool = False
+    budget: SeedBudget = field(default_factory=SeedBudget)
 
 
-def inspect_user_data(data: bytes, name: str) -> UserDataContent:
-    """Check all parts of a file and return its content. Raises `SeedRefused` with part, line and column."""
-    content = UserDataContent()
+def inspect_user_data(data: bytes, name: str, budget: SeedBudget | None = None) -> UserDataContent:
+    """Check all parts of a file and return its content. Raises `SeedRefused` with part, line and column.
+
+    `budget` is shared by all files of a seed.
+    """
+    content = UserDataContent(budget=budget or SeedBudget())
     inspect_part(data, "", name, content)
     return content
 
@@ -63,7 +67,9 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
     """Check one part and add it to `content`. `kind` is its MIME type; empty if its first line decides."""
     if level > LEVELS:
         raise SeedRefused(f"{name} has more than {LEVELS} levels of nested parts")
-    data = decompress(data, name)
+    if data.startswith(GZIP):
+        data = decompress(data, name)
+        content.budget.take_unpacked(len(data), name)
     if not data.strip():
         return
     kind = kind_of(data, kind)
@@ -77,9 +83,11 @@ def inspect_part(data: bytes, kind: str, name: str, content: UserDataContent, le
         content.has_unsafe_parts |= not content.handlers
         content.warnings += [] if content.handlers else [f"{name}: cloud-init does not support the type {quoted(kind)}"]
         return
+    content.budget.take_text(len(data), name)
     text = document.decode_text(data, name)
     if kind == "text/cloud-config":
         parsed = document.load_yaml(text, name)
+        content.budget.take_values(parsed.size, name)
         content.config |= parsed.mapping(name)
         content.warnings += parsed.repeated
         content.single, content.odd_key = level == 0, bool(parsed.odd_key)
@@ -124,16 +132,20 @@ def decompress(data: bytes, name: str) -> bytes:
         return data
     expander = zlib.decompressobj(wbits=31)
     try:
-        plain = expander.decompress(data, LIMIT)
+        plain = expander.decompress(data, UNPACKED + 1)
     except zlib.error as error:
         raise SeedRefused(f"{name}: damaged gzip data: {error}") from None
+    if len(plain) > UNPACKED:
+        raise SeedRefused(f"{name}: gzip data is too large: a seed may have {UNPACKED // 2**20} MiB in total")
     if not expander.eof:
-        raise SeedRefused(f"{name}: gzip data is {'too large' if len(plain) >= LIMIT else 'truncated'}")
+        raise SeedRefused(f"{name}: gzip data is truncated")
     return plain
 
 
 def parse_message(data: bytes, name: str) -> email.message.Message:
-    """Parse a MIME message (RFC 2046). Raises `SeedRefused` if messages are nested too deeply."""
+    """Parse a MIME message (RFC 2046). Raises `SeedRefused` if it has too many parts or is nested too deeply."""
+    if data.count(b"\n--") + data.count(b"\r--") > BOUNDARIES:
+        raise SeedRefused(f"{name} has more than {BOUNDARIES} lines that begin with `--`")
     level = 0
     try:
         message = email.message_from_bytes(data)
@@ -151,6 +163,8 @@ def parse_message(data: bytes, name: str) -> email.message.Message:
 
 def inspect_message(message: email.message.Message, name: str, content: UserDataContent, level: int) -> None:
     """Check each part of a MIME message (RFC 2046)."""
+    if any(sum(len(str(value)) for _, value in part.raw_items()) > HEADERS for part in message.walk()):
+        raise SeedRefused(f"{name} has a part with MIME headers of more than {HEADERS // 1024} KiB")
     if message.is_multipart() and not message.get_payload():
         raise SeedRefused(f"{name}: a MIME message without parts")
     for number, part in enumerate((part for part in message.walk() if not part.is_multipart()), 1):
@@ -165,7 +179,9 @@ def inspect_message(message: email.message.Message, name: str, content: UserData
 
 def inspect_archive(text: str, name: str, content: UserDataContent, level: int) -> None:
     """Check each part of a cloud-config-archive."""
-    value = document.load_yaml(text, name).value
+    parsed = document.load_yaml(text, name)
+    content.budget.take_values(parsed.size, name)
+    value = parsed.value
     if not isinstance(value, list):
         raise SeedRefused(f"{name}, line 1: a cloud-config-archive must be a list")
     for number, entry in enumerate(value, 1):

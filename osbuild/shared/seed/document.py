@@ -35,12 +35,14 @@ def position_at(text: str, index: int) -> str:
 class YamlDocument:
     """The value of a YAML document, and a warning for each repeated key.
 
-    `odd_key` is the position of the first key that is not text in YAML; empty if there is none.
+    `odd_key` is the position of the first key that is not text in YAML; empty if there is none. `size` is the number of
+    values.
     """
 
     value: Any
     repeated: tuple[str, ...] = ()
     odd_key: str = ""
+    size: int = 0
 
     def mapping(self, name: str) -> dict[str, Any]:
         """The value, which must be a mapping or missing. Raises `SeedRefused`."""
@@ -74,7 +76,7 @@ def load_yaml(text: str, name: str) -> YamlDocument:
         repeated.append(f"{at}: {quoted(key)} appears twice; only the last one has an effect")
     more = [f"{name}: {len(repeated) - SHOWN} more keys appear twice"] if len(repeated) > SHOWN else []
     odd = f"line {yaml_loader.odd.line + 1}, column {yaml_loader.odd.column + 1}" if yaml_loader.odd else ""
-    return YamlDocument(value, (*repeated[:SHOWN], *more), odd)
+    return YamlDocument(value, (*repeated[:SHOWN], *more), odd, yaml_loader.count)
 
 
 def load_mapping(text: str, name: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from osbuild.host.cache import Cache
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.seed.iso import make_iso
 from osbuild.seed.render import render_seed
-from osbuild.shared.seed import checksums, effective_keys
+from osbuild.shared.seed import checksums, effective_keys, limits
 from osbuild.shared.seed.files import LIMIT, SeedFiles, read_seed
 from osbuild.shared.seed.refused import SeedRefused
 from tests.support.examples import examples
@@ -390,12 +390,15 @@ MERGED = "a: &a {a: 1}\n" + "".join(
         ("user-data", b"users: []\n", "begins with 'users:…'; it must begin with `#cloud-config`"),
         ("user-data", b"#include\nhttp://192.0.2.1/\n", "`#include` is not followed"),
         ("user-data", gzip.compress(USER * 9, mtime=0)[:-12], "gzip data is truncated"),
-        ("user-data", gzip.compress(b"#" * (user_data.LIMIT + 1), mtime=0), "gzip data is too large"),
+        ("user-data", gzip.compress(b"#" * (limits.UNPACKED + 1), mtime=0), "gzip data is too large"),
+        ("user-data", gzip.compress(b"#cloud-config\n" + b"#" * limits.TEXT, mtime=0), "6 MiB of YAML in total"),
         ("meta-data", b"- a\n", "meta-data, line 1, column 1: expected"),
         ("meta-data", b"instance-id: {a: b}\n", "instance-id is not a text"),
         ("meta-data", b"instance-id: !!binary aGk=\n", "instance-id is not a text"),
         ("meta-data", b'instance-id: "\\ud83d"\n', "instance-id contains a character that is not allowed in a name"),
         ("meta-data", b"instance-id: " + b"a" * 201, "instance-id has more than 200 bytes"),
+        ("meta-data", b"instance-id: ..\n", "instance-id is '..', which cannot be the name of a folder"),
+        ("meta-data", b"instance-id: .\n", "instance-id is '.', which cannot be the name of a folder"),
     ],
 )
 def test_invalid_files_are_refused_with_their_position(name: str, data: bytes, why: str) -> None:
@@ -410,6 +413,50 @@ def message(*parts: tuple[str, bytes]) -> bytes:
         encoded.replace_header("Content-Type", kind)
         message.attach(encoded)
     return message.as_bytes()
+
+
+LARGE = gzip.compress(b"#cloud-config\n" + b"#" * (2 * 2**20), mtime=0)  # 2 kB
+LONG = gzip.compress(b"#!/bin/sh\n" + b"#" * (6 * 2**20), mtime=0)
+MANY = b"#cloud-config\nruncmd: [" + b"[]," * 18000 + b"]\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        (
+            {"user-data": message(*[("application/gzip", LARGE)] * 3)},
+            "user-data, part 3: a seed may have 6 MiB of YAML",
+        ),
+        ({"user-data": message(*[("application/gzip", LONG)] * 3)}, "user-data, part 3: gzip data is too large"),
+        ({"user-data": message(*[("text/cloud-config", MANY)] * 6)}, "part 6: a seed may have 100000 values in total"),
+        ({"user-data": LARGE, "meta-data": META + b"#" * (4 * 2**20 - len(META))}, "user-data: a seed may have 6 MiB"),
+        ({"user-data": b"MIME-Version: 1.0\n\n" + b"--x\n\n" * 20001}, "more than 20000 lines that begin with `--`"),
+        ({"user-data": b"MIME-Version: 1.0\nX: " + b"x" * 2**16 + b"\n\n#!/bin/sh\n"}, "headers of more than 64 KiB"),
+    ],
+)
+def test_a_seed_that_takes_too_long_to_parse_is_refused_with_all_its_parts(
+    files: dict[str, bytes], why: str, tmp_path: Path
+) -> None:
+    device = System(tmp_path)
+    store_seed(device, SeedFiles(FILES))
+    put(device.path(choosing.ON_ESP), {**FILES, **files})
+    choice = choose_seed(device, [], Media.FIRST_BOOT)
+    assert choice.accepted.source == "stored"
+    assert len(choice.errors) == 1
+    assert why in choice.errors[0] and len(choice.errors[0]) < 200
+
+
+def test_vendor_data_over_the_limit_affects_only_itself() -> None:
+    accepted = accept_seed(SeedFiles({**FILES, "vendor-data": message(*[("application/gzip", LARGE)] * 3)}), "a")
+    assert "vendor-data" not in accepted.files
+    assert "vendor-data is not used: vendor-data, part 3: a seed may have" in accepted.warnings[0]
+
+
+def test_a_seed_with_20000_values_and_large_files_is_accepted() -> None:
+    values = b"runcmd: [" + b"a, " * 19900 + b"]\n"
+    lines = b"".join(b"    " + b"QUJD" * 19 + b"\n" for _ in range(3 * 2**20 // 80))
+    files = b"write_files:\n- path: /srv/a\n  encoding: b64\n  content: |\n" + lines
+    accept_seed(SeedFiles({**FILES, "user-data": b"#cloud-config\n" + values + files}), "a")
 
 
 CONFIG = b"#cloud-config\npackages: [a]\n"
