@@ -7,6 +7,9 @@ import contextlib
 import ipaddress
 from dataclasses import dataclass
 
+from osbuild.shared.host_address import Address, host_address_problem, unusable_part
+from osbuild.shared.host_address import Network as Range
+
 # The controller manager gives each node a range of the second prefix length. It manages at most 2^16 ranges of IPv6
 # (Kubernetes, pkg/controller/nodeipam/ipam/cidrset).
 POD_PREFIXES = {4: (1, 24), 6: (48, 64)}
@@ -14,9 +17,6 @@ POD_PREFIXES = {4: (1, 24), 6: (48, 64)}
 # most 2^20 (cmd/kube-apiserver/app/options/validation.go).
 SERVICE_PREFIXES = {4: (1, 28), 6: (64, 124)}
 FEW_SERVICES = {4: (12, 28), 6: (108, 124)}
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Range = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class RangeError(ValueError):
@@ -65,12 +65,18 @@ def check_ranges(ranges: ClusterRanges, *, ipv6: bool = True, few_services: bool
         raise RangeError("service-cidr", message, f"write an IPv{pods.version} range; dual stack is not supported")
     check_prefix("cluster-cidr", pods, POD_PREFIXES[pods.version])
     check_prefix("service-cidr", services, (FEW_SERVICES if few_services else SERVICE_PREFIXES)[services.version])
+    for name, network in (("cluster-cidr", pods), ("service-cidr", services)):
+        if (part := unusable_part(network)) is not None:
+            message = f"found the range {network}, but pods and services cannot have addresses in {part}"
+            raise RangeError(name, message, "write a private range that nothing else uses, such as `10.42.0.0/16`")
     if pods.overlaps(services):
         message = f"found the range {services} for services, which overlaps the range {pods} for pods"
         raise RangeError("service-cidr", message, "write a range that nothing else uses")
     if ranges.cluster_dns is not None:
         dns = parse_address("cluster-dns", ranges.cluster_dns)
-        if dns not in services or dns in (services[0], services[1]):
+        # The API server assigns neither of the first two addresses, nor the last one of an IPv4 range.
+        last = (services[-1],) if services.version == 4 else ()
+        if dns not in services or dns in (services[0], services[1], *last):
             message = f"found the address {dns} for the DNS service, expected one in {services}"
             raise RangeError("cluster-dns", message, f"write an address such as `{services[10]}`")
     for name, address in own:
@@ -80,8 +86,9 @@ def check_ranges(ranges: ClusterRanges, *, ipv6: bool = True, few_services: bool
 def parse_own_address(name: str, text: str) -> Address:
     """An address of the node itself that the kubelet accepts (pkg/kubelet/kubelet_node_status.go)."""
     address = parse_address(name, text)
-    if address.is_loopback or address.is_multicast or address.is_link_local or address.is_unspecified:
-        message = f"found the address {address}, which other hosts cannot reach"
+    reason = host_address_problem(address) or ("it is a link-local address" if address.is_link_local else None)
+    if reason is not None:
+        message = f"found the address {address}, which other hosts cannot reach: {reason}"
         raise RangeError(name, message, "write an address of one of the node's interfaces")
     return address
 

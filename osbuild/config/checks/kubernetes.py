@@ -5,27 +5,20 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
-from osbuild.config.checks import k3s_options
+from osbuild.config.checks import k3s_options, option_values
 from osbuild.config.checks.hosts import host_problem, url_problem
+from osbuild.config.checks.labels import check_labels, check_taints
 from osbuild.config.document import quote_text
 from osbuild.config.key_table import REFERENCE
-from osbuild.config.profile import LABEL, SECRET_CONFIG, KubernetesSettings, Profile
+from osbuild.config.profile import SECRET_CONFIG, KubernetesSettings, Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.shared import cluster_ranges, upstream_options
 from osbuild.shared.errors import Error
 from osbuild.shared.kubernetes_versions import minor_version
 from osbuild.shared.node_settings import NodeSettings
 
-SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-KUBELET_LABELS = (
-    "kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch", "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region", "node.kubernetes.io/instance-type", "beta.kubernetes.io/os",
-    "beta.kubernetes.io/arch", "beta.kubernetes.io/instance-type", "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-)  # fmt: skip
-"""The only labels in Kubernetes' own namespaces that a node may give itself (k8s.io/kubelet, well_known_labels.go)."""
-KUBELET_NAMESPACES = ("kubelet.kubernetes.io", "node.kubernetes.io")
 ARGUMENTS = (
     "kubelet-arg", "kube-apiserver-arg", "kube-controller-manager-arg", "kube-scheduler-arg", "kube-proxy-arg",
     "kube-cloud-controller-manager-arg", "etcd-arg",
@@ -61,71 +54,22 @@ def check_kubernetes(profile: Profile, where: Where) -> None:
     block = profile.kubernetes
     check_labels(block, where)
     check_taints(block, where)
-    if block.server is not None and (reason := url_problem(block.server)):
-        message = f"found the URL {quote_text(block.server)}, expected that of a server: {reason}"
-        raise Error(message, where=where("kubernetes.server"), hint="write it like `https://192.0.2.10:6443`")
+    check_server(block, where)
     check_config(block, where)
     check_upstream(block, where)
     check_ranges(profile, where)
 
 
-def key_problem(key: str) -> str | None:
-    """Say why `key` is not the name of a label or taint (apimachinery, IsQualifiedName); None if it is one."""
-    prefix, slash, name = key.rpartition("/")
-    if "/" in prefix:
-        return "it has more than one `/`"
-    if slash and (len(prefix) > 253 or not SUBDOMAIN.fullmatch(prefix)):
-        return "the part before the `/` is not a DNS name in lower case"
-    if not name or not re.fullmatch(LABEL, name):
-        return "the name has 1 to 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
-    return None
-
-
-def is_reserved_label(key: str) -> bool:
-    """Whether the kubelet refuses to give this label to its own node (cmd/kubelet/app/options)."""
-    namespace = key.partition("/")[0] if "/" in key else ""
-    is_kubernetes_suffix = any(f".{namespace}".endswith(f".{suffix}") for suffix in ("kubernetes.io", "k8s.io"))
-    allowed = any(f".{namespace}".endswith(f".{suffix}") for suffix in KUBELET_NAMESPACES)
-    return is_kubernetes_suffix and not allowed and key not in KUBELET_LABELS
-
-
-def check_labels(block: KubernetesSettings, where: Where) -> None:
-    for key in block.labels:
-        position = where(f"kubernetes.labels.{key}")
-        if reason := key_problem(key):
-            raise Error(
-                f"found the label {quote_text(key)}: {reason}", where=position, hint="write one like `example.com/zone`"
-            )
-        if is_reserved_label(key):
-            message = f"found the label {quote_text(key)}, which Kubernetes does not let a node give to itself"
-            examples = "`topology.kubernetes.io/zone`, `node.kubernetes.io/NAME`, or a domain of your own"
-            hint = f"write {examples}; or set it from outside: `kubectl label node NODE {key}=…`"
-            raise Error(message, where=position, hint=hint)
-
-
-def check_taints(block: KubernetesSettings, where: Where) -> None:
-    seen: dict[tuple[str, str], int] = {}
-    for number, text in enumerate(block.taints):
-        position = where(f"kubernetes.taints[{number}]")
-        left, _, effect = text.rpartition(":")
-        key, _, value = left.partition("=")
-        if reason := key_problem(key):
-            raise Error(
-                f"found the taint {quote_text(text)}: {reason}",
-                where=position,
-                hint="write `example.com/name=value:effect`",
-            )
-        if not re.fullmatch(LABEL, value):
-            message = f"found the taint {quote_text(text)} with the value {quote_text(value)}"
-            hint = (
-                "a value has at most 63 letters, digits, `.`, `_` and `-`, and begins and ends with a letter or digit"
-            )
-            raise Error(message, where=position, hint=hint)
-        if (key, effect) in seen:
-            message = f"found two taints with the key {quote_text(key)} and the effect {effect}"
-            hint = f"the other is at {where(f'kubernetes.taints[{seen[key, effect]}]')}: keep one of them"
-            raise Error(message, where=position, hint=hint)
-        seen[key, effect] = number
+def check_server(block: KubernetesSettings, where: Where) -> None:
+    if block.server is None:
+        return
+    if reason := url_problem(block.server):
+        message = f"found the URL {quote_text(block.server)}, expected that of a server: {reason}"
+        raise Error(message, where=where("kubernetes.server"), hint="write it like `https://192.0.2.10:6443`")
+    if block.node_ip is not None and urlsplit(block.server).hostname == block.node_ip.lower():
+        message = f"found the server {quote_text(block.server)}, which has the address of the node itself"
+        hint = "write the URL of the server that the node joins; the first server of a cluster has none"
+        raise Error(message, where=where("kubernetes.server"), hint=hint)
 
 
 def check_config(block: KubernetesSettings, where: Where) -> None:
@@ -138,6 +82,7 @@ def check_config(block: KubernetesSettings, where: Where) -> None:
         if name not in k3s_options.KNOWN and (suggestion := k3s_options.suggest_option(name)):
             message = f"found {quote_text(name)} in `kubernetes.config`, which K3s does not know"
             raise Error(message, where=position, hint=f"did you mean `{suggestion}`?")
+        check_value(name, value, position)
         if name in ARGUMENTS:
             for text in texts_in(value):
                 check_argument(name, text, position, upstream=may_be_upstream(block))
@@ -150,6 +95,16 @@ def check_config(block: KubernetesSettings, where: Where) -> None:
         if name not in k3s_options.COMPONENTS and (component := find_nearest(name, k3s_options.COMPONENTS)):
             message = f"found no packaged component {quote_text(name)} to disable"
             raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{component}`?")
+
+
+def check_value(name: str, value: Any, position: str) -> None:
+    """Raise `Error` for a value that K3s cannot parse, or that makes it stop."""
+    kind = option_values.OPTIONS.get(name)
+    for item in value if isinstance(value, list) else [value]:
+        text = str(item).lower() if isinstance(item, bool) else str(item)
+        if problem := option_values.value_problem(kind, text):
+            message = f"found {quote_text(text)} for {quote_text(name)}, expected {problem[0]}"
+            raise Error(message, where=position, hint=problem[1])
 
 
 def is_reference(name: str, value: Any) -> bool:
@@ -191,6 +146,10 @@ def check_argument(name: str, text: str, position: str, *, upstream: bool) -> No
         raise Error(
             f"found the flag `{flag[2]}` in `{name}`, which the image sets", where=position, hint=f"use {advice}"
         )
+    kind = option_values.FLAGS.get(name, {}).get(flag[2])
+    if flag[3] and (problem := option_values.value_problem(kind, text.partition("=")[2])):
+        message = f"found {quote_text(text)} in `{name}`, expected {problem[0]}"
+        raise Error(message, where=position, hint=problem[1])
     if upstream and set(text) & upstream_options.UNIT_BREAKS:
         message = f"found {quote_text(text)} in `{name}`, with a blank, quote or backslash"
         hint = "the upstream distribution passes flags in a systemd unit, which would split or change it"
