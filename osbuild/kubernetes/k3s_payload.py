@@ -18,6 +18,7 @@ from osbuild.formats.compression import ZSTD
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
+from osbuild.host.run import CommandError
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
@@ -26,6 +27,7 @@ NAME = re.compile(rb"(?<![0-9a-f])([0-9a-f]{64})\.tar\.zst")
 MACHINES = {Architecture.x86_64: 62, Architecture.arm64: 183, Architecture.armv7: 40}  # e_machine, elf(5)
 # The image uses Debian's containerd and runc instead of these.
 UNUSED = ("bin/containerd-shim-runc-v2", "bin/runc", "bin/check-config")
+LARGEST = 2 * 2**30  # bytes of the unpacked archive, ten times those of a release of 2026
 HINT = "use the unmodified binary `k3s`, `k3s-arm64` or `k3s-armhf` of the release page"
 
 
@@ -107,7 +109,14 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
             with program.open("rb") as source, packed.open("wb") as target:
                 source.seek(payload.offset)
                 target.write(source.read(payload.size))
-            tools.run_command(["zstd", "-q", "-d", "--long=31", packed, "-o", plain], [path.parent])
+            limit = ["prlimit", f"--fsize={LARGEST}"]
+            try:
+                tools.run_command([*limit, "zstd", "-q", "-d", "--long=31", packed, "-o", plain], [path.parent])
+            except CommandError:
+                if plain.exists() and plain.stat().st_size >= LARGEST:
+                    message = f"its embedded archive has more than {LARGEST} bytes when it is unpacked"
+                    raise Error(message, where=program.name, hint=HINT) from None
+                raise
             path.mkdir()
             try:
                 with tarfile.open(plain) as archive:
@@ -124,8 +133,12 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
 
 
 def used_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members that an image needs, with fixed modes and owners."""
+    """Yield the members that an image needs, with fixed modes and owners. Raises `tarfile.TarError`."""
+    total = 0
     for entry in archive:
+        total += entry.size  # a sparse file may be larger than the archive
+        if total > LARGEST:
+            raise tarfile.TarError(f"its files have more than {LARGEST} bytes")
         path = PurePosixPath(entry.name)
         aux = path.parts[:2] == ("bin", "aux")
         plugin = path.parent == PurePosixPath("bin") and entry.issym() and entry.linkname == "cni"

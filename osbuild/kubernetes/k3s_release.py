@@ -4,7 +4,6 @@ Its SHA-256 is pinned in the profile or in this program, or read from the releas
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -17,11 +16,11 @@ from osbuild.inputs.download import NotOnServer, PinnedFile, Unavailable, downlo
 from osbuild.inputs.small_text import read_text
 from osbuild.kubernetes.k3s_pins import ASSETS, K3S
 from osbuild.shared.errors import Error
+from osbuild.shared.seed.checksums import checksum_lines
 
 RELEASES = "https://github.com/k3s-io/k3s/releases/download"
 MIRROR = "EDGE_OSBUILD_K3S_MIRROR"
 SUMS_SIZE = 65536  # bytes; a release's checksum file has less than 1 kB
-SUM = re.compile(r"([0-9a-fA-F]{64}) [ *]?\s*(\S+)")
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,15 @@ def published_sha256(version: str, architecture: Architecture, folder: Path | No
             f"--from FOLDER; or connect this host to a network or set a proxy (https_proxy), or set {MIRROR} to the "
             "URL of a mirror of the release page",
         ) from error
-    for line in text.splitlines():
-        match = SUM.fullmatch(line.strip())
-        if match and match[2] == ASSETS[architecture]:
-            if urlsplit(source).scheme == "http":
-                log.warn(
-                    f"the sha256 of K3s {version} was read without TLS from {source}: compare it with the release page"
-                )
-            return match[1].lower()
-    raise Error(
-        f"the checksum file of K3s {version} has no line for {ASSETS[architecture]}",
-        where=source,
-        hint="the release may have no binary for this architecture, or the mirror's file is damaged",
-    )
+    asset = ASSETS[architecture]
+    digests = {digest for name, digest in checksum_lines(text) if name == asset}
+    if len(digests) != 1:
+        count = "two different lines" if digests else "no line"
+        hint = "the release may have no binary for this architecture, or the mirror's file is damaged"
+        raise Error(f"the checksum file of K3s {version} has {count} for {asset}", where=source, hint=hint)
+    if urlsplit(source).scheme == "http":
+        log.warn(f"the sha256 of K3s {version} was read without TLS from {source}: compare it with the release page")
+    return digests.pop()
 
 
 def download_binary(chosen: K3sRelease, cache: Cache, folder: Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from osbuild.boot.packages import unpack_boot_packages
 from osbuild.boot.registry import boot_flow
 from osbuild.boot.slot import SLOTS
 from osbuild.config.affected import image_keys
-from osbuild.config.checks.overlays import find_exposed
+from osbuild.config.checks.overlays import find_dropped_attributes, find_exposed
 from osbuild.config.key_table import to_json
 from osbuild.host import log, output, paths
 from osbuild.host.cache import REPEAT, file_digest, tree_digest
@@ -55,6 +55,12 @@ def make_image(inputs: BuildInputs, target: Path, context: BuildContext) -> Mani
                 f"overlay {paths.display_path(overlay)}: every user of the device may read "
                 f"{', '.join(private[:5])}; set mode 0400 to keep a file private, "
                 "because git and umasks do not preserve 0600"
+            )
+        if dropped := find_dropped_attributes(overlay):
+            log.warn(
+                f"overlay {paths.display_path(overlay)}: an image does not keep the ACLs and extended attributes of "
+                f"{', '.join(dropped[:5])}{' and others' if dropped[5:] else ''}; let tmpfiles.d set them on the "
+                "device (lines of type `a` and `t`)"
             )
     with log.step(title), worker_threads() as pool:
         # Kubernetes is compiled in parallel with the root file system, because dpkg uses only one core.

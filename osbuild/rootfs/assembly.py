@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from osbuild.config.checks.overlays import FOLDER, IDENTITY, OS_RELEASE, overlay_error
+from osbuild.config.checks.overlays import FOLDER, IDENTITY, OS_RELEASE, check_special_bits, overlay_error
 from osbuild.config.profile import Profile
 from osbuild.host.modes import fixed_mode
 from osbuild.host.paths import display_path
 from osbuild.host.walk import walk_folder
 from osbuild.rootfs.agent_zipapp import build_zipapp
+from osbuild.rootfs.image_accounts import read_account_table
 from osbuild.rootfs.image_root import ImageRoot
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
@@ -121,6 +122,7 @@ def copy_file_tree(file_tree: Path, target: ImageRoot, epoch: int) -> None:
             elif not item.is_file:
                 raise overlay_error(file_tree, item.path, "is not a file, folder or link", "let tmpfiles.d create it")
             else:
+                check_special_bits(file_tree, item)
                 with item.opened() as descriptor:
                     target.copy_file(descriptor, item.path, epoch)
             if item.path.suffix == ".py":
@@ -181,7 +183,11 @@ def move_state_out(target: ImageRoot) -> None:
 
 def tmpfiles_lines(target: ImageRoot) -> str:
     """Return lines of tmpfiles.d(5) for every folder and link below /var."""
-    users, groups = id_names(target.read_file("etc/passwd")), id_names(target.read_file("etc/group"))
+    users, groups = (
+        # Of several names of one number, the first one counts, as in getpwuid(3).
+        {number: account for account, number in reversed(read_account_table(target, name).items())}
+        for name in ("passwd", "group")
+    )
     lines = ["# Made by the build: the folders below /var of packages and overlays.\n"]
     for folder in STATEFUL.values():
         mode = "0700" if folder == "var/roothome" else "0755"
@@ -197,12 +203,6 @@ def tmpfiles_lines(target: ImageRoot) -> str:
             owner, group = users.get(status.st_uid, str(status.st_uid)), groups.get(status.st_gid, str(status.st_gid))
             lines.append(f"d {name} {status.st_mode & 0o7777:04o} {owner} {group} -\n")
     return "".join(lines)
-
-
-def id_names(table: bytes) -> dict[int, str]:
-    """Return the names of passwd(5) or group(5) by numeric id."""
-    rows = (line.split(":") for line in table.decode().splitlines())
-    return {int(row[2]): row[0] for row in rows}
 
 
 def escaped(text: str, special: str) -> str:

@@ -190,7 +190,12 @@ def test_a_release_that_cannot_be_reached_names_every_way_out_or_becomes_upstrea
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"0" * 64 + b"  k3s-arm64\n", "no line for k3s"), (b"\xff\xfe", "text file"), (b"x" * 70000, "more than")],
+    [
+        (b"0" * 64 + b"  k3s-arm64\n", "no line for k3s"),
+        (b"\xff\xfe", "text file"),
+        (b"x" * 70000, "more than"),
+        (b"0" * 64 + b"  k3s\n" + b"1" * 64 + b" *./k3s\n", "two different lines for k3s"),
+    ],
 )
 def test_a_checksum_file_of_something_else_is_refused(
     page: tuple[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
@@ -200,6 +205,19 @@ def test_a_checksum_file_of_something_else_is_refused(
     monkeypatch.setenv(k3s_release.MIRROR, url)
     with pytest.raises(Error, match=message):
         k3s_release.find_release(KubernetesSettings(role="server", version=VERSION), X86)
+
+
+@pytest.mark.parametrize(
+    "line", [b"SHA256 (k3s) = %s", b"%s  ./k3s", b"%s *k3s", b"\xef\xbb\xbf%s  k3s", b"%s  k3s\n%s  k3s"]
+)
+def test_every_form_of_a_checksum_file_is_accepted(
+    page: tuple[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    url, folder = page
+    digest = "ab" * 32
+    (folder / "sha256sum-amd64.txt").write_bytes(line.replace(b"%s", digest.encode()) + b"\n")
+    monkeypatch.setenv(k3s_release.MIRROR, url)
+    assert k3s_release.find_release(KubernetesSettings(role="server", version=VERSION), X86).sha256 == digest
 
 
 def test_a_binary_for_another_architecture_is_refused_when_it_is_locked(
@@ -273,6 +291,23 @@ def test_an_archive_that_lacks_a_program_is_refused(tmp_path: Path, cache: Cache
     (tmp_path / "k3s").write_bytes(binary(X86, frame(archive(X86, without=without))))
     with pytest.raises(Error, match=message):
         k3s_payload.unpack_payload(tmp_path / "k3s", "1" * 64, X86, cache, unpackers())
+
+
+def test_an_archive_that_is_too_large_when_it_is_unpacked_is_refused(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "k3s").write_bytes(binary(X86, frame(archive(X86))))
+    monkeypatch.setattr(k3s_payload, "LARGEST", 20000)
+    with pytest.raises(Error, match="archive has more than 20000 bytes when it is unpacked"):
+        k3s_payload.unpack_payload(tmp_path / "k3s", "2" * 64, X86, cache, unpackers())
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        sparse = tarfile.TarInfo("bin/k3s")
+        sparse.size, sparse.pax_headers = 4, {"GNU.sparse.map": "0,4", "GNU.sparse.size": "20001"}
+        tar.addfile(sparse, io.BytesIO(b"data"))
+    packed.seek(0)
+    with tarfile.open(fileobj=packed) as tar, pytest.raises(tarfile.TarError, match="more than 20000"):
+        list(k3s_payload.used_members(tar))
 
 
 def test_an_archive_with_a_link_out_of_it_is_refused(tmp_path: Path, cache: Cache) -> None:

@@ -173,7 +173,7 @@ def test_accounts_are_those_of_the_image_wherever_its_links_lead(root: ImageRoot
     profile = Profile(name="shop", version="1.0.0", users=(User(name="admin"),))
     with pytest.raises(Error, match="/etc/passwd of the image"):
         image_accounts.check_image_accounts(profile, root.path)
-    root.write_file("etc/passwd", b"\xff:x:0:0\n")
+    root.write_file("etc/passwd", b"root:x:0:0::/root:/bin/sh\n")
     root.make_link("usr/bin/bash", "/bin/sh")
     root.make_link("bin", "/usr/bin")
     image_accounts.check_image_accounts(profile, root.path)

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -211,7 +212,23 @@ def test_what_a_device_would_not_see_is_refused(path: str, fragments: tuple[str,
     assert all(word in messages for word in (*fragments, "overlay", "/tree"))
 
 
-@pytest.mark.parametrize("path", ["bin", "sbin", "lib", "lib64", "etc", "usr", "usr/lib", "usr/bin", "var", "opt"])
+FOLDERS_OF_THE_BUILD = [
+    "edge-osbuild",
+    "issue.d",
+    "modules-load.d",
+    "motd.d",
+    "rauc",
+    "sysctl.d",
+    "sysimage",
+    "tmpfiles.d",
+]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["bin", "sbin", "lib", "lib64", "etc", "usr", "usr/lib", "usr/bin", "var", "opt",
+     *(f"usr/lib/{name}" for name in FOLDERS_OF_THE_BUILD)],
+)  # fmt: skip
 def test_no_link_takes_the_place_of_a_folder_of_the_system(path: str, tmp_path: Path) -> None:
     files = tree(tmp_path)
     (files / path).parent.mkdir(parents=True, exist_ok=True)
@@ -332,11 +349,58 @@ def test_folders_and_links_of_var_are_created_on_the_device_with_odd_names_too(r
 def test_bits_that_were_set_on_purpose_are_kept(mode: int, root: ImageRoot, tmp_path: Path) -> None:
     files = tree(tmp_path)
     (files / "tool").write_text("text")
-    os.chown(files / "tool", 1000, 1000)
+    os.chown(files / "tool", 1000 if mode < 0o1000 else 0, 1000 if mode < 0o1000 else 0)
     (files / "tool").chmod(mode)
     copy_file_tree(files, root, 1000)
     status = (root.path / "tool").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "message"),
+    [(0o4755, (1000, 0), "setuid for the user 1000"), (0o2755, (0, 7), "setgid for the group 7")],
+)
+def test_a_file_with_the_rights_of_another_user_does_not_get_those_of_root(
+    mode: int, owner: tuple[int, int], message: str, root: ImageRoot, tmp_path: Path
+) -> None:
+    files = tree(tmp_path)
+    (files / "tool").write_text("text")
+    os.chown(files / "tool", *owner)
+    (files / "tool").chmod(mode)
+    with pytest.raises(Error, match=f"/tool is {message}"):
+        overlays.check_overlay(files)
+    with pytest.raises(Error, match=f"/tool is {message}"):
+        copy_file_tree(files, root, 1000)
+    assert root.status("tool") is None
+
+
+@pytest.mark.parametrize("name", ["passwd", "group"])
+@pytest.mark.parametrize("line", [b"root:x:abc:0", b"\xff:x:0:0", b"root", b":x:0:0", b"root:x:\xb2:0", b"root:x:-1:0"])
+def test_an_invalid_account_is_one_clear_error(name: str, line: bytes, root: ImageRoot, tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    (files / "etc").mkdir()
+    (files / "etc" / name).write_bytes(b"root:x:0:0::/root:/bin/sh\n\n" + line + b"\n")
+    with pytest.raises(Error, match=f"/etc/{name} has an invalid line 3") as caught:
+        overlays.check_overlay(files)
+    assert caught.value.where and caught.value.hint
+    copy_file_tree(files, root, 1000)
+    with pytest.raises(Error, match="has an invalid line 3") as caught:
+        move_state_out(root)
+    assert caught.value.where == f"/etc/{name} of the image" and caught.value.hint
+
+
+def test_attributes_that_an_image_does_not_keep_are_named(tmp_path: Path) -> None:
+    files = tree(tmp_path)
+    for name in ("plain", "labelled", "secret", "ping"):
+        (files / name).touch()
+    (files / "folder").mkdir()
+    os.setxattr(files / "labelled", "user.note", b"x")
+    os.setxattr(files / "ping", "security.capability", CAP_NET_RAW)
+    entries = ((1, 6, -1), (2, 4, 1000), (4, 4, -1), (16, 4, -1), (32, 4, -1))  # tag, permissions, user (acl(5))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(files / "secret", "system.posix_acl_access", acl)
+    os.setxattr(files / "folder", "system.posix_acl_default", acl)
+    assert overlays.find_dropped_attributes(files) == ["folder", "labelled", "secret"]
 
 
 def test_a_sticky_folder_stays_open_to_all(root: ImageRoot, tmp_path: Path) -> None:

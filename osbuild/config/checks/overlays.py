@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
+from osbuild.config.checks.account_table import parse_account_table
 from osbuild.host.paths import display_path
 from osbuild.host.walk import DEEPEST, WalkedFile, walk_folder
 from osbuild.shared.errors import Error
@@ -12,8 +13,6 @@ from osbuild.shared.quoting import escaped
 
 # Links of a merged /usr (file-hierarchy(7)), each to the folder of usr with the same name.
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-# Folders of packages that an overlay must not replace with links.
-OWNED = ("etc", "usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share")
 # Files below these paths are not visible on a device: path -> reason.
 KEEP = "move the file below usr, and let tmpfiles.d copy it on the device (a line of type `C`, tmpfiles.d(5))"
 ELSEWHERE = "move the file below usr or etc"
@@ -43,11 +42,19 @@ WRITTEN = {
     "usr/lib/sysctl.d/80-profile.conf": "write `kernel.sysctls` in the profile, or another file beside it",
     "usr/lib/tmpfiles.d/00-edge-var.conf": "write another file beside it",
 }
+# Folders that an overlay must not replace with links: those of packages, and those that the build writes into.
+OWNED = {"etc", "usr", "usr/bin", "usr/lib", "usr/sbin", "usr/share"} | {
+    str(parent) for path in (*WRITTEN, *LOST) for parent in PurePosixPath(path).parents if parent.name
+}
+ACCOUNTS = ("etc/passwd", "etc/group")
 # Lines of this file that the build writes: name -> key of the profile (os-release(5)).
 OS_RELEASE = "usr/lib/os-release"
 IDENTITY = {"IMAGE_ID": "name", "IMAGE_VERSION": "version"}
 FOLDER = "remove it from the overlay, or make it a folder: its files are added to those of the image"
 LARGEST_OS_RELEASE = 2**16  # bytes
+LARGEST_ACCOUNTS = 2**20  # bytes
+ACCOUNTS_HINT = "correct it, or declare the accounts in usr/lib/sysusers.d instead (sysusers.d(5))"
+DROPPED = ("system.posix_acl_", "user.", "trusted.")  # extended attributes that an image does not keep (xattr(7))
 WHITEOUT = ".wh."  # before a name, it removes what has that name from the layer below (aufs(5))
 KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
@@ -65,8 +72,11 @@ def check_overlay(overlay: Path, *, largest: int | None = None) -> None:
             if kind := KINDS.get(stat.S_IFMT(status.st_mode)):
                 hint = "let tmpfiles.d create it on the device (tmpfiles.d(5))"
                 raise overlay_error(overlay, path, f"is a {kind}, which an image can't have", hint)
+            check_special_bits(overlay, file)
             if str(path) == OS_RELEASE:
                 check_os_release(overlay, file)
+            if str(path) in ACCOUNTS and file.is_file:
+                check_account_table(overlay, file)
             if largest is not None and file.is_file and status.st_size > largest:
                 hint = "set a larger `disk.slot` in the profile, or let the device download it"
                 raise overlay_error(overlay, path, f"has {status.st_size} bytes, more than a slot of {largest}", hint)
@@ -124,6 +134,41 @@ def check_os_release(overlay: Path, file: WalkedFile) -> None:
         if name in IDENTITY:
             hint = f"remove the line, and set `{IDENTITY[name]}` in the profile"
             raise overlay_error(overlay, file.path, f"sets {name} in line {number}, which the build writes", hint)
+
+
+def check_special_bits(overlay: Path, file: WalkedFile) -> None:
+    """Raise `Error` for a setuid file of another user than root, or a setgid file of another group.
+
+    In an image, it would have the rights of root.
+    """
+    status = file.status
+    for bit, name, owner in ((stat.S_ISUID, "setuid", status.st_uid), (stat.S_ISGID, "setgid", status.st_gid)):
+        if file.is_file and status.st_mode & bit and owner != 0:
+            why = f"is {name} for the {'user' if name == 'setuid' else 'group'} {owner}, but would be {name} for root"
+            hint = "make root its owner and set the bit again if root is meant; otherwise remove it: `chmod ug-s`"
+            raise overlay_error(overlay, file.path, why, hint)
+
+
+def check_account_table(overlay: Path, file: WalkedFile) -> None:
+    """Raise `Error` if an overlay's passwd(5) or group(5) is not valid."""
+    with file.opened() as descriptor:
+        data = os.pread(descriptor, LARGEST_ACCOUNTS + 1, 0)
+    if len(data) > LARGEST_ACCOUNTS:
+        raise overlay_error(overlay, file.path, f"has more than {LARGEST_ACCOUNTS} bytes", ACCOUNTS_HINT)
+    try:
+        parse_account_table(data)
+    except ValueError as error:
+        raise overlay_error(overlay, file.path, str(error), ACCOUNTS_HINT) from error
+
+
+def find_dropped_attributes(overlay: Path) -> list[str]:
+    """Return files and folders with ACLs or extended attributes that the image does not keep."""
+    return [
+        str(file.path)
+        for file in walk_folder(overlay)
+        if not file.is_link
+        and any(name.startswith(DROPPED) for name in os.listxattr(f"/proc/self/fd/{file.folder}/{file.path.name}"))
+    ]
 
 
 def find_exposed(overlay: Path) -> list[str]:

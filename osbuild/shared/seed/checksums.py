@@ -1,6 +1,7 @@
 """Checksum files, in every form that `sha256sum -c` accepts (GNU coreutils)."""
 
 import re
+from collections.abc import Iterator
 
 from osbuild.shared.seed.refused import SeedRefused
 
@@ -11,10 +12,9 @@ TAGGED = re.compile(r"^[ \t]*(\\?)(?:SHA256|SHA2-256) ?\((.+)\) ?= ?([0-9A-Fa-f]
 ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
 
-def parse_checksums(text: bytes) -> dict[str, str]:
-    """Name -> lower-case digest. Comments and invalid lines are skipped. Raises `SeedRefused` if no line is valid."""
-    digests = {}
-    for line in text.decode("utf-8-sig", errors="replace").splitlines():
+def checksum_lines(text: str) -> Iterator[tuple[str, str]]:
+    """Yield name, without `./`, and lower-case digest of every valid line. A byte order mark is skipped."""
+    for line in text.removeprefix("\ufeff").splitlines():
         if line.startswith("#"):
             continue
         if match := TAGGED.match(line.rstrip()):
@@ -25,7 +25,18 @@ def parse_checksums(text: bytes) -> dict[str, str]:
             continue
         if escaped:
             name = re.sub(r"\\[\\nr]", lambda match: ESCAPES[match.group()], name)
-        digests[name.removeprefix("./")] = digest.lower()
+        yield name.removeprefix("./"), digest.lower()
+
+
+def parse_checksums(text: bytes) -> dict[str, str]:
+    """Name -> lower-case digest. Comments and invalid lines are skipped.
+
+    Raises `SeedRefused` if no line is valid, or two lines give different digests of one name.
+    """
+    digests: dict[str, str] = {}
+    for name, digest in checksum_lines(text.decode(errors="replace")):
+        if digests.setdefault(name, digest) != digest:
+            raise SeedRefused(f"SHA256SUMS has two different checksums of {name}; create it again with `sha256sum`")
     if not digests:
         raise SeedRefused("SHA256SUMS has no valid line; create it with `sha256sum`")
     return digests

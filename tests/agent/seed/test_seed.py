@@ -648,6 +648,16 @@ def test_every_checksum_format_of_sha256sum_is_accepted(tmp_path: Path, line: st
         read_seed(folder)
 
 
+def test_two_different_checksums_of_one_file_are_refused(tmp_path: Path) -> None:
+    folder = put(tmp_path, FILES)
+    lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in FILES.items()]
+    (folder / "SHA256SUMS").write_text("".join([*lines, *lines]))
+    assert read_seed(folder) == SeedFiles(FILES)
+    (folder / "SHA256SUMS").write_text(f"SHA256 (user-data) = {'0' * 64}\n" + "".join(lines))
+    with pytest.raises(SeedRefused, match="two different checksums of user-data"):
+        read_seed(folder)
+
+
 def test_checksums_of_other_files_on_the_medium_are_checked(tmp_path: Path) -> None:
     folder = put(tmp_path, {**FILES, "README": b"a"}, sums=True)
     assert read_seed(folder) == SeedFiles(FILES)
