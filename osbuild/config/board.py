@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.config import document
-from osbuild.config.checks.kernel import is_reserved, split_arguments
+from osbuild.config.checks.kernel import reserved_reason, split_arguments
 from osbuild.config.load import LoadedProfile
 from osbuild.config.metadata import Size, key
 from osbuild.config.scalars import find_nearest
@@ -154,13 +154,9 @@ def load_board(name: str, folder: Path = Path()) -> Board:
 def check_board(board: Board, where: str) -> None:
     """Raise `Error` if settings of a board contradict each other."""
     for argument in (argument for text in board.arguments for argument in split_arguments(text)):
-        if is_reserved(argument):
-            hint = "remove it from `arguments`"
-            raise Error(
-                f"found the kernel argument {document.quote_text(argument)}, which the build sets",
-                where=where,
-                hint=hint,
-            )
+        if reason := reserved_reason(argument):
+            message = f"found the kernel argument {document.quote_text(argument)}, {reason}"
+            raise Error(message, where=where, hint="remove it from `arguments`")
     if board.boot != "uboot":
         return
     for name in ("script", "state", "device_tree", "kernel", "image"):

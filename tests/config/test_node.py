@@ -1,5 +1,6 @@
 """What Debian, systemd or the kernel would reject on the node is rejected when the profile is read."""
 
+import base64
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,8 @@ from osbuild.cli import main
 from osbuild.config.board import default_board
 from osbuild.config.checks import accounts, time_zone
 from osbuild.config.checks import password_hash as hashes
-from osbuild.config.checks.kernel import is_reserved
+from osbuild.config.checks.kernel import reserved_reason
+from osbuild.config.checks.ssh_key import public_key_problem
 from osbuild.config.load import load_profile
 from osbuild.config.metadata import Size
 from osbuild.config.profile import DiskSettings, Profile, User
@@ -77,6 +79,36 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("kernel: {arguments: ['a=\"b c']}", 3, ("one double quote",), "pairs"),
     (f"kernel: {{arguments: ['{'a' * 1500}']}}", 3, ("1501 characters", "x86_64"), "sysctls"),
     (f"architecture: armv7\nkernel: {{arguments: ['{'a' * 500}']}}", 4, ("501 characters", "armv7"), "sysctls"),
+    *(
+        (f"kernel: {{arguments: [quiet {text}]}}", 3, (f"`{text}`", reason), "remove")
+        for text, reason in (
+            ("panic=0", "not reboot"),
+            ("panic=", "not reboot"),
+            ("panic=-0", "not reboot"),
+            ("panic=never", "not reboot"),
+            ("systemd.mask=edge-health.service", "no boot would be checked"),
+            ("systemd.mask=boot-complete.target", "no boot would be checked"),
+            ("systemd.unit=rescue.target", "without its services"),
+            ("rd.systemd.unit=a.target", "without its services"),
+            ("emergency", "without its services"),
+            ("S", "without its services"),
+            ("-b", "without its services"),
+            ("break", "console"),
+            ("break=top", "console"),
+            ("rd.break", "console"),
+            ("rd.systemd.break=pre-mount", "console"),
+            ("systemd.machine-id=0123456789abcdef0123456789abcdef", "one machine ID"),
+        )
+    ),
+    *(
+        (f"kernel: {{sysctls: {{{name}: '{text}'}}}}", 3, (f"`{name}`", reason), "write")
+        for name, text, reason in (
+            ("kernel.panic", "abc", "a whole number"),
+            ("kernel.panic", "", "a whole number"),
+            ("kernel/panic", "0", "not reboot"),
+            ("-vm.swappiness", "1.5", "a whole number"),
+        )
+    ),
     ("kernel: {sysctls: {net.ipv4.ip_forward: 1, net/ipv4/ip_forward: 0}}", 3, ("twice",), "`net.ipv4.ip_forward`"),
     ("kernel: {sysctls: {kernel.panic: 1, -kernel.panic: 0}}", 3, ("twice",), "`kernel.panic`"),
     ("hostname: localhost", 3, ("`localhost`",), "another name"),
@@ -108,6 +140,8 @@ RIGHT = [
     "packages: [tzdata-legacy]\ntime: {zone: US/Eastern}",
     "time: {zone: Etc/GMT+5, servers: [ntp.example, '2001:db8::1', 192.0.2.1, ntp.example.]}",
     "kernel: {arguments: [mitigations=off quiet, 'dyndbg=\"file a +p\"', rootwait, initcall_debug]}",
+    "kernel: {arguments: [panic=5 panic=-1, systemd.mask=ssh.service, systemd.debug-shell, mem=2G, breakpoint=1, s=1]}",
+    "kernel: {sysctls: {kernel.core_pattern: '', net.ipv4.tcp_rmem: '4096 131072 6291456', kernel.panic: -1}}",
     "kernel: {sysctls: {net.ipv4.conf.eth0/1.forwarding: 1, net/ipv4/conf/eth0.1/rp_filter: 1}}",
     "kubernetes: {manifests: [app.yaml], images: [a.tar]}",
     "agent: {server: 'http://[2001:db8::1]:8080/ota'}",
@@ -162,11 +196,44 @@ def test_a_version_that_no_bundle_could_have_is_rejected_at_once(tmp_path: Path,
     assert caught.value.where == f"{path}:2:10"
 
 
+def encode_key(name: str, *parts: bytes) -> str:
+    """Return a public key of OpenSSH: its type, and its parts as strings (RFC 4251, 5)."""
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in (name.encode(), *parts))
+    return f"{name} {base64.b64encode(blob).decode()}"
+
+
+ED25519 = encode_key("ssh-ed25519", bytes(32))
+SIGNED = encode_key("sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (ED25519, None),
+        (SIGNED, None),
+        (encode_key("ssh-rsa", b"\1\0\1", bytes(257)), None),
+        (encode_key("ssh-ed25519", bytes(32), b"more"), "do not fill it"),
+        (encode_key("ssh-rsa", b"\1\0\1" + bytes(64)), "do not fill it"),
+        (f'restrict,pty,from="10.0.0.0/8,!10.0.0.1",Command="echo \\"a, b\\"" {ED25519} me@desk', None),
+        (f"no-touch-required,verify-required {SIGNED}", None),
+        (f"bogus-option {ED25519}", "not a list of options"),
+        (f'restrict,bogus="a" {ED25519}', "not a list of options"),
+        (f"restrict, pty {ED25519}", "not a list of options"),
+        (f"command {ED25519}", "not a list of options"),
+        (f'pty="yes" {ED25519}', "not a list of options"),
+        (f"restrict, {ED25519}", "not a list of options"),
+    ],
+)
+def test_a_public_key_is_one_that_sshd_accepts(line: str, problem: str | None) -> None:
+    found = public_key_problem(line)
+    assert (found is None) if problem is None else (found is not None and problem in found)
+
+
 def test_the_flow_s_own_arguments_are_all_reserved() -> None:
     image = SlotImage(Path("root"), Path("tree"), "0" * 64, "1" * 64, 5)
     arguments = kernel_command_line("a", image, default_board(Architecture.x86_64), []).split()
     free = ("panic=", "oops=", "quiet", "loglevel=", "systemd.show_status=", "console=", "lockdown=")  # may be changed
-    assert [word for word in arguments if not is_reserved(word) and not word.startswith(free)] == []
+    assert [word for word in arguments if not reserved_reason(word) and not word.startswith(free)] == []
 
 
 def test_an_argument_after_a_blank_replaces_that_of_the_image() -> None:

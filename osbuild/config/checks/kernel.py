@@ -1,5 +1,6 @@
 """Checks kernel arguments and sysctls of a profile, as the kernel and systemd parse them."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from osbuild.config.document import quote_text
@@ -7,13 +8,28 @@ from osbuild.config.profile import KernelSettings, Profile
 from osbuild.host.architecture import Architecture
 from osbuild.shared.errors import Error
 
-# Set by the build or the boot flow, or the end of the chain of trust: the node would not boot, or boot something else.
-# `_` and `-` are the same to the kernel and to systemd; `rd.` limits one of systemd's to the initrd.
-RESERVED = (
-    "edge.", "rauc.", "root=", "roothash=", "roothashsig=", "rootflags=", "rootfstype=", "init=", "rdinit=", "initrd=",
-    "usrhash=", "mount.usr", "systemd.verity", "systemd.volatile", "systemd.gpt_auto", "systemd.image_policy", "verity",
+NO_REBOOT = "with which a node would not reboot after a panic, and so not fall back"
+# What an argument would do, and the arguments: `_` stands for `-` too, which are the same to the kernel and to systemd.
+# `rd.`, which limits an argument to the initrd, may precede them.
+RESERVED = {
+    "which the build sets itself": (
+        r"edge\.", r"rauc\.", "root=", "roothash=", "roothashsig=", "rootflags=", "rootfstype=", "init=", "rdinit=",
+        "initrd=", "usrhash=", r"mount\.usr", r"systemd\.(verity|volatile|gpt_auto|image_policy)", "verity",
+        "(ro|rw|gpt|noinitrd|__|_)$",
+    ),
+    "with which a node would start without its services": (r"systemd\.unit=", "(emergency|rescue|single|s|1|_b)$"),
+    "with which no boot would be checked": (r"systemd\.mask=(edge_|boot_complete\.)",),
+    "with which a node would wait for someone at its console": ("break(=|$)", r"systemd\.break(=|$)"),
+    "with which all nodes would have one machine ID": (r"systemd\.machine_id=",),
+    NO_REBOOT: ("panic=(?!-?0*[1-9][0-9]*$)",),
+}  # fmt: skip
+# Sysctls that are one number, as paths. A node reboots, and so falls back, only if `kernel/panic` is not zero.
+NUMBERS = (
+    "fs/file-max", "fs/inotify/max_user_instances", "fs/inotify/max_user_watches", "kernel/dmesg_restrict",
+    "kernel/hung_task_timeout_secs", "kernel/kptr_restrict", "kernel/panic", "kernel/panic_on_oops",
+    "kernel/panic_on_warn", "kernel/pid_max", "kernel/sysrq", "net/core/somaxconn", "net/ipv4/ip_forward",
+    "net/netfilter/nf_conntrack_max", "vm/max_map_count", "vm/overcommit_memory", "vm/panic_on_oom", "vm/swappiness",
 )  # fmt: skip
-RESERVED_WORDS = ("ro", "rw", "gpt", "noinitrd", "systemd.gpt_auto", "systemd.volatile", "systemd.verity", "--", "-")
 # cloud-init's arguments have no effect: on a node it reads only the seed that the edge agent has chosen.
 UNREAD = ("ds=", "ci.", "cc:", "cloud_init=", "cloud_config_url=", "network_config=")
 # COMMAND_LINE_SIZE of Debian's kernels, and the most that the build and a board add, in bytes.
@@ -33,8 +49,8 @@ def check_kernel(profile: Profile, where: Where) -> None:
             )
             raise Error(f"found one double quote in {quote_text(text)}", where=position, hint=hint)
         for word in split_arguments(text):
-            if is_reserved(word):
-                message = f"found the kernel argument {quote_text(word)}, which the build sets itself"
+            if reason := reserved_reason(word):
+                message = f"found the kernel argument {quote_text(word)}, {reason}"
                 raise Error(message, where=position, hint="remove it")
             if word.replace("-", "_").startswith(UNREAD):
                 name = quote_text(word.partition("=")[0])
@@ -57,10 +73,12 @@ def split_arguments(text: str) -> Iterator[str]:
     yield word
 
 
-def is_reserved(word: str) -> bool:
-    """Whether the build sets this kernel argument. systemd removes quotes and backslashes wherever they are."""
+def reserved_reason(word: str) -> str | None:
+    """Why no profile or board may set this kernel argument, or None. systemd removes quotes and backslashes in it."""
     plain = "".join(sign for sign in word if sign not in "\"'\\").replace("-", "_").removeprefix("rd.").lower()
-    return plain.startswith(RESERVED) or plain in {name.replace("-", "_") for name in RESERVED_WORDS}
+    if plain.startswith("panic="):
+        plain = plain.replace("_", "-")
+    return next((reason for reason, forms in RESERVED.items() if re.match("|".join(forms), plain)), None)
 
 
 def check_length(arguments: Sequence[str], architecture: Architecture, where: Where) -> None:
@@ -75,15 +93,21 @@ def check_length(arguments: Sequence[str], architecture: Architecture, where: Wh
 
 
 def check_sysctls(kernel: KernelSettings, where: Where) -> None:
-    """Raise `Error` for a setting that is written twice, as `net.ipv4.ip_forward` and `net/ipv4/ip_forward`."""
+    """Raise `Error` for a value that the kernel rejects, or a setting that is written twice, with `.` and with `/`."""
     seen: dict[str, str] = {}
-    for name in kernel.sysctls:
+    for name, value in kernel.sysctls.items():
         position = where(f"kernel.sysctls.{name}")
         parts = sysctl_path(name.removeprefix("-"))
         if parts in seen:
             hint = f"the other is `{seen[parts]}`: keep one of them"
             raise Error(f"found the sysctl {quote_text(name)} twice", where=position, hint=hint)
         seen[parts] = name
+        if parts in NUMBERS and not re.fullmatch(r"-?[0-9]+", str(value)):
+            message = f"found {quote_text(str(value))} for the sysctl {quote_text(name)}, expected a whole number"
+            raise Error(message, where=position, hint="write a number, such as 1")
+        if parts == "kernel/panic" and int(value) == 0:
+            message = f"found 0 for the sysctl {quote_text(name)}, {NO_REBOOT}"
+            raise Error(message, where=position, hint="write the seconds until the reboot, such as 10")
 
 
 def sysctl_path(name: str) -> str:
