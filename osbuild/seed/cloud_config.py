@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from osbuild.config.checks import accounts, time_zone
 from osbuild.config.document import quote_text
 from osbuild.config.profile import Profile
 from osbuild.host import paths
+from osbuild.seed.user_entries import user_names
+from osbuild.seed.yaml_positions import find_position
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.files import read_start
 from osbuild.shared.quoting import redacted_beginning
@@ -36,9 +39,7 @@ UNSUPPORTED_FORMATS = {
 }
 # Keys of cloud-init's default user, who is created unless a list of users omits `default`.
 DEFAULT_USER_KEYS = ("password", "ssh_authorized_keys", "user")
-AGENT_SETTINGS = "/etc/edge-osbuild/"  # written from the profile
-READ_ONLY = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/boot/", "/efi/", "/dev/", "/proc/", "/sys/")
-WRITABLE = ("/usr/local/",)  # on the data partition
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,20 @@ class UserData:
 
     path: Path
     config: Mapping[str, Any] = field(repr=False)
+    text: str = field(repr=False, default="")
 
     def error(self, message: str, hint: str, key: str = "") -> UsageError:
-        """Return an error about the file, or about its key `key`."""
-        return UsageError(message, where=f"{paths.display_path(self.path)}{f', {key}' if key else ''}", hint=hint)
+        """Return an error about the file, or about its dotted key `key`, with line and column."""
+        position = f"{find_position(self.text, key)}, {key}" if key else ""
+        return UsageError(message, where=f"{paths.display_path(self.path)}{position}", hint=hint)
+
+    @contextmanager
+    def located(self, key: str) -> Iterator[None]:
+        """Convert an `Error` of a check that profiles share to one about `key`."""
+        try:
+            yield
+        except Error as error:
+            raise self.error(error.message, error.hint or "", key) from error
 
 
 def read_user_data(path: Path) -> UserData:
@@ -67,14 +78,16 @@ def read_user_data(path: Path) -> UserData:
     check_kind(data, where)
     hint = "it must be a cloud-config in YAML, as UTF-8 text"
     try:
-        parsed = document.load_yaml(document.decode_text(data, where), where)
+        text = document.decode_text(data, where)
+        parsed = document.load_yaml(text, where)
         config = parsed.mapping(where)
     except SeedRefused as error:
         raise located(str(error), where, hint) from error
     if parsed.repeated:
         raise located(parsed.repeated[0], where, "keep one of the two")
-    user_data = UserData(path, config)
+    user_data = UserData(path, config, text)
     check_effect(user_data)
+    check_characters(user_data, config, "")
     return user_data
 
 
@@ -118,16 +131,25 @@ def check_effect(user_data: UserData) -> None:
         raise user_data.error(f"these keys have no effect on a node: {listed}{more}", "remove them")
 
 
+def check_characters(user_data: UserData, value: object, key: str) -> None:
+    """Raise `UsageError` for text with half of a surrogate pair, which can't be written to a file."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            check_characters(user_data, entry, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            check_characters(user_data, entry, f"{key}[{number}]")
+    elif isinstance(value, str) and SURROGATE.search(value):
+        raise user_data.error("found half of a surrogate pair, expected text", "write the character itself", key)
+
+
 def check_user_data(user_data: UserData, profile: Profile, folder: Path) -> None:
     """Raise `UsageError` for values that can't be applied on a node. `folder` is the profile's."""
     config = user_data.config
     if isinstance(zone := config.get("timezone"), str):
-        try:
+        with user_data.located("timezone"):
             time_zone.check_zone(zone, profile.packages, "timezone")
-        except Error as error:
-            raise user_data.error(error.message, error.hint or "", "timezone") from error
     check_users(user_data, profile, folder)
-    check_files(user_data)
     if isinstance(config.get("users"), list) and "default" not in config["users"]:
         for key in DEFAULT_USER_KEYS[:2]:
             if key in config:
@@ -143,7 +165,9 @@ def check_schema(user_data: UserData, schema: Path) -> None:
         rule = json.dumps(problem.validator_value)
         rule = f"`{problem.validator}` {rule if len(rule) <= 80 else 'of its schema'}"
         hint = "cloud-init's documentation describes each key (Module Reference)"
-        raise user_data.error(f"cloud-init does not accept this: it violates the rule {rule}", hint, problem.json_path)
+        raise user_data.error(
+            f"cloud-init does not accept this: it violates the rule {rule}", hint, problem.json_path.removeprefix("$.")
+        )
 
 
 @cache
@@ -161,50 +185,17 @@ def to_json_value(value: object) -> object:
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
-def user_names(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (key, name) of every user that a cloud-config creates."""
-    listed = config.get("users")
-    entries = listed if isinstance(listed, list) else []
-    users = [(f"users[{number}]", entry.get("name")) for number, entry in enumerate(entries) if isinstance(entry, dict)]
-    users += [(f"users[{number}]", entry) for number, entry in enumerate(entries) if isinstance(entry, str)]
-    user = config.get("user")
-    users.append(("user", user.get("name") if isinstance(user, dict) else user))
-    return [(key, name) for key, name in users if isinstance(name, str) and name != "default"]
-
-
 def check_users(user_data: UserData, profile: Profile, folder: Path) -> None:
     """Raise `UsageError` for a user with the name of a system account or of a user of the profile."""
     users, groups = accounts.declared_accounts([paths.overlay_path(name, folder) for name in profile.overlays])
     owners = {user.name: "the profile" for user in profile.users}
     for key, name in user_names(user_data.config):
-        try:
+        with user_data.located(key):
             accounts.check_name(name, users, groups, key)
-        except Error as error:
-            raise user_data.error(error.message, error.hint or "", key) from error
         if name in owners:
             hint = f"keep the user of {owners[name]}, or rename this one"
             raise user_data.error(f"the user {quote_text(name)} exists twice", hint, key)
         owners[name] = key
-
-
-def check_files(user_data: UserData) -> None:
-    """Raise `UsageError` for a file that can't be written on a node, or that holds the edge agent's settings."""
-    listed = user_data.config.get("write_files")
-    for number, entry in enumerate(listed if isinstance(listed, list) else []):
-        path = entry.get("path") if isinstance(entry, dict) else None
-        if not isinstance(path, str):
-            continue  # cloud-init's schema reports this
-        key = f"write_files[{number}]"
-        parts = path.split("/")
-        if not path.startswith("/") or ".." in parts:
-            raise user_data.error(f"found the path {quote_text(path)}", "write an absolute path without `..`", key)
-        plain = "/" + "/".join(part for part in parts if part not in ("", "."))
-        if f"{plain}/".startswith(AGENT_SETTINGS):
-            hint = "set it in the profile or with `--set`"
-            raise user_data.error(f"the edge agent's file {quote_text(path)} is written from the profile", hint, key)
-        if plain.startswith(READ_ONLY) and not plain.startswith(WRITABLE):
-            hint = "add it to an overlay of the image, or write it below /etc, /var or /usr/local"
-            raise user_data.error(f"the file {quote_text(path)} can't be written: the root is read-only", hint, key)
 
 
 def merge_user_data(text: str, user_data: UserData, defaults: frozenset[str]) -> str:

@@ -8,7 +8,8 @@ from osbuild.config.checks import accounts
 from osbuild.config.document import quote_text
 from osbuild.config.profile import Profile
 from osbuild.host import paths
-from osbuild.seed.cloud_config import UserData, user_names
+from osbuild.seed.cloud_config import UserData
+from osbuild.seed.user_entries import user_names
 from osbuild.shared.errors import Error
 
 
@@ -34,6 +35,7 @@ def check(user_data: UserData, profile: Profile, folder: Path) -> None:
         existing |= {user.name, *user.groups}
     for key, name, entry in entries(user_data.config):
         listed, primary = split_names(entry.get("groups")), split_names(entry.get("primary_group"))
+        primary = [group for group in primary if not group.isdecimal()]  # a group id
         for group in listed:
             if group in user_groups and group not in existing:
                 hint = "remove it" if group == name else f"move the user `{group}` before `{name}`"

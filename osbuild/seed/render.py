@@ -15,7 +15,7 @@ from osbuild.config.checks import kubernetes
 from osbuild.config.checks.hosts import LOCAL_NAMES
 from osbuild.config.profile import NAME, KubernetesSettings, Profile, TimeSettings
 from osbuild.host import log, paths
-from osbuild.seed import cloud_config, groups, login, network_config, proxy
+from osbuild.seed import cloud_config, groups, login, network_config, proxy, user_checks, user_files, user_settings
 from osbuild.seed.users import resolve_accounts
 from osbuild.shared import cluster_ranges
 from osbuild.shared.errors import Error, UsageError
@@ -76,7 +76,10 @@ def render_seed(
         # `user_data` may override the host name and the time zone if the profile only has their defaults.
         stated = {"hostname": profile.hostname is not None, "timezone": profile.time.zone != TimeSettings().zone}
         cloud_config.check_user_data(user_data, profile, folder)
+        user_checks.check(user_data, profile, folder)
         groups.check(user_data, profile, folder)
+        user_files.check(user_data)
+        user_settings.check(user_data, profile, folder)
         defaults = frozenset(name for name, chosen in stated.items() if not chosen)
         files["user-data"] = cloud_config.merge_user_data(files["user-data"], user_data, defaults)
     digest = hashlib.sha256("\0".join([node, context["hostname"], *files.values()]).encode()).hexdigest()

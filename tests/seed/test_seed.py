@@ -439,7 +439,7 @@ LOGINS = {
     "a password": ("users: [{name: admin, password: env:HASH}]", "", True),
     "a user of a cloud-config": ("", f"users: [{{name: admin, ssh_authorized_keys: ['{KEY}']}}]", True),
     "a locked password of a cloud-config": ("", "users: [{name: admin, plain_text_passwd: abc}]", False),
-    "the default user": ("", "ssh_authorized_keys: [ssh-ed25519 AAAA]", True),
+    "the default user": ("", f"ssh_authorized_keys: ['{KEY}']", True),
     "a command": ("", "runcmd: [[useradd, admin]]", True),
 }
 

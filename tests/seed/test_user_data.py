@@ -138,7 +138,7 @@ def test_the_same_value_in_both_does_not_conflict(tmp_path: Path, rules: Path) -
         # values
         ("#cloud-config\nruncmd: 5\n", "runcmd: cloud-init does not accept this", "documentation"),
         ("#cloud-config\nusers: [{name: [hunter2]}]\n", "users[0]", "documentation"),
-        ("#cloud-config\nhostname: {hunter2: a}\n", "$.hostname", "documentation"),
+        ("#cloud-config\nhostname: {hunter2: a}\n", "own.yaml:2:1, hostname:", "documentation"),
         ("#cloud-config\ntimezone: US/Eastern\n", "timezone: found the time zone", "America/New_York"),
         ("#cloud-config\nusers: [{name: daemon}]\n", "users[0]: found the user `daemon`", "another name"),
         ("#cloud-config\nuser: sudo\n", "user: found the user `sudo`", "groups: [sudo]"),
@@ -174,6 +174,116 @@ def test_what_can_not_be_merged_or_has_no_effect_gives_one_clear_error(
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
     assert caught.value.status == 2
     assert "own.yaml" in str(caught.value)
+
+
+HASH = "$6$salt$" + "a" * 86
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIASHHjuBzZbwoz3erk3DPUBw0Z95yMo2zgj7jLufE7ZQ a"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("users: [{name: a b}]", "own.yaml:2:10, users[0].name: found the name `a b`", "another name"),
+        ("users: ['a:b']", "users[0]: found the name `a:b`", "another name"),
+        ("users: ['5']", "users[0]: found the name `5`", "another name"),
+        ("users: {'a b': {gecos: a}}", "found the name `a b`", "another name"),
+        ("users: [{name: a, uid: 0}]", "own.yaml:2:19, users[0].uid: found the user id `0`", "derives the id"),
+        ("users: [{name: a, uid: -1}]", "found the user id `-1`", "derives the id"),
+        ("users: [{name: a, uid: 4294967295}]", "found the user id `4294967295`", "derives the id"),
+        ("users: [{name: a, uid: 33}]", "found the user id `33`", "derives the id"),
+        ("users: [{name: a, uid: 1000}, {name: b, uid: '1000'}]", "the user `a` has the id 1000 too", "derives"),
+        ("users: [{name: a, shell: /bin/zsh}]", "the shell `/bin/zsh`", "packages+: [zsh]"),
+        ("users: [{name: a, ssh_authorized_keys: [nope]}]", "users[0].ssh_authorized_keys[0]: found no SSH", ".pub"),
+        ("users: [{name: a, ssh-authorized-keys: [nope]}]", "found no SSH public key for user `a`", ".pub"),
+        ("ssh_authorized_keys: [nope]", "own.yaml:2:23, ssh_authorized_keys[0]: found no SSH", ".pub"),
+        ("users: [{name: a, passwd: hunter2}]", "users[0].passwd: this is not a password hash", "plain_text_passwd"),
+        ("users: [{name: a, hashed_passwd: x}]", "users[0].hashed_passwd: this is not a password", "openssl"),
+        ("users: [{name: a, sudo: 'garbage ('}]", "users[0].sudo: found a rule", "NOPASSWD"),
+        ("users: [{name: a, sudo: ['ALL=(ALL NOPASSWD:ALL']}]", "users[0].sudo: found a rule", "NOPASSWD"),
+        ("users: [{name: a, homedir: ../x}]", "users[0].homedir: found the home `../x`", "absolute"),
+        ("users: [{name: a, homedir: /usr/a}]", "the home `/usr/a` can't be created", "no_create_home"),
+        ("users: [{name: a, gecos: 'a:b'}]", "users[0].gecos: found a `:` or a line break", "remove"),
+        ('users: [{name: a, gecos: "a\\nb"}]', "users[0].gecos: found a `:` or a line break", "remove"),
+        ("users: [{name: a, groups: ['a b']}]", "users[0].groups: found the name `a b`", "another name"),
+        ("users: [{name: a, groups: 'x y'}]", "users[0].groups: found the name `x y`", "another name"),
+        ("groups: ['-g']", "groups: found the name `-g`", "another name"),
+        ("chpasswd: {users: [{name: ghost, password: x, type: text}]}", "there is no user `ghost`", "`users`"),
+        ("chpasswd: {list: 'ghost:hunter2'}", "chpasswd.list: there is no user `ghost`", "`users`"),
+        ("chpasswd: {users: [{name: admin, password: hunter2}]}", "this is not a password hash", "type: text"),
+        ("ssh_pwauth: maybe", "own.yaml:2:1, ssh_pwauth: found `maybe`", "unchanged"),
+        ("hostname: localhost", "hostname: found the host name `localhost`", "edge-7"),
+        ("hostname: 'a b'", "hostname: found the host name `a b`", "edge-7"),
+        ("fqdn: x..y", "fqdn: found the host name `x..y`", "edge-7"),
+        ("locale: xx_YY", "locale: the image does not have the locale `xx_YY`", "locales-all"),
+        ("ntp: {servers: ['a b']}", "ntp.servers[0]: found the NTP server `a b`", "192.0.2.1"),
+        ("ntp: {pools: ['-']}", "ntp.pools[0]: found the NTP server `-`", "192.0.2.1"),
+        ("ntp: {ntp_client: chrony}", "the time client `chrony` has no effect", "remove"),
+        ("ca_certs: {trusted: [nope]}", "own.yaml:2:22, ca_certs.trusted[0]: this is not a certificate", "BEGIN"),
+        ("write_files: [{path: /}]", "write_files[0]: the path `/` is a folder", "a file"),
+        ("write_files: [{path: /etc/}]", "write_files[0]: the path `/etc/` is a folder", "a file"),
+        ('write_files: [{path: "/etc/x\\0y"}]', "write_files[0]: found the path", "absolute"),
+        ("write_files: [{path: /etc/x}, {path: /etc/x/y}]", "can't both be files", "write_files[0]"),
+        ("write_files: [{path: /etc/x/y}, {path: /etc//x}]", "can't both be files", "write_files[0]"),
+        ("write_files: [{path: /etc/x, encoding: b64, content: '!!'}]", "write_files[0].content: the", "again"),
+        ("write_files: [{path: /etc/x, encoding: gz+b64, content: 'aGk='}]", "is not gzip data", "again"),
+        ("write_files: [{path: /etc/x, permissions: '999'}]", "found the permissions `999`", "0644"),
+        ("write_files: [{path: /etc/x, permissions: '70000'}]", "found the permissions `70000`", "0644"),
+        ('write_files: [{path: /etc/x, content: "\\ud800"}]', "write_files[0].content: found half", "itself"),
+        ("write_files: [{path: /etc/x, source: {uri: 'http://x'}}]", "`source` is not fetched", "runcmd"),
+        ("mounts: [[/dev/sdz, /]]", "own.yaml:2:10, mounts[0]: the system is mounted at `/`", "/srv"),
+        ("mounts: [[/dev/sdz, /var/]]", "the system is mounted at `/var/`", "/srv"),
+        ("mounts: [[/dev/sdz, /usr/x]]", "the system is mounted at `/usr/x`", "/srv"),
+        ("mounts: [[/dev/sdz, a b]]", "found white space in `a b`", "040"),
+        ("mounts: [[/dev/sdz, x]]", "found the mount point `x`", "absolute"),
+        ("mounts: [[swap, none]]", "swap is not used on a node", "kubelet"),
+        ("mounts: [[/dev/sdz, none, swap, sw]]", "swap is not used on a node", "kubelet"),
+    ],
+)  # fmt: skip
+def test_values_are_checked_like_those_of_a_profile(
+    tmp_path: Path, rules: Path, text: str, message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(tmp_path, f"#cloud-config\n{text}\n", rules)
+    assert message in str(caught.value)
+    assert hint in (caught.value.hint or "")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+    assert "own.yaml:2:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "users: [{name: A}, {name: a.b}, 'c,d']",  # Debian's useradd accepts them
+        "users: [{name: a, uid: '2000', primary_group: '100'}]",
+        f"users: [{{name: a, passwd: '{HASH}'}}, {{name: b, hashed_passwd: '!{HASH}'}}, {{name: c, passwd: '*'}}]",
+        f"users: [default, {{name: a, ssh_authorized_keys: ['# mine', '', '{KEY}']}}]",
+        f"ssh_authorized_keys: ['{KEY}', 'from=\"192.0.2.0/24\" {KEY}']",
+        "users: [{name: a, sudo: false}, {name: b, sudo: 'ALL=(ALL) NOPASSWD:ALL'}, {name: c, sudo: ['ALL=/bin/id']}]",
+        "users: [{name: a, shell: /usr/local/bin/fish}, {name: b, homedir: /srv/b}]",
+        "users: [{name: a, system: true, homedir: /nonexistent, shell: /usr/sbin/nologin}]",
+        "users: [{name: a, homedir: /usr/a, no_create_home: true}]",
+        "users: [{name: a}]\nchpasswd: {expire: false, users: [{name: a, password: hunter2, type: text}]}",
+        "chpasswd: {list: [debian:hunter2, root:hunter2]}\nssh_pwauth: 'yes'",
+        "ssh_pwauth: unchanged",
+        "hostname: gate_1\nfqdn: Gate_1.example.com",
+        "locale: C.UTF-8",
+        "locale: false",
+        "ntp: {enabled: true, ntp_client: systemd-timesyncd, servers: ['2001:db8::1'], pools: [pool.ntp.org]}",
+        "write_files: [{path: /etc/x, content: a}, {path: /etc/x, content: b, append: true}, {path: /etc/xy}]",
+        "write_files: [{path: /etc/x, encoding: gzip+base64, content: H4sIAAAAAAAAA8vIBACsKpPYAgAAAA==}]",
+        "write_files: [{path: /etc/x, permissions: '0o640', source: {uri: 'file:///etc/hosts'}}]",
+        "write_files: [{path: /etc/x, encoding: b64, content: 'aG k='}]",
+        "mounts: [[LABEL=a, /srv/a], [tmpfs, /tmp, tmpfs], [/dev/vdb, /var/lib/rancher], [none, /dev/x, hugetlbfs]]",
+        "mounts: [[192.0.2.1:/a, /usr/local/a, nfs], [/home/a, /mnt/a, none, bind]]",
+    ],
+)
+def test_values_that_work_on_a_node_are_accepted(tmp_path: Path, rules: Path, text: str) -> None:
+    make(tmp_path, f"#cloud-config\n{text}\n", rules)
+
+
+def test_values_of_packages_in_the_image_are_accepted(tmp_path: Path, rules: Path) -> None:
+    text = "#cloud-config\nlocale: de_DE.UTF-8\nusers: [{name: a, shell: /bin/zsh}]\n"
+    make(tmp_path, text, rules, PROFILE + "packages: [locales-all, zsh]\n")
 
 
 @pytest.mark.parametrize(

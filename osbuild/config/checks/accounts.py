@@ -59,10 +59,28 @@ def check_accounts(profile: Profile, trees: Iterable[Path], where: Where) -> Non
                 check_group(group, groups | seen.keys(), where(f"users[{number}].groups[{at}]"))
         check_shell(profile, user, folders, where(f"users[{number}].shell"))
         for at, line in enumerate(user.ssh_keys):
-            if not line.startswith(("file:", "env:")) and (reason := ssh_key.public_key_problem(line)):
-                message = f"found no SSH public key for user `{user.name}`: {reason}"
-                hint = "paste the line of the `.pub` file, or write `file:PATH` or `env:NAME`"
-                raise Error(message, where=where(f"users[{number}].ssh_keys[{at}]"), hint=hint)
+            if not line.startswith(("file:", "env:")):
+                check_ssh_key(user.name, line, where(f"users[{number}].ssh_keys[{at}]"))
+
+
+def check_ssh_key(name: str, line: str, position: str) -> None:
+    """Raise `Error` for a line that is not an SSH public key of the user `name`."""
+    if reason := ssh_key.public_key_problem(line):
+        message = f"found no SSH public key for user `{name}`: {reason}"
+        hint = "paste the line of the `.pub` file, or write `file:PATH` or `env:NAME`"
+        raise Error(message, where=position, hint=hint)
+
+
+def account_name_problem(name: str) -> str | None:
+    """Say why Debian's useradd(8) and groupadd(8) refuse the name; None if they accept it.
+
+    Profiles only allow a part of these names.
+    """
+    if name in (".", "..") or name.isdigit():
+        return "it is a number, `.` or `..`"
+    if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?", name):
+        return "it has another character than ASCII letters, digits, `_`, `.` and inner `-`"
+    return None
 
 
 def check_name(name: str, users: frozenset[str], groups: frozenset[str], position: str) -> None:

@@ -4,6 +4,8 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from osbuild.config.document import quote_text
+from osbuild.shared.errors import Error
 from osbuild.shared.host_address import host_address_problem
 
 LOCAL_NAMES = ("localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")  # of every /etc/hosts
@@ -28,6 +30,23 @@ def host_problem(text: str, *, reachable: bool = False) -> str | None:
     if invalid is not None:
         return f"`{invalid[:20]}` is not a part of a host name" if invalid else "a part of the host name is empty"
     return None
+
+
+def check_host_name(name: str, position: str) -> None:
+    """Raise `Error` for a name that a node can't have."""
+    if name in LOCAL_NAMES:
+        message = f"found the host name `{name}`, which means the node itself on every node"
+        raise Error(message, where=position, hint="write another name, such as `edge-7`")
+    if reason := host_problem(name):
+        message = f"found the host name {quote_text(name)}, expected one as in DNS: {reason}"
+        raise Error(message, where=position, hint="write a name such as `edge-7` or `edge-7.example.com`")
+
+
+def check_time_server(name: str, position: str) -> None:
+    """Raise `Error` for an NTP server that is neither a host name nor the IP address of a host."""
+    if reason := host_problem(name, reachable=True):
+        message = f"found the NTP server {quote_text(name)}, expected a host name or an IP address: {reason}"
+        raise Error(message, where=position, hint="write `ntp.example` or `192.0.2.1`")
 
 
 def url_problem(text: str) -> str | None:

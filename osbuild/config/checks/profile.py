@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from osbuild.config.checks import accounts, files, kernel, kubernetes, network, overlays, time_zone, versions
-from osbuild.config.checks.hosts import LOCAL_NAMES, host_problem, url_problem
+from osbuild.config.checks.hosts import check_host_name, check_time_server, url_problem
 from osbuild.config.document import quote_text
 from osbuild.config.key_table import format_size, keys_of
 from osbuild.config.metadata import Size
@@ -31,9 +31,8 @@ def check_profile(profile: Profile, where: Where, folder: Path) -> None:
     network.check_network(profile, where)
     time_zone.check_zone(profile.time.zone, profile.packages, where("time.zone"))
     _servers(profile, where)
-    if profile.hostname in LOCAL_NAMES:
-        message = f"found the host name `{profile.hostname}`, which means the node itself on every node"
-        raise Error(message, where=where("hostname"), hint="write another name, such as `edge-7`")
+    if profile.hostname is not None:
+        check_host_name(profile.hostname, where("hostname"))
     _kubernetes(profile, where)
     kubernetes.check_kubernetes(profile, where)
 
@@ -79,9 +78,7 @@ def _overlays(profile: Profile, where: Where, folder: Path) -> None:
 
 def _servers(profile: Profile, where: Where) -> None:
     for number, name in enumerate(profile.time.servers):
-        if reason := host_problem(name, reachable=True):
-            message = f"found the NTP server {quote_text(name)}, expected a host name or an IP address: {reason}"
-            raise Error(message, where=where(f"time.servers[{number}]"), hint="write `ntp.example` or `192.0.2.1`")
+        check_time_server(name, where(f"time.servers[{number}]"))
     if profile.agent.server is not None and (reason := url_problem(profile.agent.server)):
         message = f"found the URL {quote_text(profile.agent.server)}, expected that of the update server: {reason}"
         raise Error(message, where=where("agent.server"), hint="write it like `https://updates.example.com`")
