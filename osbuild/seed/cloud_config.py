@@ -16,6 +16,7 @@ from osbuild.config.checks import accounts, time_zone
 from osbuild.config.document import quote_text
 from osbuild.config.profile import Profile
 from osbuild.host import paths
+from osbuild.seed import writable
 from osbuild.seed.user_entries import user_names
 from osbuild.seed.yaml_positions import find_position
 from osbuild.shared.errors import Error, UsageError
@@ -240,8 +241,16 @@ def merge_maps(
 
 def check_paths(dotted: str, profile_list: list[Any], user_list: list[Any], user_data: UserData) -> None:
     """Raise `UsageError` if both lists of `write_files` write the same file, because the second would replace it."""
-    profile_paths = {entry.get("path") for entry in profile_list if isinstance(entry, dict)}
-    for entry in user_list if dotted == "write_files" else []:
-        if isinstance(entry, dict) and entry.get("path") in profile_paths and not entry.get("append"):
-            hint = "remove the file here, or remove the setting that writes it from the profile"
-            raise user_data.error(f"the profile writes the file {quote_text(str(entry['path']))} too", hint, dotted)
+    profile_paths = {str(entry.get("path")) for entry in profile_list if isinstance(entry, dict)}
+    for number, entry in enumerate(user_list if dotted == "write_files" else []):
+        if not isinstance(entry, dict):
+            continue
+        path = writable.normalize(str(entry.get("path")))
+        hint = "remove the file here, or remove the setting that writes it from the profile"
+        if path in profile_paths and not entry.get("append"):
+            message = f"the profile writes the file {quote_text(path)} too"
+            raise user_data.error(message, hint, f"{dotted}[{number}]")
+        for other in sorted(profile_paths):
+            if path.startswith(f"{other}/") or other.startswith(f"{path}/"):
+                message = f"the file {quote_text(path)} and the profile's {quote_text(other)} can't both be files"
+                raise user_data.error(message, hint, f"{dotted}[{number}]")

@@ -139,7 +139,8 @@ def check_chpasswd(user_data: UserData, profile: Profile, folders: list[Path]) -
     if "default" in names or "users" not in user_data.config:
         known |= {DEFAULT_USER}
     for key, name, password, kind in passwords(user_data.config):
-        if name not in known and accounts_known(profile):
+        # A command of `bootcmd` may create users too.
+        if name not in known and accounts_known(profile) and not user_data.config.get("bootcmd"):
             raise user_data.error(f"there is no user {quote_text(name)}", "add the user to `users`", key)
         if kind == "hash" and password not in LOCKED:
             check_hash(user_data, password.removeprefix("!"), key)

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import gzip
+import io
 import re
 import zlib
 
@@ -93,7 +94,9 @@ def check_content(user_data: UserData, content: object, encoding: str, key: str)
             raise user_data.error("the content is truncated, or not base64", "encode it again", position) from None
     if encoding.startswith("gz"):
         try:
-            gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                while file.read(2**20):  # it may be much larger than its compressed form
+                    pass
         except (OSError, EOFError, zlib.error):
             raise user_data.error("the content is not gzip data", "compress it again", position) from None
 

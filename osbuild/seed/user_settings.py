@@ -1,5 +1,6 @@
 """Checks host name, locale, time servers and certificates of a user's own cloud-config like a profile's."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def check(user_data: UserData, profile: Profile, folder: Path) -> None:
         raise user_data.error(f"found {quote_text(password)}, expected a boolean", hint, "ssh_pwauth")
     for key, certificate in certificates(user_data):
         try:
-            x509.load_pem_x509_certificate(certificate.encode())
+            with warnings.catch_warnings(action="ignore"):  # about old certificates, which a node accepts
+                x509.load_pem_x509_certificate(certificate.encode())
         except ValueError:
             hint = "paste the lines from BEGIN CERTIFICATE to END CERTIFICATE, below `- |`"
             raise user_data.error("this is not a certificate in PEM", hint, key) from None

@@ -14,6 +14,7 @@ from osbuild.agent.seed import user_data as device
 from osbuild.cli.seed import command
 from osbuild.config.load import load_profile
 from osbuild.host.cache import Cache
+from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.seed import cloud_config
 from osbuild.seed.cloud_init_schema import CHECKED, find_schemas, validate_seed
 from osbuild.seed.render import RenderedSeed, render_seed
@@ -162,6 +163,9 @@ def test_the_same_value_in_both_does_not_conflict(tmp_path: Path, rules: Path) -
         ("#cloud-config\nwrite_files: [{path: /etc/edge-osbuild/agent.json}]\n", "the edge agent's file", "--set"),
         ("#cloud-config\nwrite_files: [{path: /etc/edge-osbuild}]\n", "the edge agent's file", "--set"),
         (f"#cloud-config\nwrite_files: [{{path: {TIMES}}}]\n", "writes the file", "profile"),
+        (f"#cloud-config\nwrite_files: [{{path: /{TIMES}}}]\n", "own.yaml:2:15, write_files[0]: the prof", "profile"),
+        (f"#cloud-config\nwrite_files: [{{path: {TIMES}/a}}]\n", "can't both be files", "profile"),
+        ("#cloud-config\nwrite_files: [{path: /etc/systemd}]\n", "can't both be files", "profile"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_merged_or_has_no_effect_gives_one_clear_error(
@@ -265,6 +269,7 @@ def test_values_are_checked_like_those_of_a_profile(
         "users: [{name: a}]\nchpasswd: {expire: false, users: [{name: a, password: hunter2, type: text}]}",
         "chpasswd: {list: [debian:hunter2, root:hunter2]}\nssh_pwauth: 'yes'",
         "ssh_pwauth: unchanged",
+        "bootcmd: [useradd ghost]\nchpasswd: {users: [{name: ghost, password: hunter2, type: text}]}",
         "hostname: gate_1\nfqdn: Gate_1.example.com",
         "locale: C.UTF-8",
         "locale: false",
@@ -279,6 +284,18 @@ def test_values_are_checked_like_those_of_a_profile(
 )
 def test_values_that_work_on_a_node_are_accepted(tmp_path: Path, rules: Path, text: str) -> None:
     make(tmp_path, f"#cloud-config\n{text}\n", rules)
+
+
+def test_certificates_are_accepted_alone_and_as_a_bundle(tmp_path: Path, rules: Path) -> None:
+    create_keys(tmp_path / "keys", "example", PrivateKeyAccess())
+    start = b"-----BEGIN CERTIFICATE-----"
+    files = [path.read_bytes() for path in (tmp_path / "keys").rglob("*") if path.is_file()]
+    text = next(data for data in files if data.startswith(start)).decode()
+    config = {"ca_certs": {"trusted": [text, f"# mine\n{text}{text}"]}}
+    make(tmp_path, "#cloud-config\n" + yaml.safe_dump(config), rules)
+    config["ca_certs"]["trusted"].append(text.replace("MI", "NI", 1))
+    with pytest.raises(UsageError, match=r"own\.yaml:\d+:5, ca_certs.trusted\[2\]: this is not a certificate"):
+        make(tmp_path, "#cloud-config\n" + yaml.safe_dump(config), rules)
 
 
 def test_values_of_packages_in_the_image_are_accepted(tmp_path: Path, rules: Path) -> None:
