@@ -101,8 +101,8 @@ WRONG = [
     ("  interfaces: [{name: a, addresses: [192.0.2.5/24], gateway: 192.0.2.0}]", "192.0.2.0", "of the network"),
     ("ROUTE: {to: default, via: 192.0.2.255}", "192.0.2.255", "broadcast"),
     ("ROUTE: {to: 127.0.0.0/8, via: 192.0.2.1}", "127.0.0.0/8", "loopback"),
-    ("ROUTE: {to: 10.0.0.0/8, via: 192.0.2.1}, {to: 10.0.0.0/8, via: 192.0.2.2}", "{to: 10.0.0.0/8, via: 192.0.2.2",
-     "metric: 200"),
+    ("ROUTE: {to: 10.0.0.0/8, via: 192.0.2.1, metric: 7}, {metric: 7, to: 10.0.0.0/8, via: 192.0.2.1}", "{metric: 7",
+     "192.0.2.1 twice"),
     ("  interfaces: [{name: a, dns: [0.0.0.0]}]", "0.0.0.0]", "no address"),
     ("  interfaces: [{name: a, dns: ['ff02::1']}]", "'ff02::1'", "multicast"),
     (f"  interfaces: [{{name: a, search: [{'a.' * 150}b]}}]", "a.a.a", "at most 253"),
@@ -213,7 +213,7 @@ ACCEPTED = [
     "  interfaces: [{name: a, addresses: [240.0.0.1/24, 10.0.0.255/8], gateway: 10.0.1.0}]",
     "  interfaces: [{name: 'eth[0-3]'}, {name: 'en[]a]*'}, {name: c, mac: '02:00:00:00:00:01'}]",
     "ROUTE: {to: 224.0.0.0/4, via: 192.0.2.1}, {to: 10.0.0.0/8, via: 192.0.2.1}, "
-    "{to: 10.0.0.0/8, via: 192.0.2.2, metric: 9}",
+    "{to: 10.0.0.0/8, via: 192.0.2.2}, {to: 10.0.0.0/8, via: 192.0.2.1, metric: 9}",
     LAN + "  bridges: [{name: b, members: [lan0]}]\n  vlans: [{name: v, id: 3, link: b}]",
     "  proxy: {http: 'http://127.0.0.1:3128', no_proxy: ['*', '*.a.example', .b, my_host, '[::1]', 'a:80', '::1']}",
 ]

@@ -225,22 +225,26 @@ def _addresses(links: Sequence[StatedLink], owners: dict[str, str], where: Where
 
 
 def _routes(links: Sequence[StatedLink], where: Where) -> None:
-    """Raise `Error` for two routes to one network with the same metric."""
-    seen: dict[tuple[str, int | None], str] = {}
+    """Raise `Error` for two default routes of one IP version with the same metric, or one route written twice.
+
+    Linux can use two routes to another network: the second one if the first one's link is down.
+    """
+    seen: dict[tuple[str, ...], str] = {}
     for stated in links:
         routes = [(Route("default", stated.link.gateway), "gateway")] if stated.link.gateway is not None else []
         routes += [(route, f"routes[{at}]") for at, route in enumerate(stated.link.routes)]
         for route, name in routes:
-            version = ipaddress.ip_address(route.via).version
-            is_default = route.to in ("default", "0.0.0.0/0", "::/0")
-            kind = f"default gateway for IPv{version}" if is_default else f"route to {ipaddress.ip_network(route.to)}"
-            if (kind, route.metric) in seen:
-                to = "default" if is_default else route.to
-                hint = f"write `routes: [{{to: {to}, via: {route.via}, metric: 200}}]`"
-                message = f"found a second {kind} with the same metric"
-                hint = f"the other is at {where(seen[kind, route.metric])}: {hint}"
-                raise Error(message, where=where(f"{stated.key}.{name}"), hint=hint)
-            seen[kind, route.metric] = f"{stated.key}.{name}"
+            version, dotted = ipaddress.ip_address(route.via).version, f"{stated.key}.{name}"
+            if route.to in ("default", "0.0.0.0/0", "::/0"):
+                key: tuple[str, ...] = (f"IPv{version}", str(route.metric))
+                message = f"found a second default gateway for IPv{version} with the same metric"
+                advice = f"write `routes: [{{to: default, via: {route.via}, metric: 200}}]`"
+            else:
+                key = (stated.key, str(ipaddress.ip_network(route.to)), route.via, str(route.metric))
+                message, advice = f"found the route to {route.to} via {route.via} twice", "remove one of them"
+            if key in seen:
+                raise Error(message, where=where(dotted), hint=f"the other is at {where(seen[key])}: {advice}")
+            seen[key] = dotted
 
 
 def _wifi(profile: Profile, where: Where) -> None:
