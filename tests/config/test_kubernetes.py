@@ -240,7 +240,16 @@ def test_a_cluster_of_ipv6_needs_the_address_of_its_node_in_the_seed(tmp_path: P
         render_seed(loaded.profile, "edge-1", folder=tmp_path)
 
 
-@pytest.mark.parametrize("config", [{"cluster-cidr": "10.42.0.0/28"}, {"service-cidr": "10.42.0.0/17"}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"cluster-cidr": "10.42.0.0/28"},
+        {"service-cidr": "10.42.0.0/17"},
+        {"service-cidr": "169.254.0.0/16"},
+        {"cluster-dns": "10.43.255.255"},
+        {"advertise-address": "0.0.0.5"},
+    ],
+)
 def test_the_device_rejects_the_same_ranges(tmp_path: Path, config: dict[str, str]) -> None:
     path = tmp_path / device.SEED_FILE
     path.parent.mkdir(parents=True)
