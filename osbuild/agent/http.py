@@ -12,6 +12,7 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from osbuild.shared.http_deadline import INVALID_ANSWERS, ConnectionDeadline
+from osbuild.shared.http_response import CompleteResponse
 from osbuild.shared.urls import redact_url, redact_urls
 
 
@@ -85,11 +86,15 @@ def _handlers(watch: ConnectionDeadline) -> list[urllib.request.BaseHandler]:
     """Handlers whose connections are shut down by `watch`."""
 
     class Plain(http.client.HTTPConnection):
+        response_class = CompleteResponse
+
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._create_connection = watch.connect
 
     class Secure(http.client.HTTPSConnection):
+        response_class = CompleteResponse
+
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._create_connection = watch.connect
@@ -120,9 +125,9 @@ def open_request(
     try:
         with urllib.request.build_opener(redirect_handler, *_handlers(watch)).open(request, timeout=patience) as answer:
             watch.until(end)
-            if watch.over:  # http.client accepts headers that end with the connection as complete
-                raise TimeoutError
             yield answer
+            if watch.over:  # http.client accepts a body without a length that ends with the connection as complete
+                raise TimeoutError
     except urllib.error.HTTPError:
         raise
     except (OSError, *INVALID_ANSWERS) as error:

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def main(args: list[str] | None = None) -> Any:
     arguments = sys.argv[1:] if args is None else args
     open_standard_streams()
     end_on_signals()
+    os.umask(os.umask(0o077) & 0o077)  # the owner can always use what a command creates
+    if "--debug" not in arguments and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries, such as about an old kind of key, are for developers
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may not be UTF-8

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from osbuild.shared.http_deadline import INVALID_ANSWERS, ConnectionDeadline
+from osbuild.shared.http_response import CompleteResponse
 from osbuild.shared.urls import redact_urls
 
 CONNECT_TIMEOUT = 5.0  # seconds; short, because a build waits for it before it falls back to its cache
@@ -50,9 +51,6 @@ def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.clien
     handlers = (_ConnectHandler(watch), _SecureConnectHandler(watch), _AnyStatus(), _Redirects())
     try:
         answer = urllib.request.build_opener(*handlers).open(request, timeout=timeout)
-        if watch.over:  # http.client takes a connection that closes within the headers for the end of the headers
-            answer.close()
-            raise TimeoutError
     except urllib.error.HTTPError as error:  # a redirect loop
         error.close()
         raise RequestFailed(" ".join(str(error.reason).split())) from error
@@ -123,6 +121,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 class _Connect(http.client.HTTPConnection):
     """Name lookup and connection have short timeouts of their own; the timeout for data applies afterwards."""
+
+    response_class = CompleteResponse
 
     def __init__(self, watch: ConnectionDeadline, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

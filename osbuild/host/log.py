@@ -4,9 +4,11 @@ All of them are printed on standard error. Standard output is for results and `-
 in the name of a file in an image, are escaped.
 """
 
+import os
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -17,6 +19,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
 
+
+def drop_senseless_size(environ: MutableMapping[str, str]) -> None:
+    """Remove COLUMNS and LINES if no terminal has such a size: rich prints nothing at 0 columns, and fails at `²`."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("0*[1-9][0-9]{0,4}", environ.get(name, "80")):
+            del environ[name]
+
+
+drop_senseless_size(os.environ)
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 verbose = False
 

@@ -50,6 +50,7 @@ def make_slot_image(
          f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", root, hash_tree],
         [folder],
     )  # fmt: skip
+    hash_tree.chmod(0o644)  # veritysetup creates it with 0600, whatever the umask
     match = re.search(r"Root hash:\s+([0-9a-f]{64})", text)
     if match is None:
         raise Error(f"veritysetup printed no root hash: {text}")

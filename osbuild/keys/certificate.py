@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from osbuild.keys.private_key import Key
+from osbuild.keys.private_key import CURVES, Key
 
 COMMON_NAME = "edge-osbuild "  # before the name of a root or signer
 DEVELOPMENT = "DEVELOPMENT - not for devices in the field"
@@ -67,6 +67,18 @@ def is_development(certificate: x509.Certificate) -> bool:
     """Whether a certificate belongs to development keys."""
     units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     return any(unit.value == DEVELOPMENT for unit in units)
+
+
+def usage_problem(certificate: x509.Certificate, *, authority: bool) -> str | None:
+    """Say why a certificate cannot be that of a root (`authority`) or of a signer; None if it can."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        return "its key is not on the curve P-256 or P-384"
+    constraints = [extension.value for extension in certificate.extensions
+                   if isinstance(extension.value, x509.BasicConstraints)]  # fmt: skip
+    if any(value.ca for value in constraints) != authority:
+        return "it is that of a signer" if authority else "it is that of a root"
+    return None
 
 
 def _builder(

@@ -12,6 +12,7 @@ from osbuild.shared.files import read_file
 from osbuild.shared.locks import lock_path
 
 PRIVATE, PUBLIC = 0o600, 0o644
+OTHERS = 0o077  # mode bits of others than the owner
 LOCK = ".lock"
 OURS = re.compile(r"(root|signer)-\d+\.(crt|crl|key)")
 
@@ -50,7 +51,7 @@ def read_key_file(path: Path, what: str, hint: str) -> bytes:
 def check_private(path: Path) -> None:
     """Raise `Error` if users other than the owner may read or change `path`."""
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
+    if mode & OTHERS:
         hint = f"chmod 600 {path}; if someone may have read the key, replace it with `edge-osbuild keys rotate`"
         raise Error(f"other users may use this private key: its mode is {mode:04o}", where=str(path), hint=hint)
 

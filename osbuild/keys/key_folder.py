@@ -19,7 +19,15 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-from osbuild.keys.certificate import Revoked, certified_name, current_time, is_development, read_revocations, to_pem
+from osbuild.keys.certificate import (
+    Revoked,
+    certified_name,
+    current_time,
+    is_development,
+    read_revocations,
+    to_pem,
+    usage_problem,
+)  # fmt: skip
 from osbuild.keys.key_files import PUBLIC, read_key_file, write_key_file
 from osbuild.shared.errors import Error
 from osbuild.shared.json_text import parse_json
@@ -94,6 +102,8 @@ class KeyFolder:
                 raise ValueError(f"it is that of {certified_name(parsed)}")
             # Damage may leave a certificate that is well formed. No device would accept it.
             parsed.verify_directly_issued_by(self.certificate(issuer) if issuer else parsed)
+            if problem := usage_problem(parsed, authority=is_root):
+                raise Error(f"this is not {what}: {problem}", where=str(path), hint=RESTORE)
             return parsed
         except InvalidSignature as error:
             message = f"{what} is damaged, or belongs to other keys: its signature is wrong"

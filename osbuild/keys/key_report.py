@@ -1,10 +1,12 @@
 """The roots and signers of a key folder with their expiry dates, and warnings."""
 
+import stat
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from osbuild.keys.certificate import Revoked, current_time, fingerprint
+from osbuild.keys.key_files import OTHERS
 from osbuild.keys.key_folder import ROOT_FOLDER, KeyFolder, RootEntry, SignerEntry
 
 SOON = {"root": 365, "signer": 30}  # days before expiry at which a warning is given
@@ -12,7 +14,10 @@ SOON = {"root": 365, "signer": 30}  # days before expiry at which a warning is g
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """One root or signer. `state` is `signs`, `trusted`, `valid`, `revoked`, `dropped` or `expired`."""
+    """One root or signer. `state` is `signs`, `trusted`, `valid`, `revoked`, `dropped`, `expired` or `not yet valid`.
+
+    `mode` is that of its private key's file; None without a file.
+    """
 
     name: str
     kind: str
@@ -23,6 +28,7 @@ class KeyStatus:
     days: int
     key: str
     fingerprint: str
+    mode: int | None = None
     revoked: Revoked | None = None
 
 
@@ -52,20 +58,23 @@ def report_keys(keys: KeyFolder, *, root_folder: Path | None = None, at: datetim
 
 
 def _status(keys: KeyFolder, entry: RootEntry | SignerEntry, state: str, folder: Path, at: datetime) -> KeyStatus:
-    """The status of one key, whose file is looked for in `folder`; what has ended at `at` is `expired`."""
+    """The status of one key, whose file is looked for in `folder`; `at` decides on `expired` and `not yet valid`."""
     certificate = keys.certificate(entry.name)
     ends = certificate.not_valid_after_utc
     path = folder / f"{entry.name}.key"
+    if state not in ("revoked", "dropped"):
+        state = "expired" if ends <= at else "not yet valid" if certificate.not_valid_before_utc > at else state
     return KeyStatus(
         name=entry.name,
         kind="signer" if isinstance(entry, SignerEntry) else "root",
         root=entry.root if isinstance(entry, SignerEntry) else None,
-        state="expired" if ends <= at and state not in ("revoked", "dropped") else state,
+        state=state,
         begins=certificate.not_valid_before_utc,
         ends=ends,
         days=(ends - at).days,
         key=entry.token or (str(path) if path.is_file() else "not here"),
         fingerprint=fingerprint(certificate),
+        mode=stat.S_IMODE(path.stat().st_mode) if not entry.token and path.is_file() else None,
     )
 
 
@@ -73,8 +82,16 @@ def _warnings(keys: KeyFolder, lines: list[KeyStatus]) -> list[str]:
     warnings = []
     rotate_command = f"`edge-osbuild keys rotate {keys.folder}`"
     for line in lines:
+        if line.mode is not None and line.mode & OTHERS:
+            warnings.append(
+                f"other users may use the private key of {line.name}: its mode is {line.mode:04o}: "
+                f"chmod 600 {line.key}; if someone may have read it, replace it with {rotate_command}"
+            )
         end = f"{line.ends:%Y-%m-%d}"
-        if line.name == keys.signer and line.state != "signs":
+        if line.state == "not yet valid":
+            begin = f"{line.begins:%Y-%m-%d %H:%M}"
+            warnings.append(f"{line.name} is not valid before {begin} UTC: check this host's clock")
+        elif line.name == keys.signer and line.state != "signs":
             warnings.append(f"the current signer {line.name} is {line.state}: {rotate_command}")
         elif line.state == "signs" and line.days < SOON["signer"]:
             warnings.append(f"{line.name} expires on {end}, in {line.days} days: {rotate_command}")

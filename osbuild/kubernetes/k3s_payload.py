@@ -28,6 +28,7 @@ MACHINES = {Architecture.x86_64: 62, Architecture.arm64: 183, Architecture.armv7
 # The image uses Debian's containerd and runc instead of these.
 UNUSED = ("bin/containerd-shim-runc-v2", "bin/runc", "bin/check-config")
 LARGEST = 2 * 2**30  # bytes of the unpacked archive, ten times those of a release of 2026
+MOST_STEPS = 5_000_000  # of the search for the archive, some microseconds each; a release needs 0.2 million
 HINT = "use the unmodified binary `k3s`, `k3s-arm64` or `k3s-armhf` of the release page"
 
 
@@ -51,14 +52,29 @@ def check_machine(path: Path, architecture: Architecture) -> None:
         raise Error(f"is a program for ELF machine {machine}, not for {architecture}", where=path.name, hint=HINT)
 
 
+class StepLimit:
+    """Counts down the steps of a search, which may take quadratic time in a file made for that. Raises `Error`."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.left = name, MOST_STEPS
+
+    def count_steps(self, steps: int) -> None:
+        """Count `steps`, one per microsecond or so. Raises `Error` at the limit."""
+        self.left -= steps
+        if self.left < 0:
+            raise Error("has too many beginnings of Zstandard archives", where=self.name, hint=HINT)
+
+
 def find_payload(path: Path) -> Payload:
     """Find the embedded archive whose SHA-256 is one of the embedded names. Raises `Error` if there is none."""
+    limit = StepLimit(path.name)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         names = {match[1].decode() for match in NAME.finditer(data)}
         for start in frame_starts(data):
             digest, end = hashlib.sha256(), start
             # One archive may consist of several frames, if a parallel compressor wrote it.
-            while (after := frame_end(data, end)) is not None:
+            while (after := frame_end(data, end, limit)) is not None:
+                limit.count_steps((after - end) // 1000 + 1)
                 digest.update(memoryview(data)[end:after])
                 end = after
                 if digest.hexdigest() in names:
@@ -75,8 +91,9 @@ def frame_starts(data: mmap.mmap) -> Iterator[int]:
         offset = data.find(ZSTD, offset + 1)
 
 
-def frame_end(data: mmap.mmap, start: int) -> int | None:
+def frame_end(data: mmap.mmap, start: int, limit: StepLimit) -> int | None:
     """Return the offset after the Zstandard frame at `start`; None without a complete frame (RFC 8878, 3.1.1)."""
+    limit.count_steps(1)
     if data[start : start + 4] != ZSTD or start + 6 > len(data):
         return None
     descriptor = data[start + 4]
@@ -84,6 +101,7 @@ def frame_end(data: mmap.mmap, start: int) -> int | None:
     offset = start + 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
     offset += (1 if single else 0, 2, 4, 8)[descriptor >> 6]
     while offset + 3 <= len(data):
+        limit.count_steps(1)
         block = int.from_bytes(data[offset : offset + 3], "little")
         kind = block >> 1 & 3
         if kind == 3:  # reserved: these bytes are not a frame

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,47 @@ def test_a_missing_profile_is_an_error_that_lists_the_shipped_profiles(capsys: p
         assert status(*words) == 2
         message = capsys.readouterr().err
         assert "Missing argument 'PROFILE" in message and "edge-agent, edge-server, minimal" in message
+
+
+@pytest.mark.parametrize("columns", ["0", "000", "\u00b2", "\u0660", "9" * 5000, "-1", "abc", "", "1", "120"])
+def test_an_error_is_printed_whatever_the_environment_says_of_the_terminal(columns: str, tmp_path: Path) -> None:
+    result = edge("inspect", str(tmp_path), COLUMNS=columns, LINES=columns)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and "hint: " in result.stderr
+
+
+@pytest.mark.parametrize("mask", [0o777, 0o222, 0o077, 0o022, 0])
+def test_folders_of_seeds_and_keys_do_not_depend_on_the_umask(mask: int, tmp_path: Path) -> None:
+    profile = tmp_path / "n.yaml"
+    profile.write_text("name: n\nversion: 1.0.0\n")
+    before = os.umask(mask)
+    try:
+        made = edge("seed", str(profile), "--node", "n1", "-o", str(tmp_path / "seed"))
+        created = edge("keys", "init", str(tmp_path / "keys"), "--owner", "Example")
+    finally:
+        os.umask(before)
+    assert (made.returncode, created.returncode) == (0, 0), made.stderr + created.stderr
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("seed", "keys", "keys/root")}
+    assert modes == {"seed": 0o700, "keys": 0o700, "keys/root": 0o700}
+
+
+def test_a_warning_of_a_library_is_not_printed(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    assert edge("keys", "init", str(keys), "--owner", "Example").returncode == 0
+    command = [
+        "openssl",
+        "genpkey",
+        "-algorithm",
+        "DH",
+        "-pkeyopt",
+        "group:ffdhe2048",
+        "-out",
+        str(keys / "signer-1.key"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (tmp_path / "n.yaml").write_text("name: n\nversion: 1.0.0\n")
+    result = edge(
+        "seed", str(tmp_path / "n.yaml"), "--node", "n1", "--sign", "--keys", str(keys), "-o", str(tmp_path / "s")
+    )
+    assert result.returncode == 1
+    assert "Warning" not in result.stderr and "P-256 or P-384" in result.stderr

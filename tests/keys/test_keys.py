@@ -188,6 +188,48 @@ def test_a_certificate_of_another_name_is_an_error_that_names_its_file(keys: Key
     assert caught.value.where == str(keys.folder / "root-1.crt")
 
 
+def test_private_keys_that_others_may_read_are_named(keys: KeyFolder) -> None:
+    assert not [warning for warning in report_keys(keys).warnings if "other users" in warning]
+    for name in ("signer-1.key", "root/root-1.key"):
+        (keys.folder / name).chmod(0o666)
+    warnings = [warning for warning in report_keys(keys).warnings if "other users" in warning]
+    assert len(warnings) == 2
+    assert all("0666" in warning and "chmod 600" in warning and ".key" in warning for warning in warnings)
+
+
+def test_a_signer_that_is_not_yet_valid_does_not_sign(keys: KeyFolder) -> None:
+    before = keys.certificate("signer-1").not_valid_before_utc - timedelta(days=1)
+    report = report_keys(keys, at=before)
+    assert {line.name: line.state for line in report.lines} == {"root-1": "not yet valid", "signer-1": "not yet valid"}
+    assert any("signer-1 is not valid before" in warning and "clock" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("algorithm", ["rsa:2048", "ed25519", "ec -pkeyopt ec_paramgen_curve:secp521r1"])
+def test_a_certificate_that_cannot_sign_bundles_is_refused(keys: KeyFolder, algorithm: str, tmp_path: Path) -> None:
+    extensions = tmp_path / "extensions"
+    extensions.write_text(
+        "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=codeSigning\n"
+    )
+    request, key, path = tmp_path / "request", tmp_path / "key", keys.folder / "signer-1.crt"
+    subject = keys.certificate("signer-1").subject
+    name = "".join(f"/{attribute.rfc4514_attribute_name}={attribute.value!s}" for attribute in subject)
+    run_command(["openssl", "req", "-new", "-newkey", *algorithm.split(), "-nodes", "-keyout", key, "-out", request,
+                 "-subj", name])  # fmt: skip
+    root = ["-CA", f"{keys.folder}/root-1.crt", "-CAkey", f"{keys.folder}/root/root-1.key"]
+    run_command(["openssl", "x509", "-req", "-days", "9", *root, "-in", request, "-extfile", extensions, "-out", path])
+    with pytest.raises(Error, match="P-256 or P-384") as caught:
+        report_keys(keys)
+    assert caught.value.where == str(path)
+
+
+def test_the_certificate_of_the_root_is_not_that_of_a_signer(keys: KeyFolder) -> None:
+    path = keys.folder / "signer-1.crt"
+    path.write_bytes((keys.folder / "root-1.crt").read_bytes() + path.read_bytes())
+    with pytest.raises(Error, match="not the certificate of signer-1") as caught:
+        report_keys(keys)
+    assert caught.value.where == str(path)
+
+
 def test_a_build_reports_damaged_keys_before_it_begins(keys: KeyFolder, tmp_path: Path) -> None:
     (keys.folder / "root-1.crt").write_text("x")
     with pytest.raises(Error, match="this is not the certificate of root-1"):

@@ -179,3 +179,10 @@ def test_seed_only_settings_do_not_change_the_content_key() -> None:
 )
 def test_of_the_users_go_flags_only_harmless_ones_are_kept(given: str, kept: list[str]) -> None:
     assert go_toolchain.harmless_flags(given) == kept
+
+
+@pytest.mark.parametrize("flags", ["-p=1 'x", '-p=1 "', "-p=1 \\"])
+def test_go_flags_that_cannot_be_split_are_one_clear_error(flags: str) -> None:
+    with pytest.raises(Error, match="GOFLAGS: the flags cannot be split") as caught:
+        go_toolchain.harmless_flags(flags)
+    assert caught.value.hint

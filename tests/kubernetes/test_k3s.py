@@ -7,6 +7,7 @@ import io
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +292,15 @@ def test_an_archive_that_lacks_a_program_is_refused(tmp_path: Path, cache: Cache
     (tmp_path / "k3s").write_bytes(binary(X86, frame(archive(X86, without=without))))
     with pytest.raises(Error, match=message):
         k3s_payload.unpack_payload(tmp_path / "k3s", "1" * 64, X86, cache, unpackers())
+
+
+def test_the_search_for_the_archive_ends_in_a_file_of_tiny_frames(tmp_path: Path) -> None:
+    name = b"0" * 64 + b".tar.zst"
+    (tmp_path / "k3s").write_bytes(elf(X86, name) + frame(b"") * 4_000)
+    begin = time.process_time()
+    with pytest.raises(Error, match="too many beginnings"):
+        k3s_payload.find_payload(tmp_path / "k3s")
+    assert time.process_time() - begin < 60
 
 
 def test_an_archive_that_is_too_large_when_it_is_unpacked_is_refused(

@@ -17,7 +17,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.network.document import parse_document
 from osbuild.agent.network.netplan import RenderedNetwork, render_network
 from osbuild.agent.system import System
-from osbuild.shared.files import write_file
+from osbuild.shared.files import read_file, write_file
 
 CURRENT = "/run/edge-osbuild/seed/network-config"  # from the seed of this boot
 STORED = "/var/lib/edge-osbuild/network/network-config"
@@ -32,7 +32,7 @@ SETTLE_SECONDS = 10  # seconds for drivers to bring up interfaces that the confi
 def configure_network(system: System) -> list[Problem]:
     """Install the network files of this boot in /run. Returns all problems of the network-config."""
     try:
-        data = system.path(CURRENT).read_bytes()
+        data = read_file(system.path(CURRENT))
     except OSError:
         return []
     problems: list[Problem] = []
@@ -81,7 +81,7 @@ def render_stored(data: bytes, problems: list[Problem], system: System) -> Rende
     """Render the stored network-config; None if there is none. Adds a problem that says what is used instead."""
     stored = system.path(STORED)
     try:
-        if stored.is_file() and (stored_data := stored.read_bytes()) != data:
+        if (stored_data := read_file(stored)) != data:
             rendered = render_document(stored_data, system)
             problems.append(Problem("not used: the network has its last working configuration", where="network-config"))
             return rendered

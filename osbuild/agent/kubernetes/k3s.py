@@ -9,6 +9,7 @@ from osbuild.agent.kubernetes import certificates
 from osbuild.agent.kubernetes.k3s_token import read_secret, server_token
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_json, write_text
+from osbuild.shared.files import read_file
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 
 DATA = "/var/lib/kubernetes"
@@ -94,7 +95,7 @@ def sync_manifests(sources: list[Path], folder: Path) -> None:
         if existing.name not in source_by_name:
             existing.unlink()
     for name, source in source_by_name.items():
-        content = source.read_bytes()
+        content = read_file(source)
         path = folder / name
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)

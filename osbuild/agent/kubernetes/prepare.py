@@ -13,6 +13,7 @@ from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings, report_unknown, write_text
 from osbuild.agent.kubernetes.torn_files import remove_torn_files
 from osbuild.agent.systemd import systemctl
+from osbuild.shared.files import read_file, write_file
 from osbuild.shared.node_settings import NodeSettings
 
 MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
@@ -21,9 +22,10 @@ MANIFESTS = ("usr/lib/edge-osbuild/manifests", "etc/edge-osbuild/manifests")
 def write_hosts_entry(root: Path, settings: NodeSettings) -> None:
     """Add the node name to /etc/hosts: the kubelet resolves it, and there may be no name server."""
     hosts = root / "etc/hosts"
-    text = hosts.read_text() if hosts.exists() else "127.0.0.1\tlocalhost\n"
+    text = read_file(hosts).decode(errors="surrogateescape") if hosts.exists() else "127.0.0.1\tlocalhost\n"
     if not re.search(rf"^[^#\n]*\s{re.escape(settings.node_name)}(\s|$)", text, re.MULTILINE):
-        hosts.write_text(f"{text.rstrip()}\n127.0.1.1\t{settings.node_name}\n")
+        content = f"{text.rstrip()}\n127.0.1.1\t{settings.node_name}\n"
+        write_file(hosts, content.encode(errors="surrogateescape"))
 
 
 def find_manifests(root: Path) -> list[Path]:

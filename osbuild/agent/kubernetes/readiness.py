@@ -13,6 +13,7 @@ from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.settings import load_settings
+from osbuild.shared.files import read_file
 from osbuild.shared.node_settings import NodeSettings
 
 # Paths of the kubeconfig per role. The distributions have different paths; the first existing file is used.
@@ -34,13 +35,13 @@ def kubeconfig_content(text: str, key: str) -> bytes:
     if data := kubeconfig_value(text, f"{key}-data"):
         return base64.b64decode(data)
     if path := kubeconfig_value(text, key):
-        return Path(path).read_bytes()
+        return read_file(Path(path))
     raise Problem(f"the kubeconfig has no {key}", hint=KUBECONFIG_HINT)
 
 
 def read_kubeconfig(kubeconfig: Path) -> tuple[str, ssl.SSLContext]:
     """The address of the API server, and a TLS context with certificates. Raises `OSError` or `Problem`."""
-    text = kubeconfig.read_text()
+    text = read_file(kubeconfig).decode(errors="replace")
     server = kubeconfig_value(text, "server") or ""
     if not server.startswith("https://"):
         raise Problem("no https server", where=str(kubeconfig), hint=KUBECONFIG_HINT)

@@ -25,9 +25,11 @@ SETTINGS_HINT = "correct `kubernetes` in the profile or the settings of the seed
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no file. Raises `Problem`."""
     try:
-        content = parse_json(path.read_text())
+        content = parse_json(files.read_file(path).decode())
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise Problem(f"cannot be read: {error.strerror}", where=str(path), hint=FILE_HINT) from error
     except ValueError as error:
         raise Problem(f"not JSON: {error}", where=str(path), hint=FILE_HINT) from error
     if not isinstance(content, dict):

@@ -9,6 +9,8 @@ import json
 import os
 import re
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -96,6 +98,32 @@ def test_the_seed_overrides_the_image_key_by_key(tmp_path: Path) -> None:
 def test_invalid_settings_are_reported(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(Problem, match=message):
         load_settings(device(tmp_path, settings))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "loop", "text", "below a file"])
+@pytest.mark.parametrize("name", [IMAGE_FILE, SEED_FILE])
+def test_settings_that_are_not_a_file_are_reported(tmp_path: Path, kind: str, name: str) -> None:
+    path = device(tmp_path, {"role": "server"}) / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "text":
+        path.write_bytes(b"\xff")
+    else:
+        path.parent.rename(tmp_path / "aside")
+        path.parent.write_text("")
+    program = (
+        "import sys; from pathlib import Path; from osbuild.agent.errors import Problem\n"
+        "from osbuild.agent.kubernetes.settings import load_settings\n"
+        "try: load_settings(Path(sys.argv[1]))\nexcept Problem as problem: print(problem.where, problem.hint)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    assert result.stdout.startswith(f"{path} ")
 
 
 @pytest.mark.parametrize("word", ["", "--a=b c", "--a=\n", '--a="b"', "--a=\\n"])

@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import pytest
 from support.faulty_server import Fault, Site
 
 from osbuild.agent.commands.server_check import check_server
-from osbuild.agent.http import ServerAddress
+from osbuild.agent.http import ServerAddress, open_request
 from osbuild.agent.system import System
 from osbuild.agent.update import download, records
 from osbuild.agent.update.failure import Failure
+from osbuild.host.http import RequestFailed, send_get
 from tests.support.mounted import mount_tmpfs
 
 BODY = random.Random(1).randbytes(3 * 2**20 + 17)
@@ -260,6 +262,43 @@ def test_single_bytes_do_not_extend_a_deadline(answer: bytes, slow: bytes, messa
     begin = time.monotonic()
     assert (check_server(url, 1.0) is None) == (slow == b"b" * 9999)
     assert time.monotonic() - begin < 4
+    server.close()
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "interim", [INTERIM, b"HTTP/1.1 102 Processing\r\n\r\n" + INTERIM, b"HTTP/1.1 100 Continue\r\n\r\n", b""]
+)
+def test_interim_answers_are_skipped(interim: bytes, tmp_path: Path) -> None:
+    server = Raw(interim + OK + b"Content-Length: 5\r\n\r\nabcde")
+    url = f"http://127.0.0.1:{server.port}/a.raucb"
+    assert download_to(tmp_path, url, "one", time.monotonic() + 5, patience=2.0) == 5
+    assert kept(tmp_path) == b"abcde"
+    with send_get(url, {}, 2.0) as answer:
+        assert (answer.status, answer.read()) == (200, b"abcde")
+    assert check_server(url, 2.0) is None
+    server.close()
+
+
+@pytest.mark.parametrize("headers", [b"", b"Content-Length: 0\r\n", b"Content-Le"])
+def test_headers_without_an_end_are_no_answer(headers: bytes, tmp_path: Path) -> None:
+    server = Raw(OK + headers)
+    url = f"http://127.0.0.1:{server.port}/a.raucb"
+    with pytest.raises(Failure, match="closed the connection within the headers"):
+        download_to(tmp_path, url, "one", time.monotonic() + 5, patience=2.0)
+    with pytest.raises(RequestFailed, match="closed the connection within the headers"):
+        send_get(url, {}, 2.0)
+    assert "closed the connection within the headers" in str(check_server(url, 2.0))
+    server.close()
+
+
+def test_a_body_that_is_cut_at_the_deadline_is_not_complete() -> None:
+    server = Raw(OK + b"\r\nabc", slow=b"d" * 100)
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}/")
+    with pytest.raises(TimeoutError), open_request(request, 2.0, time.monotonic() + 0.5) as answer:
+        assert answer.read().startswith(b"abc")
     server.close()
 
 
