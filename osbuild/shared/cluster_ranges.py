@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from osbuild.shared.host_address import Address, host_address_problem, unusable_part
 from osbuild.shared.host_address import Network as Range
+from osbuild.shared.quoting import LONGEST, printable, quoted
 
 # The controller manager gives each node a range of the second prefix length. It manages at most 2^16 ranges of IPv6
 # (Kubernetes, pkg/controller/nodeipam/ipam/cidrset).
@@ -108,7 +109,7 @@ def check_family(name: str, address: Address, pods: Range, services: Range) -> N
 def parse_range(name: str, text: str) -> Range:
     """The single range in `text`, without host bits. Raises `RangeError`."""
     if "," in text:
-        message = f"found more than one range ({text}); dual stack is not supported: a node has one stable address"
+        message = f"found more than one range ({printable(text, LONGEST)}); dual stack is not supported: a node has one stable address"
         raise RangeError(name, message, "write one range")
     try:
         return ipaddress.ip_network(text)
@@ -116,7 +117,7 @@ def parse_range(name: str, text: str) -> Range:
         hint = "write a range such as `10.42.0.0/16`"
     with contextlib.suppress(ValueError):
         hint = f"write `{ipaddress.ip_network(text, strict=False)}`"
-    raise RangeError(name, f"found `{text}`, expected an address range", hint)
+    raise RangeError(name, f"found {quoted(text)}, expected an address range", hint)
 
 
 def check_prefix(name: str, network: Range, limits: tuple[int, int]) -> None:
@@ -135,9 +136,9 @@ def parse_address(name: str, text: str) -> Address:
         hint = "write one IP address, without `/` and prefix length"
         if "," in text:
             hint = "write one IP address: dual stack is not supported"
-        raise RangeError(name, f"found `{text}`, expected an IP address", hint) from None
+        raise RangeError(name, f"found {quoted(text)}, expected an IP address", hint) from None
     if getattr(address, "scope_id", None):
         raise RangeError(
-            name, f"found `{text}`, expected an IP address without a zone", "remove `%` and the text after it"
+            name, f"found {quoted(text)}, expected an IP address without a zone", "remove `%` and the text after it"
         )
     return address

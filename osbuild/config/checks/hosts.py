@@ -28,7 +28,11 @@ def host_problem(text: str, *, reachable: bool = False) -> str | None:
         return "a host name has at most 253 characters"
     invalid = next((label for label in name.split(".") if not LABEL.fullmatch(label)), None)
     if invalid is not None:
-        return f"`{invalid[:20]}` is not a part of a host name" if invalid else "a part of the host name is empty"
+        return (
+            f"{quote_text(invalid[:20])} is not a part of a host name"
+            if invalid
+            else "a part of the host name is empty"
+        )
     return None
 
 
