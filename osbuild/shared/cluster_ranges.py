@@ -109,7 +109,8 @@ def check_family(name: str, address: Address, pods: Range, services: Range) -> N
 def parse_range(name: str, text: str) -> Range:
     """The single range in `text`, without host bits. Raises `RangeError`."""
     if "," in text:
-        message = f"found more than one range ({printable(text, LONGEST)}); dual stack is not supported: a node has one stable address"
+        shown = printable(text, LONGEST)
+        message = f"found more than one range ({shown}); dual stack is not supported: a node has one stable address"
         raise RangeError(name, message, "write one range")
     try:
         return ipaddress.ip_network(text)

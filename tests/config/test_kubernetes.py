@@ -171,7 +171,8 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {kubelet-arg: ['a=https://me:hunter2@host/']}", 6, ("a literal secret",), "datastore-endpoint"),
     ("  config: {a: {b: ['https://me:hunter2@host/']}}", 6, ("a literal secret",), "datastore-endpoint"),
     # an error stays on one line, whatever is in the value
-    *((f'  config: {{{name}: "a\\n.b"}}', 6, ("`a·.b`",), "write") for name in ("tls-san", "cluster-cidr", "cluster-dns")),
+    *((f'  config: {{{name}: "a\\n.b"}}', 6, ("`a·.b`",), "write")
+      for name in ("tls-san", "cluster-cidr", "cluster-dns")),
 ]  # fmt: skip
 
 RIGHT = [

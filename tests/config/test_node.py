@@ -53,6 +53,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("users: [{name: a, shell: /usr/bin/zsh}]", 3, ("`/usr/bin/zsh`", "does not have"), "packages+: [zsh]"),
     ("packages: [vim]\nusers: [{name: a, shell: /bin/fish}]", 4, ("does not have",), "packages+: [fish]"),
     ("users: [{name: a, shell: /bin/bsh}]", 3, ("does not have",), "/bin/bash"),
+    (f"overlays: [base]\nusers: [{{name: a, shell: /bin/{'b' * 300}}}]", 4, ("does not have",), "/bin/bash"),
     # time
     ("time: {zone: US/Eastern}", 3, ("`US/Eastern`", "old name"), "`America/New_York`"),
     ("time: {zone: Europe/Kiev}", 3, ("old name",), "`Europe/Kyiv`"),

@@ -123,13 +123,21 @@ def check_order(name: str, group: str, position: str) -> None:
 def check_shell(profile: Profile, user: User, folders: Iterable[Path], position: str) -> None:
     """Raise `Error` for a shell that the image does not have, because sshd(8) refuses a user without a shell."""
     shell, name = user.shell, Path(user.shell).name
-    if shell in SHELLS or any((folder / shell.lstrip("/")).is_file() for folder in folders):
+    if shell in SHELLS or any(is_file(folder / shell.lstrip("/")) for folder in folders):
         return
     if name in profile.packages or (profile.packages and name not in PACKAGED):
         return
     message = f"found the shell {quote_text(shell)} for the user `{user.name}`, which the image does not have"
     hint = f"add it: `packages+: [{name}]`" if name in PACKAGED else "write `/bin/bash`, or add its package"
     raise Error(message, where=position, hint=hint)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at `path`, which may be longer than a path can be."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def declared_accounts(folders: Iterable[Path]) -> tuple[frozenset[str], frozenset[str]]:
