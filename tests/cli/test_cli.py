@@ -1,7 +1,6 @@
 """The command line: exit statuses, help, completion."""
 
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from osbuild import cli
 from osbuild.host.version import read_version
 from osbuild.shared.errors import Error, UsageError
+from tests.support.interrupts import interrupt_at_import
 
 
 def edge(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -149,16 +149,8 @@ def test_a_current_folder_that_was_removed_is_named(arguments: str, tmp_path: Pa
 
 @pytest.mark.parametrize("module", ["click.core", "rich.console", "osbuild.cli", "osbuild.config.load"])
 def test_ctrl_c_during_imports_prints_one_line(module: str) -> None:
-    """The interpreter names each module when it has imported it (python(1), -X importtime)."""
     command = [sys.executable, "-X", "importtime", "-m", "osbuild", "profile", "show", "edge-server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.rpartition("|")[2].strip() == module:
-                process.send_signal(signal.SIGINT)
-                break
-        lines = [line for line in process.stderr.read().splitlines() if not line.startswith("import time:")]
-    assert (process.returncode, lines) == (130, ["interrupted"])
+    assert interrupt_at_import(command, module) == (130, ["interrupted"])
 
 
 def test_a_missing_profile_is_an_error_that_lists_the_shipped_profiles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,6 @@ def test_a_lock_file_that_its_last_holder_removed_is_created_again(tmp_path: Pat
             assert is_locked(path), "it is the lock of whoever comes next, too"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root drops its rights in a child process")
 def test_without_permission_to_open_a_lock_file_the_answer_is_still_right() -> None:
     path = Path(tempfile.mkdtemp(), "lock")
     program = (

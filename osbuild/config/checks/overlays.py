@@ -116,14 +116,20 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
         raise overlay_error(overlay, path, f"has a name that begins with {WHITEOUT}", hint)
 
 
+def read_limited(overlay: Path, file: WalkedFile, largest: int, hint: str) -> bytes:
+    """Return the contents of a file of an overlay. Raises `Error` if it has more than `largest` bytes."""
+    with file.opened() as descriptor:
+        data = os.pread(descriptor, largest + 1, 0)
+    if len(data) > largest:
+        raise overlay_error(overlay, file.path, f"has more than {largest} bytes", hint)
+    return data
+
+
 def check_os_release(overlay: Path, file: WalkedFile) -> None:
     """Raise `Error` if an overlay's os-release(5) is not text, or names the image, which the profile does."""
     if not file.is_file:
         raise overlay_error(overlay, file.path, "is not a file", "write the file itself: the build adds lines to it")
-    with file.opened() as descriptor:
-        data = os.pread(descriptor, LARGEST_OS_RELEASE + 1, 0)
-    if len(data) > LARGEST_OS_RELEASE:
-        raise overlay_error(overlay, file.path, f"has more than {LARGEST_OS_RELEASE} bytes", "see os-release(5)")
+    data = read_limited(overlay, file, LARGEST_OS_RELEASE, "see os-release(5)")
     try:
         lines = data.decode().splitlines()
     except UnicodeDecodeError as error:
@@ -151,10 +157,7 @@ def check_special_bits(overlay: Path, file: WalkedFile) -> None:
 
 def check_account_table(overlay: Path, file: WalkedFile) -> None:
     """Raise `Error` if an overlay's passwd(5) or group(5) is not valid."""
-    with file.opened() as descriptor:
-        data = os.pread(descriptor, LARGEST_ACCOUNTS + 1, 0)
-    if len(data) > LARGEST_ACCOUNTS:
-        raise overlay_error(overlay, file.path, f"has more than {LARGEST_ACCOUNTS} bytes", ACCOUNTS_HINT)
+    data = read_limited(overlay, file, LARGEST_ACCOUNTS, ACCOUNTS_HINT)
     try:
         parse_account_table(data)
     except ValueError as error:

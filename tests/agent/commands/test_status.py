@@ -3,7 +3,6 @@
 import http.server
 import json
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from osbuild.agent.commands.status import collect_status, format_duration, statu
 from osbuild.rootfs.agent_zipapp import build_zipapp
 from osbuild.shared.uefi_entries import parse_entry_name
 from tests.agent.test_health import Device
+from tests.support.interrupts import interrupt_at_import
 
 
 @pytest.fixture
@@ -231,12 +231,4 @@ def test_exit_status_is_1_for_failure_and_2_for_a_wrong_command_line(agent: Path
 def test_ctrl_c_during_imports_of_the_agent_prints_one_line(module: str, tmp_path: Path) -> None:
     build_zipapp(tmp_path / "edge-agent")
     command = [sys.executable, "-IS", "-X", "importtime", str(tmp_path / "edge-agent"), "status"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.rpartition("|")[2].strip() == module:
-                process.send_signal(signal.SIGINT)
-                break
-        lines = [line for line in process.stderr.read().splitlines() if not line.startswith("import time:")]
-    assert process.returncode == 130
-    assert lines == ["interrupted"]
+    assert interrupt_at_import(command, module) == (130, ["interrupted"])
