@@ -13,6 +13,7 @@ from bench.__main__ import command as bench
 
 from osbuild import cli
 from osbuild.cli.location import LOCATION, Location
+from osbuild.host.cache import Cache
 from osbuild.host.run import run_command
 from osbuild.sandbox import tools_tree
 from tests.support import networks
@@ -106,6 +107,7 @@ def test_a_profile_that_a_reader_would_wait_for_is_a_clear_error(
 
 
 def test_the_home_folder_is_known_where_no_shell_expands_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_OSBUILD_CACHE", str(Cache().root))  # an empty one takes seconds to fill
     monkeypatch.setenv("HOME", str(tmp_path))
     assert LOCATION.convert("~/x", None, None) == tmp_path / "x"
     assert LOCATION.convert("~", None, None) == tmp_path

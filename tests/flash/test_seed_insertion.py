@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -160,18 +161,17 @@ def test_an_image_with_a_token_is_private_and_only_its_boot_partition_changes(di
 def test_a_seed_that_does_not_fit_changes_nothing(
     disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    filler = disk.parent / "filler"
+    filler, numbers = disk.parent / "filler", count()
     for size in (16 * 2**20, 2**20, 65536, 4096, 512):
         filler.write_bytes(b"x" * size)
-        while mtools_copy(disk, filler):
+        while mtools_copy(disk, filler, f"x{next(numbers)}"):
             pass
     assert "the ESP is not full" in refused(capsys, disk, "seed", profile, "--node", "n1", "--into", disk)
 
 
-def mtools_copy(disk: Path, file: Path) -> bool:
-    """Copy `file` to a new name on the boot partition; False when that is full."""
+def mtools_copy(disk: Path, file: Path, name: str) -> bool:
+    """Copy `file` to the new `name` on the boot partition; False when that is full."""
     esp = gpt.read_table(disk).partitions[0]
-    name = f"x{len(seeded(disk))}"
     command = find_mtools(Cache())(["mcopy", "-i", f"{disk}@@{esp.offset}", str(file), f"::{name}"], [disk, file])
     return subprocess.run(command, capture_output=True).returncode == 0
 

@@ -74,11 +74,11 @@ def test_a_disk_made_by_systemd_repart_is_read(tmp_path: Path) -> None:
     # as `sfdisk --dump` shows it
     assert [(p.name, p.first_lba, p.size // 512) for p in table.partitions] == [
         ("esp", 2048, 69632),
-        ("root-a", 71680, 20480),
-        ("verity-a", 92160, 20480),
-        ("root-b", 112640, 20480),
-        ("verity-b", 133120, 20480),
-        ("data", 153600, 65536),
+        ("root-a", 71680, 4096),
+        ("verity-a", 75776, 4096),
+        ("root-b", 79872, 4096),
+        ("verity-b", 83968, 4096),
+        ("data", 88064, 8192),
     ]
     assert [p.type for p in table.partitions] == [
         gpt.ESP,

@@ -100,13 +100,13 @@ def test_a_verity_superblock_is_read_as_veritysetup_does(disk: Path) -> None:
 
 def test_an_ext4_superblock_is_read(disk: Path) -> None:
     content = inspect_image(disk).parts[5].content
-    assert content == superblocks.Ext4("data", UUID("8c9c5eb3-059e-4cbd-9896-007acf14f2e4"), 2**25, 4096)
+    assert content == superblocks.Ext4("data", UUID("8c9c5eb3-059e-4cbd-9896-007acf14f2e4"), 2**22, 4096)
 
 
 def test_slots_are_filled_or_empty_and_know_their_boot_entry(disk: Path) -> None:
     first, second = inspect_image(disk).slots
     assert (first.name, first.filled, first.root_hash) == ("A", True, ROOT_HASH)
-    assert (first.partitions, first.used, first.size) == ((2, 3), 16384, 20 * 2**20)
+    assert (first.partitions, first.used, first.size) == ((2, 3), 16384, 4 * 2**20)
     assert first.entries == ("EFI/Linux/edge-a+3.efi",)
     assert (second.name, second.filled, second.root_hash, second.entries) == ("B", False, None, ())
 
@@ -143,8 +143,8 @@ def test_a_changed_erofs_superblock_is_a_problem(copy: Path) -> None:
 def test_people_see_what_matters(disk: Path) -> None:
     text = run(disk)
     for line in (
-        "  2  root-a    root x86_64         10 MiB  erofs, 8 KiB, lz4, 7 inodes",
-        "  B  empty   20 MiB",
+        "  2  root-a    root x86_64          2 MiB  erofs, 8 KiB, lz4, 7 inodes",
+        "  B  empty   4 MiB",
         "  EFI/Linux/edge-a+3.efi: 104 KiB, x86_64, 6.12.0-test-amd64, Tiny 1.0.0, 1.0.0, 3 tries left",
     ):
         assert line in text.splitlines()

@@ -18,6 +18,14 @@ from osbuild.shared.errors import Error
 PROJECT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def empty_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apt has no index of this host's sources: to read a real one takes half a second."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "apt.conf").write_text(f'Dir::State::lists "{tmp_path}/lists";\n')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+
+
 def find(name: str, tmp_path: Path) -> HostCheck:
     (check,) = [check for check in diagnose_host(Cache(tmp_path / "cache"), tmp_path / "build") if check.name == name]
     return check
@@ -60,6 +68,13 @@ def test_each_package_that_the_doctor_asks_for_is_installed_by_make() -> None:
     packages = {package for package, _ in doctor.PROGRAMS.values()} | {"ca-certificates", "debian-archive-keyring"}
     assert packages <= listed
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) for name in listed)
+
+
+def test_the_archives_of_this_host_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find("package archive", tmp_path).detail == "none configured", "there is no index"
+    monkeypatch.delenv("APT_CONFIG")
+    check = find("package archive", tmp_path)
+    assert check.good is ("://" in check.detail) is (check.detail != "none configured"), check.detail
 
 
 def test_too_little_space_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ def unpack_disk(name: str, folder: Path) -> Path:
     path = folder / name
     with lzma.open(DATA / f"{name}.xz") as packed, path.open("wb") as file:
         while block := packed.read(HOLE):
-            if any(block):
-                file.write(block)
-            else:
+            if block == bytes(len(block)):
                 file.seek(len(block), 1)
+            else:
+                file.write(block)
         file.truncate()
     return path
