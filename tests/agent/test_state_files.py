@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from osbuild.agent.commands import explain, rollback
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
-from osbuild.agent.update import boot_records, download, health_verdict, history, pending, records, status, switch
+from osbuild.agent.update import (
+    boot_records,
+    download,
+    health_verdict,
+    history,
+    pending,
+    rauc_journal,
+    records,
+    status,
+    switch,
+)
 from osbuild.agent.update.after_boot import handle_boot
 from osbuild.agent.update.commit import commit_update
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
@@ -42,6 +53,14 @@ class StoredFile:
 
     name: str
     optional: bool = False  # whether any contents are valid
+
+
+@pytest.fixture(autouse=True, scope="module")
+def journal() -> Iterator[None]:
+    """The journal of this host, which every report of a device without updates reads, is read once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rauc_journal, "recent_lines", cache(rauc_journal.recent_lines))
+        yield
 
 
 def make_device(folder: Path) -> Device:

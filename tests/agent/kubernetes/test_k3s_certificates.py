@@ -19,6 +19,8 @@ from tests.support.kine import Kine, start_kine
 AHEAD, BEHIND = (3000, 6650), (-6000, -2350)  # days from now to begin and end of what such a clock dates
 AUTHORITIES = ("client-ca", "server-ca", "request-header-ca", "etcd/server-ca", "etcd/peer-ca")
 RESTART = [("restart", "--no-block", "kubernetes.target")]
+AUTHORITIES_MADE: dict[tuple[str, float, float], tuple[ec.EllipticCurvePrivateKey, x509.Certificate]] = {}
+LEAVES_MADE: dict[tuple[bytes, str, tuple[float, float]], x509.Certificate] = {}
 
 
 def name(text: str) -> x509.Name:
@@ -39,14 +41,20 @@ def is_valid(path: Path) -> bool:
 
 
 class Issuer:
-    """An authority as K3s makes it: its certificate and key in files, with the name and extensions of K3s' own."""
+    """An authority as K3s makes it: its certificate and key in files, with the name and extensions of K3s' own.
+
+    Tests share authorities and what these issue, because openssl has to be started for each certificate.
+    """
 
     def __init__(self, path: Path, begin: float, end: float) -> None:
         self.path, self.days = path, (begin, end)
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.name = name(f"k3s-{path.stem}@1764392867")
-        self.certificate = self.sign(self.name, self.key.public_key(), None)
+        place = "/".join(path.parts[-2:]), begin, end
+        if place not in AUTHORITIES_MADE:
+            self.key = ec.generate_private_key(ec.SECP256R1())
+            AUTHORITIES_MADE[place] = self.key, self.sign(self.name, self.key.public_key(), None)
+        self.key, self.certificate = AUTHORITIES_MADE[place]
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pem(self.certificate))
         text = serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
         path.with_suffix(".key").write_bytes(self.key.private_bytes(serialization.Encoding.PEM, *text))
@@ -65,9 +73,11 @@ class Issuer:
 
     def issue(self, path: Path, days: tuple[float, float]) -> bytes:
         """A certificate with its key, as K3s keeps them: followed by that of the authority."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        place = pem(self.certificate), path.stem, days
+        if place not in LEAVES_MADE:
+            LEAVES_MADE[place] = self.sign(name(path.stem), ec.generate_private_key(ec.SECP256R1()).public_key(), days)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = pem(self.sign(name(path.stem), key.public_key(), days)) + pem(self.certificate)
+        content = pem(LEAVES_MADE[place]) + pem(self.certificate)
         path.write_bytes(content)
         path.with_suffix(".key").write_text("-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\n")
         return content
