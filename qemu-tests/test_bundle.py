@@ -12,7 +12,7 @@ import pytest
 
 from osbuild.bundle import content, info, pack, signing, source
 from osbuild.host.cache import Cache
-from osbuild.keys import authority, certificate
+from osbuild.keys import authority, certificate, private_key
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.key_folder import KeyFolder
 from osbuild.sandbox.bundle_tools import bundle_tools
@@ -164,7 +164,7 @@ def test_an_expired_signer_is_refused_by_host_and_device(
     with pytest.raises(Error, match="signer-2 expired on"):
         signing.prepare_signing(old, tools)
     # Signed anyway, as somebody with the key could.
-    key = (old.folder / "signer-2.key").read_text()
+    key = private_key.load_key(old.folder / "signer-2.key", None, option="--passphrase", hint="")
     late = signing.Signing(old, old.find_signer(), old.certificate("signer-2"), key)
     with pytest.raises(Error, match="certificate has expired"):
         pack.make_bundle(source.read_build(make_build(tmp_path / "build")), tmp_path / "f.raucb", late, CACHE)

@@ -69,7 +69,7 @@ class Bench:
                 value = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
             builder = builder.add_extension(value, extension.critical)
         certificate = builder.sign(root_key, hashes.SHA256())
-        return Signing(self.keys, SignerEntry(name, root), certificate, private_key.key_to_pem(key).decode())
+        return Signing(self.keys, SignerEntry(name, root), certificate, key)
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ from osbuild.image.rauc_config import KEYRING_FILE
 from osbuild.inputs.lock import read_lock
 from osbuild.keys.authority import PrivateKeyAccess, create_keys, revoke_key, rotate_signer
 from osbuild.keys.certificate import to_pem
+from osbuild.keys.key_access import TokenAccess, open_signer
 from osbuild.keys.key_folder import KeyFolder
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.sandbox.tools_tree import make_tools_tree
 from osbuild.seed import cloud_config
 from osbuild.seed.render import render_seed
-from osbuild.seed.signature import load_signer, sign_seed
+from osbuild.seed.signature import sign_seed
 from osbuild.seed.users import user_id
 from osbuild.shared.seed import effective_keys
 
@@ -537,13 +538,14 @@ def verdict(node: SeedNode, files: dict[str, bytes], keys: KeyFolder) -> str:
 def test_a_signed_seed_is_good_by_the_images_own_keyring_only(node: SeedNode, tmp_path: Path) -> None:
     keys = create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
     plain = render_seed(Profile(name="minimal", version="1.0.0"), "node-1", folder=tmp_path).with_sums()
-    files = sign_seed(plain, *load_signer(keys, bundle_tools))
+    files = sign_seed(plain, *open_signer(keys, None, TokenAccess(bundle_tools, None)))
     assert list(files)[-1] == "SHA256SUMS"
     assert verdict(node, files, keys) == ""
     assert "not signed" in verdict(node, plain, keys)
     other_keys = create_keys(tmp_path / "other", "Example", PrivateKeyAccess())
     assert "signature is not valid" in verdict(node, files, other_keys)
-    assert "signature is not valid" in verdict(node, sign_seed(plain, *load_signer(other_keys, bundle_tools)), keys)
+    other_signer = open_signer(other_keys, None, TokenAccess(bundle_tools, None))
+    assert "signature is not valid" in verdict(node, sign_seed(plain, *other_signer), keys)
     added = {"vendor-data": b"#!/bin/sh\n", **files}
     assert "vendor-data is not signed" in verdict(node, added, keys)
     changed = {**files, "user-data": files["user-data"] + b"# more\n"}

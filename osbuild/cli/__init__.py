@@ -17,7 +17,7 @@ from osbuild.host.signals import end_on_signals
 from osbuild.shared.errors import Error
 from osbuild.shared.interrupts import raise_on_interrupt
 
-# command -> (module below this package, one line of help)
+# command -> one line of help. The module of the same name in this package has a click command named `command`.
 COMMANDS = {
     "build": "build an image from a profile",
     "new": "write a commented profile to start from",

@@ -15,13 +15,14 @@ from osbuild.host import log
 from osbuild.host import output as output_files
 from osbuild.host.cache import Cache
 from osbuild.keys.development import signing_keys
+from osbuild.keys.key_access import TokenAccess, open_signer
 from osbuild.keys.private_key import resolve_passphrase
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.seed.iso import make_iso
 from osbuild.seed.node_seed import make_node_seeds
 from osbuild.seed.render import SUMS
-from osbuild.seed.signature import load_signer, sign_seed
+from osbuild.seed.signature import sign_seed
 from osbuild.shared.errors import UsageError
 
 
@@ -97,10 +98,8 @@ def command(options: SeedOptions) -> None:
         keys = signing_keys(options.folder)
         if keys.development:
             log.warn("signing with development keys: only images that trust them accept such a seed")
-        pair = load_signer(
-            keys, bundle_tools, secret=resolve_passphrase(options.secret), pin=resolve_passphrase(options.pin)
-        )
-        files = sign_seed(files, *pair)
+        access = TokenAccess(bundle_tools, resolve_passphrase(options.pin))
+        files = sign_seed(files, *open_signer(keys, resolve_passphrase(options.secret), access))
     if options.into is not None:
         insert_seed(files, options.into, wrap=find_mtools(Cache()))
         where = options.into

@@ -1,12 +1,11 @@
 """Changes key folders: create keys, rotate the signer or the root, revoke."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from osbuild.host.cache import Cache
-from osbuild.keys import key_files, private_key
+from osbuild.keys import key_files
 from osbuild.keys.certificate import (
     SIGNER_DAYS,
     CertificateRequest,
@@ -19,10 +18,11 @@ from osbuild.keys.certificate import (
     to_pem,
 )
 from osbuild.keys.certificate import read_revocations as entries_of
+from osbuild.keys.key_access import KeyFile, TokenAccess, check_pair, new_key, open_key
 from osbuild.keys.key_files import PUBLIC, write_key_file
 from osbuild.keys.key_folder import ROOT_FOLDER, KeyFolder, RootEntry, SignerEntry, has_keys, load_keys
-from osbuild.keys.pkcs11_token import TokenKey
 from osbuild.keys.private_key import Key
+from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.shared.errors import Error, UsageError
 
 
@@ -45,13 +45,9 @@ class PrivateKeyAccess:
         """Return the folder with the private keys of the roots."""
         return self.root_folder or folder / ROOT_FOLDER
 
-    def token(self, uri: str) -> TokenKey:
-        """Return the key that a PKCS#11 token holds. Raises `Error`."""
-        from osbuild.sandbox.bundle_tools import (
-            bundle_tools,
-        )  # only with a token: creating its tools tree takes a minute
-
-        return TokenKey(bundle_tools(Cache()), uri, self.pin)
+    def token_access(self) -> TokenAccess:
+        """Return how a PKCS#11 token is accessed."""
+        return TokenAccess(lambda: bundle_tools(Cache()), self.pin)
 
 
 def create_keys(
@@ -128,28 +124,15 @@ def revoke_key(folder: Path, name: str, access: PrivateKeyAccess, *, reason: str
 
 def root_key_of(keys: KeyFolder, root: RootEntry, access: PrivateKeyAccess) -> Key:
     """Return a root's private key, and check that it belongs to the root's certificate. Raises `Error`."""
-    if root.token:
-        key: Key = access.token(root.token)
-    else:
-        path = access.roots(keys.folder) / f"{root.name}.key"
-        hint = "it may be offline: pass the folder that contains it with --root-keys"
-        key = private_key.load_key(path, access.root_secret, option="--root-passphrase", hint=hint)
-    return check_pair(keys, root.name, key)
-
-
-def check_pair(keys: KeyFolder, name: str, key: Key) -> Key:
-    """Return `key`. Raises `Error` if it does not belong to the certificate `name`."""
-    if keys.certificate(name).public_key() != key.public_key():
-        hint = "one of the two belongs to another key folder: restore both from the same backup"
-        raise Error(f"the private key of {name} does not belong to its certificate", where=str(keys.folder), hint=hint)
-    return key
+    hint = "it may be offline: pass the folder that contains it with --root-keys"
+    path = access.roots(keys.folder) / f"{root.name}.key"
+    file = KeyFile(path, access.root_secret, option="--root-passphrase", hint=hint)
+    return check_pair(keys, root.name, open_key(root.token, file, access.token_access()))
 
 
 def _new_root(folder: Path, root: RootEntry, owner: str, access: PrivateKeyAccess, *, development: bool) -> Key:
-    def save(key: Key) -> None:
-        private_key.save_key(access.roots(folder) / f"{root.name}.key", key, access.root_secret)
-
-    key = _new_key(root.token, access, save)
+    file = KeyFile(access.roots(folder) / f"{root.name}.key", access.root_secret)
+    key = new_key(root.token, file, access.token_access())
     certificate = make_root(key, CertificateRequest(owner, root.name, development))
     write_key_file(folder / f"{root.name}.crt", to_pem(certificate), mode=PUBLIC)
     write_key_file(folder / f"{root.name}.crl", to_pem(make_revocation_list(certificate, key, [], 1)), mode=PUBLIC)
@@ -163,20 +146,12 @@ def _add_signer(keys: KeyFolder, root: RootEntry, root_key: Key, access: Private
         hint = "`edge-osbuild keys rotate --root` makes a new one"
         raise Error(f"{root.name} has expired", where=str(keys.folder), hint=hint)
     signer = SignerEntry(f"signer-{len(keys.signers) + 1}", root.name, access.new_token)
-    path = keys.folder / f"{signer.name}.key"
-    key = _new_key(signer.token, access, lambda key: private_key.save_key(path, key, access.secret))
+    file = KeyFile(keys.folder / f"{signer.name}.key", access.secret)
+    key = new_key(signer.token, file, access.token_access())
     request = CertificateRequest(keys.owner, signer.name, keys.development, days)
     certificate = make_signer(keys.certificate(root.name), root_key, key.public_key(), request)
     write_key_file(keys.folder / f"{signer.name}.crt", to_pem(certificate), mode=PUBLIC)
     return keys.with_signer(signer)
-
-
-def _new_key(token: str | None, access: PrivateKeyAccess, save: Callable[[Key], None]) -> Key:
-    if token:
-        return access.token(token)
-    key = private_key.generate_key()
-    save(key)
-    return key
 
 
 def _drop(keys: KeyFolder, root: RootEntry) -> KeyFolder:

@@ -109,7 +109,7 @@ def sign_with_expired_certificate(versions: Versions, version: Version, output: 
     for extension in valid.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
     certificate = builder.sign(root_key, hashes.SHA256())
-    signing = Signing(keys, SignerEntry("old", root), certificate, private_key.key_to_pem(key).decode())
+    signing = Signing(keys, SignerEntry("old", root), certificate, key)
     with versions.cache.scratch("bundles") as scratch:
         content_folder, bundle = scratch / "content", scratch / "b.raucb"
         content_folder.mkdir()

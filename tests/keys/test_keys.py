@@ -16,6 +16,7 @@ from osbuild.host.run import run_command
 from osbuild.keys import authority, development, private_key
 from osbuild.keys.authority import PrivateKeyAccess
 from osbuild.keys.certificate import is_development, list_number, make_root
+from osbuild.keys.key_access import check_pair
 from osbuild.keys.key_folder import KeyFolder, check_signer, load_keys
 from osbuild.keys.key_report import report_keys
 from osbuild.shared.errors import Error
@@ -110,7 +111,7 @@ def test_the_root_can_be_elsewhere_and_is_only_missed_where_it_is_needed(keys: K
     (keys.folder / "root").rename(tmp_path / "safe")
     check_signer(keys, keys.find_signer())
     key = private_key.load_key(keys.folder / "signer-1.key", None, option="--passphrase", hint="")
-    assert authority.check_pair(keys, "signer-1", key)
+    assert check_pair(keys, "signer-1", key)
     with pytest.raises(Error, match="the private key does not exist") as caught:
         authority.rotate_signer(keys.folder, PrivateKeyAccess())
     assert "--root-keys" in str(caught.value.hint)

@@ -27,6 +27,7 @@ from osbuild.formats.fat import Fat
 from osbuild.host.cache import Cache
 from osbuild.host.run import run_command
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
+from osbuild.keys.key_access import TokenAccess, open_signer
 from osbuild.keys.key_folder import load_keys
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.seed import login
@@ -34,7 +35,7 @@ from osbuild.seed.cloud_init_schema import find_schemas, validate_seed
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.seed.iso import make_iso
 from osbuild.seed.render import SUMS, render_seed, yaml_value
-from osbuild.seed.signature import load_signer, sign_seed
+from osbuild.seed.signature import sign_seed
 from osbuild.seed.users import user_id
 from osbuild.shared.errors import Error, UsageError
 from tests.support.disks import unpack_disk
@@ -418,7 +419,8 @@ def test_a_signed_seed_has_its_signature_before_the_checksums_that_it_is_of(
     assert sums.startswith(b"# edge-osbuild seed\n")
     assert sums.count(b"\n") == 4
     assert (tmp_path / "seed/SHA256SUMS.p7s").stat().st_mode & 0o777 == 0o600
-    assert list(sign_seed({"a": b"", SUMS: b""}, *load_signer(load_keys(tmp_path / "keys"), bundle_tools)))[-1] == SUMS
+    signer = open_signer(load_keys(tmp_path / "keys"), None, TokenAccess(bundle_tools, None))
+    assert list(sign_seed({"a": b"", SUMS: b""}, *signer))[-1] == SUMS
 
 
 def test_a_token_that_can_be_guessed_is_warned_of(
