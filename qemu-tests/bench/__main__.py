@@ -34,6 +34,7 @@ MEASUREMENTS = {
     "size": ("size", "the compressed image and its largest parts"),
     "minimal": ("memory", "idle memory without Kubernetes"),
     "node": ("boot", "idle memory with Kubernetes, and two boots to Ready"),
+    "k3s": ("k3s", "the same with K3s, if a release is available"),
     "boards": ("boards", "power-on to boot complete on every board"),
     "flash": ("flash", "writing an image, against dd with the same flush"),
     "download": ("download", "what a device downloads for small updates"),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from bench import memory
 from bench.figure import Figure, Measured
@@ -21,7 +22,8 @@ KUBELET = {"upstream": "kubelet.service", "k3s": "k3s-server.service"}
 UNITS = (
     "systemd-modules-load", "systemd-journald", "edge-identity", "edge-seed", "edge-cloud-init", "systemd-networkd",
     "edge-kubernetes-prepare", "containerd", "edge-images", "kine", "k3s-server", "kube-apiserver",
-    "kube-apiserver-ready", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "edge-health",
+    "kube-apiserver-ready", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "edge-sandbox",
+    "edge-health",
 )  # fmt: skip
 PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic"
 MEANING = (
@@ -35,27 +37,36 @@ MEANING = (
 
 def measure(site: BenchSite) -> Measured:
     """Boot the image with Kubernetes for the first time, measure its memory when idle, and boot it a second time."""
-    profile = site.image(BASE)
+    return measure_node(site, site.image(BASE))
+
+
+def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: float | None = 75) -> Measured:
+    """Measure the built image of `profile` as `measure` does. `suffix` ends the names of its figures.
+
+    `ready` is the target for Ready, in seconds.
+    """
     distribution = next(
         component.distribution for component in site.manifest(profile).components if component.name == "kubernetes"
     )
     with boot_image(site, profile, MEMORY) as machine:
         machine.wait_complete()
-        used, metadata = memory.measure_idle(machine, BASE, 600)
+        used, metadata = memory.measure_idle(machine, f"{BASE}{suffix}", 600)
         first = observe_boot(machine, distribution)
         machine.again()
         machine.wait_complete()
         second = observe_boot(machine, distribution)
-    picture = site.results / "bench-boot.svg"
+    picture = site.results / f"bench-boot{suffix}.svg"
     write_output(picture, draw_timelines({"first boot": first, "second boot": second}).encode())
-    figures = [*used, Figure("ready", "power-on to Ready, TCG, first boot", first.ready, "s", 75)]
-    figures += [Figure(f"ready_{span.name}", f"  {span.name}", span.seconds, "s") for span in first.stages]
-    figures.append(Figure("complete", "  power-on to boot complete", first.complete, "s"))
+    figures = [*used, Figure(f"ready{suffix}", "power-on to Ready, TCG, first boot", first.ready, "s", ready)]
+    figures += [Figure(f"ready_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in first.stages]
+    figures.append(Figure(f"complete{suffix}", "  power-on to boot complete", first.complete, "s"))
     title = "Ready and container images imported to boot complete, TCG, first boot"
-    figures.append(Figure("commit_delay", title, first.commit_delay, "s", 10))
-    figures.append(Figure("ready_second", "power-on to Ready, TCG, second boot", second.ready, "s"))
-    figures += [Figure(f"ready_second_{span.name}", f"  {span.name}", span.seconds, "s") for span in second.stages]
-    figures.append(Figure("complete_second", "  power-on to boot complete", second.complete, "s"))
+    figures.append(Figure(f"commit_delay{suffix}", title, first.commit_delay, "s", 10))
+    figures.append(Figure(f"ready_second{suffix}", "power-on to Ready, TCG, second boot", second.ready, "s"))
+    figures += [
+        Figure(f"ready_second_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in second.stages
+    ]
+    figures.append(Figure(f"complete_second{suffix}", "  power-on to boot complete", second.complete, "s"))
     boots = {"first_boot": asdict(first), "second_boot": asdict(second)}
     note = f"boot time line: {display_path(picture)}"
     return Measured(figures, f"{memory.MEANING} {MEANING}", {**metadata, **boots}, (note,))

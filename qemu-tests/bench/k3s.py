@@ -1,0 +1,26 @@
+"""The boots and the memory of a node with K3s, if a release of K3s is available here."""
+
+from support.distributions import K3S, PACKAGED
+
+from bench import boot
+from bench.figure import Measured
+from bench.site import BenchSite
+from osbuild.config.load import find_profile, load_profile
+from osbuild.host import log
+
+NAME = "k3s"
+
+
+def measure(site: BenchSite) -> Measured:
+    """Measure what `boot` measures, on K3s. Without an available release there are no figures but a note."""
+    release = K3S.releases[-1]
+    if reason := K3S.missing(load_profile(find_profile(boot.BASE)).profile.architecture):
+        return Measured([], f"{boot.BASE} with K3s.", notes=(f"not measured: {reason}",))
+    (site.folder / NAME).mkdir()
+    kubernetes = {"distribution": K3S.name, "version": release, "if_unavailable": None, "disable": list(PACKAGED)}
+    overlays = site.overlays(NAME, boot.BASE)
+    profile = site.profile(NAME, boot.BASE, {"overlays": overlays, "kubernetes": kubernetes}, lock=False)
+    with log.step(f"image of {boot.BASE} with K3s {release}"):
+        site.build(profile)
+    measured = boot.measure_node(site, profile, suffix=f"_{NAME}", ready=None)
+    return Measured(measured.figures, f"K3s {release}: {measured.meaning}", measured.metadata, measured.notes)
