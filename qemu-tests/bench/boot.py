@@ -60,7 +60,9 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     figures = [*used, Figure(f"ready{suffix}", "power-on to Ready, TCG, first boot", first.ready, "s", ready)]
     figures += [Figure(f"ready_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in first.stages]
     figures.append(Figure(f"complete{suffix}", "  power-on to boot complete", first.complete, "s"))
-    title = "Ready and container images imported to boot complete, TCG, first boot"
+    if first.network is not None:
+        figures.append(Figure(f"network{suffix}", "  power-on to pod network", first.network, "s"))
+    title = "Ready, container images imported and pod network to boot complete, TCG, first boot"
     figures.append(Figure(f"commit_delay{suffix}", title, first.commit_delay, "s", 10))
     figures.append(Figure(f"ready_second{suffix}", "power-on to Ready, TCG, second boot", second.ready, "s"))
     figures += [
@@ -87,6 +89,10 @@ def observe_boot(machine: Booted, distribution: str) -> Timeline:
     ready, witness = parse_timestamp(run(kubelet, check=False).stdout), "kubelet"
     if ready is None:
         ready, witness = parse_timestamp(run(health, check=False).stdout), "health check"
+    network = None
+    if distribution == "k3s":
+        wrote = "sudo journalctl -b -o short-monotonic -u k3s-* --no-pager | grep -m1 'Wrote flannel subnet file'"
+        network = parse_timestamp(run(wrote, check=False).stdout)
     api = units.get(API[distribution], (None, None))
     start = machine.power_on()
     handed = machine.watch.handed_over
@@ -107,7 +113,7 @@ def observe_boot(machine: Booted, distribution: str) -> Timeline:
     complete = units.get(COMPLETE, (None, None))[1]
     if complete is None:
         raise Error(f"{COMPLETE} was never reached")
-    return Timeline(boot_stages(marks), tuple(spans), zero + complete - start, uncertain, witness)
+    return Timeline(boot_stages(marks), tuple(spans), zero + complete - start, uncertain, witness, since(network))
 
 
 def boot_stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:

@@ -26,7 +26,8 @@ class Timeline:
     """One boot: `stages` follow each other without a gap, `units` overlap; `complete` is boot-complete.target.
 
     `uncertain` is the error, in seconds, of the offset between host's and guest's clock; `witness` is the source of
-    the time of Ready.
+    the time of Ready. `network` is when K3s' flannel can give pods addresses, in seconds since power-on; None on
+    upstream.
     """
 
     stages: tuple[Span, ...]
@@ -34,6 +35,7 @@ class Timeline:
     complete: float
     uncertain: float
     witness: str
+    network: float | None = None
 
     @property
     def ready(self) -> float:
@@ -42,9 +44,9 @@ class Timeline:
 
     @property
     def commit_delay(self) -> float:
-        """Seconds until the boot is complete, once the node is Ready and its container images are imported."""
+        """Seconds until the boot is complete, once the node is Ready, has its container images and a pod network."""
         imported = max((unit.end for unit in self.units if unit.name == "edge-images"), default=0.0)
-        return self.complete - max(self.ready, imported)
+        return self.complete - max(self.ready, imported, self.network or 0.0)
 
 
 def draw_timelines(boots: Mapping[str, Timeline]) -> str:

@@ -21,6 +21,10 @@ KUBECONFIGS = {
     "server": ("etc/kubernetes/admin.conf",),
     "agent": ("var/lib/kubernetes/kubelet.conf", "var/lib/kubernetes/agent/kubelet.kubeconfig"),
 }
+# The folder of K3s' CNI configuration, and the file that flannel's CNI plugin reads (its README, `subnetFile`).
+FLANNEL_FOLDER = "var/lib/kubernetes/agent/etc/cni/net.d"
+FLANNEL_CONFIG = "10-flannel.conflist"
+FLANNEL_SUBNET = "run/flannel/subnet.env"
 KUBECONFIG_HINT = "see `journalctl -u edge-kubernetes-prepare -u edge-kubernetes-join`"
 
 
@@ -73,8 +77,20 @@ def explain_node(node: dict[str, Any], boot_id: str) -> str | None:
     return "not Ready: the kubelet has not reported a condition yet"
 
 
+def explain_no_pod_network(root: Path) -> str | None:
+    """Why K3s' flannel gives no addresses to pods yet; None if it does, or if pods use another CNI plugin."""
+    # K3s configures CNI before it starts the kubelet, which is Ready from then on. Flannel starts only after the
+    # controller manager has given this node its range of addresses; until then no pod sandbox starts.
+    folder = root / FLANNEL_FOLDER
+    names = sorted(path.name for path in folder.glob("*") if path.suffix in (".conf", ".conflist", ".json"))
+    # containerd uses the first configuration only.
+    if names[:1] == [FLANNEL_CONFIG] and not (root / FLANNEL_SUBNET).exists():
+        return f"Ready, but pods get no addresses: flannel has not written /{FLANNEL_SUBNET} yet"
+    return None
+
+
 def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str | None:
-    """Why this node is not Ready; None if it is."""
+    """Why this node is not Ready, or can't start pods yet; None if it can."""
     settings = settings or load_settings(root)
     if settings.role == "none":
         return None
@@ -85,7 +101,8 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
         )
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
-        return explain_node(json.loads(get_from_api(kubeconfig, f"/api/v1/nodes/{settings.node_name}")), boot_id)
+        node = json.loads(get_from_api(kubeconfig, f"/api/v1/nodes/{settings.node_name}"))
+        return explain_node(node, boot_id) or explain_no_pod_network(root)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return f"the cluster has no node {settings.node_name} yet"
@@ -97,7 +114,7 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
 
 
 def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
-    """Wait up to `patience` seconds until this node is Ready. Returns None, or the reason why it is not."""
+    """Wait up to `patience` seconds until this node can start pods. Returns None, or the reason why it can't."""
     settings, end = load_settings(root), time.monotonic() + patience
     while (reason := explain_not_ready(root, settings)) and time.monotonic() < end:
         time.sleep(pause)

@@ -434,8 +434,40 @@ def test_the_health_check_reports_why_the_node_is_not_ready(
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
     text = (server / "var/lib/kubernetes/admin.conf").read_text()
     kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
-    reason = readiness.explain_not_ready(server)
-    assert reason == reason if reason is None else reason in str(reason)
+    explanation = readiness.explain_not_ready(server)
+    assert explanation is None if reason is None else reason in str(explanation)
+
+
+@pytest.mark.parametrize(
+    ("configs", "subnet", "waits"),
+    [
+        (["10-flannel.conflist"], False, True),
+        (["10-flannel.conflist"], True, False),
+        (["10-flannel.conflist", "20-other.conflist"], False, True),
+        # What another CNI plugin needs is not known here. containerd uses the first file.
+        (["05-calico.conflist", "10-flannel.conflist"], False, False),
+        ([".tmp", "README", "10-flannel.conflist"], False, True),
+        ([], False, False),
+    ],
+)
+def test_a_k3s_node_that_is_ready_before_flannel_gives_addresses_is_not_healthy_yet(
+    server: Path, api: Callable[[dict[str, Any]], int], configs: list[str], subnet: bool, waits: bool
+) -> None:
+    port = api({NODE: node("True")})
+    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    text = (server / "var/lib/kubernetes/admin.conf").read_text()
+    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    for name in configs:
+        path = server / "var/lib/kubernetes/agent/etc/cni/net.d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    if subnet:
+        (server / "run/flannel").mkdir(parents=True)
+        (server / "run/flannel/subnet.env").write_text("FLANNEL_SUBNET=10.42.0.1/24\n")
+    explanation = readiness.explain_not_ready(server)
+    assert ("flannel has not written" in str(explanation)) == waits
+    assert explanation is None or waits
 
 
 def test_the_health_check_may_wait_for_a_node_to_become_ready(
