@@ -59,19 +59,19 @@ def collect_inputs(board: Board, tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with only this project's wheel and its dependencies, made under umask 077."""
-    collect_inputs = tmp_path_factory.mktemp("installed")
+    folder = tmp_path_factory.mktemp("installed")
     run_command(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={collect_inputs}", PROJECT],
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", PROJECT],
         umask=0o077,
     )
-    run_command([sys.executable, "-m", "venv", collect_inputs / "venv"], umask=0o077)
-    run_command([collect_inputs / "venv/bin/pip", "install", "--quiet", *collect_inputs.glob("*.whl")], umask=0o077)
-    return collect_inputs / "venv"
+    run_command([sys.executable, "-m", "venv", folder / "venv"], umask=0o077)
+    run_command([folder / "venv/bin/pip", "install", "--quiet", *folder.glob("*.whl")], umask=0o077)
+    return folder / "venv"
 
 
 def assert_same_build(first: Path, second: Path) -> None:
     """Assert that two builds have the same files, by the checksums in their manifests and by their bytes."""
-    sums = [json.loads((collect_inputs / "manifest.json").read_text())["files"] for collect_inputs in (first, second)]
+    sums = [json.loads((folder / "manifest.json").read_text())["files"] for folder in (first, second)]
     assert {"root.erofs", "root.verity", "disk.img"} <= set(sums[0])
     for name in sums[0]:
         assert sums[0][name]["sha256"] == sums[1][name]["sha256"], name
@@ -174,6 +174,12 @@ def test_an_interrupted_build_leaves_nothing_behind_and_the_next_build_works(
         assert time.monotonic() < deadline, leftovers(fresh_cache)
         time.sleep(0.5)
     assert not any(path.suffix == ".img" for path in output.rglob("*"))
-    run_command([EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output])
+    # Of two builds at the same time, one makes the image and the other waits for it. The image is not replaced: a
+    # machine may have it open by then.
+    command = [EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output]
+    builds = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    messages = [process.communicate(timeout=600)[1] for process in builds]
+    assert [process.returncode for process in builds] == [0, 0], messages
+    assert sorted("nothing changed since the last build" in text for text in messages) == [False, True], messages
     assert_same_build(image("minimal"), output / image("minimal").name)
     assert leftovers(fresh_cache) == [], "what the killed build left is gone too"

@@ -13,6 +13,7 @@ from osbuild.host.architecture import Architecture
 from osbuild.host.cache import content_key
 from osbuild.host.paths import INSTALLED, PROFILES, display_path
 from osbuild.inputs.debian import Deb
+from osbuild.shared import locks
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.files import read_file
 from osbuild.shared.json_text import parse_json
@@ -178,13 +179,14 @@ def _damaged(loaded: LoadedProfile, error: Exception) -> Error:
 def save_lock(loaded: LoadedProfile, lock: Lock) -> Path:
     """Write the lock for one board atomically and keep other boards' locks. A file that is not a lock is replaced."""
     path = lock_path(loaded)
-    try:
-        locks = read_documents(loaded)
-    except Error as error:
-        log.warn(f"{error}. The file is replaced, without locks for other boards")
-        locks = {}
-    locks = {**locks, lock.board: lock_to_json(lock)}
-    output.write_output(
-        path, (json.dumps({"format": FORMAT, "locks": locks}, indent=1, sort_keys=True) + "\n").encode()
-    )
+    # Builds for two boards may write their locks at the same time.
+    with locks.lock_path(path.parent):
+        try:
+            documents = read_documents(loaded)
+        except Error as error:
+            log.warn(f"{error}. The file is replaced, without locks for other boards")
+            documents = {}
+        documents = {**documents, lock.board: lock_to_json(lock)}
+        text = json.dumps({"format": FORMAT, "locks": documents}, indent=1, sort_keys=True) + "\n"
+        output.write_output(path, text.encode())
     return path

@@ -55,11 +55,11 @@ def create_keys(
 ) -> KeyFolder:
     """Create a root, an empty revocation list and a first signer in `folder`. Raises `Error`."""
     roots = [] if root_token else [access.roots(folder)]
-    if roots and access.root_folder is None:
-        key_files.check_only_keys(roots[0])
     with key_files.key_folder_lock(folder, *roots):
         if has_keys(folder):
             raise Error("this folder has keys already", where=str(folder), hint="rotate them, or name another folder")
+        if roots and access.root_folder is None:
+            key_files.check_only_keys(roots[0])
         root_key = _new_root(folder, RootEntry("root-1", root_token), owner, access, development=development)
         without_signer = KeyFolder(folder, owner, development, (RootEntry("root-1", root_token),), (), "")
         return _add_signer(without_signer, without_signer.roots[0], root_key, access, SIGNER_DAYS).save()

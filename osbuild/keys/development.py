@@ -12,6 +12,7 @@ from osbuild.host import log
 from osbuild.keys.authority import PrivateKeyAccess, create_keys, rotate_signer
 from osbuild.keys.certificate import current_time
 from osbuild.keys.key_folder import KeyFolder, has_keys, load_keys
+from osbuild.shared.errors import Error
 
 OWNER = "edge-osbuild"
 RENEW_BEFORE = timedelta(days=30)
@@ -39,7 +40,11 @@ def signing_keys(folder: Path | None = None) -> KeyFolder:
         return existing_keys(folder)
     if not has_keys(path):
         log.warn(f"creating development keys in {path}: for devices in the field, use `edge-osbuild keys init`")
-        return create_keys(path, OWNER, PrivateKeyAccess(), development=True)
+        try:
+            return create_keys(path, OWNER, PrivateKeyAccess(), development=True)
+        except Error:
+            if not has_keys(path):  # otherwise another process has created them meanwhile
+                raise
     keys = load_keys(path)
     if keys.development and keys.certificate(keys.signer).not_valid_after_utc < current_time() + RENEW_BEFORE:
         log.note(f"the development signer {keys.signer} expires soon: creating a new one")

@@ -64,6 +64,9 @@ def _build_into(
     if manifest := read_unchanged(target, inputs.key):
         return Build(target, manifest, fresh=False)
     with context.cache.locked("build-" + hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]):
+        # Another process may have made the same build meanwhile, and its disk image may be in use already.
+        if manifest := read_unchanged(target, inputs.key):
+            return Build(target, manifest, fresh=False)
         manifest = make_image(inputs, target, context)
     context.cache.prune(PRUNED)
     return Build(target, manifest, fresh=True)

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import subprocess
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -285,6 +286,25 @@ def test_development_keys_are_made_once_are_marked_and_renew_themselves(
     monkeypatch.setattr(development, "current_time", lambda: later)
     assert development.signing_keys().signer == "signer-2"
     assert any("not for devices in the field" in warning for warning in report_keys(keys).warnings)
+
+
+def test_two_first_builds_at_the_same_time_get_the_same_development_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("EDGE_OSBUILD_KEYS", raising=False)
+    start, results = threading.Barrier(4), []
+
+    def create() -> None:
+        start.wait()
+        results.append(development.signing_keys())
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4 and all(keys == results[0] for keys in results)
 
 
 def test_no_test_can_change_the_development_keys_of_whoever_runs_it() -> None:

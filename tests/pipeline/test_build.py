@@ -113,6 +113,23 @@ def test_locks_of_several_architectures_share_a_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.lock.json", "shop.yaml", "tree"]
 
 
+def test_locks_that_are_written_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    loaded = profile(tmp_path)
+    names = [f"board-{number}" for number in range(8)]
+    start = threading.Barrier(len(names))
+
+    def save(name: str) -> None:
+        start.wait()
+        locks.save_lock(loaded, replace(a_lock(loaded), board=name))
+
+    threads = [threading.Thread(target=save, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(locks.read_locks(loaded)) == names
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", '"x"', "{}", '{"format": 99, "locks": {}}', '{"format": 1}', '{"format": 1, "locks": []}',
