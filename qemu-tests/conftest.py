@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import distributions, matrix
-from support.devices import Device, Lab
+from support import distributions, groups, matrix, scheduling
+from support.devices import Device, Lab, switch_off
 from support.distributions import DistributionUnderTest
+from support.exclusive import hold_lock
 from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
@@ -41,6 +42,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILD = paths.PROJECT / "build"
 LOGS = pytest.StashKey[list[Path]]()
+SAVED_DEVICES = pytest.StashKey[list[Device]]()  # of the newest `lab`
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(scheduling)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +79,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("board", values, indirect=True, scope="session")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """After the last test of a group, switch off its saved devices, which would slow down other tests."""
+    yield
+    if nextitem and groups.group_of(nextitem) != groups.group_of(item):
+        devices: list[Device] = item.session.stash.get(SAVED_DEVICES, [])
+        switch_off(devices)
+
+
 @pytest.fixture(scope="session")
 def board(request: pytest.FixtureRequest) -> Board:
     """The board under test, for all fixtures below."""
@@ -100,7 +115,11 @@ def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path
         loaded = profiles.load_profile(profiles.find_profile(profile))
         built: Path | None = request.config.getoption("--images")
         if built is None:
-            return build_image(loaded, board, BUILD, BuildContext(Cache()), keys=signing_keys()).folder
+            with hold_lock("development-keys"):
+                keys = signing_keys()
+            # If two processes made the same image, the second would replace files that a machine of the first uses.
+            with hold_lock(f"profile-{loaded.profile.name}"):
+                return build_image(loaded, board, BUILD, BuildContext(Cache()), keys=keys).folder
         path = built.absolute() / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name} -o {built}"
@@ -156,10 +175,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def lab(
-    versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator, tmp_path_factory: pytest.TempPathFactory
-) -> Lab:
+    request: pytest.FixtureRequest, versions: Versions, site: Site, key: KeyPair, accelerator: Accelerator,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Lab:  # fmt: skip
     """Makes devices under test."""
-    return Lab(versions, site, key, accelerator, tmp_path_factory.mktemp("lab"))
+    lab = Lab(versions, site, key, accelerator, tmp_path_factory.mktemp("lab"))
+    request.session.stash[SAVED_DEVICES] = lab.saved
+    return lab
 
 
 @pytest.fixture(scope="session")

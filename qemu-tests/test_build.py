@@ -157,7 +157,7 @@ def interrupt_build(board: Board, output: Path, number: signal.Signals, after: s
         time.sleep(4)
         process.send_signal(number)
         process.stderr.read()
-        return process.wait(30)
+        return process.wait(60)
 
 
 def test_an_interrupted_build_leaves_nothing_behind_and_the_next_build_works(
@@ -169,7 +169,7 @@ def test_an_interrupted_build_leaves_nothing_behind_and_the_next_build_works(
     assert interrupt_build(board, output, signal.SIGTERM, "root file system") == 128 + signal.SIGTERM
     assert leftovers(fresh_cache) == []
     assert interrupt_build(board, output, signal.SIGKILL, "root file system") == -signal.SIGKILL
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any("bwrap" in line for line in leftovers(fresh_cache)):
         assert time.monotonic() < deadline, leftovers(fresh_cache)
         time.sleep(0.5)

@@ -261,7 +261,7 @@ def test_a_token_is_reached_through_p11_kit(
     )
     with subprocess.Popen(wrapped, stdout=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not socket.is_socket():
                 assert server.poll() is None and time.monotonic() < deadline
                 time.sleep(0.1)

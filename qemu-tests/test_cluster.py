@@ -94,14 +94,18 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_is_ready(node:
     assert ready == ["True"]
 
 
-def test_the_check_of_pods_needs_no_api_server_and_leaves_nothing(
-    node: Node, distribution: DistributionUnderTest
-) -> None:
-    """Also if a power cut or a kill has left a sandbox of an earlier proof."""
+@pytest.mark.alone
+def test_the_check_of_pods_takes_less_than_ten_seconds(node: Node) -> None:
     output = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
     match = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", output)
     assert match and ipaddress.ip_address(match[1]) in ipaddress.ip_network("10.42.0.0/16"), output
     assert float(match[2]) < 10, "seconds from Ready to committed, under emulation"
+
+
+def test_the_check_of_pods_needs_no_api_server_and_leaves_nothing(
+    node: Node, distribution: DistributionUnderTest
+) -> None:
+    """Also if a power cut or a kill has left a sandbox of an earlier proof."""
     node.run(f"/usr/lib/edge-osbuild/edge-node sandbox & until {LEFT} | grep -q .; do :; done; kill -9 $!; wait")
     node.run(f"systemctl kill --signal=STOP {distribution.units[0]}")
     try:

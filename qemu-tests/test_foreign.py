@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from bench.emulated import emulated_root
-from bench.foreign import measured_lock, prepare_inputs, time_root
+from bench.foreign import BASE, measured_lock, prepare_inputs, time_root
+from support.exclusive import hold_lock
 
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, tree_digest
@@ -69,7 +70,8 @@ def foreign_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Arc
     hook.chmod(0o755)
     roots = {}
     for architecture in FOREIGN:
-        lock = measured_lock(Cache(), architecture)
+        with hold_lock(f"profile-{BASE}"):
+            lock = measured_lock(Cache(), architecture)
         path, _ = time_root(Cache(), lock, elements=[hook.parent.parent])
         roots[architecture] = lock, path
     yield roots

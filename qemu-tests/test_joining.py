@@ -242,7 +242,7 @@ def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: A
         assert error.code in (403, 422), "the API server itself refuses it"
         return
     with pytest.raises(join.JoinDenied):
-        wait_for(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 20)
+        wait_for(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 60)
 
 
 def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path) -> None:
@@ -257,9 +257,9 @@ def test_an_expired_token_is_refused_until_the_server_renews_it(
     path, requests = f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{invitation.join}", join.REQUESTS
     assert by_token(plane, invitation.join, secrets.join, requests) == 200
     server.call("PATCH", path, {"stringData": {"expiration": "2026-01-01T00:00:00Z"}}, kind=api.MERGE_PATCH)
-    wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 401, "it is still taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 401, "it is still taken", 60)
     join_objects.refresh_join_objects(plane.root)
-    wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 200, "it is not taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 200, "it is not taken", 60)
     assert keys(plane) == (invitation, secrets), "the same token, with the same identifiers"
 
 
@@ -268,7 +268,7 @@ def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: Ap
     configure_token(plane, OTHER)
     replaced, _ = keys(plane, OTHER)
     assert replaced.salt != invitation.salt and replaced.join != invitation.join
-    wait_for(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 30)
+    wait_for(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 60)
     configure_token(plane, None)
     assert server.call("GET", SECRETS)["items"] == []
     assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PUBLIC)) == 403

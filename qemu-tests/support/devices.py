@@ -298,7 +298,11 @@ class Lab:
             config = replace(config, nvme=(other,)) if nvme else replace(config, disks=(*config.disks, other))
         path = LOGS_FOLDER / f"{log}-{board.name}.log"
         with Machine(config, log=path, emulator=qemu, accelerator=self.accelerator) as machine:
-            yield Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site, self.saved)
+            device = Device(Node(machine, machine.guest(USER, self.key)), version, self.versions, self.site, self.saved)
+            try:
+                yield device
+            finally:
+                self.saved[:] = [saved for saved in self.saved if saved is not device]
 
     @contextmanager
     def ready(self, flavour: str, log: str, *, other: Path | None = None) -> Iterator[Device]:

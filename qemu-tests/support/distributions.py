@@ -16,6 +16,7 @@ from osbuild.config.load import find_profile, load_profile
 from osbuild.config.profile import KubernetesSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
+from osbuild.host.output import write_output
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes.k3s_pins import K3S as PINNED
@@ -122,5 +123,5 @@ def profile_for(name: str, distribution: DistributionUnderTest, architecture: Ar
     ]
     text = "\n".join(lines) + "\n"
     if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+        write_output(path, text.encode())  # atomically: another process that runs tests may be reading it
     return path

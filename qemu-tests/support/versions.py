@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from osbuild.pipeline import resolve
 from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.shared.records import parse_record
 from support import distributions
+from support.exclusive import hold_lock
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 FOLDER = paths.PROJECT / "build/test-versions"
@@ -124,11 +126,12 @@ class Versions:
     def keys(self) -> KeyFolder:
         """The keys that these images trust. Their first signer is revoked, and the second signs."""
         folder = self.folder / "keys"
-        if not folder.exists():
-            self._make_keys(folder)
-            shutil.copytree(folder, self.lost_keys)
-            authority.rotate_signer(folder, PrivateKeyAccess())
-            authority.revoke_key(folder, "signer-1", PrivateKeyAccess(), reason="compromised")
+        with self._hold_lock("keys"):
+            if not folder.exists():
+                self._make_keys(folder)
+                shutil.copytree(folder, self.lost_keys)
+                authority.rotate_signer(folder, PrivateKeyAccess())
+                authority.revoke_key(folder, "signer-1", PrivateKeyAccess(), reason="compromised")
         return load_keys(folder)
 
     @property
@@ -140,31 +143,27 @@ class Versions:
     def strange_keys(self) -> KeyFolder:
         """Keys that no image trusts."""
         folder = self.folder / "strange-keys"
-        return load_keys(folder) if folder.exists() else self._make_keys(folder)
+        with self._hold_lock("strange-keys"):
+            return load_keys(folder) if folder.exists() else self._make_keys(folder)
 
     def get(self, name: str, flavour: str = "light", *, bundle: bool = True) -> Version:
         """Build the version of that name, and with `bundle` also its bundle, unless they exist."""
         version = self.lookup(name, flavour)
         profile = self.profile(name, flavour)
         command: list[Argument] = [
-            sys.executable,
-            "-m",
-            "osbuild",
-            "build",
-            profile,
-            "--board",
-            self.board.name,
-            "-o",
-            self.folder,
+            *(sys.executable, "-m", "osbuild", "build", profile),
+            *("--board", self.board.name, "-o", self.folder, "--locked"),
         ]
         env = {**os.environ, "EDGE_OSBUILD_KEYS": str(self.keys.folder)}
-        run_command([*command, "--locked"], cwd=paths.PROJECT, env=env)
-        inputs = (version.build / "manifest.json", Path(hook.__file__))
-        fresh = version.bundle.exists() and version.bundle.stat().st_mtime > max(
-            path.stat().st_mtime for path in inputs
-        )
-        if bundle and not fresh:
-            self.sign(version, version.bundle)
+        # If two processes made the same image, the second would replace files that a machine of the first uses.
+        with self._hold_lock(version.build.name):
+            run_command(command, cwd=paths.PROJECT, env=env)
+            inputs = (version.build / "manifest.json", Path(hook.__file__))
+            fresh = version.bundle.exists() and version.bundle.stat().st_mtime > max(
+                path.stat().st_mtime for path in inputs
+            )
+            if bundle and not fresh:
+                self.sign(version, version.bundle)
         return version
 
     def sign(
@@ -189,17 +188,22 @@ class Versions:
         """Write the profile of a version, with a lock that is derived from the shipped profile's."""
         path = self.folder / "profiles" / f"{flavour}-{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = profile_text(name, flavour)
-        if not path.exists() or path.read_text() != content:
-            path.write_text(content)
-        loaded, shipped = load_profile(path), load_profile(find_profile(BASE[flavour]))
-        base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
-        pinned = base.kubernetes
-        names = resolve.wanted_packages(loaded, pinned.distribution if pinned else None)
-        new = derive_lock(base, names, loaded, self.board, self.cache)
-        if locks.read_lock(loaded, self.board.name) != new:
-            locks.save_lock(loaded, new)
+        content, shipped = profile_text(name, flavour), load_profile(find_profile(BASE[flavour]))
+        with hold_lock(f"profile-{shipped.profile.name}"):  # like the fixture `images`, which also may write this lock
+            base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
+        with self._hold_lock(path.stem):
+            if not path.exists() or path.read_text() != content:
+                path.write_text(content)
+            loaded, pinned = load_profile(path), base.kubernetes
+            names = resolve.wanted_packages(loaded, pinned.distribution if pinned else None)
+            new = derive_lock(base, names, loaded, self.board, self.cache)
+            if locks.read_lock(loaded, self.board.name) != new:
+                locks.save_lock(loaded, new)
         return path
+
+    def _hold_lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold a lock of `folder`, which several processes that run tests may use."""
+        return hold_lock(name, folder=self.folder / "locks")
 
     def _make_keys(self, folder: Path) -> KeyFolder:
         folder.parent.mkdir(parents=True, exist_ok=True)
