@@ -13,7 +13,6 @@ import pytest
 from support import distributions, groups, matrix, scheduling
 from support.devices import Device, Lab, switch_off
 from support.distributions import DistributionUnderTest
-from support.exclusive import hold_lock
 from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
@@ -115,11 +114,7 @@ def images(request: pytest.FixtureRequest) -> Callable[[str | Path, Board], Path
         loaded = profiles.load_profile(profiles.find_profile(profile))
         built: Path | None = request.config.getoption("--images")
         if built is None:
-            with hold_lock("development-keys"):
-                keys = signing_keys()
-            # If two processes made the same image, the second would replace files that a machine of the first uses.
-            with hold_lock(f"profile-{loaded.profile.name}"):
-                return build_image(loaded, board, BUILD, BuildContext(Cache()), keys=keys).folder
+            return build_image(loaded, board, BUILD, BuildContext(Cache()), keys=signing_keys()).folder
         path = built.absolute() / f"{loaded.profile.name}-{loaded.profile.version}-{board.name}"
         if not (path / "disk.img").is_file():
             command = f"edge-osbuild build {profile} --board {board.name} -o {built}"

@@ -176,7 +176,7 @@ def test_an_interrupted_build_leaves_nothing_behind_and_the_next_build_works(
     assert not any(path.suffix == ".img" for path in output.rglob("*"))
     # Of two builds at the same time, one makes the image and the other waits for it. The image is not replaced: a
     # machine may have it open by then.
-    command = [EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output]
+    command = [str(word) for word in (EDGE, "build", "minimal", "--board", board.name, "--locked", "-o", output)]
     builds = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     messages = [process.communicate(timeout=600)[1] for process in builds]
     assert [process.returncode for process in builds] == [0, 0], messages

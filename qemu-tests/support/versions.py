@@ -155,9 +155,8 @@ class Versions:
             *("--board", self.board.name, "-o", self.folder, "--locked"),
         ]
         env = {**os.environ, "EDGE_OSBUILD_KEYS": str(self.keys.folder)}
-        # If two processes made the same image, the second would replace files that a machine of the first uses.
+        run_command(command, cwd=paths.PROJECT, env=env)
         with self._hold_lock(version.build.name):
-            run_command(command, cwd=paths.PROJECT, env=env)
             inputs = (version.build / "manifest.json", Path(hook.__file__))
             fresh = version.bundle.exists() and version.bundle.stat().st_mtime > max(
                 path.stat().st_mtime for path in inputs
@@ -189,8 +188,7 @@ class Versions:
         path = self.folder / "profiles" / f"{flavour}-{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         content, shipped = profile_text(name, flavour), load_profile(find_profile(BASE[flavour]))
-        with hold_lock(f"profile-{shipped.profile.name}"):  # like the fixture `images`, which also may write this lock
-            base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
+        base = resolve.current_lock(shipped, self.board, BuildContext(self.cache))
         with self._hold_lock(path.stem):
             if not path.exists() or path.read_text() != content:
                 path.write_text(content)
