@@ -62,6 +62,18 @@ def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_removed
     assert not [line for line in leftovers if "10.42.0" in line or "cni-" in line or len(line) == 64], output
 
 
+def test_a_sandbox_that_the_kubelet_stops_before_it_answers_is_replaced(run: Run) -> None:
+    """The kubelet stops sandboxes that it does not know. This stops the first one, so that it never answers."""
+    stop = (
+        "until file=$(grep -lx pause /proc/[0-9]*/comm 2> /dev/null); do :; done\n"
+        "pid=${file#/proc/}; pid=${pid%%/*}; kill -STOP $pid; sleep 3; kill -KILL $pid"
+    )
+    output = run(f"{PAUSE}{{ {stop}; }} &\n{PROOF}\n{LEFT}", BRIDGE)
+    first, second, *leftovers = output.splitlines()
+    assert first == "a pod sandbox was stopped before it answered and another one is started", output
+    assert re.fullmatch(r"a pod sandbox answers at \S+ after \S+ s", second) and not leftovers, output
+
+
 def test_remains_of_a_kill_or_a_power_cut_are_removed_by_the_next_check(run: Run) -> None:
     # When the task has its folder, the container exists. Asking `ctr` for it may take longer than the whole proof.
     tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"

@@ -28,8 +28,9 @@ CHECK_RESERVE = 10.0  # seconds of the timeout that a check may not spend on wai
 DEADLINE = 600.0  # seconds of uptime, used if the image does not set it
 KILL_TIMEOUT = 3.0  # seconds until a killed check must have ended
 PAUSE = 1.0  # seconds between rounds, at least
-# The pause between rounds is this many times the processor time of a round, so that the boot gets 90 % of a processor.
-REST_FACTOR = 9.0
+# A round and the pause after it take at least this many times the processor time of the round, so that the boot gets
+# 90 % of a processor.
+REST_FACTOR = 10.0
 LONGEST_PAUSE = 10.0  # seconds between rounds, at most
 OUTPUT = 2000  # characters of a check's output that are stored
 
@@ -137,7 +138,7 @@ def await_verdict(system: System, deadline: float, *, timeout: float = CHECK_TIM
     `judge_boot` stores.
     """
     while True:
-        remaining, used_before = deadline - system.uptime(), processor_time()
+        remaining, used_before, begin = deadline - system.uptime(), processor_time(), time.monotonic()
         last = remaining <= 0
         checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(remaining, 1.0)))
         healthy = all(check.ok for check in checks)
@@ -146,7 +147,9 @@ def await_verdict(system: System, deadline: float, *, timeout: float = CHECK_TIM
             store_verdict(system, verdict)
         if verdict.final:
             return verdict
-        rest = min(REST_FACTOR * (processor_time() - used_before), LONGEST_PAUSE)
+        # A check that waits takes time, but no processor time.
+        rest = REST_FACTOR * (processor_time() - used_before) - (time.monotonic() - begin)
+        rest = min(rest, LONGEST_PAUSE)
         time.sleep(max(pause, min(rest, deadline - system.uptime())))
 
 

@@ -167,7 +167,17 @@ def test_pauses_leave_most_of_a_slow_processor_to_the_boot(tmp_path: Path, monke
     monkeypatch.setattr(health, "processor_time", lambda: next(clock))
     monkeypatch.setattr(health, "time", SimpleNamespace(sleep=rests.append, monotonic=time.monotonic))
     assert await_verdict(device.system, deadline=60).healthy
-    assert rests == [pytest.approx(3.6), 1.0, health.LONGEST_PAUSE]
+    assert rests == [pytest.approx(4.0, abs=0.5), 1.0, health.LONGEST_PAUSE]
+
+
+def test_the_time_that_a_check_has_waited_shortens_the_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, uptime=5.0)
+    device.check("a", f"echo x >> {tmp_path}/runs; sleep 2; [ $(wc -l < {tmp_path}/runs) -ge 2 ]")
+    rests: list[float] = []
+    monkeypatch.setattr(health, "processor_time", iter((0.0, 0.3, 0.3)).__next__)
+    monkeypatch.setattr(health, "time", SimpleNamespace(sleep=rests.append, monotonic=time.monotonic))
+    assert await_verdict(device.system, deadline=60, pause=0.01).healthy
+    assert rests == [pytest.approx(1.0, abs=0.5)]
 
 
 def test_a_pause_ends_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

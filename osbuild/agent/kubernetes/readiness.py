@@ -90,7 +90,7 @@ def explain_no_pod_network(root: Path) -> str | None:
 
 
 def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str | None:
-    """Why this node is not Ready, or can't start pods yet; None if it can."""
+    """Why this node is not Ready; None if it is."""
     settings = settings or load_settings(root)
     if settings.role == "none":
         return None
@@ -101,8 +101,7 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
         )
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     try:
-        node = json.loads(get_from_api(kubeconfig, f"/api/v1/nodes/{settings.node_name}"))
-        return explain_node(node, boot_id) or explain_no_pod_network(root)
+        return explain_node(json.loads(get_from_api(kubeconfig, f"/api/v1/nodes/{settings.node_name}")), boot_id)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return f"the cluster has no node {settings.node_name} yet"
@@ -116,9 +115,16 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
 def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
     """Wait up to `patience` seconds until this node can start pods. Returns None, or the reason why it can't."""
     settings, end = load_settings(root), time.monotonic() + patience
-    while (reason := explain_not_ready(root, settings)) and time.monotonic() < end:
+    while reason := explain_not_ready(root, settings):
+        if time.monotonic() >= end:
+            return reason
         time.sleep(pause)
-    return reason
+    # From here on the API server is not asked again: the requests would take processor time from its start.
+    while reason := explain_no_pod_network(root):
+        if time.monotonic() >= end:
+            return reason
+        time.sleep(pause / 4)
+    return None
 
 
 def await_api(root: Path, pause: float = 1.0) -> None:

@@ -465,7 +465,7 @@ def test_a_k3s_node_that_is_ready_before_flannel_gives_addresses_is_not_healthy_
     if subnet:
         (server / "run/flannel").mkdir(parents=True)
         (server / "run/flannel/subnet.env").write_text("FLANNEL_SUBNET=10.42.0.1/24\n")
-    explanation = readiness.explain_not_ready(server)
+    explanation = readiness.await_ready(server, 0.2, 0.05)
     assert ("flannel has not written" in str(explanation)) == waits
     assert explanation is None or waits
 

@@ -20,6 +20,7 @@ const (
 	proofTime      = 3 * time.Minute // it takes some seconds, but much longer on a slow and busy processor
 	cleaningTime   = time.Minute
 	answerTime     = 15 * time.Second
+	attempts       = 5
 	networkOfNode  = 2 // NamespaceMode NODE
 	ready          = 0 // PodSandboxState SANDBOX_READY
 )
@@ -31,9 +32,10 @@ var independentPlugins = []string{
 	"tuning", "vlan", "vrf",
 }
 
+// errStopped says that something else has stopped the sandbox.
+var errStopped = errors.New("a pod sandbox was stopped before it answered")
+
 // proveSandbox starts a temporary pod sandbox, waits for its answer, and removes it and leftovers of earlier runs.
-//
-// The kubelet stops unknown sandboxes some seconds after their start. This one has answered by then.
 func proveSandbox(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
@@ -52,8 +54,7 @@ func proveSandbox(ctx context.Context) error {
 			foreign = plugin
 		}
 	}
-	suffix := strings.ToLower(rand.Text()[:12])
-	answer, err := service.start(ctx, hostnamePrefix+suffix, suffix, foreign != "")
+	answer, err := service.attempt(ctx, foreign != "")
 	cleaning, stop := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
 	defer stop()
 	remaining := service.clean(cleaning)
@@ -68,6 +69,23 @@ func proveSandbox(ctx context.Context) error {
 	}
 	fmt.Printf("a pod sandbox %s after %.1f s\n", answer, time.Since(began).Seconds())
 	return nil
+}
+
+// attempt starts sandboxes until one has answered, and returns how.
+func (service *runtimeService) attempt(ctx context.Context, onNode bool) (string, error) {
+	for number := 1; ; number++ {
+		suffix := strings.ToLower(rand.Text()[:12])
+		answer, err := service.start(ctx, hostnamePrefix+suffix, suffix, onNode)
+		// The kubelet stops unknown sandboxes some seconds after their start. Usually this one has answered by then, but
+		// not if the node is busy, for example because Kubernetes has just started.
+		if !errors.Is(err, errStopped) || number == attempts {
+			return answer, err
+		}
+		fmt.Println(err, "and another one is started")
+		if err := service.clean(ctx); err != nil {
+			return "", err
+		}
+	}
 }
 
 // networks returns the types of the CNI plugins for pods. It returns an error if containerd is not ready yet.
@@ -126,21 +144,33 @@ func (service *runtimeService) start(ctx context.Context, hostname, suffix strin
 	if err != nil {
 		return "", fmt.Errorf("no pod sandbox starts: %w", err)
 	}
-	status, err := service.call(ctx, "PodSandboxStatus", message{}.text(1, string(answer.first(1))))
-	if err != nil {
+	id := string(answer.first(1))
+	status, err := service.status(ctx, id)
+	if err != nil || onNode {
 		return "", err
 	}
-	if status.first(1).value(3) != ready {
-		return "", errors.New("a pod sandbox has ended immediately after its start")
-	}
-	if onNode {
-		return "", nil
-	}
-	address := string(status.first(1).first(5).first(1))
+	address := string(status.first(5).first(1))
 	if address == "" {
 		return "", errors.New("a pod sandbox got no address")
 	}
-	return "answers at " + address, hear(ctx, address, hostname)
+	return "answers at " + address, service.hear(ctx, id, address, hostname)
+}
+
+// status returns the status of a running sandbox, errStopped if it does not run.
+func (service *runtimeService) status(ctx context.Context, id string) (message, error) {
+	answer, err := service.call(ctx, "PodSandboxStatus", message{}.text(1, id))
+	var refusal *statusError
+	if errors.As(err, &refusal) && refusal.status == notFound {
+		return nil, errStopped
+	}
+	if err != nil {
+		return nil, err
+	}
+	status := answer.first(1)
+	if status.value(3) != ready {
+		return nil, errStopped
+	}
+	return status, nil
 }
 
 func sandboxConfig(hostname, suffix string, onNode bool) message {
@@ -159,8 +189,8 @@ func sandboxConfig(hostname, suffix string, onNode bool) message {
 	return config.entry(6, label, "sandbox").nested(8, linux)
 }
 
-// hear asks the process in the sandbox for its host name until the answer is right.
-func hear(ctx context.Context, address, hostname string) error {
+// hear asks the process in the sandbox for its host name until the answer is right, or the sandbox does not run any more.
+func (service *runtimeService) hear(ctx context.Context, id, address, hostname string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	for {
@@ -170,6 +200,9 @@ func hear(ctx context.Context, address, hostname string) error {
 		}
 		if err == nil {
 			return nil
+		}
+		if _, stopped := service.status(ctx, id); errors.Is(stopped, errStopped) {
+			return errStopped
 		}
 		select {
 		case <-ctx.Done():
