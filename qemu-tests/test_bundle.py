@@ -247,7 +247,7 @@ def test_token_errors_are_reported_without_the_pin(
                 signing.prepare_signing(keys, tools, pin=pin)
         assert pin.decode() not in str(caught.value) + str(caught.value.hint)
     monkeypatch.delenv("SOFTHSM2_CONF")
-    with pytest.raises(Error, match="it is not configured how to access the PKCS#11 token"):
+    with pytest.raises(Error, match="access to the PKCS#11 token is not configured"):
         signing.prepare_signing(keys, tools, pin=b"4711")
 
 

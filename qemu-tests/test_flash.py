@@ -212,7 +212,7 @@ def test_a_failing_card_is_detected_and_reported(
     if target["state"] == "unfinished":
         assert_unbootable(card.store)
     else:
-        assert "its beginning may not be wiped" in output
+        assert "its beginning was possibly not wiped" in output
 
 
 @devices

@@ -18,7 +18,7 @@ COMMANDS = {
     ),
     "health": ("health", "run the health checks"),
     "reach": ("commands.server_check", "check whether the update server can be reached"),
-    "bless": ("commands.bless", "mark the running slot as good (runs at the end of a good boot)"),
+    "bless": ("commands.bless", "mark the running slot as good (runs at the end of a healthy boot)"),
     "backend": ("commands.backend", "read and change the boot state for RAUC (called by RAUC)"),
     "seed": ("commands.seed", "show or replace the seed of this node"),
     "network": ("commands.network", "configure the network from the seed (runs at boot)"),
@@ -35,15 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="edge-agent", description="Manages this node. For details: `edge-agent COMMAND --help`."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    command_name = next((word for word in words if word in COMMANDS), None)
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    command_name = next((argument for argument in command_line if argument in COMMANDS), None)
     for name, (module, help) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
         if name == command_name:  # imports take most of the time, so only this module is imported
             command_module = importlib.import_module(f"osbuild.agent.{module}")
             command_module.arguments(command)
             command.set_defaults(main=command_module.main)
-    options = parser.parse_args(words)
+    options = parser.parse_args(command_line)
     proxy.use_node_proxy(System())
     try:
         raise_on_interrupt()

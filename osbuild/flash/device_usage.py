@@ -80,7 +80,8 @@ def refuse_device(host: Host, device: BlockDevice, need: int | None = None) -> R
     if device.read_only:
         return Refusal(
             "it is read-only",
-            f"move the SD card's switch away from LOCK, or run `blockdev --setrw {path}`; a worn-out card stays so",
+            f"move the SD card's switch away from LOCK, or run `blockdev --setrw {path}`; "
+            "a worn-out card stays read-only",
         )
     if need is not None and device.size < need:
         return Refusal(

@@ -69,7 +69,7 @@ def print_results(outcomes: Sequence[WriteResult]) -> None:
             log.error(outcome.problem)
         if outcome.state is TargetState.done:
             rate = outcome.written / max(outcome.seconds["write"], 0.001)
-            reason = "were written before" if outcome.order.target.exists else "are zeros, left as holes"
+            reason = "already up to date, skipped" if outcome.order.target.exists else "of zeros, left as holes"
             same = f", {format_decimal(outcome.same)} {reason}" if outcome.same else ""
             log.note(
                 f"{path}{node}: done. {format_decimal(outcome.written)} written in {outcome.seconds['write']:.1f} s "
@@ -78,7 +78,10 @@ def print_results(outcomes: Sequence[WriteResult]) -> None:
         elif outcome.state is TargetState.untouched:
             log.note(f"{path}: not changed")
         elif outcome.state is TargetState.unclear:
-            log.note(f"{path}: UNFINISHED, and its beginning may not be wiped: do not boot from it")
+            log.note(
+                f"{path}: UNFINISHED, and its beginning was possibly not wiped, so it might "
+                "still boot: do not boot from it"
+            )
         else:
             hint = f". To finish it, {AGAIN}" if isinstance(outcome.problem, Interrupted) else ""
             log.note(f"{path}: UNFINISHED, it does not boot{hint}")

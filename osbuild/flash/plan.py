@@ -16,6 +16,8 @@ HEAD = MIB  # bytes with MBR, partition table and, on some boards, a boot loader
 PART = 64 * MIB  # bytes that have one checksum if there is no block map
 # These texts are a format: a later version must recognise the disks of an interrupted write.
 MAGIC = b"edge-osbuild: an image was not written to its end here, so this does not boot.\n"
+ADVICE = "Run the same command again: it continues where it stopped.\n"
+FORMER_ADVICE = "Run the same command again: it goes on where it stopped.\n"  # on disks of earlier versions
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,12 @@ class WritePlan:
     @property
     def marker(self) -> bytes:
         """The bytes at the beginning of a disk until the rest of the image is complete."""
-        text = MAGIC + f"image {self.identity}\nRun the same command again: it goes on where it stopped.\n".encode()
-        return text.ljust(len(self.head), b"\0")
+        return self.known_markers()[0]
+
+    def known_markers(self) -> tuple[bytes, ...]:
+        """Return the marker, and those that earlier versions have written for the same image."""
+        texts = [MAGIC + f"image {self.identity}\n{advice}".encode() for advice in (ADVICE, FORMER_ADVICE)]
+        return tuple(text.ljust(len(self.head), b"\0") for text in texts)
 
     def parts(self) -> Iterator[Range]:
         """Yield the parts of the image to read, in order; endlessly if its size is unknown."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from queue import SimpleQueue
@@ -81,7 +81,7 @@ class TargetWriter(threading.Thread):
         outcome, order = self.outcome, self._order
         self._check_stop()
         begin = time.monotonic()
-        self._wipe(card, self.feed.plan.marker)
+        self._wipe(card, self.feed.plan.known_markers())
         self._write_chunks(card)
         for offset, data in order.runs():
             card.write_small(offset, data)
@@ -102,11 +102,15 @@ class TargetWriter(threading.Thread):
         outcome.state = TargetState.done
         card.reread_partitions()
 
-    def _wipe(self, card: OpenTarget, marker: bytes) -> None:
-        """Make the disk unbootable, unless a write of the same image has. Detects a card that ignores writes."""
+    def _wipe(self, card: OpenTarget, markers: Sequence[bytes]) -> None:
+        """Make the disk unbootable, unless a write of the same image has. Detects a card that ignores writes.
+
+        The first of `markers` is written, all are recognised.
+        """
+        marker = markers[0]
         marker_start = marker[:MARKER_SIZE]  # the rest is zeros
         present = card.read_small(0, len(marker_start)) if self._order.target.exists else b""
-        self.outcome.resumed = present == marker_start
+        self.outcome.resumed = present in [known[:MARKER_SIZE] for known in markers]
         if present.startswith(MAGIC):
             self.outcome.state = TargetState.unfinished
         if not self.outcome.resumed:

@@ -110,7 +110,7 @@ def _parse_root(root: ElementTree.Element, data: bytes, where: str) -> Bmap:
 
     size, block = int(text("ImageSize")), int(text("BlockSize"))
     if size <= 0 or block <= 0 or block % 512:
-        raise ValueError(f"an image of {size} bytes in blocks of {block}")
+        raise ValueError(f"invalid image size {size} or block size {block}")
     sums, attribute, file_digest = text("ChecksumType") or "sha256", "chksum", text("BmapFileChecksum")
     if version == "1.3":
         sums, attribute, file_digest = "sha1", "sha1", text("BmapFileSHA1")
@@ -130,7 +130,7 @@ def _parse_root(root: ElementTree.Element, data: bytes, where: str) -> Bmap:
         ranges.append(Range(offset, end - offset, digest))
     mapped = sum(-(-extent.size // block) for extent in ranges)
     if text("MappedBlocksCount") and int(text("MappedBlocksCount")) != mapped:
-        raise ValueError(f"{text('MappedBlocksCount')} mapped blocks are announced, but its ranges have {mapped}")
+        raise ValueError(f"MappedBlocksCount is {text('MappedBlocksCount')}, but the ranges contain {mapped} blocks")
     return Bmap(size, tuple(ranges), sums, block)
 
 

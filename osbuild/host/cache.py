@@ -17,11 +17,11 @@ from osbuild.host.scratch import remove_leftovers, remove_tree, scratch_folder
 from osbuild.host.walk import walk_folder
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.files import create_file, sync_path
-from osbuild.shared.locks import lock_path
+from osbuild.shared.locks import hold_file_lock
 
 DEFAULT_LIMIT = 20 * 2**30
 REPEAT = "run the same command again, and don't edit the files while it runs"
-PLAIN = re.compile(r"[\w/.,+@=~-]+")  # a path that every program of a build reads as it is
+PLAIN = re.compile(r"[\w/.,+@=~-]+")  # a path that all build programs can handle
 DAMAGED = "{} was damaged in the cache and is created again"
 SCRATCH = ".partial-"  # how the names of scratch folders begin
 SUMS = "sums"  # the kind of cache entry that stores the digest of each other entry
@@ -36,9 +36,9 @@ def default_root() -> Path:
     named = os.environ.get("EDGE_OSBUILD_CACHE")
     root = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "edge-osbuild")).absolute()
     if not PLAIN.fullmatch(str(root)):
-        hint = "set EDGE_OSBUILD_CACHE to one of letters, digits and /.,+@=~_-"
-        raise UsageError("the path of the cache has signs that not all programs of a build can read", where=str(root),
-                         hint=hint)  # fmt: skip
+        message = "the cache path contains characters that some build programs cannot handle"
+        hint = "set EDGE_OSBUILD_CACHE to a path that contains only letters, digits and /.,+@=~_-"
+        raise UsageError(message, where=str(root), hint=hint)
     return root
 
 
@@ -135,7 +135,7 @@ class Cache:
 
         Several processes may hold it `shared` to read what the holder of an exclusive lock would change.
         """
-        with lock_path(self.folder("locks") / f"{name}.lock", shared=shared, create=0o666):
+        with hold_file_lock(self.folder("locks") / f"{name}.lock", shared=shared, create=0o666):
             yield
 
     @contextmanager

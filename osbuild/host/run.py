@@ -58,10 +58,10 @@ _thread = threading.local()  # `group`: the programs of the pool that the thread
 
 
 class CommandError(Error):
-    """A program ended with another status than 0; carries the end of what it said, without credentials in URLs."""
+    """A program exited with a nonzero status. `output` is its output, without credentials in URLs."""
 
     def __init__(self, command: Sequence[str], status: int, output: str, hint: str | None) -> None:
-        output, command = hide_credentials(output), [hide_credentials(word) for word in command]
+        output, command = hide_credentials(output), [hide_credentials(argument) for argument in command]
         tail = "\n".join(output.strip().splitlines()[-30:])
         super().__init__(f"{shlex.join(command)}\n  ended with status {status}\n{tail}".rstrip(), hint=hint)
         self.returncode = status
@@ -81,8 +81,8 @@ def run_command(
     """Run `command` and return its standard output.
 
     `env` replaces the whole environment. With `logfile`, both output streams go to that file instead and the result
-    is empty. `umask` is that of the program, -1 for that of this process. Raises `CommandError` on any status but 0
-    and `Error` where the program is missing.
+    is empty. `umask` is that of the program, -1 for that of this process. Raises `CommandError` for a nonzero
+    status, and `Error` if the program is missing.
     """
     arguments = [str(argument) for argument in command]
     log.debug("$ " + hide_credentials(shlex.join(arguments)))

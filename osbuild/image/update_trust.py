@@ -25,7 +25,7 @@ def trust_files(compatible: str, keys: KeyFolder, *, boot: str) -> dict[Path, by
             "until": keys.certificate(root.name).not_valid_after_utc.isoformat(),
         }
         for root in keys.roots
-        if not root.dropped
+        if not root.removed
     ]
     trust = {"owner": keys.owner, "development": keys.development, "roots": roots, "revoked": sorted(keys.revoked())}
     files = {

@@ -31,13 +31,16 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentRecord:
-    """A component, with its installed size in bytes. `requested` and `because`: what the profile asked for instead."""
+    """A component, with its installed size in bytes. `requested` is what the profile asked for if it was replaced.
+
+    `reason` is the cause of the replacement.
+    """
 
     name: str
     version: str = ""
     size: int | None = None
     distribution: str = ""
-    because: str | None = None
+    reason: str | None = field(default=None, metadata={"key": "because"})
     requested: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 

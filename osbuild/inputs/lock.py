@@ -30,14 +30,14 @@ AGAIN = "run `edge-osbuild lock {profile}` to write the lock again"
 class LockedKubernetes:
     """The Kubernetes of a lock: its distribution and version, and the SHA-256 of each of its inputs.
 
-    If it replaces a release that could not be had, `requested` names that release, and `because` says why.
+    If it replaces a release that could not be downloaded, `requested` names that release and `reason` gives the cause.
     """
 
     distribution: str
     version: str
     files: Mapping[str, str]
     requested: str | None = None
-    because: str | None = None
+    reason: str | None = field(default=None, metadata={"key": "because"})
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

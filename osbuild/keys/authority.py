@@ -70,16 +70,16 @@ def rotate_signer(
 ) -> KeyFolder:
     """Create a new signer, which signs from now on. Older signers stay valid. `days` is its lifetime.
 
-    Its root is `below`, else the root of the previous signer, or the newest root if that root was dropped. Raises
+    Its root is `below`, else the root of the previous signer, or the newest root if that root was removed. Raises
     `Error`.
     """
     with key_files.key_folder_lock(folder):
         keys = load_keys(folder)
         root = keys.find_root(below or keys.find_signer().root)
-        if root.dropped:
-            trusted_roots = [root for root in keys.roots if not root.dropped]
+        if root.removed:
+            trusted_roots = [root for root in keys.roots if not root.removed]
             if below or not trusted_roots:
-                raise Error(f"{root.name} was dropped", where=str(folder), hint="`edge-osbuild keys rotate --root`")
+                raise Error(f"{root.name} was removed", where=str(folder), hint="`edge-osbuild keys rotate --root`")
             root = trusted_roots[-1]
         return _add_signer(keys, root, root_key_of(keys, root, access), access, days).save()
 
@@ -94,18 +94,18 @@ def rotate_root(folder: Path, access: PrivateKeyAccess) -> KeyFolder:
 
 
 def revoke_key(folder: Path, name: str, access: PrivateKeyAccess, *, reason: str = "superseded") -> KeyFolder:
-    """Revoke a signer (in its root's revocation list), or drop a root (from the keyring). Raises `Error`.
+    """Revoke a signer (in its root's revocation list), or remove a root (from the keyring). Raises `Error`.
 
-    The root of the current signer can't be dropped, because devices would then refuse every new bundle.
+    The root of the current signer can't be removed, because devices would then refuse every new bundle.
     """
     with key_files.key_folder_lock(folder):
         keys = load_keys(folder)
         if name.startswith("root-"):
-            return _drop(keys, keys.find_root(name)).save()
+            return _remove_root(keys, keys.find_root(name)).save()
         signer = keys.find_signer(name)
         root, serial = keys.find_root(signer.root), keys.certificate(name).serial_number
-        if root.dropped:
-            message = f"{name} is not valid any more, because its root {root.name} was dropped"
+        if root.removed:
+            message = f"{name} is not valid any more, because its root {root.name} was removed"
             raise Error(message, where=str(folder), hint="there is nothing to do")
         crl = keys.revocations(root.name)
         revoked = entries_of(crl)
@@ -154,9 +154,9 @@ def _add_signer(keys: KeyFolder, root: RootEntry, root_key: Key, access: Private
     return keys.with_signer(signer)
 
 
-def _drop(keys: KeyFolder, root: RootEntry) -> KeyFolder:
-    if root.dropped:
-        raise Error(f"{root.name} was dropped before", where=str(keys.folder), hint="there is nothing to do")
+def _remove_root(keys: KeyFolder, root: RootEntry) -> KeyFolder:
+    if root.removed:
+        raise Error(f"{root.name} was removed before", where=str(keys.folder), hint="there is nothing to do")
     if keys.find_signer().root == root.name:
         message = (
             f"{root.name} issued the current signer {keys.signer}: without it, devices would refuse every new bundle"
@@ -164,5 +164,5 @@ def _drop(keys: KeyFolder, root: RootEntry) -> KeyFolder:
         hint = "run `edge-osbuild keys rotate --root`, update all devices, then run `edge-osbuild keys rotate --below` "
         hint += "with the new root"
         raise Error(message, where=str(keys.folder), hint=hint)
-    roots = tuple(replace(entry, dropped=True) if entry.name == root.name else entry for entry in keys.roots)
+    roots = tuple(replace(entry, removed=True) if entry.name == root.name else entry for entry in keys.roots)
     return replace(keys, roots=roots)

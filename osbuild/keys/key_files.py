@@ -9,7 +9,7 @@ from pathlib import Path
 from osbuild.host import output
 from osbuild.shared.errors import Error
 from osbuild.shared.files import read_file
-from osbuild.shared.locks import lock_path
+from osbuild.shared.locks import hold_file_lock
 
 PRIVATE, PUBLIC = 0o600, 0o644
 OTHERS = 0o077  # mode bits of others than the owner
@@ -69,7 +69,7 @@ def key_folder_lock(folder: Path, *more: Path) -> Iterator[None]:
             check_key_folder(parent)
         is_new = not (folder / LOCK).exists()
         try:
-            stack.enter_context(lock_path(folder / LOCK, create=PRIVATE))
+            stack.enter_context(hold_file_lock(folder / LOCK, create=PRIVATE))
         except OSError as error:
             raise output.output_error(folder, error) from error
         before = {path for parent in (folder, *more) for path in parent.iterdir()}

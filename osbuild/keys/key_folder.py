@@ -34,16 +34,17 @@ from osbuild.shared.json_text import parse_json
 
 FORMAT = 1
 STATE, ROOT_FOLDER = "keys.json", "root"
+REMOVED = "dropped"  # the key in keys.json for `RootEntry.removed`
 RESTORE = "restore it from your backup"
 
 
 @dataclass(frozen=True)
 class RootEntry:
-    """`token` is the PKCS#11 URI of its key, None for a file. A dropped root is no longer in the keyring."""
+    """`token` is the PKCS#11 URI of its key, None for a file. A removed root is no longer in the keyring."""
 
     name: str
     token: str | None = None
-    dropped: bool = False
+    removed: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,24 +131,26 @@ class KeyFolder:
         entries = {
             entry.serial: entry
             for root in self.roots
-            if not root.dropped
+            if not root.removed
             for entry in read_revocations(self.revocations(root.name))
         }
         serials = {signer.name: self.certificate(signer.name).serial_number for signer in self.signers}
         return {name: entries[serial] for name, serial in serials.items() if serial in entries}
 
     def keyring(self) -> bytes:
-        """Return the keyring as PEM: each root that was not dropped, with its revocation list (RAUC's `[keyring]`).
+        """Return the keyring as PEM: each root that was not removed, with its revocation list (RAUC's `[keyring]`).
 
         The same keys give the same bytes.
         """
-        trusted = [root.name for root in self.roots if not root.dropped]
+        trusted = [root.name for root in self.roots if not root.removed]
         return b"".join(to_pem(self.certificate(name)) + to_pem(self.revocations(name)) for name in trusted)
 
     def save(self) -> "KeyFolder":
         """Write `keys.json` and return self. Certificates and keys that it names must exist before."""
         document = {"format": FORMAT, **asdict(self)}
         del document["folder"]
+        for root in document["roots"]:
+            root[REMOVED] = root.pop("removed")
         write_key_file(self.folder / STATE, (json.dumps(document, indent=1) + "\n").encode(), mode=PUBLIC)
         return self
 
@@ -173,7 +176,10 @@ def load_keys(folder: Path) -> KeyFolder:
             folder,
             str(document["owner"]),
             bool(document["development"]),
-            tuple(RootEntry(**entry) for entry in document["roots"]),
+            tuple(
+                RootEntry(entry["name"], entry.get("token"), bool(entry.get(REMOVED, False)))
+                for entry in document["roots"]
+            ),
             tuple(SignerEntry(**entry) for entry in document["signers"]),
             str(document["signer"]),
         )
@@ -198,8 +204,8 @@ def check_signer(keys: KeyFolder, signer: SignerEntry, at: datetime | None = Non
             where=where,
             hint=rotate_hint,
         )
-    if keys.find_root(signer.root).dropped:
-        raise Error(f"{signer.root}, which issued {signer.name}, was dropped", where=where, hint=rotate_hint)
+    if keys.find_root(signer.root).removed:
+        raise Error(f"{signer.root}, which issued {signer.name}, was removed", where=where, hint=rotate_hint)
     if certificate.not_valid_after_utc <= at:
         raise Error(
             f"{signer.name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}", where=where, hint=rotate_hint

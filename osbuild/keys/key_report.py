@@ -14,7 +14,7 @@ SOON = {"root": 365, "signer": 30}  # days before expiry at which a warning is g
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """One root or signer. `state` is `signs`, `trusted`, `valid`, `revoked`, `dropped`, `expired` or `not yet valid`.
+    """One root or signer. `state` is `signs`, `trusted`, `valid`, `revoked`, `removed`, `expired` or `not yet valid`.
 
     `mode` is that of its private key's file; None without a file.
     """
@@ -47,11 +47,11 @@ def report_keys(keys: KeyFolder, *, root_folder: Path | None = None, at: datetim
     """Report on `keys` at the time `at` (now if None). `root_folder` is searched for the roots' private keys."""
     at = at or current_time()
     root_keys = root_folder or keys.folder / ROOT_FOLDER
-    lines = [_status(keys, root, "dropped" if root.dropped else "trusted", root_keys, at) for root in keys.roots]
-    revoked, dropped = keys.revoked(), {root.name for root in keys.roots if root.dropped}
+    lines = [_status(keys, root, "removed" if root.removed else "trusted", root_keys, at) for root in keys.roots]
+    revoked, removed = keys.revoked(), {root.name for root in keys.roots if root.removed}
     for signer in keys.signers:
         revocation = revoked.get(signer.name)
-        state = "revoked" if revocation else "dropped" if signer.root in dropped else "valid"
+        state = "revoked" if revocation else "removed" if signer.root in removed else "valid"
         state = "signs" if state == "valid" and signer.name == keys.signer else state
         lines.append(replace(_status(keys, signer, state, keys.folder, at), revoked=revocation))
     return KeyReport(keys.folder, keys.owner, keys.development, tuple(lines), tuple(_warnings(keys, lines)))
@@ -62,7 +62,7 @@ def _status(keys: KeyFolder, entry: RootEntry | SignerEntry, state: str, folder:
     certificate = keys.certificate(entry.name)
     ends = certificate.not_valid_after_utc
     path = folder / f"{entry.name}.key"
-    if state not in ("revoked", "dropped"):
+    if state not in ("revoked", "removed"):
         state = "expired" if ends <= at else "not yet valid" if certificate.not_valid_before_utc > at else state
     return KeyStatus(
         name=entry.name,

@@ -51,7 +51,7 @@ def token_access(tools: ToolsTree) -> tuple[dict[str, str], list[Path]]:
             raise Error("has no directories.tokendir", where=name, hint="see softhsm2.conf(5)")
         return {SOFTHSM: name, **_module(tools, "libsofthsm2.so")}, [Path(name).parent, Path(match[1])]
     hint = f"run `p11-kit server` for the token and export what it prints ({SERVER}), or set {SOFTHSM}"
-    raise Error("it is not configured how to access the PKCS#11 token", hint=hint)
+    raise Error("access to the PKCS#11 token is not configured", hint=hint)
 
 
 def _text(path: Path) -> str:

@@ -1,11 +1,11 @@
-"""From a profile to a folder with its image, or the finding that the image there is already the one."""
+"""Builds a profile's image in its build folder, unless the folder is up to date."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from osbuild.config.board import Board
-from osbuild.config.load import LoadedProfile
+from osbuild.config.load import LoadedProfile, argument
 from osbuild.host import log, output
 from osbuild.inputs.build_manifest import Manifest
 from osbuild.inputs.context import BuildContext
@@ -36,7 +36,7 @@ def build_folder(loaded: LoadedProfile, board: Board, base: Path) -> Path:
 def build_image(
     loaded: LoadedProfile, board: Board, base: Path, context: BuildContext, *, keys: KeyFolder | None = None
 ) -> Build:
-    """Make the image of a profile for `board` in a folder below `base`, or find that what is there is already it.
+    """Build a profile's image for `board` in its folder below `base`, unless the folder is up to date.
 
     The image takes updates that are signed with `keys`, by default those that `osbuild.keys.development` chooses.
     Raises `Error`.
@@ -50,15 +50,15 @@ def _build_into(
     target: Path, loaded: LoadedProfile, board: Board, context: BuildContext, keys: KeyFolder | None
 ) -> Build:
     lock = current_lock(loaded, board, context)
-    if lock.kubernetes and lock.kubernetes.because:
+    again = f"to try again: edge-osbuild lock {argument(loaded.files[-1])} --board {board.name}"
+    if lock.kubernetes and lock.kubernetes.reason:
         log.warn(
-            f"the lock has Kubernetes {lock.kubernetes.version} instead of "
-            f"{lock.kubernetes.requested}: {lock.kubernetes.because}. To try again: edge-osbuild lock"
+            f"the lock pins Kubernetes {lock.kubernetes.version} instead of "
+            f"{lock.kubernetes.requested}: {lock.kubernetes.reason}; {again}"
         )
     if lock.without:
         log.warn(
-            f"the lock was written without {', '.join(lock.without)}: the image may lack security updates. To "
-            "try again: edge-osbuild lock"
+            f"the lock was written without {', '.join(lock.without)}: the image may lack security updates; {again}"
         )
     inputs = find_inputs(loaded, board, lock, keys or development.signing_keys())
     if manifest := read_unchanged(target, inputs.key):

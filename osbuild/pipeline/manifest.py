@@ -66,7 +66,7 @@ def make_manifest(profile: Profile, lock: Lock, built: BuiltImage, *, key: str, 
     components = [ComponentRecord(name="linux", version=kernel.release, size=tree_size(kernel.file_tree))]
     if component:
         pinned = lock.kubernetes
-        replaced = {"requested": pinned.requested, "because": pinned.because} if pinned else {}
+        replaced = {"requested": pinned.requested, "because": pinned.reason} if pinned else {}
         size = tree_size(component.file_tree)
         plain = {"name": component.name, "version": component.version, "size": size, **component.metadata, **replaced}
         components.append(parse_record(ComponentRecord, plain))

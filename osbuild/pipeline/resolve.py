@@ -115,30 +115,30 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
 def pin_kubernetes(
     block: KubernetesSettings, architecture: Architecture, context: BuildContext
 ) -> LockedKubernetes | None:
-    """Which distribution is built, and its inputs; the profile's substitute if a release cannot be had.
+    """Return the distribution to build and its inputs; the profile's substitute if a release cannot be downloaded.
 
-    Nothing after this resolves Kubernetes again: the lock has decided.
+    Later steps use the result in the lock and do not resolve Kubernetes again.
     """
     if block.role == "none":
         return None
     distribution = DISTRIBUTIONS[block.distribution]
-    requested = because = None
+    requested = reason = None
     try:
         pin = distribution.pin(block, architecture, context)
     except Unavailable as error:
         if block.if_unavailable is None:
             raise
         requested = f"{distribution.name} {distribution.requested_version(block)}"
-        because = " ".join(error.message.split())
+        reason = " ".join(error.message.split())
         distribution = DISTRIBUTIONS[block.if_unavailable]
         pin = distribution.pin(replace(block, version=None, sha256={}), architecture, context)
     return LockedKubernetes(
-        distribution=distribution.name, version=pin.version, files=pin.files, requested=requested, because=because
+        distribution=distribution.name, version=pin.version, files=pin.files, requested=requested, reason=reason
     )
 
 
 def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
-    """The profile's block as the lock has decided it. Raises `Error` if this program now pins other inputs."""
+    """Return the profile's settings with the lock's pins. Raises `Error` if this program now pins other inputs."""
     pinned, block = lock.kubernetes, loaded.profile.kubernetes
     hint = AGAIN.format(profile=argument(loaded.files[-1]))
     if pinned is None or pinned.distribution not in DISTRIBUTIONS:
@@ -146,23 +146,29 @@ def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
     distribution = DISTRIBUTIONS[pinned.distribution]
     pin = Pin(pinned.version, pinned.files)
     if distribution.current_files(block, lock.architecture, pin) != pin.files:
-        raise Error(f"the lock has other inputs of Kubernetes {pin.version} than this edge-osbuild", hint=hint)
+        message = f"the lock pins different inputs for Kubernetes {pin.version} than this version of edge-osbuild"
+        raise Error(message, hint=hint)
     settings = distribution.locked_settings(block, lock.architecture, pin)
     return replace(settings, distribution=distribution.name, if_unavailable=None)
 
 
 def current_lock(loaded: LoadedProfile, board: Board, context: BuildContext) -> Lock:
-    """The lock to build by: the one beside the profile if it still fits, else a new one, which is written there.
+    """Return the lock to use: the one beside the profile if it matches the profile, else a new one, which is written.
 
-    With `context.locked`, a missing lock or one that no longer fits is an `Error`.
+    With `context.locked`, a missing lock or one that does not match is an `Error`.
     """
     old_lock = read_lock(loaded, board.name)
     if old_lock and old_lock.request == request_key(loaded, board):
         return old_lock
-    reason = "does not match the profile any more" if old_lock else f"has no entry for {board.name}"
     if context.locked:
+        if old_lock:
+            message = "the lock does not match the profile any more"
+        elif lock_path(loaded).exists():
+            message = f"the lock has no entry for {board.name}"
+        else:
+            message = "the lock does not exist"
         hint = f"run `edge-osbuild lock {argument(loaded.files[-1])} --board {board.name}`, or build without --locked"
-        raise Error(f"the lock {reason}", where=display_path(lock_path(loaded)), hint=hint)
+        raise Error(message, where=display_path(lock_path(loaded)), hint=hint)
     lock = make_lock(loaded, board, context)
-    log.note(f"locked: {os.path.relpath(save_lock(loaded, lock))}")
+    log.note(f"wrote the lock {os.path.relpath(save_lock(loaded, lock))}")
     return lock

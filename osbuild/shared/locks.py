@@ -1,4 +1,4 @@
-"""Locks between processes (flock(2)) on folders, files and block devices. The kernel drops them when a process ends."""
+"""File locks between processes (flock(2)). The kernel drops the locks of a process when the process ends."""
 
 import fcntl
 import os
@@ -30,8 +30,8 @@ def lock_descriptor(descriptor: int, *, shared: bool = False, patience: float | 
 
 
 @contextmanager
-def lock_path(path: Path, *, shared: bool = False, create: int | None = None) -> Iterator[None]:
-    """Wait for the lock of a folder or file, and hold it. Raises `OSError`.
+def hold_file_lock(path: Path, *, shared: bool = False, create: int | None = None) -> Iterator[None]:
+    """Wait for the file lock of `path`, a folder or file, and hold it. Raises `OSError`.
 
     With `create`, the path is a lock file: it is created with this mode if it is missing, even if the previous holder
     has removed it.

@@ -1,11 +1,11 @@
 """Frozen dataclasses as JSON objects, with checked types.
 
 A field without a default is required. A field `extra` keeps unknown keys, which a later version may have written, so
-that they are written again.
+that they are written again. The metadata `key` of a field is its key in JSON if that is not the field's name.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -23,16 +23,18 @@ def parse_record(kind: type[T], value: object, name: str = "") -> T:
         raise ValueError(f"{f'`{name}` is ' if name else ''}not a mapping")
     hints = get_type_hints(kind)
     known: dict[str, Any] = {}
+    keys = {field.name: _stored_key(field) for field in fields(cast(Any, kind))}
     for field in fields(cast(Any, kind)):
-        path = f"{name}.{field.name}" if name else field.name
+        key = keys[field.name]
+        path = f"{name}.{key}" if name else key
         if field.name == EXTRA:
             continue
-        if field.name in value:
-            known[field.name] = _parse_value(hints[field.name], value[field.name], path)
+        if key in value:
+            known[field.name] = _parse_value(hints[field.name], value[key], path)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"`{path}` is missing")
     if EXTRA in hints:
-        known[EXTRA] = {key: inner for key, inner in value.items() if key not in known}
+        known[EXTRA] = {key: inner for key, inner in value.items() if key not in keys.values() or key == EXTRA}
     return kind(**known)
 
 
@@ -43,8 +45,12 @@ def record_to_json(record: object) -> dict[str, Any]:
         value = getattr(record, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.name != EXTRA and (default is MISSING or value != default):
-            result[field.name] = _value_to_json(value)
+            result[_stored_key(field)] = _value_to_json(value)
     return {**result, **getattr(record, EXTRA, {})}
+
+
+def _stored_key(field: Field[Any]) -> str:
+    return str(field.metadata.get("key", field.name))
 
 
 def _parse_value(hint: Any, value: object, name: str) -> Any:

@@ -116,7 +116,7 @@ class ControlPlane:
     def recorded_version(self) -> str:
         record = version_record.read_record(self.system)
         assert record
-        return str(record.release)
+        return str(record.kubernetes)
 
 
 def end_process(process: subprocess.Popen[bytes]) -> None:

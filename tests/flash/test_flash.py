@@ -148,6 +148,20 @@ def test_a_broken_write_does_not_boot_and_the_same_command_goes_on(image: Path, 
     assert gpt.read_table(card).size == size
 
 
+def test_a_write_that_an_earlier_version_began_is_continued(image: Path, tmp_path: Path) -> None:
+    right = made(image, image.parent / "disk.bmap")
+    card = full_of_junk(tmp_path / "card", image.stat().st_size)
+    flash(wrong_second_half(right), card)
+    beginning = card.read_bytes()[:MIB]
+    assert beginning.rstrip(b"\0").endswith(b"it continues where it stopped.\n")
+    earlier = beginning.rstrip(b"\0").replace(b"it continues where", b"it goes on where").ljust(MIB, b"\0")
+    with card.open("r+b") as file:
+        file.write(earlier)
+    [result] = flash(right, card)
+    assert result.resumed and result.state is TargetState.done
+    assert gpt.read_table(card).size == card.stat().st_size
+
+
 def test_what_is_lost_while_a_write_rests_is_written_again(image: Path, tmp_path: Path) -> None:
     right = made(image, image.parent / "disk.bmap")
     card = full_of_junk(tmp_path / "card", image.stat().st_size)

@@ -83,7 +83,7 @@ GOOD = signed("2.0", "BmapFileChecksum", "sha256")
         (xml("2.0", "    <ChecksumType> crc </ChecksumType>\n"), "checksums of type crc"),
         (xml("1.2", "").replace(b"0-1", b"3-4"), "out of order"),
         (xml("1.2", "").replace(b" 3 <", b" 9 <"), "beyond the image's end"),
-        (xml("1.2", "").replace(b"3     <", b"4     <"), "4 mapped blocks are announced"),
+        (xml("1.2", "").replace(b"3     <", b"4     <"), "MappedBlocksCount is 4, but the ranges contain 3 blocks"),
         (xml("3.0", ""), "version 3.0"),
         (b"<bmap", "not a block map"),
         (b'<?xml version="1.0"?><html/>', "<html>"),

@@ -21,7 +21,8 @@ WRITTEN: dict[str, Any] = {
         {"name": "linux", "version": "6.12.118+deb13-cloud-amd64", "size": 0},
         {
             "name": "kubernetes", "version": "v1.36.3", "size": 194502905, "distribution": "upstream",
-            "kine": "v0.16.4", "images": {"demo": ["localhost/edge-demo:1"]}, "because": "", "requested": "k3s v1.35.0",
+            "kine": "v0.16.4", "images": {"demo": ["localhost/edge-demo:1"]},
+            "because": "offline", "requested": "k3s v1.35.0",
         },
     ],
     "packages": [{"name": "bash", "version": "5", "architecture": "amd64", "sha256": "e", "size": 7, "installed": 0}],
@@ -39,7 +40,7 @@ def test_a_manifest_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert manifest.to_json() == WRITTEN
     assert json.loads(manifest.to_text()) == WRITTEN
     assert manifest.files["disk.img"].used == 321159168
-    assert manifest.components[1].requested == "k3s v1.35.0"
+    assert (manifest.components[1].requested, manifest.components[1].reason) == ("k3s v1.35.0", "offline")
     assert manifest.trusted_roots == ("21" * 32,)
 
 

@@ -103,8 +103,10 @@ def test_a_root_is_rotated_in_steps_and_each_keyring_trusts_what_it_must(keys: K
     assert not accepted(moved, "signer-2", first), "a device that never got the new root"
     last = authority.revoke_key(folder, "root-1", PrivateKeyAccess())
     assert accepted(last, "signer-2") and not accepted(last, "signer-1")
+    assert [root["dropped"] for root in json.loads((folder / "keys.json").read_text())["roots"]] == [True, False]
+    assert load_keys(folder) == last, "the key has the name that earlier versions gave it"
     assert authority.rotate_signer(folder, PrivateKeyAccess()).find_signer().root == "root-2"
-    with pytest.raises(Error, match="root-1 was dropped"):
+    with pytest.raises(Error, match="root-1 was removed"):
         authority.rotate_signer(folder, PrivateKeyAccess(), below="root-1")
 
 

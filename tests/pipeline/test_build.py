@@ -93,7 +93,9 @@ def test_a_lock_reads_back_as_it_was_written(packages: list[Deb], kernel: Deb, e
 )  # fmt: skip
 def test_the_kubernetes_of_a_lock_is_written_as_it_was_read(tmp_path: Path, pinned: dict[str, Any]) -> None:
     document = {**locks.lock_to_json(a_lock(profile(tmp_path))), "kubernetes": pinned}
-    assert locks.lock_to_json(locks.lock_from_json(document)) == document
+    lock = locks.lock_from_json(document)
+    assert locks.lock_to_json(lock) == document
+    assert (lock.kubernetes.reason if lock.kubernetes else None) == pinned.get("because")
 
 
 def test_a_lock_that_pins_only_a_part_of_kubernetes_pins_none(tmp_path: Path) -> None:
@@ -218,6 +220,9 @@ def test_locked_wants_a_lock_that_fits(tmp_path: Path) -> None:
     from osbuild.host.cache import Cache
 
     loaded = profile(tmp_path)
+    with pytest.raises(Error, match="the lock does not exist"):
+        resolve.current_lock(loaded, PC, BuildContext(Cache(tmp_path / "c"), locked=True))
+    locks.save_lock(loaded, replace(a_lock(loaded), board="rpi4"))
     with pytest.raises(Error, match="has no entry for x86_64"):
         resolve.current_lock(loaded, PC, BuildContext(Cache(tmp_path / "c"), locked=True))
     locks.save_lock(loaded, a_lock(loaded))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from osbuild.shared.files import create_file, file_system_space, replace_link
-from osbuild.shared.locks import is_locked, lock_descriptor, lock_path
+from osbuild.shared.locks import hold_file_lock, is_locked, lock_descriptor
 
 
 def test_a_lock_waits_for_another_process(tmp_path: Path) -> None:
@@ -30,14 +30,14 @@ def test_a_lock_waits_for_another_process(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_file_are_locked_and_only_a_lock_file_is_created(tmp_path: Path) -> None:
-    with lock_path(tmp_path):
+    with hold_file_lock(tmp_path):
         assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileNotFoundError), lock_path(tmp_path / "absent"):
+    with pytest.raises(FileNotFoundError), hold_file_lock(tmp_path / "absent"):
         pass
-    with lock_path(tmp_path / "lock", create=0o600):
+    with hold_file_lock(tmp_path / "lock", create=0o600):
         assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
         assert is_locked(tmp_path / "lock")
-    with lock_path(tmp_path / "lock", shared=True), (tmp_path / "lock").open() as file:
+    with hold_file_lock(tmp_path / "lock", shared=True), (tmp_path / "lock").open() as file:
         lock_descriptor(file.fileno(), shared=True, patience=0)
         assert is_locked(tmp_path / "lock") is False
 
@@ -76,7 +76,7 @@ def test_a_lock_file_that_its_last_holder_removed_is_created_again(tmp_path: Pat
     )
     with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline()
-        with lock_path(path, create=0o600):
+        with hold_file_lock(path, create=0o600):
             assert is_locked(path), "it is the lock of whoever comes next, too"
 
 
@@ -95,9 +95,9 @@ def test_without_permission_to_open_a_lock_file_the_answer_is_still_right() -> N
     try:
         path.parent.chmod(0o755)
         assert not locked_for_nobody()
-        with lock_path(path, create=0o600):
+        with hold_file_lock(path, create=0o600):
             assert locked_for_nobody()
-        with lock_path(path, shared=True, create=0o600):
+        with hold_file_lock(path, shared=True, create=0o600):
             assert not locked_for_nobody()
         assert not locked_for_nobody()
     finally:
@@ -108,8 +108,8 @@ def test_a_fifo_in_the_place_of_a_lock_file_does_not_hang(tmp_path: Path) -> Non
     """In child processes, because a call that hangs can't be interrupted otherwise."""
     os.mkfifo(tmp_path / "lock")
     program = (
-        "import sys; from pathlib import Path; from osbuild.shared.locks import is_locked, lock_path\n"
+        "import sys; from pathlib import Path; from osbuild.shared.locks import is_locked, hold_file_lock\n"
         "path = Path(sys.argv[1]); assert not is_locked(path)\n"
-        "with lock_path(path): assert is_locked(path)\n"
+        "with hold_file_lock(path): assert is_locked(path)\n"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path / "lock"], check=True, timeout=20)

@@ -23,7 +23,7 @@ def refuse_version(system: System, version: str) -> str | None:
     """
     record = version_record.read_record(system)
     try:
-        known_versions = [versions.running_version(system), record.release if record else None]
+        known_versions = [versions.running_version(system), record.kubernetes if record else None]
     except Problem as problem:
         return str(problem)
     return next((reason for known in known_versions if (reason := versions.refuse_version(known, version))), None)
@@ -48,18 +48,18 @@ def reconcile_data(system: System) -> dict[str, Any] | None:
     """
     # A newer version gets the data after a snapshot was taken. An older version gets the newest snapshot that it can
     # use, but only if the newer version has changed rows or tables of the datastore.
-    release = versions.running_version(system)
-    if release is None:
+    kubernetes = versions.running_version(system)
+    if kubernetes is None:
         return None
     record = version_record.read_record(system)
     restore_recorded = any(
         os.path.lexists(system.path(name)) for name in (version_record.RESTORE_PLAN, version_record.RESTORE_DONE)
     )
-    if record and record.release == release and not restore_recorded:
+    if record and record.kubernetes == kubernetes and not restore_recorded:
         return None  # the usual case, without further imports
     from osbuild.agent.cluster.migration import migrate_data
 
-    return migrate_data(system, release)
+    return migrate_data(system, kubernetes)
 
 
 def mark_recorded(system: System) -> None:

@@ -31,10 +31,10 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
         result["problem"] = api.explain_failure(error)
         say(f"the node is not drained: {result['problem']}")
     if settings.role == "server":
-        release = versions.running_version(system)
-        assert release
+        kubernetes = versions.running_version(system)
+        assert kubernetes
         try:
-            taken = snapshot.take_snapshot(system, release, "update", needed_snapshots(system))
+            taken = snapshot.take_snapshot(system, kubernetes, "update", needed_snapshots(system))
         except (OSError, Problem) as error:
             rejoin(system, patience=10)
             hint = error.hint if isinstance(error, Problem) else None

@@ -18,8 +18,8 @@ LISTED = 100  # names of lost objects that are recorded per kind
 KUBELET_STATE = ("/var/lib/kubelet/cpu_manager_state", "/var/lib/kubelet/memory_manager_state")
 
 
-def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
-    """Finish an interrupted restore, then adapt the data to `release`. Returns what was done, and any `problem`.
+def migrate_data(system: System, kubernetes: KubernetesVersion) -> dict[str, Any]:
+    """Finish an interrupted restore, then adapt the data to that version. Returns what was done, and any `problem`.
 
     Raises `OSError` if a restore could not be finished: Kubernetes must not start until a later boot has finished it.
     """
@@ -33,18 +33,20 @@ def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
             except Problem as problem:  # another snapshot may be usable
                 print(f"an interrupted restore cannot be finished: {problem}", file=sys.stderr)
         record = version_record.read_record(system)
-        if record and record.release == release:
+        if record and record.kubernetes == kubernetes:
             return result
-        result |= {"from": str(record.release) if record else None, "to": str(release)}
-        if record and record.release.minor != release.minor:
+        result |= {"from": str(record.kubernetes) if record else None, "to": str(kubernetes)}
+        if record and record.kubernetes.minor != kubernetes.minor:
             for name in KUBELET_STATE:
                 system.path(name).unlink(missing_ok=True)
         restored = (
-            restore_for(system, record, release) if record and versions.needs_migration(release, record.release) else {}
+            restore_for(system, record, kubernetes)
+            if record and versions.needs_migration(kubernetes, record.kubernetes)
+            else {}
         )
         result |= restored
         if "restored" not in restored:
-            result |= record_version(system, record, release)
+            result |= record_version(system, record, kubernetes)
     except (OSError, Problem) as error:
         if isinstance(error, OSError) and restore.read_plan(system):
             raise
@@ -52,26 +54,27 @@ def migrate_data(system: System, release: KubernetesVersion) -> dict[str, Any]:
     return result
 
 
-def record_version(system: System, record: VersionRecord | None, release: KubernetesVersion) -> dict[str, Any]:
-    """Record that `release` uses the data, after a snapshot if it is newer. Returns what was done."""
+def record_version(system: System, record: VersionRecord | None, kubernetes: KubernetesVersion) -> dict[str, Any]:
+    """Record that `kubernetes` uses the data, after a snapshot if it is newer. Returns what was done."""
     result: dict[str, Any] = {}
-    if record and versions.needs_migration(record.release, release) and versions.read_role(system) == "server":
+    if record and versions.needs_migration(record.kubernetes, kubernetes) and versions.read_role(system) == "server":
         try:
-            taken = snapshot.take_snapshot(system, record.release, "boot", needed_snapshots(system))
+            taken = snapshot.take_snapshot(system, record.kubernetes, "boot", needed_snapshots(system))
             result["snapshot"] = taken.name if taken else None
         except (OSError, Problem) as error:  # the snapshot from before the switch still exists
             result["problem"] = f"no snapshot at boot: {error}"
     file = datastore.find_database(system)
     state = datastore.read_state(file) if file else None
-    previous = record.release if record else None
+    previous = record.kubernetes if record else None
     version_record.store_record(
-        system, VersionRecord(release, state.revision if state else None, state.schema if state else None, previous)
+        system,
+        VersionRecord(kubernetes, state.revision if state else None, state.schema if state else None, previous),
     )
     return result
 
 
-def restore_for(system: System, record: VersionRecord, release: KubernetesVersion) -> dict[str, Any]:
-    """Restore a snapshot for a `release` that is older than that of `record`, if the datastore has changed.
+def restore_for(system: System, record: VersionRecord, kubernetes: KubernetesVersion) -> dict[str, Any]:
+    """Restore a snapshot for `kubernetes`, an older version than that of `record`, if the datastore has changed.
 
     Returns `restored`, `kept` or `problem`; empty on an agent node.
     """
@@ -84,25 +87,25 @@ def restore_for(system: System, record: VersionRecord, release: KubernetesVersio
         file = datastore.find_database(system)
         state = datastore.read_state(file) if file else None
         if state == datastore.DatastoreState(record.revision or 0, record.schema or ""):
-            return {"kept": f"{record.release} has not changed the datastore"}
+            return {"kept": f"{record.kubernetes} has not changed the datastore"}
     except Problem as problem:
-        print(f"the datastore of {record.release} is damaged: {problem}", file=sys.stderr)
-    usable = snapshot.find_usable(system, release)
-    reason = f"no snapshot that {release} can use"
+        print(f"the datastore of {record.kubernetes} is damaged: {problem}", file=sys.stderr)
+    usable = snapshot.find_usable(system, kubernetes)
+    reason = f"no snapshot that {kubernetes} can use"
     try:
         if usable:
-            return {"restored": restore_snapshot(system, usable, record, release)}
+            return {"restored": restore_snapshot(system, usable, record, kubernetes)}
     except (OSError, Problem) as error:
         if restore.read_plan(system):
             raise
         reason = f"{error}"
-    return {"problem": f"{reason}; {release} uses the data of {record.release}"}
+    return {"problem": f"{reason}; {kubernetes} uses the data of {record.kubernetes}"}
 
 
 def restore_snapshot(
-    system: System, restored: snapshot.Snapshot, record: VersionRecord, release: KubernetesVersion
+    system: System, restored: snapshot.Snapshot, record: VersionRecord, kubernetes: KubernetesVersion
 ) -> dict[str, Any]:
-    """Replace the datastore with a snapshot for `release`. The old datastore becomes a snapshot itself (`replaced`).
+    """Replace the datastore with a snapshot for `kubernetes`. The old datastore becomes a snapshot itself (`replaced`).
 
     Kubernetes must be stopped. Returns what is restored and what is lost. Raises `Problem` and `OSError`.
     """
@@ -110,22 +113,26 @@ def restore_snapshot(
     newest_revision = record.revision or 0
     try:
         if replaced := snapshot.take_snapshot(
-            system, record.release, "replaced", [restored.name, *needed_snapshots(system)]
+            system, record.kubernetes, "replaced", [restored.name, *needed_snapshots(system)]
         ):
             result["replaced"] = replaced.name
             newest_revision = max(newest_revision, replaced.revision)
     except (OSError, Problem) as error:
-        failure = f"the data of {record.release} are not stored as a snapshot: {error}"
+        failure = f"the data of {record.kubernetes} are not stored as a snapshot: {error}"
         result["problem"] = "; ".join(filter(None, (result.get("problem"), failure)))
     if file := datastore.find_database(system):
         with suppress(Problem):
             newest_revision = max(newest_revision, datastore.read_state(file).revision)
-    return restore.begin_restore(system, restored, release, newest_revision, result)
+    return restore.begin_restore(system, restored, kubernetes, newest_revision, result)
 
 
 def describe_restore(system: System, restored: snapshot.Snapshot) -> dict[str, Any]:
     """The snapshot, and the changes that its restore would lose: counts, and up to `LISTED` names of each kind."""
-    result: dict[str, Any] = {"snapshot": restored.name, "release": str(restored.release), "taken": restored.taken}
+    result: dict[str, Any] = {
+        "snapshot": restored.name,
+        "release": str(restored.kubernetes),
+        "taken": restored.taken,
+    }
     try:
         file = datastore.find_database(system)
         lost = asdict(datastore.compare_databases(restored.database, file)) if file else {}
@@ -140,17 +147,17 @@ def describe_restore(system: System, restored: snapshot.Snapshot) -> dict[str, A
 def rollback_loss(system: System, version: str | None = None) -> dict[str, Any] | None:
     """See `osbuild.agent.cluster.cluster_data`."""
     record = version_record.read_record(system)
-    release = KubernetesVersion.parse(version) if version else record and record.previous
+    kubernetes = KubernetesVersion.parse(version) if version else record and record.previous
     if (
         not record
-        or not release
-        or not versions.needs_migration(release, record.release)
+        or not kubernetes
+        or not versions.needs_migration(kubernetes, record.kubernetes)
         or datastore.find_database(system) is None
     ):
         return None
-    usable = snapshot.find_usable(system, release)
+    usable = snapshot.find_usable(system, kubernetes)
     if usable is None:
-        return {"problem": f"no snapshot that {release} can use; it would use the data of {record.release}"}
+        return {"problem": f"no snapshot that {kubernetes} can use; it would use the data of {record.kubernetes}"}
     return describe_restore(system, usable)
 
 
@@ -162,5 +169,5 @@ def needed_snapshots(system: System) -> list[str]:
     return [
         candidate.name
         for candidate in snapshot.list_snapshots(system)
-        if candidate.release == record.previous and candidate.reason != "replaced"
+        if candidate.kubernetes == record.previous and candidate.reason != "replaced"
     ][:1]

@@ -33,7 +33,7 @@ class RestorePlan:
     """
 
     snapshot: str
-    release: str
+    kubernetes: str
     revision: int
     details: Mapping[str, Any]
 
@@ -45,9 +45,13 @@ def read_plan(system: System) -> RestorePlan | None:
 
 
 def begin_restore(
-    system: System, chosen: Snapshot, release: KubernetesVersion, newest_revision: int, details: Mapping[str, Any]
+    system: System,
+    chosen: Snapshot,
+    kubernetes: KubernetesVersion,
+    newest_revision: int,
+    details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Replace the datastore with snapshot `chosen`, for `release`. Kubernetes must be stopped. Returns `details`.
+    """Replace the datastore with snapshot `chosen`, for `kubernetes`. Kubernetes must be stopped. Returns `details`.
 
     `newest_revision` is the highest revision that a client may have read from the old datastore. Raises `Problem` and
     `OSError`; if there is no space, nothing is changed.
@@ -55,10 +59,10 @@ def begin_restore(
     database = system.path(datastore.FILE)
     database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     require_space(database.parent, datastore.database_size(chosen.database))
-    plan = RestorePlan(chosen.name, str(release), max(newest_revision, chosen.revision), details)
+    plan = RestorePlan(chosen.name, str(kubernetes), max(newest_revision, chosen.revision), details)
     document = {
         "snapshot": plan.snapshot,
-        "release": plan.release,
+        "release": plan.kubernetes,
         "revision": plan.revision,
         "facts": plan.details,
     }
@@ -92,7 +96,9 @@ def finish_restore(system: System, plan: RestorePlan) -> dict[str, Any]:
     sync_path(database.parent)
     for file in sorted(path for path in (chosen.path / "files").rglob("*") if path.is_file()):
         write_file(system.path(DATA) / file.relative_to(chosen.path / "files"), file.read_bytes(), 0o600)
-    version_record.store_record(system, VersionRecord(KubernetesVersion.parse(plan.release), revision, chosen.schema))
+    version_record.store_record(
+        system, VersionRecord(KubernetesVersion.parse(plan.kubernetes), revision, chosen.schema)
+    )
     with suppress(OSError):  # if the disk is full, a power cut may prevent the details from being recorded
         write_file(system.path(version_record.RESTORE_DONE), json.dumps(plan.details).encode() + b"\n", 0o600)
     remove_plan(system)

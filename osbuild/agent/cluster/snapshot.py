@@ -21,7 +21,7 @@ from osbuild.agent.kubernetes import datastore
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.agent.system import System
 from osbuild.shared.files import file_system_space, make_folder, sync_path, write_file
-from osbuild.shared.locks import lock_path
+from osbuild.shared.locks import hold_file_lock
 from osbuild.shared.sizes import format_bytes
 
 DATA = "/var/lib/kubernetes"
@@ -38,14 +38,14 @@ SNAPSHOTS, SNAPSHOT_SPACE = 3, 512 * 2**20  # number and bytes, used if the imag
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot of a datastore with its `revision` and `schema`, written by Kubernetes `release`.
+    """A snapshot of a datastore with its `revision` and `schema`, written by the version `kubernetes`.
 
     `taken` is a time of the node's clock (ISO 8601, UTC), `reason` is `update`, `boot`, `replaced` or `asked` (taken
     manually), `size` is in bytes.
     """
 
     path: Path
-    release: KubernetesVersion
+    kubernetes: KubernetesVersion
     revision: int
     schema: str
     taken: str
@@ -67,11 +67,17 @@ def list_snapshots(system: System) -> list[Snapshot]:
     for path in system.path(FOLDER).glob("[0-9]*"):
         metadata = state_files.read_object(System(path), METADATA_FILE, METADATA_TYPES, list(METADATA_TYPES))
         try:
-            release = KubernetesVersion.parse(metadata["release"])
+            kubernetes = KubernetesVersion.parse(metadata["release"])
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             snapshots.append(
                 Snapshot(
-                    path, release, metadata["revision"], metadata["schema"], metadata["taken"], metadata["reason"], size
+                    path,
+                    kubernetes,
+                    metadata["revision"],
+                    metadata["schema"],
+                    metadata["taken"],
+                    metadata["reason"],
+                    size,
                 )
             )
         except (KeyError, Problem, OSError):
@@ -83,12 +89,15 @@ def find_snapshot(system: System, name: str) -> Snapshot | None:
     return next((snapshot for snapshot in list_snapshots(system) if snapshot.name == name), None)
 
 
-def find_usable(system: System, release: KubernetesVersion) -> Snapshot | None:
-    """The newest undamaged snapshot that `release` can use; None if there is none."""
+def find_usable(system: System, kubernetes: KubernetesVersion) -> Snapshot | None:
+    """The newest undamaged snapshot that `kubernetes` can use; None if there is none."""
     # A snapshot of an older version is as good as the data that an update finds. `replaced` ones are not used: they are
     # from a version that failed or was rolled back.
     for snapshot in list_snapshots(system):
-        if snapshot.release.distribution != release.distribution or snapshot.release.numbers > release.numbers:
+        if (
+            snapshot.kubernetes.distribution != kubernetes.distribution
+            or snapshot.kubernetes.numbers > kubernetes.numbers
+        ):
             continue
         if snapshot.reason != "replaced":
             try:
@@ -121,7 +130,7 @@ def snapshot_lock(system: System) -> AbstractContextManager[None]:
     """Lock the snapshots, so that an unfinished snapshot of another process is not removed. Raises `OSError`."""
     folder = system.path(FOLDER)
     make_folder(folder, 0o700)
-    return lock_path(folder)
+    return hold_file_lock(folder)
 
 
 def remove_oldest(system: System, needed: Collection[str], *, reserve: int = 0) -> list[str]:
@@ -148,9 +157,9 @@ def remove_snapshot(old: Snapshot) -> None:
 
 
 def take_snapshot(
-    system: System, release: KubernetesVersion, reason: str, needed: Collection[str] = ()
+    system: System, kubernetes: KubernetesVersion, reason: str, needed: Collection[str] = ()
 ) -> Snapshot | None:
-    """Take a snapshot of the datastore of `release`, which may be in use; None if there is no datastore.
+    """Take a snapshot of the datastore of `kubernetes`, which may be in use; None if there is no datastore.
 
     An existing snapshot of the same revision is returned instead. Raises `Problem` if there is no space or the
     datastore is damaged, and `OSError`.
@@ -159,15 +168,15 @@ def take_snapshot(
     if source is None:
         return None
     with snapshot_lock(system):
-        return snapshot_database(system, source, release, reason, needed)
+        return snapshot_database(system, source, kubernetes, reason, needed)
 
 
 def snapshot_database(
-    system: System, source: Path, release: KubernetesVersion, reason: str, needed: Collection[str]
+    system: System, source: Path, kubernetes: KubernetesVersion, reason: str, needed: Collection[str]
 ) -> Snapshot | None:
     """See `take_snapshot`. The caller holds the lock; `source` is the datastore."""
     state = datastore.read_state(source)
-    path = system.path(f"{FOLDER}/{state.revision:012d}-{release.version}")
+    path = system.path(f"{FOLDER}/{state.revision:012d}-{kubernetes.version}")
     if existing := find_snapshot(system, path.name):
         datastore.verify_database(existing.database)
         return existing
@@ -177,7 +186,7 @@ def snapshot_database(
     try:
         copied_state = copy_contents(system, scratch, source)
         metadata = {
-            "release": str(release),
+            "release": str(kubernetes),
             "revision": copied_state.revision,
             "schema": copied_state.schema,
             "reason": reason,
@@ -185,7 +194,7 @@ def snapshot_database(
         metadata["taken"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_file(scratch / METADATA_FILE, json.dumps(metadata).encode() + b"\n", 0o600)
         # The datastore may have changed since `state` was read, so the revision of the copy is used.
-        path = path.with_name(f"{copied_state.revision:012d}-{release.version}")
+        path = path.with_name(f"{copied_state.revision:012d}-{kubernetes.version}")
         if not path.exists():
             scratch.rename(path)
             sync_path(path.parent)

@@ -18,7 +18,7 @@ STOP_PATIENCE = 40.0  # seconds; systemd kills a service that has not stopped af
 
 def snapshot_json(entry: Snapshot) -> dict[str, object]:
     return {
-        "name": entry.name, "kubernetes": str(entry.release), "revision": entry.revision, "taken": entry.taken,
+        "name": entry.name, "kubernetes": str(entry.kubernetes), "revision": entry.revision, "taken": entry.taken,
         "reason": entry.reason, "size": entry.size,
     }  # fmt: skip
 
@@ -39,13 +39,13 @@ def snapshot_lines(system: System, machine: bool) -> list[str]:
 
 def server_version(system: System) -> KubernetesVersion:
     """The running Kubernetes version. Raises `Problem` if the node has no datastore."""
-    release = versions.running_version(system)
-    if release is None or versions.read_role(system) != "server":
+    kubernetes = versions.running_version(system)
+    if kubernetes is None or versions.read_role(system) != "server":
         raise Problem(
             "this node has no datastore, because it is not a server node",
             hint="run it on the server node of the cluster",
         )
-    return release
+    return kubernetes
 
 
 def take_manually(system: System) -> str:
@@ -60,13 +60,15 @@ def take_manually(system: System) -> str:
 
 def restore_manually(system: System, name: str) -> str:
     """Replace the datastore with a snapshot. Returns the line to print. Raises `Problem`."""
-    release = server_version(system)
+    kubernetes = server_version(system)
     chosen = snapshot.find_snapshot(system, name)
     if chosen is None:
         names = ", ".join(entry.name for entry in snapshot.list_snapshots(system)) or "none"
         raise Problem(f"there is no snapshot {name}", hint=f"existing snapshots: {names}")
-    if chosen.release.distribution != release.distribution or versions.needs_migration(release, chosen.release):
-        message = f"it was written by {chosen.release}, but this slot has {release}"
+    if chosen.kubernetes.distribution != kubernetes.distribution or versions.needs_migration(
+        kubernetes, chosen.kubernetes
+    ):
+        message = f"it was written by {chosen.kubernetes}, but this slot has {kubernetes}"
         raise Problem(
             message, where=name, hint="restore it in the slot with that version, or restore an older snapshot"
         )
@@ -76,7 +78,7 @@ def restore_manually(system: System, name: str) -> str:
         hint = "stop it with `systemctl stop kubernetes.target`, and start it afterwards"
         raise Problem(f"Kubernetes is running: {', '.join(writers)}", hint=hint)
     result = migration.restore_snapshot(
-        system, chosen, version_record.read_record(system) or VersionRecord(release), release
+        system, chosen, version_record.read_record(system) or VersionRecord(kubernetes), kubernetes
     )
     cluster_data.mark_recorded(system)  # the result is printed, so it is not reported at the next boot
     counts = ", ".join(f"{count} {kind}" for kind, count in (result.get("counts") or {}).items() if count)

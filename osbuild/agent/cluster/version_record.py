@@ -4,7 +4,7 @@ The record is written before this version starts, so later changes of the datast
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from osbuild.agent import state_files
 from osbuild.agent.errors import Problem
@@ -20,12 +20,12 @@ RESTORE_DONE = "/var/lib/kubernetes/restored.json"
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """`release` uses the data since this `revision` and `schema` of the datastore; `previous` used them before.
+    """This Kubernetes uses the data since this `revision` and `schema` of the datastore; `previous` used them before.
 
     `revision` is None if there was no datastore: on an agent node, or before the first start.
     """
 
-    release: KubernetesVersion
+    kubernetes: KubernetesVersion
     revision: int | None = None
     schema: str | None = None
     previous: KubernetesVersion | None = None
@@ -54,5 +54,10 @@ def read_record(system: System) -> VersionRecord | None:
 def store_record(system: System, record: VersionRecord) -> None:
     """Store the record. Raises `OSError`."""
     system.path(FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    row = asdict(record) | {"release": str(record.release), "previous": record.previous and str(record.previous)}
+    row = {
+        "release": str(record.kubernetes),
+        "revision": record.revision,
+        "schema": record.schema,
+        "previous": record.previous and str(record.previous),
+    }
     write_file(system.path(FILE), json.dumps(row).encode() + b"\n", 0o600)

@@ -52,12 +52,12 @@ def require_slot(slot: str | None) -> str:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("call", choices=CALLS, help="what to read or change")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="a slot, and its new state")
+    parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="a slot, and its new state")
 
 
 def main(options: argparse.Namespace) -> int:
     try:
-        for line in answer_call(System(), options.call, options.words):
+        for line in answer_call(System(), options.call, options.arguments):
             print(line)
     except ValueError as problem:
         print(f"edge-agent: {problem}", file=sys.stderr)

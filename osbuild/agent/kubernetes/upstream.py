@@ -32,8 +32,8 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     plan = paths.run / "pki.json"
     write_json(plan, pki.plan_pki(settings, paths, pki.local_addresses(settings)))
     changed = pki.run_edge_pki(paths.root, plan)
-    release = versions.running_version(System(paths.root))
-    minor = release.minor if release else max(control_plane.SINCE.values())
+    version = versions.running_version(System(paths.root))
+    minor = version.minor if version else max(control_plane.SINCE.values())
     for name, arguments in {
         "kine": control_plane.kine_arguments(paths),
         "kube-apiserver": control_plane.apiserver_arguments(settings, paths),

@@ -37,7 +37,7 @@ class Failure(Exception):
         return Problem(self.reason.message, where=source, hint=self.reason.hint)
 
 
-NO_TIME = Reason("the deadline has passed", "allow more time with --deadline SECONDS; blocks that are written are kept")
+NO_TIME = Reason("the deadline has passed", "allow more time with --deadline SECONDS; blocks already written are kept")
 MISSING = Reason("the server does not have this file (HTTP 404)", "check the address, for example in a browser")
 REFUSED = Reason(
     "the server refuses to send the file (HTTP {})", "check the address and this device's access to the server"
@@ -74,7 +74,7 @@ REASONS = (
     (r"Compatible mismatch: Expected '([^']*)' but bundle manifest has '([^']*)'", Reason(
         "the bundle is for {1}, but this device is {0}", "use the bundle for this board and profile")),
     (r"Version mismatch: Expected at least '([^']*)' but bundle manifest has (?:'([^']*)'|(no version))", Reason(
-        "its version {1} is older than the minimum version {0} of this device",
+        "the bundle's version {1} is older than the minimum version {0} of this device",
         "`edge-osbuild bundle --allow-downgrade-from VERSION` signs an exception")),
     (r"(?:Invalid bundle format: )?(Signature size .*|Payload size .*|Bundle size .*|Invalid bundle format.*|"
      r"Bundle format .*|.*not a regular file.*)", Reason("this is not a complete bundle: {}", WHOLE)),
@@ -113,9 +113,11 @@ def find_reason(error: str, *, remote: bool, kernel: Sequence[str] = (), log: Se
         hint = "the running slot was not changed; check the disk and replace it"
         return Reason(f"the disk {disk} has failed: {text}", hint)
     if any(VERITY.search(line) for line in kernel):
-        return Reason("its contents do not match its signature: some blocks are damaged", WHOLE, not remote, CORRUPT)
+        return Reason(
+            "the bundle's contents do not match its signature: some blocks are damaged", WHOLE, not remote, CORRUPT
+        )
     message = hook_errors[-1] if hook_errors else text or "RAUC gives no reason"
     if remote:
-        hint = "check the network and the server; blocks that are written are kept"
+        hint = "check the network and the server; blocks already written are kept"
         return Reason(f"the connection was lost: {message}", hint, False)
     return Reason(message)

@@ -15,7 +15,7 @@ from osbuild.agent import state_files
 from osbuild.agent.state_files import Types
 from osbuild.agent.system import System
 from osbuild.shared.files import clear_way, make_folder, sync_path, write_file
-from osbuild.shared.locks import lock_path
+from osbuild.shared.locks import hold_file_lock
 
 FOLDER = "/var/lib/edge-osbuild/update"
 Row = state_files.Row
@@ -75,7 +75,7 @@ def save_rows(system: System, name: str, rows: Sequence[Row], *, count: int, siz
 
 def state_lock(system: System) -> AbstractContextManager[None]:
     """Lock the folder for a read-modify-write. Other processes wait. Raises `OSError`."""
-    return lock_path(state_path(system, ""))
+    return hold_file_lock(state_path(system, ""))
 
 
 def current_time() -> str:

@@ -129,7 +129,7 @@ def test_a_snapshot_is_taken_right_before_a_newer_version_starts(node: Path) -> 
     assert outcome and outcome["from"] == f"upstream {OLD}"
     newest, before = snapshot.list_snapshots(System(node))
     assert (newest.name, newest.reason, before.reason) == (outcome["snapshot"], "boot", "update")
-    assert newest.release == KubernetesVersion("upstream", OLD)
+    assert newest.kubernetes == KubernetesVersion("upstream", OLD)
     assert objects(newest.database).keys() == {"first", "late"}
     assert boots(node, NEW)[1] is None
 
@@ -319,7 +319,7 @@ def test_power_cuts_do_not_change_the_result(
         assert objects(database(copy)) == expected, steps
         assert sorted(path.name for path in database(copy).parent.iterdir()) == ["state.db"], steps
         record = version_record.read_record(system)
-        assert record and record.release.version == goal
+        assert record and record.kubernetes.version == goal
         assert not (
             system.path(version_record.RESTORE_PLAN).exists() or system.path(version_record.RESTORE_DONE).exists()
         )
@@ -350,7 +350,7 @@ def test_a_restore_that_the_newer_version_finishes_gives_the_data_to_that_versio
     system, outcome = boots(copy, NEW)
     assert outcome and "restored" in outcome
     record = version_record.read_record(system)
-    assert record and (record.release.version, str(record.previous)) == (NEW, f"upstream {OLD}")
+    assert record and (record.kubernetes.version, str(record.previous)) == (NEW, f"upstream {OLD}")
     assert boots(copy, NEW)[1] is None
 
 
