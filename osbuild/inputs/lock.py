@@ -180,7 +180,7 @@ def save_lock(loaded: LoadedProfile, lock: Lock) -> Path:
     """Write the lock for one board atomically and keep other boards' locks. A file that is not a lock is replaced."""
     path = lock_path(loaded)
     # Builds for two boards may write their locks at the same time.
-    with locks.lock_path(path.parent):
+    with locks.hold_file_lock(path.parent):
         try:
             documents = read_documents(loaded)
         except Error as error:

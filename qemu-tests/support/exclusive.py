@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from osbuild.host import paths
-from osbuild.shared.locks import lock_path
+from osbuild.shared.locks import hold_file_lock
 
 FOLDER = paths.PROJECT / "build/test-locks"
 
@@ -14,7 +14,7 @@ FOLDER = paths.PROJECT / "build/test-locks"
 def hold_lock(name: str, *, folder: Path = FOLDER, shared: bool = False) -> Iterator[None]:
     """Wait for the lock `name` of `folder`, and hold it. The same process must not request it again meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
-    with lock_path(folder / f"{name}.lock", shared=shared, create=0o666):
+    with hold_file_lock(folder / f"{name}.lock", shared=shared, create=0o666):
         yield
 
 
