@@ -129,8 +129,8 @@ def test_an_installed_wheel_builds_the_same_bytes_in_any_folder_without_a_checko
     script = 'mount -t tmpfs none "$1"; mount --bind "$2" "$2"; mount -o remount,bind,ro "$2"; shift 2; exec "$@"'
     isolated = ["unshare", "--mount", "sh", "-euc", script, "sh", str(PROJECT), str(installed)]
 
-    def edge(*words: str) -> str:
-        return run_command([*isolated, installed / "bin/edge-osbuild", *words], cwd=tmp_path, umask=0o077)
+    def edge(*arguments: str) -> str:
+        return run_command([*isolated, installed / "bin/edge-osbuild", *arguments], cwd=tmp_path, umask=0o077)
 
     assert str(installed) in edge("profile", "show", profile)
     edge("lock", profile, "--board", board.name)

@@ -221,7 +221,7 @@ class NodeReport:
         node.guest.wait_ready(CONNECT)
         node.wait_good()
         key = node.run("cat /var/lib/edge-osbuild/identity/ssh/ssh_host_ed25519_key.pub").split()[1]
-        words = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
+        lines = node.run("hostname; cat /etc/machine-id; uname -m; findmnt -no SOURCE,FSTYPE /").split("\n")
         login = node.run("script -qec 'agetty --show-issue' /dev/null")  # agetty needs a terminal
         users, groups = (set(node.run(f"cut -d: -f1 /etc/{name}").split()) for name in ("passwd", "group"))
         space = [int(size) for size in node.run(SPACE).split()]
@@ -230,7 +230,7 @@ class NodeReport:
         settings = dict(zip(SYSCTLS, node.run(f"sudo cat {files}").split(), strict=True))
         confined = node.run("systemctl show -P NoNewPrivileges edge-seed.service edge-health.service")
         return cls(
-            node.machine.console.text, words[0], words[1], key, words[2], words[3], login, users, groups,
+            node.machine.console.text, lines[0], lines[1], key, lines[2], lines[3], login, users, groups,
             list_disks(node), disks_in_use(node), {}, space, node.status(), lockdown, settings, confined,
             int(node.run("date +%s")), NetworkState.ask(node), node.run(DAMAGE),
         )  # fmt: skip

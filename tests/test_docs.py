@@ -1,6 +1,8 @@
 """The documents: every link leads somewhere, and terms are those of the glossary."""
 
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from osbuild.cli import cli
 from osbuild.host import paths
+from tests.support.checkout import list_files
 
 DOCUMENTS = sorted([*paths.PROJECT.glob("*.md"), *(paths.PROJECT / "docs").glob("*.md")])
 GLOSSARY = paths.PROJECT / "docs/glossary.md"
@@ -75,11 +78,35 @@ def help_texts(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
             yield from help_texts(below, f"{name} {word}")
 
 
-def test_documents_and_help_use_the_terms_of_the_glossary() -> None:
+def code_prose(path: Path) -> str:
+    """The comments, docstrings and messages of a module, without code. A string without a space is a name."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(path.read_text()).readline))
+    # From Python 3.12 on, the text of an f-string is a token of its own.
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    text = "\n".join(token.string for token in tokens if token.type in kinds and " " in token.string)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def source_texts() -> Iterator[tuple[str, str]]:
+    """What the program, the images' scripts and the boards say, to users and to developers."""
+    for path in list_files():
+        name = str(path.relative_to(paths.PROJECT))
+        if not name.startswith(("osbuild/", "overlays/", "boards/", "profiles/", "cloud-init/")) or path.is_symlink():
+            continue
+        if path.suffix == ".py":
+            yield name, code_prose(path)
+        elif path.suffix not in (".sum", ".mod", ".txt"):
+            yield name, path.read_text(errors="replace")
+
+
+def test_documents_help_and_code_use_the_terms_of_the_glossary() -> None:
     terms = avoided()
     assert "floor" in terms and len(terms) > 10
     texts = {path.name: prose(path) for path in DOCUMENTS} | dict(help_texts(cli, "edge-osbuild"))
     assert {"README.md", "edge-osbuild flash", "edge-osbuild keys rotate"} <= texts.keys()
+    texts |= dict(source_texts())
+    assert {"osbuild/flash/job.py", "osbuild/boot/boot.scr", "boards/rpi4.yaml"} <= texts.keys()
+    assert "be wiped" not in texts["osbuild/flash/job.py"] and "so it might" in texts["osbuild/flash/job.py"]
     match = [
         (name, word)
         for name, text in texts.items()

@@ -43,8 +43,8 @@ class System:
 
     def argument(self, name: str) -> str | None:
         """The value of `name=` on the kernel command line (proc(5)); the last one counts, None if there is none."""
-        words = [word.partition("=") for word in self.text("/proc/cmdline").split()]
-        return next((value for key, equals, value in reversed(words) if key == name and equals), None)
+        arguments = [word.partition("=") for word in self.text("/proc/cmdline").split()]
+        return next((value for key, equals, value in reversed(arguments) if key == name and equals), None)
 
     def uptime(self) -> float:
         """Seconds since the kernel started (proc(5))."""

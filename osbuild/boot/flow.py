@@ -47,7 +47,7 @@ class BootFlow(Protocol):
     """of a slot's boot image: `edge-a.SUFFIX`"""
 
     def packages(self, board: Board) -> tuple[str, ...]:
-        """Return the Debian packages, of the board's architecture, that contain the boot files."""
+        """Return the Debian packages, of the board's architecture, that contain firmware and boot loader."""
 
     def write_boot_image(self, parts: BootParts, slot: str, arguments: str, os_release: Path, output: Path) -> None:
         """Write a slot's boot image with the kernel command line `arguments`. Raises `Error`."""

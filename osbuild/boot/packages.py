@@ -23,7 +23,7 @@ def unpack_boot_packages(
     cache = context.cache
 
     def make(path: Path) -> None:
-        with log.step(f"boot files: {', '.join(deb.name for deb in debs)}"):
+        with log.step(f"firmware and boot loader: {', '.join(deb.name for deb in debs)}"):
             PackageArchive(cache, architecture).download_packages(debs, folder=context.downloads)
             path.mkdir()
             for deb in debs:

@@ -21,16 +21,16 @@ from osbuild.shared.interrupts import raise_on_interrupt
 COMMANDS = {
     "build": "build an image from a profile",
     "new": "write a commented profile to start from",
-    "profile": "show, check and describe profiles",
-    "lock": "pin every input of a profile by sha256",
-    "seed": "make the seed of one node: its first-boot config",
+    "profile": "show and check profiles; print their JSON Schema",
+    "lock": "pin every input of a profile by SHA-256",
+    "seed": "make the seed of one node: its configuration",
     "run": "boot an image in QEMU",
     "flash": "write an image to cards, disks or files, and verify it",
     "devices": "list disks and cards, and the reason if one is refused",
     "keys": "create, rotate, revoke and show signing keys",
     "bundle": "make a signed update bundle from a build",
     "inspect": "show the contents of an image, or what an update changes",
-    "doctor": "show what this host lacks, and the command to install it",
+    "doctor": "show missing programs, and the command to install them",
     "completion": "print the shell's completion script",
 }
 

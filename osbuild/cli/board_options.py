@@ -17,8 +17,8 @@ ALL = "all"
 def board_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--arch` and `--board` to a command."""
     names = ", ".join(boards.shipped_boards())
-    text = "Use the UEFI board of this architecture, or of every one.  [default: the profile's]"
-    command = click.option("--board", metavar="NAME", help=f"Use this board: {names}, or a file.")(command)
+    text = "Build for the UEFI board of this architecture; `all` builds for each.  [default: the profile's]"
+    command = click.option("--board", metavar="NAME", help=f"Build for this board: {names}, or a file.")(command)
     return click.option("--arch", type=click.Choice([*map(str, Architecture), ALL]), help=text)(command)
 
 

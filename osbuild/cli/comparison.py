@@ -62,7 +62,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         if changes:
             yield from align_columns([change_row(change) for change in changes])
     parts = (("root", comparison.root), ("hash tree", comparison.hash_tree), ("boot images", comparison.boot))
-    yield from ("", "Blocks that the old one does not have")
+    yield from ("", "Blocks that the old version does not contain")
     rows = [
         (name, format_bytes(part.changed), f"of {format_bytes(part.size)}", f"{part.percent:.1f} %")
         for name, part in parts
@@ -88,4 +88,4 @@ def change_row(change: Change) -> tuple[str, str, str]:
     if change.new is None:
         return "-", change.name, change.old
     same = change.old == change.new
-    return "~", change.name, f"{change.old}, built anew" if same else f"{change.old} → {change.new}"
+    return "~", change.name, f"{change.old}, built again" if same else f"{change.old} → {change.new}"

@@ -51,12 +51,12 @@ class FlashOptions:
 @click.option("--node", "nodes", multiple=True, metavar="NAME",
               help="Node whose seed is made for the target; once per target, in the same order.")  # fmt: skip
 @click.option(
-    "--profile", metavar="PROFILE", help="Profile of the nodes. Default: the one that the image was built from."
+    "--profile", metavar="PROFILE", help="Profile of the nodes. Default: the profile that the image was built from."
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Override a key of the profile for the nodes, as in `edge-osbuild seed`.")  # fmt: skip
 @click.option("--bmap", type=LOCATION, metavar="FILE",
-              help="Block map of the image. Default: the one beside the image.")  # fmt: skip
+              help="Block map of the image. Default: the block map beside the image.")  # fmt: skip
 @click.option("--no-bmap", is_flag=True, help="Ignore the block map beside the image.")
 @click.option(
     "--size",
@@ -65,7 +65,10 @@ class FlashOptions:
     help="Size of a target that is a file. Default: the size of the image.",
 )
 @click.option(
-    "-y", "--yes", is_flag=True, help="Do not ask before data is lost. Safer with names from /dev/disk/by-id."
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Do not ask before overwriting data. Name disks by /dev/disk/by-id to avoid mistakes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result for each target as JSON.")
 @as_object(FlashOptions)
@@ -74,8 +77,8 @@ def command(options: FlashOptions) -> int:
 
     IMAGE is a build folder, or a disk image, which may be compressed (.zst, .xz, .gz, .bz2).
 
-    The first block, without which nothing boots, is written last, after everything else was read back. If the command
-    is interrupted or a card fails, run it again: it continues where it stopped.
+    The first block is written last, after everything else was read back, because a disk does not boot without it. If
+    the command is interrupted or a card fails, run the command again: it continues where it stopped.
     """
     seeds = node_seeds.SeedSources(options.media, options.nodes, options.profile, options.settings)
     node_seeds.check_options(len(options.targets), seeds, bmap=options.bmap, no_bmap=options.no_bmap)

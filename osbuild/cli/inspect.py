@@ -25,14 +25,14 @@ MOST = 10  # rows of a long list
 
 
 @click.command(short_help="show the contents of an image, or what an update changes")
-@click.argument("image", type=LOCATION)
+@click.argument("image", type=LOCATION, metavar="PATH")
 @click.option("--against", type=LOCATION, metavar="OLD",
-              help="Show what changes from OLD to IMAGE; each is a build folder or a bundle.")  # fmt: skip
+              help="Show what changes from OLD to PATH; each is a build folder or a bundle.")  # fmt: skip
 @click.option("--keys", "folder", type=LOCATION, metavar="FOLDER",
               help="Keys to check the bundle's signature with. Default: as for `edge-osbuild bundle`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(image: Path, against: Path | None, folder: Path | None, as_json: bool) -> None:
-    """Show partitions, slots, boot entries and components of IMAGE, a disk image, a build folder or a bundle.
+    """Show the partitions, slots, boot entries and components in PATH: a disk image, a build folder or a bundle.
 
     The exit status is 1 if a device that trusts the keys of --keys (or $EDGE_OSBUILD_KEYS) would refuse the bundle.
     """

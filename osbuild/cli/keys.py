@@ -65,7 +65,7 @@ class InitOptions:
     signer_token: str | None
 
 
-@command.command()
+@command.command(short_help="create a root and a first signer")
 @click.argument("folder", type=LOCATION)
 @click.option("--owner", required=True, metavar="NAME", help="Organization that owns the keys, for the certificates.")
 @private_key_options
@@ -113,7 +113,7 @@ class RotateOptions:
     uri: str | None
 
 
-@command.command()
+@command.command(short_help="create a new signer, or a new root")
 @folder_argument
 @private_key_options
 @click.option(
@@ -159,7 +159,7 @@ class RevokeOptions:
     reason: str
 
 
-@command.command()
+@command.command(short_help="revoke a signer, or remove a root from the keyring")
 @click.argument("name")
 @folder_argument
 @private_key_options
@@ -179,7 +179,7 @@ def revoke(options: RevokeOptions) -> None:
         log.note(f"bundles cannot be signed until there is a new signer; next: edge-osbuild keys rotate {keys.folder}")
 
 
-@command.command()
+@command.command(short_help="show all keys, their expiry dates and revocations")
 @folder_argument
 @click.option("--root-keys", type=LOCATION, metavar="FOLDER",
               help="Folder with the roots' private keys. Default: root/ in the key folder.")  # fmt: skip

@@ -21,7 +21,8 @@ from osbuild.pipeline.resolve import make_lock
 @click.option("--from", "folder", type=FOLDER,
               help="Folder with downloads, searched before the network.")  # fmt: skip
 @click.option("--without", multiple=True, metavar="SUITE",
-              help="Leave this suite out, such as trixie-security, if its signature does not match.")  # fmt: skip
+              help="Leave out this suite (such as trixie-security) if its index does not match its signed Release "
+                   "file.")  # fmt: skip
 def command(profile: str, arch: str | None, board: str | None, folder: Path | None, without: tuple[str, ...]) -> None:
     """Resolve every input of PROFILE again, and write its lock."""
     for loaded, target in chosen_boards(profile, arch, board):

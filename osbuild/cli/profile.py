@@ -1,4 +1,4 @@
-"""`edge-osbuild profile`: show, check and describe profiles."""
+"""`edge-osbuild profile`: show and check profiles, and print their JSON Schema."""
 
 import json
 
@@ -23,17 +23,20 @@ architecture = click.option(
 )
 
 
-@click.group(help="Show, check and describe profiles.")
+@click.group(help="Show and check profiles, and print their JSON Schema.")
 def command() -> None:
     pass
 
 
-@command.command(help="Print the JSON Schema of a profile.")
+@command.command(short_help="print the JSON Schema of a profile", help="Print the JSON Schema of a profile.")
 def schema() -> None:
     click.echo(json.dumps(make_schema(), indent=2))
 
 
-@command.command(help="Print the merged PROFILE, a shipped name or a file, with the origin of each value.")
+@command.command(
+    short_help="print a merged profile and the origin of each value",
+    help="Print the merged PROFILE, a shipped name or a file, with the origin of each value.",
+)
 @click.argument("profile", type=PROFILE)
 @architecture
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -48,7 +51,10 @@ def show(profile: str, arch: str | None, as_json: bool) -> None:
     )
 
 
-@command.command(help="Check each PROFILE, a shipped name or a file, and print what is wrong with it.")
+@command.command(
+    short_help="check profiles, and print their mistakes",
+    help="Check each PROFILE, a shipped name or a file, and print its mistakes.",
+)
 @click.argument("profile", type=PROFILE, nargs=-1, required=True)
 @architecture
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -1,4 +1,4 @@
-"""`edge-osbuild seed`: make the first-boot config of one node."""
+"""`edge-osbuild seed`: make the seed of one node, which is its configuration."""
 
 import json
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class SeedOptions:
     as_json: bool
 
 
-@click.command(short_help="make the seed of one node: its first-boot config")
+@click.command(short_help="make the seed of one node: its configuration")
 @click.argument("profile", type=PROFILE)
 @click.option(
     "--node", required=True, metavar="NAME", help="Name of the node, and its host name unless the profile sets one."

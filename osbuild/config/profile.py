@@ -1,14 +1,15 @@
 """Every key of a profile: the one table that the parser, the JSON Schema and the documentation come from.
 
-A field's metadata: `help` is the text for users; `pattern` and `choices` limit a string, `form` says in words what the
-pattern wants; `minimum` and `maximum` limit a number or size; of a list or mapping they limit the items, and `keys` and
+A field's metadata: `help` is the text for users; `pattern` and `choices` limit a string, `form` describes the
+pattern; `minimum` and `maximum` limit a number or size; of a list or mapping they limit the items, and `keys` and
 `keys_form` the names of a mapping's entries; `references` are the entries that may refer to a secret. `lines` allows a
 text of several lines. `secret` marks a reference that is resolved for the seed only; `path` marks values that name
-files, relative to the profile ("overlay", "element", "archive", "manifest"; "reference" where only those that begin
-with `file:` do). `affects` says what the key changes: "image" (the default: a change composes a new image), "seed"
-(first-boot config only) or "none"; it holds for everything below the key.
+files, relative to the profile ("overlay", "element", "archive", "manifest"; "reference": only values that
+begin with `file:`). `affects` says what the key changes: "image" (the default: a change makes a new image),
+"seed" (only the configuration of a node) or "none"; it also applies to all keys below the key.
 
-Patterns use only what Python's and ECMAScript's regular expressions have in common, since the JSON Schema carries them.
+Patterns use only the syntax that Python's and ECMAScript's regular expressions share, because the JSON Schema contains
+them.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from osbuild.shared import image_versions
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
-# RAUC compares versions by semver.org's rules; one that it can't compare could never be refused as too old.
 PATH = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
 ACCOUNT = r"^[a-z_][a-z0-9_-]{0,31}$"
 ACCOUNT_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
@@ -295,6 +295,7 @@ class Profile:
     """What one kind of node is, after `extends` has been followed and defaults filled in."""
 
     name: str = field(metadata=key("name of the profile, part of the image's name", pattern=NAME, form=NAME_FORM))
+    # RAUC compares versions by semver.org's rules. A device could not refuse a version that RAUC cannot compare.
     version: str = field(
         metadata=key(
             "version of the image",

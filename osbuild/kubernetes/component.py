@@ -1,4 +1,4 @@
-"""Kubernetes as a component of an image: a file tree laid over the root, for every distribution."""
+"""Kubernetes as a component of an image: a file tree that is copied over the root, for every distribution."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

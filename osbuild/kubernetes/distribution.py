@@ -53,7 +53,7 @@ class DistributionProgram:
 
 
 class Distribution(Protocol):
-    """A distribution of Kubernetes. `block` are the profile's settings, with the lock's version if there is a lock.
+    """A distribution of Kubernetes. `settings` are those of the profile, with the lock's version if there is a lock.
 
     `packages` are Debian packages. `network` are the folders of CNI plugins and of their configuration. With
     `network_template`, containerd fills in the range of pod addresses later.
@@ -64,28 +64,28 @@ class Distribution(Protocol):
     network: tuple[str, str]
     network_template: bool
 
-    def requested_version(self, block: KubernetesSettings) -> str:
+    def requested_version(self, settings: KubernetesSettings) -> str:
         """Return the version in the profile's settings, or the default version."""
         ...
 
-    def pin(self, block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
+    def pin(self, settings: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
         """Pin the version and its inputs. Raises `Error`, and `Unavailable` if no source has the release."""
         ...
 
-    def current_files(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
+    def current_files(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
         """Return the inputs of a locked version that this program and the profile pin now."""
         ...
 
-    def locked_settings(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
+    def locked_settings(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
         """Return the settings with the lock's pin."""
         ...
 
-    def key(self, block: KubernetesSettings, architecture: Architecture) -> list[Any]:
+    def key(self, settings: KubernetesSettings, architecture: Architecture) -> list[Any]:
         """Return the part of a content key for everything that the programs depend on."""
         ...
 
     def prepare(
-        self, block: KubernetesSettings, architecture: Architecture, sources: ComponentSources
+        self, settings: KubernetesSettings, architecture: Architecture, sources: ComponentSources
     ) -> DistributionProgram:
         """Download or build what is installed. Raises `Error`."""
         ...

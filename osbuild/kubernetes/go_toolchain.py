@@ -59,12 +59,12 @@ def unpack_toolchain(cache: Cache, folder: Path | None = None) -> Path:
 def harmless_flags(flags: str) -> list[str]:
     """Return the flags in the user's GOFLAGS that can be passed on. Raises `Error`."""
     try:
-        words = shlex.split(flags)
+        arguments = shlex.split(flags)
     except ValueError as error:
         message = f"the flags cannot be split into words: {error}"
         hint = "close the quotation in `go env GOFLAGS`, or unset GOFLAGS"
         raise Error(message, where="GOFLAGS", hint=hint) from error
-    return [flag for flag in words if flag.replace("--", "-").partition("=")[0] in HARMLESS]
+    return [flag for flag in arguments if flag.replace("--", "-").partition("=")[0] in HARMLESS]
 
 
 def go_environment(

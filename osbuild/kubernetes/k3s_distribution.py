@@ -30,31 +30,31 @@ class K3sDistribution:
     network = (f"/{PROGRAMS}", "/var/lib/kubernetes/agent/etc/cni/net.d")
     network_template = False
 
-    def requested_version(self, block: KubernetesSettings) -> str:
-        return k3s_release.requested_version(block)
+    def requested_version(self, settings: KubernetesSettings) -> str:
+        return k3s_release.requested_version(settings)
 
-    def pin(self, block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
-        chosen = k3s_release.find_release(block, architecture, context.downloads)
+    def pin(self, settings: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
+        chosen = k3s_release.find_release(settings, architecture, context.downloads)
         binary = k3s_release.download_binary(chosen, context.cache, context.downloads)
         k3s_payload.check_machine(binary, architecture)
         return Pin(chosen.version, {chosen.filename: chosen.sha256})
 
-    def current_files(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
+    def current_files(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
         name = k3s_release.binary_name(pin.version, architecture)
-        return {name: k3s_release.known_sha256(block, pin.version, architecture) or pin.files[name]}
+        return {name: k3s_release.known_sha256(settings, pin.version, architecture) or pin.files[name]}
 
-    def locked_settings(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
+    def locked_settings(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
         (sha256,) = pin.files.values()
-        return replace(block, version=pin.version, sha256={**block.sha256, architecture: sha256})
+        return replace(settings, version=pin.version, sha256={**settings.sha256, architecture: sha256})
 
-    def key(self, block: KubernetesSettings, architecture: Architecture) -> list[Any]:
+    def key(self, settings: KubernetesSettings, architecture: Architecture) -> list[Any]:
         code = [file_digest(path) for path in (Path(__file__), Path(k3s_payload.__file__), COMMAND)]
-        return [k3s_release.find_release(block, architecture).sha256, k3s_payload.FORMAT, code]
+        return [k3s_release.find_release(settings, architecture).sha256, k3s_payload.FORMAT, code]
 
     def prepare(
-        self, block: KubernetesSettings, architecture: Architecture, sources: ComponentSources
+        self, settings: KubernetesSettings, architecture: Architecture, sources: ComponentSources
     ) -> DistributionProgram:
-        chosen = k3s_release.find_release(block, architecture, sources.downloads)
+        chosen = k3s_release.find_release(settings, architecture, sources.downloads)
         program = k3s_release.download_binary(chosen, sources.cache, sources.downloads)
         unpacked = k3s_payload.unpack_payload(program, chosen.sha256, architecture, sources.cache, sources.tools())
 

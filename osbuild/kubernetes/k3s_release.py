@@ -40,9 +40,9 @@ class K3sRelease:
         return [f"{page}/{self.asset}" for page in release_pages(self.version, folder)]
 
 
-def requested_version(block: KubernetesSettings) -> str:
+def requested_version(settings: KubernetesSettings) -> str:
     """Return the profile's K3s version, or the newest pinned one if the profile has none."""
-    return block.version or next(iter(K3S))
+    return settings.version or next(iter(K3S))
 
 
 def binary_name(version: str, architecture: Architecture) -> str:
@@ -62,20 +62,20 @@ def release_pages(version: str, folder: Path | None = None) -> list[str]:
     return [*local, *remote, f"{RELEASES}/{quote(version)}"]
 
 
-def known_sha256(block: KubernetesSettings, version: str, architecture: Architecture) -> str | None:
+def known_sha256(settings: KubernetesSettings, version: str, architecture: Architecture) -> str | None:
     """Return the SHA-256 of a release that the profile or this program pins; None if neither does."""
-    pinned = block.sha256.get(architecture)
+    pinned = settings.sha256.get(architecture)
     return pinned.lower() if pinned else K3S.get(version, {}).get(architecture)
 
 
-def find_release(block: KubernetesSettings, architecture: Architecture, folder: Path | None = None) -> K3sRelease:
+def find_release(settings: KubernetesSettings, architecture: Architecture, folder: Path | None = None) -> K3sRelease:
     """Return the K3s release for the profile's settings.
 
     If its SHA-256 is not pinned, it is read from the release's checksum file. Raises `Unavailable` if no source has
     that file, and `Error` if it does not list the binary.
     """
-    version = requested_version(block)
-    sha256 = known_sha256(block, version, architecture)
+    version = requested_version(settings)
+    sha256 = known_sha256(settings, version, architecture)
     return K3sRelease(version, ASSETS[architecture], sha256 or published_sha256(version, architecture, folder))
 
 

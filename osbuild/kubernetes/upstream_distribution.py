@@ -25,28 +25,28 @@ class UpstreamDistribution:
     network = ("/usr/lib/cni", "/etc/cni/net.d")
     network_template = True
 
-    def requested_version(self, block: KubernetesSettings) -> str:
-        return upstream_versions.find_release(block.version).version
+    def requested_version(self, settings: KubernetesSettings) -> str:
+        return upstream_versions.find_release(settings.version).version
 
-    def pin(self, block: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
-        release = upstream_versions.find_release(block.version)
+    def pin(self, settings: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
+        release = upstream_versions.find_release(settings.version)
         return Pin(release.version, {name: file_digest(release.folder / name) for name in FILES})
 
-    def current_files(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
+    def current_files(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
         folder = upstream_versions.find_release(pin.version).folder
         return {name: file_digest(folder / name) for name in FILES}
 
-    def locked_settings(self, block: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
-        return replace(block, version=pin.version)
+    def locked_settings(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
+        return replace(settings, version=pin.version)
 
-    def key(self, block: KubernetesSettings, architecture: Architecture) -> list[Any]:
-        chosen = upstream_versions.find_release(block.version)
+    def key(self, settings: KubernetesSettings, architecture: Architecture) -> list[Any]:
+        chosen = upstream_versions.find_release(settings.version)
         return [upstream_programs.binary_key(chosen, architecture), file_digest(Path(__file__))]
 
     def prepare(
-        self, block: KubernetesSettings, architecture: Architecture, sources: ComponentSources
+        self, settings: KubernetesSettings, architecture: Architecture, sources: ComponentSources
     ) -> DistributionProgram:
-        chosen = upstream_versions.find_release(block.version)
+        chosen = upstream_versions.find_release(settings.version)
 
         def install(tree: Path) -> None:
             binary = upstream_programs.build_binary(chosen, architecture, sources.cache, sources.downloads)

@@ -66,10 +66,10 @@ def find_inputs(loaded: LoadedProfile, board: Board, lock: Lock, keys: KeyFolder
     trust = update_trust.trust_files(compatible_of(profile.name, board.name), keys, boot=ESP_MOUNT_POINT)
     overlay_folders = tuple(paths.overlay_path(name, loaded.folder) for name in profile.overlays)
     elements = tuple(paths.element_path(name, loaded.folder) for name in profile.elements)
-    block, kubernetes_key = profile.kubernetes, ""
-    if block.role != "none":
-        block = locked_kubernetes(loaded, lock)
-        kubernetes_key = component.component_key(block, lock.architecture, base=loaded.folder)
+    settings, kubernetes_key = profile.kubernetes, ""
+    if settings.role != "none":
+        settings = locked_kubernetes(loaded, lock)
+        kubernetes_key = component.component_key(settings, lock.architecture, base=loaded.folder)
     root = RootfsRecipe(lock.packages, lock.architecture, tools_tree_key(lock.root_tools), elements)
     initrd = InitrdRecipe(lock.initrd, lock.kernel, lock.architecture, board.modules)
     rootfs, overlays = root.key, tree_digest(*overlay_folders)
@@ -79,5 +79,5 @@ def find_inputs(loaded: LoadedProfile, board: Board, lock: Lock, keys: KeyFolder
         lock.architecture, to_json(board), {str(path): data.decode() for path, data in trust.items()},
     )  # fmt: skip
     return BuildInputs(
-        loaded, board, lock, keys, trust, overlay_folders, elements, block, root, initrd, overlays, rootfs, base, key
+        loaded, board, lock, keys, trust, overlay_folders, elements, settings, root, initrd, overlays, rootfs, base, key
     )

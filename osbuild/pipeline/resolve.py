@@ -35,8 +35,8 @@ def wanted_packages(loaded: LoadedProfile, distribution: str | None = None) -> l
 
     `distribution` is the Kubernetes distribution in the lock, if it differs from the profile's.
     """
-    block = loaded.profile.kubernetes
-    cluster_packages = DISTRIBUTIONS[distribution or block.distribution].packages if block.role != "none" else ()
+    settings = loaded.profile.kubernetes
+    cluster_packages = DISTRIBUTIONS[distribution or settings.distribution].packages if settings.role != "none" else ()
     return sorted({*PACKAGES, *cluster_packages, *loaded.profile.packages})
 
 
@@ -48,9 +48,9 @@ def kernel_flavour(loaded: LoadedProfile, board: Board) -> str:
 def request_key(loaded: LoadedProfile, board: Board) -> str:
     """Return the content key of everything that is resolved. A lock with another request key is out of date."""
     profile = loaded.profile
-    block = profile.kubernetes
-    sha256 = block.sha256.get(board.architecture)
-    pinned = [block.role != "none", block.distribution, block.version, block.if_unavailable, sha256]
+    settings = profile.kubernetes
+    sha256 = settings.sha256.get(board.architecture)
+    pinned = [settings.role != "none", settings.distribution, settings.version, settings.if_unavailable, sha256]
     return content_key(
         FORMAT,
         SUITE,
@@ -113,25 +113,25 @@ def make_lock(loaded: LoadedProfile, board: Board, context: BuildContext, *, wit
 
 
 def pin_kubernetes(
-    block: KubernetesSettings, architecture: Architecture, context: BuildContext
+    settings: KubernetesSettings, architecture: Architecture, context: BuildContext
 ) -> LockedKubernetes | None:
     """Return the distribution to build and its inputs; the profile's substitute if a release cannot be downloaded.
 
     Later steps use the result in the lock and do not resolve Kubernetes again.
     """
-    if block.role == "none":
+    if settings.role == "none":
         return None
-    distribution = DISTRIBUTIONS[block.distribution]
+    distribution = DISTRIBUTIONS[settings.distribution]
     requested = reason = None
     try:
-        pin = distribution.pin(block, architecture, context)
+        pin = distribution.pin(settings, architecture, context)
     except Unavailable as error:
-        if block.if_unavailable is None:
+        if settings.if_unavailable is None:
             raise
-        requested = f"{distribution.name} {distribution.requested_version(block)}"
+        requested = f"{distribution.name} {distribution.requested_version(settings)}"
         reason = " ".join(error.message.split())
-        distribution = DISTRIBUTIONS[block.if_unavailable]
-        pin = distribution.pin(replace(block, version=None, sha256={}), architecture, context)
+        distribution = DISTRIBUTIONS[settings.if_unavailable]
+        pin = distribution.pin(replace(settings, version=None, sha256={}), architecture, context)
     return LockedKubernetes(
         distribution=distribution.name, version=pin.version, files=pin.files, requested=requested, reason=reason
     )
@@ -139,17 +139,17 @@ def pin_kubernetes(
 
 def locked_kubernetes(loaded: LoadedProfile, lock: Lock) -> KubernetesSettings:
     """Return the profile's settings with the lock's pins. Raises `Error` if this program now pins other inputs."""
-    pinned, block = lock.kubernetes, loaded.profile.kubernetes
+    pinned, settings = lock.kubernetes, loaded.profile.kubernetes
     hint = AGAIN.format(profile=argument(loaded.files[-1]))
     if pinned is None or pinned.distribution not in DISTRIBUTIONS:
         raise Error("the lock does not pin Kubernetes", hint=hint)
     distribution = DISTRIBUTIONS[pinned.distribution]
     pin = Pin(pinned.version, pinned.files)
-    if distribution.current_files(block, lock.architecture, pin) != pin.files:
+    if distribution.current_files(settings, lock.architecture, pin) != pin.files:
         message = f"the lock pins different inputs for Kubernetes {pin.version} than this version of edge-osbuild"
         raise Error(message, hint=hint)
-    settings = distribution.locked_settings(block, lock.architecture, pin)
-    return replace(settings, distribution=distribution.name, if_unavailable=None)
+    locked_settings = distribution.locked_settings(settings, lock.architecture, pin)
+    return replace(locked_settings, distribution=distribution.name, if_unavailable=None)
 
 
 def current_lock(loaded: LoadedProfile, board: Board, context: BuildContext) -> Lock:

@@ -70,7 +70,7 @@ def choose_accelerator(
             raise Error(f"KVM cannot run this guest: {reason}", hint="use --accel tcg")
         return kvm
     if reason is None:
-        reason = _verdict(board, wrap, root, cache or Cache())
+        reason = _kvm_problem(board, wrap, root, cache or Cache())
     if reason is None:
         return kvm
     log.debug(f"no KVM: {reason}")
@@ -89,7 +89,7 @@ def _obstacle(board: Board) -> str | None:
     return None
 
 
-def _verdict(board: Board, wrap: Wrap, root: Path, cache: Cache) -> str | None:
+def _kvm_problem(board: Board, wrap: Wrap, root: Path, cache: Cache) -> str | None:
     """Return why KVM does not work; None if it works."""
     program = f"qemu-system-{board.architecture.to_qemu()}"
     version = run_command(wrap([program, "--version"], []))
@@ -113,9 +113,9 @@ def probe_command(board: Board, root: Path) -> list[str]:
 
 
 def probe_kvm(command: Sequence[str], wrap: Wrap, seconds: float = PROBE_SECONDS) -> str | None:
-    """Return why the firmware in `command` has not started within `seconds`; None if it has.
+    """Return why the firmware in `command` has not started within `seconds`; None if it has started.
 
-    It has started when it looks for a boot device, because it has then used every mode of the processor.
+    Firmware that looks for a boot device has started: it has used every mode of the processor by then.
     """
     guarded = Guarded(Path("/var/tmp"))
     try:

@@ -151,7 +151,7 @@ class Machine:
         return self._session.events
 
     def save(self, name: str) -> None:
-        """Store memory and first disk in the disk's overlay under `name`, with the UEFI variables in a file.
+        """Store memory and first disk as the saved state `name` in the qcow2 file of the disk, and the UEFI variables.
 
         Not for a disk whose writes are logged, because the log can't be reverted.
         """

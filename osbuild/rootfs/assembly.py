@@ -39,7 +39,7 @@ IMAGE_STATE = {"var/lib/dpkg": "usr/lib/sysimage/dpkg", "var/lib/pam": "usr/lib/
 
 @dataclass(frozen=True)
 class RootContents:
-    """What a root is assembled from: a tar, and `trees` laid over it in order. `epoch` is in seconds since 1970."""
+    """What a root is made of: a tar, and `trees` that are copied over it in order. `epoch` is in seconds since 1970."""
 
     tools: ToolsTree
     root_tar: Path
@@ -90,7 +90,7 @@ def assemble_base(target: Path, contents: RootContents) -> None:
 
 
 def unpack_root(target: Path, contents: RootContents) -> ImageRoot:
-    """Unpack the tar to the new folder `target`, and lay the trees over it."""
+    """Unpack the tar to the new folder `target`, and copy the trees over it."""
     root_tar = contents.root_tar
     target.mkdir()
     contents.tools.run_command(

@@ -28,7 +28,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class RootfsRecipe:
-    """What a root is made of. `tools` is the content key of the tools that compose it.
+    """What a root is made of. `tools` is the content key of the tools that make it.
 
     `own` is a folder with the element `edge-debian`, `elements` are folders of elements to run after it.
     """

@@ -51,14 +51,14 @@ def proxy_exceptions(profile: Profile) -> list[str]:
             exceptions += [
                 part for text in link.addresses for part in (text.partition("/")[0], str(ip_interface(text).network))
             ]
-    block = profile.kubernetes
-    if block.role != "none":
-        cluster = node_settings(block)
+    settings = profile.kubernetes
+    if settings.role != "none":
+        cluster = node_settings(settings)
         domain = cluster.option("cluster-domain", "cluster.local")
         ranges = [text for both in (cluster.cluster_cidr, cluster.service_cidr) for text in both.split(",")]
         exceptions += [STABLE_ADDRESS, *ranges, ".svc", f".{domain}"]
-        if block.node_ip:
-            exceptions += block.node_ip.split(",")
-        if block.server and (host := urlsplit(block.server).hostname):
+        if settings.node_ip:
+            exceptions += settings.node_ip.split(",")
+        if settings.server and (host := urlsplit(settings.server).hostname):
             exceptions.append(host)
     return list(dict.fromkeys([*exceptions, *profile.network.proxy.no_proxy]))

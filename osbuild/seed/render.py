@@ -111,16 +111,16 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
-def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, Any] | None:
+def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str, Any] | None:
     """Return the contents of /etc/edge-osbuild/kubernetes.json, with secrets resolved; None without Kubernetes.
 
     Raises `Error`.
     """
-    if block.role == "none":
+    if settings.role == "none":
         return None
-    if block.role == "agent":
+    if settings.role == "agent":
         for name in ("server", "token"):
-            if getattr(block, name) is None:
+            if getattr(settings, name) is None:
                 example = "https://NAME:6443" if name == "server" else "file:PATH"
                 raise Error(
                     f"an agent node needs `{name}` to join its cluster",
@@ -128,10 +128,12 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
                     hint=f"add it to the profile, or give `--set kubernetes.{name}={example}`",
                 )
     values: dict[str, Any] = {
-        key.name: getattr(block, key.name) for key in dataclasses.fields(block) if key.metadata.get("affects") == "seed"
+        key.name: getattr(settings, key.name)
+        for key in dataclasses.fields(settings)
+        if key.metadata.get("affects") == "seed"
     }
-    if block.token is not None:
-        token = values["token"] = secrets.resolve_secret(block.token, folder=folder)
+    if settings.token is not None:
+        token = values["token"] = secrets.resolve_secret(settings.token, folder=folder)
         if len(token) < SHORTEST_TOKEN:
             log.warn(
                 f"kubernetes.token has only {len(token)} characters, and anyone who guesses it can add nodes to the "
@@ -139,10 +141,12 @@ def kubernetes_settings(block: KubernetesSettings, folder: Path) -> dict[str, An
             )
     values["config"] = {
         name: secrets.resolve_secret(value, folder=folder) if kubernetes.is_reference(name, value) else value
-        for name, value in block.config.items()
+        for name, value in settings.config.items()
     }
     try:
-        cluster_ranges.check_ranges(kubernetes.node_settings(block).ranges, ipv6=not kubernetes.may_be_upstream(block))
+        cluster_ranges.check_ranges(
+            kubernetes.node_settings(settings).ranges, ipv6=not kubernetes.may_be_upstream(settings)
+        )
     except cluster_ranges.RangeError as error:
         raise Error(str(error), where=f"kubernetes, {error.name}", hint=error.hint) from error
     return record_to_json(KubernetesSeed(format=FORMAT, **values))

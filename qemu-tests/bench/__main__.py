@@ -42,7 +42,7 @@ MEASUREMENTS = {
     "switch": ("switch", "a pod's downtime when its node switches slots, against a reboot"),
     "rollback": ("rollback", "from the failure of a new version to the old one Ready"),
     "cuts": ("cuts", "power cuts that the tests have tried, and survived"),
-    "warm": ("warm", "builds after nothing, first-boot config and one overlay file changed"),
+    "warm": ("warm", "builds after no change, and after changes of a node's configuration and of one overlay file"),
 }
 GROUPS = {"updates": ("download", "install", "switch", "rollback", "cuts")}
 RESULTS = paths.PROJECT / "build"

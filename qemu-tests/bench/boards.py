@@ -40,5 +40,5 @@ def first_boot(site: BenchSite, board: Board) -> tuple[float, float]:
     with boot_image(site, site.image(PROFILE, board.name), None, board=board) as machine:
         machine.wait_complete()
         if machine.watch.handed_over is None:
-            raise Error(f"the console of {board.name} has not told when its firmware was done")
+            raise Error(f"the console of {board.name} does not show the end of its firmware")
         return machine.complete(), machine.watch.handed_over - machine.power_on()

@@ -1,4 +1,4 @@
-"""The time from power-on to a Ready node, stage by stage."""
+"""The time from power-on to a Ready node, phase by phase."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ BASE = "edge-server"
 MEMORY = 3 * 2**30
 API = {"upstream": "kube-apiserver.service", "k3s": "k3s-server.service"}
 KUBELET = {"upstream": "kubelet.service", "k3s": "k3s-server.service"}
-# Units that are drawn below the stages, if the image has them.
+# Units that are drawn below the phases, if the image has them.
 UNITS = (
     "systemd-modules-load", "systemd-journald", "edge-identity", "edge-seed", "edge-cloud-init", "systemd-networkd",
     "edge-kubernetes-prepare", "containerd", "edge-images", "kine", "k3s-server", "kube-apiserver",
@@ -58,7 +58,7 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     picture = site.results / f"bench-boot{suffix}.svg"
     write_output(picture, draw_timelines({"first boot": first, "second boot": second}).encode())
     figures = [*used, Figure(f"ready{suffix}", "power-on to Ready, TCG, first boot", first.ready, "s", ready)]
-    figures += [Figure(f"ready_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in first.stages]
+    figures += [Figure(f"ready_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in first.phases]
     figures.append(Figure(f"complete{suffix}", "  power-on to boot complete", first.complete, "s"))
     if first.network is not None:
         figures.append(Figure(f"network{suffix}", "  power-on to pod network", first.network, "s"))
@@ -66,7 +66,7 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     figures.append(Figure(f"commit_delay{suffix}", title, first.commit_delay, "s", 10))
     figures.append(Figure(f"ready_second{suffix}", "power-on to Ready, TCG, second boot", second.ready, "s"))
     figures += [
-        Figure(f"ready_second_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in second.stages
+        Figure(f"ready_second_{span.name}{suffix}", f"  {span.name}", span.seconds, "s") for span in second.phases
     ]
     figures.append(Figure(f"complete_second{suffix}", "  power-on to boot complete", second.complete, "s"))
     boots = {"first_boot": asdict(first), "second_boot": asdict(second)}
@@ -75,7 +75,7 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
 
 
 def observe_boot(machine: Booted, distribution: str) -> Timeline:
-    """Read the timeline of a complete boot from its guest. Raises `Error` if the end of a stage is unknown."""
+    """Read the timeline of a complete boot from its guest. Raises `Error` if the end of a phase is unknown."""
     run = machine.guest.run
     zero, uncertain = machine.kernel_start()
     names = [f"{unit}.service" for unit in UNITS]
@@ -113,17 +113,17 @@ def observe_boot(machine: Booted, distribution: str) -> Timeline:
     complete = units.get(COMPLETE, (None, None))[1]
     if complete is None:
         raise Error(f"{COMPLETE} was never reached")
-    return Timeline(boot_stages(marks), tuple(spans), zero + complete - start, uncertain, witness, since(network))
+    return Timeline(boot_phases(marks), tuple(spans), zero + complete - start, uncertain, witness, since(network))
 
 
-def boot_stages(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
+def boot_phases(marks: Mapping[str, float | None]) -> tuple[Span, ...]:
     """Return spans that end at `marks`, in seconds since power-on. Raises `Error` if a mark is missing or too early."""
     spans, begin = [], 0.0
     for name, end in marks.items():
         if end is None:
-            raise Error(f"the guest has not told when the stage `{name}` was over", where="boot time line")
+            raise Error(f"the guest does not report the end of the phase `{name}`", where="boot time line")
         if end < begin:
-            raise Error(f"the stage `{name}` was over {begin - end:.2f} s before it began", where="boot time line")
+            raise Error(f"the phase `{name}` ended {begin - end:.2f} s before it began", where="boot time line")
         spans.append(Span(name, begin, end))
         begin = end
     return tuple(spans)

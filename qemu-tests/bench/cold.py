@@ -65,8 +65,8 @@ def measure(site: BenchSite) -> Measured:
 
 def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, float]:
     """Compile Kubernetes unless it is in the cache. Returns whether it was compiled, and the seconds."""
-    block = loaded.profile.kubernetes
-    block = replace(block, version=upstream_versions.find_release(None).version)
+    settings = loaded.profile.kubernetes
+    settings = replace(settings, version=upstream_versions.find_release(None).version)
     folder = site.cache.folder("kubernetes")
     before = {path.name for path in folder.iterdir()}
     begin = time.monotonic()
@@ -76,7 +76,7 @@ def compile_kubernetes(site: BenchSite, loaded: LoadedProfile) -> tuple[bool, fl
             BuildContext(site.cache),
             lambda: tools_tree.unlocked_tools_tree(site.cache, "finish", tools_tree.IMAGE_TOOLS, "tools"),
         )
-        component.build_component(block, loaded.profile.architecture, replace(sources, base=loaded.folder))
+        component.build_component(settings, loaded.profile.architecture, replace(sources, base=loaded.folder))
     seconds = time.monotonic() - begin
     return {path.name for path in folder.iterdir()} != before, seconds
 

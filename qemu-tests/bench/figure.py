@@ -24,7 +24,7 @@ class Figure:
         return self.target is not None and self.value > self.target
 
     @property
-    def verdict(self) -> str:
+    def status(self) -> str:
         """`OVER` or `ok`, for the table; empty without a target."""
         if self.target is None:
             return ""
@@ -64,6 +64,6 @@ def figures_table(measured: Sequence[Measured]) -> Table:
             target = "" if figure.target is None else f"≤ {figure.target:g} {figure.unit}"
             style = "bold red" if figure.over else "green" if figure.target is not None else None
             table.add_row(
-                escape(figure.title), format_value(figure.value, figure.unit), target, figure.verdict, style=style
+                escape(figure.title), format_value(figure.value, figure.unit), target, figure.status, style=style
             )
     return table

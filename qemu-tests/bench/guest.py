@@ -83,7 +83,7 @@ class Booted:
             if event["event"] == "RESUME":
                 stamp = event["timestamp"]
                 return float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
-        raise Error("QEMU has not told when the machine began to run")
+        raise Error("QEMU did not report when the machine began to run")
 
     def kernel_start(self) -> tuple[float, float]:
         """Return when the guest's monotonic clock was 0, in seconds since 1970 by the host's clock, and its error."""

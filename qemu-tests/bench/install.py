@@ -23,7 +23,7 @@ MEANING = (
     f"Version {VERSION} into the empty slot b of a device that runs N, without the switch: root, hash tree and boot "
     "file. Ours is `edge-agent update install` from its start to its end, checking the signature and noting what is "
     "done included, from a file on the data partition and streamed from a web server. dd writes the files themselves, "
-    "from the data partition to the same two partitions and to the boot partition: bs=1M conv=fsync. Every run begins "
+    "from the data partition to the same two partitions and to the ESP: bs=1M conv=fsync. Every run begins "
     f"with the same saved state and empty caches; by turns, medians of {TIMES}. Under emulation sha256 is slow, and "
     "ours hashes every block: real hardware does better."
 )

@@ -23,14 +23,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """One boot: `stages` follow each other without a gap, `units` overlap; `complete` is boot-complete.target.
+    """One boot: `phases` follow each other without a gap, `units` overlap; `complete` is boot-complete.target.
 
     `uncertain` is the error, in seconds, of the offset between host's and guest's clock; `witness` is the source of
     the time of Ready. `network` is when K3s' flannel can give pods addresses, in seconds since power-on; None on
     upstream.
     """
 
-    stages: tuple[Span, ...]
+    phases: tuple[Span, ...]
     units: tuple[Span, ...]
     complete: float
     uncertain: float
@@ -40,7 +40,7 @@ class Timeline:
     @property
     def ready(self) -> float:
         """Seconds from power-on to Ready."""
-        return self.stages[-1].end
+        return self.phases[-1].end
 
     @property
     def commit_delay(self) -> float:
@@ -60,20 +60,20 @@ def draw_timelines(boots: Mapping[str, Timeline]) -> str:
         y += 26
         height = BAR + 8 + ROW * len(boot.units)
         parts += _grid(y, height, last, scale)
-        for number, stage in enumerate(boot.stages):
-            parts.append(_bar(stage, y, BAR, COLOURS[number % len(COLOURS)], scale))
-            wide = stage.seconds * scale
-            if wide > 7 * len(stage.name) + 8:
-                parts.append(_text(LABELS + stage.begin * scale + 4, y + 17, stage.name, "fill='white'"))
+        for number, phase in enumerate(boot.phases):
+            parts.append(_bar(phase, y, BAR, COLOURS[number % len(COLOURS)], scale))
+            wide = phase.seconds * scale
+            if wide > 7 * len(phase.name) + 8:
+                parts.append(_text(LABELS + phase.begin * scale + 4, y + 17, phase.name, "fill='white'"))
         complete = LABELS + boot.complete * scale
         parts.append(f"<path d='M{complete:.1f} {y}v{height}' stroke='#b00' stroke-dasharray='4 3'/>")
-        parts.append(_text(10, y + 17, "stages (dashed: boot complete)"))
+        parts.append(_text(10, y + 17, "phases (dashed: boot complete)"))
         y += BAR + 8
         for unit in boot.units:
             parts.append(_bar(unit, y, ROW - 5, "#9aa5b1", scale))
             parts.append(_text(10, y + 11, unit.name))
             y += ROW
-        legend = "   ".join(f"{stage.name} {stage.seconds:.1f} s" for stage in boot.stages)
+        legend = "   ".join(f"{phase.name} {phase.seconds:.1f} s" for phase in boot.phases)
         parts.append(_text(10, y + 32, legend))
         y += 56
     head = f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{y}' viewBox='0 0 {WIDTH} {y}'"

@@ -1,4 +1,4 @@
-"""The time of builds with a warm cache, after a change of nothing, of first-boot config, or of one overlay file."""
+"""The time of builds with a warm cache: after no change, a change of a node's configuration, or of one overlay file."""
 
 import statistics
 from pathlib import Path
@@ -22,18 +22,18 @@ def measure(site: BenchSite) -> Measured:
     profile = site.image(BASE)
     with log.step("nothing changed"):
         nothing = statistics.median(time_build(site, profile, fresh=False) for _ in range(TIMES))
-    with log.step("only first-boot config changed"):
+    with log.step("only the node's configuration changed"):
         config = statistics.median(time_first_boot_change(site, profile, f"bench-{number}") for number in range(TIMES))
     with log.step("one overlay file changed"):
         overlay = time_overlay_change(site, profile)
     return Measured(
         [
             Figure("nothing", "build, nothing changed", nothing, "s", 2),
-            Figure("config", "build and seed, first-boot config changed", config, "s", 2),
+            Figure("config", "build and seed, only the node's configuration changed", config, "s", 2),
             Figure("overlay", "build, one overlay file changed", overlay, "s", 25),
         ],
         f"`edge-osbuild build` of {BASE} as a process of its own, from start to end; the first two are medians of "
-        f"{TIMES}. The config that changes is `hostname`, and `edge-osbuild seed` is part of that time. The overlay "
+        f"{TIMES}. The key that changes is `hostname`, and `edge-osbuild seed` is part of that time. The overlay "
         "file is one more in the first of the profile's overlays.",
     )
 
@@ -44,7 +44,7 @@ def time_build(site: BenchSite, profile: Path, *, fresh: bool) -> float:
     seconds = site.build(profile)
     if (image_state(site, profile) != before) != fresh:
         raise Error(
-            "the build should have made another image" if fresh else "the build has made the image anew",
+            "the build should have made another image" if fresh else "the build has made the image again",
             where=str(profile),
             hint="does anything else change the checkout while this runs?",
         )

@@ -58,9 +58,9 @@ PC = board("x86_64")
 
 
 def test_a_figure_at_its_target_is_good_and_above_it_is_not() -> None:
-    assert Figure("n", "t", 2.0, "s", 2).verdict == "ok"
-    assert Figure("n", "t", 2.01, "s", 2).verdict == "OVER"
-    assert Figure("n", "t", 9.0, "s").verdict == ""
+    assert Figure("n", "t", 2.0, "s", 2).status == "ok"
+    assert Figure("n", "t", 2.01, "s", 2).status == "OVER"
+    assert Figure("n", "t", 9.0, "s").status == ""
     assert Figure("n", "t", 2.01, "s", 2).to_json()["over"] is True
 
 
@@ -106,12 +106,12 @@ def test_times_in_kernel_and_journal_lines() -> None:
 
 
 def test_stages_follow_each_other_from_power_on() -> None:
-    spans = boot.boot_stages({"firmware": 2.0, "kernel": 5.5, "Ready": 60.0})
+    spans = boot.boot_phases({"firmware": 2.0, "kernel": 5.5, "Ready": 60.0})
     assert spans == (Span("firmware", 0.0, 2.0), Span("kernel", 2.0, 5.5), Span("Ready", 5.5, 60.0))
     with pytest.raises(Error, match="kernel"):
-        boot.boot_stages({"firmware": 2.0, "kernel": None})
+        boot.boot_phases({"firmware": 2.0, "kernel": None})
     with pytest.raises(Error, match="before it began"):
-        boot.boot_stages({"firmware": 2.0, "kernel": 1.0})
+        boot.boot_phases({"firmware": 2.0, "kernel": 1.0})
 
 
 def test_the_end_of_the_firmware_is_recognised_even_in_split_output() -> None:
@@ -133,8 +133,8 @@ def test_the_delay_of_a_commit_begins_when_node_and_images_are_ready() -> None:
 
 
 def test_the_picture_is_svg_with_every_stage_and_unit() -> None:
-    stages = boot.boot_stages({"firmware": 2.0, "A & B": 5.0, "Ready": 60.0})
-    timeline = Timeline(stages, (Span("<unit>", 3.0, 70.0),), 65.0, 0.05, "kubelet")
+    phases = boot.boot_phases({"firmware": 2.0, "A & B": 5.0, "Ready": 60.0})
+    timeline = Timeline(phases, (Span("<unit>", 3.0, 70.0),), 65.0, 0.05, "kubelet")
     root = ElementTree.fromstring(draw_timelines({"first boot": timeline, "second boot": timeline}))
     titles = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == ["firmware: 0.00 to 2.00 s", "A & B: 2.00 to 5.00 s", "Ready: 5.00 to 60.00 s",

@@ -39,7 +39,7 @@ def test_bytes_are_counted_where_they_lie_and_as_often_as_they_are_sent() -> Non
 
 def test_a_download_is_a_share_of_the_bundle_with_its_large_parts() -> None:
     fetched = Fetched(100_000, 1_010, {"a": 400, "b": 600, "c": 10}, 9, {})
-    rows = [(figure.name, figure.value, figure.verdict) for figure in fetched.figures("x", "title", 1)]
+    rows = [(figure.name, figure.value, figure.status) for figure in fetched.figures("x", "title", 1)]
     assert rows == [("download_x", 1.01, "OVER"), ("download_x_b", 0.6, ""), ("download_x_a", 0.4, "")]
 
 
@@ -116,7 +116,7 @@ def test_power_cuts_are_read_from_what_the_tests_have_written(site: BenchSite) -
     write(site, "power-random", cuts=8, survived=8)
     write(site, "flush-states", flushes=90, states=400, bad=0)
     measured = cuts.measure(site)
-    assert [(figure.value, figure.verdict) for figure in measured.figures] == [(8, ""), (0, "ok"), (400, ""), (0, "ok")]
+    assert [(figure.value, figure.status) for figure in measured.figures] == [(8, ""), (0, "ok"), (400, ""), (0, "ok")]
     assert "2026-01-02" in measured.notes[0] and "2026-01-02" in measured.notes[-1]
     write(site, "power-cluster-back", cuts=4, survived=3)
     assert [figure.value for figure in cuts.measure(site).figures] == [8, 0, 4, 1, 400, 0]

@@ -69,7 +69,7 @@ class Machine:
 
     root: Path
     shell: Path
-    words: list[str] = field(default_factory=list)
+    kernel_arguments: list[str] = field(default_factory=list)
 
     def disk(
         self, name: str, place: str, esp: UUID | None = None, *, labels: tuple[str, ...] = LABELS, sector: int = 512,
@@ -112,7 +112,7 @@ class Machine:
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run functions of disk.sh."""
-        write(self.root / "cmdline", " ".join(["edge.slot=a", *self.words]) + "\n")
+        write(self.root / "cmdline", " ".join(["edge.slot=a", *self.kernel_arguments]) + "\n")
         environment = {"PATH": str(self.shell)}
         text = f"sys={self.root}/sys dev={self.root}/dev cmdline={self.root}/cmdline; . {DISK}; {command}"
         result = subprocess.run([self.shell / "sh", "-c", text], env=environment, capture_output=True, text=True)
@@ -173,7 +173,7 @@ def test_a_unified_kernel_image_that_the_firmware_starts_itself_says_its_partiti
 def test_u_boots_partition_is_taken_from_the_kernel_command_line(machine: Machine) -> None:
     machine.disk("mmcblk0", "platform/mmc0")
     esp = machine.disk("mmcblk1", "platform/mmc1")
-    machine.words = [f"edge.esp={esp}", "edge.device=mmc:0"]
+    machine.kernel_arguments = [f"edge.esp={esp}", "edge.device=mmc:0"]
     assert machine.chosen() == "mmcblk1"
 
 
@@ -266,14 +266,14 @@ def test_of_two_copies_on_a_board_the_kind_of_device_that_u_boot_read_is_taken(
     machine.disk("mmcblk1", "platform/mmc1", esp)
     machine.disk("nvme0n1", NVME, esp)
     machine.disk("sda", "platform/usb1/1-1/1-1:1.0/host0/target0:0:0/0:0:0:0", esp)
-    machine.words = [f"edge.esp={esp}", f"edge.device={device}"]
+    machine.kernel_arguments = [f"edge.esp={esp}", f"edge.device={device}"]
     assert machine.chosen() == chosen
 
 
 def test_no_disk_of_another_kind_stands_in_for_the_card_that_u_boot_read(machine: Machine) -> None:
     esp = machine.disk("mmcblk0", "platform/mmc0")
     machine.disk("sda", "platform/usb1/1-1/1-1:1.0/host0/target0:0:0/0:0:0:0", esp)
-    machine.words = [f"edge.esp={esp}", "edge.device=mmc:0"]
+    machine.kernel_arguments = [f"edge.esp={esp}", "edge.device=mmc:0"]
     assert machine.chosen(refused="mmcblk0", elsewhere="yes") == ""
     machine.disk("mmcblk1", "platform/mmc1", esp)
     assert machine.chosen(refused="mmcblk0", elsewhere="yes") == "mmcblk1", "U-Boot's 0 may be Linux' 1"
@@ -301,7 +301,7 @@ def test_without_a_word_of_the_boot_loader_each_disk_with_the_slot_is_tried(mach
 def test_a_further_try_differs_from_a_good_slot_and_from_the_last_try(
     machine: Machine, arguments: list[str], path: str | None, another: bool
 ) -> None:
-    machine.words = arguments
+    machine.kernel_arguments = arguments
     if path:
         machine.variable(LOADER, "LoaderBootCountPath", f"{path}\0".encode("utf-16-le"))
     assert (machine.run("another_try").returncode == 0) is another

@@ -14,8 +14,8 @@ from osbuild.shared.errors import Error, UsageError
 from tests.support.interrupts import interrupt_at_import
 
 
-def edge(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "osbuild", *words]
+def edge(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "osbuild", *arguments]
     path = str(Path(sys.executable).parent) + ":/usr/bin:/bin"
     return subprocess.run(
         command,
@@ -26,9 +26,9 @@ def edge(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def status(*words: str) -> object:
+def status(*arguments: str) -> object:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(list(words))
+        cli.main(list(arguments))
     return stopped.value.code
 
 
@@ -155,8 +155,8 @@ def test_ctrl_c_during_imports_prints_one_line(module: str) -> None:
 
 
 def test_a_missing_profile_is_an_error_that_lists_the_shipped_profiles(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["profile", "show"], ["profile", "check"], ["build"], ["lock"], ["seed", "--node", "n"]):
-        assert status(*words) == 2
+    for arguments in (["profile", "show"], ["profile", "check"], ["build"], ["lock"], ["seed", "--node", "n"]):
+        assert status(*arguments) == 2
         message = capsys.readouterr().err
         assert "Missing argument 'PROFILE" in message and "edge-agent, edge-server, minimal" in message
 

@@ -69,9 +69,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def status(*words: str | Path) -> object:
+def status(*arguments: str | Path) -> object:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in words])
+        cli.main([str(word) for word in arguments])
     return stopped.value.code
 
 
@@ -296,11 +296,11 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_a_clear_error(
     shutil.copy(lab / "disk.img", path)
     seek, left = os.lseek, [3]
 
-    def shrinking(*words: int) -> int:
+    def shrinking(*arguments: int) -> int:
         left[0] -= 1
         if not left[0]:
             os.truncate(path, 2**20)
-        return seek(*words)
+        return seek(*arguments)
 
     monkeypatch.setattr(os, "lseek", shrinking)
     clear_error(["flash", str(path), str(lab / "out"), "--yes"], capsys)

@@ -23,7 +23,7 @@ STRANGE = ["with space", "comma,colon:", "-dash", "ümlaut", "quote\"'", os.fsde
 
 
 def commands(group: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command below a group with its words."""
+    """Every command below a group with its arguments."""
     if isinstance(group, click.Group):
         for subcommand_name in group.list_commands(click.Context(group)):
             subcommand = group.get_command(click.Context(group), subcommand_name)
@@ -33,9 +33,9 @@ def commands(group: click.Command, name: str) -> Iterator[tuple[str, click.Comma
         yield name, group
 
 
-def status(*words: str | Path) -> object:
+def status(*arguments: str | Path) -> object:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in words])
+        cli.main([str(word) for word in arguments])
     return stopped.value.code
 
 

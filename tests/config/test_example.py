@@ -61,9 +61,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def status(*words: str) -> object:
+def status(*arguments: str) -> object:
     with pytest.raises(SystemExit) as stopped:
-        main(list(words))
+        main(list(arguments))
     return stopped.value.code
 
 
@@ -102,8 +102,8 @@ def test_removing_the_comment_signs_changes_what_the_setting_says(folder: Path) 
 
 
 def test_every_key_of_a_profile_is_in_it() -> None:
-    words = set(re.findall(r"[a-z0-9_]+", render_example("shop")))
-    assert {dotted.rpartition(".")[2] for dotted, _ in every_key()} <= words
+    names = set(re.findall(r"[a-z0-9_]+", render_example("shop")))
+    assert {dotted.rpartition(".")[2] for dotted, _ in every_key()} <= names
     turned_on = {re.sub(r"\+$", "", name) for name in SETTINGS}
     plain = {dotted for dotted, _ in every_key() if "[]" not in dotted}
     blocks = {dotted for dotted in plain if any(name.startswith(f"{dotted}.") for name in plain)}

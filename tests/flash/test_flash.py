@@ -67,9 +67,9 @@ def full_of_junk(path: Path, size: int) -> Path:
     return path
 
 
-def edge(*words: object) -> int:
+def edge(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in words])
+        cli.main([str(word) for word in arguments])
     return int(str(stopped.value.code))
 
 

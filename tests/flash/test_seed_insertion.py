@@ -22,9 +22,9 @@ from tests.support.disks import unpack_disk
 from tests.support.mounted import full, mount_tmpfs
 
 
-def status(*words: str | Path) -> object:
+def status(*arguments: str | Path) -> object:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in words])
+        cli.main([str(word) for word in arguments])
     return stopped.value.code
 
 
@@ -73,11 +73,11 @@ def seeded(disk: Path) -> dict[str, bytes]:
         return {file.path.name: fat.read(file) for file in fat.walk() if not file.folder}
 
 
-def refused(capsys: pytest.CaptureFixture[str], disk: Path, *words: str | Path) -> str:
+def refused(capsys: pytest.CaptureFixture[str], disk: Path, *arguments: str | Path) -> str:
     """What is said where `disk` is refused; it must not change."""
     before, mode = disk.read_bytes(), disk.stat().st_mode
     capsys.readouterr()
-    assert status(*words) == 1
+    assert status(*arguments) == 1
     assert disk.read_bytes() == before
     assert disk.stat().st_mode == mode
     messages = capsys.readouterr().err
@@ -90,7 +90,7 @@ def refused(capsys: pytest.CaptureFixture[str], disk: Path, *words: str | Path) 
 class TestInUse:
     """What may not be written to is refused by both commands that write seeds."""
 
-    def words(self, command: str, profile: Path, disk: Path, target: Path) -> list[str | Path]:
+    def command_line(self, command: str, profile: Path, disk: Path, target: Path) -> list[str | Path]:
         if command == "seed":
             return ["seed", profile, "--node", "n1", "--into", target]
         source = disk.with_name("source.img")
@@ -100,16 +100,16 @@ class TestInUse:
     def test_an_image_behind_a_loop_device(
         self, command: str, disk: Path, profile: Path, loop: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert f"in use as {loop}" in refused(capsys, disk, *self.words(command, profile, disk, disk))
+        assert f"in use as {loop}" in refused(capsys, disk, *self.command_line(command, profile, disk, disk))
         other = disk.with_name("other.img")
         os.link(disk, other)
-        assert f"in use as {loop}" in refused(capsys, disk, *self.words(command, profile, disk, other))
+        assert f"in use as {loop}" in refused(capsys, disk, *self.command_line(command, profile, disk, other))
 
     def test_an_image_with_another_name(
         self, command: str, disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         os.link(disk, disk.with_name("other.img"))
-        assert "has another name" in refused(capsys, disk, *self.words(command, profile, disk, disk))
+        assert "has another name" in refused(capsys, disk, *self.command_line(command, profile, disk, disk))
 
     def test_the_image_of_a_build(
         self, command: str, disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
@@ -118,12 +118,12 @@ class TestInUse:
         link = disk.with_name("link")
         link.symlink_to(disk)
         for target in (disk, link):
-            assert "belongs to a build" in refused(capsys, disk, *self.words(command, profile, disk, target))
+            assert "belongs to a build" in refused(capsys, disk, *self.command_line(command, profile, disk, target))
 
     def test_an_image_that_a_guest_runs_from(
         self, command: str, disk: Path, profile: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        arguments = self.words(command, profile, disk, disk)
+        arguments = self.command_line(command, profile, disk, disk)
         with disk.open("rb") as file:  # as QEMU does with the image below an overlay
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))
             assert "another program, such as QEMU, has locked this file" in refused(capsys, disk, *arguments)

@@ -33,9 +33,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def status(*words: str) -> object:
+def status(*arguments: str) -> object:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(list(words))
+        cli.main(list(arguments))
     return stopped.value.code
 
 

@@ -19,8 +19,8 @@ from osbuild.host.run import CommandError, run_command, worker_threads
 from osbuild.shared.errors import Error
 
 
-def python(program: str, *words: str) -> list[str]:
-    return [sys.executable, "-c", program, *words]
+def python(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", program, *arguments]
 
 
 def test_standard_output_is_returned() -> None:

@@ -56,8 +56,8 @@ def place(path: Path, name: str) -> int:
     return next(part.offset for part in gpt.read_table(path).partitions if part.name == name)
 
 
-def run(*words: str | Path) -> str:
-    result = CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(command, [str(word) for word in arguments], catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
 

@@ -380,9 +380,9 @@ def test_a_failure_removes_its_own_keys_and_folders_and_no_file_of_others(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["download", "stick"]
 
 
-def edge(*words: str | Path) -> object:
+def edge(*arguments: str | Path) -> object:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([str(word) for word in words])
+        cli.main([str(word) for word in arguments])
     return stopped.value.code
 
 

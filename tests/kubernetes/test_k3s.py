@@ -125,8 +125,8 @@ def test_the_sha256_of_any_release_comes_from_its_checksum_file_and_is_pinned(
 ) -> None:
     url, folder = page
     monkeypatch.setenv(k3s_release.MIRROR, f"{NOWHERE} {url}/")
-    block = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
-    pinned = resolve.pin_kubernetes(block, architecture, BuildContext(cache))
+    settings = KubernetesSettings(role="server", version=VERSION, if_unavailable="upstream")
+    pinned = resolve.pin_kubernetes(settings, architecture, BuildContext(cache))
     name = k3s_pins.ASSETS[architecture]
     sha256 = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     assert pinned == LockedKubernetes(distribution="k3s", version=VERSION, files={f"{name}-{VERSION}": sha256})
@@ -153,12 +153,12 @@ def test_the_profiles_sha256_is_used_and_no_checksum_file_is_read(
     (folder / "sha256sum-amd64.txt").unlink()
     monkeypatch.setenv(k3s_release.MIRROR, url)
     digest = hashlib.sha256((folder / "k3s").read_bytes()).hexdigest().upper()
-    block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
+    settings = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
     assert (
-        k3s_release.download_binary(k3s_release.find_release(block, X86), cache).read_bytes()
+        k3s_release.download_binary(k3s_release.find_release(settings, X86), cache).read_bytes()
         == (folder / "k3s").read_bytes()
     )
-    wrong = replace(block, sha256={"x86_64": "1" * 64})
+    wrong = replace(settings, sha256={"x86_64": "1" * 64})
     with pytest.raises(Error, match="not the pinned file"):
         resolve.pin_kubernetes(replace(wrong, if_unavailable="upstream"), X86, BuildContext(cache))
 
@@ -167,16 +167,16 @@ def test_a_release_that_does_not_exist_is_an_error_and_not_replaced_by_upstream(
     page: tuple[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(k3s_release, "RELEASES", page[0])
-    block = KubernetesSettings(role="server", version="v1.99.7+k3s1", if_unavailable="upstream")
+    settings = KubernetesSettings(role="server", version="v1.99.7+k3s1", if_unavailable="upstream")
     with pytest.raises(Error, match=r"there is no K3s release v1\.99\.7\+k3s1") as caught:
-        resolve.pin_kubernetes(block, X86, BuildContext(cache))
+        resolve.pin_kubernetes(settings, X86, BuildContext(cache))
     assert not isinstance(caught.value, Unavailable)
 
 
 def test_a_release_that_cannot_be_reached_names_every_way_out_or_becomes_upstream(cache: Cache) -> None:
-    block = KubernetesSettings(role="server", version=VERSION)
+    settings = KubernetesSettings(role="server", version=VERSION)
     with pytest.raises(Unavailable) as caught:
-        resolve.pin_kubernetes(block, X86, BuildContext(cache))
+        resolve.pin_kubernetes(settings, X86, BuildContext(cache))
     for way in (
         "kubernetes.sha256: {x86_64",
         "sha256sum-amd64.txt",
@@ -185,7 +185,7 @@ def test_a_release_that_cannot_be_reached_names_every_way_out_or_becomes_upstrea
         "https_proxy",
     ):
         assert way in str(caught.value.hint)
-    pinned = resolve.pin_kubernetes(replace(block, if_unavailable="upstream"), X86, BuildContext(cache))
+    pinned = resolve.pin_kubernetes(replace(settings, if_unavailable="upstream"), X86, BuildContext(cache))
     assert pinned and (pinned.distribution, pinned.requested) == ("upstream", f"k3s {VERSION}")
 
 
@@ -228,9 +228,9 @@ def test_a_binary_for_another_architecture_is_refused_when_it_is_locked(
     monkeypatch.setenv(k3s_release.MIRROR, url)
     digest = hashlib.sha256((folder / "k3s-arm64").read_bytes()).hexdigest()
     (folder / "k3s").write_bytes((folder / "k3s-arm64").read_bytes())
-    block = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
+    settings = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
     with pytest.raises(Error, match="not for x86_64"):
-        resolve.pin_kubernetes(block, X86, BuildContext(cache))
+        resolve.pin_kubernetes(settings, X86, BuildContext(cache))
 
 
 @pytest.mark.parametrize("checksum", [False, True])
@@ -335,8 +335,8 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
     page: tuple[str, Path], cache_with_go: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page[0])
-    block = KubernetesSettings(role="server", version=VERSION)
-    built = component.build_component(block, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
+    settings = KubernetesSettings(role="server", version=VERSION)
+    built = component.build_component(settings, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
     for name in ("kubectl", "crictl"):
         link = built.file_tree / "usr/bin" / name
         assert not link.readlink().is_absolute()

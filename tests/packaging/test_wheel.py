@@ -109,8 +109,8 @@ def edge(environment: Path, tmp_path: Path) -> Iterator[Edge]:
         "EDGE_OSBUILD_CACHE": str(tmp_path / "cache"), "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
 
-    def edge(*words: str | Path, program: str = "edge-osbuild") -> subprocess.CompletedProcess[str]:
-        command = [environment / "bin" / program, *words]
+    def edge(*arguments: str | Path, program: str = "edge-osbuild") -> subprocess.CompletedProcess[str]:
+        command = [environment / "bin" / program, *arguments]
         return subprocess.run(
             command, env=env, cwd=tmp_path / "work", capture_output=True, text=True, umask=0o077, check=False
         )

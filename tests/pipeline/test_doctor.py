@@ -31,10 +31,10 @@ def find(name: str, tmp_path: Path) -> HostCheck:
     return check
 
 
-def command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def command(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """The real command, with a PATH that has nothing."""
     env = {"PATH": str(tmp_path), "HOME": str(tmp_path), "EDGE_OSBUILD_CACHE": str(tmp_path / "cache")}
-    arguments = [sys.executable, "-m", "osbuild", "doctor", *words]
+    arguments = [sys.executable, "-m", "osbuild", "doctor", *options]
     return subprocess.run(arguments, env=env, cwd=PROJECT, capture_output=True, text=True)
 
 

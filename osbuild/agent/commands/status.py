@@ -54,7 +54,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         ("image", f"{status['name'] or '?'} {status['version'] or '?'} ({status['architecture'] or '?'})"),
         ("slot", f"{status['slot'] or '?'}: {status['why']}"),
         ("boot", counter_summary(status["boot"])),
-        ("root", status["root_hash"] or "?"),
+        ("root hash", status["root_hash"] or "?"),
         ("kernel", status["kernel"]),
         ("kubernetes", kubernetes_summary(status["kubernetes"])),
         ("up", format_duration(status["uptime"])),
@@ -87,7 +87,7 @@ def seed_lines(seed: dict[str, Any]) -> list[str]:
 def counter_summary(entry: dict[str, Any]) -> str:
     if entry["state"] in ("good", "unknown"):
         return str(entry["state"])
-    return f"{entry['state']}, {count_tries(entry['left'])} left, {entry['done']} done"
+    return f"{entry['state']}, {count_tries(entry['left'])} left, {entry['done']} used"
 
 
 def kubernetes_summary(kubernetes: dict[str, Any] | None) -> str:

@@ -58,12 +58,12 @@ def main(options: argparse.Namespace) -> int:
     from osbuild.agent.update.context import handle_signals, need_root, this_device
     from osbuild.agent.update.progress import ConsoleProgress, JsonProgress, Progress, ProgressEvent
 
-    machine = bool(getattr(options, "json", False))
-    progress: Progress = JsonProgress() if machine else ConsoleProgress()
+    as_json = bool(getattr(options, "json", False))
+    progress: Progress = JsonProgress() if as_json else ConsoleProgress()
     try:
         need_root()
         if options.action in ("status", "history"):
-            return show_state(options.action, machine)
+            return show_state(options.action, as_json)
         context = this_device(progress)
         if options.action == "boot":
             from osbuild.agent.update.after_boot import handle_boot
@@ -85,7 +85,7 @@ def main(options: argparse.Namespace) -> int:
         install_options = InstallOptions(not options.no_switch, not options.no_reboot, options.deadline, options.fetch)
         install_bundle(context, options.source, install_options)
     except (Problem, OSError, KeyboardInterrupt) as error:
-        if not machine:
+        if not as_json:
             raise
         match error:
             case Problem():
@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def show_state(action: str, machine: bool) -> int:
+def show_state(action: str, as_json: bool) -> int:
     """Print the status or the history."""
     from osbuild.agent.update import history, status
     from osbuild.agent.update.context import this_device
@@ -115,10 +115,10 @@ def show_state(action: str, machine: bool) -> int:
     if action == "history":
         rows = history.read_history(context.system)
         text = (
-            [json.dumps(rows, indent=2)] if machine else [history.event_line(row) for row in rows] or ["no update yet"]
+            [json.dumps(rows, indent=2)] if as_json else [history.event_line(row) for row in rows] or ["no update yet"]
         )
     else:
         status_report = status.update_status(context)
-        text = [json.dumps(status_report, indent=2)] if machine else status.status_lines(status_report)
+        text = [json.dumps(status_report, indent=2)] if as_json else status.status_lines(status_report)
     sys.stdout.write("\n".join(text) + "\n")
     return 0

@@ -63,7 +63,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     rows = [("running", f"{status['version'] or '?'} in slot {status['slot']}: {status['why']}")]
     rows.append(("next boot", f"slot {status['next'] or '?'}"))
     for slot, entry in status["slots"].items():
-        tries = "" if entry["left"] is None else f", {entry['left']} left, {entry['done']} done"
+        tries = "" if entry["left"] is None else f", {entry['left']} left, {entry['done']} used"
         rows.append((f"slot {slot}", f"{entry['state']}{tries}"))
     rows.append(("minimum version", status["floor"] or "none yet"))
     if pending_update := status["pending"]:

@@ -18,11 +18,11 @@ Where = Callable[..., str]
 
 def check_files(profile: Profile, where: Where, folder: Path) -> None:
     """Raise `Error` for the first file that is missing, or that a build can't use."""
-    block = profile.kubernetes
+    settings = profile.kubernetes
     references: list[tuple[str, Sequence[str], str, Callable[[Path], bool]]] = [
         ("elements", profile.elements, "a diskimage-builder element", Path.is_dir),
-        ("kubernetes.images", block.images, "an image archive or `demo`", Path.is_file),
-        ("kubernetes.manifests", block.manifests, "a manifest", Path.is_file),
+        ("kubernetes.images", settings.images, "an image archive or `demo`", Path.is_file),
+        ("kubernetes.manifests", settings.manifests, "a manifest", Path.is_file),
     ]
     for dotted, names, what, test in references:
         for number, name in enumerate(names):
@@ -38,15 +38,15 @@ def check_files(profile: Profile, where: Where, folder: Path) -> None:
                 )
                 message = f"{quote_text(name)} is not {what}"
                 raise Error(message, where=where(f"{dotted}[{number}]"), hint=hint)
-    for number, name in enumerate(block.manifests):
+    for number, name in enumerate(settings.manifests):
         position = where(f"kubernetes.manifests[{number}]")
         if not name.endswith(MANIFEST):
             message = f"found the manifest {quote_text(name)}, expected a name that ends in .yaml, .yml or .json"
             raise Error(message, where=position, hint="rename it: other files are not applied")
         check_manifest(paths.resolve_named(name, folder), name, position)
     # All of them are stored in one folder of the image.
-    check_names("kubernetes.manifests", block.manifests, ("",), where)
-    check_names("kubernetes.images", [name for name in block.images if name != "demo"], (".gz", ".tar"), where)
+    check_names("kubernetes.manifests", settings.manifests, ("",), where)
+    check_names("kubernetes.images", [name for name in settings.images if name != "demo"], (".gz", ".tar"), where)
 
 
 def check_names(dotted: str, names: Iterable[str], suffixes: Sequence[str], where: Where) -> None:

@@ -1,4 +1,4 @@
-"""Checks a profile's `kubernetes` block like Kubernetes' programs on the node: labels, taints, addresses, flags."""
+"""Checks a profile's `kubernetes` settings like Kubernetes' programs on the node: labels, taints, addresses, flags."""
 
 import dataclasses
 import ipaddress
@@ -51,29 +51,29 @@ Where = Callable[..., str]
 
 def check_kubernetes(profile: Profile, where: Where) -> None:
     """Raise `Error` for the first value that Kubernetes would reject on the node, or that would have no effect."""
-    block = profile.kubernetes
-    check_labels(block, where)
-    check_taints(block, where)
-    check_server(block, where)
-    check_config(block, where)
-    check_upstream(block, where)
+    settings = profile.kubernetes
+    check_labels(settings, where)
+    check_taints(settings, where)
+    check_server(settings, where)
+    check_config(settings, where)
+    check_upstream(settings, where)
     check_ranges(profile, where)
 
 
-def check_server(block: KubernetesSettings, where: Where) -> None:
-    if block.server is None:
+def check_server(settings: KubernetesSettings, where: Where) -> None:
+    if settings.server is None:
         return
-    if reason := url_problem(block.server):
-        message = f"found the URL {quote_text(block.server)}, expected that of a server: {reason}"
+    if reason := url_problem(settings.server):
+        message = f"found the URL {quote_text(settings.server)}, expected that of a server: {reason}"
         raise Error(message, where=where("kubernetes.server"), hint="write it like `https://192.0.2.10:6443`")
-    if block.node_ip is not None and urlsplit(block.server).hostname == block.node_ip.lower():
-        message = f"found the server {quote_text(block.server)}, which has the address of the node itself"
+    if settings.node_ip is not None and urlsplit(settings.server).hostname == settings.node_ip.lower():
+        message = f"found the server {quote_text(settings.server)}, which has the address of the node itself"
         hint = "write the URL of the server that the node joins; the first server of a cluster has none"
         raise Error(message, where=where("kubernetes.server"), hint=hint)
 
 
-def check_config(block: KubernetesSettings, where: Where) -> None:
-    for name, value in block.config.items():
+def check_config(settings: KubernetesSettings, where: Where) -> None:
+    for name, value in settings.config.items():
         position = where(f"kubernetes.config.{name}")
         check_secret(name, value, position)
         if reason := k3s_options.RESERVED.get(name):
@@ -85,13 +85,13 @@ def check_config(block: KubernetesSettings, where: Where) -> None:
         check_value(name, value, position)
         if name in ARGUMENTS:
             for text in texts_in(value):
-                check_argument(name, text, position, upstream=may_be_upstream(block))
+                check_argument(name, text, position, upstream=may_be_upstream(settings))
         if name == "tls-san":
             for text in texts_in(value):
                 if reason := host_problem(text.removeprefix("*.")):
                     message = f"found {quote_text(text)} for `tls-san`, expected a host name or IP address: {reason}"
                     raise Error(message, where=position, hint="write it without `https://` and port")
-    for number, name in enumerate(block.disable):
+    for number, name in enumerate(settings.disable):
         if name not in k3s_options.COMPONENTS and (component := find_nearest(name, k3s_options.COMPONENTS)):
             message = f"found no packaged component {quote_text(name)} to disable"
             raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{component}`?")
@@ -156,55 +156,55 @@ def check_argument(name: str, text: str, position: str, *, upstream: bool) -> No
         raise Error(message, where=position, hint=hint)
 
 
-def may_be_upstream(block: KubernetesSettings) -> bool:
+def may_be_upstream(settings: KubernetesSettings) -> bool:
     """Whether the image may contain the upstream distribution."""
-    return "upstream" in (block.distribution, block.if_unavailable)
+    return "upstream" in (settings.distribution, settings.if_unavailable)
 
 
-def check_upstream(block: KubernetesSettings, where: Where) -> None:
+def check_upstream(settings: KubernetesSettings, where: Where) -> None:
     """Raise `Error` for settings of K3s if the image has or may have the upstream distribution, which ignores them.
 
     `disable` is no loss there where the distribution is a substitute: it lacks these components anyway.
     """
-    if block.role == "none" or not may_be_upstream(block):
+    if settings.role == "none" or not may_be_upstream(settings):
         return
-    substitute = block.distribution != "upstream"
+    substitute = settings.distribution != "upstream"
     upstreams = "the upstream distribution" + (" of `if_unavailable`" if substitute else "")
     advice = "write `if_unavailable: null`" if substitute else "use `distribution: k3s`"
-    for name in block.config:
+    for name in settings.config:
         if name not in upstream_options.UPSTREAM_OPTIONS:
             message = f"found {quote_text(name)} in `kubernetes.config`, which {upstreams} does not have"
             hint = f"remove it, or {advice}; it has: {', '.join(upstream_options.UPSTREAM_OPTIONS)}"
             raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
-    if block.disable and not substitute:
+    if settings.disable and not substitute:
         hint = "remove it, or use `distribution: k3s`; where it is inherited, write `disable: []`"
         message = "found `disable`, but the upstream distribution has no packaged components"
         raise Error(message, where=where("kubernetes.disable"), hint=hint)
-    if block.role == "server" and block.server is not None:
+    if settings.role == "server" and settings.server is not None:
         message = f"found `server` with the role server, but {upstreams} has one server in a cluster"
         hint = "remove it, or write `role: agent`" + (f", or {advice}" if substitute else "")
         raise Error(message, where=where("kubernetes.server"), hint=hint)
 
 
-def node_settings(block: KubernetesSettings) -> NodeSettings:
+def node_settings(settings: KubernetesSettings) -> NodeSettings:
     """Return the settings as the device reads them, without references to secrets."""
-    return NodeSettings(role=block.role, node_ip=block.node_ip, config=block.config)
+    return NodeSettings(role=settings.role, node_ip=settings.node_ip, config=settings.config)
 
 
 def check_ranges(profile: Profile, where: Where) -> None:
     """Check the addresses of cluster and node. Raises `Error`."""
-    block = profile.kubernetes
-    cluster = node_settings(block).ranges
-    if "advertise-address" not in block.config:
+    settings = profile.kubernetes
+    cluster = node_settings(settings).ranges
+    if "advertise-address" not in settings.config:
         cluster = dataclasses.replace(cluster, advertise_address=None)  # it follows from `node_ip`, which each node has
-    minor = minor_version(block.version) if block.version else None
+    minor = minor_version(settings.version) if settings.version else None
     few_services = minor is not None and minor < FIRST_UNLIMITED
     try:
-        cluster_ranges.check_ranges(cluster, ipv6=not may_be_upstream(block), few_services=few_services)
+        cluster_ranges.check_ranges(cluster, ipv6=not may_be_upstream(settings), few_services=few_services)
     except cluster_ranges.RangeError as error:
         dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
         raise Error(str(error), where=where(dotted), hint=error.hint) from error
-    if block.role != "none":
+    if settings.role != "none":
         check_addresses(profile, cluster, where)
 
 

@@ -42,9 +42,9 @@ def is_reserved_label(key: str) -> bool:
     return is_kubernetes_suffix and not allowed and key not in KUBELET_LABELS
 
 
-def check_labels(block: KubernetesSettings, where: Where) -> None:
+def check_labels(settings: KubernetesSettings, where: Where) -> None:
     """Raise `Error` for the first label that the kubelet or the API server refuses, or that no image can have."""
-    for key in block.labels:
+    for key in settings.labels:
         position = where(f"kubernetes.labels.{key}")
         if reason := key_problem(key):
             raise Error(
@@ -55,17 +55,17 @@ def check_labels(block: KubernetesSettings, where: Where) -> None:
             examples = "`topology.kubernetes.io/zone`, `node.kubernetes.io/NAME`, or a domain of your own"
             hint = f"write {examples}; or set it from outside: `kubectl label node NODE {key}=…`"
             raise Error(message, where=position, hint=hint)
-        value = block.labels[key]
+        value = settings.labels[key]
         if (allowed := PLATFORM.get(key.removeprefix("beta."))) and value not in allowed:
             message = f"found {quote_text(value)} for the label `{key}`, which the kubelet sets to that of the node"
             hint = "remove it: with another value, no pod that asks for the node's platform would run"
             raise Error(message, where=position, hint=hint)
 
 
-def check_taints(block: KubernetesSettings, where: Where) -> None:
+def check_taints(settings: KubernetesSettings, where: Where) -> None:
     """Raise `Error` for the first taint that the kubelet refuses, or that is written twice."""
     seen: dict[tuple[str, str], int] = {}
-    for number, text in enumerate(block.taints):
+    for number, text in enumerate(settings.taints):
         position = where(f"kubernetes.taints[{number}]")
         left, _, effect = text.rpartition(":")
         key, _, value = left.partition("=")

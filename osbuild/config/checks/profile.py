@@ -85,17 +85,17 @@ def _servers(profile: Profile, where: Where) -> None:
 
 
 def _kubernetes(profile: Profile, where: Where) -> None:
-    block = profile.kubernetes
-    if block.distribution == "upstream" and block.if_unavailable is not None:
+    settings = profile.kubernetes
+    if settings.distribution == "upstream" and settings.if_unavailable is not None:
         message = "found `if_unavailable` with the distribution upstream, which needs nothing instead"
         hint = "remove it; where it is inherited, write `if_unavailable: null`"
         raise Error(message, where=where("kubernetes.distribution", "kubernetes.if_unavailable"), hint=hint)
-    release = block.version is not None and "+k3s" in block.version
-    if block.version is not None and release != (block.distribution == "k3s"):
+    release = settings.version is not None and "+k3s" in settings.version
+    if settings.version is not None and release != (settings.distribution == "k3s"):
         kind = "a K3s release" if release else "not a K3s release"
-        plain = block.version.partition("+")[0]
+        plain = settings.version.partition("+")[0]
         fitting = f"a version such as `{plain}`" if release else f"a release such as `{plain}+k3s1`"
-        message = f"found `{block.version}`, {kind}, with the distribution {block.distribution}"
+        message = f"found `{settings.version}`, {kind}, with the distribution {settings.distribution}"
         hint = f"write {fitting}, or `version: null` for the newest pinned one"
         raise Error(message, where=where("kubernetes.version", "kubernetes.distribution"), hint=hint)
-    versions.check_version(block, where)
+    versions.check_version(settings, where)

@@ -11,15 +11,15 @@ from osbuild.shared.errors import Error
 Where = Callable[..., str]
 
 
-def check_version(block: KubernetesSettings, where: Where) -> None:
+def check_version(settings: KubernetesSettings, where: Where) -> None:
     """Raise `Error` if the version cannot be built, or if a sha256 has no version or architecture."""
-    if block.distribution == "upstream":
-        _buildable(block.version, where("kubernetes.version"))
-        if block.sha256:
+    if settings.distribution == "upstream":
+        _buildable(settings.version, where("kubernetes.version"))
+        if settings.sha256:
             message = "found `kubernetes.sha256` with the distribution upstream, whose modules are checked by go.sum"
             hint = "remove it; where it is inherited, write `sha256: null`"
             raise Error(message, where=where("kubernetes.sha256", "kubernetes.distribution"), hint=hint)
-    for name in block.sha256:
+    for name in settings.sha256:
         if name not in tuple(Architecture):
             suggestion = next(
                 (
@@ -32,7 +32,7 @@ def check_version(block: KubernetesSettings, where: Where) -> None:
             hint = f"did you mean `{suggestion}`?" if suggestion else f"write one of {', '.join(Architecture)}"
             message = f"found the architecture {quote_text(name)} in `kubernetes.sha256`"
             raise Error(message, where=where(f"kubernetes.sha256.{name}"), hint=hint)
-    if block.sha256 and block.version is None:
+    if settings.sha256 and settings.version is None:
         message = "found `kubernetes.sha256` without `kubernetes.version`, whose release it belongs to"
         hint = "write the release, such as `version: v1.35.0+k3s1`"
         raise Error(message, where=where("kubernetes.sha256"), hint=hint)

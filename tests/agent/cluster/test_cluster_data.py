@@ -412,8 +412,8 @@ def test_an_unfinished_snapshot_is_not_removed_by_another_process(node: Path, mo
     system, fill = runs(node, OLD), snapshot.copy_contents
     other = threading.Thread(target=snapshot.rotate_snapshots, args=(system,))
 
-    def slow(*words: Any) -> datastore.DatastoreState:
-        result = fill(*words)
+    def slow(*arguments: Any) -> datastore.DatastoreState:
+        result = fill(*arguments)
         other.start()
         other.join(0.5)
         return result

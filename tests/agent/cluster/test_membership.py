@@ -143,7 +143,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
         do_POST = do_PATCH = do_GET
 
-        def log_message(self, format: str, *words: Any) -> None:
+        def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
     chain, key = certificate(tmp_path)

@@ -49,8 +49,8 @@ def objects(root: Path) -> set[str]:
         return {name.removeprefix(f"{CONFIG}/") for name in kine.objects()}
 
 
-def call(root: Path, *words: str) -> int:
-    return main(["kubernetes", "--root", str(root), *words])
+def call(root: Path, *arguments: str) -> int:
+    return main(["kubernetes", "--root", str(root), *arguments])
 
 
 def test_a_manual_snapshot_is_listed_and_can_be_restored(node: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ def test_the_status_text_is_short_and_aligned(device: Device) -> None:
         "image       edge-server 1.2.0 (x86_64)",
         "slot        a: slot a is good, and no other slot has an image",
         "boot        good",
-        "root        abc",
+        "root hash   abc",
         "kernel      6.12.1-cloud-amd64",
         "kubernetes  upstream v1.36.3, server",
         "up          1 h 2 min",
@@ -195,9 +195,9 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(agent: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(agent: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Start it as a device does, without anything of this environment in reach."""
-    command = [sys.executable, "-IS", str(agent), *words]
+    command = [sys.executable, "-IS", str(agent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={"COLUMNS": "100"}, check=False, cwd="/")
 
 

@@ -99,7 +99,7 @@ def certificate(path: Path, days: float) -> None:
 def restarts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, ...]]]:
     """What systemd is asked for."""
     commands: list[tuple[str, ...]] = []
-    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: commands.append(words))
+    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *arguments: commands.append(arguments))
     yield commands
 
 

@@ -87,7 +87,7 @@ class Issuer:
 def restarts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """What systemd is asked for."""
     commands: list[tuple[str, ...]] = []
-    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *words: commands.append(words))
+    monkeypatch.setattr("osbuild.agent.kubernetes.prepare.systemctl", lambda *arguments: commands.append(arguments))
     return commands
 
 
@@ -296,13 +296,13 @@ def test_the_next_start_repairs_the_state_after_any_power_cut(tmp_path: Path, mo
         pass
 
     def cut(act: Any) -> Any:
-        def step(*words: Any, **options: Any) -> Any:
+        def step(*arguments: Any, **options: Any) -> Any:
             nonlocal left
-            if "kubernetes" in str(words[0]) and "run/" not in str(words[0]):
+            if "kubernetes" in str(arguments[0]) and "run/" not in str(arguments[0]):
                 left -= 1
                 if left < 0:
                     raise Cut
-            return act(*words, **options)
+            return act(*arguments, **options)
 
         return step
 

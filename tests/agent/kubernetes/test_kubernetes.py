@@ -154,8 +154,8 @@ def test_only_controllers_that_the_version_knows_are_disabled(server: Path) -> N
         image = {"kubernetes": {"role": "server", "distribution": "upstream", "version": version}}
         (server / "usr/lib/edge-osbuild/image.json").write_text(json.dumps(image))
         prepare.prepare_node(server)
-        (words,) = [word for word in arguments(server, "kube-controller-manager") if word.startswith("--controllers=")]
-        return set(words.removeprefix("--controllers=").split(","))
+        (flag,) = [word for word in arguments(server, "kube-controller-manager") if word.startswith("--controllers=")]
+        return set(flag.removeprefix("--controllers=").split(","))
 
     assert told("v1.36.3") - told("v1.35.4") == {f"-{name}" for name in control_plane.SINCE}
     assert {f"-{name}" for name in control_plane.IDLE_CONTROLLERS} < told("v1.37.0")

@@ -39,14 +39,14 @@ def fetch(site: Site, tmp_path: Path) -> Callable[..., int]:
     def fetch(identity: str = "one", *, limit: int = LIMIT, seconds: float = 60.0, patience: float = 5.0) -> int:
         url, end = site.url("a.raucb", host="127.0.0.1"), time.monotonic() + seconds
         bundle = download.BundleDownload(url, identity, limit, end, patience)
-        return download.download_bundle(System(tmp_path), bundle, lambda *words: None)
+        return download.download_bundle(System(tmp_path), bundle, lambda *arguments: None)
 
     return fetch
 
 
 def download_to(folder: Path, url: str, identity: str, end: float, *, patience: float = 120.0) -> int:
     bundle = download.BundleDownload(url, identity, LIMIT, end, patience)
-    return download.download_bundle(System(folder), bundle, lambda *words: None)
+    return download.download_bundle(System(folder), bundle, lambda *arguments: None)
 
 
 def kept(folder: Path) -> bytes:
@@ -100,7 +100,7 @@ def test_without_range_support_the_whole_file_is_fetched_again(
 def test_a_power_cut_after_the_file_has_changed_does_not_mix_both_files(
     fetch: Callable[..., int], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(*words: object) -> int:
+    def cut(*arguments: object) -> int:
         raise KeyboardInterrupt
 
     with site.failing(Fault(cut=2**20)), pytest.raises(Failure):

@@ -144,15 +144,15 @@ def test_a_signal_undoes_the_running_command_and_a_second_signal_is_ignored(
     update = put(device)
     leave, arrive = device.cluster.prepare_reboot, device.cluster.rejoin
 
-    def interrupted_leave(*words: Any) -> dict[str, Any]:
-        leave(*words)
+    def interrupted_leave(*arguments: Any) -> dict[str, Any]:
+        leave(*arguments)
         os.kill(os.getpid(), number)
         time.sleep(5)
         pytest.fail("it was not interrupted")
 
-    def interrupted_arrive(*words: Any) -> dict[str, Any]:
+    def interrupted_arrive(*arguments: Any) -> dict[str, Any]:
         os.kill(os.getpid(), number)
-        return arrive(*words)
+        return arrive(*arguments)
 
     monkeypatch.setattr(device.cluster, "prepare_reboot", interrupted_leave)
     monkeypatch.setattr(device.cluster, "rejoin", interrupted_arrive)
@@ -184,7 +184,7 @@ def test_every_error_is_reported_as_json_to_scripts(
     device: Device, error: BaseException, status: int, message: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def leave(*words: Any) -> None:
+    def leave(*arguments: Any) -> None:
         raise error
 
     monkeypatch.setattr(context, "need_root", lambda: None)
@@ -220,7 +220,7 @@ def test_an_installation_by_another_program_is_neither_stopped_nor_a_failure(
             RaucService().installed_hash("b")
         request = InstallRequest(ServerAddress("/bundle.raucb"), "id", time.monotonic() + 60)
         with pytest.raises(Failure, match="installing for another program"):
-            attempt_install(device.system, request, lambda *words: None, AttemptLog())
+            attempt_install(device.system, request, lambda *arguments: None, AttemptLog())
         with pytest.raises(Problem, match="installing for another program") as caught:
             install.install_bundle(device.context, "/bundle.raucb", install.InstallOptions())
         assert "rauc status" in str(caught.value.hint)
