@@ -176,7 +176,7 @@ def test_damage_is_detected_and_reported(tmp_path: Path, tools: ToolsTree, keys:
     intact, damaged = path.read_bytes(), tmp_path / "g.raucb"
     for data in (intact[:-1], intact[: len(intact) // 2], intact + b"\0", intact[:-200] + b"x" + intact[-199:]):
         damaged.write_bytes(data)
-        assert "RAUC refuses it" in refused(damaged, keys.keyring())
+        assert "RAUC refuses the bundle" in refused(damaged, keys.keyring())
     damaged.write_bytes(intact[:50_000] + bytes([intact[50_000] ^ 1]) + intact[50_001:])
     trust = signing.trust_arguments(tmp_path, keys.keyring())
     with pytest.raises(Error, match=r"verity|corrupt"):

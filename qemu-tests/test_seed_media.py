@@ -74,7 +74,7 @@ def test_if_media_need_a_signature_only_a_valid_one_is_accepted(
     node = Node(booted, booted.guest(USER, key))
 
     assert hostname(node) == "own"
-    refused = "it is not signed; sign it with `edge-osbuild seed --sign`"
+    refused = "the seed is not signed; sign it with `edge-osbuild seed --sign`"
     status = seed_status(node)
     assert status["source"] == "EFI system partition"
     (error,) = status["errors"]

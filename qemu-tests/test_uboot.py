@@ -167,7 +167,7 @@ def test_a_damaged_image_is_passed_over_and_keeps_its_tries(
 ) -> None:
     card.damage("a")
     card.write(UBootState(4, ("a", "b"), {"a": BootCounter(3), "b": GOOD}), UBootState(3))
-    assert boot_messages()[:2] == ["slot A has no image that is whole", "starting slot B"]
+    assert boot_messages()[:2] == ["the boot image of slot A is missing or damaged", "starting slot B"]
     assert newest_state(card.copies()).counter("a") == BootCounter(3)
 
 

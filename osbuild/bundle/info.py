@@ -99,11 +99,13 @@ def _info(
             listing = tools.run_command(["rauc", *checks, "info", INSIDE], binds, read_only_binds=bundle_bind)
             info["signer"] = find_signer(listing)
     except ValueError as error:
-        raise Error(f"RAUC's description of it is not JSON: {error}", where=str(path), hint=COMPARE_HINT) from error
+        raise Error(
+            f"RAUC's description of the bundle is not JSON: {error}", where=str(path), hint=COMPARE_HINT
+        ) from error
     except CommandError as error:
         reasons = [line for line in error.output.splitlines() if line.strip() and not line.startswith("rauc-")]
         reason = re.sub(r"^.*\*\*: [\d:.]+: ", "", reasons[-1]) if reasons else "RAUC prints no reason"
-        raise Error(f"RAUC refuses it: {reason}", where=str(path), hint=COMPARE_HINT) from None
+        raise Error(f"RAUC refuses the bundle: {reason}", where=str(path), hint=COMPARE_HINT) from None
     return info
 
 

@@ -81,7 +81,7 @@ def read_build(folder: Path) -> BundleSource:
         hint = "run `edge-osbuild build`; an interrupted build has no manifest.json"
         raise Error("this folder does not contain a finished build", where=where, hint=hint) from error
     except (OSError, ValueError) as error:
-        raise Error(f"its manifest.json is damaged: {error}", where=where, hint=AGAIN) from error
+        raise Error(f"manifest.json is damaged: {error}", where=where, hint=AGAIN) from error
     files = manifest.files
     boot = {match["slot"]: match for name in sorted(files) if (match := BOOT_IMAGE.fullmatch(name))}
     esp_folders = {boot_image_folder(match["suffix"]) for match in boot.values()}
@@ -92,7 +92,7 @@ def read_build(folder: Path) -> BundleSource:
         or not {"root.erofs", "root.verity"} <= files.keys()
     ):
         message = (
-            f"its manifest.json must name a root and boot images of two slots, but has: {', '.join(sorted(files))}"
+            f"manifest.json must name a root and the boot images of two slots, but names: {', '.join(sorted(files))}"
         )
         raise Error(message, where=where, hint=AGAIN)
     for name in ("root.erofs", "root.verity", *(match[0] for match in boot.values())):

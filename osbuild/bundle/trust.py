@@ -24,7 +24,7 @@ def check_trust(source: BundleSource, keys: KeyFolder) -> None:
     """
     trusted, where = source.manifest.trusted_roots, str(source.folder)
     if not trusted:
-        raise Error("its manifest.json does not say whose updates the image accepts", where=where, hint=AGAIN)
+        raise Error("manifest.json does not say whose updates the image accepts", where=where, hint=AGAIN)
     signer = keys.find_signer()
     if fingerprint(keys.certificate(signer.root)) in trusted:
         return
@@ -34,7 +34,7 @@ def check_trust(source: BundleSource, keys: KeyFolder) -> None:
             f"this image trusts DEVELOPMENT keys only, but {signer.name} of {keys.owner} signs the bundle: devices "
             f"that install it would refuse further updates of {keys.owner}"
         )
-        raise Error(message, where=where, hint=f"build it for the keys of the devices: {rebuild}")
+        raise Error(message, where=where, hint=f"build the image for the keys of the devices: {rebuild}")
     if not source.change_owner:
         message = (
             f"this image trusts {trust.owner}, but {signer.name} of {keys.owner}, issued by {signer.root}, signs the "
@@ -50,8 +50,8 @@ def check_image(source: BundleSource, tools: ToolsTree) -> None:
     if bool(image.get("development")) != bool(said.development) or trusted != sorted(source.manifest.trusted_roots):
         marked = " (DEVELOPMENT keys)" if image.get("development") else ""
         message = (
-            f"its manifest.json says that the image takes updates of {said.owner}, "
-            f"and the image takes those of {image.get('owner')}{marked}"
+            f"manifest.json says that the image accepts updates of {said.owner}, "
+            f"but the image accepts those of {image.get('owner')}{marked}"
         )
         raise Error(message, where=str(source.folder), hint=AGAIN)
 
@@ -63,7 +63,7 @@ def read_image_trust(root: Path, tools: ToolsTree) -> Mapping[str, Any]:
         found = parse_json(text)
         fingerprints(found)
     except (CommandError, ValueError, TypeError, KeyError, AttributeError) as error:
-        message = "the image does not say whose updates it takes"
+        message = "the image does not say whose updates it accepts"
         raise Error(message, where=str(root), hint=AGAIN) from error
     return dict(found)
 

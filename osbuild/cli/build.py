@@ -42,7 +42,7 @@ class BuildOptions:
 @click.option(
     "-o", "--output", type=LOCATION, default=Path("build"), help="Folder in which the build folder is created."
 )
-@click.option("--locked", is_flag=True, help="Fail if the lock is missing or does not fit the profile.")
+@click.option("--locked", is_flag=True, help="Fail if the lock is missing or does not match the profile.")
 @click.option("--from", "folder", type=FOLDER,
               help="Folder with packages and downloads, searched before the network.")  # fmt: skip
 @click.option("--keys", "key_folder", type=LOCATION, metavar="FOLDER",

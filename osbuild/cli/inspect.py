@@ -118,7 +118,7 @@ def inspection_lines(report: Inspection) -> Iterator[str]:
     if report.slots:
         yield from ("", "Slots", *align_columns([_slot(slot) for slot in report.slots]))
     if report.entries:
-        yield from ("", "Boot entries" + (f", slot {report.next_slot} comes next" if report.next_slot else ""))
+        yield from ("", "Boot entries" + (f", slot {report.next_slot} is booted next" if report.next_slot else ""))
         for entry in report.entries:
             yield from _entry(entry)
     yield from _manifest(manifest)

@@ -353,7 +353,7 @@ class Profile:
     )
     time: TimeSettings = field(default_factory=TimeSettings, metadata=key("clock", affects="seed"))
     kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings, metadata=key("Kubernetes on the node"))
-    health: HealthSettings = field(default_factory=HealthSettings, metadata=key("when a boot counts as good"))
+    health: HealthSettings = field(default_factory=HealthSettings, metadata=key("when a boot is healthy"))
     seed: SeedPolicy = field(default_factory=SeedPolicy, metadata=key("who may configure a node"))
     update: UpdateSettings = field(default_factory=UpdateSettings, metadata=key("updates of the device"))
     agent: AgentSettings = field(default_factory=AgentSettings, metadata=key("the edge agent"))

@@ -85,7 +85,7 @@ def refuse_device(host: Host, device: BlockDevice, need: int | None = None) -> R
         )
     if need is not None and device.size < need:
         return Refusal(
-            f"it has {device.size} bytes ({format_decimal(device.size)}), and the image has {need} "
+            f"the disk has {device.size} bytes ({format_decimal(device.size)}), but the image needs {need} "
             f"({format_decimal(need)})",
             "use a larger disk, or reduce `disk.data` or `disk.slot` in the profile",
         )

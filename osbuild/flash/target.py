@@ -81,7 +81,7 @@ def check_target(target: FlashTarget, need: int | None, host: Host) -> None:
             raise Error(f"{target.device.title}: {refusal.reason}", where=str(target.path), hint=refusal.hint)
     elif target.size is not None and need is not None and target.size < need:
         hint = "pass a larger --size, or remove the file" if target.exists else "pass a larger --size, or omit it"
-        raise Error(f"{target.size} bytes are not enough: the image has {need}", where=str(target.path), hint=hint)
+        raise Error(f"{target.size} bytes are not enough: the image needs {need}", where=str(target.path), hint=hint)
 
 
 def _device(path: Path, real: Path, host: Host) -> FlashTarget:

@@ -58,7 +58,7 @@ def send_get(url: str, headers: Mapping[str, str], timeout: float) -> http.clien
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         connected = not (isinstance(cause, TimeoutError) and "within" in str(cause))
         if connected and (watch.over or isinstance(error, TimeoutError)):
-            raise RequestFailed(f"no answer in {timeout:g} s", again=True) from error
+            raise RequestFailed(f"no answer within {timeout:g} s", again=True) from error
         was_reset = isinstance(cause, (ConnectionResetError, http.client.RemoteDisconnected))
         again = was_reset if isinstance(error, urllib.error.URLError) else isinstance(error, ConnectionError)
         raise RequestFailed(explain_error(cause, timeout), again=again) from error

@@ -102,7 +102,7 @@ def run_command(
     except FileNotFoundError as error:
         raise Error(
             f"cannot start {arguments[0]}: {error.strerror}",
-            hint=hint or "run `edge-osbuild doctor` to see what this host lacks",
+            hint=hint or "run `edge-osbuild doctor` to see which programs this host lacks",
         ) from error
     if errors:
         log.debug(hide_credentials(errors.rstrip()))

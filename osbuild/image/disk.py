@@ -39,8 +39,8 @@ def check_headroom(disk: DiskSettings, image: SlotImage) -> int:
     if used > sizes.root * (100 - disk.headroom) // 100:
         need = (used * 100 // (100 - disk.headroom) // MIB // 64 + 1) * 64 + sizes.hash_tree // MIB
         raise Error(
-            f"the root file system takes {used / MIB:.0f} MiB of a slot of {disk.slot // MIB} MiB: {max(free, 0)} % is "
-            f"free for later versions, and `disk.headroom` requires {disk.headroom} %",
+            f"the root file system occupies {used / MIB:.0f} MiB of a slot of {disk.slot // MIB} MiB: {max(free, 0)} % "
+            f"is free for later versions, and `disk.headroom` requires {disk.headroom} %",
             hint=f"set `disk.slot: {need} MiB` in the profile, or remove packages; a slot can't grow on a device later",
         )
     return free
@@ -56,7 +56,7 @@ def check_esp_size(disk: DiskSettings, esp: Path, boot_image: Path) -> None:
         raise Error(
             f"the ESP of {disk.esp // MIB} MiB has no room for the boot images of both slots and of an update, "
             f"{used / MIB:.0f} MiB",
-            hint=f"set `disk.esp: {need} MiB` in the profile; it can't grow on a device later",
+            hint=f"set `disk.esp: {need} MiB` in the profile; the ESP can't grow on a device later",
         )
 
 

@@ -47,13 +47,14 @@ def check_releases(old: Path, new: Path) -> None:
         shown, suite = unquote(address).replace("_", "/"), address.partition("_dists_")[2]
         hint = f"use another mirror ({MIRROR})"
         if suite and release.names and suite not in release.names:
-            raise Error(f"this is {', '.join(sorted(release.names))}, not {suite}", where=shown, hint=hint)
+            raise Error(
+                f"the mirror's index is of {', '.join(sorted(release.names))}, not {suite}", where=shown, hint=hint
+            )
         last = before[address].date if address in before else None
         if last and release.date and release.date < last:
-            message = (
-                f"this is of {release.date:%Y-%m-%d %H:%M}, older than what was read before, of {last:%Y-%m-%d %H:%M}"
-            )
-            hint = f"the mirror lags, or somebody holds updates back: {hint}. To take it, remove {old}"
+            read = f"the index that was read before, of {last:%Y-%m-%d %H:%M}"
+            message = f"the index is of {release.date:%Y-%m-%d %H:%M}, older than {read}"
+            hint = f"the mirror lags, or somebody withholds updates: {hint}. To accept this index, remove {old}"
             raise Error(message, where=shown, hint=hint)
 
 

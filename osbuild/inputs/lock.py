@@ -163,7 +163,7 @@ def read_documents(loaded: LoadedProfile) -> dict[str, Any]:
     try:
         document = parse_json(text)
         if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}, this edge-osbuild reads format {FORMAT}")
+            raise ValueError(f"the format is {document['format']!r}, but this edge-osbuild reads format {FORMAT}")
         return dict(document["locks"].items())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(loaded, error) from error

@@ -73,7 +73,7 @@ def read_uimage(fat: Fat, file: File, counter: uboot_state.BootCounter) -> BootI
     try:
         image = uimage.parse_multi(fat.read(file), path)
         if len(image.parts) < 4:
-            raise Error("it lacks a kernel, an initrd, kernel arguments or a device tree")
+            raise Error("the boot image lacks a kernel, an initrd, kernel arguments or a device tree")
         lines = image.parts[2].decode("utf-8", "replace").splitlines()
     except Error as error:
         return BootImageInfo(path, file.size, tries_left, tries_done, problem=error.message)

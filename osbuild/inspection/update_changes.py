@@ -102,7 +102,7 @@ def read_side(path: Path, cache: Cache) -> ComparedBuild:
     try:
         manifest = Manifest.parse(info.read_bundle_file(path, "build.json", cache))
     except ValueError as error:
-        raise Error(f"its build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
+        raise Error(f"build.json is damaged: {error}", where=str(path), hint="make the bundle again") from error
     try:
         index, indexed = read_root_hashes(info.read_bundle_file(path, "verity.img", cache)), True
     except hook.HookError:
@@ -144,7 +144,7 @@ def compare_builds(old: ComparedBuild, new: ComparedBuild) -> Comparison:
     before, after = (set(side.manifest.trusted_roots) for side in (old, new))
     if before and after and not before & after and not new.manifest.change_owner:
         remarks.append(
-            "a device with the old image refuses it: the new image trusts none of the same root certificates"
+            "a device with the old image refuses the new image, which trusts none of the same root certificates"
         )
     index = DIGEST * (len(new.hash_tree) + (0 if new.indexed else len(new.root))) + blocks.DIGEST * len(set(new.boot))
     return Comparison(

@@ -73,7 +73,7 @@ def usage_problem(certificate: x509.Certificate, *, authority: bool) -> str | No
     """Say why a certificate cannot be that of a root (`authority`) or of a signer; None if it can."""
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        return "its key is not on the curve P-256 or P-384"
+        return "the key is not on the curve P-256 or P-384"
     constraints = [extension.value for extension in certificate.extensions
                    if isinstance(extension.value, x509.BasicConstraints)]  # fmt: skip
     if any(value.ca for value in constraints) != authority:

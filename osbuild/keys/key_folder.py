@@ -100,7 +100,7 @@ class KeyFolder:
             # cryptography parses these fields only when they are read, and they may be damaged too.
             _ = parsed.public_key(), parsed.subject, parsed.issuer, parsed.not_valid_after_utc, list(parsed.extensions)
             if certified_name(parsed) != name:
-                raise ValueError(f"it is that of {certified_name(parsed)}")
+                raise ValueError(f"it is the certificate of {certified_name(parsed)}")
             # Damage may leave a certificate that is well formed. No device would accept it.
             parsed.verify_directly_issued_by(self.certificate(issuer) if issuer else parsed)
             if problem := usage_problem(parsed, authority=is_root):
@@ -171,7 +171,7 @@ def load_keys(folder: Path) -> KeyFolder:
     try:
         document: Mapping[str, Any] = parse_json(text)
         if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}, this edge-osbuild reads format {FORMAT}")
+            raise ValueError(f"the format is {document['format']!r}, but this edge-osbuild reads format {FORMAT}")
         keys = KeyFolder(
             folder,
             str(document["owner"]),

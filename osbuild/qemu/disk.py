@@ -90,7 +90,7 @@ def keep_overlay(image: Path, overlay: Path, size: int | None, wrap: Wrap) -> No
         raise Error(
             f"this disk contains changes to an older {image}, which was built again since",
             where=str(overlay),
-            hint=f"remove it to start again: rm {overlay}",
+            hint=f"remove this disk to start again: rm {overlay}",
         )
 
 

@@ -76,7 +76,9 @@ def extract_files(image: Path, names: Iterable[str], folder: Path) -> dict[str, 
         for name in names:
             entry = files.get(name.lower())  # FAT knows no case
             if entry is None:
-                raise Error(f"the ESP has no {name}", where=str(image), hint="check that it was built for this board")
+                raise Error(
+                    f"the ESP does not contain {name}", where=str(image), hint="check that it was built for this board"
+                )
             copies[name] = folder / PurePosixPath(name).name
             copies[name].write_bytes(fat.read(entry))
     return copies

@@ -103,7 +103,7 @@ class Guarded:
         try:
             self._guardian.stdin.write((json.dumps(message) + "\n").encode())
         except (BrokenPipeError, ValueError) as error:
-            raise Error("the process that guards QEMU is gone", hint="start the machine again") from error
+            raise Error("the process that guards QEMU has ended", hint="start the machine again") from error
 
     def _answer(self, key: str) -> Any:
         deadline = Deadline(ANSWER_SECONDS)
@@ -115,7 +115,7 @@ class Guarded:
                         self._answers.remove(answer)
                         raise Error(
                             f"cannot start {answer['failed']}",
-                            hint="run `edge-osbuild doctor` to see what this host lacks",
+                            hint="run `edge-osbuild doctor` to see which programs this host lacks",
                         )
                     if key in answer:
                         self._answers.remove(answer)
@@ -134,7 +134,7 @@ class Guarded:
                     log.debug("the process that guards QEMU was killed, and QEMU with it")
                     return
                 if self.pid is None and self._guardian.poll() is not None:
-                    raise Error("the process that guards QEMU is gone", hint="start the machine again")
+                    raise Error("the process that guards QEMU has ended", hint="start the machine again")
                 return
             *lines, self._pending = (self._pending + data).split(b"\n")
             self._answers.extend(json.loads(line) for line in lines)

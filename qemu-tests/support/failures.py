@@ -274,7 +274,9 @@ def cases() -> list[Case]:
         ),
         Case("disk", "snapshot", no_room_for_a_snapshot, "b", "committed", other="good", cluster=True),
     ]  # fmt: skip
-    all_cases.append(Case("image", "boot-file-damaged", damage_boot_image, why="skipped it", other="bad", again=True))
+    all_cases.append(
+        Case("image", "boot-file-damaged", damage_boot_image, why="skipped the slot", other="bad", again=True)
+    )
     light = [name for name in REASONS if name not in ("no-containerd", "never-ready")]
     for cluster, names in ((False, light), (True, list(REASONS))):
         all_cases += [

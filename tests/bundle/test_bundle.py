@@ -79,8 +79,8 @@ def test_boot_files_of_both_flows_are_known_by_their_names(tmp_path: Path, kind:
     ("damage", "message"),
     [
         (lambda made: (made / "manifest.json").unlink(), "this folder does not contain a finished build"),
-        (lambda made: (made / "manifest.json").write_text("[]"), "its manifest.json is damaged"),
-        (lambda made: (made / "manifest.json").write_text('{"files": {}}'), "its manifest.json is damaged"),
+        (lambda made: (made / "manifest.json").write_text("[]"), "manifest.json is damaged"),
+        (lambda made: (made / "manifest.json").write_text('{"files": {}}'), "manifest.json is damaged"),
         (lambda made: (made / "root.erofs").unlink(), "cannot be read: No such file"),
         (lambda made: (made / "edge-b.efi").write_bytes(b"x"), "this file was changed after the build"),
     ],

@@ -89,7 +89,7 @@ def test_what_the_image_itself_trusts_counts_and_not_what_its_manifest_says(
     own_trust, development_trust = facts(owner), facts(development)
     unmarked = {"trust": {**development_trust["trust"], "development": False}}
     cases: list[tuple[dict[str, Any] | None, dict[str, Any], str]] = [
-        (development_trust, own_trust, "takes those of edge-osbuild (DEVELOPMENT keys)"),
+        (development_trust, own_trust, "accepts those of edge-osbuild (DEVELOPMENT keys)"),
         (development_trust, unmarked, "(DEVELOPMENT keys)"),
         (None, own_trust, "does not say whose updates"), ({"trust": []}, own_trust, "does not say whose updates"),
         ({"trust": {"roots": 1}}, own_trust, "does not say whose updates"),

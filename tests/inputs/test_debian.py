@@ -211,7 +211,7 @@ def test_an_older_index_of_the_same_mirror_is_an_error(mirror: Path, archive: Pa
     archive.update_index()
     release = mirror / "dists" / SECURITY / "Release"
     release.write_text(release.read_text().replace("01 Jan 2026", "31 Dec 2025"))
-    with pytest.raises(Error, match=r"this is of 2025-12-31 00:00, older .* of 2026-01-01") as caught:
+    with pytest.raises(Error, match=r"the index is of 2025-12-31 00:00, older .* of 2026-01-01") as caught:
         archive.update_index()
     assert str(archive.root) in str(caught.value.hint)
     release.write_text(release.read_text().replace("31 Dec 2025", "02 Jan 2026"))

@@ -231,7 +231,7 @@ def test_the_right_file_arrives_in_spite_of(
     [
         (missing, "HTTP 404", Unavailable, 1),
         (broken, "HTTP 503", Unavailable, fetching.ATTEMPTS),
-        (silent, "no answer in 0.4 s", Unavailable, fetching.ATTEMPTS),
+        (silent, "no answer within 0.4 s", Unavailable, fetching.ATTEMPTS),
         (truncated, "connection ended after 500000 of 2097152 bytes", Unavailable, fetching.ATTEMPTS),
         (trickles, "too slow", Unavailable, fetching.ATTEMPTS),
         (redirects, "infinite loop", Unavailable, 5),

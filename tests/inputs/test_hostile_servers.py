@@ -108,9 +108,9 @@ def redirect(to: bytes) -> Answer:
 
 DIGITS = b"9" * 5000  # more than int() takes
 ANSWERS: dict[str, tuple[Answer, str]] = {
-    "headers without end": (dripping(b"HTTP/1.1 200 OK\r\n"), "no answer in"),
-    "a status line without end": (dripping(b"HTTP/1.1 200 "), "no answer in"),
-    "100 Continue without end": (without_end(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "no answer in"),
+    "headers without end": (dripping(b"HTTP/1.1 200 OK\r\n"), "no answer within"),
+    "a status line without end": (dripping(b"HTTP/1.1 200 "), "no answer within"),
+    "100 Continue without end": (without_end(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "no answer within"),
     "a slow body": (dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"), "too slow"),
     "a length of many digits": (said(b"200 OK", b"Content-Length: " + DIGITS, body=b"\xff"), "expected"),
     "a chunk of negative size": (said(b"200 OK", b"Transfer-Encoding: chunked", body=b"-5\r\nx"), "IncompleteRead"),

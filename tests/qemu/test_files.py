@@ -122,7 +122,7 @@ def test_what_a_board_without_a_boot_rom_starts_with_is_read_off_its_disk(tmp_pa
     files = extract_files(disk, ["U-Boot.bin", "dtbs/board.dtb"], tmp_path / "out")
     assert list(files) == ["U-Boot.bin", "dtbs/board.dtb"]
     assert all(path.read_bytes() == (tmp_path / "program").read_bytes() for path in files.values())
-    with pytest.raises(Error, match=r"the ESP has no start\.elf"):
+    with pytest.raises(Error, match=r"the ESP does not contain start\.elf"):
         extract_files(disk, ["start.elf"], tmp_path / "out")
 
 

@@ -98,7 +98,7 @@ def staged_path(system: System, slot: str) -> Path:
 
 
 def missing_boot_image(slot: str) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, "it has no boot image", f"slot {slot}")
+    return FileNotFoundError(errno.ENOENT, "the slot has no boot image", f"slot {slot}")
 
 
 def rename_entry(system: System, old: str, new: str) -> None:

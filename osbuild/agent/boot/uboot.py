@@ -51,7 +51,7 @@ class UBootLoader:
         image, staged = boot_image_paths(system, slot)
         if slot not in list_boot_images(system):
             if not staged.is_file():
-                raise FileNotFoundError(errno.ENOENT, "it has no boot image", f"slot {slot}")
+                raise FileNotFoundError(errno.ENOENT, "the slot has no boot image", f"slot {slot}")
             # `done` is reset too. Otherwise, after a power cut here, the failures of the previous image would count
             # for the new one.
             uboot_state.change_state(

@@ -68,7 +68,7 @@ def restore_manually(system: System, name: str) -> str:
     if chosen.kubernetes.distribution != kubernetes.distribution or versions.needs_migration(
         kubernetes, chosen.kubernetes
     ):
-        message = f"it was written by {chosen.kubernetes}, but this slot has {kubernetes}"
+        message = f"the snapshot was written by {chosen.kubernetes}, but this slot has {kubernetes}"
         raise Problem(
             message, where=name, hint="restore it in the slot with that version, or restore an older snapshot"
         )

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     health = commands.add_parser("health", help="exit with status 0 if this node is Ready, otherwise print the reason")
     health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for that")
     commands.add_parser("stop", help="stop the kubelet, then all containers in order (runs at every shutdown)")
-    commands.add_parser("uncordon", help="uncordon the node if an update has cordoned it (runs after a good boot)")
+    commands.add_parser("uncordon", help="uncordon the node if an update has cordoned it (runs after a healthy boot)")
     commands.add_parser("snapshot", help="take a snapshot of the datastore; Kubernetes may be running")
     listing = commands.add_parser("snapshots", help="list the snapshots of the datastore, newest first")
     listing.add_argument("--json", action="store_true", help="print JSON")

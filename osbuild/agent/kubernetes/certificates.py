@@ -53,9 +53,9 @@ class Certificate:
     def problem(self, now: float) -> str:
         """Why the certificate is not valid at `now` and K3s will not renew it; empty if there is no such reason."""
         if self.begin > now + SOON:
-            return f"it is not valid before {time.strftime('%Y-%m-%d', time.gmtime(self.begin))}"
+            return f"not valid before {time.strftime('%Y-%m-%d', time.gmtime(self.begin))}"
         if self.is_authority and self.end < now:
-            return f"it has expired on {time.strftime('%Y-%m-%d', time.gmtime(self.end))}"
+            return f"expired on {time.strftime('%Y-%m-%d', time.gmtime(self.end))}"
         return ""
 
 

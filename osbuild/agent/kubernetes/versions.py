@@ -67,19 +67,19 @@ def refuse_version(old: KubernetesVersion | None, text: str) -> str | None:
     if old is None:
         return None
     if not text.strip():
-        return f"it has no Kubernetes, but this node runs {old}, and its cluster would stop"
+        return f"the bundle contains no Kubernetes, but this node runs {old}, and its cluster would stop"
     try:
         new = KubernetesVersion.parse(text)
     except Problem as problem:
         return str(problem)
     if new.distribution != old.distribution:
-        return (
-            f"it has the distribution {new.distribution}, but this node's cluster was created with {old.distribution}"
-        )
+        created = f"this node's cluster was created with {old.distribution}"
+        return f"the bundle contains the distribution {new.distribution}, but {created}"
     if new.numbers < old.numbers:
-        return f"it has Kubernetes {new.version}, older than {old.version}; cluster data cannot be migrated back"
+        older = f"the bundle contains Kubernetes {new.version}, older than {old.version}"
+        return f"{older}; cluster data cannot be migrated back"
     if new.minor[0] != old.minor[0] or new.minor[1] > old.minor[1] + 1:
         between = f"{old.minor[0]}.{old.minor[1] + 1}"
-        newer = f"it has Kubernetes {new.version}, more than one minor version newer than {old.version}"
+        newer = f"the bundle contains Kubernetes {new.version}, more than one minor version newer than {old.version}"
         return f"{newer}; update to v{between} first"
     return None

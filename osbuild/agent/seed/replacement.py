@@ -25,9 +25,9 @@ def replace_seed(system: System, path: Path) -> AcceptedSeed:
         raise Problem(f"the seed is refused: {problem}", where=str(path), hint=hint) from None
     except subprocess.CalledProcessError as problem:
         output = " ".join(str(problem.stderr or "").split())
-        raise Problem(f"it cannot be mounted: {output}", where=str(path), hint=hint) from None
+        raise Problem(f"the device cannot be mounted: {output}", where=str(path), hint=hint) from None
     except (OSError, subprocess.SubprocessError) as problem:
-        raise Problem(f"it cannot be read: {problem}", where=str(path), hint=hint) from None
+        raise Problem(f"the seed cannot be read: {problem}", where=str(path), hint=hint) from None
     try:
         if system.path(ON_ESP).is_dir():
             supersede(system, read_seed(system.path(ON_ESP)).digest)
@@ -35,7 +35,7 @@ def replace_seed(system: System, path: Path) -> AcceptedSeed:
     except SeedRefused:
         store_seed(system, accepted.seed)
     except OSError as problem:
-        raise Problem(f"it cannot be stored: {problem.strerror or problem}", where=str(path), hint=FREE) from None
+        raise Problem(f"the seed cannot be stored: {problem.strerror or problem}", where=str(path), hint=FREE) from None
     return accepted
 
 

@@ -20,11 +20,11 @@ TIMEOUT = 60.0  # seconds
 def verify_signature(system: System, seed: SeedFiles) -> None:
     """Raise `SeedRefused` unless a signer that the image trusts has signed every file of `seed`."""
     if seed.sums is None or seed.signature is None:
-        raise SeedRefused("it is not signed; sign it with `edge-osbuild seed --sign`")
+        raise SeedRefused("the seed is not signed; sign it with `edge-osbuild seed --sign`")
     if not seed.sums.startswith(SIGNED_HEADER):
         raise SeedRefused(f"{CHECKSUMS} was not created by `edge-osbuild seed --sign`")
     if missing := sorted(seed.files.keys() - checksums.parse_checksums(seed.sums).keys()):
-        raise SeedRefused(f"{missing[0]} is not signed: it is missing in {CHECKSUMS}")
+        raise SeedRefused(f"{missing[0]} is not signed: {CHECKSUMS} does not list it")
     keyring = system.path(KEYRING)
     if not keyring.is_file():
         raise SeedRefused("the image has no keyring to check the signature")

@@ -66,7 +66,7 @@ def check_owner(context: UpdateContext, source: str, manifest: BundleManifest) -
     hint = (
         "build it with `--keys` and the keys of this device's owner, or sign an exception with `bundle --change-owner`"
     )
-    raise Problem("its image trusts none of the roots that this device trusts", where=source, hint=hint)
+    raise Problem("the bundle's image trusts none of the roots that this device trusts", where=source, hint=hint)
 
 
 KUBERNETES_HINT = (

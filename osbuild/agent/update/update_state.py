@@ -8,7 +8,7 @@ from osbuild.agent.update.context import UpdateContext
 from osbuild.agent.update.pending import PendingUpdate, UpdateStage
 from osbuild.agent.update.records import read_boot_id
 
-SKIPPED = "the boot loader skipped it: its boot image is damaged, or somebody chose the other slot"
+SKIPPED = "the boot loader skipped the slot: its boot image is damaged, or somebody chose the other slot"
 
 
 class UpdateState(StrEnum):
@@ -63,9 +63,9 @@ def explain_rollback(context: UpdateContext, update: PendingUpdate) -> str:
     if booted_since_switch(
         context, update, (boot_records.last_boot_of(context.system, update.target) or {}).get("boot")
     ):
-        return f"no verdict: it hung, panicked or lost power before its health checks ended{evidence}"
-    failed = "its boot image, kernel or root file system failed, or the agent does not run"
-    return f"it did not reach the edge agent: {failed}{evidence}"
+        return f"no verdict: the device hung, panicked or lost power before the health checks ended{evidence}"
+    failed = "the slot's boot image, kernel or root file system failed, or the agent does not run"
+    return f"the boot did not reach the edge agent: {failed}{evidence}"
 
 
 def booted_since_switch(context: UpdateContext, update: PendingUpdate, boot: object) -> bool:

@@ -358,6 +358,6 @@ def test_a_failed_call_reports_the_reason_and_an_invalid_call_is_a_usage_error(
     write_files(entries(pc), {"edge-1-a.efi": "A"})
     for line in ("set-state a best", "set-primary", "get-primary a", "set-primary ../a", "set-state root.0 bad"):
         assert ask(pc, monkeypatch, capsys, line).startswith("2 edge-agent: ")
-    assert ask(pc, monkeypatch, capsys, "set-primary b") == "1 edge-agent: slot b: it has no boot image"
+    assert ask(pc, monkeypatch, capsys, "set-primary b") == "1 edge-agent: slot b: the slot has no boot image"
     write_files(entries(pc), {})
     assert ask(pc, monkeypatch, capsys, "get-primary").startswith("1 edge-agent: ")

@@ -253,7 +253,7 @@ def test_authorities_that_this_node_cannot_issue_are_only_reported(
     run(tmp_path, "prepare")
     assert {path: content for path, content in snapshot(data).items() if path in before} == before
     assert objects(data) == known
-    assert "-ca.crt: it is not valid before" in capsys.readouterr().out
+    assert "-ca.crt: not valid before" in capsys.readouterr().out
     run(tmp_path, "renew")
     assert restarts == [], "it would not help"
 

@@ -246,7 +246,7 @@ def test_the_image_decides_when_a_medium_configures_a_node(
     if media is Media.FIRST_BOOT and own:
         assert "edge-agent seed apply" in choice.notes[0]
     if media is Media.SIGNED:
-        assert "it is not signed" in choice.errors[0]
+        assert "the seed is not signed" in choice.errors[0]
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_a_failed_health_check_is_the_reason_of_the_rollback(device: Device) -> 
 
 
 def test_without_a_verdict_the_reason_says_what_the_slot_reached_and_lists_crash_evidence(device: Device) -> None:
-    assert fall_back(device)["why"].startswith("no verdict: it hung, panicked or lost power")
+    assert fall_back(device)["why"].startswith("no verdict: the device hung, panicked or lost power")
     device.put("sys/class/watchdog/watchdog0/bootstatus", "0x20\n")
     message = "<0>[ 4.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x100\n"
     dump = device.put("var/lib/systemd/pstore/1763/dmesg.txt", message)
@@ -279,7 +279,7 @@ def test_without_a_verdict_the_reason_says_what_the_slot_reached_and_lists_crash
     update(device, "1.1.0")  # this update is committed; the next one never reaches the agent
     device.loader.slots["a"].image = None
     last = fall_back_from_b(device)
-    assert last["why"].startswith("it did not reach the edge agent")
+    assert last["why"].startswith("the boot did not reach the edge agent")
     assert "the watchdog watchdog0 has reset the device" in last["why"]
     assert "Kernel panic - not syncing: Attempted to kill init!" in last["why"]
 
@@ -290,7 +290,7 @@ def test_an_earlier_panic_is_not_evidence_for_this_rollback(device: Device) -> N
     assert crash_evidence.crash_hints(device.system) == [
         "the kernel's last message: Kernel panic - not syncing: long ago"
     ]
-    assert fall_back(device)["why"].endswith("before its health checks ended")
+    assert fall_back(device)["why"].endswith("before the health checks ended")
     assert explain.collect_report(device.context)["hints"] == []
     new = device.put("var/lib/systemd/pstore/1000/dmesg.txt", "<0>[ 4.2] Kernel panic - not syncing: just now\n")
     for seconds in (1e10, 1.5e9):
@@ -461,7 +461,7 @@ def test_a_kubernetes_version_that_the_cluster_refuses_is_refused(device: Device
     assert (
         preconditions.check_bundle(device.context, "/b", manifest(kubernetes="upstream v1.36.3"), COMPATIBLE) is False
     )
-    device.cluster.refuses = "it has Kubernetes v1.34.3, older than v1.36.3"
+    device.cluster.refuses = "the bundle contains Kubernetes v1.34.3, older than v1.36.3"
     with pytest.raises(Problem, match=r"older than v1\.36\.3"):
         preconditions.check_bundle(device.context, "/b", manifest(kubernetes="upstream v1.34.3"), COMPATIBLE)
 
