@@ -99,7 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> BundleSite:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest, site: BundleSite, tmp_path: Path) -> Iterator[Machine]:
-    """A machine that runs slot a; slot b has an older boot entry. RAUC's service is not started yet.
+    """A machine that runs slot A; slot B has an older boot entry. RAUC's service is not started yet.
 
     It is always an x86_64 machine, because installing a bundle does not depend on the board.
     """

@@ -75,7 +75,7 @@ def test_every_write_is_in_the_log_before_the_flush_that_follows_it(
     assert contents == [(8192, b"one"), (16384, b"two"), (24576, b"three")]
     first, second, third = (entry.number for entry in writes)
     assert any(first < number < second for number in flushes)
-    assert second < entries <= third, "the log of a machine that is cut off is whole, and goes on after it"
+    assert second < entries <= third, "the log of a machine that is cut off is complete, and continues after it"
     assert any(third < number for number in flushes)
 
 

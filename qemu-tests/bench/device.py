@@ -31,7 +31,7 @@ class Published:
 
 @dataclass(frozen=True)
 class DeviceUnderTest:
-    """A device that runs version N from slot a and has passed its health checks."""
+    """A device that runs version N from slot A and has passed its health checks."""
 
     device: Device
 

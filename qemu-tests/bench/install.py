@@ -13,14 +13,14 @@ VERSION = "next"
 TIMES = 3
 MB = 10**6
 FOLDER = "/var/lib/bench"
-# File of a build -> its target in slot b.
+# File of a build -> its target in slot B.
 TARGETS = {
     "root.erofs": "/dev/edge/root-b",
     "root.verity": "/dev/edge/root-b-verity",
     "edge-b.efi": "/efi/EFI/Linux/bench.partial",
 }
 MEANING = (
-    f"Version {VERSION} into the empty slot b of a device that runs N, without the switch: root, hash tree and boot "
+    f"Version {VERSION} into the empty slot B of a device that runs N, without the switch: root, hash tree and boot "
     "file. Ours is `edge-agent update install` from its start to its end, checking the signature and noting what is "
     "done included, from a file on the data partition and streamed from a web server. dd writes the files themselves, "
     "from the data partition to the same two partitions and to the ESP: bs=1M conv=fsync. Every run begins "

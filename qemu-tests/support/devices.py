@@ -68,7 +68,7 @@ class Standing:
 
 @dataclass
 class Device:
-    """A booted machine with the version N in slot a."""
+    """A booted machine with the version N in slot A."""
 
     node: Node
     version: Version
@@ -185,7 +185,7 @@ class Device:
         return self.wait_complete(timeout)
 
     def fall_back(self, timeout: float) -> None:
-        """Reboot into a slot that fails, and wait until slot a runs again; `timeout` is for each boot."""
+        """Reboot into a slot that fails, and wait until slot A runs again; `timeout` is for each boot."""
         # A Pi's watchdog resets it after a panic (see `test_uboot.py`). QEMU's Pi has no such watchdog and stays
         # halted, so its power is cut instead.
         pattern = f"{COMPLETE}|{HALTED}" if self.versions.board.uboot.watchdog else COMPLETE

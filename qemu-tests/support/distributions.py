@@ -56,7 +56,7 @@ class DistributionUnderTest:
             return f"{RELEASES} names {len(self.releases)} release of {self.name}, this needs {count}"
         for version in self.releases[-count:]:
             if reason := unavailable_reason(self.name, version, architecture):
-                return f"{self.name} {version} cannot be had here: {reason}"
+                return f"{self.name} {version} is not available here: {reason}"
         return None
 
 

@@ -1,6 +1,6 @@
 """The failure matrix: each fault, how it is caused, and what must hold afterwards.
 
-`test_update_matrix.py` runs the cases; each begins with a device that runs N from slot a, healthy, with data and, on
+`test_update_matrix.py` runs the cases; each begins with a device that runs N from slot A, healthy, with data and, on
 `server`, a cluster with objects.
 """
 

@@ -339,7 +339,7 @@ def boot_file(version: KnownVersion, letter: str) -> bytes:
 
 
 def update(folder: Path, old: KnownVersion, new: KnownVersion, *, careless: bool = False) -> tuple[Path, Path]:
-    """An image of a device with `old` in slot a, and the log of an update of slot b to `new`."""
+    """An image of a device with `old` in slot A, and the log of an update of slot B to `new`."""
     other = {"loader/loader.conf": b"timeout 0\n", "EFI/BOOT/BOOTX64.EFI": random_blocks("loader", 2)}
     good = {**other, "EFI/Linux/edge-1-a.efi": boot_file(old, "a")}
     steps = [

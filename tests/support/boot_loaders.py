@@ -111,7 +111,7 @@ class Loader:
 
 
 class FileLoader(Loader):
-    """A real boot flow and the bundle's hook on files below `root`; slot a has its boot image and is good."""
+    """A real boot flow and the bundle's hook on files below `root`; slot A has its boot image and is good."""
 
     flow: BootLoader
     folder: str  # folder of boot images on the ESP

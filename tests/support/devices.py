@@ -68,7 +68,7 @@ class Cluster:
 
 @dataclass
 class Device:
-    """A device below `root`: slot a has 1.0.0 and is good, slot b is empty. `kind` is a key of `LOADERS`."""
+    """A device below `root`: slot A has 1.0.0 and is good, slot B is empty. `kind` is a key of `LOADERS`."""
 
     root: Path
     kind: str = "simple"

@@ -288,7 +288,7 @@ TWICE = {
 
 
 def twice(folder: Path, kind: str, one: str, other: str) -> Device:
-    """A device with two names for one file, as a power cut within a rename leaves them: 1.0.5 is in slot b."""
+    """A device with two names for one file, as a power cut within a rename leaves them: 1.0.5 is in slot B."""
     global CURRENT
     CURRENT = device = Device(folder, kind)
     assert isinstance(device.loader, FileLoader)
