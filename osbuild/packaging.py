@@ -1,4 +1,4 @@
-"""The build hook of wheel and sdist (hatchling): what lies beside `osbuild` in a checkout becomes `osbuild/shipped`."""
+"""The build hook of wheel and sdist (hatchling): data beside `osbuild` in a checkout becomes `osbuild/shipped`."""
 
 import sys
 import tempfile
@@ -8,12 +8,12 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 TARGET = "osbuild/shipped"
-# Top-level folder of a checkout -> what of it is shipped. Each is a folder of the same name in a wheel.
+# Top-level folder of a checkout -> pattern of its shipped files. A wheel has a folder of the same name.
 FOLDERS = {"boards": "*.yaml", "cloud-init": "*.j2", "profiles": "*.yaml"}
 
 
 class ShippedFiles(BuildHookInterface[Any]):
-    """Adds the data of a checkout to what is built, and the name of its commit."""
+    """Adds the data of a checkout and the name of its commit to a wheel or sdist."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before a build. If `version` is `editable`, the installation leads to the checkout."""

@@ -61,7 +61,7 @@ DISKS = (
 
 @dataclass(frozen=True)
 class InitrdRecipe:
-    """What an initrd is made of: the exact packages of `INITRD_PACKAGES`, the package of its kernel, a board's modules.
+    """The inputs of an initrd: the pinned packages, the package of the kernel, and a board's modules.
 
     `debs` are the pinned packages of `INITRD_PACKAGES`. `modules` are the patterns of modules with which a board finds
     its disk; without any, `DISKS` are used.

@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -I
-"""The hook of a bundle, which RAUC runs on the device: stages a slot's boot image, and makes adaptive indexes.
+"""The hook of a bundle, which RAUC runs on the device: writes a slot's staged boot image, and makes adaptive indexes.
 
 The environment is RAUC's for slot hooks (RAUC's manual, "Slot Hooks"): RAUC_SLOT_DEVICE is the mount point of the ESP
 or the partition of the root, RAUC_SLOT_BOOTNAME the slot. The hook runs with the
@@ -142,7 +142,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def install_boot_image(bundle: Path, partition: Path, slot: str) -> str:
-    """Stage the boot image of `slot` as NAME.staged on the ESP mounted at `partition`. Returns a line for the log.
+    """Write the boot image of `slot` as NAME.staged to the ESP mounted at `partition`. Returns a line for the log.
 
     Raises `HookError`, and `OSError` if an old boot image can't be removed.
     """
@@ -270,7 +270,7 @@ def index_target_slot(device: Path, name: str, data: Path, new: bytes) -> str:
 
     Returns a line for the log. Raises `OSError`.
     """
-    # RAUC has the index of the version that it installed last, unless a later installation has failed: then it would
+    # RAUC has the index of the version that it installed last, unless a later installation has failed: then RAUC would
     # read and hash the whole partition. Neither that index nor the slot's hash tree includes blocks that a failed or
     # interrupted installation has written. Blocks are written in order, so a binary search finds the last new one. A
     # wrong entry costs only one read, because RAUC verifies each block that it copies from a slot.

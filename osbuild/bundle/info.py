@@ -110,9 +110,9 @@ def _info(
 
 
 def find_signer(shown: str) -> str | None:
-    """The subject of the first certificate of the chain, with which `rauc info` ends.
+    """Return the subject of the first certificate in the output of `rauc info`; None if there is none.
 
-    What the manifest says stands before it, and may have lines that look the same.
+    Only the certificate chain at the end of the output counts, because texts of the manifest may look the same.
     """
     names = re.findall(r"^ *\d+ Subject: (.*)$", shown.rpartition("Certificate Chain:")[2], re.MULTILINE)
     return names[0] if names else None

@@ -292,7 +292,7 @@ class AgentSettings:
 
 @dataclass(frozen=True)
 class Profile:
-    """What one kind of node is, after `extends` has been followed and defaults filled in."""
+    """One kind of node, after `extends` was resolved and defaults were added."""
 
     name: str = field(metadata=key("name of the profile, part of the image's name", pattern=NAME, form=NAME_FORM))
     # RAUC compares versions by semver.org's rules. A device could not refuse a version that RAUC cannot compare.

@@ -18,8 +18,8 @@ PATIENCE = 5.0  # seconds
 def resolve_secret(ref: str, *, folder: Path) -> str:
     """Return the secret that `ref` refers to, without the line break at its end.
 
-    `file:PATH` is relative to `folder`, that of the profile; `~/` is the user's home. Raises `Error` where there is
-    no such file or variable, or nothing in it.
+    `file:PATH` is relative to `folder`, the profile's folder; `~/` is the user's home. Raises `Error` if the file or
+    variable does not exist or is empty.
     """
     kind, _, name = ref.partition(":")
     if kind == "env" and name:

@@ -17,7 +17,7 @@ HINT = "the SD card does not store what is written to it: it is counterfeit or w
 
 @dataclass(frozen=True)
 class WrittenTarget:
-    """A target after writing: what was ordered for it, and the image that it was written from."""
+    """A target after writing, with its order and the image that was written."""
 
     card: OpenTarget
     order: TargetOrder

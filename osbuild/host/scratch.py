@@ -1,6 +1,6 @@
-"""Scratch folders, each locked while its process lives: what a killed one has left can be told from what is in use.
+"""Scratch folders. A process locks its folder, so the folder of a killed process can be recognised and removed.
 
-A process's number would not do: those of another container that shares the folder mean nothing here.
+Process numbers cannot identify the owner, because another container may share the parent folder.
 """
 
 import os
@@ -15,21 +15,21 @@ from osbuild.shared.errors import Error
 from osbuild.shared.locks import is_at, lock_descriptor
 
 LARGE = "/var/tmp"  # where large files may be (file-hierarchy(7))
-# In folders that others use too, only what is called exactly so is ours: eight characters of mkdtemp() follow.
+# Other programs use these folders too. Only folders with exactly this name are ours; mkdtemp() adds eight characters.
 TEMPORARY = ".edge-osbuild-{purpose}-"
 ANY_SUFFIX = "?" * 8
 
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """An empty folder PREFIXxxxxxxxx in `parent`, gone at the end. Raises `OSError`."""
+    """Create an empty folder PREFIXxxxxxxxx in `parent`, which is removed at the end. Raises `OSError`."""
     descriptor, path = make_locked(parent, prefix)
     try:
         yield path
     finally:
         try:
             remove_tree(path)
-        except (KeyboardInterrupt, SystemExit):  # a signal that came while this was half gone
+        except (KeyboardInterrupt, SystemExit):  # a signal interrupted the removal
             remove_tree(path)
             raise
         finally:
@@ -38,9 +38,9 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
-    """An empty folder in $TMPDIR or /var/tmp that only its owner can look into, gone at the end. Raises `Error`.
+    """Create an empty folder in $TMPDIR or /var/tmp that only its owner can read. It is removed at the end.
 
-    What killed commands have left of the same purpose is removed first.
+    First, folders that killed commands have left for the same purpose are removed. Raises `Error`.
     """
     parent, prefix = Path(os.environ.get("TMPDIR") or LARGE).absolute(), TEMPORARY.format(purpose=purpose)
     with ExitStack() as stack:

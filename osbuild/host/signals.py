@@ -1,4 +1,4 @@
-"""Signals that end a command: it releases what it holds, and leaves nothing behind."""
+"""Signals that end a command. The command then removes its temporary files and releases its locks."""
 
 import signal
 import sys
@@ -10,7 +10,7 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)  # the second when a terminal is closed
 def end_on_signals() -> None:
     """Have SIGTERM and SIGHUP end this process in the same way as Ctrl-C, with status 128 + number.
 
-    Further ones do not interrupt that. SIGHUP stays ignored if it was, as under nohup(1).
+    Further signals do not interrupt the clean-up. If SIGHUP was ignored, it is still ignored, as under nohup(1).
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -48,7 +48,7 @@ def check_headroom(disk: DiskSettings, image: SlotImage) -> int:
 
 def check_esp_size(disk: DiskSettings, esp: Path, boot_image: Path) -> None:
     """Raise `Error` if the ESP with the files in the folder `esp` has no room for slot B and for an update."""
-    # An update stages its boot image while those of both slots exist.
+    # An update writes its staged boot image while the boot images of both slots exist.
     used = sum(path.stat().st_size for path in esp.rglob("*") if path.is_file()) + 2 * boot_image.stat().st_size
     usable = disk.esp * 98 // 100 - MIB  # the rest is for FAT's tables and partly used clusters
     if used > usable:
@@ -62,7 +62,7 @@ def check_esp_size(disk: DiskSettings, esp: Path, boot_image: Path) -> None:
 
 @dataclass(frozen=True)
 class DiskLayout:
-    """What a disk has apart from the contents of its slots. UUIDs are derived from `identity`."""
+    """The parts of a disk besides the contents of its slots. UUIDs are derived from `identity`."""
 
     flow: BootFlow
     parts: BootParts

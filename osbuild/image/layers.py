@@ -89,7 +89,7 @@ def image_xattrs(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class FileSystemStamp:
-    """What would differ between two file systems with the same contents: UUID, and time in seconds since 1970."""
+    """The properties of a file system that do not depend on its contents: UUID, and time in seconds since 1970."""
 
     uuid: str
     epoch: int

@@ -21,7 +21,7 @@ def derived_uuid(*names: str) -> str:
 
 @dataclass(frozen=True)
 class SlotIdentity:
-    """What a slot's UUIDs are derived from, and the time of its file system in seconds since 1970."""
+    """The key from which a slot's UUIDs are derived, and the time of its file system in seconds since 1970."""
 
     key: str
     epoch: int

@@ -11,13 +11,13 @@ from urllib.parse import unquote
 from osbuild.shared.errors import Error
 
 SUITE = "trixie"
-COMPONENTS = ("main", "non-free-firmware")  # the second for what a Raspberry Pi's own firmware is in
+COMPONENTS = ("main", "non-free-firmware")  # the second contains the firmware of the Raspberry Pi
 MIRROR = "EDGE_OSBUILD_MIRROR"
 
 
 @dataclass(frozen=True)
 class Release:
-    """What a Release file says of itself (Debian's wiki, "RepositoryFormat"): its date, and what it may be called."""
+    """The date and the names (suite, codename) of a Release file (Debian's wiki, "RepositoryFormat")."""
 
     date: datetime | None
     names: frozenset[str]

@@ -36,7 +36,7 @@ class Revoked:
 
 @dataclass(frozen=True)
 class CertificateRequest:
-    """What a certificate is to say: owner and name of the key, whether it is for development, and its days."""
+    """The contents of a new certificate: owner and name of the key, whether it is for development, and its days."""
 
     owner: str
     name: str
@@ -45,7 +45,7 @@ class CertificateRequest:
 
     @property
     def subject(self) -> x509.Name:
-        """Development keys say what they are in the unit (OU)."""
+        """The subject. Development keys have a note in the unit (OU)."""
         parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, self.owner)]
         if self.development:
             parts.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, DEVELOPMENT))

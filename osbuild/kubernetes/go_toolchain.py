@@ -137,7 +137,7 @@ def build_program(
     goroot = unpack_toolchain(cache, folder)
     linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in program.variables)])
     command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
-    # Where go works: what a killed build leaves there is removed with its output.
+    # The temporary files of go are beside the output: if the build is killed, both are removed together.
     env = {**go_environment(cache, goroot, architecture, folder), "GOTMPDIR": str(output.parent)}
     try:
         drop_damaged(goroot, program.source, env)

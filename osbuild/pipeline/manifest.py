@@ -40,7 +40,7 @@ DATABASE = "usr/lib/sysimage/dpkg/info"
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """What a build has made: the root as a folder, its parts, the files. `free` is what a slot has left, in percent."""
+    """The results of a build: the root as a folder, its parts, the files. `free`: percent of a slot that are free."""
 
     system: Path
     kernel: Kernel

@@ -44,8 +44,8 @@ def file_node(name: str) -> str:
 
 def blockdev_arguments(drive: Drive) -> dict[str, Any]:
     """Return the arguments of `-blockdev` in JSON."""
-    # A volatile disk is written without fsync. After a simulated power cut it still has what the guest had flushed,
-    # because a flush passes QEMU's buffers to the host's kernel, which QEMU's end does not affect.
+    # A volatile disk is written without fsync. After a simulated power cut the disk still contains the data that
+    # the guest had flushed, because a flush passes QEMU's buffers to the host's kernel, which survives QEMU.
     cache = {"no-flush": drive.volatile}
     file = {
         "driver": "file",

@@ -60,9 +60,9 @@ class ImageSettings:
 
 
 def assemble_system(target: Path, contents: RootContents, settings: ImageSettings) -> None:
-    """Make the folder `target` what the root file system holds.
+    """Create the folder `target` with the contents of the root file system.
 
-    No file is left with a time after the epoch, so that the result does not depend on when it was made.
+    No file has a time after the epoch, so that the result does not depend on the time of the build.
     """
     tools, epoch = contents.tools, contents.epoch
     root = unpack_root(target, contents)

@@ -17,7 +17,7 @@ from osbuild.rootfs.installer.install import EMULATING
 from osbuild.sandbox.tools_tree import ToolsTree
 
 INSTALLER = Path(__file__).parent / "installer"
-# What every image has. Profiles add to this; `osbuild.kubernetes.distribution` names what Kubernetes needs.
+# The packages of every image. Profiles add more; `osbuild.kubernetes.distribution` names those of Kubernetes.
 PACKAGES = (
     "bash", "ca-certificates", "cloud-init", "cryptsetup-bin", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
     "kmod", "less", "libnss-myhostname", "mount", "netplan-generator", "openssh-server", "procps", "python3", "rauc",
@@ -28,7 +28,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class RootfsRecipe:
-    """What a root is made of. `tools` is the content key of the tools that make it.
+    """The inputs of a root. `tools` is the content key of the tools that make the root.
 
     `own` is a folder with the element `edge-debian`, `elements` are folders of elements to run after it.
     """

@@ -36,7 +36,7 @@ class RenderedSeed:
     files: dict[str, str] = field(repr=False)
 
     def warnings(self) -> list[str]:
-        """Return what is probably not intended, as sentences."""
+        """Return warnings about settings that are probably not intended, as sentences."""
         return [] if login.allows_login(self.files["user-data"]) else [login.WARNING]
 
     def with_sums(self) -> dict[str, bytes]:

@@ -50,7 +50,7 @@ class SeedRule:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDescription:
-    """What the running image is. A build writes every key; a key that is missing is None."""
+    """The identity and limits of the running image. A build writes every key; a missing key is None."""
 
     name: str | None = None
     version: str | None = None

@@ -12,10 +12,10 @@ from osbuild.shared.locks import is_at, lock_descriptor
 
 @contextmanager
 def temporary_file(path: Path) -> Iterator[tuple[Path, int]]:
-    """Create a file beside `path` that is renamed to it, or else removed at the end: its path and a descriptor.
+    """Create a file beside `path`, to be renamed to `path`, and yield its path and a descriptor. Raises `OSError`.
 
-    It is locked, so that a file that a power cut has left can be told from the file of another writer. Leftovers are
-    removed, and their name is used again. Raises `OSError`.
+    If an exception is raised, the file is removed. The file is locked: a file without a lock is a leftover of a power
+    cut, which is removed, and its name is used again.
     """
     temporary, descriptor = create_beside(path)
     try:
@@ -38,7 +38,7 @@ def create_beside(path: Path) -> tuple[Path, int]:
 
 
 def create_locked(path: Path) -> int | None:
-    """Create a file with mode 0600 and lock it: its descriptor. None if another process is faster."""
+    """Create a file with mode 0600, lock it and return its descriptor; None if another process was faster."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -51,7 +51,7 @@ def create_locked(path: Path) -> int | None:
 
 
 def remove_leftover(path: Path) -> bool:
-    """Remove what a power cut has left at `path`. Returns False if a writer that is running has locked it."""
+    """Remove a file that a power cut has left at `path`. Returns False if a running writer has locked it."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             path.unlink()

@@ -9,8 +9,8 @@ from osbuild.host.architecture import Architecture
 from osbuild.shared.errors import Error
 
 NO_REBOOT = "with which a node would not reboot after a panic, and so not fall back"
-# What an argument would do, and the arguments: `_` stands for `-` too, which are the same to the kernel and to systemd.
-# `rd.`, which limits an argument to the initrd, may precede them.
+# Effect -> patterns of the arguments that have it. `_` also matches `-`: the kernel and systemd treat both alike. An
+# argument may begin with `rd.`, which limits it to the initrd.
 RESERVED = {
     "which the build sets itself": (
         r"edge\.", r"rauc\.", "root=", "roothash=", "roothashsig=", "rootflags=", "rootfstype=", "init=", "rdinit=",

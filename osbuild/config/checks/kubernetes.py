@@ -164,7 +164,7 @@ def may_be_upstream(settings: KubernetesSettings) -> bool:
 def check_upstream(settings: KubernetesSettings, where: Where) -> None:
     """Raise `Error` for settings of K3s if the image has or may have the upstream distribution, which ignores them.
 
-    `disable` is no loss there where the distribution is a substitute: it lacks these components anyway.
+    `disable` is accepted if the upstream distribution is only the substitute, which lacks these components anyway.
     """
     if settings.role == "none" or not may_be_upstream(settings):
         return

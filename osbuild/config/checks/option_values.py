@@ -1,7 +1,7 @@
-"""What values the options of K3s and the flags of Kubernetes' programs take: one table, by name.
+"""The values that options of K3s and flags of Kubernetes' programs accept: one table, by name.
 
-Options that are not in the table take any value. Sources: K3s' CLI reference, the reference pages of Kubernetes'
-programs, and Go's `strconv.ParseBool` and `time.ParseDuration`, with which both parse.
+Options that are not in the table accept any value. Sources: K3s' CLI reference, the reference pages of Kubernetes'
+programs, and Go's `strconv.ParseBool` and `time.ParseDuration`, with which K3s and Kubernetes parse.
 """
 
 import ipaddress
