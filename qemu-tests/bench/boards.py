@@ -9,9 +9,9 @@ from osbuild.shared.errors import Error
 
 PROFILE = "minimal"
 MEANING = (
-    f"The first boot of {PROFILE} under TCG, with what memory and processors QEMU's machine has or 2 GiB and 2, each "
-    "alone: power-on is QEMU's event RESUME, the end boot-complete.target by the guest's monotonic clock. The firmware "
-    "is over when it starts the boot loader (UEFI) or the kernel (U-Boot)."
+    f"The first boot of {PROFILE} under TCG, one board after the other, with the memory and processors of QEMU's "
+    "machine or with 2 GiB and 2 processors. Power-on is QEMU's event RESUME. The boot ends with boot-complete.target, "
+    "by the guest's monotonic clock. The firmware ends when it starts the boot loader (UEFI) or the kernel (U-Boot)."
 )
 
 

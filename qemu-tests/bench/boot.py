@@ -27,11 +27,11 @@ UNITS = (
 )  # fmt: skip
 PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic"
 MEANING = (
-    f"{BASE} with its first seed, under TCG with 2 processors and {MEMORY >> 30} GiB, with no way to the world. "
-    "Power-on is QEMU's event RESUME, the firmware's end the line with which it starts the boot loader, both on the "
-    "host's clock; what follows is from the guest's monotonic clock. Ready is when the kubelet has seen its node become"
-    " Ready; at a second boot, where the node's record is Ready from the start and the kubelet says nothing, it is the "
-    "verdict of the health check, which waits for a report of this boot's kubelet."
+    f"{BASE} with its first seed, under TCG with 2 processors and {MEMORY >> 30} GiB, without other networks. "
+    "Power-on is QEMU's event RESUME. The firmware ends with the line with which it starts the boot loader. Both times "
+    "are from the host's clock, the later ones from the guest's monotonic clock. Ready is the time when the kubelet "
+    "logs that its node is Ready. At a second boot the node's object is Ready from the start, and the kubelet logs "
+    "nothing: then Ready is the verdict on the boot, which waits for a report of this boot's kubelet."
 )
 
 

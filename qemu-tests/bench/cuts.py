@@ -17,8 +17,8 @@ CUTS = {
 }
 STATES = "flush-states"
 MEANING = (
-    "Not measured here, but read from what the last runs of the failure matrix have written down: machines killed at "
-    "moments by chance during an update, and what a cut at any flush of a whole update could have left of the disk."
+    "Not measured here, but read from the records of the last runs of the failure matrix: machines that were killed at "
+    "random moments of an update, and the disk states that a power cut at each flush of an update could have left."
 )
 RUN = "run `make test-all`, or `pytest qemu-tests/test_update_power*.py --cuts N`"
 

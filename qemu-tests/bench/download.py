@@ -19,8 +19,8 @@ STEPS: dict[str, tuple[str, float | None]] = {
 LEAST = 0.02  # percent: smaller parts have no row of their own
 MEANING = (
     "Version N runs from slot A as it was flashed, slot B is empty. The bundle of another version is installed from a "
-    "web server, which counts the bytes of the bodies that it has sent (not of headers), as a share of the whole "
-    "bundle. What part of it they are follows from the ranges that were asked for."
+    "web server. The figure is the bytes of the bodies that this server has sent, without headers, as a share of the "
+    "bundle. The requested ranges show which parts of the bundle were sent."
 )
 
 

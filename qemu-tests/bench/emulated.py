@@ -31,12 +31,18 @@ def measure(site: BenchSite) -> Measured:
         remove_tree(path)
     return Measured(
         [
-            Figure("emulated_ratio", f"root for {TARGET} / the same fully emulated", fast / slow, "×", 1 / 8),
+            Figure(
+                "emulated_ratio",
+                f"time to make the root for {TARGET} ÷ the same fully emulated",
+                fast / slow,
+                "×",
+                1 / 8,
+            ),
             Figure("emulated_root", "  fully emulated", slow, "s"),
-            Figure("emulated_ours", "  ours", fast, "s"),
+            Figure("emulated_ours", "  with edge-osbuild's installer", fast, "s"),
         ],
-        f"The step that makes the root of {BASE}, as for `foreign`. The emulated one runs mmdebstrap in the place of "
-        "our installer, in the same sandbox, with the same packages and the same qemu-user.",
+        f"The step that makes the root of {BASE}, as for `foreign`. The emulated root is made by mmdebstrap instead "
+        "of edge-osbuild's installer, in the same sandbox, with the same packages and the same qemu-user.",
     )
 
 

@@ -39,15 +39,16 @@ def measure(site: BenchSite) -> Measured:
     ratio = flash_seconds / dd_seconds
     return Measured(
         [
-            Figure("flash_time", "flash: time to write and flush, against dd", ratio, "×", round(1 / RATE, 3)),
+            Figure("flash_time", "flash: time to write and flush ÷ time of dd", ratio, "×", round(1 / RATE, 3)),
             Figure("flash_rate", "  its rate", size / MB / flash_seconds, "MB/s"),
             Figure("flash_dd_rate", "  dd's rate", size / MB / dd_seconds, "MB/s"),
         ],
         f"The {size} mapped bytes of the disk image of {BASE} ({image.stat().st_size} bytes, in {len(ranges)} ranges), "
-        "into one file whose blocks are all there already. Ours is `seconds.write` of `edge-osbuild flash --json`: "
-        "wiping the beginning, every mapped range, the moved table, and the flush; not reading it back, which dd does "
-        "not do. dd writes the same ranges of the same image to the same places: bs=4M oflag=direct, conv=fsync with "
-        f"the last. By turns, the image in the page cache, medians of {TIMES} after one that does not count. "
+        "are written to a file whose blocks are allocated already. The time of edge-osbuild is `seconds.write` of "
+        "`edge-osbuild flash --json`: wiping the beginning, writing every mapped range and the moved table, and the "
+        "flush, without reading back, which dd does not do either. dd writes the same ranges of the same image to the "
+        "same offsets: bs=4M oflag=direct, and conv=fsync for the last range. Alternating, with the image in the page "
+        f"cache; medians of {TIMES} after one round that does not count. "
         f"{1 / RATE:.3f} of dd's time is {RATE} of its rate.",
         {"mapped": size, "rounds": rounds},
     )

@@ -43,13 +43,13 @@ def measure(site: BenchSite) -> Measured:
     native = seconds[Architecture.native()]
     figures = [Figure(f"root_{name}", f"  root for {name}", value, "s") for name, value in seconds.items()]
     figures += [
-        Figure(f"foreign_{name}", f"root for {name} / root for this host", value / native, "×", 1.25)
+        Figure(f"foreign_{name}", f"time to make the root for {name} ÷ root for this host", value / native, "×", 1.25)
         for name, value in seconds.items()
         if name != Architecture.native()
     ]
     return Measured(
         figures,
-        f"The step that makes the root of {BASE}: from its packages, downloaded, to a tar, by diskimage-builder. "
+        f"The step that makes the root of {BASE}: from the downloaded packages to a tar file, by diskimage-builder. "
         f"Medians of {TIMES}.",
     )
 

@@ -20,12 +20,12 @@ TARGETS = {
     "edge-b.efi": "/efi/EFI/Linux/bench.partial",
 }
 MEANING = (
-    f"Version {VERSION} into the empty slot B of a device that runs N, without the switch: root, hash tree and boot "
-    "file. Ours is `edge-agent update install` from its start to its end, checking the signature and noting what is "
-    "done included, from a file on the data partition and streamed from a web server. dd writes the files themselves, "
-    "from the data partition to the same two partitions and to the ESP: bs=1M conv=fsync. Every run begins "
-    f"with the same saved state and empty caches; by turns, medians of {TIMES}. Under emulation sha256 is slow, and "
-    "ours hashes every block: real hardware does better."
+    f"Version {VERSION} is installed into the empty slot B of a device that runs N, without the switch: root, hash "
+    "tree and boot image. The time of edge-osbuild is that of the whole command `edge-agent update install`, including "
+    "the check of the signature and the records, from a file on the data partition and streamed from a web server. dd "
+    "writes the same files from the data partition to the same two partitions and to the ESP: bs=1M conv=fsync. Every "
+    f"run begins with the same saved state and empty caches; alternating, medians of {TIMES}. The agent hashes every "
+    "block, and SHA-256 is slow under emulation: on hardware the ratio is smaller."
 )
 
 

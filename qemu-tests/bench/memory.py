@@ -13,8 +13,8 @@ MB = 10**6
 IDLE_SECONDS = 60
 MEANING = (
     f"{IDLE_SECONDS} s after boot-complete.target, with one SSH session: MemTotal − MemFree − Buffers − Cached − "
-    "SReclaimable of /proc/meminfo (proc(5)), which `free` called `used` before procps 4. Beside it what `free` says "
-    "now: MemTotal − MemAvailable, which also counts what the kernel keeps back. 1 MB is 1,000,000 bytes."
+    "SReclaimable of /proc/meminfo (proc(5)), which `free` called `used` before procps 4. Beside it the figure of "
+    "today's `free`: MemTotal − MemAvailable, which also counts the kernel's reserves. 1 MB is 1,000,000 bytes."
 )
 
 

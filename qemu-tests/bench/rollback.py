@@ -19,14 +19,14 @@ WAIT = 3600.0  # seconds, under emulation
 FAULTS = {
     "panic": ("its kernel panics", r"Kernel panic - not syncing"),
     "unhealthy": ("a health check fails", r"edge-osbuild: boot failed: "),
-    "never-ready": ("its node never gets Ready", r"edge-osbuild: boot failed: "),
+    "never-ready": ("its node never becomes Ready", r"edge-osbuild: boot failed: "),
 }
 BACK = r"edge-osbuild: boot complete: \S+ \S+ slot a "
 MEANING = (
-    "A node with a cluster switches to a version that is broken. A kernel that panics does so at each of three tries: "
-    "the time is from the first panic. Health checks are given time until the profile's deadline, at each try too: the "
-    "time is from the verdict on the last one (for this, the new slot is given one try only). The end is the old "
-    "slot's boot complete, of which the node's being Ready is a part."
+    "A node with a cluster switches to a broken version. A kernel that panics does so at each of three tries, and the "
+    "time begins at the first panic. The other failures wait for the profile's health deadline at every try; that wait "
+    "is configured, so the time begins at the verdict on the last try (and the new slot gets only one try). The time "
+    "ends at the old slot's `boot complete`, which requires that the node is Ready."
 )
 
 

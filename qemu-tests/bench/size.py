@@ -18,9 +18,10 @@ def measure(site: BenchSite) -> Measured:
     return Measured(
         [
             Figure("image_compressed", f"{BASE}: disk image, compressed", compressed / MB, "MB", 250),
-            Figure("image_root", "  its root (erofs), what an update carries", root / MB, "MB"),
+            Figure("image_root", "  its root file system (erofs), the main part of an update", root / MB, "MB"),
         ],
-        "disk.img.zst: the whole disk, zstd; 1 MB is 1,000,000 bytes. The parts are as installed, before compression.",
+        "disk.img.zst: the whole disk, zstd; 1 MB is 1,000,000 bytes. The sizes of the parts are "
+        "those of their installed files, before compression.",
         {"largest": manifest.to_json()["largest"]},
         ("largest parts, before compression:", *largest),
     )

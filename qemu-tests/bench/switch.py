@@ -26,11 +26,11 @@ WAIT = 1800.0  # seconds, under emulation
 # Commands that switch slots, each run after a plain reboot.
 SWITCHES = ("edge-agent update switch", "edge-agent rollback", "edge-agent rollback")
 MEANING = (
-    "A node with a cluster, and a pod behind a NodePort that is asked five times a second from outside: from its last "
-    "answer before to its first one after. Plain: `systemctl reboot`. The switch: to a version that was installed "
-    "before and differs by an overlay file, back by `edge-agent rollback`, and forth again; leaving the cluster, the "
-    "snapshot and the first boot from the other slot are in it. By turns, medians of "
-    f"{len(SWITCHES)}. With the next Kubernetes, its migration is in it too, which no plain reboot has."
+    "On a node with a cluster, a pod behind a NodePort gets five requests a second from outside. Downtime is the time "
+    "from its last answer before the reboot to its first answer after. The plain reboot is `systemctl reboot`. The "
+    "switch is to an installed version that differs by an overlay file, back by `edge-agent rollback`, and forth "
+    "again. It includes leaving the cluster, the snapshot and the first boot from the other slot. Alternating, medians "
+    f"of {len(SWITCHES)}. The switch to the next Kubernetes also includes the migration of the cluster's data."
 )
 
 
