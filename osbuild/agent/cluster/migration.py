@@ -19,7 +19,7 @@ KUBELET_STATE = ("/var/lib/kubelet/cpu_manager_state", "/var/lib/kubelet/memory_
 
 
 def migrate_data(system: System, kubernetes: KubernetesVersion) -> dict[str, Any]:
-    """Finish an interrupted restore, then adapt the data to that version. Returns what was done, and any `problem`.
+    """Finish an interrupted restore, then adapt the data to `kubernetes`. Returns what was done, and any `problem`.
 
     Raises `OSError` if a restore could not be finished: Kubernetes must not start until a later boot has finished it.
     """

@@ -52,7 +52,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     health = status["health"]
     rows = [
         ("image", f"{status['name'] or '?'} {status['version'] or '?'} ({status['architecture'] or '?'})"),
-        ("slot", f"{status['slot'] or '?'}: {status['why']}"),
+        ("slot", status["slot"] or "?"),
+        ("why", status["why"]),
         ("boot", counter_summary(status["boot"])),
         ("root hash", status["root_hash"] or "?"),
         ("kernel", status["kernel"]),

@@ -60,7 +60,7 @@ def describe_outlook(state: UpdateState, stage: UpdateStage, busy: bool) -> str:
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """The status as a table of text."""
-    rows = [("running", f"{status['version'] or '?'} in slot {status['slot']}: {status['why']}")]
+    rows = [("running", f"{status['version'] or '?'} in slot {status['slot']}"), ("why", status["why"])]
     rows.append(("next boot", f"slot {status['next'] or '?'}"))
     for slot, entry in status["slots"].items():
         tries = "" if entry["left"] is None else f", {entry['left']} left, {entry['done']} used"

@@ -127,7 +127,8 @@ def test_the_status_text_is_short_and_aligned(device: Device) -> None:
     text = status_lines(collect_status(device.system))
     assert [re.sub(r"[\d.]+ of [\d.]+ GiB", "N of M GiB", line) for line in text] == [
         "image       edge-server 1.2.0 (x86_64)",
-        "slot        a: slot a is good, and no other slot has an image",
+        "slot        a",
+        "why         slot a is good, and no other slot has an image",
         "boot        good",
         "root hash   abc",
         "kernel      6.12.1-cloud-amd64",
