@@ -385,7 +385,7 @@ def test_two_seeds_make_two_nodes_of_one_image(
     disk = with_empty_data(board, copy_disk(image("minimal") / "disk.img", tmp_path / "disk.img"), tmp_path)
     node = boot(machine, board, disk, seed, key, extra=battery_is_empty)
     second = NodeReport.ask(node)
-    assert "has no file system any more: making a new one" in second.console
+    assert "has no file system any more: creating a new one" in second.console
     read_guids = "sfdisk --disk-id /dev/edge/disk; sfdisk --part-uuid /dev/edge/disk 1"
     table = gpt.read_table(image("minimal") / "disk.img")
     guids = {str(table.uuid), str(table.partitions[0].uuid)}
