@@ -1,7 +1,8 @@
 """Health: runs the checks of the `health.d` folders until all pass, and reboots a trial that has failed.
 
-A check is an executable. Exit status 0 means healthy; otherwise its output says why not. The verdict is stored in
-/run/edge-osbuild/health.json. `boot-complete.target`, and with it the blessing of the slot, waits for the verdict.
+A check is an executable. Exit status 0 means that it has passed; otherwise its output gives the reason. The result of
+each round is stored in /run/edge-osbuild/health.json. The result of the last round is the verdict on the boot:
+`boot-complete.target`, and with it the blessing of the slot, waits for it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from osbuild.agent.systemd import force_reboot
 from osbuild.shared.files import write_file
 
 FOLDERS = ("/usr/lib/edge-osbuild/health.d", "/etc/edge-osbuild/health.d")
-VERDICT_FILE = "/run/edge-osbuild/health.json"
+RESULT_FILE = "/run/edge-osbuild/health.json"
 CHECK_TIMEOUT = 30.0  # seconds
 CHECK_RESERVE = 10.0  # seconds of the timeout that a check may not spend on waiting
 DEADLINE = 600.0  # seconds of uptime, used if the image does not set it
@@ -46,8 +47,8 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The results of one round. `seconds` is the uptime at its end; `final` means that no further round follows."""
+class RoundResult:
+    """The result of one round. `seconds` is the uptime at its end. The `final` result is the verdict on the boot."""
 
     healthy: bool
     final: bool
@@ -126,27 +127,29 @@ def run_all(paths: Sequence[Path], timeout: float) -> tuple[CheckResult, ...]:
     return tuple(results[path] for path in paths)
 
 
-def store_verdict(system: System, verdict: Verdict) -> None:
-    """Write the verdict to `VERDICT_FILE`, which is on a tmpfs. Raises `OSError`."""
-    write_file(system.path(VERDICT_FILE), json.dumps(asdict(verdict), indent=2).encode() + b"\n")
+def store_result(system: System, result: RoundResult) -> None:
+    """Write the result of a round to `RESULT_FILE`, which is on a tmpfs. Raises `OSError`."""
+    write_file(system.path(RESULT_FILE), json.dumps(asdict(result), indent=2).encode() + b"\n")
 
 
-def await_verdict(system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE) -> Verdict:
-    """Run rounds until one passes or the uptime reaches `deadline` seconds. The last round runs every check.
+def await_verdict(
+    system: System, deadline: float, *, timeout: float = CHECK_TIMEOUT, pause: float = PAUSE
+) -> RoundResult:
+    """Run rounds until one passes or the uptime reaches `deadline` seconds, and return the result of the last round.
 
-    Rounds are at least `pause` seconds apart. Every verdict is stored, except the final one of a failed boot, which
-    `judge_boot` stores.
+    The last round runs every check. Rounds are at least `pause` seconds apart. The result of every round is stored,
+    except the verdict on a failed boot, which `judge_boot` stores.
     """
     while True:
         remaining, used_before, begin = deadline - system.uptime(), processor_time(), time.monotonic()
         last = remaining <= 0
         checks = run_round(system, everything=last, timeout=timeout if last else min(timeout, max(remaining, 1.0)))
         healthy = all(check.ok for check in checks)
-        verdict = Verdict(healthy, healthy or last, system.uptime(), checks)
+        result = RoundResult(healthy, healthy or last, system.uptime(), checks)
         if healthy or not last:
-            store_verdict(system, verdict)
-        if verdict.final:
-            return verdict
+            store_result(system, result)
+        if result.final:
+            return result
         # A check that waits takes time, but no processor time.
         rest = REST_FACTOR * (processor_time() - used_before) - (time.monotonic() - begin)
         rest = min(rest, LONGEST_PAUSE)
@@ -159,7 +162,7 @@ def processor_time() -> float:
     return times.children_user + times.children_system
 
 
-def verdict_line(system: System, verdict: Verdict) -> str:
+def verdict_line(system: System, verdict: RoundResult) -> str:
     """The line that the console shows at the end of a boot."""
     image = system.image()
     node = f"{image.name or '?'} {image.version or '?'} slot {system.argument('edge.slot') or '?'}"
@@ -169,7 +172,7 @@ def verdict_line(system: System, verdict: Verdict) -> str:
     return f"edge-osbuild: boot failed: {node} not healthy after {verdict.seconds:.0f} s: " + " ".join(failures.split())
 
 
-def store_failed_verdict(system: System, verdict: Verdict) -> None:
+def store_failed_verdict(system: System, verdict: RoundResult) -> None:
     """Store a failed verdict on the data partition, so that it is known after the reboot."""
 
     def store() -> None:
@@ -184,7 +187,7 @@ def store_failed_verdict(system: System, verdict: Verdict) -> None:
 
 
 def judge_boot(system: System, deadline: float, reboot: Callable[[], None] = force_reboot) -> int:
-    """Decide on this boot: 0 if it is healthy, 1 if not. A failed boot on trial is rebooted while any slot has a try.
+    """Judge this boot: 0 if it is healthy, 1 if not. A failed boot on trial is rebooted while any slot has a try.
 
     Raises `Problem` if the reboot fails.
     """
@@ -196,12 +199,12 @@ def judge_boot(system: System, deadline: float, reboot: Callable[[], None] = for
     boot = read_boot(system)
     if reason := boot.retry_reason:
         print_on_console(system, f"edge-osbuild: rebooting: {reason}")
-        # The final verdict ends the watch of `guard-trial`. It is stored only after the reboot was requested: if this
+        # A final result ends the watch of `guard-trial`. It is stored only after the reboot was requested: if this
         # program fails before, `guard-trial` reboots the trial.
         reboot()
-        store_verdict(system, verdict)
+        store_result(system, verdict)
         return 1
-    store_verdict(system, verdict)
+    store_result(system, verdict)
     reason = "no slot has a try left" if boot.on_trial else f"slot {boot.slot or '?'} was good before this boot"
     print_on_console(system, f"edge-osbuild: not healthy, but not rebooting: {reason}")
     return 1
@@ -209,7 +212,7 @@ def judge_boot(system: System, deadline: float, reboot: Callable[[], None] = for
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--boot", action="store_true", help="decide on this boot: run checks until the deadline, reboot a failed trial"
+        "--boot", action="store_true", help="judge this boot: run checks until the deadline, reboot a failed trial"
     )
     parser.add_argument(
         "--deadline",
@@ -229,9 +232,9 @@ def main(options: argparse.Namespace) -> int:
             deadline = DEADLINE if limit is None else float(limit)
         return judge_boot(system, deadline)
     checks = run_round(system, everything=True)
-    # Update the verdict for `edge-agent status`, but only a final one: `guard-trial` waits for a final verdict.
-    if os.geteuid() == 0 and system.json(VERDICT_FILE).get("final"):
-        store_verdict(system, Verdict(all(check.ok for check in checks), True, system.uptime(), checks))
+    # Update the result for `edge-agent status`, but only a final result: `guard-trial` waits for a final result.
+    if os.geteuid() == 0 and system.json(RESULT_FILE).get("final"):
+        store_result(system, RoundResult(all(check.ok for check in checks), True, system.uptime(), checks))
     if options.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:

@@ -139,12 +139,12 @@ def test_a_manual_health_command_does_not_decide_on_a_boot(device: Device, monke
     monkeypatch.setattr(health, "System", lambda: device.system)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     check = device.check("a", "true")
-    early = health.Verdict(False, False, 20.0, ())
+    early = health.RoundResult(False, False, 20.0, ())
     for before, stored in ((None, None), (early, (False, False)), (replace(early, final=True), (True, True))):
         if before:
-            health.store_verdict(device.system, before)
+            health.store_result(device.system, before)
         assert main(["health"]) == 0
-        verdict = device.system.json(health.VERDICT_FILE)
+        verdict = device.system.json(health.RESULT_FILE)
         assert (stored is None and not verdict) or (verdict["final"], verdict["healthy"]) == stored
     check.write_text("#!/bin/sh\nexit 1\n")
     assert main(["health"]) == 1
@@ -347,11 +347,13 @@ def test_the_shipped_checks_are_executable_and_valid_shell() -> None:
 GUARD = paths.PROJECT / "overlays/base/usr/lib/edge-osbuild/guard-trial"
 
 
-def run_guard(folder: Path, verdict: health.Verdict | None, systemctl: str = "") -> subprocess.CompletedProcess[str]:
+def run_guard(
+    folder: Path, verdict: health.RoundResult | None, systemctl: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run `guard-trial` with files of `folder` instead of the device's, at an uptime of 1000 s."""
     system = System(folder)
     if verdict:
-        health.store_verdict(system, verdict)
+        health.store_result(system, verdict)
     image = system.path("/usr/lib/edge-osbuild/image.json")
     image.parent.mkdir(parents=True, exist_ok=True)
     image.write_text(json.dumps({"update": {"deadline": 99999}, "health": {"deadline": 300}}, indent=2))
@@ -366,7 +368,7 @@ def run_guard(folder: Path, verdict: health.Verdict | None, systemctl: str = "")
 
 
 def test_a_trial_without_a_verdict_is_rebooted_and_one_with_a_verdict_is_not(tmp_path: Path) -> None:
-    early = health.Verdict(False, False, 20.0, ())
+    early = health.RoundResult(False, False, 20.0, ())
     for verdict, reboots in ((None, True), (early, True), (replace(early, final=True), False)):
         result = run_guard(tmp_path, verdict)
         assert ("systemctl --no-block reboot" in result.stdout) is reboots, result

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from osbuild.agent.boot.loader import count_tries, read_boot
-from osbuild.agent.health import VERDICT_FILE
+from osbuild.agent.health import RESULT_FILE
 from osbuild.agent.seed.report import SeedReport, load_report
 from osbuild.agent.system import System
 from osbuild.shared.files import file_system_space
@@ -21,7 +21,7 @@ def collect_status(system: System) -> dict[str, Any]:
     space = file_system_space(system.path("/var"))
     image = system.image()
     boot = read_boot(system)
-    health = system.json(VERDICT_FILE)
+    health = system.json(RESULT_FILE)
     problems = system.json(NETWORK).get("problems")
     return {
         "name": image.name,

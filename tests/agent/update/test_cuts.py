@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osbuild.agent.commands import rollback
-from osbuild.agent.health import CheckResult, Verdict
+from osbuild.agent.health import CheckResult, RoundResult
 from osbuild.agent.system import System
 from osbuild.agent.update import health_verdict, history, install, minimum_version, pending, records, switch
 from osbuild.agent.update.after_boot import handle_boot
@@ -113,7 +113,7 @@ class World:
             if self.behaviour[version] in (DEAD, TORN) or not self.run(lambda: handle_boot(device.context)):
                 continue
             if self.behaviour[version] == SICK:
-                bad = Verdict(False, True, 600.0, (CheckResult("50-node", False, "not Ready", 1.0),))
+                bad = RoundResult(False, True, 600.0, (CheckResult("50-node", False, "not Ready", 1.0),))
                 orderly = self.run(lambda bad=bad: health_verdict.store_failed(device.system, asdict(bad)))  # type: ignore[misc]
                 continue
             if self.run(self.finish):

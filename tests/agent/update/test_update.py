@@ -12,7 +12,7 @@ import pytest
 from osbuild.agent.boot.loader import Boot
 from osbuild.agent.commands import explain, rollback
 from osbuild.agent.errors import Problem
-from osbuild.agent.health import CheckResult, Verdict
+from osbuild.agent.health import CheckResult, RoundResult
 from osbuild.agent.update import (
     boot_records,
     crash_evidence,
@@ -43,7 +43,7 @@ from osbuild.shared.image_versions import is_older
 from tests.support.devices import Device
 
 COMPATIBLE = "edge-osbuild-tiny-test"
-SICK = Verdict(
+SICK = RoundResult(
     False, True, 600.0, (CheckResult("10-systemd", True, "", 0.1), CheckResult("50-node", False, "not\nReady", 1.0))
 )
 
