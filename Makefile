@@ -95,7 +95,7 @@ test-qemu-all: $(READY)
 		for profile in minimal edge-server edge-agent; do $(EDGE) build $$profile --board $$board || exit 1; done; \
 	done
 	rm -rf build/failure-matrix; status=0; $(PYTEST) qemu-tests --board all $(ARGS) || status=$$?; \
-	.venv/bin/python qemu-tests/support/ledger.py --anew || status=$$?; exit $$status
+	.venv/bin/python qemu-tests/support/ledger.py --discard || status=$$?; exit $$status
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	PYTHONPATH=qemu-tests .venv/bin/python -m bench $(ARGS)

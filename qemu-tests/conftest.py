@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     text = f"board whose images are booted: {names}, or {matrix.ALL}; may be repeated (default: {matrix.FULL})"
     parser.addoption("--board", action="append", metavar="NAME", help=text)
     parser.addoption("--cuts", type=int, default=8, metavar="N", help="power cuts at moments by chance (default: 8)")
-    text = "boot what was built there (default: what `build` has, built anew where it is not up to date)"
+    text = "boot what was built there (default: what `build` has, built again if it is not up to date)"
     parser.addoption("--images", type=Path, metavar="FOLDER", help=text)
 
 

@@ -194,19 +194,19 @@ class Device:
             if not match["slot"]:
                 self.cut_power()
                 self.machine.boot_again()
-        self._connect_anew()
+        self._reconnect()
 
     def wait_complete(self, timeout: float = BOOT) -> re.Match[str]:
         """Wait for a complete boot, through any failed boots before it, and then for SSH."""
         match = self.machine.console.wait_for(COMPLETE, timeout, through_panic=True)
-        self._connect_anew()
+        self._reconnect()
         return match
 
     def _ask_for_reboot(self) -> None:
         self.machine.console.skip()
         self.node.guest.run("sudo systemctl reboot", check=False)
 
-    def _connect_anew(self) -> None:
+    def _reconnect(self) -> None:
         self.node.guest.disconnect()
         self.node.guest.wait_ready(CONNECT)
 

@@ -123,10 +123,10 @@ def read_rows(folder: Path = FOLDER, previous: Sequence[Row] = ()) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page, and beside it what it was made of."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--anew", action="store_true", help="keep nothing of what was there before")
+    parser.add_argument("--discard", action="store_true", help="discard the earlier records")
     options = parser.parse_args(arguments)
     record = PAGE.with_suffix(".json")
-    previous = json.loads(record.read_text()) if record.exists() and not options.anew else []
+    previous = json.loads(record.read_text()) if record.exists() and not options.discard else []
     rows = read_rows(previous=previous)
     record.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     PAGE.write_text(format_page(rows))

@@ -84,7 +84,7 @@ def test_a_killed_guardian_takes_its_program_along_and_is_noticed(tmp_path: Path
         os.kill(guarded._guardian.pid, signal.SIGKILL)
         wait_until_gone(pid)
         assert guarded.wait(5) == -signal.SIGKILL
-        with pytest.raises(Error, match="guards QEMU is gone"):
+        with pytest.raises(Error, match="guards QEMU has ended"):
             guarded.start(["true"])
     finally:
         guarded.close()
