@@ -62,7 +62,7 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     figures.append(Figure(f"complete{suffix}", "  power-on to boot complete", first.complete, "s"))
     if first.network is not None:
         figures.append(Figure(f"network{suffix}", "  power-on to pod network", first.network, "s"))
-    title = "Ready, container images imported and pod network to boot complete, TCG, first boot"
+    title = "node Ready, images imported and pod network up, to boot complete, TCG, first boot"
     figures.append(Figure(f"commit_delay{suffix}", title, first.commit_delay, "s", 10))
     figures.append(Figure(f"ready_second{suffix}", "power-on to Ready, TCG, second boot", second.ready, "s"))
     figures += [
