@@ -93,11 +93,12 @@ def dripping(beginning: bytes) -> Answer:
     return answer
 
 
-def without_end(beginning: bytes, again: bytes) -> Answer:
+def without_end(beginning: bytes, again: bytes, *, pause: float = 0) -> Answer:
     def answer(connection: socket.socket) -> None:
         connection.sendall(beginning)
         while True:
             connection.sendall(again)
+            time.sleep(pause)
 
     return answer
 
@@ -106,11 +107,12 @@ def redirect(to: bytes) -> Answer:
     return said(b"302 Found", b"Location: " + to, b"Content-Length: 0")
 
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 DIGITS = b"9" * 5000  # more than int() takes
 ANSWERS: dict[str, tuple[Answer, str]] = {
     "headers without end": (dripping(b"HTTP/1.1 200 OK\r\n"), "no answer within"),
     "a status line without end": (dripping(b"HTTP/1.1 200 "), "no answer within"),
-    "100 Continue without end": (without_end(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "no answer within"),
+    "100 Continue without end": (without_end(b"", CONTINUE, pause=0.01), "no answer within"),
     "a slow body": (dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"), "too slow"),
     "a length of many digits": (said(b"200 OK", b"Content-Length: " + DIGITS, body=b"\xff"), "expected"),
     "a chunk of negative size": (said(b"200 OK", b"Transfer-Encoding: chunked", body=b"-5\r\nx"), "IncompleteRead"),
@@ -142,6 +144,11 @@ def test_a_small_text_of_a_hostile_server_is_refused_in_time(name: str, serve: S
     answer, reason = ANSWERS[name]
     with pytest.raises(Unavailable, match=reason):
         read_text([serve(answer)], limit=65536, timeout=0.5)
+
+
+def test_a_server_that_sends_100_continue_as_fast_as_it_can_is_given_up(serve: Serve) -> None:
+    with pytest.raises(Unavailable, match="no answer within"):
+        read_text([serve(without_end(b"", CONTINUE))], limit=65536, timeout=0.5)
 
 
 def test_a_range_of_many_digits_is_another_range(serve: Serve, tmp_path: Path) -> None:
