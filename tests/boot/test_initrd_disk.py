@@ -12,10 +12,10 @@ import pytest
 
 from osbuild.boot.initrd import APPLETS, DISK
 from osbuild.formats import gpt
-from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
 from osbuild.host.run import run_command
-from osbuild.inputs.debian import PackageArchive, stored_path
+from osbuild.inputs.debian import stored_path
+from tests.support.archives import recent_archive
 
 LOADER = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -27,8 +27,7 @@ SECTORS = 2048  # of a disk
 def shell() -> Path:
     """A folder with the programs of the initrd, and no others."""
     cache = Cache()
-    archive = PackageArchive(cache, Architecture.native())
-    archive.update_index()
+    archive = recent_archive(cache)
     (deb,) = [deb for deb in archive.resolve_packages(["busybox-static"]) if deb.name == "busybox-static"]
 
     def make(path: Path) -> None:

@@ -3,7 +3,6 @@
 import base64
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,11 @@ from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.image.disk import check_esp_size
-from osbuild.inputs.debian import PackageArchive, stored_path
+from osbuild.inputs.debian import stored_path
 from osbuild.kubernetes.image_archive import SmallImage, write_image
 from osbuild.rootfs import image_accounts
 from osbuild.shared.errors import Error
+from tests.support.archives import recent_archive
 
 HEAD = "name: node\nversion: 1.0.0\n"
 
@@ -248,9 +248,7 @@ def test_an_argument_after_a_blank_replaces_that_of_the_image() -> None:
 def zone_packages() -> dict[str, set[str]]:
     """Names of zones in each of Debian's two packages, as the suite of the last day has them."""
     cache = Cache()
-    archive = PackageArchive(cache, Architecture.native())
-    if not archive.root.exists() or archive.root.stat().st_mtime < time.time() - 86400:
-        archive.update_index()
+    archive = recent_archive(cache)
     debs = [
         deb
         for deb in archive.resolve_packages(["tzdata", time_zone.LEGACY])
