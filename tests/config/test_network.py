@@ -2,6 +2,7 @@
 
 import os
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -225,8 +226,9 @@ def test_what_a_node_can_use_is_accepted(tmp_path: Path, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> NodePrograms:
-    return networks.build_programs(tmp_path_factory.mktemp("agent"))
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodePrograms]:
+    with networks.start_programs(tmp_path_factory.getbasetemp()) as programs:
+        yield programs
 
 
 @pytest.mark.parametrize(("text", "files"), RIGHT)

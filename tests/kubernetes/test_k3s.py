@@ -294,13 +294,17 @@ def test_an_archive_that_lacks_a_program_is_refused(tmp_path: Path, cache: Cache
         k3s_payload.unpack_payload(tmp_path / "k3s", "1" * 64, X86, cache, unpackers())
 
 
-def test_the_search_for_the_archive_ends_in_a_file_of_tiny_frames(tmp_path: Path) -> None:
+def test_the_search_for_the_archive_ends_in_a_file_of_tiny_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = 10  # the real limit takes some seconds
+    monkeypatch.setattr(k3s_payload, "MOST_STEPS", k3s_payload.MOST_STEPS // share)
     name = b"0" * 64 + b".tar.zst"
     (tmp_path / "k3s").write_bytes(elf(X86, name) + frame(b"") * 4_000)
     begin = time.process_time()
     with pytest.raises(Error, match="too many beginnings"):
         k3s_payload.find_payload(tmp_path / "k3s")
-    assert time.process_time() - begin < 60
+    assert time.process_time() - begin < 60 / share
 
 
 def test_an_archive_that_is_too_large_when_it_is_unpacked_is_refused(

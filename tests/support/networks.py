@@ -1,29 +1,36 @@
 """The device's own programs for the network (agent, netplan, systemd-networkd), run in a sandbox."""
 
+import json
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from osbuild.host.cache import Cache
+from osbuild.host.cache import Cache, content_key, tree_digest
+from osbuild.rootfs import agent_zipapp
+from osbuild.rootfs.agent_zipapp import PACKAGES as CODE
 from osbuild.rootfs.agent_zipapp import build_zipapp
 from osbuild.sandbox.tools_tree import ToolsTree, unlocked_tools_tree
 
 PACKAGES = ("cloud-init", "dbus", "iproute2", "netplan-generator", "python3", "python3-yaml", "systemd",
             "systemd-resolved", "udev", "util-linux", "wpasupplicant")  # fmt: skip
-# Runs in a network namespace with its own /sys, without interfaces of this host. $DATA/kept: what the agent stored.
-SCRIPT = r"""
-set -eu
+SERVER = Path(__file__).with_name("network_server.py")
+# $DATA/kept: what the agent stored. /sys shows the interfaces of the own network: this host's would be found otherwise.
+BEFORE = r"""
+mount -t tmpfs tmpfs /run
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /var/lib
 [ -z "$NO_WIFI" ] || mount -t tmpfs tmpfs /usr/sbin
 mkdir -p /var/lib/edge-osbuild /run/edge-osbuild/seed
-cp "$DATA/network-config" /run/edge-osbuild/seed/
-[ ! -d "$DATA/kept" ] || cp -a "$DATA/kept" /var/lib/edge-osbuild/network
+cp network-config /run/edge-osbuild/seed/
+[ ! -d kept ] || cp -a kept /var/lib/edge-osbuild/network
 [ -z "$READ_ONLY" ] || mount -o remount,ro /var/lib
-echo "exit $(umask 077; python3 -IS "$AGENT" network 2>"$DATA/messages"; echo $?)"
-[ ! -d /var/lib/edge-osbuild/network ] || cp -a /var/lib/edge-osbuild/network "$DATA/stored"
-cp -a /run "$DATA/run"
+"""
+AFTER = r"""
+[ ! -d /var/lib/edge-osbuild/network ] || cp -a /var/lib/edge-osbuild/network stored
+cp -a /run run
 [ -n "$NETWORKD" ] || exit 0
 echo 0123456789abcdef0123456789abcdef >/run/machine-id
 mount --bind /run/machine-id /etc/machine-id
@@ -31,23 +38,23 @@ mount -o remount,ro /sys
 ip link set lo up
 for name in $LINKS; do ip link add "$name" type veth peer name "peer-$name"; ip link set "peer-$name" up; done
 export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=info
-timeout 60 /usr/lib/systemd/systemd-networkd 2>"$DATA/networkd" &
+timeout --foreground 60 /usr/lib/systemd/systemd-networkd 2>networkd &
 # networkd writes its state for the first time after it has loaded all files.
 until [ -e /run/systemd/netif/state ] && { [ -z "$UNTIL" ] || ip addr | grep -q "$UNTIL"; }; do
     kill -0 $! || exit 1
     sleep 0.05
 done
-ip -json addr >"$DATA/addresses"
-ip -json route >"$DATA/routes"
+ip -json addr >addresses
+ip -json route >routes
 """
 
 
 @dataclass(frozen=True)
 class NodePrograms:
-    """The device's programs: a tools tree with its packages, and the agent as an image contains it."""
+    """The device's programs: a tools tree with its packages, and the agent of an image in a server (SERVER) in it."""
 
     tree: ToolsTree
-    agent: Path
+    server: subprocess.Popen[str]
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,24 @@ def network_tools() -> ToolsTree:
     return unlocked_tools_tree(Cache(), "device-network", PACKAGES, "programs of the device's network")
 
 
-def build_programs(folder: Path) -> NodePrograms:
-    """Build the agent in `folder`, which must exist."""
+def build_agent(tree: ToolsTree) -> Path:
+    """Return the agent as an image has it. The cache has it if the code is the same; byte code takes a second."""
+    cache = Cache()
+    code = tree_digest(*CODE, Path(agent_zipapp.__file__), code=True)
+    return cache.get_or_make(
+        "test-agent", content_key(tree.root.name, code), lambda path: build_zipapp(path, tree.run_command)
+    )
+
+
+@contextmanager
+def start_programs(folder: Path) -> Iterator[NodePrograms]:
+    """Start the server for network-configs in `folder`."""
     tree = network_tools()
-    build_zipapp(folder / "edge-agent", tree.run_command)
-    return NodePrograms(tree, folder / "edge-agent")
+    agent = build_agent(tree)
+    server = ["python3", "-IS", "-c", SERVER.read_text(), str(agent), BEFORE, AFTER]
+    command = tree.wrap_command(server, [folder], read_only_binds=[(agent, str(agent))])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield NodePrograms(tree, process)
 
 
 def configure(
@@ -110,12 +130,12 @@ def configure(
         (folder / "kept").mkdir()
         (folder / "kept/network-config").write_bytes(stored)
     settings = {
-        "DATA": str(folder), "AGENT": str(programs.agent), "NO_WIFI": "" if wifi else "yes", "LINKS": links,
-        "NETWORKD": "yes" if networkd else "", "UNTIL": until,
-        "READ_ONLY": "yes" if read_only else "",
+        "DATA": str(folder), "NO_WIFI": "" if wifi else "yes", "LINKS": links, "UNTIL": until,
+        "NETWORKD": "yes" if networkd else "", "READ_ONLY": "yes" if read_only else "",
     }  # fmt: skip
-    binds = [folder, programs.agent]
-    command = programs.tree.wrap_command(["unshare", "--net", "sh", "-c", SCRIPT], binds, env=settings)
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (0, "exit 0\n"), result.stdout + result.stderr
+    assert programs.server.stdin and programs.server.stdout
+    print(json.dumps(settings), file=programs.server.stdin, flush=True)
+    status = programs.server.stdout.readline()
+    assert status == "0\n", (folder / "log").read_text() + (folder / "messages").read_text()
+    assert (folder / "output").read_text() == ""
     return Network(folder)

@@ -1,7 +1,7 @@
 """network-config as other tools write it, rendered by the device's own programs: agent, netplan, systemd-networkd."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,10 @@ DHCP = "88-edge-fallback.network"
 Configure = Callable[..., Network]
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> NodePrograms:
-    return networks.build_programs(tmp_path_factory.mktemp("agent"))
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodePrograms]:
+    with networks.start_programs(tmp_path_factory.getbasetemp()) as programs:
+        yield programs
 
 
 @pytest.fixture
