@@ -37,10 +37,11 @@ mount --bind /run/machine-id /etc/machine-id
 mount -o remount,ro /sys
 ip link set lo up
 for name in $LINKS; do ip link add "$name" type veth peer name "peer-$name"; ip link set "peer-$name" up; done
+are_set() { for text; do { ip addr; ip route; } | grep -qF "$text" || return 1; done; }
 export SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=info
 timeout --foreground 60 /usr/lib/systemd/systemd-networkd 2>networkd &
 # networkd writes its state for the first time after it has loaded all files.
-until [ -e /run/systemd/netif/state ] && { [ -z "$UNTIL" ] || ip addr | grep -q "$UNTIL"; }; do
+until [ -e /run/systemd/netif/state ] && are_set $UNTIL; do
     kill -0 $! || exit 1
     sleep 0.05
 done
@@ -121,7 +122,7 @@ def configure(
     """Run `edge-agent network` with the network-config `data`, then with `networkd` systemd-networkd.
 
     `stored` is the network-config of an earlier boot, `links` are interfaces (veth(4)) that exist when networkd starts.
-    networkd ends once it has loaded all files and ip(8) shows the text `until`, or after 60 seconds, which is an error.
+    networkd ends once it has loaded all files and ip(8) shows all words of `until`; after 60 seconds, that is an error.
     With `read_only`, the agent cannot store anything.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -310,7 +310,7 @@ def test_networkd_applies_the_rendered_files(configure: Configure) -> None:
         "    routes: [{to: 203.0.113.0/24, via: 192.0.2.1}]\n",
         networkd=True,
         links="lan0 lan1",
-        until="192.0.2.10/24",
+        until="192.0.2.10/24 198.51.100.2/24 203.0.113.0/24",
     )
     addresses = {
         link["ifname"]: [entry["local"] for entry in link["addr_info"] if entry["family"] == "inet"]
