@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elftools.elf.elffile import ELFFile
-
 from osbuild.boot.kernel import Kernel
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
@@ -112,6 +110,8 @@ def build_initrd(context: BuildContext, tools: ToolsTree, kernel: Kernel, recipe
 
 def copy_program(source: Path, program: str, target: Path, target_path: str) -> None:
     """Copy an ELF program with its loader and libraries, found by name below `source`. Raises `Error`."""
+    from elftools.elf.elffile import ELFFile  # takes time, and most builds have their initrd in the cache
+
     names = {path.name: path for path in source.rglob("*") if ".so" in path.name}
     pending = [(source / program, target / target_path)]
     copied: set[str] = set()

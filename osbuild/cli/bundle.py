@@ -11,9 +11,8 @@ from osbuild.bundle import source, trust
 from osbuild.bundle.pack import make_bundle
 from osbuild.bundle.signing import prepare_signing
 from osbuild.bundle.source import BundleSource
-from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import as_object
+from osbuild.cli.options import REFERENCE, as_object
 from osbuild.host import log
 from osbuild.host.cache import Cache
 from osbuild.keys.development import signing_keys

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import as_object
+from osbuild.cli.options import REFERENCE, as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.host import log
 from osbuild.keys import authority
@@ -21,8 +21,6 @@ from osbuild.keys.key_files import PUBLIC, write_key_file
 from osbuild.keys.key_report import KeyReport, report_keys
 from osbuild.keys.private_key import resolve_passphrase
 from osbuild.shared.errors import UsageError
-
-REFERENCE = "file:PATH|env:NAME"
 
 
 @click.group(short_help="create, rotate, revoke and show signing keys")

@@ -9,6 +9,8 @@ import click
 
 from osbuild.shared.sizes import parse_size
 
+REFERENCE = "file:PATH|env:NAME"  # how help texts show a reference to a secret
+
 Options = TypeVar("Options")
 Result = TypeVar("Result")
 

@@ -1,28 +1,23 @@
 """`edge-osbuild seed`: make the seed of one node, which is its configuration."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from osbuild.cli.keys import REFERENCE
 from osbuild.cli.location import FOLDER, LOCATION
-from osbuild.cli.options import as_object
+from osbuild.cli.options import REFERENCE, as_object
 from osbuild.cli.profile_name import PROFILE
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.host import log
 from osbuild.host import output as output_files
 from osbuild.host.cache import Cache
-from osbuild.keys.development import signing_keys
-from osbuild.keys.key_access import TokenAccess, open_signer
-from osbuild.keys.private_key import resolve_passphrase
-from osbuild.sandbox.bundle_tools import bundle_tools
 from osbuild.seed.esp_seed import find_mtools
 from osbuild.seed.iso import make_iso
 from osbuild.seed.node_seed import make_node_seeds
 from osbuild.seed.render import SUMS
-from osbuild.seed.signature import sign_seed
 from osbuild.shared.errors import UsageError
 
 
@@ -95,11 +90,7 @@ def command(options: SeedOptions) -> None:
     (seed,) = make_node_seeds(options.profile, [options.node], options.settings, options.user_file)
     files = seed.with_sums()
     if options.signed:
-        keys = signing_keys(options.folder)
-        if keys.development:
-            log.warn("signing with development keys: only images that trust them accept such a seed")
-        access = TokenAccess(bundle_tools, resolve_passphrase(options.pin))
-        files = sign_seed(files, *open_signer(keys, resolve_passphrase(options.secret), access))
+        files = sign_files(files, options)
     if options.into is not None:
         insert_seed(files, options.into, wrap=find_mtools(Cache()))
         where = options.into
@@ -115,3 +106,19 @@ def command(options: SeedOptions) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         log.note(f"seed of {options.node} ({seed.instance}): {where}")
+
+
+def sign_files(files: Mapping[str, bytes], options: SeedOptions) -> dict[str, bytes]:
+    """Return `files` with their signature. Raises `Error` or `UsageError`."""
+    # Imported here, because most seeds are not signed and cryptography takes a tenth of the time of this command.
+    from osbuild.keys.development import signing_keys
+    from osbuild.keys.key_access import TokenAccess, open_signer
+    from osbuild.keys.private_key import resolve_passphrase
+    from osbuild.sandbox.bundle_tools import bundle_tools
+    from osbuild.seed.signature import sign_seed
+
+    keys = signing_keys(options.folder)
+    if keys.development:
+        log.warn("signing with development keys: only images that trust them accept such a seed")
+    access = TokenAccess(bundle_tools, resolve_passphrase(options.pin))
+    return sign_seed(files, *open_signer(keys, resolve_passphrase(options.secret), access))

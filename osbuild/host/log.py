@@ -11,13 +11,16 @@ import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def drop_senseless_size(environ: MutableMapping[str, str]) -> None:
@@ -88,8 +91,11 @@ def error(problem: Error) -> None:
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
+def bars() -> "Iterator[Progress]":
     """Progress bars of bytes with rate and remaining time; prints nothing without a terminal. Add tasks to it."""
+    # Imported here, because most commands have nothing to show.
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
         TimeRemainingColumn(compact=True),
@@ -99,7 +105,7 @@ def bars() -> Iterator[Progress]:
 
 
 @contextmanager
-def progress(title: str, total: int | None) -> Iterator[Progress]:
+def progress(title: str, total: int | None) -> "Iterator[Progress]":
     """A progress bar of bytes; prints nothing without a terminal. Its task is 0: `.update(0, advance=BYTES)`."""
     with bars() as bar:
         bar.add_task("  " * _depth.get() + escaped(title), total=total)
