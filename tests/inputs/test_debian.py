@@ -171,9 +171,8 @@ def test_no_password_of_a_mirror_is_on_a_command_line_or_can_be_read_by_others(
     assert stat.S_IMODE(archive.root.parent.stat().st_mode) == 0o700
 
 
-def change(mirror: Path, old: str, new: str) -> None:
-    """Change the index of the first suite, and its Release file with it."""
-    text = PACKAGE.format("1.0", "0" * 64).replace(old, new)
+def rewrite_index(mirror: Path, text: str) -> None:
+    """Replace the index of the first suite, and its hashes in the Release file."""
     index = next((mirror / "dists" / SUITE).rglob("Packages.gz"))
     release = mirror / "dists" / SUITE / "Release"
     lines = release.read_text()
@@ -186,23 +185,31 @@ def change(mirror: Path, old: str, new: str) -> None:
     release.write_text(lines)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("Architecture: all", "Architecture: a/../ll"),
-        ("SHA256: " + "0" * 64, "MD5sum: " + "0" * 32),
-        ("SHA256: " + "0" * 64, "SHA256: ../../x"),
-        ("Version: 1.0", "Version: 1.0/../../x"),
-        ("Size: 1", "Size: 99999999999999999999999"),
-    ],
-)
-def test_a_package_that_cannot_be_pinned_is_an_error_and_never_left_out(
-    old: str, new: str, mirror: Path, archive: PackageArchive
-) -> None:
+UNPINNABLE = {
+    "other-hash": ("SHA256: " + "0" * 64, "MD5sum: " + "0" * 32),
+    "bad-hash": ("SHA256: " + "0" * 64, "SHA256: ../../x"),
+    "bad-version": ("Version: 1.0", "Version: 1.0/../../x"),
+    "bad-size": ("Size: 1", "Size: 99999999999999999999999"),
+}
+
+
+def test_a_package_that_cannot_be_pinned_is_an_error_and_never_left_out(mirror: Path, archive: PackageArchive) -> None:
     (mirror / "sources").write_text((mirror / "sources").read_text().splitlines()[0] + "\n")
-    change(mirror, old, new)
-    with pytest.raises(Error) as caught:
-        archive.update_index()
+    good = PACKAGE.format("1.0", "0" * 64)
+    optional = good.replace("Essential: yes\n", "")
+    # Each has a file of its own: apt omits a file that is listed twice.
+    packages = [optional.replace(old, new).replace("tiny", name) for name, (old, new) in UNPINNABLE.items()]
+    rewrite_index(mirror, "\n".join([good, *packages]))
+    archive.update_index()
+    assert versions(archive) == {"1.0"}
+    for name in UNPINNABLE:
+        with pytest.raises(Error) as caught:
+            archive.resolve_packages([name])
+        assert "cannot be pinned" in caught.value.message and caught.value.hint, name
+    # apt has no package of this name for the architecture, but it is essential.
+    rewrite_index(mirror, good.replace("Architecture: all", "Architecture: a/../ll"))
+    archive.update_index()
+    with pytest.raises(Error, match="cannot be pinned") as caught:
         versions(archive)
     assert caught.value.hint
 
