@@ -29,7 +29,7 @@ from osbuild.host.run import run_command
 from osbuild.image import block_map
 from osbuild.seed.esp_seed import find_mtools
 from tests.support.builds import make_build
-from tests.support.disks import unpack_disk
+from tests.support.disks import unpack_disk, write_sparse
 from tests.support.mounted import mount_tmpfs
 
 COUNT = int(os.environ.get("EDGE_FUZZ_COUNT", "8"))  # damaged variants of each pair of command and file
@@ -207,7 +207,7 @@ def test_a_damaged_file_is_a_clear_error(name: str, lab: Path, capsys: pytest.Ca
             shutil.copy(lab / "tiny.yaml", work)
         path = work / name
         damage = DAMAGES[number % len(DAMAGES)] if number < len(DAMAGES) else chance.choice(DAMAGES)
-        path.write_bytes(damage(whole, chance))
+        write_sparse(path, damage(whole, chance))
         folder = path.parent
         for arguments in commands(name):
             clear_error([word.format(path, out=work / "out", lab=lab, dir=folder) for word in arguments], capsys)
