@@ -2,6 +2,7 @@
 
 import os
 import stat
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from osbuild.config.checks.account_table import parse_account_table
@@ -101,12 +102,12 @@ def _place(overlay: Path, path: PurePosixPath, mode: int) -> None:
         raise overlay_error(overlay, path, why, f"move its files to usr/{top} in the overlay")
     if name in OWNED and not stat.S_ISDIR(mode):
         raise overlay_error(overlay, path, "would replace a folder of the image", FOLDER)
-    for hidden, why in LOST.items():
-        below = path.is_relative_to(hidden)
+    for hidden in accumulate(path.parts, "{}/{}".format):  # each folder above the path, and the path
+        why = LOST.get(hidden, "")
         # The build lets tmpfiles.d create folders and links below /var on the device.
         itself = name == hidden and stat.S_ISDIR(mode)
         is_created = top == "var" != name and stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK)
-        if below and not itself and not is_created:
+        if why and not itself and not is_created:
             hint = KEEP if why == STATE or "memory" in why else ELSEWHERE
             raise overlay_error(overlay, path, f"would not be visible on a device: /{hidden} {why}", hint)
     if name in WRITTEN:
