@@ -3,7 +3,6 @@
 network-config is not checked: netplan reads it on the device and supports more than cloud-init's schema allows.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from osbuild.host.cache import Cache
 from osbuild.host.run import run_command
 from osbuild.inputs.apt_sources import SUITE
 from osbuild.inputs.debian import PackageArchive, stored_path
-from osbuild.seed.cloud_config import to_json_value
+from osbuild.seed.cloud_config import load_validator, to_json_value
 from osbuild.shared.errors import Error
 from osbuild.shared.seed import document
 from osbuild.shared.seed.files import LIMIT
@@ -56,8 +55,8 @@ def validate_seed(files: Mapping[str, str], folder: Path) -> None:
     """Raise `Error` for a value in user-data that the schema in `folder` does not allow, or for a seed too large."""
     check_limits(files)
     for name, schema in CHECKED.items():
-        validator = jsonschema.Draft7Validator(json.loads((folder / schema).read_text()))
-        problem = jsonschema.exceptions.best_match(validator.iter_errors(to_json_value(yaml.safe_load(files[name]))))
+        errors = load_validator(folder / schema).iter_errors(to_json_value(yaml.safe_load(files[name])))
+        problem = jsonschema.exceptions.best_match(errors)
         if problem is not None:
             # Only the path and the rule are printed: value and message may contain a secret.
             raise Error(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def render_seed(
     return RenderedSeed(node, instance, {name: files[name] for name in FILES})
 
 
+@cache
 def template_environment() -> jinja2.Environment:
-    """Return the templates of `cloud-init/`. An unknown variable in a template is an error."""
+    """Return the templates of `cloud-init/`, compiled once for all nodes. An unknown variable is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paths.TEMPLATES),
         undefined=jinja2.StrictUndefined,
