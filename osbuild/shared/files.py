@@ -59,6 +59,8 @@ def set_aside(path: Path) -> Path:
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Create a folder with its parents. A file in the place of one of them is set aside. Raises `OSError`."""
+    if folder.is_dir():
+        return
     for path in (*reversed(folder.parents), folder):
         if os.path.lexists(path) and not path.is_dir():
             print(f"edge-agent: {path} is damaged: not a folder; kept as {set_aside(path).name}", file=sys.stderr)

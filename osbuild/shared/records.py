@@ -7,6 +7,7 @@ that they are written again. The metadata `key` of a field is its key in JSON if
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -21,7 +22,7 @@ def parse_record(kind: type[T], value: object, name: str = "") -> T:
     """Parse the object `value` as the dataclass `kind`. Raises `ValueError` with the path of the key below `name`."""
     if not isinstance(value, dict):
         raise ValueError(f"{f'`{name}` is ' if name else ''}not a mapping")
-    hints = get_type_hints(kind)
+    hints = _field_types(cast(Any, kind))
     known: dict[str, Any] = {}
     keys = {field.name: _stored_key(field) for field in fields(cast(Any, kind))}
     for field in fields(cast(Any, kind)):
@@ -47,6 +48,11 @@ def record_to_json(record: object) -> dict[str, Any]:
         if field.name != EXTRA and (default is MISSING or value != default):
             result[_stored_key(field)] = _value_to_json(value)
     return {**result, **getattr(record, EXTRA, {})}
+
+
+@cache
+def _field_types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _stored_key(field: Field[Any]) -> str:
