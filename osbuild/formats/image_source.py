@@ -18,6 +18,7 @@ from osbuild.formats import compression, foreign
 from osbuild.shared.errors import Error
 
 MIB = 2**20
+ZEROS = bytes(MIB)
 MAGIC = {"zst": compression.ZSTD, "xz": compression.XZ, "gz": compression.GZIP, "bz2": b"BZh"}
 DAMAGED = (zstandard.ZstdError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError)
 
@@ -99,7 +100,7 @@ class ImageReader:
         """Write the rest of the image to an empty file; zeros become holes. Raises `OSError` and `Error`."""
         view, start = memoryview(bytearray(MIB)), self.offset
         while count := self.fill(view):
-            if any(view[:count]):
+            if not ZEROS.startswith(view[:count]):
                 file.seek(self.offset - count - start)
                 file.write(view[:count])
         file.truncate(self.offset - start)

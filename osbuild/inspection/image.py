@@ -134,7 +134,7 @@ def _part(file: BinaryIO, partition: gpt.Partition) -> InspectedPartition:
             return InspectedPartition(partition, name, content)
     file.seek(partition.offset)
     begin = file.read(min(partition.size, 2**20))
-    if not any(begin):
+    if begin == bytes(len(begin)):
         return InspectedPartition(partition, "empty", None)
     if partition.type == gpt.UBOOT_ENV:
         return InspectedPartition(partition, "boot state", None)
