@@ -33,6 +33,8 @@ MORE_PARAMETERS = {
     "redirect_request": ("osbuild/agent/http.py", "osbuild/host/http.py"),
     "run_command": ("osbuild/host/run.py", "osbuild/sandbox/tools_tree.py"),
 }
+# Packages that take long to import, and that a command seldom needs: module of the command -> package.
+SELDOM = {"osbuild.cli.seed": "cryptography", "osbuild.cli.build": "elftools"}
 # Names that say nothing without their module: import the module, or give the function an object.
 BARE_VERBS = frozenset({
     "accept", "add", "append", "apply", "attempt", "begin", "build", "cancel", "change", "check", "choose", "clear",
@@ -124,6 +126,33 @@ def test_what_runs_on_the_device_imports_the_standard_library_only(package: str)
 def test_a_program_that_runs_alone_imports_the_standard_library_only(path: Path) -> None:
     assert path.exists()
     assert [module for module, _ in imports(path) if module.partition(".")[0] not in sys.stdlib_module_names] == []
+
+
+def imports_at_start(module: str) -> set[str]:
+    """Every module that is imported with `module`, directly or not; imports within functions are left out."""
+    pending, seen = [module], set[str]()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = PROJECT / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name.partition(".")[0] != "osbuild" or not path.exists():
+            continue
+        for node in parse(path).body:
+            if isinstance(node, ast.Import):
+                pending += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                pending += [target(node.module or "", alias.name) for alias in node.names]
+    return seen
+
+
+@pytest.mark.parametrize(("command", "package"), SELDOM.items())
+def test_a_command_starts_without_packages_that_it_seldom_needs(command: str, package: str) -> None:
+    started = imports_at_start(command)
+    assert "osbuild.shared.errors" in started
+    assert not [name for name in started if name.partition(".")[0] == package]
 
 
 def test_the_installer_runs_without_the_rest_of_the_project() -> None:
