@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 )
 
 const (
@@ -14,10 +15,23 @@ const (
 )
 
 // clean stops and removes every sandbox of this program, including those of earlier runs that a power cut has ended.
+func (service *runtimeService) clean(ctx context.Context) error {
+	for number := 1; ; number++ {
+		err := service.tryClean(ctx)
+		if err == nil || number == attempts || ctx.Err() != nil {
+			return err
+		}
+		// The kubelet stops and removes sandboxes that it does not know. If both do it at the same time, one of them may
+		// fail, because the other has already removed the network.
+		time.Sleep(time.Second)
+	}
+}
+
+// tryClean does the work of clean once.
 //
 // A power cut between two steps of containerd may leave a container that its Container Runtime Interface does not load
 // at the next start. It is not listed, and neither the kubelet nor containerd ever removes it.
-func (service *runtimeService) clean(ctx context.Context) error {
+func (service *runtimeService) tryClean(ctx context.Context) error {
 	filter := message{}.entry(3, label, "sandbox")
 	listed, err := service.call(ctx, "ListPodSandbox", message{}.nested(1, filter))
 	if err != nil {
