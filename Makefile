@@ -5,6 +5,7 @@ ARCH ?=
 ARGS ?=
 TARGET ?=
 NODE ?=
+PROCESSES ?= 0
 
 EDGE = .venv/bin/edge-osbuild
 PYTEST = .venv/bin/python -m pytest
@@ -80,11 +81,11 @@ test-images: $(READY)
 	$(EDGE) build minimal --board arm64
 	$(EDGE) build minimal --board armv7
 
-# Tests of one group (qemu-tests/support/groups.py) run one after the other: they share devices and fixtures. While one
-# test waits, the tests of another process compute. A guest has two processors, so more than one process for every two
-# processors, and one more, would only make all guests slow.
+# PROCESSES=2 runs groups of tests (qemu-tests/support/groups.py) in two processes: while the guest of one waits, the
+# other computes. A guest has two processors, so more than one process for every two processors, and one more, would
+# only make all guests slow.
 test-qemu: $(READY)
-	$(PYTEST) qemu-tests -m "not slow" --board all --numprocesses $$(($$(nproc) / 2 + 1)) \
+	$(PYTEST) qemu-tests -m "not slow" --board all --numprocesses $(PROCESSES) \
 		--dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # One process: docs/failure-matrix.md has the seconds of each case, and devices must be healthy before a deadline.
