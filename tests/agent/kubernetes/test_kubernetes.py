@@ -417,6 +417,14 @@ def node(status: str, boot_id: str | None = None) -> dict[str, Any]:
     return {"status": {"nodeInfo": {"bootID": boot_id or own}, "conditions": [condition]}}
 
 
+def use_api_server(server: Path, port: int) -> None:
+    """Write the kubeconfig of a server node for an API server on `port` of this host."""
+    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    text = (server / "var/lib/kubernetes/admin.conf").read_text()
+    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
@@ -429,11 +437,7 @@ def node(status: str, boot_id: str | None = None) -> dict[str, Any]:
 def test_the_health_check_reports_why_the_node_is_not_ready(
     server: Path, api: Callable[[dict[str, Any]], int], answers: dict[str, Any], reason: str | None
 ) -> None:
-    port = api(answers)
-    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
-    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    text = (server / "var/lib/kubernetes/admin.conf").read_text()
-    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    use_api_server(server, api(answers))
     explanation = readiness.explain_not_ready(server)
     assert explanation is None if reason is None else reason in str(explanation)
 
@@ -453,11 +457,7 @@ def test_the_health_check_reports_why_the_node_is_not_ready(
 def test_a_k3s_node_that_is_ready_before_flannel_gives_addresses_is_not_healthy_yet(
     server: Path, api: Callable[[dict[str, Any]], int], configs: list[str], subnet: bool, waits: bool
 ) -> None:
-    port = api({NODE: node("True")})
-    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
-    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    text = (server / "var/lib/kubernetes/admin.conf").read_text()
-    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    use_api_server(server, api({NODE: node("True")}))
     for name in configs:
         path = server / "var/lib/kubernetes/agent/etc/cni/net.d" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -473,11 +473,7 @@ def test_a_k3s_node_that_is_ready_before_flannel_gives_addresses_is_not_healthy_
 def test_the_health_check_may_wait_for_a_node_to_become_ready(
     server: Path, api: Callable[[dict[str, Any]], int]
 ) -> None:
-    port = api({NODE: node("False")})
-    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
-    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    text = (server / "var/lib/kubernetes/admin.conf").read_text()
-    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    use_api_server(server, api({NODE: node("False")}))
     assert "not Ready" in str(readiness.await_ready(server, 0.2, 0.05))
     threading.Timer(0.3, api, [{NODE: node("True")}]).start()
     assert readiness.await_ready(server, 30, 0.05) is None
@@ -496,11 +492,7 @@ def test_the_health_check_reads_the_kubeconfig_of_k3s_too() -> None:
 
 
 def test_waiting_ends_when_the_api_server_is_ready(server: Path, api: Callable[[dict[str, Any]], int]) -> None:
-    port = api({})
-    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
-    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    text = (server / "var/lib/kubernetes/admin.conf").read_text()
-    kubeconfig.write_text(text.replace("127.0.0.1:6443", f"127.0.0.1:{port}"))
+    use_api_server(server, api({}))
     waiting = threading.Thread(target=readiness.await_api, args=(server, 0.05), daemon=True)
     waiting.start()
     waiting.join(0.5)
@@ -511,10 +503,7 @@ def test_waiting_ends_when_the_api_server_is_ready(server: Path, api: Callable[[
 
 
 def test_a_stopped_api_server_is_reported(server: Path) -> None:
-    kubeconfig = server / readiness.KUBECONFIGS["server"][0]
-    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    text = (server / "var/lib/kubernetes/admin.conf").read_text()
-    kubeconfig.write_text(text.replace("127.0.0.1:6443", "127.0.0.1:9"))
+    use_api_server(server, 9)
     assert "does not answer" in str(readiness.explain_not_ready(server))
 
 
