@@ -74,6 +74,25 @@ def test_a_sandbox_that_the_kubelet_stops_before_it_answers_is_replaced(run: Run
     assert re.fullmatch(r"a pod sandbox answers at \S+ after \S+ s", second) and not leftovers, output
 
 
+def test_systemd_is_notified_if_a_sandbox_has_answered_and_only_then(run: Run) -> None:
+    """As for a service of Type=notify (sd_notify(3))."""
+    listen = (
+        "import os, socket, subprocess, sys\n"
+        "listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "listener.bind('/run/notify')\n"
+        "status = subprocess.run(sys.argv[1:], env={**os.environ, 'NOTIFY_SOCKET': '/run/notify'}).returncode\n"
+        "listener.settimeout(0)\n"
+        "try: message = listener.recv(100)\n"
+        "except BlockingIOError: message = None\n"
+        "print(status, message)\n"
+        "os.unlink('/run/notify')"
+    )
+    listening = f'python3 -c "{listen}" {PROOF}'
+    output = run(f"{listening} 2> /dev/null\n{PAUSE}{listening}", BRIDGE)
+    failed, answer, succeeded = output.splitlines()
+    assert failed == "1 None" and succeeded == "0 b'READY=1'" and answer.startswith("a pod sandbox answers"), output
+
+
 def test_remains_of_a_kill_or_a_power_cut_are_removed_by_the_next_check(run: Run) -> None:
     # When the task has its folder, the container exists. Asking `ctr` for it may take longer than the whole proof.
     tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"

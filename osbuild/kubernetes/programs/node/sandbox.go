@@ -23,6 +23,10 @@ const (
 	attempts       = 5
 	networkOfNode  = 2 // NamespaceMode NODE
 	ready          = 0 // PodSandboxState SANDBOX_READY
+	// containerd gives sandboxes the smallest CPU weight. In a slice with other services the process of the sandbox would
+	// hardly run while they use all processors. In a slice of its own it has nothing to compete with, and the slice has
+	// the weight that every slice has.
+	slice = "edge-health.slice"
 )
 
 // Plugins of the CNI project and flannel. They can set up a sandbox without a Pod object. Plugins of other networks read
@@ -36,6 +40,7 @@ var independentPlugins = []string{
 var errStopped = errors.New("a pod sandbox was stopped before it answered")
 
 // proveSandbox starts a temporary pod sandbox, waits for its answer, and removes it and leftovers of earlier runs.
+// systemd is notified of the answer at once, because removing takes about as long as starting.
 func proveSandbox(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
@@ -55,6 +60,13 @@ func proveSandbox(ctx context.Context) error {
 		}
 	}
 	answer, err := service.attempt(ctx, foreign != "")
+	if err == nil {
+		if foreign != "" {
+			answer = fmt.Sprintf("runs on the node's network (the plugin %s needs a pod of the cluster)", foreign)
+		}
+		fmt.Printf("a pod sandbox %s after %.1f s\n", answer, time.Since(began).Seconds())
+		err = notifyReady()
+	}
 	cleaning, stop := context.WithTimeout(context.WithoutCancel(ctx), cleaningTime)
 	defer stop()
 	remaining := service.clean(cleaning)
@@ -64,10 +76,6 @@ func proveSandbox(ctx context.Context) error {
 	if remaining != nil { // not an error, because it has answered; the next check or the kubelet removes it
 		fmt.Println("the sandbox is not removed yet:", remaining)
 	}
-	if foreign != "" {
-		answer = fmt.Sprintf("runs on the node's network (the plugin %s needs a pod of the cluster)", foreign)
-	}
-	fmt.Printf("a pod sandbox %s after %.1f s\n", answer, time.Since(began).Seconds())
 	return nil
 }
 
@@ -180,7 +188,7 @@ func sandboxConfig(hostname, suffix string, onNode bool) message {
 		context = context.nested(1, message{}.number(1, networkOfNode))
 	}
 	context = context.nested(9, message{}) // seccomp: the runtime's default
-	linux := message{}.text(1, "system.slice").nested(2, context)
+	linux := message{}.text(1, slice).nested(2, context)
 	config := message{}.nested(1, metadata)
 	if !onNode {
 		config = config.text(2, hostname)
