@@ -19,6 +19,12 @@ _UNFINISHED = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)?$")
 # Messages of the kernel and of our initrd after which a boot can't succeed.
 PANIC = re.compile(r"Kernel panic - not syncing[^\n]*|edge-init: FAILED[^\n]*")
 
+# Linux writes this if a sleeping kernel thread is not woken, each time after 21 to 84 s. An overloaded host causes it
+# now and then. If it is repeated, a processor of the guest gets no timer interrupts any more, and the boot never ends:
+# seen once in many hundreds of boots with emulated processors (QEMU 10.0, x86_64).
+STALL = "Possible timer handling issue on cpu="
+STALLS = 3
+
 # Explanations for patterns at the end of a console log. The first match is used.
 GUESSES = (
     (re.compile("Kernel panic - not syncing"), "the guest's kernel panicked; the lines before say why"),
@@ -36,6 +42,10 @@ GUESSES = (
     (re.compile(r"emergency mode|emergency shell"), "systemd started its emergency shell"),
     (re.compile(r"Dependency failed for"), "a systemd unit that others need failed"),
     (re.compile(r"No bootable (option|device)|EFI Internal Shell"), "the firmware found nothing to boot on the disk"),
+    (
+        re.compile(rf"(?:{STALL}[\s\S]*){{{STALLS}}}"),
+        "this happens rarely to emulated processors: start the machine again",
+    ),
     (
         re.compile(r"rcu: INFO: .* stall|soft lockup"),
         "the guest got too little processor time: the host may be overloaded",
@@ -59,6 +69,10 @@ def guess_reason(text: str) -> str | None:
 def last_lines(text: str, lines: int = 40) -> str:
     """Return the last `lines` lines, indented for a message."""
     return "\n".join("  | " + line for line in text.rstrip().splitlines()[-lines:])
+
+
+class GuestStalled(Error):
+    """A processor of the guest gets no timer interrupts any more."""
 
 
 class Console:
@@ -89,8 +103,9 @@ class Console:
     def wait_for(self, pattern: str, timeout: float, *, through_panic: bool = False) -> re.Match[str]:
         """Wait until `pattern` (re, multi-line) appears after the previous match.
 
-        Raises `TimedOut` after `timeout` seconds, and `Error` if QEMU ends or, unless `through_panic`, the guest's
-        kernel panics. Both include the last 40 lines and an explanation if there is one.
+        Raises `TimedOut` after `timeout` seconds, `GuestStalled` if the guest's timer has failed, and `Error` if QEMU
+        ends or, unless `through_panic`, the guest's kernel panics. The message includes the last 40 lines, and the hint
+        an explanation if there is one.
         """
         deadline = Deadline(timeout)
         expression = re.compile(pattern, re.MULTILINE)
@@ -108,6 +123,9 @@ class Console:
                 raise self._failure(type(dead), f"{dead.message}, while waiting for {pattern!r}", dead.hint) from dead
             if not through_panic and (panic := PANIC.search(self._text, self._position)):
                 raise self._failure(Error, f"{panic[0]}, while waiting for {pattern!r}")
+            if self._text.count(STALL, self._position) >= STALLS:
+                stalled = f"a processor of the guest gets no timer interrupts any more, while waiting for {pattern!r}"
+                raise self._failure(GuestStalled, stalled)
             if deadline.passed:
                 raise self._failure(TimedOut, f"{pattern!r} was not on the console within {timeout:g} s")
             deadline.pause()

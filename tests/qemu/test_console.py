@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from osbuild.qemu.deadline import Deadline, TimedOut
-from osbuild.qemu.serial import Console, SerialLine, guess_reason, strip_controls
+from osbuild.qemu.serial import Console, GuestStalled, SerialLine, guess_reason, strip_controls
 from osbuild.qemu.terminal import Action, Keyboard
 from osbuild.shared.errors import Error
 
@@ -88,6 +88,20 @@ def test_a_panic_ends_the_wait_at_once_unless_it_is_expected(tmp_path: Path) -> 
     assert "panicked" in (caught.value.hint or "")
     say(path, b"second boot: login")
     Console(path).wait_for("login", 1, through_panic=True)
+
+
+def test_a_guest_whose_timer_has_failed_ends_the_wait_but_not_one_that_was_late_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    late = b"[  379.85] rcu: \tPossible timer handling issue on cpu=1 timer-softirq=6\n"
+    say(path, 2 * late)
+    console = Console(path)
+    with pytest.raises(TimedOut):
+        console.wait_for("login", 0.1)
+    say(path, 2 * late + b"login\n" + 2 * late)
+    console.wait_for("login", 1)
+    say(path, late)
+    with pytest.raises(GuestStalled, match="no timer interrupts any more, while waiting for 'shell'"):
+        console.wait_for("shell", 30)
 
 
 def test_the_end_of_qemu_ends_the_wait_at_once_but_its_last_words_count(tmp_path: Path) -> None:
