@@ -21,6 +21,7 @@ from osbuild.qemu.emulator import Emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.ssh import KeyPair
 
+pytestmark = pytest.mark.alone
 LARGER = 6 * 2**30
 DEMO = (
     f"{DEPLOYMENT}---"
@@ -94,7 +95,6 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_is_ready(node:
     assert ready == ["True"]
 
 
-@pytest.mark.alone
 def test_the_check_of_pods_takes_less_than_ten_seconds(node: Node) -> None:
     output = node.run("/usr/lib/edge-osbuild/edge-node sandbox")
     match = re.fullmatch(r"a pod sandbox answers at (\S+) after ([\d.]+) s\n", output)
@@ -210,8 +210,9 @@ def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     assert_answers(node)
 
 
+@pytest.mark.slow
 def test_a_power_cut_while_images_were_imported_leaves_no_empty_files(node: Node) -> None:
-    """After such a cut, containerd may know the image although its files are empty."""
+    """As in `test_sandbox`, with a cluster and its pod."""
     emptied = node.run("find /var/lib/containerd/*overlayfs/snapshots/*/fs/demo -print -exec truncate --size=0 {} +")
     assert emptied, "the image is unpacked"
     node.run("cd /var/lib/containerd/edge-images && read digest < /usr/lib/edge-osbuild/images/demo.sha256"

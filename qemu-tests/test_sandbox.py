@@ -110,6 +110,25 @@ def test_a_container_that_only_containerd_knows_is_removed_with_its_processes_an
     assert re.fullmatch(r"2\na pod sandbox answers at \S+ after \S+ s\n", output), output
 
 
+def test_images_are_imported_again_after_an_interrupted_import(run: Run) -> None:
+    """After a power cut containerd may know an image although its files are empty. It never checks them again."""
+    restart = "containerd > /run/containerd.log 2>&1 &\nuntil ctr version > /dev/null 2>&1; do sleep 0.1; done\n"
+    damage = (
+        "kill $!; wait $! || true\n"
+        "find /var/lib/containerd/*overlayfs/snapshots/*/fs -type f -exec truncate --size=0 {} +\n"
+        "for stamp in /var/lib/containerd/edge-images/*; do mv $stamp $stamp.begun; done\n"
+    )
+    repair = (
+        "kill $!; wait $! || true\n"
+        "sed -n s/^ExecStart=//p /usr/lib/systemd/system/edge-images-interrupted.service > /run/repair\n"
+        "sh -e /run/repair; ls -A /var/lib/containerd\n"
+    )
+    imported = "/usr/lib/edge-osbuild/import-images > /dev/null\n"
+    script = f"{imported}{PROOF}\n{damage}{restart}{PROOF} > /dev/null 2>&1 && exit 1\n{repair}{restart}{imported}{PROOF}"
+    output = run(script, BRIDGE)
+    assert re.fullmatch(r"(a pod sandbox answers at \S+ after \S+ s\n){2}", output), output
+
+
 def test_a_node_whose_pods_cannot_start_reports_why(run: Run) -> None:
     output = run(f"{PROOF} 2>&1 && exit 1\n{LEFT}", BRIDGE)
     assert "no pod sandbox starts" in output and "localhost/edge-pause:1" in output, "its image is missing"

@@ -11,7 +11,7 @@ from osbuild.cli.options import as_object, parse_size_option
 from osbuild.config import board as boards
 from osbuild.host import log
 from osbuild.qemu import acceleration, bootable, terminal
-from osbuild.qemu.config import Forward, MachineConfig, MachineNetwork
+from osbuild.qemu.config import MOST_CPUS, Forward, MachineConfig, MachineNetwork
 from osbuild.qemu.disk import image_format
 from osbuild.qemu.emulator import HOST_EMULATOR, find_emulator
 from osbuild.qemu.machine import Machine
@@ -59,7 +59,8 @@ class RunOptions:
 @click.option(
     "--memory", type=parse_size_option, metavar="SIZE", help="Memory of the machine.  [default: 3G, or the board's]"
 )
-@click.option("--cpus", type=click.IntRange(1, 64), help="Number of processors.  [default: 2, or the board's]")
+@click.option("--cpus", type=click.IntRange(1, MOST_CPUS),
+              help="Number of processors.  [default: $EDGE_OSBUILD_CPUS, 2, or the board's]")  # fmt: skip
 @click.option("--disk-size", type=parse_size_option, metavar="SIZE", help="Size of the disk, if larger than the image.")
 @click.option("--ssh-port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 for SSH.  [default: a free port]")
 @click.option(

@@ -1,15 +1,16 @@
 """The command line of QEMU (qemu(1))."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from osbuild.config.board import QemuBoard
 from osbuild.qemu.acceleration import Accelerator
-from osbuild.qemu.config import CPUS, MEMORY, MachineConfig, MachineNetwork
+from osbuild.qemu.config import CPUS, MEMORY, MOST_CPUS, MachineConfig, MachineNetwork
 from osbuild.qemu.files import DISK, Drive, MachineFiles
-from osbuild.shared.errors import Error
+from osbuild.shared.errors import Error, UsageError
 
 NETDEV = "net0"
 NIC = "nic0"
@@ -123,7 +124,18 @@ def cpu_count(config: MachineConfig) -> int:
             where=f"board {config.board.name}",
             hint="omit the number",
         )
-    return fixed or config.cpus or CPUS
+    return fixed or config.cpus or default_cpu_count()
+
+
+def default_cpu_count() -> int:
+    """Return the processors of a guest whose user names no number. Raises `UsageError` for a bad $EDGE_OSBUILD_CPUS."""
+    text = os.environ.get("EDGE_OSBUILD_CPUS", "")
+    if not text:
+        return CPUS
+    if not text.isdecimal() or not 0 < int(text) <= MOST_CPUS:
+        hint = f"set a number from 1 to {MOST_CPUS}, or unset it"
+        raise UsageError(f"this is not a number of processors: {text}", where="EDGE_OSBUILD_CPUS", hint=hint)
+    return int(text)
 
 
 def command_line(config: MachineConfig, files: MachineFiles, accelerator: Accelerator) -> list[str]:

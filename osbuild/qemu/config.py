@@ -11,7 +11,7 @@ from osbuild.host.architecture import Architecture
 Wrap = Callable[[Sequence[str], Sequence[Path]], list[str]]
 
 MEMORY = 2 * 2**30
-CPUS = 2
+CPUS, MOST_CPUS = 2, 64
 
 
 def run_directly(command: Sequence[str], paths: Sequence[Path]) -> list[str]:

@@ -12,13 +12,13 @@ from osbuild.config.metadata import Size
 from osbuild.host.architecture import Architecture
 from osbuild.qemu.acceleration import Accelerator, choose_accelerator
 from osbuild.qemu.bad_sectors import BadSectors
-from osbuild.qemu.command import command_line
+from osbuild.qemu.command import command_line, cpu_count
 from osbuild.qemu.config import DirectKernel, Forward, MachineConfig, MachineNetwork
 from osbuild.qemu.files import DISK, Drive, MachineFiles
 from osbuild.qemu.firmware import UEFI, find_firmware
 from osbuild.qemu.network_card import parse_forward
 from osbuild.qemu.session import Session
-from osbuild.shared.errors import Error
+from osbuild.shared.errors import Error, UsageError
 
 FILES = MachineFiles(
     qmp=Path("/w/qmp"),
@@ -246,3 +246,16 @@ def test_every_shipped_board_that_qemu_has_makes_a_command_line(name: str) -> No
     if board.qemu.machine:
         command = command_line(MachineConfig(board=board), FILES, choose_accelerator(board, "tcg"))
         assert value(command, "-machine") == board.qemu.machine
+
+
+def test_the_user_may_set_the_number_of_processors_of_all_guests(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = load_board("x86_64")
+    assert cpu_count(MachineConfig(board=board)) == 2
+    monkeypatch.setenv("EDGE_OSBUILD_CPUS", "1")
+    assert (cpu_count(MachineConfig(board=board)), cpu_count(MachineConfig(board=board, cpus=3))) == (1, 3)
+    pi = load_board("rpi3")
+    assert cpu_count(MachineConfig(board=pi)) == pi.qemu.cpus
+    for text in ("0", "-1", "65", "two", "1.5"):
+        monkeypatch.setenv("EDGE_OSBUILD_CPUS", text)
+        with pytest.raises(UsageError, match=f"not a number of processors: {text}"):
+            cpu_count(MachineConfig(board=board))
