@@ -5,7 +5,7 @@ ARCH ?=
 ARGS ?=
 TARGET ?=
 NODE ?=
-PROCESSES ?= 0
+PROCESSES ?= 2
 
 EDGE = .venv/bin/edge-osbuild
 PYTEST = .venv/bin/python -m pytest
@@ -15,7 +15,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run bundle flash no-target test test-all test-quick test-unit test-images test-qemu test-qemu-all bench lint doctor wheel clean
+.PHONY: help image run bundle flash no-target test test-all test-quick test-unit test-images test-cluster test-qemu test-qemu-all bench lint doctor wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -56,7 +56,7 @@ define parts
 endef
 
 test: $(READY)  ## run unit tests, build images, run the tests that boot them
-	$(call parts,test-unit test-images test-qemu)
+	$(call parts,test-unit test-images test-cluster test-qemu)
 
 test-all: export EDGE_FUZZ = all
 test-all: $(READY)  ## the same, with the slow tests and all examples; writes docs/failure-matrix.md
@@ -83,11 +83,15 @@ test-images: $(READY)
 	$(EDGE) build minimal --board arm64
 	$(EDGE) build minimal --board armv7
 
-# PROCESSES=2 runs groups of tests (qemu-tests/support/groups.py) in two processes: while the guest of one waits, the
-# other computes. A guest has two processors, so more than one process for every two processors, and one more, would
-# only make all guests slow.
+# A boot of a cluster keeps two processors busy. Beside another guest it takes more than three times as long.
+test-cluster: $(READY)
+	$(BOOT_TESTS) -m "not slow and alone" $(ARGS)
+
+# Groups of tests (qemu-tests/support/groups.py) in several processes: while the guest of one waits, the other computes.
+# A guest has two processors, so more than one process for every two processors, and one more, would only make all
+# guests slow. PROCESSES=0 runs one test after the other.
 test-qemu: $(READY)
-	$(BOOT_TESTS) -m "not slow" --numprocesses $(PROCESSES) \
+	$(BOOT_TESTS) -m "not slow and not alone" --numprocesses $(PROCESSES) \
 		--dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # One process: docs/failure-matrix.md has the seconds of each case, and devices must be healthy before a deadline.

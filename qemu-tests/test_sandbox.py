@@ -124,7 +124,9 @@ def test_images_are_imported_again_after_an_interrupted_import(run: Run) -> None
         "sh -e /run/repair; ls -A /var/lib/containerd\n"
     )
     imported = "/usr/lib/edge-osbuild/import-images > /dev/null\n"
-    script = f"{imported}{PROOF}\n{damage}{restart}{PROOF} > /dev/null 2>&1 && exit 1\n{repair}{restart}{imported}{PROOF}"
+    script = (
+        f"{imported}{PROOF}\n{damage}{restart}{PROOF} > /dev/null 2>&1 && exit 1\n{repair}{restart}{imported}{PROOF}"
+    )
     output = run(script, BRIDGE)
     assert re.fullmatch(r"(a pod sandbox answers at \S+ after \S+ s\n){2}", output), output
 

@@ -12,27 +12,24 @@ SAVED_DEVICES = ("server", "light")
 """fixtures of devices that tests of several modules start from"""
 # Modules whose servers listen on the same port of this host.
 ONE_PORT = {"test_control_plane": "control-plane", "test_joining": "control-plane"}
-# The groups of `make test` that take longest, each at least half a minute, begin first, so that all processes end at
-# the same time. A process gets its next group while the last two tests of its group are left, so no group of one long
-# test is among the last. seed_node is second because its tests are short: test_cluster has a test that waits until no
-# other process runs a test.
+# The groups of `make test-qemu` that take longest, each at least half a minute, begin first, so that all processes end
+# at the same time. A process gets its next group while the last two tests of its group are left, so no group of one
+# long test is among the last.
 LONGEST = (
-    "cluster-upstream-x86_64",
-    "seed_node-x86_64",
-    "cluster-k3s-x86_64",
     "update-x86_64",
-    "update_power-x86_64",
     "system-x86_64",
+    "update_power-x86_64",
     "light-x86_64",
-    "build-x86_64",
     "system-armv7",
     "system-arm64",
-    "driver-x86_64",
-    "foreign",
-    "flash",
-    "sandbox-x86_64",
+    "build-x86_64",
     "flash-x86_64",
+    "seed_node-x86_64",
+    "foreign",
+    "driver-x86_64",
+    "sandbox-x86_64",
     "control-plane",
+    "flash",
     "bundle",
 )
 RANKS = {name: rank for rank, name in enumerate(LONGEST)}

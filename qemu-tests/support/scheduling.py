@@ -4,6 +4,7 @@
 # processes, which collect the tests, tell the scheduler of the main process the groups in a file.
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping
@@ -17,7 +18,6 @@ from xdist.scheduler import LoadScopeScheduling
 
 from osbuild.host.output import write_output
 from osbuild.rootfs.installer.mounts import enter_private_namespace
-from support.exclusive import hold_turn
 from support.groups import group_of, rank_group
 
 GROUPS = "edge_test_groups"  # a key of a process's input: the path of the file
@@ -63,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker_input(config):
         with suppress(PermissionError):  # only root mounts
             enter_private_namespace()
+        # Two guests with two processors each would wait for each other's processors: each boot takes 15 % longer.
+        os.environ.setdefault("EDGE_OSBUILD_CPUS", "1")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -90,12 +92,3 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if inputs := worker_input(session.config):
         names = {item.nodeid: group_of(item) for item in session.items}
         write_output(Path(inputs[GROUPS]), json.dumps(names).encode())
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run a test that is marked `alone` while no other process runs one."""
-    if not worker_input(item.config):
-        return (yield)
-    with hold_turn(alone=item.get_closest_marker("alone") is not None):
-        return (yield)

@@ -53,6 +53,5 @@ def test_the_longest_groups_begin_first() -> None:
 def test_every_name_of_a_long_group_is_that_of_a_group(name: str) -> None:
     boards = [board.name for board in emulated_boards()]
     names = {group_name(module, [], board) for module in MODULES for board in ["", *boards]}
-    names |= {group_name("test_cluster", [], FULL, distribution) for distribution in ("upstream", "k3s")}
     names |= {group_name("test_update_matrix", ["lab", device], FULL) for device in SAVED_DEVICES}
     assert name in names
