@@ -104,12 +104,13 @@ def run_round(system: System, *, everything: bool, timeout: float = CHECK_TIMEOU
         # One after the other, several checks that hang would exceed the minute that `guard-trial` waits after the
         # deadline.
         return run_all(find_checks(system), timeout)
-    results = []
-    for path in find_checks(system):
-        results.append(run_check(path, timeout, max(0.0, timeout - CHECK_RESERVE)))
-        if not results[-1].ok:
+    results: dict[Path, CheckResult] = {}
+    # A check may wait for a long time. The seed, which is applied meanwhile, may contain further checks.
+    while path := next((check for check in find_checks(system) if check not in results), None):
+        results[path] = run_check(path, timeout, max(0.0, timeout - CHECK_RESERVE))
+        if not results[path].ok:
             break
-    return tuple(results)
+    return tuple(sorted(results.values(), key=lambda result: result.name))
 
 
 def run_all(paths: Sequence[Path], timeout: float) -> tuple[CheckResult, ...]:

@@ -126,6 +126,23 @@ def test_a_round_stops_at_the_first_failure_unless_it_is_the_last(device: Device
     assert [check.name for check in run_round(device.system, everything=True)] == ["10-a", "20-b"]
 
 
+def test_checks_that_appear_while_another_one_waits_belong_to_the_round(device: Device) -> None:
+    """The first check waits for the boot, and the seed writes its own checks meanwhile."""
+    folder = device.root / "etc/edge-osbuild/health.d"
+    write = f"echo 'echo closed; exit 1' | sed '1i #!/bin/sh' > {folder}/NAME; chmod +x {folder}/NAME; "
+    device.check("10-a", f"mkdir -p {folder}; " + write.replace("NAME", "05-early") + write.replace("NAME", "99-shop"))
+    device.check("20-b", "true")
+    results = run_round(device.system, everything=False)
+    assert [(check.name, check.ok, check.output) for check in results] == [
+        ("05-early", False, "closed"),
+        ("10-a", True, ""),
+    ]
+    (folder / "05-early").unlink()
+    device.check("10-a", "true")
+    results = run_round(device.system, everything=False)
+    assert [(check.name, check.ok) for check in results] == [("10-a", True), ("20-b", True), ("99-shop", False)]
+
+
 def test_checks_that_hang_do_not_wait_for_each_other_in_the_last_round(device: Device) -> None:
     for name in "abcd":
         device.check(name, f"echo {name}; exec sleep 60")
