@@ -88,8 +88,8 @@ test-cluster: $(READY)
 	$(BOOT_TESTS) -m "not slow and alone" $(ARGS)
 
 # Groups of tests (qemu-tests/support/groups.py) in several processes: while the guest of one waits, the other computes.
-# A guest has two processors, so more than one process for every two processors, and one more, would only make all
-# guests slow. PROCESSES=0 runs one test after the other.
+# A guest has one processor then, so more processes than processors would only make all guests slow. PROCESSES=0 runs one
+# test after the other, with two processors for each guest.
 test-qemu: $(READY)
 	$(BOOT_TESTS) -m "not slow and not alone" --numprocesses $(PROCESSES) \
 		--dist loadgroup --no-loadscope-reorder $(ARGS)

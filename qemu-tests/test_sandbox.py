@@ -113,13 +113,14 @@ def test_a_container_that_only_containerd_knows_is_removed_with_its_processes_an
 def test_images_are_imported_again_after_an_interrupted_import(run: Run) -> None:
     """After a power cut containerd may know an image although its files are empty. It never checks them again."""
     restart = "containerd > /run/containerd.log 2>&1 &\nuntil ctr version > /dev/null 2>&1; do sleep 0.1; done\n"
+    stop = "kill -KILL $!; wait $! || [ $? -eq 137 ]\n"
     damage = (
-        "kill $!; wait $! || true\n"
+        f"{stop}"
         "find /var/lib/containerd/*overlayfs/snapshots/*/fs -type f -exec truncate --size=0 {} +\n"
         "for stamp in /var/lib/containerd/edge-images/*; do mv $stamp $stamp.begun; done\n"
     )
     repair = (
-        "kill $!; wait $! || true\n"
+        f"{stop}"
         "sed -n s/^ExecStart=//p /usr/lib/systemd/system/edge-images-interrupted.service > /run/repair\n"
         "sh -e /run/repair; ls -A /var/lib/containerd\n"
     )
