@@ -2,12 +2,14 @@
 
 import base64
 import http.client
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -17,13 +19,31 @@ from osbuild.shared.urls import redact_url, redact_urls
 
 
 @dataclass(frozen=True)
+class TlsFiles:
+    """Files (PEM) with which a device trusts a server and proves who it is: authority, own certificate and key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def make_context(self) -> ssl.SSLContext:
+        """Return the device's side of TLS. Raises `OSError`, also for files that are not certificates."""
+        context = ssl.create_default_context(cafile=self.authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@dataclass(frozen=True)
 class ServerAddress:
     """The address or path `text` of a file. `url` has no user and password; they are in `authorization`.
 
-    `shown` is the form for logs and records. It has no query either, because a query may contain a secret.
+    `shown` is the form for logs and records. It has no query either, because a query may contain a secret. With `tls`,
+    the device proves who it is with a certificate.
     """
 
     text: str
+    tls: TlsFiles | None = None
 
     @property
     def remote(self) -> bool:
@@ -82,7 +102,7 @@ class _WebRedirect(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _handlers(watch: ConnectionDeadline) -> list[urllib.request.BaseHandler]:
+def _handlers(watch: ConnectionDeadline, context: ssl.SSLContext | None) -> list[urllib.request.BaseHandler]:
     """Handlers whose connections are shut down by `watch`."""
 
     class Plain(http.client.HTTPConnection):
@@ -105,25 +125,32 @@ def _handlers(watch: ConnectionDeadline) -> list[urllib.request.BaseHandler]:
 
     class Https(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Secure, req)
+            return self.do_open(Secure, req, context=context)
 
     return [Http(), Https()]
 
 
 @contextmanager
 def open_request(
-    request: urllib.request.Request, patience: float, end: float, *, redirects: bool = True
+    request: urllib.request.Request,
+    patience: float,
+    end: float,
+    *,
+    redirects: bool = True,
+    context: ssl.SSLContext | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """Yield a 2xx answer. Its headers must arrive within `patience` seconds, its body by `end` (time.monotonic()).
 
-    The body may pause for `patience` seconds. Raises `TimeoutError`, `urllib.error.HTTPError` for another status, other
-    `OSError`, and the exceptions of `INVALID_ANSWERS`.
+    The body may pause for `patience` seconds. Without `context`, https uses the authorities of the system. Raises
+    `TimeoutError`, `urllib.error.HTTPError` for another status, other `OSError`, and the exceptions of
+    `INVALID_ANSWERS`.
     """
     watch, begin = ConnectionDeadline(), time.monotonic()
     watch.until(min(end, begin + patience))
     redirect_handler = _WebRedirect() if redirects else _NoRedirect()
     try:
-        with urllib.request.build_opener(redirect_handler, *_handlers(watch)).open(request, timeout=patience) as answer:
+        opener = urllib.request.build_opener(redirect_handler, *_handlers(watch, context))
+        with opener.open(request, timeout=patience) as answer:
             watch.until(end)
             yield answer
             if watch.over:  # http.client accepts a body without a length that ends with the connection as complete

@@ -22,10 +22,10 @@ class DamagedFile(Exception):
     """A file is not readable or not valid. The message says why."""
 
 
-def read_if_present(path: Path) -> bytes | None:
+def read_if_present(path: Path, *, links: bool = True) -> bytes | None:
     """The contents of a file; None if it is missing or this user may not read it. Raises `DamagedFile`."""
     try:
-        return read_file(path)
+        return read_file(path, links=links)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
@@ -52,15 +52,17 @@ def read_text_file(path: Path, valid: Callable[[str], bool] = bool, *, secret: b
     return text
 
 
-def read_object(system: System, name: str, types: Types | None = None, required: Sequence[str] = ()) -> Row:
+def read_object(
+    system: System, name: str, types: Types | None = None, required: Sequence[str] = (), *, links: bool = True
+) -> Row:
     """A JSON object; empty if it is missing, a field does not have its type, or a `required` field is missing.
 
     A field that is not required may be null. Unknown fields are kept, because another version of the agent may use
-    them.
+    them. Without `links`, a symbolic link is damage: for files in folders of other users.
     """
     path = system.path(name)
     try:
-        data = read_if_present(path)
+        data = read_if_present(path, links=links)
         return {} if data is None else parse_object(data, types or {}, required)
     except DamagedFile as error:
         report_damage(path, str(error))

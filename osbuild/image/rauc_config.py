@@ -7,6 +7,8 @@ CONFIG = Path("usr/lib/rauc/system.conf")  # read by RAUC 1.13 and later, unless
 KEYRING_FILE = Path("usr/lib/rauc/keyring.pem")
 BACKEND = Path("usr/lib/edge-osbuild/rauc-backend")
 DATA = Path("var/lib/rauc")
+FLEET_USER = "edge-fleet"
+"""the user of the agent's unprivileged part, whose key proves to the update server which device this is"""
 FORMATS = {"bundle-formats": "-plain"}  # devices accept only verity bundles
 # Links to the partitions of the booted disk, by name (the initrd's udev rule). /dev/disk/by-partlabel may point to
 # another disk.
@@ -39,6 +41,8 @@ def render_system_conf(
         system["min-bundle-version"] = minimum_version
     sections = {
         "system": system,
+        # The program that streams a bundle has the rights of this user, which may read the device's key.
+        "streaming": {"sandbox-user": FLEET_USER},
         "handlers": {"bootloader-custom-backend": f"/{BACKEND}"},
         "keyring": KEYRING,
     }

@@ -15,20 +15,23 @@ CHUNK = 2**20  # bytes that are read at once
 DAMAGED = ".damaged"  # suffix of the name of a damaged file
 
 
-def read_file(path: Path) -> bytes:
-    """The contents of a regular file. Raises `OSError`, also if it is not a regular file or larger than `LARGEST`."""
-    data = read_start(path, LARGEST + 1)
+def read_file(path: Path, *, links: bool = True) -> bytes:
+    """The contents of a regular file. Raises `OSError`, also if it is not a regular file or larger than `LARGEST`.
+
+    Without `links`, a symbolic link is an error: for files in folders of other users.
+    """
+    data = read_start(path, LARGEST + 1, links=links)
     if len(data) > LARGEST:
         raise OSError(errno.EFBIG, f"larger than {LARGEST} bytes", str(path))
     return data
 
 
-def read_start(path: Path, size: int) -> bytes:
+def read_start(path: Path, size: int, *, links: bool = True) -> bytes:
     """The first `size` bytes of a regular file, fewer if it is shorter. Raises `OSError` like `read_file`.
 
     Never waits: a file of the kernel that has nothing to read yet, such as /proc/kmsg, is an error too.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.http import ServerAddress, open_request
+from osbuild.agent.http import ServerAddress, TlsFiles, open_request
 from osbuild.agent.system import System
 from osbuild.agent.update import records
 from osbuild.agent.update.failure import NO_TIME, Failure, Reason, http_refusal
@@ -66,6 +66,7 @@ class BundleDownload:
     limit: int
     end: float
     patience: float = 120.0
+    tls: TlsFiles | None = None
 
 
 def download_bundle(system: System, bundle: BundleDownload, progress: ProgressCallback) -> int:
@@ -112,7 +113,7 @@ def download_rest(system: System, bundle: BundleDownload, progress: ProgressCall
     present, mark = downloaded_bytes(system), metadata.get("mark") or ""
     if present and present == metadata.get("size"):
         return 0
-    address = ServerAddress(bundle.url)
+    address = ServerAddress(bundle.url, bundle.tls)
     headers = {"User-Agent": "edge-agent", "Accept-Encoding": "identity"}
     if present and mark:
         headers |= {"Range": f"bytes={present}-", "If-Range": mark}
@@ -120,7 +121,8 @@ def download_rest(system: System, bundle: BundleDownload, progress: ProgressCall
     if address.authorization:
         request.add_unredirected_header("Authorization", address.authorization)
     try:
-        with open_request(request, bundle.patience, bundle.end) as answer:
+        context = address.tls.make_context() if address.tls else None
+        with open_request(request, bundle.patience, bundle.end, context=context) as answer:
             offset, size = answer_range(answer, present)
             new_mark = strong_validator(answer.headers.get("ETag") or "") or strong_validator(
                 answer.headers.get("Last-Modified") or ""

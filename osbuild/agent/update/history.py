@@ -10,7 +10,7 @@ from osbuild.agent.update.pending import PendingUpdate, abandoned_update, clear_
 FILE = "history.jsonl"
 COUNT, SIZE = 200, 256 * 1024
 TYPES = {
-    **dict.fromkeys(("time", "event", "id", "kind", "origin", "target", "why", "source"), str),
+    **dict.fromkeys(("time", "event", "id", "kind", "origin", "target", "why", "source", "reference"), str),
     **dict.fromkeys(("before", "after", "facts", "cluster"), dict),
 }  # fmt: skip
 
@@ -37,6 +37,8 @@ def append_event(system: System, event: UpdateEvent, update: PendingUpdate | Non
     row: records.Row = {"time": records.current_time(), "event": event}
     if update:
         row |= {name: getattr(update, name) for name in ("id", "kind", "origin", "target", "before", "after")}
+        if update.reference:
+            row["reference"] = update.reference
     row |= {name: value for name, value in details.items() if value not in (None, {}, [], "")}
     with records.state_lock(system):
         rows = read_history(system)

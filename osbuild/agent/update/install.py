@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from osbuild.agent.errors import FREE, Problem
-from osbuild.agent.http import ServerAddress
+from osbuild.agent.http import ServerAddress, TlsFiles
 from osbuild.agent.update import download, history, pending, preconditions, records, switch
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.failure import BUSY, CORRUPT, NO_TIME, Failure, Reason
@@ -30,18 +30,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class InstallOptions:
-    """`deadline` limits all attempts together, in seconds from the start. `fetch` is AUTO, PARTS or WHOLE."""
+    """`deadline` limits all attempts together, in seconds from the start. `fetch` is AUTO, PARTS or WHOLE.
+
+    `tls` are the files for a server that asks for a certificate. `reference` is stored with the events of the update.
+    """
 
     switch: bool = True
     reboot: bool = True
     deadline: float | None = None
     fetch: str = AUTO
+    tls: TlsFiles | None = None
+    reference: str = ""
 
 
 def install_bundle(context: UpdateContext, source: str, options: InstallOptions) -> None:
     """Install the bundle `source`, a file or an http(s) address. Raises `Problem`; then the running slot stays next."""
     # RAUC's service has another working directory.
-    address = ServerAddress(source if is_remote(source) else str(Path(source).absolute()))
+    address = ServerAddress(source if is_remote(source) else str(Path(source).absolute()), options.tls)
     source = address.shown  # this form is reported and stored
     if address.problem:
         raise Problem(
@@ -66,6 +71,7 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
             raise Problem(f"RAUC reports {service.slot} as the running slot instead of {context.slot}", hint=hint)
         downgrade = preconditions.check_bundle(context, source, manifest, service.compatible)
         update = plan_update(context, source, manifest, downgrade, installed_hash)
+        update = replace(update, reference=options.reference)
         context.progress.report_event(
             ProgressEvent.bundle, f"{source}: {manifest.compatible} {manifest.version}, for slot {update.target}",
             version=manifest.version, slot=update.target,
@@ -160,7 +166,7 @@ def install_from(
 
     def install_once() -> InstallStatistics:
         if limit is not None:
-            bundle = download.BundleDownload(address.text, update.manifest, limit, end)
+            bundle = download.BundleDownload(address.text, update.manifest, limit, end, tls=address.tls)
             record.fetched += download.download_bundle(system, bundle, context.progress.report_progress)
         try:
             return attempt_install(system, request, context.progress.report_progress, record)

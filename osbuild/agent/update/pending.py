@@ -34,6 +34,7 @@ class PendingUpdate:
     `before` and `after` describe the images: `version`, `kubernetes`. `manifest` is the hash of the bundle manifest.
     `downgrade` means that the signer allows a lower version. `facts` are statistics of the installation, `cluster` the
     results for the cluster. `boot` is the id of the boot that switched, `verdict` the reason of a rollback.
+    `reference` is how those who have ordered the update find it again.
     """
 
     id: str
@@ -51,6 +52,7 @@ class PendingUpdate:
     cluster: dict[str, Any] = field(default_factory=dict)
     verdict: str = ""
     boot: str = ""
+    reference: str = ""
 
     @property
     def title(self) -> str:

@@ -59,6 +59,9 @@ def inspect_bundle(source: ServerAddress, timeout: float) -> BundleManifest:
     """
     # rauc itself would wait forever for a server that accepts the connection and sends nothing.
     headers = [f"--http-header=Authorization: {source.authorization}"] if source.authorization else []
+    if source.tls:
+        headers += [f"--tls-ca={source.tls.authority}", f"--tls-cert={source.tls.certificate}"]
+        headers.append(f"--tls-key={source.tls.key}")
     command = ["rauc", "info", "--output-format=json-2", *headers, source.url]
     try:
         result = run_with_timeout(command, timeout)
@@ -137,6 +140,9 @@ class RaucService:
             values.append(["ignore-version-limit", "b", "true"])
         if source.authorization:  # RAUC logs addresses, but not headers
             values.append(["http-headers", "as", "1", f"Authorization: {source.authorization}"])
+        if source.tls:
+            files = {"ca": source.tls.authority, "cert": source.tls.certificate, "key": source.tls.key}
+            values += [[f"tls-{name}", "s", str(path)] for name, path in files.items()]
         arguments = ["sa{sv}", source.url, str(len(values)), *itertools.chain(*values)]
         try:
             dbus.call_method(self.owner, PATH, INTERFACE, "InstallBundle", *arguments)
