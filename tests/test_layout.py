@@ -16,10 +16,10 @@ OSBUILD = PROJECT / "osbuild"
 # A package may import itself and those before it. docs/architecture.md says what each of them is for.
 ORDER = (
     "shared", "agent", "host", "formats", "config", "inputs", "sandbox", "keys", "rootfs", "kubernetes", "boot",
-    "image", "seed", "pipeline", "bundle", "inspection", "flash", "qemu", "cli",
+    "image", "seed", "pipeline", "bundle", "inspection", "flash", "fleet", "qemu", "cli",
 )  # fmt: skip
 # Of the agent, likewise; modules beside these packages may import each other.
-AGENT_ORDER = ("boot", "network", "seed", "kubernetes", "cluster", "update", "commands")
+AGENT_ORDER = ("boot", "network", "seed", "kubernetes", "cluster", "update", "fleet", "commands")
 # What runs on a device, and so has nothing but the standard library.
 ON_DEVICE = ("shared", "agent")
 # Programs that run alone, where nothing else of this project is.

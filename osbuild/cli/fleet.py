@@ -1,0 +1,117 @@
+"""`edge-osbuild fleet`: the devices of an update server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from osbuild.cli.fleet_rollout import rollout
+from osbuild.cli.location import LOCATION
+from osbuild.cli.table import align_columns, print_lines
+from osbuild.config.secrets import resolve_secret
+from osbuild.shared.errors import Error
+
+if TYPE_CHECKING:
+    from osbuild.fleet.client import FleetClient
+    from osbuild.fleet.management.messages import DeviceView
+
+HOUR = 3600
+
+
+@click.group(short_help="show and update the devices of an update server")
+def command() -> None:
+    """Show and update the devices of an update server."""
+
+
+command.add_command(rollout)
+
+
+@command.command(short_help="remember an update server")
+@click.argument("url")
+@click.option("--ca", type=LOCATION, required=True, metavar="FILE", help="Certificate of the server's authority.")
+@click.option("--token", required=True, metavar="SECRET", help="Access token: file:PATH or env:NAME.")
+def login(url: str, ca: Path, token: str) -> None:
+    """Remember the update server at URL for the commands `fleet` and `publish`."""
+    from osbuild.fleet.client import FleetClient, FleetContext, save_context
+
+    try:
+        authority = ca.read_text()
+    except OSError as error:
+        hint = "name the file server-ca.crt of the server's data folder"
+        raise Error(f"the certificate can't be read: {error.strerror}", where=str(ca), hint=hint) from error
+    context = FleetContext(url.rstrip("/"), authority, resolve_secret(token, folder=Path()))
+    FleetClient(context).list_bundles()  # fails if the server does not accept it
+    save_context(context)
+
+
+@command.command(short_help="list devices")
+@click.option("--json", "as_json", is_flag=True, help="Print the devices as JSON.")
+def devices(as_json: bool) -> None:
+    """List the devices, with what each of them does."""
+    views = connect().list_devices()
+    if as_json:
+        print_json(views)
+    elif views:
+        print_lines(align_columns([device_row(view) for view in views]))
+    else:
+        click.echo("no device is enrolled; `edge-osbuild fleet enrol-token` creates a token for one")
+
+
+@command.command(short_help="show one device")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print the device as JSON.")
+def device(name: str, as_json: bool) -> None:
+    """Show the device NAME, its attributes and its actions."""
+    view = connect().read_device(name)
+    if as_json:
+        print_json(view)
+        return
+    click.echo(view.name)
+    print_lines(align_columns([(f"  {key}", value) for key, value in sorted(view.attributes.items())]))
+    for action in view.actions:
+        click.echo(f"  action {action.id}: {action.bundle}, {action.state}")
+        for message in action.messages:
+            click.echo(f"    {message}")
+
+
+@command.command("enrol-token", short_help="create a token with which devices enrol")
+@click.option("--uses", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices may use it.")
+@click.option("--expires", type=click.IntRange(min=1), default=24, show_default=True, metavar="HOURS",
+              help="How long it is valid.")  # fmt: skip
+@click.option("--note", default="", help="What it is for.")
+def enrol_token(uses: int, expires: int, note: str) -> None:
+    """Create a token with which devices enrol, and print it."""
+    from osbuild.fleet.management.messages import NewEnrolmentToken
+
+    click.echo(connect().create_enrolment_token(NewEnrolmentToken(uses, expires * HOUR, note)))
+
+
+@command.command(short_help="tell a device to install a bundle")
+@click.argument("name")
+@click.argument("bundle", type=int)
+def update(name: str, bundle: int) -> None:
+    """Tell the device NAME to install the bundle with the number BUNDLE."""
+    from osbuild.fleet.management.messages import NewAction
+
+    action = connect().create_action(name, NewAction(bundle))
+    click.echo(f"action {action.id}: {action.bundle}, {action.state}")
+
+
+def connect() -> "FleetClient":
+    """Return a client of the remembered server. Raises `Error`."""
+    from osbuild.fleet.client import FleetClient, load_context
+
+    return FleetClient(load_context())
+
+
+def print_json(value: object) -> None:
+    """Print a view as JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def device_row(view: "DeviceView") -> tuple[str, str, str]:
+    """Return the columns of one device."""
+    newest = view.actions[0] if view.actions else None
+    return (view.name, view.attributes.get("version", "?"), f"{newest.bundle}: {newest.state}" if newest else "")

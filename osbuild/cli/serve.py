@@ -1,0 +1,49 @@
+"""`edge-osbuild serve`: the update server of a fleet."""
+
+from pathlib import Path
+
+import click
+
+from osbuild.cli.location import LOCATION
+from osbuild.host import log
+from osbuild.keys.development import signing_keys
+from osbuild.shared.errors import UsageError
+
+ADMIN_DAYS = 365
+
+
+@click.command(short_help="serve updates to devices, and watch them")
+@click.option("--data", type=LOCATION, default="build/fleet", show_default=True, metavar="FOLDER",
+              help="Folder of the database, the bundles and the keys. It is created if it does not exist.")  # fmt: skip
+@click.option("--listen", default="127.0.0.1:8443", show_default=True, metavar="HOST:PORT",
+              help="Address and port to listen on.")  # fmt: skip
+@click.option("--name", "names", multiple=True, metavar="NAME",
+              help="Name or address of the server in its certificate. May be repeated.")  # fmt: skip
+@click.option("--keys", type=LOCATION, metavar="FOLDER",
+              help="Keys whose bundles are accepted. Default: the development keys.")  # fmt: skip
+@click.option("--poll", type=click.IntRange(min=1, max=7 * 24 * 3600), default=300, show_default=True,
+              metavar="SECONDS", help="Time between two polls of an idle device.")  # fmt: skip
+def command(data: Path, listen: str, names: tuple[str, ...], keys: Path | None, poll: int) -> None:
+    """Serve updates to devices over HTTPS.
+
+    The first start creates the data folder, the server's certificate authority, and an access token of an
+    administrator, which is printed once.
+    """
+    from osbuild.fleet import server
+
+    host, port = split_address(listen)
+    options = server.ServerOptions(data, signing_keys(keys).keyring(), host, port, names, poll)
+    prepared = server.prepare_server(options)
+    token = server.create_first_token(prepared.service, ADMIN_DAYS)
+    if token is not None:
+        click.echo(f"access token of the administrator (shown only once): {token}")
+    address = f"https://{names[0] if names else host}:{prepared.port}"
+    server.run_server(prepared, lambda: log.note(f"serving at {address}, with the authority {prepared.authority_file}"))
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port. Raises `UsageError`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"this is not an address: {text}", hint="write HOST:PORT, such as 0.0.0.0:8443")
+    return host.strip("[]"), int(port)

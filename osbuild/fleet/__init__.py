@@ -1,0 +1,1 @@
+"""The update server: devices, bundles and the updates that devices are told to install."""

@@ -1,0 +1,180 @@
+"""Actions: a device is told to install a bundle, and reports how that goes."""
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from osbuild.fleet.database import insert_row
+from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.states import ENDED, ActionKind, ActionState, Execution, Finished
+from osbuild.fleet.tables import actions, devices, reports
+
+MOST_REPORTS = 1000  # of one action, without the last one
+MOST_MESSAGES = 50  # of one report
+LONGEST_MESSAGE = 512  # characters; the rest is cut off
+ACTIVE = select(actions).where(actions.c.device == bindparam("device_id"), actions.c.active)
+WEIGHT = 1000
+"""the weight of an action if its rollout sets none, as in hawkBit"""
+
+
+@dataclass(frozen=True)
+class UpdateAction:
+    """A row of the table `actions`."""
+
+    id: int
+    device: int
+    bundle: int
+    kind: ActionKind
+    state: ActionState
+    active: bool
+    weight: int
+    created: int
+    ended: int | None
+    rollout: int | None
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What a device reports about an action."""
+
+    execution: Execution
+    finished: Finished
+    code: int | None = None
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """An order to install a bundle. `rollout` is the id of the rollout that it belongs to."""
+
+    bundle: int
+    kind: ActionKind = ActionKind.forced
+    weight: int = WEIGHT
+    confirm: bool = False
+    rollout: int | None = None
+
+
+def assign_bundle(connection: Connection, device: int, assignment: Assignment, now: int) -> int:
+    """Tell a device to install a bundle. Return the id of the action.
+
+    An action of the device that was active is cancelled, unless it has a higher weight: then the new one is next. If
+    the device may have begun with the old one, that is a state of its own, until the device agrees.
+    """
+    for old in active_actions(connection, device):
+        if old.weight <= assignment.weight:
+            begin_cancelling(connection, old, now)
+    state = ActionState.waiting if assignment.confirm else ActionState.running
+    values = {
+        "device": device, "bundle": assignment.bundle, "kind": assignment.kind, "state": state, "active": True,
+        "weight": assignment.weight, "created": now, "rollout": assignment.rollout,
+    }  # fmt: skip
+    return insert_row(connection, actions, values)
+
+
+def begin_cancelling(connection: Connection, action: UpdateAction, now: int) -> None:
+    """Cancel an active action. One that waits for its confirmation is unknown to the device, and ends at once."""
+    if action.state is ActionState.waiting:
+        _set_state(connection, action.id, ActionState.cancelled, now)
+    elif action.state is ActionState.running:
+        _set_state(connection, action.id, ActionState.cancelling, now)
+
+
+def active_actions(connection: Connection, device: int) -> list[UpdateAction]:
+    """Return the active actions of a device. The first one is what the device is told.
+
+    Those that are being cancelled are first, then those of the highest weight, then the oldest ones.
+    """
+    unsorted = [_action(row) for row in connection.execute(ACTIVE, {"device_id": device})]
+    return sorted(unsorted, key=lambda action: (action.state is not ActionState.cancelling, -action.weight, action.id))
+
+
+def newest_actions(connection: Connection, device: int, most: int) -> list[UpdateAction]:
+    """Return the actions of a device, the newest first: at most `most` of them."""
+    chosen = select(actions).where(actions.c.device == device).order_by(actions.c.id.desc()).limit(most)
+    return [_action(row) for row in connection.execute(chosen)]
+
+
+def read_action(connection: Connection, device: int, number: int) -> UpdateAction:
+    """Return the action `number` of a device. Raises `Refused` if the device does not have it."""
+    row = connection.execute(select(actions).where(actions.c.id == number, actions.c.device == device)).first()
+    if row is None:
+        raise not_found(f"the device has no action {number}")
+    return _action(row)
+
+
+def report_update(connection: Connection, device: int, number: int, report: DeviceReport, now: int) -> ActionState:
+    """Store what a device reports about an update, and return the new state of the action. Raises `Refused`."""
+    action = _reported_action(connection, device, number, report)
+    state: ActionState = action.state
+    if report.execution is Execution.closed:
+        # Also while the action is being cancelled: the device was faster.
+        state = ActionState.failed if report.finished is Finished.failure else ActionState.finished
+    elif report.execution is Execution.downloaded and action.kind is ActionKind.download_only:
+        state = ActionState.downloaded
+    _store_report(connection, action, report, state, now)
+    if state is ActionState.finished:
+        # A new version may change what the device says about itself.
+        values = {"installed_action": action.id, "attributes_wanted": True}
+        connection.execute(update(devices).where(devices.c.id == device).values(values))
+    return state
+
+
+def report_cancelling(connection: Connection, device: int, number: int, report: DeviceReport, now: int) -> ActionState:
+    """Store how a device answers to a cancellation, and return the new state of the action. Raises `Refused`."""
+    action = _reported_action(connection, device, number, report)
+    if action.state is not ActionState.cancelling:
+        raise Refused(405, "not-cancelling", f"the action {number} is not being cancelled")
+    state: ActionState = action.state
+    if report.execution is Execution.rejected or (
+        report.execution is Execution.closed and report.finished is Finished.failure
+    ):
+        state = ActionState.running
+    elif report.execution is Execution.closed:
+        state = ActionState.cancelled
+    _store_report(connection, action, report, state, now)
+    return state
+
+
+def read_history(connection: Connection, action: int, most: int) -> list[str]:
+    """Return the messages that were reported about an action, the newest first: at most `most` of them."""
+    chosen = select(reports.c.messages).where(reports.c.action == action).order_by(reports.c.id.desc()).limit(most)
+    messages = [text for row in connection.execute(chosen) for text in reversed(json.loads(row[0]))]
+    return messages[:most]
+
+
+def _reported_action(connection: Connection, device: int, number: int, report: DeviceReport) -> UpdateAction:
+    action = read_action(connection, device, number)
+    if action.state is ActionState.waiting:
+        raise not_found(f"the action {number} waits for its confirmation")
+    if not action.active:
+        raise Refused(410, "action-ended", f"the action {number} has ended: {action.state}")
+    if len(report.messages) > MOST_MESSAGES:
+        raise Refused(429, "too-many-messages", f"a report has at most {MOST_MESSAGES} messages")
+    count = select(func.count()).select_from(reports).where(reports.c.action == number)
+    if report.execution is not Execution.closed and connection.execute(count).scalar_one() >= MOST_REPORTS:
+        raise Refused(429, "too-many-reports", f"the action {number} has {MOST_REPORTS} reports already")
+    return action
+
+
+def _store_report(
+    connection: Connection, action: UpdateAction, report: DeviceReport, state: ActionState, now: int
+) -> None:
+    values = {
+        "action": action.id, "time": now, "state": state, "execution": report.execution, "finished": report.finished,
+        "code": report.code, "messages": json.dumps([text[:LONGEST_MESSAGE] for text in report.messages]),
+    }  # fmt: skip
+    connection.execute(insert(reports).values(values))
+    if state is not action.state:
+        _set_state(connection, action.id, state, now)
+
+
+def _set_state(connection: Connection, action: int, state: ActionState, now: int) -> None:
+    ended = state in ENDED
+    values = {"state": state, "active": not ended, "ended": now if ended else None}
+    connection.execute(update(actions).where(actions.c.id == action).values(values))
+
+
+def _action(row: Row[tuple[object, ...]]) -> UpdateAction:
+    values = dict(row._mapping)
+    return UpdateAction(**{**values, "kind": ActionKind(values["kind"]), "state": ActionState(values["state"])})

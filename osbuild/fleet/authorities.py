@@ -1,0 +1,151 @@
+"""The update server's own certificate authorities and certificates (X.509, RFC 5280).
+
+One authority signs the server's certificate, which devices are told to trust. The other one signs the certificates of
+devices. Their keys never leave the data folder.
+"""
+
+import ipaddress
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from osbuild.fleet.refusal import Refused
+from osbuild.host.output import write_output
+from osbuild.keys.certificate import current_time, to_pem
+from osbuild.keys.private_key import Key, generate_key, key_to_pem, load_key
+from osbuild.shared.errors import Error
+
+AUTHORITY_DAYS, SERVER_DAYS, DEVICE_DAYS = 20 * 365, 365, 90
+RENEWAL_DAYS = 30  # before its end the server's certificate is replaced
+BACKDATED = timedelta(days=1)  # for devices whose clocks are late
+PRIVATE, PUBLIC = 0o600, 0o644
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority with its key."""
+
+    certificate: x509.Certificate
+    key: Key
+
+    def issue(
+        self, subject: str, key: ec.EllipticCurvePublicKey, names: Sequence[str] | None = None
+    ) -> x509.Certificate:
+        """Return a certificate with the common name `subject`: of a server with these `names`, or of a device."""
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if names is None else ExtendedKeyUsageOID.SERVER_AUTH
+        days = DEVICE_DAYS if names is None else SERVER_DAYS
+        builder = _begin_certificate(subject, key, days).issuer_name(self.certificate.subject)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
+        if names is not None:
+            alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+
+def load_authority(folder: Path, name: str) -> Authority:
+    """Return the authority in the files NAME.crt and NAME.key, which are created if needed. Raises `Error`."""
+    certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
+    if not certificate_file.exists():
+        key = generate_key()
+        builder = _begin_certificate(f"edge-osbuild {name}", key.public_key(), AUTHORITY_DAYS)
+        builder = builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {name}")]))
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_signing_usage(), critical=True)
+        write_output(key_file, key_to_pem(key), mode=PRIVATE)
+        write_output(certificate_file, to_pem(builder.sign(key, hashes.SHA256())), mode=PUBLIC)
+    hint = "restore the data folder from a backup"
+    key = load_key(key_file, None, option="", hint=hint)
+    certificate = _read_certificate(certificate_file, hint)
+    if certificate.public_key() != key.public_key():
+        raise Error("the certificate and the key do not belong together", where=str(certificate_file), hint=hint)
+    return Authority(certificate, key)
+
+
+def load_server_certificate(folder: Path, authority: Authority, names: Sequence[str]) -> tuple[Path, Path]:
+    """Return the files of the server's certificate and key. Raises `Error`.
+
+    They are created if they do not exist, are not valid much longer, or lack one of `names`.
+    """
+    certificate_file, key_file = folder / "server.crt", folder / "server.key"
+    if certificate_file.exists() and key_file.exists():
+        certificate = _read_certificate(certificate_file, "remove the file: it is created again")
+        remaining = certificate.not_valid_after_utc - datetime.now(UTC)
+        present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if remaining > timedelta(days=RENEWAL_DAYS) and all(_general_name(name) in list(present) for name in names):
+            return certificate_file, key_file
+    key = generate_key()
+    certificate = authority.issue(names[0], key.public_key(), names)
+    write_output(key_file, key_to_pem(key), mode=PRIVATE)
+    write_output(certificate_file, to_pem(certificate) + to_pem(authority.certificate), mode=PUBLIC)
+    return certificate_file, key_file
+
+
+def issue_device_certificate(authority: Authority, device: str, request: bytes) -> x509.Certificate:
+    """Return the certificate that a device requests (PKCS #10, RFC 2986, as PEM). Raises `Refused`."""
+    try:
+        parsed = x509.load_pem_x509_csr(request)
+        key = parsed.public_key()
+        names = [str(name.value) for name in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        valid = parsed.is_signature_valid
+    except ValueError as error:
+        raise Refused(400, "bad-request", f"this is not a certificate request: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise Refused(400, "bad-key", "the key of a device is on the curve P-256")
+    if not valid or names != [device]:
+        raise Refused(400, "bad-request", f"the request must be signed and its only common name be {device}")
+    return authority.issue(device, key)
+
+
+def server_context(certificate: Path, key: Path, devices: Authority) -> ssl.SSLContext:
+    """Return the server's side of TLS. A client may have a certificate; then it must be that of a device."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(cadata=to_pem(devices.certificate).decode())
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _begin_certificate(subject: str, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+    now = current_time()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _signing_usage() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _read_certificate(path: Path, hint: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Error(f"this certificate can't be read: {error}", where=str(path), hint=hint) from error

@@ -1,0 +1,86 @@
+"""Checks an uploaded bundle as a device does: its signature, and that its contents are the signed ones."""
+
+import configparser
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from osbuild.bundle.payload import LENGTH, find_payload_damage
+from osbuild.fleet.refusal import Refused
+from osbuild.host.run import CommandError, run_command
+
+LARGEST_SIGNATURE = 2**20  # bytes
+MAGIC = b"hsqs"  # squashfs
+VERITY = ("format", "verity-hash", "verity-salt", "verity-size")
+
+
+@dataclass(frozen=True)
+class CheckedBundle:
+    """What the signed manifest of a bundle says. `meta` is its section `meta.edge`."""
+
+    compatible: str
+    version: str
+    build: str
+    meta: Mapping[str, str]
+
+
+def check_bundle(path: Path, keyring: Path) -> CheckedBundle:
+    """Return what a bundle says, if a certificate in `keyring` (PEM) has signed it. Raises `Refused`."""
+    with tempfile.TemporaryDirectory(prefix="edge-fleet-") as folder:
+        signature = Path(folder) / "signature"
+        signature.write_bytes(read_signature(path))
+        # The signed manifest is inside of the signature (RAUC's manual, "verity Format"). A device checks a certificate
+        # at the time of signing, so that its end does not matter here either.
+        verify: list[str | Path] = ["openssl", "cms", "-verify", "-inform", "DER", "-in", signature, "-CAfile", keyring]
+        try:
+            text = run_command([*verify, "-purpose", "any", "-no_check_time", "-crl_check"])
+        except CommandError as error:
+            lines = [line for line in error.output.splitlines() if line.strip()]
+            reason = f"the signature of the bundle is not valid for the server's keyring: {lines[-1] if lines else ''}"
+            raise Refused(422, "bad-signature", reason) from error
+    manifest = parse_manifest(text)
+    metadata = {name: manifest["bundle"].get(name, "") for name in VERITY}
+    try:
+        damage = find_payload_damage(path, metadata)
+    except ValueError:
+        damage = "the manifest of the bundle does not describe a hash tree"
+    if damage:
+        raise Refused(422, "damaged-bundle", damage)
+    update = manifest["update"]
+    checked = CheckedBundle(
+        update.get("compatible", ""), update.get("version", ""), update.get("build", ""), manifest.get("meta.edge", {})
+    )
+    if not checked.compatible or not checked.version:
+        raise Refused(422, "incomplete-bundle", "the manifest of the bundle has no `compatible` or no `version`")
+    return checked
+
+
+def read_signature(path: Path) -> bytes:
+    """Return the signature at the end of a bundle (CMS, RFC 5652). Raises `Refused`."""
+    with path.open("rb") as file:
+        begin = file.read(len(MAGIC))
+        size = file.seek(0, os.SEEK_END)
+        if begin != MAGIC or size < LENGTH:
+            raise Refused(422, "not-a-bundle", "this is not a bundle: upload a .raucb file of `edge-osbuild bundle`")
+        file.seek(-LENGTH, os.SEEK_END)
+        length = int.from_bytes(file.read(LENGTH), "big")
+        if not 0 < length <= min(LARGEST_SIGNATURE, size - LENGTH):
+            raise Refused(422, "damaged-bundle", "the bundle is not complete: its signature is missing")
+        file.seek(-LENGTH - length, os.SEEK_END)
+        return file.read(length)
+
+
+def parse_manifest(text: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the sections of a manifest (RAUC's manual, "Manifest"). Raises `Refused`."""
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), strict=False)
+    try:
+        parser.read_string(text)
+        sections = {name: dict(parser[name]) for name in parser.sections()}
+    except configparser.Error as error:
+        raise Refused(422, "bad-manifest", f"the manifest of the bundle can't be read: {error}") from error
+    missing = [name for name in ("update", "bundle") if name not in sections]
+    if missing or sections["bundle"].get("format") != "verity":
+        raise Refused(422, "bad-manifest", "the bundle is not of the format verity")
+    return sections

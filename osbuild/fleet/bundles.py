@@ -1,0 +1,129 @@
+"""Bundles that the update server offers. Their files are stored by content."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Connection, Row, bindparam, select
+
+from osbuild.fleet.database import insert_row
+from osbuild.fleet.refusal import Refused
+from osbuild.fleet.tables import bundles
+from osbuild.shared.files import open_new, sync_path
+
+CHUNK = 2**20
+BY_ID = select(bundles).where(bundles.c.id == bindparam("bundle_id"))
+
+
+@dataclass(frozen=True)
+class PublishedBundle:
+    """A row of the table `bundles`. `size` is in bytes, the digests are in hexadecimal."""
+
+    id: int
+    name: str
+    version: str
+    compatible: str
+    filename: str
+    size: int
+    sha256: str
+    sha1: str
+    md5: str
+    created: int
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that has been stored. `size` is in bytes, the digests are in hexadecimal."""
+
+    size: int
+    sha256: str
+    sha1: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class NewBundle:
+    """What a bundle says about itself, and the name of its file."""
+
+    name: str
+    version: str
+    compatible: str
+    filename: str
+
+
+class FileStore:
+    """Files in `folder`, named by their SHA-256."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Return the path of a file."""
+        return self.folder / sha256
+
+    def store_file(self, source: IO[bytes]) -> StoredFile:
+        """Store what `source` contains. It survives a power cut. Raises `OSError`."""
+        # SHA-1 and MD5 are part of the protocol. What a device trusts is the signature of the bundle.
+        digests = [hashlib.sha256(), hashlib.sha1(usedforsecurity=False), hashlib.md5(usedforsecurity=False)]
+        size, scratch = 0, self.folder / f".new-{os.urandom(8).hex()}"
+        try:
+            with os.fdopen(open_new(scratch), "wb") as file:
+                for chunk in _chunks(source):
+                    file.write(chunk)
+                    size += len(chunk)
+                    for digest in digests:
+                        digest.update(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            stored = StoredFile(size, *(digest.hexdigest() for digest in digests))
+            scratch.replace(self.path(stored.sha256))
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+        sync_path(self.folder)
+        return stored
+
+
+def add_bundle(connection: Connection, named: NewBundle, stored: StoredFile, now: int) -> PublishedBundle:
+    """Offer a stored file as a bundle. Raises `Refused` if another file has the same name and version."""
+    same = select(bundles).where(bundles.c.name == named.name, bundles.c.version == named.version)
+    if row := connection.execute(same).first():
+        if _bundle(row).sha256 == stored.sha256:
+            return _bundle(row)
+        message = f"{named.name} {named.version} exists already with other contents: give each build its own version"
+        raise Refused(409, "bundle-exists", message)
+    values = {
+        "name": named.name, "version": named.version, "compatible": named.compatible, "filename": named.filename,
+        "size": stored.size, "sha256": stored.sha256, "sha1": stored.sha1, "md5": stored.md5, "created": now,
+    }  # fmt: skip
+    number = insert_row(connection, bundles, values)
+    return read_bundle_row(connection, number)
+
+
+def read_bundle_row(connection: Connection, number: int) -> PublishedBundle:
+    """Return the bundle with the id `number`, which exists."""
+    return _bundle(connection.execute(BY_ID, {"bundle_id": number}).one())
+
+
+def find_bundle(connection: Connection, number: int) -> PublishedBundle | None:
+    """Return the bundle with the id `number`, None if it does not exist."""
+    row = connection.execute(BY_ID, {"bundle_id": number}).first()
+    return None if row is None else _bundle(row)
+
+
+def list_bundles(connection: Connection) -> list[PublishedBundle]:
+    """Return all bundles, the newest first."""
+    return [_bundle(row) for row in connection.execute(select(bundles).order_by(bundles.c.id.desc()))]
+
+
+def _bundle(row: Row[tuple[object, ...]]) -> PublishedBundle:
+    return PublishedBundle(**row._mapping)
+
+
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK):
+        yield chunk

@@ -1,0 +1,160 @@
+"""A client of the management API, for the command line."""
+
+import os
+import ssl
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from osbuild.fleet.management.messages import (
+    ActionView,
+    ApiProblem,
+    BundleView,
+    DeviceView,
+    NewAction,
+    NewEnrolmentToken,
+    NewRollout,
+    Preview,
+    ResumeOrder,
+    RolloutView,
+)
+from osbuild.host.output import write_output
+from osbuild.shared.errors import Error
+
+TIMEOUT = httpx.Timeout(30.0, read=600.0)  # the server checks a bundle before it answers
+CHUNK = 2**20
+PRIVATE = 0o600
+LOGIN = "log in first: edge-osbuild fleet login URL --ca FILE --token file:PATH"
+
+
+@dataclass(frozen=True)
+class FleetContext:
+    """A server, the certificate of its authority as PEM, and the access token of the user."""
+
+    url: str
+    authority: str
+    token: str
+
+
+def context_file() -> Path:
+    """Return the file that stores the context (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edge-osbuild/fleet.json"
+
+
+def save_context(context: FleetContext) -> None:
+    """Store the context for later commands, readable by the user only. Raises `Error`."""
+    path = context_file()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_output(path, msgspec.json.encode(asdict(context)), mode=PRIVATE)
+
+
+def load_context() -> FleetContext:
+    """Return the stored context. Raises `Error` if there is none."""
+    try:
+        return msgspec.json.decode(context_file().read_bytes(), type=FleetContext)
+    except FileNotFoundError as error:
+        raise Error("no update server is known", hint=LOGIN) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise Error(f"the stored login can't be read: {error}", where=str(context_file()), hint=LOGIN) from error
+
+
+class FleetClient:
+    """Calls the management API. All methods raise `Error`."""
+
+    def __init__(self, context: FleetContext) -> None:
+        try:
+            verify = ssl.create_default_context(cadata=context.authority)
+        except ssl.SSLError as error:
+            raise Error("the authority of the update server is not a certificate", hint=LOGIN) from error
+        headers = {"authorization": f"Bearer {context.token}"}
+        self._client = httpx.Client(base_url=f"{context.url}/api/v1", verify=verify, headers=headers, timeout=TIMEOUT)
+        self._url = context.url
+
+    def list_devices(self) -> list[DeviceView]:
+        """Return all devices by name."""
+        devices: list[DeviceView] = []
+        while True:
+            after = {"after": devices[-1].name} if devices else {}
+            page = msgspec.json.decode(self._call("GET", "/devices", params=after), type=list[DeviceView])
+            if not page:
+                return devices
+            devices += page
+
+    def read_device(self, name: str) -> DeviceView:
+        """Return a device with its newest actions."""
+        return msgspec.json.decode(self._call("GET", f"/devices/{quote(name, safe='')}"), type=DeviceView)
+
+    def list_bundles(self) -> list[BundleView]:
+        """Return all bundles, the newest first."""
+        return msgspec.json.decode(self._call("GET", "/bundles"), type=list[BundleView])
+
+    def publish_bundle(self, path: Path) -> BundleView:
+        """Upload a bundle, which the server checks."""
+        body = self._call("PUT", f"/bundles/{quote(path.name, safe='')}", content=_read_chunks(path))
+        return msgspec.json.decode(body, type=BundleView)
+
+    def create_action(self, device: str, order: NewAction) -> ActionView:
+        """Tell a device to install a bundle."""
+        content = msgspec.json.encode(order)
+        body = self._call("POST", f"/devices/{quote(device, safe='')}/actions", content=content)
+        return msgspec.json.decode(body, type=ActionView)
+
+    def cancel_action(self, device: str, action: int) -> ActionView:
+        """Cancel an action of a device."""
+        body = self._call("DELETE", f"/devices/{quote(device, safe='')}/actions/{action}")
+        return msgspec.json.decode(body, type=ActionView)
+
+    def list_rollouts(self) -> list[RolloutView]:
+        """Return all rollouts, the newest first."""
+        return msgspec.json.decode(self._call("GET", "/rollouts"), type=list[RolloutView])
+
+    def read_rollout(self, name: str) -> RolloutView:
+        """Return a rollout with its groups."""
+        return msgspec.json.decode(self._call("GET", f"/rollouts/{quote(name, safe='')}"), type=RolloutView)
+
+    def create_rollout(self, order: NewRollout) -> RolloutView:
+        """Create a rollout."""
+        return msgspec.json.decode(
+            self._call("POST", "/rollouts", content=msgspec.json.encode(order)), type=RolloutView
+        )
+
+    def preview_rollout(self, order: NewRollout) -> Preview:
+        """Return which devices a rollout would be for."""
+        body = self._call("POST", "/rollouts/preview", content=msgspec.json.encode(order))
+        return msgspec.json.decode(body, type=Preview)
+
+    def change_rollout(self, name: str, verb: str, order: ResumeOrder | None = None) -> RolloutView:
+        """Start, pause, resume or abort a rollout."""
+        content = b"" if order is None else msgspec.json.encode(order)
+        body = self._call("POST", f"/rollouts/{quote(name, safe='')}/{verb}", content=content)
+        return msgspec.json.decode(body, type=RolloutView)
+
+    def create_enrolment_token(self, order: NewEnrolmentToken) -> str:
+        """Return a new token with which devices enrol."""
+        answer = msgspec.json.decode(self._call("POST", "/enrolment-tokens", content=msgspec.json.encode(order)))
+        return str(answer["token"])
+
+    def _call(self, method: str, path: str, **options: Any) -> bytes:
+        try:
+            answer = self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            hint = "check the address, and that the server runs"
+            raise Error(f"the update server does not answer: {error}", where=self._url, hint=hint) from error
+        if answer.is_success:
+            return answer.content
+        try:
+            reason = msgspec.json.decode(answer.content, type=ApiProblem).message
+        except msgspec.DecodeError:
+            reason = f"the server answers {answer.status_code}"
+        raise Error(reason, where=f"{self._url}: {method} {path}", hint=LOGIN if answer.status_code == 401 else None)
+
+
+def _read_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

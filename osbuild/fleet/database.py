@@ -1,0 +1,142 @@
+"""The update server's database, in a file of SQLite."""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert
+from sqlalchemy.exc import DBAPIError
+
+from osbuild.fleet.tables import metadata
+from osbuild.shared.errors import Error
+
+T = TypeVar("T")
+MOST_CHANGES = 256
+"""changes in one commit"""
+BUSY = 10.0  # seconds to wait for another process that writes
+
+
+@dataclass(frozen=True)
+class _PendingChange:
+    """A change that waits for the thread that writes, and where its result goes."""
+
+    work: Callable[[Connection], Any]
+    result: Future[Any]
+
+
+class Database:
+    """The database in the file `path`, which is created if it does not exist.
+
+    All changes are made by one thread. It commits the changes that wait together, because one commit costs one flush
+    of the disk. A change whose commit has succeeded survives a power cut. Raises `Error` if the file is not a database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._engine = _connect(path)
+        event.listen(self._engine, "begin", _begin)
+        try:
+            metadata.create_all(self._engine)
+        except DBAPIError as error:
+            raise Error(f"the database can't be opened: {error.orig}", where=str(path)) from error
+        self._reading = _connect(path)
+        self._reader = self._reading.connect()
+        self._changes: queue.SimpleQueue[_PendingChange | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._commit_changes, name="database", daemon=True)
+        self._thread.start()
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Return the result of `work`, which must not change anything. Only one thread may call this.
+
+        Each statement reads what is committed at that time.
+        """
+        return work(self._reader)
+
+    async def change(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in the thread that writes, in a transaction, and return its result after the commit.
+
+        What `work` raises is raised here, and only its own changes are undone.
+        """
+        return await asyncio.wrap_future(self.begin_change(work))
+
+    def begin_change(self, work: Callable[[Connection], T]) -> Future[T]:
+        """Like `change`, for callers without an event loop."""
+        result: Future[T] = Future()
+        self._changes.put(_PendingChange(work, result))
+        return result
+
+    def close(self) -> None:
+        """Commit the changes that wait, and close the file."""
+        self._changes.put(None)
+        self._thread.join()
+        self._reader.close()
+        self._reading.dispose()
+        self._engine.dispose()
+
+    def _commit_changes(self) -> None:
+        last = False
+        while not last:
+            waiting = [self._changes.get()]
+            while len(waiting) < MOST_CHANGES and not self._changes.empty():
+                waiting.append(self._changes.get())
+            last = None in waiting
+            self._commit([change for change in waiting if change is not None])
+
+    def _commit(self, changes: list[_PendingChange]) -> None:
+        outcomes: list[Callable[[], None]] = []
+        try:
+            with self._engine.begin() as connection:
+                for change in changes:
+                    outcomes.append(_try_change(connection, change))
+        except DBAPIError as error:  # nothing of it is stored
+            for change in changes:
+                if not change.result.cancelled():
+                    change.result.set_exception(error)
+            return
+        for outcome in outcomes:
+            outcome()
+
+
+def insert_row(connection: Connection, table: Table, values: Mapping[str, object]) -> int:
+    """Insert a row into a table whose key is a number, and return the number."""
+    key = connection.execute(insert(table).values(dict(values))).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _try_change(connection: Connection, change: _PendingChange) -> Callable[[], None]:
+    """Make one change of a transaction. Return what tells its caller after the commit."""
+    if not change.result.set_running_or_notify_cancel():  # the caller has gone
+        return lambda: None
+    try:
+        with connection.begin_nested():
+            value = change.work(connection)
+    except Exception as error:
+        failure = error
+        return lambda: change.result.set_exception(failure)
+    return lambda: change.result.set_result(value)
+
+
+def _connect(path: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": BUSY, "check_same_thread": False, "isolation_level": None}
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: sqlite3.Connection, _record: object) -> None:
+        # FULL: a commit is on the disk before it returns, in WAL mode too (https://sqlite.org/pragma.html#pragma_synchronous).
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    # Python's module would begin transactions too late, and savepoints without one. Connections without this event read
+    # what is committed at the time of each statement.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

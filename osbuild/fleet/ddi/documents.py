@@ -1,0 +1,88 @@
+"""What the update server tells devices (DDI)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from osbuild.fleet.actions import UpdateAction
+from osbuild.fleet.bundles import PublishedBundle
+from osbuild.fleet.devices import FleetDevice
+from osbuild.fleet.states import ActionKind, ActionState
+
+Document = dict[str, Any]
+DAY = 24 * 3600
+PART = "os"  # the type of the only chunk
+
+
+@dataclass(frozen=True)
+class Links:
+    """The addresses of one device's resources. `base` is that of its poll, without a slash at the end."""
+
+    base: str
+
+    def link(self, path: str) -> dict[str, str]:
+        """Return a link to the resource at `path`."""
+        return {"href": f"{self.base}/{path}"}
+
+
+def format_sleep(seconds: int) -> str:
+    """Return the time between two polls: HH:MM:SS below a day, ISO 8601 from a day on."""
+    if seconds >= DAY:
+        return f"PT{seconds}S"
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def poll_answer(device: FleetDevice, active: Sequence[UpdateAction], links: Links, sleep: int) -> Document:
+    """Return the answer to a poll: what the device must do. `active` are its active actions, the next one first."""
+    todo: Document = {}
+    if active:
+        action = active[0]
+        if action.state is ActionState.cancelling:
+            todo["cancelAction"] = links.link(f"cancelAction/{action.id}")
+        elif action.state is ActionState.waiting:
+            todo["confirmationBase"] = links.link("confirmationBase")
+        else:
+            # `c` changes when the answer at this address does, as in hawkBit.
+            todo["deploymentBase"] = links.link(f"deploymentBase/{action.id}?c={action.kind}-{action.state}")
+    if device.installed_action is not None:
+        todo["installedBase"] = links.link(f"installedBase/{device.installed_action}")
+    if device.attributes_wanted:
+        todo["configData"] = links.link("configData")
+    return {"config": {"polling": {"sleep": format_sleep(sleep)}}, "_links": todo}
+
+
+def deployment(action: UpdateAction, bundle: PublishedBundle, links: Links) -> Document:
+    """Return the description of an update."""
+    handling = "attempt" if action.kind is ActionKind.soft else "forced"
+    update = "skip" if action.kind is ActionKind.download_only else handling
+    return {
+        "id": str(action.id),
+        "deployment": {
+            "download": handling,
+            "update": update,
+            "chunks": [
+                {"part": PART, "name": bundle.name, "version": bundle.version, "artifacts": [artifact(bundle, links)]}
+            ],
+        },
+    }
+
+
+def artifact(bundle: PublishedBundle, links: Links) -> Document:
+    """Return the description of a bundle's file."""
+    path = f"softwaremodules/{bundle.id}/artifacts/{bundle.filename}"
+    return {
+        "filename": bundle.filename,
+        "hashes": {"sha1": bundle.sha1, "md5": bundle.md5, "sha256": bundle.sha256},
+        "size": bundle.size,
+        "_links": {"download": links.link(path), "md5sum": links.link(f"{path}.MD5SUM")},
+    }
+
+
+def cancellation(action: UpdateAction) -> Document:
+    """Return the order to cancel an action."""
+    return {"id": str(action.id), "cancelAction": {"stopId": str(action.id)}}
+
+
+def with_history(document: Document, action: UpdateAction, messages: Sequence[str]) -> Document:
+    """Return a description of an update with messages that were reported about it."""
+    return {**document, "actionHistory": {"status": str(action.state).upper(), "messages": list(messages)}}

@@ -1,0 +1,62 @@
+"""What devices send (DDI), parsed and checked. Unknown fields are ignored."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import cbor2
+import msgspec
+
+from osbuild.fleet.actions import DeviceReport
+from osbuild.fleet.devices import AttributeMode
+from osbuild.fleet.refusal import Refused
+from osbuild.fleet.states import Execution, Finished
+
+T = TypeVar("T")
+LARGEST_MESSAGE = 256 * 1024  # bytes
+CBOR = "application/cbor"
+TYPES = ("application/json", "application/hal+json", CBOR)
+
+
+class _Result(msgspec.Struct):
+    finished: Finished
+
+
+class _Status(msgspec.Struct):
+    execution: Execution
+    result: _Result
+    code: int | None = None
+    details: list[str] | str | None = None
+
+
+class _Feedback(msgspec.Struct):
+    status: _Status
+
+
+class _Attributes(msgspec.Struct):
+    data: dict[str, str | None]
+    mode: AttributeMode = AttributeMode.merge
+
+
+def parse_feedback(body: bytes, media_type: str) -> DeviceReport:
+    """Return the report in the body of a request for `feedback`. Raises `Refused`."""
+    status = _decode(body, media_type, _Feedback).status
+    details = [status.details] if isinstance(status.details, str) else status.details or []
+    return DeviceReport(status.execution, status.result.finished, status.code, tuple(details))
+
+
+def parse_attributes(body: bytes, media_type: str) -> tuple[AttributeMode, Mapping[str, str | None]]:
+    """Return the mode and the attributes in the body of a request for `configData`. Raises `Refused`."""
+    parsed = _decode(body, media_type, _Attributes)
+    return parsed.mode, parsed.data
+
+
+def _decode(body: bytes, media_type: str, kind: type[T]) -> T:
+    essence = media_type.partition(";")[0].strip().lower()
+    if essence not in TYPES:
+        raise Refused(415, "media-type", f"send {TYPES[0]} or {CBOR}")
+    try:
+        if essence == CBOR:
+            return msgspec.convert(cbor2.loads(body), kind)
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.ValidationError, msgspec.DecodeError, cbor2.CBORDecodeError, RecursionError, ValueError) as error:
+        raise Refused(400, "bad-body", f"the body can't be read: {error}") from error

@@ -1,0 +1,181 @@
+"""The addresses at which devices ask and report (DDI)."""
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from osbuild.fleet import actions, bundles
+from osbuild.fleet.actions import DeviceReport, UpdateAction
+from osbuild.fleet.bundles import PublishedBundle
+from osbuild.fleet.ddi import documents
+from osbuild.fleet.ddi.access import identify_device
+from osbuild.fleet.ddi.answers import answer_document, answer_refusal
+from osbuild.fleet.ddi.messages import LARGEST_MESSAGE, parse_attributes, parse_feedback
+from osbuild.fleet.devices import FleetDevice, change_attributes
+from osbuild.fleet.files import send_file
+from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.rollout.transitions import advance_rollout
+from osbuild.fleet.service import Service
+from osbuild.fleet.states import ENDED, ActionState
+
+BASE = "/{tenant}/controller/v1/{device}"
+MOST_HISTORY = 100
+Handler = Callable[[Request, Service, FleetDevice], Awaitable[Response]]
+
+
+def device_routes(service: Service) -> list[BaseRoute]:
+    """Return the routes of all resources of devices."""
+
+    def route(path: str, methods: dict[str, Handler]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                device = await identify_device(request, service)
+                return await methods["GET" if request.method == "HEAD" else request.method](request, service, device)
+            except Refused as refusal:
+                return answer_refusal(refusal)
+
+        return Route(BASE + path, endpoint, methods=list(methods))
+
+    return [
+        route("", {"GET": poll}),
+        route("/deploymentBase/{action:int}", {"GET": get_deployment}),
+        route("/deploymentBase/{action:int}/feedback", {"POST": post_deployment_feedback}),
+        route("/cancelAction/{action:int}", {"GET": get_cancellation}),
+        route("/cancelAction/{action:int}/feedback", {"POST": post_cancellation_feedback}),
+        route("/installedBase/{action:int}", {"GET": get_installed}),
+        route("/configData", {"PUT": put_attributes}),
+        route("/softwaremodules/{bundle:int}/artifacts", {"GET": get_artifacts}),
+        route("/softwaremodules/{bundle:int}/artifacts/{name}", {"GET": get_artifact}),
+    ]
+
+
+async def poll(request: Request, service: Service, device: FleetDevice) -> Response:
+    active = service.database.read(lambda connection: actions.active_actions(connection, device.id))
+    return answer_document(request, documents.poll_answer(device, active, device_links(request), service.sleep))
+
+
+async def get_deployment(request: Request, service: Service, device: FleetDevice) -> Response:
+    action = find_action(request, service, device)
+    if action.state is not ActionState.running:
+        raise not_found(f"the action {action.id} is not one to install: {action.state}")
+    return answer_document(request, describe_update(request, service, action))
+
+
+async def get_installed(request: Request, service: Service, device: FleetDevice) -> Response:
+    action = find_action(request, service, device)
+    if action.state is not ActionState.finished:
+        raise not_found(f"the action {action.id} has not installed anything: {action.state}")
+    return answer_document(request, describe_update(request, service, action))
+
+
+async def get_cancellation(request: Request, service: Service, device: FleetDevice) -> Response:
+    action = find_action(request, service, device)
+    if action.state is not ActionState.cancelling:
+        raise not_found(f"the action {action.id} is not being cancelled")
+    return answer_document(request, documents.cancellation(action))
+
+
+async def post_deployment_feedback(request: Request, service: Service, device: FleetDevice) -> Response:
+    return await store_feedback(request, service, device, actions.report_update)
+
+
+async def post_cancellation_feedback(request: Request, service: Service, device: FleetDevice) -> Response:
+    return await store_feedback(request, service, device, actions.report_cancelling)
+
+
+async def put_attributes(request: Request, service: Service, device: FleetDevice) -> Response:
+    mode, changes = parse_attributes(await read_body(request), request.headers.get("content-type", ""))
+    await service.database.change(lambda connection: change_attributes(connection, device, mode, changes))
+    return Response(status_code=200)
+
+
+async def get_artifacts(request: Request, service: Service, device: FleetDevice) -> Response:
+    bundle = find_offered_bundle(request, service, device)
+    return answer_document(request, {"artifacts": [documents.artifact(bundle, device_links(request))]})
+
+
+async def get_artifact(request: Request, service: Service, device: FleetDevice) -> Response:
+    bundle = find_offered_bundle(request, service, device)
+    name = request.path_params["name"]
+    if name == f"{bundle.filename}.MD5SUM":
+        return PlainTextResponse(f"{bundle.md5}  {bundle.filename}\n")
+    if name != bundle.filename:
+        raise not_found(f"the bundle has no file {name}")
+    return send_file(request, service.files.path(bundle.sha256), bundle.sha1)
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request. Raises `Refused` if it is too long."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_MESSAGE:
+            raise Refused(413, "body-too-large", f"a body has at most {LARGEST_MESSAGE} bytes")
+    return bytes(body)
+
+
+def device_links(request: Request) -> documents.Links:
+    """Return the addresses of the device's resources, with the host that the client has used."""
+    path = f"/{request.path_params['tenant']}/controller/v1/{request.path_params['device']}"
+    return documents.Links(f"{request.url.scheme}://{request.url.netloc}{path}")
+
+
+def find_action(request: Request, service: Service, device: FleetDevice) -> UpdateAction:
+    """Return the device's action that the address names. Raises `Refused`."""
+    number = request.path_params["action"]
+    return service.database.read(lambda connection: actions.read_action(connection, device.id, number))
+
+
+def describe_update(request: Request, service: Service, action: UpdateAction) -> documents.Document:
+    """Return the description of an update, with as many older messages as the client asks for, at most 100."""
+    bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
+    document = documents.deployment(action, bundle, device_links(request))
+    try:
+        wanted = int(request.query_params.get("actionHistory", "0"))
+    except ValueError as error:
+        raise Refused(400, "bad-parameter", "actionHistory is a number") from error
+    most = min(MOST_HISTORY if wanted < 0 else wanted, MOST_HISTORY)
+    if not most:
+        return document
+    messages = service.database.read(lambda connection: actions.read_history(connection, action.id, most))
+    return documents.with_history(document, action, messages)
+
+
+def find_offered_bundle(request: Request, service: Service, device: FleetDevice) -> PublishedBundle:
+    """Return the bundle that the address names, if the device is told to install it. Raises `Refused`."""
+    number = request.path_params["bundle"]
+
+    def find(connection: Connection) -> PublishedBundle | None:
+        offered = (action for action in actions.active_actions(connection, device.id) if is_downloadable(action))
+        return bundles.read_bundle_row(connection, number) if number in {action.bundle for action in offered} else None
+
+    bundle = service.database.read(find)
+    if bundle is None:
+        raise not_found(f"the device is not told to install the software module {number}")
+    return bundle
+
+
+def is_downloadable(action: UpdateAction) -> bool:
+    """Whether the device of an active action may download the bundle."""
+    return action.state is ActionState.running
+
+
+async def store_feedback(
+    request: Request, service: Service, device: FleetDevice,
+    store: Callable[[Connection, int, int, DeviceReport, int], ActionState],
+) -> Response:  # fmt: skip
+    """Store a report with `store`, and what it means for a rollout. The answer is sent when it is on the disk."""
+    report = parse_feedback(await read_body(request), request.headers.get("content-type", ""))
+    number, now = request.path_params["action"], service.clock()
+
+    def store_and_advance(connection: Connection) -> None:
+        state = store(connection, device.id, number, report, now)
+        rollout = actions.read_action(connection, device.id, number).rollout
+        if rollout is not None and state in ENDED:
+            advance_rollout(connection, rollout, now)
+
+    await service.database.change(store_and_advance)
+    return Response(status_code=200)

@@ -1,0 +1,120 @@
+"""Devices that the update server knows."""
+
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from sqlalchemy import BindParameter, Connection, Row, bindparam, insert, select, update
+
+from osbuild.fleet.refusal import Refused
+from osbuild.fleet.tables import LONGEST_ID, devices
+from osbuild.fleet.tokens import hash_token
+
+MOST_ATTRIBUTES = 100
+LONGEST_ATTRIBUTE = 128
+"""the length of the longest name and of the longest value, in characters"""
+BY_NAME = select(devices).where(devices.c.name == bindparam("device_name"))
+
+
+class AttributeMode(StrEnum):
+    """What new attributes do to older ones (DDI, `configData`)."""
+
+    merge = "merge"  # an attribute without a value removes the older one
+    overwrite = "replace"
+    remove = "remove"
+
+
+@dataclass(frozen=True)
+class FleetDevice:
+    """A row of the table `devices`."""
+
+    id: int
+    name: str
+    created: int
+    enrolled: int | None
+    last_seen: int | None
+    address: str | None
+    token_hash: bytes | None
+    attributes: Mapping[str, str]
+    attributes_wanted: bool
+    auto_confirm: bool
+    installed_action: int | None
+
+    def accepts_token(self, token: str) -> bool:
+        """Whether `token` is the device's own token."""
+        return self.token_hash is not None and hmac.compare_digest(self.token_hash, hash_token(token))
+
+
+def check_name(name: str) -> None:
+    """Raise `Refused` if no device can have this name."""
+    if not 0 < len(name) <= LONGEST_ID or any(character.isspace() or not character.isprintable() for character in name):
+        message = f"the id of a device has 1 to {LONGEST_ID} printable characters without white space"
+        raise Refused(400, "bad-device-id", message)
+
+
+def find_device(connection: Connection, name: str) -> FleetDevice | None:
+    """Return the device `name`, None if it is unknown."""
+    row = connection.execute(BY_NAME, {"device_name": name}).first()
+    return None if row is None else _device(row)
+
+
+def list_devices(connection: Connection, after: str, most: int) -> list[FleetDevice]:
+    """Return devices by name: at most `most` of those whose names are greater than `after`."""
+    chosen = select(devices).where(devices.c.name > after).order_by(devices.c.name).limit(most)
+    return [_device(row) for row in connection.execute(chosen)]
+
+
+def every_device(connection: Connection) -> list[FleetDevice]:
+    """Return all devices, by name."""
+    return [_device(row) for row in connection.execute(select(devices).order_by(devices.c.name))]
+
+
+def register_device(connection: Connection, name: str, now: int, token: str | None = None) -> FleetDevice:
+    """Return the device `name`, which is created if it is unknown. `token` becomes its own token."""
+    check_name(name)
+    device = find_device(connection, name)
+    digest = None if token is None else hash_token(token)
+    if device is None:
+        values = {"name": name, "created": now, "token_hash": digest}
+        connection.execute(insert(devices).values(values))
+        device = find_device(connection, name)
+        assert device is not None
+    elif digest is not None:
+        connection.execute(update(devices).where(devices.c.id == device.id).values(token_hash=digest))
+        device = replace(device, token_hash=digest)
+    return device
+
+
+def change_attributes(
+    connection: Connection, device: FleetDevice, mode: AttributeMode, changes: Mapping[str, str | None]
+) -> None:
+    """Change what a device says about itself. Raises `Refused` if there would be too much of it."""
+    for text in (text for pair in changes.items() for text in pair if text is not None):
+        if not 0 < len(text) <= LONGEST_ATTRIBUTE:
+            message = f"names and values of attributes have 1 to {LONGEST_ATTRIBUTE} characters"
+            raise Refused(400, "bad-attribute", message)
+    attributes = {} if mode is AttributeMode.overwrite else dict(device.attributes)
+    for name, value in changes.items():
+        if mode is AttributeMode.remove or value is None:
+            attributes.pop(name, None)
+        else:
+            attributes[name] = value
+    if len(attributes) > MOST_ATTRIBUTES:
+        raise Refused(429, "too-many-attributes", f"a device has at most {MOST_ATTRIBUTES} attributes")
+    values = {"attributes": json.dumps(attributes), "attributes_wanted": False}
+    connection.execute(update(devices).where(devices.c.id == device.id).values(values))
+
+
+def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, str]]) -> None:
+    """Store when devices, by id, were last seen, and from which address."""
+    values = [{"device_id": device, "time": time, "from": address} for device, (time, address) in contacts.items()]
+    if values:
+        changed: dict[str, BindParameter[object]] = {"last_seen": bindparam("time"), "address": bindparam("from")}
+        connection.execute(update(devices).where(devices.c.id == bindparam("device_id")).values(changed), values)
+
+
+def _device(row: Row[tuple[object, ...]]) -> FleetDevice:
+    values = dict(row._mapping)
+    return FleetDevice(**{**values, "attributes": json.loads(values["attributes"])})

@@ -1,0 +1,1 @@
+"""The management API: what people and scripts ask and order."""

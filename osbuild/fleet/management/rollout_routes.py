@@ -1,0 +1,170 @@
+"""The addresses of rollouts in the management API."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from osbuild.fleet import bundles
+from osbuild.fleet.audit import Origin, record_event
+from osbuild.fleet.bundles import PublishedBundle
+from osbuild.fleet.ddi.routes import read_body
+from osbuild.fleet.devices import FleetDevice, every_device
+from osbuild.fleet.management.access import Role
+from osbuild.fleet.management.endpoint import make_route
+from osbuild.fleet.management.messages import (
+    GroupView,
+    NewRollout,
+    Preview,
+    ResumeOrder,
+    RolloutView,
+    parse_message,
+)
+from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.rollout import rows, transitions
+from osbuild.fleet.rollout.plan import RolloutPlan, check_plan, split_devices
+from osbuild.fleet.rollout.rows import Rollout
+from osbuild.fleet.rollout.selection import check_selection, select_devices
+from osbuild.fleet.service import Service
+
+MOST_PREVIEWED = 100
+Transition = Callable[[Connection, Rollout, Origin], None]
+
+
+def rollout_routes(service: Service) -> list[BaseRoute]:
+    """Return the routes of rollouts."""
+    return [
+        make_route(service, "/rollouts", "GET", Role.viewer, get_rollouts),
+        make_route(service, "/rollouts", "POST", Role.operator, post_rollout),
+        make_route(service, "/rollouts/preview", "POST", Role.viewer, post_preview),
+        make_route(service, "/rollouts/{name}", "GET", Role.viewer, get_rollout),
+        make_route(service, "/rollouts/{name}/start", "POST", Role.operator, post_start),
+        make_route(service, "/rollouts/{name}/pause", "POST", Role.operator, post_pause),
+        make_route(service, "/rollouts/{name}/resume", "POST", Role.operator, post_resume),
+        make_route(service, "/rollouts/{name}/abort", "POST", Role.operator, post_abort),
+    ]
+
+
+async def get_rollouts(_request: Request, service: Service, _origin: Origin) -> list[RolloutView]:
+    return service.database.read(lambda c: [view_rollout(c, rollout) for rollout in rows.list_rollouts(c)])
+
+
+async def get_rollout(request: Request, service: Service, _origin: Origin) -> RolloutView:
+    name = request.path_params["name"]
+    return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
+
+
+async def post_preview(request: Request, service: Service, _origin: Origin) -> Preview:
+    plan = parse_message(await read_body(request), NewRollout).plan()
+    check_selection(plan.selection)
+    check_plan(plan)
+
+    def preview(connection: Connection) -> Preview:
+        selected = choose_devices(connection, plan)
+        parts = split_devices([device.id for device in selected], plan.groups)
+        return Preview([len(part) for part in parts], [device.name for device in selected[:MOST_PREVIEWED]])
+
+    return service.database.read(preview)
+
+
+async def post_rollout(request: Request, service: Service, origin: Origin) -> RolloutView:
+    order = parse_message(await read_body(request), NewRollout)
+    plan = order.plan()
+    check_selection(plan.selection)
+    check_plan(plan)
+
+    def create(connection: Connection) -> RolloutView:
+        parts = split_devices([device.id for device in choose_devices(connection, plan)], plan.groups)
+        rollout = rows.insert_rollout(connection, plan, parts, origin.time)
+        record_event(connection, origin, "rollout created", plan.name, bundle=plan.bundle, groups=len(parts))
+        if order.now:
+            transitions.start_rollout(connection, rollout, origin.time)
+            record_event(connection, origin, "rollout started", plan.name)
+        return view_rollout(connection, rows.read_rollout(connection, rollout.id))
+
+    return await service.database.change(create)
+
+
+async def post_start(request: Request, service: Service, origin: Origin) -> RolloutView:
+    return await change_rollout(
+        request, service, origin, lambda c, rollout, o: transitions.start_rollout(c, rollout, o.time)
+    )
+
+
+async def post_pause(request: Request, service: Service, origin: Origin) -> RolloutView:
+    reason = f"paused by {origin.name}"
+    return await change_rollout(request, service, origin, lambda c, r, _: transitions.pause_rollout(c, r, reason))
+
+
+async def post_abort(request: Request, service: Service, origin: Origin) -> RolloutView:
+    reason = f"aborted by {origin.name}"
+    return await change_rollout(
+        request, service, origin, lambda c, rollout, o: transitions.abort_rollout(c, rollout, reason, o.time)
+    )
+
+
+async def post_resume(request: Request, service: Service, origin: Origin) -> RolloutView:
+    body = await read_body(request)
+    order = parse_message(body, ResumeOrder) if body else ResumeOrder()
+
+    def resume(connection: Connection, rollout: Rollout, origin: Origin) -> None:
+        if order.bundle is not None:
+            old = bundles.read_bundle_row(connection, rollout.bundle)
+            if known_bundle(connection, order.bundle).compatible != old.compatible:
+                raise Refused(409, "incompatible", f"the rollout is for devices that are {old.compatible}")
+        transitions.resume_rollout(connection, rollout, origin.time, bundle=order.bundle, retry=order.retry)
+
+    return await change_rollout(request, service, origin, resume)
+
+
+async def change_rollout(request: Request, service: Service, origin: Origin, change: Transition) -> RolloutView:
+    """Change the state of the rollout that the address names, and record that. Raises `Refused`."""
+    name, verb = request.path_params["name"], request.url.path.rpartition("/")[2]
+
+    def change_and_record(connection: Connection) -> RolloutView:
+        before = rows.find_rollout(connection, name)
+        change(connection, before, origin)
+        after = rows.read_rollout(connection, before.id)
+        values = {"before": before.state, "after": after.state, "bundle": after.bundle}
+        record_event(connection, origin, f"rollout: {verb}", name, **values)
+        return view_rollout(connection, after)
+
+    return await service.database.change(change_and_record)
+
+
+def choose_devices(connection: Connection, plan: RolloutPlan) -> list[FleetDevice]:
+    """Return the devices of a plan, by name. Raises `Refused` if the bundle is not for one of them."""
+    bundle = known_bundle(connection, plan.bundle)
+    selected = list(select_devices(every_device(connection), plan.selection))
+    others = [device for device in selected if device.attributes.get("compatible") not in (None, bundle.compatible)]
+    if others:
+        kinds = ", ".join(sorted({device.attributes["compatible"] for device in others})[:5])
+        message = f"{len(others)} of the selected devices are not {bundle.compatible} but {kinds}: select fewer"
+        raise Refused(409, "incompatible", message)
+    return selected
+
+
+def known_bundle(connection: Connection, number: int) -> PublishedBundle:
+    """Return the bundle with the id `number`. Raises `Refused`."""
+    bundle = bundles.find_bundle(connection, number)
+    if bundle is None:
+        raise not_found(f"there is no bundle {number}")
+    return bundle
+
+
+def view_rollout(connection: Connection, rollout: Rollout) -> RolloutView:
+    """Return a rollout with what its groups have come to."""
+    bundle = bundles.read_bundle_row(connection, rollout.bundle)
+    groups = []
+    for group in rows.read_groups(connection, rollout.id):
+        counts = rows.count_group(connection, group)
+        groups.append(
+            GroupView(group.state, counts.total, counts.succeeded, counts.failed, counts.cancelled, group.success,
+                      group.error, group.pause)
+        )  # fmt: skip
+    title = f"{bundle.name} {bundle.version}"
+    return RolloutView(
+        rollout.name, title, rollout.kind, rollout.state, rollout.reason, rollout.created, rollout.start,
+        rollout.ended, rollout.selection, groups,
+    )  # fmt: skip

@@ -1,0 +1,170 @@
+"""The addresses of the management API."""
+
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from osbuild.fleet import actions, bundles
+from osbuild.fleet.audit import Origin, read_audit, record_event
+from osbuild.fleet.bundle_check import check_bundle
+from osbuild.fleet.bundles import NewBundle, PublishedBundle
+from osbuild.fleet.ddi.routes import read_body
+from osbuild.fleet.devices import FleetDevice, find_device, list_devices
+from osbuild.fleet.enrolment import create_enrolment_token
+from osbuild.fleet.management.access import Role
+from osbuild.fleet.management.endpoint import make_route
+from osbuild.fleet.management.messages import (
+    ActionView,
+    BundleView,
+    DeviceView,
+    NewAction,
+    NewEnrolmentToken,
+    parse_message,
+)
+from osbuild.fleet.management.rollout_routes import rollout_routes
+from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.service import Service
+
+MOST_ROWS = 1000
+
+
+def management_routes(service: Service) -> list[BaseRoute]:
+    """Return the routes of the management API."""
+
+    return [
+        make_route(service, "/devices", "GET", Role.viewer, get_devices),
+        make_route(service, "/devices/{name}", "GET", Role.viewer, get_device),
+        make_route(service, "/devices/{name}/actions", "POST", Role.operator, post_action),
+        make_route(service, "/devices/{name}/actions/{action:int}", "DELETE", Role.operator, delete_action),
+        make_route(service, "/bundles", "GET", Role.viewer, get_bundles),
+        make_route(service, "/bundles/{filename}", "PUT", Role.operator, put_bundle),
+        make_route(service, "/enrolment-tokens", "POST", Role.operator, post_enrolment_token),
+        make_route(service, "/audit", "GET", Role.viewer, get_audit),
+        *rollout_routes(service),
+    ]
+
+
+async def get_devices(request: Request, service: Service, _origin: Origin) -> list[DeviceView]:
+    after = request.query_params.get("after", "")
+    devices = service.database.read(lambda connection: list_devices(connection, after, MOST_ROWS))
+    return [view_device(service, device, most=1) for device in devices]
+
+
+async def get_device(request: Request, service: Service, _origin: Origin) -> DeviceView:
+    return view_device(service, known_device(request, service), most=100)
+
+
+async def post_action(request: Request, service: Service, origin: Origin) -> ActionView:
+    device = known_device(request, service)
+    order = parse_message(await read_body(request), NewAction)
+
+    def assign(connection: Connection) -> int:
+        bundle = bundles.find_bundle(connection, order.bundle)
+        if bundle is None:
+            raise not_found(f"there is no bundle {order.bundle}")
+        compatible = device.attributes.get("compatible")
+        if compatible not in (None, bundle.compatible):
+            message = f"{bundle.name} {bundle.version} is for {bundle.compatible}, and the device is a {compatible}"
+            raise Refused(409, "incompatible", message)
+        assignment = actions.Assignment(order.bundle, order.kind, confirm=order.confirm and not device.auto_confirm)
+        number = actions.assign_bundle(connection, device.id, assignment, origin.time)
+        record_event(connection, origin, "action created", device.name, action=number, bundle=order.bundle)
+        return number
+
+    number = await service.database.change(assign)
+    return view_action(service, service.database.read(lambda c: actions.read_action(c, device.id, number)))
+
+
+async def delete_action(request: Request, service: Service, origin: Origin) -> ActionView:
+    device, number = known_device(request, service), request.path_params["action"]
+
+    def cancel(connection: Connection) -> None:
+        action = actions.read_action(connection, device.id, number)
+        if not action.active:
+            raise Refused(409, "action-ended", f"the action {number} has ended: {action.state}")
+        actions.begin_cancelling(connection, action, origin.time)
+        record_event(connection, origin, "action cancelled", device.name, action=number, before=action.state)
+
+    await service.database.change(cancel)
+    return view_action(service, service.database.read(lambda c: actions.read_action(c, device.id, number)))
+
+
+async def get_bundles(_request: Request, service: Service, _origin: Origin) -> list[BundleView]:
+    return [view_bundle(bundle) for bundle in service.database.read(bundles.list_bundles)]
+
+
+async def put_bundle(request: Request, service: Service, origin: Origin) -> BundleView:
+    """Store, check and offer the bundle in the body."""
+    filename = request.path_params["filename"]
+    with tempfile.NamedTemporaryFile(dir=service.files.folder, prefix=".upload-") as upload:
+        async for chunk in request.stream():
+            await run_in_threadpool(upload.write, chunk)
+        upload.flush()
+        checked = await run_in_threadpool(check_bundle, Path(upload.name), service.keyring)
+        upload.seek(0)
+        stored = await run_in_threadpool(service.files.store_file, upload.file)
+    new = NewBundle(checked.meta.get("name", "") or checked.compatible, checked.version, checked.compatible, filename)
+
+    def add(connection: Connection) -> PublishedBundle:
+        bundle = bundles.add_bundle(connection, new, stored, origin.time)
+        title = f"{bundle.name} {bundle.version}"
+        record_event(connection, origin, "bundle published", title, sha256=bundle.sha256)
+        return bundle
+
+    return view_bundle(await service.database.change(add))
+
+
+async def post_enrolment_token(request: Request, service: Service, origin: Origin) -> object:
+    order = parse_message(await read_body(request), NewEnrolmentToken)
+    if order.uses < 1 or order.seconds < 1:
+        raise Refused(400, "bad-body", "`uses` and `seconds` are at least 1")
+    expires = origin.time + order.seconds * 1000
+    return await service.database.change(
+        lambda connection: create_enrolment_token(connection, order.uses, expires, origin, order.note)
+    )
+
+
+async def get_audit(request: Request, service: Service, _origin: Origin) -> object:
+    text = request.query_params.get("before")
+    if text is not None and not text.isdecimal():
+        raise Refused(400, "bad-parameter", "`before` is the id of an entry")
+    before = None if text is None else int(text)
+    return service.database.read(lambda connection: read_audit(connection, before, MOST_ROWS))
+
+
+def known_device(request: Request, service: Service) -> FleetDevice:
+    """Return the device that the address names. Raises `Refused`."""
+    name = request.path_params["name"]
+    device = service.database.read(lambda connection: find_device(connection, name))
+    if device is None:
+        raise not_found(f"there is no device {name}")
+    return device
+
+
+def view_device(service: Service, device: FleetDevice, most: int) -> DeviceView:
+    """Return a device with its newest actions, at most `most`."""
+    newest = service.database.read(lambda connection: actions.newest_actions(connection, device.id, most))
+    views = [view_action(service, action) for action in newest]
+    last_seen, address = service.contacts.get(device.id, (device.last_seen, device.address))
+    return DeviceView(device.name, device.created, last_seen, address, device.attributes, views)
+
+
+def view_action(service: Service, action: actions.UpdateAction) -> ActionView:
+    """Return an action with the messages that were reported about it."""
+    bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
+    messages = service.database.read(lambda connection: actions.read_history(connection, action.id, 100))
+    title = f"{bundle.name} {bundle.version}"
+    return ActionView(
+        action.id, title, action.kind, action.state, action.active, action.created, action.ended, messages
+    )
+
+
+def view_bundle(bundle: PublishedBundle) -> BundleView:
+    """Return a bundle without the name of its file."""
+    return BundleView(
+        bundle.id, bundle.name, bundle.version, bundle.compatible, bundle.size, bundle.sha256, bundle.created
+    )

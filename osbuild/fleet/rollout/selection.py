@@ -1,0 +1,38 @@
+"""Which devices a rollout is for: those whose attributes match patterns."""
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping
+
+from osbuild.fleet.devices import FleetDevice
+from osbuild.fleet.refusal import Refused
+
+NAME = "name"
+"""the pattern for the name of a device, which is not an attribute"""
+MOST_PATTERNS = 20
+LONGEST_PATTERN = 128  # characters
+
+
+def check_selection(selection: Mapping[str, str]) -> None:
+    """Raise `Refused` if there are too many patterns, or an empty one."""
+    if len(selection) > MOST_PATTERNS or any(
+        not 0 < len(text) <= LONGEST_PATTERN for pair in selection.items() for text in pair
+    ):
+        message = f"a selection has at most {MOST_PATTERNS} patterns of 1 to {LONGEST_PATTERN} characters"
+        raise Refused(400, "bad-selection", message)
+
+
+def select_devices(devices: Iterable[FleetDevice], selection: Mapping[str, str]) -> Iterator[FleetDevice]:
+    """Yield the devices that match all patterns: `*`, `?` and `[…]`, with alternatives between commas."""
+    for device in devices:
+        if all(matches_pattern(attribute_of(device, name), pattern) for name, pattern in selection.items()):
+            yield device
+
+
+def attribute_of(device: FleetDevice, name: str) -> str:
+    """Return an attribute of a device, or its name; empty if it does not have it."""
+    return device.name if name == NAME else device.attributes.get(name, "")
+
+
+def matches_pattern(value: str, pattern: str) -> bool:
+    """Whether a value matches one of the alternatives of a pattern."""
+    return any(fnmatch.fnmatchcase(value, part.strip()) for part in pattern.split(","))

@@ -1,0 +1,140 @@
+"""The update server as a process: its data folder, TLS, and the HTTP server."""
+
+import asyncio
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from sqlalchemy import Connection, select
+
+from osbuild.fleet.application import make_application
+from osbuild.fleet.audit import Origin
+from osbuild.fleet.authorities import load_authority, load_server_certificate, server_context
+from osbuild.fleet.bundles import FileStore
+from osbuild.fleet.database import Database
+from osbuild.fleet.management.access import Role, create_access_token
+from osbuild.fleet.secure_protocol import SecureProtocol
+from osbuild.fleet.service import SLEEP, Service
+from osbuild.fleet.tables import access_tokens
+from osbuild.host.output import write_output
+from osbuild.shared.errors import Error
+
+BACKLOG = 2048
+DAY = 24 * 3600 * 1000  # milliseconds
+IDLE = 75  # seconds until an idle connection is closed: longer than most pauses between polls of a busy device
+EVERY = ("0.0.0.0", "::")  # noqa: S104 - the addresses of all interfaces
+GRACE = 10  # seconds for requests in progress when the server stops
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where the server listens, further names by which devices reach it, and the seconds between two polls."""
+
+    data: Path
+    keyring: bytes
+    host: str = "127.0.0.1"
+    port: int = 8443
+    names: tuple[str, ...] = ()
+    poll: int = SLEEP
+
+
+@dataclass(frozen=True)
+class PreparedServer:
+    """A server that is ready to start. `authority_file` is the certificate that clients must trust."""
+
+    service: Service
+    context: ssl.SSLContext
+    socket: socket.socket
+    authority_file: Path
+
+    @property
+    def port(self) -> int:
+        """The port on which it listens."""
+        return int(self.socket.getsockname()[1])
+
+
+def prepare_server(options: ServerOptions) -> PreparedServer:
+    """Create or open the data folder, and listen. Raises `Error`."""
+    tls = options.data / "tls"
+    try:
+        options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tls.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Error(f"the data folder can't be created: {error.strerror}", where=str(options.data)) from error
+    authority, devices = load_authority(tls, "server-ca"), load_authority(tls, "device-ca")
+    certificate, key = load_server_certificate(tls, authority, server_names(options))
+    listening = open_socket(options.host, options.port)
+    keyring = options.data / "keyring.pem"
+    write_output(keyring, options.keyring)
+    files = FileStore(options.data / "files")
+    service = Service(Database(options.data / "fleet.db"), files, devices, keyring, options.poll)
+    return PreparedServer(service, server_context(certificate, key, devices), listening, tls / "server-ca.crt")
+
+
+def create_first_token(service: Service, days: int) -> str | None:
+    """Return a new access token of an administrator, valid for `days`; None if the server has tokens already."""
+    now = service.clock()
+
+    def create(connection: Connection) -> str | None:
+        if connection.execute(select(access_tokens.c.id).limit(1)).first():
+            return None
+        expires, origin = now + days * DAY, Origin("edge-osbuild serve", "", now)
+        return create_access_token(connection, "admin", Role.admin, expires, origin).token
+
+    return service.database.begin_change(create).result()
+
+
+def server_names(options: ServerOptions) -> Sequence[str]:
+    """Return the names and addresses in the server's certificate."""
+    own = [] if options.host in EVERY else [options.host]
+    return list(dict.fromkeys([*options.names, *own, "localhost", "127.0.0.1", "::1", socket.gethostname()]))
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises `Error`."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+    except OSError as error:
+        hint = "choose another address and port with --listen"
+        raise Error(f"the server can't listen: {error.strerror}", where=f"{host}:{port}", hint=hint) from error
+
+
+class _Server(uvicorn.Server):
+    """Ends in order on signals. uvicorn's own handlers end the process by the signal before the database is closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM. `started` is called when the first request is answered."""
+    config = uvicorn.Config(
+        make_application(prepared.service), http=SecureProtocol, ws="none", log_level="warning", access_log=False,
+        timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE, server_header=False, backlog=BACKLOG,
+        ssl_context_factory=lambda _config, _default: prepared.context,
+    )  # fmt: skip
+    server = _Server(config)
+
+    async def serve() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[prepared.socket]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        started()
+        await serving
+
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(serve())
+    finally:
+        prepared.service.database.close()

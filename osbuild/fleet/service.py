@@ -1,0 +1,47 @@
+"""What all requests share: the database, the files, the settings of the update server, and who was seen when."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from osbuild.fleet.authorities import Authority
+from osbuild.fleet.bundles import FileStore
+from osbuild.fleet.database import Database
+from osbuild.fleet.devices import record_contacts
+
+SLEEP = 300  # seconds between two polls of an idle device
+
+
+def current_milliseconds() -> int:
+    """Return the time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Service:
+    """The update server's parts.
+
+    `authority` signs the certificates of devices. Bundles must be signed by a certificate in `keyring`. With the token
+    of `gateway_hash` any device may register.
+    """
+
+    database: Database
+    files: FileStore
+    authority: Authority
+    keyring: Path
+    sleep: int = SLEEP
+    gateway_hash: bytes | None = None
+    clock: Callable[[], int] = current_milliseconds
+    contacts: dict[int, tuple[int, str]] = field(default_factory=dict)
+
+    def note_contact(self, device: int, address: str) -> None:
+        """Remember that a device was seen now. `store_contacts` stores it, because a change per poll would be slow."""
+        self.contacts[device] = (self.clock(), address)
+
+    async def store_contacts(self) -> None:
+        """Store which devices were seen since the last call."""
+        contacts = dict(self.contacts)
+        self.contacts.clear()
+        if contacts:
+            await self.database.change(lambda connection: record_contacts(connection, contacts))

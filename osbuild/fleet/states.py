@@ -1,0 +1,69 @@
+"""What the update server stores, sends and compares: kinds and states of actions, and what devices report."""
+
+from enum import StrEnum
+
+
+class ActionKind(StrEnum):
+    """How strictly a device must follow an action."""
+
+    forced = "forced"  # download and install at once
+    soft = "soft"  # when it suits the device
+    download_only = "download-only"
+
+
+class ActionState(StrEnum):
+    """The state of an action. Those in `ENDED` are final."""
+
+    waiting = "waiting for confirmation"
+    running = "running"
+    cancelling = "cancelling"
+    downloaded = "downloaded"
+    cancelled = "cancelled"
+    finished = "finished"
+    failed = "failed"
+
+
+ENDED = frozenset({ActionState.downloaded, ActionState.cancelled, ActionState.finished, ActionState.failed})
+
+
+class RolloutState(StrEnum):
+    """The state of a rollout. Those in `ROLLOUT_ENDED` are final."""
+
+    ready = "ready"  # waits for an operator
+    scheduled = "scheduled"  # starts at a time
+    running = "running"
+    paused = "paused"  # by an operator, or by a threshold: starts no further group
+    finished = "finished"
+    aborted = "aborted"
+
+
+ROLLOUT_ENDED = frozenset({RolloutState.finished, RolloutState.aborted})
+
+
+class GroupState(StrEnum):
+    """The state of one group of a rollout."""
+
+    waiting = "waiting"
+    running = "running"  # its devices have actions
+    succeeded = "succeeded"  # enough of its devices have succeeded
+
+
+class Execution(StrEnum):
+    """`status.execution` of a report (DDI)."""
+
+    closed = "closed"
+    proceeding = "proceeding"
+    canceled = "canceled"
+    scheduled = "scheduled"
+    rejected = "rejected"
+    resumed = "resumed"
+    downloaded = "downloaded"
+    download = "download"
+
+
+class Finished(StrEnum):
+    """`status.result.finished` of a report (DDI)."""
+
+    success = "success"
+    failure = "failure"
+    none = "none"

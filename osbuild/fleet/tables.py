@@ -1,0 +1,173 @@
+"""The tables of the update server's database. Times are in milliseconds since 1970, in UTC."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+LONGEST_ID = 256
+"""the length of the longest id of a device, in characters, as in hawkBit"""
+
+metadata = MetaData()
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(LONGEST_ID), nullable=False, unique=True),  # DDI: controllerId
+    Column("created", BigInteger, nullable=False),
+    Column("enrolled", BigInteger),  # when it last got a certificate for a token
+    Column("last_seen", BigInteger),
+    Column("address", String(64)),
+    Column("token_hash", LargeBinary(32)),  # SHA-256 of its target token
+    Column("attributes", Text, nullable=False, default="{}"),  # JSON, string -> string
+    Column("attributes_wanted", Boolean, nullable=False, default=True),
+    Column("auto_confirm", Boolean, nullable=False, default=False),
+    Column("installed_action", Integer),  # the last action that succeeded
+)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("version", String(128), nullable=False),
+    Column("compatible", String(256), nullable=False),
+    Column("filename", String(256), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("sha1", String(40), nullable=False),
+    Column("md5", String(32), nullable=False),
+    Column("created", BigInteger, nullable=False),
+    UniqueConstraint("name", "version"),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("bundle", ForeignKey("bundles.id"), nullable=False),
+    Column("kind", String(16), nullable=False),  # of its actions
+    Column("weight", Integer, nullable=False),
+    Column("confirm", Boolean, nullable=False),
+    Column("selection", Text, nullable=False),  # JSON, see `rollout.selection`
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, default=""),  # why it is paused or aborted
+    Column("created", BigInteger, nullable=False),
+    Column("start", BigInteger),  # when it starts by itself
+    Column("ended", BigInteger),
+    Index("rollouts_by_state", "state"),
+)
+
+rollout_groups = Table(
+    "rollout_groups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("rollout", ForeignKey("rollouts.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("success", Integer, nullable=False),  # percent
+    Column("error", Integer, nullable=False),  # percent
+    Column("pause", Integer, nullable=False),  # seconds
+    Column("state", String(16), nullable=False),
+    Column("started", BigInteger),
+    Column("forgiven", Integer, nullable=False, default=0),  # failures before the last resume
+    UniqueConstraint("rollout", "position"),
+)
+
+rollout_members = Table(
+    "rollout_members",
+    metadata,
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("rollout", ForeignKey("rollouts.id"), primary_key=True),
+    Column("group", ForeignKey("rollout_groups.id"), nullable=False),
+    Column("action", ForeignKey("actions.id")),  # the newest one; none before the group starts
+    Index("members_of_group", "group"),
+)
+
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", ForeignKey("devices.id"), nullable=False),
+    Column("bundle", ForeignKey("bundles.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("ended", BigInteger),
+    Column("rollout", ForeignKey("rollouts.id")),
+    # Two actions of one device may be active: one that is being cancelled, and the one after it.
+    Index("active_actions", "device", "active"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("action", ForeignKey("actions.id"), nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("state", String(32), nullable=False),  # of the action after the report
+    Column("execution", String(16), nullable=False),  # DDI: status.execution
+    Column("finished", String(8), nullable=False),  # DDI: status.result.finished
+    Column("code", Integer),
+    Column("messages", Text, nullable=False),  # JSON, a list of strings
+    Index("reports_of_action", "action", "id"),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),  # hexadecimal
+    Column("device", ForeignKey("devices.id"), nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("revoked", BigInteger),  # when
+    Index("certificates_of_device", "device"),
+)
+
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("hash", LargeBinary(32), nullable=False, unique=True),
+    Column("note", String(128), nullable=False),
+    Column("uses_left", Integer, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
+)
+
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("hash", LargeBinary(32), nullable=False, unique=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("subject", String(LONGEST_ID), nullable=False),
+    Column("details", Text, nullable=False),  # JSON
+)

@@ -1,0 +1,131 @@
+"""An update server for tests: `edge-osbuild serve` as a process, and clients of it."""
+
+import os
+import re
+import ssl
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from osbuild.keys.private_key import generate_key, key_to_pem
+
+BASE = "/DEFAULT/controller/v1"
+
+
+@dataclass
+class RunningServer:
+    """A server that runs. `token` is that of its administrator."""
+
+    url: str
+    data: Path
+    token: str
+    process: subprocess.Popen[str]
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.data / "tls/server-ca.crt")
+
+    def people(self) -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.token}"}
+        return httpx.Client(verify=self.context(), base_url=f"{self.url}/api/v1", headers=headers)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def order_update(self, device: str, bundle: Path) -> int:
+        """Upload a bundle, tell a device to install it, and return the number of the action."""
+        number = self.publish(bundle)
+        with self.people() as people:
+            return int(people.post(f"/devices/{device}/actions", json={"bundle": number}).json()["id"])
+
+    def publish(self, bundle: Path) -> int:
+        """Upload a bundle, and return its number."""
+        with self.people() as people:
+            answer = people.put(f"/bundles/{bundle.name}", content=bundle.read_bytes(), timeout=120)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["id"])
+
+    def create_rollout(self, name: str, bundle: int, *percents: int, **options: object) -> None:
+        """Start a rollout for all devices, in groups of these percentages."""
+        groups = [{"percent": percent} for percent in percents]
+        self.order("/rollouts", {"name": name, "bundle": bundle, "groups": groups, "now": True, **options})
+
+    def resume_rollout(self, name: str, bundle: int) -> None:
+        """Go on with a paused rollout, with another bundle."""
+        self.order(f"/rollouts/{name}/resume", {"bundle": bundle})
+
+    def order(self, address: str, document: dict[str, Any]) -> dict[str, Any]:
+        """Send an order of the administrator, which must be accepted, and return the answer."""
+        with self.people() as people:
+            answer = people.post(address, json=document)
+        assert answer.status_code == 200, answer.text
+        accepted: dict[str, Any] = answer.json()
+        return accepted
+
+    def rollout(self, name: str) -> dict[str, Any]:
+        """Return a rollout as people see it."""
+        with self.people() as people:
+            document: dict[str, Any] = people.get(f"/rollouts/{name}").json()
+        return document
+
+    def actions(self, device: str) -> list[tuple[int, str]]:
+        """Return number and state of a device's actions, the newest first."""
+        return [(action["id"], action["state"]) for action in self._device(device).get("actions", [])]
+
+    def messages(self, device: str) -> list[str]:
+        """Return the messages about the newest action of a device, the newest first."""
+        return list(self._device(device)["actions"][0]["messages"])
+
+    def attributes(self, device: str) -> dict[str, str]:
+        """Return what a device says about itself; nothing if it is unknown."""
+        return dict(self._device(device).get("attributes", {}))
+
+    def _device(self, name: str) -> dict[str, Any]:
+        with self.people() as people:
+            answer = people.get(f"/devices/{name}")
+        document: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+        return document
+
+    def anybody(self) -> httpx.Client:
+        return httpx.Client(verify=self.context(), base_url=self.url)
+
+    def enrol(self, name: str, token: str, folder: Path) -> httpx.Client:
+        """Return a client with the certificate that the server gives to the device `name`."""
+        key = generate_key()
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        body = {"device": name, "token": token, "request": request.public_bytes(Encoding.PEM).decode()}
+        with self.anybody() as client:
+            answer = client.post("/enrol/v1", json=body)
+        assert answer.status_code == 200, answer.text
+        certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
+        certificate_file.write_text(answer.text)
+        key_file.write_bytes(key_to_pem(key))
+        context = self.context()
+        context.load_cert_chain(certificate_file, key_file)
+        return httpx.Client(verify=context, base_url=self.url)
+
+
+def start_server(data: Path, *options: str, keys: Path | None = None) -> RunningServer:
+    """Start a server that accepts bundles of `keys`, by default those in the folder `keys` beside `data`."""
+    command = [sys.executable, "-m", "osbuild", "serve", "--data", str(data), "--listen", "127.0.0.1:0", *options]
+    environ = {**os.environ, "EDGE_OSBUILD_KEYS": str(keys or data.parent / "keys")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    assert process.stdout is not None and process.stderr is not None
+    token = "" if (data / "fleet.db").exists() else process.stdout.readline().split()[-1]
+    while not (match := re.search(r"serving at \S+:(\d+),", line := process.stderr.readline())):
+        assert line, process.communicate()
+    return RunningServer(f"https://127.0.0.1:{match[1]}", data, token, process)
+
+
+def create_token(server: RunningServer, **order: object) -> str:
+    with server.people() as people:
+        return str(people.post("/enrolment-tokens", json=order).json()["token"])
