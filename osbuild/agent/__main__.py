@@ -24,6 +24,7 @@ COMMANDS = {
     "network": ("commands.network", "configure the network from the seed (runs at boot)"),
     "update": ("commands.update", "install updates, and show their results"),
     "rollback": ("commands.rollback", "return to the other slot"),
+    "fleet": ("commands.fleet", "follow an update server (runs as services)"),
     "explain": ("commands.explain", "show on one page why this slot is running, with the results of updates and boots"),
     "kubernetes": ("commands.kubernetes", "prepare, join and check Kubernetes (runs at boot)"),
 }

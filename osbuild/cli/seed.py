@@ -1,6 +1,7 @@
 """`edge-osbuild seed`: make the seed of one node, which is its configuration."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from osbuild.seed.node_seed import make_node_seeds
 from osbuild.seed.render import SUMS
 from osbuild.shared.errors import UsageError
 
+ENROLMENT_TIME = 7 * 24 * 3600  # seconds from the seed until the device is switched on
+TOKEN_VARIABLE, AUTHORITY_VARIABLE = "EDGE_OSBUILD_ENROLMENT_TOKEN", "EDGE_OSBUILD_FLEET_AUTHORITY"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOptions:
@@ -31,6 +35,7 @@ class SeedOptions:
     user_file: Path | None
     output: Path | None
     into: Path | None
+    enrol: bool
     signed: bool
     folder: Path | None
     secret: str | None
@@ -70,6 +75,11 @@ class SeedOptions:
     help="Write the seed to the ESP of this disk image or block device instead.",
 )
 @click.option(
+    "--enrol", is_flag=True,
+    help="Let the node enrol with the update server of `edge-osbuild fleet login`: the seed gets the server's address, "
+    "its authority, and a token for one device.",
+)  # fmt: skip
+@click.option(
     "--sign", "signed", is_flag=True, help="Sign the seed, for nodes that accept only signed seeds from media."
 )
 @click.option("--keys", "folder", type=FOLDER, metavar="FOLDER",
@@ -87,7 +97,8 @@ def command(options: SeedOptions) -> None:
         raise UsageError("-o cannot be combined with --into", hint="run the command twice, once with each")
     if not options.signed and (options.folder or options.secret or options.pin):
         raise UsageError("--keys, --passphrase and --pin are only for --sign", hint="add --sign, or leave them out")
-    (seed,) = make_node_seeds(options.profile, [options.node], options.settings, options.user_file)
+    settings = (*options.settings, *(enrolment_settings(options.node) if options.enrol else ()))
+    (seed,) = make_node_seeds(options.profile, [options.node], settings, options.user_file)
     files = seed.with_sums()
     if options.signed:
         files = sign_files(files, options)
@@ -106,6 +117,21 @@ def command(options: SeedOptions) -> None:
         click.echo(json.dumps(report, indent=2))
     else:
         log.note(f"seed of {options.node} ({seed.instance}): {where}")
+
+
+def enrolment_settings(node: str) -> tuple[str, ...]:
+    """Return the settings with which a node enrols, with a new token for it. Raises `Error`."""
+    from osbuild.fleet.client import FleetClient, load_context
+    from osbuild.fleet.management.messages import NewEnrolmentToken
+
+    context = load_context()
+    token = FleetClient(context).create_enrolment_token(NewEnrolmentToken(1, ENROLMENT_TIME, f"seed of {node}"))
+    # Secrets are given by reference; those in the environment of this process are left nowhere.
+    os.environ.update({TOKEN_VARIABLE: token, AUTHORITY_VARIABLE: context.authority})
+    return (
+        f"agent.server={context.url}", f"agent.authority=env:{AUTHORITY_VARIABLE}",
+        f"agent.enrolment=env:{TOKEN_VARIABLE}",
+    )  # fmt: skip
 
 
 def sign_files(files: Mapping[str, bytes], options: SeedOptions) -> dict[str, bytes]:

@@ -288,6 +288,17 @@ class AgentSettings:
         default=True,
         metadata=key("a boot is healthy even if the update server was not reached", affects="seed"),
     )
+    authority: str | None = field(
+        default=None,
+        metadata=key(
+            "certificate of the update server's authority (PEM), by reference", secret=True, path="reference",
+            affects="seed",
+        ),
+    )  # fmt: skip
+    enrolment: str | None = field(
+        default=None,
+        metadata=key("token with which the node enrols", secret=True, path="reference", affects="seed"),
+    )
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def render_seed(
         "hostname": profile.hostname or node,
         "users": resolve_accounts(profile.users, folder),
         "kubernetes": kubernetes_settings(profile.kubernetes, folder),
-        "agent": agent_settings(profile, node),
+        "agent": agent_settings(profile, node, folder),
         "network": network_config.network_config(profile.network, folder),
         "proxy": proxy.proxy_environment(profile, folder),
     }
@@ -154,7 +154,7 @@ def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str,
     return record_to_json(KubernetesSeed(format=FORMAT, **values))
 
 
-def agent_settings(profile: Profile, node: str) -> dict[str, Any]:
+def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
     """Return the contents of /etc/edge-osbuild/agent.json. Raises `Error`."""
     if profile.agent.server is None and not profile.agent.offline:
         raise Error(
@@ -163,4 +163,16 @@ def agent_settings(profile: Profile, node: str) -> dict[str, Any]:
             hint="set `agent.server`, or `agent.offline: true`",
         )
     agent = profile.agent
-    return record_to_json(AgentSeed(node=node, server=agent.server, offline=agent.offline, format=FORMAT))
+    for name in ("authority", "enrolment"):
+        if getattr(agent, name) is not None and agent.server is None:
+            hint = "set `agent.server`"
+            raise Error("this has no effect without an update server", where=f"agent.{name}", hint=hint)
+
+    def resolve(reference: str | None) -> str | None:
+        return None if reference is None else secrets.resolve_secret(reference, folder=folder)
+
+    seed = AgentSeed(
+        node=node, server=agent.server, offline=agent.offline, authority=resolve(agent.authority),
+        enrolment=resolve(agent.enrolment), format=FORMAT,
+    )  # fmt: skip
+    return record_to_json(seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from osbuild.shared import cluster_ranges
 
-FORMAT = 1  # the format that this version writes and supports; a seed without a format has format 1
+FORMAT = 2  # the format that this version writes and supports; a seed without a format has format 1
 # Files of the seed. The image has Kubernetes settings too, which the seed overrides key by key.
 KUBERNETES_FILE = "/etc/edge-osbuild/kubernetes.json"
 AGENT_FILE = "/etc/edge-osbuild/agent.json"
@@ -37,11 +37,16 @@ class KubernetesSeed:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSeed:
-    """`agent.json` of a seed: the URL of the update server, and whether a boot may be healthy without it."""
+    """`agent.json` of a seed: the URL of the update server, and whether a boot may be healthy without it.
+
+    `authority` is the server's certificate authority as PEM, `enrolment` the token with which the node enrols.
+    """
 
     node: str
     server: str | None
     offline: bool
+    authority: str | None = None
+    enrolment: str | None = None
     format: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 

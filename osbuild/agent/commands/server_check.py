@@ -1,12 +1,15 @@
 """`edge-agent reach`: checks whether the update server answers. Every HTTP status counts as an answer."""
 
 import argparse
+import ssl
 import sys
 import time
 import urllib.error
 import urllib.request
 
 from osbuild.agent.errors import Problem
+from osbuild.agent.fleet.identity import device_context
+from osbuild.agent.fleet.settings import load_settings
 from osbuild.agent.http import ServerAddress, open_request
 from osbuild.agent.system import System
 from osbuild.shared.http_deadline import INVALID_ANSWERS
@@ -14,8 +17,11 @@ from osbuild.shared.node_settings import AGENT_FILE, AgentSeed, unknown_settings
 from osbuild.shared.records import parse_record
 
 
-def check_server(url: str, timeout: float) -> str | None:
-    """None if `url` (http or https) answers within `timeout` seconds, otherwise the error."""
+def check_server(url: str, timeout: float, context: ssl.SSLContext | None = None) -> str | None:
+    """None if `url` (http or https) answers within `timeout` seconds, otherwise the error.
+
+    Without `context`, https uses the authorities of the system.
+    """
     address = ServerAddress(url)
     if not address.remote:
         return f"{address.shown} is not an http or https address"
@@ -25,7 +31,7 @@ def check_server(url: str, timeout: float) -> str | None:
         request = urllib.request.Request(address.url, method="HEAD")
         if address.authorization:
             request.add_unredirected_header("Authorization", address.authorization)
-        with open_request(request, timeout, time.monotonic() + timeout, redirects=False):
+        with open_request(request, timeout, time.monotonic() + timeout, redirects=False, context=context):
             return None
     except urllib.error.HTTPError as error:
         error.close()
@@ -39,7 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    content = System().json(AGENT_FILE)
+    system = System()
+    content = system.json(AGENT_FILE)
     for problem in unknown_settings(content, AgentSeed):
         print(f"edge-agent: {AGENT_FILE}: {problem}", file=sys.stderr)
     try:
@@ -52,7 +59,11 @@ def main(options: argparse.Namespace) -> int:
     if not url:
         print("no update server is configured")
         return 0 if settings.offline else 1
-    failure = check_server(url, options.timeout)
+    fleet = load_settings(system)
+    if fleet is None:
+        failure = check_server(url, options.timeout)
+    else:
+        failure = check_server(fleet.base, options.timeout, device_context(system, fleet))
     if failure is None:
         print(f"{ServerAddress(url).shown} answers")
         return 0

@@ -1,0 +1,27 @@
+"""What a device says about itself to its update server."""
+
+import os
+import platform
+
+from osbuild.agent.health import RESULT_FILE
+from osbuild.agent.system import System
+from osbuild.shared.files import file_system_space
+
+
+def read_attributes(system: System) -> dict[str, str]:
+    """Return the attributes of this device: image, slot, kernel, Kubernetes, health, memory and space in MiB."""
+    image, health = system.image(), system.json(RESULT_FILE)
+    attributes = {
+        "image": image.name,
+        "version": image.version,
+        "architecture": image.architecture,
+        "slot": system.argument("edge.slot"),
+        "kernel": platform.release(),
+        "kubernetes": image.kubernetes.version if image.kubernetes else None,
+        "health": {True: "healthy", False: "not healthy"}.get(health.get("healthy", "")),
+        "memory": str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20),
+    }
+    space = file_system_space(system.path("/var"))
+    if space:
+        attributes |= {"var_size": str(space.size // 2**20), "var_free": str(space.free // 2**20)}
+    return {name: str(value) for name, value in attributes.items() if value}

@@ -1,0 +1,157 @@
+"""Follows an update server: one poll after the other, and what each one asks for."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_record, save_record
+from osbuild.agent.fleet.connection import FleetServer, ServerAnswer, ServerUnreachable, next_pause
+from osbuild.agent.fleet.messages import (
+    Deployment,
+    Handling,
+    InvalidMessage,
+    PollAnswer,
+    parse_cancellation,
+    parse_deployment,
+    parse_poll,
+)
+from osbuild.agent.fleet.outcome import UpdateOutcome
+from osbuild.agent.system import System
+from osbuild.agent.update import records
+
+BUSY_SLEEP = 15.0  # seconds between polls while an action is carried out
+OVER = frozenset({404, 410})  # the server does not wait for a report about this action any more
+
+
+class Installer(Protocol):
+    """Has updates installed, as another user. All methods may be repeated."""
+
+    def order(self, record: ActionRecord) -> None:
+        """Begin to install. Raises `OSError`."""
+        ...
+
+    def cancel(self, record: ActionRecord) -> bool:
+        """End an installation, unless the new slot is booted next already. Return whether it has ended."""
+        ...
+
+    def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
+        """Return how the update has ended; None if it has not."""
+        ...
+
+
+@dataclass
+class Follower:
+    """Asks `server` what to do, has it done by `installer`, and reports. `attributes` describe this device."""
+
+    system: System
+    server: FleetServer
+    installer: Installer
+    attributes: Callable[[], Mapping[str, str]]
+    failures: int = 0
+
+    def follow(self) -> None:
+        """Follow the server for ever."""
+        while True:
+            pause = self.step()
+            # Connections are cycles of objects with much memory outside of Python, which its collector does not count.
+            gc.collect()
+            time.sleep(pause)
+
+    def step(self) -> float:
+        """Poll once, and do what is asked. Return the seconds until the next poll. Raises `OSError` of this device."""
+        try:
+            self.report_outcome()
+            poll = parse_poll(self.ask().document)
+            if poll.attributes is not None:
+                self.send_attributes(poll.attributes)
+            if poll.cancellation is not None:
+                self.cancel(poll.cancellation)
+            elif poll.deployment is not None:
+                self.begin(poll.deployment)
+        except (ServerUnreachable, InvalidMessage) as error:
+            print(f"edge-agent: the update server: {error}", flush=True)
+            self.failures += 1
+            return next_pause(self.failures)
+        self.failures = 0
+        return self.pause(poll)
+
+    def pause(self, poll: PollAnswer) -> float:
+        """Return the seconds until the next poll: few while an action is carried out."""
+        record = load_record(self.system)
+        busy = record is not None and record.stage is not ActionStage.reported
+        return min(BUSY_SLEEP, poll.sleep) if busy else poll.sleep
+
+    def ask(self, address: str = "") -> ServerAnswer:
+        """Return an answer with the status 200. Raises `ServerUnreachable`."""
+        answer = self.server.get(address)
+        if answer.status != 200:
+            raise ServerUnreachable(f"it answers {answer.status}")
+        return answer
+
+    def begin(self, address: str) -> None:
+        """Begin with the update at `address`, unless it is the one that is carried out or was carried out."""
+        deployment = parse_deployment(self.ask(address).document)
+        record = load_record(self.system)
+        if record is not None and record.action == deployment.action:
+            if record.stage is ActionStage.ordered:
+                self.installer.order(record)  # a power cut may have ended it
+            return
+        if deployment.update is Handling.skip:
+            return  # a closed maintenance window, or only a download
+        if not self.server.owns(deployment.url):
+            self.report(deployment.action, "closed", "failure", "the bundle is on another server")
+            return
+        record = ActionRecord(
+            deployment.action, ActionStage.ordered, deployment.url, deployment.version, records.current_time()
+        )
+        save_record(self.system, record)
+        self.report(record.action, "proceeding", "none", describe(deployment))
+        self.installer.order(record)
+
+    def cancel(self, address: str) -> None:
+        """Cancel the action of the order at `address`. It goes on if the new slot is booted next already."""
+        action = parse_cancellation(self.ask(address).document)
+        record = load_record(self.system)
+        ended = record is None or record.action != action or self.installer.cancel(record)
+        feedback = f"{self.server.base}/cancelAction/{action}/feedback"
+        text = "cancelled" if ended else "the update is complete and is tried next"
+        answer = self.server.send("POST", feedback, status("closed" if ended else "rejected", "none", text))
+        accepted = answer.status == 200 or answer.status in OVER
+        if ended and accepted and record is not None and record.action == action:
+            save_record(self.system, replace(record, stage=ActionStage.reported, problem="cancelled"))
+
+    def report_outcome(self) -> None:
+        """Report how the action has ended, if it has. It is repeated until the server has it."""
+        record = load_record(self.system)
+        if record is None or record.stage is ActionStage.reported:
+            return
+        outcome = self.installer.outcome(record)
+        if outcome is None:
+            return
+        finished = "success" if outcome.success else "failure"
+        if self.report(record.action, "closed", finished, *outcome.details):
+            save_record(self.system, replace(record, stage=ActionStage.reported))
+
+    def report(self, action: str, execution: str, finished: str, *details: str) -> bool:
+        """Send a report about an action. Return whether the server has it, or does not want it any more."""
+        address = f"{self.server.base}/deploymentBase/{action}/feedback"
+        answer = self.server.send("POST", address, status(execution, finished, *details))
+        if answer.status != 200 and answer.status not in OVER:
+            raise ServerUnreachable(f"it answers {answer.status} to a report")
+        return True
+
+    def send_attributes(self, address: str) -> None:
+        """Send what this device says about itself."""
+        self.server.send("PUT", address, {"mode": "replace", "data": dict(self.attributes())})
+
+
+def status(execution: str, finished: str, *details: str) -> dict[str, Any]:
+    """Return the document of a report."""
+    return {"status": {"execution": execution, "result": {"finished": finished}, "details": list(details)}}
+
+
+def describe(deployment: Deployment) -> str:
+    """Return an update as one line."""
+    return f"installing {deployment.name} {deployment.version}"

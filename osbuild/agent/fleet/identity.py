@@ -1,0 +1,117 @@
+"""Who this device is for its update server: a key that is made here, and a certificate that the server has issued."""
+
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from osbuild.agent.command import CommandNotFinished, run_command
+from osbuild.agent.errors import Problem
+from osbuild.agent.fleet.action_record import FOLDER
+from osbuild.agent.fleet.settings import FleetSettings
+from osbuild.agent.http import TlsFiles, open_request
+from osbuild.agent.system import System
+from osbuild.shared.files import make_folder, write_file
+from osbuild.shared.http_deadline import INVALID_ANSWERS
+
+AUTHORITY, CERTIFICATE, KEY = "server-ca.crt", "device.crt", "device.key"
+ENROL, RENEW = "/enrol/v1", "/enrol/v1/renew"
+PATIENCE = 60.0  # seconds without an answer
+OPENSSL_TIMEOUT = 60.0  # seconds; a key takes long on a slow processor
+RENEW_BEFORE = 30 * 24 * 3600  # seconds before the end of the certificate
+LARGEST_CERTIFICATE = 64 * 1024  # bytes
+TOKEN_HINT = "create a new token with `edge-osbuild fleet enrol-token`, and apply a seed with it"  # noqa: S105
+
+
+def identity_files(system: System) -> TlsFiles:
+    """Return the files of this device's identity; they may not exist yet."""
+    folder = system.path(FOLDER)
+    return TlsFiles(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
+
+
+def prepare_identity(system: System, settings: FleetSettings) -> TlsFiles:
+    """Return the files of this device's identity; without a certificate it enrols. Raises `Problem`, `OSError`."""
+    files = identity_files(system)
+    make_folder(files.key.parent, 0o700)
+    write_file(files.authority, settings.authority.encode(), 0o644)
+    if not files.key.exists():
+        make_key(files.key)
+    if not files.certificate.exists():
+        if not settings.token:
+            raise Problem("this device is not enrolled, and its seed has no enrolment token", hint=TOKEN_HINT)
+        context = ssl.create_default_context(cafile=files.authority)
+        store_certificate(files, request_certificate(settings, files, ENROL, context))
+    elif expires_soon(files.certificate):
+        store_certificate(files, request_certificate(settings, files, RENEW, files.make_context()))
+    return files
+
+
+def device_context(system: System, settings: FleetSettings) -> ssl.SSLContext:
+    """Return this device's side of TLS, with its certificate if it is enrolled. Raises `OSError`."""
+    files = identity_files(system)
+    context = ssl.create_default_context(cadata=settings.authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if files.certificate.exists():
+        context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def make_key(path: Path) -> None:
+    """Make a key on the curve P-256. It never leaves this device. Raises `Problem` and `OSError`."""
+    command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    write_file(path, run_openssl(command).encode(), 0o600)
+
+
+def request_certificate(settings: FleetSettings, files: TlsFiles, path: str, context: ssl.SSLContext) -> bytes:
+    """Return the certificate that the server issues for a new request of this device. Raises `Problem`."""
+    request = run_openssl(["openssl", "req", "-new", "-key", str(files.key), "-subj", f"/CN={settings.node}"])
+    document = {"device": settings.node, "request": request, "token": settings.token or ""}
+    address = settings.server.rstrip("/") + path
+    post = urllib.request.Request(
+        address, json.dumps(document).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with open_request(post, PATIENCE, time.monotonic() + PATIENCE, redirects=False, context=context) as answer:
+            return answer.read(LARGEST_CERTIFICATE)
+    except urllib.error.HTTPError as error:
+        with error:
+            reason = error.read(LARGEST_CERTIFICATE).decode(errors="replace")
+        raise Problem(f"the update server refuses this device: {error.code} {reason}", hint=TOKEN_HINT) from error
+    except (OSError, *INVALID_ANSWERS) as error:
+        reason = str(getattr(error, "reason", None) or error)
+        raise Problem(f"the update server cannot be reached: {reason}", where=address) from error
+
+
+def store_certificate(files: TlsFiles, certificate: bytes) -> None:
+    """Store a certificate that belongs to the key. Raises `Problem` and `OSError`."""
+    new = files.certificate.with_suffix(".new")
+    write_file(new, certificate, 0o644)
+    try:
+        ssl.create_default_context(cafile=files.authority).load_cert_chain(new, files.key)
+    except ssl.SSLError as error:
+        new.unlink()
+        raise Problem("the update server has sent something else than a certificate for this device's key") from error
+    write_file(files.certificate, certificate, 0o644)
+    new.unlink()
+
+
+def expires_soon(certificate: Path) -> bool:
+    """Whether a certificate is valid for less than 30 days."""
+    command = ["openssl", "x509", "-in", str(certificate), "-noout", "-checkend", str(RENEW_BEFORE)]
+    try:
+        return run_command(command, timeout=OPENSSL_TIMEOUT).returncode != 0
+    except CommandNotFinished:
+        return False
+
+
+def run_openssl(command: list[str]) -> str:
+    """Return the output of openssl(1). Raises `Problem`."""
+    try:
+        result = run_command(command, timeout=OPENSSL_TIMEOUT)
+    except CommandNotFinished as error:
+        raise Problem(f"openssl cannot be run: {error}") from error
+    if result.returncode:
+        raise Problem(f"openssl has failed: {result.stderr.strip()[-300:]}")
+    return result.stdout

@@ -1,0 +1,42 @@
+"""What the seed of a node says about its update server."""
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from osbuild.agent.errors import Problem
+from osbuild.agent.system import System
+from osbuild.shared.node_settings import AGENT_FILE, AgentSeed
+from osbuild.shared.records import parse_record
+
+TENANT = "DEFAULT"
+HINT = "make the seed again from the profile, and apply it"
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """The node's name on the server `server` (https), whose `authority` is PEM, and the token with which it enrols."""
+
+    node: str
+    server: str
+    authority: str
+    token: str | None = None
+
+    @property
+    def base(self) -> str:
+        """The address of this device on the server (DDI)."""
+        return f"{self.server.rstrip('/')}/{TENANT}/controller/v1/{quote(self.node)}"
+
+
+def load_settings(system: System, file: str = AGENT_FILE) -> FleetSettings | None:
+    """Return the settings; None if the seed names no server, or no authority for it. Raises `Problem`."""
+    try:
+        seed = parse_record(AgentSeed, {"node": "", "server": None, "offline": True, **system.json(file)})
+    except ValueError as error:
+        raise Problem(str(error), where=file, hint=HINT) from error
+    if not seed.server or not seed.authority:
+        return None
+    if not seed.node or urlsplit(seed.server).scheme != "https":
+        raise Problem(
+            "an update server with an authority needs a node name and an https address", where=file, hint=HINT
+        )
+    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment)

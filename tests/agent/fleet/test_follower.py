@@ -1,0 +1,151 @@
+"""A device that follows a real update server. The part that writes slots is replaced by the records that it makes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from osbuild.agent.fleet import outcome
+from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_record
+from osbuild.agent.fleet.connection import FleetServer
+from osbuild.agent.fleet.follower import Follower
+from osbuild.agent.fleet.outcome import UpdateOutcome
+from osbuild.agent.http import TlsFiles
+from osbuild.agent.system import System
+from osbuild.agent.update import history
+from osbuild.agent.update.history import UpdateEvent
+from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
+from osbuild.keys.authority import PrivateKeyAccess, create_keys
+from osbuild.keys.key_folder import load_keys
+from tests.support.signed_bundles import make_bundle
+from tests.support.update_server import BASE, RunningServer, create_token, start_server
+
+
+@dataclass
+class RecordingInstaller:
+    """Has nothing installed, but keeps the same history as `edge-agent update install`."""
+
+    system: System
+    ordered: list[ActionRecord] = field(default_factory=list)
+    switched: bool = False
+
+    def order(self, record: ActionRecord) -> None:
+        self.ordered.append(record)
+        self.append(UpdateEvent.started, record)
+
+    def cancel(self, record: ActionRecord) -> bool:
+        return not self.switched
+
+    def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
+        return outcome.find_outcome(self.system, record.action)
+
+    def append(self, event: UpdateEvent, record: ActionRecord, **details: str) -> None:
+        update = PendingUpdate(
+            f"id-{record.action}", UpdateKind.update, UpdateStage.writing, "a", "b", {"version": "1.0.0"},
+            {"version": record.version}, record.url, "hash", reference=outcome.action_reference(record.action),
+        )  # fmt: skip
+        history.append_event(self.system, event, update, source=record.url, **details)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("server")
+    create_keys(folder / "keys", "Example", PrivateKeyAccess())
+    server = start_server(folder / "fleet")
+    yield server
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+
+@dataclass
+class FollowingDevice:
+    """A device, and what the server knows about it."""
+
+    name: str
+    server: RunningServer
+    follower: Follower
+    installer: RecordingInstaller
+
+    def order_update(self, version: str, folder: Path) -> int:
+        bundle = folder / f"{version}.raucb"
+        make_bundle(bundle, load_keys(self.server.data.parent / "keys"), version)
+        return self.server.order_update(self.name, bundle)
+
+    def actions(self) -> list[tuple[int, str]]:
+        return self.server.actions(self.name)
+
+    def messages(self) -> list[str]:
+        return self.server.messages(self.name)
+
+
+@pytest.fixture
+def device(server: RunningServer, tmp_path: Path, request: pytest.FixtureRequest) -> FollowingDevice:
+    name = f"device-{abs(hash(request.node.name)) % 10**6}"
+    server.enrol(name, create_token(server), tmp_path).close()
+    files = TlsFiles(server.data / "tls/server-ca.crt", tmp_path / f"{name}.crt", tmp_path / f"{name}.key")
+    system = System(tmp_path / "root")
+    installer = RecordingInstaller(system)
+    fleet = FleetServer(f"{server.url}{BASE}/{name}", files.make_context())
+    return FollowingDevice(name, server, Follower(system, fleet, installer, lambda: {"version": "1.0.0"}), installer)
+
+
+def test_a_device_says_what_it_is_and_then_polls_rarely(device: FollowingDevice) -> None:
+    assert device.follower.step() == 300
+    with device.server.people() as people:
+        assert people.get(f"/devices/{device.name}").json()["attributes"] == {"version": "1.0.0"}
+
+
+def test_an_update_is_ordered_once_and_reported_after_its_verdict(device: FollowingDevice, tmp_path: Path) -> None:
+    action = device.order_update("2.0.0", tmp_path)
+    assert device.follower.step() < 60, "it polls often while it is busy"
+    (record,) = device.installer.ordered
+    assert (record.action, record.version) == (str(action), "2.0.0")
+    assert device.actions() == [(action, "running")] and device.messages() == ["installing edge-server 2.0.0"]
+    device.installer.append(UpdateEvent.switched, record)
+    device.follower.step()
+    assert device.actions() == [(action, "running")], "installed, but not proven"
+    device.installer.append(UpdateEvent.committed, record)
+    assert device.follower.step() == 300
+    assert device.actions() == [(action, "finished")] and device.messages()[0] == "2.0.0 is committed"
+    device.follower.step()
+    assert len(set(device.installer.ordered)) == 1
+
+
+def test_a_rollback_is_reported_as_a_failure_with_its_reason(device: FollowingDevice, tmp_path: Path) -> None:
+    action = device.order_update("3.0.0", tmp_path)
+    device.follower.step()
+    (record,) = device.installer.ordered
+    device.installer.append(UpdateEvent.rolled_back, record, why="health checks failed: 60-shop: closed")
+    device.follower.step()
+    assert device.actions() == [(action, "failed")]
+    assert device.messages()[0] == "rolled-back: health checks failed: 60-shop: closed"
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_cancellation_is_obeyed_until_the_switch(device: FollowingDevice, tmp_path: Path, switched: bool) -> None:
+    first = device.order_update(f"4.{switched:d}.0", tmp_path)
+    device.follower.step()
+    device.installer.switched = switched
+    with device.server.people() as people:
+        assert people.delete(f"/devices/{device.name}/actions/{first}").json()["state"] == "cancelling"
+    device.follower.step()
+    assert device.actions() == [(first, "running" if switched else "cancelled")]
+
+
+def test_without_its_server_a_device_tries_again_later_and_loses_nothing(
+    device: FollowingDevice, tmp_path: Path
+) -> None:
+    action = device.order_update("5.0.0", tmp_path)
+    device.follower.step()
+    (record,) = device.installer.ordered
+    device.installer.append(UpdateEvent.committed, record)
+    online = device.follower.server
+    device.follower.server = replace(online, base=online.base.replace(device.server.url, "https://127.0.0.1:9"))
+    pauses = [device.follower.step() for _ in range(12)]
+    assert 2.5 <= pauses[0] <= 20 and all(300 <= pause <= 600 for pause in pauses[-3:])
+    stored = load_record(device.follower.system)
+    assert stored is not None and stored.stage is ActionStage.ordered
+    device.follower.server = online
+    assert device.follower.step() == 300
+    assert device.actions() == [(action, "finished")]
