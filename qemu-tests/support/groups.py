@@ -16,6 +16,7 @@ ONE_PORT = {"test_control_plane": "control-plane", "test_joining": "control-plan
 # at the same time. A process gets its next group while the last two tests of its group are left, so no group of one
 # long test is among the last.
 LONGEST = (
+    "fleet-x86_64",
     "update-x86_64",
     "system-x86_64",
     "update_power-x86_64",

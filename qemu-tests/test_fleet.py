@@ -1,0 +1,106 @@
+"""A fleet: two devices that follow an update server, all real. The tests share them and depend on their order."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.devices import Device, Lab, prepare_device
+from support.faulty_server import GUEST
+from support.nodes import BOOT, make_seed
+from support.versions import Versions
+
+from tests.support.update_server import RunningServer, create_token, start_server
+
+NODES = ("device-1", "device-2")
+LARGEST_CLIENT = 40  # MiB of resident memory of the unprivileged part, with the libraries that it shares
+
+
+@pytest.fixture(scope="module")
+def fleet(versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """An update server that guests reach, with the keys of the versions under test."""
+    data = tmp_path_factory.mktemp("fleet") / "data"
+    server = start_server(data, "--name", GUEST, "--poll", "5", keys=versions.keys.folder)
+    yield server
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def devices(lab: Lab, fleet: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Device]]:
+    """Two devices whose seeds name the update server, and have tokens for it."""
+    folder = tmp_path_factory.mktemp("tokens")
+    version = lab.versions.get("n", bundle=False)
+    with ExitStack() as stack:
+        devices = []
+        for node in NODES:
+            seed_for(node, lab, fleet, folder / node)
+            devices.append(stack.enter_context(lab.powered(version, f"fleet-{node}")))
+        for device in devices:
+            prepare_device(device)
+        yield devices
+
+
+def seed_for(node: str, lab: Lab, fleet: RunningServer, token: Path) -> None:
+    """Make the seed that `Lab.powered` uses."""
+    token.write_text(create_token(fleet))
+    settings = [
+        f"agent.server=https://{GUEST}:{fleet.port}", "agent.offline=false", f"agent.enrolment=file:{token}",
+        f"agent.authority=file:{fleet.data}/tls/server-ca.crt",
+    ]  # fmt: skip
+    make_seed(lab.versions.profile("n", "light"), node, lab.key, lab.folder / f"fleet-{node}.iso", settings=settings)
+
+
+def wait_for(value: Callable[[], object], expected: object, timeout: float) -> None:
+    """Wait until `value` returns `expected`."""
+    end = time.monotonic() + timeout
+    while (found := value()) != expected:
+        assert time.monotonic() < end, f"after {timeout:g} s: {found!r}, not {expected!r}"
+        time.sleep(1)
+
+
+def test_devices_enrol_by_themselves_and_say_what_they_are(devices: Sequence[Device], fleet: RunningServer) -> None:
+    for name in NODES:
+        wait_for(lambda name=name: fleet.attributes(name).get("version"), "1.0.0", 120)  # type: ignore[misc]
+        assert fleet.attributes(name)["slot"] == "a"
+    node = devices[0].node
+    assert node.run("stat -c '%U %a' /var/lib/edge-fleet/device.key").strip() == "edge-fleet 600"
+    process = node.run("systemctl show -P MainPID edge-fleet.service").strip()
+    assert node.run(f"ps -o user= -p {process}").strip() == "edge-fleet"
+
+
+def test_a_broken_version_pauses_the_rollout_and_a_good_one_reaches_all(
+    devices: Sequence[Device], fleet: RunningServer
+) -> None:
+    first = devices[0]
+    broken, good = (fleet.publish(first.versions.get(name).bundle) for name in ("panic", "next"))
+    first.machine.console.skip()
+    fleet.create_rollout("winter", broken, 50, 50)
+    assert first.wait_complete(4 * BOOT)["slot"] == "a"
+    wait_for(lambda: fleet.rollout("winter")["state"], "paused", 120)
+    assert fleet.rollout("winter")["reason"] == "group 1: 1 of 1 devices have failed"
+    ((_, state),) = fleet.actions(NODES[0])
+    assert state == "failed" and fleet.messages(NODES[0])[0].startswith("rolled-back: "), fleet.messages(NODES[0])
+    assert fleet.actions(NODES[1]) == [], "the second group did not begin"
+    assert first.read_standing().slots == {"a": "good", "b": "bad"}
+
+    for device in devices:
+        device.machine.console.skip()
+    fleet.resume_rollout("winter", good)
+    for device in devices:
+        match = device.wait_complete(BOOT + 300)
+        assert (match["version"], match["slot"]) == ("1.1.0", "b")
+    wait_for(lambda: fleet.rollout("winter")["state"], "finished", 180)
+    for name, device in zip(NODES, devices, strict=True):
+        assert fleet.actions(name)[0][1] == "finished" and fleet.messages(name)[0] == "1.1.0 is committed"
+        wait_for(lambda name=name: fleet.attributes(name).get("version"), "1.1.0", 120)  # type: ignore[misc]
+        device.check_intact()
+    assert [group["state"] for group in fleet.rollout("winter")["groups"]] == ["succeeded", "succeeded"]
+
+
+def test_the_client_needs_little_memory(devices: Sequence[Device]) -> None:
+    node = devices[1].node
+    process = node.run("systemctl show -P MainPID edge-fleet.service").strip()
+    resident = int(node.run(f"ps -o rss= -p {process}"))
+    assert resident < LARGEST_CLIENT * 1024, f"{resident} KiB"
