@@ -78,7 +78,7 @@ def test_a_plain_profile_makes_a_node_with_its_name_and_nobody_to_log_in(tmp_pat
             {
                 "path": "/etc/edge-osbuild/agent.json",
                 "permissions": "0600",
-                "content": '{\n  "node": "node-1",\n  "offline": true,\n  "server": null\n}\n',
+                "content": '{\n  "format": 2,\n  "node": "node-1",\n  "offline": true,\n  "server": null\n}\n',
             }
         ],
     }
@@ -140,11 +140,12 @@ def test_every_setting_of_a_seed_is_rendered(tmp_path: Path, schema: Path, monke
     contents = written(files)
     assert json.loads(contents["/etc/edge-osbuild/kubernetes.json"]) == {
         "token": "s3cret",
+        "format": 2,
         "labels": {"site": "a"},
         "taints": [],
         "config": {},
     }
-    agent = {"node": "node-1", "server": "https://ota.example", "offline": False}
+    agent = {"node": "node-1", "server": "https://ota.example", "offline": False, "format": 2}
     assert json.loads(contents["/etc/edge-osbuild/agent.json"]) == agent
     assert contents["/etc/systemd/timesyncd.conf.d/50-edge.conf"] == "[Time]\nNTP=ntp.example 192.0.2.9\n"
     assert contents["/etc/systemd/network/89-edge-ethernet.network"] == ""

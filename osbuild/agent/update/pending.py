@@ -100,7 +100,9 @@ def parse_pending(row: records.Row) -> PendingUpdate | None:
 
 def save_pending(system: System, update: PendingUpdate) -> None:
     """Store the pending update. Raises `OSError`."""
-    records.save_object(system, FILE, asdict(update))
+    # Without a reference, the record is the same as that of earlier versions.
+    values = {name: value for name, value in asdict(update).items() if name != "reference" or value}
+    records.save_object(system, FILE, values)
 
 
 def clear_pending(system: System) -> None:
