@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.states import ENDED, ActionKind, ActionState, Execution, Finished
-from osbuild.fleet.tables import actions, devices, reports
+from osbuild.fleet.tables import actions, bundles, devices, reports
 
 MOST_REPORTS = 1000  # of one action, without the last one
 MOST_MESSAGES = 50  # of one report
@@ -134,6 +134,48 @@ def report_cancelling(connection: Connection, device: int, number: int, report: 
         state = ActionState.cancelled
     _store_report(connection, action, report, state, now)
     return state
+
+
+def confirm_action(connection: Connection, device: int, number: int, report: DeviceReport, now: int) -> ActionState:
+    """Store that a device has confirmed an action (`proceeding`), or denied it (`rejected`). Raises `Refused`."""
+    action = read_action(connection, device, number)
+    if not action.active:
+        raise Refused(410, "action-ended", f"the action {number} has ended: {action.state}")
+    if action.state is not ActionState.waiting:
+        raise not_found(f"the action {number} does not wait for a confirmation")
+    state = ActionState.running if report.execution is Execution.proceeding else ActionState.waiting
+    _store_report(connection, action, report, state, now)
+    return state
+
+
+def set_auto_confirm(connection: Connection, device: int, active: bool, now: int) -> None:
+    """Confirm all actions of a device without asking it, those that wait too, or no longer do so."""
+    connection.execute(update(devices).where(devices.c.id == device).values(auto_confirm=active))
+    report = DeviceReport(Execution.proceeding, Finished.none, messages=("confirmed automatically",))
+    for action in active_actions(connection, device) if active else ():
+        if action.state is ActionState.waiting:
+            _store_report(connection, action, report, ActionState.running, now)
+
+
+def record_installed(connection: Connection, device: int, known: int | None, title: tuple[str, str], now: int) -> bool:
+    """Store that a device has the bundle of this name and version, as a finished action. Raises `Refused`.
+
+    Returns whether that is news: `known` is the last action that has succeeded.
+    """
+    row = connection.execute(
+        select(bundles.c.id).where(bundles.c.name == title[0], bundles.c.version == title[1])
+    ).first()
+    if row is None:
+        raise not_found(f"there is no bundle {title[0]} {title[1]}")
+    if known is not None and read_action(connection, device, known).bundle == row.id:
+        return False
+    values = {
+        "device": device, "bundle": row.id, "kind": ActionKind.forced, "state": ActionState.finished, "active": False,
+        "weight": WEIGHT, "created": now, "ended": now,
+    }  # fmt: skip
+    number = insert_row(connection, actions, values)
+    connection.execute(update(devices).where(devices.c.id == device).values(installed_action=number))
+    return True
 
 
 def read_history(connection: Connection, action: int, most: int) -> list[str]:

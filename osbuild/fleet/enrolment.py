@@ -15,7 +15,7 @@ from osbuild.fleet.certificates import record_certificate, revoke_certificates
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.ddi.access import certified_name
 from osbuild.fleet.ddi.answers import answer_refusal
-from osbuild.fleet.ddi.routes import read_body
+from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import check_name, find_device, register_device
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service

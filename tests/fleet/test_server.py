@@ -126,6 +126,45 @@ def test_a_bundle_is_published_offered_downloaded_in_ranges_and_reported(server:
         assert (view["state"], view["bundle"]) == ("finished", "edge-server 1.1.0")
 
 
+def test_updates_are_confirmed_by_the_device_or_automatically(server: RunningServer, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "one.raucb", load_keys(tmp_path / "keys"), "1.1.0")
+    with server.enrol("device-1", create_token(server), tmp_path) as device:
+        action = server.order_update("device-1", tmp_path / "one.raucb", confirm=True)
+        base = f"{BASE}/device-1/confirmationBase"
+        assert device.get(f"{BASE}/device-1").json()["_links"].keys() == {"confirmationBase", "configData"}
+        overview = device.get(base).json()
+        assert overview["autoConfirm"]["active"] is False
+        asked = device.get(overview["_links"]["confirmationBase"]["href"]).json()
+        assert asked["id"] == str(action) and asked["confirmation"]["update"] == "forced"
+        feedback = f"{base}/{action}/feedback"
+        assert device.post(feedback, json={"confirmation": "maybe"}).status_code == 400
+        assert device.post(feedback, json={"confirmation": "denied"}).status_code == 200
+        assert server.actions("device-1") == [(action, "waiting for confirmation")]
+        assert device.post(f"{base}/activateAutoConfirm", json={}).status_code == 200
+        assert device.post(f"{base}/activateAutoConfirm", json={}).status_code == 409
+        assert server.actions("device-1") == [(action, "running")]
+        assert device.post(feedback, json={"confirmation": "confirmed"}).status_code == 404, "it does not wait any more"
+        assert device.get(f"{base}/{action}").status_code == 404
+        assert device.post(f"{BASE}/device-1/deploymentBase/{action}/feedback", json=FEEDBACK).status_code == 200
+        assert device.post(feedback, json={"confirmation": "confirmed"}).status_code == 410
+        second = server.order_update("device-1", tmp_path / "one.raucb", confirm=True)
+        assert server.actions("device-1")[0] == (second, "running"), "confirmed automatically"
+        assert device.post(f"{base}/deactivateAutoConfirm", json={}).status_code == 200
+
+
+def test_a_device_says_what_it_has_installed_otherwise(server: RunningServer, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "one.raucb", load_keys(tmp_path / "keys"), "1.1.0")
+    server.publish(tmp_path / "one.raucb")
+    with server.enrol("device-1", create_token(server), tmp_path) as device:
+        installed = f"{BASE}/device-1/installedBase"
+        assert device.put(installed, json={"name": "edge-server", "version": "9"}).status_code == 404
+        assert device.put(installed, json={"name": "edge-server"}).status_code == 400
+        statuses = [device.put(installed, json={"name": "edge-server", "version": "1.1.0"}).status_code for _ in "12"]
+        assert statuses == [201, 200]
+        link = device.get(f"{BASE}/device-1").json()["_links"]["installedBase"]["href"]
+        assert device.get(link).json()["deployment"]["chunks"][0]["version"] == "1.1.0"
+
+
 @pytest.mark.parametrize("damage", ["contents", "tree", "signature", "length", "other keys"])
 def test_a_damaged_bundle_or_one_of_others_is_refused(server: RunningServer, tmp_path: Path, damage: str) -> None:
     keys = load_keys(tmp_path / "keys")

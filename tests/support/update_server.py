@@ -40,11 +40,11 @@ class RunningServer:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def order_update(self, device: str, bundle: Path) -> int:
+    def order_update(self, device: str, bundle: Path, **options: object) -> int:
         """Upload a bundle, tell a device to install it, and return the number of the action."""
         number = self.publish(bundle)
         with self.people() as people:
-            return int(people.post(f"/devices/{device}/actions", json={"bundle": number}).json()["id"])
+            return int(people.post(f"/devices/{device}/actions", json={"bundle": number, **options}).json()["id"])
 
     def publish(self, bundle: Path) -> int:
         """Upload a bundle, and return its number."""

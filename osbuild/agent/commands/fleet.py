@@ -11,6 +11,7 @@ from osbuild.shared.node_settings import AGENT_FILE
 
 NOT_CONFIGURED, BROKEN = 1, 255  # what ExecCondition= of systemd.service(5) distinguishes: skip the unit, or fail it
 CREDENTIAL = "agent.json"
+CHECK_CERTIFICATE = 24 * 3600.0  # seconds
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +66,15 @@ def follow(system: System) -> int:
     while True:
         try:
             files = prepare_identity(system, settings)
-            break
         except Problem as problem:
             print(*problem.lines(), sep="\n", file=sys.stderr, flush=True)
             failures += 1
             time.sleep(next_pause(failures))
-    server = FleetServer(settings.base, files.make_context())
-    Follower(system, server, OrderedInstaller(system), lambda: read_attributes(system)).follow()
-    return 0
+            continue
+        failures = 0
+        server = FleetServer(settings.base, files.make_context())
+        follower = Follower(system, server, OrderedInstaller(system), lambda: read_attributes(system))
+        follower.follow(CHECK_CERTIFICATE)
 
 
 def install(system: System) -> int:

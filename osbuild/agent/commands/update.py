@@ -39,6 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("history", "show past updates and their results"),
     ):
         commands.add_parser(name, help=help).add_argument("--json", action="store_true", help="print JSON")
+    confirming = commands.add_parser("confirm", help="let the update begin that the update server asks about")
+    confirming.add_argument("--deny", action="store_true", help="do not let it begin")
     commands.add_parser(
         "boot", help="record this boot, and determine the result of the pending update (runs at every boot)"
     )
@@ -64,6 +66,8 @@ def main(options: argparse.Namespace) -> int:
         need_root()
         if options.action in ("status", "history"):
             return show_state(options.action, as_json)
+        if options.action == "confirm":
+            return confirm_update(denied=options.deny)
         context = this_device(progress)
         if options.action == "boot":
             from osbuild.agent.update.after_boot import handle_boot
@@ -103,6 +107,17 @@ def main(options: argparse.Namespace) -> int:
                 )
                 return 130
         return 1
+    return 0
+
+
+def confirm_update(*, denied: bool) -> int:
+    """Answer the question of the update server."""
+    from osbuild.agent.fleet.confirmation import answer_question
+    from osbuild.agent.system import System
+
+    question = answer_question(System(), confirmed=not denied)
+    title = f"{question.name} {question.version}"
+    print(f"{title} is denied" if denied else f"{title} is confirmed, and begins at the next poll of the update server")
     return 0
 
 

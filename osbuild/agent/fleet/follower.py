@@ -2,11 +2,13 @@
 
 import gc
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_record, save_record
+from osbuild.agent.fleet.confirmation import ConfirmationQuestion, ask_question, load_answer, remove_question
 from osbuild.agent.fleet.connection import FleetServer, ServerAnswer, ServerUnreachable, next_pause
 from osbuild.agent.fleet.messages import (
     Deployment,
@@ -16,6 +18,7 @@ from osbuild.agent.fleet.messages import (
     parse_cancellation,
     parse_deployment,
     parse_poll,
+    text_at,
 )
 from osbuild.agent.fleet.outcome import UpdateOutcome
 from osbuild.agent.system import System
@@ -51,9 +54,10 @@ class Follower:
     attributes: Callable[[], Mapping[str, str]]
     failures: int = 0
 
-    def follow(self) -> None:
-        """Follow the server for ever."""
-        while True:
+    def follow(self, seconds: float) -> None:
+        """Follow the server for at least so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             pause = self.step()
             # Connections are cycles of objects with much memory outside of Python, which its collector does not count.
             gc.collect()
@@ -68,6 +72,8 @@ class Follower:
                 self.send_attributes(poll.attributes)
             if poll.cancellation is not None:
                 self.cancel(poll.cancellation)
+            elif poll.confirmation is not None:
+                self.confirm(poll.confirmation)
             elif poll.deployment is not None:
                 self.begin(poll.deployment)
         except (ServerUnreachable, InvalidMessage) as error:
@@ -93,22 +99,40 @@ class Follower:
     def begin(self, address: str) -> None:
         """Begin with the update at `address`, unless it is the one that is carried out or was carried out."""
         deployment = parse_deployment(self.ask(address).document)
+        if deployment.download is Handling.skip:
+            return
+        only_download = deployment.update is Handling.skip  # only a download, or a closed maintenance window
         record = load_record(self.system)
-        if record is not None and record.action == deployment.action:
+        if record is not None and (record.action, record.url) == (deployment.action, deployment.url):
             if record.stage is ActionStage.ordered:
                 self.installer.order(record)  # a power cut may have ended it
-            return
-        if deployment.update is Handling.skip:
-            return  # a closed maintenance window, or only a download
+                return
+            if only_download or not record.only_download:
+                return
         if not self.server.owns(deployment.url):
             self.report(deployment.action, "closed", "failure", "the bundle is on another server")
             return
         record = ActionRecord(
-            deployment.action, ActionStage.ordered, deployment.url, deployment.version, records.current_time()
-        )
+            deployment.action, str(uuid.uuid4()), ActionStage.ordered, deployment.url, deployment.version,
+            records.current_time(), only_download=only_download,
+        )  # fmt: skip
         save_record(self.system, record)
-        self.report(record.action, "proceeding", "none", describe(deployment))
+        execution = "download" if only_download else "proceeding"
+        self.report(record.action, execution, "none", describe(deployment))
         self.installer.order(record)
+
+    def confirm(self, address: str) -> None:
+        """Ask people about the update that waits at `address`, and report their answer."""
+        link = text_at(self.ask(address).document, "_links", "confirmationBase", "href")
+        document = self.ask(link).document
+        deployment = parse_deployment({"id": document.get("id"), "deployment": document.get("confirmation")})
+        confirmed = load_answer(self.system, deployment.action)
+        if confirmed is None:
+            ask_question(self.system, ConfirmationQuestion(deployment.action, deployment.name, deployment.version))
+            return
+        answer = {"confirmation": "confirmed" if confirmed else "denied", "details": ["`edge-agent update confirm`"]}
+        self.server.send("POST", f"{self.server.base}/confirmationBase/{deployment.action}/feedback", answer)
+        remove_question(self.system)
 
     def cancel(self, address: str) -> None:
         """Cancel the action of the order at `address`. It goes on if the new slot is booted next already."""
@@ -116,7 +140,7 @@ class Follower:
         record = load_record(self.system)
         ended = record is None or record.action != action or self.installer.cancel(record)
         feedback = f"{self.server.base}/cancelAction/{action}/feedback"
-        text = "cancelled" if ended else "the update is complete and is tried next"
+        text = "cancelled" if ended else "the installation has begun already"
         answer = self.server.send("POST", feedback, status("closed" if ended else "rejected", "none", text))
         accepted = answer.status == 200 or answer.status in OVER
         if ended and accepted and record is not None and record.action == action:
@@ -130,8 +154,12 @@ class Follower:
         outcome = self.installer.outcome(record)
         if outcome is None:
             return
-        finished = "success" if outcome.success else "failure"
-        if self.report(record.action, "closed", finished, *outcome.details):
+        if record.only_download and outcome.success:
+            reported = self.report(record.action, "downloaded", "none", *outcome.details)
+        else:
+            finished = "success" if outcome.success else "failure"
+            reported = self.report(record.action, "closed", finished, *outcome.details)
+        if reported:
             save_record(self.system, replace(record, stage=ActionStage.reported))
 
     def report(self, action: str, execution: str, finished: str, *details: str) -> bool:

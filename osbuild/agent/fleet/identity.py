@@ -1,5 +1,6 @@
 """Who this device is for its update server: a key that is made here, and a certificate that the server has issued."""
 
+import hashlib
 import json
 import ssl
 import time
@@ -7,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from osbuild.agent import state_files
 from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.errors import Problem
 from osbuild.agent.fleet.action_record import FOLDER
@@ -17,6 +19,7 @@ from osbuild.shared.files import make_folder, write_file
 from osbuild.shared.http_deadline import INVALID_ANSWERS
 
 AUTHORITY, CERTIFICATE, KEY = "server-ca.crt", "device.crt", "device.key"
+ENROLMENT = f"{FOLDER}/enrolment.json"
 ENROL, RENEW = "/enrol/v1", "/enrol/v1/renew"
 PATIENCE = 60.0  # seconds without an answer
 OPENSSL_TIMEOUT = 60.0  # seconds; a key takes long on a slow processor
@@ -32,20 +35,42 @@ def identity_files(system: System) -> TlsFiles:
 
 
 def prepare_identity(system: System, settings: FleetSettings) -> TlsFiles:
-    """Return the files of this device's identity; without a certificate it enrols. Raises `Problem`, `OSError`."""
+    """Return the files of this device's identity, which enrols or renews its certificate if needed.
+
+    It enrols for each server and each enrolment token once. Raises `Problem` and `OSError`.
+    """
     files = identity_files(system)
     make_folder(files.key.parent, 0o700)
     write_file(files.authority, settings.authority.encode(), 0o644)
     if not files.key.exists():
         make_key(files.key)
-    if not files.certificate.exists():
-        if not settings.token:
-            raise Problem("this device is not enrolled, and its seed has no enrolment token", hint=TOKEN_HINT)
-        context = ssl.create_default_context(cafile=files.authority)
-        store_certificate(files, request_certificate(settings, files, ENROL, context))
-    elif expires_soon(files.certificate):
+    enrolled = state_files.read_object(system, ENROLMENT, {"server": str, "token": str})
+    same_server = files.certificate.exists() and enrolled.get("server") == settings.server
+    if not same_server or (settings.token and enrolled.get("token") != digest_token(settings.token)):
+        try:
+            enrol_device(system, settings, files)
+        except Problem as problem:
+            if not same_server:
+                raise
+            print(*problem.lines(), "this device keeps the certificate that it has", sep="\n", flush=True)
+    if expires_soon(files.certificate):
         store_certificate(files, request_certificate(settings, files, RENEW, files.make_context()))
     return files
+
+
+def enrol_device(system: System, settings: FleetSettings, files: TlsFiles) -> None:
+    """Get a certificate for the enrolment token, and remember which one it was. Raises `Problem` and `OSError`."""
+    if not settings.token:
+        raise Problem("this device is not enrolled, and its seed has no enrolment token", hint=TOKEN_HINT)
+    context = ssl.create_default_context(cafile=files.authority)
+    store_certificate(files, request_certificate(settings, files, ENROL, context))
+    enrolled = {"server": settings.server, "token": digest_token(settings.token)}
+    write_file(system.path(ENROLMENT), json.dumps(enrolled).encode() + b"\n", 0o600)
+
+
+def digest_token(token: str) -> str:
+    """Return what is stored of an enrolment token."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def device_context(system: System, settings: FleetSettings) -> ssl.SSLContext:

@@ -6,10 +6,10 @@ from osbuild.agent.fleet.identity import identity_files
 from osbuild.agent.fleet.order import InstallOrder, take_order
 from osbuild.agent.fleet.outcome import (
     UpdateOutcome,
-    action_reference,
     find_outcome,
     is_switched,
     load_outcome,
+    order_reference,
     store_outcome,
 )
 from osbuild.agent.fleet.settings import FleetSettings
@@ -21,7 +21,7 @@ from osbuild.agent.update.install import InstallOptions, install_bundle
 def find_last_outcome(system: System) -> None:
     """Store how the recorded action has ended, if it has. Runs before the unprivileged part. Raises `OSError`."""
     record = load_record(system)
-    outcome = record and find_outcome(system, record.action)
+    outcome = record and find_outcome(system, record.order, only_download=record.only_download)
     if outcome:
         store_outcome(system, outcome)
 
@@ -31,13 +31,16 @@ def install_ordered(context: UpdateContext, settings: FleetSettings) -> None:
     system = context.system
     order = take_order(system, settings.server)
     # Orders are repeated until they have an outcome, so one may come while its update is installed.
-    if order is None or load_outcome(system, order.action) or is_switched(system, order.action):
+    if order is None or load_outcome(system, order.id) or is_switched(system, order.id):
         return
-    options = InstallOptions(tls=identity_files(system), reference=action_reference(order.action))
+    switch = not order.only_download
+    options = InstallOptions(switch=switch, tls=identity_files(system), reference=order_reference(order.id))
     try:
         install_bundle(context, order.url, options)
+        if order.only_download:
+            store_outcome(system, UpdateOutcome(order.id, True, ("the other slot is written",)))
     except (Problem, OSError) as error:
-        store_outcome(system, UpdateOutcome(order.action, False, describe_failure(order, error)))
+        store_outcome(system, UpdateOutcome(order.id, False, describe_failure(order, error)))
         raise
 
 

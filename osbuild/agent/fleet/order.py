@@ -4,6 +4,7 @@ The unprivileged part writes an order file. systemd sees it (edge-fleet-install.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
@@ -15,15 +16,17 @@ from osbuild.agent.system import System
 from osbuild.shared.files import write_file
 
 ORDER_FILE = "/run/edge-fleet/order.json"
-TYPES = {"action": str, "url": str}
+ORDER_ID = re.compile(r"[0-9a-f-]{36}")  # a UUID
+TYPES = {"id": str, "url": str, "only_download": bool}
 
 
 @dataclass(frozen=True)
 class InstallOrder:
-    """An order to install the bundle at `url` for an action of the server."""
+    """An order to install the bundle at `url`, and to boot it unless `only_download`. `id` is that of the record."""
 
-    action: str
+    id: str
     url: str
+    only_download: bool = False
 
 
 class OrderedInstaller:
@@ -34,7 +37,7 @@ class OrderedInstaller:
 
     def order(self, record: ActionRecord) -> None:
         """Write the order. It is lost at a reboot, and written again. Raises `OSError`."""
-        order = InstallOrder(record.action, record.url)
+        order = InstallOrder(record.order, record.url, record.only_download)
         write_file(self._system.path(ORDER_FILE), json.dumps(asdict(order)).encode() + b"\n", 0o600)
 
     def cancel(self, record: ActionRecord) -> bool:
@@ -47,7 +50,7 @@ class OrderedInstaller:
 
     def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
         """Return how the update has ended; None if it has not."""
-        return load_outcome(self._system, record.action)
+        return load_outcome(self._system, record.order)
 
 
 def take_order(system: System, server: str) -> InstallOrder | None:
@@ -57,7 +60,9 @@ def take_order(system: System, server: str) -> InstallOrder | None:
     path.unlink(missing_ok=True)
     if not row:
         return None
-    order = InstallOrder(row["action"], row["url"])
+    order = InstallOrder(row["id"], row["url"], row["only_download"])
+    if not ORDER_ID.fullmatch(order.id):  # it becomes a part of the history
+        raise Problem("the order has no valid id", where=ORDER_FILE)
     own, other = urlsplit(server), urlsplit(order.url)
     if own.scheme != "https" or (own.scheme, own.netloc) != (other.scheme, other.netloc):
         raise Problem("the order names a bundle of another server", where=ORDER_FILE)

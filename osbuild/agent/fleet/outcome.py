@@ -1,4 +1,4 @@
-"""How the update of an action has ended: found by root in the history of this device, told to the unprivileged part."""
+"""How the update for an order has ended: found by root in the history of this device, told to the unprivileged part."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from osbuild.agent.update.history import UpdateEvent
 from osbuild.shared.files import make_folder, write_file
 
 FILE = "/run/edge-fleet-outcome/outcome.json"
-TYPES = {"action": str, "success": bool, "details": list}
+TYPES = {"order": str, "success": bool, "details": list}
 FAILED = frozenset(
     {
         UpdateEvent.failed, UpdateEvent.rolled_back, UpdateEvent.withdrawn, UpdateEvent.replaced,
@@ -22,43 +22,45 @@ FAILED = frozenset(
 
 @dataclass(frozen=True)
 class UpdateOutcome:
-    """The end of the update for `action`. `details` are lines for people: what has failed, if it has."""
+    """The end of the update for `order`. `details` are lines for people: what has failed, if it has."""
 
-    action: str
+    order: str
     success: bool
     details: tuple[str, ...]
 
 
-def find_outcome(system: System, action: str) -> UpdateOutcome | None:
-    """Return how the update for an action has ended; None if it has not ended, or never started.
+def find_outcome(system: System, order: str, *, only_download: bool = False) -> UpdateOutcome | None:
+    """Return how the update for an order has ended; None if it has not ended, or never started.
 
-    Only a healthy boot of the new slot is a success: the event `committed`. An update that a power cut has interrupted
-    is repeated.
+    Only a healthy boot of the new slot is a success: the event `committed`. With `only_download`, a written slot is a
+    success. An update that a power cut has interrupted is repeated.
     """
-    last = last_event(system, action)
+    last = last_event(system, order)
     if last.get("event") == UpdateEvent.committed:
-        return UpdateOutcome(action, True, (f"{installed_version(last)} is committed",))
+        return UpdateOutcome(order, True, (f"{installed_version(last)} is committed",))
+    if only_download and last.get("event") == UpdateEvent.installed:
+        return UpdateOutcome(order, True, ("the other slot is written",))
     if last.get("event") in FAILED:
-        return UpdateOutcome(action, False, tuple(failure_details(system, last)))
+        return UpdateOutcome(order, False, tuple(failure_details(system, last)))
     return None
 
 
-def is_switched(system: System, action: str) -> bool:
-    """Whether the update for an action is complete and is tried at the next boot, or was tried already."""
-    return last_event(system, action).get("event") in (UpdateEvent.switched, UpdateEvent.committed)
+def is_switched(system: System, order: str) -> bool:
+    """Whether the update for an order is complete and is tried at the next boot, or was tried already."""
+    return last_event(system, order).get("event") in (UpdateEvent.switched, UpdateEvent.committed)
 
 
-def last_event(system: System, action: str) -> dict[str, Any]:
-    """Return the last event of the last update for an action; empty if there is none."""
+def last_event(system: System, order: str) -> dict[str, Any]:
+    """Return the last event of the last update for an order; empty if there is none."""
     rows = history.read_history(system)
     # The agent of an older slot, which records a fallback, may not know references.
-    updates = [row.get("id") for row in rows if row.get("reference") == action_reference(action)]
+    updates = [row.get("id") for row in rows if row.get("reference") == order_reference(order)]
     return next((row for row in reversed(rows) if updates and row.get("id") == updates[-1]), {})
 
 
-def action_reference(action: str) -> str:
-    """Return the reference with which the updates of an action are recorded."""
-    return f"action {action}"
+def order_reference(order: str) -> str:
+    """Return the reference with which the updates of an order are recorded."""
+    return f"order {order}"
 
 
 def failure_details(system: System, row: dict[str, Any]) -> list[str]:
@@ -83,9 +85,9 @@ def store_outcome(system: System, outcome: UpdateOutcome) -> None:
     write_file(path, json.dumps(asdict(outcome)).encode() + b"\n", 0o644)
 
 
-def load_outcome(system: System, action: str) -> UpdateOutcome | None:
-    """Return what root has stored about an action; None if it is nothing."""
+def load_outcome(system: System, order: str) -> UpdateOutcome | None:
+    """Return what root has stored about an order; None if it is nothing."""
     row = state_files.read_object(system, FILE, TYPES, tuple(TYPES))
-    if row.get("action") != action:
+    if row.get("order") != order:
         return None
-    return UpdateOutcome(action, row["success"], tuple(str(line) for line in row["details"]))
+    return UpdateOutcome(order, row["success"], tuple(str(line) for line in row["details"]))

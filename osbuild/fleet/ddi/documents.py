@@ -51,6 +51,14 @@ def poll_answer(device: FleetDevice, active: Sequence[UpdateAction], links: Link
     return {"config": {"polling": {"sleep": format_sleep(sleep)}}, "_links": todo}
 
 
+def confirmations(device: FleetDevice, waiting: UpdateAction | None, links: Links) -> Document:
+    """Return whether updates are confirmed automatically, and the one that waits for a confirmation."""
+    verb = "deactivateAutoConfirm" if device.auto_confirm else "activateAutoConfirm"
+    automatic = {"active": device.auto_confirm, "_links": {verb: links.link(f"confirmationBase/{verb}")}}
+    todo = {} if waiting is None else {"confirmationBase": links.link(f"confirmationBase/{waiting.id}")}
+    return {"autoConfirm": automatic, "_links": todo}
+
+
 def deployment(action: UpdateAction, bundle: PublishedBundle, links: Links) -> Document:
     """Return the description of an update."""
     handling = "attempt" if action.kind is ActionKind.soft else "forced"

@@ -1,6 +1,7 @@
 """What devices send (DDI), parsed and checked. Unknown fields are ignored."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import TypeVar
 
 import cbor2
@@ -32,6 +33,24 @@ class _Feedback(msgspec.Struct):
     status: _Status
 
 
+class Confirmation(StrEnum):
+    """What a device answers to an update that it is asked about (DDI, `confirmationBase`)."""
+
+    confirmed = "confirmed"
+    denied = "denied"
+
+
+class _Confirmation(msgspec.Struct):
+    confirmation: Confirmation
+    code: int | None = None
+    details: list[str] | str | None = None
+
+
+class _Installed(msgspec.Struct):
+    name: str
+    version: str
+
+
 class _Attributes(msgspec.Struct):
     data: dict[str, str | None]
     mode: AttributeMode = AttributeMode.merge
@@ -42,6 +61,20 @@ def parse_feedback(body: bytes, media_type: str) -> DeviceReport:
     status = _decode(body, media_type, _Feedback).status
     details = [status.details] if isinstance(status.details, str) else status.details or []
     return DeviceReport(status.execution, status.result.finished, status.code, tuple(details))
+
+
+def parse_confirmation(body: bytes, media_type: str) -> DeviceReport:
+    """Return the answer in the body of a request for `confirmationBase`. Raises `Refused`."""
+    answer = _decode(body, media_type, _Confirmation)
+    details = [answer.details] if isinstance(answer.details, str) else answer.details or []
+    execution = Execution.proceeding if answer.confirmation is Confirmation.confirmed else Execution.rejected
+    return DeviceReport(execution, Finished.none, answer.code, (f"{answer.confirmation} by the device", *details))
+
+
+def parse_installed(body: bytes, media_type: str) -> tuple[str, str]:
+    """Return the name and version in the body of a request for `installedBase`. Raises `Refused`."""
+    installed = _decode(body, media_type, _Installed)
+    return installed.name, installed.version
 
 
 def parse_attributes(body: bytes, media_type: str) -> tuple[AttributeMode, Mapping[str, str | None]]:

@@ -1,19 +1,20 @@
 """The addresses at which devices ask and report (DDI)."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from osbuild.fleet import actions, bundles
 from osbuild.fleet.actions import DeviceReport, UpdateAction
 from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi import documents
-from osbuild.fleet.ddi.access import identify_device
-from osbuild.fleet.ddi.answers import answer_document, answer_refusal
-from osbuild.fleet.ddi.messages import LARGEST_MESSAGE, parse_attributes, parse_feedback
+from osbuild.fleet.ddi.answers import answer_document
+from osbuild.fleet.ddi.confirmation import confirmation_routes
+from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action, read_body
+from osbuild.fleet.ddi.messages import parse_attributes, parse_feedback, parse_installed
 from osbuild.fleet.devices import FleetDevice, change_attributes
 from osbuild.fleet.files import send_file
 from osbuild.fleet.refusal import Refused, not_found
@@ -21,34 +22,24 @@ from osbuild.fleet.rollout.transitions import advance_rollout
 from osbuild.fleet.service import Service
 from osbuild.fleet.states import ENDED, ActionState
 
-BASE = "/{tenant}/controller/v1/{device}"
 MOST_HISTORY = 100
-Handler = Callable[[Request, Service, FleetDevice], Awaitable[Response]]
 
 
 def device_routes(service: Service) -> list[BaseRoute]:
     """Return the routes of all resources of devices."""
 
-    def route(path: str, methods: dict[str, Handler]) -> Route:
-        async def endpoint(request: Request) -> Response:
-            try:
-                device = await identify_device(request, service)
-                return await methods["GET" if request.method == "HEAD" else request.method](request, service, device)
-            except Refused as refusal:
-                return answer_refusal(refusal)
-
-        return Route(BASE + path, endpoint, methods=list(methods))
-
     return [
-        route("", {"GET": poll}),
-        route("/deploymentBase/{action:int}", {"GET": get_deployment}),
-        route("/deploymentBase/{action:int}/feedback", {"POST": post_deployment_feedback}),
-        route("/cancelAction/{action:int}", {"GET": get_cancellation}),
-        route("/cancelAction/{action:int}/feedback", {"POST": post_cancellation_feedback}),
-        route("/installedBase/{action:int}", {"GET": get_installed}),
-        route("/configData", {"PUT": put_attributes}),
-        route("/softwaremodules/{bundle:int}/artifacts", {"GET": get_artifacts}),
-        route("/softwaremodules/{bundle:int}/artifacts/{name}", {"GET": get_artifact}),
+        device_route(service, "", {"GET": poll}),
+        device_route(service, "/deploymentBase/{action:int}", {"GET": get_deployment}),
+        device_route(service, "/deploymentBase/{action:int}/feedback", {"POST": post_deployment_feedback}),
+        device_route(service, "/cancelAction/{action:int}", {"GET": get_cancellation}),
+        device_route(service, "/cancelAction/{action:int}/feedback", {"POST": post_cancellation_feedback}),
+        device_route(service, "/installedBase/{action:int}", {"GET": get_installed}),
+        device_route(service, "/installedBase", {"PUT": put_installed}),
+        *confirmation_routes(service),
+        device_route(service, "/configData", {"PUT": put_attributes}),
+        device_route(service, "/softwaremodules/{bundle:int}/artifacts", {"GET": get_artifacts}),
+        device_route(service, "/softwaremodules/{bundle:int}/artifacts/{name}", {"GET": get_artifact}),
     ]
 
 
@@ -69,6 +60,18 @@ async def get_installed(request: Request, service: Service, device: FleetDevice)
     if action.state is not ActionState.finished:
         raise not_found(f"the action {action.id} has not installed anything: {action.state}")
     return answer_document(request, describe_update(request, service, action))
+
+
+async def put_installed(request: Request, service: Service, device: FleetDevice) -> Response:
+    """Store which published bundle a device has otherwise installed (201 if that is news)."""
+    name, version = parse_installed(await read_body(request), request.headers.get("content-type", ""))
+    now = service.clock()
+    created = await service.database.change(
+        lambda connection: actions.record_installed(
+            connection, device.id, device.installed_action, (name, version), now
+        )
+    )
+    return Response(status_code=201 if created else 200)
 
 
 async def get_cancellation(request: Request, service: Service, device: FleetDevice) -> Response:
@@ -105,28 +108,6 @@ async def get_artifact(request: Request, service: Service, device: FleetDevice) 
     if name != bundle.filename:
         raise not_found(f"the bundle has no file {name}")
     return send_file(request, service.files.path(bundle.sha256), bundle.sha1)
-
-
-async def read_body(request: Request) -> bytes:
-    """Return the body of a request. Raises `Refused` if it is too long."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_MESSAGE:
-            raise Refused(413, "body-too-large", f"a body has at most {LARGEST_MESSAGE} bytes")
-    return bytes(body)
-
-
-def device_links(request: Request) -> documents.Links:
-    """Return the addresses of the device's resources, with the host that the client has used."""
-    path = f"/{request.path_params['tenant']}/controller/v1/{request.path_params['device']}"
-    return documents.Links(f"{request.url.scheme}://{request.url.netloc}{path}")
-
-
-def find_action(request: Request, service: Service, device: FleetDevice) -> UpdateAction:
-    """Return the device's action that the address names. Raises `Refused`."""
-    number = request.path_params["action"]
-    return service.database.read(lambda connection: actions.read_action(connection, device.id, number))
 
 
 def describe_update(request: Request, service: Service, action: UpdateAction) -> documents.Document:

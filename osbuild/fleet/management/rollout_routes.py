@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 from osbuild.fleet import bundles
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundles import PublishedBundle
-from osbuild.fleet.ddi.routes import read_body
+from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import FleetDevice, every_device
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route

@@ -12,7 +12,7 @@ from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import Origin, read_audit, record_event
 from osbuild.fleet.bundle_check import check_bundle
 from osbuild.fleet.bundles import NewBundle, PublishedBundle
-from osbuild.fleet.ddi.routes import read_body
+from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import FleetDevice, find_device, list_devices
 from osbuild.fleet.enrolment import create_enrolment_token
 from osbuild.fleet.management.access import Role

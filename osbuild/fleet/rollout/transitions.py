@@ -8,7 +8,7 @@ from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.judgement import Judgement, judge_group
 from osbuild.fleet.rollout.rows import Rollout, RolloutGroup, count_group, list_rollouts, read_groups, read_rollout
 from osbuild.fleet.states import ENDED, ROLLOUT_ENDED, ActionState, GroupState, RolloutState
-from osbuild.fleet.tables import actions, rollout_groups, rollout_members, rollouts
+from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
 
 
 def start_rollout(connection: Connection, rollout: Rollout, now: int) -> None:
@@ -108,14 +108,16 @@ def _assign_members(
 ) -> None:
     """Assign the rollout's bundle to devices of a group whose newest action has one of `states` (None: no action)."""
     chosen = (
-        select(rollout_members.c.device, actions.c.state)
-        .select_from(rollout_members.outerjoin(actions, rollout_members.c.action == actions.c.id))
+        select(rollout_members.c.device, actions.c.state, devices.c.auto_confirm)
+        .select_from(rollout_members.join(devices, rollout_members.c.device == devices.c.id))
+        .outerjoin(actions, rollout_members.c.action == actions.c.id)
         .where(rollout_members.c.group == group.id)
     )
-    for device, state in connection.execute(chosen).all():
+    for device, state, automatic in connection.execute(chosen).all():
         if state not in states:
             continue
-        assignment = Assignment(rollout.bundle, rollout.kind, rollout.weight, rollout.confirm, rollout.id)
+        confirm = rollout.confirm and not automatic
+        assignment = Assignment(rollout.bundle, rollout.kind, rollout.weight, confirm, rollout.id)
         number = device_actions.assign_bundle(connection, device, assignment, now)
         member = (rollout_members.c.device == device) & (rollout_members.c.rollout == rollout.id)
         connection.execute(update(rollout_members).where(member).values(action=number))

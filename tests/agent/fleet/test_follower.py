@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from osbuild.agent.fleet import outcome
+from osbuild.agent.errors import Problem
+from osbuild.agent.fleet import confirmation, outcome
 from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_record
 from osbuild.agent.fleet.connection import FleetServer
 from osbuild.agent.fleet.follower import Follower
@@ -38,12 +39,12 @@ class RecordingInstaller:
         return not self.switched
 
     def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
-        return outcome.find_outcome(self.system, record.action)
+        return outcome.find_outcome(self.system, record.order, only_download=record.only_download)
 
     def append(self, event: UpdateEvent, record: ActionRecord, **details: str) -> None:
         update = PendingUpdate(
-            f"id-{record.action}", UpdateKind.update, UpdateStage.writing, "a", "b", {"version": "1.0.0"},
-            {"version": record.version}, record.url, "hash", reference=outcome.action_reference(record.action),
+            f"id-{record.order}", UpdateKind.update, UpdateStage.writing, "a", "b", {"version": "1.0.0"},
+            {"version": record.version}, record.url, "hash", reference=outcome.order_reference(record.order),
         )  # fmt: skip
         history.append_event(self.system, event, update, source=record.url, **details)
 
@@ -67,10 +68,10 @@ class FollowingDevice:
     follower: Follower
     installer: RecordingInstaller
 
-    def order_update(self, version: str, folder: Path) -> int:
+    def order_update(self, version: str, folder: Path, **options: object) -> int:
         bundle = folder / f"{version}.raucb"
         make_bundle(bundle, load_keys(self.server.data.parent / "keys"), version)
-        return self.server.order_update(self.name, bundle)
+        return self.server.order_update(self.name, bundle, **options)
 
     def actions(self) -> list[tuple[int, str]]:
         return self.server.actions(self.name)
@@ -131,6 +132,45 @@ def test_a_cancellation_is_obeyed_until_the_switch(device: FollowingDevice, tmp_
         assert people.delete(f"/devices/{device.name}/actions/{first}").json()["state"] == "cancelling"
     device.follower.step()
     assert device.actions() == [(first, "running" if switched else "cancelled")]
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_an_update_that_must_be_confirmed_waits_for_that(
+    device: FollowingDevice, tmp_path: Path, confirmed: bool
+) -> None:
+    system = device.follower.system
+    with pytest.raises(Problem, match="no update waits"):
+        confirmation.answer_question(system, confirmed=True)
+    action = device.order_update(f"6.{confirmed:d}.0", tmp_path, confirm=True)
+    for _ in range(2):
+        device.follower.step()
+        assert device.actions() == [(action, "waiting for confirmation")] and not device.installer.ordered
+    assert confirmation.answer_question(system, confirmed=confirmed).version == f"6.{confirmed:d}.0"
+    device.follower.step()
+    device.follower.step()
+    if confirmed:
+        assert device.actions() == [(action, "running")] and len(device.installer.ordered) == 1
+        assert device.messages()[-1] == "confirmed by the device"
+    else:
+        assert device.actions() == [(action, "waiting for confirmation")] and not device.installer.ordered
+        assert device.messages()[-1] == "denied by the device"
+
+
+def test_a_download_only_writes_the_slot_and_a_later_update_switches(device: FollowingDevice, tmp_path: Path) -> None:
+    action = device.order_update("7.0.0", tmp_path, kind="download-only")
+    device.follower.step()
+    (record,) = device.installer.ordered
+    assert record.only_download
+    device.installer.append(UpdateEvent.installed, record)
+    device.follower.step()
+    assert device.actions() == [(action, "downloaded")]
+    again = device.order_update("7.0.0", tmp_path)
+    device.follower.step()
+    assert not device.installer.ordered[-1].only_download
+    assert device.installer.ordered[-1].order != record.order
+    device.installer.append(UpdateEvent.committed, device.installer.ordered[-1])
+    device.follower.step()
+    assert device.actions()[0] == (again, "finished")
 
 
 def test_without_its_server_a_device_tries_again_later_and_loses_nothing(

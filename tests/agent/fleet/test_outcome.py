@@ -6,10 +6,10 @@ import pytest
 
 from osbuild.agent.fleet.outcome import (
     UpdateOutcome,
-    action_reference,
     find_outcome,
     is_switched,
     load_outcome,
+    order_reference,
     store_outcome,
 )
 from osbuild.agent.system import System
@@ -18,8 +18,8 @@ from osbuild.agent.update.history import UpdateEvent
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 
 
-def append(system: System, event: UpdateEvent, action: str = "7", identity: str = "one", **details: str) -> None:
-    reference = action_reference(action) if action else ""
+def append(system: System, event: UpdateEvent, order: str = "7", identity: str = "one", **details: str) -> None:
+    reference = order_reference(order) if order else ""
     update = PendingUpdate(
         identity, UpdateKind.update, UpdateStage.writing, "a", "b", {"version": "1.0.0"}, {"version": "2.0.0"},
         reference=reference,
@@ -52,11 +52,11 @@ def test_only_a_commit_is_a_success_and_a_power_cut_is_no_end(
 def test_a_fallback_that_an_older_agent_has_recorded_counts(tmp_path: Path) -> None:
     system = System(tmp_path)
     append(system, UpdateEvent.started)
-    append(system, UpdateEvent.rolled_back, action="", why="the slot had no tries left")
+    append(system, UpdateEvent.rolled_back, order="", why="the slot had no tries left")
     assert find_outcome(system, "7") == UpdateOutcome("7", False, ("rolled-back: the slot had no tries left",))
 
 
-def test_the_last_of_several_updates_for_an_action_counts(tmp_path: Path) -> None:
+def test_the_last_of_several_updates_for_an_order_counts(tmp_path: Path) -> None:
     system = System(tmp_path)
     append(system, UpdateEvent.started)
     append(system, UpdateEvent.interrupted)

@@ -1,0 +1,55 @@
+"""One address of a device (DDI): who asks, the body, and refusals."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from osbuild.fleet import actions
+from osbuild.fleet.actions import UpdateAction
+from osbuild.fleet.ddi.access import identify_device
+from osbuild.fleet.ddi.answers import answer_refusal
+from osbuild.fleet.ddi.documents import Links
+from osbuild.fleet.ddi.messages import LARGEST_MESSAGE
+from osbuild.fleet.devices import FleetDevice
+from osbuild.fleet.refusal import Refused
+from osbuild.fleet.service import Service
+
+BASE = "/{tenant}/controller/v1/{device}"
+Handler = Callable[[Request, Service, FleetDevice], Awaitable[Response]]
+
+
+def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Route:
+    """Return the route of a resource of devices, with a handler for each method."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            device = await identify_device(request, service)
+            return await methods["GET" if request.method == "HEAD" else request.method](request, service, device)
+        except Refused as refusal:
+            return answer_refusal(refusal)
+
+    return Route(BASE + path, endpoint, methods=list(methods))
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request. Raises `Refused` if it is too long."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_MESSAGE:
+            raise Refused(413, "body-too-large", f"a body has at most {LARGEST_MESSAGE} bytes")
+    return bytes(body)
+
+
+def device_links(request: Request) -> Links:
+    """Return the addresses of the device's resources, with the host that the client has used."""
+    path = f"/{request.path_params['tenant']}/controller/v1/{request.path_params['device']}"
+    return Links(f"{request.url.scheme}://{request.url.netloc}{path}")
+
+
+def find_action(request: Request, service: Service, device: FleetDevice) -> UpdateAction:
+    """Return the device's action that the address names. Raises `Refused`."""
+    number = request.path_params["action"]
+    return service.database.read(lambda connection: actions.read_action(connection, device.id, number))
