@@ -79,7 +79,7 @@ def test_a_broken_version_pauses_the_rollout_and_a_good_one_reaches_all(
     fleet.create_rollout("winter", broken, 50, 50)
     assert first.wait_complete(4 * BOOT)["slot"] == "a"
     wait_for(lambda: fleet.rollout("winter")["state"], "paused", 120)
-    assert fleet.rollout("winter")["reason"] == "group 1: 1 of 1 devices have failed"
+    assert fleet.rollout("winter")["reason"] == "group 1: 1 of 1 devices have failed; the limit is 1 %"
     ((_, state),) = fleet.actions(NODES[0])
     assert state == "failed" and fleet.messages(NODES[0])[0].startswith("rolled-back: "), fleet.messages(NODES[0])
     assert fleet.actions(NODES[1]) == [], "the second group did not begin"

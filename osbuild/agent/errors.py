@@ -12,3 +12,7 @@ class Problem(Error):
     def lines(self) -> list[str]:
         """The lines to print: the problem, then the hint."""
         return [f"edge-agent: {self}", *([f"  {self.hint}"] if self.hint else [])]
+
+
+class Busy(Problem):
+    """An operation cannot begin now, but later: another one is in progress, or waits for a reboot or a verdict."""

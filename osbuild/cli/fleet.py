@@ -1,5 +1,7 @@
 """`edge-osbuild fleet`: the devices of an update server."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,12 +68,11 @@ def device(name: str, as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    click.echo(view.name)
+    print_lines([view.name])
     print_lines(align_columns([(f"  {key}", value) for key, value in sorted(view.attributes.items())]))
     for action in view.actions:
-        click.echo(f"  action {action.id}: {action.bundle}, {action.state}")
-        for message in action.messages:
-            click.echo(f"    {message}")
+        print_lines([f"  action {action.id}: {action.bundle}, {action.state}"])
+        print_lines(f"    {message}" for message in action.messages)
 
 
 @command.command("enrol-token", short_help="create a token with which devices enrol")
@@ -79,11 +80,12 @@ def device(name: str, as_json: bool) -> None:
 @click.option("--expires", type=click.IntRange(min=1), default=24, show_default=True, metavar="HOURS",
               help="How long it is valid.")  # fmt: skip
 @click.option("--note", default="", help="What it is for.")
-def enrol_token(uses: int, expires: int, note: str) -> None:
+@click.option("--device", metavar="NAME", help="The only device that may use it, also if it has enrolled before.")
+def enrol_token(uses: int, expires: int, note: str, device: str | None) -> None:
     """Create a token with which devices enrol, and print it."""
     from osbuild.fleet.management.messages import NewEnrolmentToken
 
-    click.echo(connect().create_enrolment_token(NewEnrolmentToken(uses, expires * HOUR, note)))
+    click.echo(connect().create_enrolment_token(NewEnrolmentToken(uses, expires * HOUR, note, device)))
 
 
 @command.command(short_help="tell a device to install a bundle")
@@ -95,6 +97,72 @@ def update(name: str, bundle: int) -> None:
 
     action = connect().create_action(name, NewAction(bundle))
     click.echo(f"action {action.id}: {action.bundle}, {action.state}")
+
+
+@command.command(short_help="accept a device no more")
+@click.argument("name")
+def decommission(name: str) -> None:
+    """Accept the device NAME no more. To enrol again, it needs a token of `enrol-token --device NAME`."""
+    connect().decommission_device(name)
+
+
+@command.command(short_help="show who changed what")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+def audit(as_json: bool) -> None:
+    """Show the newest entries of the audit log."""
+    entries = connect().read_audit()
+    if as_json:
+        print_json(entries)
+        return
+    rows = [
+        (format_time(entry.time), entry.who, entry.address, entry.event, entry.subject, format_details(entry.details))
+        for entry in entries
+    ]
+    print_lines(align_columns(rows))
+
+
+@command.command(short_help="list the access tokens")
+@click.option("--json", "as_json", is_flag=True, help="Print the tokens as JSON.")
+def tokens(as_json: bool) -> None:
+    """List the access tokens of people and scripts."""
+    views = connect().list_access_tokens()
+    if as_json:
+        print_json(views)
+        return
+    rows = [
+        (view.name, view.role, f"until {format_time(view.expires)}", "revoked" if view.revoked else "")
+        for view in views
+    ]
+    print_lines(align_columns(rows))
+
+
+@command.command(short_help="create an access token")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True, help="What it allows.")
+@click.option("--expires", type=click.IntRange(min=1, max=3650), default=90, show_default=True, metavar="DAYS",
+              help="How long it is valid.")  # fmt: skip
+def token(name: str, role: str, expires: int) -> None:
+    """Create an access token for a person or a script, and print it."""
+    from osbuild.fleet.management.messages import NewAccessToken
+
+    click.echo(connect().create_access_token(NewAccessToken(name, role, expires * 24 * HOUR)))
+
+
+@command.command(short_help="revoke an access token")
+@click.argument("name")
+def revoke(name: str) -> None:
+    """Revoke the access token NAME."""
+    connect().revoke_access_token(name)
+
+
+def format_time(milliseconds: int) -> str:
+    """Return a time for people, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_details(details: Mapping[str, object]) -> str:
+    """Return the details of an entry as one line."""
+    return ", ".join(f"{name}: {value}" for name, value in details.items() if value not in (None, ""))
 
 
 def connect() -> "FleetClient":

@@ -125,7 +125,7 @@ def enrolment_settings(node: str) -> tuple[str, ...]:
     from osbuild.fleet.management.messages import NewEnrolmentToken
 
     context = load_context()
-    token = FleetClient(context).create_enrolment_token(NewEnrolmentToken(1, ENROLMENT_TIME, f"seed of {node}"))
+    token = FleetClient(context).create_enrolment_token(NewEnrolmentToken(1, ENROLMENT_TIME, f"seed of {node}", node))
     # Secrets are given by reference; those in the environment of this process are left nowhere.
     os.environ.update({TOKEN_VARIABLE: token, AUTHORITY_VARIABLE: context.authority})
     return (

@@ -1,15 +1,29 @@
 """`edge-osbuild serve`: the update server of a fleet."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from osbuild.cli.location import LOCATION
+from osbuild.cli.options import as_object
 from osbuild.host import log
 from osbuild.keys.development import signing_keys
 from osbuild.shared.errors import UsageError
 
 ADMIN_DAYS = 365
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The options of `edge-osbuild serve`."""
+
+    data: Path
+    listen: str
+    names: tuple[str, ...]
+    keys: Path | None
+    poll: int
+    new_admin_token: bool
 
 
 @click.command(short_help="serve updates to devices, and watch them")
@@ -23,7 +37,9 @@ ADMIN_DAYS = 365
               help="Keys whose bundles are accepted. Default: the development keys.")  # fmt: skip
 @click.option("--poll", type=click.IntRange(min=1, max=7 * 24 * 3600), default=300, show_default=True,
               metavar="SECONDS", help="Time between two polls of an idle device.")  # fmt: skip
-def command(data: Path, listen: str, names: tuple[str, ...], keys: Path | None, poll: int) -> None:
+@click.option("--new-admin-token", is_flag=True, help="Create another access token of an administrator, and print it.")
+@as_object(ServeOptions)
+def command(options: ServeOptions) -> None:
     """Serve updates to devices over HTTPS.
 
     The first start creates the data folder, the server's certificate authority, and an access token of an
@@ -31,13 +47,15 @@ def command(data: Path, listen: str, names: tuple[str, ...], keys: Path | None, 
     """
     from osbuild.fleet import server
 
-    host, port = split_address(listen)
-    options = server.ServerOptions(data, signing_keys(keys).keyring(), host, port, names, poll)
-    prepared = server.prepare_server(options)
-    token = server.create_first_token(prepared.service, ADMIN_DAYS)
+    host, port = split_address(options.listen)
+    keyring = signing_keys(options.keys).keyring()
+    prepared = server.prepare_server(
+        server.ServerOptions(options.data, keyring, host, port, options.names, options.poll)
+    )
+    token = server.create_admin_token(prepared.service, ADMIN_DAYS, again=options.new_admin_token)
     if token is not None:
         click.echo(f"access token of the administrator (shown only once): {token}")
-    address = f"https://{names[0] if names else host}:{prepared.port}"
+    address = f"https://{options.names[0] if options.names else host}:{prepared.port}"
     server.run_server(prepared, lambda: log.note(f"serving at {address}, with the authority {prepared.authority_file}"))
 
 

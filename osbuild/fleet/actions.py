@@ -80,6 +80,11 @@ def begin_cancelling(connection: Connection, action: UpdateAction, now: int) -> 
         _set_state(connection, action.id, ActionState.cancelling, now)
 
 
+def end_action(connection: Connection, action: UpdateAction, now: int) -> None:
+    """End an action of a device that is not asked any more."""
+    _set_state(connection, action.id, ActionState.cancelled, now)
+
+
 def active_actions(connection: Connection, device: int) -> list[UpdateAction]:
     """Return the active actions of a device. The first one is what the device is told.
 
@@ -122,9 +127,9 @@ def report_update(connection: Connection, device: int, number: int, report: Devi
 
 def report_cancelling(connection: Connection, device: int, number: int, report: DeviceReport, now: int) -> ActionState:
     """Store how a device answers to a cancellation, and return the new state of the action. Raises `Refused`."""
-    action = _reported_action(connection, device, number, report)
-    if action.state is not ActionState.cancelling:
+    if read_action(connection, device, number).state is not ActionState.cancelling:
         raise Refused(405, "not-cancelling", f"the action {number} is not being cancelled")
+    action = _reported_action(connection, device, number, report)
     state: ActionState = action.state
     if report.execution is Execution.rejected or (
         report.execution is Execution.closed and report.finished is Finished.failure

@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import http
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.routes import device_routes
 from osbuild.fleet.enrolment import enrolment_routes
 from osbuild.fleet.management.routes import management_routes
+from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.transitions import advance_by_time
 from osbuild.fleet.service import Service
 from osbuild.host import log
@@ -47,19 +50,38 @@ def make_application(service: Service) -> Starlette:
                     await task
             await service.store_contacts()
 
+    async def is_alive(_request: Request) -> Response:
+        alive = service.database.is_alive
+        return PlainTextResponse("ok\n" if alive else "the database has failed\n", 200 if alive else 503)
+
     routes = [
         Route("/healthz", is_alive),
         *management_routes(service),
         *enrolment_routes(service),
         *device_routes(service),
     ]
-    application = Starlette(routes=routes, lifespan=lifespan)
+    handlers = {HTTPException: answer_http_error, ClientDisconnect: answer_nothing, Exception: answer_defect}
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     application.router.redirect_slashes = False  # a client that follows a redirect sends no body
     return application
 
 
-async def is_alive(_request: Request) -> Response:
-    return PlainTextResponse("ok\n")
+async def answer_http_error(_request: Request, error: Exception) -> Response:
+    """Answer an address that does not exist, or a wrong method, in the form of all refusals."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    reason = http.HTTPStatus(status).phrase
+    return answer_refusal(Refused(status, reason.lower().replace(" ", "-"), reason))
+
+
+async def answer_nothing(_request: Request, _error: Exception) -> Response:
+    """The client has gone in the middle of its request: nobody reads this."""
+    return Response(status_code=400)
+
+
+async def answer_defect(request: Request, error: Exception) -> Response:
+    """Answer after a defect of the server, which is logged without the contents of the request."""
+    log.warn(f"{request.method} {request.url.path[:200]!r} has failed: {error!r}")
+    return answer_refusal(Refused(500, "internal-error", "the server has failed: its log says why"))
 
 
 async def repeat(work: Callable[[], Awaitable[None]], every: float) -> None:
@@ -68,5 +90,5 @@ async def repeat(work: Callable[[], Awaitable[None]], every: float) -> None:
         await asyncio.sleep(every)
         try:
             await work()
-        except SQLAlchemyError as error:
-            log.warn(f"the database: {error}")
+        except Exception as error:  # the next attempt may succeed
+            log.warn(f"{getattr(work, '__name__', 'a task')} has failed: {error!r}")

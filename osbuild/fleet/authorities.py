@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -22,10 +23,12 @@ from osbuild.keys.certificate import current_time, to_pem
 from osbuild.keys.private_key import Key, generate_key, key_to_pem, load_key
 from osbuild.shared.errors import Error
 
+LONGEST_NAME = 64  # characters of a common name (RFC 5280, ub-common-name)
 AUTHORITY_DAYS, SERVER_DAYS, DEVICE_DAYS = 20 * 365, 365, 90
 RENEWAL_DAYS = 30  # before its end the server's certificate is replaced
 BACKDATED = timedelta(days=1)  # for devices whose clocks are late
 PRIVATE, PUBLIC = 0o600, 0o644
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python has no name for
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Authority:
 def load_authority(folder: Path, name: str) -> Authority:
     """Return the authority in the files NAME.crt and NAME.key, which are created if needed. Raises `Error`."""
     certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
-    if not certificate_file.exists():
+    if not certificate_file.exists() and not key_file.exists():
         key = generate_key()
         builder = _begin_certificate(f"edge-osbuild {name}", key.public_key(), AUTHORITY_DAYS)
         builder = builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {name}")]))
@@ -78,10 +81,14 @@ def load_server_certificate(folder: Path, authority: Authority, names: Sequence[
     """
     certificate_file, key_file = folder / "server.crt", folder / "server.key"
     if certificate_file.exists() and key_file.exists():
-        certificate = _read_certificate(certificate_file, "remove the file: it is created again")
+        hint = "remove the file: it is created again"
+        certificate = _read_certificate(certificate_file, hint)
         remaining = certificate.not_valid_after_utc - datetime.now(UTC)
         present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        if remaining > timedelta(days=RENEWAL_DAYS) and all(_general_name(name) in list(present) for name in names):
+        complete = all(_general_name(name) in list(present) for name in names)
+        # A kill may have come between the two files.
+        belongs = certificate.public_key() == load_key(key_file, None, option="", hint=hint).public_key()
+        if remaining > timedelta(days=RENEWAL_DAYS) and complete and belongs:
             return certificate_file, key_file
     key = generate_key()
     certificate = authority.issue(names[0], key.public_key(), names)
@@ -97,12 +104,16 @@ def issue_device_certificate(authority: Authority, device: str, request: bytes) 
         key = parsed.public_key()
         names = [str(name.value) for name in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         valid = parsed.is_signature_valid
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise Refused(400, "bad-request", f"this is not a certificate request: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise Refused(400, "bad-key", "the key of a device is on the curve P-256")
     if not valid or names != [device]:
         raise Refused(400, "bad-request", f"the request must be signed and its only common name be {device}")
+    if len(device) > LONGEST_NAME:
+        raise Refused(
+            400, "bad-device-id", f"the name of a device with a certificate has at most {LONGEST_NAME} characters"
+        )
     return authority.issue(device, key)
 
 
@@ -113,6 +124,8 @@ def server_context(certificate: Path, key: Path, devices: Authority) -> ssl.SSLC
     context.load_cert_chain(certificate, key)
     context.load_verify_locations(cadata=to_pem(devices.certificate).decode())
     context.verify_mode = ssl.CERT_OPTIONAL
+    # A device that was off for long renews its certificate with the one that has ended: `is_accepted` checks the time.
+    context.verify_flags |= NO_CHECK_TIME
     context.set_alpn_protocols(["http/1.1"])
     return context
 

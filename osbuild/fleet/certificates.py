@@ -1,15 +1,45 @@
 """Certificates of devices, as far as the update server accepts them."""
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from osbuild.fleet.authorities import BACKDATED
 from osbuild.fleet.tables import certificates, devices
 
-NAME_OF_SERIAL = (
-    select(devices.c.name)
-    .join(certificates, certificates.c.device == devices.c.id)
-    .where(certificates.c.serial == bindparam("serial_number"), certificates.c.revoked.is_(None))
+FIND_SERIAL = (
+    select(certificates.c.revoked, certificates.c.expires, devices.c.name)
+    .join(devices, certificates.c.device == devices.c.id)
+    .where(certificates.c.serial == bindparam("serial_number"), devices.c.decommissioned.is_(None))
 )
+FIND_ENROLLED = select(devices.c.enrolled).where(
+    devices.c.name == bindparam("device_name"), devices.c.decommissioned.is_(None)
+)
+RENEWAL_GRACE = 365 * 24 * 3600 * 1000
+"""milliseconds after its end in which a certificate still proves who asks for a new one"""
+
+
+@dataclass(frozen=True)
+class ClientCertificate:
+    """The certificate of a client, signed by our authority. Times are in milliseconds since 1970."""
+
+    serial: str
+    name: str
+    issued: int
+    expires: int
+
+    @classmethod
+    def parse(cls, pem: bytes) -> "ClientCertificate":
+        """Return what a certificate says. Raises `ValueError`."""
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        issued = certificate.not_valid_before_utc + BACKDATED
+        expires = certificate.not_valid_after_utc
+        name = str(names[0].value) if names else ""
+        return cls(serial_of(certificate), name, _milliseconds(issued), _milliseconds(expires))
 
 
 def serial_of(certificate: x509.Certificate) -> str:
@@ -30,6 +60,26 @@ def revoke_certificates(connection: Connection, device: int, now: int) -> None:
     connection.execute(update(certificates).where(valid).values(revoked=now))
 
 
-def find_certified_device(connection: Connection, serial: str) -> str | None:
-    """Return the name of the device whose certificate has this serial number; None if it is not accepted."""
-    return connection.execute(NAME_OF_SERIAL, {"serial_number": serial}).scalar_one_or_none()
+def keep_certificate(connection: Connection, device: int, serial: str, now: int) -> None:
+    """Accept no certificate of a device but the one with this serial number."""
+    others = (certificates.c.device == device) & (certificates.c.serial != serial) & certificates.c.revoked.is_(None)
+    connection.execute(update(certificates).where(others).values(revoked=now))
+
+
+def is_accepted(connection: Connection, certificate: ClientCertificate, now: int, grace: int = 0) -> bool:
+    """Whether a certificate proves that a client is the device of its name, at most `grace` milliseconds after its end.
+
+    A certificate that is not known was issued before the server was restored from an older backup. It is accepted if it
+    is not older than the last enrolment of the device.
+    """
+    if certificate.expires + grace <= now:
+        return False
+    row = connection.execute(FIND_SERIAL, {"serial_number": certificate.serial}).first()
+    if row is not None:
+        return row.revoked is None and bool(row.name == certificate.name)
+    enrolled = connection.execute(FIND_ENROLLED, {"device_name": certificate.name}).scalar_one_or_none()
+    return enrolled is not None and certificate.issued >= int(enrolled)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

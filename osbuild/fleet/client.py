@@ -11,11 +11,14 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from osbuild.fleet.audit import AuditEntry
 from osbuild.fleet.management.messages import (
+    AccessTokenView,
     ActionView,
     ApiProblem,
     BundleView,
     DeviceView,
+    NewAccessToken,
     NewAction,
     NewEnrolmentToken,
     NewRollout,
@@ -108,6 +111,27 @@ class FleetClient:
         """Cancel an action of a device."""
         body = self._call("DELETE", f"/devices/{quote(device, safe='')}/actions/{action}")
         return msgspec.json.decode(body, type=ActionView)
+
+    def decommission_device(self, name: str) -> None:
+        """Accept a device no more."""
+        self._call("DELETE", f"/devices/{quote(name, safe='')}")
+
+    def read_audit(self) -> list[AuditEntry]:
+        """Return the newest entries of the audit log."""
+        return msgspec.json.decode(self._call("GET", "/audit"), type=list[AuditEntry])
+
+    def list_access_tokens(self) -> list[AccessTokenView]:
+        """Return all access tokens, without their secrets."""
+        return msgspec.json.decode(self._call("GET", "/tokens"), type=list[AccessTokenView])
+
+    def create_access_token(self, order: NewAccessToken) -> str:
+        """Return a new access token."""
+        answer = msgspec.json.decode(self._call("POST", "/tokens", content=msgspec.json.encode(order)))
+        return str(answer["token"])
+
+    def revoke_access_token(self, name: str) -> None:
+        """Accept an access token no more."""
+        self._call("DELETE", f"/tokens/{quote(name, safe='')}")
 
     def list_rollouts(self) -> list[RolloutView]:
         """Return all rollouts, the newest first."""

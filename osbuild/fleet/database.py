@@ -70,6 +70,11 @@ class Database:
         self._changes.put(_PendingChange(work, result))
         return result
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether changes are made."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Commit the changes that wait, and close the file."""
         self._changes.put(None)
@@ -93,9 +98,9 @@ class Database:
             with self._engine.begin() as connection:
                 for change in changes:
                     outcomes.append(_try_change(connection, change))
-        except DBAPIError as error:  # nothing of it is stored
+        except Exception as error:  # nothing of it is stored, and the next changes may succeed
             for change in changes:
-                if not change.result.cancelled():
+                if not change.result.done():
                     change.result.set_exception(error)
             return
         for outcome in outcomes:

@@ -34,6 +34,9 @@ class FleetDevice:
     name: str
     created: int
     enrolled: int | None
+    enrolment_token: int | None
+    key_hash: bytes | None
+    decommissioned: int | None
     last_seen: int | None
     address: str | None
     token_hash: bytes | None
@@ -61,14 +64,22 @@ def find_device(connection: Connection, name: str) -> FleetDevice | None:
 
 
 def list_devices(connection: Connection, after: str, most: int) -> list[FleetDevice]:
-    """Return devices by name: at most `most` of those whose names are greater than `after`."""
-    chosen = select(devices).where(devices.c.name > after).order_by(devices.c.name).limit(most)
+    """Return devices in use by name: at most `most` of those whose names are greater than `after`."""
+    present = devices.c.decommissioned.is_(None)
+    chosen = select(devices).where(devices.c.name > after, present).order_by(devices.c.name).limit(most)
     return [_device(row) for row in connection.execute(chosen)]
 
 
 def every_device(connection: Connection) -> list[FleetDevice]:
-    """Return all devices, by name."""
-    return [_device(row) for row in connection.execute(select(devices).order_by(devices.c.name))]
+    """Return all devices in use, by name."""
+    chosen = select(devices).where(devices.c.decommissioned.is_(None)).order_by(devices.c.name)
+    return [_device(row) for row in connection.execute(chosen)]
+
+
+def decommission_device(connection: Connection, device: FleetDevice, now: int) -> None:
+    """Accept a device no more, until it enrols again. The caller revokes its certificates."""
+    values = {"decommissioned": now, "token_hash": None}
+    connection.execute(update(devices).where(devices.c.id == device.id).values(values))
 
 
 def register_device(connection: Connection, name: str, now: int, token: str | None = None) -> FleetDevice:

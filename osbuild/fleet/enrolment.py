@@ -1,22 +1,32 @@
 """Enrolment: with a token, a device gets its first certificate. With its certificate, it gets the next one."""
 
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
 from cryptography import x509
-from sqlalchemy import Connection, select, update
-from starlette.requests import Request
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import Connection, Row, select, update
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.authorities import issue_device_certificate
-from osbuild.fleet.certificates import record_certificate, revoke_certificates
+from osbuild.fleet.certificates import (
+    RENEWAL_GRACE,
+    ClientCertificate,
+    is_accepted,
+    keep_certificate,
+    record_certificate,
+    revoke_certificates,
+)
 from osbuild.fleet.database import insert_row
-from osbuild.fleet.ddi.access import certified_name
+from osbuild.fleet.ddi.access import certified_name, client_certificate
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.endpoint import read_body
-from osbuild.fleet.devices import check_name, find_device, register_device
+from osbuild.fleet.devices import FleetDevice, check_name, find_device, register_device
+from osbuild.fleet.rate_limit import RateLimit
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 from osbuild.fleet.tables import devices, enrolment_tokens
@@ -24,6 +34,7 @@ from osbuild.fleet.tokens import hash_token, make_token
 from osbuild.keys.certificate import to_pem
 
 PREFIX = "edge_enrol"
+MOST_REFUSALS, MINUTE = 10, 60_000  # refused enrolments of one address in so many milliseconds
 ENROL, RENEW = "/enrol/v1", "/enrol/v1/renew"
 
 
@@ -45,37 +56,63 @@ class EnrolmentToken:
     expires: int
 
 
-def create_enrolment_token(
-    connection: Connection, uses: int, expires: int, origin: Origin, note: str = ""
-) -> EnrolmentToken:
-    """Create a token with which `uses` devices may enrol until `expires`."""
+@dataclass(frozen=True)
+class TokenOrder:
+    """A token to create, for `uses` devices, or only for the one named `device`. See `EnrolmentToken`."""
+
+    uses: int
+    expires: int
+    note: str = ""
+    device: str | None = None
+
+
+def create_enrolment_token(connection: Connection, order: TokenOrder, origin: Origin) -> EnrolmentToken:
+    """Create a token with which devices may enrol."""
     token = make_token(PREFIX)
-    values = {"hash": hash_token(token), "note": note, "uses_left": uses, "created": origin.time, "expires": expires}
+    values = {
+        "hash": hash_token(token), "note": order.note, "device": order.device, "uses_left": order.uses,
+        "created": origin.time, "expires": order.expires,
+    }  # fmt: skip
     number = insert_row(connection, enrolment_tokens, values)
-    record_event(connection, origin, "enrolment token created", str(number), uses=uses, expires=expires, note=note)
-    return EnrolmentToken(number, token, uses, expires)
+    details = {"uses": order.uses, "expires": order.expires, "note": order.note, "device": order.device}
+    record_event(connection, origin, "enrolment token created", str(number), **details)
+    return EnrolmentToken(number, token, order.uses, order.expires)
 
 
-def use_token(connection: Connection, token: str, enrolled: int | None, now: int) -> int:
-    """Use up one use of a token, and return its id. Raises `Refused`.
-
-    `enrolled` is when the device enrolled before; then only a newer token is accepted.
-    """
-    row = connection.execute(select(enrolment_tokens).where(enrolment_tokens.c.hash == hash_token(token))).first()
+def check_token(
+    connection: Connection, message: EnrolmentRequest, known: FleetDevice | None, now: int
+) -> Row[tuple[object, ...]]:
+    """Return the row of a token that a device may use. Raises `Refused`. `known` is the device of this name."""
+    chosen = select(enrolment_tokens).where(enrolment_tokens.c.hash == hash_token(message.token))
+    row = connection.execute(chosen).first()
     if row is None:
         raise refuse_token("is unknown")
     if row.revoked is not None:
         raise refuse_token("was revoked")
     if row.expires <= now:
         raise refuse_token("has expired")
-    if row.uses_left < 1:
+    if row.device not in (None, message.device):
+        raise refuse_token("is for another device")
+    if known is not None and known.enrolled is not None and known.enrolment_token != row.id:
+        # Otherwise a device that has a token for many could take over the names of the others.
+        if row.device is None:
+            raise refuse_token("is not for a device that has enrolled before; use one that is only for its name")
+        if row.created <= known.enrolled:
+            raise refuse_token("is older than the enrolment of a device of this name")
+    return row
+
+
+def use_token(connection: Connection, row: Row[tuple[object, ...]], known: FleetDevice | None, key_hash: bytes) -> None:
+    """Use up one use of a token, unless the same key used it before: its answer was lost. Raises `Refused`."""
+    token = row._mapping
+    if known is not None and known.enrolment_token == token["id"]:
+        if known.key_hash != key_hash:
+            raise refuse_token("was used already by a device of this name with another key")
+        return
+    if token["uses_left"] < 1:
         raise refuse_token("was used already")
-    # Otherwise one device that has the token of many could take over the names of the others.
-    if enrolled is not None and row.created <= enrolled:
-        raise refuse_token("is older than the enrolment of a device of this name")
-    remaining = {"uses_left": row.uses_left - 1}
-    connection.execute(update(enrolment_tokens).where(enrolment_tokens.c.id == row.id).values(remaining))
-    return int(row.id)
+    remaining = {"uses_left": token["uses_left"] - 1}
+    connection.execute(update(enrolment_tokens).where(enrolment_tokens.c.id == token["id"]).values(remaining))
 
 
 def refuse_token(problem: str) -> Refused:
@@ -86,28 +123,39 @@ def refuse_token(problem: str) -> Refused:
 def enrolment_routes(service: Service) -> list[BaseRoute]:
     """Return the routes at which devices get certificates."""
 
+    limit = RateLimit(MOST_REFUSALS, MINUTE)
+
     async def enrol(request: Request) -> Response:
         address = request.client.host if request.client else ""
         name = ""
         try:
+            if limit.is_reached(address, service.clock()):
+                raise Refused(429, "too-many-requests", "too many enrolments were refused: try again in a minute")
             message = parse_request(await read_body(request))
             name = message.device
             return await enrol_device(service, message, address)
         except Refused as refusal:
-            origin, reason = Origin(f"device {name}", address, service.clock()), refusal.message
-            await service.database.change(
-                lambda connection: record_event(connection, origin, "enrolment refused", name, reason=reason)
-            )
+            if refusal.status == 403:  # what only a wrong token causes; the log must not fill the disk
+                limit.count(address, service.clock())
+                origin, reason = Origin(f"device {name}", address, service.clock()), refusal.message
+                await service.database.change(
+                    lambda connection: record_event(connection, origin, "enrolment refused", name, reason=reason)
+                )
             return answer_refusal(refusal)
+        except ClientDisconnect:
+            return Response(status_code=400)
 
     async def renew(request: Request) -> Response:
         try:
             message = parse_request(await read_body(request))
-            if certified_name(request, service) != message.device:
+            certificate = client_certificate(request)
+            if certificate is None or certified_name(request, service, RENEWAL_GRACE) != message.device:
                 raise Refused(401, "not-authenticated", "")
-            return await renew_certificate(service, message)
+            return await renew_certificate(service, message, certificate)
         except Refused as refusal:
             return answer_refusal(refusal)
+        except ClientDisconnect:
+            return Response(status_code=400)
 
     return [Route(ENROL, enrol, methods=["POST"]), Route(RENEW, renew, methods=["POST"])]
 
@@ -125,30 +173,43 @@ def parse_request(body: bytes) -> EnrolmentRequest:
 async def enrol_device(service: Service, message: EnrolmentRequest, address: str) -> Response:
     """Register a device, and return its certificate. Older certificates of the device are not accepted any more."""
     now, name = service.clock(), message.device
+
+    def check(connection: Connection) -> None:
+        check_token(connection, message, find_device(connection, name), now)
+
+    service.database.read(check)  # before the certificate is made, which costs time
     certificate = issue_device_certificate(service.authority, name, message.request.encode())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key_hash = hashlib.sha256(key).digest()
 
     def enrol(connection: Connection) -> None:
         known = find_device(connection, name)
-        token = use_token(connection, message.token, None if known is None else known.enrolled, now)
+        token = check_token(connection, message, known, now)
+        use_token(connection, token, known, key_hash)
         device = register_device(connection, name, now)
-        connection.execute(update(devices).where(devices.c.id == device.id).values(enrolled=now))
+        number = token._mapping["id"]
+        values = {"enrolled": now, "enrolment_token": number, "key_hash": key_hash, "decommissioned": None}
+        connection.execute(update(devices).where(devices.c.id == device.id).values(values))
         revoke_certificates(connection, device.id, now)
         record_certificate(connection, device.id, certificate)
-        record_event(connection, Origin(f"device {name}", address, now), "device enrolled", name, token=token)
+        record_event(connection, Origin(f"device {name}", address, now), "device enrolled", name, token=number)
 
     await service.database.change(enrol)
     return answer_certificate(certificate)
 
 
-async def renew_certificate(service: Service, message: EnrolmentRequest) -> Response:
-    """Return a new certificate of a device. The older one is accepted until its end, in case this answer is lost."""
-    name = message.device
+async def renew_certificate(service: Service, message: EnrolmentRequest, presented: ClientCertificate) -> Response:
+    """Return a new certificate of a device. The presented one stays accepted, if this answer is lost; others not."""
+    now, name = service.clock(), message.device
     certificate = issue_device_certificate(service.authority, name, message.request.encode())
 
     def renew(connection: Connection) -> None:
         device = find_device(connection, name)
-        assert device is not None
+        if device is None or not is_accepted(connection, presented, now, RENEWAL_GRACE):  # revoked in the meantime
+            raise Refused(401, "not-authenticated", "")
+        keep_certificate(connection, device.id, presented.serial, now)
         record_certificate(connection, device.id, certificate)
+        record_event(connection, Origin(f"device {name}", "", now), "certificate renewed", name)
 
     await service.database.change(renew)
     return answer_certificate(certificate)

@@ -7,7 +7,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 MOST_RANGES = 100
-_RANGES = re.compile(r"\s*bytes\s*=\s*((?:\s*(?:\d+-\d*|-\d+)\s*,)*\s*(?:\d+-\d*|-\d+))\s*", re.ASCII)
+_RANGES = re.compile(
+    r"\s*bytes\s*=\s*((?:\s*(?:\d{1,18}-\d{0,18}|-\d{1,18})\s*,)*\s*(?:\d{1,18}-\d{0,18}|-\d{1,18}))\s*", re.ASCII
+)
 
 
 def send_file(request: Request, path: Path, sha1: str) -> Response:
@@ -17,7 +19,9 @@ def send_file(request: Request, path: Path, sha1: str) -> Response:
     if wanted is not None and tag not in [word.strip() for word in wanted.split(",")] and wanted.strip() != "*":
         return Response(status_code=412)
     ranges, condition = request.headers.get("range"), request.headers.get("if-range")
-    if ranges is not None and condition in (None, tag) and not are_satisfiable(ranges, size):
+    if condition not in (None, tag):  # the whole file is sent
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    elif ranges is not None and not are_satisfiable(ranges, size):
         return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
     return FileResponse(path, headers={"etag": tag}, media_type="application/octet-stream")
 

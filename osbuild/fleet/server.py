@@ -1,6 +1,7 @@
 """The update server as a process: its data folder, TLS, and the HTTP server."""
 
 import asyncio
+import resource
 import signal
 import socket
 import ssl
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from osbuild.fleet.application import make_application
+from osbuild.fleet.application import make_application, repeat
 from osbuild.fleet.audit import Origin
-from osbuild.fleet.authorities import load_authority, load_server_certificate, server_context
+from osbuild.fleet.authorities import Authority, load_authority, load_server_certificate, server_context
 from osbuild.fleet.bundles import FileStore
 from osbuild.fleet.database import Database
 from osbuild.fleet.management.access import Role, create_access_token
@@ -25,6 +26,7 @@ from osbuild.host.output import write_output
 from osbuild.shared.errors import Error
 
 BACKLOG = 2048
+RENEW_EVERY = 24 * 3600.0  # seconds
 DAY = 24 * 3600 * 1000  # milliseconds
 IDLE = 75  # seconds until an idle connection is closed: longer than most pauses between polls of a busy device
 EVERY = ("0.0.0.0", "::")  # noqa: S104 - the addresses of all interfaces
@@ -45,12 +47,16 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class PreparedServer:
-    """A server that is ready to start. `authority_file` is the certificate that clients must trust."""
+    """A server that is ready to start. `authority_file` is the certificate that clients must trust.
+
+    `certificate` has the folder, authority and names of the server's own certificate.
+    """
 
     service: Service
     context: ssl.SSLContext
     socket: socket.socket
     authority_file: Path
+    certificate: tuple[Path, Authority, Sequence[str]]
 
     @property
     def port(self) -> int:
@@ -67,26 +73,37 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
     except OSError as error:
         raise Error(f"the data folder can't be created: {error.strerror}", where=str(options.data)) from error
     authority, devices = load_authority(tls, "server-ca"), load_authority(tls, "device-ca")
-    certificate, key = load_server_certificate(tls, authority, server_names(options))
+    own = (tls, authority, server_names(options))
+    certificate, key = load_server_certificate(*own)
+    allow_connections()
     listening = open_socket(options.host, options.port)
     keyring = options.data / "keyring.pem"
     write_output(keyring, options.keyring)
     files = FileStore(options.data / "files")
     service = Service(Database(options.data / "fleet.db"), files, devices, keyring, options.poll)
-    return PreparedServer(service, server_context(certificate, key, devices), listening, tls / "server-ca.crt")
+    return PreparedServer(service, server_context(certificate, key, devices), listening, tls / "server-ca.crt", own)
 
 
-def create_first_token(service: Service, days: int) -> str | None:
-    """Return a new access token of an administrator, valid for `days`; None if the server has tokens already."""
+def create_admin_token(service: Service, days: int, *, again: bool) -> str | None:
+    """Return a new access token of an administrator, valid for `days`; None if there is a token, unless `again`."""
     now = service.clock()
 
     def create(connection: Connection) -> str | None:
-        if connection.execute(select(access_tokens.c.id).limit(1)).first():
+        number = connection.execute(select(func.count()).select_from(access_tokens)).scalar_one()
+        if number and not again:
             return None
         expires, origin = now + days * DAY, Origin("edge-osbuild serve", "", now)
-        return create_access_token(connection, "admin", Role.admin, expires, origin).token
+        return create_access_token(
+            connection, f"admin-{number}" if number else "admin", Role.admin, expires, origin
+        ).token
 
     return service.database.begin_change(create).result()
+
+
+def allow_connections() -> None:
+    """Let this process have as many connections as the system allows it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def server_names(options: ServerOptions) -> Sequence[str]:
@@ -123,15 +140,22 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
         make_application(prepared.service), http=SecureProtocol, ws="none", log_level="warning", access_log=False,
         timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE, server_header=False, backlog=BACKLOG,
         ssl_context_factory=lambda _config, _default: prepared.context,
+        proxy_headers=False,  # anybody could send them
     )  # fmt: skip
     server = _Server(config)
 
+    async def renew() -> None:
+        certificate, key = load_server_certificate(*prepared.certificate)
+        prepared.context.load_cert_chain(certificate, key)  # for connections from now on
+
     async def serve() -> None:
+        renewing = asyncio.create_task(repeat(renew, RENEW_EVERY))
         serving = asyncio.create_task(server.serve(sockets=[prepared.socket]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         started()
         await serving
+        renewing.cancel()
 
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -27,6 +27,9 @@ devices = Table(
     Column("name", String(LONGEST_ID), nullable=False, unique=True),  # DDI: controllerId
     Column("created", BigInteger, nullable=False),
     Column("enrolled", BigInteger),  # when it last got a certificate for a token
+    Column("enrolment_token", Integer),  # the id of that token
+    Column("key_hash", LargeBinary(32)),  # SHA-256 of the public key of that certificate
+    Column("decommissioned", BigInteger),  # when; it is not accepted any more
     Column("last_seen", BigInteger),
     Column("address", String(64)),
     Column("token_hash", LargeBinary(32)),  # SHA-256 of its target token
@@ -142,6 +145,7 @@ enrolment_tokens = Table(
     Column("id", Integer, primary_key=True),
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("note", String(128), nullable=False),
+    Column("device", String(LONGEST_ID)),  # the only device that may use it
     Column("uses_left", Integer, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),

@@ -30,8 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 class CommandLine:
     """`edge-osbuild` of one user, who has logged in."""
 
-    def __init__(self, server: RunningServer, home: Path) -> None:
-        self.environ = {**os.environ, "XDG_CONFIG_HOME": str(home), "FLEET_TOKEN": server.token}
+    def __init__(self, server: RunningServer, home: Path, token: str = "") -> None:
+        self.environ = {**os.environ, "XDG_CONFIG_HOME": str(home), "FLEET_TOKEN": token or server.token}
         self.run("fleet", "login", server.url, "--ca", f"{server.data}/tls/server-ca.crt", "--token", "env:FLEET_TOKEN")
 
     def run(self, *arguments: str | Path, status: int = 0) -> str:
@@ -67,9 +67,25 @@ def test_a_seed_with_enrol_lets_its_node_enrol_once(user: CommandLine, server: R
     assert settings["server"] == server.url and settings["node"] == "shop-17"
     assert settings["authority"] == (server.data / "tls/server-ca.crt").read_text().rstrip("\n")
     server.enrol("shop-17", settings["enrolment"], tmp_path).close()
-    with pytest.raises(AssertionError, match="used already"):
+    with pytest.raises(AssertionError, match="for another device"):
         server.enrol("shop-18", settings["enrolment"], tmp_path)
     assert "shop-17" in user.run("fleet", "devices")
+
+
+def test_people_get_tokens_and_devices_are_decommissioned(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    token = user.run("fleet", "enrol-token", "--device", "kiosk").strip()
+    server.enrol("kiosk", token, tmp_path).close()
+    ann = CommandLine(server, tmp_path / "ann", user.run("fleet", "token", "ann", "--role", "viewer").strip())
+    assert "kiosk" in ann.run("fleet", "devices")
+    assert "needs the role admin" in ann.run("fleet", "decommission", "kiosk", status=1)
+    user.run("fleet", "decommission", "kiosk")
+    assert "kiosk" not in ann.run("fleet", "devices")
+    assert re.search(r"admin +127\.0\.0\.1 +device decommissioned +kiosk", ann.run("fleet", "audit"))
+    assert re.search(r"ann +viewer +until \d{4}-", user.run("fleet", "tokens"))
+    user.run("fleet", "revoke", "ann")
+    assert "log in first" in ann.run("fleet", "devices", status=1)
 
 
 def test_a_rollout_is_previewed_created_watched_and_ended(

@@ -1,8 +1,9 @@
 """The update server as its clients meet it: a process, HTTPS, certificates, bundles signed by OpenSSL."""
 
 import hashlib
+import itertools
 import signal
-import time
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,23 +42,34 @@ def test_a_device_enrols_and_is_known_by_its_certificate_only(server: RunningSer
 def test_enrolment_tokens_are_used_up_and_a_name_needs_a_newer_one(server: RunningServer, tmp_path: Path) -> None:
     token = create_token(server, uses=2)
     first = server.enrol("device-1", token, tmp_path)
+    with server.enrol("device-1", token, tmp_path) as repeated:
+        assert repeated.get(f"{BASE}/device-1").status_code == 200, "the same key again: the first answer was lost"
+    other = tmp_path / "other"
+    other.mkdir()
 
     def refused(name: str, token: str) -> str:
         with pytest.raises(AssertionError) as caught:
-            server.enrol(name, token, tmp_path)
+            server.enrol(name, token, other)
         return str(caught.value)
 
-    assert "older than the enrolment" in refused("device-1", token)
+    assert "with another key" in refused("device-1", token)
+    assert "not for a device that has enrolled before" in refused("device-1", create_token(server))
+    bound = create_token(server, device="device-1")
+    assert "for another device" in refused("device-2", bound)
     assert "unknown" in refused("device-3", token[:-1])
     server.enrol("device-2", token, tmp_path)
     assert "used already" in refused("device-3", token)
-    time.sleep(0.01)
-    with server.enrol("device-1", create_token(server), tmp_path) as again, first:
+    with server.enrol("device-1", bound, other) as again, first:
         assert again.get(f"{BASE}/device-1").status_code == 200
         assert first.get(f"{BASE}/device-1").status_code == 401, "its certificate was replaced"
     with server.people() as people:
         events = [entry["event"] for entry in people.get("/audit").json()]
-    assert events.count("enrolment refused") == 3 and events.count("device enrolled") == 3
+    assert events.count("enrolment refused") == 5 and events.count("device enrolled") == 4
+    with server.people() as people:
+        assert people.delete("/devices/device-1").status_code == 200
+        assert people.get("/devices/device-1").status_code == 404
+    with server.client("device-1", other) as again:
+        assert again.get(f"{BASE}/device-1").status_code == 401, "decommissioned"
     assert token not in (server.data / "fleet.db").read_bytes().decode(errors="ignore")
 
 
@@ -179,3 +191,91 @@ def test_a_damaged_bundle_or_one_of_others_is_refused(server: RunningServer, tmp
         answer = people.put("/bundles/one.raucb", content=bytes(content))
         assert answer.status_code == 422, answer.text
         assert people.get("/bundles").json() == []
+
+
+def test_refused_enrolments_of_one_address_do_not_fill_the_log(server: RunningServer, tmp_path: Path) -> None:
+    with server.anybody() as anybody:
+        body = {"device": "device-1", "token": "wrong", "request": "x"}
+        statuses = [anybody.post("/enrol/v1", json=body).status_code for _ in range(14)]
+    assert statuses == [403] * 10 + [429] * 4
+    with server.people() as people:
+        assert [entry["event"] for entry in people.get("/audit").json()].count("enrolment refused") == 10
+
+
+def test_a_certificate_is_renewed_and_only_the_last_two_are_accepted(server: RunningServer, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder in folders:
+        folder.mkdir()
+    clients = [server.enrol("device-1", create_token(server), folders[0])]
+    for before, folder in itertools.pairwise(folders):
+        clients.append(server.renew("device-1", before, folder))
+    accepted = [client.get(f"{BASE}/device-1").status_code for client in clients]
+    assert accepted == [401, 200, 200]
+    with server.people() as people:
+        assert people.delete("/devices/device-1").status_code == 200
+    assert [client.get(f"{BASE}/device-1").status_code for client in clients] == [401] * 3
+    for client in clients:
+        client.close()
+
+
+def test_what_is_not_there_or_malformed_is_refused_in_the_same_form(server: RunningServer, tmp_path: Path) -> None:
+    with server.people() as people, server.enrol("device-1", create_token(server), tmp_path) as device:
+        for answer in (
+            people.get("/nothing"),
+            people.put("/devices"),
+            people.post("/devices/device-1/actions", json={"bundle": 2**70}),
+            people.post("/devices/device-1/actions", content=b"\xff"),
+            people.delete("/enrolment-tokens/" + "9" * 5000),
+            device.get(f"{BASE}/device-1/deploymentBase/" + "9" * 5000),
+            device.get(f"{BASE}/device-1/deploymentBase/999999999999999999"),
+            device.post(f"{BASE}/device-1/deploymentBase/1/feedback", content=b"[" * 100_000),
+            device.put(f"{BASE}/device-1/configData", json={"data": {"a": 1}}),
+        ):
+            assert 400 <= answer.status_code < 500 and "message" in answer.json(), answer.text[:300]
+
+
+def test_a_client_that_sends_endless_headers_is_cut_off(server: RunningServer) -> None:
+    port = server.port
+    with socket.create_connection(("127.0.0.1", port)) as plain:
+        connection = server.context().wrap_socket(plain, server_hostname="127.0.0.1")
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        with pytest.raises(OSError):
+            for _ in range(10_000):
+                connection.sendall(b"X: " + b"y" * 1000 + b"\r\n")
+    with server.anybody() as anybody:
+        assert anybody.get("/healthz").text == "ok\n"
+
+
+def test_roles_and_tokens_of_people_are_created_listed_and_revoked(server: RunningServer) -> None:
+    with server.people() as people:
+        token = people.post("/tokens", json={"name": "ann", "role": "viewer"}).json()["token"]
+        assert people.post("/tokens", json={"name": "ann", "role": "viewer"}).status_code == 409
+        assert people.post("/tokens", json={"name": "bob", "role": "king"}).status_code == 400
+        assert [(view["name"], view["role"]) for view in people.get("/tokens").json()] == [
+            ("admin", "admin"), ("ann", "viewer"),
+        ]  # fmt: skip
+        headers = {"authorization": f"Bearer {token}"}
+        assert people.get("/devices", headers=headers).status_code == 200
+        for method, path in (
+            ("POST", "/enrolment-tokens"),
+            ("POST", "/rollouts"),
+            ("DELETE", "/devices/x"),
+            ("GET", "/tokens"),
+        ):
+            assert people.request(method, path, headers=headers, json={}).status_code == 403, path
+        assert people.delete("/tokens/ann").status_code == 200
+        assert people.delete("/tokens/ann").status_code == 404
+        assert people.get("/devices", headers=headers).status_code == 401
+        number = people.post("/enrolment-tokens", json={}).json()["id"]
+        assert people.delete(f"/enrolment-tokens/{number}").status_code == 200
+        (view,) = people.get("/enrolment-tokens").json()
+        assert view["revoked"] and "token" not in view and "hash" not in view
+
+
+def test_a_device_with_a_token_of_its_own_needs_no_certificate(server: RunningServer) -> None:
+    with server.people() as people:
+        token = people.post("/devices/till-9/target-token").json()["token"]
+    with server.anybody() as anybody:
+        for header, status in ((f"TargetToken {token}", 200), ("TargetToken x", 401), (f"GatewayToken {token}", 401)):
+            assert anybody.get(f"{BASE}/till-9", headers={"authorization": header}).status_code == status
+        assert anybody.get(f"{BASE}/till-8", headers={"authorization": f"TargetToken {token}"}).status_code == 401

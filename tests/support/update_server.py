@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from osbuild.keys.private_key import generate_key, key_to_pem
+from osbuild.keys.private_key import generate_key, key_to_pem, load_key
 
 BASE = "/DEFAULT/controller/v1"
 
@@ -98,20 +98,39 @@ class RunningServer:
         return httpx.Client(verify=self.context(), base_url=self.url)
 
     def enrol(self, name: str, token: str, folder: Path) -> httpx.Client:
-        """Return a client with the certificate that the server gives to the device `name`."""
-        key = generate_key()
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        body = {"device": name, "token": token, "request": request.public_bytes(Encoding.PEM).decode()}
+        """Return a client with the certificate that the server gives to the device `name`. Its key may be there."""
+        body = {"device": name, "token": token, "request": make_request(name, folder)}
         with self.anybody() as client:
             answer = client.post("/enrol/v1", json=body)
-        assert answer.status_code == 200, answer.text
-        certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
-        certificate_file.write_text(answer.text)
-        key_file.write_bytes(key_to_pem(key))
+        return self._accept(name, folder, answer)
+
+    def renew(self, name: str, before: Path, folder: Path) -> httpx.Client:
+        """Return a client with a new certificate, for the one in the folder `before`."""
+        with self.client(name, before) as client:
+            answer = client.post("/enrol/v1/renew", json={"device": name, "request": make_request(name, folder)})
+        return self._accept(name, folder, answer)
+
+    def client(self, name: str, folder: Path) -> httpx.Client:
+        """Return a client with the certificate of a device."""
         context = self.context()
-        context.load_cert_chain(certificate_file, key_file)
+        context.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
         return httpx.Client(verify=context, base_url=self.url)
+
+    def _accept(self, name: str, folder: Path, answer: httpx.Response) -> httpx.Client:
+        assert answer.status_code == 200, answer.text
+        (folder / f"{name}.crt").write_text(answer.text)
+        return self.client(name, folder)
+
+
+def make_request(name: str, folder: Path) -> str:
+    """Return a certificate request of a device, whose key is made if it is not in the folder."""
+    path = folder / f"{name}.key"
+    if not path.exists():
+        path.write_bytes(key_to_pem(generate_key()))
+    key = load_key(path, None, option="", hint="")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return request.public_bytes(Encoding.PEM).decode()
 
 
 def start_server(data: Path, *options: str, keys: Path | None = None) -> RunningServer:

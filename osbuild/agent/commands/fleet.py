@@ -80,12 +80,17 @@ def follow(system: System) -> int:
 def install(system: System) -> int:
     """Install what was ordered. The update server learns of a failure."""
     from osbuild.agent.fleet.install_order import install_ordered
+    from osbuild.agent.fleet.order import forget_taken_order
     from osbuild.agent.fleet.settings import load_settings
     from osbuild.agent.update.context import handle_signals, need_root, this_device
 
     need_root()
     handle_signals()
-    settings = load_settings(system)
-    if settings is not None:
+    try:
+        settings = load_settings(system)
+        if settings is None:
+            raise Problem("the seed names no update server with an authority", where=AGENT_FILE)
         install_ordered(this_device(), settings)
+    finally:
+        forget_taken_order(system)
     return 0

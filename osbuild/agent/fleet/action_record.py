@@ -17,9 +17,7 @@ REQUIRED = ("action", "order", "stage", "url", "version")
 class ActionStage(StrEnum):
     """How far this device is. A power cut between two stages repeats the first one."""
 
-    ordered = "ordered"  # the installation was ordered
-    installed = "installed"  # the other slot is written, and booted next
-    ended = "ended"  # the verdict is known, but not reported yet
+    ordered = "ordered"  # and not ended, or not reported yet
     reported = "reported"
 
 

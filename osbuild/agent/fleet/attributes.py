@@ -1,5 +1,6 @@
 """What a device says about itself to its update server."""
 
+import configparser
 import os
 import platform
 
@@ -7,11 +8,15 @@ from osbuild.agent.health import RESULT_FILE
 from osbuild.agent.system import System
 from osbuild.shared.files import file_system_space
 
+RAUC_CONFIG = "/usr/lib/rauc/system.conf"
+
 
 def read_attributes(system: System) -> dict[str, str]:
-    """Return the attributes of this device: image, slot, kernel, Kubernetes, health, memory and space in MiB."""
+    """Return the attributes of this device. Memory and space are in MiB."""
     image, health = system.image(), system.json(RESULT_FILE)
     attributes = {
+        "compatible": read_compatible(system),
+        "board": image.board,
         "image": image.name,
         "version": image.version,
         "architecture": image.architecture,
@@ -25,3 +30,13 @@ def read_attributes(system: System) -> dict[str, str]:
     if space:
         attributes |= {"var_size": str(space.size // 2**20), "var_free": str(space.free // 2**20)}
     return {name: str(value) for name, value in attributes.items() if value}
+
+
+def read_compatible(system: System) -> str | None:
+    """Return the `compatible` of bundles for this device (RAUC's manual, "System Configuration File")."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(system.text(RAUC_CONFIG))
+    except configparser.Error:
+        return None
+    return parser.get("system", "compatible", fallback=None)

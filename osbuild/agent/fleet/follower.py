@@ -25,6 +25,7 @@ from osbuild.agent.system import System
 from osbuild.agent.update import records
 
 BUSY_SLEEP = 15.0  # seconds between polls while an action is carried out
+REFUSED = frozenset({400, 413, 415, 422})  # the server will never accept this report
 OVER = frozenset({404, 410})  # the server does not wait for a report about this action any more
 
 
@@ -53,6 +54,7 @@ class Follower:
     installer: Installer
     attributes: Callable[[], Mapping[str, str]]
     failures: int = 0
+    described: bool = False
 
     def follow(self, seconds: float) -> None:
         """Follow the server for at least so many seconds."""
@@ -68,14 +70,17 @@ class Follower:
         try:
             self.report_outcome()
             poll = parse_poll(self.ask().document)
-            if poll.attributes is not None:
-                self.send_attributes(poll.attributes)
+            # The server asks for them after an update; a rollback or another boot may have changed them too.
+            if poll.attributes is not None or not self.described:
+                self.send_attributes(poll.attributes or f"{self.server.base}/configData")
             if poll.cancellation is not None:
                 self.cancel(poll.cancellation)
             elif poll.confirmation is not None:
                 self.confirm(poll.confirmation)
             elif poll.deployment is not None:
                 self.begin(poll.deployment)
+            else:
+                self.forget_withdrawn()
         except (ServerUnreachable, InvalidMessage) as error:
             print(f"edge-agent: the update server: {error}", flush=True)
             self.failures += 1
@@ -107,8 +112,13 @@ class Follower:
             if record.stage is ActionStage.ordered:
                 self.installer.order(record)  # a power cut may have ended it
                 return
-            if only_download or not record.only_download:
+            if not record.only_download:
+                self.repeat_report(record)
                 return
+            if only_download:
+                return
+        elif record is not None and record.stage is ActionStage.ordered and not self.installer.cancel(record):
+            return  # another update is in progress: its verdict comes first
         if not self.server.owns(deployment.url):
             self.report(deployment.action, "closed", "failure", "the bundle is on another server")
             return
@@ -155,24 +165,39 @@ class Follower:
         if outcome is None:
             return
         if record.only_download and outcome.success:
-            reported = self.report(record.action, "downloaded", "none", *outcome.details)
+            self.report(record.action, "downloaded", "none", *outcome.details)
         else:
             finished = "success" if outcome.success else "failure"
-            reported = self.report(record.action, "closed", finished, *outcome.details)
-        if reported:
-            save_record(self.system, replace(record, stage=ActionStage.reported))
+            self.report(record.action, "closed", finished, *outcome.details)
+        save_record(self.system, replace(record, stage=ActionStage.reported))
 
-    def report(self, action: str, execution: str, finished: str, *details: str) -> bool:
-        """Send a report about an action. Return whether the server has it, or does not want it any more."""
+    def forget_withdrawn(self) -> None:
+        """Forget an order that the server does not know any more: the answer to a cancellation was lost."""
+        record = load_record(self.system)
+        if record is not None and record.stage is ActionStage.ordered and self.installer.cancel(record):
+            save_record(self.system, replace(record, stage=ActionStage.reported, problem="withdrawn"))
+
+    def repeat_report(self, record: ActionRecord) -> None:
+        """Report the outcome again to a server that orders what was reported: it was restored from a backup."""
+        outcome = self.installer.outcome(record)
+        if outcome is not None:
+            self.report(record.action, "closed", "success" if outcome.success else "failure", *outcome.details)
+
+    def report(self, action: str, execution: str, finished: str, *details: str) -> None:
+        """Send a report about an action. It is enough if the server does not want it any more."""
         address = f"{self.server.base}/deploymentBase/{action}/feedback"
         answer = self.server.send("POST", address, status(execution, finished, *details))
-        if answer.status != 200 and answer.status not in OVER:
+        if answer.status in REFUSED:
+            print(f"edge-agent: the update server refuses a report: {answer.status}", flush=True)
+        elif answer.status != 200 and answer.status not in OVER:
             raise ServerUnreachable(f"it answers {answer.status} to a report")
-        return True
 
     def send_attributes(self, address: str) -> None:
         """Send what this device says about itself."""
-        self.server.send("PUT", address, {"mode": "replace", "data": dict(self.attributes())})
+        answer = self.server.send("PUT", address, {"mode": "replace", "data": dict(self.attributes())})
+        if answer.status != 200:
+            raise ServerUnreachable(f"it answers {answer.status} to the attributes")
+        self.described = True
 
 
 def status(execution: str, finished: str, *details: str) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
+import pwd
 import ssl
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from osbuild.agent import state_files
@@ -15,9 +18,11 @@ from osbuild.agent.fleet.action_record import FOLDER
 from osbuild.agent.fleet.settings import FleetSettings
 from osbuild.agent.http import TlsFiles, open_request
 from osbuild.agent.system import System
-from osbuild.shared.files import make_folder, write_file
+from osbuild.shared.files import make_folder, read_file, write_file
 from osbuild.shared.http_deadline import INVALID_ANSWERS
 
+COPIES = "/run/edge-fleet-outcome"
+USER = "edge-fleet"
 AUTHORITY, CERTIFICATE, KEY = "server-ca.crt", "device.crt", "device.key"
 ENROLMENT = f"{FOLDER}/enrolment.json"
 ENROL, RENEW = "/enrol/v1", "/enrol/v1/renew"
@@ -73,13 +78,28 @@ def digest_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def copy_identity(system: System, settings: FleetSettings) -> TlsFiles:
+    """Copy this device's identity to files of root, which has no reason to trust links or pipes of another user.
+
+    RAUC's program that streams a bundle runs as that user, and may read the copies. Raises `OSError`.
+    """
+    own = identity_files(system)
+    copies = TlsFiles(*(system.path(COPIES) / path.name for path in (own.authority, own.certificate, own.key)))
+    make_folder(copies.key.parent, 0o755)
+    write_file(copies.authority, settings.authority.encode(), 0o644)
+    write_file(copies.certificate, read_file(own.certificate, links=False), 0o644)
+    write_file(copies.key, read_file(own.key, links=False), 0o600)
+    with suppress(KeyError):  # only a device has this user
+        os.chown(copies.key, *pwd.getpwnam(USER)[2:4])
+    return copies
+
+
 def device_context(system: System, settings: FleetSettings) -> ssl.SSLContext:
-    """Return this device's side of TLS, with its certificate if it is enrolled. Raises `OSError`."""
-    files = identity_files(system)
+    """Return this device's side of TLS, with its certificate if it is enrolled. For root. Raises `OSError`."""
+    if identity_files(system).certificate.exists():
+        return copy_identity(system, settings).make_context()
     context = ssl.create_default_context(cadata=settings.authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if files.certificate.exists():
-        context.load_cert_chain(files.certificate, files.key)
     return context
 
 

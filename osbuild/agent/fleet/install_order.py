@@ -1,10 +1,11 @@
 """What root does for the unprivileged part: installs what was ordered, and finds out how it has ended."""
 
-from osbuild.agent.errors import Problem
+from osbuild.agent.errors import Busy, Problem
 from osbuild.agent.fleet.action_record import load_record
-from osbuild.agent.fleet.identity import identity_files
+from osbuild.agent.fleet.identity import copy_identity
 from osbuild.agent.fleet.order import InstallOrder, take_order
 from osbuild.agent.fleet.outcome import (
+    WRITTEN,
     UpdateOutcome,
     find_outcome,
     is_switched,
@@ -30,15 +31,22 @@ def install_ordered(context: UpdateContext, settings: FleetSettings) -> None:
     """Install what was ordered, and reboot into it. A failure is stored for the report. Raises `Problem`, `OSError`."""
     system = context.system
     order = take_order(system, settings.server)
-    # Orders are repeated until they have an outcome, so one may come while its update is installed.
-    if order is None or load_outcome(system, order.id) or is_switched(system, order.id):
+    # An order is repeated until it has an outcome, for example if the slot was committed late.
+    if order is None or load_outcome(system, order.id):
+        return
+    outcome = find_outcome(system, order.id, only_download=order.only_download)
+    if outcome is not None:
+        store_outcome(system, outcome)
+    if outcome is not None or is_switched(system, order.id):
         return
     switch = not order.only_download
-    options = InstallOptions(switch=switch, tls=identity_files(system), reference=order_reference(order.id))
+    options = InstallOptions(switch=switch, tls=copy_identity(system, settings), reference=order_reference(order.id))
     try:
         install_bundle(context, order.url, options)
         if order.only_download:
-            store_outcome(system, UpdateOutcome(order.id, True, ("the other slot is written",)))
+            store_outcome(system, UpdateOutcome(order.id, True, (WRITTEN,)))
+    except Busy:
+        raise  # the order is repeated
     except (Problem, OSError) as error:
         store_outcome(system, UpdateOutcome(order.id, False, describe_failure(order, error)))
         raise

@@ -13,9 +13,10 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.fleet.action_record import ActionRecord
 from osbuild.agent.fleet.outcome import UpdateOutcome, load_outcome
 from osbuild.agent.system import System
-from osbuild.shared.files import write_file
+from osbuild.shared.files import make_folder, write_file
 
 ORDER_FILE = "/run/edge-fleet/order.json"
+TAKEN_FILE = "/run/edge-fleet-outcome/taken.json"  # in a folder of root
 ORDER_ID = re.compile(r"[0-9a-f-]{36}")  # a UUID
 TYPES = {"id": str, "url": str, "only_download": bool}
 
@@ -36,17 +37,20 @@ class OrderedInstaller:
         self._system = system
 
     def order(self, record: ActionRecord) -> None:
-        """Write the order. It is lost at a reboot, and written again. Raises `OSError`."""
-        order = InstallOrder(record.order, record.url, record.only_download)
-        write_file(self._system.path(ORDER_FILE), json.dumps(asdict(order)).encode() + b"\n", 0o600)
+        """Write the order, unless root has it already. It is lost at a reboot, and written again. Raises `OSError`."""
+        if not self.has_begun(record):
+            order = InstallOrder(record.order, record.url, record.only_download)
+            write_file(self._system.path(ORDER_FILE), json.dumps(asdict(order)).encode() + b"\n", 0o600)
 
     def cancel(self, record: ActionRecord) -> bool:
-        """Take the order back. Return whether that came before the installation."""
-        try:
-            self._system.path(ORDER_FILE).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+        """Take the order back. Return False if root has it: then it is too late."""
+        self._system.path(ORDER_FILE).unlink(missing_ok=True)  # after this, root cannot take it any more
+        return not self.has_begun(record)
+
+    def has_begun(self, record: ActionRecord) -> bool:
+        """Whether root carries the order out, or has done so since the last start of the device."""
+        taken = state_files.read_object(self._system, TAKEN_FILE, TYPES, tuple(TYPES))
+        return taken.get("id") == record.order or self.outcome(record) is not None
 
     def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
         """Return how the update has ended; None if it has not."""
@@ -54,11 +58,19 @@ class OrderedInstaller:
 
 
 def take_order(system: System, server: str) -> InstallOrder | None:
-    """Read and remove the order; None if there is none. Raises `Problem` if it is not one for this server."""
-    path = system.path(ORDER_FILE)
-    row = state_files.read_object(system, ORDER_FILE, TYPES, tuple(TYPES), links=False)
-    path.unlink(missing_ok=True)
+    """Take the order; None if there is none. Raises `Problem` if it is not one for this server.
+
+    `forget_taken_order` lets the unprivileged part write it again, if it has no outcome.
+    """
+    taken = system.path(TAKEN_FILE)
+    make_folder(taken.parent, 0o755)
+    try:
+        system.path(ORDER_FILE).rename(taken)  # at once, so that an order is either taken or cancelled
+    except FileNotFoundError:
+        return None
+    row = state_files.read_object(system, TAKEN_FILE, TYPES, tuple(TYPES), links=False)
     if not row:
+        taken.unlink(missing_ok=True)
         return None
     order = InstallOrder(row["id"], row["url"], row["only_download"])
     if not ORDER_ID.fullmatch(order.id):  # it becomes a part of the history
@@ -67,3 +79,10 @@ def take_order(system: System, server: str) -> InstallOrder | None:
     if own.scheme != "https" or (own.scheme, own.netloc) != (other.scheme, other.netloc):
         raise Problem("the order names a bundle of another server", where=ORDER_FILE)
     return order
+
+
+def forget_taken_order(system: System) -> None:
+    """Remove the order that was taken, when it has ended; one that was not taken too. Raises `OSError`."""
+    # What has no outcome is written again, so nothing is lost, and systemd does not start again at once.
+    system.path(ORDER_FILE).unlink(missing_ok=True)
+    system.path(TAKEN_FILE).unlink(missing_ok=True)

@@ -8,9 +8,11 @@ from osbuild.agent import state_files
 from osbuild.agent.system import System
 from osbuild.agent.update import health_verdict, history
 from osbuild.agent.update.history import UpdateEvent
+from osbuild.agent.update.install import INTERRUPTED
 from osbuild.shared.files import make_folder, write_file
 
 FILE = "/run/edge-fleet-outcome/outcome.json"
+WRITTEN = "the other slot is written"
 TYPES = {"order": str, "success": bool, "details": list}
 FAILED = frozenset(
     {
@@ -33,14 +35,14 @@ def find_outcome(system: System, order: str, *, only_download: bool = False) -> 
     """Return how the update for an order has ended; None if it has not ended, or never started.
 
     Only a healthy boot of the new slot is a success: the event `committed`. With `only_download`, a written slot is a
-    success. An update that a power cut has interrupted is repeated.
+    success. An update that a power cut or a reboot has interrupted is repeated.
     """
     last = last_event(system, order)
     if last.get("event") == UpdateEvent.committed:
         return UpdateOutcome(order, True, (f"{installed_version(last)} is committed",))
     if only_download and last.get("event") == UpdateEvent.installed:
-        return UpdateOutcome(order, True, ("the other slot is written",))
-    if last.get("event") in FAILED:
+        return UpdateOutcome(order, True, (WRITTEN,))
+    if last.get("event") in FAILED and last.get("why") != INTERRUPTED:
         return UpdateOutcome(order, False, tuple(failure_details(system, last)))
     return None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from osbuild.agent import systemd
 from osbuild.agent.boot.loader import Boot, BootLoader, boot_loader
-from osbuild.agent.errors import Problem
+from osbuild.agent.errors import Busy, Problem
 from osbuild.agent.system import System
 from osbuild.agent.update import boot_records
 from osbuild.agent.update.cluster import Cluster, load_cluster
@@ -103,7 +103,7 @@ def is_busy(system: System) -> bool:
 
 @contextmanager
 def update_lock(system: System) -> Iterator[None]:
-    """Hold the lock of updates, switches and rollbacks. Raises `Problem` if another process holds it, and `OSError`."""
+    """Hold the lock of updates, switches and rollbacks. Raises `Busy` if another process holds it, and `OSError`."""
     path = system.path(LOCK)
     make_folder(path.parent)
     clear_way(path)
@@ -115,7 +115,7 @@ def update_lock(system: System) -> Iterator[None]:
         except BlockingIOError:
             pid = os.read(descriptor, 20).decode(errors="replace").strip()
             hint = f"wait for process {pid or '?'}; `edge-agent update status` shows the pending update"
-            raise Problem("another update is being installed", hint=hint) from None
+            raise Busy("another update is being installed", hint=hint) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -1,7 +1,7 @@
 """Checks before an installation changes anything. RAUC and the bundle's hook check some of them again."""
 
 from osbuild.agent.boot.loader import count_tries
-from osbuild.agent.errors import FREE, Problem
+from osbuild.agent.errors import FREE, Busy, Problem
 from osbuild.agent.update import minimum_version, pending
 from osbuild.agent.update.context import UpdateContext
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
@@ -15,7 +15,7 @@ SPARE = 64 * 2**20  # bytes that must stay free in /var; a health check fails be
 
 
 def check_ready(context: UpdateContext) -> None:
-    """Raise `Problem` if this node cannot be updated now."""
+    """Raise `Problem` if this node cannot be updated, `Busy` if it can be updated later."""
     slot, other, boot, update = context.slot, context.other, context.read_boot(), pending.load_pending(context.system)
     if boot.entry is None or context.boot_loader.next_slot(context.system) is None:
         hint = "check that /efi is mounted and that `edge-agent status` shows the boot entries"
@@ -23,12 +23,12 @@ def check_ready(context: UpdateContext) -> None:
     if boot.on_trial:
         hint = f"slot {other} is needed for a fallback; wait for the verdict (`edge-agent status`)"
         message = f"slot {slot} is still on trial ({count_tries(boot.entry.left or 0)} left)"
-        raise Problem(message, hint=hint)
+        raise Busy(message, hint=hint)
     if update and update.stage is UpdateStage.switched:
         if update.target == slot:
-            raise Problem("the last update is not committed", hint="see `systemctl status edge-update-commit`")
+            raise Busy("the last update is not committed", hint="see `systemctl status edge-update-commit`")
         hint = "reboot to try it, or withdraw it with `edge-agent rollback`"
-        raise Problem(f"{update.title} will be booted next", hint=hint)
+        raise Busy(f"{update.title} will be booted next", hint=hint)
 
 
 def check_bundle(context: UpdateContext, source: str, manifest: BundleManifest, compatible: str) -> bool:

@@ -2,18 +2,17 @@
 
 import hmac
 
-from cryptography import x509
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from osbuild.fleet.certificates import find_certified_device, serial_of
+from osbuild.fleet.certificates import ClientCertificate, is_accepted
 from osbuild.fleet.devices import FleetDevice, check_name, find_device, register_device
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 from osbuild.fleet.tokens import hash_token
 
 TARGET, GATEWAY = "TargetToken", "GatewayToken"
-SERIAL = "edge_osbuild_serial"
+PARSED = "edge_osbuild_certificate"
 
 
 async def identify_device(request: Request, service: Service) -> FleetDevice:
@@ -26,6 +25,8 @@ async def identify_device(request: Request, service: Service) -> FleetDevice:
     check_name(name)
     device = service.database.read(lambda connection: find_device(connection, name))
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if device is not None and device.decommissioned is not None:
+        raise Refused(401, "not-authenticated", "")
     trusted = certified_name(request, service) == name or (
         scheme == GATEWAY
         and service.gateway_hash is not None
@@ -44,12 +45,24 @@ async def identify_device(request: Request, service: Service) -> FleetDevice:
     return device
 
 
-def certified_name(request: Request, service: Service) -> str | None:
-    """Return the name of the device whose certificate the client has; None if it has none, or a revoked one."""
+def certified_name(request: Request, service: Service, grace: int = 0) -> str | None:
+    """Return the name of the device whose certificate the client has; None if it has none, or one that is not accepted.
+
+    It may have ended `grace` milliseconds ago.
+    """
+    certificate = client_certificate(request)
+    if certificate is None:
+        return None
+    accepted = service.database.read(lambda connection: is_accepted(connection, certificate, service.clock(), grace))
+    return certificate.name if accepted else None
+
+
+def client_certificate(request: Request) -> ClientCertificate | None:
+    """Return the certificate of the client, which the TLS layer has verified but for its end; None if it has none."""
     tls = request.scope.get("extensions", {}).get("tls")
     if tls is None:
         return None
-    if SERIAL not in tls:  # read once for each connection; the TLS layer has verified the certificate
-        tls[SERIAL] = serial_of(x509.load_pem_x509_certificate(tls["client_cert_chain"][0].encode()))
-    serial: str = tls[SERIAL]
-    return service.database.read(lambda connection: find_certified_device(connection, serial))
+    if PARSED not in tls:  # once for each connection
+        tls[PARSED] = ClientCertificate.parse(tls["client_cert_chain"][0].encode())
+    parsed: ClientCertificate = tls[PARSED]
+    return parsed

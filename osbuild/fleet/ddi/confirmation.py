@@ -21,8 +21,8 @@ def confirmation_routes(service: Service) -> list[BaseRoute]:
         device_route(service, "/confirmationBase", {"GET": get_confirmations}),
         device_route(service, "/confirmationBase/activateAutoConfirm", {"POST": activate}),
         device_route(service, "/confirmationBase/deactivateAutoConfirm", {"POST": deactivate}),
-        device_route(service, "/confirmationBase/{action:int}", {"GET": get_confirmation}),
-        device_route(service, "/confirmationBase/{action:int}/feedback", {"POST": post_confirmation}),
+        device_route(service, "/confirmationBase/{action:number}", {"GET": get_confirmation}),
+        device_route(service, "/confirmationBase/{action:number}/feedback", {"POST": post_confirmation}),
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from osbuild.fleet.actions import UpdateAction
 from osbuild.fleet.bundles import PublishedBundle
@@ -77,7 +78,7 @@ def deployment(action: UpdateAction, bundle: PublishedBundle, links: Links) -> D
 
 def artifact(bundle: PublishedBundle, links: Links) -> Document:
     """Return the description of a bundle's file."""
-    path = f"softwaremodules/{bundle.id}/artifacts/{bundle.filename}"
+    path = f"softwaremodules/{bundle.id}/artifacts/{quote(bundle.filename)}"
     return {
         "filename": bundle.filename,
         "hashes": {"sha1": bundle.sha1, "md5": bundle.md5, "sha256": bundle.sha256},

@@ -1,7 +1,10 @@
 """One address of a device (DDI): who asks, the body, and refusals."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,7 +19,23 @@ from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 
+PATIENCE = 60.0  # seconds for a body
 BASE = "/{tenant}/controller/v1/{device}"
+
+
+class _NumberConvertor(Convertor[int]):
+    """The id of a row in an address. It always fits into the database."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _NumberConvertor())
 Handler = Callable[[Request, Service, FleetDevice], Awaitable[Response]]
 
 
@@ -34,18 +53,22 @@ def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Ro
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body of a request. Raises `Refused` if it is too long."""
+    """Return the body of a request. Raises `Refused` if it is too long, or arrives too slowly."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_MESSAGE:
-            raise Refused(413, "body-too-large", f"a body has at most {LARGEST_MESSAGE} bytes")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST_MESSAGE:
+                    raise Refused(413, "body-too-large", f"a body has at most {LARGEST_MESSAGE} bytes")
+    except TimeoutError as error:
+        raise Refused(408, "too-slow", f"the body has not arrived within {PATIENCE:g} s") from error
     return bytes(body)
 
 
 def device_links(request: Request) -> Links:
     """Return the addresses of the device's resources, with the host that the client has used."""
-    path = f"/{request.path_params['tenant']}/controller/v1/{request.path_params['device']}"
+    path = quote(f"/{request.path_params['tenant']}/controller/v1/{request.path_params['device']}")
     return Links(f"{request.url.scheme}://{request.url.netloc}{path}")
 
 

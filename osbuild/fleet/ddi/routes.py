@@ -30,16 +30,16 @@ def device_routes(service: Service) -> list[BaseRoute]:
 
     return [
         device_route(service, "", {"GET": poll}),
-        device_route(service, "/deploymentBase/{action:int}", {"GET": get_deployment}),
-        device_route(service, "/deploymentBase/{action:int}/feedback", {"POST": post_deployment_feedback}),
-        device_route(service, "/cancelAction/{action:int}", {"GET": get_cancellation}),
-        device_route(service, "/cancelAction/{action:int}/feedback", {"POST": post_cancellation_feedback}),
-        device_route(service, "/installedBase/{action:int}", {"GET": get_installed}),
+        device_route(service, "/deploymentBase/{action:number}", {"GET": get_deployment}),
+        device_route(service, "/deploymentBase/{action:number}/feedback", {"POST": post_deployment_feedback}),
+        device_route(service, "/cancelAction/{action:number}", {"GET": get_cancellation}),
+        device_route(service, "/cancelAction/{action:number}/feedback", {"POST": post_cancellation_feedback}),
+        device_route(service, "/installedBase/{action:number}", {"GET": get_installed}),
         device_route(service, "/installedBase", {"PUT": put_installed}),
         *confirmation_routes(service),
         device_route(service, "/configData", {"PUT": put_attributes}),
-        device_route(service, "/softwaremodules/{bundle:int}/artifacts", {"GET": get_artifacts}),
-        device_route(service, "/softwaremodules/{bundle:int}/artifacts/{name}", {"GET": get_artifact}),
+        device_route(service, "/softwaremodules/{bundle:number}/artifacts", {"GET": get_artifacts}),
+        device_route(service, "/softwaremodules/{bundle:number}/artifacts/{name}", {"GET": get_artifact}),
     ]
 
 

@@ -1,7 +1,7 @@
 """What the management API receives and sends. Times are in milliseconds since 1970."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -10,22 +10,57 @@ from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
 from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutState
 
 T = TypeVar("T")
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""the id of a row, or a count"""
+Seconds = Annotated[int, msgspec.Meta(ge=1, le=10 * 365 * 24 * 3600)]
+Note = Annotated[str, msgspec.Meta(max_length=128)]
 
 
 class NewAction(msgspec.Struct, forbid_unknown_fields=True):
     """An order to install a bundle."""
 
-    bundle: int
+    bundle: Number
     kind: ActionKind = ActionKind.forced
     confirm: bool = False
 
 
 class NewEnrolmentToken(msgspec.Struct, forbid_unknown_fields=True):
-    """A token to create. `seconds` is how long it is valid."""
+    """A token to create, for `uses` devices, or only for the one named `device`. `seconds` is how long it is valid."""
 
-    uses: int = 1
-    seconds: int = 24 * 3600
-    note: str = ""
+    uses: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    seconds: Seconds = 24 * 3600
+    note: Note = ""
+    device: str | None = None
+
+
+class NewAccessToken(msgspec.Struct, forbid_unknown_fields=True):
+    """An access token to create: its role is viewer, operator or admin."""
+
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    role: str
+    seconds: Seconds = 90 * 24 * 3600
+
+
+class AccessTokenView(msgspec.Struct):
+    """An access token, without its secret."""
+
+    name: str
+    role: str
+    created: int
+    expires: int
+    revoked: int | None
+
+
+class EnrolmentTokenView(msgspec.Struct):
+    """An enrolment token, without its secret."""
+
+    id: int
+    note: str
+    device: str | None
+    uses_left: int
+    created: int
+    expires: int
+    revoked: int | None
 
 
 class NewGroup(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,20 +69,20 @@ class NewGroup(msgspec.Struct, forbid_unknown_fields=True):
     percent: float
     success: int = 100
     error: int = 1
-    pause: int = 0
+    pause: Number = 0
 
 
 class NewRollout(msgspec.Struct, forbid_unknown_fields=True):
     """A rollout to create, see `RolloutPlan`. With `now`, it starts at once."""
 
     name: str
-    bundle: int
+    bundle: Number
     groups: list[NewGroup]
     selection: dict[str, str] = {}
     kind: ActionKind = ActionKind.forced
-    weight: int = 1000
+    weight: Number = 1000
     confirm: bool = False
-    start: int | None = None
+    start: Number | None = None
     now: bool = False
 
     def plan(self) -> RolloutPlan:
@@ -61,7 +96,7 @@ class NewRollout(msgspec.Struct, forbid_unknown_fields=True):
 class ResumeOrder(msgspec.Struct, forbid_unknown_fields=True):
     """How a paused rollout goes on: with another bundle, or with those again that have failed."""
 
-    bundle: int | None = None
+    bundle: Number | None = None
     retry: bool = False
 
 

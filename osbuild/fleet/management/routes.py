@@ -12,9 +12,9 @@ from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import Origin, read_audit, record_event
 from osbuild.fleet.bundle_check import check_bundle
 from osbuild.fleet.bundles import NewBundle, PublishedBundle
+from osbuild.fleet.certificates import revoke_certificates
 from osbuild.fleet.ddi.endpoint import read_body
-from osbuild.fleet.devices import FleetDevice, find_device, list_devices
-from osbuild.fleet.enrolment import create_enrolment_token
+from osbuild.fleet.devices import FleetDevice, decommission_device, find_device, list_devices
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.messages import (
@@ -22,10 +22,10 @@ from osbuild.fleet.management.messages import (
     BundleView,
     DeviceView,
     NewAction,
-    NewEnrolmentToken,
     parse_message,
 )
 from osbuild.fleet.management.rollout_routes import rollout_routes
+from osbuild.fleet.management.token_routes import token_routes
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.service import Service
 
@@ -39,12 +39,13 @@ def management_routes(service: Service) -> list[BaseRoute]:
         make_route(service, "/devices", "GET", Role.viewer, get_devices),
         make_route(service, "/devices/{name}", "GET", Role.viewer, get_device),
         make_route(service, "/devices/{name}/actions", "POST", Role.operator, post_action),
-        make_route(service, "/devices/{name}/actions/{action:int}", "DELETE", Role.operator, delete_action),
+        make_route(service, "/devices/{name}/actions/{action:number}", "DELETE", Role.operator, delete_action),
         make_route(service, "/bundles", "GET", Role.viewer, get_bundles),
         make_route(service, "/bundles/{filename}", "PUT", Role.operator, put_bundle),
-        make_route(service, "/enrolment-tokens", "POST", Role.operator, post_enrolment_token),
+        make_route(service, "/devices/{name}", "DELETE", Role.admin, delete_device),
         make_route(service, "/audit", "GET", Role.viewer, get_audit),
         *rollout_routes(service),
+        *token_routes(service),
     ]
 
 
@@ -118,14 +119,19 @@ async def put_bundle(request: Request, service: Service, origin: Origin) -> Bund
     return view_bundle(await service.database.change(add))
 
 
-async def post_enrolment_token(request: Request, service: Service, origin: Origin) -> object:
-    order = parse_message(await read_body(request), NewEnrolmentToken)
-    if order.uses < 1 or order.seconds < 1:
-        raise Refused(400, "bad-body", "`uses` and `seconds` are at least 1")
-    expires = origin.time + order.seconds * 1000
-    return await service.database.change(
-        lambda connection: create_enrolment_token(connection, order.uses, expires, origin, order.note)
-    )
+async def delete_device(request: Request, service: Service, origin: Origin) -> object:
+    """Decommission a device: it is not accepted any more, and what it was told to do is cancelled."""
+    device = known_device(request, service)
+
+    def decommission(connection: Connection) -> None:
+        for action in actions.active_actions(connection, device.id):
+            actions.end_action(connection, action, origin.time)
+        decommission_device(connection, device, origin.time)
+        revoke_certificates(connection, device.id, origin.time)
+        record_event(connection, origin, "device decommissioned", device.name)
+
+    await service.database.change(decommission)
+    return {}
 
 
 async def get_audit(request: Request, service: Service, _origin: Origin) -> object:
@@ -140,7 +146,7 @@ def known_device(request: Request, service: Service) -> FleetDevice:
     """Return the device that the address names. Raises `Refused`."""
     name = request.path_params["name"]
     device = service.database.read(lambda connection: find_device(connection, name))
-    if device is None:
+    if device is None or device.decommissioned is not None:
         raise not_found(f"there is no device {name}")
     return device
 

@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 
 class Judgement(Enum):
-    """What a group's reports mean for the rollout."""
+    """What the reports of a group's devices mean for the rollout."""
 
     wait = auto()
     succeeded = auto()
@@ -14,9 +14,10 @@ class Judgement(Enum):
 
 @dataclass(frozen=True)
 class GroupCounts:
-    """How many devices a group has, how many have succeeded, failed, or ended otherwise (cancelled).
+    """How many devices a group has, and how many have succeeded, failed, or were told to do something else (cancelled).
 
-    `forgiven` failures happened before an operator resumed the rollout.
+    `forgiven` of those that have failed or were cancelled did so before an operator resumed the rollout. They do not
+    count any more.
     """
 
     total: int
@@ -26,25 +27,27 @@ class GroupCounts:
     forgiven: int = 0
 
     @property
-    def ended(self) -> int:
-        """Devices that will report nothing more."""
-        return self.succeeded + self.failed + self.cancelled
-
-    @property
     def counted(self) -> int:
         """Devices of which the thresholds are percentages."""
-        return self.total - min(self.forgiven, self.failed) - self.cancelled
+        return self.total - self.forgiven
+
+    @property
+    def unsuccessful(self) -> int:
+        """Counted devices that will not succeed any more."""
+        return max(self.failed + self.cancelled - self.forgiven, 0)
 
 
-def judge_group(counts: GroupCounts, success: int, error: int, *, paused_long_enough: bool) -> Judgement:
+def has_too_many_failures(counts: GroupCounts, error: int) -> bool:
+    """Whether at least `error` percent of the counted devices have failed."""
+    failed = min(counts.failed, counts.unsuccessful)
+    return failed > 0 and failed * 100 >= error * counts.counted
+
+
+def judge_group(counts: GroupCounts, success: int, error: int, *, minimum_time_over: bool) -> Judgement:
     """Judge a running group. `success` and `error` are percent."""
-    failures = max(counts.failed - counts.forgiven, 0)
-    if failures and failures * 100 >= error * counts.counted:
+    if has_too_many_failures(counts, error):
         return Judgement.failed
-    enough = counts.succeeded * 100 >= success * counts.counted
-    if enough and paused_long_enough:
-        return Judgement.succeeded
-    # No device is left that could still succeed. Without this, a rollout would wait for ever.
-    if not enough and counts.ended >= counts.total:
-        return Judgement.failed
-    return Judgement.wait
+    if counts.succeeded * 100 >= success * counts.counted:
+        return Judgement.succeeded if minimum_time_over else Judgement.wait
+    possible = counts.counted - counts.unsuccessful
+    return Judgement.failed if possible * 100 < success * counts.counted else Judgement.wait

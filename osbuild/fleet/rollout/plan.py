@@ -1,5 +1,6 @@
 """What an operator orders: which devices get a bundle, in which groups, and when the next group may begin."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,15 +9,15 @@ from osbuild.fleet.states import ActionKind
 
 MOST_GROUPS = 100
 LONGEST_PAUSE = 90 * 24 * 3600  # seconds
-LONGEST_NAME = 128
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
 class GroupPlan:
     """One group: `percent` of the selected devices.
 
-    The next group begins when `success` percent of the group's devices have succeeded, and `pause` seconds after its
-    begin at the earliest. The rollout pauses when `error` percent have failed.
+    The next group begins when `success` percent of the group's devices have succeeded, but not sooner than `pause`
+    seconds after the group began. The rollout pauses when `error` percent have failed.
     """
 
     percent: float
@@ -43,7 +44,7 @@ class RolloutPlan:
 
 
 def check_plan(plan: RolloutPlan) -> None:
-    """Raise `Refused` if a rollout cannot be meant like this."""
+    """Raise `Refused` if a plan is not valid."""
     problem = find_problem(plan)
     if problem:
         raise Refused(400, "bad-rollout", problem)
@@ -51,8 +52,8 @@ def check_plan(plan: RolloutPlan) -> None:
 
 def find_problem(plan: RolloutPlan) -> str | None:
     """Return what is wrong with a plan; None if it is good."""
-    if not 0 < len(plan.name) <= LONGEST_NAME or not plan.name.isprintable() or plan.name != plan.name.strip():
-        return f"the name of a rollout has 1 to {LONGEST_NAME} printable characters"
+    if not NAME.fullmatch(plan.name):
+        return "the name of a rollout has 1 to 64 letters, digits and inner `-`, `_` or `.`"
     if not 0 < len(plan.groups) <= MOST_GROUPS:
         return f"a rollout has 1 to {MOST_GROUPS} groups"
     if not 0 <= plan.weight <= 1000:

@@ -13,24 +13,26 @@ LONGEST_PATTERN = 128  # characters
 
 
 def check_selection(selection: Mapping[str, str]) -> None:
-    """Raise `Refused` if there are too many patterns, or an empty one."""
+    """Raise `Refused` if there are too many patterns, or an empty one, which may be one of several alternatives."""
     if len(selection) > MOST_PATTERNS or any(
         not 0 < len(text) <= LONGEST_PATTERN for pair in selection.items() for text in pair
     ):
         message = f"a selection has at most {MOST_PATTERNS} patterns of 1 to {LONGEST_PATTERN} characters"
         raise Refused(400, "bad-selection", message)
+    for name, pattern in selection.items():
+        if not all(part.strip() for part in pattern.split(",")):
+            raise Refused(400, "bad-selection", f"the pattern for {name} has an empty alternative: {pattern}")
 
 
 def select_devices(devices: Iterable[FleetDevice], selection: Mapping[str, str]) -> Iterator[FleetDevice]:
-    """Yield the devices that match all patterns: `*`, `?` and `[…]`, with alternatives between commas."""
+    """Yield the devices that match all patterns: `*`, `?` and `[…]`, with alternatives between commas.
+
+    A device that does not have the attribute does not match.
+    """
     for device in devices:
-        if all(matches_pattern(attribute_of(device, name), pattern) for name, pattern in selection.items()):
+        values = {NAME: device.name, **device.attributes}
+        if all(name in values and matches_pattern(values[name], pattern) for name, pattern in selection.items()):
             yield device
-
-
-def attribute_of(device: FleetDevice, name: str) -> str:
-    """Return an attribute of a device, or its name; empty if it does not have it."""
-    return device.name if name == NAME else device.attributes.get(name, "")
 
 
 def matches_pattern(value: str, pattern: str) -> bool:

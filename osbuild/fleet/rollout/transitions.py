@@ -5,7 +5,7 @@ from sqlalchemy import Connection, select, update
 from osbuild.fleet import actions as device_actions
 from osbuild.fleet.actions import Assignment
 from osbuild.fleet.refusal import Refused
-from osbuild.fleet.rollout.judgement import Judgement, judge_group
+from osbuild.fleet.rollout.judgement import GroupCounts, Judgement, has_too_many_failures, judge_group
 from osbuild.fleet.rollout.rows import Rollout, RolloutGroup, count_group, list_rollouts, read_groups, read_rollout
 from osbuild.fleet.states import ENDED, ROLLOUT_ENDED, ActionState, GroupState, RolloutState
 from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
@@ -44,7 +44,8 @@ def resume_rollout(
             _assign_members(connection, changed, group, (ActionState.failed, *_open_states()), now)
         elif retry:
             _assign_members(connection, changed, group, (ActionState.failed,), now)
-        forgiven = count_group(connection, group).failed
+        counts = count_group(connection, group)
+        forgiven = counts.failed + counts.cancelled
         connection.execute(update(rollout_groups).where(rollout_groups.c.id == group.id).values(forgiven=forgiven))
     advance_rollout(connection, rollout.id, now)
 
@@ -76,16 +77,28 @@ def advance_by_time(connection: Connection, now: int) -> None:
             start_rollout(connection, rollout, now)
 
 
+def explain_pause(group: RolloutGroup, counts: GroupCounts) -> str:
+    """Return why a group pauses its rollout."""
+    failed = min(counts.failed, counts.unsuccessful)
+    text = f"group {group.position}: {failed} of {counts.counted} devices have failed"
+    if has_too_many_failures(counts, group.error):
+        return f"{text}; the limit is {group.error} %"
+    other = counts.unsuccessful - failed
+    return f"{text}, {other} were told to do something else; {group.success} % must succeed"
+
+
 def _advance_once(connection: Connection, rollout: Rollout, now: int) -> bool:
     """Make one step. Return whether there may be another one."""
     groups = read_groups(connection, rollout.id)
-    for group in (group for group in groups if group.state is GroupState.running):
+    for group in (group for group in groups if group.state is not GroupState.waiting):
         counts = count_group(connection, group)
-        over = group.started is not None and now >= group.started + group.pause * 1000
-        judgement = judge_group(counts, group.success, group.error, paused_long_enough=over)
+        if group.state is GroupState.succeeded:  # its remaining devices may still fail
+            judgement = Judgement.failed if has_too_many_failures(counts, group.error) else Judgement.wait
+        else:
+            over = group.started is not None and now >= group.started + group.pause * 1000
+            judgement = judge_group(counts, group.success, group.error, minimum_time_over=over)
         if judgement is Judgement.failed:
-            reason = f"group {group.position}: {counts.failed} of {counts.total} devices have failed"
-            _set_rollout(connection, rollout, RolloutState.paused, reason)
+            _set_rollout(connection, rollout, RolloutState.paused, explain_pause(group, counts))
             return False
         if judgement is Judgement.succeeded:
             _set_group(connection, group, GroupState.succeeded)

@@ -24,7 +24,8 @@ def test_a_good_plan_is_accepted() -> None:
     ("changes", "message"),
     [
         ({"name": ""}, "the name of a rollout"),
-        ({"name": " x"}, "the name of a rollout"),
+        ({"name": "a/b"}, "the name of a rollout"),
+        ({"name": "x" * 65}, "the name of a rollout"),
         ({"name": "a\nb"}, "the name of a rollout"),
         ({"groups": ()}, "1 to 100 groups"),
         ({"weight": 1001}, "weight"),
@@ -58,7 +59,7 @@ def test_every_device_is_in_one_group_and_no_group_is_empty(weights: list[int], 
 
 
 def device(name: str, **attributes: str) -> FleetDevice:
-    return FleetDevice(1, name, 0, None, None, None, None, attributes, False, False, None)
+    return FleetDevice(1, name, 0, None, None, None, None, None, None, None, attributes, False, False, None)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,7 @@ def device(name: str, **attributes: str) -> FleetDevice:
         ({"name": "shop-*"}, ["shop-1", "shop-2"]),
         ({"name": "*-1", "version": "1.?"}, ["shop-1"]),
         ({"version": "2.0, 1.0"}, ["shop-1", "shop-2"]),
-        ({"missing": "*"}, ["shop-1", "shop-2", "till-1"]),
-        ({"missing": "?*"}, []),
+        ({"missing": "*"}, []),
     ],
 )
 def test_devices_are_selected_by_patterns(selection: dict[str, str], names: list[str]) -> None:
@@ -78,7 +78,9 @@ def test_devices_are_selected_by_patterns(selection: dict[str, str], names: list
     assert [chosen.name for chosen in select_devices(fleet, selection)] == names
 
 
-@pytest.mark.parametrize("selection", [{"": "x"}, {"x": ""}, {"x": "y" * 129}, {str(n): "x" for n in range(21)}])
+@pytest.mark.parametrize(
+    "selection", [{"": "x"}, {"x": ""}, {"x": "a,"}, {"x": "a, ,b"}, {"x": "y" * 129}, {str(n): "x" for n in range(21)}]
+)
 def test_a_senseless_selection_is_refused(selection: dict[str, str]) -> None:
     with pytest.raises(Refused):
         check_selection(selection)
@@ -96,14 +98,17 @@ def test_a_senseless_selection_is_refused(selection: dict[str, str]) -> None:
         (GroupCounts(10, 0, 1), 80, 11, Judgement.wait),
         (GroupCounts(10, 0, 1, forgiven=1), 80, 1, Judgement.wait),
         (GroupCounts(10, 9, 1, forgiven=1), 100, 1, Judgement.succeeded),
-        (GroupCounts(10, 9, 0, cancelled=1), 100, 1, Judgement.succeeded),
-        (GroupCounts(2, 0, 0, cancelled=2), 100, 1, Judgement.succeeded),
+        (GroupCounts(10, 9, 0, cancelled=1), 100, 1, Judgement.failed),
+        (GroupCounts(10, 9, 0, cancelled=1), 90, 1, Judgement.succeeded),
+        (GroupCounts(10, 9, 0, cancelled=1, forgiven=1), 100, 1, Judgement.succeeded),
+        (GroupCounts(2, 0, 0, cancelled=2), 100, 1, Judgement.failed),
+        (GroupCounts(10, 0, 3), 80, 50, Judgement.failed),
         (GroupCounts(10, 10, 0), 0, 1, Judgement.succeeded),
     ],
 )
 def test_a_group_is_judged_by_its_thresholds(
     counts: GroupCounts, success: int, error: int, expected: Judgement
 ) -> None:
-    assert judge_group(counts, success, error, paused_long_enough=True) is expected
-    early = judge_group(counts, success, error, paused_long_enough=False)
+    assert judge_group(counts, success, error, minimum_time_over=True) is expected
+    early = judge_group(counts, success, error, minimum_time_over=False)
     assert early is (Judgement.wait if expected is Judgement.succeeded else expected)

@@ -151,10 +151,11 @@ class RolloutMachine(RuleBasedStateMachine):
         running = [group for group in groups if group.state is GroupState.running]
         for group in running:
             counts = self.change(lambda c, g=group: rows.count_group(c, g))  # type: ignore[misc]
-            failures = counts.failed - group.forgiven
-            assert failures <= 0 or failures * 100 < group.error * counts.counted
+            failures = counts.failed + counts.cancelled - group.forgiven
+            assert counts.cancelled or failures <= 0 or failures * 100 < group.error * counts.counted
             over = group.started is not None and self.now >= group.started + PAUSE * 1000
-            assert counts.ended < counts.total or not over, "all have ended, and it was not judged"
+            ended = counts.succeeded + counts.failed + counts.cancelled
+            assert ended < counts.total or not over, "all have ended, and it was not judged"
         assert running or any(self.active(device) for device in self.devices)
 
     @invariant()
