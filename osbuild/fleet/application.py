@@ -16,6 +16,7 @@ from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.routes import device_routes
 from osbuild.fleet.enrolment import enrolment_routes
 from osbuild.fleet.management.routes import management_routes
+from osbuild.fleet.page.routes import page_routes
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.transitions import advance_by_time
 from osbuild.fleet.service import Service
@@ -56,6 +57,7 @@ def make_application(service: Service) -> Starlette:
 
     routes = [
         Route("/healthz", is_alive),
+        *page_routes(service),
         *management_routes(service),
         *enrolment_routes(service),
         *device_routes(service),

@@ -164,6 +164,14 @@ access_tokens = Table(
     Column("revoked", BigInteger),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("token", ForeignKey("access_tokens.id"), nullable=False),
+    Column("expires", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -1,7 +1,5 @@
 """The addresses of rollouts in the management API."""
 
-from collections.abc import Callable
-
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -29,7 +27,6 @@ from osbuild.fleet.rollout.selection import check_selection, select_devices
 from osbuild.fleet.service import Service
 
 MOST_PREVIEWED = 100
-Transition = Callable[[Connection, Rollout, Origin], None]
 
 
 def rollout_routes(service: Service) -> list[BaseRoute]:
@@ -70,67 +67,75 @@ async def post_preview(request: Request, service: Service, _origin: Origin) -> P
 
 async def post_rollout(request: Request, service: Service, origin: Origin) -> RolloutView:
     order = parse_message(await read_body(request), NewRollout)
-    plan = order.plan()
+    return await service.database.change(lambda c: create_rollout(c, order.plan(), origin, start=order.now))
+
+
+def create_rollout(connection: Connection, plan: RolloutPlan, origin: Origin, *, start: bool) -> RolloutView:
+    """Create a rollout, start it if that is wanted, and record that. Raises `Refused`."""
     check_selection(plan.selection)
     check_plan(plan)
-
-    def create(connection: Connection) -> RolloutView:
-        parts = split_devices([device.id for device in choose_devices(connection, plan)], plan.groups)
-        rollout = rows.insert_rollout(connection, plan, parts, origin.time)
-        record_event(connection, origin, "rollout created", plan.name, bundle=plan.bundle, groups=len(parts))
-        if order.now:
-            transitions.start_rollout(connection, rollout, origin.time)
-            record_event(connection, origin, "rollout started", plan.name)
-        return view_rollout(connection, rows.read_rollout(connection, rollout.id))
-
-    return await service.database.change(create)
+    parts = split_devices([device.id for device in choose_devices(connection, plan)], plan.groups)
+    rollout = rows.insert_rollout(connection, plan, parts, origin.time)
+    record_event(connection, origin, "rollout created", plan.name, bundle=plan.bundle, groups=len(parts))
+    if start:
+        transitions.start_rollout(connection, rollout, origin.time)
+        record_event(connection, origin, "rollout started", plan.name)
+    return view_rollout(connection, rows.read_rollout(connection, rollout.id))
 
 
 async def post_start(request: Request, service: Service, origin: Origin) -> RolloutView:
-    return await change_rollout(
-        request, service, origin, lambda c, rollout, o: transitions.start_rollout(c, rollout, o.time)
-    )
+    return await change_rollout(request, service, "start", origin)
 
 
 async def post_pause(request: Request, service: Service, origin: Origin) -> RolloutView:
-    reason = f"paused by {origin.name}"
-    return await change_rollout(request, service, origin, lambda c, r, _: transitions.pause_rollout(c, r, reason))
+    return await change_rollout(request, service, "pause", origin)
 
 
 async def post_abort(request: Request, service: Service, origin: Origin) -> RolloutView:
-    reason = f"aborted by {origin.name}"
-    return await change_rollout(
-        request, service, origin, lambda c, rollout, o: transitions.abort_rollout(c, rollout, reason, o.time)
-    )
+    return await change_rollout(request, service, "abort", origin)
 
 
 async def post_resume(request: Request, service: Service, origin: Origin) -> RolloutView:
     body = await read_body(request)
     order = parse_message(body, ResumeOrder) if body else ResumeOrder()
-
-    def resume(connection: Connection, rollout: Rollout, origin: Origin) -> None:
-        if order.bundle is not None:
-            old = bundles.read_bundle_row(connection, rollout.bundle)
-            if known_bundle(connection, order.bundle).compatible != old.compatible:
-                raise Refused(409, "incompatible", f"the rollout is for devices that are {old.compatible}")
-        transitions.resume_rollout(connection, rollout, origin.time, bundle=order.bundle, retry=order.retry)
-
-    return await change_rollout(request, service, origin, resume)
+    name = request.path_params["name"]
+    return await service.database.change(
+        lambda c: set_rollout_state(c, name, "resume", origin, bundle=order.bundle, retry=order.retry)
+    )
 
 
-async def change_rollout(request: Request, service: Service, origin: Origin, change: Transition) -> RolloutView:
-    """Change the state of the rollout that the address names, and record that. Raises `Refused`."""
-    name, verb = request.path_params["name"], request.url.path.rpartition("/")[2]
+async def change_rollout(request: Request, service: Service, verb: str, origin: Origin) -> RolloutView:
+    """Change the state of the rollout that the address names. Raises `Refused`."""
+    name = request.path_params["name"]
+    return await service.database.change(lambda connection: set_rollout_state(connection, name, verb, origin))
 
-    def change_and_record(connection: Connection) -> RolloutView:
-        before = rows.find_rollout(connection, name)
-        change(connection, before, origin)
-        after = rows.read_rollout(connection, before.id)
-        values = {"before": before.state, "after": after.state, "bundle": after.bundle}
-        record_event(connection, origin, f"rollout: {verb}", name, **values)
-        return view_rollout(connection, after)
 
-    return await service.database.change(change_and_record)
+def set_rollout_state(
+    connection: Connection, name: str, verb: str, origin: Origin, *, bundle: int | None = None, retry: bool = False
+) -> RolloutView:
+    """Start, pause, resume (with `bundle` and `retry`) or abort a rollout, and record that. Raises `Refused`."""
+    before = rows.find_rollout(connection, name)
+    if verb == "start":
+        transitions.start_rollout(connection, before, origin.time)
+    elif verb == "pause":
+        transitions.pause_rollout(connection, before, f"paused by {origin.name}")
+    elif verb == "abort":
+        transitions.abort_rollout(connection, before, f"aborted by {origin.name}", origin.time)
+    else:
+        if bundle is not None:
+            check_replacement(connection, before, bundle)
+        transitions.resume_rollout(connection, before, origin.time, bundle=bundle, retry=retry)
+    after = rows.read_rollout(connection, before.id)
+    values = {"before": before.state, "after": after.state, "bundle": after.bundle}
+    record_event(connection, origin, f"rollout: {verb}", name, **values)
+    return view_rollout(connection, after)
+
+
+def check_replacement(connection: Connection, rollout: Rollout, bundle: int) -> None:
+    """Raise `Refused` if a bundle is not for the devices of a rollout."""
+    old = bundles.read_bundle_row(connection, rollout.bundle)
+    if known_bundle(connection, bundle).compatible != old.compatible:
+        raise Refused(409, "incompatible", f"the rollout is for devices that are {old.compatible}")
 
 
 def choose_devices(connection: Connection, plan: RolloutPlan) -> list[FleetDevice]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.states import ActionKind
 
+RESERVED = frozenset({"new", "preview"})  # addresses of the API and the page
 MOST_GROUPS = 100
 LONGEST_PAUSE = 90 * 24 * 3600  # seconds
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -52,7 +53,7 @@ def check_plan(plan: RolloutPlan) -> None:
 
 def find_problem(plan: RolloutPlan) -> str | None:
     """Return what is wrong with a plan; None if it is good."""
-    if not NAME.fullmatch(plan.name):
+    if not NAME.fullmatch(plan.name) or plan.name in RESERVED:
         return "the name of a rollout has 1 to 64 letters, digits and inner `-`, `_` or `.`"
     if not 0 < len(plan.groups) <= MOST_GROUPS:
         return f"a rollout has 1 to {MOST_GROUPS} groups"

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, func, insert, select
 
+from osbuild.fleet.actions import read_history
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.rollout.judgement import GroupCounts
 from osbuild.fleet.rollout.plan import RolloutPlan
 from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutState
-from osbuild.fleet.tables import actions, rollout_groups, rollout_members, rollouts
+from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ def insert_rollout(connection: Connection, plan: RolloutPlan, parts: Sequence[Se
         "name": plan.name, "bundle": plan.bundle, "kind": plan.kind, "weight": plan.weight, "confirm": plan.confirm,
         "selection": json.dumps(dict(plan.selection)), "state": state, "created": now, "start": plan.start,
     })  # fmt: skip
-    for position, (group, devices) in enumerate(zip(plan.groups, parts, strict=True), 1):
+    for position, (group, part) in enumerate(zip(plan.groups, parts, strict=True), 1):
         row = insert_row(connection, rollout_groups, {
             "rollout": number, "position": position, "success": group.success, "error": group.error,
             "pause": group.pause, "state": GroupState.waiting,
         })  # fmt: skip
-        members = [{"device": device, "rollout": number, "group": row} for device in devices]
+        members = [{"device": device, "rollout": number, "group": row} for device in part]
         connection.execute(insert(rollout_members), members)
     return read_rollout(connection, number)
 
@@ -108,6 +109,22 @@ def count_group(connection: Connection, group: RolloutGroup) -> GroupCounts:
         sum(found.values()), succeeded, found.get(ActionState.failed, 0), found.get(ActionState.cancelled, 0),
         group.forgiven,
     )  # fmt: skip
+
+
+def failed_devices(connection: Connection, rollout: Rollout, most: int) -> list[tuple[str, str]]:
+    """Return the names of devices whose newest action has failed, with the last message: at most `most`."""
+    chosen = (
+        select(devices.c.name, actions.c.id)
+        .select_from(rollout_members.join(actions, rollout_members.c.action == actions.c.id))
+        .join(devices, rollout_members.c.device == devices.c.id)
+        .where(rollout_members.c.rollout == rollout.id, actions.c.state == ActionState.failed)
+        .order_by(devices.c.name)
+        .limit(most)
+    )
+    return [
+        (name, next(iter(read_history(connection, action, 1)), "no reason was reported"))
+        for name, action in connection.execute(chosen).all()
+    ]
 
 
 def _rollout(row: Row[tuple[object, ...]]) -> Rollout:

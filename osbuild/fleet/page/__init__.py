@@ -1,0 +1,1 @@
+"""The web page of the update server: complete without JavaScript, live with a little of it."""

@@ -1,0 +1,173 @@
+"""The web page as a browser without JavaScript meets it: real server, HTTPS, cookies, forms."""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from osbuild.keys.authority import PrivateKeyAccess, create_keys
+from osbuild.keys.key_folder import load_keys
+from tests.support.signed_bundles import make_bundle
+from tests.support.update_server import BASE, RunningServer, create_token, start_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("server")
+    create_keys(folder / "keys", "Example", PrivateKeyAccess())
+    server = start_server(folder / "fleet")
+    token = create_token(server, uses=10)
+    for number in range(4):
+        with server.enrol(f"shop-{number}", token, folder) as device:
+            data = {"version": "1.0.0", "slot": "a", "health": "healthy", "note": "<script>alert(1)</script>"}
+            assert device.put(f"{BASE}/shop-{number}/configData", json={"data": data}).status_code == 200
+    make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
+    server.publish(folder / "one.raucb")
+    yield server
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+
+class Browser:
+    """Somebody who has signed in with a token."""
+
+    def __init__(self, server: RunningServer, token: str) -> None:
+        self.client = server.anybody()
+        self.client.follow_redirects = True
+        self.client.headers["origin"] = server.url
+        page = self.client.post("/signin", data={"token": token})
+        assert page.status_code == 200 and "<h1>Fleet</h1>" in page.text, page.text
+
+    def get(self, path: str, status: int = 200) -> str:
+        page = self.client.get(path)
+        assert page.status_code == status, page.text
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        return page.text
+
+    def send(self, page: str, path: str, **fields: object) -> httpx.Response:
+        match = re.search(r'name="csrf" value="(\w+)"', self.get(page))
+        assert match
+        return self.client.post(path, data={"csrf": match[1], **{name: str(value) for name, value in fields.items()}})
+
+
+@pytest.fixture
+def admin(server: RunningServer) -> Browser:
+    return Browser(server, server.token)
+
+
+@pytest.fixture
+def viewer(server: RunningServer) -> Iterator[Browser]:
+    token = server.order("/tokens", {"name": "vera", "role": "viewer"})["token"]
+    yield Browser(server, token)
+    with server.people() as people:
+        people.delete("/tokens/vera")
+
+
+PAGES = ("/", "/devices", "/devices/shop-1", "/rollouts", "/rollouts/new", "/audit")
+
+
+def test_nobody_sees_anything_without_signing_in(server: RunningServer) -> None:
+    with server.anybody() as anybody:
+        for path in PAGES:
+            answer = anybody.get(path)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/signin"), path
+        assert anybody.post("/signin", data={"token": "wrong"}).status_code == 403
+        assert anybody.post("/rollouts/new", data={"name": "x"}).status_code == 303
+
+
+def test_the_session_is_in_a_cookie_that_scripts_and_other_sites_cannot_use(server: RunningServer) -> None:
+    with server.anybody() as anybody:
+        cookie = anybody.post("/signin", data={"token": server.token}).headers["set-cookie"]
+    assert cookie.startswith("__Host-edge-session=")
+    assert {"HttpOnly", "Path=/", "SameSite=strict", "Secure"} <= set(cookie.split("; "))
+
+
+def test_every_page_is_shown_and_contains_nothing_of_elsewhere(admin: Browser) -> None:
+    for path in PAGES:
+        text = admin.get(path)
+        assert "<script>alert" not in text and not re.findall(r'(?:src|href)="(?:https?:)?//', text), path
+        assert not re.findall(r"\son\w+=|\sstyle=", text), "neither scripts nor styles in the page"
+    assert "&lt;script&gt;alert(1)" in admin.get("/devices/shop-1")
+    assert "no device nothing" in admin.get("/devices/nothing", 404)
+
+
+def test_devices_are_filtered(admin: Browser) -> None:
+    text = admin.get("/devices?name=shop-[12]&version=1.*")
+    assert re.findall(r">(shop-\d)<", text) == ["shop-1", "shop-2"] and "2 devices" in text
+    assert "0 devices" in admin.get("/devices?version=2.*")
+
+
+def test_a_rollout_is_previewed_created_paused_and_aborted(admin: Browser, server: RunningServer) -> None:
+    form = {
+        "name": "page-1", "bundle": 1, "selection": "name=shop-*", "groups": "25,75", "success": 100, "error": 1,
+        "pause": 0,
+    }  # fmt: skip
+    preview = admin.send("/rollouts/new", "/rollouts/new", **form, order="preview").text
+    assert "4 devices are selected" in preview and 'value="page-1"' in preview
+    assert server.rollout("page-1")["code"] == "not-found"
+    created = admin.send("/rollouts/new", "/rollouts/new", **form, order="create", start="yes")
+    assert created.url.path == "/rollouts/page-1" and "0 of 1 devices succeeded" in created.text
+    assert "paused by admin" in admin.send("/rollouts/page-1", "/rollouts/page-1/pause").text
+    assert "running" in admin.send("/rollouts/page-1", "/rollouts/page-1/resume", retry="yes").text
+    assert "page-1" in admin.get("/") and "page-1" in admin.get("/rollouts")
+    assert "aborted by admin" in admin.send("/rollouts/page-1", "/rollouts/page-1/abort").text
+    again = admin.client.post("/rollouts/page-1/abort", data={"csrf": _form_token(admin)})
+    assert again.status_code == 409 and "is aborted" in again.text
+    assert "rollout: abort" in admin.get("/audit")
+
+
+def _form_token(browser: Browser) -> str:
+    match = re.search(r'name="csrf" value="(\w+)"', browser.get("/"))
+    assert match
+    return match[1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"groups": "a"}, {"bundle": "x"}, {"selection": "shop"}, {"name": "new"}, {"error": ""}]
+)
+def test_a_form_that_cannot_be_meant_is_refused(admin: Browser, changes: dict[str, str]) -> None:
+    form = {"name": "page-2", "bundle": 1, "groups": "100", "success": 100, "error": 1, "pause": 0, **changes}
+    answer = admin.send("/rollouts/new", "/rollouts/new", **form, order="create")
+    assert answer.status_code == 400 and 'role="alert"' in answer.text
+
+
+def test_forms_of_other_sites_and_of_viewers_are_refused(admin: Browser, viewer: Browser) -> None:
+    assert admin.client.post("/rollouts/new", data={"name": "x"}).status_code == 403
+    assert admin.client.post("/rollouts/new", data={"name": "x", "csrf": _form_token(viewer)}).status_code == 403
+    assert "New rollout" not in viewer.get("/rollouts")
+    refused = viewer.send("/", "/rollouts/new", name="x")
+    assert refused.status_code == 403 and "needs the role operator" in refused.text
+
+
+def test_a_session_ends_with_its_token_and_when_signing_out(admin: Browser, server: RunningServer) -> None:
+    token = server.order("/tokens", {"name": "otto", "role": "operator"})["token"]
+    otto = Browser(server, token)
+    with server.people() as people:
+        assert people.delete("/tokens/otto").status_code == 200
+    assert "<h1>Sign in</h1>" in otto.client.get("/devices").text
+    cookie = dict(admin.client.cookies)
+    assert "<h1>Sign in</h1>" in admin.send("/", "/signout").text
+    with server.anybody() as anybody:
+        anybody.cookies.update(cookie)
+        assert anybody.get("/").status_code == 303, "the session is gone, not only the cookie"
+
+
+def test_a_page_is_told_when_its_rollout_changes(admin: Browser, server: RunningServer) -> None:
+    server.order(
+        "/rollouts", {"name": "live", "bundle": 1, "groups": [{"percent": 100}], "selection": {"name": "shop-3"}}
+    )
+    with admin.client.stream("GET", "/rollouts/live/events", timeout=20) as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        lines = events.iter_lines()
+        assert next(lines).startswith(":")
+        server.order("/rollouts/live/start", {})
+        assert any(line == "data: changed" for line in lines)
+
+
+@pytest.mark.parametrize("name", ["style.css", "live.js"])
+def test_static_files_are_public_and_others_are_not_there(server: RunningServer, name: str) -> None:
+    with server.anybody() as anybody:
+        assert anybody.get(f"/static/{name}").status_code == 200
+        for path in ("/static/../routes.py", "/static/routes.py", "/static/%2e%2e/routes.py"):
+            assert anybody.get(path).status_code == 404
