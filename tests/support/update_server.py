@@ -126,6 +126,7 @@ def make_request(name: str, folder: Path) -> str:
     """Return a certificate request of a device, whose key is made if it is not in the folder."""
     path = folder / f"{name}.key"
     if not path.exists():
+        path.touch(0o600)
         path.write_bytes(key_to_pem(generate_key()))
     key = load_key(path, None, option="", hint="")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

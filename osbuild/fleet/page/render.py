@@ -45,9 +45,9 @@ def make_environment() -> jinja2.Environment:
 ENVIRONMENT = make_environment()
 
 
-def render_page(name: str, user: PageUser | None, status: int = 200, **values: Any) -> Response:
-    """Return a page from the template `name`."""
-    text = ENVIRONMENT.get_template(name).render(user=user, **values)
+def render_page(template: str, user: PageUser | None, status: int = 200, /, **values: Any) -> Response:
+    """Return a page from a template."""
+    text = ENVIRONMENT.get_template(template).render(user=user, **values)
     return Response(text, status, HEADERS, media_type="text/html")
 
 
