@@ -17,6 +17,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("server")
     create_keys(folder / "keys", "Example", PrivateKeyAccess())
     server = start_server(folder / "fleet")
+    try:
+        fill(server, folder)
+        yield server
+    finally:
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+
+def fill(server: RunningServer, folder: Path) -> None:
+    """Enrol four devices, one attribute of which is hostile, and publish a bundle."""
     token = create_token(server, uses=10)
     for number in range(4):
         with server.enrol(f"shop-{number}", token, folder) as device:
@@ -24,9 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
             assert device.put(f"{BASE}/shop-{number}/configData", json={"data": data}).status_code == 200
     make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
     server.publish(folder / "one.raucb")
-    yield server
-    server.process.terminate()
-    assert server.process.wait(30) == 0
 
 
 class Browser:
