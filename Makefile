@@ -15,7 +15,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run bundle flash no-target test test-all test-quick test-unit test-images test-cluster test-qemu test-qemu-all bench lint doctor wheel clean
+.PHONY: help image run bundle serve flash no-target test test-all test-quick test-unit test-images test-cluster test-qemu test-qemu-all bench lint doctor wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -35,6 +35,9 @@ flash: $(if $(TARGET),image,no-target)  ## build an image and write it to a card
 
 no-target: $(READY)
 	@echo "Name the card: make flash TARGET=/dev/sdX. These are there:" >&2; $(EDGE) devices >&2; exit 2
+
+serve: $(READY)  ## serve updates to devices: make serve ARGS="--listen 0.0.0.0:8443"
+	$(EDGE) serve $(ARGS)
 
 bundle: image  ## build an image and make a signed bundle: make bundle KEYS=keys/ (default: development keys)
 	$(EDGE) bundle "$(newest)" $(if $(KEYS),--keys $(KEYS))

@@ -40,7 +40,7 @@ class Confirmation(StrEnum):
     denied = "denied"
 
 
-class _Confirmation(msgspec.Struct):
+class _ConfirmationFeedback(msgspec.Struct):
     confirmation: Confirmation
     code: int | None = None
     details: list[str] | str | None = None
@@ -65,7 +65,7 @@ def parse_feedback(body: bytes, media_type: str) -> DeviceReport:
 
 def parse_confirmation(body: bytes, media_type: str) -> DeviceReport:
     """Return the answer in the body of a request for `confirmationBase`. Raises `Refused`."""
-    answer = _decode(body, media_type, _Confirmation)
+    answer = _decode(body, media_type, _ConfirmationFeedback)
     details = [answer.details] if isinstance(answer.details, str) else answer.details or []
     execution = Execution.proceeding if answer.confirmation is Confirmation.confirmed else Execution.rejected
     return DeviceReport(execution, Finished.none, answer.code, (f"{answer.confirmation} by the device", *details))

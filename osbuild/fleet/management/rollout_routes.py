@@ -1,5 +1,7 @@
 """The addresses of rollouts in the management API."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -27,6 +29,15 @@ from osbuild.fleet.rollout.selection import check_selection, select_devices
 from osbuild.fleet.service import Service
 
 MOST_PREVIEWED = 100
+
+
+@dataclass(frozen=True)
+class RolloutOrder:
+    """An order to start, pause, resume or abort a rollout. `bundle` and `retry` are for `resume`."""
+
+    verb: str
+    bundle: int | None = None
+    retry: bool = False
 
 
 def rollout_routes(service: Service) -> list[BaseRoute]:
@@ -84,50 +95,45 @@ def create_rollout(connection: Connection, plan: RolloutPlan, origin: Origin, *,
 
 
 async def post_start(request: Request, service: Service, origin: Origin) -> RolloutView:
-    return await change_rollout(request, service, "start", origin)
+    return await change_rollout(request, service, RolloutOrder("start"), origin)
 
 
 async def post_pause(request: Request, service: Service, origin: Origin) -> RolloutView:
-    return await change_rollout(request, service, "pause", origin)
+    return await change_rollout(request, service, RolloutOrder("pause"), origin)
 
 
 async def post_abort(request: Request, service: Service, origin: Origin) -> RolloutView:
-    return await change_rollout(request, service, "abort", origin)
+    return await change_rollout(request, service, RolloutOrder("abort"), origin)
 
 
 async def post_resume(request: Request, service: Service, origin: Origin) -> RolloutView:
     body = await read_body(request)
-    order = parse_message(body, ResumeOrder) if body else ResumeOrder()
-    name = request.path_params["name"]
-    return await service.database.change(
-        lambda c: set_rollout_state(c, name, "resume", origin, bundle=order.bundle, retry=order.retry)
-    )
+    message = parse_message(body, ResumeOrder) if body else ResumeOrder()
+    return await change_rollout(request, service, RolloutOrder("resume", message.bundle, message.retry), origin)
 
 
-async def change_rollout(request: Request, service: Service, verb: str, origin: Origin) -> RolloutView:
+async def change_rollout(request: Request, service: Service, order: RolloutOrder, origin: Origin) -> RolloutView:
     """Change the state of the rollout that the address names. Raises `Refused`."""
     name = request.path_params["name"]
-    return await service.database.change(lambda connection: set_rollout_state(connection, name, verb, origin))
+    return await service.database.change(lambda connection: set_rollout_state(connection, name, order, origin))
 
 
-def set_rollout_state(
-    connection: Connection, name: str, verb: str, origin: Origin, *, bundle: int | None = None, retry: bool = False
-) -> RolloutView:
-    """Start, pause, resume (with `bundle` and `retry`) or abort a rollout, and record that. Raises `Refused`."""
+def set_rollout_state(connection: Connection, name: str, order: RolloutOrder, origin: Origin) -> RolloutView:
+    """Carry out an order, and record that. Raises `Refused`."""
     before = rows.find_rollout(connection, name)
-    if verb == "start":
+    if order.verb == "start":
         transitions.start_rollout(connection, before, origin.time)
-    elif verb == "pause":
+    elif order.verb == "pause":
         transitions.pause_rollout(connection, before, f"paused by {origin.name}")
-    elif verb == "abort":
+    elif order.verb == "abort":
         transitions.abort_rollout(connection, before, f"aborted by {origin.name}", origin.time)
     else:
-        if bundle is not None:
-            check_replacement(connection, before, bundle)
-        transitions.resume_rollout(connection, before, origin.time, bundle=bundle, retry=retry)
+        if order.bundle is not None:
+            check_replacement(connection, before, order.bundle)
+        transitions.resume_rollout(connection, before, origin.time, bundle=order.bundle, retry=order.retry)
     after = rows.read_rollout(connection, before.id)
     values = {"before": before.state, "after": after.state, "bundle": after.bundle}
-    record_event(connection, origin, f"rollout: {verb}", name, **values)
+    record_event(connection, origin, f"rollout: {order.verb}", name, **values)
     return view_rollout(connection, after)
 
 

@@ -14,7 +14,12 @@ from osbuild.fleet.audit import read_audit
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import every_device, find_device
 from osbuild.fleet.management.access import Role
-from osbuild.fleet.management.rollout_routes import create_rollout, set_rollout_state, view_rollout
+from osbuild.fleet.management.rollout_routes import (
+    RolloutOrder,
+    create_rollout,
+    set_rollout_state,
+    view_rollout,
+)
 from osbuild.fleet.management.routes import view_action
 from osbuild.fleet.page import session
 from osbuild.fleet.page.overview import summarize
@@ -172,8 +177,8 @@ async def change_rollout(request: Request, service: Service, user: PageUser) -> 
     origin = session.origin_of(user, request, service.clock())
     chosen = form.get("bundle", "")
     bundle = int(chosen) if chosen.isdecimal() and len(chosen) < 16 else None
-    retry = form.get("retry") == "yes"
-    await service.database.change(lambda c: set_rollout_state(c, name, verb, origin, bundle=bundle, retry=retry))
+    order = RolloutOrder(verb, bundle, form.get("retry") == "yes")
+    await service.database.change(lambda c: set_rollout_state(c, name, order, origin))
     return RedirectResponse(f"/rollouts/{quote(name)}", 303, HEADERS)
 
 
