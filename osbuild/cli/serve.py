@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import as_object
+from osbuild.cli.options import REFERENCE, as_object
+from osbuild.config.secrets import resolve_secret
 from osbuild.host import log
 from osbuild.keys.development import signing_keys
 from osbuild.shared.errors import UsageError
@@ -23,6 +24,7 @@ class ServeOptions:
     names: tuple[str, ...]
     keys: Path | None
     poll: int
+    gateway_token: str | None
     new_admin_token: bool
 
 
@@ -37,6 +39,8 @@ class ServeOptions:
               help="Keys whose bundles are accepted. Default: the development keys.")  # fmt: skip
 @click.option("--poll", type=click.IntRange(min=1, max=7 * 24 * 3600), default=300, show_default=True,
               metavar="SECONDS", help="Time between two polls of an idle device.")  # fmt: skip
+@click.option("--gateway-token", metavar=REFERENCE,
+              help="Token of a gateway, which may speak for all devices, also unknown ones.")  # fmt: skip
 @click.option("--new-admin-token", is_flag=True, help="Create another access token of an administrator, and print it.")
 @as_object(ServeOptions)
 def command(options: ServeOptions) -> None:
@@ -49,8 +53,9 @@ def command(options: ServeOptions) -> None:
 
     host, port = split_address(options.listen)
     keyring = signing_keys(options.keys).keyring()
+    gateway = options.gateway_token and resolve_secret(options.gateway_token, folder=Path())
     prepared = server.prepare_server(
-        server.ServerOptions(options.data, keyring, host, port, options.names, options.poll)
+        server.ServerOptions(options.data, keyring, host, port, options.names, options.poll, gateway or None)
     )
     token = server.create_admin_token(prepared.service, ADMIN_DAYS, again=options.new_admin_token)
     if token is not None:

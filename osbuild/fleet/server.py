@@ -22,6 +22,7 @@ from osbuild.fleet.management.access import Role, create_access_token
 from osbuild.fleet.secure_protocol import SecureProtocol
 from osbuild.fleet.service import SLEEP, Service
 from osbuild.fleet.tables import access_tokens
+from osbuild.fleet.tokens import hash_token
 from osbuild.host.output import write_output
 from osbuild.shared.errors import Error
 
@@ -35,7 +36,9 @@ GRACE = 10  # seconds for requests in progress when the server stops
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where the server listens, further names by which devices reach it, and the seconds between two polls."""
+    """Where the server listens, further names by which devices reach it, the seconds between two polls, the token of
+    a gateway that may speak for all devices.
+    """
 
     data: Path
     keyring: bytes
@@ -43,6 +46,7 @@ class ServerOptions:
     port: int = 8443
     names: tuple[str, ...] = ()
     poll: int = SLEEP
+    gateway_token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
     keyring = options.data / "keyring.pem"
     write_output(keyring, options.keyring)
     files = FileStore(options.data / "files")
-    service = Service(Database(options.data / "fleet.db"), files, devices, keyring, options.poll)
+    gateway = None if options.gateway_token is None else hash_token(options.gateway_token)
+    service = Service(Database(options.data / "fleet.db"), files, devices, keyring, options.poll, gateway)
     return PreparedServer(service, server_context(certificate, key, devices), listening, tls / "server-ca.crt", own)
 
 

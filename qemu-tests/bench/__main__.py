@@ -41,6 +41,7 @@ MEASUREMENTS = {
     "install": ("install", "installing an update, against dd of the same bytes"),
     "switch": ("switch", "a pod's downtime when its node switches slots, against a reboot"),
     "rollback": ("rollback", "from the failure of a new version to the old one Ready"),
+    "fleet": ("fleet", "the update server under load, against nginx"),
     "cuts": ("cuts", "power cuts that the tests have tried, and survived"),
     "warm": ("warm", "builds after no change, and after changes of a node's configuration and of one overlay file"),
 }
