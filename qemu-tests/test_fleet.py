@@ -36,9 +36,9 @@ def devices(lab: Lab, fleet: RunningServer, tmp_path_factory: pytest.TempPathFac
         devices = []
         for node in NODES:
             seed_for(node, lab, fleet, folder / node)
-            devices.append(stack.enter_context(lab.powered(version, f"fleet-{node}")))
-        for device in devices:
-            prepare_device(device)
+            device = stack.enter_context(lab.powered(version, f"fleet-{node}"))
+            prepare_device(device)  # one after the other: an idle device needs no processor
+            devices.append(device)
         yield devices
 
 

@@ -282,7 +282,8 @@ def test_an_image_boots_from_power_on_to_boot_complete(
     trust = json.loads((image("minimal") / "manifest.json").read_text())["trust"]
     assert ("DEVELOPMENT keys" in first.login) == trust["development"], first.login
     # A profile's users must not have these names.
-    assert (first.users - {USER}, first.groups - {USER}) == (set(accounts.USERS), set(accounts.GROUPS))
+    declared = accounts.declared_accounts([PROJECT / "overlays" / name for name in ("base", "ota")])
+    assert (first.users - {USER}, first.groups - {USER}) == tuple(map(set, declared))
 
 
 def test_a_node_is_hardened(board: Board, first: NodeReport) -> None:
