@@ -55,12 +55,13 @@ def make_application(service: Service) -> Starlette:
         alive = service.database.is_alive
         return PlainTextResponse("ok\n" if alive else "the database has failed\n", 200 if alive else 503)
 
+    # The first one that fits is used; those of devices are asked for most.
     routes = [
-        Route("/healthz", is_alive),
-        *page_routes(service),
-        *management_routes(service),
-        *enrolment_routes(service),
         *device_routes(service),
+        Route("/healthz", is_alive),
+        *enrolment_routes(service),
+        *management_routes(service),
+        *page_routes(service),
     ]
     handlers = {HTTPException: answer_http_error, ClientDisconnect: answer_nothing, Exception: answer_defect}
     application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
