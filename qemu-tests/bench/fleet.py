@@ -57,7 +57,7 @@ request = function()
 end
 """
 NGINX = """
-daemon off; worker_processes 2; error_log stderr; pid FOLDER/nginx.pid;
+daemon off; user root; worker_processes 2; error_log stderr emerg; pid FOLDER/nginx.pid;
 events { worker_connections 4096; }
 http {
   access_log off; sendfile on; client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy;

@@ -124,6 +124,14 @@ def test_a_bundle_is_published_offered_downloaded_in_ranges_and_reported(server:
         assert device.get(url + ".MD5SUM").text.split() == [artifact["hashes"]["md5"], "one.raucb"]
         middle = device.get(url, headers={"range": "bytes=4096-8191"})
         assert (middle.status_code, middle.content) == (206, content[4096:8192])
+        large = device.get(url, headers={"range": "bytes=-1150000"})  # more than one piece
+        assert (large.status_code, large.content) == (206, content[-1150000:])
+        last = device.get(url, headers={"range": "bytes=-7"})
+        assert (last.content, last.headers["content-range"]) == (
+            content[-7:], f"bytes {len(content) - 7}-{len(content) - 1}/{len(content)}",
+        )  # fmt: skip
+        both = device.get(url, headers={"range": "bytes=0-9, 20-29"})
+        assert both.status_code == 206 and both.headers["content-type"].startswith("multipart/byteranges")
         for bad in ("bytes=x", f"bytes={len(content)}-", "bytes=0-9,5-20", "bytes=9-1", "bytes=-0", "lines=1-2"):
             refused = device.get(url, headers={"range": bad})
             assert (refused.status_code, refused.headers["content-range"]) == (416, f"bytes */{len(content)}"), bad

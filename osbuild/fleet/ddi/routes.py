@@ -107,7 +107,7 @@ async def get_artifact(request: Request, service: Service, device: FleetDevice) 
         return PlainTextResponse(f"{bundle.md5}  {bundle.filename}\n")
     if name != bundle.filename:
         raise not_found(f"the bundle has no file {name}")
-    return send_file(request, service.files.path(bundle.sha256), bundle.sha1)
+    return await send_file(request, service.files.path(bundle.sha256), bundle.sha1)
 
 
 def describe_update(request: Request, service: Service, action: UpdateAction) -> documents.Document:
