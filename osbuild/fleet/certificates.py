@@ -5,9 +5,10 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select
 
 from osbuild.fleet.authorities import BACKDATED
+from osbuild.fleet.database import revoke_rows
 from osbuild.fleet.tables import certificates, devices
 
 FIND_SERIAL = (
@@ -54,16 +55,9 @@ def record_certificate(connection: Connection, device: int, certificate: x509.Ce
     connection.execute(insert(certificates).values(values))
 
 
-def revoke_certificates(connection: Connection, device: int, now: int) -> None:
-    """Accept no certificate of a device any more."""
-    valid = (certificates.c.device == device) & certificates.c.revoked.is_(None)
-    connection.execute(update(certificates).where(valid).values(revoked=now))
-
-
-def keep_certificate(connection: Connection, device: int, serial: str, now: int) -> None:
-    """Accept no certificate of a device but the one with this serial number."""
-    others = (certificates.c.device == device) & (certificates.c.serial != serial) & certificates.c.revoked.is_(None)
-    connection.execute(update(certificates).where(others).values(revoked=now))
+def revoke_certificates(connection: Connection, device: int, now: int, *, but: str = "") -> None:
+    """Accept no certificate of a device any more, but the one with the serial number `but`."""
+    revoke_rows(connection, certificates, (certificates.c.device == device) & (certificates.c.serial != but), now)
 
 
 def is_accepted(connection: Connection, certificate: ClientCertificate, now: int, grace: int = 0) -> bool:

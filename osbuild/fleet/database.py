@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert
+from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event, insert, update
 from sqlalchemy.exc import DBAPIError
 
 from osbuild.fleet.tables import metadata
@@ -112,6 +112,12 @@ def insert_row(connection: Connection, table: Table, values: Mapping[str, object
     key = connection.execute(insert(table).values(dict(values))).inserted_primary_key
     assert key is not None
     return int(key[0])
+
+
+def revoke_rows(connection: Connection, table: Table, chosen: ColumnElement[bool], now: int) -> int:
+    """Set `revoked` of the chosen rows that are not revoked yet, and return how many they were."""
+    valid = chosen & table.c.revoked.is_(None)
+    return connection.execute(update(table).where(valid).values(revoked=now)).rowcount
 
 
 def _try_change(connection: Connection, change: _PendingChange) -> Callable[[], None]:

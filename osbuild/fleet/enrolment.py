@@ -17,7 +17,6 @@ from osbuild.fleet.certificates import (
     RENEWAL_GRACE,
     ClientCertificate,
     is_accepted,
-    keep_certificate,
     record_certificate,
     revoke_certificates,
 )
@@ -207,7 +206,7 @@ async def renew_certificate(service: Service, message: EnrolmentRequest, present
         device = find_device(connection, name)
         if device is None or not is_accepted(connection, presented, now, RENEWAL_GRACE):  # revoked in the meantime
             raise Refused(401, "not-authenticated", "")
-        keep_certificate(connection, device.id, presented.serial, now)
+        revoke_certificates(connection, device.id, now, but=presented.serial)
         record_certificate(connection, device.id, certificate)
         record_event(connection, Origin(f"device {name}", "", now), "certificate renewed", name)
 

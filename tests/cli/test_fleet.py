@@ -11,20 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import RunningServer, start_server
+from tests.support.update_server import RunningServer, running_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("server")
-    create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    server = start_server(folder / "fleet")
-    yield server
-    server.process.terminate()
-    assert server.process.wait(30) == 0
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 class CommandLine:

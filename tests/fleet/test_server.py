@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,15 @@ import pytest
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, create_token, start_server
+from tests.support.update_server import BASE, RunningServer, create_token, running_server, start_server
 
 FEEDBACK = {"id": "1", "time": "now", "status": {"execution": "closed", "result": {"finished": "success"}}}
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
-    create_keys(tmp_path / "keys", "Example", PrivateKeyAccess())
-    server = start_server(tmp_path / "fleet")
-    yield server
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 0, server.process.communicate()
+    with running_server(tmp_path) as server:
+        yield server
 
 
 def test_a_device_enrols_and_is_known_by_its_certificate_only(server: RunningServer, tmp_path: Path) -> None:

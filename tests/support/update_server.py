@@ -5,6 +5,8 @@ import re
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.private_key import generate_key, key_to_pem, load_key
 
 BASE = "/DEFAULT/controller/v1"
@@ -144,6 +147,18 @@ def start_server(data: Path, *options: str, keys: Path | None = None) -> Running
     while not (match := re.search(r"serving at \S+:(\d+),", line := process.stderr.readline())):
         assert line, process.communicate()
     return RunningServer(f"https://127.0.0.1:{match[1]}", data, token, process)
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[RunningServer]:
+    """Run a server with its data in `folder`/fleet and new keys in `folder`/keys. It must end in order."""
+    create_keys(folder / "keys", "Example", PrivateKeyAccess())
+    server = start_server(folder / "fleet")
+    try:
+        yield server
+    finally:
+        server.process.terminate()
+        assert server.process.wait(30) == 0, server.process.communicate()
 
 
 def create_token(server: RunningServer, **order: object) -> str:

@@ -10,7 +10,7 @@ from osbuild.shared.files import make_folder, write_file
 
 FOLDER = "/var/lib/edge-fleet"  # of the user edge-fleet; the private key of this device is there too
 FILE = f"{FOLDER}/action.json"
-TYPES = dict.fromkeys(("action", "order", "stage", "url", "version", "since", "problem"), str) | {"only_download": bool}
+TYPES = dict.fromkeys(("action", "order", "stage", "url", "version"), str) | {"only_download": bool}
 REQUIRED = ("action", "order", "stage", "url", "version")
 
 
@@ -23,7 +23,7 @@ class ActionStage(StrEnum):
 
 @dataclass(frozen=True)
 class ActionRecord:
-    """An action. `since` is when it was ordered, `problem` why it has failed; empty if it has not.
+    """An action of the server.
 
     `order` is a random id of this device. Unlike numbers of actions, it is unique, also after a change of the server,
     or if the server was restored from a backup. With `only_download`, the other slot is written, and not booted next.
@@ -34,8 +34,6 @@ class ActionRecord:
     stage: ActionStage
     url: str
     version: str
-    since: str = ""
-    problem: str = ""
     only_download: bool = False
 
 
@@ -43,8 +41,8 @@ def load_record(system: System) -> ActionRecord | None:
     """Return the stored action; None if there is none, or the file is damaged."""
     row = state_files.read_object(system, FILE, TYPES, REQUIRED, links=False)  # root reads it too
     try:
-        names = ("action", "order", "url", "version", "since", "problem")
-        texts = {name: row.get(name) or "" for name in names}
+        names = ("action", "order", "url", "version")
+        texts = {name: row[name] for name in names}
         return ActionRecord(stage=ActionStage(row["stage"]), only_download=bool(row.get("only_download")), **texts)
     except (KeyError, ValueError):
         return None

@@ -6,9 +6,8 @@ import platform
 
 from osbuild.agent.health import RESULT_FILE
 from osbuild.agent.system import System
+from osbuild.agent.update.minimum_version import CONFIG
 from osbuild.shared.files import file_system_space
-
-RAUC_CONFIG = "/usr/lib/rauc/system.conf"
 
 
 def read_attributes(system: System) -> dict[str, str]:
@@ -36,7 +35,7 @@ def read_compatible(system: System) -> str | None:
     """Return the `compatible` of bundles for this device (RAUC's manual, "System Configuration File")."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(system.text(RAUC_CONFIG))
+        parser.read_string(system.text(CONFIG))
     except configparser.Error:
         return None
     return parser.get("system", "compatible", fallback=None)

@@ -22,7 +22,6 @@ from osbuild.agent.fleet.messages import (
 )
 from osbuild.agent.fleet.outcome import UpdateOutcome
 from osbuild.agent.system import System
-from osbuild.agent.update import records
 
 BUSY_SLEEP = 15.0  # seconds between polls while an action is carried out
 REFUSED = frozenset({400, 413, 415, 422})  # the server will never accept this report
@@ -124,7 +123,7 @@ class Follower:
             return
         record = ActionRecord(
             deployment.action, str(uuid.uuid4()), ActionStage.ordered, deployment.url, deployment.version,
-            records.current_time(), only_download=only_download,
+            only_download,
         )  # fmt: skip
         save_record(self.system, record)
         execution = "download" if only_download else "proceeding"
@@ -154,7 +153,7 @@ class Follower:
         answer = self.server.send("POST", feedback, status("closed" if ended else "rejected", "none", text))
         accepted = answer.status == 200 or answer.status in OVER
         if ended and accepted and record is not None and record.action == action:
-            save_record(self.system, replace(record, stage=ActionStage.reported, problem="cancelled"))
+            save_record(self.system, replace(record, stage=ActionStage.reported))
 
     def report_outcome(self) -> None:
         """Report how the action has ended, if it has. It is repeated until the server has it."""
@@ -175,7 +174,7 @@ class Follower:
         """Forget an order that the server does not know any more: the answer to a cancellation was lost."""
         record = load_record(self.system)
         if record is not None and record.stage is ActionStage.ordered and self.installer.cancel(record):
-            save_record(self.system, replace(record, stage=ActionStage.reported, problem="withdrawn"))
+            save_record(self.system, replace(record, stage=ActionStage.reported))
 
     def repeat_report(self, record: ActionRecord) -> None:
         """Report the outcome again to a server that orders what was reported: it was restored from a backup."""

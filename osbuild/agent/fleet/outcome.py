@@ -7,8 +7,7 @@ from typing import Any
 from osbuild.agent import state_files
 from osbuild.agent.system import System
 from osbuild.agent.update import health_verdict, history
-from osbuild.agent.update.history import UpdateEvent
-from osbuild.agent.update.install import INTERRUPTED
+from osbuild.agent.update.history import INTERRUPTED, UpdateEvent
 from osbuild.shared.files import make_folder, write_file
 
 FILE = "/run/edge-fleet-outcome/outcome.json"

@@ -8,6 +8,7 @@ from osbuild.agent.update import records
 from osbuild.agent.update.pending import PendingUpdate, abandoned_update, clear_pending, save_pending
 
 FILE = "history.jsonl"
+INTERRUPTED = "interrupted"  # why an installation has failed that SIGINT or SIGTERM has ended
 COUNT, SIZE = 200, 256 * 1024
 TYPES = {
     **dict.fromkeys(("time", "event", "id", "kind", "origin", "target", "why", "source", "reference"), str),

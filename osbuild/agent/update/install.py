@@ -23,7 +23,6 @@ from osbuild.agent.update.rauc_journal import InstallStatistics
 DEADLINE = 3600.0  # seconds, if the profile does not set it
 ANSWER_TIMEOUT = 120.0  # seconds until a server must have sent the manifest
 LOG = "install.log"
-INTERRUPTED = "interrupted"  # why an installation has failed that SIGINT or SIGTERM has ended
 # How a bundle is fetched from a server: depending on its contents, block by block while RAUC installs, or as one file.
 AUTO, PARTS, WHOLE = "auto", "parts", "whole"
 T = TypeVar("T")
@@ -126,7 +125,7 @@ def write_slot(context: UpdateContext, update: PendingUpdate, write: Callable[[]
         with suppress(OSError):  # the first error is more important
             pending.clear_pending(system)
             history.append_event(
-                system, history.UpdateEvent.failed, update, why=str(error) or INTERRUPTED, source=update.source
+                system, history.UpdateEvent.failed, update, why=str(error) or history.INTERRUPTED, source=update.source
             )
         raise
     update = replace(update, stage=UpdateStage.installed, facts=details)

@@ -2,11 +2,12 @@
 
 import secrets
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from osbuild.fleet.audit import Origin, record_event
+from osbuild.fleet.database import revoke_rows
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import check_name, register_device
 from osbuild.fleet.enrolment import TokenOrder, create_enrolment_token
@@ -60,8 +61,7 @@ async def delete_access_token(request: Request, service: Service, origin: Origin
     name = request.path_params["name"]
 
     def revoke(connection: Connection) -> None:
-        valid = (access_tokens.c.name == name) & access_tokens.c.revoked.is_(None)
-        if not connection.execute(update(access_tokens).where(valid).values(revoked=origin.time)).rowcount:
+        if not revoke_rows(connection, access_tokens, access_tokens.c.name == name, origin.time):
             raise not_found(f"there is no token {name} that is valid")
         record_event(connection, origin, "access token revoked", name)
 
@@ -87,8 +87,7 @@ async def delete_enrolment_token(request: Request, service: Service, origin: Ori
     number = request.path_params["number"]
 
     def revoke(connection: Connection) -> None:
-        valid = (enrolment_tokens.c.id == number) & enrolment_tokens.c.revoked.is_(None)
-        if not connection.execute(update(enrolment_tokens).where(valid).values(revoked=origin.time)).rowcount:
+        if not revoke_rows(connection, enrolment_tokens, enrolment_tokens.c.id == number, origin.time):
             raise not_found(f"there is no enrolment token {number} that is valid")
         record_event(connection, origin, "enrolment token revoked", str(number))
 

@@ -17,10 +17,9 @@ from osbuild.agent.system import System
 from osbuild.agent.update import history
 from osbuild.agent.update.history import UpdateEvent
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
-from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, create_token, start_server
+from tests.support.update_server import BASE, RunningServer, create_token, running_server
 
 
 @dataclass
@@ -51,12 +50,8 @@ class RecordingInstaller:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("server")
-    create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    server = start_server(folder / "fleet")
-    yield server
-    server.process.terminate()
-    assert server.process.wait(30) == 0
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @dataclass

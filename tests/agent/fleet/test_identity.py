@@ -11,18 +11,13 @@ from osbuild.agent.fleet.connection import FleetServer
 from osbuild.agent.fleet.identity import ENROLMENT, copy_identity, device_context, identity_files, prepare_identity
 from osbuild.agent.fleet.settings import FleetSettings
 from osbuild.agent.system import System
-from osbuild.keys.authority import PrivateKeyAccess, create_keys
-from tests.support.update_server import RunningServer, create_token, start_server
+from tests.support.update_server import RunningServer, create_token, running_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("server")
-    create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    server = start_server(folder / "fleet")
-    yield server
-    server.process.terminate()
-    assert server.process.wait(30) == 0
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def settings_for(server: RunningServer, node: str, token: str | None) -> FleetSettings:

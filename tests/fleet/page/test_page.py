@@ -7,23 +7,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, create_token, start_server
+from tests.support.update_server import BASE, RunningServer, create_token, running_server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("server")
-    create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    server = start_server(folder / "fleet")
-    try:
+    with running_server(folder) as server:
         fill(server, folder)
         yield server
-    finally:
-        server.process.terminate()
-        assert server.process.wait(30) == 0
 
 
 def fill(server: RunningServer, folder: Path) -> None:
