@@ -1,11 +1,14 @@
 """Actions: a device is told to install a bundle, and reports how that goes."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from osbuild.fleet.database import insert_row
+from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.states import ENDED, ActionKind, ActionState, Execution, Finished
 from osbuild.fleet.tables import actions, bundles, devices, reports
@@ -13,7 +16,14 @@ from osbuild.fleet.tables import actions, bundles, devices, reports
 MOST_REPORTS = 1000  # of one action, without the last one
 MOST_MESSAGES = 50  # of one report
 LONGEST_MESSAGE = 512  # characters; the rest is cut off
-ACTIVE = select(actions).where(actions.c.device == bindparam("device_id"), actions.c.active)
+ACTIVE = PreparedRead(select(actions).where(actions.c.device == bindparam("device_id"), actions.c.active))
+BY_ID = PreparedRead(
+    select(actions).where(actions.c.id == bindparam("number"), actions.c.device == bindparam("device_id"))
+)
+COUNT_REPORTS = PreparedRead(
+    select(func.count().label("number")).select_from(reports).where(reports.c.action == bindparam("action_id"))
+)
+INSERT_REPORT = insert(reports)  # once: SQLAlchemy needs long to construct a statement
 WEIGHT = 1000
 """the weight of an action if its rollout sets none, as in hawkBit"""
 
@@ -90,22 +100,22 @@ def active_actions(connection: Connection, device: int) -> list[UpdateAction]:
 
     Those that are being cancelled are first, then those of the highest weight, then the oldest ones.
     """
-    unsorted = [_action(row) for row in connection.execute(ACTIVE, {"device_id": device})]
+    unsorted = [_action(values) for values in ACTIVE.rows(connection, device_id=device)]
     return sorted(unsorted, key=lambda action: (action.state is not ActionState.cancelling, -action.weight, action.id))
 
 
 def newest_actions(connection: Connection, device: int, most: int) -> list[UpdateAction]:
     """Return the actions of a device, the newest first: at most `most` of them."""
     chosen = select(actions).where(actions.c.device == device).order_by(actions.c.id.desc()).limit(most)
-    return [_action(row) for row in connection.execute(chosen)]
+    return [_action(values) for values in connection.execute(chosen).mappings()]
 
 
 def read_action(connection: Connection, device: int, number: int) -> UpdateAction:
     """Return the action `number` of a device. Raises `Refused` if the device does not have it."""
-    row = connection.execute(select(actions).where(actions.c.id == number, actions.c.device == device)).first()
-    if row is None:
+    values = BY_ID.first(connection, number=number, device_id=device)
+    if values is None:
         raise not_found(f"the device has no action {number}")
-    return _action(row)
+    return _action(values)
 
 
 def report_update(connection: Connection, device: int, number: int, report: DeviceReport, now: int) -> ActionState:
@@ -190,6 +200,11 @@ def read_history(connection: Connection, action: int, most: int) -> list[str]:
     return messages[:most]
 
 
+def count_reports(connection: Connection, action: int) -> int:
+    """Return how many reports of an action are stored."""
+    return sum(int(row["number"]) for row in COUNT_REPORTS.rows(connection, action_id=action))
+
+
 def _reported_action(connection: Connection, device: int, number: int, report: DeviceReport) -> UpdateAction:
     action = read_action(connection, device, number)
     if action.state is ActionState.waiting:
@@ -198,8 +213,7 @@ def _reported_action(connection: Connection, device: int, number: int, report: D
         raise Refused(410, "action-ended", f"the action {number} has ended: {action.state}")
     if len(report.messages) > MOST_MESSAGES:
         raise Refused(429, "too-many-messages", f"a report has at most {MOST_MESSAGES} messages")
-    count = select(func.count()).select_from(reports).where(reports.c.action == number)
-    if report.execution is not Execution.closed and connection.execute(count).scalar_one() >= MOST_REPORTS:
+    if report.execution is not Execution.closed and count_reports(connection, number) >= MOST_REPORTS:
         raise Refused(429, "too-many-reports", f"the action {number} has {MOST_REPORTS} reports already")
     return action
 
@@ -211,7 +225,7 @@ def _store_report(
         "action": action.id, "time": now, "state": state, "execution": report.execution, "finished": report.finished,
         "code": report.code, "messages": json.dumps([text[:LONGEST_MESSAGE] for text in report.messages]),
     }  # fmt: skip
-    connection.execute(insert(reports).values(values))
+    connection.execute(INSERT_REPORT, values)
     if state is not action.state:
         _set_state(connection, action.id, state, now)
 
@@ -222,6 +236,5 @@ def _set_state(connection: Connection, action: int, state: ActionState, now: int
     connection.execute(update(actions).where(actions.c.id == action).values(values))
 
 
-def _action(row: Row[tuple[object, ...]]) -> UpdateAction:
-    values = dict(row._mapping)
+def _action(values: Mapping[str, Any]) -> UpdateAction:
     return UpdateAction(**{**values, "kind": ActionKind(values["kind"]), "state": ActionState(values["state"])})

@@ -5,9 +5,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
 
+from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.tables import LONGEST_ID, devices
 from osbuild.fleet.tokens import hash_token
@@ -15,7 +17,7 @@ from osbuild.fleet.tokens import hash_token
 MOST_ATTRIBUTES = 100
 LONGEST_ATTRIBUTE = 128
 """the length of the longest name and of the longest value, in characters"""
-BY_NAME = select(devices).where(devices.c.name == bindparam("device_name"))
+BY_NAME = PreparedRead(select(devices).where(devices.c.name == bindparam("device_name")))
 
 
 class AttributeMode(StrEnum):
@@ -59,21 +61,21 @@ def check_name(name: str) -> None:
 
 def find_device(connection: Connection, name: str) -> FleetDevice | None:
     """Return the device `name`, None if it is unknown."""
-    row = connection.execute(BY_NAME, {"device_name": name}).first()
-    return None if row is None else _device(row)
+    values = BY_NAME.first(connection, device_name=name)
+    return None if values is None else _device(values)
 
 
 def list_devices(connection: Connection, after: str, most: int) -> list[FleetDevice]:
     """Return devices in use by name: at most `most` of those whose names are greater than `after`."""
     present = devices.c.decommissioned.is_(None)
     chosen = select(devices).where(devices.c.name > after, present).order_by(devices.c.name).limit(most)
-    return [_device(row) for row in connection.execute(chosen)]
+    return [_device(row) for row in connection.execute(chosen).mappings()]
 
 
 def every_device(connection: Connection) -> list[FleetDevice]:
     """Return all devices in use, by name."""
     chosen = select(devices).where(devices.c.decommissioned.is_(None)).order_by(devices.c.name)
-    return [_device(row) for row in connection.execute(chosen)]
+    return [_device(row) for row in connection.execute(chosen).mappings()]
 
 
 def decommission_device(connection: Connection, device: FleetDevice, now: int) -> None:
@@ -126,6 +128,5 @@ def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, st
         connection.execute(update(devices).where(devices.c.id == bindparam("device_id")).values(changed), values)
 
 
-def _device(row: Row[tuple[object, ...]]) -> FleetDevice:
-    values = dict(row._mapping)
+def _device(values: Mapping[str, Any]) -> FleetDevice:
     return FleetDevice(**{**values, "attributes": json.loads(values["attributes"])})

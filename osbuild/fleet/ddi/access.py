@@ -22,8 +22,9 @@ async def identify_device(request: Request, service: Service) -> FleetDevice:
     devices, and registers those that are unknown.
     """
     name = request.path_params["device"]
-    check_name(name)
     device = service.database.read(lambda connection: find_device(connection, name))
+    if device is None:
+        check_name(name)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if device is not None and device.decommissioned is not None:
         raise Refused(401, "not-authenticated", "")
