@@ -236,5 +236,5 @@ def _set_state(connection: Connection, action: int, state: ActionState, now: int
     connection.execute(update(actions).where(actions.c.id == action).values(values))
 
 
-def _action(values: Mapping[str, Any]) -> UpdateAction:
+def _action(values: Mapping[Any, Any]) -> UpdateAction:
     return UpdateAction(**{**values, "kind": ActionKind(values["kind"]), "state": ActionState(values["state"])})

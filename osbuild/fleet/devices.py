@@ -128,5 +128,5 @@ def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, st
         connection.execute(update(devices).where(devices.c.id == bindparam("device_id")).values(changed), values)
 
 
-def _device(values: Mapping[str, Any]) -> FleetDevice:
+def _device(values: Mapping[Any, Any]) -> FleetDevice:
     return FleetDevice(**{**values, "attributes": json.loads(values["attributes"])})
