@@ -202,7 +202,7 @@ def read_history(connection: Connection, action: int, most: int) -> list[str]:
 
 def count_reports(connection: Connection, action: int) -> int:
     """Return how many reports of an action are stored."""
-    return sum(int(row["number"]) for row in COUNT_REPORTS.rows(connection, action_id=action))
+    return int(COUNT_REPORTS.one(connection, action_id=action)["number"])
 
 
 def _reported_action(connection: Connection, device: int, number: int, report: DeviceReport) -> UpdateAction:

@@ -10,12 +10,13 @@ from typing import IO
 from sqlalchemy import Connection, Row, bindparam, select
 
 from osbuild.fleet.database import insert_row
+from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.tables import bundles
 from osbuild.shared.files import open_new, sync_path
 
 CHUNK = 2**20
-BY_ID = select(bundles).where(bundles.c.id == bindparam("bundle_id"))
+BY_ID = PreparedRead(select(bundles).where(bundles.c.id == bindparam("bundle_id")))
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,13 @@ def add_bundle(connection: Connection, named: NewBundle, stored: StoredFile, now
 
 def read_bundle_row(connection: Connection, number: int) -> PublishedBundle:
     """Return the bundle with the id `number`, which exists."""
-    return _bundle(connection.execute(BY_ID, {"bundle_id": number}).one())
+    return PublishedBundle(**BY_ID.one(connection, bundle_id=number))
 
 
 def find_bundle(connection: Connection, number: int) -> PublishedBundle | None:
     """Return the bundle with the id `number`, None if it does not exist."""
-    row = connection.execute(BY_ID, {"bundle_id": number}).first()
-    return None if row is None else _bundle(row)
+    values = BY_ID.first(connection, bundle_id=number)
+    return None if values is None else PublishedBundle(**values)
 
 
 def list_bundles(connection: Connection) -> list[PublishedBundle]:

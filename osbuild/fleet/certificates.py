@@ -9,15 +9,16 @@ from sqlalchemy import Connection, bindparam, insert, select
 
 from osbuild.fleet.authorities import BACKDATED
 from osbuild.fleet.database import revoke_rows
+from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.tables import certificates, devices
 
-FIND_SERIAL = (
+FIND_SERIAL = PreparedRead(
     select(certificates.c.revoked, certificates.c.expires, devices.c.name)
     .join(devices, certificates.c.device == devices.c.id)
     .where(certificates.c.serial == bindparam("serial_number"), devices.c.decommissioned.is_(None))
 )
-FIND_ENROLLED = select(devices.c.enrolled).where(
-    devices.c.name == bindparam("device_name"), devices.c.decommissioned.is_(None)
+FIND_ENROLLED = PreparedRead(
+    select(devices.c.enrolled).where(devices.c.name == bindparam("device_name"), devices.c.decommissioned.is_(None))
 )
 RENEWAL_GRACE = 365 * 24 * 3600 * 1000
 """milliseconds after its end in which a certificate still proves who asks for a new one"""
@@ -68,11 +69,11 @@ def is_accepted(connection: Connection, certificate: ClientCertificate, now: int
     """
     if certificate.expires + grace <= now:
         return False
-    row = connection.execute(FIND_SERIAL, {"serial_number": certificate.serial}).first()
-    if row is not None:
-        return row.revoked is None and bool(row.name == certificate.name)
-    enrolled = connection.execute(FIND_ENROLLED, {"device_name": certificate.name}).scalar_one_or_none()
-    return enrolled is not None and certificate.issued >= int(enrolled)
+    known = FIND_SERIAL.first(connection, serial_number=certificate.serial)
+    if known is not None:
+        return known["revoked"] is None and bool(known["name"] == certificate.name)
+    device = FIND_ENROLLED.first(connection, device_name=certificate.name)
+    return device is not None and device["enrolled"] is not None and certificate.issued >= int(device["enrolled"])
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -36,6 +36,12 @@ class PreparedRead:
         """Return the first row, None if there is none."""
         return next(self.rows(connection, **parameters), None)
 
+    def one(self, connection: Connection, **parameters: object) -> dict[str, Any]:
+        """Return the first row, which exists."""
+        row = self.first(connection, **parameters)
+        assert row is not None
+        return row
+
 
 class _SqliteStatement:
     """The SQL text of a SELECT, the order of its parameters, and what converts the values of its columns."""

@@ -62,8 +62,8 @@ def measure(site: BenchSite) -> Measured:
         f"{PACED_SECONDS} s. Reports: `proceeding` of {BUSY} devices with an action, {SMALL} connections; an "
         f"answer is sent after the flush of the disk. Bundles: ranges by chance of a file of {BUNDLE} bytes in the "
         f"page cache; nginx sends the same file with the same certificate. The other loads last {SECONDS} s. The "
-        f"devices of the rollout are simulated by one process of Python, which takes most of the time. Memory is "
-        f"VmRSS of proc(5); 80 and 400 MiB are 84 and 419 MB.",
+        f"devices of the rollout are simulated by one process of Python on the same processors. Memory is VmRSS of "
+        f"proc(5); 80 and 400 MiB are 84 and 419 MB.",
         {
             "polls": polls.__dict__, "paced": paced.__dict__, "reports": reports.__dict__,
             "bundles": bundles.__dict__, "nginx": nginx.__dict__, "rollout": rollout.__dict__,

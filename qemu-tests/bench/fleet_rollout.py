@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.fleet_server import BASE, DEVICES, MEMBERS, TOKEN, LoadedServer
+from bench.fleet_server import BASE, DEVICES, MEMBERS, LoadedServer, send_request
 from osbuild.fleet.client import FleetClient, FleetContext
 from osbuild.fleet.management.messages import NewGroup, NewRollout
 from osbuild.fleet.states import RolloutState
@@ -63,25 +63,11 @@ async def _follow(port: int, context: ssl.SSLContext, devices: Sequence[int]) ->
     idle = []
     for device in devices:
         path = f"{BASE}/device-{device:06}"
-        links = json.loads(await _request(reader, writer, "GET", path))["_links"]
+        links = json.loads(await send_request(reader, writer, "GET", path))["_links"]
         if "deploymentBase" not in links:
             idle.append(device)
             continue
         action = links["deploymentBase"]["href"].rpartition("/")[2].partition("?")[0]
-        await _request(reader, writer, "POST", f"{path}/deploymentBase/{action}/feedback", SUCCESS)
+        await send_request(reader, writer, "POST", f"{path}/deploymentBase/{action}/feedback", SUCCESS)
     writer.close()
     return idle
-
-
-async def _request(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: bytes = b""
-) -> bytes:
-    """Return the body of an answer. Raises `Error` if it is not 200."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: GatewayToken {TOKEN}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-    if " 200 " not in answer.partition("\r\n")[0]:
-        raise Error(f"the update server answers {answer.partition(chr(13))[0]!r}")
-    length = answer.partition("content-length:")[2].partition("\r")[0]
-    return await reader.readexactly(int(length or 0))

@@ -30,7 +30,6 @@ BUNDLE = 200 * 2**20  # bytes
 DAY = 24 * 3600  # seconds
 MEMBERS = 10_000
 """devices of the rollout"""
-OTHERS = {"attributes": "{}"}
 TOKEN = "bench-gateway"
 BASE = "/DEFAULT/controller/v1"
 NGINX = """
@@ -96,9 +95,13 @@ def fill(data: Path) -> FilledFolder:
 
     def store(connection: Connection) -> str:
         bundle = add_bundle(connection, NewBundle("bench", "1.0.0", "bench", "bench.raucb"), stored, 0)
-        newest = {"attributes": json.dumps({"version": "0.9.0"})}  # those that the rollout is for: the last ones
+        selected = json.dumps({"version": "0.9.0"})  # by the rollout: the last devices
         rows = [
-            {"name": f"device-{number:06}", "created": 0, **(newest if number >= DEVICES - MEMBERS else OTHERS)}
+            {
+                "name": f"device-{number:06}",
+                "created": 0,
+                "attributes": selected if number >= DEVICES - MEMBERS else "{}",
+            }
             for number in range(DEVICES)
         ]
         connection.execute(insert(devices), rows)
@@ -140,13 +143,22 @@ def serving(data: Path) -> Iterator[LoadedServer]:
 async def poll_once(server: LoadedServer) -> None:
     """Poll as one device. Raises `Error` if that is not answered with 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=server.context())
-    writer.write(
-        f"GET {BASE}/device-000001 HTTP/1.1\r\nHost: x\r\nAuthorization: GatewayToken {TOKEN}\r\n\r\n".encode()
-    )
-    status = await reader.readline()
+    await send_request(reader, writer, "GET", f"{BASE}/device-000001")
     writer.close()
-    if b" 200 " not in status:
-        raise Error(f"the update server answers {status!r} to a poll")
+
+
+async def send_request(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: bytes = b""
+) -> bytes:
+    """Return the body of an answer. Raises `Error` if it is not 200."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: GatewayToken {TOKEN}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+    if " 200 " not in status:
+        raise Error(f"the update server answers {status!r} to {method} {path}")
+    lengths = [int(line.partition(":")[2]) for line in headers if line.startswith("content-length:")]
+    return await reader.readexactly(sum(lengths))
 
 
 @contextmanager
