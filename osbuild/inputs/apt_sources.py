@@ -58,11 +58,11 @@ def check_releases(old: Path, new: Path) -> None:
             raise Error(message, where=shown, hint=hint)
 
 
-def store_mirror(mirror: str, folder: Path) -> Path:
+def store_mirror(mirror: str, folder: Path, suite: str = SUITE) -> Path:
     """The sources of $EDGE_OSBUILD_MIRROR, a URL or lines of sources.list(5), as a file in `folder`, or its own."""
     if "\n" not in mirror and Path(mirror).is_file():
         return Path(mirror)
     path = folder / ("mirror.sources" if re.search(r"^Types:", mirror, re.MULTILINE) else "mirror.list")
-    line = mirror if len(mirror.split()) > 1 else f"deb {mirror} {SUITE} {' '.join(COMPONENTS)}"
+    line = mirror if len(mirror.split()) > 1 else f"deb {mirror} {suite} {' '.join(COMPONENTS)}"
     path.write_text(f"{line}\n")
     return path

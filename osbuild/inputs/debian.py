@@ -24,7 +24,6 @@ from osbuild.inputs.apt_sources import COMPONENTS, MIRROR, SUITE, check_releases
 from osbuild.shared.errors import Error
 from osbuild.shared.sizes import format_bytes
 
-SECURITY = f"{SUITE}-security"
 WITHOUT = "EDGE_OSBUILD_WITHOUT"
 # A line of `apt-get --print-uris`: names as Debian's policy has them (5.6.1), versions as deb-version(7) has them.
 URI = re.compile(
@@ -54,13 +53,14 @@ class Deb:
 
 
 class PackageArchive:
-    """Debian's archive for one architecture. Its apt root folder is separate from the host's."""
+    """Debian's archive for one architecture and one suite. Its apt root folder is separate from the host's."""
 
-    def __init__(self, cache: Cache, architecture: Architecture) -> None:
+    def __init__(self, cache: Cache, architecture: Architecture, suite: str = SUITE) -> None:
         self.cache = cache
         self.architecture = architecture
+        self.suite = suite
         folder = cache.folder("apt")
-        self.root = folder / "-".join((SUITE, architecture.to_debian(), *COMPONENTS[1:]))
+        self.root = folder / "-".join((suite, architecture.to_debian(), *COMPONENTS[1:]))
         with suppress(PermissionError):  # another user's cache is theirs to protect
             folder.chmod(0o700)  # apt's own files have the addresses of proxies and mirrors, passwords included
 
@@ -77,7 +77,7 @@ class PackageArchive:
                 self._update(())
             except CommandError as error:
                 stale = find_stale_suites(error.output)
-                if not stale or SUITE in stale:
+                if not stale or self.suite in stale:
                     raise
                 if not pinned and (refused := sorted({*stale} - allowed)):
                     raise omission_error(refused, self.architecture) from error
@@ -93,7 +93,8 @@ class PackageArchive:
         """Return the name of the suite with security updates if the mirror does not have it, else an empty string."""
         files = (path for path in (self.root / "etc/apt").rglob("*") if path.suffix in (".list", ".sources"))
         sources = (path.read_text() for path in files)
-        return "" if any(SECURITY in text for text in sources) else SECURITY
+        security = f"{self.suite}-security"
+        return "" if any(security in text for text in sources) else security
 
     def _update(self, without: Sequence[str]) -> None:
         mirror = os.environ.get(MIRROR)
@@ -111,9 +112,9 @@ class PackageArchive:
                 f"--components={','.join(COMPONENTS)}",
                 f"--aptopt={settings}",
                 *(f"--setup-hook=find \"$1\"/etc/apt -name '*.list' -exec sed -i '{edit}' {{}} +" for edit in edits),
-                SUITE,
+                self.suite,
                 made,
-                *([store_mirror(mirror, scratch)] if mirror else []),
+                *([store_mirror(mirror, scratch, self.suite)] if mirror else []),
             ]
             run_contained(
                 command,

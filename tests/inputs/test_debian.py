@@ -17,8 +17,10 @@ from osbuild.host.cache import Cache
 from osbuild.host.run import Argument, run_contained
 from osbuild.inputs import debian
 from osbuild.inputs.apt_sources import MIRROR, SUITE
-from osbuild.inputs.debian import SECURITY, WITHOUT, PackageArchive
+from osbuild.inputs.debian import WITHOUT, PackageArchive
 from osbuild.shared.errors import Error
+
+SECURITY = f"{SUITE}-security"
 
 PACKAGE = """Package: tiny
 Version: {}
