@@ -26,6 +26,8 @@ class ServeOptions:
     poll: int
     gateway_token: str | None
     new_admin_token: bool
+    log_format: str
+    access_log: bool
 
 
 @click.command(short_help="serve updates to devices, and watch them")
@@ -42,6 +44,9 @@ class ServeOptions:
 @click.option("--gateway-token", metavar=REFERENCE,
               help="Token of a gateway, which may speak for all devices, also unknown ones.")  # fmt: skip
 @click.option("--new-admin-token", is_flag=True, help="Create another access token of an administrator, and print it.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+              help="How messages are printed: for people, or one JSON object per line.")  # fmt: skip
+@click.option("--access-log", is_flag=True, help="Print each request, with its status and who has sent it.")
 @as_object(ServeOptions)
 def command(options: ServeOptions) -> None:
     """Serve updates to devices over HTTPS.
@@ -51,11 +56,15 @@ def command(options: ServeOptions) -> None:
     """
     from osbuild.fleet import server
 
+    if options.log_format == "json":
+        log.use_json_lines()
     host, port = split_address(options.listen)
     keyring = signing_keys(options.keys).keyring()
     gateway = options.gateway_token and resolve_secret(options.gateway_token, folder=Path())
     prepared = server.prepare_server(
-        server.ServerOptions(options.data, keyring, host, port, options.names, options.poll, gateway or None)
+        server.ServerOptions(
+            options.data, keyring, host, port, options.names, options.poll, gateway or None, options.access_log
+        )
     )
     token = server.create_admin_token(prepared.service, ADMIN_DAYS, again=options.new_admin_token)
     if token is not None:

@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.routes import device_routes
 from osbuild.fleet.enrolment import enrolment_routes
 from osbuild.fleet.management.routes import management_routes
+from osbuild.fleet.operations.metrics import Metrics
+from osbuild.fleet.operations.recorder import RequestRecorder
+from osbuild.fleet.operations.routes import operations_routes
 from osbuild.fleet.page.routes import page_routes
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.transitions import advance_by_time
@@ -25,8 +29,9 @@ from osbuild.host import log
 STORE_EVERY, ADVANCE_EVERY = 10.0, 5.0  # seconds
 
 
-def make_application(service: Service) -> Starlette:
+def make_application(service: Service, *, log_requests: bool = False) -> Starlette:
     """Return the application. While it runs, it stores which devices were seen, and goes on with rollouts."""
+    metrics = Metrics(service)
 
     async def advance_rollouts() -> None:
         now = service.clock()
@@ -51,20 +56,18 @@ def make_application(service: Service) -> Starlette:
                     await task
             await service.store_contacts()
 
-    async def is_alive(_request: Request) -> Response:
-        alive = service.database.is_alive
-        return PlainTextResponse("ok\n" if alive else "the database has failed\n", 200 if alive else 503)
-
     # The first one that fits is used; those of devices are asked for most.
     routes = [
         *device_routes(service),
-        Route("/healthz", is_alive),
+        *operations_routes(service, metrics),
         *enrolment_routes(service),
         *management_routes(service),
         *page_routes(service),
     ]
     handlers = {HTTPException: answer_http_error, ClientDisconnect: answer_nothing, Exception: answer_defect}
-    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
+    recorder = Middleware(RequestRecorder, paths, metrics.requests, log_requests=log_requests)
+    application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[recorder])
     application.router.redirect_slashes = False  # a client that follows a redirect sends no body
     return application
 

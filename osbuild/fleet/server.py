@@ -23,6 +23,7 @@ from osbuild.fleet.secure_protocol import SecureProtocol
 from osbuild.fleet.service import SLEEP, Service
 from osbuild.fleet.tables import access_tokens
 from osbuild.fleet.tokens import hash_token
+from osbuild.host import log
 from osbuild.host.output import write_output
 from osbuild.shared.errors import Error
 
@@ -37,7 +38,7 @@ GRACE = 10  # seconds for requests in progress when the server stops
 @dataclass(frozen=True)
 class ServerOptions:
     """Where the server listens, further names by which devices reach it, the seconds between two polls, the token of
-    a gateway that may speak for all devices.
+    a gateway that may speak for all devices, and whether each request is logged.
     """
 
     data: Path
@@ -47,6 +48,7 @@ class ServerOptions:
     names: tuple[str, ...] = ()
     poll: int = SLEEP
     gateway_token: str | None = None
+    log_requests: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class PreparedServer:
     socket: socket.socket
     authority_file: Path
     certificate: tuple[Path, Authority, Sequence[str]]
+    log_requests: bool = False
 
     @property
     def port(self) -> int:
@@ -86,7 +89,8 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
     files = FileStore(options.data / "files")
     gateway = None if options.gateway_token is None else hash_token(options.gateway_token)
     service = Service(Database(options.data / "fleet.db"), files, devices, keyring, options.poll, gateway)
-    return PreparedServer(service, server_context(certificate, key, devices), listening, tls / "server-ca.crt", own)
+    context, trusted = server_context(certificate, key, devices), tls / "server-ca.crt"
+    return PreparedServer(service, context, listening, trusted, own, options.log_requests)
 
 
 def create_admin_token(service: Service, days: int, *, again: bool) -> str | None:
@@ -142,11 +146,13 @@ class _Server(uvicorn.Server):
 def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGINT or SIGTERM. `started` is called when the first request is answered."""
     config = uvicorn.Config(
-        make_application(prepared.service), http=SecureProtocol, ws="none", log_level="warning", access_log=False,
+        make_application(prepared.service, log_requests=prepared.log_requests), http=SecureProtocol, ws="none",
+        log_config=None, access_log=False,
         timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE, server_header=False, backlog=BACKLOG,
         ssl_context_factory=lambda _config, _default: prepared.context,
         proxy_headers=False,  # anybody could send them
     )  # fmt: skip
+    log.print_library_warnings()
     server = _Server(config)
 
     async def renew() -> None:

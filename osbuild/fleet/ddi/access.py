@@ -8,6 +8,7 @@ from starlette.requests import Request
 from osbuild.fleet.certificates import ClientCertificate, is_accepted
 from osbuild.fleet.devices import FleetDevice, check_name, find_device, register_device
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.requester import note_requester
 from osbuild.fleet.service import Service
 from osbuild.fleet.tokens import hash_token
 
@@ -35,6 +36,7 @@ async def identify_device(request: Request, service: Service) -> FleetDevice:
     )
     if not trusted and not (device is not None and scheme == TARGET and device.accepts_token(token)):
         raise Refused(401, "not-authenticated", "")
+    note_requester(request, "device", name)
     if device is None:
         now = service.clock()
 

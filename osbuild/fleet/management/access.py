@@ -9,6 +9,7 @@ from starlette.requests import Request
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.requester import note_requester
 from osbuild.fleet.service import Service
 from osbuild.fleet.tables import access_tokens
 from osbuild.fleet.tokens import hash_token, make_token
@@ -55,6 +56,7 @@ def authorize(request: Request, service: Service, role: Role) -> Origin:
     row = service.database.read(lambda connection: connection.execute(chosen).first())
     if row is None or row.revoked is not None or row.expires <= service.clock():
         raise Refused(401, "not-authenticated", "")
+    note_requester(request, "token", row.name)
     if Role[row.role] < role:
         raise Refused(403, "not-allowed", f"this needs the role {role.name}, and the token {row.name} has {row.role}")
     return Origin(row.name, request.client.host if request.client else "", service.clock())

@@ -20,15 +20,23 @@ Handler = Callable[[Request, Service, Origin], Awaitable[object]]
 def make_route(service: Service, path: str, method: str, role: Role, handler: Handler) -> Route:
     """Return the route of `handler`, for people with `role`. What it returns is sent as JSON."""
 
+    return Route(BASE + path, make_endpoint(service, role, handler), methods=[method])
+
+
+def make_endpoint(service: Service, role: Role, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of `handler`, for people with `role`. What is not a response yet is sent as JSON."""
+
     async def endpoint(request: Request) -> Response:
         try:
             origin = authorize(request, service, role)
             answer = await handler(request, service, origin)
+            if isinstance(answer, Response):
+                return answer
             return Response(msgspec.json.encode(answer), media_type="application/json")
         except Refused as refusal:
             return answer_problem(refusal)
 
-    return Route(BASE + path, endpoint, methods=[method])
+    return endpoint
 
 
 def answer_problem(refusal: Refused) -> Response:

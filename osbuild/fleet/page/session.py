@@ -10,6 +10,7 @@ from starlette.requests import Request
 from osbuild.fleet.audit import Origin
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.requester import note_requester
 from osbuild.fleet.service import Service
 from osbuild.fleet.tables import access_tokens, sessions
 from osbuild.fleet.tokens import hash_token, make_token
@@ -64,7 +65,10 @@ def find_user(request: Request, service: Service) -> PageUser | None:
         .where(access_tokens.c.revoked.is_(None), access_tokens.c.expires > service.clock())
     )
     row = service.database.read(lambda connection: connection.execute(chosen).first())
-    return None if row is None else PageUser(row.name, Role[row.role], secret)
+    if row is None:
+        return None
+    note_requester(request, "token", row.name)
+    return PageUser(row.name, Role[row.role], secret)
 
 
 def check_form(user: PageUser, form: dict[str, str], role: Role) -> None:

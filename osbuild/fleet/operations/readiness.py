@@ -1,0 +1,45 @@
+"""Whether the update server can do its work now."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from osbuild.fleet.service import Service
+
+LEAST_FREE = 64 * 2**20  # bytes
+PATIENCE = 5.0  # seconds for the database
+
+
+async def find_problems(service: Service) -> list[str]:
+    """Return why the server is not ready; nothing if it is."""
+    problems = []
+    if not await database_answers(service):
+        problems.append("the database does not answer")
+    if free_space(service.files.folder) < LEAST_FREE:
+        problems.append(f"the disk is full: less than {LEAST_FREE // 2**20} MiB are free for bundles")
+    return problems
+
+
+async def database_answers(service: Service) -> bool:
+    """Whether the database answers, and its changes are committed."""
+    if not service.database.is_alive:
+        return False
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await service.database.change(_select_one)  # a transaction that changes nothing flushes no disk
+    except (TimeoutError, DBAPIError):
+        return False
+    return True
+
+
+def free_space(folder: Path) -> int:
+    """Return the bytes that are free for the server where `folder` is."""
+    storage = os.statvfs(folder)
+    return storage.f_bavail * storage.f_frsize
+
+
+def _select_one(connection: Connection) -> None:
+    connection.execute(text("SELECT 1"))
