@@ -35,15 +35,33 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
+class ServerToken:
+    """How a device trusts a server, and proves who it is without a certificate.
+
+    `authority` is a file (PEM), `authorization` the value of the header Authorization.
+    """
+
+    authority: Path
+    authorization: str
+
+    def make_context(self) -> ssl.SSLContext:
+        """Return the device's side of TLS. Raises `OSError`, also for a file that is not a certificate."""
+        context = ssl.create_default_context(cafile=self.authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+@dataclass(frozen=True)
 class ServerAddress:
     """The address or path `text` of a file. `url` has no user and password; they are in `authorization`.
 
     `shown` is the form for logs and records. It has no query either, because a query may contain a secret. With `tls`,
-    the device proves who it is with a certificate.
+    the device proves who it is with a certificate, with `token` by a header.
     """
 
     text: str
     tls: TlsFiles | None = None
+    token: ServerToken | None = None
 
     @property
     def remote(self) -> bool:
@@ -68,13 +86,20 @@ class ServerAddress:
 
     @property
     def authorization(self) -> str:
-        """The value of the header Authorization (RFC 7617); empty if the address has no user."""
+        """The value of the header Authorization: the token, or the user of the address (RFC 7617); empty for none."""
+        if self.token:
+            return self.token.authorization
         user, at, _ = urlsplit(self.text).netloc.rpartition("@") if self.remote else ("", "", "")
         return f"Basic {base64.b64encode(unquote(user).encode()).decode()}" if at else ""
 
     @property
     def shown(self) -> str:
         return redact_url(self.text)
+
+    def make_context(self) -> ssl.SSLContext | None:
+        """Return the device's side of TLS; None if the authorities of the system are trusted. Raises `OSError`."""
+        credentials = self.tls or self.token
+        return credentials.make_context() if credentials else None
 
     def hide(self, text: str) -> str:
         """`text` with every form of the address replaced by `shown`, and without secrets of other addresses."""

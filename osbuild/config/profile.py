@@ -299,6 +299,13 @@ class AgentSettings:
         default=None,
         metadata=key("token with which the node enrols", secret=True, path="reference", affects="seed"),
     )
+    token: str | None = field(
+        default=None,
+        metadata=key(
+            "target token of the node, for an update server at which nodes do not enrol, such as hawkBit", secret=True,
+            path="reference", affects="seed",
+        ),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,10 @@ def report_update(connection: Connection, device: int, number: int, report: Devi
 
 def report_cancelling(connection: Connection, device: int, number: int, report: DeviceReport, now: int) -> ActionState:
     """Store how a device answers to a cancellation, and return the new state of the action. Raises `Refused`."""
-    if read_action(connection, device, number).state is not ActionState.cancelling:
+    before = read_action(connection, device, number).state
+    if before is ActionState.cancelled:
+        return before  # the device repeats its report, because an answer was lost
+    if before is not ActionState.cancelling:
         raise Refused(405, "not-cancelling", f"the action {number} is not being cancelled")
     action = _reported_action(connection, device, number, report)
     state: ActionState = action.state

@@ -104,9 +104,9 @@ def change_attributes(
     connection: Connection, device: FleetDevice, mode: AttributeMode, changes: Mapping[str, str | None]
 ) -> None:
     """Change what a device says about itself. Raises `Refused` if there would be too much of it."""
-    for text in (text for pair in changes.items() for text in pair if text is not None):
-        if not 0 < len(text) <= LONGEST_ATTRIBUTE:
-            message = f"names and values of attributes have 1 to {LONGEST_ATTRIBUTE} characters"
+    for name, value in changes.items():
+        if not 0 < len(name) <= LONGEST_ATTRIBUTE or len(value or "") > LONGEST_ATTRIBUTE:
+            message = f"names of attributes have 1 to {LONGEST_ATTRIBUTE} characters, values at most as many"
             raise Refused(400, "bad-attribute", message)
     attributes = {} if mode is AttributeMode.overwrite else dict(device.attributes)
     for name, value in changes.items():
@@ -116,7 +116,9 @@ def change_attributes(
             attributes[name] = value
     if len(attributes) > MOST_ATTRIBUTES:
         raise Refused(429, "too-many-attributes", f"a device has at most {MOST_ATTRIBUTES} attributes")
-    values = {"attributes": json.dumps(attributes), "attributes_wanted": False}
+    # As in hawkBit, a device that only removes attributes has not said what it is.
+    wanted = device.attributes_wanted and mode is AttributeMode.remove
+    values = {"attributes": json.dumps(attributes), "attributes_wanted": wanted}
     connection.execute(update(devices).where(devices.c.id == device.id).values(values))
 
 

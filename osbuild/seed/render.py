@@ -163,16 +163,21 @@ def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
             hint="set `agent.server`, or `agent.offline: true`",
         )
     agent = profile.agent
-    for name in ("authority", "enrolment"):
+    for name in ("authority", "enrolment", "token"):
         if getattr(agent, name) is not None and agent.server is None:
             hint = "set `agent.server`"
             raise Error("this has no effect without an update server", where=f"agent.{name}", hint=hint)
+    if agent.token is not None and agent.authority is None:
+        hint = "set `agent.authority` to the certificate of the authority of the server's certificate"
+        raise Error("this has no effect without an authority", where="agent.token", hint=hint)
+    if agent.token is not None and agent.enrolment is not None:
+        raise Error("a node with a target token does not enrol", where="agent.enrolment", hint="set only one of both")
 
     def resolve(reference: str | None) -> str | None:
         return None if reference is None else secrets.resolve_secret(reference, folder=folder)
 
     seed = AgentSeed(
         node=node, server=agent.server, offline=agent.offline, authority=resolve(agent.authority),
-        enrolment=resolve(agent.enrolment), format=FORMAT,
+        enrolment=resolve(agent.enrolment), token=resolve(agent.token), format=FORMAT,
     )  # fmt: skip
     return record_to_json(seed)

@@ -39,7 +39,8 @@ class KubernetesSeed:
 class AgentSeed:
     """`agent.json` of a seed: the URL of the update server, and whether a boot may be healthy without it.
 
-    `authority` is the server's certificate authority as PEM, `enrolment` the token with which the node enrols.
+    `authority` is the server's certificate authority as PEM, `enrolment` the token with which the node enrols, `token`
+    its target token for a server at which nodes do not enrol.
     """
 
     node: str
@@ -47,6 +48,7 @@ class AgentSeed:
     offline: bool
     authority: str | None = None
     enrolment: str | None = None
+    token: str | None = None
     format: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -264,6 +264,13 @@ def test_a_user_id_follows_from_the_name_and_no_two_are_the_same() -> None:
         (Profile("p", "1", kubernetes=KubernetesSettings(role="agent")), "needs `server`"),
         (Profile("p", "1", kubernetes=KubernetesSettings(role="agent", server="https://s:6443")), "needs `token`"),
         (Profile("p", "1", agent=AgentSettings(offline=False)), "update server"),
+        (Profile("p", "1", agent=AgentSettings(server="https://s", token="env:T")), "without an authority"),
+        (
+            Profile(
+                "p", "1", agent=AgentSettings(server="https://s", authority="env:A", token="env:T", enrolment="env:E")
+            ),
+            "does not enrol",
+        ),
     ],
 )
 def test_a_profile_that_can_make_no_node_says_why(tmp_path: Path, profile: Profile, message: str) -> None:

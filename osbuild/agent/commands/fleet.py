@@ -54,7 +54,7 @@ def follow(system: System) -> int:
     from osbuild.agent.fleet.attributes import read_attributes
     from osbuild.agent.fleet.connection import FleetServer, next_pause
     from osbuild.agent.fleet.follower import Follower
-    from osbuild.agent.fleet.identity import prepare_identity
+    from osbuild.agent.fleet.identity import authority_context, prepare_identity
     from osbuild.agent.fleet.order import OrderedInstaller
     from osbuild.agent.fleet.settings import load_settings
 
@@ -65,14 +65,17 @@ def follow(system: System) -> int:
     failures = 0
     while True:
         try:
-            files = prepare_identity(system, settings)
+            if settings.authorization:
+                context = authority_context(settings)
+            else:
+                context = prepare_identity(system, settings).make_context()
         except Problem as problem:
             print(*problem.lines(), sep="\n", file=sys.stderr, flush=True)
             failures += 1
             time.sleep(next_pause(failures))
             continue
         failures = 0
-        server = FleetServer(settings.base, files.make_context())
+        server = FleetServer(settings.base, context, settings.authorization)
         follower = Follower(system, server, OrderedInstaller(system), lambda: read_attributes(system))
         follower.follow(CHECK_CERTIFICATE)
 

@@ -34,10 +34,14 @@ class ServerAnswer:
 
 @dataclass(frozen=True)
 class FleetServer:
-    """An update server. `base` is the address of this device on it. `context` has both certificates."""
+    """An update server. `base` is the address of this device on it.
+
+    The device proves who it is with the certificate of `context`, or with `authorization`, the header of that name.
+    """
 
     base: str
     context: ssl.SSLContext
+    authorization: str = ""
 
     def get(self, address: str = "") -> ServerAnswer:
         """Return what is at an address of the server, or at that of the device. Raises `ServerUnreachable`."""
@@ -57,6 +61,8 @@ class FleetServer:
             raise ServerUnreachable("the server names an address of another server")
         headers = {"Accept": "application/hal+json", **({"Content-Type": "application/json"} if body else {})}
         request = urllib.request.Request(address, body, headers, method=method)
+        if self.authorization:
+            request.add_unredirected_header("Authorization", self.authorization)
         try:
             with open_request(
                 request, PATIENCE, time.monotonic() + PATIENCE, redirects=False, context=self.context

@@ -132,8 +132,9 @@ class Follower:
 
     def confirm(self, address: str) -> None:
         """Ask people about the update that waits at `address`, and report their answer."""
-        link = text_at(self.ask(address).document, "_links", "confirmationBase", "href")
-        document = self.ask(link).document
+        document = self.ask(address).document
+        if "confirmation" not in document:  # an overview, which links to the action; hawkBit's polls name the action
+            document = self.ask(text_at(document, "_links", "confirmationBase", "href")).document
         deployment = parse_deployment({"id": document.get("id"), "deployment": document.get("confirmation")})
         confirmed = load_answer(self.system, deployment.action)
         if confirmed is None:
@@ -194,7 +195,9 @@ class Follower:
     def send_attributes(self, address: str) -> None:
         """Send what this device says about itself."""
         answer = self.server.send("PUT", address, {"mode": "replace", "data": dict(self.attributes())})
-        if answer.status != 200:
+        if answer.status in REFUSED:  # hawkBit refuses some characters; that must not end updates
+            print(f"edge-agent: the update server refuses the attributes: {answer.status}", flush=True)
+        elif answer.status != 200:
             raise ServerUnreachable(f"it answers {answer.status} to the attributes")
         self.described = True
 

@@ -16,7 +16,7 @@ from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.errors import Problem
 from osbuild.agent.fleet.action_record import FOLDER
 from osbuild.agent.fleet.settings import FleetSettings
-from osbuild.agent.http import TlsFiles, open_request
+from osbuild.agent.http import ServerToken, TlsFiles, open_request
 from osbuild.agent.system import System
 from osbuild.shared.files import make_folder, read_file, write_file
 from osbuild.shared.http_deadline import INVALID_ANSWERS
@@ -94,13 +94,31 @@ def copy_identity(system: System, settings: FleetSettings) -> TlsFiles:
     return copies
 
 
-def device_context(system: System, settings: FleetSettings) -> ssl.SSLContext:
-    """Return this device's side of TLS, with its certificate if it is enrolled. For root. Raises `OSError`."""
-    if identity_files(system).certificate.exists():
-        return copy_identity(system, settings).make_context()
+def server_token(system: System, settings: FleetSettings) -> ServerToken | None:
+    """Return the target token of this device, with a file of the authority; None if it has none. Raises `OSError`.
+
+    For root.
+    """
+    if not settings.authorization:
+        return None
+    authority = system.path(COPIES) / AUTHORITY
+    make_folder(authority.parent, 0o755)
+    write_file(authority, settings.authority.encode(), 0o644)
+    return ServerToken(authority, settings.authorization)
+
+
+def authority_context(settings: FleetSettings) -> ssl.SSLContext:
+    """Return the side of TLS of a device that has no certificate."""
     context = ssl.create_default_context(cadata=settings.authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def device_context(system: System, settings: FleetSettings) -> ssl.SSLContext:
+    """Return this device's side of TLS, with its certificate if it is enrolled. For root. Raises `OSError`."""
+    if not settings.authorization and identity_files(system).certificate.exists():
+        return copy_identity(system, settings).make_context()
+    return authority_context(settings)
 
 
 def make_key(path: Path) -> None:

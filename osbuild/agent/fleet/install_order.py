@@ -2,7 +2,7 @@
 
 from osbuild.agent.errors import Busy, Problem
 from osbuild.agent.fleet.action_record import load_record
-from osbuild.agent.fleet.identity import copy_identity
+from osbuild.agent.fleet.identity import copy_identity, server_token
 from osbuild.agent.fleet.order import InstallOrder, take_order
 from osbuild.agent.fleet.outcome import (
     WRITTEN,
@@ -40,7 +40,9 @@ def install_ordered(context: UpdateContext, settings: FleetSettings) -> None:
     if outcome is not None or is_switched(system, order.id):
         return
     switch = not order.only_download
-    options = InstallOptions(switch=switch, tls=copy_identity(system, settings), reference=order_reference(order.id))
+    token = server_token(system, settings)
+    tls = None if token else copy_identity(system, settings)
+    options = InstallOptions(switch=switch, tls=tls, token=token, reference=order_reference(order.id))
     try:
         install_bundle(context, order.url, options)
         if order.only_download:

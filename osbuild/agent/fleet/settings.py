@@ -14,17 +14,26 @@ HINT = "make the seed again from the profile, and apply it"
 
 @dataclass(frozen=True)
 class FleetSettings:
-    """The node's name on the server `server` (https), whose `authority` is PEM, and the token with which it enrols."""
+    """The node's name on the server `server` (https), whose `authority` is PEM, and the token with which it enrols.
+
+    With `target_token`, it does not enrol, but proves with this token who it is.
+    """
 
     node: str
     server: str
     authority: str
     token: str | None = None
+    target_token: str | None = None
 
     @property
     def base(self) -> str:
         """The address of this device on the server (DDI)."""
         return f"{self.server.rstrip('/')}/{TENANT}/controller/v1/{quote(self.node)}"
+
+    @property
+    def authorization(self) -> str:
+        """The value of the header Authorization (DDI); empty if the device has a certificate."""
+        return f"TargetToken {self.target_token}" if self.target_token else ""
 
 
 def load_settings(system: System, file: str = AGENT_FILE) -> FleetSettings | None:
@@ -39,4 +48,4 @@ def load_settings(system: System, file: str = AGENT_FILE) -> FleetSettings | Non
         raise Problem(
             "an update server with an authority needs a node name and an https address", where=file, hint=HINT
         )
-    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment)
+    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment, seed.token)

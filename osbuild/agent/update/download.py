@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.http import ServerAddress, TlsFiles, open_request
+from osbuild.agent.http import ServerAddress, ServerToken, TlsFiles, open_request
 from osbuild.agent.system import System
 from osbuild.agent.update import records
 from osbuild.agent.update.failure import NO_TIME, Failure, Reason, http_refusal
@@ -67,6 +67,13 @@ class BundleDownload:
     end: float
     patience: float = 120.0
     tls: TlsFiles | None = None
+    token: ServerToken | None = None
+
+
+def rename_download(system: System, identity: str) -> None:
+    """Give the downloaded bundle another identity, when it is known. Raises `OSError`."""
+    metadata = records.load_object(system, METADATA_FILE, TYPES)
+    records.save_object(system, METADATA_FILE, {**metadata, "identity": identity})
 
 
 def download_bundle(system: System, bundle: BundleDownload, progress: ProgressCallback) -> int:
@@ -113,7 +120,7 @@ def download_rest(system: System, bundle: BundleDownload, progress: ProgressCall
     present, mark = downloaded_bytes(system), metadata.get("mark") or ""
     if present and present == metadata.get("size"):
         return 0
-    address = ServerAddress(bundle.url, bundle.tls)
+    address = ServerAddress(bundle.url, bundle.tls, bundle.token)
     headers = {"User-Agent": "edge-agent", "Accept-Encoding": "identity"}
     if present and mark:
         headers |= {"Range": f"bytes={present}-", "If-Range": mark}
@@ -121,8 +128,7 @@ def download_rest(system: System, bundle: BundleDownload, progress: ProgressCall
     if address.authorization:
         request.add_unredirected_header("Authorization", address.authorization)
     try:
-        context = address.tls.make_context() if address.tls else None
-        with open_request(request, bundle.patience, bundle.end, context=context) as answer:
+        with open_request(request, bundle.patience, bundle.end, context=address.make_context()) as answer:
             offset, size = answer_range(answer, present)
             new_mark = strong_validator(answer.headers.get("ETag") or "") or strong_validator(
                 answer.headers.get("Last-Modified") or ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from osbuild.agent.errors import FREE, Problem
-from osbuild.agent.http import ServerAddress, TlsFiles
+from osbuild.agent.http import ServerAddress, ServerToken, TlsFiles
 from osbuild.agent.update import download, history, pending, preconditions, records, switch
 from osbuild.agent.update.context import UpdateContext, update_lock
 from osbuild.agent.update.failure import BUSY, CORRUPT, NO_TIME, Failure, Reason
@@ -23,6 +23,7 @@ from osbuild.agent.update.rauc_journal import InstallStatistics
 DEADLINE = 3600.0  # seconds, if the profile does not set it
 ANSWER_TIMEOUT = 120.0  # seconds until a server must have sent the manifest
 LOG = "install.log"
+RESERVE = 64 * 2**20  # bytes of the data partition that no bundle takes
 # How a bundle is fetched from a server: depending on its contents, block by block while RAUC installs, or as one file.
 AUTO, PARTS, WHOLE = "auto", "parts", "whole"
 T = TypeVar("T")
@@ -32,7 +33,9 @@ T = TypeVar("T")
 class InstallOptions:
     """`deadline` limits all attempts together, in seconds from the start. `fetch` is AUTO, PARTS or WHOLE.
 
-    `tls` are the files for a server that asks for a certificate. `reference` is stored with the events of the update.
+    `tls` are the files for a server that asks for a certificate. From a server that asks for `token`, the bundle is
+    downloaded as one file, because RAUC's command line would show the token. `reference` is stored with the events of
+    the update.
     """
 
     switch: bool = True
@@ -40,13 +43,14 @@ class InstallOptions:
     deadline: float | None = None
     fetch: str = AUTO
     tls: TlsFiles | None = None
+    token: ServerToken | None = None
     reference: str = ""
 
 
 def install_bundle(context: UpdateContext, source: str, options: InstallOptions) -> None:
     """Install the bundle `source`, a file or an http(s) address. Raises `Problem`; then the running slot stays next."""
     # RAUC's service has another working directory.
-    address = ServerAddress(source if is_remote(source) else str(Path(source).absolute()), options.tls)
+    address = ServerAddress(source if is_remote(source) else str(Path(source).absolute()), options.tls, options.token)
     source = address.shown  # this form is reported and stored
     if address.problem:
         raise Problem(
@@ -63,9 +67,15 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
             return service, service.installed_hash(context.other)
 
         service, installed_hash = retry_until_deadline(context, source, end, query_rauc)
+        inspected = retry_until_deadline(context, source, end, lambda: fetch_first(context, address, end))
         manifest = retry_until_deadline(
-            context, source, end, lambda: inspect_bundle(address, min(ANSWER_TIMEOUT, max(end - time.monotonic(), 1.0)))
+            context,
+            source,
+            end,
+            lambda: inspect_bundle(inspected, min(ANSWER_TIMEOUT, max(end - time.monotonic(), 1.0))),
         )
+        if inspected != address:
+            download.rename_download(context.system, manifest.hash)
         if service.slot != context.slot:
             hint = "the kernel command line must name the same slot in `edge.slot=` and `rauc.slot=`"
             raise Problem(f"RAUC reports {service.slot} as the running slot instead of {context.slot}", hint=hint)
@@ -77,17 +87,29 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
             version=manifest.version, slot=update.target,
         )  # fmt: skip
         if update.stage is UpdateStage.writing:
-            whole = address.remote and downloads_whole(context, manifest, options.fetch)
+            whole = inspected != address or (address.remote and downloads_whole(context, manifest, options.fetch))
             limit = preconditions.largest_bundle(manifest) if whole else None
             update = write_slot(context, update, lambda: install_from(context, update, address, end, limit))
         else:
             context.progress.report_event(ProgressEvent.installed, f"{update.title} is already installed")
+            if inspected != address:
+                records.discard_download(context.system)
         if options.switch:
             switch.switch_slot(context, update, reboot=options.reboot)
         else:
             context.progress.report_event(
                 ProgressEvent.waiting, "not switched to; run `edge-agent update switch`", slot=update.target
             )
+
+
+def fetch_first(context: UpdateContext, address: ServerAddress, end: float) -> ServerAddress:
+    """Download a bundle if its server asks for a token. Return the address that RAUC reads. Raises `Failure`."""
+    if address.token is None:
+        return address
+    limit = max((preconditions.free_space(context) or 0) + download.downloaded_bytes(context.system) - RESERVE, 0)
+    bundle = download.BundleDownload(address.text, address.shown, limit, end, token=address.token)
+    download.download_bundle(context.system, bundle, context.progress.report_progress)
+    return ServerAddress(str(download.download_path(context.system)))
 
 
 def plan_update(
@@ -166,7 +188,9 @@ def install_from(
 
     def install_once() -> InstallStatistics:
         if limit is not None:
-            bundle = download.BundleDownload(address.text, update.manifest, limit, end, tls=address.tls)
+            bundle = download.BundleDownload(
+                address.text, update.manifest, limit, end, tls=address.tls, token=address.token
+            )
             record.fetched += download.download_bundle(system, bundle, context.progress.report_progress)
         try:
             return attempt_install(system, request, context.progress.report_progress, record)

@@ -1,7 +1,7 @@
 """Answers to devices: JSON or CBOR, with an ETag."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cbor2
@@ -31,7 +31,7 @@ def choose_type(accept: str) -> str:
     raise Refused(406, "not-acceptable", f"accept one of {', '.join(OFFERED)}")
 
 
-def answer_document(request: Request, document: Mapping[str, Any]) -> Response:
+def answer_document(request: Request, document: Mapping[str, Any] | Sequence[Any]) -> Response:
     """Return `document` in the form that the client accepts; 304 if the client has it already. Raises `Refused`."""
     media_type = choose_type(request.headers.get("accept", ""))
     body = cbor2.dumps(document) if media_type == CBOR else msgspec.json.encode(document)

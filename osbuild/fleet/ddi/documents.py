@@ -13,6 +13,12 @@ from osbuild.fleet.states import ActionKind, ActionState
 Document = dict[str, Any]
 DAY = 24 * 3600
 PART = "os"  # the type of the only chunk
+# hawkBit's names for the states of actions, which are not in the specification of DDI.
+HISTORY_STATES = {
+    ActionState.waiting: "WAIT_FOR_CONFIRMATION", ActionState.running: "RUNNING", ActionState.cancelling: "CANCELING",
+    ActionState.downloaded: "DOWNLOADED", ActionState.cancelled: "CANCELED", ActionState.finished: "FINISHED",
+    ActionState.failed: "ERROR",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,10 @@ class Links:
 
 def format_sleep(seconds: int) -> str:
     """Return the time between two polls: HH:MM:SS below a day, ISO 8601 from a day on."""
+    parts = {"H": seconds // 3600, "M": seconds // 60 % 60, "S": seconds % 60}
     if seconds >= DAY:
-        return f"PT{seconds}S"
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        return "PT" + "".join(f"{number}{unit}" for unit, number in parts.items() if number)
+    return ":".join(f"{number:02}" for number in parts.values())
 
 
 def poll_answer(device: FleetDevice, active: Sequence[UpdateAction], links: Links, sleep: int) -> Document:
@@ -41,7 +48,7 @@ def poll_answer(device: FleetDevice, active: Sequence[UpdateAction], links: Link
         if action.state is ActionState.cancelling:
             todo["cancelAction"] = links.link(f"cancelAction/{action.id}")
         elif action.state is ActionState.waiting:
-            todo["confirmationBase"] = links.link("confirmationBase")
+            todo["confirmationBase"] = links.link(f"confirmationBase/{action.id}?c={action.kind}")
         else:
             # `c` changes when the answer at this address does, as in hawkBit.
             todo["deploymentBase"] = links.link(f"deploymentBase/{action.id}?c={action.kind}-{action.state}")
@@ -55,9 +62,10 @@ def poll_answer(device: FleetDevice, active: Sequence[UpdateAction], links: Link
 def confirmations(device: FleetDevice, waiting: UpdateAction | None, links: Links) -> Document:
     """Return whether updates are confirmed automatically, and the one that waits for a confirmation."""
     verb = "deactivateAutoConfirm" if device.auto_confirm else "activateAutoConfirm"
-    automatic = {"active": device.auto_confirm, "_links": {verb: links.link(f"confirmationBase/{verb}")}}
-    todo = {} if waiting is None else {"confirmationBase": links.link(f"confirmationBase/{waiting.id}")}
-    return {"autoConfirm": automatic, "_links": todo}
+    todo = {verb: links.link(f"confirmationBase/{verb}")}
+    if waiting is not None:
+        todo["confirmationBase"] = links.link(f"confirmationBase/{waiting.id}?c={waiting.kind}")
+    return {"autoConfirm": {"active": device.auto_confirm}, "_links": todo}
 
 
 def deployment(action: UpdateAction, bundle: PublishedBundle, links: Links) -> Document:
@@ -93,5 +101,7 @@ def cancellation(action: UpdateAction) -> Document:
 
 
 def with_history(document: Document, action: UpdateAction, messages: Sequence[str]) -> Document:
-    """Return a description of an update with messages that were reported about it."""
-    return {**document, "actionHistory": {"status": str(action.state).upper(), "messages": list(messages)}}
+    """Return a description of an update with messages that were reported about it, if there are any."""
+    if not messages:
+        return document
+    return {**document, "actionHistory": {"status": HISTORY_STATES[action.state], "messages": list(messages)}}

@@ -23,6 +23,8 @@ from osbuild.fleet.service import Service
 from osbuild.fleet.states import ENDED, ActionState
 
 MOST_HISTORY = 100
+NOT_DESCRIBED = (ActionState.waiting, ActionState.cancelling, ActionState.cancelled)
+"""the states of actions whose description is not available at `deploymentBase`; that of those that ended is"""
 
 
 def device_routes(service: Service) -> list[BaseRoute]:
@@ -50,14 +52,14 @@ async def poll(request: Request, service: Service, device: FleetDevice) -> Respo
 
 async def get_deployment(request: Request, service: Service, device: FleetDevice) -> Response:
     action = find_action(request, service, device)
-    if action.state is not ActionState.running:
+    if action.state in NOT_DESCRIBED:
         raise not_found(f"the action {action.id} is not one to install: {action.state}")
     return answer_document(request, describe_update(request, service, action))
 
 
 async def get_installed(request: Request, service: Service, device: FleetDevice) -> Response:
     action = find_action(request, service, device)
-    if action.state is not ActionState.finished:
+    if action.state in NOT_DESCRIBED or action.state not in ENDED:
         raise not_found(f"the action {action.id} has not installed anything: {action.state}")
     return answer_document(request, describe_update(request, service, action))
 
@@ -76,7 +78,7 @@ async def put_installed(request: Request, service: Service, device: FleetDevice)
 
 async def get_cancellation(request: Request, service: Service, device: FleetDevice) -> Response:
     action = find_action(request, service, device)
-    if action.state is not ActionState.cancelling:
+    if action.state not in (ActionState.cancelling, ActionState.cancelled):
         raise not_found(f"the action {action.id} is not being cancelled")
     return answer_document(request, documents.cancellation(action))
 
@@ -96,15 +98,15 @@ async def put_attributes(request: Request, service: Service, device: FleetDevice
 
 
 async def get_artifacts(request: Request, service: Service, device: FleetDevice) -> Response:
-    bundle = find_offered_bundle(request, service, device)
-    return answer_document(request, {"artifacts": [documents.artifact(bundle, device_links(request))]})
+    bundle = find_offered_bundle(request, service, device, installed=True)
+    return answer_document(request, [documents.artifact(bundle, device_links(request))])
 
 
 async def get_artifact(request: Request, service: Service, device: FleetDevice) -> Response:
     bundle = find_offered_bundle(request, service, device)
     name = request.path_params["name"]
     if name == f"{bundle.filename}.MD5SUM":
-        return PlainTextResponse(f"{bundle.md5}  {bundle.filename}\n")
+        return PlainTextResponse(f"{bundle.md5}  {bundle.filename}")
     if name != bundle.filename:
         raise not_found(f"the bundle has no file {name}")
     return await send_file(request, service.files.path(bundle.sha256), bundle.sha1)
@@ -125,13 +127,20 @@ def describe_update(request: Request, service: Service, action: UpdateAction) ->
     return documents.with_history(document, action, messages)
 
 
-def find_offered_bundle(request: Request, service: Service, device: FleetDevice) -> PublishedBundle:
-    """Return the bundle that the address names, if the device is told to install it. Raises `Refused`."""
+def find_offered_bundle(
+    request: Request, service: Service, device: FleetDevice, *, installed: bool = False
+) -> PublishedBundle:
+    """Return the bundle that the address names, if the device is told to install it. Raises `Refused`.
+
+    With `installed`, it may also be the one that the device has installed.
+    """
     number = request.path_params["bundle"]
 
     def find(connection: Connection) -> PublishedBundle | None:
-        offered = (action for action in actions.active_actions(connection, device.id) if is_downloadable(action))
-        return bundles.read_bundle_row(connection, number) if number in {action.bundle for action in offered} else None
+        offered = {action.bundle for action in actions.active_actions(connection, device.id) if is_downloadable(action)}
+        if installed and device.installed_action is not None:
+            offered.add(actions.read_action(connection, device.id, device.installed_action).bundle)
+        return bundles.read_bundle_row(connection, number) if number in offered else None
 
     bundle = service.database.read(find)
     if bundle is None:

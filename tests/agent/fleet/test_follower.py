@@ -1,5 +1,6 @@
 """A device that follows a real update server. The part that writes slots is replaced by the records that it makes."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_re
 from osbuild.agent.fleet.connection import FleetServer
 from osbuild.agent.fleet.follower import Follower
 from osbuild.agent.fleet.outcome import UpdateOutcome
-from osbuild.agent.http import TlsFiles
+from osbuild.agent.http import ServerToken, TlsFiles
 from osbuild.agent.system import System
-from osbuild.agent.update import history
+from osbuild.agent.update import download, history
+from osbuild.agent.update.download import BundleDownload
 from osbuild.agent.update.history import UpdateEvent
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.keys.key_folder import load_keys
@@ -116,6 +118,39 @@ def test_a_rollback_is_reported_as_a_failure_with_its_reason(device: FollowingDe
     device.follower.step()
     assert device.actions() == [(action, "failed")]
     assert device.messages()[0] == "rolled-back: health checks failed: 60-shop: closed"
+
+
+def test_a_target_token_is_enough_for_a_server_at_which_devices_do_not_enrol(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    token = server.order("/devices/with-token/target-token", {})["token"]
+    system = System(tmp_path / "root")
+    fleet = FleetServer(f"{server.url}{BASE}/with-token", server.context(), f"TargetToken {token}")
+    installer = RecordingInstaller(system)
+    device = FollowingDevice(
+        "with-token", server, Follower(system, fleet, installer, lambda: {"version": "1.0.0"}), installer
+    )
+    assert device.follower.step() == 300 and server.attributes("with-token") == {"version": "1.0.0"}
+    action = device.order_update("2.1.0", tmp_path)
+    device.follower.step()
+    (record,) = installer.ordered
+    assert record.action == str(action)
+    # Root has the token too. The file gets its identity when RAUC has read the manifest.
+    access, end = ServerToken(server.data / "tls/server-ca.crt", fleet.authorization), time.monotonic() + 600
+    fetched = [
+        download.download_bundle(
+            system, BundleDownload(record.url, name, 2**24, end, token=access), lambda *_arguments: None
+        )
+        for name in ("address", "address")
+    ]
+    size = (tmp_path / "2.1.0.raucb").stat().st_size
+    download.rename_download(system, "hash")
+    again = BundleDownload(record.url, "hash", 2**24, end, token=access)
+    assert [*fetched, download.download_bundle(system, again, lambda *_arguments: None)] == [size, 0, 0]
+    assert download.download_path(system).read_bytes() == (tmp_path / "2.1.0.raucb").read_bytes()
+    device.follower.server = replace(fleet, authorization="TargetToken wrong")
+    device.follower.step()
+    assert device.follower.failures == 1
 
 
 @pytest.mark.parametrize("switched", [False, True])

@@ -29,6 +29,11 @@ def test_the_base_is_the_address_of_this_device(tmp_path: Path) -> None:
     assert settings.base == "https://updates.example.com:8443/DEFAULT/controller/v1/shop-17"
 
 
+def test_a_target_token_becomes_a_header(tmp_path: Path) -> None:
+    settings = load_settings(system_with(tmp_path, enrolment=None, token="0f0f"))
+    assert settings is not None and settings.token is None and settings.authorization == "TargetToken 0f0f"
+
+
 @pytest.mark.parametrize("missing", ["server", "authority"])
 def test_without_a_server_and_its_authority_nothing_is_followed(tmp_path: Path, missing: str) -> None:
     assert load_settings(system_with(tmp_path, **{missing: None})) is None
