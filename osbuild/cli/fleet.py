@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from osbuild.cli.fleet_rollout import rollout
+from osbuild.cli.fleet_tag import tag
 from osbuild.cli.location import LOCATION
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.config.secrets import resolve_secret
@@ -26,6 +27,7 @@ def command() -> None:
 
 
 command.add_command(rollout)
+command.add_command(tag)
 
 
 @command.command(short_help="remember an update server")
@@ -70,6 +72,7 @@ def device(name: str, as_json: bool) -> None:
         return
     print_lines([view.name])
     print_lines(align_columns([(f"  {key}", value) for key, value in sorted(view.attributes.items())]))
+    print_lines(align_columns([(f"  tag.{key}", value) for key, value in sorted(view.tags.items())]))
     for action in view.actions:
         print_lines([f"  action {action.id}: {action.bundle}, {action.state}"])
         print_lines(f"    {message}" for message in action.messages)
@@ -91,11 +94,14 @@ def enrol_token(uses: int, expires: int, note: str, device: str | None) -> None:
 @command.command(short_help="tell a device to install a bundle")
 @click.argument("name")
 @click.argument("bundle", type=int)
-def update(name: str, bundle: int) -> None:
+@click.option("--kind", type=click.Choice(["forced", "soft", "download-only"]), default="forced", show_default=True,
+              help="Install at once, when it suits the device, or only write the other slot.")  # fmt: skip
+def update(name: str, bundle: int, kind: str) -> None:
     """Tell the device NAME to install the bundle with the number BUNDLE."""
     from osbuild.fleet.management.messages import NewAction
+    from osbuild.fleet.states import ActionKind
 
-    action = connect().create_action(name, NewAction(bundle))
+    action = connect().create_action(name, NewAction(bundle, ActionKind(kind)))
     click.echo(f"action {action.id}: {action.bundle}, {action.state}")
 
 

@@ -9,9 +9,11 @@ import click
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.shared.errors import UsageError
+from osbuild.shared.maintenance_window import parse_windows
 
 if TYPE_CHECKING:
-    from osbuild.fleet.management.messages import NewRollout, RolloutView
+    from osbuild.fleet.maintenance import MaintenanceSchedule
+    from osbuild.fleet.management.messages import GroupView, MaintenanceTimes, NewRollout, RolloutView
 
 WATCH = 2.0  # seconds
 
@@ -27,7 +29,13 @@ class RolloutOptions:
     success: int
     error: int
     pause: int
+    kind: str | None
     soft: bool
+    start: str | None
+    deadline: str | None
+    window: str | None
+    zone: str | None
+    until: str | None
     confirm: bool
     now: bool
     preview: bool
@@ -47,18 +55,27 @@ def rollout() -> None:
 @click.argument("bundle", type=int)
 @click.option("--select", "patterns", multiple=True, metavar="KEY=PATTERN",
               help="Only devices whose attribute KEY, or `name`, matches the PATTERN. May be repeated.")  # fmt: skip
-@click.option(
-    "--groups", default="100", show_default=True, metavar="PERCENT,…", help="Shares of the groups in percent."
-)
+@click.option("--groups", default="100", show_default=True, metavar="GROUP,…",
+              help="The groups in their order. Each is a share such as 5%, a number of devices (count=20), a selection "
+                   "(KEY=PATTERN+KEY=PATTERN), or, as the last one, the `rest`.")  # fmt: skip
 @click.option("--success", type=click.IntRange(0, 100), default=100, show_default=True, metavar="PERCENT",
               help="The next group begins when this share of a group has succeeded.")  # fmt: skip
 @click.option("--error", type=click.IntRange(1, 100), default=1, show_default=True, metavar="PERCENT",
               help="The rollout pauses when this share of a group has failed.")  # fmt: skip
 @click.option("--pause", type=click.IntRange(0), default=0, show_default=True, metavar="SECONDS",
               help="Least time from the begin of a group to that of the next one.")  # fmt: skip
-@click.option("--soft", is_flag=True, help="Let each device install when it suits it.")
+@click.option("--deadline", metavar="DURATION",
+              help="Devices that report no end in this time, such as 2h, count as failed. Default: wait.")  # fmt: skip
+@click.option("--window", metavar="TIMES",
+              help="Install only in maintenance windows, such as 'Mon-Fri 01:00-04:00; Sun 22:00-06:00'.")  # fmt: skip
+@click.option("--zone", metavar="ZONE", help="Time zone of the windows. Default: that of each device.")
+@click.option("--until", metavar="TIME", help="When the last window ends. Devices that have not begun are cancelled.")
+@click.option("--kind", type=click.Choice(["forced", "soft", "download-only"]),
+              help="Install at once (default), when it suits the device, or only write the other slot.")  # fmt: skip
+@click.option("--soft", is_flag=True, help="The same as --kind soft.")
 @click.option("--confirm", is_flag=True, help="Ask for a confirmation on each device.")
-@click.option("--now", is_flag=True, help="Start at once. Otherwise `fleet rollout start` does.")
+@click.option("--start", metavar="TIME", help="When it starts by itself, such as 2026-12-01T02:00+01:00.")
+@click.option("--now", is_flag=True, help="Start at once. Without --start and --now, `fleet rollout start` does.")
 @click.option("--preview", is_flag=True, help="Only show the devices that would be selected.")
 @as_json_option
 @as_object(RolloutOptions)
@@ -75,7 +92,9 @@ def create(options: RolloutOptions) -> None:
         print_json(view)
     else:
         click.echo(f"{sum(view.groups)} devices, in groups of {', '.join(map(str, view.groups))}")
-        print_lines(f"  {device}" for device in view.first)
+        for number, (count, names) in enumerate(zip(view.groups, view.names, strict=True), 1):
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            print_lines([f"  group {number}: {', '.join(names)}{more}"])
 
 
 @rollout.command("list", short_help="list rollouts")
@@ -158,22 +177,44 @@ def change(name: str, verb: str, as_json: bool) -> None:
 def parse_order(options: RolloutOptions) -> "NewRollout":
     """Return the order of `fleet rollout create`. Raises `UsageError`."""
     from osbuild.fleet.management.messages import NewGroup, NewRollout
+    from osbuild.fleet.rollout import plan_text
     from osbuild.fleet.states import ActionKind
 
-    selection = {}
-    for text in options.patterns:
-        key, equals, pattern = text.partition("=")
-        if not key or not equals or not pattern:
-            raise UsageError(f"this selects nothing: {text}", hint="write KEY=PATTERN, such as version=1.0.*")
-        selection[key] = pattern
+    kind = ActionKind(options.kind or ("soft" if options.soft else "forced"))
+    if options.soft and kind is not ActionKind.soft:
+        raise UsageError(f"--soft contradicts --kind {kind}", hint="give only one of them")
+    if options.now and options.start is not None:
+        raise UsageError("--now contradicts --start", hint="give only one of them")
     try:
-        shares = [float(part) for part in options.groups.split(",")]
+        selection = plan_text.parse_selection(options.patterns)
+        sizes = plan_text.parse_groups(options.groups)
+        start = None if options.start is None else plan_text.parse_time(options.start)
+        deadline = None if options.deadline is None else plan_text.parse_duration(options.deadline)
+        maintenance = parse_maintenance(options)
     except ValueError as error:
-        hint = "write numbers such as 10,40,50"
-        raise UsageError(f"these are not percentages: {options.groups}", hint=hint) from error
-    groups = [NewGroup(share, options.success, options.error, options.pause) for share in shares]
-    kind = ActionKind.soft if options.soft else ActionKind.forced
-    return NewRollout(options.name, options.bundle, groups, selection, kind, confirm=options.confirm, now=options.now)
+        raise UsageError(str(error)) from error
+    groups = [
+        NewGroup(size.percent, options.success, options.error, options.pause, size.count, size.selection, deadline)
+        for size in sizes
+    ]
+    return NewRollout(
+        options.name, options.bundle, groups, selection, kind, confirm=options.confirm, start=start, now=options.now,
+        maintenance=maintenance,
+    )  # fmt: skip
+
+
+def parse_maintenance(options: RolloutOptions) -> "MaintenanceTimes | None":
+    """Return the maintenance windows. Raises `UsageError`, and `ValueError` with a message for people."""
+    from osbuild.fleet.management.messages import MaintenanceTimes
+    from osbuild.fleet.rollout.plan_text import parse_time
+
+    if options.window is None:
+        for name, value in (("--zone", options.zone), ("--until", options.until)):
+            if value is not None:
+                raise UsageError(f"{name} has no effect without --window", hint="add --window, or leave it out")
+        return None
+    parse_windows(options.window)
+    return MaintenanceTimes(options.window, options.zone, None if options.until is None else parse_time(options.until))
 
 
 def show_view(view: "RolloutView", as_json: bool) -> None:
@@ -183,14 +224,45 @@ def show_view(view: "RolloutView", as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    click.echo(f"{view.name}: {view.bundle}, {view.state}" + (f": {view.reason}" if view.reason else ""))
-    rows = [
-        (
-            f"  group {number}",
-            str(group.state),
-            f"{group.succeeded} of {group.devices} succeeded",
-            f"{group.failed} failed",
-        )
-        for number, group in enumerate(view.groups, 1)
-    ]
-    print_lines(align_columns(rows))
+    click.echo(f"{view.name}: {view.bundle}, {describe_state(view)}" + (f": {view.reason}" if view.reason else ""))
+    if view.maintenance is not None:
+        print_lines([f"  maintenance windows: {describe_windows(view.maintenance)}"])
+    print_lines(
+        align_columns([(f"  group {number}", *group_row(group)) for number, group in enumerate(view.groups, 1)])
+    )
+
+
+def group_row(group: "GroupView") -> tuple[str, str, str, str]:
+    """Return the columns of a group. The last one says what it waits for."""
+    from osbuild.fleet.rollout.plan_text import format_duration
+
+    waits = []
+    if group.overdue and group.deadline is not None:
+        waits.append(f"{group.overdue} without an end in {format_duration(group.deadline)}")
+    if group.cancelled:
+        waits.append(f"{group.cancelled} told to do something else")
+    if group.forgiven:
+        waits.append(f"{group.forgiven} do not count since the rollout was resumed")
+    if group.pending:
+        waits.append(f"{group.pending} have not reported an end")
+    return (
+        str(group.state), f"{group.succeeded} of {group.devices} succeeded", f"{group.failed} failed", ", ".join(waits)
+    )  # fmt: skip
+
+
+def describe_windows(maintenance: "MaintenanceSchedule") -> str:
+    """Return maintenance windows with their time zone and end."""
+    from osbuild.cli.fleet import format_time
+
+    zone = maintenance.zone or "in the time zone of each device"
+    end = "" if maintenance.until is None else f", until {format_time(maintenance.until)} UTC"
+    return f"{maintenance.windows}, {zone}{end}"
+
+
+def describe_state(view: "RolloutView") -> str:
+    """Return the state of a rollout, with the time at which it starts."""
+    from osbuild.cli.fleet import format_time
+
+    if view.state == "scheduled" and view.start is not None:
+        return f"{view.state} for {format_time(view.start)} UTC"
+    return str(view.state)

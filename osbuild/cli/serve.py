@@ -25,6 +25,7 @@ class ServeOptions:
     keys: Path | None
     poll: int
     gateway_token: str | None
+    most_downloads: int | None
     new_admin_token: bool
     log_format: str
     access_log: bool
@@ -43,6 +44,8 @@ class ServeOptions:
               metavar="SECONDS", help="Time between two polls of an idle device.")  # fmt: skip
 @click.option("--gateway-token", metavar=REFERENCE,
               help="Token of a gateway, which may speak for all devices, also unknown ones.")  # fmt: skip
+@click.option("--most-downloads", type=click.IntRange(min=1), metavar="NUMBER",
+              help="How many devices may download at the same time. The others wait. Default: no limit.")  # fmt: skip
 @click.option("--new-admin-token", is_flag=True, help="Create another access token of an administrator, and print it.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
               help="How messages are printed: for people, or one JSON object per line.")  # fmt: skip
@@ -69,6 +72,7 @@ def command(options: ServeOptions) -> None:
     token = server.create_admin_token(prepared.service, ADMIN_DAYS, again=options.new_admin_token)
     if token is not None:
         click.echo(f"access token of the administrator (shown only once): {token}")
+    prepared.service.downloads.most = options.most_downloads
     address = f"https://{options.names[0] if options.names else host}:{prepared.port}"
     server.run_server(prepared, lambda: log.note(f"serving at {address}, with the authority {prepared.authority_file}"))
 

@@ -19,6 +19,7 @@ from osbuild.config.metadata import SecretRef, Size, key
 from osbuild.config.network import NetworkSettings
 from osbuild.host.architecture import Architecture
 from osbuild.shared import image_versions
+from osbuild.shared.maintenance_window import PATTERN
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
@@ -304,6 +305,14 @@ class AgentSettings:
         metadata=key(
             "target token of the node, for an update server at which nodes do not enrol, such as hawkBit", secret=True,
             path="reference", affects="seed",
+        ),
+    )  # fmt: skip
+    window: str | None = field(
+        default=None,
+        metadata=key(
+            "maintenance windows, in the time zone of the node, in which it installs updates that may wait (soft)",
+            pattern=PATTERN, form="weekdays and times such as `Mon-Fri 01:00-04:00; Sat,Sun 22:00-06:00`",
+            affects="seed",
         ),
     )  # fmt: skip
 

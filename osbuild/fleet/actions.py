@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from osbuild.fleet.database import insert_row
+from osbuild.fleet.maintenance import MaintenanceSchedule, decode_schedule, encode_schedule
 from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.states import ENDED, ActionKind, ActionState, Execution, Finished
@@ -24,6 +25,8 @@ COUNT_REPORTS = PreparedRead(
     select(func.count().label("number")).select_from(reports).where(reports.c.action == bindparam("action_id"))
 )
 INSERT_REPORT = insert(reports)  # once: SQLAlchemy needs long to construct a statement
+LAPSED = "cancelled: the maintenance windows are over"
+DOWNLOADING = "downloads the whole bundle"
 WEIGHT = 1000
 """the weight of an action if its rollout sets none, as in hawkBit"""
 
@@ -42,27 +45,35 @@ class UpdateAction:
     created: int
     ended: int | None
     rollout: int | None
+    maintenance: MaintenanceSchedule | None
+    lease: int | None
+    fetched: bool
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What a device reports about an action."""
+    """What a device reports about an action. `time` is that of its clock, in milliseconds since 1970."""
 
     execution: Execution
     finished: Finished
     code: int | None = None
     messages: tuple[str, ...] = ()
+    time: int | None = None
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """An order to install a bundle. `rollout` is the id of the rollout that it belongs to."""
+    """An order to install a bundle. `rollout` is the id of the rollout that it belongs to.
+
+    With `maintenance`, it is installed only in a maintenance window.
+    """
 
     bundle: int
     kind: ActionKind = ActionKind.forced
     weight: int = WEIGHT
     confirm: bool = False
     rollout: int | None = None
+    maintenance: MaintenanceSchedule | None = None
 
 
 def assign_bundle(connection: Connection, device: int, assignment: Assignment, now: int) -> int:
@@ -78,6 +89,7 @@ def assign_bundle(connection: Connection, device: int, assignment: Assignment, n
     values = {
         "device": device, "bundle": assignment.bundle, "kind": assignment.kind, "state": state, "active": True,
         "weight": assignment.weight, "created": now, "rollout": assignment.rollout,
+        "maintenance": encode_schedule(assignment.maintenance),
     }  # fmt: skip
     return insert_row(connection, actions, values)
 
@@ -88,6 +100,27 @@ def begin_cancelling(connection: Connection, action: UpdateAction, now: int) -> 
         _set_state(connection, action.id, ActionState.cancelled, now)
     elif action.state is ActionState.running:
         _set_state(connection, action.id, ActionState.cancelling, now)
+
+
+def cancel_lapsed(connection: Connection, action: UpdateAction, now: int) -> None:
+    """Cancel an action whose maintenance windows are all over, unless its device has refused that already."""
+    tried = select(reports.c.id).where(
+        reports.c.action == action.id, reports.c.state == ActionState.cancelling,
+        reports.c.execution == Execution.canceled,
+    )  # fmt: skip
+    if (
+        read_action(connection, action.device, action.id).state is ActionState.running
+        and not connection.execute(tried.limit(1)).first()
+    ):
+        report = DeviceReport(Execution.canceled, Finished.none, messages=(LAPSED,))
+        _store_report(connection, action, report, ActionState.cancelling, now)
+
+
+def record_download(connection: Connection, action: UpdateAction, now: int) -> None:
+    """Store that a device downloads the whole bundle at once, unless too much is stored already."""
+    if count_reports(connection, action.id) < MOST_REPORTS:
+        report = DeviceReport(Execution.download, Finished.none, messages=(DOWNLOADING,))
+        _store_report(connection, action, report, action.state, now)
 
 
 def end_action(connection: Connection, action: UpdateAction, now: int) -> None:
@@ -224,8 +257,10 @@ def _reported_action(connection: Connection, device: int, number: int, report: D
 def _store_report(
     connection: Connection, action: UpdateAction, report: DeviceReport, state: ActionState, now: int
 ) -> None:
+    # A device that was offline reports later. A time that cannot be right is that of a wrong clock.
+    time = report.time if report.time is not None and action.created <= report.time <= now else now
     values = {
-        "action": action.id, "time": now, "state": state, "execution": report.execution, "finished": report.finished,
+        "action": action.id, "time": time, "state": state, "execution": report.execution, "finished": report.finished,
         "code": report.code, "messages": json.dumps([text[:LONGEST_MESSAGE] for text in report.messages]),
     }  # fmt: skip
     connection.execute(INSERT_REPORT, values)
@@ -240,4 +275,8 @@ def _set_state(connection: Connection, action: int, state: ActionState, now: int
 
 
 def _action(values: Mapping[Any, Any]) -> UpdateAction:
-    return UpdateAction(**{**values, "kind": ActionKind(values["kind"]), "state": ActionState(values["state"])})
+    converted = {
+        "kind": ActionKind(values["kind"]), "state": ActionState(values["state"]),
+        "maintenance": decode_schedule(values["maintenance"]),
+    }  # fmt: skip
+    return UpdateAction(**{**values, **converted})

@@ -45,6 +45,7 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(repeat(service.store_contacts, STORE_EVERY)),
+            asyncio.create_task(repeat(service.store_downloads, STORE_EVERY)),
             asyncio.create_task(repeat(advance_rollouts, ADVANCE_EVERY)),
         ]
         try:

@@ -22,6 +22,7 @@ from osbuild.fleet.management.messages import (
     NewAction,
     NewEnrolmentToken,
     NewRollout,
+    NewTags,
     Preview,
     ResumeOrder,
     RolloutView,
@@ -106,6 +107,12 @@ class FleetClient:
         content = msgspec.json.encode(order)
         body = self._call("POST", f"/devices/{quote(device, safe='')}/actions", content=content)
         return msgspec.json.decode(body, type=ActionView)
+
+    def change_tags(self, device: str, order: NewTags) -> DeviceView:
+        """Set and remove tags of a device."""
+        content = msgspec.json.encode(order)
+        body = self._call("POST", f"/devices/{quote(device, safe='')}/tags", content=content)
+        return msgspec.json.decode(body, type=DeviceView)
 
     def cancel_action(self, device: str, action: int) -> ActionView:
         """Cancel an action of a device."""

@@ -2,8 +2,9 @@
 
 import hmac
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +18,7 @@ from osbuild.fleet.tokens import hash_token
 MOST_ATTRIBUTES = 100
 LONGEST_ATTRIBUTE = 128
 """the length of the longest name and of the longest value, in characters"""
+TAG = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BY_NAME = PreparedRead(select(devices).where(devices.c.name == bindparam("device_name")))
 
 
@@ -46,6 +48,7 @@ class FleetDevice:
     attributes_wanted: bool
     auto_confirm: bool
     installed_action: int | None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def accepts_token(self, token: str) -> bool:
         """Whether `token` is the device's own token."""
@@ -122,6 +125,25 @@ def change_attributes(
     connection.execute(update(devices).where(devices.c.id == device.id).values(values))
 
 
+def change_tags(connection: Connection, device: FleetDevice, changes: Mapping[str, str | None]) -> Mapping[str, str]:
+    """Set tags of a device, remove those without a value, and return all. Raises `Refused` if there are too many."""
+    tags = dict(device.tags)
+    for name, value in changes.items():
+        if not TAG.fullmatch(name) or (value is not None and not 0 < len(value) <= LONGEST_ATTRIBUTE):
+            message = (
+                f"a tag is KEY=VALUE: a key of letters, digits, `-`, `_` and `.`, a value of 1 to {LONGEST_ATTRIBUTE}"
+            )
+            raise Refused(400, "bad-tag", f"{message} characters")
+        if value is None:
+            tags.pop(name, None)
+        else:
+            tags[name] = value
+    if len(tags) > MOST_ATTRIBUTES:
+        raise Refused(409, "too-many-tags", f"a device has at most {MOST_ATTRIBUTES} tags")
+    connection.execute(update(devices).where(devices.c.id == device.id).values(tags=json.dumps(tags)))
+    return tags
+
+
 def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, str]]) -> None:
     """Store when devices, by id, were last seen, and from which address."""
     values = [{"device_id": device, "time": time, "from": address} for device, (time, address) in contacts.items()]
@@ -131,4 +153,4 @@ def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, st
 
 
 def _device(values: Mapping[Any, Any]) -> FleetDevice:
-    return FleetDevice(**{**values, "attributes": json.loads(values["attributes"])})
+    return FleetDevice(**{**values, "attributes": json.loads(values["attributes"]), "tags": json.loads(values["tags"])})

@@ -9,6 +9,7 @@ from osbuild.fleet.authorities import Authority
 from osbuild.fleet.bundles import FileStore
 from osbuild.fleet.database import Database
 from osbuild.fleet.devices import record_contacts
+from osbuild.fleet.downloads import DownloadLimit, renew_leases
 
 SLEEP = 300  # seconds between two polls of an idle device
 
@@ -34,10 +35,17 @@ class Service:
     gateway_hash: bytes | None = None
     clock: Callable[[], int] = current_milliseconds
     contacts: dict[int, tuple[int, str]] = field(default_factory=dict)
+    downloads: DownloadLimit = field(default_factory=DownloadLimit)
 
     def note_contact(self, device: int, address: str) -> None:
         """Remember that a device was seen now. `store_contacts` stores it, because a change per poll would be slow."""
         self.contacts[device] = (self.clock(), address)
+
+    async def store_downloads(self) -> None:
+        """Store for which actions devices have downloaded since the last call."""
+        numbers, now = self.downloads.take_noted(), self.clock()
+        if numbers:
+            await self.database.change(lambda connection: renew_leases(connection, numbers, now))
 
     async def store_contacts(self) -> None:
         """Store which devices were seen since the last call."""

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 LONGEST_ID = 256
@@ -34,6 +35,7 @@ devices = Table(
     Column("address", String(64)),
     Column("token_hash", LargeBinary(32)),  # SHA-256 of its target token
     Column("attributes", Text, nullable=False, default="{}"),  # JSON, string -> string
+    Column("tags", Text, nullable=False, default="{}", server_default="{}"),  # JSON, string -> string, set by people
     Column("attributes_wanted", Boolean, nullable=False, default=True),
     Column("auto_confirm", Boolean, nullable=False, default=False),
     Column("installed_action", Integer),  # the last action that succeeded
@@ -65,6 +67,7 @@ rollouts = Table(
     Column("weight", Integer, nullable=False),
     Column("confirm", Boolean, nullable=False),
     Column("selection", Text, nullable=False),  # JSON, see `rollout.selection`
+    Column("maintenance", Text),  # JSON, see `maintenance`
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False, default=""),  # why it is paused or aborted
     Column("created", BigInteger, nullable=False),
@@ -82,9 +85,9 @@ rollout_groups = Table(
     Column("success", Integer, nullable=False),  # percent
     Column("error", Integer, nullable=False),  # percent
     Column("pause", Integer, nullable=False),  # seconds
+    Column("deadline", Integer),  # seconds, for each device
     Column("state", String(16), nullable=False),
     Column("started", BigInteger),
-    Column("forgiven", Integer, nullable=False, default=0),  # failures before the last resume
     UniqueConstraint("rollout", "position"),
 )
 
@@ -95,6 +98,8 @@ rollout_members = Table(
     Column("rollout", ForeignKey("rollouts.id"), primary_key=True),
     Column("group", ForeignKey("rollout_groups.id"), nullable=False),
     Column("action", ForeignKey("actions.id")),  # the newest one; none before the group starts
+    # It had failed before the last resume, and does not count until it succeeds.
+    Column("forgiven", Boolean, nullable=False, default=False, server_default=false()),
     Index("members_of_group", "group"),
 )
 
@@ -111,6 +116,10 @@ actions = Table(
     Column("created", BigInteger, nullable=False),
     Column("ended", BigInteger),
     Column("rollout", ForeignKey("rollouts.id")),
+    Column("maintenance", Text),  # JSON, see `maintenance`
+    Column("lease", BigInteger),  # until when the device counts as one that downloads, see `downloads`
+    Column("fetched", Boolean, nullable=False, default=False, server_default=false()),  # it has begun to download
+    Index("leases", "lease"),
     # Two actions of one device may be active: one that is being cancelled, and the one after it.
     Index("active_actions", "device", "active"),
 )

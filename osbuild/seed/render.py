@@ -163,7 +163,7 @@ def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
             hint="set `agent.server`, or `agent.offline: true`",
         )
     agent = profile.agent
-    for name in ("authority", "enrolment", "token"):
+    for name in ("authority", "enrolment", "token", "window"):
         if getattr(agent, name) is not None and agent.server is None:
             hint = "set `agent.server`"
             raise Error("this has no effect without an update server", where=f"agent.{name}", hint=hint)
@@ -178,6 +178,6 @@ def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
 
     seed = AgentSeed(
         node=node, server=agent.server, offline=agent.offline, authority=resolve(agent.authority),
-        enrolment=resolve(agent.enrolment), token=resolve(agent.token), format=FORMAT,
+        enrolment=resolve(agent.enrolment), token=resolve(agent.token), window=agent.window, format=FORMAT,
     )  # fmt: skip
     return record_to_json(seed)

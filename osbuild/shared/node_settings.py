@@ -40,7 +40,8 @@ class AgentSeed:
     """`agent.json` of a seed: the URL of the update server, and whether a boot may be healthy without it.
 
     `authority` is the server's certificate authority as PEM, `enrolment` the token with which the node enrols, `token`
-    its target token for a server at which nodes do not enrol.
+    its target token for a server at which nodes do not enrol, `window` when it installs updates that may wait
+    (`maintenance_window`).
     """
 
     node: str
@@ -49,6 +50,7 @@ class AgentSeed:
     authority: str | None = None
     enrolment: str | None = None
     token: str | None = None
+    window: str | None = None
     format: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -111,14 +111,76 @@ def test_a_rollout_is_previewed_created_watched_and_ended(
     ("options", "message"),
     [
         (("--select", "version"), "this selects nothing: version"),
-        (("--groups", "a,b"), "these are not percentages: a,b"),
+        (("--select", "version=1", "--select", "version=2"), "there are two patterns for version"),
+        (("--groups", "a,b"), "this is not a group: a"),
+        (("--groups", "count=x,rest"), "this is not a number of devices: x"),
         (("--success", "101"), "--success"),
+        (("--soft", "--kind", "forced"), "--soft contradicts --kind forced"),
+        (("--deadline", "1w"), "this is not a duration: 1w"),
+        (("--window", "Sat"), "this is not a maintenance window: Sat"),
+        (("--zone", "Europe/Berlin"), "--zone has no effect without --window"),
+        (("--start", "tomorrow"), "this is not a time: tomorrow"),
+        (("--start", "2026-12-01T02:00"), "this time has no time zone: 2026-12-01T02:00"),
+        (("--start", "2026-12-01T02:00+01:00", "--now"), "--now contradicts --start"),
     ],
 )
-def test_wrong_options_of_a_rollout_are_usage_errors(user: CommandLine, options: tuple[str, str], message: str) -> None:
+def test_wrong_options_of_a_rollout_are_usage_errors(user: CommandLine, options: tuple[str, ...], message: str) -> None:
     assert message in user.run("fleet", "rollout", "create", "x", "1", *options, status=2)
 
 
 def test_groups_that_are_not_all_devices_are_refused_by_the_server(user: CommandLine) -> None:
     error = user.run("fleet", "rollout", "create", "x", "1", "--groups", "10,20", status=1)
     assert "30 percent of the devices together, and must have 100" in error
+
+
+def test_a_rollout_waits_for_its_time(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "8.0.0")
+    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    server.enrol("kiosk-1", user.run("fleet", "enrol-token").strip(), tmp_path).close()
+    order = ("fleet", "rollout", "create", "spring", bundle, "--select", "name=kiosk-*", "--kind", "download-only")
+    assert "`start` is not in the future" in user.run(*order, "--start", "2020-01-01T00:00Z", status=1)
+    assert "scheduled for 2099-12-01 01:00:00 UTC" in user.run(*order, "--start", "2099-12-01T02:00+01:00")
+    assert server.rollout("spring")["kind"] == "download-only" and server.actions("kiosk-1") == []
+    assert "spring: edge-server 8.0.0, running" in user.run("fleet", "rollout", "start", "spring")
+
+
+def test_groups_are_shares_counts_selections_and_the_rest(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "9.0.0")
+    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    token = user.run("fleet", "enrol-token", "--uses", "6").strip()
+    for number in range(6):
+        server.enrol(f"pump-{number}", token, tmp_path).close()
+    order = ("fleet", "rollout", "create", "autumn", bundle, "--select", "name=pump-*", "--preview", "--groups")
+    assert user.run(*order, "count=1,name=pump-[45],25%,rest").splitlines() == [
+        "6 devices, in groups of 1, 2, 2, 1",
+        "  group 1: pump-0",
+        "  group 2: pump-4, pump-5",
+        "  group 3: pump-1, pump-2",
+        "  group 4: pump-3",
+    ]
+    assert "4 of the selected devices are in no group" in user.run(*order, "count=1,name=pump-4", status=1)
+    assert "group 2 would have no device" in user.run(*order, "count=1,name=pump-0,rest", status=1)
+
+
+def test_tags_select_devices_and_windows_and_deadlines_are_shown(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "10.0.0")
+    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    token = user.run("fleet", "enrol-token", "--uses", "2").strip()
+    for number in range(2):
+        server.enrol(f"lift-{number}", token, tmp_path).close()
+    assert "tag.site" in user.run("fleet", "tag", "lift-1", "site=berlin", "old=yes")
+    assert user.run("fleet", "tag", "lift-1", "old=").split() == ["lift-1", "tag.site", "berlin"]
+    assert "a tag is KEY=VALUE" in user.run("fleet", "tag", "lift-1", "a b=c", status=1)
+    assert "this is not a tag: x" in user.run("fleet", "tag", "lift-1", "x", status=2)
+    assert "tags changed" in user.run("fleet", "audit")
+    order = ("fleet", "rollout", "create", "lifts", bundle, "--select", "tag.site=berlin", "--now", "--deadline", "2h")
+    windows = ("--window", "Sat 02:00-04:00", "--zone", "Europe/Berlin", "--until", "2099-01-01T00:00Z")
+    text = user.run(*order, *windows)
+    assert "maintenance windows: Sat 02:00-04:00, Europe/Berlin, until 2099-01-01 00:00:00 UTC" in text
+    assert "0 of 1 succeeded" in text and "1 have not reported an end" in text
+    assert server.rollout("lifts")["groups"][0]["deadline"] == 7200
+    assert server.actions("lift-0") == [] and len(server.actions("lift-1")) == 1

@@ -76,7 +76,9 @@ def follow(system: System) -> int:
             continue
         failures = 0
         server = FleetServer(settings.base, context, settings.authorization)
-        follower = Follower(system, server, OrderedInstaller(system), lambda: read_attributes(system))
+        follower = Follower(
+            system, server, OrderedInstaller(system), lambda: read_attributes(system), windows=settings.windows
+        )
         follower.follow(CHECK_CERTIFICATE)
 
 

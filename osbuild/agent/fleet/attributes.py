@@ -22,6 +22,7 @@ def read_attributes(system: System) -> dict[str, str]:
         "slot": system.argument("edge.slot"),
         "kernel": platform.release(),
         "kubernetes": image.kubernetes.version if image.kubernetes else None,
+        "timezone": read_time_zone(system),
         "health": {True: "healthy", False: "not healthy"}.get(health.get("healthy", "")),
         "memory": str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20),
     }
@@ -29,6 +30,15 @@ def read_attributes(system: System) -> dict[str, str]:
     if space:
         attributes |= {"var_size": str(space.size // 2**20), "var_free": str(space.free // 2**20)}
     return {name: str(value) for name, value in attributes.items() if value}
+
+
+def read_time_zone(system: System) -> str | None:
+    """Return the name of this device's time zone (localtime(5)); None if it has none."""
+    try:
+        _, found, name = str(system.path("/etc/localtime").readlink()).partition("/zoneinfo/")
+    except OSError:
+        return None
+    return name if found else None
 
 
 def read_compatible(system: System) -> str | None:

@@ -22,6 +22,7 @@ from osbuild.agent.fleet.messages import (
 )
 from osbuild.agent.fleet.outcome import UpdateOutcome
 from osbuild.agent.system import System
+from osbuild.shared.maintenance_window import MaintenanceWindows
 
 BUSY_SLEEP = 15.0  # seconds between polls while an action is carried out
 REFUSED = frozenset({400, 413, 415, 422})  # the server will never accept this report
@@ -46,7 +47,10 @@ class Installer(Protocol):
 
 @dataclass
 class Follower:
-    """Asks `server` what to do, has it done by `installer`, and reports. `attributes` describe this device."""
+    """Asks `server` what to do, has it done by `installer`, and reports. `attributes` describe this device.
+
+    Soft updates wait for one of `windows`. `clock` returns seconds since 1970.
+    """
 
     system: System
     server: FleetServer
@@ -54,6 +58,9 @@ class Follower:
     attributes: Callable[[], Mapping[str, str]]
     failures: int = 0
     described: bool = False
+    windows: MaintenanceWindows | None = None
+    clock: Callable[[], float] = time.time
+    postponed: str = ""  # the last action that was reported to wait
 
     def follow(self, seconds: float) -> None:
         """Follow the server for at least so many seconds."""
@@ -118,6 +125,8 @@ class Follower:
                 return
         elif record is not None and record.stage is ActionStage.ordered and not self.installer.cancel(record):
             return  # another update is in progress: its verdict comes first
+        if self.must_wait(deployment):
+            return
         if not self.server.owns(deployment.url):
             self.report(deployment.action, "closed", "failure", "the bundle is on another server")
             return
@@ -127,8 +136,19 @@ class Follower:
         )  # fmt: skip
         save_record(self.system, record)
         execution = "download" if only_download else "proceeding"
-        self.report(record.action, execution, "none", describe(deployment))
+        self.report(record.action, execution, "none", describe(deployment, only_download=only_download))
         self.installer.order(record)
+
+    def must_wait(self, deployment: Deployment) -> bool:
+        """Whether an update has to wait for a maintenance window of this device. The server learns of that once."""
+        own = self.windows if Handling.attempt in (deployment.download, deployment.update) else None
+        if own is None or own.is_open(self.clock()):
+            return False
+        if self.postponed != deployment.action:
+            opening = time.strftime("%Y-%m-%d %H:%M %z", time.localtime(own.next_opening(self.clock())))
+            self.report(deployment.action, "scheduled", "none", f"waits for the device's own window: {opening}")
+            self.postponed = deployment.action
+        return True
 
     def confirm(self, address: str) -> None:
         """Ask people about the update that waits at `address`, and report their answer."""
@@ -207,6 +227,9 @@ def status(execution: str, finished: str, *details: str) -> dict[str, Any]:
     return {"status": {"execution": execution, "result": {"finished": finished}, "details": list(details)}}
 
 
-def describe(deployment: Deployment) -> str:
-    """Return an update as one line."""
-    return f"installing {deployment.name} {deployment.version}"
+def describe(deployment: Deployment, *, only_download: bool) -> str:
+    """Return what is done as one line."""
+    if not only_download:
+        return f"installing {deployment.name} {deployment.version}"
+    reason = "until a maintenance window opens" if deployment.window_open is False else "as ordered"
+    return f"writing {deployment.name} {deployment.version} to the other slot, without booting it {reason}"

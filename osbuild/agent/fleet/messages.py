@@ -9,6 +9,7 @@ LONGEST_SLEEP = 24 * 3600
 SHORTEST_SLEEP = 1
 SLEEP = re.compile(r"([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])")
 ISO_SLEEP = re.compile(r"P(?:([0-9]{1,4})D)?(?:T(?:([0-9]{1,5})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,8})S)?)?")  # ISO 8601
+WINDOWS = {"available": True, "unavailable": False}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,7 +38,10 @@ class PollAnswer:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An update. `action` is its number on the server, `size` in bytes, `sha256` in hexadecimal."""
+    """An update. `action` is its number on the server, `size` in bytes, `sha256` in hexadecimal.
+
+    `window_open` says whether this device is in a maintenance window of the server; None if the update has none.
+    """
 
     action: str
     download: Handling
@@ -47,6 +51,7 @@ class Deployment:
     url: str
     size: int
     sha256: str
+    window_open: bool | None = None
 
 
 def parse_poll(document: dict[str, Any]) -> PollAnswer:
@@ -90,6 +95,7 @@ def parse_deployment(document: dict[str, Any]) -> Deployment:
     return Deployment(
         text_at(document, "id"), handling(deployment, "download"), handling(deployment, "update"),
         text_at(chunk, "name"), text_at(chunk, "version"), address, size, digest,
+        WINDOWS.get(str(deployment.get("maintenanceWindow"))),
     )  # fmt: skip
 
 

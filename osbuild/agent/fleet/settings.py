@@ -5,6 +5,7 @@ from urllib.parse import quote, urlsplit
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
+from osbuild.shared.maintenance_window import MaintenanceWindows, parse_windows
 from osbuild.shared.node_settings import AGENT_FILE, AgentSeed
 from osbuild.shared.records import parse_record
 
@@ -17,6 +18,7 @@ class FleetSettings:
     """The node's name on the server `server` (https), whose `authority` is PEM, and the token with which it enrols.
 
     With `target_token`, it does not enrol, but proves with this token who it is.
+    Soft updates are installed in `windows`, which are in the time zone of this device.
     """
 
     node: str
@@ -24,6 +26,7 @@ class FleetSettings:
     authority: str
     token: str | None = None
     target_token: str | None = None
+    windows: MaintenanceWindows | None = None
 
     @property
     def base(self) -> str:
@@ -48,4 +51,8 @@ def load_settings(system: System, file: str = AGENT_FILE) -> FleetSettings | Non
         raise Problem(
             "an update server with an authority needs a node name and an https address", where=file, hint=HINT
         )
-    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment, seed.token)
+    try:
+        windows = None if seed.window is None else parse_windows(seed.window)
+    except ValueError as error:
+        raise Problem(str(error), where=file, hint=HINT) from error
+    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment, seed.token, windows)

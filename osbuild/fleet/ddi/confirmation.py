@@ -9,6 +9,7 @@ from osbuild.fleet.ddi import documents
 from osbuild.fleet.ddi.answers import answer_document
 from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action, read_body
 from osbuild.fleet.ddi.messages import parse_confirmation
+from osbuild.fleet.ddi.offer import is_window_open
 from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.service import Service
@@ -37,7 +38,8 @@ async def get_confirmation(request: Request, service: Service, device: FleetDevi
     if action.state is not ActionState.waiting:
         raise not_found(f"the action {action.id} does not wait for a confirmation: {action.state}")
     bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
-    document = documents.deployment(action, bundle, device_links(request))
+    opened = is_window_open(service, device, action)
+    document = documents.deployment(action, bundle, device_links(request), window_open=opened)
     return answer_document(request, {"id": document["id"], "confirmation": document["deployment"]})
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from osbuild.fleet.actions import UpdateAction
 from osbuild.fleet.bundles import PublishedBundle
+from osbuild.fleet.ddi.offer import UpdateOffer
 from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.states import ActionKind, ActionState
 
@@ -40,23 +41,24 @@ def format_sleep(seconds: int) -> str:
     return ":".join(f"{number:02}" for number in parts.values())
 
 
-def poll_answer(device: FleetDevice, active: Sequence[UpdateAction], links: Links, sleep: int) -> Document:
-    """Return the answer to a poll: what the device must do. `active` are its active actions, the next one first."""
+def poll_answer(device: FleetDevice, offer: UpdateOffer, links: Links) -> Document:
+    """Return the answer to a poll: what the device must do."""
     todo: Document = {}
-    if active:
-        action = active[0]
+    action = offer.action
+    if action is not None:
         if action.state is ActionState.cancelling:
             todo["cancelAction"] = links.link(f"cancelAction/{action.id}")
         elif action.state is ActionState.waiting:
             todo["confirmationBase"] = links.link(f"confirmationBase/{action.id}?c={action.kind}")
         else:
             # `c` changes when the answer at this address does, as in hawkBit.
-            todo["deploymentBase"] = links.link(f"deploymentBase/{action.id}?c={action.kind}-{action.state}")
+            window = "" if offer.window_open is None else f"-{describe_window(offer.window_open)}"
+            todo["deploymentBase"] = links.link(f"deploymentBase/{action.id}?c={action.kind}-{action.state}{window}")
     if device.installed_action is not None:
         todo["installedBase"] = links.link(f"installedBase/{device.installed_action}")
     if device.attributes_wanted:
         todo["configData"] = links.link("configData")
-    return {"config": {"polling": {"sleep": format_sleep(sleep)}}, "_links": todo}
+    return {"config": {"polling": {"sleep": format_sleep(offer.sleep)}}, "_links": todo}
 
 
 def confirmations(device: FleetDevice, waiting: UpdateAction | None, links: Links) -> Document:
@@ -68,20 +70,24 @@ def confirmations(device: FleetDevice, waiting: UpdateAction | None, links: Link
     return {"autoConfirm": {"active": device.auto_confirm}, "_links": todo}
 
 
-def deployment(action: UpdateAction, bundle: PublishedBundle, links: Links) -> Document:
-    """Return the description of an update."""
+def describe_window(is_open: bool) -> str:
+    """Return DDI's word for an open or a closed maintenance window."""
+    return "available" if is_open else "unavailable"
+
+
+def deployment(
+    action: UpdateAction, bundle: PublishedBundle, links: Links, *, window_open: bool | None = None
+) -> Document:
+    """Return the description of an update. `window_open` is None if it is not bound to maintenance windows."""
     handling = "attempt" if action.kind is ActionKind.soft else "forced"
-    update = "skip" if action.kind is ActionKind.download_only else handling
-    return {
-        "id": str(action.id),
-        "deployment": {
-            "download": handling,
-            "update": update,
-            "chunks": [
-                {"part": PART, "name": bundle.name, "version": bundle.version, "artifacts": [artifact(bundle, links)]}
-            ],
-        },
-    }
+    skipped = action.kind is ActionKind.download_only or window_open is False
+    document: Document = {"download": handling, "update": "skip" if skipped else handling}
+    if window_open is not None:
+        document["maintenanceWindow"] = describe_window(window_open)
+    document["chunks"] = [
+        {"part": PART, "name": bundle.name, "version": bundle.version, "artifacts": [artifact(bundle, links)]}
+    ]
+    return {"id": str(action.id), "deployment": document}
 
 
 def artifact(bundle: PublishedBundle, links: Links) -> Document:

@@ -31,6 +31,7 @@ class _Status(msgspec.Struct):
 
 class _Feedback(msgspec.Struct):
     status: _Status
+    timestamp: int | None = None
 
 
 class Confirmation(StrEnum):
@@ -58,9 +59,10 @@ class _Attributes(msgspec.Struct):
 
 def parse_feedback(body: bytes, media_type: str) -> DeviceReport:
     """Return the report in the body of a request for `feedback`. Raises `Refused`."""
-    status = _decode(body, media_type, _Feedback).status
+    feedback = _decode(body, media_type, _Feedback)
+    status = feedback.status
     details = [status.details] if isinstance(status.details, str) else status.details or []
-    return DeviceReport(status.execution, status.result.finished, status.code, tuple(details))
+    return DeviceReport(status.execution, status.result.finished, status.code, tuple(details), feedback.timestamp)
 
 
 def parse_confirmation(body: bytes, media_type: str) -> DeviceReport:

@@ -15,12 +15,14 @@ from osbuild.fleet.ddi.answers import answer_document
 from osbuild.fleet.ddi.confirmation import confirmation_routes
 from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action, read_body
 from osbuild.fleet.ddi.messages import parse_attributes, parse_feedback, parse_installed
+from osbuild.fleet.ddi.offer import is_window_open, make_offer
 from osbuild.fleet.devices import FleetDevice, change_attributes
+from osbuild.fleet.downloads import end_lease
 from osbuild.fleet.files import send_file
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.rollout.transitions import advance_rollout
 from osbuild.fleet.service import Service
-from osbuild.fleet.states import ENDED, ActionState
+from osbuild.fleet.states import ENDED, ActionState, Execution
 
 MOST_HISTORY = 100
 NOT_DESCRIBED = (ActionState.waiting, ActionState.cancelling, ActionState.cancelled)
@@ -46,15 +48,16 @@ def device_routes(service: Service) -> list[BaseRoute]:
 
 
 async def poll(request: Request, service: Service, device: FleetDevice) -> Response:
-    active = service.database.read(lambda connection: actions.active_actions(connection, device.id))
-    return answer_document(request, documents.poll_answer(device, active, device_links(request), service.sleep))
+    offer = await make_offer(service, device)
+    return answer_document(request, documents.poll_answer(device, offer, device_links(request)))
 
 
 async def get_deployment(request: Request, service: Service, device: FleetDevice) -> Response:
     action = find_action(request, service, device)
     if action.state in NOT_DESCRIBED:
         raise not_found(f"the action {action.id} is not one to install: {action.state}")
-    return answer_document(request, describe_update(request, service, action))
+    opened = is_window_open(service, device, action)
+    return answer_document(request, describe_update(request, service, action, window_open=opened))
 
 
 async def get_installed(request: Request, service: Service, device: FleetDevice) -> Response:
@@ -103,19 +106,28 @@ async def get_artifacts(request: Request, service: Service, device: FleetDevice)
 
 
 async def get_artifact(request: Request, service: Service, device: FleetDevice) -> Response:
-    bundle = find_offered_bundle(request, service, device)
+    action = find_download(request, service, device)
+    bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
     name = request.path_params["name"]
     if name == f"{bundle.filename}.MD5SUM":
         return PlainTextResponse(f"{bundle.md5}  {bundle.filename}")
     if name != bundle.filename:
         raise not_found(f"the bundle has no file {name}")
-    return await send_file(request, service.files.path(bundle.sha256), bundle.sha1)
+    service.downloads.note_download(action.id)
+    answer = await send_file(request, service.files.path(bundle.sha256), bundle.sha1)
+    ranges = any(header == b"range" for header, _ in request.scope["headers"])
+    if request.method == "GET" and answer.status_code == 200 and not ranges:
+        now = service.clock()
+        await service.database.change(lambda connection: actions.record_download(connection, action, now))
+    return answer
 
 
-def describe_update(request: Request, service: Service, action: UpdateAction) -> documents.Document:
+def describe_update(
+    request: Request, service: Service, action: UpdateAction, *, window_open: bool | None = None
+) -> documents.Document:
     """Return the description of an update, with as many older messages as the client asks for, at most 100."""
     bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
-    document = documents.deployment(action, bundle, device_links(request))
+    document = documents.deployment(action, bundle, device_links(request), window_open=window_open)
     try:
         wanted = int(request.query_params.get("actionHistory", "0"))
     except ValueError as error:
@@ -148,6 +160,16 @@ def find_offered_bundle(
     return bundle
 
 
+def find_download(request: Request, service: Service, device: FleetDevice) -> UpdateAction:
+    """Return the action to install the bundle that the address names. Raises `Refused` if there is none."""
+    number = request.path_params["bundle"]
+    active = service.database.read(lambda connection: actions.active_actions(connection, device.id))
+    for action in active:
+        if is_downloadable(action) and action.bundle == number:
+            return action
+    raise not_found(f"the device is not told to install the software module {number}")
+
+
 def is_downloadable(action: UpdateAction) -> bool:
     """Whether the device of an active action may download the bundle."""
     return action.state is ActionState.running
@@ -163,6 +185,8 @@ async def store_feedback(
 
     def store_and_advance(connection: Connection) -> None:
         state = store(connection, device.id, number, report, now)
+        if report.execution is Execution.downloaded:
+            end_lease(connection, number, now)
         rollout = actions.read_action(connection, device.id, number).rollout
         if rollout is not None and state in ENDED:
             advance_rollout(connection, rollout, now)

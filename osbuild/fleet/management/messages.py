@@ -5,6 +5,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from osbuild.fleet.maintenance import MaintenanceSchedule
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
 from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutState
@@ -12,8 +13,22 @@ from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutSta
 T = TypeVar("T")
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """the id of a row, or a count"""
+Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_000)]
+"""a time until the end of the year 9999"""
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=10 * 365 * 24 * 3600)]
 Note = Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class MaintenanceTimes(msgspec.Struct, forbid_unknown_fields=True):
+    """Maintenance windows, see `MaintenanceSchedule`."""
+
+    windows: Annotated[str, msgspec.Meta(max_length=1000)]
+    zone: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    until: Moment | None = None
+
+    def schedule(self) -> MaintenanceSchedule:
+        """Return the schedule, which is not checked yet."""
+        return MaintenanceSchedule(self.windows, self.zone, self.until)
 
 
 class NewAction(msgspec.Struct, forbid_unknown_fields=True):
@@ -22,6 +37,7 @@ class NewAction(msgspec.Struct, forbid_unknown_fields=True):
     bundle: Number
     kind: ActionKind = ActionKind.forced
     confirm: bool = False
+    maintenance: MaintenanceTimes | None = None
 
 
 class NewEnrolmentToken(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,10 +82,17 @@ class EnrolmentTokenView(msgspec.Struct):
 class NewGroup(msgspec.Struct, forbid_unknown_fields=True):
     """A group of a rollout to create, see `GroupPlan`."""
 
-    percent: float
+    percent: float | None = None
     success: int = 100
     error: int = 1
     pause: Number = 0
+    count: Number | None = None
+    selection: dict[str, str] | None = None
+    deadline: Number | None = None
+
+    def plan(self) -> GroupPlan:
+        """Return the plan, which is not checked yet."""
+        return GroupPlan(self.percent, self.success, self.error, self.pause, self.count, self.selection, self.deadline)
 
 
 class NewRollout(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,15 +105,23 @@ class NewRollout(msgspec.Struct, forbid_unknown_fields=True):
     kind: ActionKind = ActionKind.forced
     weight: Number = 1000
     confirm: bool = False
-    start: Number | None = None
+    start: Moment | None = None
     now: bool = False
+    maintenance: MaintenanceTimes | None = None
 
     def plan(self) -> RolloutPlan:
         """Return the plan, which is not checked yet."""
-        groups = tuple(GroupPlan(group.percent, group.success, group.error, group.pause) for group in self.groups)
+        groups = tuple(group.plan() for group in self.groups)
+        schedule = None if self.maintenance is None else self.maintenance.schedule()
         return RolloutPlan(
-            self.name, self.bundle, self.selection, groups, self.kind, self.weight, self.confirm, self.start
+            self.name, self.bundle, self.selection, groups, self.kind, self.weight, self.confirm, self.start, schedule
         )
+
+
+class NewTags(msgspec.Struct, forbid_unknown_fields=True):
+    """Tags to set on a device. One without a value is removed."""
+
+    tags: dict[str, str | None]
 
 
 class ResumeOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,7 +132,11 @@ class ResumeOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GroupView(msgspec.Struct):
-    """A group of a rollout. Thresholds are percent, `pause` is in seconds."""
+    """A group of a rollout. Thresholds are percent, `pause` and `deadline` are in seconds.
+
+    Of its devices, `pending` have not reported an end, and `overdue` have not done so before the deadline. Those that
+    are `forgiven` were unsuccessful before the rollout was resumed. They are not among the others.
+    """
 
     state: GroupState
     devices: int
@@ -111,10 +146,14 @@ class GroupView(msgspec.Struct):
     success: int
     error: int
     pause: int
+    deadline: int | None
+    pending: int
+    overdue: int
+    forgiven: int
 
 
 class RolloutView(msgspec.Struct):
-    """A rollout with its groups. `reason` says why it is paused or aborted."""
+    """A rollout with its groups. `reason` says why it is paused or has ended."""
 
     name: str
     bundle: str
@@ -126,13 +165,18 @@ class RolloutView(msgspec.Struct):
     ended: int | None
     selection: Mapping[str, str]
     groups: list[GroupView]
+    maintenance: MaintenanceSchedule | None
 
 
 class Preview(msgspec.Struct):
-    """How many devices each group of a rollout would have, and the names of the first ones."""
+    """How many devices each group of a rollout would have, and the names of the first ones.
+
+    `names` has the names of the first devices of each group.
+    """
 
     groups: list[int]
     first: list[str]
+    names: list[list[str]]
 
 
 class ActionView(msgspec.Struct):
@@ -146,6 +190,7 @@ class ActionView(msgspec.Struct):
     created: int
     ended: int | None
     messages: list[str]
+    maintenance: MaintenanceSchedule | None
 
 
 class DeviceView(msgspec.Struct):
@@ -156,6 +201,7 @@ class DeviceView(msgspec.Struct):
     last_seen: int | None
     address: str | None
     attributes: Mapping[str, str]
+    tags: Mapping[str, str]
     actions: list[ActionView]
 
 

@@ -23,10 +23,12 @@ from osbuild.fleet.management.messages import (
 )
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.rollout import rows, transitions
-from osbuild.fleet.rollout.plan import RolloutPlan, check_plan, split_devices
+from osbuild.fleet.rollout.grouping import group_devices
+from osbuild.fleet.rollout.plan import RolloutPlan, check_plan
 from osbuild.fleet.rollout.rows import Rollout
-from osbuild.fleet.rollout.selection import check_selection, select_devices
+from osbuild.fleet.rollout.selection import select_devices
 from osbuild.fleet.service import Service
+from osbuild.fleet.states import GroupState
 
 MOST_PREVIEWED = 100
 
@@ -55,25 +57,31 @@ def rollout_routes(service: Service) -> list[BaseRoute]:
 
 
 async def get_rollouts(_request: Request, service: Service, _origin: Origin) -> list[RolloutView]:
-    return service.database.read(lambda c: [view_rollout(c, rollout) for rollout in rows.list_rollouts(c)])
+    now = service.clock()
+    return service.database.read(lambda c: [view_rollout(c, rollout, now) for rollout in rows.list_rollouts(c)])
 
 
 async def get_rollout(request: Request, service: Service, _origin: Origin) -> RolloutView:
     name = request.path_params["name"]
-    return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
+    return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name), service.clock()))
 
 
 async def post_preview(request: Request, service: Service, _origin: Origin) -> Preview:
-    plan = parse_message(await read_body(request), NewRollout).plan()
-    check_selection(plan.selection)
-    check_plan(plan)
+    plan, now = parse_message(await read_body(request), NewRollout).plan(), service.clock()
+    return service.database.read(lambda connection: preview_rollout(connection, plan, now))
 
-    def preview(connection: Connection) -> Preview:
-        selected = choose_devices(connection, plan)
-        parts = split_devices([device.id for device in selected], plan.groups)
-        return Preview([len(part) for part in parts], [device.name for device in selected[:MOST_PREVIEWED]])
 
-    return service.database.read(preview)
+def preview_rollout(connection: Connection, plan: RolloutPlan, now: int) -> Preview:
+    """Return which devices a rollout would be for. Raises `Refused`."""
+    check_plan(plan, now)
+    selected = choose_devices(connection, plan)
+    parts = group_devices(selected, plan.groups)
+    names = {device.id: device.name for device in selected}
+    return Preview(
+        [len(part) for part in parts],
+        [device.name for device in selected[:MOST_PREVIEWED]],
+        [[names[device] for device in part[:MOST_PREVIEWED]] for part in parts],
+    )
 
 
 async def post_rollout(request: Request, service: Service, origin: Origin) -> RolloutView:
@@ -83,15 +91,16 @@ async def post_rollout(request: Request, service: Service, origin: Origin) -> Ro
 
 def create_rollout(connection: Connection, plan: RolloutPlan, origin: Origin, *, start: bool) -> RolloutView:
     """Create a rollout, start it if that is wanted, and record that. Raises `Refused`."""
-    check_selection(plan.selection)
-    check_plan(plan)
-    parts = split_devices([device.id for device in choose_devices(connection, plan)], plan.groups)
+    check_plan(plan, origin.time)
+    if start and plan.start is not None:
+        raise Refused(400, "bad-rollout", "a rollout starts at once (`now`) or at a time (`start`), not both")
+    parts = group_devices(choose_devices(connection, plan), plan.groups)
     rollout = rows.insert_rollout(connection, plan, parts, origin.time)
     record_event(connection, origin, "rollout created", plan.name, bundle=plan.bundle, groups=len(parts))
     if start:
         transitions.start_rollout(connection, rollout, origin.time)
         record_event(connection, origin, "rollout started", plan.name)
-    return view_rollout(connection, rows.read_rollout(connection, rollout.id))
+    return view_rollout(connection, rows.read_rollout(connection, rollout.id), origin.time)
 
 
 async def post_start(request: Request, service: Service, origin: Origin) -> RolloutView:
@@ -134,7 +143,7 @@ def set_rollout_state(connection: Connection, name: str, order: RolloutOrder, or
     after = rows.read_rollout(connection, before.id)
     values = {"before": before.state, "after": after.state, "bundle": after.bundle}
     record_event(connection, origin, f"rollout: {order.verb}", name, **values)
-    return view_rollout(connection, after)
+    return view_rollout(connection, after, origin.time)
 
 
 def check_replacement(connection: Connection, rollout: Rollout, bundle: int) -> None:
@@ -164,18 +173,19 @@ def known_bundle(connection: Connection, number: int) -> PublishedBundle:
     return bundle
 
 
-def view_rollout(connection: Connection, rollout: Rollout) -> RolloutView:
-    """Return a rollout with what its groups have come to."""
+def view_rollout(connection: Connection, rollout: Rollout, now: int) -> RolloutView:
+    """Return a rollout with what its groups have come to until now (milliseconds since 1970)."""
     bundle = bundles.read_bundle_row(connection, rollout.bundle)
     groups = []
     for group in rows.read_groups(connection, rollout.id):
-        counts = rows.count_group(connection, group)
+        counts = rows.count_group(connection, group, now)
+        pending = 0 if group.state is GroupState.waiting else counts.pending
         groups.append(
             GroupView(group.state, counts.total, counts.succeeded, counts.failed, counts.cancelled, group.success,
-                      group.error, group.pause)
+                      group.error, group.pause, group.deadline, pending, counts.overdue, counts.forgiven)
         )  # fmt: skip
     title = f"{bundle.name} {bundle.version}"
     return RolloutView(
         rollout.name, title, rollout.kind, rollout.state, rollout.reason, rollout.created, rollout.start,
-        rollout.ended, rollout.selection, groups,
+        rollout.ended, rollout.selection, groups, rollout.maintenance,
     )  # fmt: skip

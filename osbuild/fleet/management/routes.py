@@ -14,7 +14,8 @@ from osbuild.fleet.bundle_check import check_bundle
 from osbuild.fleet.bundles import NewBundle, PublishedBundle
 from osbuild.fleet.certificates import revoke_certificates
 from osbuild.fleet.ddi.endpoint import read_body
-from osbuild.fleet.devices import FleetDevice, decommission_device, find_device, list_devices
+from osbuild.fleet.devices import FleetDevice, change_tags, decommission_device, find_device, list_devices
+from osbuild.fleet.maintenance import check_schedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.messages import (
@@ -22,6 +23,7 @@ from osbuild.fleet.management.messages import (
     BundleView,
     DeviceView,
     NewAction,
+    NewTags,
     parse_message,
 )
 from osbuild.fleet.management.rollout_routes import rollout_routes
@@ -38,6 +40,7 @@ def management_routes(service: Service) -> list[BaseRoute]:
     return [
         make_route(service, "/devices", "GET", Role.viewer, get_devices),
         make_route(service, "/devices/{name}", "GET", Role.viewer, get_device),
+        make_route(service, "/devices/{name}/tags", "POST", Role.operator, post_tags),
         make_route(service, "/devices/{name}/actions", "POST", Role.operator, post_action),
         make_route(service, "/devices/{name}/actions/{action:number}", "DELETE", Role.operator, delete_action),
         make_route(service, "/bundles", "GET", Role.viewer, get_bundles),
@@ -59,6 +62,20 @@ async def get_device(request: Request, service: Service, _origin: Origin) -> Dev
     return view_device(service, known_device(request, service), most=100)
 
 
+async def post_tags(request: Request, service: Service, origin: Origin) -> DeviceView:
+    """Set and remove tags of a device."""
+    device = known_device(request, service)
+    order = parse_message(await read_body(request), NewTags)
+
+    def change(connection: Connection) -> None:
+        current = find_device(connection, device.name) or device
+        after = change_tags(connection, current, order.tags)
+        record_event(connection, origin, "tags changed", device.name, before=dict(current.tags), after=dict(after))
+
+    await service.database.change(change)
+    return view_device(service, known_device(request, service), most=1)
+
+
 async def post_action(request: Request, service: Service, origin: Origin) -> ActionView:
     device = known_device(request, service)
     order = parse_message(await read_body(request), NewAction)
@@ -71,7 +88,11 @@ async def post_action(request: Request, service: Service, origin: Origin) -> Act
         if compatible not in (None, bundle.compatible):
             message = f"{bundle.name} {bundle.version} is for {bundle.compatible}, and the device is a {compatible}"
             raise Refused(409, "incompatible", message)
-        assignment = actions.Assignment(order.bundle, order.kind, confirm=order.confirm and not device.auto_confirm)
+        schedule = None if order.maintenance is None else order.maintenance.schedule()
+        if schedule is not None:
+            check_schedule(schedule, origin.time)
+        confirm = order.confirm and not device.auto_confirm
+        assignment = actions.Assignment(order.bundle, order.kind, confirm=confirm, maintenance=schedule)
         number = actions.assign_bundle(connection, device.id, assignment, origin.time)
         record_event(connection, origin, "action created", device.name, action=number, bundle=order.bundle)
         return number
@@ -156,7 +177,7 @@ def view_device(service: Service, device: FleetDevice, most: int) -> DeviceView:
     newest = service.database.read(lambda connection: actions.newest_actions(connection, device.id, most))
     views = [view_action(service, action) for action in newest]
     last_seen, address = service.contacts.get(device.id, (device.last_seen, device.address))
-    return DeviceView(device.name, device.created, last_seen, address, device.attributes, views)
+    return DeviceView(device.name, device.created, last_seen, address, device.attributes, device.tags, views)
 
 
 def view_action(service: Service, action: actions.UpdateAction) -> ActionView:
@@ -165,8 +186,9 @@ def view_action(service: Service, action: actions.UpdateAction) -> ActionView:
     messages = service.database.read(lambda connection: actions.read_history(connection, action.id, 100))
     title = f"{bundle.name} {bundle.version}"
     return ActionView(
-        action.id, title, action.kind, action.state, action.active, action.created, action.ended, messages
-    )
+        action.id, title, action.kind, action.state, action.active, action.created, action.ended, messages,
+        action.maintenance,
+    )  # fmt: skip
 
 
 def view_bundle(bundle: PublishedBundle) -> BundleView:

@@ -8,6 +8,7 @@ import jinja2
 from starlette.responses import Response
 
 from osbuild.fleet.page.session import PageUser
+from osbuild.fleet.rollout.plan_text import format_duration
 
 FOLDER = Path(__file__).parent
 STATIC = {"style.css": "text/css", "live.js": "text/javascript"}
@@ -39,6 +40,7 @@ def make_environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["moment"] = format_moment
+    environment.filters["duration"] = format_duration
     return environment
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import parse_qsl, quote
 
-from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -13,10 +12,12 @@ from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import read_audit
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import every_device, find_device
+from osbuild.fleet.maintenance import MaintenanceSchedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.rollout_routes import (
     RolloutOrder,
     create_rollout,
+    preview_rollout,
     set_rollout_state,
     view_rollout,
 )
@@ -26,10 +27,11 @@ from osbuild.fleet.page.overview import summarize
 from osbuild.fleet.page.render import HEADERS, STATIC, render_page, static_file
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.refusal import Refused, not_found
-from osbuild.fleet.rollout import rows
+from osbuild.fleet.rollout import plan_text, rows
 from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
 from osbuild.fleet.rollout.selection import check_selection, select_devices
 from osbuild.fleet.service import Service
+from osbuild.fleet.states import ActionKind
 
 MOST_ROWS = 200
 LIVE_EVERY = 2.0  # seconds
@@ -97,8 +99,9 @@ async def read_form(request: Request) -> dict[str, str]:
 
 async def show_overview(_request: Request, service: Service, user: PageUser) -> Response:
     devices = service.database.read(every_device)
-    running = service.database.read(lambda c: [view_rollout(c, rollout) for rollout in rows.list_rollouts(c)[:5]])
-    overview = summarize(devices, service.contacts, service.clock())
+    now = service.clock()
+    running = service.database.read(lambda c: [view_rollout(c, rollout, now) for rollout in rows.list_rollouts(c)[:5]])
+    overview = summarize(devices, service.contacts, now)
     return render_page("overview.html", user, overview=overview, rollouts=running)
 
 
@@ -136,16 +139,20 @@ async def show_device(request: Request, service: Service, user: PageUser) -> Res
 
 
 async def show_rollouts(_request: Request, service: Service, user: PageUser) -> Response:
-    views = service.database.read(lambda c: [view_rollout(c, rollout) for rollout in rows.list_rollouts(c)])
+    now = service.clock()
+    views = service.database.read(lambda c: [view_rollout(c, rollout, now) for rollout in rows.list_rollouts(c)])
     return render_page("rollouts.html", user, rollouts=views)
 
 
 async def show_rollout(request: Request, service: Service, user: PageUser) -> Response:
     name = request.path_params["name"]
-    view = service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
-    failed = service.database.read(lambda c: rows.failed_devices(c, rows.find_rollout(c, name), MOST_ROWS))
+    now = service.clock()
+    rollout = service.database.read(lambda c: rows.find_rollout(c, name))
+    view = service.database.read(lambda c: view_rollout(c, rollout, now))
+    failed = service.database.read(lambda c: rows.failed_devices(c, rollout, MOST_ROWS))
+    overdue = service.database.read(lambda c: rows.overdue_devices(c, rollout, now, MOST_ROWS))
     offered = service.database.read(bundles.list_bundles)
-    return render_page("rollout.html", user, rollout=view, failed=failed, bundles=offered)
+    return render_page("rollout.html", user, rollout=view, failed=failed, overdue=overdue, bundles=offered)
 
 
 async def follow_rollout(request: Request, service: Service, _user: PageUser) -> Response:
@@ -153,7 +160,7 @@ async def follow_rollout(request: Request, service: Service, _user: PageUser) ->
     name = request.path_params["name"]
 
     def read() -> object:
-        return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
+        return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name), service.clock()))
 
     before = read()
 
@@ -194,7 +201,8 @@ async def make_rollout(request: Request, service: Service, user: PageUser) -> Re
     session.check_form(user, form, Role.operator)
     plan = parse_plan(form)
     if form.get("order") != "create":
-        preview = service.database.read(lambda c: preview_devices(c, plan))
+        now = service.clock()
+        preview = service.database.read(lambda c: preview_rollout(c, plan, now))
         offered = service.database.read(bundles.list_bundles)
         return render_page("new_rollout.html", user, bundles=offered, form=form, preview=preview)
     origin = session.origin_of(user, request, service.clock())
@@ -202,27 +210,25 @@ async def make_rollout(request: Request, service: Service, user: PageUser) -> Re
     return RedirectResponse(f"/rollouts/{quote(plan.name)}", 303, HEADERS)
 
 
-def preview_devices(connection: Connection, plan: RolloutPlan) -> list[str]:
-    """Return the names of the devices that a plan selects."""
-    return [device.name for device in select_devices(every_device(connection), plan.selection)]
-
-
 def parse_plan(form: dict[str, str]) -> RolloutPlan:
     """Return the plan in the form for a new rollout, which is not checked yet. Raises `Refused`."""
-    selection = {}
-    for line in form.get("selection", "").split():
-        key, equals, pattern = line.partition("=")
-        if not equals:
-            raise Refused(400, "bad-selection", f"this selects nothing: {line}; write KEY=PATTERN in each line")
-        selection[key] = pattern
     try:
-        success, error, pause = (int(form[name]) for name in ("success", "error", "pause"))
-        shares = [float(part) for part in form["groups"].split(",")]
-        bundle = int(form["bundle"])
+        success, error, pause, bundle = (int(form[name]) for name in ("success", "error", "pause", "bundle"))
     except (KeyError, ValueError) as problem:
-        raise Refused(400, "bad-form", "bundle, groups, success, error and pause are numbers") from problem
-    groups = tuple(GroupPlan(share, success, error, pause) for share in shares)
-    return RolloutPlan(form.get("name", ""), bundle, selection, groups)
+        raise Refused(400, "bad-form", "bundle, success, error and pause are numbers") from problem
+    try:
+        selection = plan_text.parse_selection(form.get("selection", "").split())
+        sizes = plan_text.parse_groups(form.get("groups", ""))
+        start = plan_text.parse_time(form["at"]) if form.get("at") else None
+        deadline = plan_text.parse_duration(form["deadline"]) if form.get("deadline") else None
+        kind = ActionKind(form.get("kind") or ActionKind.forced)
+    except ValueError as problem:
+        raise Refused(400, "bad-form", str(problem)) from problem
+    groups = tuple(
+        GroupPlan(size.percent, success, error, pause, size.count, size.selection, deadline) for size in sizes
+    )
+    maintenance = MaintenanceSchedule(form["windows"], form.get("zone") or None) if form.get("windows") else None
+    return RolloutPlan(form.get("name", ""), bundle, selection, groups, kind, start=start, maintenance=maintenance)
 
 
 async def show_audit(request: Request, service: Service, user: PageUser) -> Response:

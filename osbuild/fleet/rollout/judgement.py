@@ -16,14 +16,15 @@ class Judgement(Enum):
 class GroupCounts:
     """How many devices a group has, and how many have succeeded, failed, or were told to do something else (cancelled).
 
-    `forgiven` of those that have failed or were cancelled did so before an operator resumed the rollout. They do not
-    count any more.
+    Those that are `overdue` have not reported an end before their deadline. Those that are `forgiven` were unsuccessful
+    before an operator resumed the rollout, and have not succeeded since. They are not among the others.
     """
 
     total: int
     succeeded: int
     failed: int
     cancelled: int = 0
+    overdue: int = 0
     forgiven: int = 0
 
     @property
@@ -33,13 +34,18 @@ class GroupCounts:
 
     @property
     def unsuccessful(self) -> int:
-        """Counted devices that will not succeed any more."""
-        return max(self.failed + self.cancelled - self.forgiven, 0)
+        """Counted devices that will not succeed any more, or not in time."""
+        return self.failed + self.cancelled + self.overdue
+
+    @property
+    def pending(self) -> int:
+        """Counted devices that have not reported an end, and have time left."""
+        return self.counted - self.succeeded - self.unsuccessful
 
 
 def has_too_many_failures(counts: GroupCounts, error: int) -> bool:
-    """Whether at least `error` percent of the counted devices have failed."""
-    failed = min(counts.failed, counts.unsuccessful)
+    """Whether at least `error` percent of the counted devices have failed, or are overdue."""
+    failed = counts.failed + counts.overdue
     return failed > 0 and failed * 100 >= error * counts.counted
 
 

@@ -1,18 +1,22 @@
 """Rollouts and their groups as they are stored."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, false, func, insert, or_, select
 
 from osbuild.fleet.actions import read_history
 from osbuild.fleet.database import insert_row
+from osbuild.fleet.maintenance import MaintenanceSchedule, decode_schedule, encode_schedule
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.rollout.judgement import GroupCounts
 from osbuild.fleet.rollout.plan import RolloutPlan
 from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutState
 from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
+
+SUCCEEDED = (ActionState.finished, ActionState.downloaded)
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,12 @@ class Rollout:
     created: int
     start: int | None
     ended: int | None
+    maintenance: MaintenanceSchedule | None
 
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """A row of the table `rollout_groups`. Thresholds are percent, `pause` is in seconds."""
+    """A row of the table `rollout_groups`. Thresholds are percent, `pause` and `deadline` are in seconds."""
 
     id: int
     rollout: int
@@ -45,7 +50,7 @@ class RolloutGroup:
     pause: int
     state: GroupState
     started: int | None
-    forgiven: int
+    deadline: int | None
 
 
 def insert_rollout(connection: Connection, plan: RolloutPlan, parts: Sequence[Sequence[int]], now: int) -> Rollout:
@@ -56,11 +61,12 @@ def insert_rollout(connection: Connection, plan: RolloutPlan, parts: Sequence[Se
     number = insert_row(connection, rollouts, {
         "name": plan.name, "bundle": plan.bundle, "kind": plan.kind, "weight": plan.weight, "confirm": plan.confirm,
         "selection": json.dumps(dict(plan.selection)), "state": state, "created": now, "start": plan.start,
+        "maintenance": encode_schedule(plan.maintenance),
     })  # fmt: skip
     for position, (group, part) in enumerate(zip(plan.groups, parts, strict=True), 1):
         row = insert_row(connection, rollout_groups, {
             "rollout": number, "position": position, "success": group.success, "error": group.error,
-            "pause": group.pause, "state": GroupState.waiting,
+            "pause": group.pause, "deadline": group.deadline, "state": GroupState.waiting,
         })  # fmt: skip
         members = [{"device": device, "rollout": number, "group": row} for device in part]
         connection.execute(insert(rollout_members), members)
@@ -95,20 +101,53 @@ def read_groups(connection: Connection, rollout: int) -> list[RolloutGroup]:
     ]
 
 
-def count_group(connection: Connection, group: RolloutGroup) -> GroupCounts:
+def count_group(connection: Connection, group: RolloutGroup, now: int) -> GroupCounts:
     """Return what the newest actions of a group's devices have come to."""
+    members = rollout_members.outerjoin(actions, rollout_members.c.action == actions.c.id)
     chosen = (
-        select(actions.c.state, func.count())
-        .select_from(rollout_members.outerjoin(actions, rollout_members.c.action == actions.c.id))
+        select(actions.c.state, rollout_members.c.forgiven, func.count())
+        .select_from(members)
         .where(rollout_members.c.group == group.id)
-        .group_by(actions.c.state)
+        .group_by(actions.c.state, rollout_members.c.forgiven)
     )
-    found = {row[0]: int(row[1]) for row in connection.execute(chosen)}
-    succeeded = found.get(ActionState.finished, 0) + found.get(ActionState.downloaded, 0)
+    counts = Counter[str]()
+    for state, forgiven, count in connection.execute(chosen):
+        # What was forgiven counts again when it succeeds.
+        counts["forgiven" if forgiven and state not in SUCCEEDED else str(state)] += int(count)
+    overdue = 0
+    if group.deadline is not None:
+        late = select(func.count()).select_from(members).where(
+            rollout_members.c.group == group.id, ~rollout_members.c.forgiven, is_overdue(group, now)
+        )  # fmt: skip
+        overdue = int(connection.execute(late).scalar_one())
+    succeeded = sum(counts[state] for state in SUCCEEDED)
     return GroupCounts(
-        sum(found.values()), succeeded, found.get(ActionState.failed, 0), found.get(ActionState.cancelled, 0),
-        group.forgiven,
+        counts.total(), succeeded, counts[ActionState.failed], counts[ActionState.cancelled], overdue,
+        counts["forgiven"],
     )  # fmt: skip
+
+
+def is_overdue(group: RolloutGroup, now: int) -> ColumnElement[bool]:
+    """Return the condition for an action of a group to have no end `deadline` seconds after it was assigned."""
+    if group.deadline is None:
+        return false()
+    return actions.c.active & (actions.c.created <= now - group.deadline * 1000)
+
+
+def overdue_devices(connection: Connection, rollout: Rollout, now: int, most: int) -> list[tuple[str, int | None]]:
+    """Return the names of devices that are overdue, with the time of their last contact: at most `most`."""
+    late = or_(*(
+        (rollout_members.c.group == group.id) & is_overdue(group, now) for group in read_groups(connection, rollout.id)
+    ))  # fmt: skip
+    chosen = (
+        select(devices.c.name, devices.c.last_seen)
+        .select_from(rollout_members.join(actions, rollout_members.c.action == actions.c.id))
+        .join(devices, rollout_members.c.device == devices.c.id)
+        .where(rollout_members.c.rollout == rollout.id, late)
+        .order_by(devices.c.name)
+        .limit(most)
+    )
+    return [(name, last_seen) for name, last_seen in connection.execute(chosen)]
 
 
 def failed_devices(connection: Connection, rollout: Rollout, most: int) -> list[tuple[str, str]]:
@@ -130,4 +169,5 @@ def failed_devices(connection: Connection, rollout: Rollout, most: int) -> list[
 def _rollout(row: Row[tuple[object, ...]]) -> Rollout:
     values = dict(row._mapping)
     values |= {"kind": ActionKind(values["kind"]), "state": RolloutState(values["state"])}
-    return Rollout(**{**values, "selection": json.loads(values["selection"])})
+    values |= {"selection": json.loads(values["selection"]), "maintenance": decode_schedule(values["maintenance"])}
+    return Rollout(**values)

@@ -6,7 +6,16 @@ from osbuild.fleet import actions as device_actions
 from osbuild.fleet.actions import Assignment
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.judgement import GroupCounts, Judgement, has_too_many_failures, judge_group
-from osbuild.fleet.rollout.rows import Rollout, RolloutGroup, count_group, list_rollouts, read_groups, read_rollout
+from osbuild.fleet.rollout.plan_text import format_duration
+from osbuild.fleet.rollout.rows import (
+    Rollout,
+    RolloutGroup,
+    count_group,
+    is_overdue,
+    list_rollouts,
+    read_groups,
+    read_rollout,
+)
 from osbuild.fleet.states import ENDED, ROLLOUT_ENDED, ActionState, GroupState, RolloutState
 from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
 
@@ -44,9 +53,7 @@ def resume_rollout(
             _assign_members(connection, changed, group, (ActionState.failed, *_open_states()), now)
         elif retry:
             _assign_members(connection, changed, group, (ActionState.failed,), now)
-        counts = count_group(connection, group)
-        forgiven = counts.failed + counts.cancelled
-        connection.execute(update(rollout_groups).where(rollout_groups.c.id == group.id).values(forgiven=forgiven))
+        _forgive_members(connection, group, now)
     advance_rollout(connection, rollout.id, now)
 
 
@@ -79,19 +86,21 @@ def advance_by_time(connection: Connection, now: int) -> None:
 
 def explain_pause(group: RolloutGroup, counts: GroupCounts) -> str:
     """Return why a group pauses its rollout."""
-    failed = min(counts.failed, counts.unsuccessful)
-    text = f"group {group.position}: {failed} of {counts.counted} devices have failed"
+    text = f"group {group.position}: {counts.failed} of {counts.counted} devices have failed"
+    if counts.overdue and group.deadline is not None:
+        text += f", {counts.overdue} have not reported an end within {format_duration(group.deadline)}"
     if has_too_many_failures(counts, group.error):
         return f"{text}; the limit is {group.error} %"
-    other = counts.unsuccessful - failed
-    return f"{text}, {other} were told to do something else; {group.success} % must succeed"
+    return f"{text}, {counts.cancelled} were told to do something else; {group.success} % must succeed"
 
 
 def _advance_once(connection: Connection, rollout: Rollout, now: int) -> bool:
     """Make one step. Return whether there may be another one."""
     groups = read_groups(connection, rollout.id)
+    pending = overdue = 0
     for group in (group for group in groups if group.state is not GroupState.waiting):
-        counts = count_group(connection, group)
+        counts = count_group(connection, group, now)
+        pending, overdue = pending + counts.pending, overdue + counts.overdue
         if group.state is GroupState.succeeded:  # its remaining devices may still fail
             judgement = Judgement.failed if has_too_many_failures(counts, group.error) else Judgement.wait
         else:
@@ -111,8 +120,9 @@ def _advance_once(connection: Connection, rollout: Rollout, now: int) -> bool:
         _set_group(connection, following, GroupState.running)
         _assign_members(connection, rollout, following, (None,), now)
         return True
-    if not _has_active_actions(connection, rollout):
-        _set_rollout(connection, rollout, RolloutState.finished, ended=now)
+    if not pending:
+        reason = f"{overdue} devices have not reported an end before their deadline; their orders stand"
+        _set_rollout(connection, rollout, RolloutState.finished, reason if overdue else "", ended=now)
     return False
 
 
@@ -130,15 +140,19 @@ def _assign_members(
         if state not in states:
             continue
         confirm = rollout.confirm and not automatic
-        assignment = Assignment(rollout.bundle, rollout.kind, rollout.weight, confirm, rollout.id)
+        assignment = Assignment(rollout.bundle, rollout.kind, rollout.weight, confirm, rollout.id, rollout.maintenance)
         number = device_actions.assign_bundle(connection, device, assignment, now)
         member = (rollout_members.c.device == device) & (rollout_members.c.rollout == rollout.id)
-        connection.execute(update(rollout_members).where(member).values(action=number))
+        connection.execute(update(rollout_members).where(member).values(action=number, forgiven=False))
 
 
-def _has_active_actions(connection: Connection, rollout: Rollout) -> bool:
-    chosen = select(actions.c.id).where(actions.c.rollout == rollout.id, actions.c.active).limit(1)
-    return connection.execute(chosen).first() is not None
+def _forgive_members(connection: Connection, group: RolloutGroup, now: int) -> None:
+    """Let the devices of a group that are unsuccessful until now count no more, until they succeed."""
+    unsuccessful = actions.c.state.in_((ActionState.failed, ActionState.cancelled)) | is_overdue(group, now)
+    chosen = (rollout_members.c.group == group.id) & rollout_members.c.action.in_(
+        select(actions.c.id).where(actions.c.rollout == group.rollout, unsuccessful)
+    )
+    connection.execute(update(rollout_members).where(chosen).values(forgiven=True))
 
 
 def _open_states() -> tuple[ActionState, ...]:

@@ -1,8 +1,11 @@
 """A device that follows a real update server. The part that writes slots is replaced by the records that it makes."""
 
+import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from osbuild.agent.update.download import BundleDownload
 from osbuild.agent.update.history import UpdateEvent
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 from osbuild.keys.key_folder import load_keys
+from osbuild.shared.maintenance_window import parse_windows
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import BASE, RunningServer, create_token, running_server
 
@@ -220,4 +224,49 @@ def test_without_its_server_a_device_tries_again_later_and_loses_nothing(
     assert stored is not None and stored.stage is ActionStage.ordered
     device.follower.server = online
     assert device.follower.step() == 300
+    assert device.actions() == [(action, "finished")]
+
+
+def test_a_soft_update_waits_for_the_own_window_and_a_forced_one_does_not(
+    device: FollowingDevice, tmp_path: Path
+) -> None:
+    device.follower.windows = parse_windows("Sat 02:00-04:00", UTC)
+    device.follower.clock = datetime(2026, 12, 4, 12, tzinfo=UTC).timestamp
+    action = device.order_update("8.0.0", tmp_path, kind="soft")
+    assert device.follower.step() == device.follower.step() == 300
+    assert device.installer.ordered == [] and device.actions() == [(action, "running")]
+    assert len(device.messages()) == 1 and "waits for the device's own window" in device.messages()[0]
+    device.follower.clock = datetime(2026, 12, 5, 2, tzinfo=UTC).timestamp
+    device.follower.step()
+    assert [record.action for record in device.installer.ordered] == [str(action)]
+    device.follower.clock = datetime(2026, 12, 5, 4, tzinfo=UTC).timestamp
+    device.follower.step()
+    assert len(device.installer.ordered) == 2, "it has begun, so it goes on"
+    device.installer.append(UpdateEvent.committed, device.installer.ordered[0])
+    device.follower.step()
+    forced = device.order_update("8.1.0", tmp_path)
+    device.follower.step()
+    assert device.installer.ordered[-1].action == str(forced)
+
+
+def test_before_a_window_of_the_server_the_slot_is_written_and_in_it_booted(
+    device: FollowingDevice, tmp_path: Path
+) -> None:
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    closed = {"windows": f"{hour:02}:00-{hour:02}:01", "zone": "UTC"}
+    action = device.order_update("9.0.0", tmp_path, maintenance=closed)
+    device.follower.step()
+    (record,) = device.installer.ordered
+    assert record.only_download and "until a maintenance window opens" in device.messages()[0]
+    device.installer.append(UpdateEvent.installed, record)
+    for _ in range(2):
+        device.follower.step()
+    assert device.actions() == [(action, "running")] and len(set(device.installer.ordered)) == 1
+    with sqlite3.connect(device.server.data / "fleet.db", timeout=60) as database:
+        opened = json.dumps({"windows": "00:00-24:00"})
+        database.execute("UPDATE actions SET maintenance = ? WHERE id = ?", (opened, action))
+    device.follower.step()
+    assert not device.installer.ordered[-1].only_download and device.installer.ordered[-1].action == str(action)
+    device.installer.append(UpdateEvent.committed, device.installer.ordered[-1])
+    device.follower.step()
     assert device.actions() == [(action, "finished")]
