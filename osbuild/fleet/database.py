@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from osbuild.fleet.tables import metadata
 from osbuild.shared.errors import Error
 
 T = TypeVar("T")
+_Outcome = Callable[[], None]  # tells the caller of a change how it has ended
 MOST_CHANGES = 256
 """changes in one commit"""
 BUSY = 10.0  # seconds to wait for another process that writes
@@ -93,18 +95,30 @@ class Database:
             self._commit([change for change in waiting if change is not None])
 
     def _commit(self, changes: list[_PendingChange]) -> None:
-        outcomes: list[Callable[[], None]] = []
+        # The caller of a change may have gone.
+        wanted = [change for change in changes if change.result.set_running_or_notify_cancel()]
         try:
-            with self._engine.begin() as connection:
-                for change in changes:
-                    outcomes.append(_try_change(connection, change))
+            outcomes = self._make_together(wanted) or self._make_apart(wanted)
         except Exception as error:  # nothing of it is stored, and the next changes may succeed
-            for change in changes:
-                if not change.result.done():
-                    change.result.set_exception(error)
+            for change in wanted:
+                change.result.set_exception(error)
             return
         for outcome in outcomes:
             outcome()
+
+    def _make_together(self, changes: list[_PendingChange]) -> list[_Outcome]:
+        """Make changes in one transaction. Return what tells their callers; nothing if one of them fails."""
+        try:
+            with self._engine.begin() as connection:
+                values = [change.work(connection) for change in changes]
+        except Exception:  # as rare as refused reports; `_make_apart` finds out which one it was
+            return []
+        return [partial(change.result.set_result, value) for change, value in zip(changes, values, strict=True)]
+
+    def _make_apart(self, changes: list[_PendingChange]) -> list[_Outcome]:
+        """Make changes in one transaction, and undo only those that fail. This needs half as much time again."""
+        with self._engine.begin() as connection:
+            return [_try_change(connection, change) for change in changes]
 
 
 def insert_row(connection: Connection, table: Table, values: Mapping[str, object]) -> int:
@@ -120,17 +134,14 @@ def revoke_rows(connection: Connection, table: Table, chosen: ColumnElement[bool
     return connection.execute(update(table).where(valid).values(revoked=now)).rowcount
 
 
-def _try_change(connection: Connection, change: _PendingChange) -> Callable[[], None]:
+def _try_change(connection: Connection, change: _PendingChange) -> _Outcome:
     """Make one change of a transaction. Return what tells its caller after the commit."""
-    if not change.result.set_running_or_notify_cancel():  # the caller has gone
-        return lambda: None
     try:
         with connection.begin_nested():
             value = change.work(connection)
     except Exception as error:
-        failure = error
-        return lambda: change.result.set_exception(failure)
-    return lambda: change.result.set_result(value)
+        return partial(change.result.set_exception, error)
+    return partial(change.result.set_result, value)
 
 
 def _connect(path: Path) -> Engine:

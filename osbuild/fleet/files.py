@@ -36,17 +36,17 @@ async def send_file(request: Request, path: Path, sha1: str) -> Response:
     return FileResponse(path, headers={"etag": tag}, media_type=BINARY)
 
 
-async def read_range(path: Path, begin: int, end: int) -> bytes:
+async def read_range(path: Path, begin: int, end: int) -> memoryview:
     """Return a part of a file: at once if it is in the page cache, otherwise read by another thread."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = bytearray(end - begin)
+        data = memoryview(bytearray(end - begin))
         try:
             if os.preadv(descriptor, [data], begin, os.RWF_NOWAIT) == len(data):
-                return bytes(data)
+                return data
         except OSError:  # not in the page cache, or a file system without this flag (preadv2(2))
             pass
-        return await run_in_threadpool(_read_all, descriptor, begin, end)
+        return memoryview(await run_in_threadpool(_read_all, descriptor, begin, end))
     finally:
         os.close(descriptor)
 
