@@ -21,12 +21,13 @@ from osbuild.fleet.operations.metrics import Metrics
 from osbuild.fleet.operations.recorder import RequestRecorder
 from osbuild.fleet.operations.routes import operations_routes
 from osbuild.fleet.page.routes import page_routes
+from osbuild.fleet.page.version_history import count_versions
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.transitions import advance_by_time
 from osbuild.fleet.service import Service
 from osbuild.host import log
 
-STORE_EVERY, ADVANCE_EVERY = 10.0, 5.0  # seconds
+STORE_EVERY, ADVANCE_EVERY, COUNT_EVERY = 10.0, 5.0, 300.0  # seconds
 
 
 def make_application(service: Service, *, log_requests: bool = False) -> Starlette:
@@ -41,12 +42,16 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
 
         await service.database.change(advance)
 
+    async def count() -> None:
+        await count_versions(service)
+
     @contextlib.asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(repeat(service.store_contacts, STORE_EVERY)),
             asyncio.create_task(repeat(service.store_downloads, STORE_EVERY)),
             asyncio.create_task(repeat(advance_rollouts, ADVANCE_EVERY)),
+            asyncio.create_task(repeat(count, COUNT_EVERY)),
         ]
         try:
             yield

@@ -40,11 +40,18 @@ def record_event(connection: Connection, origin: Origin, event: str, subject: st
     connection.execute(insert(audit).values(values))
 
 
-def read_audit(connection: Connection, before: int | None, most: int) -> list[AuditEntry]:
-    """Return entries, the newest first: at most `most` of those whose id is less than `before`."""
+def read_audit(
+    connection: Connection, before: int | None, most: int, filters: Mapping[str, str] | None = None
+) -> list[AuditEntry]:
+    """Return entries, the newest first: at most `most` of those whose id is less than `before`.
+
+    `filters` has texts that the columns of these names contain.
+    """
     chosen = select(audit).order_by(audit.c.id.desc()).limit(most)
     if before is not None:
         chosen = chosen.where(audit.c.id < before)
+    for column, text in (filters or {}).items():
+        chosen = chosen.where(audit.c[column].contains(text, autoescape=True))
     return [
         AuditEntry(**{**row._mapping, "details": json.loads(row._mapping["details"])})
         for row in connection.execute(chosen)

@@ -192,3 +192,11 @@ audit = Table(
     Column("subject", String(LONGEST_ID), nullable=False),
     Column("details", Text, nullable=False),  # JSON
 )
+
+version_counts = Table(
+    "version_counts",
+    metadata,
+    Column("time", BigInteger, primary_key=True),  # the begin of an hour
+    Column("version", String(128), primary_key=True),
+    Column("devices", Integer, nullable=False),
+)

@@ -1,8 +1,5 @@
 """The addresses of the management API."""
 
-import tempfile
-from pathlib import Path
-
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -10,8 +7,7 @@ from starlette.routing import BaseRoute
 
 from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import Origin, read_audit, record_event
-from osbuild.fleet.bundle_check import check_bundle
-from osbuild.fleet.bundles import NewBundle, PublishedBundle
+from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.certificates import revoke_certificates
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import FleetDevice, change_tags, decommission_device, find_device, list_devices
@@ -28,6 +24,7 @@ from osbuild.fleet.management.messages import (
 )
 from osbuild.fleet.management.rollout_routes import rollout_routes
 from osbuild.fleet.management.token_routes import token_routes
+from osbuild.fleet.publishing import limit_chunks, publish_upload, receive_upload
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.service import Service
 
@@ -121,23 +118,11 @@ async def get_bundles(_request: Request, service: Service, _origin: Origin) -> l
 
 async def put_bundle(request: Request, service: Service, origin: Origin) -> BundleView:
     """Store, check and offer the bundle in the body."""
-    filename = request.path_params["filename"]
-    with tempfile.NamedTemporaryFile(dir=service.files.folder, prefix=".upload-") as upload:
-        async for chunk in request.stream():
-            await run_in_threadpool(upload.write, chunk)
-        upload.flush()
-        checked = await run_in_threadpool(check_bundle, Path(upload.name), service.keyring)
-        upload.seek(0)
-        stored = await run_in_threadpool(service.files.store_file, upload.file)
-    new = NewBundle(checked.meta.get("name", "") or checked.compatible, checked.version, checked.compatible, filename)
-
-    def add(connection: Connection) -> PublishedBundle:
-        bundle = bundles.add_bundle(connection, new, stored, origin.time)
-        title = f"{bundle.name} {bundle.version}"
-        record_event(connection, origin, "bundle published", title, sha256=bundle.sha256)
-        return bundle
-
-    return view_bundle(await service.database.change(add))
+    chunks = limit_chunks(service, request.stream(), request.headers.get("content-length"))
+    with receive_upload(service) as file:
+        async for chunk in chunks:
+            await run_in_threadpool(file.contents.write, chunk)
+        return view_bundle(await publish_upload(service, file, request.path_params["filename"], origin))
 
 
 async def delete_device(request: Request, service: Service, origin: Origin) -> object:

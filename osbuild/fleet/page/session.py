@@ -23,11 +23,15 @@ FIELD = "csrf"
 
 @dataclass(frozen=True)
 class PageUser:
-    """Somebody who has signed in. `form_token` is a part of every form, so that no other site can send one."""
+    """Somebody who has signed in. `form_token` is a part of every form, so that no other site can send one.
+
+    `expires` is the end of the session in milliseconds since 1970.
+    """
 
     name: str
     role: Role
     secret: str
+    expires: int
 
     @property
     def form_token(self) -> str:
@@ -59,7 +63,7 @@ def find_user(request: Request, service: Service) -> PageUser | None:
     """Return who sends a request; None if nobody has signed in, or the session or its token has ended."""
     secret = request.cookies.get(COOKIE, "")
     chosen = (
-        select(access_tokens.c.name, access_tokens.c.role)
+        select(access_tokens.c.name, access_tokens.c.role, access_tokens.c.expires, sessions.c.expires.label("end"))
         .join(sessions, sessions.c.token == access_tokens.c.id)
         .where(sessions.c.hash == hash_token(secret), sessions.c.expires > service.clock())
         .where(access_tokens.c.revoked.is_(None), access_tokens.c.expires > service.clock())
@@ -68,7 +72,7 @@ def find_user(request: Request, service: Service) -> PageUser | None:
     if row is None:
         return None
     note_requester(request, "token", row.name)
-    return PageUser(row.name, Role[row.role], secret)
+    return PageUser(row.name, Role[row.role], secret, min(row.expires, row.end))
 
 
 def check_form(user: PageUser, form: dict[str, str], role: Role) -> None:

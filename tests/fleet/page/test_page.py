@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.client import HTTPSConnection
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -60,13 +63,14 @@ def admin(server: RunningServer) -> Browser:
 
 @pytest.fixture
 def viewer(server: RunningServer) -> Iterator[Browser]:
-    token = server.order("/tokens", {"name": "vera", "role": "viewer"})["token"]
+    name = f"vera-{uuid4()}"  # the names of revoked tokens are not used again
+    token = server.order("/tokens", {"name": name, "role": "viewer"})["token"]
     yield Browser(server, token)
     with server.people() as people:
-        people.delete("/tokens/vera")
+        people.delete(f"/tokens/{name}")
 
 
-PAGES = ("/", "/devices", "/devices/shop-1", "/rollouts", "/rollouts/new", "/audit")
+PAGES = ("/", "/devices", "/devices/shop-1", "/rollouts", "/rollouts/new", "/bundles", "/audit")
 
 
 def test_nobody_sees_anything_without_signing_in(server: RunningServer) -> None:
@@ -167,7 +171,61 @@ def test_a_page_is_told_when_its_rollout_changes(admin: Browser, server: Running
         assert any(line == "data: changed" for line in lines)
 
 
-@pytest.mark.parametrize("name", ["style.css", "live.js"])
+def send_bundle(browser: Browser, contents: bytes, token: str | None) -> httpx.Response:
+    fields = {} if token is None else {"csrf": token}
+    return browser.client.post("/bundles", data=fields, files={"bundle": ("new.raucb", contents)})
+
+
+def test_uploads_of_other_sites_and_of_viewers_are_refused_and_leave_nothing(
+    admin: Browser, viewer: Browser, server: RunningServer, tmp_path: Path
+) -> None:
+    contents = make_bundle(tmp_path / "new.raucb", load_keys(server.data.parent / "keys"), "3.0.0")
+    before = sorted(path.name for path in (server.data / "files").iterdir())
+    assert send_bundle(admin, contents, None).status_code == 403
+    assert send_bundle(admin, contents, _form_token(viewer)).status_code == 403
+    assert send_bundle(viewer, contents, _form_token(viewer)).status_code == 403
+    assert "Upload" not in viewer.get("/bundles")
+    refused = send_bundle(admin, contents[:-1], _form_token(admin))
+    assert refused.status_code == 422 and 'role="alert"' in refused.text
+    assert send_bundle(admin, b"", _form_token(admin)).status_code == 422
+    assert admin.client.post("/bundles", data={"csrf": _form_token(admin)}).status_code == 415
+    assert sorted(path.name for path in (server.data / "files").iterdir()) == before
+    assert send_bundle(admin, contents, _form_token(admin)).url.path == "/rollouts/new"
+    assert "edge-server 3.0.0" in admin.get("/bundles") and "bundle published" in admin.get("/audit?subject=3.0.0")
+
+
+def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(admin: Browser, server: RunningServer) -> None:
+    connection = HTTPSConnection("127.0.0.1", server.port, context=server.context(), timeout=60)
+    connection.putrequest("POST", "/bundles")
+    cookies = "; ".join(f"{name}={value}" for name, value in admin.client.cookies.items())
+    connection.putheader("Cookie", cookies)
+    connection.putheader("Content-Length", str(2**50))
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.endheaders(b"--x\r\n")
+    answer = connection.getresponse()
+    assert answer.status == 413 and b"at most 16.0 GiB" in answer.read()
+    connection.close()
+
+
+def test_the_audit_log_is_filtered_and_paged(admin: Browser, server: RunningServer) -> None:
+    for number in range(102):
+        server.order("/enrolment-tokens", {"note": f"token {number}"})
+    first = admin.get("/audit?who=admin&event=enrolment+token")
+    assert first.count("<li><time") == 100 and "enrolled" not in first
+    older = re.search(r'href="(/audit\?[^"]*before=\d+)"', first)
+    assert older and "Newest entries" not in first
+    second = admin.get(older[1].replace("&amp;", "&"))
+    assert 3 <= second.count("<li><time") < 100 and "Newest entries" in second
+    assert "Nothing matches" in admin.get("/audit?subject=%25")
+
+
+def test_the_head_of_a_page_says_when_the_session_ends(server: RunningServer) -> None:
+    token = server.order("/tokens", {"name": "brief", "role": "viewer", "seconds": 600})["token"]
+    until = re.search(r'until <time datetime="([^"]+)"', Browser(server, token).get("/"))
+    assert until and 0 < (datetime.fromisoformat(until[1]) - datetime.now(UTC)).total_seconds() <= 600
+
+
+@pytest.mark.parametrize("name", ["style.css", "page.js", "icon.svg"])
 def test_static_files_are_public_and_others_are_not_there(server: RunningServer, name: str) -> None:
     with server.anybody() as anybody:
         assert anybody.get(f"/static/{name}").status_code == 200

@@ -1,0 +1,96 @@
+"""Publishing a bundle: what is uploaded is stored on the disk, checked, and offered to devices."""
+
+import asyncio
+import errno
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+
+from osbuild.fleet.audit import Origin, record_event
+from osbuild.fleet.bundle_check import check_bundle
+from osbuild.fleet.bundles import NewBundle, PublishedBundle, add_bundle
+from osbuild.fleet.refusal import Refused
+from osbuild.fleet.service import Service
+from osbuild.shared.sizes import format_bytes
+
+LARGEST_BUNDLE = 16 * 2**30  # bytes
+RESERVE = 256 * 2**20  # bytes of the disk that an upload leaves free, for the database
+PATIENCE = 60.0  # seconds for the next part of an upload
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file that is removed when its upload has ended."""
+
+    path: Path
+    contents: IO[bytes]
+
+
+@contextmanager
+def receive_upload(service: Service) -> Iterator[UploadedFile]:
+    """Yield a file for an upload. It is removed at the end. Raises `Refused` if the disk is full."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=service.files.folder, prefix=".upload-") as file:
+            yield UploadedFile(Path(file.name), file.file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Refused(507, "disk-full", "the disk of the server is full: delete what is not needed there") from error
+
+
+def check_size(service: Service, size: int) -> None:
+    """Raise `Refused` if a bundle of this size, in bytes, is too large for the server or for its disk."""
+    if size > LARGEST_BUNDLE:
+        message = f"a bundle has at most {format_bytes(LARGEST_BUNDLE)}, and this one has {format_bytes(size)}"
+        raise Refused(413, "bundle-too-large", message)
+    # It is stored a second time while it is given its place among the files.
+    free = shutil.disk_usage(service.files.folder).free - RESERVE
+    if 2 * size > free:
+        message = f"the disk of the server has no room for {format_bytes(size)}: {format_bytes(max(free, 0))} are free"
+        raise Refused(507, "disk-full", message)
+
+
+async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced: str | None) -> AsyncIterator[bytes]:
+    """Yield the chunks of a body whose size was `announced` (Content-Length). Raises `Refused`.
+
+    The body must be neither too large nor too slow.
+    """
+    if announced is not None and announced.isdecimal():
+        check_size(service, int(announced))
+    size = 0
+    while True:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                chunk = await anext(chunks, None)
+        except TimeoutError as error:
+            raise Refused(408, "too-slow", f"nothing has arrived for {PATIENCE:g} s: send the bundle again") from error
+        if chunk is None:
+            return
+        size += len(chunk)
+        if size > LARGEST_BUNDLE:
+            check_size(service, size)
+        yield chunk
+
+
+async def publish_upload(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
+    """Check an uploaded bundle, offer it, and record that. Raises `Refused`."""
+    file.contents.flush()
+    checked = await run_in_threadpool(check_bundle, file.path, service.keyring)
+    file.contents.seek(0)
+    stored = await run_in_threadpool(service.files.store_file, file.contents)
+    new = NewBundle(checked.meta.get("name", "") or checked.compatible, checked.version, checked.compatible, filename)
+
+    def add(connection: Connection) -> PublishedBundle:
+        bundle = add_bundle(connection, new, stored, origin.time)
+        title = f"{bundle.name} {bundle.version}"
+        record_event(connection, origin, "bundle published", title, sha256=bundle.sha256)
+        return bundle
+
+    return await service.database.change(add)
