@@ -1,5 +1,7 @@
 """A fleet: two devices that follow an update server, all real. The tests share them and depend on their order."""
 
+import io
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -47,7 +49,7 @@ def seed_for(node: str, lab: Lab, fleet: RunningServer, token: Path) -> None:
     token.write_text(create_token(fleet))
     settings = [
         f"agent.server=https://{GUEST}:{fleet.port}", "agent.offline=false", f"agent.enrolment=file:{token}",
-        f"agent.authority=file:{fleet.data}/tls/server-ca.crt",
+        f"agent.authority=file:{fleet.data}/tls/server-ca.crt", "agent.requests=[diagnostics, reboot, rotate, wipe]",
     ]  # fmt: skip
     make_seed(lab.versions.profile("n", "light"), node, lab.key, lab.folder / f"fleet-{node}.iso", settings=settings)
 
@@ -104,3 +106,54 @@ def test_the_client_needs_little_memory(devices: Sequence[Device]) -> None:
     process = node.run("systemctl show -P MainPID edge-fleet.service").strip()
     resident = int(node.run(f"ps -o rss= -p {process}"))
     assert resident < LARGEST_CLIENT * 1024, f"{resident} KiB"
+
+
+def request_of(fleet: RunningServer, node: str, kind: str) -> int:
+    """Request something of a device, and return the number of the request."""
+    return int(fleet.order(f"/devices/{node}/requests", {"kind": kind})["id"])
+
+
+def wait_for_request(fleet: RunningServer, number: int, timeout: float) -> list[str]:
+    """Wait until a request has succeeded, and return what the device says about it."""
+    with fleet.people() as people:
+        wait_for(lambda: people.get(f"/requests/{number}").json()["state"], "succeeded", timeout)
+        return list(people.get(f"/requests/{number}").json()["details"])
+
+
+def test_an_operator_gets_diagnostics_without_secrets(devices: Sequence[Device], fleet: RunningServer) -> None:
+    devices[0].node.run("logger 'connects with password=planted-secret to https://ann:planted-secret@host/'")
+    number = request_of(fleet, NODES[0], "diagnostics")
+    wait_for_request(fleet, number, 300)
+    with fleet.people() as people:
+        content = people.get(f"/requests/{number}/diagnostics").content
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        files = {entry.name: archive.extractfile(entry) for entry in archive.getmembers()}
+        texts = {name.removeprefix("diagnostics/"): file.read().decode() for name, file in files.items() if file}
+    assert "connects with password=…" in texts["journal.txt"]
+    assert not [name for name, text in texts.items() if "planted-secret" in text or "PRIVATE KEY-----" in text]
+    assert "slot        b" in texts["explain.txt"] and "edge-fleet.service" in texts["units.txt"]
+    assert not [name for name, text in texts.items() if "cannot be started" in text]
+
+
+def test_an_operator_gives_a_device_a_new_key_and_reboots_it(devices: Sequence[Device], fleet: RunningServer) -> None:
+    device = devices[0]
+    key = device.node.run("sha256sum /var/lib/edge-fleet/device.key")
+    wait_for_request(fleet, request_of(fleet, NODES[0], "rotate"), 120)
+    assert device.node.run("sha256sum /var/lib/edge-fleet/device.key") != key
+    device.machine.console.skip()
+    number = request_of(fleet, NODES[0], "reboot")
+    assert device.wait_complete(BOOT)["slot"] == "b"
+    assert wait_for_request(fleet, number, 120) == ["the device has restarted, in slot b"]
+    device.check_intact()
+
+
+def test_an_operator_wipes_a_device(devices: Sequence[Device], fleet: RunningServer) -> None:
+    device = devices[1]
+    device.node.run("echo precious > /var/lib/precious && sync")
+    identity = device.node.run("cat /etc/machine-id")
+    device.machine.console.skip()
+    wait_for_request(fleet, request_of(fleet, NODES[1], "wipe"), 120)
+    assert fleet.attributes(NODES[1]) == {}, "it is decommissioned"
+    device.wait_complete(BOOT)
+    assert device.node.run("cat /etc/machine-id") != identity
+    device.node.run_failing("ls /var/lib/precious /var/lib/edge-fleet/device.crt")

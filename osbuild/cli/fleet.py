@@ -1,12 +1,13 @@
 """`edge-osbuild fleet`: the devices of an update server."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from osbuild.cli.fleet_connection import connect, format_time, print_json
+from osbuild.cli.fleet_request import diagnostics, request, requests
 from osbuild.cli.fleet_rollout import rollout
 from osbuild.cli.fleet_tag import tag
 from osbuild.cli.location import LOCATION
@@ -15,7 +16,6 @@ from osbuild.config.secrets import resolve_secret
 from osbuild.shared.errors import Error
 
 if TYPE_CHECKING:
-    from osbuild.fleet.client import FleetClient
     from osbuild.fleet.management.messages import DeviceView
 
 HOUR = 3600
@@ -26,8 +26,8 @@ def command() -> None:
     """Show and update the devices of an update server."""
 
 
-command.add_command(rollout)
-command.add_command(tag)
+for subcommand in (rollout, tag, request, requests, diagnostics):
+    command.add_command(subcommand)
 
 
 @command.command(short_help="remember an update server")
@@ -161,28 +161,9 @@ def revoke(name: str) -> None:
     connect().revoke_access_token(name)
 
 
-def format_time(milliseconds: int) -> str:
-    """Return a time for people, in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 def format_details(details: Mapping[str, object]) -> str:
     """Return the details of an entry as one line."""
     return ", ".join(f"{name}: {value}" for name, value in details.items() if value not in (None, ""))
-
-
-def connect() -> "FleetClient":
-    """Return a client of the remembered server. Raises `Error`."""
-    from osbuild.fleet.client import FleetClient, load_context
-
-    return FleetClient(load_context())
-
-
-def print_json(value: object) -> None:
-    """Print a view as JSON."""
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def device_row(view: "DeviceView") -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from osbuild.shared.errors import UsageError
 @click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE…")
 def tag(name: str, tags: tuple[str, ...]) -> None:
     """Set tags of the device NAME, for selections such as tag.site=berlin. KEY= without a value removes a tag."""
-    from osbuild.cli.fleet import connect
+    from osbuild.cli.fleet_connection import connect
     from osbuild.fleet.management.messages import NewTags
 
     changes: dict[str, str | None] = {}

@@ -20,6 +20,7 @@ from osbuild.config.network import NetworkSettings
 from osbuild.host.architecture import Architecture
 from osbuild.shared import image_versions
 from osbuild.shared.maintenance_window import PATTERN
+from osbuild.shared.operator_requests import DEFAULT_KINDS, RequestKind
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
@@ -315,6 +316,14 @@ class AgentSettings:
             affects="seed",
         ),
     )  # fmt: skip
+    requests: tuple[str, ...] = field(
+        default=tuple(kind.value for kind in DEFAULT_KINDS),
+        metadata=key(
+            "what operators may request of the node through the update server",
+            choices=tuple(kind.value for kind in RequestKind),
+            affects="seed",
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,9 @@ def _entry(name: str, value: Any, shape: Shape, position: _EntryPosition) -> Lin
     elif isinstance(value, tuple) and value and shape.item:
         yield f"{indent}{name}:", origin
         for number, item in enumerate(value):
-            yield from _item(item, shape.item, replace(position, path=f"{path}[{number}]"))
+            inner_path = f"{path}[{number}]"
+            inherited = {**origins, inner_path: origins.get(inner_path) or origin or DEFAULT}
+            yield from _item(item, shape.item, replace(position, path=inner_path, origins=inherited))
     elif isinstance(value, dict) and value:
         yield f"{indent}{name}:", origin
         inner = shape.item or Shape(Kind.ANY)

@@ -23,11 +23,12 @@ from osbuild.fleet.operations.routes import operations_routes
 from osbuild.fleet.page.routes import page_routes
 from osbuild.fleet.page.version_history import count_versions
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.requests import expire_requests
 from osbuild.fleet.rollout.transitions import advance_by_time
 from osbuild.fleet.service import Service
 from osbuild.host import log
 
-STORE_EVERY, ADVANCE_EVERY, COUNT_EVERY = 10.0, 5.0, 300.0  # seconds
+STORE_EVERY, ADVANCE_EVERY, EXPIRE_EVERY, COUNT_EVERY = 10.0, 5.0, 30.0, 300.0  # seconds
 
 
 def make_application(service: Service, *, log_requests: bool = False) -> Starlette:
@@ -45,12 +46,17 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
     async def count() -> None:
         await count_versions(service)
 
+    async def expire_old_requests() -> None:
+        now = service.clock()
+        await service.database.change(lambda connection: expire_requests(connection, now))
+
     @contextlib.asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(repeat(service.store_contacts, STORE_EVERY)),
             asyncio.create_task(repeat(service.store_downloads, STORE_EVERY)),
             asyncio.create_task(repeat(advance_rollouts, ADVANCE_EVERY)),
+            asyncio.create_task(repeat(expire_old_requests, EXPIRE_EVERY)),
             asyncio.create_task(repeat(count, COUNT_EVERY)),
         ]
         try:

@@ -22,6 +22,7 @@ from osbuild.host.output import write_output
 from osbuild.keys.certificate import current_time, to_pem
 from osbuild.keys.private_key import Key, generate_key, key_to_pem, load_key
 from osbuild.shared.errors import Error
+from osbuild.shared.operator_requests import SIGNER
 
 LONGEST_NAME = 64  # characters of a common name (RFC 5280, ub-common-name)
 AUTHORITY_DAYS, SERVER_DAYS, DEVICE_DAYS = 20 * 365, 365, 90
@@ -63,7 +64,7 @@ def load_authority(folder: Path, name: str) -> Authority:
         builder = _begin_certificate(f"edge-osbuild {name}", key.public_key(), AUTHORITY_DAYS)
         builder = builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {name}")]))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_signing_usage(), critical=True)
+        builder = builder.add_extension(_usage(authority=True), critical=True)
         write_output(key_file, key_to_pem(key), mode=PRIVATE)
         write_output(certificate_file, to_pem(builder.sign(key, hashes.SHA256())), mode=PUBLIC)
     hint = "restore the data folder from a backup"
@@ -95,6 +96,30 @@ def load_server_certificate(folder: Path, authority: Authority, names: Sequence[
     write_output(key_file, key_to_pem(key), mode=PRIVATE)
     write_output(certificate_file, to_pem(certificate) + to_pem(authority.certificate), mode=PUBLIC)
     return certificate_file, key_file
+
+
+def load_request_certificate(folder: Path, authority: Authority) -> tuple[x509.Certificate, Key]:
+    """Return the certificate with which requests of operators are signed, and its key. Raises `Error`.
+
+    `authority` is that of the server's certificate, which devices trust. They are created or renewed if needed.
+    """
+    certificate_file, key_file = folder / "requests.crt", folder / "requests.key"
+    hint = "remove the file: it is created again"
+    if certificate_file.exists() and key_file.exists():
+        certificate, key = _read_certificate(certificate_file, hint), load_key(key_file, None, option="", hint=hint)
+        remaining = certificate.not_valid_after_utc - datetime.now(UTC)
+        if remaining > timedelta(days=RENEWAL_DAYS) and certificate.public_key() == key.public_key():
+            return certificate, key
+    key = generate_key()
+    builder = _begin_certificate(SIGNER, key.public_key(), SERVER_DAYS).issuer_name(authority.certificate.subject)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(authority=False), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=True)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    certificate = builder.add_extension(issuer, critical=False).sign(authority.key, hashes.SHA256())
+    write_output(key_file, key_to_pem(key), mode=PRIVATE)
+    write_output(certificate_file, to_pem(certificate), mode=PUBLIC)
+    return certificate, key
 
 
 def issue_device_certificate(authority: Authority, device: str, request: bytes) -> x509.Certificate:
@@ -143,10 +168,10 @@ def _begin_certificate(subject: str, key: ec.EllipticCurvePublicKey, days: int) 
     )
 
 
-def _signing_usage() -> x509.KeyUsage:
+def _usage(*, authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=False, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
 
 

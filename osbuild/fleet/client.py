@@ -21,9 +21,11 @@ from osbuild.fleet.management.messages import (
     NewAccessToken,
     NewAction,
     NewEnrolmentToken,
+    NewRequest,
     NewRollout,
     NewTags,
     Preview,
+    RequestView,
     ResumeOrder,
     RolloutView,
 )
@@ -169,6 +171,24 @@ class FleetClient:
         """Return a new token with which devices enrol."""
         answer = msgspec.json.decode(self._call("POST", "/enrolment-tokens", content=msgspec.json.encode(order)))
         return str(answer["token"])
+
+    def create_request(self, device: str, order: NewRequest) -> RequestView:
+        """Request something of a device."""
+        body = self._call("POST", f"/devices/{quote(device, safe='')}/requests", content=msgspec.json.encode(order))
+        return msgspec.json.decode(body, type=RequestView)
+
+    def read_request(self, number: int) -> RequestView:
+        """Return a request."""
+        return msgspec.json.decode(self._call("GET", f"/requests/{number}"), type=RequestView)
+
+    def list_requests(self, device: str | None = None) -> list[RequestView]:
+        """Return the newest requests, to one device if it is given."""
+        path = "/requests" if device is None else f"/devices/{quote(device, safe='')}/requests"
+        return msgspec.json.decode(self._call("GET", path), type=list[RequestView])
+
+    def download_diagnostics(self, number: int) -> bytes:
+        """Return the diagnostics of a request as a compressed archive."""
+        return self._call("GET", f"/requests/{number}/diagnostics")
 
     def _call(self, method: str, path: str, **options: Any) -> bytes:
         try:

@@ -49,6 +49,7 @@ class FleetDevice:
     auto_confirm: bool
     installed_action: int | None
     tags: Mapping[str, str] = field(default_factory=dict)
+    open_request: int | None = None
 
     def accepts_token(self, token: str) -> bool:
         """Whether `token` is the device's own token."""
@@ -66,6 +67,11 @@ def find_device(connection: Connection, name: str) -> FleetDevice | None:
     """Return the device `name`, None if it is unknown."""
     values = BY_NAME.first(connection, device_name=name)
     return None if values is None else _device(values)
+
+
+def read_device_name(connection: Connection, number: int) -> str:
+    """Return the name of the device with the id `number`, which exists."""
+    return str(connection.execute(select(devices.c.name).where(devices.c.id == number)).scalar_one())
 
 
 def list_devices(connection: Connection, after: str, most: int) -> list[FleetDevice]:

@@ -19,6 +19,7 @@ from osbuild.fleet.authorities import Authority, load_authority, load_server_cer
 from osbuild.fleet.bundles import FileStore
 from osbuild.fleet.database import Database
 from osbuild.fleet.management.access import Role, create_access_token
+from osbuild.fleet.request_signer import RequestSigner
 from osbuild.fleet.secure_protocol import SecureProtocol
 from osbuild.fleet.service import SLEEP, Service
 from osbuild.fleet.tables import access_tokens
@@ -88,7 +89,10 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
     write_output(keyring, options.keyring)
     files = FileStore(options.data / "files")
     gateway = None if options.gateway_token is None else hash_token(options.gateway_token)
-    service = Service(Database(options.data / "fleet.db"), files, devices, keyring, options.poll, gateway)
+    signer = RequestSigner(tls, authority)
+    service = Service(
+        Database(options.data / "fleet.db"), files, devices, keyring, options.poll, gateway, signer=signer
+    )
     context, trusted = server_context(certificate, key, devices), tls / "server-ca.crt"
     return PreparedServer(service, context, listening, trusted, own, options.log_requests)
 

@@ -10,6 +10,7 @@ from osbuild.fleet.bundles import FileStore
 from osbuild.fleet.database import Database
 from osbuild.fleet.devices import record_contacts
 from osbuild.fleet.downloads import DownloadLimit, renew_leases
+from osbuild.fleet.request_signer import RequestSigner
 
 SLEEP = 300  # seconds between two polls of an idle device
 
@@ -23,8 +24,9 @@ def current_milliseconds() -> int:
 class Service:
     """The update server's parts.
 
-    `authority` signs the certificates of devices. Bundles must be signed by a certificate in `keyring`. With the token
-    of `gateway_hash` any device may register.
+    `authority` signs the certificates of devices, `signer` signs requests of operators. Bundles must be signed by a
+    certificate in `keyring`. With the token of `gateway_hash` any device may register. Without `signer`, nothing can be
+    requested of a device.
     """
 
     database: Database
@@ -36,6 +38,7 @@ class Service:
     clock: Callable[[], int] = current_milliseconds
     contacts: dict[int, tuple[int, str]] = field(default_factory=dict)
     downloads: DownloadLimit = field(default_factory=DownloadLimit)
+    signer: RequestSigner | None = None
 
     def note_contact(self, device: int, address: str) -> None:
         """Remember that a device was seen now. `store_contacts` stores it, because a change per poll would be slow."""

@@ -48,6 +48,20 @@ class GroupState(StrEnum):
     succeeded = "succeeded"  # enough of its devices have succeeded
 
 
+class RequestState(StrEnum):
+    """The state of a request of an operator. Those in `REQUEST_ENDED` are final."""
+
+    waiting = "waiting"  # the device has not asked for it yet
+    delivered = "delivered"
+    succeeded = "succeeded"
+    failed = "failed"
+    rejected = "rejected"  # by the device
+    expired = "expired"  # before the device asked for it, or before it said how it has ended
+
+
+REQUEST_ENDED = frozenset(set(RequestState) - {RequestState.waiting, RequestState.delivered})
+
+
 class Execution(StrEnum):
     """`status.execution` of a report (DDI)."""
 

@@ -39,6 +39,7 @@ devices = Table(
     Column("attributes_wanted", Boolean, nullable=False, default=True),
     Column("auto_confirm", Boolean, nullable=False, default=False),
     Column("installed_action", Integer),  # the last action that succeeded
+    Column("open_request", Integer),  # the id of the operator's request that it is told
 )
 
 bundles = Table(
@@ -136,6 +137,32 @@ reports = Table(
     Column("code", Integer),
     Column("messages", Text, nullable=False),  # JSON, a list of strings
     Index("reports_of_action", "action", "id"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", ForeignKey("devices.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("document", Text, nullable=False),  # signed, as PEM
+    Column("created", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("ended", BigInteger),
+    Column("details", Text, nullable=False, default="[]"),  # JSON, a list of strings
+    Index("requests_of_device", "device", "state"),
+    Index("requests_by_state", "state", "expires"),
+)
+
+request_archives = Table(
+    "request_archives",
+    metadata,
+    Column("request", ForeignKey("requests.id"), primary_key=True),
+    Column("created", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),  # diagnostics, as .tar.gz
+    Index("archives_by_age", "created"),
 )
 
 certificates = Table(

@@ -178,6 +178,7 @@ def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
 
     seed = AgentSeed(
         node=node, server=agent.server, offline=agent.offline, authority=resolve(agent.authority),
-        enrolment=resolve(agent.enrolment), token=resolve(agent.token), window=agent.window, format=FORMAT,
+        enrolment=resolve(agent.enrolment), token=resolve(agent.token), window=agent.window,
+        requests=tuple(agent.requests), format=FORMAT,
     )  # fmt: skip
     return record_to_json(seed)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from osbuild.shared import cluster_ranges
+from osbuild.shared.operator_requests import DEFAULT_KINDS
 
 FORMAT = 2  # the format that this version writes and supports; a seed without a format has format 1
 # Files of the seed. The image has Kubernetes settings too, which the seed overrides key by key.
@@ -41,7 +42,7 @@ class AgentSeed:
 
     `authority` is the server's certificate authority as PEM, `enrolment` the token with which the node enrols, `token`
     its target token for a server at which nodes do not enrol, `window` when it installs updates that may wait
-    (`maintenance_window`).
+    (`maintenance_window`). `requests` are the kinds of requests that operators may make.
     """
 
     node: str
@@ -51,6 +52,7 @@ class AgentSeed:
     enrolment: str | None = None
     token: str | None = None
     window: str | None = None
+    requests: tuple[str, ...] = DEFAULT_KINDS
     format: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ import yaml
 
 from osbuild.keys.key_folder import load_keys
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import RunningServer, running_server
+from tests.support.update_server import RunningServer, create_token, running_server
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +184,16 @@ def test_tags_select_devices_and_windows_and_deadlines_are_shown(
     assert "0 of 1 succeeded" in text and "1 have not reported an end" in text
     assert server.rollout("lifts")["groups"][0]["deadline"] == 7200
     assert server.actions("lift-0") == [] and len(server.actions("lift-1")) == 1
+
+
+def test_requests_are_made_listed_and_limited(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
+    server.enrol("desk", create_token(server), tmp_path).close()
+    made = json.loads(user.run("fleet", "request", "desk", "diagnostics", "--json"))
+    assert (made["device"], made["kind"], made["state"]) == ("desk", "diagnostics", "waiting")
+    assert f"request {made['id'] + 1}: reboot of desk, waiting" in user.run("fleet", "request", "desk", "reboot")
+    assert re.search(r"desk +reboot +waiting +admin", user.run("fleet", "requests", "desk"))
+    error = user.run("fleet", "diagnostics", str(made["id"]), "-o", tmp_path / "out.tar.gz", status=1)
+    assert "has no diagnostics" in error and not (tmp_path / "out.tar.gz").exists()
+    assert "add --yes" in user.run("fleet", "request", "desk", "wipe", status=2)
+    assert "remove --output" in user.run("fleet", "request", "desk", "reboot", "-o", "x", status=2)
+    assert "there is no device nobody" in user.run("fleet", "request", "nobody", "reboot", status=1)

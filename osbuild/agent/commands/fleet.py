@@ -20,19 +20,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("prepare", "find out how the last update has ended (runs before `follow`)"),
         ("follow", "ask the update server what to do, and report (runs without root rights)"),
         ("install", "install what the update server has ordered (runs when `follow` has written an order)"),
+        ("request", "do what an operator has requested (runs when `follow` has received a request)"),
     ):
         commands.add_parser(name, help=help)
 
 
 def main(options: argparse.Namespace) -> int:
     """Run one of the actions. Their modules are imported when needed, so that `follow` needs little memory."""
-    actions = {"prepare": prepare, "follow": follow, "install": install}
+    actions = {"prepare": prepare, "follow": follow, "install": install, "request": request}
     return actions[options.action](System())
 
 
 def prepare(system: System) -> int:
     """Find out how the last update has ended. Returns 1 if there is nothing to follow, 255 after an error."""
     from osbuild.agent.fleet.install_order import find_last_outcome
+    from osbuild.agent.fleet.request_handling import find_last_result
     from osbuild.agent.fleet.settings import load_settings
 
     try:
@@ -40,6 +42,7 @@ def prepare(system: System) -> int:
             print("the seed names no update server with an authority")
             return NOT_CONFIGURED
         find_last_outcome(system)
+        find_last_result(system, read_clock())
     except Problem as problem:
         print(*problem.lines(), sep="\n", file=sys.stderr)
         return BROKEN
@@ -54,14 +57,19 @@ def follow(system: System) -> int:
     from osbuild.agent.fleet.attributes import read_attributes
     from osbuild.agent.fleet.connection import FleetServer, next_pause
     from osbuild.agent.fleet.follower import Follower
-    from osbuild.agent.fleet.identity import authority_context, prepare_identity
+    from osbuild.agent.fleet.identity import authority_context, prepare_identity, rotate_identity
     from osbuild.agent.fleet.order import OrderedInstaller
+    from osbuild.agent.fleet.request_carrier import RequestCarrier
     from osbuild.agent.fleet.settings import load_settings
 
     folder = os.environ.get("CREDENTIALS_DIRECTORY")  # systemd.exec(5), LoadCredential=
     settings = load_settings(system, f"{folder}/{CREDENTIAL}" if folder else AGENT_FILE)
     if settings is None:
         raise Problem("the seed names no update server with an authority", where=AGENT_FILE)
+
+    def rotate() -> FleetServer:
+        return FleetServer(settings.base, rotate_identity(system, settings).make_context())
+
     failures = 0
     while True:
         try:
@@ -77,7 +85,12 @@ def follow(system: System) -> int:
         failures = 0
         server = FleetServer(settings.base, context, settings.authorization)
         follower = Follower(
-            system, server, OrderedInstaller(system), lambda: read_attributes(system), windows=settings.windows
+            system,
+            server,
+            OrderedInstaller(system),
+            lambda: read_attributes(system),
+            RequestCarrier(system, rotate),
+            windows=settings.windows,
         )
         follower.follow(CHECK_CERTIFICATE)
 
@@ -99,3 +112,37 @@ def install(system: System) -> int:
     finally:
         forget_taken_order(system)
     return 0
+
+
+def request(system: System) -> int:
+    """Do what an operator has requested. The update server learns how it has ended."""
+    from osbuild.agent.commands.rollback import roll_back
+    from osbuild.agent.fleet.diagnostics import collect_diagnostics
+    from osbuild.agent.fleet.request_handling import RequestActions, RequestHandler
+    from osbuild.agent.fleet.settings import load_settings
+    from osbuild.agent.fleet.wipe import wipe_device
+    from osbuild.agent.systemd import reboot
+    from osbuild.agent.update.context import is_busy, need_root, this_device
+    from osbuild.agent.update.pending import UpdateStage, load_pending
+
+    def roll_back_now() -> str | None:
+        roll_back(this_device(), reboot=False)
+        update = load_pending(system)
+        switched = update is not None and update.stage is UpdateStage.switched
+        return None if switched else "the update that was not booted yet is withdrawn"
+
+    need_root()
+    settings = load_settings(system)
+    if settings is None:
+        raise Problem("the seed names no update server with an authority", where=AGENT_FILE)
+    actions = RequestActions(
+        collect=lambda: collect_diagnostics(system), reboot=reboot, roll_back=roll_back_now,
+        wipe=lambda announce: wipe_device(system, announce, reboot), is_busy=lambda: is_busy(system), clock=read_clock,
+    )  # fmt: skip
+    RequestHandler(system, settings, actions).handle_offered()
+    return 0
+
+
+def read_clock() -> int:
+    """Return the time of this device in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -51,15 +51,19 @@ class FleetServer:
         """Send a document. Raises `ServerUnreachable`."""
         return self._send(method, address, json.dumps(document).encode())
 
+    def upload(self, address: str, data: bytes) -> ServerAnswer:
+        """Send a compressed archive. Raises `ServerUnreachable`."""
+        return self._send("PUT", address, data, "application/gzip")
+
     def owns(self, address: str) -> bool:
         """Whether an address is on this server. Credentials are sent nowhere else."""
         own, other = urlsplit(self.base), urlsplit(address)
         return (own.scheme, own.netloc) == (other.scheme, other.netloc)
 
-    def _send(self, method: str, address: str, body: bytes | None) -> ServerAnswer:
+    def _send(self, method: str, address: str, body: bytes | None, kind: str = "application/json") -> ServerAnswer:
         if not self.owns(address):
             raise ServerUnreachable("the server names an address of another server")
-        headers = {"Accept": "application/hal+json", **({"Content-Type": "application/json"} if body else {})}
+        headers = {"Accept": "application/hal+json", **({"Content-Type": kind} if body else {})}
         request = urllib.request.Request(address, body, headers, method=method)
         if self.authorization:
             request.add_unredirected_header("Authorization", self.authorization)

@@ -21,10 +21,12 @@ from osbuild.agent.fleet.messages import (
     text_at,
 )
 from osbuild.agent.fleet.outcome import UpdateOutcome
+from osbuild.agent.fleet.request_carrier import RequestCarrier
 from osbuild.agent.system import System
 from osbuild.shared.maintenance_window import MaintenanceWindows
 
 BUSY_SLEEP = 15.0  # seconds between polls while an action is carried out
+REQUEST_SLEEP = 5.0  # seconds between polls while a request of an operator is carried out
 REFUSED = frozenset({400, 413, 415, 422})  # the server will never accept this report
 OVER = frozenset({404, 410})  # the server does not wait for a report about this action any more
 
@@ -49,13 +51,14 @@ class Installer(Protocol):
 class Follower:
     """Asks `server` what to do, has it done by `installer`, and reports. `attributes` describe this device.
 
-    Soft updates wait for one of `windows`. `clock` returns seconds since 1970.
+    Soft updates wait for one of `windows`. `clock` returns seconds since 1970. `requests` carries those of operators.
     """
 
     system: System
     server: FleetServer
     installer: Installer
     attributes: Callable[[], Mapping[str, str]]
+    requests: RequestCarrier | None = None
     failures: int = 0
     described: bool = False
     windows: MaintenanceWindows | None = None
@@ -79,6 +82,8 @@ class Follower:
             # The server asks for them after an update; a rollback or another boot may have changed them too.
             if poll.attributes is not None or not self.described:
                 self.send_attributes(poll.attributes or f"{self.server.base}/configData")
+            if poll.request is not None and self.requests is not None:
+                self.server = self.requests.carry(self.server, poll.request)
             if poll.cancellation is not None:
                 self.cancel(poll.cancellation)
             elif poll.confirmation is not None:
@@ -98,7 +103,8 @@ class Follower:
         """Return the seconds until the next poll: few while an action is carried out."""
         record = load_record(self.system)
         busy = record is not None and record.stage is not ActionStage.reported
-        return min(BUSY_SLEEP, poll.sleep) if busy else poll.sleep
+        sleep = min(BUSY_SLEEP, poll.sleep) if busy else poll.sleep
+        return min(REQUEST_SLEEP, sleep) if poll.request is not None and self.requests is not None else sleep
 
     def ask(self, address: str = "") -> ServerAnswer:
         """Return an answer with the status 200. Raises `ServerUnreachable`."""

@@ -18,12 +18,13 @@ from osbuild.agent.fleet.action_record import FOLDER
 from osbuild.agent.fleet.settings import FleetSettings
 from osbuild.agent.http import ServerToken, TlsFiles, open_request
 from osbuild.agent.system import System
-from osbuild.shared.files import make_folder, read_file, write_file
+from osbuild.shared.files import make_folder, read_file, sync_path, write_file
 from osbuild.shared.http_deadline import INVALID_ANSWERS
 
 COPIES = "/run/edge-fleet-outcome"
 USER = "edge-fleet"
 AUTHORITY, CERTIFICATE, KEY = "server-ca.crt", "device.crt", "device.key"
+NEXT = ".next"  # suffix of a key and a certificate that replace those in use
 ENROLMENT = f"{FOLDER}/enrolment.json"
 ENROL, RENEW = "/enrol/v1", "/enrol/v1/renew"
 PATIENCE = 60.0  # seconds without an answer
@@ -47,6 +48,7 @@ def prepare_identity(system: System, settings: FleetSettings) -> TlsFiles:
     files = identity_files(system)
     make_folder(files.key.parent, 0o700)
     write_file(files.authority, settings.authority.encode(), 0o644)
+    use_next_identity(files)
     if not files.key.exists():
         make_key(files.key)
     enrolled = state_files.read_object(system, ENROLMENT, {"server": str, "token": str})
@@ -61,6 +63,42 @@ def prepare_identity(system: System, settings: FleetSettings) -> TlsFiles:
     if expires_soon(files.certificate):
         store_certificate(files, request_certificate(settings, files, RENEW, files.make_context()))
     return files
+
+
+def rotate_identity(system: System, settings: FleetSettings) -> TlsFiles:
+    """Make a new key, get a certificate for it, and use both from now on. Raises `Problem` and `OSError`.
+
+    Until both are on the disk, the old ones are used. The server accepts both until it learns that the new ones are.
+    """
+    if settings.target_token:
+        hint = "make a new target token on the server, and apply a seed with it"
+        raise Problem("this device has a target token instead of a certificate", hint=hint)
+    files = identity_files(system)
+    new = next_identity(files)
+    make_key(new.key)
+    certificate = request_certificate(settings, new, RENEW, files.make_context())
+    store_certificate(new, certificate)
+    use_next_identity(files)
+    return files
+
+
+def next_identity(files: TlsFiles) -> TlsFiles:
+    """Return the files of the key and the certificate that replace those in `files`."""
+    key, certificate = (path.with_name(f"{path.name}{NEXT}") for path in (files.key, files.certificate))
+    return TlsFiles(files.authority, certificate, key)
+
+
+def use_next_identity(files: TlsFiles) -> None:
+    """Complete the change to a new key and its certificate, if both are there. May be repeated. Raises `OSError`."""
+    new = next_identity(files)
+    if new.certificate.exists():  # it was stored last, so the key was stored too, or is in use already
+        if new.key.exists():
+            new.key.rename(files.key)
+            sync_path(files.key.parent)
+        new.certificate.rename(files.certificate)
+        sync_path(files.key.parent)
+    else:
+        new.key.unlink(missing_ok=True)  # it has no certificate, or its certificate was lost
 
 
 def enrol_device(system: System, settings: FleetSettings, files: TlsFiles) -> None:
@@ -149,7 +187,7 @@ def request_certificate(settings: FleetSettings, files: TlsFiles, path: str, con
 
 def store_certificate(files: TlsFiles, certificate: bytes) -> None:
     """Store a certificate that belongs to the key. Raises `Problem` and `OSError`."""
-    new = files.certificate.with_suffix(".new")
+    new = files.certificate.with_name(f"{files.certificate.name}.new")
     write_file(new, certificate, 0o644)
     try:
         ssl.create_default_context(cafile=files.authority).load_cert_chain(new, files.key)

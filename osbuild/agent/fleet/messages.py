@@ -34,6 +34,7 @@ class PollAnswer:
     cancellation: str | None = None
     confirmation: str | None = None
     attributes: str | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def parse_poll(document: dict[str, Any]) -> PollAnswer:
     addresses = {name: text_at(links, name, "href") for name in links if isinstance(links[name], dict)}
     return PollAnswer(
         parse_sleep(sleep), addresses.get("deploymentBase"), addresses.get("cancelAction"),
-        addresses.get("confirmationBase"), addresses.get("configData"),
+        addresses.get("confirmationBase"), addresses.get("configData"), addresses.get("request"),
     )  # fmt: skip
 
 

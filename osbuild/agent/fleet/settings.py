@@ -7,6 +7,7 @@ from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
 from osbuild.shared.maintenance_window import MaintenanceWindows, parse_windows
 from osbuild.shared.node_settings import AGENT_FILE, AgentSeed
+from osbuild.shared.operator_requests import DEFAULT_KINDS
 from osbuild.shared.records import parse_record
 
 TENANT = "DEFAULT"
@@ -17,7 +18,8 @@ HINT = "make the seed again from the profile, and apply it"
 class FleetSettings:
     """The node's name on the server `server` (https), whose `authority` is PEM, and the token with which it enrols.
 
-    With `target_token`, it does not enrol, but proves with this token who it is.
+    With `target_token`, it does not enrol, but proves with this token who it is. `requests` are the kinds of requests
+    that operators may make; kinds that this version does not know have no effect.
     Soft updates are installed in `windows`, which are in the time zone of this device.
     """
 
@@ -27,6 +29,7 @@ class FleetSettings:
     token: str | None = None
     target_token: str | None = None
     windows: MaintenanceWindows | None = None
+    requests: tuple[str, ...] = DEFAULT_KINDS
 
     @property
     def base(self) -> str:
@@ -55,4 +58,4 @@ def load_settings(system: System, file: str = AGENT_FILE) -> FleetSettings | Non
         windows = None if seed.window is None else parse_windows(seed.window)
     except ValueError as error:
         raise Problem(str(error), where=file, hint=HINT) from error
-    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment, seed.token, windows)
+    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment, seed.token, windows, seed.requests)

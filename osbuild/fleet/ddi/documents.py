@@ -58,6 +58,8 @@ def poll_answer(device: FleetDevice, offer: UpdateOffer, links: Links) -> Docume
         todo["installedBase"] = links.link(f"installedBase/{device.installed_action}")
     if device.attributes_wanted:
         todo["configData"] = links.link("configData")
+    if device.open_request is not None:  # not part of DDI: other clients ignore it
+        todo["request"] = links.link(f"requests/{device.open_request}")
     return {"config": {"polling": {"sleep": format_sleep(offer.sleep)}}, "_links": todo}
 
 

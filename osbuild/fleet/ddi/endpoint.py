@@ -54,15 +54,15 @@ def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Ro
     return Route(BASE + path, endpoint, methods=list(methods))
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body of a request. Raises `Refused` if it is too long, or arrives too slowly."""
+async def read_body(request: Request, largest: int = LARGEST_MESSAGE) -> bytes:
+    """Return the body of a request. Raises `Refused` if it has more than `largest` bytes, or arrives too slowly."""
     body = bytearray()
     try:
         async with asyncio.timeout(PATIENCE):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LARGEST_MESSAGE:
-                    raise Refused(413, "body-too-large", f"a body has at most {LARGEST_MESSAGE} bytes")
+                if len(body) > largest:
+                    raise Refused(413, "body-too-large", f"a body has at most {largest} bytes")
     except TimeoutError as error:
         raise Refused(408, "too-slow", f"the body has not arrived within {PATIENCE:g} s") from error
     return bytes(body)

@@ -16,6 +16,7 @@ from osbuild.fleet.ddi.confirmation import confirmation_routes
 from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action, read_body
 from osbuild.fleet.ddi.messages import parse_attributes, parse_feedback, parse_installed
 from osbuild.fleet.ddi.offer import is_window_open, make_offer
+from osbuild.fleet.ddi.operator_requests import operator_request_routes
 from osbuild.fleet.devices import FleetDevice, change_attributes
 from osbuild.fleet.downloads import end_lease
 from osbuild.fleet.files import send_file
@@ -41,6 +42,7 @@ def device_routes(service: Service) -> list[BaseRoute]:
         device_route(service, "/installedBase/{action:number}", {"GET": get_installed}),
         device_route(service, "/installedBase", {"PUT": put_installed}),
         *confirmation_routes(service),
+        *operator_request_routes(service),
         device_route(service, "/configData", {"PUT": put_attributes}),
         device_route(service, "/softwaremodules/{bundle:number}/artifacts", {"GET": get_artifacts}),
         device_route(service, "/softwaremodules/{bundle:number}/artifacts/{name}", {"GET": get_artifact}),

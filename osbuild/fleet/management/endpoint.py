@@ -18,7 +18,7 @@ Handler = Callable[[Request, Service, Origin], Awaitable[object]]
 
 
 def make_route(service: Service, path: str, method: str, role: Role, handler: Handler) -> Route:
-    """Return the route of `handler`, for people with `role`. What it returns is sent as JSON."""
+    """Return the route of `handler`, for people with `role`. What it returns is sent as JSON, or as it is."""
 
     return Route(BASE + path, make_endpoint(service, role, handler), methods=[method])
 

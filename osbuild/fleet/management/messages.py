@@ -8,7 +8,8 @@ import msgspec
 from osbuild.fleet.maintenance import MaintenanceSchedule
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
-from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutState
+from osbuild.fleet.states import ActionKind, ActionState, GroupState, RequestState, RolloutState
+from osbuild.shared.operator_requests import LONGEST_VALIDITY, RequestKind
 
 T = TypeVar("T")
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -77,6 +78,28 @@ class EnrolmentTokenView(msgspec.Struct):
     created: int
     expires: int
     revoked: int | None
+
+
+class NewRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A request to create. `seconds` is how long the device may carry it out."""
+
+    kind: RequestKind
+    seconds: Annotated[int, msgspec.Meta(ge=60, le=LONGEST_VALIDITY // 1000)] = 3600
+
+
+class RequestView(msgspec.Struct):
+    """A request to a device. `details` are lines of the device; with `diagnostics`, there is an archive."""
+
+    id: int
+    device: str
+    kind: RequestKind
+    state: RequestState
+    who: str
+    created: int
+    expires: int
+    ended: int | None
+    details: list[str]
+    diagnostics: bool
 
 
 class NewGroup(msgspec.Struct, forbid_unknown_fields=True):

@@ -8,12 +8,13 @@ from starlette.routing import BaseRoute
 from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import Origin, read_audit, record_event
 from osbuild.fleet.bundles import PublishedBundle
-from osbuild.fleet.certificates import revoke_certificates
 from osbuild.fleet.ddi.endpoint import read_body
-from osbuild.fleet.devices import FleetDevice, change_tags, decommission_device, find_device, list_devices
+from osbuild.fleet.decommission import end_device
+from osbuild.fleet.devices import FleetDevice, change_tags, find_device, list_devices
 from osbuild.fleet.maintenance import check_schedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
+from osbuild.fleet.management.known_device import known_device
 from osbuild.fleet.management.messages import (
     ActionView,
     BundleView,
@@ -22,6 +23,7 @@ from osbuild.fleet.management.messages import (
     NewTags,
     parse_message,
 )
+from osbuild.fleet.management.request_routes import request_routes
 from osbuild.fleet.management.rollout_routes import rollout_routes
 from osbuild.fleet.management.token_routes import token_routes
 from osbuild.fleet.publishing import limit_chunks, publish_upload, receive_upload
@@ -44,6 +46,7 @@ def management_routes(service: Service) -> list[BaseRoute]:
         make_route(service, "/bundles/{filename}", "PUT", Role.operator, put_bundle),
         make_route(service, "/devices/{name}", "DELETE", Role.admin, delete_device),
         make_route(service, "/audit", "GET", Role.viewer, get_audit),
+        *request_routes(service),
         *rollout_routes(service),
         *token_routes(service),
     ]
@@ -130,10 +133,7 @@ async def delete_device(request: Request, service: Service, origin: Origin) -> o
     device = known_device(request, service)
 
     def decommission(connection: Connection) -> None:
-        for action in actions.active_actions(connection, device.id):
-            actions.end_action(connection, action, origin.time)
-        decommission_device(connection, device, origin.time)
-        revoke_certificates(connection, device.id, origin.time)
+        end_device(connection, device, origin.time)
         record_event(connection, origin, "device decommissioned", device.name)
 
     await service.database.change(decommission)
@@ -146,15 +146,6 @@ async def get_audit(request: Request, service: Service, _origin: Origin) -> obje
         raise Refused(400, "bad-parameter", "`before` is the id of an entry")
     before = None if text is None else int(text)
     return service.database.read(lambda connection: read_audit(connection, before, MOST_ROWS))
-
-
-def known_device(request: Request, service: Service) -> FleetDevice:
-    """Return the device that the address names. Raises `Refused`."""
-    name = request.path_params["name"]
-    device = service.database.read(lambda connection: find_device(connection, name))
-    if device is None or device.decommissioned is not None:
-        raise not_found(f"there is no device {name}")
-    return device
 
 
 def view_device(service: Service, device: FleetDevice, most: int) -> DeviceView:

@@ -16,6 +16,7 @@ from osbuild.fleet.page.device_search import DeviceSearch, find_devices, newest_
 from osbuild.fleet.page.live import follow_changes
 from osbuild.fleet.page.overview import FleetOverview, OverviewReader
 from osbuild.fleet.page.render import render_page
+from osbuild.fleet.page.requests import offered_kinds, shown_requests
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.page.version_chart import draw_versions
 from osbuild.fleet.page.version_history import VersionMoment, read_versions
@@ -68,6 +69,7 @@ class FleetPages:
         return render_page(
             "device.html", user, device=device, actions=shown, seen=seen, address=address, condition=condition,
             expires=expires, failure=device_history.explain_failure(shown), used=used_space(device.attributes),
+            requests=shown_requests(service, device), kinds=offered_kinds(user),
         )  # fmt: skip
 
     async def follow_device(self, request: Request, service: Service, _user: PageUser) -> Response:
@@ -75,7 +77,7 @@ class FleetPages:
             device = known_device(request, service)
             seen = service.contacts.get(device.id, (device.last_seen, ""))[0]
             actions = service.database.read(lambda connection: device_history.read_actions(connection, device.id))
-            return device.attributes, seen, actions
+            return device.attributes, seen, actions, shown_requests(service, device)
 
         return await follow_changes(request, read)
 

@@ -31,9 +31,9 @@ HEADERS = {
 # How the states of devices, actions, rollouts and groups look; others have no colour.
 LOOKS = {
     "healthy": "good", "finished": "good", "succeeded": "good", "downloaded": "good", "confirmed": "good",
-    "not healthy": "bad", "failed": "bad", "aborted": "bad",
-    "update failed": "warn", "paused": "warn", "cancelling": "warn", "not seen": "gone",
-    "running": "busy", "scheduled": "busy", "waiting for confirmation": "busy",
+    "not healthy": "bad", "failed": "bad", "aborted": "bad", "rejected": "bad",
+    "update failed": "warn", "paused": "warn", "cancelling": "warn", "not seen": "gone", "expired": "gone",
+    "running": "busy", "scheduled": "busy", "waiting for confirmation": "busy", "delivered": "busy",
 }  # fmt: skip
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 

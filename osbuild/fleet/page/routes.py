@@ -14,6 +14,7 @@ from osbuild.fleet.page.fleet_pages import FleetPages
 from osbuild.fleet.page.forms import read_form
 from osbuild.fleet.page.overview import OverviewReader
 from osbuild.fleet.page.render import HEADERS, STATIC, render_page, static_file
+from osbuild.fleet.page.requests import download_diagnostics, send_request
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
@@ -64,6 +65,8 @@ def page_routes(service: Service) -> list[BaseRoute]:
         page("/devices", fleet.show_devices),
         page("/devices/{name}", fleet.show_device),
         page("/devices/{name}/events", fleet.follow_device),
+        page("/devices/{name}/requests", send_request, "POST"),
+        page("/requests/{number:number}/diagnostics", download_diagnostics),
         page("/bundles", show_bundles),
         page("/bundles", upload_bundle, "POST"),
         page("/rollouts", rollout_pages.show_rollouts),

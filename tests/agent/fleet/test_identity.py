@@ -1,6 +1,7 @@
 """Who a device is for a real update server: enrolment, renewal, other tokens and servers."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,18 @@ import pytest
 from osbuild.agent.errors import Problem
 from osbuild.agent.fleet import identity
 from osbuild.agent.fleet.connection import FleetServer
-from osbuild.agent.fleet.identity import ENROLMENT, copy_identity, device_context, identity_files, prepare_identity
+from osbuild.agent.fleet.identity import (
+    ENROLMENT,
+    copy_identity,
+    device_context,
+    identity_files,
+    prepare_identity,
+    rotate_identity,
+)
 from osbuild.agent.fleet.settings import FleetSettings
 from osbuild.agent.system import System
+from osbuild.shared.files import sync_path
+from tests.support.cuts import Cut
 from tests.support.update_server import RunningServer, create_token, running_server
 
 
@@ -94,3 +104,42 @@ def test_root_copies_the_identity_and_follows_no_links(server: RunningServer, tm
     files.key.symlink_to(secret)
     with pytest.raises(OSError, match="symbolic links"):
         copy_identity(system, settings)
+
+
+def test_a_power_cut_while_a_new_key_is_taken_into_use_leaves_a_pair(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power fails before, between and after the steps; the next start completes or undoes the change."""
+    system, settings = System(tmp_path), settings_for(server, "eight", create_token(server))
+    first = prepare_identity(system, settings).key.read_bytes()
+    keys = {first}
+    for last in (0, 1, 2):  # the power fails after so many renames
+        renames = iter(range(10))
+
+        def sync_or_cut(path: Path, renames: Iterator[int] = renames, last: int = last) -> None:
+            if next(renames) == last:
+                raise Cut
+            sync_path(path)
+
+        with monkeypatch.context() as patch, suppress(Cut):
+            patch.setattr(identity, "sync_path", sync_or_cut)
+            rotate_identity(system, settings)
+        files = prepare_identity(system, settings)
+        assert poll(settings, system) == 200
+        assert sorted(path.name for path in files.key.parent.glob("device.*")) == ["device.crt", "device.key"]
+        keys.add(files.key.read_bytes())
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("written", ["key", "certificate"])
+def test_a_new_key_without_its_certificate_is_not_used(server: RunningServer, tmp_path: Path, written: str) -> None:
+    """The power fails before the server has answered, or while the certificate is written."""
+    system, settings = System(tmp_path), settings_for(server, f"nine-{written}", create_token(server))
+    files = prepare_identity(system, settings)
+    before = files.key.read_bytes()
+    (files.key.parent / "device.key.next").write_text("new")
+    if written == "certificate":
+        (files.key.parent / "device.crt.next.new").write_text("half")
+    prepare_identity(system, settings)
+    assert files.key.read_bytes() == before and not (files.key.parent / "device.key.next").exists()
+    assert poll(settings, system) == 200

@@ -1,0 +1,28 @@
+"""What all commands of `edge-osbuild fleet` share: the remembered server, and how values are printed."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from osbuild.fleet.client import FleetClient
+
+
+def connect() -> "FleetClient":
+    """Return a client of the remembered server. Raises `Error`."""
+    from osbuild.fleet.client import FleetClient, load_context
+
+    return FleetClient(load_context())
+
+
+def format_time(milliseconds: int) -> str:
+    """Return a time for people, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_json(value: object) -> None:
+    """Print a view as JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

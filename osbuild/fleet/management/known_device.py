@@ -1,0 +1,16 @@
+"""The device that an address of the management API names."""
+
+from starlette.requests import Request
+
+from osbuild.fleet.devices import FleetDevice, find_device
+from osbuild.fleet.refusal import not_found
+from osbuild.fleet.service import Service
+
+
+def known_device(request: Request, service: Service) -> FleetDevice:
+    """Return the device that the address names. Raises `Refused`."""
+    name = request.path_params["name"]
+    device = service.database.read(lambda connection: find_device(connection, name))
+    if device is None or device.decommissioned is not None:
+        raise not_found(f"there is no device {name}")
+    return device
