@@ -231,3 +231,29 @@ def test_static_files_are_public_and_others_are_not_there(server: RunningServer,
         assert anybody.get(f"/static/{name}").status_code == 200
         for path in ("/static/../routes.py", "/static/routes.py", "/static/%2e%2e/routes.py"):
             assert anybody.get(path).status_code == 404
+
+
+def test_operators_request_something_of_a_device_on_its_page(
+    admin: Browser, viewer: Browser, server: RunningServer, tmp_path: Path
+) -> None:
+    with server.enrol("kiosk", create_token(server), tmp_path) as device:
+        kinds = re.findall(r"<option>(\w+)</option>", admin.get("/devices/kiosk"))
+        assert kinds == ["diagnostics", "reboot", "rotate", "rollback"], "a wipe needs the command line"
+        assert admin.send("/devices/kiosk", "/devices/kiosk/requests", kind="wipe").status_code == 400
+        assert "diagnostics" in admin.send("/devices/kiosk", "/devices/kiosk/requests", kind="diagnostics").text
+        address = device.get(f"{BASE}/kiosk").json()["_links"]["request"]["href"]
+        number = device.get(address).json()["id"]
+        assert device.put(f"{address}/diagnostics", content=b"\x1f\x8b archive").status_code == 200
+        answer = {"state": "succeeded", "details": ["<script>alert(1)</script>"]}
+        assert device.post(f"{address}/result", json=answer).status_code == 200
+    text, path = admin.get("/devices/kiosk"), f"/requests/{number}/diagnostics"
+    assert path in text and "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
+    archive = admin.client.get(path)
+    assert archive.content == b"\x1f\x8b archive" and "attachment" in archive.headers["content-disposition"]
+    text = viewer.get("/devices/kiosk")
+    assert "succeeded" in text and path not in text and 'name="kind"' not in text
+    assert "needs the role operator" in viewer.get(path, 403)
+    assert viewer.send("/", "/devices/kiosk/requests", kind="reboot").status_code == 403
+    with server.people() as people:
+        people.delete("/devices/kiosk")
+    assert 'name="kind"' not in admin.get("/devices/kiosk")
