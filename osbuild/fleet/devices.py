@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
 
 from osbuild.fleet.prepared_read import PreparedRead
@@ -18,6 +19,7 @@ from osbuild.fleet.tokens import hash_token
 MOST_ATTRIBUTES = 100
 LONGEST_ATTRIBUTE = 128
 """the length of the longest name and of the longest value, in characters"""
+decode_texts = msgspec.json.Decoder(dict[str, str]).decode
 TAG = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BY_NAME = PreparedRead(select(devices).where(devices.c.name == bindparam("device_name")))
 
@@ -159,4 +161,6 @@ def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, st
 
 
 def _device(values: Mapping[Any, Any]) -> FleetDevice:
-    return FleetDevice(**{**values, "attributes": json.loads(values["attributes"]), "tags": json.loads(values["tags"])})
+    return FleetDevice(
+        **{**values, "attributes": decode_texts(values["attributes"]), "tags": decode_texts(values["tags"])}
+    )

@@ -4,6 +4,7 @@ FIRST = (
     "inputs/test_hostile_servers.py",
     "inputs/test_debian.py",
     "test_lint.py",
+    "fleet/page/test_browser.py",
     "cli/test_fuzz.py",
     "packaging/test_wheel.py",
     "agent/network/test_network.py",

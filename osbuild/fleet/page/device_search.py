@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, func, select
 
+from osbuild.fleet.devices import decode_texts
 from osbuild.fleet.page.conditions import DeviceCondition, find_failed, judge_device
-from osbuild.fleet.rollout.selection import NAME, matches_pattern
+from osbuild.fleet.rollout.selection import NAME, TAG, matches_pattern
 from osbuild.fleet.service import Service
 from osbuild.fleet.tables import actions, bundles, devices
 
@@ -20,28 +21,28 @@ PORTION = 1000  # rows that are read at once
 UNKNOWN = "unknown"  # the version of a device that has not reported one
 PRESENT = devices.c.decommissioned.is_(None)
 SCAN = (
-    select(devices.c.id, devices.c.name, devices.c.attributes, devices.c.last_seen)
+    select(devices.c.id, devices.c.name, devices.c.attributes, devices.c.tags, devices.c.last_seen)
     .where(devices.c.name > bindparam("after_name"), PRESENT)
     .order_by(devices.c.name)
     .limit(bindparam("most"))
 )
 COUNT = select(func.count()).select_from(devices).where(PRESENT)
-decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class DeviceSummary(msgspec.Struct, frozen=True):
-    """A device in a list. `seen` is the time of its last poll in milliseconds since 1970."""
+    """A device in a list. `seen` is the time of its last poll in milliseconds since 1970. `tags` is JSON."""
 
     id: int
     name: str
     attributes: Mapping[str, str]
+    tags: str
     seen: int | None
     condition: DeviceCondition
 
 
 @dataclass(frozen=True)
 class DeviceSearch:
-    """Patterns for the name and the attributes, see `rollout.selection`, and a condition; None: any."""
+    """Patterns for the name, the attributes and the tags, see `rollout.selection`, and a condition; None: any."""
 
     selection: Mapping[str, str]
     condition: DeviceCondition | None = None
@@ -51,7 +52,7 @@ class DeviceSearch:
         if self.condition not in (None, device.condition):
             return False
         for key, pattern in self.selection.items():
-            value = device.name if key == NAME else device.attributes.get(key)
+            value = _find_value(device, key)
             if value is None or not matches_pattern(value, pattern):
                 return False
         return True
@@ -72,11 +73,11 @@ async def scan_devices(service: Service, after: str = "", portion: int = PORTION
     while True:
         rows = _read_portion(service, after, portion)
         devices = []
-        for number, name, text, stored in rows:
+        for number, name, text, tags, stored in rows:
             seen = contacts[number][0] if number in contacts else stored
-            attributes = decode_attributes(text)
+            attributes = decode_texts(text)
             condition = judge_device(attributes, seen, now, failed=number in failed)
-            devices.append(DeviceSummary(number, name, attributes, seen, condition))
+            devices.append(DeviceSummary(number, name, attributes, tags, seen, condition))
         yield devices
         if len(rows) < portion:
             return
@@ -105,6 +106,14 @@ def newest_updates(connection: Connection, chosen: Sequence[int]) -> dict[int, t
     found = select(actions.c.device, bundles.c.name, bundles.c.version, actions.c.state).join(bundles)
     rows = connection.execute(found.where(actions.c.id.in_(newest)))
     return {row.device: (f"{row.name} {row.version}", row.state) for row in rows}
+
+
+def _find_value(device: DeviceSummary, key: str) -> str | None:
+    if key == NAME:
+        return device.name
+    if key.startswith(TAG):
+        return decode_texts(device.tags).get(key.removeprefix(TAG))
+    return device.attributes.get(key)
 
 
 def _read_portion(service: Service, after: str, most: int) -> Sequence[Any]:

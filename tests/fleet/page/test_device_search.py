@@ -21,6 +21,7 @@ from osbuild.fleet.tables import actions, bundles, devices
 
 NOW = 10 * UNSEEN_AFTER
 HEALTHY = {"health": "healthy", "version": "1.0.0"}
+TAGGED = '{"site": "berlin"}'
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """Seven devices in use, one of each condition and further healthy ones, and one that is decommissioned."""
     database = Database(tmp_path / "fleet.db")
     rows: list[dict[str, Any]] = [
-        {"name": "d1", "attributes": HEALTHY, "last_seen": NOW},
-        {"name": "d2", "attributes": {**HEALTHY, "health": "not healthy"}, "last_seen": NOW},
+        {"name": "d1", "attributes": {**HEALTHY, "tag.site": "berlin"}, "last_seen": NOW},
+        {"name": "d2", "attributes": {**HEALTHY, "health": "not healthy"}, "last_seen": NOW, "tags": TAGGED},
         {"name": "d3", "attributes": {**HEALTHY, "board": "rpi4"}, "last_seen": NOW},  # its update has failed
         {"name": "d4", "attributes": HEALTHY, "last_seen": NOW - UNSEEN_AFTER - 1},
         {"name": "d5", "attributes": {}, "last_seen": NOW},
@@ -39,7 +40,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     ]
 
     def fill(connection: Connection) -> None:
-        common = {"created": 0, "decommissioned": None}
+        common = {"created": 0, "decommissioned": None, "tags": "{}"}
         values = [{**common, **row, "attributes": json.dumps(row["attributes"])} for row in rows]
         connection.execute(insert(devices), values)
         digests = {"sha256": "0", "sha1": "0", "md5": "0"}
@@ -81,6 +82,10 @@ def test_devices_are_found_by_patterns_page_by_page(service: Service) -> None:
     assert names_of(service, DeviceSearch({"board": "rpi*"}), most=1) == (["d3"], 2, True)
     assert names_of(service, DeviceSearch({"board": "rpi*"}), after="d3", most=1) == (["d6"], 2, False)
     assert names_of(service, DeviceSearch({"name": "d[12],d7", "version": "1.0.*"})) == (["d1", "d2"], 2, False)
+
+
+def test_devices_are_found_by_tags_which_only_people_set(service: Service) -> None:
+    assert names_of(service, DeviceSearch({"tag.site": "b*"}))[0] == ["d2"]
 
 
 @pytest.mark.parametrize(
