@@ -256,7 +256,8 @@ def test_a_rollout_is_started_by_keyboard(site: Site) -> None:
 
     with open_page(site.browser, site.server) as page:
         page.goto("/signin")
-        page.keyboard.type(site.server.token)  # the field has the focus
+        page.locator("#token:focus").wait_for()
+        page.keyboard.type(site.server.token)
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Fleet", exact=True).wait_for()
         tab_to(page, "Rollouts")
