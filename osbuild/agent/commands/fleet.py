@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import asdict
+from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.system import System
@@ -11,7 +13,6 @@ from osbuild.shared.node_settings import AGENT_FILE
 
 NOT_CONFIGURED, BROKEN = 1, 255  # what ExecCondition= of systemd.service(5) distinguishes: skip the unit, or fail it
 CREDENTIAL = "agent.json"
-CHECK_CERTIFICATE = 24 * 3600.0  # seconds
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,46 +54,24 @@ def prepare(system: System) -> int:
 
 
 def follow(system: System) -> int:
-    """Enrol if needed, then follow the server for ever."""
-    from osbuild.agent.fleet.attributes import read_attributes
-    from osbuild.agent.fleet.connection import FleetServer, next_pause
-    from osbuild.agent.fleet.follower import Follower
-    from osbuild.agent.fleet.identity import authority_context, prepare_identity, rotate_identity
-    from osbuild.agent.fleet.order import OrderedInstaller
-    from osbuild.agent.fleet.request_carrier import RequestCarrier
-    from osbuild.agent.fleet.settings import load_settings
+    """Follow the server for ever. Returns 1 after an error of this device."""
+    from osbuild.agent.fleet.child_process import run_in_child
 
     folder = os.environ.get("CREDENTIALS_DIRECTORY")  # systemd.exec(5), LoadCredential=
-    settings = load_settings(system, f"{folder}/{CREDENTIAL}" if folder else AGENT_FILE)
-    if settings is None:
-        raise Problem("the seed names no update server with an authority", where=AGENT_FILE)
+    settings_file = f"{folder}/{CREDENTIAL}" if folder else AGENT_FILE
+    state: dict[str, Any] = {}
 
-    def rotate() -> FleetServer:
-        return FleetServer(settings.base, rotate_identity(system, settings).make_context())
+    def poll() -> dict[str, Any]:
+        # TLS and HTTP need as much memory as all the rest. A process that waits for the next poll has neither.
+        from osbuild.agent.fleet.poll import PollState, poll_once
 
-    failures = 0
-    while True:
-        try:
-            if settings.authorization:
-                context = authority_context(settings)
-            else:
-                context = prepare_identity(system, settings).make_context()
-        except Problem as problem:
-            print(*problem.lines(), sep="\n", file=sys.stderr, flush=True)
-            failures += 1
-            time.sleep(next_pause(failures))
-            continue
-        failures = 0
-        server = FleetServer(settings.base, context, settings.authorization)
-        follower = Follower(
-            system,
-            server,
-            OrderedInstaller(system),
-            lambda: read_attributes(system),
-            RequestCarrier(system, rotate),
-            windows=settings.windows,
-        )
-        follower.follow(CHECK_CERTIFICATE)
+        new_state, pause = poll_once(system, settings_file, PollState(**state))
+        return {"state": asdict(new_state), "pause": pause}
+
+    while (answer := run_in_child(poll)) is not None:
+        state = answer["state"]
+        time.sleep(answer["pause"])
+    return 1
 
 
 def install(system: System) -> int:

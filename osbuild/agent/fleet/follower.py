@@ -1,6 +1,5 @@
 """Follows an update server: one poll after the other, and what each one asks for."""
 
-import gc
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -64,15 +63,6 @@ class Follower:
     windows: MaintenanceWindows | None = None
     clock: Callable[[], float] = time.time
     postponed: str = ""  # the last action that was reported to wait
-
-    def follow(self, seconds: float) -> None:
-        """Follow the server for at least so many seconds."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            pause = self.step()
-            # Connections are cycles of objects with much memory outside of Python, which its collector does not count.
-            gc.collect()
-            time.sleep(pause)
 
     def step(self) -> float:
         """Poll once, and do what is asked. Return the seconds until the next poll. Raises `OSError` of this device."""
