@@ -1,19 +1,22 @@
 """`edge-osbuild fleet`: the devices of an update server."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from osbuild.cli.fleet_completion import complete_bundles, complete_devices
 from osbuild.cli.fleet_connection import connect, format_time, print_json
+from osbuild.cli.fleet_context import context, context_option
 from osbuild.cli.fleet_request import diagnostics, request, requests
-from osbuild.cli.fleet_rollout import rollout
+from osbuild.cli.fleet_rollout import WATCH, rollout
 from osbuild.cli.fleet_tag import tag
 from osbuild.cli.location import LOCATION
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.config.secrets import resolve_secret
-from osbuild.shared.errors import Error
+from osbuild.shared.errors import Error, UsageError
 
 if TYPE_CHECKING:
     from osbuild.fleet.management.messages import DeviceView
@@ -22,47 +25,62 @@ HOUR = 3600
 
 
 @click.group(short_help="show and update the devices of an update server")
+@context_option
 def command() -> None:
     """Show and update the devices of an update server."""
 
 
-for subcommand in (rollout, tag, request, requests, diagnostics):
+for subcommand in (rollout, tag, context, request, requests, diagnostics):
     command.add_command(subcommand)
 
 
 @command.command(short_help="remember an update server")
-@click.argument("url")
+@click.argument("server", nargs=-1, required=True, metavar="[NAME] URL")
 @click.option("--ca", type=LOCATION, required=True, metavar="FILE", help="Certificate of the server's authority.")
 @click.option("--token", required=True, metavar="SECRET", help="Access token: file:PATH or env:NAME.")
-def login(url: str, ca: Path, token: str) -> None:
-    """Remember the update server at URL for the commands `fleet` and `publish`."""
-    from osbuild.fleet.client import FleetClient, FleetContext, save_context
+def login(server: tuple[str, ...], ca: Path, token: str) -> None:
+    """Remember the update server at URL as NAME, and use it from now on for the commands `fleet` and `publish`."""
+    from osbuild.fleet.client import FleetClient
+    from osbuild.fleet.contexts import DEFAULT, FleetContext, load_contexts, save_contexts
 
+    if len(server) > 2:
+        raise UsageError(f"{len(server)} arguments, but at most 2 are expected", hint="write [NAME] URL")
+    name, url = server if len(server) == 2 else (DEFAULT, server[0])
     try:
         authority = ca.read_text()
     except OSError as error:
         hint = "name the file server-ca.crt of the server's data folder"
         raise Error(f"the certificate can't be read: {error.strerror}", where=str(ca), hint=hint) from error
-    context = FleetContext(url.rstrip("/"), authority, resolve_secret(token, folder=Path()))
-    FleetClient(context).list_bundles()  # fails if the server does not accept it
-    save_context(context)
+    new = FleetContext(url.rstrip("/"), authority, resolve_secret(token, folder=Path()))
+    FleetClient(new).list_bundles()  # fails if the server does not accept it
+    save_contexts(load_contexts().with_context(name, new))
 
 
 @command.command(short_help="list devices")
+@click.option("--watch", is_flag=True, help="Then print each device that has changed, until Ctrl+C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the devices as JSON.")
-def devices(as_json: bool) -> None:
+def devices(watch: bool, as_json: bool) -> None:
     """List the devices, with what each of them does."""
-    views = connect().list_devices()
+    client = connect()
+    views = client.list_devices()
     if as_json:
         print_json(views)
     elif views:
         print_lines(align_columns([device_row(view) for view in views]))
     else:
         click.echo("no device is enrolled; `edge-osbuild fleet enrol-token` creates a token for one")
+    while watch:
+        time.sleep(WATCH)
+        before, views = {device_row(view) for view in views}, client.list_devices()
+        changed = [view for view in views if device_row(view) not in before]
+        if changed and as_json:
+            print_json(changed)
+        elif changed:
+            print_lines(align_columns([device_row(view) for view in changed]))
 
 
 @command.command(short_help="show one device")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_devices)
 @click.option("--json", "as_json", is_flag=True, help="Print the device as JSON.")
 def device(name: str, as_json: bool) -> None:
     """Show the device NAME, its attributes and its actions."""
@@ -83,7 +101,8 @@ def device(name: str, as_json: bool) -> None:
 @click.option("--expires", type=click.IntRange(min=1), default=24, show_default=True, metavar="HOURS",
               help="How long it is valid.")  # fmt: skip
 @click.option("--note", default="", help="What it is for.")
-@click.option("--device", metavar="NAME", help="The only device that may use it, also if it has enrolled before.")
+@click.option("--device", metavar="NAME", shell_complete=complete_devices,
+              help="The only device that may use it, also if it has enrolled before.")  # fmt: skip
 def enrol_token(uses: int, expires: int, note: str, device: str | None) -> None:
     """Create a token with which devices enrol, and print it."""
     from osbuild.fleet.management.messages import NewEnrolmentToken
@@ -92,8 +111,8 @@ def enrol_token(uses: int, expires: int, note: str, device: str | None) -> None:
 
 
 @command.command(short_help="tell a device to install a bundle")
-@click.argument("name")
-@click.argument("bundle", type=int)
+@click.argument("name", shell_complete=complete_devices)
+@click.argument("bundle", type=int, shell_complete=complete_bundles)
 @click.option("--kind", type=click.Choice(["forced", "soft", "download-only"]), default="forced", show_default=True,
               help="Install at once, when it suits the device, or only write the other slot.")  # fmt: skip
 def update(name: str, bundle: int, kind: str) -> None:
@@ -106,7 +125,7 @@ def update(name: str, bundle: int, kind: str) -> None:
 
 
 @command.command(short_help="accept a device no more")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_devices)
 def decommission(name: str) -> None:
     """Accept the device NAME no more. To enrol again, it needs a token of `enrol-token --device NAME`."""
     connect().decommission_device(name)

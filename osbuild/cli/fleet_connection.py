@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from osbuild.cli.fleet_context import chosen_context
+
 if TYPE_CHECKING:
     from osbuild.fleet.client import FleetClient
 
 
 def connect() -> "FleetClient":
     """Return a client of the remembered server. Raises `Error`."""
-    from osbuild.fleet.client import FleetClient, load_context
+    from osbuild.fleet.client import FleetClient
 
-    return FleetClient(load_context())
+    return FleetClient(chosen_context())
 
 
 def format_time(milliseconds: int) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from osbuild.cli.fleet_completion import complete_bundles, complete_rollouts
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.shared.errors import UsageError
@@ -52,7 +53,7 @@ def rollout() -> None:
 
 @rollout.command(short_help="create a rollout")
 @click.argument("name")
-@click.argument("bundle", type=int)
+@click.argument("bundle", type=int, shell_complete=complete_bundles)
 @click.option("--select", "patterns", multiple=True, metavar="KEY=PATTERN",
               help="Only devices whose attribute KEY, or `name`, matches the PATTERN. May be repeated.")  # fmt: skip
 @click.option("--groups", default="100", show_default=True, metavar="GROUP,…",
@@ -113,7 +114,7 @@ def list_all(as_json: bool) -> None:
 
 
 @rollout.command(short_help="show one rollout")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_rollouts)
 @click.option("--watch", is_flag=True, help="Show it again and again until it ends or pauses.")
 @as_json_option
 def show(name: str, watch: bool, as_json: bool) -> None:
@@ -131,7 +132,7 @@ def show(name: str, watch: bool, as_json: bool) -> None:
 
 
 @rollout.command(short_help="start a rollout")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_rollouts)
 @as_json_option
 def start(name: str, as_json: bool) -> None:
     """Start the rollout NAME."""
@@ -139,7 +140,7 @@ def start(name: str, as_json: bool) -> None:
 
 
 @rollout.command(short_help="start no further group for now")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_rollouts)
 @as_json_option
 def pause(name: str, as_json: bool) -> None:
     """Pause the rollout NAME: devices that have their orders go on, but no further group begins."""
@@ -147,7 +148,7 @@ def pause(name: str, as_json: bool) -> None:
 
 
 @rollout.command(short_help="go on with a paused rollout")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_rollouts)
 @click.option("--bundle", type=int, help="Number of another bundle, for all devices that have not succeeded yet.")
 @click.option("--retry", is_flag=True, help="Let the devices that have failed try again.")
 @as_json_option
@@ -160,7 +161,7 @@ def resume(name: str, bundle: int | None, retry: bool, as_json: bool) -> None:
 
 
 @rollout.command(short_help="end a rollout")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_rollouts)
 @as_json_option
 def abort(name: str, as_json: bool) -> None:
     """End the rollout NAME: what devices have not switched to yet is cancelled."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from osbuild.cli.fleet_context import chosen_context, context_option
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import REFERENCE, as_object
 from osbuild.config.secrets import resolve_secret
@@ -60,6 +61,7 @@ class PublishOptions:
 @click.option("--soft", is_flag=True, help="hawkBit: let each device install when it suits it.")
 @click.option("--confirm", is_flag=True, help="hawkBit: ask for a confirmation on each device.")
 @click.option("--now", is_flag=True, help="hawkBit: start the rollout at once.")
+@context_option
 @as_object(PublishOptions)
 def command(options: PublishOptions) -> None:
     """Upload BUNDLE to the update server of `edge-osbuild fleet login`, which checks its signature.
@@ -73,9 +75,9 @@ def command(options: PublishOptions) -> None:
         return
     import msgspec
 
-    from osbuild.fleet.client import FleetClient, load_context
+    from osbuild.fleet.client import FleetClient
 
-    view = FleetClient(load_context()).publish_bundle(options.bundle)
+    view = FleetClient(chosen_context()).publish_bundle(options.bundle)
     if options.as_json:
         click.echo(msgspec.json.encode(view))
     else:
@@ -97,6 +99,8 @@ def check_options(options: PublishOptions) -> None:
     of_rollout = [option for option in named if option not in ("--login", "--ca", "--keys", "--rollout")]
     if options.rollout is None and of_rollout:
         raise UsageError(f"{of_rollout[0]} needs --rollout", hint="name the rollout that hawkBit must create")
+    if options.hawkbit is not None and source("context") is ParameterSource.COMMANDLINE:
+        raise UsageError("--context is not for --hawkbit", hint="leave out one of them")
     if options.hawkbit is not None and options.login is None:
         raise UsageError("--hawkbit needs --login", hint="write --login env:NAME; the variable has USER:PASSWORD")
 

@@ -121,10 +121,11 @@ def command(options: SeedOptions) -> None:
 
 def enrolment_settings(node: str) -> tuple[str, ...]:
     """Return the settings with which a node enrols, with a new token for it. Raises `Error`."""
-    from osbuild.fleet.client import FleetClient, load_context
+    from osbuild.cli.fleet_context import chosen_context
+    from osbuild.fleet.client import FleetClient
     from osbuild.fleet.management.messages import NewEnrolmentToken
 
-    context = load_context()
+    context = chosen_context()
     token = FleetClient(context).create_enrolment_token(NewEnrolmentToken(1, ENROLMENT_TIME, f"seed of {node}", node))
     # Secrets are given by reference; those in the environment of this process are left nowhere.
     os.environ.update({TOKEN_VARIABLE: token, AUTHORITY_VARIABLE: context.authority})

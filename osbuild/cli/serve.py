@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from osbuild.cli.deployment import image, read_keyring, unit
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import REFERENCE, as_object
 from osbuild.config.secrets import resolve_secret
@@ -23,6 +24,7 @@ class ServeOptions:
     listen: str
     names: tuple[str, ...]
     keys: Path | None
+    keyring: Path | None
     poll: int
     gateway_token: str | None
     most_downloads: int | None
@@ -31,7 +33,7 @@ class ServeOptions:
     access_log: bool
 
 
-@click.command(short_help="serve updates to devices, and watch them")
+@click.group(short_help="serve updates to devices, and watch them", invoke_without_command=True)
 @click.option("--data", type=LOCATION, default="build/fleet", show_default=True, metavar="FOLDER",
               help="Folder of the database, the bundles and the keys. It is created if it does not exist.")  # fmt: skip
 @click.option("--listen", default="127.0.0.1:8443", show_default=True, metavar="HOST:PORT",
@@ -40,6 +42,8 @@ class ServeOptions:
               help="Name or address of the server in its certificate. May be repeated.")  # fmt: skip
 @click.option("--keys", type=LOCATION, metavar="FOLDER",
               help="Keys whose bundles are accepted. Default: the development keys.")  # fmt: skip
+@click.option("--keyring", type=LOCATION, metavar="FILE",
+              help="Certificates whose bundles are accepted (PEM), instead of --keys.")  # fmt: skip
 @click.option("--poll", type=click.IntRange(min=1, max=7 * 24 * 3600), default=300, show_default=True,
               metavar="SECONDS", help="Time between two polls of an idle device.")  # fmt: skip
 @click.option("--gateway-token", metavar=REFERENCE,
@@ -57,12 +61,15 @@ def command(options: ServeOptions) -> None:
     The first start creates the data folder, the server's certificate authority, and an access token of an
     administrator, which is printed once.
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     from osbuild.fleet import server
 
     if options.log_format == "json":
         log.use_json_lines()
     host, port = split_address(options.listen)
-    keyring = signing_keys(options.keys).keyring()
+    own = options.keyring
+    keyring = signing_keys(options.keys).keyring() if own is None else read_keyring(own, options.keys)
     gateway = options.gateway_token and resolve_secret(options.gateway_token, folder=Path())
     prepared = server.prepare_server(
         server.ServerOptions(
@@ -83,3 +90,7 @@ def split_address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"this is not an address: {text}", hint="write HOST:PORT, such as 0.0.0.0:8443")
     return host.strip("[]"), int(port)
+
+
+command.add_command(unit)
+command.add_command(image)

@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import http
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
 
+import msgspec
 from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.routes import device_routes
 from osbuild.fleet.enrolment import enrolment_routes
+from osbuild.fleet.management.endpoint import BASE as MANAGEMENT
+from osbuild.fleet.management.endpoint import answer_problem
 from osbuild.fleet.management.routes import management_routes
 from osbuild.fleet.operations.metrics import Metrics
 from osbuild.fleet.operations.recorder import RequestRecorder
@@ -68,10 +72,16 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
                     await task
             await service.store_contacts()
 
+    @cache
+    def describe() -> bytes:
+        from osbuild.fleet.operations.openapi import describe_api  # few servers are ever asked for it
+
+        return msgspec.json.encode(describe_api(routes))
+
     # The first one that fits is used; those of devices are asked for most.
-    routes = [
+    routes: list[BaseRoute] = [
         *device_routes(service),
-        *operations_routes(service, metrics),
+        *operations_routes(service, metrics, describe),
         *enrolment_routes(service),
         *management_routes(service),
         *page_routes(service),
@@ -84,11 +94,15 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
     return application
 
 
-async def answer_http_error(_request: Request, error: Exception) -> Response:
-    """Answer an address that does not exist, or a wrong method, in the form of all refusals."""
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """Answer an address that does not exist, or a wrong method, in the form of the API's refusals."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     reason = http.HTTPStatus(status).phrase
-    return answer_refusal(Refused(status, reason.lower().replace(" ", "-"), reason))
+    refusal = Refused(status, reason.lower().replace(" ", "-"), reason)
+    answer = answer_problem(refusal) if request.url.path.startswith(MANAGEMENT) else answer_refusal(refusal)
+    if isinstance(error, HTTPException) and error.headers:
+        answer.headers.update(error.headers)  # such as Allow (RFC 9110, section 15.5.6)
+    return answer
 
 
 async def answer_nothing(_request: Request, _error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from osbuild.fleet.tables import bundles
 from osbuild.shared.files import open_new, sync_path
 
 CHUNK = 2**20
+FILENAME = re.compile(r"[A-Za-z0-9_+~-][A-Za-z0-9._+~-]{0,127}", re.ASCII)
 BY_ID = PreparedRead(select(bundles).where(bundles.c.id == bindparam("bundle_id")))
 
 
@@ -87,6 +89,13 @@ class FileStore:
             raise
         sync_path(self.folder)
         return stored
+
+
+def check_filename(name: str) -> None:
+    """Raise `Refused` if a file of a bundle can't have this name: devices and people use it as a path."""
+    if FILENAME.fullmatch(name) is None:
+        message = "the name of a bundle has 1 to 128 letters, digits and any of . _ + ~ -, and begins with no dot"
+        raise Refused(400, "bad-filename", message)
 
 
 def add_bundle(connection: Connection, named: NewBundle, stored: StoredFile, now: int) -> PublishedBundle:

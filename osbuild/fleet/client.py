@@ -1,9 +1,7 @@
 """A client of the management API, for the command line."""
 
-import os
 import ssl
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +10,7 @@ import httpx
 import msgspec
 
 from osbuild.fleet.audit import AuditEntry
+from osbuild.fleet.contexts import LOGIN, FleetContext
 from osbuild.fleet.management.messages import (
     AccessTokenView,
     ActionView,
@@ -29,44 +28,10 @@ from osbuild.fleet.management.messages import (
     ResumeOrder,
     RolloutView,
 )
-from osbuild.host.output import write_output
 from osbuild.shared.errors import Error
 
 TIMEOUT = httpx.Timeout(30.0, read=600.0)  # the server checks a bundle before it answers
 CHUNK = 2**20
-PRIVATE = 0o600
-LOGIN = "log in first: edge-osbuild fleet login URL --ca FILE --token file:PATH"
-
-
-@dataclass(frozen=True)
-class FleetContext:
-    """A server, the certificate of its authority as PEM, and the access token of the user."""
-
-    url: str
-    authority: str
-    token: str
-
-
-def context_file() -> Path:
-    """Return the file that stores the context (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edge-osbuild/fleet.json"
-
-
-def save_context(context: FleetContext) -> None:
-    """Store the context for later commands, readable by the user only. Raises `Error`."""
-    path = context_file()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_output(path, msgspec.json.encode(asdict(context)), mode=PRIVATE)
-
-
-def load_context() -> FleetContext:
-    """Return the stored context. Raises `Error` if there is none."""
-    try:
-        return msgspec.json.decode(context_file().read_bytes(), type=FleetContext)
-    except FileNotFoundError as error:
-        raise Error("no update server is known", hint=LOGIN) from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise Error(f"the stored login can't be read: {error}", where=str(context_file()), hint=LOGIN) from error
 
 
 class FleetClient:
@@ -90,6 +55,12 @@ class FleetClient:
             if not page:
                 return devices
             devices += page
+
+    def find_names(self, begin: str) -> list[str]:
+        """Return the names of the first devices that begin with `begin`, and maybe of some others."""
+        after = f"{begin[:-1]}{chr(ord(begin[-1]) - 1)}\uffff" if begin else ""
+        views = msgspec.json.decode(self._call("GET", "/devices", params={"after": after}), type=list[DeviceView])
+        return [view.name for view in views]
 
     def read_device(self, name: str) -> DeviceView:
         """Return a device with its newest actions."""

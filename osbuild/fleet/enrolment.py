@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection, Row, select, update
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.authorities import issue_device_certificate
@@ -24,6 +24,7 @@ from osbuild.fleet.database import insert_row
 from osbuild.fleet.ddi.access import certified_name, client_certificate
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.endpoint import read_body
+from osbuild.fleet.description import ApiAccess, ApiRoute
 from osbuild.fleet.devices import FleetDevice, check_name, find_device, register_device
 from osbuild.fleet.rate_limit import RateLimit
 from osbuild.fleet.refusal import Refused
@@ -129,7 +130,7 @@ def enrolment_routes(service: Service) -> list[BaseRoute]:
         name = ""
         try:
             if limit.is_reached(address, service.clock()):
-                raise Refused(429, "too-many-requests", "too many enrolments were refused: try again in a minute")
+                raise Refused(429, "too-many-requests", "too many enrolments were refused: try again in a minute", 60)
             message = parse_request(await read_body(request))
             name = message.device
             return await enrol_device(service, message, address)
@@ -156,7 +157,10 @@ def enrolment_routes(service: Service) -> list[BaseRoute]:
         except ClientDisconnect:
             return Response(status_code=400)
 
-    return [Route(ENROL, enrol, methods=["POST"]), Route(RENEW, renew, methods=["POST"])]
+    return [
+        ApiRoute(ENROL, enrol, {"POST": enrol}, ApiAccess.everybody),
+        ApiRoute(RENEW, renew, {"POST": renew}, ApiAccess.everybody),
+    ]
 
 
 def parse_request(body: bytes) -> EnrolmentRequest:

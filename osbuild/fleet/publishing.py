@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundle_check import check_bundle
-from osbuild.fleet.bundles import NewBundle, PublishedBundle, add_bundle
+from osbuild.fleet.bundles import NewBundle, PublishedBundle, add_bundle, check_filename
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 from osbuild.shared.sizes import format_bytes
@@ -81,6 +81,7 @@ async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced
 
 async def publish_upload(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
     """Check an uploaded bundle, offer it, and record that. Raises `Refused`."""
+    check_filename(filename)
     file.contents.flush()
     checked = await run_in_threadpool(check_bundle, file.path, service.keyring)
     file.contents.seek(0)

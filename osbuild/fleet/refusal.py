@@ -1,14 +1,22 @@
 """Requests that the update server refuses."""
 
+RETRY_AFTER = 3600  # seconds: what is used up is not soon free again
+
 
 class Refused(Exception):
     """A request is refused with an HTTP status. `code` names the reason for programs, `message` for people."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, retry_after: int = RETRY_AFTER) -> None:
         super().__init__(message)
+        self.retry_after = retry_after  # seconds; only sent with 429
         self.status = status
         self.code = code
         self.message = message
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer that any client needs (RFC 6585, section 4)."""
+        return {"retry-after": str(self.retry_after)} if self.status == 429 else {}
 
 
 def not_found(message: str) -> Refused:

@@ -8,18 +8,24 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LARGEST_HEAD = 64 * 1024  # bytes of a request line with its headers
 PATIENCE = 30.0  # seconds for them
+READ_PATIENCE = 60.0  # seconds in which a client must read some of an answer, at least 48 KiB
+LINGER = 10.0  # seconds for the rest of a request that is answered already
+MOST_PIPELINED = 32  # requests that wait for answers to earlier ones of the same connection
 
 
 class SecureProtocol(HttpToolsProtocol):
     """Adds the client's certificate to each request, as in the ASGI specification's TLS extension.
 
-    A connection is closed if the headers of a request are too long, or do not arrive in time.
+    A connection is closed if the headers of a request are too long, or do not arrive in time, if the client does not
+    read its answer, or if it sends too many requests at once.
     """
 
     _tls: dict[object, object] | None = None
     _head = 0  # bytes that have arrived since the last complete headers
     _in_head = True
+    _in_message = False
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -31,16 +37,32 @@ class SecureProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._reading = self.loop.call_later(READ_PATIENCE, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._head += len(data)
         super().data_received(data)
         if self._in_head and self._head > LARGEST_HEAD:
             self.transport.abort()
+        elif self._is_unwatched():
+            self._expect_head()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError("too many pipelined requests")  # answered with 400, and the connection is closed
         self._expect_head()
+        self._in_message = True
         super().on_message_begin()
         if self._tls is not None:
             self.scope["extensions"] = {"tls": self._tls}
@@ -49,6 +71,26 @@ class SecureProtocol(HttpToolsProtocol):
         self._in_head, self._head = False, 0
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        self._stop_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._in_message and not self._in_head:
+            # The client may still send, because it has to read the answer first, but not for as long as it likes.
+            self._stop_timer()
+            self._timer = self.loop.call_later(LINGER, self.transport.abort)
+
+    def _is_unwatched(self) -> bool:
+        """Whether nothing is in progress, and nothing would close the connection after a time.
+
+        uvicorn forgets the end of an idle connection when it receives something that does not begin a request.
+        """
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and self._timer is None and self.timeout_keep_alive_task is None
 
     def _expect_head(self) -> None:
         self._in_head, self._head = True, 0

@@ -1,6 +1,7 @@
 """The update server as a process: its data folder, TLS, and the HTTP server."""
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
@@ -157,6 +158,9 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
         proxy_headers=False,  # anybody could send them
     )  # fmt: skip
     log.print_library_warnings()
+    # Anybody can cause these messages, as often as they like.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # "SSL connection is closed"
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
     server = _Server(config)
 
     async def renew() -> None:

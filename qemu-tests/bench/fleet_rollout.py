@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.fleet_server import BASE, DEVICES, MEMBERS, LoadedServer, send_request
-from osbuild.fleet.client import FleetClient, FleetContext
+from osbuild.fleet.client import FleetClient
+from osbuild.fleet.contexts import FleetContext
 from osbuild.fleet.management.messages import NewGroup, NewRollout
 from osbuild.fleet.states import RolloutState
 from osbuild.shared.errors import Error

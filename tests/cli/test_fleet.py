@@ -1,10 +1,7 @@
 """`publish` and `fleet` against a real update server."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import yaml
 
 from osbuild.keys.key_folder import load_keys
+from tests.support.fleet_command_line import CommandLine
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import RunningServer, create_token, running_server
 
@@ -20,20 +18,6 @@ from tests.support.update_server import RunningServer, create_token, running_ser
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with running_server(tmp_path_factory.mktemp("server")) as server:
         yield server
-
-
-class CommandLine:
-    """`edge-osbuild` of one user, who has logged in."""
-
-    def __init__(self, server: RunningServer, home: Path, token: str = "") -> None:
-        self.environ = {**os.environ, "XDG_CONFIG_HOME": str(home), "FLEET_TOKEN": token or server.token}
-        self.run("fleet", "login", server.url, "--ca", f"{server.data}/tls/server-ca.crt", "--token", "env:FLEET_TOKEN")
-
-    def run(self, *arguments: str | Path, status: int = 0) -> str:
-        command = [sys.executable, "-m", "osbuild", *map(str, arguments)]
-        result = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)
-        assert result.returncode == status, result.stdout + result.stderr
-        return result.stdout if status == 0 else result.stderr
 
 
 @pytest.fixture

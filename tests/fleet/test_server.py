@@ -200,8 +200,9 @@ def test_a_damaged_bundle_or_one_of_others_is_refused(server: RunningServer, tmp
 def test_refused_enrolments_of_one_address_do_not_fill_the_log(server: RunningServer, tmp_path: Path) -> None:
     with server.anybody() as anybody:
         body = {"device": "device-1", "token": "wrong", "request": "x"}
-        statuses = [anybody.post("/enrol/v1", json=body).status_code for _ in range(14)]
-    assert statuses == [403] * 10 + [429] * 4
+        answers = [anybody.post("/enrol/v1", json=body) for _ in range(14)]
+    assert [answer.status_code for answer in answers] == [403] * 10 + [429] * 4
+    assert answers[-1].headers["retry-after"] == "60" and "retry-after" not in answers[0].headers
     with server.people() as people:
         assert [entry["event"] for entry in people.get("/audit").json()].count("enrolment refused") == 10
 

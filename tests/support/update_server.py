@@ -21,6 +21,7 @@ from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.private_key import generate_key, key_to_pem, load_key
 
 BASE = "/DEFAULT/controller/v1"
+PATIENT = 60.0  # seconds for what a server does at once on an idle machine
 
 
 @dataclass
@@ -37,7 +38,7 @@ class RunningServer:
 
     def people(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.token}"}
-        return httpx.Client(verify=self.context(), base_url=f"{self.url}/api/v1", headers=headers)
+        return httpx.Client(verify=self.context(), base_url=f"{self.url}/api/v1", headers=headers, timeout=PATIENT)
 
     @property
     def port(self) -> int:
@@ -98,7 +99,7 @@ class RunningServer:
         return document
 
     def anybody(self) -> httpx.Client:
-        return httpx.Client(verify=self.context(), base_url=self.url)
+        return httpx.Client(verify=self.context(), base_url=self.url, timeout=PATIENT)
 
     def enrol(self, name: str, token: str, folder: Path) -> httpx.Client:
         """Return a client with the certificate that the server gives to the device `name`. Its key may be there."""
@@ -117,7 +118,7 @@ class RunningServer:
         """Return a client with the certificate of a device."""
         context = self.context()
         context.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
-        return httpx.Client(verify=context, base_url=self.url)
+        return httpx.Client(verify=context, base_url=self.url, timeout=PATIENT)
 
     def _accept(self, name: str, folder: Path, answer: httpx.Response) -> httpx.Client:
         assert answer.status_code == 200, answer.text
@@ -150,10 +151,10 @@ def start_server(data: Path, *options: str, keys: Path | None = None) -> Running
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[RunningServer]:
+def running_server(folder: Path, *options: str) -> Iterator[RunningServer]:
     """Run a server with its data in `folder`/fleet and new keys in `folder`/keys. It must end in order."""
     create_keys(folder / "keys", "Example", PrivateKeyAccess())
-    server = start_server(folder / "fleet")
+    server = start_server(folder / "fleet", *options)
     try:
         yield server
     finally:

@@ -52,4 +52,4 @@ def answer_refusal(refusal: Refused) -> Response:
     if refusal.status == 401:
         return Response(status_code=401, headers={"www-authenticate": 'TargetToken realm="edge-osbuild"'})
     document = {"exceptionClass": "Refused", "errorCode": refusal.code, "message": refusal.message, "info": {}}
-    return Response(msgspec.json.encode(document), refusal.status, media_type=JSON)
+    return Response(msgspec.json.encode(document), refusal.status, refusal.headers, media_type=JSON)

@@ -8,7 +8,6 @@ from urllib.parse import quote
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from osbuild.fleet import actions
 from osbuild.fleet.actions import UpdateAction
@@ -16,6 +15,7 @@ from osbuild.fleet.ddi.access import identify_device
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.documents import Links
 from osbuild.fleet.ddi.messages import LARGEST_MESSAGE
+from osbuild.fleet.description import ApiAccess, ApiRoute
 from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
@@ -41,7 +41,7 @@ register_url_convertor("number", _NumberConvertor())
 Handler = Callable[[Request, Service, FleetDevice], Awaitable[Response]]
 
 
-def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Route:
+def device_route(service: Service, path: str, methods: dict[str, Handler]) -> ApiRoute:
     """Return the route of a resource of devices, with a handler for each method."""
 
     async def endpoint(request: Request) -> Response:
@@ -51,7 +51,7 @@ def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Ro
         except Refused as refusal:
             return answer_refusal(refusal)
 
-    return Route(BASE + path, endpoint, methods=list(methods))
+    return ApiRoute(BASE + path, endpoint, methods, ApiAccess.device)
 
 
 async def read_body(request: Request, largest: int = LARGEST_MESSAGE) -> bytes:

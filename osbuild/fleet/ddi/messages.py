@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import cbor2
 import msgspec
@@ -15,23 +15,31 @@ from osbuild.fleet.states import Execution, Finished
 T = TypeVar("T")
 LARGEST_MESSAGE = 256 * 1024  # bytes
 CBOR = "application/cbor"
+Code = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # what the database stores
+Timestamp = Annotated[int, msgspec.Meta(ge=-(2**62), lt=2**62)]
 TYPES = ("application/json", "application/hal+json", CBOR)
 
 
-class _Result(msgspec.Struct):
+class ReportedResult(msgspec.Struct):
+    """How an action has ended."""
+
     finished: Finished
 
 
-class _Status(msgspec.Struct):
+class ReportedStatus(msgspec.Struct):
+    """The state of an action. `details` are messages."""
+
     execution: Execution
-    result: _Result
-    code: int | None = None
+    result: ReportedResult
+    code: Code | None = None
     details: list[str] | str | None = None
 
 
-class _Feedback(msgspec.Struct):
-    status: _Status
-    timestamp: int | None = None
+class ActionFeedback(msgspec.Struct):
+    """What a device reports about an action."""
+
+    status: ReportedStatus
+    timestamp: Timestamp | None = None
 
 
 class Confirmation(StrEnum):
@@ -41,25 +49,31 @@ class Confirmation(StrEnum):
     denied = "denied"
 
 
-class _ConfirmationFeedback(msgspec.Struct):
+class ConfirmationFeedback(msgspec.Struct):
+    """Whether a device confirms an update. `details` are messages."""
+
     confirmation: Confirmation
-    code: int | None = None
+    code: Code | None = None
     details: list[str] | str | None = None
 
 
-class _Installed(msgspec.Struct):
+class InstalledVersion(msgspec.Struct):
+    """The bundle that a device has installed otherwise."""
+
     name: str
     version: str
 
 
-class _Attributes(msgspec.Struct):
+class DeviceAttributes(msgspec.Struct):
+    """What a device says about itself."""
+
     data: dict[str, str | None]
     mode: AttributeMode = AttributeMode.merge
 
 
 def parse_feedback(body: bytes, media_type: str) -> DeviceReport:
     """Return the report in the body of a request for `feedback`. Raises `Refused`."""
-    feedback = _decode(body, media_type, _Feedback)
+    feedback = _decode(body, media_type, ActionFeedback)
     status = feedback.status
     details = [status.details] if isinstance(status.details, str) else status.details or []
     return DeviceReport(status.execution, status.result.finished, status.code, tuple(details), feedback.timestamp)
@@ -67,7 +81,7 @@ def parse_feedback(body: bytes, media_type: str) -> DeviceReport:
 
 def parse_confirmation(body: bytes, media_type: str) -> DeviceReport:
     """Return the answer in the body of a request for `confirmationBase`. Raises `Refused`."""
-    answer = _decode(body, media_type, _ConfirmationFeedback)
+    answer = _decode(body, media_type, ConfirmationFeedback)
     details = [answer.details] if isinstance(answer.details, str) else answer.details or []
     execution = Execution.proceeding if answer.confirmation is Confirmation.confirmed else Execution.rejected
     return DeviceReport(execution, Finished.none, answer.code, (f"{answer.confirmation} by the device", *details))
@@ -75,13 +89,13 @@ def parse_confirmation(body: bytes, media_type: str) -> DeviceReport:
 
 def parse_installed(body: bytes, media_type: str) -> tuple[str, str]:
     """Return the name and version in the body of a request for `installedBase`. Raises `Refused`."""
-    installed = _decode(body, media_type, _Installed)
+    installed = _decode(body, media_type, InstalledVersion)
     return installed.name, installed.version
 
 
 def parse_attributes(body: bytes, media_type: str) -> tuple[AttributeMode, Mapping[str, str | None]]:
     """Return the mode and the attributes in the body of a request for `configData`. Raises `Refused`."""
-    parsed = _decode(body, media_type, _Attributes)
+    parsed = _decode(body, media_type, DeviceAttributes)
     return parsed.mode, parsed.data
 
 

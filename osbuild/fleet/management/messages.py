@@ -240,6 +240,25 @@ class BundleView(msgspec.Struct):
     created: int
 
 
+class CreatedAccessToken(msgspec.Struct):
+    """An access token that was created, with its secret."""
+
+    name: str
+    token: str
+    role: str
+    expires: int
+
+
+class TargetToken(msgspec.Struct):
+    """The own token of a device (DDI)."""
+
+    token: str
+
+
+class EmptyAnswer(msgspec.Struct):
+    """The answer to an order that has nothing to say."""
+
+
 class ApiProblem(msgspec.Struct):
     """Why a request is refused."""
 

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from osbuild.fleet import actions, bundles
-from osbuild.fleet.audit import Origin, read_audit, record_event
+from osbuild.fleet.audit import AuditEntry, Origin, read_audit, record_event
 from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.decommission import end_device
@@ -19,6 +19,7 @@ from osbuild.fleet.management.messages import (
     ActionView,
     BundleView,
     DeviceView,
+    EmptyAnswer,
     NewAction,
     NewTags,
     parse_message,
@@ -121,14 +122,16 @@ async def get_bundles(_request: Request, service: Service, _origin: Origin) -> l
 
 async def put_bundle(request: Request, service: Service, origin: Origin) -> BundleView:
     """Store, check and offer the bundle in the body."""
+    filename = request.path_params["filename"]
+    bundles.check_filename(filename)
     chunks = limit_chunks(service, request.stream(), request.headers.get("content-length"))
     with receive_upload(service) as file:
         async for chunk in chunks:
             await run_in_threadpool(file.contents.write, chunk)
-        return view_bundle(await publish_upload(service, file, request.path_params["filename"], origin))
+        return view_bundle(await publish_upload(service, file, filename, origin))
 
 
-async def delete_device(request: Request, service: Service, origin: Origin) -> object:
+async def delete_device(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
     """Decommission a device: it is not accepted any more, and what it was told to do is cancelled."""
     device = known_device(request, service)
 
@@ -137,10 +140,10 @@ async def delete_device(request: Request, service: Service, origin: Origin) -> o
         record_event(connection, origin, "device decommissioned", device.name)
 
     await service.database.change(decommission)
-    return {}
+    return EmptyAnswer()
 
 
-async def get_audit(request: Request, service: Service, _origin: Origin) -> object:
+async def get_audit(request: Request, service: Service, _origin: Origin) -> list[AuditEntry]:
     text = request.query_params.get("before")
     if text is not None and not text.isdecimal():
         raise Refused(400, "bad-parameter", "`before` is the id of an entry")

@@ -10,14 +10,17 @@ from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.database import revoke_rows
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import check_name, register_device
-from osbuild.fleet.enrolment import TokenOrder, create_enrolment_token
+from osbuild.fleet.enrolment import EnrolmentToken, TokenOrder, create_enrolment_token
 from osbuild.fleet.management.access import Role, create_access_token
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.messages import (
     AccessTokenView,
+    CreatedAccessToken,
+    EmptyAnswer,
     EnrolmentTokenView,
     NewAccessToken,
     NewEnrolmentToken,
+    TargetToken,
     parse_message,
 )
 from osbuild.fleet.refusal import Refused, not_found
@@ -46,7 +49,7 @@ async def get_access_tokens(_request: Request, service: Service, _origin: Origin
     return service.database.read(lambda c: [AccessTokenView(*row) for row in c.execute(chosen)])
 
 
-async def post_access_token(request: Request, service: Service, origin: Origin) -> object:
+async def post_access_token(request: Request, service: Service, origin: Origin) -> CreatedAccessToken:
     order = parse_message(await read_body(request), NewAccessToken)
     if order.role not in Role.__members__:
         raise Refused(400, "bad-role", f"a role is one of {', '.join(Role.__members__)}")
@@ -54,10 +57,10 @@ async def post_access_token(request: Request, service: Service, origin: Origin) 
     created = await service.database.change(
         lambda c: create_access_token(c, order.name, Role[order.role], expires, origin)
     )
-    return {"name": created.name, "token": created.token, "role": created.role.name, "expires": created.expires}
+    return CreatedAccessToken(created.name, created.token, created.role.name, created.expires)
 
 
-async def delete_access_token(request: Request, service: Service, origin: Origin) -> object:
+async def delete_access_token(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
     name = request.path_params["name"]
 
     def revoke(connection: Connection) -> None:
@@ -66,7 +69,7 @@ async def delete_access_token(request: Request, service: Service, origin: Origin
         record_event(connection, origin, "access token revoked", name)
 
     await service.database.change(revoke)
-    return {}
+    return EmptyAnswer()
 
 
 async def get_enrolment_tokens(_request: Request, service: Service, _origin: Origin) -> list[EnrolmentTokenView]:
@@ -75,7 +78,7 @@ async def get_enrolment_tokens(_request: Request, service: Service, _origin: Ori
     return service.database.read(lambda c: [EnrolmentTokenView(*row) for row in c.execute(chosen)])
 
 
-async def post_enrolment_token(request: Request, service: Service, origin: Origin) -> object:
+async def post_enrolment_token(request: Request, service: Service, origin: Origin) -> EnrolmentToken:
     order = parse_message(await read_body(request), NewEnrolmentToken)
     if order.device is not None:
         check_name(order.device)
@@ -83,7 +86,7 @@ async def post_enrolment_token(request: Request, service: Service, origin: Origi
     return await service.database.change(lambda connection: create_enrolment_token(connection, token, origin))
 
 
-async def delete_enrolment_token(request: Request, service: Service, origin: Origin) -> object:
+async def delete_enrolment_token(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
     number = request.path_params["number"]
 
     def revoke(connection: Connection) -> None:
@@ -92,10 +95,10 @@ async def delete_enrolment_token(request: Request, service: Service, origin: Ori
         record_event(connection, origin, "enrolment token revoked", str(number))
 
     await service.database.change(revoke)
-    return {}
+    return EmptyAnswer()
 
 
-async def post_target_token(request: Request, service: Service, origin: Origin) -> object:
+async def post_target_token(request: Request, service: Service, origin: Origin) -> TargetToken:
     """Create the own token of a device that does not enrol, such as one with rauc-hawkbit-updater."""
     name, token = request.path_params["name"], secrets.token_hex(16)
 
@@ -104,4 +107,4 @@ async def post_target_token(request: Request, service: Service, origin: Origin) 
         record_event(connection, origin, "target token created", name)
 
     await service.database.change(create)
-    return {"token": token}
+    return TargetToken(token)

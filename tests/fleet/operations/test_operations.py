@@ -89,13 +89,15 @@ def test_requests_are_logged_only_if_wanted_as_json_and_without_secrets(tmp_path
     assert quiet.process.stderr is not None and quiet.process.stderr.read() == ""
     server = start_server(tmp_path / "fleet", "--access-log", "--log-format", "json")
     server.token = token
-    with server.client("shop-1", tmp_path) as device, server.anybody() as anybody, server.people() as people:
-        device.get(f"{BASE}/shop-1?secret=hidden")
-        people.get("/devices")
-        people.post("/devices/shop-1/target-token")
-        anybody.post("/enrol/v1", json={"device": "shop-2", "request": "x", "token": secret})
-        anybody.get("/nothing/%0d%0a%1b[31m")
-    server.process.terminate()
+    try:
+        with server.client("shop-1", tmp_path) as device, server.anybody() as anybody, server.people() as people:
+            device.get(f"{BASE}/shop-1?secret=hidden")
+            people.get("/devices")
+            people.post("/devices/shop-1/target-token")
+            anybody.post("/enrol/v1", json={"device": "shop-2", "request": "x", "token": secret})
+            anybody.get("/nothing/%0d%0a%1b[31m")
+    finally:
+        server.process.terminate()
     output, log = server.process.communicate(timeout=60)
     assert server.process.returncode == 0 and output == ""
     entries = [json.loads(line) for line in log.splitlines()]

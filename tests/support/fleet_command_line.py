@@ -1,0 +1,32 @@
+"""`edge-osbuild fleet` as its users run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.update_server import RunningServer
+
+
+class CommandLine:
+    """`edge-osbuild` of one user, who has logged in."""
+
+    def __init__(self, server: RunningServer, home: Path, token: str = "") -> None:
+        self.environ = {**os.environ, "XDG_CONFIG_HOME": str(home), "FLEET_TOKEN": token or server.token}
+        self.run("fleet", "login", server.url, "--ca", f"{server.data}/tls/server-ca.crt", "--token", "env:FLEET_TOKEN")
+
+    def run(self, *arguments: str | Path, status: int = 0) -> str:
+        command = [sys.executable, "-m", "osbuild", *map(str, arguments)]
+        result = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)
+        assert result.returncode == status, result.stdout + result.stderr
+        return result.stdout if status == 0 else result.stderr
+
+    def complete(self, line: str, **environ: str) -> list[str]:
+        """Return what bash offers after `line`. Nothing may be printed on standard error."""
+        words = line.split(" ")
+        command = [sys.executable, "-m", "osbuild"]
+        variables = {"_EDGE_OSBUILD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+        environment = {**self.environ, **variables, **environ}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.stderr == ""
+        return [item.partition(",")[2] for item in result.stdout.splitlines() if item]
