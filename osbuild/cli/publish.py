@@ -144,7 +144,8 @@ def show_published(
     if as_json:
         document = {
             "name": bundle.name, "version": bundle.version, "sha256": bundle.sha256, "module": published.module,
-            "distribution_set": published.distribution_set, "is_new": published.is_new, "rollout": rollout,
+            "distribution_set": published.distribution_set, "is_new": published.is_new,
+            "rollout": rollout and {"name": rollout.name, "status": rollout.status, "devices": rollout.total_targets},
         }  # fmt: skip
         click.echo(msgspec.json.encode(document))
         return

@@ -91,8 +91,9 @@ def test_a_bundle_a_distribution_set_and_a_rollout_in_a_real_hawkbit(keys: KeyFo
     assert (again["is_new"], again["module"], again["distribution_set"]) == (
         False, first["module"], first["distribution_set"],
     )  # fmt: skip
-    assert again["rollout"]["total_targets"] == 19, "the first device does not say that the bundle is for it"
-    groups = hawkbit.read(f"/rollouts/{again['rollout']['id']}/deploygroups")["content"]
+    assert again["rollout"]["devices"] == 19, "the first device does not say that the bundle is for it"
+    (rollout,) = hawkbit.read(f"/rollouts?q=name=={prefix}")["content"]
+    groups = hawkbit.read(f"/rollouts/{rollout['id']}/deploygroups")["content"]
     assert [(group["name"], group["totalTargets"]) for group in groups] == [
         ("group 1", 2),
         ("group 2", 8),

@@ -47,7 +47,8 @@ def test_a_device_follows_a_real_hawkbit(tmp_path: Path, kind: str) -> None:
     action = server.assign(name, bundle)
     follower.step()
     (record,) = installer.ordered
-    assert (record.action, follower.failures, status(action)) == (str(action), 0, "running")
+    assert (record.action, follower.failures) == (str(action), 0)
+    assert status(action) in ("running", "retrieved")
     server.cancel(name, action)
     follower.step()
     assert status(action) == "canceled" and follower.failures == 0
