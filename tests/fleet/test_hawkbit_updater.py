@@ -56,6 +56,9 @@ class UpdaterFleet:
         return status, output.split()[0]
 
 
+pytestmark = pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="this host has no /dev/net/tun")
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpdaterFleet]:
     folder = tmp_path_factory.mktemp("updater")

@@ -75,8 +75,8 @@ def updater_tools() -> ToolsTree:
 
     def resolve(path: Path) -> None:
         newer, archive = PackageArchive(cache, native, NEWER), PackageArchive(cache, native)
-        for source in (newer, archive):
-            source.update_index()
+        newer.update_index([f"{NEWER}-security", f"{NEWER}-updates"])  # only as far as the mirror has them
+        archive.update_index()
         added = [deb for deb in newer.resolve_packages(NEWER_PACKAGES) if deb.name in NEWER_PACKAGES]
         newer.download_packages(added)
         debs = [*(deb for deb in archive.resolve_packages(PACKAGES) if deb.name not in NEWER_PACKAGES), *added]
