@@ -2,18 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
 from osbuild.cli.deployment import image, read_keyring, unit
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import REFERENCE, as_object
+from osbuild.cli.serve_backup import backup_folder, restore_folder
 from osbuild.config.secrets import resolve_secret
 from osbuild.host import log
 from osbuild.keys.development import signing_keys
 from osbuild.shared.errors import UsageError
 
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
 ADMIN_DAYS = 365
+HISTORY_DAYS = 3 * 365
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,9 @@ class ServeOptions:
     new_admin_token: bool
     log_format: str
     access_log: bool
+    database: str | None
+    artifact_url: str | None
+    keep_history: int
 
 
 @click.group(short_help="serve updates to devices, and watch them", invoke_without_command=True)
@@ -54,6 +64,12 @@ class ServeOptions:
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
               help="How messages are printed: for people, or one JSON object per line.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Print each request, with its status and who has sent it.")
+@click.option("--database", metavar="postgresql://USER@HOST/DATABASE|file:PATH|env:NAME",
+              help="PostgreSQL instead of SQLite, for several servers. A password only by reference.")  # fmt: skip
+@click.option("--artifact-url", metavar="URL",
+              help="Where another server offers the files of bundles, by SHA-256, to devices.")  # fmt: skip
+@click.option("--keep-history", type=click.IntRange(min=1, max=36500), default=HISTORY_DAYS, show_default=True,
+              metavar="DAYS", help="Age at which reports, ended actions and audit entries are deleted.")  # fmt: skip
 @as_object(ServeOptions)
 def command(options: ServeOptions) -> None:
     """Serve updates to devices over HTTPS.
@@ -71,17 +87,43 @@ def command(options: ServeOptions) -> None:
     own = options.keyring
     keyring = signing_keys(options.keys).keyring() if own is None else read_keyring(own, options.keys)
     gateway = options.gateway_token and resolve_secret(options.gateway_token, folder=Path())
-    prepared = server.prepare_server(
-        server.ServerOptions(
-            options.data, keyring, host, port, options.names, options.poll, gateway or None, options.access_log
-        )
-    )
+    database = None if options.database is None else read_database_address(options.database)
+    artifact_url = None if options.artifact_url is None else check_url(options.artifact_url)
+    prepared = server.prepare_server(server.ServerOptions(
+        options.data, keyring, host, port, options.names, options.poll, gateway or None, database, artifact_url,
+        options.keep_history, options.access_log,
+    ))  # fmt: skip
     token = server.create_admin_token(prepared.service, ADMIN_DAYS, again=options.new_admin_token)
     if token is not None:
         click.echo(f"access token of the administrator (shown only once): {token}")
     prepared.service.downloads.most = options.most_downloads
     address = f"https://{options.names[0] if options.names else host}:{prepared.port}"
     server.run_server(prepared, lambda: log.note(f"serving at {address}, with the authority {prepared.authority_file}"))
+
+
+command.add_command(backup_folder)
+command.add_command(restore_folder)
+
+
+def read_database_address(text: str) -> "URL":
+    """Return the address of a database. Raises `UsageError` if it has a password and is not a secret."""
+    from osbuild.fleet.postgresql import parse_address
+
+    if text.startswith(("file:", "env:")):
+        return parse_address(resolve_secret(text, folder=Path()))
+    address = parse_address(text)
+    if address.password is not None or "password" in address.query:
+        hint = "write the address into a file or a variable, and name it as file:PATH or env:NAME"
+        raise UsageError("everybody on this machine could read the password of --database", hint=hint)
+    return address
+
+
+def check_url(text: str) -> str:
+    """Return the address of a file server, without a slash at its end. Raises `UsageError`."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise UsageError(f"this is not the address of a file server: {text}", hint="write https://HOST/PATH")
+    return text.rstrip("/")
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from functools import cache
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -32,7 +33,7 @@ from osbuild.fleet.rollout.transitions import advance_by_time
 from osbuild.fleet.service import Service
 from osbuild.host import log
 
-STORE_EVERY, ADVANCE_EVERY, EXPIRE_EVERY, COUNT_EVERY = 10.0, 5.0, 30.0, 300.0  # seconds
+STORE_EVERY, ADVANCE_EVERY, EXPIRE_EVERY, COUNT_EVERY, TRIM_EVERY = 10.0, 5.0, 30.0, 300.0, 3600.0  # seconds
 
 
 def make_application(service: Service, *, log_requests: bool = False) -> Starlette:
@@ -62,6 +63,7 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
             asyncio.create_task(repeat(advance_rollouts, ADVANCE_EVERY)),
             asyncio.create_task(repeat(expire_old_requests, EXPIRE_EVERY)),
             asyncio.create_task(repeat(count, COUNT_EVERY)),
+            asyncio.create_task(repeat(service.trim_history, TRIM_EVERY)),
         ]
         try:
             yield
@@ -86,7 +88,10 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
         *management_routes(service),
         *page_routes(service),
     ]
-    handlers = {HTTPException: answer_http_error, ClientDisconnect: answer_nothing, Exception: answer_defect}
+    handlers = {
+        HTTPException: answer_http_error, DataError: answer_bad_value, ClientDisconnect: answer_nothing,
+        Exception: answer_defect,
+    }  # fmt: skip
     paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
     recorder = Middleware(RequestRecorder, paths, metrics.requests, log_requests=log_requests)
     application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[recorder])
@@ -103,6 +108,11 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)  # such as Allow (RFC 9110, section 15.5.6)
     return answer
+
+
+async def answer_bad_value(_request: Request, _error: Exception) -> Response:
+    """Answer to a value that the database cannot store, such as a text with NUL in PostgreSQL."""
+    return answer_refusal(Refused(400, "bad-value", "a text is too long or has NUL, or a number is too large"))
 
 
 async def answer_nothing(_request: Request, _error: Exception) -> Response:

@@ -1,8 +1,7 @@
-"""The update server's database, in a file of SQLite."""
+"""The update server's database: a file of SQLite, or one of PostgreSQL that several servers share."""
 
 import asyncio
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -11,17 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event, insert, update
+from sqlalchemy import URL, ColumnElement, Connection, Table, insert, update
 from sqlalchemy.exc import DBAPIError
 
-from osbuild.fleet.tables import metadata
-from osbuild.shared.errors import Error
+from osbuild.fleet import postgresql
+from osbuild.fleet.sqlite import connect_file, connect_writer, prepare_file
 
 T = TypeVar("T")
 _Outcome = Callable[[], None]  # tells the caller of a change how it has ended
 MOST_CHANGES = 256
 """changes in one commit"""
-BUSY = 10.0  # seconds to wait for another process that writes
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,19 @@ class _PendingChange:
 
 
 class Database:
-    """The database in the file `path`, which is created if it does not exist.
+    """The database in a file, or at an address of PostgreSQL. It is created, or migrated if it is an older one.
 
     All changes are made by one thread. It commits the changes that wait together, because one commit costs one flush
-    of the disk. A change whose commit has succeeded survives a power cut. Raises `Error` if the file is not a database.
+    of the disk. A change whose commit has succeeded survives a power cut. Raises `Error`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._engine = _connect(path)
-        event.listen(self._engine, "begin", _begin)
-        try:
-            metadata.create_all(self._engine)
-        except DBAPIError as error:
-            raise Error(f"the database can't be opened: {error.orig}", where=str(path)) from error
-        self._reading = _connect(path)
+    def __init__(self, location: Path | URL) -> None:
+        if isinstance(location, URL):
+            postgresql.prepare_tables(location)
+            self._engine, self._reading = postgresql.connect_sharer(location), postgresql.connect_reader(location)
+        else:
+            prepare_file(location)
+            self._engine, self._reading = connect_writer(location), connect_file(location)
         self._reader = self._reading.connect()
         self._changes: queue.SimpleQueue[_PendingChange | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._commit_changes, name="database", daemon=True)
@@ -57,6 +54,14 @@ class Database:
 
         Each statement reads what is committed at that time.
         """
+        if self._reader.invalidated:  # the last attempt has failed
+            self._connect_again()
+        try:
+            return work(self._reader)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        self._connect_again()  # PostgreSQL was started again
         return work(self._reader)
 
     async def change(self, work: Callable[[Connection], T]) -> T:
@@ -85,6 +90,10 @@ class Database:
         self._reading.dispose()
         self._engine.dispose()
 
+    def _connect_again(self) -> None:
+        lost, self._reader = self._reader, self._reading.connect()
+        lost.close()
+
     def _commit_changes(self) -> None:
         last = False
         while not last:
@@ -111,7 +120,9 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 values = [change.work(connection) for change in changes]
-        except Exception:  # as rare as refused reports; `_make_apart` finds out which one it was
+        except Exception as error:  # as rare as refused reports; `_make_apart` finds out which one it was
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise  # the changes may have been committed, and must not be made twice
             return []
         return [partial(change.result.set_result, value) for change, value in zip(changes, values, strict=True)]
 
@@ -142,23 +153,3 @@ def _try_change(connection: Connection, change: _PendingChange) -> _Outcome:
     except Exception as error:
         return partial(change.result.set_exception, error)
     return partial(change.result.set_result, value)
-
-
-def _connect(path: Path) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}", connect_args={"timeout": BUSY, "check_same_thread": False, "isolation_level": None}
-    )
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: sqlite3.Connection, _record: object) -> None:
-        # FULL: a commit is on the disk before it returns, in WAL mode too (https://sqlite.org/pragma.html#pragma_synchronous).
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
-def _begin(connection: Connection) -> None:
-    # Python's module would begin transactions too late, and savepoints without one. Connections without this event read
-    # what is committed at the time of each statement.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

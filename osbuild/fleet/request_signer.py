@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.hazmat.primitives.serialization.pkcs7 import PKCS7Options, PKCS7SignatureBuilder
 
 from osbuild.fleet.authorities import Authority, load_request_certificate
+from osbuild.shared.locks import hold_file_lock
 from osbuild.shared.operator_requests import OperatorRequest
 
 
@@ -20,7 +21,8 @@ class RequestSigner:
 
     def sign_request(self, request: OperatorRequest) -> str:
         """Return a request with its signature as PEM. Raises `Error`."""
-        certificate, key = load_request_certificate(self.folder, self.authority)
+        with hold_file_lock(self.folder):  # several servers may share it
+            certificate, key = load_request_certificate(self.folder, self.authority)
         builder = PKCS7SignatureBuilder().set_data(request.encode())
         builder = builder.add_signer(certificate, key, hashes.SHA256())
         return builder.sign(Encoding.PEM, [PKCS7Options.Binary]).decode()

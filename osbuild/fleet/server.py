@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from sqlalchemy import Connection, func, select
+from sqlalchemy import URL, Connection, func, select
 
 from osbuild.fleet.application import make_application, repeat
 from osbuild.fleet.audit import Origin
 from osbuild.fleet.authorities import Authority, load_authority, load_server_certificate, server_context
 from osbuild.fleet.bundles import FileStore
+from osbuild.fleet.data_folder import DataFolder, open_data_folder
 from osbuild.fleet.database import Database
 from osbuild.fleet.management.access import Role, create_access_token
 from osbuild.fleet.request_signer import RequestSigner
@@ -28,6 +29,7 @@ from osbuild.fleet.tokens import hash_token
 from osbuild.host import log
 from osbuild.host.output import write_output
 from osbuild.shared.errors import Error
+from osbuild.shared.locks import hold_file_lock
 
 BACKLOG = 2048
 RENEW_EVERY = 24 * 3600.0  # seconds
@@ -40,7 +42,11 @@ GRACE = 10  # seconds for requests in progress when the server stops
 @dataclass(frozen=True)
 class ServerOptions:
     """Where the server listens, further names by which devices reach it, the seconds between two polls, the token of
-    a gateway that may speak for all devices, and whether each request is logged.
+    a gateway that may speak for all devices.
+
+    `database` is an address of PostgreSQL; without it, the database is in the data folder. `artifact_url` is where
+    devices download bundles; without it, from this server. History is kept for `keep_history` days, or for ever. With
+    `log_requests`, each request is logged.
     """
 
     data: Path
@@ -50,6 +56,9 @@ class ServerOptions:
     names: tuple[str, ...] = ()
     poll: int = SLEEP
     gateway_token: str | None = None
+    database: URL | None = None
+    artifact_url: str | None = None
+    keep_history: int | None = None
     log_requests: bool = False
 
 
@@ -60,6 +69,7 @@ class PreparedServer:
     `certificate` has the folder, authority and names of the server's own certificate.
     """
 
+    folder: DataFolder
     service: Service
     context: ssl.SSLContext
     socket: socket.socket
@@ -75,27 +85,27 @@ class PreparedServer:
 
 def prepare_server(options: ServerOptions) -> PreparedServer:
     """Create or open the data folder, and listen. Raises `Error`."""
-    tls = options.data / "tls"
-    try:
-        options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tls.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise Error(f"the data folder can't be created: {error.strerror}", where=str(options.data)) from error
-    authority, devices = load_authority(tls, "server-ca"), load_authority(tls, "device-ca")
-    own = (tls, authority, server_names(options))
-    certificate, key = load_server_certificate(*own)
+    folder = open_data_folder(options.data, shared=options.database is not None)
+    tls = folder.tls
+    with hold_file_lock(tls):  # several servers may start at once
+        authority, devices = load_authority(tls, "server-ca"), load_authority(tls, "device-ca")
+        own = (tls, authority, server_names(options))
+        certificate, key = load_server_certificate(*own)
     allow_connections()
     listening = open_socket(options.host, options.port)
-    keyring = options.data / "keyring.pem"
+    keyring = folder.path / "keyring.pem"
     write_output(keyring, options.keyring)
-    files = FileStore(options.data / "files")
+    files = FileStore(folder.files)
     gateway = None if options.gateway_token is None else hash_token(options.gateway_token)
     signer = RequestSigner(tls, authority)
+    database = Database(options.database or folder.database)
+    history = None if options.keep_history is None else options.keep_history * DAY
     service = Service(
-        Database(options.data / "fleet.db"), files, devices, keyring, options.poll, gateway, signer=signer
-    )
+        database, files, devices, keyring, options.poll, gateway, artifact_url=options.artifact_url,
+        keep_history=history, signer=signer,
+    )  # fmt: skip
     context, trusted = server_context(certificate, key, devices), tls / "server-ca.crt"
-    return PreparedServer(service, context, listening, trusted, own, options.log_requests)
+    return PreparedServer(folder, service, context, listening, trusted, own, options.log_requests)
 
 
 def create_admin_token(service: Service, days: int, *, again: bool) -> str | None:
@@ -164,7 +174,8 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
     server = _Server(config)
 
     async def renew() -> None:
-        certificate, key = load_server_certificate(*prepared.certificate)
+        with hold_file_lock(prepared.folder.tls):
+            certificate, key = load_server_certificate(*prepared.certificate)
         prepared.context.load_cert_chain(certificate, key)  # for connections from now on
 
     async def serve() -> None:
@@ -181,3 +192,4 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
             runner.run(serve())
     finally:
         prepared.service.database.close()
+        prepared.folder.close()

@@ -11,6 +11,7 @@ from osbuild.fleet.database import Database
 from osbuild.fleet.devices import record_contacts
 from osbuild.fleet.downloads import DownloadLimit, renew_leases
 from osbuild.fleet.request_signer import RequestSigner
+from osbuild.fleet.retention import delete_history
 
 SLEEP = 300  # seconds between two polls of an idle device
 
@@ -27,6 +28,8 @@ class Service:
     `authority` signs the certificates of devices, `signer` signs requests of operators. Bundles must be signed by a
     certificate in `keyring`. With the token of `gateway_hash` any device may register. Without `signer`, nothing can be
     requested of a device.
+    Devices download bundles below `artifact_url`, or from this server. History is kept for `keep_history` milliseconds,
+    or for ever.
     """
 
     database: Database
@@ -35,6 +38,8 @@ class Service:
     keyring: Path
     sleep: int = SLEEP
     gateway_hash: bytes | None = None
+    artifact_url: str | None = None
+    keep_history: int | None = None
     clock: Callable[[], int] = current_milliseconds
     contacts: dict[int, tuple[int, str]] = field(default_factory=dict)
     downloads: DownloadLimit = field(default_factory=DownloadLimit)
@@ -49,6 +54,11 @@ class Service:
         numbers, now = self.downloads.take_noted(), self.clock()
         if numbers:
             await self.database.change(lambda connection: renew_leases(connection, numbers, now))
+
+    async def trim_history(self) -> None:
+        """Delete what is older than the history that is kept."""
+        if self.keep_history is not None:
+            await delete_history(self.database, self.clock() - self.keep_history)
 
     async def store_contacts(self) -> None:
         """Store which devices were seen since the last call."""

@@ -1,4 +1,7 @@
-"""The tables of the update server's database. Times are in milliseconds since 1970, in UTC."""
+"""The tables of the update server's database. Times are in milliseconds since 1970, in UTC.
+
+A change needs a new revision in `migrations/versions`, see there.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -19,16 +22,21 @@ from sqlalchemy import (
 LONGEST_ID = 256
 """the length of the longest id of a device, in characters, as in hawkBit"""
 
+# SQLite numbers rows only if the type is INTEGER, which has 64 bits there.
+ROW = BigInteger().with_variant(Integer, "sqlite")
+# Python compares names too: both in the order of code points.
+NAME = String(LONGEST_ID).with_variant(String(LONGEST_ID, collation="C"), "postgresql")
+
 metadata = MetaData()
 
 devices = Table(
     "devices",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", String(LONGEST_ID), nullable=False, unique=True),  # DDI: controllerId
+    Column("id", ROW, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),  # DDI: controllerId
     Column("created", BigInteger, nullable=False),
     Column("enrolled", BigInteger),  # when it last got a certificate for a token
-    Column("enrolment_token", Integer),  # the id of that token
+    Column("enrolment_token", ROW),  # the id of that token
     Column("key_hash", LargeBinary(32)),  # SHA-256 of the public key of that certificate
     Column("decommissioned", BigInteger),  # when; it is not accepted any more
     Column("last_seen", BigInteger),
@@ -38,14 +46,14 @@ devices = Table(
     Column("tags", Text, nullable=False, default="{}", server_default="{}"),  # JSON, string -> string, set by people
     Column("attributes_wanted", Boolean, nullable=False, default=True),
     Column("auto_confirm", Boolean, nullable=False, default=False),
-    Column("installed_action", Integer),  # the last action that succeeded
-    Column("open_request", Integer),  # the id of the operator's request that it is told
+    Column("installed_action", ROW),  # the last action that succeeded
+    Column("open_request", ROW),  # the id of the operator's request that it is told
 )
 
 bundles = Table(
     "bundles",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("name", String(128), nullable=False),
     Column("version", String(128), nullable=False),
     Column("compatible", String(256), nullable=False),
@@ -61,7 +69,7 @@ bundles = Table(
 rollouts = Table(
     "rollouts",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("name", String(128), nullable=False, unique=True),
     Column("bundle", ForeignKey("bundles.id"), nullable=False),
     Column("kind", String(16), nullable=False),  # of its actions
@@ -80,7 +88,7 @@ rollouts = Table(
 rollout_groups = Table(
     "rollout_groups",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("rollout", ForeignKey("rollouts.id"), nullable=False),
     Column("position", Integer, nullable=False),
     Column("success", Integer, nullable=False),  # percent
@@ -107,7 +115,7 @@ rollout_members = Table(
 actions = Table(
     "actions",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("device", ForeignKey("devices.id"), nullable=False),
     Column("bundle", ForeignKey("bundles.id"), nullable=False),
     Column("kind", String(16), nullable=False),
@@ -128,7 +136,7 @@ actions = Table(
 reports = Table(
     "reports",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("action", ForeignKey("actions.id"), nullable=False),
     Column("time", BigInteger, nullable=False),
     Column("state", String(32), nullable=False),  # of the action after the report
@@ -142,7 +150,7 @@ reports = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("device", ForeignKey("devices.id"), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("state", String(16), nullable=False),
@@ -178,7 +186,7 @@ certificates = Table(
 enrolment_tokens = Table(
     "enrolment_tokens",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("note", String(128), nullable=False),
     Column("device", String(LONGEST_ID)),  # the only device that may use it
@@ -191,7 +199,7 @@ enrolment_tokens = Table(
 access_tokens = Table(
     "access_tokens",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("name", String(128), nullable=False, unique=True),
     Column("role", String(16), nullable=False),
@@ -211,12 +219,12 @@ sessions = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", ROW, primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Column("who", String(128), nullable=False),
+    Column("who", Text, nullable=False),
     Column("address", String(64), nullable=False),
     Column("event", String(64), nullable=False),
-    Column("subject", String(LONGEST_ID), nullable=False),
+    Column("subject", Text, nullable=False),
     Column("details", Text, nullable=False),  # JSON
 )
 

@@ -3,25 +3,45 @@
 import hashlib
 import itertools
 import socket
+import subprocess
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
+from click.testing import CliRunner
 
+from osbuild.cli import cli
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
+from osbuild.shared.errors import Error
+from tests.support.postgresql import text_of
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import BASE, RunningServer, create_token, running_server, start_server
 
+DATABASE = "EDGE_TEST_DATABASE"
 FEEDBACK = {"id": "1", "time": "now", "status": {"execution": "closed", "result": {"finished": "success"}}}
 
 
+BOTH = pytest.mark.parametrize("server", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    with running_server(tmp_path) as server:
+def server(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+    options: tuple[str, ...] = ()
+    if getattr(request, "param", "sqlite") == "postgresql":
+        monkeypatch.setenv(DATABASE, text_of(request.getfixturevalue("postgresql").create_database()))
+        options = ("--database", f"env:{DATABASE}")
+    with running_server(tmp_path, *options) as server:
         yield server
 
 
+@BOTH
 def test_a_device_enrols_and_is_known_by_its_certificate_only(server: RunningServer, tmp_path: Path) -> None:
     with server.enrol("device-1", create_token(server), tmp_path) as device:
         assert device.get(f"{BASE}/device-1").json()["config"]["polling"]["sleep"] == "00:05:00"
@@ -35,6 +55,7 @@ def test_a_device_enrols_and_is_known_by_its_certificate_only(server: RunningSer
         assert view["attributes"] == {"version": "1.0.0"} and view["address"] == "127.0.0.1" and view["last_seen"]
 
 
+@BOTH
 def test_enrolment_tokens_are_used_up_and_a_name_needs_a_newer_one(server: RunningServer, tmp_path: Path) -> None:
     token = create_token(server, uses=2)
     first = server.enrol("device-1", token, tmp_path)
@@ -66,7 +87,8 @@ def test_enrolment_tokens_are_used_up_and_a_name_needs_a_newer_one(server: Runni
         assert people.get("/devices/device-1").status_code == 404
     with server.client("device-1", other) as again:
         assert again.get(f"{BASE}/device-1").status_code == 401, "decommissioned"
-    assert token not in (server.data / "fleet.db").read_bytes().decode(errors="ignore")
+    database = server.data / "fleet.db"
+    assert not database.exists() or token not in database.read_bytes().decode(errors="ignore")
 
 
 def test_what_was_acknowledged_survives_a_kill(server: RunningServer, tmp_path: Path) -> None:
@@ -100,6 +122,7 @@ def test_bundles_that_are_not_signed_are_refused_and_leave_nothing(server: Runni
     assert list((server.data / "files").iterdir()) == []
 
 
+@BOTH
 def test_a_bundle_is_published_offered_downloaded_in_ranges_and_reported(server: RunningServer, tmp_path: Path) -> None:
     content = make_bundle(tmp_path / "one.raucb", load_keys(tmp_path / "keys"), "1.1.0")
     with server.people() as people, server.enrol("device-1", create_token(server), tmp_path) as device:
@@ -142,6 +165,7 @@ def test_a_bundle_is_published_offered_downloaded_in_ranges_and_reported(server:
         assert (view["state"], view["bundle"]) == ("finished", "edge-server 1.1.0")
 
 
+@BOTH
 def test_updates_are_confirmed_by_the_device_or_automatically(server: RunningServer, tmp_path: Path) -> None:
     make_bundle(tmp_path / "one.raucb", load_keys(tmp_path / "keys"), "1.1.0")
     with server.enrol("device-1", create_token(server), tmp_path) as device:
@@ -168,6 +192,7 @@ def test_updates_are_confirmed_by_the_device_or_automatically(server: RunningSer
         assert device.post(f"{base}/deactivateAutoConfirm", json={}).status_code == 200
 
 
+@BOTH
 def test_a_device_says_what_it_has_installed_otherwise(server: RunningServer, tmp_path: Path) -> None:
     make_bundle(tmp_path / "one.raucb", load_keys(tmp_path / "keys"), "1.1.0")
     server.publish(tmp_path / "one.raucb")
@@ -223,6 +248,7 @@ def test_a_certificate_is_renewed_and_only_the_last_two_are_accepted(server: Run
         client.close()
 
 
+@BOTH
 def test_what_is_not_there_or_malformed_is_refused_in_the_same_form(server: RunningServer, tmp_path: Path) -> None:
     with server.people() as people, server.enrol("device-1", create_token(server), tmp_path) as device:
         for answer in (
@@ -251,6 +277,7 @@ def test_a_client_that_sends_endless_headers_is_cut_off(server: RunningServer) -
         assert anybody.get("/healthz").text == "ok\n"
 
 
+@BOTH
 def test_roles_and_tokens_of_people_are_created_listed_and_revoked(server: RunningServer) -> None:
     with server.people() as people:
         token = people.post("/tokens", json={"name": "ann", "role": "viewer"}).json()["token"]
@@ -284,3 +311,47 @@ def test_a_device_with_a_token_of_its_own_needs_no_certificate(server: RunningSe
         for header, status in ((f"TargetToken {token}", 200), ("TargetToken x", 401), (f"GatewayToken {token}", 401)):
             assert anybody.get(f"{BASE}/till-9", headers={"authorization": header}).status_code == status
         assert anybody.get(f"{BASE}/till-8", headers={"authorization": f"TargetToken {token}"}).status_code == 401
+
+
+def test_bundles_are_downloaded_from_another_server_if_that_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "fleet/files").mkdir(parents=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "fleet/files")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
+        threading.Thread(target=files.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{files.server_port}"
+        with running_server(tmp_path, "--artifact-url", f"{url}/") as server:
+            content = make_bundle(tmp_path / "one.raucb", load_keys(tmp_path / "keys"), "1.1.0")
+            with server.enrol("device-1", create_token(server), tmp_path) as device:
+                action = server.order_update("device-1", tmp_path / "one.raucb")
+                update = device.get(f"{BASE}/device-1/deploymentBase/{action}").json()
+            (artifact,) = update["deployment"]["chunks"][0]["artifacts"]
+            link = artifact["_links"]["download"]["href"]
+            assert link == f"{url}/{artifact['hashes']['sha256']}"
+            assert httpx.get(link).content == content
+        files.shutdown()
+
+
+def test_one_data_folder_has_one_server(server: RunningServer) -> None:
+    command = [sys.executable, "-m", "osbuild", "serve", "--data", str(server.data), "--listen", "127.0.0.1:0"]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 1 and "another update server uses this data folder" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--database", "postgresql://edge:hunter2@localhost/fleet"), "could read the password of --database"),
+        (("--database", "postgresql://edge@localhost/fleet?password=hunter2"), "could read the password of --database"),
+        (("--database", "mysql://edge:hunter2@localhost/fleet"), "not the address of a database of PostgreSQL"),
+        (("--database", "hunter2"), "not the address of a database of PostgreSQL"),
+        (("--database", "env:EDGE_TEST_DATABASE"), "the database can't be opened"),
+        (("--artifact-url", "files.example.com"), "not the address of a file server"),
+    ],
+)
+def test_a_wrong_database_or_file_server_is_one_error_without_secrets(
+    tmp_path: Path, options: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATABASE, f"postgresql://edge:hunter2@/fleet?host={tmp_path}")
+    result = CliRunner().invoke(cli, ["serve", "--data", str(tmp_path / "fleet"), "--listen", "127.0.0.1:0", *options])
+    assert isinstance(result.exception, Error) and message in str(result.exception)
+    assert "hunter2" not in "".join(traceback.format_exception(result.exception)) + result.output

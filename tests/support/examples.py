@@ -7,13 +7,13 @@ SHARE = 5
 LEAST = 10
 
 
-def examples(number: int) -> int:
+def examples(number: int, *, share: int = SHARE, least: int = LEAST) -> int:
     """Return the number of examples of a test that runs `number` in `make test-all`.
 
-    EDGE_FUZZ=all gives `number`, and EDGE_FUZZ=10000 gives 10000. Without it, as in `make test`, this is a fifth of
-    `number`, and at least 10. Examples are drawn anew in every run, so many runs cover what one run leaves out.
+    EDGE_FUZZ=all gives `number`, and EDGE_FUZZ=10000 gives 10000. Without it, as in `make test`, this is one of `share`
+    examples, and at least `least`. Examples are drawn anew in every run, so many runs cover what one run leaves out.
     """
     value = os.environ.get(VARIABLE, "")
     if value:
         return number if value == "all" else int(value)
-    return min(number, max(LEAST, number // SHARE))
+    return min(number, max(least, number // share))

@@ -141,10 +141,11 @@ def make_request(name: str, folder: Path) -> str:
 def start_server(data: Path, *options: str, keys: Path | None = None) -> RunningServer:
     """Start a server that accepts bundles of `keys`, by default those in the folder `keys` beside `data`."""
     command = [sys.executable, "-m", "osbuild", "serve", "--data", str(data), "--listen", "127.0.0.1:0", *options]
+    known = (data / "tls").exists()  # it was started before
     environ = {**os.environ, "EDGE_OSBUILD_KEYS": str(keys or data.parent / "keys")}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
     assert process.stdout is not None and process.stderr is not None
-    token = "" if (data / "fleet.db").exists() else process.stdout.readline().split()[-1]
+    token = "" if known else process.stdout.readline().split()[-1]
     while not (match := re.search(r"serving at \S+:(\d+),", line := process.stderr.readline())):
         assert line, process.communicate()
     return RunningServer(f"https://127.0.0.1:{match[1]}", data, token, process)

@@ -39,7 +39,7 @@ async def get_confirmation(request: Request, service: Service, device: FleetDevi
         raise not_found(f"the action {action.id} does not wait for a confirmation: {action.state}")
     bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
     opened = is_window_open(service, device, action)
-    document = documents.deployment(action, bundle, device_links(request), window_open=opened)
+    document = documents.deployment(action, bundle, device_links(request, service.artifact_url), window_open=opened)
     return answer_document(request, {"id": document["id"], "confirmation": document["deployment"]})
 
 

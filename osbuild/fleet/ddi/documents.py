@@ -24,9 +24,13 @@ HISTORY_STATES = {
 
 @dataclass(frozen=True)
 class Links:
-    """The addresses of one device's resources. `base` is that of its poll, without a slash at the end."""
+    """The addresses of one device's resources. `base` is that of its poll, without a slash at the end.
+
+    `artifacts` is where the files of bundles are, by SHA-256; without it, they are resources of the device.
+    """
 
     base: str
+    artifacts: str | None = None
 
     def link(self, path: str) -> dict[str, str]:
         """Return a link to the resource at `path`."""
@@ -95,11 +99,12 @@ def deployment(
 def artifact(bundle: PublishedBundle, links: Links) -> Document:
     """Return the description of a bundle's file."""
     path = f"softwaremodules/{bundle.id}/artifacts/{quote(bundle.filename)}"
+    elsewhere = None if links.artifacts is None else {"href": f"{links.artifacts}/{bundle.sha256}"}
     return {
         "filename": bundle.filename,
         "hashes": {"sha1": bundle.sha1, "md5": bundle.md5, "sha256": bundle.sha256},
         "size": bundle.size,
-        "_links": {"download": links.link(path), "md5sum": links.link(f"{path}.MD5SUM")},
+        "_links": {"download": elsewhere or links.link(path), "md5sum": links.link(f"{path}.MD5SUM")},
     }
 
 

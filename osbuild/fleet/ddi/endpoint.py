@@ -68,13 +68,13 @@ async def read_body(request: Request, largest: int = LARGEST_MESSAGE) -> bytes:
     return bytes(body)
 
 
-def device_links(request: Request) -> Links:
-    """Return the addresses of the device's resources, with the host that the client has used."""
+def device_links(request: Request, artifacts: str | None = None) -> Links:
+    """Return the addresses of the device's resources, with the host that the client has used. See `Links`."""
     path = quote(f"/{request.path_params['tenant']}/controller/v1/{request.path_params['device']}")
     host = request.headers.get("host", "")
     if not HOST.fullmatch(host):  # `request.url` takes a fifth of the processor time of a poll
         host = request.url.netloc
-    return Links(f"{request.scope['scheme']}://{host}{path}")
+    return Links(f"{request.scope['scheme']}://{host}{path}", artifacts)
 
 
 def find_action(request: Request, service: Service, device: FleetDevice) -> UpdateAction:

@@ -104,7 +104,7 @@ async def put_attributes(request: Request, service: Service, device: FleetDevice
 
 async def get_artifacts(request: Request, service: Service, device: FleetDevice) -> Response:
     bundle = find_offered_bundle(request, service, device, installed=True)
-    return answer_document(request, [documents.artifact(bundle, device_links(request))])
+    return answer_document(request, [documents.artifact(bundle, device_links(request, service.artifact_url))])
 
 
 async def get_artifact(request: Request, service: Service, device: FleetDevice) -> Response:
@@ -129,7 +129,9 @@ def describe_update(
 ) -> documents.Document:
     """Return the description of an update, with as many older messages as the client asks for, at most 100."""
     bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
-    document = documents.deployment(action, bundle, device_links(request), window_open=window_open)
+    document = documents.deployment(
+        action, bundle, device_links(request, service.artifact_url), window_open=window_open
+    )
     try:
         wanted = int(request.query_params.get("actionHistory", "0"))
     except ValueError as error:

@@ -13,8 +13,8 @@ from osbuild.sandbox.tools_tree import ToolsTree
 
 # What `osbuild.cli.serve` imports; pip adds what these need.
 SERVER = (
-    "cbor2", "click", "cryptography", "httptools", "httpx", "jinja2", "msgspec", "prometheus-client",
-    "python-multipart", "pyyaml", "rich", "sqlalchemy", "starlette", "tzdata", "uvicorn", "uvloop",
+    "alembic", "cbor2", "click", "cryptography", "httptools", "httpx", "jinja2", "msgspec", "prometheus-client",
+    "psycopg[binary]", "python-multipart", "pyyaml", "rich", "sqlalchemy", "starlette", "tzdata", "uvicorn", "uvloop",
 )  # fmt: skip
 PYTHON = "3.13"  # of Debian 13
 FOLDER = Path("usr/lib/edge-osbuild")  # in the image

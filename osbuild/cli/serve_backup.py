@@ -1,0 +1,46 @@
+"""`edge-osbuild serve backup` and `restore`."""
+
+from pathlib import Path
+
+import click
+
+from osbuild.cli.location import LOCATION
+from osbuild.host import log
+
+DATA = click.option("--data", type=LOCATION, metavar="FOLDER", help="Data folder. Default: that of `serve`.")
+
+
+@click.command("backup")
+@click.argument("file", type=LOCATION)
+@DATA
+@click.option("--without-bundles", is_flag=True, help="Leave out the bundles; publish them again after a restore.")
+@click.pass_context
+def backup_folder(context: click.Context, file: Path, data: Path | None, without_bundles: bool) -> None:
+    """Write database, keys and bundles to one FILE, while the server runs or not.
+
+    The file has the private keys of the authorities: whoever has it can pretend to be the server.
+    """
+    from osbuild.fleet.backup import write_backup
+
+    write_backup(data or data_of_group(context), file, bundles=not without_bundles)
+    log.note(f"wrote {file}, which has private keys")
+
+
+@click.command("restore")
+@click.argument("file", type=LOCATION)
+@DATA
+@click.pass_context
+def restore_folder(context: click.Context, file: Path, data: Path | None) -> None:
+    """Make a data folder from a backup in FILE. The folder must be new or empty."""
+    from osbuild.fleet.backup import restore_backup
+
+    target = data or data_of_group(context)
+    restore_backup(file, target)
+    log.note(f"restored {file} to {target}")
+
+
+def data_of_group(context: click.Context) -> Path:
+    """Return the data folder that is named before the name of a command, or the default."""
+    assert context.parent is not None
+    folder: Path = context.parent.params["data"]
+    return folder
