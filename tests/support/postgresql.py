@@ -87,7 +87,8 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
         for path in (folder, folder / "password"):
             os.chown(path, NOBODY, NOBODY)
         drop = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--"]
-        command = tools.wrap_command([*drop, "sh", "-c", SCRIPT, "sh", str(folder)], [folder])
+        # Only root could enter folders that bwrap makes above the one that it binds: it makes none above this one.
+        command = tools.wrap_command([*drop, "sh", "-c", SCRIPT, "sh", str(folder)], [folder.parent])
         with (folder / "log.sandbox").open("w") as log:
             process = subprocess.Popen(  # Ctrl-C is for the tests, which end it
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True

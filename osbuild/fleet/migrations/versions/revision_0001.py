@@ -1,4 +1,4 @@
-"""The tables of the first version with revisions, and of those before it."""
+"""The tables of the versions before there were revisions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -58,11 +58,9 @@ def upgrade() -> None:
         sa.Column("address", sa.String(64)),
         sa.Column("token_hash", sa.LargeBinary(32)),
         sa.Column("attributes", sa.Text, nullable=False),
-        sa.Column("tags", sa.Text, nullable=False, server_default="{}"),
         sa.Column("attributes_wanted", sa.Boolean, nullable=False),
         sa.Column("auto_confirm", sa.Boolean, nullable=False),
         sa.Column("installed_action", ROW),
-        sa.Column("open_request", ROW),
     )
     op.create_table(
         "enrolment_tokens",
@@ -76,12 +74,6 @@ def upgrade() -> None:
         sa.Column("revoked", sa.BigInteger),
     )
     op.create_table(
-        "version_counts",
-        sa.Column("time", sa.BigInteger, primary_key=True),
-        sa.Column("version", sa.String(128), primary_key=True),
-        sa.Column("devices", sa.Integer, nullable=False),
-    )
-    op.create_table(
         "certificates",
         sa.Column("serial", sa.String(40), primary_key=True),
         sa.Column("device", ROW, sa.ForeignKey("devices.id"), nullable=False),
@@ -89,21 +81,6 @@ def upgrade() -> None:
         sa.Column("revoked", sa.BigInteger),
     )
     op.create_index("certificates_of_device", "certificates", ["device"])
-    op.create_table(
-        "requests",
-        sa.Column("id", ROW, primary_key=True),
-        sa.Column("device", ROW, sa.ForeignKey("devices.id"), nullable=False),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("who", sa.String(128), nullable=False),
-        sa.Column("document", sa.Text, nullable=False),
-        sa.Column("created", sa.BigInteger, nullable=False),
-        sa.Column("expires", sa.BigInteger, nullable=False),
-        sa.Column("ended", sa.BigInteger),
-        sa.Column("details", sa.Text, nullable=False),
-    )
-    op.create_index("requests_by_state", "requests", ["state", "expires"])
-    op.create_index("requests_of_device", "requests", ["device", "state"])
     op.create_table(
         "rollouts",
         sa.Column("id", ROW, primary_key=True),
@@ -113,7 +90,6 @@ def upgrade() -> None:
         sa.Column("weight", sa.Integer, nullable=False),
         sa.Column("confirm", sa.Boolean, nullable=False),
         sa.Column("selection", sa.Text, nullable=False),
-        sa.Column("maintenance", sa.Text),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False),
@@ -139,19 +115,8 @@ def upgrade() -> None:
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("ended", sa.BigInteger),
         sa.Column("rollout", ROW, sa.ForeignKey("rollouts.id")),
-        sa.Column("maintenance", sa.Text),
-        sa.Column("lease", sa.BigInteger),
-        sa.Column("fetched", sa.Boolean, nullable=False, server_default=sa.false()),
     )
     op.create_index("active_actions", "actions", ["device", "active"])
-    op.create_index("leases", "actions", ["lease"])
-    op.create_table(
-        "request_archives",
-        sa.Column("request", ROW, sa.ForeignKey("requests.id"), primary_key=True),
-        sa.Column("created", sa.BigInteger, nullable=False),
-        sa.Column("content", sa.LargeBinary(None), nullable=False),
-    )
-    op.create_index("archives_by_age", "request_archives", ["created"])
     op.create_table(
         "rollout_groups",
         sa.Column("id", ROW, primary_key=True),
@@ -160,9 +125,9 @@ def upgrade() -> None:
         sa.Column("success", sa.Integer, nullable=False),
         sa.Column("error", sa.Integer, nullable=False),
         sa.Column("pause", sa.Integer, nullable=False),
-        sa.Column("deadline", sa.Integer),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("started", sa.BigInteger),
+        sa.Column("forgiven", sa.Integer, nullable=False),
         sa.UniqueConstraint("rollout", "position"),
     )
     op.create_table(
@@ -183,6 +148,5 @@ def upgrade() -> None:
         sa.Column("rollout", ROW, sa.ForeignKey("rollouts.id"), primary_key=True),
         sa.Column("group", ROW, sa.ForeignKey("rollout_groups.id"), nullable=False),
         sa.Column("action", ROW, sa.ForeignKey("actions.id")),
-        sa.Column("forgiven", sa.Boolean, nullable=False, server_default=sa.false()),
     )
     op.create_index("members_of_group", "rollout_members", ["group"])

@@ -1,0 +1,73 @@
+"""Maintenance windows, deadlines, leases of downloads, tags, requests of operators, history of versions.
+
+Failures that are forgiven are marked at the members of a group; before, the group had their number.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+ROW = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def upgrade() -> None:
+    op.add_column("devices", sa.Column("tags", sa.Text, nullable=False, server_default="{}"))
+    op.add_column("rollouts", sa.Column("maintenance", sa.Text))
+    op.add_column("rollout_groups", sa.Column("deadline", sa.Integer))
+    op.add_column("rollout_members", sa.Column("forgiven", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.add_column("actions", sa.Column("maintenance", sa.Text))
+    op.add_column("actions", sa.Column("lease", sa.BigInteger))
+    op.add_column("actions", sa.Column("fetched", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.create_index("leases", "actions", ["lease"])
+    forgive_members(op.get_bind())
+    op.drop_column("rollout_groups", "forgiven")
+    op.add_column("devices", sa.Column("open_request", ROW))
+    create_requests()
+    op.create_table(
+        "version_counts",
+        sa.Column("time", sa.BigInteger, primary_key=True),
+        sa.Column("version", sa.String(128), primary_key=True),
+        sa.Column("devices", sa.Integer, nullable=False),
+    )
+
+
+def create_requests() -> None:
+    """Create the tables of operators' requests to devices."""
+    op.create_table(
+        "requests",
+        sa.Column("id", ROW, primary_key=True),
+        sa.Column("device", ROW, sa.ForeignKey("devices.id"), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("who", sa.String(128), nullable=False),
+        sa.Column("document", sa.Text, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+        sa.Column("ended", sa.BigInteger),
+        sa.Column("details", sa.Text, nullable=False),
+    )
+    op.create_index("requests_by_state", "requests", ["state", "expires"])
+    op.create_index("requests_of_device", "requests", ["device", "state"])
+    op.create_table(
+        "request_archives",
+        sa.Column("request", ROW, sa.ForeignKey("requests.id"), primary_key=True),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("content", sa.LargeBinary, nullable=False),
+    )
+    op.create_index("archives_by_age", "request_archives", ["created"])
+
+
+def forgive_members(connection: sa.Connection) -> None:
+    """Forgive as many members of each group as were counted: those that had failed first."""
+    groups = connection.execute(sa.text("SELECT id, forgiven FROM rollout_groups WHERE forgiven > 0")).all()
+    chosen = sa.text(
+        'SELECT device, rollout FROM rollout_members WHERE "group" = :group AND action IN '
+        "(SELECT id FROM actions WHERE state IN ('failed', 'cancelled')) "
+        "ORDER BY (SELECT ended FROM actions WHERE id = action), action LIMIT :count"
+    )
+    changed = sa.text("UPDATE rollout_members SET forgiven = :yes WHERE device = :device AND rollout = :rollout")
+    for group, count in groups:
+        for device, rollout in connection.execute(chosen, {"group": group, "count": count}).all():
+            connection.execute(changed, {"yes": True, "device": device, "rollout": rollout})
