@@ -81,9 +81,12 @@ def test_a_broken_version_pauses_the_rollout_and_a_good_one_reaches_all(
     fleet.create_rollout("winter", broken, 50, 50)
     assert first.wait_complete(4 * BOOT)["slot"] == "a"
     wait_for(lambda: fleet.rollout("winter")["state"], "paused", 120)
-    assert fleet.rollout("winter")["reason"] == "group 1: 1 of 1 devices have failed; the limit is 1 %"
+    reason = "group 1: 1 of 1 devices have failed; the limit is 1 %"
+    assert fleet.rollout("winter")["reason"] == reason and reason in fleet.page_text("/rollouts/winter")
     ((_, state),) = fleet.actions(NODES[0])
-    assert state == "failed" and fleet.messages(NODES[0])[0].startswith("rolled-back: "), fleet.messages(NODES[0])
+    message = fleet.messages(NODES[0])[0]
+    assert state == "failed" and message.startswith("rolled-back: "), fleet.messages(NODES[0])
+    assert message in fleet.page_text(f"/devices/{NODES[0]}")
     assert fleet.actions(NODES[1]) == [], "the second group did not begin"
     assert first.read_standing().slots == {"a": "good", "b": "bad"}
 

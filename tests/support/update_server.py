@@ -1,5 +1,6 @@
 """An update server for tests: `edge-osbuild serve` as a process, and clients of it."""
 
+import html
 import os
 import re
 import ssl
@@ -79,6 +80,16 @@ class RunningServer:
         with self.people() as people:
             document: dict[str, Any] = people.get(f"/rollouts/{name}").json()
         return document
+
+    def page_text(self, path: str) -> str:
+        """Return a page as somebody sees it who has signed in, without tags."""
+        with self.anybody() as client:
+            client.follow_redirects = True
+            client.headers["origin"] = self.url
+            client.post("/signin", data={"token": self.token})
+            answer = client.get(path)
+        assert answer.status_code == 200, answer.text
+        return html.unescape(re.sub(r"<[^>]*>", "", answer.text))
 
     def actions(self, device: str) -> list[tuple[int, str]]:
         """Return number and state of a device's actions, the newest first."""
