@@ -15,7 +15,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run bundle serve flash no-target test test-all test-quick test-unit test-images test-cluster test-qemu test-qemu-all bench lint doctor wheel clean
+.PHONY: help image run bundle serve flash no-target test test-all test-quick test-unit test-postgresql test-images test-cluster test-qemu test-qemu-all bench lint doctor wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -63,7 +63,7 @@ test: $(READY)  ## run unit tests, build images, run the tests that boot them
 
 test-all: export EDGE_FUZZ = all
 test-all: $(READY)  ## the same, with the slow tests and all examples; writes docs/failure-matrix.md
-	$(call parts,test-unit test-images test-qemu-all)
+	$(call parts,test-unit test-postgresql test-images test-qemu-all)
 
 test-quick: $(READY)  ## run unit tests, boot one image: less than five minutes
 	$(call parts,test-unit test-boot)
@@ -74,6 +74,11 @@ test-quick: $(READY)  ## run unit tests, boot one image: less than five minutes
 test-unit: $(READY)
 	tests/support/in-memory env -u PYTHONDONTWRITEBYTECODE $(PYTEST) tests --numprocesses $$(($$(nproc) * 2)) \
 		--dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The tests with update servers once more, each server with a database of PostgreSQL instead of a file of SQLite.
+test-postgresql: $(READY)
+	EDGE_TEST_DATABASE=postgresql tests/support/in-memory $(PYTEST) tests/fleet tests/agent/fleet tests/cli/test_fleet.py \
+		-m "not sqlite" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-boot: $(READY)
 	$(EDGE) build minimal

@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from tests.support.examples import examples
 from tests.support.order import rank_test
+from tests.support.postgresql import running_postgresql, text_of
+from tests.support.update_server import databases
 
 # A shell that runs a job in the background has it ignore Ctrl-C, and nohup(1) SIGHUP. So would every program that is
 # tested.
@@ -56,3 +58,12 @@ def umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(scope="session", autouse=os.environ.get("EDGE_TEST_DATABASE") == "postgresql")
+def all_on_postgresql() -> Iterator[None]:
+    """Let all update servers of tests use PostgreSQL."""
+    with running_postgresql() as server:
+        databases.create = lambda: text_of(server.create_database())
+        yield
+        databases.create = None

@@ -15,6 +15,8 @@ from osbuild.shared.errors import Error
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import BASE, RunningServer, create_token, running_server, start_server
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:

@@ -1,24 +1,25 @@
 """The update server is killed at random moments under load: what it has acknowledged is there when it starts again."""
 
 import random
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import create_engine
 
+from osbuild.fleet.postgresql import parse_address
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.examples import examples
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, start_server
+from tests.support.update_server import BASE, RunningServer, databases, start_server
 
 ROUNDS = examples(100, share=20, least=5)
 REPORTERS, DEVICES = 3, 12
@@ -61,8 +62,12 @@ class KilledServer:
         return httpx.Client(verify=self.server.context(), base_url=self.server.url, headers=headers, timeout=60)
 
     def rows(self, statement: str) -> list[Any]:
-        with closing(sqlite3.connect(self.data / "fleet.db")) as connection:
-            return connection.execute(statement).fetchall()
+        address = databases.address_of(self.data)
+        engine = create_engine(parse_address(address) if address else f"sqlite:///{self.data}/fleet.db")
+        with engine.connect() as connection:
+            found = connection.exec_driver_sql(statement).all()
+        engine.dispose()
+        return list(found)
 
     def report_updates(self, part: int) -> None:
         """Be some of the busy devices, until the server is killed."""

@@ -6,7 +6,7 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,27 @@ from osbuild.keys.private_key import generate_key, key_to_pem, load_key
 
 BASE = "/DEFAULT/controller/v1"
 PATIENT = 60.0  # seconds for what a server does at once on an idle machine
+ADDRESS = "EDGE_TEST_SERVER_DATABASE"
+"""the variable with the address of a server's database, which has a password"""
+
+
+class Databases:
+    """The databases of servers that tests start: files of SQLite, or one of PostgreSQL for each data folder."""
+
+    def __init__(self) -> None:
+        self.create: Callable[[], str] | None = None
+        self._addresses: dict[Path, str] = {}
+
+    def address_of(self, data: Path) -> str | None:
+        """Return the address of the database of a data folder; None for SQLite."""
+        if self.create is None:
+            return None
+        if data not in self._addresses:
+            self._addresses[data] = self.create()
+        return self._addresses[data]
+
+
+databases = Databases()
 
 
 @dataclass
@@ -154,6 +175,9 @@ def start_server(data: Path, *options: str, keys: Path | None = None) -> Running
     command = [sys.executable, "-m", "osbuild", "serve", "--data", str(data), "--listen", "127.0.0.1:0", *options]
     known = (data / "tls").exists()  # it was started before
     environ = {**os.environ, "EDGE_OSBUILD_KEYS": str(keys or data.parent / "keys")}
+    if "--database" not in options and (address := databases.address_of(data)):
+        environ[ADDRESS] = address
+        command += ["--database", f"env:{ADDRESS}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
     assert process.stdout is not None and process.stderr is not None
     token = "" if known else process.stdout.readline().split()[-1]

@@ -249,6 +249,7 @@ def test_a_soft_update_waits_for_the_own_window_and_a_forced_one_does_not(
     assert device.installer.ordered[-1].action == str(forced)
 
 
+@pytest.mark.sqlite
 def test_before_a_window_of_the_server_the_slot_is_written_and_in_it_booted(
     device: FollowingDevice, tmp_path: Path
 ) -> None:

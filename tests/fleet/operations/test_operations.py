@@ -32,6 +32,7 @@ def samples(server: RunningServer) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
+@pytest.mark.sqlite
 def test_metrics_count_requests_and_the_fleet_for_people_with_a_token(server: RunningServer, tmp_path: Path) -> None:
     rest = samples(server)["process_resident_memory_bytes"]
     assert 2**20 < rest < MEMORY
@@ -55,6 +56,7 @@ def test_metrics_count_requests_and_the_fleet_for_people_with_a_token(server: Ru
             assert anybody.get("/metrics", headers=headers).status_code == 401
 
 
+@pytest.mark.sqlite
 def test_the_server_is_ready_while_its_database_makes_changes(server: RunningServer) -> None:
     with server.anybody() as anybody:
         assert (anybody.get("/readyz").status_code, anybody.get("/readyz").text) == (200, "ok\n")

@@ -107,6 +107,7 @@ def test_every_page_is_accessible_and_fits(site: Site, mode: str, options: dict[
     check_pages(site, 3, mode, **options)
 
 
+@pytest.mark.sqlite
 def test_every_page_is_accessible_and_fits_with_10000_devices(playwright: Playwright, tmp_path: Path) -> None:
     with open_site(playwright, tmp_path) as site:
         publish_versions(site.server, site.folder, "1.1.0")
