@@ -9,9 +9,22 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    String,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
-from osbuild.fleet.prepared_read import PreparedRead
+from osbuild.fleet.prepared_read import SQLITE, PreparedRead
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.tables import LONGEST_ID, devices
 from osbuild.fleet.tokens import hash_token
@@ -154,10 +167,17 @@ def change_tags(connection: Connection, device: FleetDevice, changes: Mapping[st
 
 def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, str]]) -> None:
     """Store when devices, by id, were last seen, and from which address."""
-    values = [{"device_id": device, "time": time, "from": address} for device, (time, address) in contacts.items()]
-    if values:
-        changed: dict[str, BindParameter[object]] = {"last_seen": bindparam("time"), "address": bindparam("from")}
-        connection.execute(update(devices).where(devices.c.id == bindparam("device_id")).values(changed), values)
+    # One statement, with a list in JSON: for a statement per device, the thread would have to get Python's lock again
+    # after each of 50,000 rows, and would keep the thread that answers polls from its work.
+    values = [(device, time, address) for device, (time, address) in contacts.items()]
+    text = literal(msgspec.json.encode(values).decode(), String)
+    if connection.dialect.name == SQLITE:
+        contact = func.json_each(text).table_valued(column("value", JSON)).c.value
+    else:
+        contact = func.json_array_elements(cast(text, JSON)).table_valued(column("value", JSON)).c.value
+    seen, address = cast(contact[1].as_string(), BigInteger), contact[2].as_string()
+    chosen = devices.c.id == cast(contact[0].as_string(), BigInteger)
+    connection.execute(update(devices).where(chosen).values(last_seen=seen, address=address))
 
 
 def _device(values: Mapping[Any, Any]) -> FleetDevice:

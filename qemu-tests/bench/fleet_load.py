@@ -6,12 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.fleet_server import BASE, BUNDLE, BUSY, DEVICES, TOKEN, LoadedServer
+from bench.fleet_server import BASE, BUNDLE, BUSY, DEVICES, TOKEN, LoadedProcess
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
 RANGE = 128 * 1024
-SECONDS, PACED_SECONDS = 10, 60  # of a load: the slowest answers at its begin must be fewer than one percent
+SECONDS, PACED_SECONDS = 10, 30  # of a load
+CONNECTING = 10  # seconds until the first poll at a given rate; 2,000 handshakes must be finished by then
 PACE = 5000  # polls in a second
 # wrk's script for requests of devices by chance (wrk(1), SCRIPTING).
 POLLS = """
@@ -19,11 +20,21 @@ request = function()
   return wrk.format("GET", string.format("%s/device-%06d", "BASE", math.random(0, DEVICES - 1)))
 end
 """
-# The same from connections that wait between two polls, so that together they ask for PACE polls a second. Without the
-# wait, the slowest answer would only say how many connections there are.
+# The same at a given rate: each connection gets the time of its next poll from one schedule for all of them, which
+# begins when they are connected. wrk measures from the poll to its answer, so handshakes are not measured.
 PACED = """
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long seconds, nanoseconds; } timespec; int clock_gettime(int, timespec *);")
+local time = ffi.new("timespec")
+local function milliseconds()
+  ffi.C.clock_gettime(1, time)  -- CLOCK_MONOTONIC
+  return tonumber(time.seconds) * 1000 + tonumber(time.nanoseconds) / 1000000
+end
+local next_poll
 delay = function()
-  return math.random(0, 2 * WAIT)
+  local now = milliseconds()
+  next_poll = math.max((next_poll or now + 1000 * CONNECTING) + 1000 / PACE, now)
+  return math.floor(next_poll - now)
 end
 """
 REPORTS = """
@@ -55,20 +66,19 @@ class LoadResult:
 
 
 class Load:
-    """Runs wrk against a server, or against another one at `port` with the same certificate."""
+    """Runs wrk against a server."""
 
-    def __init__(self, tools: ToolsTree, folder: Path, server: LoadedServer, port: int | None = None) -> None:
+    def __init__(self, tools: ToolsTree, folder: Path, server: LoadedProcess) -> None:
         self._tools, self._folder, self._server = tools, folder, server
-        self._port = port or server.port
 
     def polls(self, connections: int) -> LoadResult:
         """Poll as fast as the server answers."""
         return self._run(POLLS.replace("DEVICES", str(DEVICES)), connections, SECONDS)
 
     def paced_polls(self, connections: int) -> LoadResult:
-        """Poll `PACE` times a second."""
-        script = POLLS.replace("DEVICES", str(DEVICES)) + PACED.replace("WAIT", str(1000 * connections // PACE))
-        return self._run(script, connections, PACED_SECONDS)
+        """Poll `PACE` times a second, after all connections are made."""
+        paced = PACED.replace("CONNECTING", str(CONNECTING)).replace("PACE", str(PACE))
+        return self._run(POLLS.replace("DEVICES", str(DEVICES)) + paced, connections, PACED_SECONDS, CONNECTING)
 
     def reports(self, connections: int) -> LoadResult:
         """Report as fast as the server answers."""
@@ -79,17 +89,26 @@ class Load:
         script = RANGES.replace("BLOCKS", str(BUNDLE // RANGE)).replace("RANGE", str(RANGE)).replace("PATH", path)
         return self._run(script, connections, SECONDS)
 
-    def _run(self, script: str, connections: int, seconds: int) -> LoadResult:
-        """Return what wrk measures. Raises `Error` if an answer was not a success."""
-        path = self._folder / "load.lua"
+    def _run(self, script: str, connections: int, seconds: int, before: int = 0) -> LoadResult:
+        """Return what wrk measures, if requests begin `before` seconds after the connections.
+
+        Raises `Error` if an answer was not a success.
+        """
+        path = self._folder / f"load-{self._server.port}.lua"
         path.write_text(script.replace('"BASE"', f'"{BASE}"'))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", str(path)]
-        command += ["-H", f"Authorization: GatewayToken {TOKEN}", f"https://127.0.0.1:{self._port}"]
-        before, begin = self._server.processor_time(), time.monotonic()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{before + seconds}s", "--timeout", "10s", "--latency"]
+        command += [
+            "-s",
+            str(path),
+            "-H",
+            f"Authorization: GatewayToken {TOKEN}",
+            f"https://127.0.0.1:{self._server.port}",
+        ]
+        used, begin = self._server.processor_time(), time.monotonic()
         text = subprocess.run(
             self._tools.wrap_command(command, [self._folder]), capture_output=True, text=True, check=True
         ).stdout
-        processor = (self._server.processor_time() - before) / (time.monotonic() - begin)
+        processor = (self._server.processor_time() - used) / (time.monotonic() - begin)
         if failed := re.search(r"(Non-2xx.*|Socket errors.*)", text):
             raise Error(f"the load has failed: {failed[1].strip()}")
         slowest = re.search(r"99%\s+([\d.]+)(us|ms|s)", text)
@@ -99,6 +118,8 @@ class Load:
             raise Error(f"wrk's output is not as expected: {text[-500:]}")
         units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
         sizes = {None: 1, "K": 2**10, "M": 2**20, "G": 2**30}
+        longer = (before + seconds) / seconds
         return LoadResult(
-            float(rate[1]), float(slowest[1]) * units[slowest[2]], float(transfer[1]) * sizes[transfer[2]], processor
-        )
+            float(rate[1]) * longer, float(slowest[1]) * units[slowest[2]],
+            float(transfer[1]) * sizes[transfer[2]] * longer, processor * longer,
+        )  # fmt: skip

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import URL, Connection, insert
 
 from osbuild.fleet.audit import Origin
-from osbuild.fleet.bundles import FileStore, NewBundle, add_bundle
+from osbuild.fleet.bundles import FileStore, NewBundle, StoredFile, add_bundle
 from osbuild.fleet.database import Database
 from osbuild.fleet.management.access import Role, create_access_token
 from osbuild.fleet.states import ActionKind, ActionState
@@ -47,18 +47,23 @@ http {
 
 
 @dataclass(frozen=True)
-class LoadedServer:
-    """A running update server. `first_answer` is the time in seconds until it answered a poll."""
+class LoadedProcess:
+    """A running server that listens at `port` of 127.0.0.1."""
 
     process: subprocess.Popen[str]
     port: int
-    data: Path
-    first_answer: float
 
     def processor_time(self) -> float:
-        """Return its processor time in seconds (proc(5), `utime` and `stime`)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+        """Return the processor time of the process and those that it has started, in seconds."""
+        return sum_processor_time(self.process.pid)
+
+
+@dataclass(frozen=True)
+class LoadedServer(LoadedProcess):
+    """A running update server. `first_answer` is the time in seconds until it answered a poll."""
+
+    data: Path
+    first_answer: float
 
     def resident(self) -> float:
         """Return its resident memory in bytes."""
@@ -76,14 +81,22 @@ class LoadedServer:
 
 @dataclass(frozen=True)
 class FilledFolder:
-    """A data folder with devices, actions and a bundle: the bundle's SHA-256, the access token of an administrator."""
+    """A data folder with devices, actions and a bundle: the bundle's file, the access token of an administrator."""
 
-    sha256: str
+    file: StoredFile
     token: str
 
 
-def fill(data: Path) -> FilledFolder:
-    """Make a data folder."""
+def sum_processor_time(process: int) -> float:
+    """Return the processor time of a process and its children, in seconds (proc(5), `utime`, `stime`, `children`)."""
+    folder = Path(f"/proc/{process}")
+    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    children = (folder / f"task/{process}/children").read_text().split()
+    return (int(fields[11]) + int(fields[12])) / 100 + sum(sum_processor_time(int(child)) for child in children)
+
+
+def fill_folder(data: Path) -> FilledFolder:
+    """Make a data folder with a database of SQLite."""
     data.mkdir(mode=0o700)
     source = data / "source"
     source.touch()
@@ -91,7 +104,12 @@ def fill(data: Path) -> FilledFolder:
     with source.open("rb") as file:
         stored = FileStore(data / "files").store_file(file)
     source.unlink()
-    database = Database(data / "fleet.db")
+    return FilledFolder(stored, fill_database(data / "fleet.db", stored))
+
+
+def fill_database(location: Path | URL, stored: StoredFile) -> str:
+    """Make a database, and return the access token of an administrator."""
+    database = Database(location)
 
     def store(connection: Connection) -> str:
         bundle = add_bundle(connection, NewBundle("bench", "1.0.0", "bench", "bench.raucb"), stored, 0)
@@ -115,17 +133,21 @@ def fill(data: Path) -> FilledFolder:
 
     token = database.begin_change(store).result()
     database.close()
-    return FilledFolder(stored.sha256, token)
+    return token
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[LoadedServer]:
-    """Run the update server. Raises `Error` if it does not start."""
+def serving(data: Path, database: URL | None = None) -> Iterator[LoadedServer]:
+    """Run the update server, on SQLite or a `database` of PostgreSQL. Raises `Error` if it does not start."""
     command = [sys.executable, "-m", "osbuild", "serve", "--data", str(data), "--listen", "127.0.0.1:0"]
+    environ = {**os.environ, "EDGE_BENCH_GATEWAY": TOKEN}
+    if database is not None:
+        command += ["--database", "env:EDGE_BENCH_DATABASE"]
+        environ["EDGE_BENCH_DATABASE"] = database.render_as_string(hide_password=False)
     begin = time.monotonic()
     process = subprocess.Popen(
         [*command, "--gateway-token", "env:EDGE_BENCH_GATEWAY"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "EDGE_BENCH_GATEWAY": TOKEN},
+        text=True, env=environ,
     )  # fmt: skip
     try:
         assert process.stderr is not None
@@ -162,17 +184,17 @@ async def send_request(
 
 
 @contextmanager
-def serving_nginx(tools: ToolsTree, data: Path, folder: Path) -> Iterator[int]:
+def serving_nginx(tools: ToolsTree, data: Path, folder: Path) -> Iterator[LoadedProcess]:
     """Run nginx with the server's certificate and files, on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     config = folder / "nginx.conf"
     text = NGINX.replace("FOLDER", str(folder)).replace("DATA", str(data)).replace("PORT", str(port))
     config.write_text(text)
-    process = subprocess.Popen(tools.wrap_command(["nginx", "-c", str(config), "-e", "stderr"], [folder]))
+    process = subprocess.Popen(tools.wrap_command(["nginx", "-c", str(config), "-e", "stderr"], [folder]), text=True)
     try:
         time.sleep(1)
-        yield port
+        yield LoadedProcess(process, port)
     finally:
         process.terminate()
         process.wait(30)

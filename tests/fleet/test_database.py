@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import Connection, select
 
 from osbuild.fleet.database import Database
-from osbuild.fleet.devices import register_device
+from osbuild.fleet.devices import record_contacts, register_device
+from osbuild.fleet.postgresql import parse_address
 from osbuild.fleet.tables import devices
+from tests.support.postgresql import PostgresqlServer, text_of
 
 
 @pytest.fixture
@@ -84,3 +86,27 @@ def test_a_change_whose_caller_has_gone_is_not_made(database: Database) -> None:
     first.result(60)
     database.begin_change(register("b")).result(60)
     assert names(database) == {"b"}
+
+
+def check_contacts(database: Database) -> None:
+    def store(connection: Connection) -> None:
+        first, second, _third = (register_device(connection, name, 1).id for name in ("a", "b", "c"))
+        record_contacts(connection, {first: (1_796_025_250_632, "192.0.2.1"), second: (2, "2001:db8::1")})
+        record_contacts(connection, {second: (3, ""), second + 100: (4, "192.0.2.2")})  # a device that does not exist
+
+    database.begin_change(store).result(60)
+    columns = select(devices.c.name, devices.c.last_seen, devices.c.address).order_by(devices.c.name)
+    rows = database.read(lambda connection: [tuple(row) for row in connection.execute(columns)])
+    assert rows == [("a", 1_796_025_250_632, "192.0.2.1"), ("b", 3, ""), ("c", None, None)]
+
+
+def test_the_last_contact_of_each_device_is_stored(database: Database) -> None:
+    check_contacts(database)
+
+
+def test_postgresql_stores_the_last_contact_of_each_device(postgresql: PostgresqlServer) -> None:
+    database = Database(parse_address(text_of(postgresql.create_database())))
+    try:
+        check_contacts(database)
+    finally:
+        database.close()
