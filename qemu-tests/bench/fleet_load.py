@@ -13,6 +13,7 @@ from osbuild.shared.errors import Error
 RANGE = 128 * 1024
 SECONDS, PACED_SECONDS = 10, 30  # of a load
 CONNECTING = 10  # seconds until the first poll at a given rate; 2,000 handshakes must be finished by then
+TIMEOUT = "30s"  # wrk also counts the time in which a connection waits for its first poll
 PACE = 5000  # polls in a second
 # wrk's script for requests of devices by chance (wrk(1), SCRIPTING).
 POLLS = """
@@ -96,7 +97,7 @@ class Load:
         """
         path = self._folder / f"load-{self._server.port}.lua"
         path.write_text(script.replace('"BASE"', f'"{BASE}"'))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{before + seconds}s", "--timeout", "10s", "--latency"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{before + seconds}s", "--timeout", TIMEOUT, "--latency"]
         command += [
             "-s",
             str(path),
@@ -116,6 +117,8 @@ class Load:
         transfer = re.search(r"Transfer/sec:\s+([\d.]+)(K|M|G)?B", text)
         if slowest is None or rate is None or transfer is None:
             raise Error(f"wrk's output is not as expected: {text[-500:]}")
+        if not float(rate[1]):
+            raise Error(f"the server has answered nothing within {seconds} s", hint="measure on an idle machine")
         units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
         sizes = {None: 1, "K": 2**10, "M": 2**20, "G": 2**30}
         longer = (before + seconds) / seconds

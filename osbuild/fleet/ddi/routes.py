@@ -31,10 +31,10 @@ NOT_DESCRIBED = (ActionState.waiting, ActionState.cancelling, ActionState.cancel
 
 
 def device_routes(service: Service) -> list[BaseRoute]:
-    """Return the routes of all resources of devices."""
-
+    """Return the routes of all resources of devices. The most frequent requests are first, as each route is tried."""
     return [
         device_route(service, "", {"GET": poll}),
+        device_route(service, "/softwaremodules/{bundle:number}/artifacts/{name}", {"GET": get_artifact}),
         device_route(service, "/deploymentBase/{action:number}", {"GET": get_deployment}),
         device_route(service, "/deploymentBase/{action:number}/feedback", {"POST": post_deployment_feedback}),
         device_route(service, "/cancelAction/{action:number}", {"GET": get_cancellation}),
@@ -45,7 +45,6 @@ def device_routes(service: Service) -> list[BaseRoute]:
         *operator_request_routes(service),
         device_route(service, "/configData", {"PUT": put_attributes}),
         device_route(service, "/softwaremodules/{bundle:number}/artifacts", {"GET": get_artifacts}),
-        device_route(service, "/softwaremodules/{bundle:number}/artifacts/{name}", {"GET": get_artifact}),
     ]
 
 
