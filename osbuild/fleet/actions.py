@@ -11,6 +11,7 @@ from osbuild.fleet.database import insert_row
 from osbuild.fleet.maintenance import MaintenanceSchedule, decode_schedule, encode_schedule
 from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.rollout.standing import end_member
 from osbuild.fleet.states import ENDED, ActionKind, ActionState, Execution, Finished
 from osbuild.fleet.tables import actions, bundles, devices, reports
 
@@ -24,7 +25,18 @@ BY_ID = PreparedRead(
 COUNT_REPORTS = PreparedRead(
     select(func.count().label("number")).select_from(reports).where(reports.c.action == bindparam("action_id"))
 )
-INSERT_REPORT = insert(reports)  # once: SQLAlchemy needs long to construct a statement
+# Once: SQLAlchemy needs long to construct a statement.
+INSERT_REPORT = insert(reports)
+SET_STATE = (
+    update(actions)
+    .where(actions.c.id == bindparam("number"))
+    .values(state=bindparam("new_state"), active=bindparam("is_active"), ended=bindparam("end"))
+)
+SET_INSTALLED = (
+    update(devices)
+    .where(devices.c.id == bindparam("device_id"))
+    .values(installed_action=bindparam("number"), attributes_wanted=True)
+)
 LAPSED = "cancelled: the maintenance windows are over"
 DOWNLOADING = "downloads the whole bundle"
 WEIGHT = 1000
@@ -82,24 +94,22 @@ def assign_bundle(connection: Connection, device: int, assignment: Assignment, n
     An action of the device that was active is cancelled, unless it has a higher weight: then the new one is next. If
     the device may have begun with the old one, that is a state of its own, until the device agrees.
     """
-    for old in active_actions(connection, device):
-        if old.weight <= assignment.weight:
-            begin_cancelling(connection, old, now)
-    state = ActionState.waiting if assignment.confirm else ActionState.running
-    values = {
-        "device": device, "bundle": assignment.bundle, "kind": assignment.kind, "state": state, "active": True,
-        "weight": assignment.weight, "created": now, "rollout": assignment.rollout,
-        "maintenance": encode_schedule(assignment.maintenance),
-    }  # fmt: skip
-    return insert_row(connection, actions, values)
+    return insert_row(connection, actions, _begin_action(connection, device, assignment, now))
+
+
+def assign_bundles(connection: Connection, assignments: Mapping[int, Assignment], now: int) -> None:
+    """Tell many devices to install bundles, as `assign_bundle` does. The keys are the ids of the devices."""
+    begun = [_begin_action(connection, device, assignment, now) for device, assignment in assignments.items()]
+    if begun:
+        connection.execute(insert(actions), begun)
 
 
 def begin_cancelling(connection: Connection, action: UpdateAction, now: int) -> None:
     """Cancel an active action. One that waits for its confirmation is unknown to the device, and ends at once."""
     if action.state is ActionState.waiting:
-        _set_state(connection, action.id, ActionState.cancelled, now)
+        _set_state(connection, action, ActionState.cancelled, now)
     elif action.state is ActionState.running:
-        _set_state(connection, action.id, ActionState.cancelling, now)
+        _set_state(connection, action, ActionState.cancelling, now)
 
 
 def cancel_lapsed(connection: Connection, action: UpdateAction, now: int) -> None:
@@ -125,7 +135,7 @@ def record_download(connection: Connection, action: UpdateAction, now: int) -> N
 
 def end_action(connection: Connection, action: UpdateAction, now: int) -> None:
     """End an action of a device that is not asked any more."""
-    _set_state(connection, action.id, ActionState.cancelled, now)
+    _set_state(connection, action, ActionState.cancelled, now)
 
 
 def active_actions(connection: Connection, device: int) -> list[UpdateAction]:
@@ -163,8 +173,7 @@ def report_update(connection: Connection, device: int, number: int, report: Devi
     _store_report(connection, action, report, state, now)
     if state is ActionState.finished:
         # A new version may change what the device says about itself.
-        values = {"installed_action": action.id, "attributes_wanted": True}
-        connection.execute(update(devices).where(devices.c.id == device).values(values))
+        connection.execute(SET_INSTALLED, {"device_id": device, "number": action.id})
     return state
 
 
@@ -241,6 +250,19 @@ def count_reports(connection: Connection, action: int) -> int:
     return int(COUNT_REPORTS.one(connection, action_id=action)["number"])
 
 
+def _begin_action(connection: Connection, device: int, assignment: Assignment, now: int) -> dict[str, object]:
+    """Cancel what a new action of a device replaces, and return the values of its row."""
+    for old in active_actions(connection, device):
+        if old.weight <= assignment.weight:
+            begin_cancelling(connection, old, now)
+    state = ActionState.waiting if assignment.confirm else ActionState.running
+    return {
+        "device": device, "bundle": assignment.bundle, "kind": assignment.kind, "state": state, "active": True,
+        "weight": assignment.weight, "created": now, "rollout": assignment.rollout,
+        "maintenance": encode_schedule(assignment.maintenance),
+    }  # fmt: skip
+
+
 def _reported_action(connection: Connection, device: int, number: int, report: DeviceReport) -> UpdateAction:
     action = read_action(connection, device, number)
     if action.state is ActionState.waiting:
@@ -265,13 +287,15 @@ def _store_report(
     }  # fmt: skip
     connection.execute(INSERT_REPORT, values)
     if state is not action.state:
-        _set_state(connection, action.id, state, now)
+        _set_state(connection, action, state, now)
 
 
-def _set_state(connection: Connection, action: int, state: ActionState, now: int) -> None:
+def _set_state(connection: Connection, action: UpdateAction, state: ActionState, now: int) -> None:
     ended = state in ENDED
-    values = {"state": state, "active": not ended, "ended": now if ended else None}
-    connection.execute(update(actions).where(actions.c.id == action).values(values))
+    values = {"number": action.id, "new_state": state, "is_active": not ended, "end": now if ended else None}
+    connection.execute(SET_STATE, values)
+    if ended and action.rollout is not None:
+        end_member(connection, action.id, action.device, action.rollout, state)
 
 
 def _action(values: Mapping[Any, Any]) -> UpdateAction:

@@ -48,6 +48,17 @@ class GroupState(StrEnum):
     succeeded = "succeeded"  # enough of its devices have succeeded
 
 
+class MemberStanding(StrEnum):
+    """What a device of a rollout has come to. Its group has the number of devices of each standing."""
+
+    pending = "pending"  # no action yet, or one that has not ended and has time left
+    overdue = "overdue"  # its action has not ended before the deadline
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"  # it was told to do something else
+    forgiven = "forgiven"  # unsuccessful before the last resume, and has not succeeded since
+
+
 class RequestState(StrEnum):
     """The state of a request of an operator. Those in `REQUEST_ENDED` are final."""
 

@@ -19,6 +19,8 @@ from sqlalchemy import (
     false,
 )
 
+from osbuild.fleet.states import MemberStanding
+
 LONGEST_ID = 256
 """the length of the longest id of a device, in characters, as in hawkBit"""
 
@@ -26,6 +28,7 @@ LONGEST_ID = 256
 ROW = BigInteger().with_variant(Integer, "sqlite")
 # Python compares names too: both in the order of code points.
 NAME = String(LONGEST_ID).with_variant(String(LONGEST_ID, collation="C"), "postgresql")
+PENDING = MemberStanding.pending.value
 
 metadata = MetaData()
 
@@ -97,6 +100,8 @@ rollout_groups = Table(
     Column("deadline", Integer),  # seconds, for each device
     Column("state", String(16), nullable=False),
     Column("started", BigInteger),
+    # How many of its devices have each standing, see `rollout.standing`.
+    *(Column(standing, Integer, nullable=False, default=0, server_default="0") for standing in MemberStanding),
     UniqueConstraint("rollout", "position"),
 )
 
@@ -107,9 +112,10 @@ rollout_members = Table(
     Column("rollout", ForeignKey("rollouts.id"), primary_key=True),
     Column("group", ForeignKey("rollout_groups.id"), nullable=False),
     Column("action", ForeignKey("actions.id")),  # the newest one; none before the group starts
-    # It had failed before the last resume, and does not count until it succeeds.
-    Column("forgiven", Boolean, nullable=False, default=False, server_default=false()),
+    Column("standing", String(16), nullable=False, default=PENDING, server_default=PENDING),
+    Column("due", BigInteger),  # when its action is overdue
     Index("members_of_group", "group"),
+    Index("members_by_standing", "standing", "due"),
 )
 
 actions = Table(

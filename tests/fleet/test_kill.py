@@ -19,7 +19,7 @@ from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.examples import examples
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, databases, start_server
+from tests.support.update_server import BASE, MISCOUNTED, RunningServer, databases, start_server
 
 ROUNDS = examples(100, share=20, least=5)
 REPORTERS, DEVICES = 3, 12
@@ -147,6 +147,7 @@ class KilledServer:
             "WHERE a.position = b.position - 1 AND b.state != 'waiting'"
         )
         assert {state for (state,) in groups} <= {"succeeded"}
+        assert self.rows(MISCOUNTED) == []
 
 
 @pytest.fixture

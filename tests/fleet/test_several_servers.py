@@ -17,7 +17,7 @@ from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
 from tests.support.postgresql import PostgresqlServer, text_of
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, start_server
+from tests.support.update_server import BASE, MISCOUNTED, RunningServer, start_server
 
 DEVICES, PATIENCE = 12, 60
 GATEWAY, DATABASE = "EDGE_TEST_GATEWAY", "EDGE_TEST_DATABASE"
@@ -120,6 +120,7 @@ def test_two_servers_begin_no_group_twice_and_lose_no_report(fleet: TwoServers, 
     assert (view["state"], [group["succeeded"] for group in view["groups"]]) == ("finished", [3, 3, 6])
     assert fleet.rows("SELECT device, count(*) FROM actions GROUP BY device HAVING count(*) > 1") == []
     assert fleet.rows("SELECT count(*) FROM actions") == [(DEVICES,)]
+    assert fleet.rows(MISCOUNTED) == []
     stored = " ".join(text for (text,) in fleet.rows("SELECT messages FROM reports"))
     assert len(fleet.acknowledged) == 2 * DEVICES
     assert {message for message in fleet.acknowledged if message not in stored} == set()
@@ -138,6 +139,7 @@ def test_two_servers_miss_no_threshold(fleet: TwoServers, tmp_path: Path) -> Non
     assert (view["state"], view["reason"]) == ("paused", "group 1: 3 of 6 devices have failed; the limit is 50 %")
     assert [group["state"] for group in view["groups"]] == ["running", "waiting"]
     assert fleet.rows("SELECT count(*) FROM actions") == [(6,)]
+    assert fleet.rows(MISCOUNTED) == []
 
 
 def test_a_server_that_ends_leaves_nothing_behind_that_the_other_one_waits_for(

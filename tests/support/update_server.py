@@ -18,11 +18,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from osbuild.fleet.states import MemberStanding
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.private_key import generate_key, key_to_pem, load_key
 
 BASE = "/DEFAULT/controller/v1"
 PATIENT = 60.0  # seconds for what a server does at once on an idle machine
+_STANDING = """CASE WHEN a.state IN ('finished', 'downloaded') THEN 'succeeded'
+    WHEN a.state IN ('failed', 'cancelled') THEN a.state ELSE 'pending' END"""
+MISCOUNTED = "SELECT g.id FROM rollout_groups g WHERE " + " OR ".join(
+    f"g.{standing} != (SELECT count(*) FROM rollout_members m LEFT JOIN actions a ON a.id = m.action "
+    f"WHERE m.\"group\" = g.id AND {_STANDING} = '{standing}')"
+    for standing in MemberStanding
+)
+"""selects groups whose numbers are not those of their devices, if none is overdue or forgiven"""
 ADDRESS = "EDGE_TEST_SERVER_DATABASE"
 """the variable with the address of a server's database, which has a password"""
 

@@ -57,13 +57,12 @@ def rollout_routes(service: Service) -> list[BaseRoute]:
 
 
 async def get_rollouts(_request: Request, service: Service, _origin: Origin) -> list[RolloutView]:
-    now = service.clock()
-    return service.database.read(lambda c: [view_rollout(c, rollout, now) for rollout in rows.list_rollouts(c)])
+    return service.database.read(lambda c: [view_rollout(c, rollout) for rollout in rows.list_rollouts(c)])
 
 
 async def get_rollout(request: Request, service: Service, _origin: Origin) -> RolloutView:
     name = request.path_params["name"]
-    return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name), service.clock()))
+    return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
 
 
 async def post_preview(request: Request, service: Service, _origin: Origin) -> Preview:
@@ -100,7 +99,7 @@ def create_rollout(connection: Connection, plan: RolloutPlan, origin: Origin, *,
     if start:
         transitions.start_rollout(connection, rollout, origin.time)
         record_event(connection, origin, "rollout started", plan.name)
-    return view_rollout(connection, rows.read_rollout(connection, rollout.id), origin.time)
+    return view_rollout(connection, rows.read_rollout(connection, rollout.id))
 
 
 async def post_start(request: Request, service: Service, origin: Origin) -> RolloutView:
@@ -143,7 +142,7 @@ def set_rollout_state(connection: Connection, name: str, order: RolloutOrder, or
     after = rows.read_rollout(connection, before.id)
     values = {"before": before.state, "after": after.state, "bundle": after.bundle}
     record_event(connection, origin, f"rollout: {order.verb}", name, **values)
-    return view_rollout(connection, after, origin.time)
+    return view_rollout(connection, after)
 
 
 def check_replacement(connection: Connection, rollout: Rollout, bundle: int) -> None:
@@ -173,12 +172,12 @@ def known_bundle(connection: Connection, number: int) -> PublishedBundle:
     return bundle
 
 
-def view_rollout(connection: Connection, rollout: Rollout, now: int) -> RolloutView:
-    """Return a rollout with what its groups have come to until now (milliseconds since 1970)."""
+def view_rollout(connection: Connection, rollout: Rollout) -> RolloutView:
+    """Return a rollout with what its groups have come to."""
     bundle = bundles.read_bundle_row(connection, rollout.bundle)
     groups = []
     for group in rows.read_groups(connection, rollout.id):
-        counts = rows.count_group(connection, group, now)
+        counts = group.counts
         pending = 0 if group.state is GroupState.waiting else counts.pending
         groups.append(
             GroupView(group.state, counts.total, counts.succeeded, counts.failed, counts.cancelled, group.success,

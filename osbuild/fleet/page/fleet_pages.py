@@ -88,8 +88,8 @@ class FleetPages:
 def newest_rollouts(service: Service) -> list[RolloutView]:
     """Return the rollouts that have not ended, and the newest of the others, at most `MOST_ROLLOUTS`."""
     ordered = sorted(service.database.read(rows.list_rollouts), key=lambda rollout: rollout.state in ROLLOUT_ENDED)
-    shown, now = ordered[:MOST_ROLLOUTS], service.clock()
-    return service.database.read(lambda connection: [view_rollout(connection, rollout, now) for rollout in shown])
+    shown = ordered[:MOST_ROLLOUTS]
+    return service.database.read(lambda connection: [view_rollout(connection, rollout) for rollout in shown])
 
 
 def parse_search(query: Mapping[str, str]) -> DeviceSearch:

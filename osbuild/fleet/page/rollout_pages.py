@@ -34,8 +34,7 @@ VERBS = ("start", "pause", "resume", "abort")
 
 
 async def show_rollouts(_request: Request, service: Service, user: PageUser) -> Response:
-    now = service.clock()
-    views = service.database.read(lambda c: [view_rollout(c, rollout, now) for rollout in rows.list_rollouts(c)])
+    views = service.database.read(lambda c: [view_rollout(c, rollout) for rollout in rows.list_rollouts(c)])
     return render_page("rollouts.html", user, rollouts=views)
 
 
@@ -43,7 +42,7 @@ async def show_rollout(request: Request, service: Service, user: PageUser) -> Re
     name = request.path_params["name"]
     now = service.clock()
     rollout = service.database.read(lambda c: rows.find_rollout(c, name))
-    view = service.database.read(lambda c: view_rollout(c, rollout, now))
+    view = service.database.read(lambda c: view_rollout(c, rollout))
     failed = service.database.read(lambda c: rows.failed_devices(c, rollout, MOST_FAILED))
     overdue = service.database.read(lambda c: rows.overdue_devices(c, rollout, now, MOST_FAILED))
     offered = service.database.read(bundles.list_bundles)
@@ -54,7 +53,7 @@ async def follow_rollout(request: Request, service: Service, _user: PageUser) ->
     name = request.path_params["name"]
 
     async def read() -> object:
-        return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name), service.clock()))
+        return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
 
     return await follow_changes(request, read)
 

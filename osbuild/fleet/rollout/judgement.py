@@ -14,33 +14,29 @@ class Judgement(Enum):
 
 @dataclass(frozen=True)
 class GroupCounts:
-    """How many devices a group has, and how many have succeeded, failed, or were told to do something else (cancelled).
+    """How many devices of a group have each standing."""
 
-    Those that are `overdue` have not reported an end before their deadline. Those that are `forgiven` were unsuccessful
-    before an operator resumed the rollout, and have not succeeded since. They are not among the others.
-    """
-
-    total: int
-    succeeded: int
-    failed: int
+    pending: int = 0
+    succeeded: int = 0
+    failed: int = 0
     cancelled: int = 0
     overdue: int = 0
     forgiven: int = 0
 
     @property
+    def total(self) -> int:
+        """All devices of the group."""
+        return self.counted + self.forgiven
+
+    @property
     def counted(self) -> int:
         """Devices of which the thresholds are percentages."""
-        return self.total - self.forgiven
+        return self.pending + self.succeeded + self.unsuccessful
 
     @property
     def unsuccessful(self) -> int:
         """Counted devices that will not succeed any more, or not in time."""
         return self.failed + self.cancelled + self.overdue
-
-    @property
-    def pending(self) -> int:
-        """Counted devices that have not reported an end, and have time left."""
-        return self.counted - self.succeeded - self.unsuccessful
 
 
 def has_too_many_failures(counts: GroupCounts, error: int) -> bool:

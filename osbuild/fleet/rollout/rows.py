@@ -1,22 +1,30 @@
 """Rollouts and their groups as they are stored."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, false, func, insert, or_, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from osbuild.fleet.actions import read_history
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.maintenance import MaintenanceSchedule, decode_schedule, encode_schedule
+from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.rollout.judgement import GroupCounts
 from osbuild.fleet.rollout.plan import RolloutPlan
-from osbuild.fleet.states import ActionKind, ActionState, GroupState, RolloutState
+from osbuild.fleet.rollout.standing import count_members
+from osbuild.fleet.states import ActionKind, ActionState, GroupState, MemberStanding, RolloutState
 from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
 
-SUCCEEDED = (ActionState.finished, ActionState.downloaded)
+BY_ID = PreparedRead(select(rollouts).where(rollouts.c.id == bindparam("number")))
+BY_NAME = PreparedRead(select(rollouts).where(rollouts.c.name == bindparam("rollout_name")))
+GROUPS = PreparedRead(
+    select(rollout_groups)
+    .where(rollout_groups.c.rollout == bindparam("number"))
+    .order_by(rollout_groups.c.position)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class RolloutGroup:
     state: GroupState
     started: int | None
     deadline: int | None
+    counts: GroupCounts
 
 
 def insert_rollout(connection: Connection, plan: RolloutPlan, parts: Sequence[Sequence[int]], now: int) -> Rollout:
@@ -70,75 +79,40 @@ def insert_rollout(connection: Connection, plan: RolloutPlan, parts: Sequence[Se
         })  # fmt: skip
         members = [{"device": device, "rollout": number, "group": row} for device in part]
         connection.execute(insert(rollout_members), members)
+        count_members(connection, row)
     return read_rollout(connection, number)
 
 
 def read_rollout(connection: Connection, number: int) -> Rollout:
     """Return the rollout with the id `number`, which exists."""
-    return _rollout(connection.execute(select(rollouts).where(rollouts.c.id == number)).one())
+    return _rollout(BY_ID.one(connection, number=number))
 
 
 def find_rollout(connection: Connection, name: str) -> Rollout:
     """Return the rollout `name`. Raises `Refused`."""
-    row = connection.execute(select(rollouts).where(rollouts.c.name == name)).first()
-    if row is None:
+    values = BY_NAME.first(connection, rollout_name=name)
+    if values is None:
         raise not_found(f"there is no rollout {name}")
-    return _rollout(row)
+    return _rollout(values)
 
 
 def list_rollouts(connection: Connection, states: Sequence[RolloutState] = tuple(RolloutState)) -> list[Rollout]:
     """Return the rollouts in one of `states`, the newest first."""
     chosen = select(rollouts).where(rollouts.c.state.in_(states)).order_by(rollouts.c.id.desc())
-    return [_rollout(row) for row in connection.execute(chosen)]
+    return [_rollout(values) for values in connection.execute(chosen).mappings()]
 
 
 def read_groups(connection: Connection, rollout: int) -> list[RolloutGroup]:
     """Return the groups of a rollout, in their order."""
-    chosen = select(rollout_groups).where(rollout_groups.c.rollout == rollout).order_by(rollout_groups.c.position)
-    return [
-        RolloutGroup(**{**row._mapping, "state": GroupState(row._mapping["state"])})
-        for row in connection.execute(chosen)
-    ]
-
-
-def count_group(connection: Connection, group: RolloutGroup, now: int) -> GroupCounts:
-    """Return what the newest actions of a group's devices have come to."""
-    members = rollout_members.outerjoin(actions, rollout_members.c.action == actions.c.id)
-    chosen = (
-        select(actions.c.state, rollout_members.c.forgiven, func.count())
-        .select_from(members)
-        .where(rollout_members.c.group == group.id)
-        .group_by(actions.c.state, rollout_members.c.forgiven)
-    )
-    counts = Counter[str]()
-    for state, forgiven, count in connection.execute(chosen):
-        # What was forgiven counts again when it succeeds.
-        counts["forgiven" if forgiven and state not in SUCCEEDED else str(state)] += int(count)
-    overdue = 0
-    if group.deadline is not None:
-        late = select(func.count()).select_from(members).where(
-            rollout_members.c.group == group.id, ~rollout_members.c.forgiven, is_overdue(group, now)
-        )  # fmt: skip
-        overdue = int(connection.execute(late).scalar_one())
-    succeeded = sum(counts[state] for state in SUCCEEDED)
-    return GroupCounts(
-        counts.total(), succeeded, counts[ActionState.failed], counts[ActionState.cancelled], overdue,
-        counts["forgiven"],
-    )  # fmt: skip
-
-
-def is_overdue(group: RolloutGroup, now: int) -> ColumnElement[bool]:
-    """Return the condition for an action of a group to have no end `deadline` seconds after it was assigned."""
-    if group.deadline is None:
-        return false()
-    return actions.c.active & (actions.c.created <= now - group.deadline * 1000)
+    return [_group(values) for values in GROUPS.rows(connection, number=rollout)]
 
 
 def overdue_devices(connection: Connection, rollout: Rollout, now: int, most: int) -> list[tuple[str, int | None]]:
-    """Return the names of devices that are overdue, with the time of their last contact: at most `most`."""
-    late = or_(*(
-        (rollout_members.c.group == group.id) & is_overdue(group, now) for group in read_groups(connection, rollout.id)
-    ))  # fmt: skip
+    """Return the names of devices that are overdue, with the time of their last contact: at most `most`.
+
+    They include those that were forgiven.
+    """
+    late = actions.c.active & (rollout_members.c.due <= now)
     chosen = (
         select(devices.c.name, devices.c.last_seen)
         .select_from(rollout_members.join(actions, rollout_members.c.action == actions.c.id))
@@ -166,8 +140,14 @@ def failed_devices(connection: Connection, rollout: Rollout, most: int) -> list[
     ]
 
 
-def _rollout(row: Row[tuple[object, ...]]) -> Rollout:
-    values = dict(row._mapping)
-    values |= {"kind": ActionKind(values["kind"]), "state": RolloutState(values["state"])}
-    values |= {"selection": json.loads(values["selection"]), "maintenance": decode_schedule(values["maintenance"])}
-    return Rollout(**values)
+def _group(values: dict[str, Any]) -> RolloutGroup:
+    counts = GroupCounts(**{standing.value: values.pop(standing.value) for standing in MemberStanding})
+    return RolloutGroup(**{**values, "state": GroupState(values["state"]), "counts": counts})
+
+
+def _rollout(values: Mapping[Any, Any]) -> Rollout:
+    converted = {
+        "kind": ActionKind(values["kind"]), "state": RolloutState(values["state"]),
+        "selection": json.loads(values["selection"]), "maintenance": decode_schedule(values["maintenance"]),
+    }  # fmt: skip
+    return Rollout(**{**values, **converted})

@@ -1,5 +1,7 @@
 """How a rollout goes on: by orders of operators, by reports of devices, and by time. Each runs in one transaction."""
 
+from dataclasses import replace
+
 from sqlalchemy import Connection, select, update
 
 from osbuild.fleet import actions as device_actions
@@ -10,12 +12,11 @@ from osbuild.fleet.rollout.plan_text import format_duration
 from osbuild.fleet.rollout.rows import (
     Rollout,
     RolloutGroup,
-    count_group,
-    is_overdue,
     list_rollouts,
     read_groups,
     read_rollout,
 )
+from osbuild.fleet.rollout.standing import forgive_members, mark_overdue, renew_members
 from osbuild.fleet.states import ENDED, ROLLOUT_ENDED, ActionState, GroupState, RolloutState
 from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
 
@@ -45,6 +46,7 @@ def resume_rollout(
     if bundle is not None:
         connection.execute(update(rollouts).where(rollouts.c.id == rollout.id).values(bundle=bundle))
     _set_rollout(connection, rollout, RolloutState.running)
+    mark_overdue(connection, now)
     changed = read_rollout(connection, rollout.id)
     for group in read_groups(connection, rollout.id):
         if group.state is GroupState.waiting:
@@ -53,7 +55,7 @@ def resume_rollout(
             _assign_members(connection, changed, group, (ActionState.failed, *_open_states()), now)
         elif retry:
             _assign_members(connection, changed, group, (ActionState.failed,), now)
-        _forgive_members(connection, group, now)
+        forgive_members(connection, group.id)
     advance_rollout(connection, rollout.id, now)
 
 
@@ -69,6 +71,7 @@ def abort_rollout(connection: Connection, rollout: Rollout, reason: str, now: in
 
 def advance_rollout(connection: Connection, number: int, now: int) -> None:
     """Begin groups, pause or end a running rollout, as what was reported says. May be called at any time."""
+    mark_overdue(connection, now)
     while True:
         rollout = read_rollout(connection, number)
         if rollout.state is not RolloutState.running or not _advance_once(connection, rollout, now):
@@ -77,6 +80,7 @@ def advance_rollout(connection: Connection, number: int, now: int) -> None:
 
 def advance_by_time(connection: Connection, now: int) -> None:
     """Start scheduled rollouts whose time has come, and begin groups whose pause is over."""
+    mark_overdue(connection, now)
     for rollout in list_rollouts(connection, (RolloutState.scheduled, RolloutState.running)):
         if rollout.state is RolloutState.running:
             advance_rollout(connection, rollout.id, now)
@@ -99,7 +103,7 @@ def _advance_once(connection: Connection, rollout: Rollout, now: int) -> bool:
     groups = read_groups(connection, rollout.id)
     pending = overdue = 0
     for group in (group for group in groups if group.state is not GroupState.waiting):
-        counts = count_group(connection, group, now)
+        counts = group.counts
         pending, overdue = pending + counts.pending, overdue + counts.overdue
         if group.state is GroupState.succeeded:  # its remaining devices may still fail
             judgement = Judgement.failed if has_too_many_failures(counts, group.error) else Judgement.wait
@@ -136,23 +140,14 @@ def _assign_members(
         .outerjoin(actions, rollout_members.c.action == actions.c.id)
         .where(rollout_members.c.group == group.id)
     )
-    for device, state, automatic in connection.execute(chosen).all():
-        if state not in states:
-            continue
-        confirm = rollout.confirm and not automatic
-        assignment = Assignment(rollout.bundle, rollout.kind, rollout.weight, confirm, rollout.id, rollout.maintenance)
-        number = device_actions.assign_bundle(connection, device, assignment, now)
-        member = (rollout_members.c.device == device) & (rollout_members.c.rollout == rollout.id)
-        connection.execute(update(rollout_members).where(member).values(action=number, forgiven=False))
-
-
-def _forgive_members(connection: Connection, group: RolloutGroup, now: int) -> None:
-    """Let the devices of a group that are unsuccessful until now count no more, until they succeed."""
-    unsuccessful = actions.c.state.in_((ActionState.failed, ActionState.cancelled)) | is_overdue(group, now)
-    chosen = (rollout_members.c.group == group.id) & rollout_members.c.action.in_(
-        select(actions.c.id).where(actions.c.rollout == group.rollout, unsuccessful)
-    )
-    connection.execute(update(rollout_members).where(chosen).values(forgiven=True))
+    assignment = Assignment(rollout.bundle, rollout.kind, rollout.weight, False, rollout.id, rollout.maintenance)
+    assignments = {
+        device: replace(assignment, confirm=rollout.confirm and not automatic)
+        for device, state, automatic in connection.execute(chosen)
+        if state in states
+    }
+    device_actions.assign_bundles(connection, assignments, now)
+    renew_members(connection, group.id, None if group.deadline is None else now + group.deadline * 1000)
 
 
 def _open_states() -> tuple[ActionState, ...]:

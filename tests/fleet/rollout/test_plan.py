@@ -110,28 +110,33 @@ def test_a_senseless_selection_is_refused(selection: dict[str, str]) -> None:
         check_selection(selection)
 
 
+def make_counts(total: int, succeeded: int, failed: int, **others: int) -> GroupCounts:
+    pending = total - succeeded - failed - sum(others.values())
+    return GroupCounts(pending, succeeded, failed, **others)
+
+
 @pytest.mark.parametrize(
     ("counts", "success", "error", "expected"),
     [
-        (GroupCounts(10, 0, 0), 100, 1, Judgement.wait),
-        (GroupCounts(10, 10, 0), 100, 1, Judgement.succeeded),
-        (GroupCounts(10, 8, 0), 80, 50, Judgement.succeeded),
-        (GroupCounts(10, 7, 0), 80, 50, Judgement.wait),
-        (GroupCounts(10, 7, 3), 80, 50, Judgement.failed),
-        (GroupCounts(10, 0, 1), 80, 10, Judgement.failed),
-        (GroupCounts(10, 0, 1), 80, 11, Judgement.wait),
-        (GroupCounts(10, 0, 0, forgiven=1), 80, 1, Judgement.wait),
-        (GroupCounts(10, 9, 0, forgiven=1), 100, 1, Judgement.succeeded),
-        (GroupCounts(10, 8, 1, forgiven=1), 50, 11, Judgement.failed),
-        (GroupCounts(10, 0, 0, overdue=1), 80, 10, Judgement.failed),
-        (GroupCounts(10, 0, 0, overdue=1), 80, 11, Judgement.wait),
-        (GroupCounts(10, 8, 1, overdue=1), 80, 50, Judgement.succeeded),
-        (GroupCounts(10, 7, 1, overdue=2), 80, 50, Judgement.failed),
-        (GroupCounts(10, 9, 0, cancelled=1), 100, 1, Judgement.failed),
-        (GroupCounts(10, 9, 0, cancelled=1), 90, 1, Judgement.succeeded),
-        (GroupCounts(2, 0, 0, cancelled=2), 100, 1, Judgement.failed),
-        (GroupCounts(10, 0, 3), 80, 50, Judgement.failed),
-        (GroupCounts(10, 10, 0), 0, 1, Judgement.succeeded),
+        (make_counts(10, 0, 0), 100, 1, Judgement.wait),
+        (make_counts(10, 10, 0), 100, 1, Judgement.succeeded),
+        (make_counts(10, 8, 0), 80, 50, Judgement.succeeded),
+        (make_counts(10, 7, 0), 80, 50, Judgement.wait),
+        (make_counts(10, 7, 3), 80, 50, Judgement.failed),
+        (make_counts(10, 0, 1), 80, 10, Judgement.failed),
+        (make_counts(10, 0, 1), 80, 11, Judgement.wait),
+        (make_counts(10, 0, 0, forgiven=1), 80, 1, Judgement.wait),
+        (make_counts(10, 9, 0, forgiven=1), 100, 1, Judgement.succeeded),
+        (make_counts(10, 8, 1, forgiven=1), 50, 11, Judgement.failed),
+        (make_counts(10, 0, 0, overdue=1), 80, 10, Judgement.failed),
+        (make_counts(10, 0, 0, overdue=1), 80, 11, Judgement.wait),
+        (make_counts(10, 8, 1, overdue=1), 80, 50, Judgement.succeeded),
+        (make_counts(10, 7, 1, overdue=2), 80, 50, Judgement.failed),
+        (make_counts(10, 9, 0, cancelled=1), 100, 1, Judgement.failed),
+        (make_counts(10, 9, 0, cancelled=1), 90, 1, Judgement.succeeded),
+        (make_counts(2, 0, 0, cancelled=2), 100, 1, Judgement.failed),
+        (make_counts(10, 0, 3), 80, 50, Judgement.failed),
+        (make_counts(10, 10, 0), 0, 1, Judgement.succeeded),
     ],
 )
 def test_a_group_is_judged_by_its_thresholds(

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import Connection
 
 from osbuild.fleet import actions
-from osbuild.fleet.actions import DeviceReport, UpdateAction
+from osbuild.fleet.actions import Assignment, DeviceReport, UpdateAction
 from osbuild.fleet.bundles import NewBundle, StoredFile, add_bundle
 from osbuild.fleet.database import Database
 from osbuild.fleet.devices import register_device
@@ -21,9 +21,18 @@ from osbuild.fleet.maintenance import MaintenanceSchedule
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout import rows, transitions
 from osbuild.fleet.rollout.grouping import split_devices
+from osbuild.fleet.rollout.judgement import GroupCounts
 from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
 from osbuild.fleet.rollout.rows import Rollout
-from osbuild.fleet.states import ROLLOUT_ENDED, ActionState, Execution, Finished, GroupState, RolloutState
+from osbuild.fleet.states import (
+    ROLLOUT_ENDED,
+    ActionState,
+    Execution,
+    Finished,
+    GroupState,
+    MemberStanding,
+    RolloutState,
+)
 
 T = TypeVar("T")
 SUCCESS = DeviceReport(Execution.closed, Finished.success)
@@ -62,12 +71,14 @@ class RolloutMachine(RuleBasedStateMachine):
         return self.read(lambda c: rows.find_rollout(c, "winter"))
 
     def active(self, device: int) -> UpdateAction | None:
+        """The action that a device is told first, if it is one of the rollout."""
         found = self.read(lambda c: actions.active_actions(c, device))
-        return found[0] if found else None
+        return found[0] if found and found[0].rollout is not None else None
 
     def newest(self, device: int) -> UpdateAction | None:
-        found = self.read(lambda c: actions.newest_actions(c, device, 1))
-        return found[0] if found else None
+        """The newest action of the rollout for a device."""
+        found = self.read(lambda c: actions.newest_actions(c, device, 1000))
+        return next((action for action in found if action.rollout is not None), None)
 
     def is_overdue(self, action: UpdateAction) -> bool:
         return self.deadline is not None and action.active and self.now >= action.created + self.deadline * 1000
@@ -151,6 +162,49 @@ class RolloutMachine(RuleBasedStateMachine):
             transitions.advance_rollout(connection, self.rollout_id(), self.now)
 
         self.change(change)
+
+    @rule(number=st.integers(0, DEVICES - 1))
+    def replace(self, number: int) -> None:
+        """Somebody tells a device to install something else, which cancels what the rollout has told it."""
+        device = self.devices[number]
+
+        def change(connection: Connection) -> None:
+            action = actions.assign_bundle(connection, device, Assignment(self.offered[1], confirm=True), self.now)
+            actions.end_action(connection, actions.read_action(connection, device, action), self.now)
+            transitions.advance_by_time(connection, self.now)
+
+        self.change(change)
+
+    @rule(number=st.integers(0, DEVICES - 1))
+    def decommission(self, number: int) -> None:
+        device = self.devices[number]
+
+        def change(connection: Connection) -> None:
+            for action in actions.active_actions(connection, device):
+                actions.end_action(connection, action, self.now)
+            transitions.advance_by_time(connection, self.now)
+
+        self.change(change)
+
+    def standing(self, device: int) -> MemberStanding:
+        action = self.newest(device)
+        if action is None:
+            return MemberStanding.pending
+        if action.state in SUCCEEDED:
+            return MemberStanding.succeeded
+        if action.id in self.forgiven:
+            return MemberStanding.forgiven
+        if action.state in (ActionState.failed, ActionState.cancelled):
+            return MemberStanding(action.state)
+        return MemberStanding.overdue if self.is_overdue(action) else MemberStanding.pending
+
+    @invariant()
+    def groups_have_the_numbers_of_their_devices(self) -> None:
+        if not hasattr(self, "devices"):
+            return
+        for number, group in enumerate(self.read(lambda c: rows.read_groups(c, 1))):
+            standings = [self.standing(device) for device in self.devices[number * 2 : number * 2 + 2]]
+            assert group.counts == GroupCounts(**{standing: standings.count(standing) for standing in MemberStanding})
 
     def rollout_id(self) -> int:
         return 1

@@ -1,6 +1,6 @@
 """Maintenance windows, deadlines, leases of downloads, tags, requests of operators, history of versions.
 
-Failures that are forgiven are marked at the members of a group; before, the group had their number.
+Members of a group have a standing, and the group has their numbers; before, it had only that of forgiven failures.
 """
 
 import sqlalchemy as sa
@@ -16,13 +16,17 @@ def upgrade() -> None:
     op.add_column("devices", sa.Column("tags", sa.Text, nullable=False, server_default="{}"))
     op.add_column("rollouts", sa.Column("maintenance", sa.Text))
     op.add_column("rollout_groups", sa.Column("deadline", sa.Integer))
-    op.add_column("rollout_members", sa.Column("forgiven", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.add_column("rollout_members", sa.Column("standing", sa.String(16), nullable=False, server_default="pending"))
+    op.add_column("rollout_members", sa.Column("due", sa.BigInteger))
+    op.create_index("members_by_standing", "rollout_members", ["standing", "due"])
+    set_standings(op.get_bind())
     op.add_column("actions", sa.Column("maintenance", sa.Text))
     op.add_column("actions", sa.Column("lease", sa.BigInteger))
     op.add_column("actions", sa.Column("fetched", sa.Boolean, nullable=False, server_default=sa.false()))
     op.create_index("leases", "actions", ["lease"])
     forgive_members(op.get_bind())
     op.drop_column("rollout_groups", "forgiven")
+    count_members(op.get_bind())
     op.add_column("devices", sa.Column("open_request", ROW))
     create_requests()
     op.create_table(
@@ -59,15 +63,33 @@ def create_requests() -> None:
     op.create_index("archives_by_age", "request_archives", ["created"])
 
 
+def set_standings(connection: sa.Connection) -> None:
+    """Store what the newest actions of members have come to."""
+    connection.execute(sa.text(
+        "UPDATE rollout_members SET standing = (SELECT CASE WHEN state IN ('finished', 'downloaded') THEN 'succeeded' "
+        "WHEN state IN ('failed', 'cancelled') THEN state ELSE 'pending' END FROM actions WHERE id = action) "
+        "WHERE action IS NOT NULL"
+    ))  # fmt: skip
+
+
+def count_members(connection: sa.Connection) -> None:
+    """Store how many members of each group have each standing."""
+    for standing in ("pending", "overdue", "succeeded", "failed", "cancelled", "forgiven"):
+        op.add_column("rollout_groups", sa.Column(standing, sa.Integer, nullable=False, server_default="0"))
+        connection.execute(sa.text(
+            f"UPDATE rollout_groups SET {standing} = (SELECT count(*) FROM rollout_members "
+            f"WHERE \"group\" = rollout_groups.id AND standing = '{standing}')"
+        ))  # fmt: skip
+
+
 def forgive_members(connection: sa.Connection) -> None:
     """Forgive as many members of each group as were counted: those that had failed first."""
     groups = connection.execute(sa.text("SELECT id, forgiven FROM rollout_groups WHERE forgiven > 0")).all()
     chosen = sa.text(
-        'SELECT device, rollout FROM rollout_members WHERE "group" = :group AND action IN '
-        "(SELECT id FROM actions WHERE state IN ('failed', 'cancelled')) "
+        "SELECT device, rollout FROM rollout_members WHERE \"group\" = :group AND standing IN ('failed', 'cancelled') "
         "ORDER BY (SELECT ended FROM actions WHERE id = action), action LIMIT :count"
     )
-    changed = sa.text("UPDATE rollout_members SET forgiven = :yes WHERE device = :device AND rollout = :rollout")
+    changed = sa.text("UPDATE rollout_members SET standing = 'forgiven' WHERE device = :device AND rollout = :rollout")
     for group, count in groups:
         for device, rollout in connection.execute(chosen, {"group": group, "count": count}).all():
-            connection.execute(changed, {"yes": True, "device": device, "rollout": rollout})
+            connection.execute(changed, {"device": device, "rollout": rollout})
