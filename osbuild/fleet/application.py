@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.routes import device_routes
+from osbuild.fleet.decommission import end_silent_wipes
 from osbuild.fleet.enrolment import enrolment_routes
 from osbuild.fleet.management.endpoint import BASE as MANAGEMENT
 from osbuild.fleet.management.endpoint import answer_problem
@@ -53,7 +54,12 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
 
     async def expire_old_requests() -> None:
         now = service.clock()
-        await service.database.change(lambda connection: expire_requests(connection, now))
+
+        def expire(connection: Connection) -> None:
+            end_silent_wipes(connection, now)
+            expire_requests(connection, now)
+
+        await service.database.change(expire)
 
     @contextlib.asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import Connection
 
 from osbuild.fleet import requests
+from osbuild.fleet.audit import read_audit
 from osbuild.fleet.database import Database
-from osbuild.fleet.decommission import end_device
-from osbuild.fleet.devices import find_device, register_device
+from osbuild.fleet.decommission import end_device, end_silent_wipes
+from osbuild.fleet.devices import find_device, record_contacts, register_device
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.requests import FleetRequest, SignedRequest
 from osbuild.fleet.states import RequestState
@@ -51,7 +52,17 @@ class RequestedFleet:
         return self.database.read(lambda c: requests.read_archive(c, number))
 
     def expire(self, now: int) -> None:
+        self.change(lambda c: end_silent_wipes(c, now))
         self.change(lambda c: requests.expire_requests(c, now))
+
+    def see(self, now: int) -> None:
+        self.change(lambda c: record_contacts(c, {self.device: (now, "192.0.2.7")}))
+
+    @property
+    def decommissioned(self) -> int | None:
+        device = self.database.read(lambda c: find_device(c, "device-1"))
+        assert device is not None
+        return device.decommissioned
 
     @property
     def offered(self) -> int | None:
@@ -143,3 +154,30 @@ def test_a_decommissioned_device_has_no_open_requests(fleet: RequestedFleet) -> 
     assert device is not None
     fleet.change(lambda c: end_device(c, device, 7))
     assert fleet.read(number).details == ("the device is decommissioned",) and fleet.offered is None
+
+
+def test_a_device_that_is_silent_since_it_got_a_wipe_is_decommissioned(fleet: RequestedFleet) -> None:
+    number = fleet.create(RequestKind.wipe)
+    fleet.deliver(number)
+    fleet.see(5)
+    fleet.expire(2 * HOUR - 1)
+    assert fleet.decommissioned is None and fleet.read(number).state is RequestState.delivered
+    fleet.expire(2 * HOUR)
+    assert fleet.decommissioned == 2 * HOUR
+    assert fleet.read(number).details == ("the device is decommissioned",)
+    (entry,) = fleet.database.read(lambda c: read_audit(c, None, 10))
+    assert (entry.event, entry.subject, entry.details["request"]) == ("device decommissioned", "device-1", number)
+
+
+@pytest.mark.parametrize(("kind", "delivered", "seen"), [
+    (RequestKind.wipe, False, 5),  # it never got the request
+    (RequestKind.wipe, True, HOUR + 1),  # it still polls
+    (RequestKind.reboot, True, 5),
+])  # fmt: skip
+def test_other_silent_devices_stay_in_use(fleet: RequestedFleet, kind: RequestKind, delivered: bool, seen: int) -> None:
+    number = fleet.create(kind)
+    if delivered:
+        fleet.deliver(number)
+    fleet.see(seen)
+    fleet.expire(2 * HOUR)
+    assert fleet.decommissioned is None and fleet.read(number).state is RequestState.expired

@@ -73,7 +73,7 @@ class Follower:
             if poll.attributes is not None or not self.described:
                 self.send_attributes(poll.attributes or f"{self.server.base}/configData")
             if poll.request is not None and self.requests is not None:
-                self.server = self.requests.carry(self.server, poll.request)
+                self.server = self.requests.carry(self.server, poll.request, updating=self.is_updating())
             if poll.cancellation is not None:
                 self.cancel(poll.cancellation)
             elif poll.confirmation is not None:
@@ -91,10 +91,13 @@ class Follower:
 
     def pause(self, poll: PollAnswer) -> float:
         """Return the seconds until the next poll: few while an action is carried out."""
-        record = load_record(self.system)
-        busy = record is not None and record.stage is not ActionStage.reported
-        sleep = min(BUSY_SLEEP, poll.sleep) if busy else poll.sleep
+        sleep = min(BUSY_SLEEP, poll.sleep) if self.is_updating() else poll.sleep
         return min(REQUEST_SLEEP, sleep) if poll.request is not None and self.requests is not None else sleep
+
+    def is_updating(self) -> bool:
+        """Whether this device carries out an action, or has not reported its end."""
+        record = load_record(self.system)
+        return record is not None and record.stage is not ActionStage.reported
 
     def ask(self, address: str = "") -> ServerAnswer:
         """Return an answer with the status 200. Raises `ServerUnreachable`."""

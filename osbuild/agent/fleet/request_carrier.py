@@ -25,10 +25,10 @@ class RequestCarrier:
     system: System
     rotate: Callable[[], FleetServer]
 
-    def carry(self, server: FleetServer, address: str) -> FleetServer:
+    def carry(self, server: FleetServer, address: str, *, updating: bool) -> FleetServer:
         """Hand the request at `address` to root, or its result to the server; return the server to use from now on.
 
-        Raises `ServerUnreachable` and `OSError`.
+        While this device is `updating`, it keeps its key. Raises `ServerUnreachable` and `OSError`.
         """
         answer = server.get(address)
         if answer.status != 200:
@@ -40,6 +40,8 @@ class RequestCarrier:
             return server
         if result.stage is not RequestStage.granted:
             self.report(server, address, result)
+            return server
+        if updating:  # RAUC downloads with the old certificate, which the server will revoke
             return server
         try:
             rotated = self.rotate()

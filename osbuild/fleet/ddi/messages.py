@@ -65,9 +65,9 @@ class InstalledVersion(msgspec.Struct):
 
 
 class DeviceAttributes(msgspec.Struct):
-    """What a device says about itself."""
+    """What a device says about itself: at least one attribute, as in hawkBit."""
 
-    data: dict[str, str | None]
+    data: Annotated[dict[str, str | None], msgspec.Meta(min_length=1)]
     mode: AttributeMode = AttributeMode.merge
 
 

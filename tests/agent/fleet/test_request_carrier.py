@@ -9,15 +9,19 @@ from typing import Any
 import httpx
 import pytest
 
+from osbuild.agent.fleet.action_record import load_record
 from osbuild.agent.fleet.connection import FleetServer
 from osbuild.agent.fleet.follower import REQUEST_SLEEP, Follower
 from osbuild.agent.fleet.identity import prepare_identity, rotate_identity
 from osbuild.agent.fleet.order import OrderedInstaller
+from osbuild.agent.fleet.outcome import UpdateOutcome, store_outcome
 from osbuild.agent.fleet.request_carrier import RequestCarrier
 from osbuild.agent.fleet.request_files import REQUEST_FILE
 from osbuild.agent.fleet.request_handling import RequestActions, RequestHandler, find_last_result
 from osbuild.agent.fleet.settings import FleetSettings
 from osbuild.agent.system import System
+from osbuild.keys.key_folder import load_keys
+from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import BASE, RunningServer, create_token, running_server
 
 ARCHIVE = gzip.compress(b"journal" * 1000)
@@ -149,6 +153,26 @@ def test_new_credentials_replace_the_old_ones(device: CarryingDevice) -> None:
     assert old.get().status == 401, "the old certificate is revoked"
     device.follower.failures = 0
     assert device.follower.step() == 300
+
+
+def test_during_an_update_the_key_stays_because_the_bundle_is_downloaded_with_it(
+    device: CarryingDevice, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "2.0.0.raucb"
+    make_bundle(bundle, load_keys(device.server.data.parent / "keys"), "2.0.0")
+    action = device.server.order_update(device.name, bundle)
+    device.follower.step()
+    number, old = device.request("rotate"), device.follower.server
+    for _ in range(3):
+        device.follower.step()
+        device.handle()
+    assert device.view(number)["state"] == "delivered" and old.get().status == 200
+    record = load_record(device.system)
+    assert record is not None
+    store_outcome(device.system, UpdateOutcome(record.order, True, ("2.0.0 is committed",)))
+    device.follower.step()
+    assert device.server.actions(device.name) == [(action, "finished")]
+    assert device.view(number)["state"] == "succeeded" and old.get().status == 401
 
 
 def test_a_device_that_wipes_itself_is_decommissioned(device: CarryingDevice) -> None:

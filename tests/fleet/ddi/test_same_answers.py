@@ -131,6 +131,8 @@ def test_polls_media_types_and_attributes(played: PlayedServer) -> None:
         ({"mode": "remove", "data": {"b": ""}}, 200),
         ({"mode": "replace", "data": {"c": "3"}}, 200),
         ({"mode": "other", "data": {"c": "3"}}, 400),
+        ({"mode": "merge", "data": {}}, 400),
+        ({"mode": "replace", "data": {}}, 400),
         ({"mode": "merge", "data": {long: "1"}}, 400),
         ({"mode": "merge", "data": {"a": long}}, 400),
     ]  # fmt: skip
