@@ -15,12 +15,11 @@ them.
 from dataclasses import dataclass, field
 from typing import Any
 
+from osbuild.config.agent import AgentSettings
 from osbuild.config.metadata import SecretRef, Size, key
 from osbuild.config.network import NetworkSettings
 from osbuild.host.architecture import Architecture
 from osbuild.shared import image_versions
-from osbuild.shared.maintenance_window import PATTERN
-from osbuild.shared.operator_requests import DEFAULT_KINDS, RequestKind
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
@@ -272,57 +271,6 @@ class UpdateSettings:
     snapshot_space: Size = field(
         default=Size(512 * 2**20),
         metadata=key("maximum total size of these snapshots", minimum=16 * 2**20),
-    )
-
-
-@dataclass(frozen=True)
-class AgentSettings:
-    server: str | None = field(
-        default=None,
-        metadata=key(
-            "URL of the update server",
-            pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?$",
-            form="a URL such as `https://updates.example.com`",
-            affects="seed",
-        ),
-    )
-    offline: bool = field(
-        default=True,
-        metadata=key("a boot is healthy even if the update server was not reached", affects="seed"),
-    )
-    authority: str | None = field(
-        default=None,
-        metadata=key(
-            "certificate of the update server's authority (PEM), by reference", secret=True, path="reference",
-            affects="seed",
-        ),
-    )  # fmt: skip
-    enrolment: str | None = field(
-        default=None,
-        metadata=key("token with which the node enrols", secret=True, path="reference", affects="seed"),
-    )
-    token: str | None = field(
-        default=None,
-        metadata=key(
-            "target token of the node, for an update server at which nodes do not enrol, such as hawkBit", secret=True,
-            path="reference", affects="seed",
-        ),
-    )  # fmt: skip
-    window: str | None = field(
-        default=None,
-        metadata=key(
-            "maintenance windows, in the time zone of the node, in which it installs updates that may wait (soft)",
-            pattern=PATTERN, form="weekdays and times such as `Mon-Fri 01:00-04:00; Sat,Sun 22:00-06:00`",
-            affects="seed",
-        ),
-    )  # fmt: skip
-    requests: tuple[str, ...] = field(
-        default=tuple(kind.value for kind in DEFAULT_KINDS),
-        metadata=key(
-            "what operators may request of the node through the update server",
-            choices=tuple(kind.value for kind in RequestKind),
-            affects="seed",
-        ),
     )
 
 

@@ -41,4 +41,6 @@ def end_silent_wipes(connection: Connection, now: int) -> None:
         if device is not None and device.decommissioned is None:
             end_device(connection, device, now)
             origin = Origin("edge-osbuild serve", "", now)
-            record_event(connection, origin, "device decommissioned", name, request=number, reason="silent after a wipe")
+            record_event(
+                connection, origin, "device decommissioned", name, request=number, reason="silent after a wipe"
+            )

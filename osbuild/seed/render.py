@@ -163,8 +163,8 @@ def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
             hint="set `agent.server`, or `agent.offline: true`",
         )
     agent = profile.agent
-    for name in ("authority", "enrolment", "token", "window"):
-        if getattr(agent, name) is not None and agent.server is None:
+    for name in ("authority", "enrolment", "token", "window", "attributes", "facts"):
+        if getattr(agent, name) and agent.server is None:
             hint = "set `agent.server`"
             raise Error("this has no effect without an update server", where=f"agent.{name}", hint=hint)
     if agent.token is not None and agent.authority is None:
@@ -179,6 +179,6 @@ def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:
     seed = AgentSeed(
         node=node, server=agent.server, offline=agent.offline, authority=resolve(agent.authority),
         enrolment=resolve(agent.enrolment), token=resolve(agent.token), window=agent.window,
-        requests=tuple(agent.requests), format=FORMAT,
+        requests=tuple(agent.requests), attributes=agent.attributes, facts=tuple(agent.facts), format=FORMAT,
     )  # fmt: skip
     return record_to_json(seed)

@@ -42,7 +42,8 @@ class AgentSeed:
 
     `authority` is the server's certificate authority as PEM, `enrolment` the token with which the node enrols, `token`
     its target token for a server at which nodes do not enrol, `window` when it installs updates that may wait
-    (`maintenance_window`). `requests` are the kinds of requests that operators may make.
+    (`maintenance_window`). `requests` are the kinds of requests that operators may make. `attributes` and `facts`
+    are reported to the server (`device_attributes`).
     """
 
     node: str
@@ -53,6 +54,8 @@ class AgentSeed:
     token: str | None = None
     window: str | None = None
     requests: tuple[str, ...] = DEFAULT_KINDS
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
     format: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from osbuild.agent.fleet.poll import PollState, poll_once
+from osbuild.agent.system import System
 from osbuild.keys.key_folder import load_keys
+from osbuild.shared.image_description import DESCRIPTION_FILE
+from osbuild.shared.node_settings import AGENT_FILE
 from tests.support.fleet_command_line import CommandLine
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import RunningServer, create_token, running_server
@@ -49,6 +53,39 @@ def test_a_seed_with_enrol_lets_its_node_enrol_once(user: CommandLine, server: R
     with pytest.raises(AssertionError, match="for another device"):
         server.enrol("shop-18", settings["enrolment"], tmp_path)
     assert "shop-17" in user.run("fleet", "devices")
+
+
+def test_rollouts_select_devices_by_what_their_profile_lets_them_report(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    """From the profile through the seed to a poll of the device, and from its attributes to a rollout."""
+    profile = tmp_path / "shop.yaml"
+    agent = {"attributes": {"site": "Oslo, Norway", "rack": "7"}, "facts": ["cpus"]}
+    profile.write_text(yaml.safe_dump({"name": "shop", "extends": "minimal", "agent": agent}))
+    for name, options in (("desk-1", ()), ("desk-2", ("--set", "agent.attributes.site=Bergen"))):
+        user.run("seed", profile, "--node", name, "--enrol", *options, "-o", tmp_path / name)
+        data = yaml.safe_load((tmp_path / name / "user-data").read_text())
+        system = System(tmp_path / f"{name}-root")
+        for file in data["write_files"]:
+            system.path(file["path"]).parent.mkdir(parents=True, exist_ok=True)
+            system.path(file["path"]).write_text(file["content"])
+        system.path(DESCRIPTION_FILE).parent.mkdir(parents=True)
+        system.path(DESCRIPTION_FILE).write_text('{"name": "edge-server", "version": "1.0.0"}')
+        poll_once(system, AGENT_FILE, PollState())
+    assert "Bergen" in user.run("fleet", "device", "desk-2")
+    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "6.0.0")
+    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    order = ("fleet", "rollout", "create", "sites", bundle, "--preview", "--select")
+    for patterns, devices in (
+        (("site=Bergen",), {"desk-2"}), (("site=Oslo? *", "--select", "rack=7"), {"desk-1"}),
+        (("site=Oslo*,Bergen",), {"desk-1", "desk-2"}), (("cpus=?*",), {"desk-1", "desk-2"}),
+        (("site=*", "--groups", "site=Bergen,rest"), {"desk-1", "desk-2"}),
+    ):  # fmt: skip
+        preview = user.run(*order, *patterns)
+        assert set(re.findall(r"desk-\d", preview)) == devices, preview
+    assert "desk-" not in user.run(*order, "site=Stavanger", status=1)
+    error = user.run("seed", profile, "--node", "desk-3", "-o", tmp_path / "desk-3", status=1)
+    assert "no effect without an update server" in error and "agent.attributes" in error
 
 
 def test_people_get_tokens_and_devices_are_decommissioned(

@@ -10,6 +10,7 @@ from osbuild.shared.errors import Error, UsageError
 
 HEAD = "name: node\nversion: 1.0.0\n"
 BLOB = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
+MANY_ATTRIBUTES = f"agent: {{attributes: {{{', '.join(f'a{number}: x' for number in range(61))}}}}}"
 KEY = f"ssh-ed25519 {BLOB} someone@example"
 
 # what follows HEAD (so its first line is line 3), position, parts of the message, part of the hint
@@ -190,6 +191,15 @@ WRONG: list[tuple[str, str, tuple[str, ...], str]] = [
         "public keys",
     ),
     ("agent:\n  server: https://me:hunter2@host/", "4:11", ("another value for `agent.server`",), "update server"),
+    ("agent: {attributes: {version: '2'}}", "3:31", ("`version`", "has a meaning already"), "`own_version`"),
+    ("agent: {attributes: {serial: '2'}}", "3:30", ("`serial`", "has a meaning already"), "`facts: [serial]`"),
+    ("agent: {attributes: {tag.site: a}}", "3:32", ("`tag.site`", "has a meaning already"), "`own_site`"),
+    ("agent: {attributes: {my site: a}}", "3:22", ("the name `my site`", "beginning with a letter"), "spelling"),
+    ("agent: {attributes: {rack: 7}}", "3:28", ("the number `7`", "`agent.attributes.rack`"), "quote"),
+    ("agent: {attributes: {site: ' Oslo'}}", "3:28", ("` Oslo`", "no white space at its ends"), "its site"),
+    (MANY_ATTRIBUTES, "3:21", ("61 values in `agent.attributes`", "at most 60"), "rollout"),
+    ("agent: {facts: [serial, modell]}", "3:25", ("`modell`", "`agent.facts"), "`model`"),
+    ("agent: {facts: serial}", "3:16", ("`serial`", "a list"), "[serial]"),
     ("kubernetes:\n  server: http://a/?token=hunter2", "4:11", ("another value for `kubernetes.server`",), "URL"),
     # inheritance
     (

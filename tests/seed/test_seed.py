@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from osbuild.agent.seed.media import read_label
 from osbuild.cli.seed import command
+from osbuild.config.agent import AgentSettings
 from osbuild.config.metadata import SecretRef
 from osbuild.config.network import Interface, NetworkSettings
-from osbuild.config.profile import AgentSettings, KubernetesSettings, Profile, TimeSettings, User
+from osbuild.config.profile import KubernetesSettings, Profile, TimeSettings, User
 from osbuild.flash.node_seeds import SeedSources, render_nodes
 from osbuild.flash.seed_insertion import insert_seed
 from osbuild.formats import gpt

@@ -34,16 +34,21 @@ def main(options: argparse.Namespace) -> int:
 
 def prepare(system: System) -> int:
     """Find out how the last update has ended. Returns 1 if there is nothing to follow, 255 after an error."""
+    from osbuild.agent.fleet.facts import store_serial
     from osbuild.agent.fleet.install_order import find_last_outcome
     from osbuild.agent.fleet.request_handling import find_last_result
     from osbuild.agent.fleet.settings import load_settings
+    from osbuild.agent.kubernetes.first_expiry import store_first_expiry
 
     try:
-        if load_settings(system) is None:
+        settings = load_settings(system)
+        if settings is None:
             print("the seed names no update server with an authority")
             return NOT_CONFIGURED
         find_last_outcome(system)
         find_last_result(system, read_clock())
+        store_serial(system, settings.facts)
+        store_first_expiry(system.root)
     except Problem as problem:
         print(*problem.lines(), sep="\n", file=sys.stderr)
         return BROKEN

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_record, save_record
+from osbuild.agent.fleet.attributes import digest_attributes
 from osbuild.agent.fleet.confirmation import ConfirmationQuestion, ask_question, load_answer, remove_question
 from osbuild.agent.fleet.connection import FleetServer, ServerAnswer, ServerUnreachable, next_pause
 from osbuild.agent.fleet.messages import (
@@ -48,9 +49,10 @@ class Installer(Protocol):
 
 @dataclass
 class Follower:
-    """Asks `server` what to do, has it done by `installer`, and reports. `attributes` describe this device.
+    """Asks `server` what to do, has it done by `installer`, and reports.
 
-    Soft updates wait for one of `windows`. `clock` returns seconds since 1970. `requests` carries those of operators.
+    `attributes` describe this device; `described` is the digest of those that the server has. Soft updates wait for one
+    of `windows`. `clock` returns seconds since 1970. `requests` carries those of operators.
     """
 
     system: System
@@ -59,7 +61,7 @@ class Follower:
     attributes: Callable[[], Mapping[str, str]]
     requests: RequestCarrier | None = None
     failures: int = 0
-    described: bool = False
+    described: str = ""
     windows: MaintenanceWindows | None = None
     clock: Callable[[], float] = time.time
     postponed: str = ""  # the last action that was reported to wait
@@ -69,9 +71,10 @@ class Follower:
         try:
             self.report_outcome()
             poll = parse_poll(self.ask().document)
-            # The server asks for them after an update; a rollback or another boot may have changed them too.
-            if poll.attributes is not None or not self.described:
-                self.send_attributes(poll.attributes or f"{self.server.base}/configData")
+            # The server asks for them after an update; anything else may have changed them too.
+            attributes = self.attributes()
+            if poll.attributes is not None or digest_attributes(attributes) != self.described:
+                self.send_attributes(poll.attributes or f"{self.server.base}/configData", attributes)
             if poll.request is not None and self.requests is not None:
                 self.server = self.requests.carry(self.server, poll.request, updating=self.is_updating())
             if poll.cancellation is not None:
@@ -211,14 +214,14 @@ class Follower:
         elif answer.status != 200 and answer.status not in OVER:
             raise ServerUnreachable(f"it answers {answer.status} to a report")
 
-    def send_attributes(self, address: str) -> None:
+    def send_attributes(self, address: str, attributes: Mapping[str, str]) -> None:
         """Send what this device says about itself."""
-        answer = self.server.send("PUT", address, {"mode": "replace", "data": dict(self.attributes())})
+        answer = self.server.send("PUT", address, {"mode": "replace", "data": dict(attributes)})
         if answer.status in REFUSED:  # hawkBit refuses some characters; that must not end updates
             print(f"edge-agent: the update server refuses the attributes: {answer.status}", flush=True)
         elif answer.status != 200:
             raise ServerUnreachable(f"it answers {answer.status} to the attributes")
-        self.described = True
+        self.described = digest_attributes(attributes)
 
 
 def status(execution: str, finished: str, *details: str) -> dict[str, Any]:

@@ -19,12 +19,12 @@ CHECK_IDENTITY = 24 * 3600.0  # seconds
 
 @dataclass(frozen=True)
 class PollState:
-    """What one poll leaves for the next: failed attempts in a row, whether the server has the attributes, the last
-    action that was reported to wait, and when the identity was checked, in seconds of the monotonic clock.
+    """What one poll leaves for the next: failed attempts in a row, the digest of the attributes that the server has,
+    the last action that was reported to wait, and when the identity was checked, in seconds of the monotonic clock.
     """
 
     failures: int = 0
-    described: bool = False
+    described: str = ""
     postponed: str = ""
     identity_checked: float | None = None
 
@@ -55,7 +55,7 @@ def poll_once(system: System, settings_file: str, state: PollState) -> tuple[Pol
 
     follower = Follower(
         system, FleetServer(settings.base, context, settings.authorization), OrderedInstaller(system),
-        lambda: read_attributes(system), RequestCarrier(system, rotate), failures=state.failures,
+        lambda: read_attributes(system, settings), RequestCarrier(system, rotate), failures=state.failures,
         described=state.described, windows=settings.windows, postponed=state.postponed,
     )  # fmt: skip
     pause = follower.step()

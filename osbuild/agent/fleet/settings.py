@@ -1,6 +1,7 @@
 """What the seed of a node says about its update server."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from osbuild.agent.errors import Problem
@@ -20,7 +21,8 @@ class FleetSettings:
 
     With `target_token`, it does not enrol, but proves with this token who it is. `requests` are the kinds of requests
     that operators may make; kinds that this version does not know have no effect.
-    Soft updates are installed in `windows`, which are in the time zone of this device.
+    Soft updates are installed in `windows`, which are in the time zone of this device. `attributes` and `facts` are
+    what the profile lets this device report beside the built-in attributes.
     """
 
     node: str
@@ -30,6 +32,8 @@ class FleetSettings:
     target_token: str | None = None
     windows: MaintenanceWindows | None = None
     requests: tuple[str, ...] = DEFAULT_KINDS
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
     @property
     def base(self) -> str:
@@ -58,4 +62,7 @@ def load_settings(system: System, file: str = AGENT_FILE) -> FleetSettings | Non
         windows = None if seed.window is None else parse_windows(seed.window)
     except ValueError as error:
         raise Problem(str(error), where=file, hint=HINT) from error
-    return FleetSettings(seed.node, seed.server, seed.authority, seed.enrolment, seed.token, windows, seed.requests)
+    return FleetSettings(
+        seed.node, seed.server, seed.authority, seed.enrolment, seed.token, windows, seed.requests, seed.attributes,
+        seed.facts,
+    )  # fmt: skip

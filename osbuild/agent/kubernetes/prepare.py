@@ -44,11 +44,13 @@ def renew_node(root: Path) -> None:
     Raises `Problem` and `OSError`.
     """
     from osbuild.agent.kubernetes import (
-        join,  # imports take time at boot, and `prepare_node` does not need these
+        first_expiry,  # imports take time at boot, and `prepare_node` does not need these
+        join,
         join_objects,
     )
 
     changed, settings, paths = prepare_node(root, running=True), load_settings(root), Paths(root)
+    first_expiry.store_first_expiry(root)
     if settings.role == "agent" and not (root / "usr/bin/k3s").exists() and paths.credentials.exists():
         if reason := join.explain_unusable(settings, paths):
             print(reason)

@@ -11,9 +11,11 @@ from osbuild.config.metadata import Size
 from osbuild.config.profile import Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.host import paths
+from osbuild.shared.device_attributes import MOST_OWN, RESERVED, TAG, DeviceFact
 from osbuild.shared.errors import Error
 
 LARGEST = Size(2 * 2**40)  # bytes of a partition: an image is one file, and ext4 has files of at most 16 TiB
+FACTS = frozenset(fact.value for fact in DeviceFact)
 Where = Callable[..., str]
 
 
@@ -31,6 +33,7 @@ def check_profile(profile: Profile, where: Where, folder: Path) -> None:
     network.check_network(profile, where)
     time_zone.check_zone(profile.time.zone, profile.packages, where("time.zone"))
     _servers(profile, where)
+    _attributes(profile, where)
     if profile.hostname is not None:
         check_host_name(profile.hostname, where("hostname"))
     _kubernetes(profile, where)
@@ -82,6 +85,21 @@ def _servers(profile: Profile, where: Where) -> None:
     if profile.agent.server is not None and (reason := url_problem(profile.agent.server)):
         message = f"found the URL {quote_text(profile.agent.server)}, expected that of the update server: {reason}"
         raise Error(message, where=where("agent.server"), hint="write it like `https://updates.example.com`")
+
+
+def _attributes(profile: Profile, where: Where) -> None:
+    attributes = profile.agent.attributes
+    for name in attributes:
+        if name in RESERVED or name.startswith(TAG):
+            if name in FACTS:
+                hint = f"write `facts: [{name}]`, or choose another name, such as `own_{name}`"
+            else:
+                hint = f"choose another name, such as `own_{name.removeprefix(TAG)}`"
+            message = f"found the name `{name}` in `agent.attributes`, which has a meaning already"
+            raise Error(message, where=where(f"agent.attributes.{name}"), hint=hint)
+    if len(attributes) > MOST_OWN:
+        message = f"found {len(attributes)} values in `agent.attributes`, expected at most {MOST_OWN}"
+        raise Error(message, where=where("agent.attributes"), hint="remove those that no rollout selects devices by")
 
 
 def _kubernetes(profile: Profile, where: Where) -> None:

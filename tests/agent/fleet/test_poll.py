@@ -1,7 +1,9 @@
 """Polls of a device one after the other: each starts with the state and the files of the last one."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ def attribute_changes(server: RunningServer, node: str) -> dict[str, str]:
 def test_a_device_enrols_at_the_first_poll_and_describes_itself_once(server: RunningServer, tmp_path: Path) -> None:
     system = make_system(tmp_path, server, "poll-one")
     state, pause = poll_once(system, AGENT_FILE, PollState())
-    assert (state.failures, state.described, pause) == (0, True, 300)
+    assert (state.failures, bool(state.described), pause) == (0, True, 300)
     assert attribute_changes(server, "poll-one")["version"] == "1.0.0"
     certificate = identity_files(system).certificate.read_bytes()
     assert poll_once(system, AGENT_FILE, state) == (state, 300), "the identity is not checked again on the same day"
@@ -53,8 +55,24 @@ def test_the_identity_is_checked_again_after_a_day(server: RunningServer, tmp_pa
     state, _ = poll_once(system, AGENT_FILE, PollState())
     assert state.identity_checked is not None
     yesterday = state.identity_checked - CHECK_IDENTITY
-    again, _ = poll_once(system, AGENT_FILE, PollState(described=True, identity_checked=yesterday))
+    again, _ = poll_once(system, AGENT_FILE, replace(state, identity_checked=yesterday))
     assert again.identity_checked is not None and again.identity_checked >= state.identity_checked
+
+
+def test_attributes_that_have_changed_are_reported_at_the_next_poll(server: RunningServer, tmp_path: Path) -> None:
+    system = make_system(tmp_path, server, "poll-four")
+    state, _ = poll_once(system, AGENT_FILE, PollState())
+    before = attribute_changes(server, "poll-four")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", before["certificate_expires"])
+    settings = json.loads(system.path(AGENT_FILE).read_text())
+    changed = {**settings, "attributes": {"site": "Oslo"}, "facts": ["cpus", "a-fact-of-a-later-version"]}
+    system.path(AGENT_FILE).write_text(json.dumps(changed))
+    state, _ = poll_once(system, AGENT_FILE, state)
+    attributes = attribute_changes(server, "poll-four")
+    assert attributes.keys() - before.keys() == {"site", "cpus"} and attributes["site"] == "Oslo"
+    system.path(AGENT_FILE).write_text(json.dumps(settings))
+    poll_once(system, AGENT_FILE, state)
+    assert attribute_changes(server, "poll-four").keys() == before.keys()
 
 
 def test_failures_are_counted_and_the_pauses_grow(server: RunningServer, tmp_path: Path) -> None:
