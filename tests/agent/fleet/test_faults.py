@@ -131,12 +131,15 @@ class BootingDevice:
         history.append_event(self.system, event, update)
 
     def run(self, action: int, end: str, *, healthy: bool = True) -> None:
-        """Run until the server knows the end of an action. Each fault ends all processes, and each cut boots."""
+        """Run until the server knows the end of an action. Each cut ends all processes, and a boot follows."""
         for _ in range(MOST_STEPS):
             try:
                 self.follow()
-                self.install()
-                self.boot(healthy=healthy)
+                if confirmation.load_question(self.system):
+                    confirmation.answer_question(self.system, confirmed=True)
+                if end != "cancelled":
+                    self.install()
+                    self.boot_next(healthy=healthy)
             except Cut:
                 self.faults.power.restore()
                 self.boot(healthy=healthy)
@@ -144,9 +147,15 @@ class BootingDevice:
                 return
         raise AssertionError(f"after {MOST_STEPS} polls: {self.server.actions(self.name)}, {self.faults.statuses}")
 
+    def boot_next(self, *, healthy: bool) -> None:
+        """Boot if a slot was switched to."""
+        record = load_record(self.system)
+        if record is not None and self.events(record.order)[-1:] == [UpdateEvent.switched]:
+            self.boot(healthy=healthy)
+
     def is_reported(self) -> bool:
         record = load_record(self.system)
-        return record is not None and record.stage is action_record.ActionStage.reported
+        return record is None or record.stage is action_record.ActionStage.reported
 
 
 @pytest.fixture
@@ -157,48 +166,68 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     return faults
 
 
-def update_with(server: RunningServer, folder: Path, name: str, faults: Faults, *, healthy: bool = True) -> None:
-    """Have one update installed with faults, and check that it was done and reported exactly once."""
-    device = BootingDevice(server, folder, name, faults)
-    action = server.order_update(name, server.data / "one.raucb")
-    end = "finished" if healthy else "failed"
-    device.run(action, end, healthy=healthy)
-    assert len(device.installed) == 1, "installed exactly once"
-    assert server.actions(name) == [(action, end)]
-    verdicts = [line for line in server.messages(name) if line.startswith(("2.0.0 is committed", "rolled-back"))]
-    assert len(verdicts) == 1, server.messages(name)
+@dataclass(frozen=True)
+class Scenario:
+    """What a server orders, how it ends, and how many requests and points of a power cut it has at least."""
+
+    end: str
+    requests: int
+    cuts: int
+    confirm: bool = False
+
+    def play(self, server: RunningServer, folder: Path, faults: Faults) -> None:
+        """Have one update ordered, with faults. It must be done and reported exactly once."""
+        folder.mkdir()
+        name = f"{self.end}-{self.confirm:d}-{folder.name}"
+        device = BootingDevice(server, folder, name, faults)
+        action = server.order_update(name, server.data / "one.raucb", confirm=self.confirm)
+        if self.end == "cancelled":
+            try:
+                device.follow()
+            except Cut:
+                faults.power.restore()
+                device.boot(healthy=True)
+            with server.people() as people:
+                assert people.delete(f"/devices/{name}/actions/{action}").status_code == 200
+        device.run(action, self.end, healthy=self.end == "finished")
+        assert len(device.installed) == (self.end != "cancelled") and server.actions(name) == [(action, self.end)]
+        messages = server.messages(name)
+        for text, expected in (
+            ("2.0.0 is committed", self.end == "finished"), ("rolled-back", self.end == "failed"),
+            ("confirmed by the device", self.confirm), ("cancelled", self.end == "cancelled"),
+        ):  # fmt: skip
+            assert sum(line.startswith(text) for line in messages) == expected, messages
 
 
-def count_requests(server: RunningServer, folder: Path, faults: Faults) -> int:
-    update_with(server, folder, "without-fault", faults)
-    return faults.sent
+SCENARIOS = [
+    Scenario("finished", 9, 12, confirm=True), Scenario("failed", 6, 8), Scenario("cancelled", 6, 6),
+]  # fmt: skip
+IDS = [scenario.end for scenario in SCENARIOS]
 
 
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
 def test_a_fault_at_every_request_loses_and_repeats_no_step(
-    server: RunningServer, tmp_path: Path, faults: Faults
+    server: RunningServer, tmp_path: Path, faults: Faults, scenario: Scenario
 ) -> None:
-    (tmp_path / "first").mkdir()
-    requests = count_requests(server, tmp_path / "first", faults)
-    assert requests >= 6, "attributes, polls, the deployment, and two reports"
+    scenario.play(server, tmp_path / "without", faults)
+    requests = faults.sent
+    assert requests >= scenario.requests, faults.statuses
     for number in range(requests):
         for answered in (False, True):
             faults.request, faults.answered, faults.sent = number, answered, 0
-            folder = tmp_path / f"{number}-{answered}"
-            folder.mkdir()
-            update_with(server, folder, f"request-{number}-{answered}", faults, healthy=number % 2 == 0)
+            scenario.play(server, tmp_path / f"request-{number}-{answered:d}", faults)
             assert faults.sent > number, "the fault has happened"
 
 
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
 def test_a_power_cut_at_every_write_loses_and_repeats_no_step(
-    server: RunningServer, tmp_path: Path, faults: Faults
+    server: RunningServer, tmp_path: Path, faults: Faults, scenario: Scenario
 ) -> None:
     for left in range(100):
         faults.power.restore(left)
-        folder = tmp_path / str(left)
-        folder.mkdir()
-        update_with(server, folder, f"write-{left}", faults, healthy=left % 2 == 0)
+        scenario.play(server, tmp_path / f"write-{left}", faults)
         if faults.power.left is not None:  # no write was left to cut
-            assert left >= 8, "the record twice, the order and the outcome: before and after each"
+            assert left >= scenario.cuts, "before and after each write"
             return
     raise AssertionError("more than 100 writes")
 
