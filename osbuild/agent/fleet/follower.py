@@ -39,7 +39,11 @@ class Installer(Protocol):
         ...
 
     def cancel(self, record: ActionRecord) -> bool:
-        """End an installation, unless the new slot is booted next already. Return whether it has ended."""
+        """Withdraw an order. Return False if it is carried out already."""
+        ...
+
+    def stop(self, record: ActionRecord) -> bool:
+        """Let an installation end. Return False if the new slot is booted next; otherwise `cancel` succeeds soon."""
         ...
 
     def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
@@ -170,13 +174,20 @@ class Follower:
         """Cancel the action of the order at `address`. It goes on if the new slot is booted next already."""
         action = parse_cancellation(self.ask(address).document)
         record = load_record(self.system)
-        ended = record is None or record.action != action or self.installer.cancel(record)
+        ended = record is None or record.action != action or self.has_ended(record)
+        if record is not None and not ended and self.installer.stop(record):
+            return  # the answer follows when the installation has ended
         feedback = f"{self.server.base}/cancelAction/{action}/feedback"
-        text = "cancelled" if ended else "the installation has begun already"
+        text = "cancelled" if ended else "the new version is booted next already"
         answer = self.server.send("POST", feedback, status("closed" if ended else "rejected", "none", text))
         accepted = answer.status == 200 or answer.status in OVER
         if ended and accepted and record is not None and record.action == action:
             save_record(self.system, replace(record, stage=ActionStage.reported))
+
+    def has_ended(self, record: ActionRecord) -> bool:
+        """Whether a cancelled action has ended: its order is withdrawn, or the slot is only written."""
+        written = record.only_download and self.installer.outcome(record) is not None
+        return written or self.installer.cancel(record)
 
     def report_outcome(self) -> None:
         """Report how the action has ended, if it has. It is repeated until the server has it."""

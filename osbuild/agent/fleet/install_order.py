@@ -2,6 +2,7 @@
 
 from osbuild.agent.errors import Busy, Problem
 from osbuild.agent.fleet.action_record import load_record
+from osbuild.agent.fleet.cancellation import CancellationWatch, OrderCancelled
 from osbuild.agent.fleet.identity import copy_identity, server_token
 from osbuild.agent.fleet.order import InstallOrder, take_order
 from osbuild.agent.fleet.outcome import (
@@ -42,11 +43,20 @@ def install_ordered(context: UpdateContext, settings: FleetSettings) -> None:
     switch = not order.only_download
     token = server_token(system, settings)
     tls = None if token else copy_identity(system, settings)
-    options = InstallOptions(switch=switch, tls=tls, token=token, reference=order_reference(order.id))
+    reference = order_reference(order.id)
+    watch = CancellationWatch(system, order.id)
     try:
-        install_bundle(context, order.url, options)
+        with watch:
+            options = InstallOptions(
+                switch=switch, tls=tls, token=token, reference=reference, before_switch=watch.begin_switch
+            )
+            install_bundle(context, order.url, options)
         if order.only_download:
             store_outcome(system, UpdateOutcome(order.id, True, (WRITTEN,)))
+    except (OrderCancelled, KeyboardInterrupt):
+        if not watch.cancelled:
+            raise
+        print("edge-agent: the update server has cancelled the update", flush=True)
     except Busy:
         raise  # the order is repeated
     except (Problem, OSError) as error:

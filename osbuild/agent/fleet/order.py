@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from osbuild.agent import state_files
 from osbuild.agent.errors import Problem
+from osbuild.agent.fleet import cancellation
 from osbuild.agent.fleet.action_record import ActionRecord
 from osbuild.agent.fleet.outcome import UpdateOutcome, load_outcome
 from osbuild.agent.system import System
@@ -43,9 +44,16 @@ class OrderedInstaller:
             write_file(self._system.path(ORDER_FILE), json.dumps(asdict(order)).encode() + b"\n", 0o600)
 
     def cancel(self, record: ActionRecord) -> bool:
-        """Take the order back. Return False if root has it: then it is too late."""
+        """Take the order back. Return False if root has it."""
         self._system.path(ORDER_FILE).unlink(missing_ok=True)  # after this, root cannot take it any more
-        return not self.has_begun(record)
+        if self.has_begun(record) or cancellation.is_switching(self._system, record.order):
+            return False
+        cancellation.forget_cancellation(self._system)
+        return True
+
+    def stop(self, record: ActionRecord) -> bool:
+        """Ask root to stop carrying out the order. Return False if it is too late; otherwise `cancel` succeeds soon."""
+        return self.outcome(record) is None and cancellation.request_cancellation(self._system, record.order)
 
     def has_begun(self, record: ActionRecord) -> bool:
         """Whether root carries the order out, or has done so since the last start of the device."""

@@ -35,7 +35,7 @@ class InstallOptions:
 
     `tls` are the files for a server that asks for a certificate. From a server that asks for `token`, the bundle is
     downloaded as one file, because RAUC's command line would show the token. `reference` is stored with the events of
-    the update.
+    the update. `before_switch` may raise `Problem`; then the slot is written, and not switched to.
     """
 
     switch: bool = True
@@ -45,6 +45,7 @@ class InstallOptions:
     tls: TlsFiles | None = None
     token: ServerToken | None = None
     reference: str = ""
+    before_switch: Callable[[], None] = lambda: None
 
 
 def install_bundle(context: UpdateContext, source: str, options: InstallOptions) -> None:
@@ -95,6 +96,7 @@ def install_bundle(context: UpdateContext, source: str, options: InstallOptions)
             if inspected != address:
                 records.discard_download(context.system)
         if options.switch:
+            options.before_switch()
             switch.switch_slot(context, update, reboot=options.reboot)
         else:
             context.progress.report_event(

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.fleet import confirmation, outcome
+from osbuild.agent.fleet import cancellation, confirmation, outcome
 from osbuild.agent.fleet.action_record import ActionRecord, ActionStage, load_record
+from osbuild.agent.fleet.cancellation import CancellationWatch, OrderCancelled, is_cancelled
 from osbuild.agent.fleet.connection import FleetServer
 from osbuild.agent.fleet.follower import Follower
+from osbuild.agent.fleet.order import OrderedInstaller, forget_taken_order, take_order
 from osbuild.agent.fleet.outcome import UpdateOutcome
 from osbuild.agent.http import ServerToken, TlsFiles
 from osbuild.agent.system import System
@@ -41,6 +43,9 @@ class RecordingInstaller:
         self.append(UpdateEvent.started, record)
 
     def cancel(self, record: ActionRecord) -> bool:
+        return not self.switched
+
+    def stop(self, record: ActionRecord) -> bool:
         return not self.switched
 
     def outcome(self, record: ActionRecord) -> UpdateOutcome | None:
@@ -166,6 +171,53 @@ def test_a_cancellation_is_obeyed_until_the_switch(device: FollowingDevice, tmp_
         assert people.delete(f"/devices/{device.name}/actions/{first}").json()["state"] == "cancelling"
     device.follower.step()
     assert device.actions() == [(first, "running" if switched else "cancelled")]
+
+
+@pytest.mark.parametrize("switching", [False, True])
+def test_an_installation_that_root_has_begun_is_cancelled_until_root_switches(
+    device: FollowingDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switching: bool
+) -> None:
+    monkeypatch.setattr(cancellation, "INTERVAL", 3600.0)  # root is this process, which must not be ended
+    system, installer = device.follower.system, OrderedInstaller(device.follower.system)
+    device.follower.installer = installer
+    action = device.order_update(f"10.{switching:d}.0", tmp_path)
+    device.follower.step()
+    taken = take_order(system, device.server.url)
+    assert taken is not None
+    with CancellationWatch(system, taken.id) as watch:
+        if switching:
+            watch.begin_switch()
+        with device.server.people() as people:
+            people.delete(f"/devices/{device.name}/actions/{action}")
+        device.follower.step()
+        if switching:
+            assert device.actions() == [(action, "running")] and not is_cancelled(system, taken.id)
+            return
+        assert device.actions() == [(action, "cancelling")] and is_cancelled(system, taken.id)
+        with pytest.raises(OrderCancelled):
+            watch.begin_switch()
+    forget_taken_order(system)
+    device.follower.step()
+    assert device.actions() == [(action, "cancelled")] and not is_cancelled(system, taken.id)
+
+
+def test_a_slot_that_waits_for_its_window_is_not_booted_after_a_cancellation(
+    device: FollowingDevice, tmp_path: Path
+) -> None:
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    closed = {"windows": f"{hour:02}:00-{hour:02}:01", "zone": "UTC"}
+    action = device.order_update("11.0.0", tmp_path, maintenance=closed)
+    device.follower.installer = OrderedInstaller(device.follower.system)
+    device.follower.step()
+    record = load_record(device.follower.system)
+    assert record is not None and record.only_download
+    outcome.store_outcome(device.follower.system, UpdateOutcome(record.order, True, (outcome.WRITTEN,)))
+    device.follower.step()
+    assert device.actions() == [(action, "running")]
+    with device.server.people() as people:
+        people.delete(f"/devices/{device.name}/actions/{action}")
+    device.follower.step()
+    assert device.actions() == [(action, "cancelled")]
 
 
 @pytest.mark.parametrize("confirmed", [True, False])
