@@ -96,10 +96,10 @@ def list_devices(connection: Connection, after: str, most: int) -> list[FleetDev
     return [_device(row) for row in connection.execute(chosen).mappings()]
 
 
-def every_device(connection: Connection) -> list[FleetDevice]:
-    """Return all devices in use, by name."""
-    chosen = select(devices).where(devices.c.decommissioned.is_(None)).order_by(devices.c.name)
-    return [_device(row) for row in connection.execute(chosen).mappings()]
+def every_device(connection: Connection, after: str = "", most: int | None = None) -> list[FleetDevice]:
+    """Return the devices in use whose names are greater than `after`, by name: all, or at most `most`."""
+    chosen = select(devices).where(devices.c.name > after, devices.c.decommissioned.is_(None))
+    return [_device(row) for row in connection.execute(chosen.order_by(devices.c.name).limit(most)).mappings()]
 
 
 def decommission_device(connection: Connection, device: FleetDevice, now: int) -> None:

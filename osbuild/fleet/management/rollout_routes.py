@@ -1,6 +1,9 @@
 """The addresses of rollouts in the management API."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection
 from starlette.requests import Request
@@ -31,6 +34,7 @@ from osbuild.fleet.service import Service
 from osbuild.fleet.states import GroupState
 
 MOST_PREVIEWED = 100
+PORTION = 500  # devices that a preview reads at once
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,24 @@ async def get_rollout(request: Request, service: Service, _origin: Origin) -> Ro
 
 
 async def post_preview(request: Request, service: Service, _origin: Origin) -> Preview:
-    plan, now = parse_message(await read_body(request), NewRollout).plan(), service.clock()
-    return service.database.read(lambda connection: preview_rollout(connection, plan, now))
+    return await preview_rollout(service, parse_message(await read_body(request), NewRollout).plan())
 
 
-def preview_rollout(connection: Connection, plan: RolloutPlan, now: int) -> Preview:
-    """Return which devices a rollout would be for. Raises `Refused`."""
-    check_plan(plan, now)
-    selected = choose_devices(connection, plan)
-    parts = group_devices(selected, plan.groups)
+async def preview_rollout(service: Service, plan: RolloutPlan) -> Preview:
+    """Return which devices a rollout would be for. Raises `Refused`.
+
+    The devices are read in portions, so that other requests are answered in between.
+    """
+    check_plan(plan, service.clock())
+    bundle = service.database.read(lambda connection: known_bundle(connection, plan.bundle))
+    selected: list[FleetDevice] = []
+    after = ""
+    while portion := service.database.read(partial(every_device, after=after, most=PORTION)):
+        selected += select_devices(portion, plan.selection)
+        after = portion[-1].name
+        await asyncio.sleep(0)
+    check_compatible(selected, bundle)
+    parts = await asyncio.to_thread(group_devices, selected, plan.groups)
     names = {device.id: device.name for device in selected}
     return Preview(
         [len(part) for part in parts],
@@ -156,12 +169,17 @@ def choose_devices(connection: Connection, plan: RolloutPlan) -> list[FleetDevic
     """Return the devices of a plan, by name. Raises `Refused` if the bundle is not for one of them."""
     bundle = known_bundle(connection, plan.bundle)
     selected = list(select_devices(every_device(connection), plan.selection))
+    check_compatible(selected, bundle)
+    return selected
+
+
+def check_compatible(selected: Sequence[FleetDevice], bundle: PublishedBundle) -> None:
+    """Raise `Refused` if a bundle is not for one of the devices."""
     others = [device for device in selected if device.attributes.get("compatible") not in (None, bundle.compatible)]
     if others:
         kinds = ", ".join(sorted({device.attributes["compatible"] for device in others})[:5])
         message = f"{len(others)} of the selected devices are not {bundle.compatible} but {kinds}: select fewer"
         raise Refused(409, "incompatible", message)
-    return selected
 
 
 def known_bundle(connection: Connection, number: int) -> PublishedBundle:

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from osbuild.fleet.audit import read_audit
+from osbuild.fleet.audit import search_audit
 from osbuild.fleet.page.render import render_page
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.service import Service
@@ -21,7 +21,7 @@ async def show_audit(request: Request, service: Service, user: PageUser) -> Resp
     before = int(text) if text.isdecimal() and len(text) < 16 else None
     values = {name: request.query_params.get(name, "").strip()[:LONGEST_FILTER] for name in FILTERS}
     query = {name: value for name, value in values.items() if value}
-    entries = service.database.read(lambda connection: read_audit(connection, before, MOST_ENTRIES + 1, query))
+    entries = await search_audit(service.database, before, MOST_ENTRIES + 1, query)
     shown = entries[:MOST_ENTRIES]
     older = urlencode({**query, "before": shown[-1].id}) if len(entries) > MOST_ENTRIES else ""
     return render_page("audit.html", user, entries=shown, query=query, older=older, newest=before is None)

@@ -78,10 +78,10 @@ async def show_new_rollout(request: Request, service: Service, user: PageUser) -
     number = int(text) if text.isdecimal() and len(text) < 16 else 0
     bundle = service.database.read(lambda connection: bundles.find_bundle(connection, number))
     if bundle is None:
-        return render_new_rollout(service, user, {})
+        return await render_new_rollout(service, user, {})
     name = re.sub("[^A-Za-z0-9._-]+", "-", f"{bundle.name}-{bundle.version}")[:64].strip("-_.")
     form = {"name": name, "bundle": text, "selection": f"compatible={bundle.compatible}"}
-    answer = render_new_rollout(service, user, form)
+    answer = await render_new_rollout(service, user, form)
     answer.status_code = 200  # even if it is for no device yet, as the page says
     return answer
 
@@ -91,26 +91,25 @@ async def make_rollout(request: Request, service: Service, user: PageUser) -> Re
     form = await read_form(request)
     session.check_form(user, form, Role.operator)
     if form.get("order") != "create":
-        return render_new_rollout(service, user, form)
+        return await render_new_rollout(service, user, form)
     origin = session.origin_of(user, request, service.clock())
     try:
         plan = parse_plan(form)
         await service.database.change(lambda c: create_rollout(c, plan, origin, start=form.get("start") == "yes"))
     except Refused as refusal:
-        return render_new_rollout(service, user, form, refusal)
+        return await render_new_rollout(service, user, form, refusal)
     return RedirectResponse(f"/rollouts/{quote(plan.name)}", 303, HEADERS)
 
 
-def render_new_rollout(
+async def render_new_rollout(
     service: Service, user: PageUser, form: dict[str, str], refusal: Refused | None = None
 ) -> Response:
     """Return the form for a new rollout: with the devices that it selects, or with the reason of a refusal."""
     preview = None
     if form.get("bundle") and refusal is None:
         filled = {**DEFAULTS, **form, "name": form.get("name") or UNNAMED}
-        now = service.clock()
         try:
-            preview = service.database.read(lambda connection: preview_rollout(connection, parse_plan(filled), now))
+            preview = await preview_rollout(service, parse_plan(filled))
         except Refused as problem:
             refusal = problem
     return render_page(
