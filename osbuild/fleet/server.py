@@ -37,7 +37,8 @@ RENEW_EVERY = 24 * 3600.0  # seconds
 DAY = 24 * 3600 * 1000  # milliseconds
 IDLE = 75  # seconds until an idle connection is closed: longer than most pauses between polls of a busy device
 EVERY = ("0.0.0.0", "::")  # noqa: S104 - the addresses of all interfaces
-COLLECTIONS = (10_000, 20, 100)  # gc.set_threshold(): a full search after 20 million new objects that were not freed
+# gc.set_threshold(): at most 50,000 new objects are searched at once, and all after 20 million that were not freed.
+COLLECTIONS = (5_000, 10, 400)
 GRACE = 10  # seconds for requests in progress when the server stops
 
 
