@@ -6,7 +6,7 @@ from typing import Any
 
 from osbuild.agent import state_files
 from osbuild.agent.system import System
-from osbuild.agent.update import health_verdict, history
+from osbuild.agent.update import boot_records, health_verdict, history, kernel_journal
 from osbuild.agent.update.history import INTERRUPTED, UpdateEvent
 from osbuild.shared.files import make_folder, write_file
 
@@ -65,11 +65,15 @@ def order_reference(order: str) -> str:
 
 
 def failure_details(system: System, row: dict[str, Any]) -> list[str]:
-    """Return lines that say why an update has failed, with the failed health checks."""
+    """Return lines that say why an update has failed, with the failed health checks and the kernel's last warnings."""
     lines = [f"{row.get('event')}: {row.get('why') or 'no reason is recorded'}"]
     reasons = health_verdict.failure_reasons(health_verdict.read_failed(system))
     if row.get("event") == UpdateEvent.rolled_back and reasons:
         lines.append(f"failed health checks: {reasons}")
+    if row.get("event") == UpdateEvent.rolled_back:
+        boot = boot_records.last_boot_of(system, str(row.get("target"))) or {}
+        if boot.get("version") == installed_version(row):  # otherwise the new version has not reached the agent
+            lines += [f"kernel: {line}" for line in kernel_journal.last_warnings(str(boot.get("boot")))]
     return lines
 
 

@@ -13,7 +13,7 @@ from osbuild.agent.fleet.outcome import (
     store_outcome,
 )
 from osbuild.agent.system import System
-from osbuild.agent.update import history
+from osbuild.agent.update import boot_records, history, kernel_journal, records
 from osbuild.agent.update.history import UpdateEvent
 from osbuild.agent.update.pending import PendingUpdate, UpdateKind, UpdateStage
 
@@ -73,3 +73,22 @@ def test_the_unprivileged_part_reads_what_root_has_stored(tmp_path: Path) -> Non
     store_outcome(system, outcome)
     assert load_outcome(system, "7") == outcome
     assert load_outcome(system, "8") is None
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2.0.0", ("kernel: I/O error, dev vda",)), ("1.0.0", ())])
+def test_a_failure_has_the_last_warnings_of_the_kernel_if_the_new_version_has_booted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, expected: tuple[str, ...]
+) -> None:
+    system, boot = System(tmp_path), "01234567-89ab-cdef-0123-456789abcdef"
+    records.save_rows(system, boot_records.FILE, [{"boot": boot, "slot": "b", "version": version}], count=9, size=9999)
+    append(system, UpdateEvent.started)
+    append(system, UpdateEvent.rolled_back, why="health checks failed")
+    journal = {boot: ["I/O error, dev vda"]}
+    monkeypatch.setattr(kernel_journal, "last_warnings", lambda boot: journal[boot])
+    found = find_outcome(system, "7")
+    assert found == UpdateOutcome("7", False, ("rolled-back: health checks failed", *expected))
+
+
+@pytest.mark.parametrize("boot", ["", "None", "--all", "01234567-89ab-cdef-0123-456789abcdef"])
+def test_a_boot_that_the_journal_does_not_know_has_no_warnings(boot: str) -> None:
+    assert kernel_journal.last_warnings(boot) == []
