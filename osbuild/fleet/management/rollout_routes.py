@@ -27,7 +27,7 @@ from osbuild.fleet.management.messages import (
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.rollout import rows, transitions
 from osbuild.fleet.rollout.grouping import group_devices
-from osbuild.fleet.rollout.plan import RolloutPlan, check_plan
+from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan, check_plan
 from osbuild.fleet.rollout.rows import Rollout
 from osbuild.fleet.rollout.selection import select_devices
 from osbuild.fleet.service import Service
@@ -76,7 +76,7 @@ async def post_preview(request: Request, service: Service, _origin: Origin) -> P
 async def preview_rollout(service: Service, plan: RolloutPlan) -> Preview:
     """Return which devices a rollout would be for. Raises `Refused`.
 
-    The devices are read in portions, so that other requests are answered in between.
+    The devices are read in portions and grouped in a thread, so that other requests are answered meanwhile.
     """
     check_plan(plan, service.clock())
     bundle = service.database.read(lambda connection: known_bundle(connection, plan.bundle))
@@ -86,8 +86,13 @@ async def preview_rollout(service: Service, plan: RolloutPlan) -> Preview:
         selected += select_devices(portion, plan.selection)
         after = portion[-1].name
         await asyncio.sleep(0)
+    return await asyncio.to_thread(preview_groups, selected, plan.groups, bundle)
+
+
+def preview_groups(selected: Sequence[FleetDevice], groups: Sequence[GroupPlan], bundle: PublishedBundle) -> Preview:
+    """Return which of the selected devices would be in which group. Raises `Refused`."""
     check_compatible(selected, bundle)
-    parts = await asyncio.to_thread(group_devices, selected, plan.groups)
+    parts = group_devices(selected, groups)
     names = {device.id: device.name for device in selected}
     return Preview(
         [len(part) for part in parts],
