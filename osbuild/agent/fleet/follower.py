@@ -232,7 +232,15 @@ class Follower:
             print(f"edge-agent: the update server refuses the attributes: {answer.status}", flush=True)
         elif answer.status != 200:
             raise ServerUnreachable(f"it answers {answer.status} to the attributes")
+        if attributes.get("health") == "healthy" and {"image", "version"} <= attributes.keys():
+            self.report_installed(attributes["image"], attributes["version"])
         self.described = digest_attributes(attributes)
+
+    def report_installed(self, name: str, version: str) -> None:
+        """Tell the server what is installed, which may have happened without the server. It may not know the bundle."""
+        answer = self.server.send("PUT", f"{self.server.base}/installedBase", {"name": name, "version": version})
+        if answer.status >= 500:
+            raise ServerUnreachable(f"it answers {answer.status} to the installed version")
 
 
 def status(execution: str, finished: str, *details: str) -> dict[str, Any]:

@@ -11,9 +11,12 @@ import pytest
 from osbuild.agent.errors import Problem
 from osbuild.agent.fleet.identity import identity_files
 from osbuild.agent.fleet.poll import CHECK_IDENTITY, PollState, poll_once
+from osbuild.agent.health import RESULT_FILE
 from osbuild.agent.system import System
+from osbuild.keys.key_folder import load_keys
 from osbuild.shared.image_description import DESCRIPTION_FILE
 from osbuild.shared.node_settings import AGENT_FILE
+from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import RunningServer, create_token, running_server
 
 
@@ -73,6 +76,30 @@ def test_attributes_that_have_changed_are_reported_at_the_next_poll(server: Runn
     system.path(AGENT_FILE).write_text(json.dumps(settings))
     poll_once(system, AGENT_FILE, state)
     assert attribute_changes(server, "poll-four").keys() == before.keys()
+
+
+def test_what_was_installed_without_the_server_is_reported_later(server: RunningServer, tmp_path: Path) -> None:
+    system = make_system(tmp_path, server, "poll-five")
+    state, _ = poll_once(system, AGENT_FILE, PollState())
+    make_bundle(tmp_path / "stick.raucb", load_keys(server.data.parent / "keys"), "1.7.0")
+    action = server.order_update("poll-five", tmp_path / "stick.raucb")
+    with server.people() as people:
+        people.delete(f"/devices/poll-five/actions/{action}")
+    state, _ = poll_once(system, AGENT_FILE, state)
+    assert server.actions("poll-five") == [(action, "cancelled")]
+    # A boot of the version that was installed from a file, first before its verdict and then after it.
+    system.path(DESCRIPTION_FILE).write_text(json.dumps({"name": "edge-server", "version": "1.7.0"}))
+    poll_once(system, AGENT_FILE, PollState())
+    assert server.actions("poll-five") == [(action, "cancelled")]
+    system.path(RESULT_FILE).parent.mkdir(parents=True)
+    system.path(RESULT_FILE).write_text(json.dumps({"healthy": True}))
+    for _ in range(2):
+        state, _ = poll_once(system, AGENT_FILE, PollState())
+        assert state.failures == 0 and attribute_changes(server, "poll-five")["version"] == "1.7.0"
+        assert server.actions("poll-five") == [(action + 1, "finished"), (action, "cancelled")]
+    system.path(DESCRIPTION_FILE).write_text(json.dumps({"name": "edge-server", "version": "unpublished"}))
+    state, _ = poll_once(system, AGENT_FILE, state)
+    assert state.failures == 0 and attribute_changes(server, "poll-five")["version"] == "unpublished"
 
 
 def test_failures_are_counted_and_the_pauses_grow(server: RunningServer, tmp_path: Path) -> None:
