@@ -38,6 +38,7 @@ class ServeOptions:
     new_admin_token: bool
     log_format: str
     access_log: bool
+    client_timeout: int
     database: str | None
     artifact_url: str | None
     keep_history: int
@@ -64,6 +65,8 @@ class ServeOptions:
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
               help="How messages are printed: for people, or one JSON object per line.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Print each request, with its status and who has sent it.")
+@click.option("--client-timeout", type=click.IntRange(min=2, max=3600), default=60, show_default=True,
+              metavar="SECONDS", help="How long a slow client may take for a handshake, or for a body.")  # fmt: skip
 @click.option("--database", metavar="postgresql://USER@HOST/DATABASE|file:PATH|env:NAME",
               help="PostgreSQL instead of SQLite, for several servers. A password only by reference.")  # fmt: skip
 @click.option("--artifact-url", metavar="URL",
@@ -91,7 +94,7 @@ def command(options: ServeOptions) -> None:
     artifact_url = None if options.artifact_url is None else check_url(options.artifact_url)
     prepared = server.prepare_server(server.ServerOptions(
         options.data, keyring, host, port, options.names, options.poll, gateway or None, database, artifact_url,
-        options.keep_history, options.access_log,
+        options.keep_history, options.access_log, options.client_timeout,
     ))  # fmt: skip
     token = server.create_admin_token(prepared.service, ADMIN_DAYS, again=options.new_admin_token)
     if token is not None:

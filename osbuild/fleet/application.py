@@ -101,6 +101,7 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
     paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
     recorder = Middleware(RequestRecorder, paths, metrics.requests, log_requests=log_requests)
     application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[recorder])
+    application.state.client_timeout = service.client_timeout
     application.router.redirect_slashes = False  # a client that follows a redirect sends no body
     return application
 

@@ -22,7 +22,6 @@ from osbuild.shared.sizes import format_bytes
 
 LARGEST_BUNDLE = 16 * 2**30  # bytes
 RESERVE = 256 * 2**20  # bytes of the disk that an upload leaves free, for the database
-PATIENCE = 60.0  # seconds for the next part of an upload
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,11 @@ async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced
     size = 0
     while True:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(service.client_timeout):
                 chunk = await anext(chunks, None)
         except TimeoutError as error:
-            raise Refused(408, "too-slow", f"nothing has arrived for {PATIENCE:g} s: send the bundle again") from error
+            message = f"nothing has arrived for {service.client_timeout:g} s: send the bundle again"
+            raise Refused(408, "too-slow", message) from error
         if chunk is None:
             return
         size += len(chunk)

@@ -4,13 +4,27 @@ import asyncio
 import ssl
 from typing import Any
 
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from osbuild.fleet.service import CLIENT_TIMEOUT
+
 LARGEST_HEAD = 64 * 1024  # bytes of a request line with its headers
-PATIENCE = 30.0  # seconds for them
-READ_PATIENCE = 60.0  # seconds in which a client must read some of an answer, at least 48 KiB
-LINGER = 10.0  # seconds for the rest of a request that is answered already
+LONGEST_LINGER = 10.0  # seconds for the rest of a request that is answered already
+FAREWELL = 2.0  # seconds for the last bytes of a connection when the server ends
 MOST_PIPELINED = 32  # requests that wait for answers to earlier ones of the same connection
+
+
+class SecureLoop(uvloop.Loop):
+    """An event loop in which a client has `patience` seconds for the handshake of TLS."""
+
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        self._patience = patience
+
+    async def create_server(self, *arguments: Any, **options: Any) -> Any:
+        """Create a server with that limit, which uvicorn has no setting for."""
+        return await super().create_server(*arguments, **options, ssl_handshake_timeout=self._patience)
 
 
 class SecureProtocol(HttpToolsProtocol):
@@ -20,10 +34,14 @@ class SecureProtocol(HttpToolsProtocol):
     read its answer, or if it sends too many requests at once.
     """
 
+    patience = CLIENT_TIMEOUT
+    """seconds for reading some of an answer, at least 48 KiB; the headers of a request must arrive in half of them"""
+
     _tls: dict[object, object] | None = None
     _head = 0  # bytes that have arrived since the last complete headers
     _in_head = True
     _in_message = False
+    _ending = False
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
@@ -40,8 +58,13 @@ class SecureProtocol(HttpToolsProtocol):
         self.resume_writing()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        self._ending = True
+        super().shutdown()
+        self._abort_when_closed()
+
     def pause_writing(self) -> None:
-        self._reading = self.loop.call_later(READ_PATIENCE, self.transport.abort)
+        self._reading = self.loop.call_later(self.patience, self.transport.abort)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -79,14 +102,20 @@ class SecureProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._abort_when_closed()
         if self._in_message and not self._in_head:
             # The client may still send, because it has to read the answer first, but not for as long as it likes.
             self._stop_timer()
-            self._timer = self.loop.call_later(LINGER, self.transport.abort)
+            self._timer = self.loop.call_later(min(LONGEST_LINGER, self.patience), self.transport.abort)
         elif not self._in_message and not self.pipeline and self.cycle is not None and self.cycle.response_complete:
             # An idle connection keeps nothing of its last request: there may be 10,000 of them.
             self.cycle = self.scope = None  # type: ignore[assignment]
             self.headers = []
+
+    def _abort_when_closed(self) -> None:
+        """If the server ends, wait only a short time for clients that do not close their side of TLS."""
+        if self._ending and self.transport.is_closing():
+            self.loop.call_later(FAREWELL, self.transport.abort)
 
     def _is_unwatched(self) -> bool:
         """Whether nothing is in progress, and nothing would close the connection after a time.
@@ -99,7 +128,7 @@ class SecureProtocol(HttpToolsProtocol):
     def _expect_head(self) -> None:
         self._in_head, self._head = True, 0
         self._stop_timer()
-        self._timer = self.loop.call_later(PATIENCE, self.transport.abort)
+        self._timer = self.loop.call_later(self.patience / 2, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

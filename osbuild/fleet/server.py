@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from sqlalchemy import URL, Connection, func, select
@@ -23,8 +24,8 @@ from osbuild.fleet.data_folder import DataFolder, open_data_folder
 from osbuild.fleet.database import Database
 from osbuild.fleet.management.access import Role, create_access_token
 from osbuild.fleet.request_signer import RequestSigner
-from osbuild.fleet.secure_protocol import SecureProtocol
-from osbuild.fleet.service import SLEEP, Service
+from osbuild.fleet.secure_protocol import SecureLoop, SecureProtocol
+from osbuild.fleet.service import CLIENT_TIMEOUT, SLEEP, Service
 from osbuild.fleet.tables import access_tokens
 from osbuild.fleet.tokens import hash_token
 from osbuild.host import log
@@ -49,7 +50,7 @@ class ServerOptions:
 
     `database` is an address of PostgreSQL; without it, the database is in the data folder. `artifact_url` is where
     devices download bundles; without it, from this server. History is kept for `keep_history` days, or for ever. With
-    `log_requests`, each request is logged.
+    `log_requests`, each request is logged. `client_timeout` is how many seconds a slow client has.
     """
 
     data: Path
@@ -63,6 +64,7 @@ class ServerOptions:
     artifact_url: str | None = None
     keep_history: int | None = None
     log_requests: bool = False
+    client_timeout: float = CLIENT_TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
     history = None if options.keep_history is None else options.keep_history * DAY
     service = Service(
         database, files, devices, keyring, options.poll, gateway, artifact_url=options.artifact_url,
-        keep_history=history, signer=signer,
+        keep_history=history, signer=signer, client_timeout=options.client_timeout,
     )  # fmt: skip
     context, trusted = server_context(certificate, key, devices), tls / "server-ca.crt"
     return PreparedServer(folder, service, context, listening, trusted, own, options.log_requests)
@@ -151,7 +153,18 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Ends in order on signals. uvicorn's own handlers end the process by the signal before the database is closed."""
+    """Ends in order on signals. uvicorn's own handlers end the process by the signal before the database is closed.
+
+    `ending` is set then, so that live pages end at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._ending.set()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -173,8 +186,14 @@ def spare_collections() -> None:
 
 def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGINT or SIGTERM. `started` is called when the first request is answered."""
+
+    class PatientProtocol(SecureProtocol):
+        """The protocol with the time limits of this server."""
+
+        patience = prepared.service.client_timeout
+
     config = uvicorn.Config(
-        make_application(prepared.service, log_requests=prepared.log_requests), http=SecureProtocol, ws="none",
+        make_application(prepared.service, log_requests=prepared.log_requests), http=PatientProtocol, ws="none",
         log_config=None, access_log=False,
         timeout_keep_alive=IDLE, timeout_graceful_shutdown=GRACE, server_header=False, backlog=BACKLOG,
         ssl_context_factory=lambda _config, _default: prepared.context,
@@ -184,7 +203,7 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
     # Anybody can cause these messages, as often as they like.
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # "SSL connection is closed"
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
-    server = _Server(config)
+    server = _Server(config, prepared.service.ending)
 
     async def renew() -> None:
         with hold_file_lock(prepared.folder.tls):
@@ -202,7 +221,7 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
         renewing.cancel()
 
     try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=lambda: SecureLoop(prepared.service.client_timeout)) as runner:
             runner.run(serve())
     finally:
         prepared.service.database.close()

@@ -1,5 +1,6 @@
 """What all requests share: the database, the files, the settings of the update server, and who was seen when."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from osbuild.fleet.request_signer import RequestSigner
 from osbuild.fleet.retention import delete_history
 
 SLEEP = 300  # seconds between two polls of an idle device
+CLIENT_TIMEOUT = 60.0  # seconds
 
 
 def current_milliseconds() -> int:
@@ -29,7 +31,7 @@ class Service:
     certificate in `keyring`. With the token of `gateway_hash` any device may register. Without `signer`, nothing can be
     requested of a device.
     Devices download bundles below `artifact_url`, or from this server. History is kept for `keep_history` milliseconds,
-    or for ever.
+    or for ever. A client has `client_timeout` seconds for a body. `ending` is set when the server stops.
     """
 
     database: Database
@@ -44,6 +46,8 @@ class Service:
     contacts: dict[int, tuple[int, str]] = field(default_factory=dict)
     downloads: DownloadLimit = field(default_factory=DownloadLimit)
     signer: RequestSigner | None = None
+    client_timeout: float = CLIENT_TIMEOUT
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note_contact(self, device: int, address: str) -> None:
         """Remember that a device was seen now. `store_contacts` stores it, because a change per poll would be slow."""

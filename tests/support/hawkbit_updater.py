@@ -28,8 +28,8 @@ HOST, LINK = "10.0.2.2", "tap0"
 COMPATIBLE = "edge-x86_64"
 UPDATER, NEWER = "rauc-hawkbit-updater", "forky"
 NEWER_PACKAGES = (UPDATER, "user-mode-linux", "rauc", "libnl-3-200", "libnl-genl-3-200")
-"""Debian 13 does not have the first package, and a version of the second one that fails on new processors. Those of the
-next release need only what Debian 13 has."""
+"""packages of the next release of Debian: the updater, which Debian 13 does not have, a kernel that also runs on new
+processors, and a newer RAUC with its libraries"""
 PACKAGES = (
     "dbus", "iproute2", "kmod", "libcurl4t64", "libglib2.0-0t64", "libjson-glib-1.0-0", "mount", "openssl", "rauc",
     "rauc-service", "squashfs-tools",

@@ -21,7 +21,6 @@ from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 
 HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
-PATIENCE = 60.0  # seconds for a body
 BASE = "/{tenant}/controller/v1/{device}"
 
 
@@ -56,15 +55,15 @@ def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Ap
 
 async def read_body(request: Request, largest: int = LARGEST_MESSAGE) -> bytes:
     """Return the body of a request. Raises `Refused` if it has more than `largest` bytes, or arrives too slowly."""
-    body = bytearray()
+    body, seconds = bytearray(), request.app.state.client_timeout
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > largest:
                     raise Refused(413, "body-too-large", f"a body has at most {largest} bytes")
     except TimeoutError as error:
-        raise Refused(408, "too-slow", f"the body has not arrived within {PATIENCE:g} s") from error
+        raise Refused(408, "too-slow", f"the body has not arrived within {seconds:g} s") from error
     return bytes(body)
 
 

@@ -46,7 +46,7 @@ class FleetPages:
         return render_page("overview.html", user, overview=overview, rollouts=rollouts, chart=chart)
 
     async def follow_overview(self, request: Request, service: Service, _user: PageUser) -> Response:
-        return await follow_changes(request, lambda: self._read_overview(service))
+        return await follow_changes(request, service, lambda: self._read_overview(service))
 
     async def show_devices(self, request: Request, service: Service, user: PageUser) -> Response:
         query = {key: value.strip() for key, value in request.query_params.items() if value.strip()}
@@ -79,7 +79,7 @@ class FleetPages:
             actions = service.database.read(lambda connection: device_history.read_actions(connection, device.id))
             return device.attributes, seen, actions, shown_requests(service, device)
 
-        return await follow_changes(request, read)
+        return await follow_changes(request, service, read)
 
     async def _read_overview(self, service: Service) -> tuple[FleetOverview, list[RolloutView]]:
         return await self.overview.read(), newest_rollouts(service)

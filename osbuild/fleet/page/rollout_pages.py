@@ -55,7 +55,7 @@ async def follow_rollout(request: Request, service: Service, _user: PageUser) ->
     async def read() -> object:
         return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
 
-    return await follow_changes(request, read)
+    return await follow_changes(request, service, read)
 
 
 async def change_rollout(request: Request, service: Service, user: PageUser) -> Response:

@@ -14,7 +14,7 @@ import pytest
 
 from osbuild.keys.key_folder import load_keys
 from tests.support.examples import VARIABLE
-from tests.support.raw_clients import RawClient, resident_memory, served_meanwhile, statuses
+from tests.support.raw_clients import PATIENT, RawClient, resident_memory, served_meanwhile, statuses
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import BASE, RunningServer, create_token, running_server
 
@@ -41,6 +41,18 @@ def server(folder: Path) -> Iterator[RunningServer]:
     assert server.process.stderr is not None and server.process.stderr.read() == ""
 
 
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, Path]]:
+    """A server like the other one, which waits less long for slow clients, and the folder of its device."""
+    folder = tmp_path_factory.mktemp("impatient")
+    with running_server(folder, "--client-timeout", "6") as server:
+        make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
+        server.enrol("shop-1", create_token(server), folder).close()
+        server.order_update("shop-1", folder / "one.raucb")
+        yield server, folder
+    assert server.process.stderr is not None and server.process.stderr.read() == ""
+
+
 @pytest.fixture
 def device(server: RunningServer, folder: Path) -> Iterator[httpx.Client]:
     with server.client("shop-1", folder) as client:
@@ -49,8 +61,13 @@ def device(server: RunningServer, folder: Path) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(autouse=True)
-def bounded(server: RunningServer) -> Iterator[None]:
+def bounded(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test: other clients are served meanwhile, and the memory stays in bounds afterwards."""
+    server: RunningServer
+    if "impatient" in request.fixturenames:
+        server, _ = request.getfixturevalue("impatient")
+    else:
+        server = request.getfixturevalue("server")
     before = resident_memory(server.process.pid)
     with served_meanwhile(server, lambda client: client.get("/healthz").text == "ok\n"):
         yield
@@ -65,27 +82,27 @@ def nested(depth: int) -> bytes:
 @pytest.mark.parametrize(
     ("media_type", "body", "status"),
     [
-        ("application/json", b'{"data": {"a": "' + b"x" * 300_000 + b'"}}', 413),
-        ("application/json", nested(30_000), 400),
-        ("application/json", b"[" * 200_000, 400),
-        ("application/json", b'{"data": {"a": "\xff"}}', 400),
-        ("application/json", b"", 400),
-        ("application/json", b'{"data": {"a": NaN}}', 400),
-        ("application/cbor", b"\x81" * 200_000, 400),
-        ("application/cbor", b"\xc1" * 200_000, 400),
-        ("application/cbor", b"\xa1\x61a" * 60_000, 400),
-        ("application/cbor", b"\x9b" + b"\xff" * 8, 400),  # an array of 2**64 - 1 items
-        ("application/cbor", b"\x5b\x7f" + b"\xff" * 7, 400),  # a string of bytes of that size
-        ("application/cbor", b"\xbb" + b"\xff" * 8, 400),
-        ("application/cbor", b"\xc2\x5a\x00\x02\x00\x00" + b"\xff" * 2**17, 400),  # a number of a million bits
-        ("application/cbor", b"\xd8\x1c\x81\xd8\x1d\x00", 400),  # an array that contains itself
-        ("application/cbor", cbor2.dumps({"data": {1: "x"}}), 400),
-        ("application/cbor", b"\xa1", 400),
-        ("text/plain", b'{"data": {}}', 415),
-        ("application/xml", b"<a/>", 415),
-        ("", b'{"data": {}}', 415),
+        pytest.param("application/json", b'{"data": {"a": "' + b"x" * 300_000 + b'"}}', 413, id="a large text"),
+        pytest.param("application/json", nested(30_000), 400, id="nested objects"),
+        pytest.param("application/json", b"[" * 200_000, 400, id="nested lists"),
+        pytest.param("application/json", b'{"data": {"a": "\xff"}}', 400, id="no UTF-8"),
+        pytest.param("application/json", b"", 400, id="nothing"),
+        pytest.param("application/json", b'{"data": {"a": NaN}}', 400, id="not a number"),
+        pytest.param("application/cbor", b"\x81" * 200_000, 400, id="nested CBOR arrays"),
+        pytest.param("application/cbor", b"\xc1" * 200_000, 400, id="nested CBOR tags"),
+        pytest.param("application/cbor", b"\xa1\x61a" * 60_000, 400, id="nested CBOR maps"),
+        pytest.param("application/cbor", b"\x9b" + b"\xff" * 8, 400, id="an array of 2**64 - 1 items"),
+        pytest.param("application/cbor", b"\x5b\x7f" + b"\xff" * 7, 400, id="a string of that size"),
+        pytest.param("application/cbor", b"\xbb" + b"\xff" * 8, 400, id="a map of that size"),
+        pytest.param("application/cbor", b"\xc2\x5a\x00\x02\x00\x00" + b"\xff" * 2**17, 400, id="a huge number"),
+        pytest.param("application/cbor", b"\xd8\x1c\x81\xd8\x1d\x00", 400, id="an array that contains itself"),
+        pytest.param("application/cbor", cbor2.dumps({"data": {1: "x"}}), 400, id="a number as a name"),
+        pytest.param("application/cbor", b"\xa1", 400, id="half a map"),
+        pytest.param("text/plain", b'{"data": {}}', 415, id="text"),
+        pytest.param("application/xml", b"<a/>", 415, id="XML"),
+        pytest.param("", b'{"data": {}}', 415, id="no media type"),
     ],
-)
+)  # fmt: skip
 def test_bodies_that_no_device_sends_are_refused(
     device: httpx.Client, media_type: str, body: bytes, status: int
 ) -> None:
@@ -120,7 +137,10 @@ def test_no_path_leads_to_a_file_that_is_not_offered(server: RunningServer, fold
     assert status in (401, 404) and b"root:" not in answer and b"SQLite" not in answer
 
 
-@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a%2fb", "..%2fx", "a%00b", "a%0ab", "x" * 200, "a%20b", "%ff"])
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", ".hidden", "a%2fb", "..%2fx", "a%00b", "a%0ab", pytest.param("x" * 200, id="long"), "a%20b", "%ff"],
+)
 def test_a_bundle_has_a_name_that_is_safe_as_a_path(server: RunningServer, name: str) -> None:
     request = f"PUT /api/v1/bundles/{name} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token}\r\n"
     data = f"{request}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
@@ -198,8 +218,19 @@ def test_idle_connections_cost_little_memory(server: RunningServer) -> None:
     ],
     ids=["bytes", "HTTP without TLS", "a large hello", "SSL 2", "an alert"],
 )  # fmt: skip
-def test_garbage_instead_of_tls_ends_the_connection(server: RunningServer, data: bytes) -> None:
-    answer = asyncio.run(RawClient(server).send(data, tls=False))
+def test_garbage_instead_of_tls_ends_the_connection(impatient: tuple[RunningServer, Path], data: bytes) -> None:
+    async def send() -> bytes:
+        reader, writer = await RawClient(impatient[0]).open(tls=False)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(PATIENT):  # fails if the server keeps the connection
+                return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.transport.abort()
+
+    answer = asyncio.run(send())
     assert b"HTTP" not in answer and len(answer) < 100
 
 
@@ -223,26 +254,29 @@ SECOND = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.mark.parametrize(
     "data",
     [
-        POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SECOND,
-        POST + b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n" + SECOND,
-        POST + b"Content-Length: 0\r\nContent-Length: 40\r\n\r\n" + SECOND,
-        POST + b"Content-Length: +0\r\n\r\n" + SECOND,
-        POST + b"Content-Length: 0x0\r\n\r\n" + SECOND,
-        POST + b"Content-Length: -1\r\n\r\n" + SECOND,
-        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + SECOND,
-        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SECOND,
-        POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + SECOND,
-        POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + SECOND,
-        POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n" + SECOND,
-        POST + b"X: a\r\n b\r\nContent-Length: 0\r\n\r\n" + SECOND,
-        b"POST /enrol/v1 HTTP/1.1\nHost: x\nContent-Length: 0\n\n" + SECOND,
-        b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n" + SECOND,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n" + SECOND,
-        b"GET / HTTP/1.1\r\nHost: x\r\nA\x00: b\r\n\r\n" + SECOND,
-        b"\r\n" * 20_000,
+        pytest.param(
+            POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SECOND, id="length and chunks"
+        ),
+        pytest.param(
+            POST + b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n" + SECOND, id="chunks and length"
+        ),
+        pytest.param(POST + b"Content-Length: 0\r\nContent-Length: 40\r\n\r\n" + SECOND, id="two lengths"),
+        pytest.param(POST + b"Content-Length: +0\r\n\r\n" + SECOND, id="a length with a sign"),
+        pytest.param(POST + b"Content-Length: 0x0\r\n\r\n" + SECOND, id="a hexadecimal length"),
+        pytest.param(POST + b"Content-Length: -1\r\n\r\n" + SECOND, id="a negative length"),
+        pytest.param(POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + SECOND, id="an unknown coding"),
+        pytest.param(POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SECOND, id="two codings"),
+        pytest.param(POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + SECOND, id="a space before the colon"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + SECOND, id="a negative chunk"),
+        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n" + SECOND, id="a huge chunk"),
+        pytest.param(POST + b"X: a\r\n b\r\nContent-Length: 0\r\n\r\n" + SECOND, id="a folded header"),
+        pytest.param(b"POST /enrol/v1 HTTP/1.1\nHost: x\nContent-Length: 0\n\n" + SECOND, id="new lines only"),
+        pytest.param(b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n" + SECOND, id="an unknown version"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP 2"),
+        pytest.param(b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n" + SECOND, id="a path of bytes"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nA\x00: b\r\n\r\n" + SECOND, id="NUL in a name"),
+        pytest.param(b"\r\n" * 20_000, id="empty lines"),
     ],
-    ids=str,
 )
 def test_a_request_with_two_readings_has_no_second_one_in_it(server: RunningServer, data: bytes) -> None:
     # The path of the second request does not exist: an answer 404 would be its answer.
@@ -258,8 +292,9 @@ def test_old_versions_of_http_get_one_answer(server: RunningServer) -> None:
         assert statuses(asyncio.run(RawClient(server).send(simple + SECOND))) == [200]
 
 
-def test_slow_clients_are_cut_off(server: RunningServer, folder: Path) -> None:
-    """They send a byte each second, or nothing at all, and have 2 minutes until the server must have ended them all."""
+def test_slow_clients_are_cut_off(impatient: tuple[RunningServer, Path]) -> None:
+    """They send a byte each second, or nothing at all, and have 3 minutes until the server must have ended them all."""
+    server, folder = impatient
     context = server.context()
     context.load_cert_chain(folder / "shop-1.crt", folder / "shop-1.key")
     client = RawClient(server, context)

@@ -157,3 +157,12 @@ def test_a_server_that_ends_under_load_answers_what_it_has_accepted(tmp_path: Pa
     assert restarted.process.wait(60) == 0
     # The last report may have been stored without its answer; none that was answered may be lost.
     assert all(stored[name] - acknowledged[name] in (0, 1) for name in names), (stored, acknowledged)
+
+
+def test_idle_connections_do_not_delay_the_end_of_the_server(tmp_path: Path) -> None:
+    """The client keeps its connection and does not read, as one that polls rarely. The end has no message then."""
+    with running_server(tmp_path) as server, server.anybody() as client:
+        assert client.get("/healthz").text == "ok\n"
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+    assert server.process.stderr is not None and server.process.stderr.read() == ""

@@ -257,3 +257,16 @@ def test_operators_request_something_of_a_device_on_its_page(
     with server.people() as people:
         people.delete("/devices/kiosk")
     assert 'name="kind"' not in admin.get("/devices/kiosk")
+
+
+def test_a_live_page_ends_at_once_with_the_server(tmp_path: Path) -> None:
+    """A stream that the server has to break off after its patience ends without the last chunk, and with a message."""
+    with running_server(tmp_path) as server:
+        fill(server, tmp_path)
+        client = Browser(server, server.token).client
+        with client.stream("GET", "/devices/shop-1/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            server.process.terminate()
+            events = "".join(stream.iter_text())  # raises if the stream is not complete
+    assert set(events.split("\n\n")) <= {": still here", "data: changed", ""}
+    assert server.process.stderr is not None and server.process.stderr.read() == ""
