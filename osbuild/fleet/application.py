@@ -139,5 +139,7 @@ async def repeat(work: Callable[[], Awaitable[None]], every: float) -> None:
         await asyncio.sleep(every)
         try:
             await work()
+        except Refused:  # the database fails, as the log says
+            pass
         except Exception as error:  # the next attempt may succeed
             log.warn(f"{getattr(work, '__name__', 'a task')} has failed: {error!r}")

@@ -1,8 +1,10 @@
 """The update server's database: a file of SQLite, or one of PostgreSQL that several servers share."""
 
 import asyncio
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,13 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, ColumnElement, Connection, Table, insert, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from osbuild.fleet import postgresql
+from osbuild.fleet.refusal import Refused
 from osbuild.fleet.sqlite import connect_file, connect_writer, prepare_file
+from osbuild.host import log
 
 T = TypeVar("T")
 _Outcome = Callable[[], None]  # tells the caller of a change how it has ended
+RETRY_AFTER = 60  # seconds
 MOST_CHANGES = 256
 """changes in one commit"""
 
@@ -34,7 +39,8 @@ class Database:
     """The database in a file, or at an address of PostgreSQL. It is created, or migrated if it is an older one.
 
     All changes are made by one thread. It commits the changes that wait together, because one commit costs one flush
-    of the disk. A change whose commit has succeeded survives a power cut. Raises `Error`.
+    of the disk. A change whose commit has succeeded survives a power cut. Raises `Error`, and later `Refused` if the
+    database fails, such as with a full disk or a PostgreSQL that has ended.
     """
 
     def __init__(self, location: Path | URL) -> None:
@@ -45,6 +51,7 @@ class Database:
             prepare_file(location)
             self._engine, self._reading = connect_writer(location), connect_file(location)
         self._reader = self._reading.connect()
+        self._last_warning = -math.inf
         self._changes: queue.SimpleQueue[_PendingChange | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._commit_changes, name="database", daemon=True)
         self._thread.start()
@@ -54,22 +61,28 @@ class Database:
 
         Each statement reads what is committed at that time.
         """
-        if self._reader.invalidated:  # the last attempt has failed
-            self._connect_again()
         try:
+            if self._reader.invalidated:  # the last attempt has failed
+                self._connect_again()
             return work(self._reader)
-        except DBAPIError as error:
+        except (OperationalError, InterfaceError) as error:
             if not error.connection_invalidated:
-                raise
-        self._connect_again()  # PostgreSQL was started again
-        return work(self._reader)
+                raise self._refuse(error) from error
+        try:
+            self._connect_again()  # PostgreSQL was started again
+            return work(self._reader)
+        except (OperationalError, InterfaceError) as error:
+            raise self._refuse(error) from error
 
     async def change(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in the thread that writes, in a transaction, and return its result after the commit.
 
         What `work` raises is raised here, and only its own changes are undone.
         """
-        return await asyncio.wrap_future(self.begin_change(work))
+        try:
+            return await asyncio.wrap_future(self.begin_change(work))
+        except (OperationalError, InterfaceError) as error:
+            raise self._refuse(error) from error
 
     def begin_change(self, work: Callable[[Connection], T]) -> Future[T]:
         """Like `change`, for callers without an event loop."""
@@ -89,6 +102,14 @@ class Database:
         self._reader.close()
         self._reading.dispose()
         self._engine.dispose()
+
+    def _refuse(self, error: DBAPIError) -> Refused:
+        """Return the refusal of a request, because the database has failed. The reason is logged once a minute."""
+        reason, now = " ".join(str(error.orig).split()), time.monotonic()
+        if now >= self._last_warning + RETRY_AFTER:
+            self._last_warning = now
+            log.warn(f"the database fails: {reason}")
+        return Refused(503, "database-failure", "the database of the server fails: its log says why", RETRY_AFTER)
 
     def _connect_again(self) -> None:
         lost, self._reader = self._reader, self._reading.connect()

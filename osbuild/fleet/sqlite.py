@@ -77,7 +77,11 @@ def copy_database(path: Path, target: Path) -> None:
     remove_leftovers(target.parent, SCRATCH + ANY_SUFFIX)
     with scratch_folder(target.parent, SCRATCH) as scratch:
         copy = scratch / "copy"
-        with closing(sqlite3.connect(path)) as reading, closing(sqlite3.connect(copy)) as writing:
-            reading.backup(writing)
+        try:
+            with closing(sqlite3.connect(path)) as reading, closing(sqlite3.connect(copy)) as writing:
+                reading.backup(writing)
+        except sqlite3.Error as error:
+            hint = f"check the disks: this folder must not be read-only, and {target.parent} needs room for a copy"
+            raise Error(f"the database can't be copied: {error}", where=str(path), hint=hint) from error
         copy.chmod(PRIVATE)
         publish_files(target.parent, {target.name: copy})

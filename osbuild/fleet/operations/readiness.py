@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
+from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 
 LEAST_FREE = 64 * 2**20  # bytes
@@ -30,7 +30,7 @@ async def database_answers(service: Service) -> bool:
     try:
         async with asyncio.timeout(PATIENCE):
             await service.database.change(_select_one)  # a transaction that changes nothing flushes no disk
-    except (TimeoutError, DBAPIError):
+    except (TimeoutError, Refused):
         return False
     return True
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.mounted import mount_tmpfs
+from tests.support.mounted import full, mount_tmpfs
 from tests.support.update_server import BASE, RunningServer, create_token, running_server, start_server
 
 FREE = 64 * 2**20  # bytes that must be free
@@ -81,6 +81,27 @@ def test_a_server_on_a_full_disk_is_not_ready(tmp_path: Path) -> None:
             )  # fmt: skip
             (disk / "large").unlink()
             assert anybody.get("/readyz").status_code == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_changes_are_refused_while_the_disk_of_the_database_is_full(tmp_path: Path) -> None:
+    """Each kind of client is told to try again later; the log has one line, and all is as before afterwards."""
+    with mount_tmpfs(tmp_path / "disk", 8 * 2**20) as disk, running_server(disk) as server:
+        with server.people() as people, server.enrol("shop-1", create_token(server), disk) as device:
+            with full(disk):
+                for _ in range(3):
+                    refused = people.post("/enrolment-tokens", json={"uses": 1})
+                    assert (refused.status_code, refused.headers["retry-after"]) == (503, "60")
+                    assert refused.json()["code"] == "database-failure"
+                    answer = device.put(f"{BASE}/shop-1/configData", json={"data": {"note": "x" * 100}})
+                    assert (answer.status_code, answer.json()["errorCode"]) == (503, "database-failure")
+                assert device.get(f"{BASE}/shop-1").status_code == 200
+            assert device.put(f"{BASE}/shop-1/configData", json={"data": {"note": "y"}}).status_code == 200
+        assert server.attributes("shop-1") == {"note": "y"}
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+    assert server.process.stderr is not None
+    assert server.process.stderr.read() == "warning: the database fails: database or disk is full\n"
 
 
 def test_requests_are_logged_only_if_wanted_as_json_and_without_secrets(tmp_path: Path) -> None:
