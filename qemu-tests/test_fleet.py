@@ -156,7 +156,7 @@ def test_an_operator_wipes_a_device(devices: Sequence[Device], fleet: RunningSer
     identity = device.node.run("cat /etc/machine-id")
     device.machine.console.skip()
     wait_for_request(fleet, request_of(fleet, NODES[1], "wipe"), 120)
-    assert fleet.attributes(NODES[1]) == {}, "it is decommissioned"
+    assert fleet.is_decommissioned(NODES[1])
     device.wait_complete(BOOT)
     assert device.node.run("cat /etc/machine-id") != identity
     device.node.run_failing("ls /var/lib/precious /var/lib/edge-fleet/device.crt")

@@ -49,10 +49,11 @@ def unit(options: UnitOptions) -> None:
 
     The service gets only the keyring, never a private key that signs bundles.
     """
-    from osbuild.cli.serve import split_address
+    from osbuild.cli.serve import check_names, split_address
     from osbuild.fleet.deployment.unit import UNIT, UnitSettings, render_unit
 
     host, port = split_address(options.listen)
+    check_names(options.names)
     settings = UnitSettings(
         program=find_program(), host=host, port=port, names=options.names, keyring=KEYRING, user=options.user
     )
@@ -103,8 +104,14 @@ def read_keyring(path: Path, keys: Path | None) -> bytes:
     """Return the certificates whose bundles are accepted, as PEM. Raises `Error`; `UsageError` with `keys`."""
     if keys is not None:
         raise UsageError("--keys and --keyring exclude each other", hint="leave out one of them")
+    hint = "name a file such as keyring.pem of the server's data folder"
+    from cryptography import x509
+
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
+        x509.load_pem_x509_certificates(content)
+        return content
+    except ValueError as error:
+        raise Error("the keyring has no certificate, or one that is damaged", where=str(path), hint=hint) from error
     except OSError as error:
-        hint = "name a file such as keyring.pem of the server's data folder"
         raise Error(f"the keyring can't be read: {error.strerror}", where=str(path), hint=hint) from error

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from osbuild.cli.fleet_bundle import bundle
 from osbuild.cli.fleet_completion import complete_bundles, complete_devices
 from osbuild.cli.fleet_connection import connect, format_time, print_json
 from osbuild.cli.fleet_context import context, context_option
 from osbuild.cli.fleet_request import diagnostics, request, requests
 from osbuild.cli.fleet_rollout import WATCH, rollout
 from osbuild.cli.fleet_tag import tag
+from osbuild.cli.fleet_token import TOKEN_COMMANDS
 from osbuild.cli.location import LOCATION
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.config.secrets import resolve_secret
@@ -21,8 +23,6 @@ from osbuild.shared.errors import Error, UsageError
 if TYPE_CHECKING:
     from osbuild.fleet.management.messages import DeviceView
 
-HOUR = 3600
-
 
 @click.group(short_help="show and update the devices of an update server")
 @context_option
@@ -30,7 +30,7 @@ def command() -> None:
     """Show and update the devices of an update server."""
 
 
-for subcommand in (rollout, tag, context, request, requests, diagnostics):
+for subcommand in (rollout, tag, context, bundle, request, requests, diagnostics, *TOKEN_COMMANDS):
     command.add_command(subcommand)
 
 
@@ -88,26 +88,13 @@ def device(name: str, as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    print_lines([view.name])
+    ended = "" if view.decommissioned is None else f": decommissioned on {format_time(view.decommissioned)}"
+    print_lines([f"{view.name}{ended}"])
     print_lines(align_columns([(f"  {key}", value) for key, value in sorted(view.attributes.items())]))
     print_lines(align_columns([(f"  tag.{key}", value) for key, value in sorted(view.tags.items())]))
     for action in view.actions:
         print_lines([f"  action {action.id}: {action.bundle}, {action.state}"])
         print_lines(f"    {message}" for message in action.messages)
-
-
-@command.command("enrol-token", short_help="create a token with which devices enrol")
-@click.option("--uses", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices may use it.")
-@click.option("--expires", type=click.IntRange(min=1), default=24, show_default=True, metavar="HOURS",
-              help="How long it is valid.")  # fmt: skip
-@click.option("--note", default="", help="What it is for.")
-@click.option("--device", metavar="NAME", shell_complete=complete_devices,
-              help="The only device that may use it, also if it has enrolled before.")  # fmt: skip
-def enrol_token(uses: int, expires: int, note: str, device: str | None) -> None:
-    """Create a token with which devices enrol, and print it."""
-    from osbuild.fleet.management.messages import NewEnrolmentToken
-
-    click.echo(connect().create_enrolment_token(NewEnrolmentToken(uses, expires * HOUR, note, device)))
 
 
 @command.command(short_help="tell a device to install a bundle")
@@ -122,6 +109,21 @@ def update(name: str, bundle: int, kind: str) -> None:
 
     action = connect().create_action(name, NewAction(bundle, ActionKind(kind)))
     click.echo(f"action {action.id}: {action.bundle}, {action.state}")
+
+
+@command.command(short_help="cancel what a device is told to install")
+@click.argument("name", shell_complete=complete_devices)
+@click.argument("action", type=int, required=False)
+def cancel(name: str, action: int | None) -> None:
+    """Cancel the action ACTION of the device NAME, by default the newest one."""
+    client = connect()
+    if action is None:
+        view = client.read_device(name)
+        if not view.actions:
+            raise Error(f"the device {name} has no action")
+        action = view.actions[0].id
+    cancelled = client.cancel_action(name, action)
+    click.echo(f"action {cancelled.id}: {cancelled.bundle}, {cancelled.state}")
 
 
 @command.command(short_help="accept a device no more")
@@ -144,40 +146,6 @@ def audit(as_json: bool) -> None:
         for entry in entries
     ]
     print_lines(align_columns(rows))
-
-
-@command.command(short_help="list the access tokens")
-@click.option("--json", "as_json", is_flag=True, help="Print the tokens as JSON.")
-def tokens(as_json: bool) -> None:
-    """List the access tokens of people and scripts."""
-    views = connect().list_access_tokens()
-    if as_json:
-        print_json(views)
-        return
-    rows = [
-        (view.name, view.role, f"until {format_time(view.expires)}", "revoked" if view.revoked else "")
-        for view in views
-    ]
-    print_lines(align_columns(rows))
-
-
-@command.command(short_help="create an access token")
-@click.argument("name")
-@click.option("--role", type=click.Choice(["viewer", "operator", "admin"]), required=True, help="What it allows.")
-@click.option("--expires", type=click.IntRange(min=1, max=3650), default=90, show_default=True, metavar="DAYS",
-              help="How long it is valid.")  # fmt: skip
-def token(name: str, role: str, expires: int) -> None:
-    """Create an access token for a person or a script, and print it."""
-    from osbuild.fleet.management.messages import NewAccessToken
-
-    click.echo(connect().create_access_token(NewAccessToken(name, role, expires * 24 * HOUR)))
-
-
-@command.command(short_help="revoke an access token")
-@click.argument("name")
-def revoke(name: str) -> None:
-    """Revoke the access token NAME."""
-    connect().revoke_access_token(name)
 
 
 def format_details(details: Mapping[str, object]) -> str:

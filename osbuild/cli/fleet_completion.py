@@ -45,6 +45,16 @@ def complete_rollouts(ctx: click.Context, _parameter: click.Parameter, incomplet
     return _matching(find, incomplete)
 
 
+def complete_tokens(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the access tokens in use that begin with `incomplete`. Only administrators may list them."""
+
+    def find() -> list[CompletionItem]:
+        views = _client(ctx).list_access_tokens()
+        return [CompletionItem(view.name, help=view.role) for view in views if view.revoked is None]
+
+    return _matching(find, incomplete)
+
+
 def complete_bundles(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the numbers of bundles that begin with `incomplete`."""
 

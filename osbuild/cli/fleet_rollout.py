@@ -38,6 +38,7 @@ class RolloutOptions:
     zone: str | None
     until: str | None
     confirm: bool
+    weight: int
     now: bool
     preview: bool
     as_json: bool
@@ -75,6 +76,8 @@ def rollout() -> None:
               help="Install at once (default), when it suits the device, or only write the other slot.")  # fmt: skip
 @click.option("--soft", is_flag=True, help="The same as --kind soft.")
 @click.option("--confirm", is_flag=True, help="Ask for a confirmation on each device.")
+@click.option("--weight", type=click.IntRange(0, 1000), default=1000, show_default=True,
+              help="Of several rollouts for a device, the one of the highest weight is first.")  # fmt: skip
 @click.option("--start", metavar="TIME", help="When it starts by itself, such as 2026-12-01T02:00+01:00.")
 @click.option("--now", is_flag=True, help="Start at once. Without --start and --now, `fleet rollout start` does.")
 @click.option("--preview", is_flag=True, help="Only show the devices that would be selected.")
@@ -199,8 +202,8 @@ def parse_order(options: RolloutOptions) -> "NewRollout":
         for size in sizes
     ]
     return NewRollout(
-        options.name, options.bundle, groups, selection, kind, confirm=options.confirm, start=start, now=options.now,
-        maintenance=maintenance,
+        options.name, options.bundle, groups, selection, kind, options.weight, options.confirm, start, options.now,
+        maintenance,
     )  # fmt: skip
 
 

@@ -1,11 +1,15 @@
 """`edge-osbuild serve`: the update server of a fleet."""
 
+import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
 from osbuild.cli.deployment import image, read_keyring, unit
 from osbuild.cli.location import LOCATION
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 ADMIN_DAYS = 365
+HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", re.ASCII)
 HISTORY_DAYS = 3 * 365
 
 
@@ -80,13 +85,15 @@ def command(options: ServeOptions) -> None:
     The first start creates the data folder, the server's certificate authority, and an access token of an
     administrator, which is printed once.
     """
-    if click.get_current_context().invoked_subcommand is not None:
+    if (subcommand := click.get_current_context().invoked_subcommand) is not None:
+        refuse_options(subcommand)
         return
     from osbuild.fleet import server
 
     if options.log_format == "json":
         log.use_json_lines()
     host, port = split_address(options.listen)
+    check_names(options.names)
     own = options.keyring
     keyring = signing_keys(options.keys).keyring() if own is None else read_keyring(own, options.keys)
     gateway = options.gateway_token and resolve_secret(options.gateway_token, folder=Path())
@@ -102,6 +109,33 @@ def command(options: ServeOptions) -> None:
     prepared.service.downloads.most = options.most_downloads
     address = f"https://{options.names[0] if options.names else host}:{prepared.port}"
     server.run_server(prepared, lambda: log.note(f"serving at {address}, with the authority {prepared.authority_file}"))
+
+
+def refuse_options(subcommand: str) -> None:
+    """Raise `UsageError` for an option of `serve` itself that a subcommand would ignore."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and not (parameter.name == "data" and subcommand in (backup_folder.name, restore_folder.name)):
+            hint = f"see `edge-osbuild serve {subcommand} --help` for the options of that command"
+            raise UsageError(f"{parameter.opts[0]} has no effect on `serve {subcommand}`", hint=hint)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise `UsageError` for a name that no server can have (RFC 1123, section 2.1)."""
+    for name in names:
+        if not HOST_NAME.fullmatch(name) and not is_address(name):
+            hint = "write a host name such as updates.example.com, or an address, without port"
+            raise UsageError(f"this is not the name of a server: {name!r}", hint=hint)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 command.add_command(backup_folder)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from osbuild.fleet.bundle_removal import remove_unneeded_files
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.routes import device_routes
 from osbuild.fleet.decommission import end_silent_wipes
@@ -49,6 +50,9 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
 
         await service.database.change(advance)
 
+    async def remove_files() -> None:
+        await remove_unneeded_files(service)
+
     async def count() -> None:
         await count_versions(service)
 
@@ -70,6 +74,7 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
             asyncio.create_task(repeat(expire_old_requests, EXPIRE_EVERY)),
             asyncio.create_task(repeat(count, COUNT_EVERY)),
             asyncio.create_task(repeat(service.trim_history, TRIM_EVERY)),
+            asyncio.create_task(repeat(remove_files, TRIM_EVERY)),
         ]
         try:
             yield

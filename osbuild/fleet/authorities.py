@@ -57,17 +57,21 @@ class Authority:
 
 
 def load_authority(folder: Path, name: str) -> Authority:
-    """Return the authority in the files NAME.crt and NAME.key, which are created if needed. Raises `Error`."""
+    """Return the authority in the files NAME.crt and NAME.key, which are created if needed. Raises `Error`.
+
+    A certificate that is missing is created again for its key: who trusts the old one trusts the new one too.
+    """
     certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
-    if not certificate_file.exists() and not key_file.exists():
-        key = generate_key()
+    hint = "restore the data folder from a backup"
+    if not certificate_file.exists():  # the key is written first, and the server may have been killed then
+        if not key_file.exists():
+            write_output(key_file, key_to_pem(generate_key()), mode=PRIVATE)
+        key = load_key(key_file, None, option="", hint=hint)
         builder = _begin_certificate(f"edge-osbuild {name}", key.public_key(), AUTHORITY_DAYS)
         builder = builder.issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"edge-osbuild {name}")]))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(authority=True), critical=True)
-        write_output(key_file, key_to_pem(key), mode=PRIVATE)
         write_output(certificate_file, to_pem(builder.sign(key, hashes.SHA256())), mode=PUBLIC)
-    hint = "restore the data folder from a backup"
     key = load_key(key_file, None, option="", hint=hint)
     certificate = _read_certificate(certificate_file, hint)
     if certificate.public_key() != key.public_key():

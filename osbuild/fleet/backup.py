@@ -71,9 +71,11 @@ def check_present(paths: Iterable[Path]) -> None:
 
 
 def list_bundle_files(database: Path) -> list[str]:
-    """Return the SHA-256 of the files of all bundles."""
+    """Return the SHA-256 of the files of all bundles that are offered."""
     with closing(sqlite3.connect(database)) as connection:
-        return sorted({str(row[0]) for row in connection.execute("SELECT sha256 FROM bundles")})
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(bundles)")}
+        offered = " WHERE deleted IS NULL" if "deleted" in columns else ""  # an older revision has no such column
+        return sorted({str(row[0]) for row in connection.execute(f"SELECT sha256 FROM bundles{offered}")})
 
 
 def digest_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.prepared_read import PreparedRead
@@ -35,6 +35,7 @@ class PublishedBundle:
     sha1: str
     md5: str
     created: int
+    deleted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,15 @@ def check_filename(name: str) -> None:
 
 
 def add_bundle(connection: Connection, named: NewBundle, stored: StoredFile, now: int) -> PublishedBundle:
-    """Offer a stored file as a bundle. Raises `Refused` if another file has the same name and version."""
+    """Offer a stored file as a bundle, again if it was deleted.
+
+    Raises `Refused` if another file has or had the same name and version.
+    """
     same = select(bundles).where(bundles.c.name == named.name, bundles.c.version == named.version)
     if row := connection.execute(same).first():
         if _bundle(row).sha256 == stored.sha256:
-            return _bundle(row)
+            connection.execute(update(bundles).where(bundles.c.id == row.id).values(deleted=None))
+            return read_bundle_row(connection, row.id)
         message = f"{named.name} {named.version} exists already with other contents: give each build its own version"
         raise Refused(409, "bundle-exists", message)
     values = {
@@ -120,14 +125,15 @@ def read_bundle_row(connection: Connection, number: int) -> PublishedBundle:
 
 
 def find_bundle(connection: Connection, number: int) -> PublishedBundle | None:
-    """Return the bundle with the id `number`, None if it does not exist."""
+    """Return the bundle with the id `number`, None if it does not exist or was deleted."""
     values = BY_ID.first(connection, bundle_id=number)
-    return None if values is None else PublishedBundle(**values)
+    return None if values is None or values["deleted"] is not None else PublishedBundle(**values)
 
 
 def list_bundles(connection: Connection) -> list[PublishedBundle]:
-    """Return all bundles, the newest first."""
-    return [_bundle(row) for row in connection.execute(select(bundles).order_by(bundles.c.id.desc()))]
+    """Return all bundles that are offered, the newest first."""
+    chosen = select(bundles).where(bundles.c.deleted.is_(None)).order_by(bundles.c.id.desc())
+    return [_bundle(row) for row in connection.execute(chosen)]
 
 
 def _bundle(row: Row[tuple[object, ...]]) -> PublishedBundle:

@@ -17,6 +17,7 @@ from osbuild.fleet.management.messages import (
     ApiProblem,
     BundleView,
     DeviceView,
+    EnrolmentTokenView,
     NewAccessToken,
     NewAction,
     NewEnrolmentToken,
@@ -27,6 +28,7 @@ from osbuild.fleet.management.messages import (
     RequestView,
     ResumeOrder,
     RolloutView,
+    TargetToken,
 )
 from osbuild.shared.errors import Error
 
@@ -74,6 +76,10 @@ class FleetClient:
         """Upload a bundle, which the server checks."""
         body = self._call("PUT", f"/bundles/{quote(path.name, safe='')}", content=_read_chunks(path))
         return msgspec.json.decode(body, type=BundleView)
+
+    def delete_bundle(self, number: int) -> None:
+        """Delete a bundle that nothing needs."""
+        self._call("DELETE", f"/bundles/{number}")
 
     def create_action(self, device: str, order: NewAction) -> ActionView:
         """Tell a device to install a bundle."""
@@ -142,6 +148,19 @@ class FleetClient:
         """Return a new token with which devices enrol."""
         answer = msgspec.json.decode(self._call("POST", "/enrolment-tokens", content=msgspec.json.encode(order)))
         return str(answer["token"])
+
+    def list_enrolment_tokens(self) -> list[EnrolmentTokenView]:
+        """Return all enrolment tokens, without their secrets."""
+        return msgspec.json.decode(self._call("GET", "/enrolment-tokens"), type=list[EnrolmentTokenView])
+
+    def revoke_enrolment_token(self, number: int) -> None:
+        """Accept an enrolment token no more."""
+        self._call("DELETE", f"/enrolment-tokens/{number}")
+
+    def create_target_token(self, device: str) -> str:
+        """Return a new token of a device that does not enrol."""
+        body = self._call("POST", f"/devices/{quote(device, safe='')}/target-token")
+        return msgspec.json.decode(body, type=TargetToken).token
 
     def create_request(self, device: str, order: NewRequest) -> RequestView:
         """Request something of a device."""

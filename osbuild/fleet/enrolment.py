@@ -151,7 +151,8 @@ def enrolment_routes(service: Service) -> list[BaseRoute]:
             certificate = client_certificate(request)
             if certificate is None or certified_name(request, service, RENEWAL_GRACE) != message.device:
                 raise Refused(401, "not-authenticated", "")
-            return await renew_certificate(service, message, certificate)
+            origin = Origin(f"device {message.device}", request.client.host if request.client else "", service.clock())
+            return await renew_certificate(service, message, certificate, origin)
         except Refused as refusal:
             return answer_refusal(refusal)
         except ClientDisconnect:
@@ -192,6 +193,7 @@ async def enrol_device(service: Service, message: EnrolmentRequest, address: str
         device = register_device(connection, name, now)
         number = token._mapping["id"]
         values = {"enrolled": now, "enrolment_token": number, "key_hash": key_hash, "decommissioned": None}
+        values["attributes_wanted"] = True  # it may run another version than the device of this name before
         connection.execute(update(devices).where(devices.c.id == device.id).values(values))
         revoke_certificates(connection, device.id, now)
         record_certificate(connection, device.id, certificate)
@@ -201,9 +203,11 @@ async def enrol_device(service: Service, message: EnrolmentRequest, address: str
     return answer_certificate(certificate)
 
 
-async def renew_certificate(service: Service, message: EnrolmentRequest, presented: ClientCertificate) -> Response:
+async def renew_certificate(
+    service: Service, message: EnrolmentRequest, presented: ClientCertificate, origin: Origin
+) -> Response:
     """Return a new certificate of a device. The presented one stays accepted, if this answer is lost; others not."""
-    now, name = service.clock(), message.device
+    now, name = origin.time, message.device
     certificate = issue_device_certificate(service.authority, name, message.request.encode())
 
     def renew(connection: Connection) -> None:
@@ -212,7 +216,7 @@ async def renew_certificate(service: Service, message: EnrolmentRequest, present
             raise Refused(401, "not-authenticated", "")
         revoke_certificates(connection, device.id, now, but=presented.serial)
         record_certificate(connection, device.id, certificate)
-        record_event(connection, Origin(f"device {name}", "", now), "certificate renewed", name)
+        record_event(connection, origin, "certificate renewed", name)
 
     await service.database.change(renew)
     return answer_certificate(certificate)

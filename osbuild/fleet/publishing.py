@@ -89,6 +89,8 @@ async def publish_upload(service: Service, file: UploadedFile, filename: str, or
     new = NewBundle(checked.meta.get("name", "") or checked.compatible, checked.version, checked.compatible, filename)
 
     def add(connection: Connection) -> PublishedBundle:
+        if not service.files.path(stored.sha256).exists():  # somebody has just deleted this bundle
+            raise Refused(409, "bundle-deleted", "this bundle was deleted while it was uploaded: send it again")
         bundle = add_bundle(connection, new, stored, origin.time)
         title = f"{bundle.name} {bundle.version}"
         record_event(connection, origin, "bundle published", title, sha256=bundle.sha256)

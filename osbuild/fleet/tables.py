@@ -66,6 +66,7 @@ bundles = Table(
     Column("sha1", String(40), nullable=False),
     Column("md5", String(32), nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("deleted", BigInteger),  # when; it is not offered any more, and its file is deleted
     UniqueConstraint("name", "version"),
 )
 

@@ -15,7 +15,7 @@ from osbuild.shared.image_description import DESCRIPTION_FILE
 from osbuild.shared.node_settings import AGENT_FILE
 from tests.support.fleet_command_line import CommandLine
 from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import RunningServer, create_token, running_server
+from tests.support.update_server import BASE, RunningServer, create_token, running_server
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,57 @@ def test_people_get_tokens_and_devices_are_decommissioned(
     assert "needs the role admin" in ann.run("fleet", "decommission", "kiosk", status=1)
     user.run("fleet", "decommission", "kiosk")
     assert "kiosk" not in ann.run("fleet", "devices")
+    assert re.match(r"kiosk: decommissioned on \d{4}-", ann.run("fleet", "device", "kiosk"))
     assert re.search(r"admin +127\.0\.0\.1 +device decommissioned +kiosk", ann.run("fleet", "audit"))
     assert re.search(r"ann +viewer +until \d{4}-", user.run("fleet", "tokens"))
+    assert user.complete("edge-osbuild fleet revoke an") == ["ann"]
     user.run("fleet", "revoke", "ann")
+    assert user.complete("edge-osbuild fleet revoke an") == []
     assert "log in first" in ann.run("fleet", "devices", status=1)
+
+
+def test_enrolment_tokens_are_listed_and_revoked(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
+    token = user.run("fleet", "enrol-token", "--uses", "3", "--note", "first floor").strip()
+    server.enrol("floor-1", token, tmp_path).close()
+    listed = user.run("fleet", "enrol-tokens")
+    (line,) = [line for line in listed.splitlines() if "first floor" in line]
+    assert "2 uses left" in line and token not in listed
+    user.run("fleet", "revoke-enrol-token", line.split()[0])
+    with pytest.raises(AssertionError, match="was revoked"):
+        server.enrol("floor-2", token, tmp_path)
+    assert "no enrolment token" in user.run("fleet", "revoke-enrol-token", line.split()[0], status=1)
+    views = json.loads(user.run("fleet", "enrol-tokens", "--json"))
+    assert [view["uses_left"] for view in views if view["revoked"]] == [2]
+
+
+def test_a_device_that_does_not_enrol_has_a_token_and_what_it_is_told_is_cancelled(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    token = user.run("fleet", "target-token", "vending-1").strip()
+    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "0.6.0")
+    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    assert "has no action" in user.run("fleet", "cancel", "vending-1", status=1)
+    user.run("fleet", "update", "vending-1", bundle)
+    assert "0.6.0, cancelling" in user.run("fleet", "cancel", "vending-1")
+    with server.anybody() as device:
+        poll = device.get(f"{BASE}/vending-1", headers={"authorization": f"TargetToken {token}"})
+    assert "cancelAction" in poll.json()["_links"]
+
+
+def test_a_bundle_is_listed_and_deleted_when_nothing_needs_it(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "0.5.0")
+    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    assert re.search(rf"{bundle} +edge-server 0.5.0 +edge-x86_64 +1.2 MB", user.run("fleet", "bundle", "list"))
+    server.enrol("museum-1", user.run("fleet", "enrol-token").strip(), tmp_path).close()
+    user.run("fleet", "rollout", "create", "desks", bundle, "--select", "name=museum-*", "--weight", "7")
+    assert "the rollout desks" in user.run("fleet", "bundle", "delete", bundle, status=1)
+    user.run("fleet", "rollout", "abort", "desks")
+    user.run("fleet", "bundle", "delete", bundle)
+    numbers = [view["id"] for view in json.loads(user.run("fleet", "bundle", "list", "--json"))]
+    assert int(bundle) not in numbers
+    assert f"there is no bundle {bundle}" in user.run("fleet", "bundle", "delete", bundle, status=1)
 
 
 def test_a_rollout_is_previewed_created_watched_and_ended(

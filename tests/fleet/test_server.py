@@ -17,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from osbuild.cli import cli
+from osbuild.fleet.authorities import load_authority
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
 from osbuild.keys.key_folder import load_keys
+from osbuild.keys.private_key import generate_key
 from osbuild.shared.errors import Error
 from tests.support.postgresql import text_of
 from tests.support.signed_bundles import make_bundle
@@ -84,7 +86,9 @@ def test_enrolment_tokens_are_used_up_and_a_name_needs_a_newer_one(server: Runni
     assert events.count("enrolment refused") == 5 and events.count("device enrolled") == 4
     with server.people() as people:
         assert people.delete("/devices/device-1").status_code == 200
-        assert people.get("/devices/device-1").status_code == 404
+        assert people.get("/devices/device-1").json()["decommissioned"] > 0
+        assert [device["name"] for device in people.get("/devices").json()] == ["device-2"]
+        assert people.post("/devices/device-1/tags", json={"tags": {}}).status_code == 404
     with server.client("device-1", other) as again:
         assert again.get(f"{BASE}/device-1").status_code == 401, "decommissioned"
     database = server.data / "fleet.db"
@@ -242,6 +246,8 @@ def test_a_certificate_is_renewed_and_only_the_last_two_are_accepted(server: Run
     accepted = [client.get(f"{BASE}/device-1").status_code for client in clients]
     assert accepted == [401, 200, 200]
     with server.people() as people:
+        renewals = [entry for entry in people.get("/audit").json() if entry["event"] == "certificate renewed"]
+        assert {(entry["who"], entry["address"]) for entry in renewals} == {("device device-1", "127.0.0.1")}
         assert people.delete("/devices/device-1").status_code == 200
     assert [client.get(f"{BASE}/device-1").status_code for client in clients] == [401] * 3
     for client in clients:
@@ -329,6 +335,38 @@ def test_bundles_are_downloaded_from_another_server_if_that_is_wanted(tmp_path: 
             assert link == f"{url}/{artifact['hashes']['sha256']}"
             assert httpx.get(link).content == content
         files.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "a name"], "this is not the name of a server: 'a name'"),
+        (["--keyring", "/etc/hostname"], "/etc/hostname: the keyring has no certificate"),
+        (["unit", "--name", "https://example.com"], "this is not the name of a server: 'https://example.com'"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["serve", *options])
+    assert isinstance(result.exception, Error) and message in f"{result.exception.where}: {result.exception}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_of_serve_refuses_options_that_it_would_ignore(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["serve", "--poll", "5", "unit"])
+    assert str(result.exception) == "--poll has no effect on `serve unit`"
+    result = CliRunner().invoke(cli, ["serve", "--data", str(tmp_path / "a"), "backup", str(tmp_path / "b")])
+    assert isinstance(result.exception, Error) and result.exception.where == str(tmp_path / "a")
+
+
+def test_an_authority_whose_creation_was_interrupted_is_completed(tmp_path: Path) -> None:
+    before = load_authority(tmp_path, "device-ca")
+    (tmp_path / "device-ca.crt").unlink()
+    after = load_authority(tmp_path, "device-ca")
+    certificate = before.issue("shop-1", generate_key().public_key())
+    certificate.verify_directly_issued_by(after.certificate)
 
 
 def test_one_data_folder_has_one_server(server: RunningServer) -> None:

@@ -133,6 +133,10 @@ class RunningServer:
         """Return what a device says about itself; nothing if it is unknown."""
         return dict(self._device(device).get("attributes", {}))
 
+    def is_decommissioned(self, device: str) -> bool:
+        """Whether a device is known, and not accepted any more."""
+        return self._device(device).get("decommissioned") is not None
+
     def _device(self, name: str) -> dict[str, Any]:
         with self.people() as people:
             answer = people.get(f"/devices/{name}")

@@ -217,7 +217,7 @@ class ActionView(msgspec.Struct):
 
 
 class DeviceView(msgspec.Struct):
-    """A device, with its newest actions first."""
+    """A device, with its newest actions first. One that is `decommissioned` is not accepted any more."""
 
     name: str
     created: int
@@ -226,6 +226,7 @@ class DeviceView(msgspec.Struct):
     attributes: Mapping[str, str]
     tags: Mapping[str, str]
     actions: list[ActionView]
+    decommissioned: int | None = None
 
 
 class BundleView(msgspec.Struct):

@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 
 from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import AuditEntry, Origin, read_audit, record_event
+from osbuild.fleet.bundle_removal import end_bundle
 from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.decommission import end_device
@@ -45,6 +46,7 @@ def management_routes(service: Service) -> list[BaseRoute]:
         make_route(service, "/devices/{name}/actions/{action:number}", "DELETE", Role.operator, delete_action),
         make_route(service, "/bundles", "GET", Role.viewer, get_bundles),
         make_route(service, "/bundles/{filename}", "PUT", Role.operator, put_bundle),
+        make_route(service, "/bundles/{bundle:number}", "DELETE", Role.operator, delete_bundle),
         make_route(service, "/devices/{name}", "DELETE", Role.admin, delete_device),
         make_route(service, "/audit", "GET", Role.viewer, get_audit),
         *request_routes(service),
@@ -60,7 +62,11 @@ async def get_devices(request: Request, service: Service, _origin: Origin) -> li
 
 
 async def get_device(request: Request, service: Service, _origin: Origin) -> DeviceView:
-    return view_device(service, known_device(request, service), most=100)
+    name = request.path_params["name"]
+    device = service.database.read(lambda connection: find_device(connection, name))
+    if device is None:
+        raise not_found(f"there is no device {name}")
+    return view_device(service, device, most=100)
 
 
 async def post_tags(request: Request, service: Service, origin: Origin) -> DeviceView:
@@ -131,6 +137,12 @@ async def put_bundle(request: Request, service: Service, origin: Origin) -> Bund
         return view_bundle(await publish_upload(service, file, filename, origin))
 
 
+async def delete_bundle(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
+    """Offer a bundle no more, and delete its file."""
+    await end_bundle(service, request.path_params["bundle"], origin)
+    return EmptyAnswer()
+
+
 async def delete_device(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
     """Decommission a device: it is not accepted any more, and what it was told to do is cancelled."""
     device = known_device(request, service)
@@ -156,7 +168,9 @@ def view_device(service: Service, device: FleetDevice, most: int) -> DeviceView:
     newest = service.database.read(lambda connection: actions.newest_actions(connection, device.id, most))
     views = [view_action(service, action) for action in newest]
     last_seen, address = service.contacts.get(device.id, (device.last_seen, device.address))
-    return DeviceView(device.name, device.created, last_seen, address, device.attributes, device.tags, views)
+    return DeviceView(
+        device.name, device.created, last_seen, address, device.attributes, device.tags, views, device.decommissioned
+    )
 
 
 def view_action(service: Service, action: actions.UpdateAction) -> ActionView:

@@ -7,9 +7,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from osbuild.fleet import bundles
+from osbuild.fleet.bundle_removal import end_bundle
 from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.page import session
+from osbuild.fleet.page.forms import read_form
 from osbuild.fleet.page.render import HEADERS, render_page
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.page.upload_form import UploadForm
@@ -32,6 +34,17 @@ async def upload_bundle(request: Request, service: Service, user: PageUser) -> R
     except Refused as refusal:
         return render_bundles(service, user, refusal)
     return RedirectResponse(f"/rollouts/new?bundle={bundle.id}", 303, HEADERS)
+
+
+async def delete_bundle(request: Request, service: Service, user: PageUser) -> Response:
+    """Delete a bundle that nothing needs."""
+    form = await read_form(request)
+    session.check_form(user, form, Role.operator)
+    try:
+        await end_bundle(service, request.path_params["bundle"], session.origin_of(user, request, service.clock()))
+    except Refused as refusal:
+        return render_bundles(service, user, refusal)
+    return RedirectResponse("/bundles", 303, HEADERS)
 
 
 async def publish_form(request: Request, service: Service, user: PageUser) -> PublishedBundle:

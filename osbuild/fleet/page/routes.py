@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.page import rollout_pages, session
 from osbuild.fleet.page.audit_page import show_audit
-from osbuild.fleet.page.bundle_pages import show_bundles, upload_bundle
+from osbuild.fleet.page.bundle_pages import delete_bundle, show_bundles, upload_bundle
 from osbuild.fleet.page.fleet_pages import FleetPages
 from osbuild.fleet.page.forms import read_form
 from osbuild.fleet.page.overview import OverviewReader
@@ -69,6 +69,7 @@ def page_routes(service: Service) -> list[BaseRoute]:
         page("/requests/{number:number}/diagnostics", download_diagnostics),
         page("/bundles", show_bundles),
         page("/bundles", upload_bundle, "POST"),
+        page("/bundles/{bundle:number}/delete", delete_bundle, "POST"),
         page("/rollouts", rollout_pages.show_rollouts),
         page("/rollouts/new", rollout_pages.show_new_rollout),
         page("/rollouts/new", rollout_pages.make_rollout, "POST"),

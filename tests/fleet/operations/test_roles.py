@@ -50,6 +50,7 @@ viewer GET /api/v1/devices/{name}/requests
 operator POST /api/v1/devices/{name}/requests
 viewer GET /api/v1/bundles
 operator PUT /api/v1/bundles/{filename}
+operator DELETE /api/v1/bundles/{bundle}
 viewer GET /api/v1/audit
 viewer GET /api/v1/rollouts
 operator POST /api/v1/rollouts

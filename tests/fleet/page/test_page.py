@@ -259,6 +259,23 @@ def test_operators_request_something_of_a_device_on_its_page(
     assert 'name="kind"' not in admin.get("/devices/kiosk")
 
 
+def test_a_bundle_is_deleted_on_the_page_when_nothing_needs_it(
+    server: RunningServer, admin: Browser, viewer: Browser, tmp_path: Path
+) -> None:
+    make_bundle(tmp_path / "old.raucb", load_keys(server.data.parent / "keys"), "0.1.0")
+    number = server.publish(tmp_path / "old.raucb")
+    assert f"/bundles/{number}/delete" not in viewer.get("/bundles")
+    order = server.order("/devices/shop-3/actions", {"bundle": number})
+    refused = admin.send("/bundles", f"/bundles/{number}/delete")
+    assert refused.status_code == 409 and "the device shop-3 is told to install" in refused.text
+    with server.people() as people:
+        people.delete(f"/devices/shop-3/actions/{order['id']}")
+        assert people.delete(f"/bundles/{number}").status_code == 409, "the device has not agreed"
+        people.delete("/devices/shop-3")
+    page = admin.send("/bundles", f"/bundles/{number}/delete")
+    assert page.status_code == 200 and "edge-server 0.1.0" not in page.text
+
+
 def test_a_live_page_ends_at_once_with_the_server(tmp_path: Path) -> None:
     """A stream that the server has to break off after its patience ends without the last chunk, and with a message."""
     with running_server(tmp_path) as server:

@@ -1,4 +1,4 @@
-"""Maintenance windows, deadlines, leases of downloads, tags, requests of operators, history of versions.
+"""Maintenance windows, deadlines, leases, tags, deleted bundles, requests of operators, history of versions.
 
 Members of a group have a standing, and the group has their numbers; before, it had only that of forgiven failures.
 """
@@ -14,6 +14,7 @@ ROW = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 def upgrade() -> None:
     op.add_column("devices", sa.Column("tags", sa.Text, nullable=False, server_default="{}"))
+    op.add_column("bundles", sa.Column("deleted", sa.BigInteger))
     op.add_column("rollouts", sa.Column("maintenance", sa.Text))
     op.add_column("rollout_groups", sa.Column("deadline", sa.Integer))
     op.add_column("rollout_members", sa.Column("standing", sa.String(16), nullable=False, server_default="pending"))
