@@ -143,15 +143,15 @@ def show_published(
 
     if as_json:
         document = {
-            "name": bundle.name, "version": bundle.version, "sha256": bundle.sha256, "module": published.module,
-            "distribution_set": published.distribution_set, "is_new": published.is_new,
+            "compatible": bundle.compatible, "version": bundle.version, "sha256": bundle.sha256,
+            "module": published.module, "distribution_set": published.distribution_set, "is_new": published.is_new,
             "rollout": rollout and {"name": rollout.name, "status": rollout.status, "devices": rollout.total_targets},
         }  # fmt: skip
         click.echo(msgspec.json.encode(document))
         return
     news = "uploaded" if published.is_new else "already there"
     click.echo(
-        f"{bundle.name} {bundle.version}: {news}, software module {published.module}, distribution set "
+        f"{bundle.compatible} {bundle.version}: {news}, software module {published.module}, distribution set "
         f"{published.distribution_set}"
     )
     if rollout is not None:

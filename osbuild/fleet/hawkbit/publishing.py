@@ -49,12 +49,14 @@ class DistributionSet(msgspec.Struct):
 
 @dataclass(frozen=True)
 class LocalBundle:
-    """A bundle that was checked. `sha256` is in hexadecimal."""
+    """A bundle that was checked. `sha256` is in hexadecimal.
+
+    hawkBit knows it by `compatible` and version: the bundles of all boards of a profile have the same name.
+    """
 
     path: Path
-    name: str
-    version: str
     compatible: str
+    version: str
     sha256: str
 
 
@@ -80,14 +82,13 @@ def read_bundle(path: Path, keyring: bytes) -> LocalBundle:
     except Refused as refusal:
         hint = "--keys names the keys that the bundle is signed with"
         raise Error(refusal.message, where=str(path), hint=hint) from refusal
-    name = checked.meta.get("name", "") or checked.compatible
-    return LocalBundle(path, name, checked.version, checked.compatible, digest)
+    return LocalBundle(path, checked.compatible, checked.version, digest)
 
 
 def publish_to_hawkbit(management: HawkbitManagement, bundle: LocalBundle) -> HawkbitBundle:
     """Put a bundle into a hawkBit, unless it is there already. What an earlier attempt has begun is completed.
 
-    Raises `Error` if another bundle has the same name and version.
+    Raises `Error` if another bundle for the same devices has the same version.
     """
     module, is_new = prepare_module(management, bundle)
     return HawkbitBundle(module, prepare_distribution_set(management, bundle, module), is_new)
@@ -95,15 +96,14 @@ def publish_to_hawkbit(management: HawkbitManagement, bundle: LocalBundle) -> Ha
 
 def prepare_module(management: HawkbitManagement, bundle: LocalBundle) -> tuple[int, bool]:
     """Return the id of the software module that has the bundle, and whether the bundle was uploaded now."""
-    modules = management.find("/softwaremodules", SoftwareModule, name=bundle.name, version=bundle.version)
-    wanted = (TYPE, bundle.name, bundle.version)
+    modules = management.find("/softwaremodules", SoftwareModule, name=bundle.compatible, version=bundle.version)
+    wanted = (TYPE, bundle.compatible, bundle.version)
     same = [module for module in modules if (module.type, module.name, module.version) == wanted]
     if same:
         module = same[0]
     else:
         document = {
-            "name": bundle.name, "version": bundle.version, "type": TYPE, "vendor": "edge-osbuild",
-            "description": f"for {bundle.compatible}",
+            "name": bundle.compatible, "version": bundle.version, "type": TYPE, "vendor": "edge-osbuild",
         }  # fmt: skip
         (module,) = management.create("/softwaremodules", [document], list[SoftwareModule])
     address = f"/softwaremodules/{module.id}/artifacts"
@@ -112,7 +112,7 @@ def prepare_module(management: HawkbitManagement, bundle: LocalBundle) -> tuple[
         upload_artifact(management, address, bundle)
         return module.id, True
     if [artifact.hashes.sha256 for artifact in artifacts] != [bundle.sha256]:
-        message = f"the software module {bundle.name} {bundle.version} exists already with other contents"
+        message = f"the software module {bundle.compatible} {bundle.version} exists already with other contents"
         raise Error(message, where=management.url, hint=VERSIONS)
     return module.id, False
 
@@ -126,16 +126,16 @@ def upload_artifact(management: HawkbitManagement, address: str, bundle: LocalBu
 
 def prepare_distribution_set(management: HawkbitManagement, bundle: LocalBundle, module: int) -> int:
     """Return the id of the distribution set that has only this software module."""
-    sets = management.find("/distributionsets", DistributionSet, name=bundle.name, version=bundle.version)
-    same = [entry for entry in sets if (entry.name, entry.version) == (bundle.name, bundle.version)]
+    sets = management.find("/distributionsets", DistributionSet, name=bundle.compatible, version=bundle.version)
+    same = [entry for entry in sets if (entry.name, entry.version) == (bundle.compatible, bundle.version)]
     if not same:
-        document = {"name": bundle.name, "version": bundle.version, "type": TYPE, "modules": [{"id": module}]}
+        document = {"name": bundle.compatible, "version": bundle.version, "type": TYPE, "modules": [{"id": module}]}
         (created,) = management.create("/distributionsets", [document], list[DistributionSet])
         return created.id
     complete = management.read(f"/distributionsets/{same[0].id}", DistributionSet)
     if not complete.modules:
         management.send("POST", f"/distributionsets/{complete.id}/assignedSM", [{"id": module}])
     elif [part.id for part in complete.modules] != [module]:
-        message = f"the distribution set {bundle.name} {bundle.version} exists already with other software modules"
+        message = f"the distribution set {bundle.compatible} {bundle.version} exists already with other modules"
         raise Error(message, where=management.url, hint=VERSIONS)
     return complete.id
