@@ -60,7 +60,9 @@ def complete_bundles(ctx: click.Context, _parameter: click.Parameter, incomplete
 
     def find() -> list[CompletionItem]:
         views = _client(ctx).list_bundles()
-        return [CompletionItem(str(view.id), help=f"{view.name} {view.version}") for view in views]
+        return [
+            CompletionItem(str(view.id), help=f"{view.name} {view.version} for {view.compatible}") for view in views
+        ]
 
     return _matching(find, incomplete)
 

@@ -102,14 +102,19 @@ def check_filename(name: str) -> None:
 def add_bundle(connection: Connection, named: NewBundle, stored: StoredFile, now: int) -> PublishedBundle:
     """Offer a stored file as a bundle, again if it was deleted.
 
-    Raises `Refused` if another file has or had the same name and version.
+    Raises `Refused` if another file for the same devices has or had the same name and version.
     """
-    same = select(bundles).where(bundles.c.name == named.name, bundles.c.version == named.version)
+    same = select(bundles).where(
+        bundles.c.name == named.name, bundles.c.version == named.version, bundles.c.compatible == named.compatible
+    )  # fmt: skip
     if row := connection.execute(same).first():
         if _bundle(row).sha256 == stored.sha256:
             connection.execute(update(bundles).where(bundles.c.id == row.id).values(deleted=None))
             return read_bundle_row(connection, row.id)
-        message = f"{named.name} {named.version} exists already with other contents: give each build its own version"
+        message = (
+            f"{named.name} {named.version} for {named.compatible} exists already with other contents: "
+            "give each build its own version"
+        )
         raise Refused(409, "bundle-exists", message)
     values = {
         "name": named.name, "version": named.version, "compatible": named.compatible, "filename": named.filename,

@@ -93,7 +93,7 @@ async def publish_upload(service: Service, file: UploadedFile, filename: str, or
             raise Refused(409, "bundle-deleted", "this bundle was deleted while it was uploaded: send it again")
         bundle = add_bundle(connection, new, stored, origin.time)
         title = f"{bundle.name} {bundle.version}"
-        record_event(connection, origin, "bundle published", title, sha256=bundle.sha256)
+        record_event(connection, origin, "bundle published", title, compatible=bundle.compatible, sha256=bundle.sha256)
         return bundle
 
     return await service.database.change(add)

@@ -67,7 +67,7 @@ bundles = Table(
     Column("md5", String(32), nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("deleted", BigInteger),  # when; it is not offered any more, and its file is deleted
-    UniqueConstraint("name", "version"),
+    UniqueConstraint("name", "version", "compatible"),  # the bundles of several boards have the same name
 )
 
 rollouts = Table(

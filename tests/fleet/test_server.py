@@ -393,3 +393,21 @@ def test_a_wrong_database_or_file_server_is_one_error_without_secrets(
     result = CliRunner().invoke(cli, ["serve", "--data", str(tmp_path / "fleet"), "--listen", "127.0.0.1:0", *options])
     assert isinstance(result.exception, Error) and message in str(result.exception)
     assert "hunter2" not in "".join(traceback.format_exception(result.exception)) + result.output
+
+
+@BOTH
+def test_bundles_of_two_boards_have_the_same_name_and_version(server: RunningServer, tmp_path: Path) -> None:
+    keys, boards = load_keys(tmp_path / "keys"), ("edge-arm64", "edge-x86_64")
+    for board in boards:
+        make_bundle(tmp_path / f"{board}.raucb", keys, "1.1.0", compatible=board)
+    numbers = [server.publish(tmp_path / f"{board}.raucb") for board in boards]
+    assert [server.publish(tmp_path / f"{board}.raucb") for board in boards] == numbers, "they are there already"
+    with server.people() as people:
+        views = people.get("/bundles").json()
+    listed = [(view["id"], view["name"], view["version"], view["compatible"]) for view in views]
+    expected = [(number, "edge-server", "1.1.0", board) for number, board in zip(numbers, boards, strict=True)]
+    assert sorted(listed) == sorted(expected)
+    make_bundle(tmp_path / "edge-arm64.raucb", keys, "1.1.0", compatible="edge-arm64")
+    with server.people() as people:
+        answer = people.put("/bundles/edge-arm64.raucb", content=(tmp_path / "edge-arm64.raucb").read_bytes())
+    assert answer.status_code == 409 and "1.1.0 for edge-arm64 exists already with other contents" in answer.text

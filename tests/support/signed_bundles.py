@@ -10,7 +10,7 @@ from osbuild.keys.key_folder import KeyFolder
 BLOCK = 4096
 
 
-def make_bundle(path: Path, keys: KeyFolder, version: str, blocks: int = 300) -> bytes:
+def make_bundle(path: Path, keys: KeyFolder, version: str, blocks: int = 300, compatible: str = "edge-x86_64") -> bytes:
     """Write a bundle (RAUC's manual, "verity Format") that the signer of `keys` has signed, and return its bytes."""
     payload = b"hsqs" + os.urandom(blocks * BLOCK - 4)
     salt = os.urandom(32)
@@ -21,7 +21,7 @@ def make_bundle(path: Path, keys: KeyFolder, version: str, blocks: int = 300) ->
         levels.append(hashes.ljust(-(-len(hashes) // BLOCK) * BLOCK, b"\0"))
     tree = b"".join(reversed(levels[1:]))
     manifest = (
-        f"[update]\ncompatible=edge-x86_64\nversion={version}\nbuild=b1\n\n[bundle]\nformat=verity\n"
+        f"[update]\ncompatible={compatible}\nversion={version}\nbuild=b1\n\n[bundle]\nformat=verity\n"
         f"verity-hash={hashlib.sha256(salt + levels[-1]).hexdigest()}\nverity-salt={salt.hex()}\n"
         f"verity-size={len(tree)}\n\n[meta.edge]\nname=edge-server\n"
     )

@@ -14,7 +14,7 @@ ROW = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 def upgrade() -> None:
     op.add_column("devices", sa.Column("tags", sa.Text, nullable=False, server_default="{}"))
-    op.add_column("bundles", sa.Column("deleted", sa.BigInteger))
+    change_bundles()
     op.add_column("rollouts", sa.Column("maintenance", sa.Text))
     op.add_column("rollout_groups", sa.Column("deadline", sa.Integer))
     op.add_column("rollout_members", sa.Column("standing", sa.String(16), nullable=False, server_default="pending"))
@@ -36,6 +36,15 @@ def upgrade() -> None:
         sa.Column("version", sa.String(128), primary_key=True),
         sa.Column("devices", sa.Integer, nullable=False),
     )
+
+
+def change_bundles() -> None:
+    """Let bundles for different boards have the same name and version. Only SQLite has databases of revision 1."""
+    unique = sa.UniqueConstraint("name", "version", "compatible")
+    names = {"uq": "%(table_name)s_%(column_0_name)s"}  # of a constraint without one
+    with op.batch_alter_table("bundles", table_args=(unique,), naming_convention=names) as table:
+        table.drop_constraint("bundles_name", type_="unique")
+        table.add_column(sa.Column("deleted", sa.BigInteger))
 
 
 def create_requests() -> None:
