@@ -61,7 +61,7 @@ OPERATIONS = {
     "post_tags": Operation(body=NewTags, refusals=(409,)),
     "delete_action": Operation(refusals=(409,)),
     "put_bundle": Operation(body=BINARY, refusals=(409, 422, 507)),
-    "delete_bundle": Operation(refusals=(409,)),
+    "delete_bundle": Operation(refusals=(405, 409)),  # 405: not a number, so it is the name of a file to upload
     "get_audit": Operation(query={"before": int}),
     "post_preview": Operation(body=NewRollout, refusals=(404, 409)),
     "post_rollout": Operation(body=NewRollout, refusals=(404, 409)),

@@ -153,7 +153,7 @@ def test_a_rollout_is_previewed_created_and_driven(site: Site, javascript: bool)
         for button, expected in (("Start", "running"), ("Pause", "paused by admin")):
             page.get_by_role("button", name=button, exact=True).click()
             status.get_by_text(expected).wait_for()
-        page.get_by_label("Bundle from now on").select_option(label="edge-server 1.1.0")
+        page.get_by_label("Bundle from now on").select_option(label="edge-server 1.1.0 for edge-x86_64")
         page.get_by_role("button", name="Resume").click()
         status.get_by_text("edge-server 1.1.0").wait_for()
         assert site.server.rollout(name)["state"] == "running"
