@@ -183,7 +183,7 @@ def test_a_killed_foreign_build_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     before = tree_digest(sandbox.root)
     cache = tmp_path / "cache"
     cache.mkdir()
-    for kind in ("tools", "debs", "wheels", "downloads"):
+    for kind in ("tools", "debs", "wheels", "downloads", "locks"):
         (cache / kind).symlink_to(Cache().folder(kind))
     code = (
         "import json, sys; from bench.foreign import time_root; from osbuild.host.cache import Cache; "

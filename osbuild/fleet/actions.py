@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from osbuild.fleet.database import insert_row
+from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.maintenance import MaintenanceSchedule, decode_schedule, encode_schedule
 from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused, not_found
@@ -217,24 +218,25 @@ def set_auto_confirm(connection: Connection, device: int, active: bool, now: int
             _store_report(connection, action, report, ActionState.running, now)
 
 
-def record_installed(connection: Connection, device: int, known: int | None, title: tuple[str, str], now: int) -> bool:
+def record_installed(connection: Connection, device: FleetDevice, title: tuple[str, str], now: int) -> bool:
     """Store that a device has the bundle of this name and version, as a finished action. Raises `Refused`.
 
-    Returns whether that is news: `known` is the last action that has succeeded.
+    Returns whether that is news. Of bundles for several boards, it is the one for the device.
     """
-    row = connection.execute(
-        select(bundles.c.id).where(bundles.c.name == title[0], bundles.c.version == title[1])
-    ).first()
-    if row is None:
+    named = select(bundles.c.id, bundles.c.compatible).where(bundles.c.name == title[0], bundles.c.version == title[1])
+    found = {str(row.compatible): int(row.id) for row in connection.execute(named)}
+    if not found:
         raise not_found(f"there is no bundle {title[0]} {title[1]}")
-    if known is not None and read_action(connection, device, known).bundle == row.id:
+    bundle = found.get(device.attributes.get("compatible", ""), min(found.values()))
+    known = device.installed_action
+    if known is not None and read_action(connection, device.id, known).bundle == bundle:
         return False
     values = {
-        "device": device, "bundle": row.id, "kind": ActionKind.forced, "state": ActionState.finished, "active": False,
-        "weight": WEIGHT, "created": now, "ended": now,
+        "device": device.id, "bundle": bundle, "kind": ActionKind.forced, "state": ActionState.finished,
+        "active": False, "weight": WEIGHT, "created": now, "ended": now,
     }  # fmt: skip
     number = insert_row(connection, actions, values)
-    connection.execute(update(devices).where(devices.c.id == device).values(installed_action=number))
+    connection.execute(update(devices).where(devices.c.id == device.id).values(installed_action=number))
     return True
 
 

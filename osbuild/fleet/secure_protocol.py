@@ -51,7 +51,7 @@ class SecureProtocol(HttpToolsProtocol):
         certificate = None if connection is None else connection.getpeercert(binary_form=True)
         if certificate is not None:
             self._tls = {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)]}
-        self._expect_head()
+        self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -78,13 +78,13 @@ class SecureProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head > LARGEST_HEAD:
             self.transport.abort()
-        elif self._is_unwatched():
-            self._expect_head()
+        elif self._timer is None and (self._in_head or self._is_unwatched()):
+            self._watch_head()  # not for each request: the headers have mostly arrived at once
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MOST_PIPELINED:
             raise ValueError("too many pipelined requests")  # answered with 400, and the connection is closed
-        self._expect_head()
+        self._in_head, self._head = True, 0
         self._in_message = True
         super().on_message_begin()
         if self._tls is not None:
@@ -125,9 +125,8 @@ class SecureProtocol(HttpToolsProtocol):
         idle = self.cycle is None or self.cycle.response_complete
         return idle and self._timer is None and self.timeout_keep_alive_task is None
 
-    def _expect_head(self) -> None:
+    def _watch_head(self) -> None:
         self._in_head, self._head = True, 0
-        self._stop_timer()
         self._timer = self.loop.call_later(self.patience / 2, self.transport.abort)
 
     def _stop_timer(self) -> None:

@@ -407,6 +407,14 @@ def test_bundles_of_two_boards_have_the_same_name_and_version(server: RunningSer
     listed = [(view["id"], view["name"], view["version"], view["compatible"]) for view in views]
     expected = [(number, "edge-server", "1.1.0", board) for number, board in zip(numbers, boards, strict=True)]
     assert sorted(listed) == sorted(expected)
+    with server.enrol("device-1", create_token(server), tmp_path) as device:
+        attributes = {"data": {"compatible": "edge-x86_64"}}
+        assert device.put(f"{BASE}/device-1/configData", json=attributes).status_code == 200
+        title = {"name": "edge-server", "version": "1.1.0"}
+        assert device.put(f"{BASE}/device-1/installedBase", json=title).status_code == 201
+        link = device.get(f"{BASE}/device-1").json()["_links"]["installedBase"]["href"]
+        (chunk,) = device.get(httpx.URL(link).path).json()["deployment"]["chunks"]
+    assert [artifact["filename"] for artifact in chunk["artifacts"]] == ["edge-x86_64.raucb"]
     make_bundle(tmp_path / "edge-arm64.raucb", keys, "1.1.0", compatible="edge-arm64")
     with server.people() as people:
         answer = people.put("/bundles/edge-arm64.raucb", content=(tmp_path / "edge-arm64.raucb").read_bytes())

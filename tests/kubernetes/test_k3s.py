@@ -88,7 +88,7 @@ def cache(tmp_path: Path) -> Cache:
 def cache_with_go(cache: Cache) -> Cache:
     """A new cache that has the user's Go toolchain: to unpack it and to compile the standard library takes 20 s."""
     cache.root.mkdir()
-    for kind in ("go", "wheels"):
+    for kind in ("go", "wheels", "locks"):  # locks: another process may make an entry at the same time
         (cache.root / kind).symlink_to(Cache().folder(kind))
     return cache
 

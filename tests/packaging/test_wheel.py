@@ -108,7 +108,8 @@ def edge(environment: Path, tmp_path: Path) -> Iterator[Edge]:
     """Runs a program of the environment in an empty folder. Nothing that it does may change the environment."""
     (tmp_path / "work").mkdir()
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / SCHEMAS).symlink_to(Cache().folder(SCHEMAS))
+    for kind in (SCHEMAS, "locks"):  # another process may make an entry at the same time
+        (tmp_path / "cache" / kind).symlink_to(Cache().folder(kind))
     authority.create_keys(tmp_path / "keys", "edge-osbuild", PrivateKeyAccess(), development=True)
     env = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "EDGE_OSBUILD_KEYS": str(tmp_path / "keys"),

@@ -73,9 +73,7 @@ async def put_installed(request: Request, service: Service, device: FleetDevice)
     name, version = parse_installed(await read_body(request), request.headers.get("content-type", ""))
     now = service.clock()
     created = await service.database.change(
-        lambda connection: actions.record_installed(
-            connection, device.id, device.installed_action, (name, version), now
-        )
+        lambda connection: actions.record_installed(connection, device, (name, version), now)
     )
     return Response(status_code=201 if created else 200)
 
