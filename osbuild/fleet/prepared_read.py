@@ -12,24 +12,25 @@ SQLITE = "sqlite"
 class PreparedRead:
     """A SELECT whose parameters are strings, numbers or bytes.
 
-    SQLAlchemy compiles it once, and SQLite's driver executes it: `Connection.execute` would cost as much processor time
-    as the rest of a poll. On other databases the time is that of the network, and `Connection.execute` is used.
+    SQLAlchemy compiles it once for each kind of database, and the driver executes it: `Connection.execute` would cost
+    as much processor time as the rest of a poll.
     """
 
     def __init__(self, statement: Select[Any]) -> None:
         self._statement = statement
         self._names = tuple(statement.selected_columns.keys())
-        self._prepared: _SqliteStatement | None = None
+        self._compiled: dict[str, _CompiledStatement] = {}
 
     def rows(self, connection: Connection, **parameters: object) -> Iterator[dict[str, Any]]:
         """Yield the rows, as values by the names of their columns. `parameters` are those of the statement."""
-        if connection.dialect.name != SQLITE:
-            for row in connection.execute(self._statement, parameters):
-                yield dict(row._mapping)
-            return
-        if self._prepared is None:
-            self._prepared = _SqliteStatement(self._statement, connection.dialect)
-        for values in self._prepared.execute(connection, parameters):
+        kind = connection.dialect.name
+        if kind not in self._compiled:
+            self._compiled[kind] = _CompiledStatement(self._statement, connection.dialect)
+        try:
+            rows = self._compiled[kind].execute(connection, parameters)
+        except connection.dialect.loaded_dbapi.Error:  # raised again as SQLAlchemy's, which knows a lost connection
+            rows = [list(row) for row in connection.execute(self._statement, parameters)]
+        for values in rows:
             yield dict(zip(self._names, values, strict=True))
 
     def first(self, connection: Connection, **parameters: object) -> dict[str, Any] | None:
@@ -43,19 +44,20 @@ class PreparedRead:
         return row
 
 
-class _SqliteStatement:
-    """The SQL text of a SELECT, the order of its parameters, and what converts the values of its columns."""
+class _CompiledStatement:
+    """The SQL text of a SELECT, the order of its parameters if they have no names, and what converts its columns."""
 
     def __init__(self, statement: Select[Any], dialect: Dialect) -> None:
         compiled: Any = statement.compile(dialect=dialect)
-        self._text, self._order = str(compiled), tuple(compiled.positiontup)
+        self._text = str(compiled)
+        self._order = tuple(compiled.positiontup) if compiled.positional else None
         processors = [column.type.result_processor(dialect, None) for column in statement.selected_columns]
         self._processors = [(index, processor) for index, processor in enumerate(processors) if processor is not None]
 
     def execute(self, connection: Connection, parameters: dict[str, object]) -> list[list[Any]]:
         cursor = connection.connection.cursor()
         try:
-            cursor.execute(self._text, [parameters[name] for name in self._order])
+            cursor.execute(self._text, parameters if self._order is None else [parameters[n] for n in self._order])
             rows = [list(row) for row in cursor.fetchall()]
         finally:
             cursor.close()

@@ -7,8 +7,10 @@ from sqlalchemy import Connection, bindparam, select
 
 from osbuild.fleet.database import Database
 from osbuild.fleet.devices import register_device
+from osbuild.fleet.postgresql import parse_address
 from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.tables import devices
+from tests.support.postgresql import text_of
 
 STATEMENT = select(devices).where(
     devices.c.name >= bindparam("first"), devices.c.name <= bindparam("last"), devices.c.auto_confirm.is_(False)
@@ -16,8 +18,14 @@ STATEMENT = select(devices).where(
 
 
 @pytest.mark.parametrize(("first", "last", "number"), [("a", "z", 3), ("b", "b", 1), ("x", "z", 0), ("'; --", "a", 1)])
-def test_rows_are_those_of_sqlalchemy(tmp_path: Path, first: str, last: str, number: int) -> None:
-    database = Database(tmp_path / "fleet.db")
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_rows_are_those_of_sqlalchemy(
+    kind: str, first: str, last: str, number: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "sqlite":
+        database = Database(tmp_path / "fleet.db")
+    else:
+        database = Database(parse_address(text_of(request.getfixturevalue("postgresql").create_database())))
 
     def fill(connection: Connection) -> None:
         for name in ("a", "b", "c"):
