@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.devices import FleetDevice
@@ -219,11 +219,13 @@ def set_auto_confirm(connection: Connection, device: int, active: bool, now: int
 
 
 def record_installed(connection: Connection, device: FleetDevice, title: tuple[str, str], now: int) -> bool:
-    """Store that a device has the bundle of this name and version, as a finished action. Raises `Refused`.
+    """Store that a device has the bundle of this name or `compatible`, and version, as a finished action.
 
-    Returns whether that is news. Of bundles for several boards, it is the one for the device.
+    Returns whether that is news. Of bundles for several boards, it is the one for the device. Raises `Refused`.
     """
-    named = select(bundles.c.id, bundles.c.compatible).where(bundles.c.name == title[0], bundles.c.version == title[1])
+    named = select(bundles.c.id, bundles.c.compatible).where(
+        or_(bundles.c.name == title[0], bundles.c.compatible == title[0]), bundles.c.version == title[1]
+    )
     found = {str(row.compatible): int(row.id) for row in connection.execute(named)}
     if not found:
         raise not_found(f"there is no bundle {title[0]} {title[1]}")

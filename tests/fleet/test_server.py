@@ -412,6 +412,8 @@ def test_bundles_of_two_boards_have_the_same_name_and_version(server: RunningSer
         assert device.put(f"{BASE}/device-1/configData", json=attributes).status_code == 200
         title = {"name": "edge-server", "version": "1.1.0"}
         assert device.put(f"{BASE}/device-1/installedBase", json=title).status_code == 201
+        by_compatible = {"name": "edge-x86_64", "version": "1.1.0"}
+        assert device.put(f"{BASE}/device-1/installedBase", json=by_compatible).status_code == 200, "no news"
         link = device.get(f"{BASE}/device-1").json()["_links"]["installedBase"]["href"]
         (chunk,) = device.get(httpx.URL(link).path).json()["deployment"]["chunks"]
     assert [artifact["filename"] for artifact in chunk["artifacts"]] == ["edge-x86_64.raucb"]

@@ -233,7 +233,8 @@ class Follower:
         elif answer.status != 200:
             raise ServerUnreachable(f"it answers {answer.status} to the attributes")
         if attributes.get("health") == "healthy" and {"image", "version"} <= attributes.keys():
-            self.report_installed(attributes["image"], attributes["version"])
+            # Bundles of several boards have the same name, and hawkBit has no name but `compatible`.
+            self.report_installed(attributes.get("compatible", attributes["image"]), attributes["version"])
         self.described = digest_attributes(attributes)
 
     def report_installed(self, name: str, version: str) -> None:

@@ -277,7 +277,7 @@ def test_updates_that_wait_for_a_confirmation(played: PlayedServer) -> None:
 
 
 def test_what_a_device_has_installed_otherwise(played: PlayedServer) -> None:
-    title = {"name": "edge-server", "version": f"1.0.0-{played.name}"}
-    orders = [{**title, "version": "none"}, {"name": "edge-server"}, title, title]
+    title = {"name": "edge-x86_64", "version": f"1.0.0-{played.name}"}
+    orders = [{**title, "version": "none"}, {"name": "edge-x86_64"}, title, title]
     assert [played.send("installedBase", order, "PUT") for order in orders] == [404, 400, 201, 200]
     assert "installedBase" in played.poll()
