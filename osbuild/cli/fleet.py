@@ -150,7 +150,12 @@ def audit(as_json: bool) -> None:
 
 def format_details(details: Mapping[str, object]) -> str:
     """Return the details of an entry as one line."""
-    return ", ".join(f"{name}: {value}" for name, value in details.items() if value not in (None, ""))
+    shown = {
+        name: format_time(value) if name == "expires" and isinstance(value, int) else value
+        for name, value in details.items()
+        if value not in (None, "")
+    }
+    return ", ".join(f"{name}: {value}" for name, value in shown.items())
 
 
 def device_row(view: "DeviceView") -> tuple[str, str, str]:

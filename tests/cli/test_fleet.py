@@ -99,7 +99,9 @@ def test_people_get_tokens_and_devices_are_decommissioned(
     user.run("fleet", "decommission", "kiosk")
     assert "kiosk" not in ann.run("fleet", "devices")
     assert re.match(r"kiosk: decommissioned on \d{4}-", ann.run("fleet", "device", "kiosk"))
-    assert re.search(r"admin +127\.0\.0\.1 +device decommissioned +kiosk", ann.run("fleet", "audit"))
+    log = ann.run("fleet", "audit")
+    assert re.search(r"admin +127\.0\.0\.1 +device decommissioned +kiosk", log)
+    assert re.search(r"access token created +\w+ +role: \w+, expires: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", log)
     assert re.search(r"ann +viewer +until \d{4}-", user.run("fleet", "tokens"))
     assert user.complete("edge-osbuild fleet revoke an") == ["ann"]
     user.run("fleet", "revoke", "ann")

@@ -103,20 +103,20 @@ def describe_answers(
             answers[str(status)]["content"] = describe_content(kind, media_types, schemas)
     for status in sorted({*common_refusals(route, operation), *operation.refusals}):
         answer: Document = {"description": HTTPStatus(status).phrase}
-        kind = refusal_type(route, status)
+        kind = refusal_type(route, operation, status)
         if kind is not None:
             answer["content"] = describe_content(kind, (JSON,), schemas)
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
+        if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             answer["headers"] = {"Retry-After": {"schema": {"type": "string"}, "description": "seconds"}}
         answers[str(status)] = answer
     return answers
 
 
-def refusal_type(route: ApiRoute, status: int) -> object:
+def refusal_type(route: ApiRoute, operation: Operation, status: int) -> object:
     """Return the type of the body of a refusal; None if it has no body."""
     if status in (HTTPStatus.NOT_MODIFIED, HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         return None
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and status in operation.refusals:  # for load balancers
         return TEXT
     if route.access in (ApiAccess.everybody, ApiAccess.device):
         return None if status == HTTPStatus.UNAUTHORIZED else RefusalDocument
@@ -125,7 +125,7 @@ def refusal_type(route: ApiRoute, status: int) -> object:
 
 def common_refusals(route: ApiRoute, operation: Operation) -> Iterator[int]:
     """Yield the statuses of refusals that follow from how a route is used."""
-    yield 400
+    yield from (400, 503)  # 503: the database fails
     if route.access is not ApiAccess.everybody:
         yield 401
     if route.access in (ApiAccess.viewer, ApiAccess.operator, ApiAccess.admin):
