@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.support.update_server import RunningServer
 
+ATTEMPTS = 4  # at a completion
+
 
 class CommandLine:
     """`edge-osbuild` of one user, who has logged in."""
@@ -22,11 +24,17 @@ class CommandLine:
         return result.stdout if status == 0 else result.stderr
 
     def complete(self, line: str, **environ: str) -> list[str]:
-        """Return what bash offers after `line`. Nothing may be printed on standard error."""
+        """Return what bash offers after `line`. Nothing may be printed on standard error.
+
+        It offers nothing if the server does not answer within 2 s, as on a busy machine: then it is asked again.
+        """
         words = line.split(" ")
         command = [sys.executable, "-m", "osbuild"]
         variables = {"_EDGE_OSBUILD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
         environment = {**self.environ, **variables, **environ}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert result.stderr == ""
-        return [item.partition(",")[2] for item in result.stdout.splitlines() if item]
+        for _ in range(ATTEMPTS):
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert result.stderr == ""
+            if items := [item.partition(",")[2] for item in result.stdout.splitlines() if item]:
+                return items
+        return []
