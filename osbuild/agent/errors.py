@@ -13,6 +13,10 @@ class Problem(Error):
         """The lines to print: the problem, then the hint."""
         return [f"edge-agent: {self}", *([f"  {self.hint}"] if self.hint else [])]
 
+    def details(self) -> tuple[str, ...]:
+        """The problem and its hint, for a report to the update server."""
+        return (str(self), self.hint) if self.hint else (str(self),)
+
 
 class Busy(Problem):
     """An operation cannot begin now, but later: another one is in progress, or waits for a reboot or a verdict."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from osbuild.cli.fleet_completion import complete_bundles, complete_rollouts
+from osbuild.cli.fleet_connection import connect, format_time, print_json
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.shared.errors import UsageError
@@ -85,8 +86,6 @@ def rollout() -> None:
 @as_object(RolloutOptions)
 def create(options: RolloutOptions) -> None:
     """Create the rollout NAME of the bundle with the number BUNDLE."""
-    from osbuild.cli.fleet_connection import connect, print_json
-
     order = parse_order(options)
     if not options.preview:
         show_view(connect().create_rollout(order), options.as_json)
@@ -105,8 +104,6 @@ def create(options: RolloutOptions) -> None:
 @as_json_option
 def list_all(as_json: bool) -> None:
     """List the rollouts, the newest first."""
-    from osbuild.cli.fleet_connection import connect, print_json
-
     views = connect().list_rollouts()
     if as_json:
         print_json(views)
@@ -122,8 +119,6 @@ def list_all(as_json: bool) -> None:
 @as_json_option
 def show(name: str, watch: bool, as_json: bool) -> None:
     """Show the rollout NAME with its groups."""
-    from osbuild.cli.fleet_connection import connect
-
     client = connect()
     view = client.read_rollout(name)
     show_view(view, as_json)
@@ -157,7 +152,6 @@ def pause(name: str, as_json: bool) -> None:
 @as_json_option
 def resume(name: str, bundle: int | None, retry: bool, as_json: bool) -> None:
     """Go on with the paused rollout NAME. What has failed until now does not count any more."""
-    from osbuild.cli.fleet_connection import connect
     from osbuild.fleet.management.messages import ResumeOrder
 
     show_view(connect().change_rollout(name, "resume", ResumeOrder(bundle, retry)), as_json)
@@ -173,8 +167,6 @@ def abort(name: str, as_json: bool) -> None:
 
 def change(name: str, verb: str, as_json: bool) -> None:
     """Change the state of a rollout, and show it."""
-    from osbuild.cli.fleet_connection import connect
-
     show_view(connect().change_rollout(name, verb), as_json)
 
 
@@ -223,8 +215,6 @@ def parse_maintenance(options: RolloutOptions) -> "MaintenanceTimes | None":
 
 def show_view(view: "RolloutView", as_json: bool) -> None:
     """Print a rollout."""
-    from osbuild.cli.fleet_connection import print_json
-
     if as_json:
         print_json(view)
         return
@@ -256,8 +246,6 @@ def group_row(group: "GroupView") -> tuple[str, str, str, str]:
 
 def describe_windows(maintenance: "MaintenanceSchedule") -> str:
     """Return maintenance windows with their time zone and end."""
-    from osbuild.cli.fleet_connection import format_time
-
     zone = maintenance.zone or "in the time zone of each device"
     end = "" if maintenance.until is None else f", until {format_time(maintenance.until)} UTC"
     return f"{maintenance.windows}, {zone}{end}"
@@ -265,8 +253,6 @@ def describe_windows(maintenance: "MaintenanceSchedule") -> str:
 
 def describe_state(view: "RolloutView") -> str:
     """Return the state of a rollout, with the time at which it starts."""
-    from osbuild.cli.fleet_connection import format_time
-
     if view.state == "scheduled" and view.start is not None:
         return f"{view.state} for {format_time(view.start)} UTC"
     return str(view.state)

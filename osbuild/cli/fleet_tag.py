@@ -2,6 +2,7 @@
 
 import click
 
+from osbuild.cli.fleet_connection import connect
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.shared.errors import UsageError
 
@@ -11,7 +12,6 @@ from osbuild.shared.errors import UsageError
 @click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE…")
 def tag(name: str, tags: tuple[str, ...]) -> None:
     """Set tags of the device NAME, for selections such as tag.site=berlin. KEY= without a value removes a tag."""
-    from osbuild.cli.fleet_connection import connect
     from osbuild.fleet.management.messages import NewTags
 
     changes: dict[str, str | None] = {}

@@ -1,6 +1,5 @@
 """`edge-osbuild serve`: the update server of a fleet."""
 
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from osbuild.cli.deployment import image, read_keyring, unit
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import REFERENCE, as_object
 from osbuild.cli.serve_backup import backup_folder, restore_folder
+from osbuild.config.checks.option_values import is_address
 from osbuild.config.secrets import resolve_secret
 from osbuild.host import log
 from osbuild.keys.development import signing_keys
@@ -127,15 +127,6 @@ def check_names(names: Sequence[str]) -> None:
         if not HOST_NAME.fullmatch(name) and not is_address(name):
             hint = "write a host name such as updates.example.com, or an address, without port"
             raise UsageError(f"this is not the name of a server: {name!r}", hint=hint)
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an IP address."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 command.add_command(backup_folder)

@@ -14,6 +14,7 @@ from typing import IO
 import msgspec
 
 from osbuild.fleet.sqlite import copy_database
+from osbuild.host.cache import file_digest
 from osbuild.host.output import output_error, output_path, publish_files
 from osbuild.host.scratch import ANY_SUFFIX, remove_leftovers, scratch_folder
 from osbuild.shared.errors import Error
@@ -52,7 +53,7 @@ def write_backup(data: Path, output: Path, *, bundles: bool) -> None:
             with hold_file_lock(data / TLS):
                 paths = {f"{TLS}/{path.name}": path for path in sorted((data / TLS).iterdir()) if path.is_file()}
                 paths[DATABASE] = scratch / DATABASE
-                digests = {name: digest_file(path) for name, path in paths.items()}
+                digests = {name: file_digest(path) for name, path in paths.items()}
                 if bundles:  # those of the copy: later ones are not known to it
                     for sha256 in list_bundle_files(scratch / DATABASE):
                         paths[f"{FILES}/{sha256}"], digests[f"{FILES}/{sha256}"] = data / FILES / sha256, sha256
@@ -76,12 +77,6 @@ def list_bundle_files(database: Path) -> list[str]:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(bundles)")}
         offered = " WHERE deleted IS NULL" if "deleted" in columns else ""  # an older revision has no such column
         return sorted({str(row[0]) for row in connection.execute(f"SELECT sha256 FROM bundles{offered}")})
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_archive(archive: Path, paths: Mapping[str, Path], index: BackupIndex) -> None:

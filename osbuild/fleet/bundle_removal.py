@@ -37,7 +37,7 @@ def delete_bundle(connection: Connection, number: int, origin: Origin) -> str:
     if rollout is not None:
         raise Refused(409, "bundle-in-use", f"the rollout {rollout} of the bundle {number} has not ended")
     connection.execute(update(bundles).where(bundles.c.id == number).values(deleted=origin.time))
-    record_event(connection, origin, "bundle deleted", f"{bundle.name} {bundle.version}", sha256=bundle.sha256)
+    record_event(connection, origin, "bundle deleted", bundle.title, sha256=bundle.sha256)
     return bundle.sha256
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class PublishedBundle:
     created: int
     deleted: int | None = None
 
+    @property
+    def title(self) -> str:
+        """The bundle as people see it."""
+        return f"{self.name} {self.version}"
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -68,6 +74,10 @@ class FileStore:
     def path(self, sha256: str) -> Path:
         """Return the path of a file."""
         return self.folder / sha256
+
+    def free_space(self) -> int:
+        """Return the bytes that are free for files. Raises `OSError`."""
+        return shutil.disk_usage(self.folder).free
 
     def store_file(self, source: IO[bytes]) -> StoredFile:
         """Store what `source` contains. It survives a power cut. Raises `OSError`."""

@@ -12,13 +12,15 @@ from osbuild.fleet.tables import devices, requests
 from osbuild.shared.operator_requests import RequestKind
 
 
-def end_device(connection: Connection, device: FleetDevice, now: int) -> None:
-    """Accept a device no more, revoke its certificates, and cancel what it was told to do."""
+def end_device(connection: Connection, device: FleetDevice, origin: Origin, **details: object) -> None:
+    """Accept a device no more, revoke its certificates, cancel what it was told to do, and record that."""
+    now = origin.time
     for action in actions.active_actions(connection, device.id):
         actions.end_action(connection, action, now)
     end_requests(connection, device.id, now)
     decommission_device(connection, device, now)
     revoke_certificates(connection, device.id, now)
+    record_event(connection, origin, "device decommissioned", device.name, **details)
 
 
 def end_silent_wipes(connection: Connection, now: int) -> None:
@@ -39,8 +41,5 @@ def end_silent_wipes(connection: Connection, now: int) -> None:
     for name, number in connection.execute(chosen).all():
         device = find_device(connection, name)
         if device is not None and device.decommissioned is None:
-            end_device(connection, device, now)
             origin = Origin("edge-osbuild serve", "", now)
-            record_event(
-                connection, origin, "device decommissioned", name, request=number, reason="silent after a wipe"
-            )
+            end_device(connection, device, origin, request=number, reason="silent after a wipe")

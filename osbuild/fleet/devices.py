@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from osbuild.fleet.prepared_read import SQLITE, PreparedRead
+from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.tables import LONGEST_ID, devices
 from osbuild.fleet.tokens import hash_token
@@ -89,14 +89,7 @@ def read_device_name(connection: Connection, number: int) -> str:
     return str(connection.execute(select(devices.c.name).where(devices.c.id == number)).scalar_one())
 
 
-def list_devices(connection: Connection, after: str, most: int) -> list[FleetDevice]:
-    """Return devices in use by name: at most `most` of those whose names are greater than `after`."""
-    present = devices.c.decommissioned.is_(None)
-    chosen = select(devices).where(devices.c.name > after, present).order_by(devices.c.name).limit(most)
-    return [_device(row) for row in connection.execute(chosen).mappings()]
-
-
-def every_device(connection: Connection, after: str = "", most: int | None = None) -> list[FleetDevice]:
+def list_devices(connection: Connection, after: str = "", most: int | None = None) -> list[FleetDevice]:
     """Return the devices in use whose names are greater than `after`, by name: all, or at most `most`."""
     chosen = select(devices).where(devices.c.name > after, devices.c.decommissioned.is_(None))
     return [_device(row) for row in connection.execute(chosen.order_by(devices.c.name).limit(most)).mappings()]
@@ -171,7 +164,7 @@ def record_contacts(connection: Connection, contacts: Mapping[int, tuple[int, st
     # after each of 50,000 rows, and would keep the thread that answers polls from its work.
     values = [(device, time, address) for device, (time, address) in contacts.items()]
     text = literal(msgspec.json.encode(values).decode(), String)
-    if connection.dialect.name == SQLITE:
+    if connection.dialect.name == "sqlite":
         contact = func.json_each(text).table_valued(column("value", JSON)).c.value
     else:
         contact = func.json_array_elements(cast(text, JSON)).table_valued(column("value", JSON)).c.value

@@ -6,8 +6,6 @@ from typing import Any
 from sqlalchemy import Connection, Select
 from sqlalchemy.engine import Dialect
 
-SQLITE = "sqlite"
-
 
 class PreparedRead:
     """A SELECT whose parameters are strings, numbers or bytes.

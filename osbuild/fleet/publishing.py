@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -50,7 +49,7 @@ def check_size(service: Service, size: int) -> None:
         message = f"a bundle has at most {format_bytes(LARGEST_BUNDLE)}, and this one has {format_bytes(size)}"
         raise Refused(413, "bundle-too-large", message)
     # It is stored a second time while it is given its place among the files.
-    free = shutil.disk_usage(service.files.folder).free - RESERVE
+    free = service.files.free_space() - RESERVE
     if 2 * size > free:
         message = f"the disk of the server has no room for {format_bytes(size)}: {format_bytes(max(free, 0))} are free"
         raise Refused(507, "disk-full", message)
@@ -92,8 +91,8 @@ async def publish_upload(service: Service, file: UploadedFile, filename: str, or
         if not service.files.path(stored.sha256).exists():  # somebody has just deleted this bundle
             raise Refused(409, "bundle-deleted", "this bundle was deleted while it was uploaded: send it again")
         bundle = add_bundle(connection, new, stored, origin.time)
-        title = f"{bundle.name} {bundle.version}"
-        record_event(connection, origin, "bundle published", title, compatible=bundle.compatible, sha256=bundle.sha256)
+        details = {"compatible": bundle.compatible, "sha256": bundle.sha256}
+        record_event(connection, origin, "bundle published", bundle.title, **details)
         return bundle
 
     return await service.database.change(add)

@@ -29,6 +29,12 @@ def user(server: RunningServer, tmp_path: Path) -> CommandLine:
     return CommandLine(server, tmp_path / "home")
 
 
+def publish_version(user: CommandLine, server: RunningServer, folder: Path, version: str) -> str:
+    """Publish a bundle, and return its number."""
+    make_bundle(folder / "one.raucb", load_keys(server.data.parent / "keys"), version)
+    return user.run("publish", folder / "one.raucb").partition(":")[0]
+
+
 def test_the_login_is_stored_for_the_user_only(user: CommandLine) -> None:
     stored = Path(user.environ["XDG_CONFIG_HOME"]) / "edge-osbuild/fleet.json"
     assert stored.stat().st_mode & 0o777 == 0o600
@@ -73,8 +79,7 @@ def test_rollouts_select_devices_by_what_their_profile_lets_them_report(
         system.path(DESCRIPTION_FILE).write_text('{"name": "edge-server", "version": "1.0.0"}')
         poll_once(system, AGENT_FILE, PollState())
     assert "Bergen" in user.run("fleet", "device", "desk-2")
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "6.0.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "6.0.0")
     order = ("fleet", "rollout", "create", "sites", bundle, "--preview", "--select")
     for patterns, devices in (
         (("site=Bergen",), {"desk-2"}), (("site=Oslo? *", "--select", "rack=7"), {"desk-1"}),
@@ -127,8 +132,7 @@ def test_a_device_that_does_not_enrol_has_a_token_and_what_it_is_told_is_cancell
     user: CommandLine, server: RunningServer, tmp_path: Path
 ) -> None:
     token = user.run("fleet", "target-token", "vending-1").strip()
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "0.6.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "0.6.0")
     assert "has no action" in user.run("fleet", "cancel", "vending-1", status=1)
     user.run("fleet", "update", "vending-1", bundle)
     assert "0.6.0, cancelling" in user.run("fleet", "cancel", "vending-1")
@@ -140,8 +144,7 @@ def test_a_device_that_does_not_enrol_has_a_token_and_what_it_is_told_is_cancell
 def test_a_bundle_is_listed_and_deleted_when_nothing_needs_it(
     user: CommandLine, server: RunningServer, tmp_path: Path
 ) -> None:
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "0.5.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "0.5.0")
     assert re.search(rf"{bundle} +edge-server 0.5.0 +edge-x86_64 +1.2 MB", user.run("fleet", "bundle", "list"))
     server.enrol("museum-1", user.run("fleet", "enrol-token").strip(), tmp_path).close()
     user.run("fleet", "rollout", "create", "desks", bundle, "--select", "name=museum-*", "--weight", "7")
@@ -156,8 +159,7 @@ def test_a_bundle_is_listed_and_deleted_when_nothing_needs_it(
 def test_a_rollout_is_previewed_created_watched_and_ended(
     user: CommandLine, server: RunningServer, tmp_path: Path
 ) -> None:
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "7.0.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "7.0.0")
     token = user.run("fleet", "enrol-token", "--uses", "5").strip()
     for number in range(4):
         server.enrol(f"till-{number}", token, tmp_path).close()
@@ -204,8 +206,7 @@ def test_groups_that_are_not_all_devices_are_refused_by_the_server(user: Command
 
 
 def test_a_rollout_waits_for_its_time(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "8.0.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "8.0.0")
     server.enrol("kiosk-1", user.run("fleet", "enrol-token").strip(), tmp_path).close()
     order = ("fleet", "rollout", "create", "spring", bundle, "--select", "name=kiosk-*", "--kind", "download-only")
     assert "`start` is not in the future" in user.run(*order, "--start", "2020-01-01T00:00Z", status=1)
@@ -217,8 +218,7 @@ def test_a_rollout_waits_for_its_time(user: CommandLine, server: RunningServer, 
 def test_groups_are_shares_counts_selections_and_the_rest(
     user: CommandLine, server: RunningServer, tmp_path: Path
 ) -> None:
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "9.0.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "9.0.0")
     token = user.run("fleet", "enrol-token", "--uses", "6").strip()
     for number in range(6):
         server.enrol(f"pump-{number}", token, tmp_path).close()
@@ -237,8 +237,7 @@ def test_groups_are_shares_counts_selections_and_the_rest(
 def test_tags_select_devices_and_windows_and_deadlines_are_shown(
     user: CommandLine, server: RunningServer, tmp_path: Path
 ) -> None:
-    make_bundle(tmp_path / "one.raucb", load_keys(server.data.parent / "keys"), "10.0.0")
-    bundle = user.run("publish", tmp_path / "one.raucb").partition(":")[0]
+    bundle = publish_version(user, server, tmp_path, "10.0.0")
     token = user.run("fleet", "enrol-token", "--uses", "2").strip()
     for number in range(2):
         server.enrol(f"lift-{number}", token, tmp_path).close()

@@ -13,8 +13,8 @@ from osbuild.fleet.actions import Assignment, DeviceReport
 from osbuild.fleet.bundles import NewBundle, StoredFile, add_bundle
 from osbuild.fleet.database import Database
 from osbuild.fleet.devices import find_device, register_device
-from osbuild.fleet.refusal import Refused
 from osbuild.fleet.states import ActionKind, ActionState, Execution, Finished
+from tests.support.refusals import refused
 
 T = TypeVar("T")
 SUCCESS = DeviceReport(Execution.closed, Finished.success)
@@ -61,12 +61,6 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path / "fleet.db")
     yield fleet
     fleet.database.close()
-
-
-def refused(call: Callable[[], object]) -> int:
-    with pytest.raises(Refused) as caught:
-        call()
-    return caught.value.status
 
 
 @pytest.mark.parametrize(("report", "state"), [

@@ -13,7 +13,7 @@ from osbuild.fleet.audit import Origin, read_audit, record_event, search_audit
 from osbuild.fleet.authorities import load_authority
 from osbuild.fleet.bundles import FileStore, NewBundle, StoredFile, add_bundle
 from osbuild.fleet.database import Database
-from osbuild.fleet.devices import FleetDevice, every_device
+from osbuild.fleet.devices import FleetDevice, list_devices
 from osbuild.fleet.management import rollout_routes
 from osbuild.fleet.management.rollout_routes import preview_rollout
 from osbuild.fleet.refusal import Refused
@@ -65,12 +65,12 @@ def test_a_preview_reads_devices_in_portions_each_of_them_once(
     counter, reads = TurnCounter(), list[tuple[int, int]]()
 
     def read(connection: Connection, after: str, most: int) -> list[FleetDevice]:
-        found = every_device(connection, after, most)
+        found = list_devices(connection, after, most)
         reads.append((counter.turns, len(found)))
         return found
 
     monkeypatch.setattr(rollout_routes, "PORTION", portion)
-    monkeypatch.setattr(rollout_routes, "every_device", read)
+    monkeypatch.setattr(rollout_routes, "list_devices", read)
     preview = counter.run(preview_rollout(service, RolloutPlan("winter", 1, {"name": "d*"}, GROUPS)))
     rest = ["d00", "d01", "d03", "d04", "d06", "d07", "d08", "d09", "d10"]
     assert preview.names == [["d02"], rest] and preview.groups == [1, 9]

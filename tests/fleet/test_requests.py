@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import Connection
 
 from osbuild.fleet import requests
-from osbuild.fleet.audit import read_audit
+from osbuild.fleet.audit import Origin, read_audit
 from osbuild.fleet.database import Database
 from osbuild.fleet.decommission import end_device, end_silent_wipes
 from osbuild.fleet.devices import find_device, record_contacts, register_device
-from osbuild.fleet.refusal import Refused
 from osbuild.fleet.requests import FleetRequest, SignedRequest
 from osbuild.fleet.states import RequestState
 from osbuild.shared.operator_requests import RequestKind, RequestResult
+from tests.support.refusals import refused
 
 T = TypeVar("T")
 HOUR = 3_600_000
@@ -76,12 +76,6 @@ def fleet(tmp_path: Path) -> Iterator[RequestedFleet]:
     fleet = RequestedFleet(tmp_path / "fleet.db")
     yield fleet
     fleet.database.close()
-
-
-def refused(call: Callable[[], object]) -> int:
-    with pytest.raises(Refused) as caught:
-        call()
-    return caught.value.status
 
 
 def test_requests_are_offered_one_after_the_other(fleet: RequestedFleet) -> None:
@@ -152,7 +146,7 @@ def test_a_decommissioned_device_has_no_open_requests(fleet: RequestedFleet) -> 
     number = fleet.create()
     device = fleet.database.read(lambda c: find_device(c, "device-1"))
     assert device is not None
-    fleet.change(lambda c: end_device(c, device, 7))
+    fleet.change(lambda c: end_device(c, device, Origin("", "", 7)))
     assert fleet.read(number).details == ("the device is decommissioned",) and fleet.offered is None
 
 

@@ -20,7 +20,9 @@ from cryptography.x509.oid import NameOID
 
 from osbuild.fleet.states import MemberStanding
 from osbuild.keys.authority import PrivateKeyAccess, create_keys
+from osbuild.keys.key_folder import load_keys
 from osbuild.keys.private_key import generate_key, key_to_pem, load_key
+from tests.support.signed_bundles import make_bundle
 
 BASE = "/DEFAULT/controller/v1"
 PATIENT = 60.0  # seconds for what a server does at once on an idle machine
@@ -209,6 +211,13 @@ def running_server(folder: Path, *options: str) -> Iterator[RunningServer]:
     finally:
         server.process.terminate()
         assert server.process.wait(30) == 0, server.process.communicate()
+
+
+def enrol_with_update(server: RunningServer, device: str, folder: Path) -> None:
+    """Enrol a device, and tell it to install the bundle `one.raucb` in `folder`, which has its certificate too."""
+    make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
+    server.enrol(device, create_token(server), folder).close()
+    server.order_update(device, folder / "one.raucb")
 
 
 def create_token(server: RunningServer, **order: object) -> str:

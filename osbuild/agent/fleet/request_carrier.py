@@ -46,8 +46,7 @@ class RequestCarrier:
         try:
             rotated = self.rotate()
         except Problem as problem:
-            details = tuple(line for line in (str(problem), problem.hint) if line)
-            self.report(server, address, StoredResult(result.digest, RequestStage.failed, details))
+            self.report(server, address, StoredResult(result.digest, RequestStage.failed, problem.details()))
             return server
         done = ("this device has a new key and a new certificate",)
         self.report(rotated, address, StoredResult(result.digest, RequestStage.succeeded, done))

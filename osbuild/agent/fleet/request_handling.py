@@ -131,7 +131,7 @@ class RequestHandler:
         try:
             self.carry_out(record, seen)
         except Problem as problem:
-            self.finish_request(record, seen, RequestStage.failed, *problem_details(problem))
+            self.finish_request(record, seen, RequestStage.failed, *problem.details())
         except OSError as error:
             self.finish_request(record, seen, RequestStage.failed, f"{error.filename or ''}: {error.strerror or error}")
 
@@ -219,8 +219,3 @@ def after_restart(seen: SeenRequest) -> StoredResult:
     if seen.kind is RequestKind.diagnostics and seen.stage is RequestStage.succeeded:
         return StoredResult(seen.digest, RequestStage.failed, (INTERRUPTED,))
     return StoredResult(seen.digest, seen.stage, seen.details)
-
-
-def problem_details(problem: Problem) -> tuple[str, ...]:
-    """Return a problem as lines."""
-    return tuple(line for line in (str(problem), problem.hint) if line)

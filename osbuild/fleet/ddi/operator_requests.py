@@ -75,8 +75,7 @@ async def post_result(request: Request, service: Service, device: FleetDevice) -
         if asked.kind is RequestKind.rotate and certificate is not None:
             revoke_certificates(connection, device.id, now, but=certificate.serial)
         elif asked.kind is RequestKind.wipe:
-            end_device(connection, device, now)
-            record_event(connection, origin, "device decommissioned", device.name, request=number)
+            end_device(connection, device, origin, request=number)
 
     await service.database.change(store)
     return Response(status_code=200)

@@ -100,7 +100,7 @@ async def put_attributes(request: Request, service: Service, device: FleetDevice
 
 
 async def get_artifacts(request: Request, service: Service, device: FleetDevice) -> Response:
-    bundle = find_offered_bundle(request, service, device, installed=True)
+    bundle = find_known_bundle(request, service, device)
     return answer_document(request, [documents.artifact(bundle, device_links(request, service.artifact_url))])
 
 
@@ -140,18 +140,13 @@ def describe_update(
     return documents.with_history(document, action, messages)
 
 
-def find_offered_bundle(
-    request: Request, service: Service, device: FleetDevice, *, installed: bool = False
-) -> PublishedBundle:
-    """Return the bundle that the address names, if the device is told to install it. Raises `Refused`.
-
-    With `installed`, it may also be the one that the device has installed.
-    """
+def find_known_bundle(request: Request, service: Service, device: FleetDevice) -> PublishedBundle:
+    """Return the bundle that the address names, if the device is told to install it, or has. Raises `Refused`."""
     number = request.path_params["bundle"]
 
     def find(connection: Connection) -> PublishedBundle | None:
         offered = {action.bundle for action in actions.active_actions(connection, device.id) if is_downloadable(action)}
-        if installed and device.installed_action is not None:
+        if device.installed_action is not None:
             offered.add(actions.read_action(connection, device.id, device.installed_action).bundle)
         return bundles.read_bundle_row(connection, number) if number in offered else None
 

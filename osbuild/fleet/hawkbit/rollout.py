@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from osbuild.fleet.hawkbit.management import HawkbitManagement, quote_value
+from osbuild.fleet.rollout import plan_text
 from osbuild.fleet.rollout.selection import NAME
 from osbuild.fleet.states import ActionKind
 from osbuild.shared.errors import Error, UsageError
@@ -82,13 +83,10 @@ def check_request(management: HawkbitManagement, request: RolloutRequest) -> Non
 
 def parse_selection(patterns: Sequence[str]) -> dict[str, str]:
     """Return patterns by attribute, from texts such as version=1.0.*. Raises `UsageError`."""
-    selection = {}
-    for text in patterns:
-        name, equals, pattern = text.partition("=")
-        if not name or not equals or not pattern:
-            raise UsageError(f"this selects nothing: {text}", hint="write KEY=PATTERN, such as version=1.0.*")
-        selection[name] = pattern
-    return selection
+    try:
+        return plan_text.parse_selection(patterns)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def parse_shares(text: str) -> list[float]:

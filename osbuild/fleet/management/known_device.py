@@ -8,9 +8,17 @@ from osbuild.fleet.service import Service
 
 
 def known_device(request: Request, service: Service) -> FleetDevice:
-    """Return the device that the address names. Raises `Refused`."""
+    """Return the device that the address names, which is in use. Raises `Refused`."""
+    device = registered_device(request, service)
+    if device.decommissioned is not None:
+        raise not_found(f"there is no device {device.name}")
+    return device
+
+
+def registered_device(request: Request, service: Service) -> FleetDevice:
+    """Return the device that the address names, in use or not. Raises `Refused`."""
     name = request.path_params["name"]
     device = service.database.read(lambda connection: find_device(connection, name))
-    if device is None or device.decommissioned is not None:
+    if device is None:
         raise not_found(f"there is no device {name}")
     return device

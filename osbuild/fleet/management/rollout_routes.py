@@ -13,7 +13,7 @@ from osbuild.fleet import bundles
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi.endpoint import read_body
-from osbuild.fleet.devices import FleetDevice, every_device
+from osbuild.fleet.devices import FleetDevice, list_devices
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.messages import (
@@ -82,7 +82,7 @@ async def preview_rollout(service: Service, plan: RolloutPlan) -> Preview:
     bundle = service.database.read(lambda connection: known_bundle(connection, plan.bundle))
     selected: list[FleetDevice] = []
     after = ""
-    while portion := service.database.read(partial(every_device, after=after, most=PORTION)):
+    while portion := service.database.read(partial(list_devices, after=after, most=PORTION)):
         selected += select_devices(portion, plan.selection)
         after = portion[-1].name
         await asyncio.sleep(0)
@@ -173,7 +173,7 @@ def check_replacement(connection: Connection, rollout: Rollout, bundle: int) -> 
 def choose_devices(connection: Connection, plan: RolloutPlan) -> list[FleetDevice]:
     """Return the devices of a plan, by name. Raises `Refused` if the bundle is not for one of them."""
     bundle = known_bundle(connection, plan.bundle)
-    selected = list(select_devices(every_device(connection), plan.selection))
+    selected = list(select_devices(list_devices(connection), plan.selection))
     check_compatible(selected, bundle)
     return selected
 
@@ -206,8 +206,7 @@ def view_rollout(connection: Connection, rollout: Rollout) -> RolloutView:
             GroupView(group.state, counts.total, counts.succeeded, counts.failed, counts.cancelled, group.success,
                       group.error, group.pause, group.deadline, pending, counts.overdue, counts.forgiven)
         )  # fmt: skip
-    title = f"{bundle.name} {bundle.version}"
     return RolloutView(
-        rollout.name, title, rollout.kind, rollout.state, rollout.reason, rollout.created, rollout.start,
+        rollout.name, bundle.title, rollout.kind, rollout.state, rollout.reason, rollout.created, rollout.start,
         rollout.ended, rollout.selection, groups, rollout.maintenance,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from osbuild.fleet.devices import FleetDevice, change_tags, find_device, list_de
 from osbuild.fleet.maintenance import check_schedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
-from osbuild.fleet.management.known_device import known_device
+from osbuild.fleet.management.known_device import known_device, registered_device
 from osbuild.fleet.management.messages import (
     ActionView,
     BundleView,
@@ -62,11 +62,7 @@ async def get_devices(request: Request, service: Service, _origin: Origin) -> li
 
 
 async def get_device(request: Request, service: Service, _origin: Origin) -> DeviceView:
-    name = request.path_params["name"]
-    device = service.database.read(lambda connection: find_device(connection, name))
-    if device is None:
-        raise not_found(f"there is no device {name}")
-    return view_device(service, device, most=100)
+    return view_device(service, registered_device(request, service), most=100)
 
 
 async def post_tags(request: Request, service: Service, origin: Origin) -> DeviceView:
@@ -93,7 +89,7 @@ async def post_action(request: Request, service: Service, origin: Origin) -> Act
             raise not_found(f"there is no bundle {order.bundle}")
         compatible = device.attributes.get("compatible")
         if compatible not in (None, bundle.compatible):
-            message = f"{bundle.name} {bundle.version} is for {bundle.compatible}, and the device is a {compatible}"
+            message = f"{bundle.title} is for {bundle.compatible}, and the device is a {compatible}"
             raise Refused(409, "incompatible", message)
         schedule = None if order.maintenance is None else order.maintenance.schedule()
         if schedule is not None:
@@ -146,12 +142,7 @@ async def delete_bundle(request: Request, service: Service, origin: Origin) -> E
 async def delete_device(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
     """Decommission a device: it is not accepted any more, and what it was told to do is cancelled."""
     device = known_device(request, service)
-
-    def decommission(connection: Connection) -> None:
-        end_device(connection, device, origin.time)
-        record_event(connection, origin, "device decommissioned", device.name)
-
-    await service.database.change(decommission)
+    await service.database.change(lambda connection: end_device(connection, device, origin))
     return EmptyAnswer()
 
 
@@ -177,9 +168,8 @@ def view_action(service: Service, action: actions.UpdateAction) -> ActionView:
     """Return an action with the messages that were reported about it."""
     bundle = service.database.read(lambda connection: bundles.read_bundle_row(connection, action.bundle))
     messages = service.database.read(lambda connection: actions.read_history(connection, action.id, 100))
-    title = f"{bundle.name} {bundle.version}"
     return ActionView(
-        action.id, title, action.kind, action.state, action.active, action.created, action.ended, messages,
+        action.id, bundle.title, action.kind, action.state, action.active, action.created, action.ended, messages,
         action.maintenance,
     )  # fmt: skip
 

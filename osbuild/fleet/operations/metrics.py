@@ -1,6 +1,5 @@
 """Metrics of the update server in Prometheus' text format."""
 
-import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
@@ -71,8 +70,7 @@ class FleetCollector(Collector):
             self._families = self._service.database.read(lambda connection: count_fleet(connection, now))
             self._counted = now
         yield from self._families
-        storage = os.statvfs(self._service.files.folder)
-        free = storage.f_bavail * storage.f_frsize
+        free = self._service.files.free_space()
         yield GaugeMetricFamily("edge_fleet_free_bytes", "Free space where bundles are stored.", free)
 
 

@@ -1,8 +1,6 @@
 """Whether the update server can do its work now."""
 
 import asyncio
-import os
-from pathlib import Path
 
 from sqlalchemy import Connection, text
 
@@ -18,7 +16,7 @@ async def find_problems(service: Service) -> list[str]:
     problems = []
     if not await database_answers(service):
         problems.append("the database does not answer")
-    if free_space(service.files.folder) < LEAST_FREE:
+    if service.files.free_space() < LEAST_FREE:
         problems.append(f"the disk is full: less than {LEAST_FREE // 2**20} MiB are free for bundles")
     return problems
 
@@ -33,12 +31,6 @@ async def database_answers(service: Service) -> bool:
     except (TimeoutError, Refused):
         return False
     return True
-
-
-def free_space(folder: Path) -> int:
-    """Return the bytes that are free for the server where `folder` is."""
-    storage = os.statvfs(folder)
-    return storage.f_bavail * storage.f_frsize
 
 
 def _select_one(connection: Connection) -> None:

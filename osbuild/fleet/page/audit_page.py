@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from osbuild.fleet.audit import search_audit
+from osbuild.fleet.page.forms import parse_number
 from osbuild.fleet.page.render import render_page
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.service import Service
@@ -17,8 +18,7 @@ LONGEST_FILTER = 256  # characters
 
 async def show_audit(request: Request, service: Service, user: PageUser) -> Response:
     """Show entries, the newest first, or those before another one."""
-    text = request.query_params.get("before", "")
-    before = int(text) if text.isdecimal() and len(text) < 16 else None
+    before = parse_number(request.query_params.get("before", ""))
     values = {name: request.query_params.get(name, "").strip()[:LONGEST_FILTER] for name in FILTERS}
     query = {name: value for name, value in values.items() if value}
     entries = await search_audit(service.database, before, MOST_ENTRIES + 1, query)

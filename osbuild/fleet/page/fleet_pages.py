@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from osbuild.fleet.devices import FleetDevice, find_device
+from osbuild.fleet.management.known_device import registered_device
 from osbuild.fleet.management.messages import RolloutView
 from osbuild.fleet.management.rollout_routes import view_rollout
 from osbuild.fleet.page import device_history
@@ -20,7 +20,7 @@ from osbuild.fleet.page.requests import offered_kinds, shown_requests
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.page.version_chart import draw_versions
 from osbuild.fleet.page.version_history import VersionMoment, read_versions
-from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout import rows
 from osbuild.fleet.rollout.selection import check_selection
 from osbuild.fleet.service import Service
@@ -60,7 +60,7 @@ class FleetPages:
         )  # fmt: skip
 
     async def show_device(self, request: Request, service: Service, user: PageUser) -> Response:
-        device = known_device(request, service)
+        device = registered_device(request, service)
         shown = service.database.read(lambda connection: device_history.read_actions(connection, device.id))
         expires = service.database.read(lambda connection: device_history.find_certificate_end(connection, device.id))
         seen, address = service.contacts.get(device.id, (device.last_seen, device.address))
@@ -74,7 +74,7 @@ class FleetPages:
 
     async def follow_device(self, request: Request, service: Service, _user: PageUser) -> Response:
         async def read() -> object:
-            device = known_device(request, service)
+            device = registered_device(request, service)
             seen = service.contacts.get(device.id, (device.last_seen, ""))[0]
             actions = service.database.read(lambda connection: device_history.read_actions(connection, device.id))
             return device.attributes, seen, actions, shown_requests(service, device)
@@ -105,15 +105,6 @@ def parse_search(query: Mapping[str, str]) -> DeviceSearch:
     if named and named not in set(DeviceCondition):
         raise Refused(400, "bad-condition", f"no device is ever {named}: choose one of the list")
     return DeviceSearch(selection, DeviceCondition(named) if named else None)
-
-
-def known_device(request: Request, service: Service) -> FleetDevice:
-    """Return the device that the address names, in use or not. Raises `Refused`."""
-    name = request.path_params["name"]
-    device = service.database.read(lambda connection: find_device(connection, name))
-    if device is None:
-        raise not_found(f"there is no device {name}")
-    return device
 
 
 def used_space(attributes: Mapping[str, str]) -> tuple[int, int] | None:

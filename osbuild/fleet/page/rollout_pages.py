@@ -17,7 +17,7 @@ from osbuild.fleet.management.rollout_routes import (
     view_rollout,
 )
 from osbuild.fleet.page import session
-from osbuild.fleet.page.forms import read_form
+from osbuild.fleet.page.forms import parse_number, read_form
 from osbuild.fleet.page.live import follow_changes
 from osbuild.fleet.page.render import HEADERS, render_page
 from osbuild.fleet.page.session import PageUser
@@ -65,9 +65,7 @@ async def change_rollout(request: Request, service: Service, user: PageUser) -> 
     if verb not in VERBS:
         raise not_found("there is no such order")
     origin = session.origin_of(user, request, service.clock())
-    chosen = form.get("bundle", "")
-    bundle = int(chosen) if chosen.isdecimal() and len(chosen) < 16 else None
-    order = RolloutOrder(verb, bundle, form.get("retry") == "yes")
+    order = RolloutOrder(verb, parse_number(form.get("bundle", "")), form.get("retry") == "yes")
     await service.database.change(lambda c: set_rollout_state(c, name, order, origin))
     return RedirectResponse(f"/rollouts/{quote(name)}", 303, HEADERS)
 
@@ -75,7 +73,7 @@ async def change_rollout(request: Request, service: Service, user: PageUser) -> 
 async def show_new_rollout(request: Request, service: Service, user: PageUser) -> Response:
     """Show the form for a new rollout. If the address names a bundle, the form is filled in for it."""
     text = request.query_params.get("bundle", "")
-    number = int(text) if text.isdecimal() and len(text) < 16 else 0
+    number = parse_number(text) or 0
     bundle = service.database.read(lambda connection: bundles.find_bundle(connection, number))
     if bundle is None:
         return await render_new_rollout(service, user, {})

@@ -17,10 +17,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from osbuild.keys.key_folder import load_keys
 from tests.support.examples import examples
-from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, create_token, running_server
+from tests.support.update_server import BASE, RunningServer, enrol_with_update, running_server
 
 CHECKS = [
     status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance,
@@ -38,9 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[RunningServer]:
     """A server with a device that has an action, a rollout, and a token of each role."""
     with running_server(folder) as server:
-        make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
-        server.enrol(DEVICE, create_token(server), folder).close()
-        server.order_update(DEVICE, folder / "one.raucb")
+        enrol_with_update(server, DEVICE, folder)
         server.create_rollout("winter", 1, 100, kind="soft")
         yield server
     assert server.process.stderr is not None

@@ -12,11 +12,9 @@ import cbor2
 import httpx
 import pytest
 
-from osbuild.keys.key_folder import load_keys
 from tests.support.examples import VARIABLE
 from tests.support.raw_clients import PATIENT, RawClient, resident_memory, served_meanwhile, statuses
-from tests.support.signed_bundles import make_bundle
-from tests.support.update_server import BASE, RunningServer, create_token, running_server
+from tests.support.update_server import BASE, RunningServer, enrol_with_update, running_server
 
 MOST = 64 * 2**20  # bytes that the server may need for all of these clients together, in addition to what it has
 IDLE = 10_000 if os.environ.get(VARIABLE) == "all" else 200
@@ -34,9 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[RunningServer]:
     """A server with a device that has an action. It does not fail, and writes nothing to its log."""
     with running_server(folder) as server:
-        make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
-        server.enrol("shop-1", create_token(server), folder).close()
-        server.order_update("shop-1", folder / "one.raucb")
+        enrol_with_update(server, "shop-1", folder)
         yield server
     assert server.process.stderr is not None and server.process.stderr.read() == ""
 
@@ -46,9 +42,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runnin
     """A server like the other one, which waits less long for slow clients, and the folder of its device."""
     folder = tmp_path_factory.mktemp("impatient")
     with running_server(folder, "--client-timeout", "6") as server:
-        make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
-        server.enrol("shop-1", create_token(server), folder).close()
-        server.order_update("shop-1", folder / "one.raucb")
+        enrol_with_update(server, "shop-1", folder)
         yield server, folder
     assert server.process.stderr is not None and server.process.stderr.read() == ""
 
