@@ -16,8 +16,8 @@ from osbuild.cli.fleet_rollout import WATCH, rollout
 from osbuild.cli.fleet_tag import tag
 from osbuild.cli.fleet_token import TOKEN_COMMANDS
 from osbuild.cli.location import LOCATION
+from osbuild.cli.options import resolve_option
 from osbuild.cli.table import align_columns, print_lines
-from osbuild.config.secrets import resolve_secret
 from osbuild.shared.errors import Error, UsageError
 
 if TYPE_CHECKING:
@@ -42,18 +42,16 @@ def login(server: tuple[str, ...], ca: Path, token: str) -> None:
     """Remember the update server at URL as NAME, and use it from now on for the commands `fleet` and `publish`."""
     from osbuild.fleet.client import FleetClient
     from osbuild.fleet.contexts import DEFAULT, FleetContext, load_contexts, save_contexts
+    from osbuild.fleet.server_trust import check_address, read_authority
 
     if len(server) > 2:
         raise UsageError(f"{len(server)} arguments, but at most 2 are expected", hint="write [NAME] URL")
     name, url = server if len(server) == 2 else (DEFAULT, server[0])
-    try:
-        authority = ca.read_text()
-    except OSError as error:
-        hint = "name the file server-ca.crt of the server's data folder"
-        raise Error(f"the certificate can't be read: {error.strerror}", where=str(ca), hint=hint) from error
-    new = FleetContext(url.rstrip("/"), authority, resolve_secret(token, folder=Path()))
+    check_address(url)
+    new = FleetContext(url.rstrip("/"), read_authority(ca), resolve_option("--token", token))
     FleetClient(new).list_bundles()  # fails if the server does not accept it
     save_contexts(load_contexts().with_context(name, new))
+    click.echo(f"logged in to {new.url} as {name}, which is the current update server")
 
 
 @command.command(short_help="list devices")

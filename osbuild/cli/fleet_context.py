@@ -65,4 +65,8 @@ def remove(name: str) -> None:
     """Forget the update server NAME and its access token. The token stays valid: revoke it with `fleet revoke`."""
     from osbuild.fleet.contexts import load_contexts, save_contexts
 
-    save_contexts(load_contexts().without_context(name))
+    before = load_contexts()
+    after = before.without_context(name)
+    save_contexts(after)
+    hint = ": no update server is the current one now" if before.current and not after.current else ""
+    click.echo(f"forgot {name}{hint}")

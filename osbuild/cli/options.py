@@ -3,10 +3,13 @@
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
 
+from osbuild.config.secrets import resolve_secret
+from osbuild.shared.errors import UsageError
 from osbuild.shared.sizes import parse_size
 
 REFERENCE = "file:PATH|env:NAME"  # how help texts show a reference to a secret
@@ -26,6 +29,15 @@ def as_object(kind: type[Options]) -> Callable[[Callable[[Options], Result]], Ca
         return call
 
     return decorate
+
+
+def resolve_option(option: str, reference: str) -> str:
+    """Return the secret that an option refers to. Raises `UsageError` if it is no reference, and `Error`."""
+    kind, _, name = reference.partition(":")
+    if kind not in ("file", "env") or not name:  # the text may be the secret itself, so it is not shown
+        hint = f"write {option} file:PATH or {option} env:NAME: everybody on this machine can read arguments"
+        raise UsageError(f"{option} is not a reference to a secret", hint=hint)
+    return resolve_secret(reference, folder=Path())
 
 
 def parse_size_option(text: str) -> int:

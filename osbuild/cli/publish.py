@@ -9,8 +9,7 @@ from click.core import ParameterSource
 
 from osbuild.cli.fleet_context import chosen_context, context_option
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import REFERENCE, as_object
-from osbuild.config.secrets import resolve_secret
+from osbuild.cli.options import REFERENCE, as_object, resolve_option
 from osbuild.keys.development import signing_keys
 from osbuild.shared.errors import UsageError
 from osbuild.shared.sizes import format_decimal
@@ -110,7 +109,7 @@ def publish_hawkbit(options: PublishOptions, url: str) -> None:
     from osbuild.fleet.hawkbit import publishing, rollout
     from osbuild.fleet.hawkbit.management import HawkbitLogin, HawkbitManagement
 
-    secret = resolve_secret(options.login or "", folder=Path())
+    secret = resolve_option("--login", options.login or "")
     management = HawkbitManagement(HawkbitLogin.parse(url, secret, options.ca))
     bundle = publishing.read_bundle(options.bundle, signing_keys(options.keys).keyring())
     request = None if options.rollout is None else make_request(options, options.rollout, bundle.compatible)

@@ -12,13 +12,12 @@ from click.core import ParameterSource
 
 from osbuild.cli.deployment import image, read_keyring, unit
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import REFERENCE, as_object
+from osbuild.cli.options import REFERENCE, as_object, resolve_option
 from osbuild.cli.serve_backup import backup_folder, restore_folder
 from osbuild.config.checks.option_values import is_address
-from osbuild.config.secrets import resolve_secret
 from osbuild.host import log
 from osbuild.keys.development import signing_keys
-from osbuild.shared.errors import UsageError
+from osbuild.shared.errors import Error, UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -96,7 +95,7 @@ def command(options: ServeOptions) -> None:
     check_names(options.names)
     own = options.keyring
     keyring = signing_keys(options.keys).keyring() if own is None else read_keyring(own, options.keys)
-    gateway = options.gateway_token and resolve_secret(options.gateway_token, folder=Path())
+    gateway = options.gateway_token and resolve_option("--gateway-token", options.gateway_token)
     database = None if options.database is None else read_database_address(options.database)
     artifact_url = None if options.artifact_url is None else check_url(options.artifact_url)
     prepared = server.prepare_server(server.ServerOptions(
@@ -138,8 +137,11 @@ def read_database_address(text: str) -> "URL":
     from osbuild.fleet.postgresql import parse_address
 
     if text.startswith(("file:", "env:")):
-        return parse_address(resolve_secret(text, folder=Path()))
-    address = parse_address(text)
+        return parse_address(resolve_option("--database", text))
+    try:
+        address = parse_address(text)
+    except Error as error:
+        raise UsageError(f"--database: {error.message}", hint=error.hint) from error
     if address.password is not None or "password" in address.query:
         hint = "write the address into a file or a variable, and name it as file:PATH or env:NAME"
         raise UsageError("everybody on this machine could read the password of --database", hint=hint)

@@ -1,6 +1,5 @@
 """A client of the management API, for the command line."""
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import httpx
 import msgspec
 
 from osbuild.fleet.audit import AuditEntry
-from osbuild.fleet.contexts import LOGIN, FleetContext
+from osbuild.fleet.contexts import FleetContext
 from osbuild.fleet.management.messages import (
     AccessTokenView,
     ActionView,
@@ -30,20 +29,20 @@ from osbuild.fleet.management.messages import (
     RolloutView,
     TargetToken,
 )
+from osbuild.fleet.server_trust import check_address, explain_failure, trust_authority
 from osbuild.shared.errors import Error
 
 TIMEOUT = httpx.Timeout(30.0, read=600.0)  # the server checks a bundle before it answers
 CHUNK = 2**20
+NEW_LOGIN = "an administrator creates one with `edge-osbuild fleet token`, and `edge-osbuild fleet login` stores it"
 
 
 class FleetClient:
-    """Calls the management API. All methods raise `Error`."""
+    """Calls the management API. All methods raise `Error`. The token is only sent by https."""
 
     def __init__(self, context: FleetContext) -> None:
-        try:
-            verify = ssl.create_default_context(cadata=context.authority)
-        except ssl.SSLError as error:
-            raise Error("the authority of the update server is not a certificate", hint=LOGIN) from error
+        check_address(context.url)
+        verify = trust_authority(context.authority)
         headers = {"authorization": f"Bearer {context.token}"}
         self._client = httpx.Client(base_url=f"{context.url}/api/v1", verify=verify, headers=headers, timeout=TIMEOUT)
         self._url = context.url
@@ -184,15 +183,17 @@ class FleetClient:
         try:
             answer = self._client.request(method, path, **options)
         except httpx.HTTPError as error:
-            hint = "check the address, and that the server runs"
-            raise Error(f"the update server does not answer: {error}", where=self._url, hint=hint) from error
+            raise explain_failure(error, self._url) from error
         if answer.is_success:
             return answer.content
+        if answer.status_code == 401:
+            message = "the server does not accept the access token: it is wrong, has expired or was revoked"
+            raise Error(message, where=self._url, hint=NEW_LOGIN)
         try:
             reason = msgspec.json.decode(answer.content, type=ApiProblem).message
         except msgspec.DecodeError:
             reason = f"the server answers {answer.status_code}"
-        raise Error(reason, where=f"{self._url}: {method} {path}", hint=LOGIN if answer.status_code == 401 else None)
+        raise Error(reason, where=f"{self._url}: {method} {path}")
 
 
 def _read_chunks(path: Path) -> Iterator[bytes]:

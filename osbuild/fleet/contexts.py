@@ -26,7 +26,7 @@ class FleetContext:
 
 @dataclass(frozen=True)
 class FleetContexts:
-    """All servers of a user by name. `current` is the name of the one that is used if no other is named."""
+    """All servers of a user by name. `current` is the name of the one that is used if no other is named, or empty."""
 
     current: str
     contexts: Mapping[str, FleetContext]
@@ -36,6 +36,9 @@ class FleetContexts:
         if not self.contexts:
             raise Error("no update server is known", hint=LOGIN)
         chosen = name or self.current
+        if not chosen:
+            hint = f"`edge-osbuild fleet context use NAME` chooses one of {', '.join(sorted(self.contexts))}"
+            raise Error("no update server is the current one", hint=f"{hint}; --context NAME is for one command")
         if chosen not in self.contexts:
             hint = (
                 f"choose one of {', '.join(sorted(self.contexts))}, or log in with `edge-osbuild fleet login NAME URL`"
@@ -48,10 +51,10 @@ class FleetContexts:
         return FleetContexts(name, {**self.contexts, name: context})
 
     def without_context(self, name: str) -> "FleetContexts":
-        """Return the contexts without `name`, which exists. Another one becomes the current one if it was `name`."""
+        """Return the contexts without `name`. None is the current one if it was `name`. Raises `Error`."""
         self.find_context(name)
         rest = {other: context for other, context in self.contexts.items() if other != name}
-        return FleetContexts(self.current if self.current in rest else min(rest, default=DEFAULT), rest)
+        return FleetContexts("" if self.current == name else self.current, rest)
 
     def with_current(self, name: str) -> "FleetContexts":
         """Return the contexts with `name` as the current one. Raises `Error`."""

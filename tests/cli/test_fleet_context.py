@@ -51,8 +51,12 @@ def test_one_user_works_with_several_servers(user: CommandLine, server: RunningS
         assert names(user.run("fleet", "devices")) == ["shop-1", "shop-2", "till-1"]
         assert "choose one of default, lab" in user.run("fleet", "context", "use", "home", status=1)
         assert "choose one of default, lab" in user.run("publish", "f.raucb", "--context", "home", status=1)
-        user.run("fleet", "context", "remove", "default")
-        assert names(user.run("fleet", "devices")) == ["bench-1"]
+        removed = user.run("fleet", "context", "remove", "default")
+        assert removed == "forgot default: no update server is the current one now\n"
+        error = user.run("fleet", "devices", status=1)
+        assert "no update server is the current one" in error and "`edge-osbuild fleet context use NAME`" in error
+        assert user.run("fleet", "context", "list").split() == ["lab", lab.url], "no star"
+        assert names(user.run("fleet", "--context", "lab", "devices")) == ["bench-1"]
         assert server.token not in (Path(user.environ["XDG_CONFIG_HOME"]) / "edge-osbuild/fleet.json").read_text()
 
 
