@@ -23,7 +23,7 @@ def list_all(as_json: bool) -> None:
     elif views:
         rows = [
             (str(view.id), f"{view.name} {view.version}", view.compatible, format_decimal(view.size),
-             format_time(view.created))
+             format_time(view.created), "file missing: publish it again" if view.missing else "")
             for view in views
         ]  # fmt: skip
         print_lines(align_columns(rows))
@@ -36,3 +36,4 @@ def list_all(as_json: bool) -> None:
 def delete(number: int) -> None:
     """Delete the bundle with the number BUNDLE, if no device is told to install it and no rollout needs it."""
     connect().delete_bundle(number)
+    click.echo(f"deleted the bundle {number}")

@@ -13,6 +13,8 @@ from typing import IO
 
 import msgspec
 
+from osbuild.fleet.restoration import Restoration, list_lost_bundles, list_offered_bundles, record_restoration
+from osbuild.fleet.service import current_milliseconds
 from osbuild.fleet.sqlite import copy_database
 from osbuild.host.cache import file_digest
 from osbuild.host.output import output_error, output_path, publish_files
@@ -30,10 +32,14 @@ NAME = re.compile(r"fleet\.db|tls/[a-z-]+\.(crt|key)|files/[0-9a-f]{64}")
 
 
 class BackupIndex(msgspec.Struct):
-    """The first file of an archive: the names of all others, with their SHA-256."""
+    """The first file of an archive: the names of all others, with their SHA-256.
+
+    `created` is when it was written, in milliseconds since 1970; 0 if that is unknown.
+    """
 
     format: int
     files: dict[str, str]
+    created: int = 0
 
 
 def write_backup(data: Path, output: Path, *, bundles: bool) -> None:
@@ -48,6 +54,7 @@ def write_backup(data: Path, output: Path, *, bundles: bool) -> None:
     remove_leftovers(target.parent, SCRATCH + ANY_SUFFIX)
     try:
         with scratch_folder(target.parent, SCRATCH) as scratch:
+            created = current_milliseconds()
             copy_database(data / DATABASE, scratch / DATABASE)
             archive = scratch / "archive"
             with hold_file_lock(data / TLS):
@@ -55,10 +62,10 @@ def write_backup(data: Path, output: Path, *, bundles: bool) -> None:
                 paths[DATABASE] = scratch / DATABASE
                 digests = {name: file_digest(path) for name, path in paths.items()}
                 if bundles:  # those of the copy: later ones are not known to it
-                    for sha256 in list_bundle_files(scratch / DATABASE):
+                    for sha256 in sorted({bundle.sha256 for bundle in list_offered_bundles(scratch / DATABASE)}):
                         paths[f"{FILES}/{sha256}"], digests[f"{FILES}/{sha256}"] = data / FILES / sha256, sha256
                 check_present(paths.values())
-                write_archive(archive, paths, BackupIndex(FORMAT, digests))
+                write_archive(archive, paths, BackupIndex(FORMAT, digests, created))
             publish_files(target.parent, {target.name: archive})
     except OSError as error:
         raise output_error(output, error) from error
@@ -67,16 +74,8 @@ def write_backup(data: Path, output: Path, *, bundles: bool) -> None:
 def check_present(paths: Iterable[Path]) -> None:
     """Raise `Error` if a file is missing."""
     if missing := next((path for path in paths if not path.is_file()), None):
-        hint = "publish the bundle again, or leave out all bundles"
+        hint = "publish the bundle again (`edge-osbuild fleet bundle list` names it), or write --without-bundles"
         raise Error("this file of the data folder is missing", where=str(missing), hint=hint)
-
-
-def list_bundle_files(database: Path) -> list[str]:
-    """Return the SHA-256 of the files of all bundles that are offered."""
-    with closing(sqlite3.connect(database)) as connection:
-        columns = {row[1] for row in connection.execute("PRAGMA table_info(bundles)")}
-        offered = " WHERE deleted IS NULL" if "deleted" in columns else ""  # an older revision has no such column
-        return sorted({str(row[0]) for row in connection.execute(f"SELECT sha256 FROM bundles{offered}")})
 
 
 def write_archive(archive: Path, paths: Mapping[str, Path], index: BackupIndex) -> None:
@@ -89,7 +88,7 @@ def write_archive(archive: Path, paths: Mapping[str, Path], index: BackupIndex) 
                 tar.addfile(_describe(name, os.fstat(file.fileno()).st_size), file)
 
 
-def restore_backup(archive: Path, data: Path) -> None:
+def restore_backup(archive: Path, data: Path) -> Restoration:
     """Make the data folder `data`, which must not exist or be empty, from an archive. Raises `Error`."""
     if is_locked(data / "lock"):
         raise Error("an update server uses this data folder", where=str(data), hint="stop it, and move its folder away")
@@ -104,12 +103,15 @@ def restore_backup(archive: Path, data: Path) -> None:
             for folder in (made, made / TLS, made / FILES):
                 folder.mkdir(mode=PRIVATE_FOLDER)
             with open_archive(archive) as tar:
-                extract_files(tar, made, str(archive))
+                index = extract_files(tar, made, str(archive))
             check_database(made / DATABASE, str(archive))
+            restoration = Restoration(index.created or None, list_lost_bundles(made / DATABASE, made / FILES))
+            record_restoration(made / DATABASE, archive.name, restoration)
             for folder in (made / FILES, made / TLS, made):
                 sync_path(folder)
             made.rename(data)  # replaces an empty folder
             sync_path(data.parent)
+            return restoration
     except OSError as error:
         raise output_error(data, error) from error
 
@@ -126,8 +128,8 @@ def open_archive(archive: Path) -> Iterator[tarfile.TarFile]:
         raise Error("there is no such backup", where=str(archive)) from error
 
 
-def extract_files(tar: tarfile.TarFile, target: Path, where: str) -> None:
-    """Extract all files of a backup, and compare them with its index. Raises `Error`."""
+def extract_files(tar: tarfile.TarFile, target: Path, where: str) -> BackupIndex:
+    """Extract all files of a backup, compare them with its index, and return the index. Raises `Error`."""
     index: BackupIndex | None = None
     missing: dict[str, str] = {}
     for member in tar:
@@ -143,6 +145,7 @@ def extract_files(tar: tarfile.TarFile, target: Path, where: str) -> None:
             raise _damaged(f"the contents of {member.name} are not those of its index", where)
     if missing or index is None:
         raise _damaged(f"these files are missing: {', '.join(missing) or INDEX}", where)
+    return index
 
 
 def check_database(path: Path, where: str) -> None:

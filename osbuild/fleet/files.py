@@ -8,7 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from osbuild.fleet.refusal import Refused
+
 MOST_RANGES = 100
+RETRY_AFTER = 300  # seconds until a client asks again for a file that is missing
 SMALL_RANGE = 2**20  # bytes that are sent in one piece; RAUC asks for 128 KiB
 BINARY = "application/octet-stream"
 _RANGES = re.compile(
@@ -17,8 +20,16 @@ _RANGES = re.compile(
 
 
 async def send_file(request: Request, path: Path, sha1: str) -> Response:
-    """Return the answer that sends the file at `path`, or the ranges that the client asks for. `sha1` is its ETag."""
-    tag, size = f'"{sha1}"', path.stat().st_size
+    """Return the answer that sends the file at `path`, or the ranges that the client asks for. `sha1` is its ETag.
+
+    Raises `Refused` if the file is missing.
+    """
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:  # it was left out of a backup, or somebody has deleted it
+        message = "the file of this bundle is missing on the server: publish the same file again"
+        raise Refused(503, "bundle-file-missing", message, RETRY_AFTER) from error
+    tag = f'"{sha1}"'
     wanted = request.headers.get("if-match")
     if wanted is not None and tag not in [word.strip() for word in wanted.split(",")] and wanted.strip() != "*":
         return Response(status_code=412)

@@ -22,6 +22,7 @@ from osbuild.fleet.authorities import Authority, load_authority, load_server_cer
 from osbuild.fleet.bundles import FileStore
 from osbuild.fleet.data_folder import DataFolder, open_data_folder
 from osbuild.fleet.database import Database
+from osbuild.fleet.lost_files import warn_of_lost_files
 from osbuild.fleet.management.access import Role, create_access_token
 from osbuild.fleet.request_signer import RequestSigner
 from osbuild.fleet.secure_protocol import SecureLoop, SecureProtocol
@@ -109,6 +110,7 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
         database, files, devices, keyring, options.poll, gateway, artifact_url=options.artifact_url,
         keep_history=history, signer=signer, client_timeout=options.client_timeout,
     )  # fmt: skip
+    warn_of_lost_files(service)
     context, trusted = server_context(certificate, key, devices), tls / "server-ca.crt"
     return PreparedServer(folder, service, context, listening, trusted, own, options.log_requests)
 

@@ -1,6 +1,10 @@
 """Backups of a data folder while its server runs, and servers that start from them."""
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from osbuild.cli import cli
+from osbuild.cli.fleet_connection import format_time
 from osbuild.fleet.backup import restore_backup, write_backup
 from osbuild.keys.key_folder import load_keys
 from osbuild.shared.errors import Error
 from tests.support.signed_bundles import make_bundle
 from tests.support.update_server import BASE, RunningServer, create_token, running_server, start_server
+
+ARTIFACTS = f"{BASE}/till-1/softwaremodules/1/artifacts"
 
 pytestmark = pytest.mark.sqlite
 
@@ -24,8 +31,10 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
         yield server
 
 
-def run(*arguments: object) -> None:
-    CliRunner().invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False, standalone_mode=False)
+def run(*arguments: object) -> str:
+    """Run a command, and return what it prints on standard error."""
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False).stderr
 
 
 def test_a_server_that_was_restored_knows_devices_bundles_and_people(server: RunningServer, tmp_path: Path) -> None:
@@ -52,6 +61,58 @@ def test_a_server_that_was_restored_knows_devices_bundles_and_people(server: Run
         assert restored.process.wait(30) == 0
 
 
+def test_a_server_without_the_files_of_bundles_says_so_and_works_again_when_they_are_published(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    bundle, archive, data = tmp_path / "one.raucb", tmp_path / "backup.tar", tmp_path / "restored"
+    make_bundle(bundle, load_keys(tmp_path / "keys"), "1.1.0")
+    with server.enrol("till-1", create_token(server), tmp_path):
+        action = server.order_update("till-1", bundle)
+    server.order("/rollouts", {"name": "winter", "bundle": 1, "groups": [{}]})
+    run("serve", "backup", "--data", server.data, "--without-bundles", archive)
+    with tarfile.open(archive) as tar, tar.extractfile("backup.json") as index:  # type: ignore[union-attr]
+        written = json.loads(index.read())["created"]
+    notes = run("serve", "restore", "--data", data, archive)
+    assert "bundle 1 (edge-server 1.1.0) is missing: publish the same file again, one.raucb" in notes
+    assert f"end again what you ended since {format_time(written)} UTC" in notes
+    command = [sys.executable, "-m", "osbuild", "serve", "--data", str(data), "--listen", "127.0.0.1:0"]
+    environ = {**os.environ, "EDGE_OSBUILD_KEYS": str(tmp_path / "keys")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stderr is not None
+        warning, serving = process.stderr.readline(), process.stderr.readline()
+        assert "the bundle 1 (edge-server 1.1.0 for edge-x86_64, one.raucb) is missing: publish the same" in warning
+        restored = RunningServer(f"https://127.0.0.1:{serving.partition('127.0.0.1:')[2].partition(',')[0]}",
+                                 data, server.token, process)  # fmt: skip
+        check_lost_bundle(restored, action, tmp_path)
+        assert restored.publish(bundle) == 1
+        with restored.client("till-1", tmp_path) as device, restored.people() as people:
+            assert device.get(f"{ARTIFACTS}/one.raucb").content == bundle.read_bytes()
+            assert people.get("/bundles").json()[0]["missing"] is False
+            assert people.post("/rollouts/winter/start").status_code == 200
+            events = [(entry["event"], entry["details"]) for entry in people.get("/audit").json()]
+        assert ("backup restored", {"backup": "backup.tar", "written": written, "missing_bundles": 1}) in events
+        assert "is missing on the server" not in restored.page_text("/bundles")
+        process.terminate()
+        assert "Traceback" not in process.communicate()[1]
+
+
+def check_lost_bundle(server: RunningServer, action: int, folder: Path) -> None:
+    """Check that devices wait for a bundle whose file is missing, and people are told."""
+    with server.client("till-1", folder) as device, server.people() as people:
+        for headers in ({}, {"range": "bytes=0-99"}):
+            answer = device.get(f"{ARTIFACTS}/one.raucb", headers=headers)
+            assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+        assert device.get(f"{BASE}/till-1/deploymentBase/{action}").status_code == 200
+        assert people.get("/bundles").json()[0]["missing"] is True
+        order = {"name": "spring", "bundle": 1, "groups": [{}]}
+        for answer in (
+            people.post("/devices/till-1/actions", json={"bundle": 1}), people.post("/rollouts", json=order),
+            people.post("/rollouts/preview", json=order), people.post("/rollouts/winter/start"),
+        ):  # fmt: skip
+            assert answer.status_code == 409 and "publish it again" in answer.json()["message"]
+    assert "The file one.raucb is missing on the server" in server.page_text("/bundles")
+
+
 def test_a_backup_is_not_restored_over_anything(server: RunningServer, tmp_path: Path) -> None:
     archive = tmp_path / "backup.tar"
     write_backup(server.data, archive, bundles=True)
@@ -64,6 +125,16 @@ def test_a_backup_is_not_restored_over_anything(server: RunningServer, tmp_path:
     (tmp_path / "empty").mkdir()
     restore_backup(archive, tmp_path / "empty")
     assert (tmp_path / "empty/tls/device-ca.key").read_bytes() == (server.data / "tls/device-ca.key").read_bytes()
+
+
+def test_an_older_backup_is_only_replaced_with_force(server: RunningServer, tmp_path: Path) -> None:
+    archive = tmp_path / "backup.tar"
+    archive.write_bytes(b"older")
+    with pytest.raises(Error, match="this file exists") as caught:
+        run("serve", "backup", "--data", server.data, archive)
+    assert "--force" in str(caught.value.hint) and archive.read_bytes() == b"older"
+    run("serve", "backup", "--data", server.data, "--force", archive)
+    restore_backup(archive, tmp_path / "restored")
 
 
 def test_a_damaged_or_foreign_archive_leaves_nothing(server: RunningServer, tmp_path: Path) -> None:

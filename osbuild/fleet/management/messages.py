@@ -230,7 +230,7 @@ class DeviceView(msgspec.Struct):
 
 
 class BundleView(msgspec.Struct):
-    """A bundle. `size` is in bytes."""
+    """A bundle. `size` is in bytes. Its file may be `missing` on the server, until it is published again."""
 
     id: int
     name: str
@@ -239,6 +239,7 @@ class BundleView(msgspec.Struct):
     size: int
     sha256: str
     created: int
+    missing: bool = False
 
 
 class CreatedAccessToken(msgspec.Struct):

@@ -14,6 +14,7 @@ from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import FleetDevice, list_devices
+from osbuild.fleet.lost_files import require_file
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.messages import (
@@ -70,7 +71,9 @@ async def get_rollout(request: Request, service: Service, _origin: Origin) -> Ro
 
 
 async def post_preview(request: Request, service: Service, _origin: Origin) -> Preview:
-    return await preview_rollout(service, parse_message(await read_body(request), NewRollout).plan())
+    plan = parse_message(await read_body(request), NewRollout).plan()
+    require_file(service, plan.bundle)
+    return await preview_rollout(service, plan)
 
 
 async def preview_rollout(service: Service, plan: RolloutPlan) -> Preview:
@@ -103,7 +106,13 @@ def preview_groups(selected: Sequence[FleetDevice], groups: Sequence[GroupPlan],
 
 async def post_rollout(request: Request, service: Service, origin: Origin) -> RolloutView:
     order = parse_message(await read_body(request), NewRollout)
-    return await service.database.change(lambda c: create_rollout(c, order.plan(), origin, start=order.now))
+    return await begin_rollout(service, order.plan(), origin, start=order.now)
+
+
+async def begin_rollout(service: Service, plan: RolloutPlan, origin: Origin, *, start: bool) -> RolloutView:
+    """Create a rollout of a bundle whose file is there, and start it if that is wanted. Raises `Refused`."""
+    require_file(service, plan.bundle)
+    return await service.database.change(lambda connection: create_rollout(connection, plan, origin, start=start))
 
 
 def create_rollout(connection: Connection, plan: RolloutPlan, origin: Origin, *, start: bool) -> RolloutView:
@@ -140,7 +149,14 @@ async def post_resume(request: Request, service: Service, origin: Origin) -> Rol
 
 async def change_rollout(request: Request, service: Service, order: RolloutOrder, origin: Origin) -> RolloutView:
     """Change the state of the rollout that the address names. Raises `Refused`."""
-    name = request.path_params["name"]
+    return await order_rollout(service, request.path_params["name"], order, origin)
+
+
+async def order_rollout(service: Service, name: str, order: RolloutOrder, origin: Origin) -> RolloutView:
+    """Change the state of a rollout. It does not start or go on if the file of its bundle is missing."""
+    if order.verb in ("start", "resume"):
+        bundle = order.bundle or service.database.read(lambda connection: rows.find_rollout(connection, name)).bundle
+        require_file(service, bundle)
     return await service.database.change(lambda connection: set_rollout_state(connection, name, order, origin))
 
 

@@ -12,6 +12,7 @@ from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.decommission import end_device
 from osbuild.fleet.devices import FleetDevice, change_tags, find_device, list_devices
+from osbuild.fleet.lost_files import is_lost, require_file
 from osbuild.fleet.maintenance import check_schedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
@@ -82,6 +83,7 @@ async def post_tags(request: Request, service: Service, origin: Origin) -> Devic
 async def post_action(request: Request, service: Service, origin: Origin) -> ActionView:
     device = known_device(request, service)
     order = parse_message(await read_body(request), NewAction)
+    require_file(service, order.bundle)
 
     def assign(connection: Connection) -> int:
         bundle = bundles.find_bundle(connection, order.bundle)
@@ -119,7 +121,7 @@ async def delete_action(request: Request, service: Service, origin: Origin) -> A
 
 
 async def get_bundles(_request: Request, service: Service, _origin: Origin) -> list[BundleView]:
-    return [view_bundle(bundle) for bundle in service.database.read(bundles.list_bundles)]
+    return [view_bundle(service, bundle) for bundle in service.database.read(bundles.list_bundles)]
 
 
 async def put_bundle(request: Request, service: Service, origin: Origin) -> BundleView:
@@ -130,7 +132,7 @@ async def put_bundle(request: Request, service: Service, origin: Origin) -> Bund
     with receive_upload(service) as file:
         async for chunk in chunks:
             await run_in_threadpool(file.contents.write, chunk)
-        return view_bundle(await publish_upload(service, file, filename, origin))
+        return view_bundle(service, await publish_upload(service, file, filename, origin))
 
 
 async def delete_bundle(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
@@ -174,8 +176,9 @@ def view_action(service: Service, action: actions.UpdateAction) -> ActionView:
     )  # fmt: skip
 
 
-def view_bundle(bundle: PublishedBundle) -> BundleView:
+def view_bundle(service: Service, bundle: PublishedBundle) -> BundleView:
     """Return a bundle without the name of its file."""
     return BundleView(
-        bundle.id, bundle.name, bundle.version, bundle.compatible, bundle.size, bundle.sha256, bundle.created
-    )
+        bundle.id, bundle.name, bundle.version, bundle.compatible, bundle.size, bundle.sha256, bundle.created,
+        is_lost(service.files, bundle),
+    )  # fmt: skip

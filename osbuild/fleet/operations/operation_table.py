@@ -45,7 +45,7 @@ OPERATIONS = {
     "post_cancellation_feedback": Operation(body=ActionFeedback, answers={200: None}, refusals=(405, 410, 429)),
     "put_attributes": Operation(body=DeviceAttributes, answers={200: None}, refusals=(429,)),
     "get_artifacts": Operation(answers={200: list[types.ArtifactDocument]}),
-    "get_artifact": Operation(answers={200: (BINARY, TEXT), 206: (BINARY, RANGES)}, refusals=(412, 416)),
+    "get_artifact": Operation(answers={200: (BINARY, TEXT), 206: (BINARY, RANGES)}, refusals=(412, 416, 503)),
     "get_confirmations": Operation(answers={200: types.ConfirmationsDocument}),
     "get_confirmation": Operation(answers={200: types.ConfirmationDocument}),
     "post_confirmation": Operation(body=ConfirmationFeedback, answers={200: None}, refusals=(410,)),

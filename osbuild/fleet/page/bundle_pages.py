@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from osbuild.fleet import bundles
 from osbuild.fleet.bundle_removal import end_bundle
 from osbuild.fleet.bundles import PublishedBundle
+from osbuild.fleet.lost_files import is_lost
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.page import session
 from osbuild.fleet.page.forms import read_form
@@ -68,7 +69,9 @@ async def publish_form(request: Request, service: Service, user: PageUser) -> Pu
 
 def render_bundles(service: Service, user: PageUser, refusal: Refused | None = None) -> Response:
     """Return the page with all bundles, and with the reason if an upload was refused."""
+    offered = service.database.read(bundles.list_bundles)
+    lost = {bundle.id for bundle in offered if is_lost(service.files, bundle)}
     return render_page(
-        "bundles.html", user, refusal.status if refusal else 200, bundles=service.database.read(bundles.list_bundles),
+        "bundles.html", user, refusal.status if refusal else 200, bundles=offered, lost=lost,
         largest=LARGEST_BUNDLE, problem=refusal.message if refusal else "",
     )  # fmt: skip

@@ -11,9 +11,9 @@ from osbuild.fleet.maintenance import MaintenanceSchedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.rollout_routes import (
     RolloutOrder,
-    create_rollout,
+    begin_rollout,
+    order_rollout,
     preview_rollout,
-    set_rollout_state,
     view_rollout,
 )
 from osbuild.fleet.page import session
@@ -66,7 +66,7 @@ async def change_rollout(request: Request, service: Service, user: PageUser) -> 
         raise not_found("there is no such order")
     origin = session.origin_of(user, request, service.clock())
     order = RolloutOrder(verb, parse_number(form.get("bundle", "")), form.get("retry") == "yes")
-    await service.database.change(lambda c: set_rollout_state(c, name, order, origin))
+    await order_rollout(service, name, order, origin)
     return RedirectResponse(f"/rollouts/{quote(name)}", 303, HEADERS)
 
 
@@ -93,7 +93,7 @@ async def make_rollout(request: Request, service: Service, user: PageUser) -> Re
     origin = session.origin_of(user, request, service.clock())
     try:
         plan = parse_plan(form)
-        await service.database.change(lambda c: create_rollout(c, plan, origin, start=form.get("start") == "yes"))
+        await begin_rollout(service, plan, origin, start=form.get("start") == "yes")
     except Refused as refusal:
         return await render_new_rollout(service, user, form, refusal)
     return RedirectResponse(f"/rollouts/{quote(plan.name)}", 303, HEADERS)
