@@ -24,7 +24,7 @@ def find_payload_damage(path: Path, metadata: Mapping[str, Any]) -> str | None:
     with path.open("rb") as file:
         end = file.seek(-LENGTH, os.SEEK_END)
         data_size = end - int.from_bytes(file.read(LENGTH), "big") - size
-        if data_size < 0 or data_size % BLOCK:
+        if size < 0 or data_size < 0 or data_size % BLOCK:
             return "the bundle is damaged: its parts don't have the signed sizes"
         file.seek(0)
         level = b"".join(hashlib.sha256(salt + file.read(BLOCK)).digest() for _ in range(data_size // BLOCK))

@@ -106,7 +106,7 @@ def update(name: str, bundle: int, kind: str) -> None:
     from osbuild.fleet.states import ActionKind
 
     action = connect().create_action(name, NewAction(bundle, ActionKind(kind)))
-    click.echo(f"action {action.id}: {action.bundle}, {action.state}")
+    print_lines([f"action {action.id}: {action.bundle}, {action.state}"])
 
 
 @command.command(short_help="cancel what a device is told to install")
@@ -121,7 +121,7 @@ def cancel(name: str, action: int | None) -> None:
             raise Error(f"the device {name} has no action")
         action = view.actions[0].id
     cancelled = client.cancel_action(name, action)
-    click.echo(f"action {cancelled.id}: {cancelled.bundle}, {cancelled.state}")
+    print_lines([f"action {cancelled.id}: {cancelled.bundle}, {cancelled.state}"])
 
 
 @command.command(short_help="accept a device no more")

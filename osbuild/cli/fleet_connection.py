@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from osbuild.cli.fleet_context import chosen_context
+from osbuild.shared.quoting import escaped_json
 
 if TYPE_CHECKING:
     from osbuild.fleet.client import FleetClient
@@ -24,7 +25,7 @@ def format_time(milliseconds: int) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print a view as JSON."""
+    """Print a view as JSON, without characters that a terminal would obey."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(escaped_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))

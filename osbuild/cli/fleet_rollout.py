@@ -218,7 +218,7 @@ def show_view(view: "RolloutView", as_json: bool) -> None:
     if as_json:
         print_json(view)
         return
-    click.echo(f"{view.name}: {view.bundle}, {describe_state(view)}" + (f": {view.reason}" if view.reason else ""))
+    print_lines([f"{view.name}: {view.bundle}, {describe_state(view)}" + (f": {view.reason}" if view.reason else "")])
     if view.maintenance is not None:
         print_lines([f"  maintenance windows: {describe_windows(view.maintenance)}"])
     print_lines(

@@ -30,6 +30,7 @@ from osbuild.fleet.operations.routes import operations_routes
 from osbuild.fleet.page.routes import page_routes
 from osbuild.fleet.page.version_history import count_versions
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.request_body import MOST_ANONYMOUS, MOST_BUFFERED, BodyBudget
 from osbuild.fleet.requests import expire_requests
 from osbuild.fleet.rollout.transitions import advance_by_time
 from osbuild.fleet.service import Service
@@ -100,13 +101,14 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
         *page_routes(service),
     ]
     handlers = {
-        HTTPException: answer_http_error, DataError: answer_bad_value, ClientDisconnect: answer_nothing,
-        Exception: answer_defect,
+        HTTPException: answer_http_error, DataError: answer_bad_value, OverflowError: answer_bad_value,
+        ClientDisconnect: answer_nothing, Exception: answer_defect,
     }  # fmt: skip
     paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
     recorder = Middleware(RequestRecorder, paths, metrics.requests, log_requests=log_requests)
     application = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[recorder])
     application.state.client_timeout = service.client_timeout
+    application.state.bodies, application.state.anonymous_bodies = BodyBudget(MOST_BUFFERED), BodyBudget(MOST_ANONYMOUS)
     application.router.redirect_slashes = False  # a client that follows a redirect sends no body
     return application
 
@@ -123,7 +125,7 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def answer_bad_value(_request: Request, _error: Exception) -> Response:
-    """Answer to a value that the database cannot store, such as a text with NUL in PostgreSQL."""
+    """Answer to a value that the database cannot store: a text with NUL in PostgreSQL, a large number in SQLite."""
     return answer_refusal(Refused(400, "bad-value", "a text is too long or has NUL, or a number is too large"))
 
 

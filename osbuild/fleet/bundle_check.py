@@ -10,9 +10,13 @@ from pathlib import Path
 from osbuild.bundle.payload import LENGTH, find_payload_damage
 from osbuild.fleet.refusal import Refused
 from osbuild.host.run import CommandError, run_command
+from osbuild.shared.openssl_trust import trust_options
+from osbuild.shared.quoting import quoted
 
 LARGEST_SIGNATURE = 2**20  # bytes
 MAGIC = b"hsqs"  # squashfs
+LONGEST_VALUES = {"name": 128, "version": 128, "compatible": 256, "build": 256}
+"""characters, as far as the database stores the value"""
 VERITY = ("format", "verity-hash", "verity-salt", "verity-size")
 
 
@@ -33,9 +37,9 @@ def check_bundle(path: Path, keyring: Path) -> CheckedBundle:
         signature.write_bytes(read_signature(path))
         # The signed manifest is inside of the signature (RAUC's manual, "verity Format"). A device checks a certificate
         # at the time of signing, so that its end does not matter here either.
-        verify: list[str | Path] = ["openssl", "cms", "-verify", "-inform", "DER", "-in", signature, "-CAfile", keyring]
+        verify: list[str | Path] = ["openssl", "cms", "-verify", "-inform", "DER", "-in", signature]
         try:
-            text = run_command([*verify, "-purpose", "any", "-no_check_time", "-crl_check"])
+            text = run_command([*verify, *trust_options(keyring), "-purpose", "any", "-no_check_time", "-crl_check"])
         except CommandError as error:
             lines = [line for line in error.output.splitlines() if line.strip()]
             reason = f"the signature of the bundle is not valid for the server's keyring: {lines[-1] if lines else ''}"
@@ -54,7 +58,24 @@ def check_bundle(path: Path, keyring: Path) -> CheckedBundle:
     )
     if not checked.compatible or not checked.version:
         raise Refused(422, "incomplete-bundle", "the manifest of the bundle has no `compatible` or no `version`")
+    check_values(checked)
     return checked
+
+
+def check_values(checked: CheckedBundle) -> None:
+    """Raise `Refused` if a value that people and devices see is too long, or not printable."""
+    values = {
+        "name": checked.meta.get("name") or checked.compatible, "version": checked.version,
+        "compatible": checked.compatible, "build": checked.build,
+    }  # fmt: skip
+    for name, value in values.items():
+        most = LONGEST_VALUES[name]
+        if len(value) > most or not value.isprintable() or "\\" in value:
+            message = (
+                f"`{name}` in the manifest of the bundle must have at most {most} printable characters, "
+                f"and no backslash: {quoted(value)}"
+            )
+            raise Refused(422, "bad-manifest", message)
 
 
 def read_signature(path: Path) -> bytes:
@@ -74,9 +95,13 @@ def read_signature(path: Path) -> bytes:
 
 def parse_manifest(text: str) -> Mapping[str, Mapping[str, str]]:
     """Return the sections of a manifest (RAUC's manual, "Manifest"). Raises `Refused`."""
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), strict=False)
+    # RAUC reads it with GLib, for which the names of keys are case-sensitive, and no section has values for the others.
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
     try:
         parser.read_string(text)
+        if parser.defaults():
+            raise configparser.Error(f"it has a section [{parser.default_section}]")
         sections = {name: dict(parser[name]) for name in parser.sections()}
     except configparser.Error as error:
         raise Refused(422, "bad-manifest", f"the manifest of the bundle can't be read: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select, update
 
 from osbuild.fleet.audit import Origin, record_event
-from osbuild.fleet.bundles import FileStore, find_bundle
+from osbuild.fleet.bundles import SCRATCH, FileStore, find_bundle
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.service import Service
 from osbuild.fleet.states import ROLLOUT_ENDED
@@ -16,8 +16,6 @@ from osbuild.fleet.tables import actions, bundles, devices, rollouts
 
 LEAST_AGE = 3600.0  # seconds since the last change of a file; an upload that is in progress is younger
 STORED = re.compile(r"[0-9a-f]{64}")
-SCRATCH = (".new-", ".upload-")
-"""how the names of files begin that an upload needs, and that stay behind if the server is killed"""
 
 
 def delete_bundle(connection: Connection, number: int, origin: Origin) -> str:

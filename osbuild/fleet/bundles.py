@@ -18,6 +18,9 @@ from osbuild.fleet.tables import bundles
 from osbuild.shared.files import open_new, sync_path
 
 CHUNK = 2**20
+SCRATCH = (UPLOAD, STORING) = (".upload-", ".new-")
+"""how the names of files begin that an upload needs, and that stay behind if the server is killed"""
+PRIVATE_FOLDER = 0o700
 FILENAME = re.compile(r"[A-Za-z0-9_+~-][A-Za-z0-9._+~-]{0,127}", re.ASCII)
 BY_ID = PreparedRead(select(bundles).where(bundles.c.id == bindparam("bundle_id")))
 
@@ -69,7 +72,7 @@ class FileStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Return the path of a file."""
@@ -79,11 +82,17 @@ class FileStore:
         """Return the bytes that are free for files. Raises `OSError`."""
         return shutil.disk_usage(self.folder).free
 
+    def remove_scratch(self) -> None:
+        """Remove what interrupted uploads have left, while no upload is in progress. Raises `OSError`."""
+        for path in list(self.folder.iterdir()):
+            if path.name.startswith(SCRATCH):
+                path.unlink(missing_ok=True)
+
     def store_file(self, source: IO[bytes]) -> StoredFile:
         """Store what `source` contains. It survives a power cut. Raises `OSError`."""
         # SHA-1 and MD5 are part of the protocol. What a device trusts is the signature of the bundle.
         digests = [hashlib.sha256(), hashlib.sha1(usedforsecurity=False), hashlib.md5(usedforsecurity=False)]
-        size, scratch = 0, self.folder / f".new-{os.urandom(8).hex()}"
+        size, scratch = 0, self.folder / f"{STORING}{os.urandom(8).hex()}"
         try:
             with os.fdopen(open_new(scratch), "wb") as file:
                 for chunk in _chunks(source):

@@ -1,9 +1,11 @@
 """The data folder of an update server."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from osbuild.host import log
 from osbuild.shared.errors import Error
 from osbuild.shared.locks import lock_descriptor
 
@@ -48,9 +50,17 @@ def open_data_folder(path: Path, *, shared: bool = False) -> DataFolder:
         folder = DataFolder(path, lock)
         folder.tls.mkdir(mode=0o700, exist_ok=True)
         lock_descriptor(lock, shared=shared, patience=PATIENCE)
+        warn_if_readable(path)
     except BlockingIOError as error:
         hint = "stop the other server, or name another folder with --data"
         raise Error("another update server uses this data folder", where=str(path), hint=hint) from error
     except OSError as error:
         raise Error(f"the data folder can't be opened: {error.strerror}", where=str(path)) from error
     return folder
+
+
+def warn_if_readable(path: Path) -> None:
+    """Log a warning if others may read a data folder that was not created by a server. Raises `OSError`."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o007:
+        log.warn(f"{path}: everybody on this machine can read the data folder: chmod o-rwx {path}")

@@ -23,11 +23,11 @@ from osbuild.fleet.certificates import (
 from osbuild.fleet.database import insert_row
 from osbuild.fleet.ddi.access import certified_name, client_certificate
 from osbuild.fleet.ddi.answers import answer_refusal
-from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.description import ApiAccess, ApiRoute
 from osbuild.fleet.devices import FleetDevice, check_name, find_device, register_device
 from osbuild.fleet.rate_limit import RateLimit
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.request_body import decode_json, read_anonymous_body
 from osbuild.fleet.service import Service
 from osbuild.fleet.tables import devices, enrolment_tokens
 from osbuild.fleet.tokens import hash_token, make_token
@@ -131,7 +131,7 @@ def enrolment_routes(service: Service) -> list[BaseRoute]:
         try:
             if limit.is_reached(address, service.clock()):
                 raise Refused(429, "too-many-requests", "too many enrolments were refused: try again in a minute", 60)
-            message = parse_request(await read_body(request))
+            message = parse_request(await read_anonymous_body(request))
             name = message.device
             return await enrol_device(service, message, address)
         except Refused as refusal:
@@ -147,7 +147,7 @@ def enrolment_routes(service: Service) -> list[BaseRoute]:
 
     async def renew(request: Request) -> Response:
         try:
-            message = parse_request(await read_body(request))
+            message = parse_request(await read_anonymous_body(request))
             certificate = client_certificate(request)
             if certificate is None or certified_name(request, service, RENEWAL_GRACE) != message.device:
                 raise Refused(401, "not-authenticated", "")
@@ -166,10 +166,7 @@ def enrolment_routes(service: Service) -> list[BaseRoute]:
 
 def parse_request(body: bytes) -> EnrolmentRequest:
     """Return the request in a body. Raises `Refused`."""
-    try:
-        message = msgspec.json.decode(body, type=EnrolmentRequest)
-    except msgspec.DecodeError as error:
-        raise Refused(400, "bad-body", f"the body can't be read: {error}") from error
+    message = decode_json(body, EnrolmentRequest)
     check_name(message.device)
     return message
 

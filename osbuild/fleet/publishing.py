@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-import tempfile
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from starlette.concurrency import run_in_threadpool
 
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundle_check import check_bundle
-from osbuild.fleet.bundles import NewBundle, PublishedBundle, add_bundle, check_filename
+from osbuild.fleet.bundles import UPLOAD, NewBundle, PublishedBundle, add_bundle, check_filename
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 from osbuild.shared.sizes import format_bytes
 
 LARGEST_BUNDLE = 16 * 2**30  # bytes
+CHECK_EVERY = 16 * 2**20  # bytes
 RESERVE = 256 * 2**20  # bytes of the disk that an upload leaves free, for the database
 
 
@@ -34,9 +35,13 @@ class UploadedFile:
 @contextmanager
 def receive_upload(service: Service) -> Iterator[UploadedFile]:
     """Yield a file for an upload. It is removed at the end. Raises `Refused` if the disk is full."""
+    path = service.files.folder / f"{UPLOAD}{os.urandom(8).hex()}"
     try:
-        with tempfile.NamedTemporaryFile(dir=service.files.folder, prefix=".upload-") as file:
-            yield UploadedFile(Path(file.name), file.file)
+        with path.open("x+b") as contents:
+            try:
+                yield UploadedFile(path, contents)
+            finally:
+                path.unlink(missing_ok=True)  # before the file is closed, which fails if the last bytes have no room
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -48,10 +53,16 @@ def check_size(service: Service, size: int) -> None:
     if size > LARGEST_BUNDLE:
         message = f"a bundle has at most {format_bytes(LARGEST_BUNDLE)}, and this one has {format_bytes(size)}"
         raise Refused(413, "bundle-too-large", message)
-    # It is stored a second time while it is given its place among the files.
+    check_room(service, 2 * size)  # it is stored a second time while it is given its place among the files
+
+
+def check_room(service: Service, needed: int) -> None:
+    """Raise `Refused` if the disk has no room for so many more bytes, and the reserve."""
     free = service.files.free_space() - RESERVE
-    if 2 * size > free:
-        message = f"the disk of the server has no room for {format_bytes(size)}: {format_bytes(max(free, 0))} are free"
+    if needed > free:
+        message = (
+            f"the disk of the server has no room for {format_bytes(needed)}: {format_bytes(max(free, 0))} are free"
+        )
         raise Refused(507, "disk-full", message)
 
 
@@ -62,7 +73,7 @@ async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced
     """
     if announced is not None and announced.isdecimal():
         check_size(service, int(announced))
-    size = 0
+    size, next_check = 0, 0
     while True:
         try:
             async with asyncio.timeout(service.client_timeout):
@@ -75,6 +86,9 @@ async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced
         size += len(chunk)
         if size > LARGEST_BUNDLE:
             check_size(service, size)
+        if size >= next_check:  # other uploads use the disk too, and a body in chunks announces no size
+            next_check = size + CHECK_EVERY
+            check_room(service, size + CHECK_EVERY)  # what is written before the next check, and the second copy
         yield chunk
 
 
@@ -82,6 +96,7 @@ async def publish_upload(service: Service, file: UploadedFile, filename: str, or
     """Check an uploaded bundle, offer it, and record that. Raises `Refused`."""
     check_filename(filename)
     file.contents.flush()
+    check_room(service, file.path.stat().st_size)
     checked = await run_in_threadpool(check_bundle, file.path, service.keyring)
     file.contents.seek(0)
     stored = await run_in_threadpool(service.files.store_file, file.contents)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
@@ -35,12 +36,15 @@ from osbuild.shared.errors import Error
 from osbuild.shared.locks import hold_file_lock
 
 BACKLOG = 2048
+PRIVATE_UMASK = 0o077
 RENEW_EVERY = 24 * 3600.0  # seconds
 DAY = 24 * 3600 * 1000  # milliseconds
 IDLE = 75  # seconds until an idle connection is closed: longer than most pauses between polls of a busy device
 EVERY = ("0.0.0.0", "::")  # noqa: S104 - the addresses of all interfaces
 # gc.set_threshold(): at most 50,000 new objects are searched at once, and all after 20 million that were not freed.
 COLLECTIONS = (5_000, 10, 400)
+CAUSED_BY_CLIENTS = ("Invalid HTTP request received.", "Unsupported upgrade request.", "No supported WebSocket library")
+"""how the messages of uvicorn begin that anybody can cause, as often as they like"""
 GRACE = 10  # seconds for requests in progress when the server stops
 
 
@@ -90,7 +94,11 @@ class PreparedServer:
 
 
 def prepare_server(options: ServerOptions) -> PreparedServer:
-    """Create or open the data folder, and listen. Raises `Error`."""
+    """Create or open the data folder, and listen. From now on, only its owner can read what this process creates.
+
+    Raises `Error`.
+    """
+    os.umask(PRIVATE_UMASK)
     folder = open_data_folder(options.data, shared=options.database is not None)
     tls = folder.tls
     with hold_file_lock(tls):  # several servers may start at once
@@ -102,6 +110,8 @@ def prepare_server(options: ServerOptions) -> PreparedServer:
     keyring = folder.path / "keyring.pem"
     write_output(keyring, options.keyring)
     files = FileStore(folder.files)
+    if options.database is None:  # otherwise other servers may use the folder
+        files.remove_scratch()
     gateway = None if options.gateway_token is None else hash_token(options.gateway_token)
     signer = RequestSigner(tls, authority)
     database = Database(options.database or folder.database)
@@ -202,9 +212,8 @@ def run_server(prepared: PreparedServer, started: Callable[[], None] = lambda: N
         proxy_headers=False,  # anybody could send them
     )  # fmt: skip
     log.print_library_warnings()
-    # Anybody can cause these messages, as often as they like.
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # "SSL connection is closed"
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != "Invalid HTTP request received.")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # anybody can cause "SSL connection is closed"
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith(CAUSED_BY_CLIENTS))
     server = _Server(config, prepared.service.ending)
 
     async def renew() -> None:

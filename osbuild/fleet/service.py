@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Service:
     requested of a device.
     Devices download bundles below `artifact_url`, or from this server. History is kept for `keep_history` milliseconds,
     or for ever. A client has `client_timeout` seconds for a body. `ending` is set when the server stops.
+    `streams` counts the open live pages of each session, by its form token.
     """
 
     database: Database
@@ -48,6 +50,7 @@ class Service:
     signer: RequestSigner | None = None
     client_timeout: float = CLIENT_TIMEOUT
     ending: asyncio.Event = field(default_factory=asyncio.Event)
+    streams: Counter[str] = field(default_factory=Counter)
 
     def note_contact(self, device: int, address: str) -> None:
         """Remember that a device was seen now. `store_contacts` stores it, because a change per poll would be slow."""

@@ -1,5 +1,6 @@
 """The update server's database as a file of SQLite."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from osbuild.fleet.migration import update_schema
 from osbuild.host.output import discard_file, publish_files
 from osbuild.host.scratch import ANY_SUFFIX, remove_leftovers, scratch_folder
 from osbuild.shared.errors import Error
+from osbuild.shared.files import open_new
 
 BUSY = 10.0  # seconds to wait for another process that writes
 MOST_COPIES = 3
@@ -48,6 +50,7 @@ def connect_writer(path: Path, *, foreign_keys: bool = True) -> Engine:
 
 def prepare_file(path: Path) -> None:
     """Create the database, or bring it to the newest revision; before that, it is copied. Raises `Error`."""
+    make_private(path)
     # Without foreign keys, as a table that others refer to is replaced (https://sqlite.org/lang_altertable.html).
     engine = connect_writer(path, foreign_keys=False)
     try:
@@ -59,6 +62,23 @@ def prepare_file(path: Path) -> None:
         raise Error(f"the database can't be opened: {error.orig}", where=str(path)) from error
     finally:
         engine.dispose()
+
+
+def make_private(path: Path) -> None:
+    """Create the file of a database, or let only its owner read it. Raises `Error` if it is not a regular file."""
+    # SQLite would follow a link, and its log would be beside the target.
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        hint = "move the database there, or name its folder with --data"
+        raise Error("the database is not a regular file", where=str(path), hint=hint)
+    try:
+        if not path.exists():
+            os.close(open_new(path, PRIVATE))
+        for suffix in ("", "-wal", "-shm"):
+            file = path.with_name(f"{path.name}{suffix}")
+            if file.is_file() and not file.is_symlink() and file.stat().st_uid == os.geteuid():
+                file.chmod(PRIVATE)
+    except OSError as error:
+        raise Error(f"the database can't be opened: {error.strerror}", where=str(path)) from error
 
 
 def keep_copy(path: Path, revision: str) -> str:

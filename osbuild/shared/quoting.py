@@ -25,6 +25,18 @@ def escaped(text: str, *, lines: bool = False) -> str:
     )
 
 
+def escaped_json(text: str) -> str:
+    """JSON with control and unprintable characters in its texts as escapes such as `\\u009b` (RFC 8259, section 7)."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else _escape_in_json(character) for character in text
+    )
+
+
+def _escape_in_json(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def redacted_beginning(line: str) -> str:
     """The beginning of a line of a seed for a message, without a value that may be secret."""
     if line.startswith("#"):

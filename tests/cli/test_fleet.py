@@ -47,6 +47,16 @@ def test_without_a_login_every_command_says_how_to_log_in(user: CommandLine, tmp
         assert "edge-osbuild fleet login" in user.run(*arguments, status=1)
 
 
+def test_json_has_escapes_for_what_a_terminal_would_obey(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    with server.enrol("odd", create_token(server), tmp_path) as device:
+        device.put(f"{BASE}/odd/configData", json={"data": {"note": "\x9b2J\u202eö"}})
+    text = user.run("fleet", "device", "odd", "--json")
+    assert r'"\u009b2J\u202eö"' in text and text.replace("\n", "").isprintable()
+    assert json.loads(text)["attributes"] == {"note": "\x9b2J\u202eö"}
+
+
 def test_a_seed_with_enrol_lets_its_node_enrol_once(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
     output = tmp_path / "seed"
     user.run("seed", "minimal", "--node", "shop-17", "--enrol", "-o", output)

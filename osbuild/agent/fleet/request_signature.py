@@ -5,6 +5,7 @@ from pathlib import Path
 
 from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.system import System
+from osbuild.shared.openssl_trust import trust_options
 from osbuild.shared.operator_requests import SIGNER, OperatorRequest, parse_operator_request
 
 TIMEOUT = 60.0  # seconds
@@ -28,8 +29,8 @@ def verify_request(system: System, data: bytes, authority: str) -> OperatorReque
         trusted.write_text(authority)
         run_openssl(
             [
-                "openssl", "cms", "-verify", "-binary", "-inform", "PEM", "-in", message, "-CAfile", trusted,
-                "-no-CApath", "-no-CAstore", "-purpose", "any", "-signer", signer, "-out", content,
+                "openssl", "cms", "-verify", "-binary", "-inform", "PEM", "-in", message,
+                *trust_options(trusted), "-purpose", "any", "-signer", signer, "-out", content,
             ]
         )  # fmt: skip
         shown = ["-subject", "-nameopt", "RFC2253", "-ext", "extendedKeyUsage"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.system import System
+from osbuild.shared.openssl_trust import trust_options
 from osbuild.shared.seed import checksums
 from osbuild.shared.seed.files import CHECKSUMS, SIGNATURE, SIGNED_HEADER, SeedFiles
 from osbuild.shared.seed.refused import SeedRefused
@@ -34,8 +35,7 @@ def verify_signature(system: System, seed: SeedFiles) -> None:
         signature.write_bytes(seed.signature)
         command: list[str | Path] = [
             "openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", signature, "-content", text,
-            "-CAfile", keyring, "-no-CApath", "-no-CAstore", "-purpose", "codesign", "-crl_check", "-no_check_time",
-            "-out", "/dev/null",
+            *trust_options(keyring), "-purpose", "codesign", "-crl_check", "-no_check_time", "-out", "/dev/null",
         ]  # fmt: skip
         try:
             result = run_command(command, timeout=TIMEOUT)

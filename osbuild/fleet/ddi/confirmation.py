@@ -7,11 +7,12 @@ from starlette.routing import BaseRoute
 from osbuild.fleet import actions, bundles
 from osbuild.fleet.ddi import documents
 from osbuild.fleet.ddi.answers import answer_document
-from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action, read_body
+from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action
 from osbuild.fleet.ddi.messages import parse_confirmation
 from osbuild.fleet.ddi.offer import is_window_open
 from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.request_body import read_body
 from osbuild.fleet.service import Service
 from osbuild.fleet.states import ActionState
 

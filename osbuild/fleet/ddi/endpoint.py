@@ -1,6 +1,5 @@
-"""One address of a device (DDI): who asks, the body, and refusals."""
+"""One address of a device (DDI): who asks, and refusals."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
@@ -14,7 +13,6 @@ from osbuild.fleet.actions import UpdateAction
 from osbuild.fleet.ddi.access import identify_device
 from osbuild.fleet.ddi.answers import answer_refusal
 from osbuild.fleet.ddi.documents import Links
-from osbuild.fleet.ddi.messages import LARGEST_MESSAGE
 from osbuild.fleet.description import ApiAccess, ApiRoute
 from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused
@@ -51,20 +49,6 @@ def device_route(service: Service, path: str, methods: dict[str, Handler]) -> Ap
             return answer_refusal(refusal)
 
     return ApiRoute(BASE + path, endpoint, methods, ApiAccess.device)
-
-
-async def read_body(request: Request, largest: int = LARGEST_MESSAGE) -> bytes:
-    """Return the body of a request. Raises `Refused` if it has more than `largest` bytes, or arrives too slowly."""
-    body, seconds = bytearray(), request.app.state.client_timeout
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > largest:
-                    raise Refused(413, "body-too-large", f"a body has at most {largest} bytes")
-    except TimeoutError as error:
-        raise Refused(408, "too-slow", f"the body has not arrived within {seconds:g} s") from error
-    return bytes(body)
 
 
 def device_links(request: Request, artifacts: str | None = None) -> Links:

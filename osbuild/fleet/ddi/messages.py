@@ -10,10 +10,10 @@ import msgspec
 from osbuild.fleet.actions import DeviceReport
 from osbuild.fleet.devices import AttributeMode
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.request_body import decode_json
 from osbuild.fleet.states import Execution, Finished
 
 T = TypeVar("T")
-LARGEST_MESSAGE = 256 * 1024  # bytes
 CBOR = "application/cbor"
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]  # what the database stores
 Timestamp = Annotated[int, msgspec.Meta(ge=-(2**62), lt=2**62)]
@@ -103,9 +103,9 @@ def _decode(body: bytes, media_type: str, kind: type[T]) -> T:
     essence = media_type.partition(";")[0].strip().lower()
     if essence not in TYPES:
         raise Refused(415, "media-type", f"send {TYPES[0]} or {CBOR}")
+    if essence != CBOR:
+        return decode_json(body, kind)
     try:
-        if essence == CBOR:
-            return msgspec.convert(cbor2.loads(body), kind)
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError, cbor2.CBORDecodeError, RecursionError, ValueError) as error:
+        return msgspec.convert(cbor2.loads(body), kind)
+    except (msgspec.ValidationError, cbor2.CBORDecodeError, RecursionError, ValueError) as error:
         raise Refused(400, "bad-body", f"the body can't be read: {error}") from error

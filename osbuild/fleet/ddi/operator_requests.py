@@ -11,10 +11,11 @@ from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.certificates import revoke_certificates
 from osbuild.fleet.ddi.access import client_certificate
 from osbuild.fleet.ddi.answers import answer_document
-from osbuild.fleet.ddi.endpoint import device_route, read_body
+from osbuild.fleet.ddi.endpoint import device_route
 from osbuild.fleet.decommission import end_device
 from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.service import Service
 from osbuild.shared.operator_requests import LARGEST_ARCHIVE, RequestKind, RequestResult
 
@@ -59,10 +60,7 @@ async def put_diagnostics(request: Request, service: Service, device: FleetDevic
 async def post_result(request: Request, service: Service, device: FleetDevice) -> Response:
     """Store how a request has ended, and what follows from it. The answer is sent when it is on the disk."""
     number, now = request.path_params["request"], service.clock()
-    try:
-        answer = msgspec.json.decode(await read_body(request), type=RequestAnswer)
-    except msgspec.DecodeError as error:
-        raise Refused(400, "bad-body", f"the body can't be read: {error}") from error
+    answer = decode_json(await read_body(request), RequestAnswer)
     certificate = client_certificate(request)
     origin = Origin(f"device {device.name}", request.client.host if request.client else "", now)
 

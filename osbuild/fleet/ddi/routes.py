@@ -13,7 +13,7 @@ from osbuild.fleet.bundles import PublishedBundle
 from osbuild.fleet.ddi import documents
 from osbuild.fleet.ddi.answers import answer_document
 from osbuild.fleet.ddi.confirmation import confirmation_routes
-from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action, read_body
+from osbuild.fleet.ddi.endpoint import device_links, device_route, find_action
 from osbuild.fleet.ddi.messages import parse_attributes, parse_feedback, parse_installed
 from osbuild.fleet.ddi.offer import is_window_open, make_offer
 from osbuild.fleet.ddi.operator_requests import operator_request_routes
@@ -21,6 +21,7 @@ from osbuild.fleet.devices import FleetDevice, change_attributes
 from osbuild.fleet.downloads import end_lease
 from osbuild.fleet.files import send_file
 from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.request_body import read_body
 from osbuild.fleet.rollout.transitions import advance_rollout
 from osbuild.fleet.service import Service
 from osbuild.fleet.states import ENDED, ActionState, Execution

@@ -6,7 +6,6 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from osbuild.fleet.maintenance import MaintenanceSchedule
-from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
 from osbuild.fleet.states import ActionKind, ActionState, GroupState, RequestState, RolloutState
 from osbuild.shared.operator_requests import LONGEST_VALIDITY, RequestKind
@@ -266,11 +265,3 @@ class ApiProblem(msgspec.Struct):
 
     code: str
     message: str
-
-
-def parse_message(body: bytes, kind: type[T]) -> T:
-    """Return the message in a body. Raises `Refused`."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise Refused(400, "bad-body", f"the body can't be read: {error}") from error

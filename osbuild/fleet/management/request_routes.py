@@ -7,13 +7,13 @@ from starlette.routing import BaseRoute
 
 from osbuild.fleet import requests
 from osbuild.fleet.audit import Origin, record_event
-from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import FleetDevice, read_device_name
 from osbuild.fleet.management.access import Role, authorize
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.known_device import known_device
-from osbuild.fleet.management.messages import NewRequest, RequestView, parse_message
+from osbuild.fleet.management.messages import NewRequest, RequestView
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.requests import FleetRequest, SignedRequest
 from osbuild.fleet.service import Service
 from osbuild.shared.operator_requests import FORMAT, OperatorRequest, RequestKind
@@ -55,7 +55,7 @@ async def get_diagnostics(request: Request, service: Service, origin: Origin) ->
 
 async def post_request(request: Request, service: Service, origin: Origin) -> RequestView:
     device = known_device(request, service)
-    order = parse_message(await read_body(request), NewRequest)
+    order = decode_json(await read_body(request), NewRequest)
     authorize(request, service, ROLES[order.kind])
     return await make_request(service, device, order, origin)
 

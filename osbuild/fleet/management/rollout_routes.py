@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute
 from osbuild.fleet import bundles
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundles import PublishedBundle
-from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import FleetDevice, list_devices
 from osbuild.fleet.lost_files import require_file
 from osbuild.fleet.management.access import Role
@@ -23,9 +22,9 @@ from osbuild.fleet.management.messages import (
     Preview,
     ResumeOrder,
     RolloutView,
-    parse_message,
 )
 from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.rollout import rows, transitions
 from osbuild.fleet.rollout.grouping import group_devices
 from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan, check_plan
@@ -71,7 +70,7 @@ async def get_rollout(request: Request, service: Service, _origin: Origin) -> Ro
 
 
 async def post_preview(request: Request, service: Service, _origin: Origin) -> Preview:
-    plan = parse_message(await read_body(request), NewRollout).plan()
+    plan = decode_json(await read_body(request), NewRollout).plan()
     require_file(service, plan.bundle)
     return await preview_rollout(service, plan)
 
@@ -105,7 +104,7 @@ def preview_groups(selected: Sequence[FleetDevice], groups: Sequence[GroupPlan],
 
 
 async def post_rollout(request: Request, service: Service, origin: Origin) -> RolloutView:
-    order = parse_message(await read_body(request), NewRollout)
+    order = decode_json(await read_body(request), NewRollout)
     return await begin_rollout(service, order.plan(), origin, start=order.now)
 
 
@@ -143,7 +142,7 @@ async def post_abort(request: Request, service: Service, origin: Origin) -> Roll
 
 async def post_resume(request: Request, service: Service, origin: Origin) -> RolloutView:
     body = await read_body(request)
-    message = parse_message(body, ResumeOrder) if body else ResumeOrder()
+    message = decode_json(body, ResumeOrder) if body else ResumeOrder()
     return await change_rollout(request, service, RolloutOrder("resume", message.bundle, message.retry), origin)
 
 

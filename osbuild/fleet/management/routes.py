@@ -9,7 +9,6 @@ from osbuild.fleet import actions, bundles
 from osbuild.fleet.audit import AuditEntry, Origin, read_audit, record_event
 from osbuild.fleet.bundle_removal import end_bundle
 from osbuild.fleet.bundles import PublishedBundle
-from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.decommission import end_device
 from osbuild.fleet.devices import FleetDevice, change_tags, find_device, list_devices
 from osbuild.fleet.lost_files import is_lost, require_file
@@ -24,13 +23,14 @@ from osbuild.fleet.management.messages import (
     EmptyAnswer,
     NewAction,
     NewTags,
-    parse_message,
 )
 from osbuild.fleet.management.request_routes import request_routes
 from osbuild.fleet.management.rollout_routes import rollout_routes
 from osbuild.fleet.management.token_routes import token_routes
+from osbuild.fleet.numbers import parse_number
 from osbuild.fleet.publishing import limit_chunks, publish_upload, receive_upload
 from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.service import Service
 
 MOST_ROWS = 1000
@@ -69,7 +69,7 @@ async def get_device(request: Request, service: Service, _origin: Origin) -> Dev
 async def post_tags(request: Request, service: Service, origin: Origin) -> DeviceView:
     """Set and remove tags of a device."""
     device = known_device(request, service)
-    order = parse_message(await read_body(request), NewTags)
+    order = decode_json(await read_body(request), NewTags)
 
     def change(connection: Connection) -> None:
         current = find_device(connection, device.name) or device
@@ -82,7 +82,7 @@ async def post_tags(request: Request, service: Service, origin: Origin) -> Devic
 
 async def post_action(request: Request, service: Service, origin: Origin) -> ActionView:
     device = known_device(request, service)
-    order = parse_message(await read_body(request), NewAction)
+    order = decode_json(await read_body(request), NewAction)
     require_file(service, order.bundle)
 
     def assign(connection: Connection) -> int:
@@ -150,9 +150,9 @@ async def delete_device(request: Request, service: Service, origin: Origin) -> E
 
 async def get_audit(request: Request, service: Service, _origin: Origin) -> list[AuditEntry]:
     text = request.query_params.get("before")
-    if text is not None and not text.isdecimal():
+    before = None if text is None else parse_number(text)
+    if text is not None and before is None:
         raise Refused(400, "bad-parameter", "`before` is the id of an entry")
-    before = None if text is None else int(text)
     return service.database.read(lambda connection: read_audit(connection, before, MOST_ROWS))
 
 

@@ -8,7 +8,6 @@ from starlette.routing import BaseRoute
 
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.database import revoke_rows
-from osbuild.fleet.ddi.endpoint import read_body
 from osbuild.fleet.devices import check_name, register_device
 from osbuild.fleet.enrolment import EnrolmentToken, TokenOrder, create_enrolment_token
 from osbuild.fleet.management.access import Role, create_access_token
@@ -21,9 +20,9 @@ from osbuild.fleet.management.messages import (
     NewAccessToken,
     NewEnrolmentToken,
     TargetToken,
-    parse_message,
 )
 from osbuild.fleet.refusal import Refused, not_found
+from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.service import Service
 from osbuild.fleet.tables import access_tokens, enrolment_tokens
 
@@ -50,7 +49,7 @@ async def get_access_tokens(_request: Request, service: Service, _origin: Origin
 
 
 async def post_access_token(request: Request, service: Service, origin: Origin) -> CreatedAccessToken:
-    order = parse_message(await read_body(request), NewAccessToken)
+    order = decode_json(await read_body(request), NewAccessToken)
     if order.role not in Role.__members__:
         raise Refused(400, "bad-role", f"a role is one of {', '.join(Role.__members__)}")
     expires = origin.time + order.seconds * SECOND
@@ -79,7 +78,7 @@ async def get_enrolment_tokens(_request: Request, service: Service, _origin: Ori
 
 
 async def post_enrolment_token(request: Request, service: Service, origin: Origin) -> EnrolmentToken:
-    order = parse_message(await read_body(request), NewEnrolmentToken)
+    order = decode_json(await read_body(request), NewEnrolmentToken)
     if order.device is not None:
         check_name(order.device)
     token = TokenOrder(order.uses, origin.time + order.seconds * SECOND, order.note, order.device)

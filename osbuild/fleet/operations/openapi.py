@@ -125,7 +125,7 @@ def refusal_type(route: ApiRoute, operation: Operation, status: int) -> object:
 
 def common_refusals(route: ApiRoute, operation: Operation) -> Iterator[int]:
     """Yield the statuses of refusals that follow from how a route is used."""
-    yield from (400, 503)  # 503: the database fails
+    yield from (400, 503)  # 503: the database fails, or too many bodies arrive
     if route.access is not ApiAccess.everybody:
         yield 401
     if route.access in (ApiAccess.viewer, ApiAccess.operator, ApiAccess.admin):

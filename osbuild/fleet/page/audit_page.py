@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from osbuild.fleet.audit import search_audit
-from osbuild.fleet.page.forms import parse_number
+from osbuild.fleet.numbers import parse_number
 from osbuild.fleet.page.render import render_page
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.service import Service

@@ -45,8 +45,8 @@ class FleetPages:
         chart = draw_versions(moments, [share.version for share in overview.versions])
         return render_page("overview.html", user, overview=overview, rollouts=rollouts, chart=chart)
 
-    async def follow_overview(self, request: Request, service: Service, _user: PageUser) -> Response:
-        return await follow_changes(request, service, lambda: self._read_overview(service))
+    async def follow_overview(self, request: Request, service: Service, user: PageUser) -> Response:
+        return await follow_changes(request, service, user, lambda: self._read_overview(service))
 
     async def show_devices(self, request: Request, service: Service, user: PageUser) -> Response:
         query = {key: value.strip() for key, value in request.query_params.items() if value.strip()}
@@ -72,14 +72,14 @@ class FleetPages:
             requests=shown_requests(service, device), kinds=offered_kinds(user),
         )  # fmt: skip
 
-    async def follow_device(self, request: Request, service: Service, _user: PageUser) -> Response:
+    async def follow_device(self, request: Request, service: Service, user: PageUser) -> Response:
         async def read() -> object:
             device = registered_device(request, service)
             seen = service.contacts.get(device.id, (device.last_seen, ""))[0]
             actions = service.database.read(lambda connection: device_history.read_actions(connection, device.id))
             return device.attributes, seen, actions, shown_requests(service, device)
 
-        return await follow_changes(request, service, read)
+        return await follow_changes(request, service, user, read)
 
     async def _read_overview(self, service: Service) -> tuple[FleetOverview, list[RolloutView]]:
         return await self.overview.read(), newest_rollouts(service)

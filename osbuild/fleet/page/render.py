@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from starlette.responses import Response
 
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.rollout.plan_text import format_duration
 from osbuild.fleet.service import current_milliseconds
+from osbuild.shared.quoting import escaped
 from osbuild.shared.sizes import format_bytes
 
 FOLDER = Path(__file__).parent
@@ -22,7 +24,7 @@ POLICY = (
 HEADERS = {
     "content-security-policy": POLICY,
     "cache-control": "no-store",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "strict-transport-security": "max-age=31536000",
 }
@@ -67,11 +69,18 @@ def format_moment(milliseconds: int | None) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def show_controls(value: object) -> object:
+    """Return a value of a template; a text has escapes for characters that would change the order of others."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return escaped(value.replace("\r\n", "\n"), lines=True)
+
+
 def make_environment() -> jinja2.Environment:
     """Return the templates. They escape everything, and fail if something is missing."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=show_controls,
     )  # fmt: skip
     environment.filters["moment"] = format_moment
     environment.filters |= {"look": choose_look, "age": format_age, "iso": format_iso, "bytes": format_bytes}

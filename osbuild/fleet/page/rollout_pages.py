@@ -16,8 +16,9 @@ from osbuild.fleet.management.rollout_routes import (
     preview_rollout,
     view_rollout,
 )
+from osbuild.fleet.numbers import parse_number
 from osbuild.fleet.page import session
-from osbuild.fleet.page.forms import parse_number, read_form
+from osbuild.fleet.page.forms import read_form
 from osbuild.fleet.page.live import follow_changes
 from osbuild.fleet.page.render import HEADERS, render_page
 from osbuild.fleet.page.session import PageUser
@@ -49,13 +50,13 @@ async def show_rollout(request: Request, service: Service, user: PageUser) -> Re
     return render_page("rollout.html", user, rollout=view, failed=failed, overdue=overdue, bundles=offered)
 
 
-async def follow_rollout(request: Request, service: Service, _user: PageUser) -> Response:
+async def follow_rollout(request: Request, service: Service, user: PageUser) -> Response:
     name = request.path_params["name"]
 
     async def read() -> object:
         return service.database.read(lambda c: view_rollout(c, rows.find_rollout(c, name)))
 
-    return await follow_changes(request, service, read)
+    return await follow_changes(request, service, user, read)
 
 
 async def change_rollout(request: Request, service: Service, user: PageUser) -> Response:
@@ -118,10 +119,11 @@ async def render_new_rollout(
 
 def parse_plan(form: dict[str, str]) -> RolloutPlan:
     """Return the plan in the form for a new rollout, which is not checked yet. Raises `Refused`."""
-    try:
-        success, error, pause, bundle = (int(form[name]) for name in ("success", "error", "pause", "bundle"))
-    except (KeyError, ValueError) as problem:
-        raise Refused(400, "bad-form", "bundle, success, error and pause are numbers") from problem
+    success, error, pause, bundle = (
+        parse_number(form.get(name, "")) for name in ("success", "error", "pause", "bundle")
+    )
+    if success is None or error is None or pause is None or bundle is None:
+        raise Refused(400, "bad-form", "bundle, success, error and pause are numbers")
     try:
         selection = plan_text.parse_selection(form.get("selection", "").split())
         sizes = plan_text.parse_groups(form.get("groups", ""))

@@ -11,12 +11,13 @@ from osbuild.fleet.page import rollout_pages, session
 from osbuild.fleet.page.audit_page import show_audit
 from osbuild.fleet.page.bundle_pages import delete_bundle, show_bundles, upload_bundle
 from osbuild.fleet.page.fleet_pages import FleetPages
-from osbuild.fleet.page.forms import read_form
+from osbuild.fleet.page.forms import parse_form, read_form
 from osbuild.fleet.page.overview import OverviewReader
 from osbuild.fleet.page.render import HEADERS, STATIC, render_page, static_file
 from osbuild.fleet.page.requests import download_diagnostics, send_request
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.refusal import Refused
+from osbuild.fleet.request_body import read_anonymous_body
 from osbuild.fleet.service import Service
 
 Handler = Callable[[Request, Service, PageUser], Awaitable[Response]]
@@ -33,7 +34,9 @@ def page_routes(service: Service) -> list[BaseRoute]:
             try:
                 return await handler(request, service, user)
             except Refused as refusal:
-                return render_page("problem.html", user, refusal.status, message=refusal.message)
+                answer = render_page("problem.html", user, refusal.status, message=refusal.message)
+                answer.headers.update(refusal.headers)
+                return answer
 
         return Route(path, endpoint, methods=[method])
 
@@ -42,11 +45,14 @@ def page_routes(service: Service) -> list[BaseRoute]:
 
     async def sign_in(request: Request) -> Response:
         try:
-            token = (await read_form(request)).get("token", "").strip()
+            session.check_site(request)
+            token = parse_form(await read_anonymous_body(request)).get("token", "").strip()
             now = service.clock()
             secret = await service.database.change(lambda connection: session.sign_in(connection, token, now))
         except Refused as refusal:
-            return render_page("signin.html", None, refusal.status, message=refusal.message)
+            refused = render_page("signin.html", None, refusal.status, message=refusal.message)
+            refused.headers.update(refusal.headers)
+            return refused
         answer = RedirectResponse("/", 303, HEADERS)
         answer.set_cookie(session.COOKIE, secret, secure=True, httponly=True, samesite="strict")
         return answer

@@ -54,6 +54,17 @@ def sign_in(connection: Connection, token: str, now: int) -> str:
     return secret
 
 
+def check_site(request: Request) -> None:
+    """Raise `Refused` if a browser sends a request for a page of another site (Fetch Metadata, W3C; RFC 6454).
+
+    Otherwise another site could sign its visitors in with a token of its own.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    if site not in (None, "same-origin", "none") or (site is None and origin not in (None, own)):
+        raise Refused(403, "foreign-form", "this form is not from this page: load the page again")
+
+
 def sign_out(connection: Connection, secret: str) -> None:
     """End a session."""
     connection.execute(delete(sessions).where(sessions.c.hash == hash_token(secret)))
@@ -77,7 +88,7 @@ def find_user(request: Request, service: Service) -> PageUser | None:
 
 def check_form(user: PageUser, form: dict[str, str], role: Role) -> None:
     """Raise `Refused` if a form is not from a page of this session, or its user may not do what it orders."""
-    if not hmac.compare_digest(form.get(FIELD, ""), user.form_token):
+    if not hmac.compare_digest(form.get(FIELD, "").encode(errors="replace"), user.form_token.encode()):
         raise Refused(403, "foreign-form", "this form is not from this page: load the page again")
     if user.role < role:
         raise Refused(403, "not-allowed", f"this needs the role {role.name}, and you have {user.role.name}")

@@ -29,6 +29,7 @@ def fill(server: RunningServer, folder: Path) -> None:
     for number in range(4):
         with server.enrol(f"shop-{number}", token, folder) as device:
             data = {"version": "1.0.0", "slot": "a", "health": "healthy", "note": "<script>alert(1)</script>"}
+            data["order"] = "a\u202eb\x9bc"
             assert device.put(f"{BASE}/shop-{number}/configData", json={"data": data}).status_code == 200
     make_bundle(folder / "one.raucb", load_keys(folder / "keys"), "1.1.0")
     server.publish(folder / "one.raucb")
@@ -94,7 +95,9 @@ def test_every_page_is_shown_and_contains_nothing_of_elsewhere(admin: Browser) -
         text = admin.get(path)
         assert "<script>alert" not in text and not re.findall(r'(?:src|href)="(?:https?:)?//', text), path
         assert not re.findall(r"\son\w+=|\sstyle=", text), "neither scripts nor styles in the page"
-    assert "&lt;script&gt;alert(1)" in admin.get("/devices/shop-1")
+    text = admin.get("/devices/shop-1")
+    assert "&lt;script&gt;alert(1)" in text and "<dd>a\\u202eb\\x9bc</dd>" in text
+    assert "\u202e" not in text and "\x9b" not in text
     assert "no device nothing" in admin.get("/devices/nothing", 404)
 
 
