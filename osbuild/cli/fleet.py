@@ -9,7 +9,7 @@ import click
 
 from osbuild.cli.fleet_bundle import bundle
 from osbuild.cli.fleet_completion import complete_bundles, complete_devices
-from osbuild.cli.fleet_connection import connect, format_time, print_json
+from osbuild.cli.fleet_connection import connect, format_time, note_unsaid, print_json
 from osbuild.cli.fleet_context import context, context_option
 from osbuild.cli.fleet_request import diagnostics, request, requests
 from osbuild.cli.fleet_rollout import WATCH, rollout
@@ -18,10 +18,15 @@ from osbuild.cli.fleet_token import TOKEN_COMMANDS
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import resolve_option
 from osbuild.cli.table import align_columns, print_lines
+from osbuild.host import log
 from osbuild.shared.errors import Error, UsageError
 
 if TYPE_CHECKING:
     from osbuild.fleet.management.messages import DeviceView
+
+
+TIMES = ("expires", "start", "written")
+"""details of the audit log that are times"""
 
 
 @click.group(short_help="show and update the devices of an update server")
@@ -69,8 +74,8 @@ def devices(watch: bool, as_json: bool) -> None:
         click.echo("no device is enrolled; `edge-osbuild fleet enrol-token` creates a token for one")
     while watch:
         time.sleep(WATCH)
-        before, views = {device_row(view) for view in views}, client.list_devices()
-        changed = [view for view in views if device_row(view) not in before]
+        before, views = {visible_state(view) for view in views}, client.list_devices()
+        changed = [view for view in views if visible_state(view) not in before]
         if changed and as_json:
             print_json(changed)
         elif changed:
@@ -107,6 +112,7 @@ def update(name: str, bundle: int, kind: str) -> None:
 
     action = connect().create_action(name, NewAction(bundle, ActionKind(kind)))
     print_lines([f"action {action.id}: {action.bundle}, {action.state}"])
+    note_unsaid(int(action.unsaid))
 
 
 @command.command(short_help="cancel what a device is told to install")
@@ -118,7 +124,8 @@ def cancel(name: str, action: int | None) -> None:
     if action is None:
         view = client.read_device(name)
         if not view.actions:
-            raise Error(f"the device {name} has no action")
+            hint = f"`edge-osbuild fleet device {name}` shows what it is told"
+            raise Error(f"the device {name} has no action", hint=hint)
         action = view.actions[0].id
     cancelled = client.cancel_action(name, action)
     print_lines([f"action {cancelled.id}: {cancelled.bundle}, {cancelled.state}"])
@@ -129,34 +136,54 @@ def cancel(name: str, action: int | None) -> None:
 def decommission(name: str) -> None:
     """Accept the device NAME no more. To enrol again, it needs a token of `enrol-token --device NAME`."""
     connect().decommission_device(name)
+    click.echo(f"decommissioned {name}; `edge-osbuild fleet enrol-token --device {name}` lets it enrol again")
 
 
 @command.command(short_help="show who changed what")
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
-def audit(as_json: bool) -> None:
-    """Show the newest entries of the audit log."""
-    entries = connect().read_audit()
+@click.option(
+    "--before", type=click.IntRange(min=1), metavar="N", help="Show the entries before the one with number N."
+)
+def audit(as_json: bool, before: int | None) -> None:
+    """Show the newest entries of the audit log, with their numbers."""
+    entries = connect().read_audit(before)
     if as_json:
         print_json(entries)
         return
     rows = [
-        (format_time(entry.time), entry.who, entry.address, entry.event, entry.subject, format_details(entry.details))
+        (str(entry.id), format_time(entry.time), entry.who, entry.address, entry.event, entry.subject,
+         format_details(entry.details))
         for entry in entries
-    ]
+    ]  # fmt: skip
     print_lines(align_columns(rows))
+    if entries and entries[-1].id > 1:
+        log.note(f"`edge-osbuild fleet audit --before {entries[-1].id}` shows older entries, if there are any")
 
 
 def format_details(details: Mapping[str, object]) -> str:
     """Return the details of an entry as one line."""
-    shown = {
-        name: format_time(value) if name == "expires" and isinstance(value, int) else value
-        for name, value in details.items()
-        if value not in (None, "")
-    }
+    shown = {name: format_detail(name, value) for name, value in details.items() if value not in (None, "", {})}
     return ", ".join(f"{name}: {value}" for name, value in shown.items())
 
 
-def device_row(view: "DeviceView") -> tuple[str, str, str]:
-    """Return the columns of one device."""
+def format_detail(name: str, value: object) -> str:
+    """Return one detail of an entry."""
+    if name in TIMES and isinstance(value, int):
+        return format_time(value)
+    if isinstance(value, dict):
+        return " ".join(f"{key}={pattern}" for key, pattern in value.items()) or "none"
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def device_row(view: "DeviceView") -> tuple[str, ...]:
+    """Return the columns of one device: name, version, health, when it was last seen, and its newest action."""
+    name, version, health, action = visible_state(view)
+    seen = "never seen" if view.last_seen is None else f"seen {format_time(view.last_seen)}"
+    return (name, version, health, seen, action)
+
+
+def visible_state(view: "DeviceView") -> tuple[str, str, str, str]:
+    """Return what `--watch` compares: all of a device but the time at which it was last seen."""
     newest = view.actions[0] if view.actions else None
-    return (view.name, view.attributes.get("version", "?"), f"{newest.bundle}: {newest.state}" if newest else "")
+    action = f"{newest.bundle}: {newest.state}" if newest else ""
+    return (view.name, view.attributes.get("version", "?"), view.attributes.get("health", "?"), action)

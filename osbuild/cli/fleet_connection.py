@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from osbuild.cli.fleet_context import chosen_context
+from osbuild.host import log
 from osbuild.shared.quoting import escaped_json
 
 if TYPE_CHECKING:
@@ -22,6 +23,19 @@ def connect() -> "FleetClient":
 def format_time(milliseconds: int) -> str:
     """Return a time for people, in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 device` or `2 devices`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def note_unsaid(number: int) -> None:
+    """Print how many of the devices have not said for which bundles they are."""
+    if number:
+        have, they = ("has", "it is") if number == 1 else ("have", "they are")
+        message = f"{format_count(number, 'device')} {have} not said what {they}"
+        log.warn(f"{message} (attribute `compatible`): RAUC refuses a bundle for others only on the device")
 
 
 def print_json(value: object) -> None:

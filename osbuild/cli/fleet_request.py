@@ -11,7 +11,9 @@ from osbuild.cli.fleet_connection import connect, format_time, print_json
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
-from osbuild.shared.errors import Error, UsageError
+from osbuild.host import log
+from osbuild.host.output import output_path, write_output
+from osbuild.shared.errors import UsageError
 from osbuild.shared.operator_requests import RequestKind
 
 if TYPE_CHECKING:
@@ -60,8 +62,12 @@ def request(options: RequestOptions) -> None:
         raise UsageError(f"this destroys all data of {options.device}", hint="add --yes")
     if options.output is not None and options.kind != RequestKind.diagnostics:
         raise UsageError(f"`{options.kind}` has no file to write", hint="remove --output")
+    if options.output is not None:
+        output_path(options.output)  # before the device is asked
     client = connect()
     view = client.create_request(options.device, NewRequest(RequestKind(options.kind), options.expires * MINUTE))
+    if options.wait or options.output:
+        log.note(f"request {view.id}: waiting until {format_time(view.expires)} UTC; after Ctrl+C, {later(view)}")
     while (options.wait or options.output) and view.state not in ENDED:
         time.sleep(WATCH)
         view = client.read_request(view.id)
@@ -99,11 +105,15 @@ def diagnostics(number: int, output: Path) -> None:
 
 def write_diagnostics(number: int, output: Path) -> None:
     """Download diagnostics into a file that only the user may read. Raises `Error`."""
-    from osbuild.host.output import write_output
-
-    if output.is_dir():
-        raise Error("this is a folder", where=str(output), hint="name a file, such as diagnostics.tar.gz")
+    output_path(output)
     write_output(output, connect().download_diagnostics(number), mode=PRIVATE)
+
+
+def later(view: "RequestView") -> str:
+    """Return which command shows later how a request has ended."""
+    if view.kind == RequestKind.diagnostics:
+        return f"`edge-osbuild fleet diagnostics {view.id} -o FILE` gets the file later"
+    return f"`edge-osbuild fleet requests {view.device}` shows the result"
 
 
 def print_request(view: "RequestView") -> None:

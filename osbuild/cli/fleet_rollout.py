@@ -1,13 +1,14 @@
 """`edge-osbuild fleet rollout`: one bundle for many devices, in groups."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from osbuild.cli.fleet_completion import complete_bundles, complete_rollouts
-from osbuild.cli.fleet_connection import connect, format_time, print_json
+from osbuild.cli.fleet_connection import connect, format_count, format_time, note_unsaid, print_json
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.shared.errors import UsageError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from osbuild.fleet.maintenance import MaintenanceSchedule
     from osbuild.fleet.management.messages import GroupView, MaintenanceTimes, NewRollout, RolloutView
 
+T = TypeVar("T")
+R = TypeVar("R")
 WATCH = 2.0  # seconds
 
 
@@ -88,13 +91,17 @@ def create(options: RolloutOptions) -> None:
     """Create the rollout NAME of the bundle with the number BUNDLE."""
     order = parse_order(options)
     if not options.preview:
-        show_view(connect().create_rollout(order), options.as_json)
+        created = connect().create_rollout(order)
+        show_view(created, options.as_json)
+        note_unsaid(created.unsaid)
         return
     view = connect().preview_rollout(order)
+    note_unsaid(view.unsaid)
     if options.as_json:
         print_json(view)
     else:
-        click.echo(f"{sum(view.groups)} devices, in groups of {', '.join(map(str, view.groups))}")
+        groups = "one group" if len(view.groups) == 1 else f"groups of {', '.join(map(str, view.groups))}"
+        click.echo(f"{format_count(sum(view.groups), 'device')}, in {groups}")
         for number, (count, names) in enumerate(zip(view.groups, view.names, strict=True), 1):
             more = f" and {count - len(names)} more" if count > len(names) else ""
             print_lines([f"  group {number}: {', '.join(names)}{more}"])
@@ -174,6 +181,7 @@ def parse_order(options: RolloutOptions) -> "NewRollout":
     """Return the order of `fleet rollout create`. Raises `UsageError`."""
     from osbuild.fleet.management.messages import NewGroup, NewRollout
     from osbuild.fleet.rollout import plan_text
+    from osbuild.fleet.rollout.plan import find_problem
     from osbuild.fleet.states import ActionKind
 
     kind = ActionKind(options.kind or ("soft" if options.soft else "forced"))
@@ -181,26 +189,38 @@ def parse_order(options: RolloutOptions) -> "NewRollout":
         raise UsageError(f"--soft contradicts --kind {kind}", hint="give only one of them")
     if options.now and options.start is not None:
         raise UsageError("--now contradicts --start", hint="give only one of them")
-    try:
-        selection = plan_text.parse_selection(options.patterns)
-        sizes = plan_text.parse_groups(options.groups)
-        start = None if options.start is None else plan_text.parse_time(options.start)
-        deadline = None if options.deadline is None else plan_text.parse_duration(options.deadline)
-        maintenance = parse_maintenance(options)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    selection = parse_option("--select", plan_text.parse_selection, options.patterns)
+    sizes = parse_option("--groups", plan_text.parse_groups, options.groups)
+    start = None if options.start is None else parse_option("--start", plan_text.parse_time, options.start)
+    deadline = None
+    if options.deadline is not None:
+        deadline = parse_option("--deadline", plan_text.parse_duration, options.deadline)
+    maintenance = parse_maintenance(options)
     groups = [
         NewGroup(size.percent, options.success, options.error, options.pause, size.count, size.selection, deadline)
         for size in sizes
     ]
-    return NewRollout(
+    order = NewRollout(
         options.name, options.bundle, groups, selection, kind, options.weight, options.confirm, start, options.now,
         maintenance,
     )  # fmt: skip
+    if problem := find_problem(order.plan()):
+        fields = (("`deadline`", "--deadline"), ("`pause`", "--pause"), ("the name", "NAME"))
+        option = next((option for field, option in fields if field in problem), "--groups")
+        raise UsageError(f"{option}: {problem}")
+    return order
+
+
+def parse_option(option: str, parse: Callable[[T], R], text: T) -> R:
+    """Return the value of an option. Raises `UsageError`, which names the option."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
 
 
 def parse_maintenance(options: RolloutOptions) -> "MaintenanceTimes | None":
-    """Return the maintenance windows. Raises `UsageError`, and `ValueError` with a message for people."""
+    """Return the maintenance windows. Raises `UsageError`."""
     from osbuild.fleet.management.messages import MaintenanceTimes
     from osbuild.fleet.rollout.plan_text import parse_time
 
@@ -209,8 +229,9 @@ def parse_maintenance(options: RolloutOptions) -> "MaintenanceTimes | None":
             if value is not None:
                 raise UsageError(f"{name} has no effect without --window", hint="add --window, or leave it out")
         return None
-    parse_windows(options.window)
-    return MaintenanceTimes(options.window, options.zone, None if options.until is None else parse_time(options.until))
+    parse_option("--window", parse_windows, options.window)
+    until = None if options.until is None else parse_option("--until", parse_time, options.until)
+    return MaintenanceTimes(options.window, options.zone, until)
 
 
 def show_view(view: "RolloutView", as_json: bool) -> None:
@@ -236,9 +257,10 @@ def group_row(group: "GroupView") -> tuple[str, str, str, str]:
     if group.cancelled:
         waits.append(f"{group.cancelled} told to do something else")
     if group.forgiven:
-        waits.append(f"{group.forgiven} do not count since the rollout was resumed")
+        verb = "does" if group.forgiven == 1 else "do"
+        waits.append(f"{group.forgiven} {verb} not count since the rollout was resumed")
     if group.pending:
-        waits.append(f"{group.pending} have not reported an end")
+        waits.append(f"{group.pending} {'has' if group.pending == 1 else 'have'} not reported an end")
     return (
         str(group.state), f"{group.succeeded} of {group.devices} succeeded", f"{group.failed} failed", ", ".join(waits)
     )  # fmt: skip

@@ -1,10 +1,17 @@
 """Tokens in `edge-osbuild fleet`: access tokens of people, enrolment tokens and target tokens of devices."""
 
+import time
+from typing import TYPE_CHECKING
+
 import click
 
 from osbuild.cli.fleet_completion import complete_devices, complete_tokens
-from osbuild.cli.fleet_connection import connect, format_time, print_json
+from osbuild.cli.fleet_connection import connect, format_count, format_time, print_json
 from osbuild.cli.table import align_columns, print_lines
+from osbuild.shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from osbuild.fleet.management.messages import AccessTokenView
 
 HOUR = 3600
 
@@ -32,7 +39,7 @@ def enrol_tokens(as_json: bool) -> None:
         print_json(views)
         return
     rows = [
-        (str(view.id), f"{view.uses_left} uses left", f"until {format_time(view.expires)}",
+        (str(view.id), f"{format_count(view.uses_left, 'use')} left", f"until {format_time(view.expires)}",
          "revoked" if view.revoked else "", f"only for {view.device}" if view.device else "", view.note)
         for view in views
     ]  # fmt: skip
@@ -47,6 +54,7 @@ def revoke_enrol_token(number: int) -> None:
     Devices that have enrolled with it are still accepted.
     """
     connect().revoke_enrolment_token(number)
+    click.echo(f"revoked the enrolment token {number}")
 
 
 @click.command("target-token", short_help="create the token of a device that does not enrol")
@@ -88,9 +96,22 @@ def token(name: str, role: str, expires: int) -> None:
 
 @click.command(short_help="revoke an access token")
 @click.argument("name", shell_complete=complete_tokens)
-def revoke(name: str) -> None:
+@click.option("--yes", is_flag=True, help="Needed for the last valid token of an administrator.")
+def revoke(name: str, yes: bool) -> None:
     """Revoke the access token NAME."""
-    connect().revoke_access_token(name)
+    client = connect()
+    if not yes and is_last_admin(client.list_access_tokens(), name):
+        hint = "add --yes; then only `edge-osbuild serve --new-admin-token` on the server creates another one"
+        raise UsageError(f"{name} is the last valid token of an administrator", hint=hint)
+    client.revoke_access_token(name)
+    click.echo(f"revoked the access token {name}")
+
+
+def is_last_admin(views: "list[AccessTokenView]", name: str) -> bool:
+    """Whether no administrator has a valid token without the token `name`, which is one."""
+    now = time.time() * 1000
+    valid = [view.name for view in views if view.role == "admin" and view.revoked is None and view.expires > now]
+    return valid == [name]
 
 
 TOKEN_COMMANDS = (enrol_token, enrol_tokens, revoke_enrol_token, target_token, token, tokens, revoke)

@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,9 +42,7 @@ def check_bundle(path: Path, keyring: Path) -> CheckedBundle:
         try:
             text = run_command([*verify, *trust_options(keyring), "-purpose", "any", "-no_check_time", "-crl_check"])
         except CommandError as error:
-            lines = [line for line in error.output.splitlines() if line.strip()]
-            reason = f"the signature of the bundle is not valid for the server's keyring: {lines[-1] if lines else ''}"
-            raise Refused(422, "bad-signature", reason) from error
+            raise Refused(422, "bad-signature", explain_signature(error.output)) from error
     manifest = parse_manifest(text)
     metadata = {name: manifest["bundle"].get(name, "") for name in VERITY}
     try:
@@ -76,6 +75,17 @@ def check_values(checked: CheckedBundle) -> None:
                 f"and no backslash: {quoted(value)}"
             )
             raise Refused(422, "bad-manifest", message)
+
+
+def explain_signature(output: str) -> str:
+    """Return for people why OpenSSL does not accept a signature."""
+    cause = re.search(r"[Vv]erify error: ?(.+)", output)
+    if cause is None:
+        return "the signature of the bundle is damaged, or not that of a bundle: make the bundle again"
+    return (
+        f"no certificate of the server's keyring has signed this bundle ({cause[1].strip()}): sign it with one of the "
+        "keys of the server (`edge-osbuild serve --keys`), or start the server with the keys of the bundle"
+    )
 
 
 def read_signature(path: Path) -> bytes:

@@ -49,12 +49,16 @@ class PublishedBundle:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that has been stored. `size` is in bytes, the digests are in hexadecimal."""
+    """A file that has been stored. `size` is in bytes, the digests are in hexadecimal.
+
+    It is not `is_new` if the same contents were stored before.
+    """
 
     size: int
     sha256: str
     sha1: str
     md5: str
+    is_new: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ class FileStore:
                         digest.update(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            stored = StoredFile(size, *(digest.hexdigest() for digest in digests))
+            sha256, sha1, md5 = (digest.hexdigest() for digest in digests)
+            stored = StoredFile(size, sha256, sha1, md5, not self.path(sha256).exists())
             scratch.replace(self.path(stored.sha256))
         except BaseException:
             scratch.unlink(missing_ok=True)
@@ -152,6 +157,13 @@ def find_bundle(connection: Connection, number: int) -> PublishedBundle | None:
     """Return the bundle with the id `number`, None if it does not exist or was deleted."""
     values = BY_ID.first(connection, bundle_id=number)
     return None if values is None or values["deleted"] is not None else PublishedBundle(**values)
+
+
+def find_content(connection: Connection, sha256: str) -> PublishedBundle | None:
+    """Return the bundle that is offered with these contents, None if there is none."""
+    chosen = select(bundles).where(bundles.c.sha256 == sha256, bundles.c.deleted.is_(None))
+    row = connection.execute(chosen.limit(1)).first()
+    return None if row is None else _bundle(row)
 
 
 def list_bundles(connection: Connection) -> list[PublishedBundle]:

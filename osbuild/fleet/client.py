@@ -34,6 +34,11 @@ from osbuild.shared.errors import Error
 
 TIMEOUT = httpx.Timeout(30.0, read=600.0)  # the server checks a bundle before it answers
 CHUNK = 2**20
+# What is listed by which command.
+LISTS = {
+    "device": "devices", "bundle": "bundle list", "rollout": "rollout list", "request": "requests",
+    "enrolment token": "enrol-tokens", "token": "tokens",
+}  # fmt: skip
 NEW_LOGIN = "an administrator creates one with `edge-osbuild fleet token`, and `edge-osbuild fleet login` stores it"
 
 
@@ -101,9 +106,10 @@ class FleetClient:
         """Accept a device no more."""
         self._call("DELETE", f"/devices/{quote(name, safe='')}")
 
-    def read_audit(self) -> list[AuditEntry]:
-        """Return the newest entries of the audit log."""
-        return msgspec.json.decode(self._call("GET", "/audit"), type=list[AuditEntry])
+    def read_audit(self, before: int | None = None) -> list[AuditEntry]:
+        """Return the newest entries of the audit log, or the newest ones before an entry."""
+        parameters = {} if before is None else {"before": before}
+        return msgspec.json.decode(self._call("GET", "/audit", params=parameters), type=list[AuditEntry])
 
     def list_access_tokens(self) -> list[AccessTokenView]:
         """Return all access tokens, without their secrets."""
@@ -193,7 +199,13 @@ class FleetClient:
             reason = msgspec.json.decode(answer.content, type=ApiProblem).message
         except msgspec.DecodeError:
             reason = f"the server answers {answer.status_code}"
-        raise Error(reason, where=f"{self._url}: {method} {path}")
+        raise Error(reason, where=f"{self._url}: {method} {path}", hint=find_hint(reason))
+
+
+def find_hint(reason: str) -> str | None:
+    """Return which command lists what a server does not have, if that is the reason of a refusal."""
+    kind = next((kind for kind in LISTS if reason.startswith(f"there is no {kind} ")), None)
+    return None if kind is None else f"`edge-osbuild fleet {LISTS[kind]}` lists what there is"
 
 
 def _read_chunks(path: Path) -> Iterator[bytes]:

@@ -54,6 +54,9 @@ def open_data_folder(path: Path, *, shared: bool = False) -> DataFolder:
     except BlockingIOError as error:
         hint = "stop the other server, or name another folder with --data"
         raise Error("another update server uses this data folder", where=str(path), hint=hint) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        hint = "name a folder with --data: a new one, or that of an earlier start"
+        raise Error("the data folder is not a folder", where=str(path), hint=hint) from error
     except OSError as error:
         raise Error(f"the data folder can't be opened: {error.strerror}", where=str(path)) from error
     return folder

@@ -14,13 +14,14 @@ from starlette.concurrency import run_in_threadpool
 
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.bundle_check import check_bundle
-from osbuild.fleet.bundles import UPLOAD, NewBundle, PublishedBundle, add_bundle, check_filename
+from osbuild.fleet.bundles import UPLOAD, NewBundle, PublishedBundle, add_bundle, check_filename, find_content
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 from osbuild.shared.sizes import format_bytes
 
 LARGEST_BUNDLE = 16 * 2**30  # bytes
 CHECK_EVERY = 16 * 2**20  # bytes
+LONGEST_NAME = 256  # characters of a file's name in the audit log
 RESERVE = 256 * 2**20  # bytes of the disk that an upload leaves free, for the database
 
 
@@ -93,7 +94,16 @@ async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced
 
 
 async def publish_upload(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
-    """Check an uploaded bundle, offer it, and record that. Raises `Refused`."""
+    """Check an uploaded bundle and offer it. Both that and a refusal are recorded. Raises `Refused`."""
+    try:
+        return await _check_and_offer(service, file, filename, origin)
+    except Refused as refusal:
+        details, subject = {"code": refusal.code, "reason": refusal.message}, filename[:LONGEST_NAME]
+        await service.database.change(lambda c: record_event(c, origin, "publish refused", subject, **details))
+        raise
+
+
+async def _check_and_offer(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
     check_filename(filename)
     file.contents.flush()
     check_room(service, file.path.stat().st_size)
@@ -105,9 +115,11 @@ async def publish_upload(service: Service, file: UploadedFile, filename: str, or
     def add(connection: Connection) -> PublishedBundle:
         if not service.files.path(stored.sha256).exists():  # somebody has just deleted this bundle
             raise Refused(409, "bundle-deleted", "this bundle was deleted while it was uploaded: send it again")
+        before = find_content(connection, stored.sha256)
         bundle = add_bundle(connection, new, stored, origin.time)
-        details = {"compatible": bundle.compatible, "sha256": bundle.sha256}
-        record_event(connection, origin, "bundle published", bundle.title, **details)
+        if before is None or stored.is_new:  # otherwise nothing has changed
+            details = {"bundle": bundle.id, "compatible": bundle.compatible, "sha256": bundle.sha256}
+            record_event(connection, origin, "bundle published", bundle.title, **details)
         return bundle
 
     return await service.database.change(add)

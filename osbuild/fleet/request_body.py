@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
+from osbuild.fleet.message_problem import describe_problem
 from osbuild.fleet.refusal import Refused
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def decode_json(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:  # RecursionError: too deeply nested
-        raise Refused(400, "bad-body", f"the body can't be read: {error}") from error
+        raise Refused(400, "bad-body", describe_problem(error)) from error
 
 
 async def _collect_chunks(request: Request, largest: int, budget: BodyBudget) -> bytes:

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,7 +201,9 @@ def test_a_rollout_is_previewed_created_watched_and_ended(
         (("--groups", "count=x,rest"), "this is not a number of devices: x"),
         (("--success", "101"), "--success"),
         (("--soft", "--kind", "forced"), "--soft contradicts --kind forced"),
-        (("--deadline", "1w"), "this is not a duration: 1w"),
+        (("--deadline", "1w"), "--deadline: this is not a duration: 1w"),
+        (("--deadline", "0s"), "--deadline: group 1: `deadline` is between 1 and"),
+        (("--groups", "50,20"), "--groups: the groups have 70 percent of the devices together, and must have 100"),
         (("--window", "Sat"), "this is not a maintenance window: Sat"),
         (("--zone", "Europe/Berlin"), "--zone has no effect without --window"),
         (("--start", "tomorrow"), "this is not a time: tomorrow"),
@@ -210,9 +215,110 @@ def test_wrong_options_of_a_rollout_are_usage_errors(user: CommandLine, options:
     assert message in user.run("fleet", "rollout", "create", "x", "1", *options, status=2)
 
 
-def test_groups_that_are_not_all_devices_are_refused_by_the_server(user: CommandLine) -> None:
-    error = user.run("fleet", "rollout", "create", "x", "1", "--groups", "10,20", status=1)
-    assert "30 percent of the devices together, and must have 100" in error
+def test_requests_say_at_once_what_they_wait_for(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
+    server.enrol("porch", create_token(server), tmp_path).close()
+    for output, message in ((tmp_path, "a folder, not a file"), (tmp_path / "none/out", "this folder does not exist")):
+        assert message in user.run("fleet", "request", "porch", "diagnostics", "-o", output, status=1)
+    assert user.run("fleet", "requests", "porch") == "there are no requests; `edge-osbuild fleet request` makes one\n"
+    command = [sys.executable, "-m", "osbuild", "fleet", "request", "porch"]
+    for arguments, later in (
+        (["diagnostics", "-o", tmp_path / "out"], r"`edge-osbuild fleet diagnostics (\d+) -o FILE`"),
+        (["reboot", "--wait"], "`edge-osbuild fleet requests porch`"),
+    ):
+        with subprocess.Popen([*command, *arguments], env=user.environ, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        assert re.search(rf"request \d+: waiting until \d{{4}}-\S+ \S+ UTC; after Ctrl\+C, {later}", line), line
+
+
+def test_refusals_say_which_devices_and_what_to_do(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
+    bundle = publish_version(user, server, tmp_path, "11.0.0")
+    token = user.run("fleet", "enrol-token", "--uses", "3").strip()
+    for name, compatible in (("gate-1", "edge-rpi4"), ("gate-2", "edge-x86_64"), ("gate-3", "")):
+        with server.enrol(name, token, tmp_path) as device:
+            if compatible:
+                device.put(f"{BASE}/{name}/configData", json={"data": {"compatible": compatible, "health": "healthy"}})
+    create = ("fleet", "rollout", "create", "gates", bundle, "--select")
+    error = user.run(*create, "name=gate-*", status=1)
+    assert "gate-1 (edge-rpi4)" in error and "--select compatible=edge-x86_64" in error
+    error = user.run("fleet", "update", "gate-1", bundle, status=1)
+    assert "is for edge-x86_64, not for gate-1 (edge-rpi4)" in error
+    assert "no device matches name=gete-*" in user.run(*create, "name=gete-*", "--preview", status=1)
+    assert "no device matches name=gete-*" in user.run(*create, "name=gete-*", status=1)
+    assert user.run(*create, "name=gate-[23]", "--preview").startswith("2 devices, in one group\n")
+    order = {"name": "x", "bundle": int(bundle), "groups": [{}], "selection": {"name": "gate-[23]"}}
+    assert server.order("/rollouts/preview", order)["unsaid"] == 1
+    assert server.order("/rollouts", order)["unsaid"] == 1
+    assert server.order("/devices/gate-2/actions", {"bundle": int(bundle)})["unsaid"] is False
+    assert server.order("/devices/gate-3/actions", {"bundle": int(bundle)})["unsaid"] is True
+    devices = user.run("fleet", "devices")
+    assert re.search(r"gate-2 +\? +healthy +(seen \d{4}-\S+ \S+|never seen) +edge-server 11.0.0: running", devices)
+
+
+def test_what_does_not_exist_is_listed_by_a_command_that_the_hint_names(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    server.enrol("attic", create_token(server), tmp_path).close()
+    for arguments, listing in (
+        (("device", "x"), "fleet devices"), (("update", "attic", "999"), "fleet bundle list"),
+        (("bundle", "delete", "999"), "fleet bundle list"), (("rollout", "show", "none"), "fleet rollout list"),
+        (("revoke", "x"), "fleet tokens"), (("revoke-enrol-token", "999"), "fleet enrol-tokens"),
+    ):  # fmt: skip
+        error = user.run("fleet", *arguments, status=1)
+        assert "there is no" in error and f"`edge-osbuild {listing}` lists" in error
+    assert "decommissioned attic" in user.run("fleet", "decommission", "attic")
+    for arguments in (("update", "attic", "1"), ("tag", "attic", "a=b"), ("decommission", "attic")):
+        error = user.run("fleet", *arguments, status=1)
+        assert "attic is decommissioned" in error and "fleet enrol-token --device attic" in error
+    error = user.run("fleet", "token", "a b", "--role", "viewer", status=1)
+    assert "`name` has characters that it must not have" in error and "regex" not in error
+
+
+def test_the_last_administrator_is_only_revoked_with_yes(user: CommandLine, server: RunningServer) -> None:
+    error = user.run("fleet", "revoke", "admin", status=2)
+    assert "the last valid token of an administrator" in error and "--yes" in error
+    user.run("fleet", "token", "second", "--role", "admin")
+    assert user.run("fleet", "revoke", "second") == "revoked the access token second\n"
+
+
+def test_the_audit_log_says_what_was_ordered_and_nothing_twice(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    bundle = publish_version(user, server, tmp_path, "12.0.0")
+    server.enrol("hall-1", create_token(server), tmp_path).close()
+    order = ("fleet", "rollout", "create", "halls", bundle, "--select", "name=hall-*", "--success", "90")
+    user.run(*order, "--error", "7", "--kind", "soft", "--weight", "3", "--window", "Sat 02:00-04:00", "--now")
+    for verb in ("pause", "resume", "abort"):
+        user.run("fleet", "rollout", verb, "halls")
+    user.run("fleet", "update", "hall-1", bundle, "--kind", "download-only")
+    for _ in range(2):
+        user.run("fleet", "cancel", "hall-1")
+        user.run("publish", tmp_path / "one.raucb")
+        user.run("fleet", "tag", "hall-1", "a=b")
+    damaged = tmp_path / "damaged.raucb"
+    damaged.write_bytes(b"hsqs" + bytes(5000))
+    error = user.run("publish", damaged, status=1)
+    entries = json.loads(user.run("fleet", "audit", "--json"))
+    begin = next(number for number, entry in enumerate(entries) if entry["event"] == "bundle published")
+    events = [(entry["event"], entry["subject"], entry["details"]) for entry in reversed(entries[: begin + 1])]
+    (created,) = [details for event, _, details in events if event == "rollout created"]
+    assert created == {
+        "bundle": int(bundle), "selection": {"name": "hall-*"}, "groups": [1], "success": [90], "error": [7],
+        "kind": "soft", "weight": 3, "confirm": None, "start": None, "windows": "Sat 02:00-04:00",
+    }  # fmt: skip
+    assert [event for event, _, _ in events] == [
+        "bundle published", "enrolment token created", "device enrolled", "rollout created", "rollout started",
+        "rollout paused", "rollout resumed", "rollout aborted", "action created", "action cancelled", "tags changed",
+        "publish refused",
+    ]  # fmt: skip
+    assert [details["kind"] for event, _, details in events if event == "action created"] == ["download-only"]
+    assert events[-1][1] == "damaged.raucb" and events[-1][2]["reason"] in error
+    assert entries[0]["who"] == "admin"
+    log = user.run("fleet", "audit", "--before", str(entries[0]["id"]))
+    assert "publish refused" not in log and log.split()[0] == str(entries[1]["id"])
+    assert re.search("rollout created +halls +bundle: .*selection: name=hall-.*, groups: 1, success: 90", log)
 
 
 def test_a_rollout_waits_for_its_time(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
@@ -260,7 +366,7 @@ def test_tags_select_devices_and_windows_and_deadlines_are_shown(
     windows = ("--window", "Sat 02:00-04:00", "--zone", "Europe/Berlin", "--until", "2099-01-01T00:00Z")
     text = user.run(*order, *windows)
     assert "maintenance windows: Sat 02:00-04:00, Europe/Berlin, until 2099-01-01 00:00:00 UTC" in text
-    assert "0 of 1 succeeded" in text and "1 have not reported an end" in text
+    assert "0 of 1 succeeded" in text and "1 has not reported an end" in text
     assert server.rollout("lifts")["groups"][0]["deadline"] == 7200
     assert server.actions("lift-0") == [] and len(server.actions("lift-1")) == 1
 

@@ -3,7 +3,7 @@
 from starlette.requests import Request
 
 from osbuild.fleet.devices import FleetDevice, find_device
-from osbuild.fleet.refusal import not_found
+from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.service import Service
 
 
@@ -11,7 +11,8 @@ def known_device(request: Request, service: Service) -> FleetDevice:
     """Return the device that the address names, which is in use. Raises `Refused`."""
     device = registered_device(request, service)
     if device.decommissioned is not None:
-        raise not_found(f"there is no device {device.name}")
+        message = f"the device {device.name} is decommissioned: it enrols again with a token that is only for its name"
+        raise Refused(404, "decommissioned", f"{message} (`edge-osbuild fleet enrol-token --device {device.name}`)")
     return device
 
 

@@ -175,7 +175,10 @@ class GroupView(msgspec.Struct):
 
 
 class RolloutView(msgspec.Struct):
-    """A rollout with its groups. `reason` says why it is paused or has ended."""
+    """A rollout with its groups. `reason` says why it is paused or has ended.
+
+    The answer to its creation has in `unsaid` how many of its devices have not said for which bundles they are.
+    """
 
     name: str
     bundle: str
@@ -188,21 +191,23 @@ class RolloutView(msgspec.Struct):
     selection: Mapping[str, str]
     groups: list[GroupView]
     maintenance: MaintenanceSchedule | None
+    unsaid: int = 0
 
 
 class Preview(msgspec.Struct):
     """How many devices each group of a rollout would have, and the names of the first ones.
 
-    `names` has the names of the first devices of each group.
+    `names` has the names of the first devices of each group. `unsaid` devices have not said for which bundles they are.
     """
 
     groups: list[int]
     first: list[str]
     names: list[list[str]]
+    unsaid: int = 0
 
 
 class ActionView(msgspec.Struct):
-    """An action of a device."""
+    """An action of a device. In the answer to its creation, it is `unsaid` if the device has not said what it is."""
 
     id: int
     bundle: str
@@ -213,6 +218,7 @@ class ActionView(msgspec.Struct):
     ended: int | None
     messages: list[str]
     maintenance: MaintenanceSchedule | None
+    unsaid: bool = False
 
 
 class DeviceView(msgspec.Struct):

@@ -32,8 +32,12 @@ from osbuild.fleet.rollout.rows import Rollout
 from osbuild.fleet.rollout.selection import select_devices
 from osbuild.fleet.service import Service
 from osbuild.fleet.states import GroupState
+from osbuild.fleet.suitability import check_any, check_suitable, count_unsaid
 
 MOST_PREVIEWED = 100
+EVENTS = {
+    "start": "rollout started", "pause": "rollout paused", "resume": "rollout resumed", "abort": "rollout aborted",
+}  # fmt: skip
 PORTION = 500  # devices that a preview reads at once
 
 
@@ -88,18 +92,20 @@ async def preview_rollout(service: Service, plan: RolloutPlan) -> Preview:
         selected += select_devices(portion, plan.selection)
         after = portion[-1].name
         await asyncio.sleep(0)
+    check_any(selected, plan.selection)
     return await asyncio.to_thread(preview_groups, selected, plan.groups, bundle)
 
 
 def preview_groups(selected: Sequence[FleetDevice], groups: Sequence[GroupPlan], bundle: PublishedBundle) -> Preview:
     """Return which of the selected devices would be in which group. Raises `Refused`."""
-    check_compatible(selected, bundle)
+    check_suitable(selected, bundle)
     parts = group_devices(selected, groups)
     names = {device.id: device.name for device in selected}
     return Preview(
         [len(part) for part in parts],
         [device.name for device in selected[:MOST_PREVIEWED]],
         [[names[device] for device in part[:MOST_PREVIEWED]] for part in parts],
+        count_unsaid(selected),
     )
 
 
@@ -119,13 +125,32 @@ def create_rollout(connection: Connection, plan: RolloutPlan, origin: Origin, *,
     check_plan(plan, origin.time)
     if start and plan.start is not None:
         raise Refused(400, "bad-rollout", "a rollout starts at once (`now`) or at a time (`start`), not both")
-    parts = group_devices(choose_devices(connection, plan), plan.groups)
+    selected = choose_devices(connection, plan)
+    parts = group_devices(selected, plan.groups)
     rollout = rows.insert_rollout(connection, plan, parts, origin.time)
-    record_event(connection, origin, "rollout created", plan.name, bundle=plan.bundle, groups=len(parts))
+    record_event(connection, origin, "rollout created", plan.name, **describe_plan(plan, parts))
     if start:
         transitions.start_rollout(connection, rollout, origin.time)
         record_event(connection, origin, "rollout started", plan.name)
-    return view_rollout(connection, rows.read_rollout(connection, rollout.id))
+    view = view_rollout(connection, rows.read_rollout(connection, rollout.id))
+    view.unsaid = count_unsaid(selected)
+    return view
+
+
+def describe_plan(plan: RolloutPlan, parts: Sequence[Sequence[int]]) -> dict[str, object]:
+    """Return what the audit log says about a new rollout: what people have chosen, and the sizes of the groups."""
+    return {
+        "bundle": plan.bundle,
+        "selection": dict(plan.selection),
+        "groups": [len(part) for part in parts],
+        "success": sorted({group.success for group in plan.groups}),
+        "error": sorted({group.error for group in plan.groups}),
+        "kind": plan.kind,
+        "weight": plan.weight,
+        "confirm": plan.confirm or None,
+        "start": plan.start,
+        "windows": None if plan.maintenance is None else plan.maintenance.windows,
+    }
 
 
 async def post_start(request: Request, service: Service, origin: Origin) -> RolloutView:
@@ -174,7 +199,7 @@ def set_rollout_state(connection: Connection, name: str, order: RolloutOrder, or
         transitions.resume_rollout(connection, before, origin.time, bundle=order.bundle, retry=order.retry)
     after = rows.read_rollout(connection, before.id)
     values = {"before": before.state, "after": after.state, "bundle": after.bundle}
-    record_event(connection, origin, f"rollout: {order.verb}", name, **values)
+    record_event(connection, origin, EVENTS[order.verb], name, **values)
     return view_rollout(connection, after)
 
 
@@ -186,20 +211,12 @@ def check_replacement(connection: Connection, rollout: Rollout, bundle: int) -> 
 
 
 def choose_devices(connection: Connection, plan: RolloutPlan) -> list[FleetDevice]:
-    """Return the devices of a plan, by name. Raises `Refused` if the bundle is not for one of them."""
+    """Return the devices of a plan, by name. Raises `Refused` if there is none, or one that the bundle is not for."""
     bundle = known_bundle(connection, plan.bundle)
     selected = list(select_devices(list_devices(connection), plan.selection))
-    check_compatible(selected, bundle)
+    check_any(selected, plan.selection)
+    check_suitable(selected, bundle)
     return selected
-
-
-def check_compatible(selected: Sequence[FleetDevice], bundle: PublishedBundle) -> None:
-    """Raise `Refused` if a bundle is not for one of the devices."""
-    others = [device for device in selected if device.attributes.get("compatible") not in (None, bundle.compatible)]
-    if others:
-        kinds = ", ".join(sorted({device.attributes["compatible"] for device in others})[:5])
-        message = f"{len(others)} of the selected devices are not {bundle.compatible} but {kinds}: select fewer"
-        raise Refused(409, "incompatible", message)
 
 
 def known_bundle(connection: Connection, number: int) -> PublishedBundle:

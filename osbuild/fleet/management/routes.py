@@ -32,6 +32,8 @@ from osbuild.fleet.publishing import limit_chunks, publish_upload, receive_uploa
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.service import Service
+from osbuild.fleet.states import ActionState
+from osbuild.fleet.suitability import check_suitable, count_unsaid
 
 MOST_ROWS = 1000
 
@@ -74,7 +76,8 @@ async def post_tags(request: Request, service: Service, origin: Origin) -> Devic
     def change(connection: Connection) -> None:
         current = find_device(connection, device.name) or device
         after = change_tags(connection, current, order.tags)
-        record_event(connection, origin, "tags changed", device.name, before=dict(current.tags), after=dict(after))
+        if after != current.tags:
+            record_event(connection, origin, "tags changed", device.name, before=dict(current.tags), after=dict(after))
 
     await service.database.change(change)
     return view_device(service, known_device(request, service), most=1)
@@ -89,21 +92,22 @@ async def post_action(request: Request, service: Service, origin: Origin) -> Act
         bundle = bundles.find_bundle(connection, order.bundle)
         if bundle is None:
             raise not_found(f"there is no bundle {order.bundle}")
-        compatible = device.attributes.get("compatible")
-        if compatible not in (None, bundle.compatible):
-            message = f"{bundle.title} is for {bundle.compatible}, and the device is a {compatible}"
-            raise Refused(409, "incompatible", message)
+        check_suitable([device], bundle)
         schedule = None if order.maintenance is None else order.maintenance.schedule()
         if schedule is not None:
             check_schedule(schedule, origin.time)
         confirm = order.confirm and not device.auto_confirm
         assignment = actions.Assignment(order.bundle, order.kind, confirm=confirm, maintenance=schedule)
         number = actions.assign_bundle(connection, device.id, assignment, origin.time)
-        record_event(connection, origin, "action created", device.name, action=number, bundle=order.bundle)
+        details = {"action": number, "bundle": order.bundle, "kind": order.kind, "confirm": confirm or None}
+        windows = None if schedule is None else schedule.windows
+        record_event(connection, origin, "action created", device.name, **details, windows=windows)
         return number
 
     number = await service.database.change(assign)
-    return view_action(service, service.database.read(lambda c: actions.read_action(c, device.id, number)))
+    view = view_action(service, service.database.read(lambda c: actions.read_action(c, device.id, number)))
+    view.unsaid = bool(count_unsaid([device]))
+    return view
 
 
 async def delete_action(request: Request, service: Service, origin: Origin) -> ActionView:
@@ -113,6 +117,8 @@ async def delete_action(request: Request, service: Service, origin: Origin) -> A
         action = actions.read_action(connection, device.id, number)
         if not action.active:
             raise Refused(409, "action-ended", f"the action {number} has ended: {action.state}")
+        if action.state is ActionState.cancelling:  # somebody has done that before
+            return
         actions.begin_cancelling(connection, action, origin.time)
         record_event(connection, origin, "action cancelled", device.name, action=number, before=action.state)
 
