@@ -133,10 +133,12 @@ def cancel(name: str, action: int | None) -> None:
 
 @command.command(short_help="accept a device no more")
 @click.argument("name", shell_complete=complete_devices)
-def decommission(name: str) -> None:
-    """Accept the device NAME no more. To enrol again, it needs a token of `enrol-token --device NAME`."""
-    connect().decommission_device(name)
-    click.echo(f"decommissioned {name}; `edge-osbuild fleet enrol-token --device {name}` lets it enrol again")
+@click.option("--forbidden-name", is_flag=True, help="NAME may be one that new devices cannot have, such as `a/b`.")
+def decommission(name: str, forbidden_name: bool) -> None:
+    """Accept the device NAME no more. To enrol again, it needs a token that an admin has created for this NAME."""
+    connect().decommission_device(name, forbidden=forbidden_name)
+    again = f"; `edge-osbuild fleet enrol-token --device {name}` lets it enrol again"
+    print_lines([f"decommissioned {name}{'' if forbidden_name else again}"])
 
 
 @command.command(short_help="show who changed what")

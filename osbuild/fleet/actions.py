@@ -18,6 +18,8 @@ from osbuild.fleet.tables import actions, bundles, devices, reports
 
 MOST_REPORTS = 1000  # of one action, without the last one
 MOST_MESSAGES = 50  # of one report
+MOST_INSTALLED = 20  # bundles that a device has otherwise installed in 24 hours
+DAY = 24 * 3600 * 1000  # milliseconds
 LONGEST_MESSAGE = 512  # characters; the rest is cut off
 ACTIVE = PreparedRead(select(actions).where(actions.c.device == bindparam("device_id"), actions.c.active))
 BY_ID = PreparedRead(
@@ -205,6 +207,7 @@ def confirm_action(connection: Connection, device: int, number: int, report: Dev
     if action.state is not ActionState.waiting:
         raise not_found(f"the action {number} does not wait for a confirmation")
     state = ActionState.running if report.execution is Execution.proceeding else ActionState.waiting
+    _check_size(connection, number, report, last=state is not action.state)
     _store_report(connection, action, report, state, now)
     return state
 
@@ -233,6 +236,13 @@ def record_installed(connection: Connection, device: FleetDevice, title: tuple[s
     known = device.installed_action
     if known is not None and read_action(connection, device.id, known).bundle == bundle:
         return False
+    own = select(func.count()).where(
+        actions.c.device == device.id, actions.c.created > now - DAY, actions.c.state == ActionState.finished,
+        actions.c.ended == actions.c.created,  # no action that the server has ordered is finished so soon
+    )  # fmt: skip
+    if connection.execute(own).scalar_one() >= MOST_INSTALLED:
+        message = f"a device says at most {MOST_INSTALLED} times in 24 hours what it has installed"
+        raise Refused(429, "too-many-installations", message)
     values = {
         "device": device.id, "bundle": bundle, "kind": ActionKind.forced, "state": ActionState.finished,
         "active": False, "weight": WEIGHT, "created": now, "ended": now,
@@ -273,11 +283,16 @@ def _reported_action(connection: Connection, device: int, number: int, report: D
         raise not_found(f"the action {number} waits for its confirmation")
     if not action.active:
         raise Refused(410, "action-ended", f"the action {number} has ended: {action.state}")
+    _check_size(connection, number, report, last=report.execution is Execution.closed)
+    return action
+
+
+def _check_size(connection: Connection, number: int, report: DeviceReport, *, last: bool) -> None:
+    """Raise `Refused` if a report of the action `number` is too large, or one too many and not the `last` one."""
     if len(report.messages) > MOST_MESSAGES:
         raise Refused(429, "too-many-messages", f"a report has at most {MOST_MESSAGES} messages")
-    if report.execution is not Execution.closed and count_reports(connection, number) >= MOST_REPORTS:
+    if not last and count_reports(connection, number) >= MOST_REPORTS:
         raise Refused(429, "too-many-reports", f"the action {number} has {MOST_REPORTS} reports already")
-    return action
 
 
 def _store_report(

@@ -102,7 +102,7 @@ def make_application(service: Service, *, log_requests: bool = False) -> Starlet
     ]
     handlers = {
         HTTPException: answer_http_error, DataError: answer_bad_value, OverflowError: answer_bad_value,
-        ClientDisconnect: answer_nothing, Exception: answer_defect,
+        ClientDisconnect: answer_nothing, Refused: answer_refused, Exception: answer_defect,
     }  # fmt: skip
     paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
     recorder = Middleware(RequestRecorder, paths, metrics.requests, log_requests=log_requests)
@@ -117,11 +117,16 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     """Answer an address that does not exist, or a wrong method, in the form of the API's refusals."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     reason = http.HTTPStatus(status).phrase
-    refusal = Refused(status, reason.lower().replace(" ", "-"), reason)
-    answer = answer_problem(refusal) if request.url.path.startswith(MANAGEMENT) else answer_refusal(refusal)
+    answer = await answer_refused(request, Refused(status, reason.lower().replace(" ", "-"), reason))
     if isinstance(error, HTTPException) and error.headers:
         answer.headers.update(error.headers)  # such as Allow (RFC 9110, section 15.5.6)
     return answer
+
+
+async def answer_refused(request: Request, error: Exception) -> Response:
+    """Answer a request that was refused, in the form of its part of the API."""
+    assert isinstance(error, Refused)
+    return answer_problem(error) if request.url.path.startswith(MANAGEMENT) else answer_refusal(error)
 
 
 async def answer_bad_value(_request: Request, _error: Exception) -> Response:

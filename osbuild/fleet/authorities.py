@@ -33,6 +33,14 @@ NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python h
 
 
 @dataclass(frozen=True)
+class CertificateStamp:
+    """What distinguishes a certificate from the others of its key: its serial number, and when it was issued."""
+
+    serial: int
+    issued: datetime
+
+
+@dataclass(frozen=True)
 class Authority:
     """A certificate authority with its key."""
 
@@ -40,12 +48,19 @@ class Authority:
     key: Key
 
     def issue(
-        self, subject: str, key: ec.EllipticCurvePublicKey, names: Sequence[str] | None = None
+        self,
+        subject: str,
+        key: ec.EllipticCurvePublicKey,
+        names: Sequence[str] | None = None,
+        stamp: CertificateStamp | None = None,
     ) -> x509.Certificate:
-        """Return a certificate with the common name `subject`: of a server with these `names`, or of a device."""
+        """Return a certificate with the common name `subject`: of a server with these `names`, or of a device.
+
+        With the same `stamp`, it has the same contents. Without one, it is a new certificate, issued now.
+        """
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if names is None else ExtendedKeyUsageOID.SERVER_AUTH
         days = DEVICE_DAYS if names is None else SERVER_DAYS
-        builder = _begin_certificate(subject, key, days).issuer_name(self.certificate.subject)
+        builder = _begin_certificate(subject, key, days, stamp).issuer_name(self.certificate.subject)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
@@ -126,8 +141,8 @@ def load_request_certificate(folder: Path, authority: Authority) -> tuple[x509.C
     return certificate, key
 
 
-def issue_device_certificate(authority: Authority, device: str, request: bytes) -> x509.Certificate:
-    """Return the certificate that a device requests (PKCS #10, RFC 2986, as PEM). Raises `Refused`."""
+def read_request_key(device: str, request: bytes) -> ec.EllipticCurvePublicKey:
+    """Return the key for which a device requests a certificate (PKCS #10, RFC 2986, as PEM). Raises `Refused`."""
     try:
         parsed = x509.load_pem_x509_csr(request)
         key = parsed.public_key()
@@ -143,7 +158,7 @@ def issue_device_certificate(authority: Authority, device: str, request: bytes) 
         raise Refused(
             400, "bad-device-id", f"the name of a device with a certificate has at most {LONGEST_NAME} characters"
         )
-    return authority.issue(device, key)
+    return key
 
 
 def server_context(certificate: Path, key: Path, devices: Authority) -> ssl.SSLContext:
@@ -159,15 +174,17 @@ def server_context(certificate: Path, key: Path, devices: Authority) -> ssl.SSLC
     return context
 
 
-def _begin_certificate(subject: str, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-    now = current_time()
+def _begin_certificate(
+    subject: str, key: ec.EllipticCurvePublicKey, days: int, stamp: CertificateStamp | None = None
+) -> x509.CertificateBuilder:
+    stamp = stamp or CertificateStamp(x509.random_serial_number(), current_time())
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
         .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + timedelta(days=days))
+        .serial_number(stamp.serial)
+        .not_valid_before(stamp.issued - BACKDATED)
+        .not_valid_after(stamp.issued + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -29,6 +28,7 @@ from osbuild.fleet.management.messages import (
     RolloutView,
     TargetToken,
 )
+from osbuild.fleet.names import check_part, make_path
 from osbuild.fleet.server_trust import check_address, explain_failure, trust_authority
 from osbuild.shared.errors import Error
 
@@ -43,7 +43,10 @@ NEW_LOGIN = "an administrator creates one with `edge-osbuild fleet token`, and `
 
 
 class FleetClient:
-    """Calls the management API. All methods raise `Error`. The token is only sent by https."""
+    """Calls the management API. All methods raise `Error`, and `UsageError` for names that cannot exist.
+
+    The token is only sent by https.
+    """
 
     def __init__(self, context: FleetContext) -> None:
         check_address(context.url)
@@ -70,7 +73,7 @@ class FleetClient:
 
     def read_device(self, name: str) -> DeviceView:
         """Return a device with its newest actions."""
-        return msgspec.json.decode(self._call("GET", f"/devices/{quote(name, safe='')}"), type=DeviceView)
+        return msgspec.json.decode(self._call("GET", make_path("devices", name)), type=DeviceView)
 
     def list_bundles(self) -> list[BundleView]:
         """Return all bundles, the newest first."""
@@ -78,33 +81,36 @@ class FleetClient:
 
     def publish_bundle(self, path: Path) -> BundleView:
         """Upload a bundle, which the server checks."""
-        body = self._call("PUT", f"/bundles/{quote(path.name, safe='')}", content=_read_chunks(path))
+        body = self._call("PUT", make_path("bundles", path.name), content=_read_chunks(path))
         return msgspec.json.decode(body, type=BundleView)
 
     def delete_bundle(self, number: int) -> None:
         """Delete a bundle that nothing needs."""
-        self._call("DELETE", f"/bundles/{number}")
+        self._call("DELETE", make_path("bundles", number))
 
     def create_action(self, device: str, order: NewAction) -> ActionView:
         """Tell a device to install a bundle."""
         content = msgspec.json.encode(order)
-        body = self._call("POST", f"/devices/{quote(device, safe='')}/actions", content=content)
+        body = self._call("POST", make_path("devices", device, "actions"), content=content)
         return msgspec.json.decode(body, type=ActionView)
 
     def change_tags(self, device: str, order: NewTags) -> DeviceView:
         """Set and remove tags of a device."""
         content = msgspec.json.encode(order)
-        body = self._call("POST", f"/devices/{quote(device, safe='')}/tags", content=content)
+        body = self._call("POST", make_path("devices", device, "tags"), content=content)
         return msgspec.json.decode(body, type=DeviceView)
 
     def cancel_action(self, device: str, action: int) -> ActionView:
         """Cancel an action of a device."""
-        body = self._call("DELETE", f"/devices/{quote(device, safe='')}/actions/{action}")
+        body = self._call("DELETE", make_path("devices", device, "actions", action))
         return msgspec.json.decode(body, type=ActionView)
 
-    def decommission_device(self, name: str) -> None:
-        """Accept a device no more."""
-        self._call("DELETE", f"/devices/{quote(name, safe='')}")
+    def decommission_device(self, name: str, *, forbidden: bool = False) -> None:
+        """Accept a device no more. It may have a name that is `forbidden` now."""
+        if forbidden:
+            self._call("DELETE", "/devices", params={"name": name})
+            return
+        self._call("DELETE", make_path("devices", name))
 
     def read_audit(self, before: int | None = None) -> list[AuditEntry]:
         """Return the newest entries of the audit log, or the newest ones before an entry."""
@@ -122,7 +128,7 @@ class FleetClient:
 
     def revoke_access_token(self, name: str) -> None:
         """Accept an access token no more."""
-        self._call("DELETE", f"/tokens/{quote(name, safe='')}")
+        self._call("DELETE", make_path("tokens", name))
 
     def list_rollouts(self) -> list[RolloutView]:
         """Return all rollouts, the newest first."""
@@ -130,7 +136,7 @@ class FleetClient:
 
     def read_rollout(self, name: str) -> RolloutView:
         """Return a rollout with its groups."""
-        return msgspec.json.decode(self._call("GET", f"/rollouts/{quote(name, safe='')}"), type=RolloutView)
+        return msgspec.json.decode(self._call("GET", make_path("rollouts", name)), type=RolloutView)
 
     def create_rollout(self, order: NewRollout) -> RolloutView:
         """Create a rollout."""
@@ -146,11 +152,13 @@ class FleetClient:
     def change_rollout(self, name: str, verb: str, order: ResumeOrder | None = None) -> RolloutView:
         """Start, pause, resume or abort a rollout."""
         content = b"" if order is None else msgspec.json.encode(order)
-        body = self._call("POST", f"/rollouts/{quote(name, safe='')}/{verb}", content=content)
+        body = self._call("POST", make_path("rollouts", name, verb), content=content)
         return msgspec.json.decode(body, type=RolloutView)
 
     def create_enrolment_token(self, order: NewEnrolmentToken) -> str:
         """Return a new token with which devices enrol."""
+        if order.device is not None:
+            check_part(order.device)
         answer = msgspec.json.decode(self._call("POST", "/enrolment-tokens", content=msgspec.json.encode(order)))
         return str(answer["token"])
 
@@ -160,30 +168,30 @@ class FleetClient:
 
     def revoke_enrolment_token(self, number: int) -> None:
         """Accept an enrolment token no more."""
-        self._call("DELETE", f"/enrolment-tokens/{number}")
+        self._call("DELETE", make_path("enrolment-tokens", number))
 
     def create_target_token(self, device: str) -> str:
         """Return a new token of a device that does not enrol."""
-        body = self._call("POST", f"/devices/{quote(device, safe='')}/target-token")
+        body = self._call("POST", make_path("devices", device, "target-token"))
         return msgspec.json.decode(body, type=TargetToken).token
 
     def create_request(self, device: str, order: NewRequest) -> RequestView:
         """Request something of a device."""
-        body = self._call("POST", f"/devices/{quote(device, safe='')}/requests", content=msgspec.json.encode(order))
+        body = self._call("POST", make_path("devices", device, "requests"), content=msgspec.json.encode(order))
         return msgspec.json.decode(body, type=RequestView)
 
     def read_request(self, number: int) -> RequestView:
         """Return a request."""
-        return msgspec.json.decode(self._call("GET", f"/requests/{number}"), type=RequestView)
+        return msgspec.json.decode(self._call("GET", make_path("requests", number)), type=RequestView)
 
     def list_requests(self, device: str | None = None) -> list[RequestView]:
         """Return the newest requests, to one device if it is given."""
-        path = "/requests" if device is None else f"/devices/{quote(device, safe='')}/requests"
+        path = "/requests" if device is None else make_path("devices", device, "requests")
         return msgspec.json.decode(self._call("GET", path), type=list[RequestView])
 
     def download_diagnostics(self, number: int) -> bytes:
         """Return the diagnostics of a request as a compressed archive."""
-        return self._call("GET", f"/requests/{number}/diagnostics")
+        return self._call("GET", make_path("requests", number, "diagnostics"))
 
     def _call(self, method: str, path: str, **options: Any) -> bytes:
         try:

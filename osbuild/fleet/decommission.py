@@ -6,6 +6,7 @@ from osbuild.fleet import actions
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.certificates import revoke_certificates
 from osbuild.fleet.devices import FleetDevice, decommission_device, find_device
+from osbuild.fleet.enrolment_tokens import revoke_tokens_of
 from osbuild.fleet.requests import GRACE, end_requests
 from osbuild.fleet.states import RequestState
 from osbuild.fleet.tables import devices, requests
@@ -13,13 +14,16 @@ from osbuild.shared.operator_requests import RequestKind
 
 
 def end_device(connection: Connection, device: FleetDevice, origin: Origin, **details: object) -> None:
-    """Accept a device no more, revoke its certificates, cancel what it was told to do, and record that."""
+    """Accept a device no more, revoke its certificates and tokens, cancel what it was told to do, and record that."""
     now = origin.time
     for action in actions.active_actions(connection, device.id):
         actions.end_action(connection, action, now)
     end_requests(connection, device.id, now)
     decommission_device(connection, device, now)
     revoke_certificates(connection, device.id, now)
+    revoked = revoke_tokens_of(connection, device.name, now)
+    if revoked:
+        details["revoked_tokens"] = revoked
     record_event(connection, origin, "device decommissioned", device.name, **details)
 
 

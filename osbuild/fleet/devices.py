@@ -24,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 
+from osbuild.fleet.names import RULE, is_safe_name
 from osbuild.fleet.prepared_read import PreparedRead
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.tables import LONGEST_ID, devices
@@ -73,8 +74,8 @@ class FleetDevice:
 
 def check_name(name: str) -> None:
     """Raise `Refused` if no device can have this name."""
-    if not 0 < len(name) <= LONGEST_ID or any(character.isspace() or not character.isprintable() for character in name):
-        message = f"the id of a device has 1 to {LONGEST_ID} printable characters without white space"
+    if len(name) > LONGEST_ID or not is_safe_name(name):
+        message = f"the id of a device has 1 to {LONGEST_ID} printable characters, {RULE}"
         raise Refused(400, "bad-device-id", message)
 
 
@@ -102,7 +103,7 @@ def decommission_device(connection: Connection, device: FleetDevice, now: int) -
 
 
 def register_device(connection: Connection, name: str, now: int, token: str | None = None) -> FleetDevice:
-    """Return the device `name`, which is created if it is unknown. `token` becomes its own token."""
+    """Return the device `name`, which is created if it is unknown. `token` becomes its own token. Raises `Refused`."""
     check_name(name)
     device = find_device(connection, name)
     digest = None if token is None else hash_token(token)
@@ -112,6 +113,9 @@ def register_device(connection: Connection, name: str, now: int, token: str | No
         device = find_device(connection, name)
         assert device is not None
     elif digest is not None:
+        if device.decommissioned is not None:
+            message = f"the device {name} is decommissioned, and needs an enrolment token that is only for its name"
+            raise Refused(409, "decommissioned", message)
         connection.execute(update(devices).where(devices.c.id == device.id).values(token_hash=digest))
         device = replace(device, token_hash=digest)
     return device

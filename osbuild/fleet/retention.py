@@ -1,10 +1,11 @@
-"""How long history is kept: reports, ended actions and audit entries. Older rows are deleted in small steps."""
+"""How long rows are kept: reports, ended actions, audit entries and certificates. They are deleted in small steps."""
 
 import asyncio
 from functools import partial
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, select, true
 
+from osbuild.fleet.certificates import delete_ended
 from osbuild.fleet.database import Database
 from osbuild.fleet.tables import actions, audit, devices, reports, rollout_members
 
@@ -51,3 +52,9 @@ async def delete_history(database: Database, before: int) -> None:
         while last is not None:
             last = await database.change(partial(delete_step, table=table, after=last, before=before))
             await asyncio.sleep(PAUSE)
+
+
+async def delete_ended_certificates(database: Database, now: int) -> None:
+    """Delete certificates with which nothing can be proved any more. `now` is in milliseconds since 1970."""
+    while await database.change(partial(delete_ended, now=now, most=STEP)) == STEP:
+        await asyncio.sleep(PAUSE)

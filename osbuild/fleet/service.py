@@ -13,7 +13,7 @@ from osbuild.fleet.database import Database
 from osbuild.fleet.devices import record_contacts
 from osbuild.fleet.downloads import DownloadLimit, renew_leases
 from osbuild.fleet.request_signer import RequestSigner
-from osbuild.fleet.retention import delete_history
+from osbuild.fleet.retention import delete_ended_certificates, delete_history
 
 SLEEP = 300  # seconds between two polls of an idle device
 CLIENT_TIMEOUT = 60.0  # seconds
@@ -63,7 +63,8 @@ class Service:
             await self.database.change(lambda connection: renew_leases(connection, numbers, now))
 
     async def trim_history(self) -> None:
-        """Delete what is older than the history that is kept."""
+        """Delete certificates with which nothing can be proved, and what is older than the history that is kept."""
+        await delete_ended_certificates(self.database, self.clock())
         if self.keep_history is not None:
             await delete_history(self.database, self.clock() - self.keep_history)
 

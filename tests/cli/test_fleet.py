@@ -127,6 +127,25 @@ def test_people_get_tokens_and_devices_are_decommissioned(
     assert "does not accept the access token" in ann.run("fleet", "devices", status=1)
 
 
+def test_a_name_that_is_another_address_is_a_usage_error_and_nothing_is_sent(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    bundle = publish_version(user, server, tmp_path, "0.4.0")
+    for name in ("dev-a", "dev-b"):
+        server.enrol(name, create_token(server), tmp_path).close()
+    user.run("fleet", "update", "dev-b", bundle)
+    ((action, state),) = server.actions("dev-b")
+    assert state == "running"
+    named = f"dev-b/actions/{action}"
+    for command in (("decommission", named), ("device", ".."), ("enrol-token", "--device", named)):
+        assert "this is not a name" in user.run("fleet", *command, status=2)
+    error = user.run("fleet", "decommission", "--forbidden-name", named, status=1)
+    assert f"there is no device {named}" in error
+    assert server.actions("dev-b") == [(action, "running")] and not server.is_decommissioned("dev-a")
+    user.run("fleet", "decommission", "--forbidden-name", "dev-a")
+    assert server.is_decommissioned("dev-a")
+
+
 def test_enrolment_tokens_are_listed_and_revoked(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
     token = user.run("fleet", "enrol-token", "--uses", "3", "--note", "first floor").strip()
     server.enrol("floor-1", token, tmp_path).close()
@@ -138,7 +157,7 @@ def test_enrolment_tokens_are_listed_and_revoked(user: CommandLine, server: Runn
         server.enrol("floor-2", token, tmp_path)
     assert "no enrolment token" in user.run("fleet", "revoke-enrol-token", line.split()[0], status=1)
     views = json.loads(user.run("fleet", "enrol-tokens", "--json"))
-    assert [view["uses_left"] for view in views if view["revoked"]] == [2]
+    assert [view["uses_left"] for view in views if view["revoked"] and view["note"] == "first floor"] == [2]
 
 
 def test_a_device_that_does_not_enrol_has_a_token_and_what_it_is_told_is_cancelled(

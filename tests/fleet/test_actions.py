@@ -1,5 +1,6 @@
 """What happens to an action when its device reports something."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,44 @@ def test_too_many_reports_are_refused_but_never_the_last_one(fleet: Fleet) -> No
     assert refused(lambda: fleet.report(action, PROGRESS)) == 429
     assert refused(lambda: fleet.report(action, replace(PROGRESS, messages=("line",) * 51))) == 429
     assert fleet.report(action, FAILURE) is ActionState.failed
+
+
+def test_too_many_denials_are_refused_but_never_the_confirmation(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "MOST_REPORTS", 3)
+    action = fleet.assign(confirm=True)
+
+    def answer(report: DeviceReport) -> ActionState:
+        return fleet.change(lambda c: actions.confirm_action(c, fleet.device, action, report, fleet.now))
+
+    denial = DeviceReport(Execution.rejected, Finished.none)
+    assert [answer(denial) for _ in range(3)] == [ActionState.waiting] * 3
+    assert refused(lambda: answer(denial)) == 429
+    assert fleet.database.read(lambda connection: actions.count_reports(connection, action)) == 3
+    assert refused(lambda: answer(replace(PROGRESS, messages=("line",) * 51))) == 429
+    assert answer(PROGRESS) is ActionState.running
+
+
+def test_a_device_says_only_so_often_in_a_day_what_it_has_otherwise_installed(fleet: Fleet) -> None:
+    def install(version: str) -> bool:
+        device = fleet.database.read(lambda connection: find_device(connection, "device-1"))
+        assert device is not None
+        return fleet.change(lambda c: actions.record_installed(c, device, ("os", version), fleet.now))
+
+    def update(bundle: int) -> None:
+        action = fleet.assign(bundle)
+        fleet.now += 1
+        fleet.report(action, SUCCESS)
+
+    update(0)
+    versions = itertools.cycle(("2.0", "1.0"))
+    assert [install(next(versions)) for _ in range(actions.MOST_INSTALLED)] == [True] * actions.MOST_INSTALLED
+    assert refused(lambda: install("2.0")) == 429
+    assert install("1.0") is False, "what is no news is no row"
+    update(1)
+    fleet.now += actions.DAY - 3
+    assert refused(lambda: install("1.0")) == 429
+    fleet.now += 1
+    assert install("1.0") is True
 
 
 def test_the_history_has_the_newest_messages_first_and_no_endless_ones(fleet: Fleet) -> None:

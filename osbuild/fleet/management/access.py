@@ -60,3 +60,12 @@ def authorize(request: Request, service: Service, role: Role) -> Origin:
     if Role[row.role] < role:
         raise Refused(403, "not-allowed", f"this needs the role {role.name}, and the token {row.name} has {row.role}")
     return Origin(row.name, request.client.host if request.client else "", service.clock())
+
+
+def has_role(request: Request, service: Service, role: Role) -> bool:
+    """Whether whoever sends a request may do what needs `role`."""
+    try:
+        authorize(request, service, role)
+    except Refused:
+        return False
+    return True

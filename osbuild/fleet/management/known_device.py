@@ -9,16 +9,25 @@ from osbuild.fleet.service import Service
 
 def known_device(request: Request, service: Service) -> FleetDevice:
     """Return the device that the address names, which is in use. Raises `Refused`."""
-    device = registered_device(request, service)
+    return used_device(service, request.path_params["name"])
+
+
+def used_device(service: Service, name: str) -> FleetDevice:
+    """Return the device `name`, which is in use. Raises `Refused`."""
+    device = named_device(service, name)
     if device.decommissioned is not None:
-        message = f"the device {device.name} is decommissioned: it enrols again with a token that is only for its name"
-        raise Refused(404, "decommissioned", f"{message} (`edge-osbuild fleet enrol-token --device {device.name}`)")
+        message = f"the device {name} is decommissioned: it enrols again with a token that is only for its name"
+        raise Refused(404, "decommissioned", f"{message} (`edge-osbuild fleet enrol-token --device {name}`)")
     return device
 
 
 def registered_device(request: Request, service: Service) -> FleetDevice:
     """Return the device that the address names, in use or not. Raises `Refused`."""
-    name = request.path_params["name"]
+    return named_device(service, request.path_params["name"])
+
+
+def named_device(service: Service, name: str) -> FleetDevice:
+    """Return the device `name`, in use or not. Raises `Refused`."""
     device = service.database.read(lambda connection: find_device(connection, name))
     if device is None:
         raise not_found(f"there is no device {name}")

@@ -52,7 +52,8 @@ class NewEnrolmentToken(msgspec.Struct, forbid_unknown_fields=True):
 class NewAccessToken(msgspec.Struct, forbid_unknown_fields=True):
     """An access token to create: its role is viewer, operator or admin."""
 
-    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    # Python's `$` also matches before a line break at the end; the OpenAPI description has no other sign for the end.
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$(?!\n)")]
     role: str
     seconds: Seconds = 90 * 24 * 3600
 

@@ -15,7 +15,7 @@ from osbuild.fleet.lost_files import is_lost, require_file
 from osbuild.fleet.maintenance import check_schedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.endpoint import make_route
-from osbuild.fleet.management.known_device import known_device, registered_device
+from osbuild.fleet.management.known_device import known_device, registered_device, used_device
 from osbuild.fleet.management.messages import (
     ActionView,
     BundleView,
@@ -51,6 +51,7 @@ def management_routes(service: Service) -> list[BaseRoute]:
         make_route(service, "/bundles/{filename}", "PUT", Role.operator, put_bundle),
         make_route(service, "/bundles/{bundle:number}", "DELETE", Role.operator, delete_bundle),
         make_route(service, "/devices/{name}", "DELETE", Role.admin, delete_device),
+        make_route(service, "/devices", "DELETE", Role.admin, delete_named_device),
         make_route(service, "/audit", "GET", Role.viewer, get_audit),
         *request_routes(service),
         *rollout_routes(service),
@@ -150,6 +151,13 @@ async def delete_bundle(request: Request, service: Service, origin: Origin) -> E
 async def delete_device(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
     """Decommission a device: it is not accepted any more, and what it was told to do is cancelled."""
     device = known_device(request, service)
+    await service.database.change(lambda connection: end_device(connection, device, origin))
+    return EmptyAnswer()
+
+
+async def delete_named_device(request: Request, service: Service, origin: Origin) -> EmptyAnswer:
+    """Decommission the device `name`, whose name may be one that no address can have, and no new device gets."""
+    device = used_device(service, request.query_params.get("name", ""))
     await service.database.change(lambda connection: end_device(connection, device, origin))
     return EmptyAnswer()
 

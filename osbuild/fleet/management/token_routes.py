@@ -9,8 +9,8 @@ from starlette.routing import BaseRoute
 from osbuild.fleet.audit import Origin, record_event
 from osbuild.fleet.database import revoke_rows
 from osbuild.fleet.devices import check_name, register_device
-from osbuild.fleet.enrolment import EnrolmentToken, TokenOrder, create_enrolment_token
-from osbuild.fleet.management.access import Role, create_access_token
+from osbuild.fleet.enrolment_tokens import EnrolmentToken, TokenOrder, create_enrolment_token
+from osbuild.fleet.management.access import Role, create_access_token, has_role
 from osbuild.fleet.management.endpoint import make_route
 from osbuild.fleet.management.messages import (
     AccessTokenView,
@@ -81,7 +81,8 @@ async def post_enrolment_token(request: Request, service: Service, origin: Origi
     order = decode_json(await read_body(request), NewEnrolmentToken)
     if order.device is not None:
         check_name(order.device)
-    token = TokenOrder(order.uses, origin.time + order.seconds * SECOND, order.note, order.device)
+    expires, admin = origin.time + order.seconds * SECOND, has_role(request, service, Role.admin)
+    token = TokenOrder(order.uses, expires, order.note, order.device, admin)
     return await service.database.change(lambda connection: create_enrolment_token(connection, token, origin))
 
 

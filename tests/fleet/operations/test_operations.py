@@ -95,6 +95,10 @@ def test_changes_are_refused_while_the_disk_of_the_database_is_full(tmp_path: Pa
                     assert refused.json()["code"] == "database-failure"
                     answer = device.put(f"{BASE}/shop-1/configData", json={"data": {"note": "x" * 100}})
                     assert (answer.status_code, answer.json()["errorCode"]) == (503, "database-failure")
+                    with server.anybody() as anybody:
+                        body = {"device": "shop-2", "token": "wrong", "request": "x"}
+                        answer = anybody.post("/enrol/v1", json=body)  # that it is refused has to be recorded
+                    assert (answer.status_code, answer.json()["errorCode"]) == (503, "database-failure")
                 assert device.get(f"{BASE}/shop-1").status_code == 200
             assert device.put(f"{BASE}/shop-1/configData", json={"data": {"note": "y"}}).status_code == 200
         assert server.attributes("shop-1") == {"note": "y"}

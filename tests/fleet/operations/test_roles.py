@@ -37,6 +37,7 @@ device POST /{tenant}/controller/v1/{device}/requests/{request}/result
 device GET /{tenant}/controller/v1/{device}/softwaremodules/{bundle}/artifacts
 device GET /{tenant}/controller/v1/{device}/softwaremodules/{bundle}/artifacts/{name}
 viewer GET /api/v1/devices
+admin DELETE /api/v1/devices
 viewer GET /api/v1/devices/{name}
 admin DELETE /api/v1/devices/{name}
 admin POST /api/v1/devices/{name}/target-token
