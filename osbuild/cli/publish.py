@@ -10,8 +10,10 @@ from click.core import ParameterSource
 from osbuild.cli.fleet_context import chosen_context, context_option
 from osbuild.cli.location import LOCATION
 from osbuild.cli.options import REFERENCE, as_object, resolve_option
+from osbuild.cli.table import print_lines
 from osbuild.keys.development import signing_keys
 from osbuild.shared.errors import UsageError
+from osbuild.shared.quoting import escaped_json
 from osbuild.shared.sizes import format_decimal
 
 if TYPE_CHECKING:
@@ -78,9 +80,9 @@ def command(options: PublishOptions) -> None:
 
     view = FleetClient(chosen_context()).publish_bundle(options.bundle)
     if options.as_json:
-        click.echo(msgspec.json.encode(view))
+        click.echo(escaped_json(msgspec.json.encode(view).decode()))
     else:
-        click.echo(f"{view.id}: {view.name} {view.version} for {view.compatible}, {format_decimal(view.size)}")
+        print_lines([f"{view.id}: {view.name} {view.version} for {view.compatible}, {format_decimal(view.size)}"])
 
 
 def check_options(options: PublishOptions) -> None:
@@ -146,12 +148,13 @@ def show_published(
             "module": published.module, "distribution_set": published.distribution_set, "is_new": published.is_new,
             "rollout": rollout and {"name": rollout.name, "status": rollout.status, "devices": rollout.total_targets},
         }  # fmt: skip
-        click.echo(msgspec.json.encode(document))
+        click.echo(escaped_json(msgspec.json.encode(document).decode()))
         return
     news = "uploaded" if published.is_new else "already there"
-    click.echo(
+    lines = [
         f"{bundle.compatible} {bundle.version}: {news}, software module {published.module}, distribution set "
         f"{published.distribution_set}"
-    )
+    ]
     if rollout is not None:
-        click.echo(f"rollout {rollout.name}: {rollout.status}, {rollout.total_targets} devices")
+        lines.append(f"rollout {rollout.name}: {rollout.status}, {rollout.total_targets} devices")
+    print_lines(lines)

@@ -1,20 +1,18 @@
 """What the management API receives and sends. Times are in milliseconds since 1970."""
 
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
 from osbuild.fleet.maintenance import MaintenanceSchedule
-from osbuild.fleet.rollout.plan import GroupPlan, RolloutPlan
+from osbuild.fleet.rollout.plan import LATEST, GroupPlan, RolloutPlan
 from osbuild.fleet.states import ActionKind, ActionState, GroupState, RequestState, RolloutState
 from osbuild.shared.operator_requests import LONGEST_VALIDITY, RequestKind
 
-T = TypeVar("T")
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """the id of a row, or a count"""
-Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_000)]
-"""a time until the end of the year 9999"""
+Moment = Annotated[int, msgspec.Meta(ge=0, le=LATEST)]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=10 * 365 * 24 * 3600)]
 Note = Annotated[str, msgspec.Meta(max_length=128)]
 

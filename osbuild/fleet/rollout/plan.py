@@ -12,6 +12,8 @@ from osbuild.fleet.states import ActionKind
 
 RESERVED = frozenset({"new", "preview"})  # addresses of the API and the page
 MOST_GROUPS = 100
+LATEST = 253_402_300_799_000
+"""the end of the year 9999 in milliseconds since 1970; no later time can be shown"""
 LONGEST_PAUSE = 90 * 24 * 3600  # seconds
 LONGEST_DEADLINE = 366 * 24 * 3600  # seconds
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -82,6 +84,8 @@ def check_plan(plan: RolloutPlan, now: int) -> None:
     problem = find_problem(plan)
     if problem is None and plan.start is not None and plan.start <= now:
         problem = "`start` is not in the future; a rollout that starts at once has `now` instead"
+    if problem is None and plan.start is not None and plan.start > LATEST:
+        problem = "`start` is after the year 9999"
     if problem:
         raise Refused(400, "bad-rollout", problem)
 

@@ -49,6 +49,7 @@ def test_a_good_plan_is_accepted() -> None:
         ({"groups": (GroupPlan(selection={}), GroupPlan())}, "group 1: `selection`"),
         ({"groups": (GroupPlan(selection={"name": "a,"}), GroupPlan())}, "an empty alternative"),
         ({"start": NOW}, "not in the future"),
+        ({"start": 253_402_300_799_001}, "after the year 9999"),
         ({"groups": (GroupPlan(100, deadline=0),)}, "group 1: `deadline`"),
         ({"maintenance": MaintenanceSchedule("Sat")}, "not a maintenance window: Sat"),
         ({"maintenance": MaintenanceSchedule("01:00-02:00", "Mars/Olympus")}, "time zone Mars/Olympus is unknown"),
