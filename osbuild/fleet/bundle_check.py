@@ -12,12 +12,13 @@ from osbuild.bundle.payload import LENGTH, find_payload_damage
 from osbuild.fleet.refusal import Refused
 from osbuild.host.run import CommandError, run_command
 from osbuild.shared.openssl_trust import trust_options
-from osbuild.shared.quoting import quoted
+from osbuild.shared.quoting import printable, quoted
 
 LARGEST_SIGNATURE = 2**20  # bytes
 MAGIC = b"hsqs"  # squashfs
 LONGEST_VALUES = {"name": 128, "version": 128, "compatible": 256, "build": 256}
 """characters, as far as the database stores the value"""
+LONGEST_REASON = 200  # characters
 VERITY = ("format", "verity-hash", "verity-salt", "verity-size")
 
 
@@ -114,7 +115,8 @@ def parse_manifest(text: str) -> Mapping[str, Mapping[str, str]]:
             raise configparser.Error(f"it has a section [{parser.default_section}]")
         sections = {name: dict(parser[name]) for name in parser.sections()}
     except configparser.Error as error:
-        raise Refused(422, "bad-manifest", f"the manifest of the bundle can't be read: {error}") from error
+        reason = printable(str(error), LONGEST_REASON)
+        raise Refused(422, "bad-manifest", f"the manifest of the bundle can't be read: {reason}") from error
     missing = [name for name in ("update", "bundle") if name not in sections]
     if missing or sections["bundle"].get("format") != "verity":
         raise Refused(422, "bad-manifest", "the bundle is not of the format verity")

@@ -77,6 +77,7 @@ def test_openssl_is_only_told_whom_to_trust_in_one_place() -> None:
         pytest.param("1.0\n[update]\nversion=2.0", "edge", "can't be read", id="a second section"),
         pytest.param("1.0\nversion=2.0", "edge", "can't be read", id="a second version"),
         pytest.param("1.0\n[DEFAULT]\nx=y", "edge", "section", id="a section for all"),
+        pytest.param("1.0\n" + "\x1b garbage\n" * 1000, "edge", "can't be read", id="lines of no key"),
         pytest.param("", "edge\nVersion=2.0", "no `version`", id="another name of the version"),
     ],
 )  # fmt: skip
