@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from osbuild.fleet.management.messages import DeviceView
 
 
-TIMES = ("expires", "start", "written")
-"""details of the audit log that are times"""
-
-
 @click.group(short_help="show and update the devices of an update server")
 @context_option
 def command() -> None:
@@ -164,17 +160,14 @@ def audit(as_json: bool, before: int | None) -> None:
 
 def format_details(details: Mapping[str, object]) -> str:
     """Return the details of an entry as one line."""
-    shown = {name: format_detail(name, value) for name, value in details.items() if value not in (None, "", {})}
+    from osbuild.fleet.audit_text import EMPTY, TIMES, format_detail
+
+    shown = {
+        name: format_time(value) if name in TIMES and isinstance(value, int) else format_detail(value)
+        for name, value in details.items()
+        if value not in EMPTY
+    }
     return ", ".join(f"{name}: {value}" for name, value in shown.items())
-
-
-def format_detail(name: str, value: object) -> str:
-    """Return one detail of an entry."""
-    if name in TIMES and isinstance(value, int):
-        return format_time(value)
-    if isinstance(value, dict):
-        return " ".join(f"{key}={pattern}" for key, pattern in value.items()) or "none"
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def device_row(view: "DeviceView") -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import click
 
 from osbuild.cli.fleet_context import chosen_context
 from osbuild.host import log
+from osbuild.shared.counts import format_count
 from osbuild.shared.quoting import escaped_json
 
 if TYPE_CHECKING:
@@ -23,11 +24,6 @@ def connect() -> "FleetClient":
 def format_time(milliseconds: int) -> str:
     """Return a time for people, in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 device` or `2 devices`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def note_unsaid(number: int) -> None:

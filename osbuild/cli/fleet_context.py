@@ -57,6 +57,7 @@ def use(name: str) -> None:
     from osbuild.fleet.contexts import load_contexts, save_contexts
 
     save_contexts(load_contexts().with_current(name))
+    click.echo(f"{name} is the current update server now")
 
 
 @context.command(short_help="forget an update server")

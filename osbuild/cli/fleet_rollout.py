@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from osbuild.cli.fleet_completion import complete_bundles, complete_rollouts
-from osbuild.cli.fleet_connection import connect, format_count, format_time, note_unsaid, print_json
+from osbuild.cli.fleet_connection import connect, format_time, note_unsaid, print_json
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
+from osbuild.shared.counts import format_count
 from osbuild.shared.errors import UsageError
 from osbuild.shared.maintenance_window import parse_windows
 

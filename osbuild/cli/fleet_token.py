@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from osbuild.cli.fleet_completion import complete_devices, complete_tokens
-from osbuild.cli.fleet_connection import connect, format_count, format_time, print_json
+from osbuild.cli.fleet_connection import connect, format_time, print_json
 from osbuild.cli.table import align_columns, print_lines
+from osbuild.shared.counts import format_count
 from osbuild.shared.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from osbuild.cli.location import LOCATION
 from osbuild.cli.options import REFERENCE, as_object, resolve_option
 from osbuild.cli.table import print_lines
 from osbuild.keys.development import signing_keys
+from osbuild.shared.counts import format_count
 from osbuild.shared.errors import UsageError
 from osbuild.shared.quoting import escaped_json
 from osbuild.shared.sizes import format_decimal
@@ -156,5 +157,5 @@ def show_published(
         f"{published.distribution_set}"
     ]
     if rollout is not None:
-        lines.append(f"rollout {rollout.name}: {rollout.status}, {rollout.total_targets} devices")
+        lines.append(f"rollout {rollout.name}: {rollout.status}, {format_count(rollout.total_targets, 'device')}")
     print_lines(lines)

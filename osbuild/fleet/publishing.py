@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -93,17 +93,15 @@ async def limit_chunks(service: Service, chunks: AsyncIterator[bytes], announced
         yield chunk
 
 
-async def publish_upload(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
-    """Check an uploaded bundle and offer it. Both that and a refusal are recorded. Raises `Refused`."""
-    try:
-        return await _check_and_offer(service, file, filename, origin)
-    except Refused as refusal:
-        details, subject = {"code": refusal.code, "reason": refusal.message}, filename[:LONGEST_NAME]
+async def record_refusal(service: Service, filename: str, refusal: Refused, origin: Origin) -> None:
+    """Record that a bundle was refused. If the database fails, only the refusal of the bundle matters."""
+    details, subject = {"code": refusal.code, "reason": refusal.message}, filename[:LONGEST_NAME]
+    with suppress(Refused):
         await service.database.change(lambda c: record_event(c, origin, "publish refused", subject, **details))
-        raise
 
 
-async def _check_and_offer(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
+async def publish_upload(service: Service, file: UploadedFile, filename: str, origin: Origin) -> PublishedBundle:
+    """Check an uploaded bundle, offer it, and record that. Raises `Refused`."""
     check_filename(filename)
     file.contents.flush()
     check_room(service, file.path.stat().st_size)

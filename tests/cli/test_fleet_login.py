@@ -97,3 +97,9 @@ def test_a_secret_as_an_argument_is_a_usage_error_that_does_not_show_it(
     error = user.run(*data, "--gateway-token", "hunter2", status=2)
     assert "--gateway-token is not a reference to a secret" in error and "hunter2" not in error
     assert "--database" in user.run(*data, "--database", "mysql://x", status=2)
+
+
+def test_a_file_instead_of_the_data_folder_is_refused_with_a_hint(user: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = user.run("serve", "--data", tmp_path / "file", status=1)
+    assert "the data folder is not a folder" in error and "name a folder with --data" in error

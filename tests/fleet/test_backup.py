@@ -111,6 +111,7 @@ def check_lost_bundle(server: RunningServer, action: int, folder: Path) -> None:
         ):  # fmt: skip
             assert answer.status_code == 409 and "publish it again" in answer.json()["message"]
     assert "The file one.raucb is missing on the server" in server.page_text("/bundles")
+    assert "publish it again" in server.page_text("/rollouts/new?bundle=1")
 
 
 def test_a_backup_is_not_restored_over_anything(server: RunningServer, tmp_path: Path) -> None:

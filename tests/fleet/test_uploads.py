@@ -43,7 +43,10 @@ def test_an_upload_in_chunks_leaves_the_reserve(small: RunningServer, pieces: in
             answer = people.put("/bundles/new.raucb", content=send_pieces(pieces))
         except httpx.WriteError:  # the server has answered while this client was still sending
             pytest.fail("the answer was lost")
+        entry = people.get("/audit").json()[0]
     assert (answer.status_code, answer.json()["code"]) == (507, "disk-full")
+    assert (entry["who"], entry["event"], entry["subject"]) == ("admin", "publish refused", "new.raucb")
+    assert entry["details"]["reason"] == answer.json()["message"]
     assert stored(small) == []
 
 

@@ -28,7 +28,7 @@ from osbuild.fleet.management.request_routes import request_routes
 from osbuild.fleet.management.rollout_routes import rollout_routes
 from osbuild.fleet.management.token_routes import token_routes
 from osbuild.fleet.numbers import parse_number
-from osbuild.fleet.publishing import limit_chunks, publish_upload, receive_upload
+from osbuild.fleet.publishing import limit_chunks, publish_upload, receive_upload, record_refusal
 from osbuild.fleet.refusal import Refused, not_found
 from osbuild.fleet.request_body import decode_json, read_body
 from osbuild.fleet.service import Service
@@ -134,12 +134,16 @@ async def get_bundles(_request: Request, service: Service, _origin: Origin) -> l
 async def put_bundle(request: Request, service: Service, origin: Origin) -> BundleView:
     """Store, check and offer the bundle in the body."""
     filename = request.path_params["filename"]
-    bundles.check_filename(filename)
-    chunks = limit_chunks(service, request.stream(), request.headers.get("content-length"))
-    with receive_upload(service) as file:
-        async for chunk in chunks:
-            await run_in_threadpool(file.contents.write, chunk)
-        return view_bundle(service, await publish_upload(service, file, filename, origin))
+    try:
+        bundles.check_filename(filename)
+        chunks = limit_chunks(service, request.stream(), request.headers.get("content-length"))
+        with receive_upload(service) as file:
+            async for chunk in chunks:
+                await run_in_threadpool(file.contents.write, chunk)
+            return view_bundle(service, await publish_upload(service, file, filename, origin))
+    except Refused as refusal:
+        await record_refusal(service, filename, refusal, origin)
+        raise
 
 
 async def delete_bundle(request: Request, service: Service, origin: Origin) -> EmptyAnswer:

@@ -16,7 +16,7 @@ from osbuild.fleet.page.forms import read_form
 from osbuild.fleet.page.render import HEADERS, render_page
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.page.upload_form import UploadForm
-from osbuild.fleet.publishing import LARGEST_BUNDLE, limit_chunks, publish_upload, receive_upload
+from osbuild.fleet.publishing import LARGEST_BUNDLE, limit_chunks, publish_upload, receive_upload, record_refusal
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.service import Service
 
@@ -51,6 +51,17 @@ async def delete_bundle(request: Request, service: Service, user: PageUser) -> R
 async def publish_form(request: Request, service: Service, user: PageUser) -> PublishedBundle:
     """Publish the bundle in a form. The fields are before the file, so that its sender is known first."""
     form = UploadForm(request.headers.get("content-type", ""))
+    try:
+        return await receive_form(request, service, user, form)
+    except Refused as refusal:
+        if form.filename is not None and user.may(Role.operator.name):
+            origin = session.origin_of(user, request, service.clock())
+            await record_refusal(service, form.filename, refusal, origin)
+        raise
+
+
+async def receive_form(request: Request, service: Service, user: PageUser, form: UploadForm) -> PublishedBundle:
+    """Publish the bundle in the body of a request, which `form` reads. Raises `Refused`."""
     with receive_upload(service) as file:
         allowed = False
         async for chunk in limit_chunks(service, request.stream(), request.headers.get("content-length")):

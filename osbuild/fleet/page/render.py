@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 from starlette.responses import Response
 
+from osbuild.fleet.audit_text import TIMES, format_detail
 from osbuild.fleet.page.session import PageUser
 from osbuild.fleet.rollout.plan_text import format_duration
 from osbuild.fleet.service import current_milliseconds
@@ -84,7 +85,8 @@ def make_environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters["moment"] = format_moment
     environment.filters |= {"look": choose_look, "age": format_age, "iso": format_iso, "bytes": format_bytes}
-    environment.filters["duration"] = format_duration
+    environment.filters |= {"duration": format_duration, "detail": format_detail}
+    environment.globals["detail_times"] = TIMES
     return environment
 
 

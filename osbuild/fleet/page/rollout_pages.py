@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from osbuild.fleet import bundles
+from osbuild.fleet.lost_files import require_file
 from osbuild.fleet.maintenance import MaintenanceSchedule
 from osbuild.fleet.management.access import Role
 from osbuild.fleet.management.rollout_routes import (
@@ -108,7 +109,9 @@ async def render_new_rollout(
     if form.get("bundle") and refusal is None:
         filled = {**DEFAULTS, **form, "name": form.get("name") or UNNAMED}
         try:
-            preview = await preview_rollout(service, parse_plan(filled))
+            plan = parse_plan(filled)
+            require_file(service, plan.bundle)
+            preview = await preview_rollout(service, plan)
         except Refused as problem:
             refusal = problem
     return render_page(

@@ -6,6 +6,7 @@ from osbuild.fleet.devices import FleetDevice
 from osbuild.fleet.refusal import Refused
 from osbuild.fleet.rollout.plan import GroupPlan, GroupSize
 from osbuild.fleet.rollout.selection import select_devices
+from osbuild.shared.counts import format_count
 
 
 def group_devices(devices: Sequence[FleetDevice], groups: Sequence[GroupPlan]) -> list[list[int]]:
@@ -48,7 +49,7 @@ def split_devices(devices: Sequence[int], groups: Sequence[GroupPlan]) -> list[l
     Raises `Refused` if there are fewer devices than groups.
     """
     if len(devices) < len(groups):
-        message = f"{len(devices)} devices are selected, which are fewer than the {len(groups)} groups"
+        message = f"{format_count(len(devices), 'device')} selected, fewer than the {len(groups)} groups"
         raise Refused(409, "too-few-devices", message)
     parts: list[list[int]] = []
     begin, share = 0, 0.0

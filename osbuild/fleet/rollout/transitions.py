@@ -19,6 +19,7 @@ from osbuild.fleet.rollout.rows import (
 from osbuild.fleet.rollout.standing import forgive_members, mark_overdue, renew_members
 from osbuild.fleet.states import ENDED, ROLLOUT_ENDED, ActionState, GroupState, RolloutState
 from osbuild.fleet.tables import actions, devices, rollout_groups, rollout_members, rollouts
+from osbuild.shared.counts import format_count
 
 
 def start_rollout(connection: Connection, rollout: Rollout, now: int) -> None:
@@ -125,7 +126,8 @@ def _advance_once(connection: Connection, rollout: Rollout, now: int) -> bool:
         _assign_members(connection, rollout, following, (None,), now)
         return True
     if not pending:
-        reason = f"{overdue} devices have not reported an end before their deadline; their orders stand"
+        have = "has" if overdue == 1 else "have"
+        reason = f"{format_count(overdue, 'device')} {have} not reported an end before the deadline; the orders stand"
         _set_rollout(connection, rollout, RolloutState.finished, reason if overdue else "", ended=now)
     return False
 

@@ -114,6 +114,7 @@ def test_a_rollout_is_previewed_created_paused_and_aborted(admin: Browser, serve
     }  # fmt: skip
     preview = admin.send("/rollouts/new", "/rollouts/new", **form, order="preview").text
     assert "4 devices are selected" in preview and 'value="page-1"' in preview
+    assert "4 of them have not said for which bundles they are" in preview
     assert server.rollout("page-1")["code"] == "not-found"
     created = admin.send("/rollouts/new", "/rollouts/new", **form, order="create", start="yes")
     assert created.url.path == "/rollouts/page-1" and "0 of 1 devices succeeded" in created.text
@@ -123,7 +124,8 @@ def test_a_rollout_is_previewed_created_paused_and_aborted(admin: Browser, serve
     assert "aborted by admin" in admin.send("/rollouts/page-1", "/rollouts/page-1/abort").text
     again = admin.client.post("/rollouts/page-1/abort", data={"csrf": _form_token(admin)})
     assert again.status_code == 409 and "is aborted" in again.text
-    assert "rollout aborted" in admin.get("/audit")
+    log = admin.get("/audit")
+    assert "rollout aborted" in log and "selection: name=shop-*, groups: 1+3, success: 100, error: 1" in log
 
 
 def _form_token(browser: Browser) -> str:
@@ -193,6 +195,11 @@ def test_uploads_of_other_sites_and_of_viewers_are_refused_and_leave_nothing(
     assert send_bundle(admin, b"", _form_token(admin)).status_code == 422
     assert admin.client.post("/bundles", data={"csrf": _form_token(admin)}).status_code == 415
     assert sorted(path.name for path in (server.data / "files").iterdir()) == before
+    with server.people() as people:
+        refusals = [entry for entry in people.get("/audit").json() if entry["event"] == "publish refused"]
+    codes = [(entry["who"], entry["details"]["code"]) for entry in refusals]
+    assert codes[:2] == [("admin", "not-a-bundle"), ("admin", "damaged-bundle")]
+    assert {who for who, _ in codes} == {"admin"}, "nothing of a viewer is recorded"
     assert send_bundle(admin, contents, _form_token(admin)).url.path == "/rollouts/new"
     assert "edge-server 3.0.0" in admin.get("/bundles") and "bundle published" in admin.get("/audit?subject=3.0.0")
 
