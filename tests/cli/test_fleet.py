@@ -35,7 +35,7 @@ def user(server: RunningServer, tmp_path: Path) -> CommandLine:
 def publish_version(user: CommandLine, server: RunningServer, folder: Path, version: str) -> str:
     """Publish a bundle, and return its number."""
     make_bundle(folder / "one.raucb", load_keys(server.data.parent / "keys"), version)
-    return user.run("publish", folder / "one.raucb").partition(":")[0]
+    return user.call("publish", folder / "one.raucb").partition(":")[0]
 
 
 def test_the_login_is_stored_for_the_user_only(user: CommandLine) -> None:
@@ -237,8 +237,8 @@ def test_wrong_options_of_a_rollout_are_usage_errors(user: CommandLine, options:
 def test_requests_say_at_once_what_they_wait_for(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
     server.enrol("porch", create_token(server), tmp_path).close()
     for output, message in ((tmp_path, "a folder, not a file"), (tmp_path / "none/out", "this folder does not exist")):
-        assert message in user.run("fleet", "request", "porch", "diagnostics", "-o", output, status=1)
-    assert user.run("fleet", "requests", "porch") == "there are no requests; `edge-osbuild fleet request` makes one\n"
+        assert message in user.call("fleet", "request", "porch", "diagnostics", "-o", output, status=1)
+    assert user.call("fleet", "requests", "porch") == "there are no requests; `edge-osbuild fleet request` makes one\n"
     command = [sys.executable, "-m", "osbuild", "fleet", "request", "porch"]
     for arguments, later in (
         (["diagnostics", "-o", tmp_path / "out"], r"`edge-osbuild fleet diagnostics (\d+) -o FILE`"),
@@ -254,25 +254,25 @@ def test_requests_say_at_once_what_they_wait_for(user: CommandLine, server: Runn
 
 def test_refusals_say_which_devices_and_what_to_do(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
     bundle = publish_version(user, server, tmp_path, "11.0.0")
-    token = user.run("fleet", "enrol-token", "--uses", "3").strip()
+    token = user.call("fleet", "enrol-token", "--uses", "3").strip()
     for name, compatible in (("gate-1", "edge-rpi4"), ("gate-2", "edge-x86_64"), ("gate-3", "")):
         with server.enrol(name, token, tmp_path) as device:
             if compatible:
                 device.put(f"{BASE}/{name}/configData", json={"data": {"compatible": compatible, "health": "healthy"}})
     create = ("fleet", "rollout", "create", "gates", bundle, "--select")
-    error = user.run(*create, "name=gate-*", status=1)
+    error = user.call(*create, "name=gate-*", status=1)
     assert "gate-1 (edge-rpi4)" in error and "--select compatible=edge-x86_64" in error
-    error = user.run("fleet", "update", "gate-1", bundle, status=1)
+    error = user.call("fleet", "update", "gate-1", bundle, status=1)
     assert "is for edge-x86_64, not for gate-1 (edge-rpi4)" in error
-    assert "no device matches name=gete-*" in user.run(*create, "name=gete-*", "--preview", status=1)
-    assert "no device matches name=gete-*" in user.run(*create, "name=gete-*", status=1)
-    assert user.run(*create, "name=gate-[23]", "--preview").startswith("2 devices, in one group\n")
+    assert "no device matches name=gete-*" in user.call(*create, "name=gete-*", "--preview", status=1)
+    assert "no device matches name=gete-*" in user.call(*create, "name=gete-*", status=1)
+    assert user.call(*create, "name=gate-[23]", "--preview").startswith("2 devices, in one group\n")
     order = {"name": "x", "bundle": int(bundle), "groups": [{}], "selection": {"name": "gate-[23]"}}
     assert server.order("/rollouts/preview", order)["unsaid"] == 1
     assert server.order("/rollouts", order)["unsaid"] == 1
     assert server.order("/devices/gate-2/actions", {"bundle": int(bundle)})["unsaid"] is False
     assert server.order("/devices/gate-3/actions", {"bundle": int(bundle)})["unsaid"] is True
-    devices = user.run("fleet", "devices")
+    devices = user.call("fleet", "devices")
     assert re.search(r"gate-2 +\? +healthy +(seen \d{4}-\S+ \S+|never seen) +edge-server 11.0.0: running", devices)
 
 
@@ -285,21 +285,21 @@ def test_what_does_not_exist_is_listed_by_a_command_that_the_hint_names(
         (("bundle", "delete", "999"), "fleet bundle list"), (("rollout", "show", "none"), "fleet rollout list"),
         (("revoke", "x"), "fleet tokens"), (("revoke-enrol-token", "999"), "fleet enrol-tokens"),
     ):  # fmt: skip
-        error = user.run("fleet", *arguments, status=1)
+        error = user.call("fleet", *arguments, status=1)
         assert "there is no" in error and f"`edge-osbuild {listing}` lists" in error
-    assert "decommissioned attic" in user.run("fleet", "decommission", "attic")
+    assert "decommissioned attic" in user.call("fleet", "decommission", "attic")
     for arguments in (("update", "attic", "1"), ("tag", "attic", "a=b"), ("decommission", "attic")):
-        error = user.run("fleet", *arguments, status=1)
+        error = user.call("fleet", *arguments, status=1)
         assert "attic is decommissioned" in error and "fleet enrol-token --device attic" in error
-    error = user.run("fleet", "token", "a b", "--role", "viewer", status=1)
+    error = user.call("fleet", "token", "a b", "--role", "viewer", status=1)
     assert "`name` has characters that it must not have" in error and "regex" not in error
 
 
 def test_the_last_administrator_is_only_revoked_with_yes(user: CommandLine, server: RunningServer) -> None:
-    error = user.run("fleet", "revoke", "admin", status=2)
+    error = user.call("fleet", "revoke", "admin", status=2)
     assert "the last valid token of an administrator" in error and "--yes" in error
-    user.run("fleet", "token", "second", "--role", "admin")
-    assert user.run("fleet", "revoke", "second") == "revoked the access token second\n"
+    user.call("fleet", "token", "second", "--role", "admin")
+    assert user.call("fleet", "revoke", "second") == "revoked the access token second\n"
 
 
 def test_the_audit_log_says_what_was_ordered_and_nothing_twice(
@@ -308,18 +308,18 @@ def test_the_audit_log_says_what_was_ordered_and_nothing_twice(
     bundle = publish_version(user, server, tmp_path, "12.0.0")
     server.enrol("hall-1", create_token(server), tmp_path).close()
     order = ("fleet", "rollout", "create", "halls", bundle, "--select", "name=hall-*", "--success", "90")
-    user.run(*order, "--error", "7", "--kind", "soft", "--weight", "3", "--window", "Sat 02:00-04:00", "--now")
+    user.call(*order, "--error", "7", "--kind", "soft", "--weight", "3", "--window", "Sat 02:00-04:00", "--now")
     for verb in ("pause", "resume", "abort"):
-        user.run("fleet", "rollout", verb, "halls")
-    user.run("fleet", "update", "hall-1", bundle, "--kind", "download-only")
+        user.call("fleet", "rollout", verb, "halls")
+    user.call("fleet", "update", "hall-1", bundle, "--kind", "download-only")
     for _ in range(2):
-        user.run("fleet", "cancel", "hall-1")
-        user.run("publish", tmp_path / "one.raucb")
-        user.run("fleet", "tag", "hall-1", "a=b")
+        user.call("fleet", "cancel", "hall-1")
+        user.call("publish", tmp_path / "one.raucb")
+        user.call("fleet", "tag", "hall-1", "a=b")
     damaged = tmp_path / "damaged.raucb"
     damaged.write_bytes(b"hsqs" + bytes(5000))
-    error = user.run("publish", damaged, status=1)
-    entries = json.loads(user.run("fleet", "audit", "--json"))
+    error = user.call("publish", damaged, status=1)
+    entries = json.loads(user.call("fleet", "audit", "--json"))
     begin = next(number for number, entry in enumerate(entries) if entry["event"] == "bundle published")
     events = [(entry["event"], entry["subject"], entry["details"]) for entry in reversed(entries[: begin + 1])]
     (created,) = [details for event, _, details in events if event == "rollout created"]
@@ -335,7 +335,7 @@ def test_the_audit_log_says_what_was_ordered_and_nothing_twice(
     assert [details["kind"] for event, _, details in events if event == "action created"] == ["download-only"]
     assert events[-1][1] == "damaged.raucb" and events[-1][2]["reason"] in error
     assert entries[0]["who"] == "admin"
-    log = user.run("fleet", "audit", "--before", str(entries[0]["id"]))
+    log = user.call("fleet", "audit", "--before", str(entries[0]["id"]))
     assert "publish refused" not in log and log.split()[0] == str(entries[1]["id"])
     assert re.search("rollout created +halls +bundle: .*selection: name=hall-.*, groups: 1, success: 90", log)
 

@@ -24,7 +24,7 @@ def user(server: RunningServer, tmp_path: Path) -> CommandLine:
 
 
 def log_in(user: CommandLine, url: str, authority: str | Path, token: str, *, status: int) -> str:
-    return user.run("fleet", "login", "other", url, "--ca", authority, "--token", token, status=status)
+    return user.call("fleet", "login", "other", url, "--ca", authority, "--token", token, status=status)
 
 
 def test_nothing_is_sent_by_http(user: CommandLine, server: RunningServer, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_nothing_is_sent_by_http(user: CommandLine, server: RunningServer, tmp_p
             ("fleet", "devices"), ("fleet", "device", "x"), ("publish", tmp_path / "f.raucb"),
             ("seed", "minimal", "--node", "n", "--enrol", "-o", tmp_path / "seed"),
         ):  # fmt: skip
-            error = user.run(*command, status=2)
+            error = user.call(*command, status=2)
             assert "as plain text" in error and server.token not in error
         with pytest.raises(BlockingIOError):
             listening.accept()
@@ -94,12 +94,12 @@ def test_a_secret_as_an_argument_is_a_usage_error_that_does_not_show_it(
     error = log_in(user, server.url, f"{server.data}/tls/server-ca.crt", "edge_access_hunter2", status=2)
     assert "--token is not a reference to a secret" in error and "hunter2" not in error
     data = ("serve", "--data", tmp_path / "data")
-    error = user.run(*data, "--gateway-token", "hunter2", status=2)
+    error = user.call(*data, "--gateway-token", "hunter2", status=2)
     assert "--gateway-token is not a reference to a secret" in error and "hunter2" not in error
-    assert "--database" in user.run(*data, "--database", "mysql://x", status=2)
+    assert "--database" in user.call(*data, "--database", "mysql://x", status=2)
 
 
 def test_a_file_instead_of_the_data_folder_is_refused_with_a_hint(user: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    error = user.run("serve", "--data", tmp_path / "file", status=1)
+    error = user.call("serve", "--data", tmp_path / "file", status=1)
     assert "the data folder is not a folder" in error and "name a folder with --data" in error

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from osbuild.cli import cli
+from osbuild.shared.errors import Error
 from tests.support.update_server import RunningServer
 
 ATTEMPTS = 4  # at a completion
@@ -22,6 +26,16 @@ class CommandLine:
         result = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False)
         assert result.returncode == status, result.stdout + result.stderr
         return result.stdout if status == 0 else result.stderr
+
+    def call(self, *arguments: str | Path, status: int = 0) -> str:
+        """Like `run`, but in this process, which takes a tenth of the processor time."""
+        runner = CliRunner(env=self.environ)
+        result = runner.invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
+        if isinstance(result.exception, Error):
+            assert result.exception.status == status, result.exception
+            return f"{result.exception} {result.exception.hint}"
+        assert result.exception is None and status == 0, result.output
+        return result.stdout
 
     def complete(self, line: str, **environ: str) -> list[str]:
         """Return what bash offers after `line`. Nothing may be printed on standard error.
