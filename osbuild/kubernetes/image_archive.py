@@ -13,8 +13,9 @@ import re
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from osbuild.host.architecture import Architecture
@@ -48,15 +49,19 @@ def tar_member(name: str, size: int, mode: int, kind: bytes = tarfile.REGTYPE) -
     return entry
 
 
-def make_tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """Return a tar archive of `files` (name -> content and mode), with their parent folders."""
-    folders = {str(parent) for name in files for parent in Path(name).parents} - {"."}
+def make_tar(files: Mapping[str, tuple[bytes, int]], links: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """Return a tar archive of `files` (name -> content and mode) and symbolic `links`, with their parent folders."""
+    folders = {str(parent) for name in (*files, *links) for parent in Path(name).parents} - {"."}
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(folders):
             archive.addfile(tar_member(name, 0, 0o755, tarfile.DIRTYPE))
         for name, (content, mode) in sorted(files.items()):
             archive.addfile(tar_member(name, len(content), mode), io.BytesIO(content))
+        for name, target in sorted(links.items()):
+            entry = tar_member(name, 0, 0o777, tarfile.SYMTYPE)
+            entry.linkname = target
+            archive.addfile(entry)
     return output.getvalue()
 
 
@@ -69,13 +74,14 @@ class SmallImage:
     """A container image of one layer. It runs as a user without rights.
 
     `name` includes the tag, such as `localhost/demo:1`. `files` maps names without a leading slash to content and mode.
-    `ports` are written like `8080/tcp`.
+    `links` are symbolic links (name -> target). `ports` are written like `8080/tcp`.
     """
 
     name: str
     files: Mapping[str, tuple[bytes, int]]
     entrypoint: Sequence[str]
     ports: Sequence[str] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_image(path: Path, image: SmallImage, architecture: Architecture) -> ImageArchive:
@@ -87,7 +93,7 @@ def write_image(path: Path, image: SmallImage, architecture: Architecture) -> Im
         blobs[f"blobs/sha256/{digest}"] = content
         return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(content)}
 
-    layer = blob(make_tar(image.files), "application/vnd.oci.image.layer.v1.tar")
+    layer = blob(make_tar(image.files, image.links), "application/vnd.oci.image.layer.v1.tar")
     config = blob(
         encode_json(
             {
@@ -246,7 +252,22 @@ class _Reader:
                 with self.opened(layer) as file:
                     while file.read(CHUNK):
                         pass
-        return ImageArchive(self.path, check_names(names), tuple(sorted(self.architectures)), None)
+        full_names = tuple(map(full_name, check_names(names)))
+        return ImageArchive(self.path, full_names, tuple(sorted(self.architectures)), None)
+
+
+def full_name(name: str) -> str:
+    """Return containerd's name of an image in docker's archive, such as `docker.io/library/web:latest` for `web`.
+
+    The rules are those of the Go package github.com/distribution/reference (`ParseNormalizedNamed`).
+    """
+    first, slash, rest = name.partition("/")
+    if not slash or not ("." in first or ":" in first or first == "localhost"):
+        first, rest = "docker.io", name
+    if first == "docker.io" and "/" not in rest:
+        rest = f"library/{rest}"
+    tagged = ":" in rest.rpartition("/")[2] or "@" in rest
+    return f"{first}/{rest}" if tagged else f"{first}/{rest}:latest"
 
 
 def check_names(names: Sequence[object]) -> tuple[str, ...]:

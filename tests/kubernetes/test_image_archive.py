@@ -87,6 +87,23 @@ def test_an_archive_of_docker_is_taken(tmp_path: Path) -> None:
     assert (inspected.names, inspected.architectures, inspected.digest) == ((NAME,), ("amd64",), None)
 
 
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("web", "docker.io/library/web:latest"),
+        ("web:1", "docker.io/library/web:1"),
+        ("rancher/klipper-lb:v1", "docker.io/rancher/klipper-lb:v1"),
+        ("docker.io/web:1", "docker.io/library/web:1"),
+        ("localhost/web:1", "localhost/web:1"),
+        ("registry.example:5000/web", "registry.example:5000/web:latest"),
+        ("registry.example/team/web:1", "registry.example/team/web:1"),
+    ],
+)
+def test_the_names_in_an_archive_of_docker_are_those_that_containerd_gives(name: str, full: str) -> None:
+    """Otherwise, `import-images` could not find what it has imported."""
+    assert image_archive.full_name(name) == full
+
+
 def test_another_architecture_is_refused_with_what_there_is(tmp_path: Path) -> None:
     image(tmp_path / "demo.tar", Architecture.arm64)
     with pytest.raises(Error, match="no image for amd64, only for: arm64") as caught:
