@@ -47,7 +47,7 @@ def loaded(board: Board) -> LoadedProfile:
     """The profile of a server with K3s. Skips if the release is not available."""
     settings = KubernetesSettings(version=K3S.releases[-1])
     try:
-        k3s_release.download_binary(k3s_release.find_release(settings, board.architecture), Cache())
+        k3s_release.download_release(k3s_release.find_release(settings, board.architecture), Cache())
     except Unavailable as error:
         pytest.skip(f"no K3s release here: {' '.join(error.message.split())}")
     path = paths.PROJECT / "build/profiles/k3s-server.yaml"

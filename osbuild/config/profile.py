@@ -155,6 +155,19 @@ class KubernetesSettings:
             form="64 hexadecimal digits",
         ),
     )
+    airgap: bool = field(
+        default=False,
+        metadata=key("bake in the release's archive of container images, so that K3s' add-ons start without a network"),
+    )
+    airgap_sha256: dict[str, str] = field(
+        default_factory=dict,
+        metadata=key(
+            "sha256 of `k3s-airgap-images-ARCH.tar.zst` by architecture; if not given, `lock` reads it from the "
+            "release's checksum file",
+            pattern=r"^[0-9a-fA-F]{64}$",
+            form="64 hexadecimal digits",
+        ),
+    )
     if_unavailable: str | None = field(
         default=None,
         metadata=key("distribution to build instead if the release cannot be downloaded", choices=("upstream",)),
@@ -162,7 +175,7 @@ class KubernetesSettings:
     disable: tuple[str, ...] = field(
         default=(),
         metadata=key(
-            "K3s' packaged components to leave out (`--disable`)",
+            "packaged components (add-ons) to leave out, by K3s' names",
             pattern=r"^[a-z0-9][a-z0-9.-]*$",
             form="a component such as `traefik`",
         ),

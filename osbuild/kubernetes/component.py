@@ -18,8 +18,7 @@ from osbuild.kubernetes.tree_files import LIB, install_file, unused_path, write_
 PAUSE = "localhost/edge-pause:1"
 DEMO = "localhost/edge-demo:1"
 CONTAINERD = Path(__file__).with_name("containerd.toml")
-TEMPLATE = CONTAINERD.with_name("cni.conflist.tmpl")
-FORMAT = 2  # increased when the same inputs result in another file tree
+FORMAT = 3  # increased when the same inputs result in another file tree
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ def build_component(kubernetes: KubernetesSettings, architecture: Architecture, 
         node = upstream_programs.build_small_program("node", architecture, sources.cache, sources.downloads)
         install_file(node, tree / LIB / "edge-node", 0o755)
         _containerd(tree, distribution)
-        _bake(tree, kubernetes, archives, architecture, sources)
+        own = _own_images(tree, kubernetes, architecture, sources)
+        _bake(tree, [*own, *program.write_images(tree / LIB / "images")], archives)
         for path in _manifests(kubernetes, base):
             install_file(path, unused_path(tree / LIB / "manifests" / path.name), 0o644)
 
@@ -64,7 +64,7 @@ def component_key(kubernetes: KubernetesSettings, architecture: Architecture, *,
     distribution = DISTRIBUTIONS[kubernetes.distribution]
     small_programs = [sources_key(upstream_programs.SMALL)]
     files = [[path.name, file_digest(path)] for path in (*_images(kubernetes, base), *_manifests(kubernetes, base))]
-    code = [file_digest(path) for path in (Path(__file__), Path(image_archive.__file__), CONTAINERD, TEMPLATE)]
+    code = [file_digest(path) for path in (Path(__file__), Path(image_archive.__file__), CONTAINERD)]
     program = distribution.key(kubernetes, architecture)
     return content_key(FORMAT, distribution.name, program, small_programs, files, code, kubernetes.images, architecture)
 
@@ -80,26 +80,19 @@ def _manifests(kubernetes: KubernetesSettings, base: Path) -> Iterator[Path]:
 def _containerd(tree: Path, distribution: Distribution) -> None:
     plugins, configuration = distribution.network
     text = CONTAINERD.read_text()
-    template = f'conf_template = "/{LIB}/{TEMPLATE.name}"' if distribution.network_template else ""
-    values = {"PAUSE": PAUSE, "CNI_PLUGINS": plugins, "CNI_CONFIGURATION": configuration, "CNI_TEMPLATE": template}
+    values = {"PAUSE": PAUSE, "CNI_PLUGINS": plugins, "CNI_CONFIGURATION": configuration}
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     target = tree / "etc/containerd/config.toml"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
     target.chmod(0o644)
-    if distribution.network_template:
-        install_file(TEMPLATE, tree / LIB / TEMPLATE.name, 0o644)
 
 
-def _bake(
-    tree: Path,
-    kubernetes: KubernetesSettings,
-    archives: list[image_archive.ImageArchive],
-    architecture: Architecture,
-    sources: ComponentSources,
-) -> None:
-    """Store container images, their names and the digest of each archive in the folder that `import-images` reads."""
+def _own_images(
+    tree: Path, kubernetes: KubernetesSettings, architecture: Architecture, sources: ComponentSources
+) -> list[image_archive.ImageArchive]:
+    """Store the images with our own programs."""
     target = tree / LIB / "images"
     target.mkdir(parents=True)
     own_images = [("pause", PAUSE, ())] + ([("demo", DEMO, ("8080/tcp",))] if "demo" in kubernetes.images else [])
@@ -107,14 +100,20 @@ def _bake(
     for name, tag, ports in own_images:
         program = upstream_programs.build_small_program(name, architecture, sources.cache, sources.downloads)
         files = {name: (program.read_bytes(), 0o755)}
-        path = target / f"{name}.tar"
         image = image_archive.SmallImage(name=tag, files=files, entrypoint=[f"/{name}"], ports=ports)
-        stored.append(image_archive.write_image(path, image, architecture))
+        stored.append(image_archive.write_image(target / f"{name}.tar", image, architecture))
+    return stored
+
+
+def _bake(tree: Path, stored: list[image_archive.ImageArchive], archives: list[image_archive.ImageArchive]) -> None:
+    """Store the profile's archives, and the names and digest of each in the folder that `import-images` reads."""
+    target = tree / LIB / "images"
     for archive in archives:
         stored_path = unused_path(target / f"{archive.path.name.removesuffix('.gz').removesuffix('.tar')}.tar")
         install_file(archive.path, stored_path, 0o644)
         stored.append(image_archive.ImageArchive(stored_path, archive.names, archive.architectures, archive.digest))
     for archive in stored:
         archive.path.chmod(0o644)
-        write_public(archive.path.with_suffix(".names"), "".join(f"{name}\n" for name in archive.names))
-        write_public(archive.path.with_suffix(".sha256"), f"{file_digest(archive.path)}\n")
+        stem = archive.path.name.removesuffix(".zst").removesuffix(".tar")
+        write_public(target / f"{stem}.names", "".join(f"{name}\n" for name in archive.names))
+        write_public(target / f"{stem}.sha256", f"{file_digest(archive.path)}\n")

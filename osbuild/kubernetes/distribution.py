@@ -9,6 +9,7 @@ from osbuild.config.profile import KubernetesSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
+from osbuild.kubernetes.image_archive import ImageArchive
 from osbuild.sandbox.tools_tree import ToolsTree
 
 # Debian packages that a node needs: kube-proxy uses nftables, the CNI plugins use iptables.
@@ -44,25 +45,31 @@ class Pin:
     files: Mapping[str, str]
 
 
+def no_images(folder: Path) -> list[ImageArchive]:
+    return []
+
+
 @dataclass(frozen=True)
 class DistributionProgram:
-    """What is installed. `metadata` is added to the build manifest; `install` writes the programs to a file tree."""
+    """What is installed. `metadata` is added to the build manifest; `install` writes the programs to a file tree.
+
+    `write_images` writes archives of the distribution's own container images to a folder, and returns them.
+    """
 
     metadata: Mapping[str, Any]
     install: Callable[[Path], None]
+    write_images: Callable[[Path], list[ImageArchive]] = no_images
 
 
 class Distribution(Protocol):
     """A distribution of Kubernetes. `settings` are those of the profile, with the lock's version if there is a lock.
 
-    `packages` are Debian packages. `network` are the folders of CNI plugins and of their configuration. With
-    `network_template`, containerd fills in the range of pod addresses later.
+    `packages` are Debian packages. `network` are the folders of CNI plugins and of their configuration.
     """
 
     name: str
     packages: tuple[str, ...]
     network: tuple[str, str]
-    network_template: bool
 
     def requested_version(self, settings: KubernetesSettings) -> str:
         """Return the version in the profile's settings, or the default version."""

@@ -9,8 +9,9 @@ from osbuild.config.profile import KubernetesSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import file_digest
 from osbuild.inputs.context import BuildContext
-from osbuild.kubernetes import k3s_payload, k3s_release
+from osbuild.kubernetes import k3s_airgap, k3s_payload, k3s_release
 from osbuild.kubernetes.distribution import PACKAGES, ComponentSources, DistributionProgram, Pin
+from osbuild.kubernetes.image_archive import ImageArchive
 from osbuild.kubernetes.tree_files import LIB, install_file, write_public
 
 COMMAND = Path(__file__).with_name("k3s.sh")
@@ -28,34 +29,47 @@ class K3sDistribution:
     name = "k3s"
     packages = PACKAGES
     network = (f"/{PROGRAMS}", "/var/lib/kubernetes/agent/etc/cni/net.d")
-    network_template = False
 
     def requested_version(self, settings: KubernetesSettings) -> str:
         return k3s_release.requested_version(settings)
 
     def pin(self, settings: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
         chosen = k3s_release.find_release(settings, architecture, context.downloads)
-        binary = k3s_release.download_binary(chosen, context.cache, context.downloads)
+        binary = k3s_release.download_release(chosen, context.cache, context.downloads)
         k3s_payload.check_machine(binary, architecture)
-        return Pin(chosen.version, {chosen.filename: chosen.sha256})
+        files = [chosen]
+        if settings.airgap:
+            images = k3s_release.find_airgap_images(settings, architecture, context.downloads)
+            k3s_release.download_release(images, context.cache, context.downloads)
+            files.append(images)
+        return Pin(chosen.version, {file.filename: file.sha256 for file in files})
 
     def current_files(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
         name = k3s_release.binary_name(pin.version, architecture)
-        return {name: k3s_release.known_sha256(settings, pin.version, architecture) or pin.files[name]}
+        files = {name: k3s_release.known_sha256(settings, pin.version, architecture) or pin.files[name]}
+        if settings.airgap:
+            images = f"{k3s_release.airgap_asset(architecture)}-{pin.version}"
+            files[images] = settings.airgap_sha256.get(architecture, pin.files.get(images, "")).lower()
+        return files
 
     def locked_settings(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
-        (sha256,) = pin.files.values()
-        return replace(settings, version=pin.version, sha256={**settings.sha256, architecture: sha256})
+        sha256 = pin.files[k3s_release.binary_name(pin.version, architecture)]
+        locked = replace(settings, version=pin.version, sha256={**settings.sha256, architecture: sha256})
+        if not settings.airgap:
+            return locked
+        images = pin.files[f"{k3s_release.airgap_asset(architecture)}-{pin.version}"]
+        return replace(locked, airgap_sha256={**settings.airgap_sha256, architecture: images})
 
     def key(self, settings: KubernetesSettings, architecture: Architecture) -> list[Any]:
         code = [file_digest(path) for path in (Path(__file__), Path(k3s_payload.__file__), COMMAND)]
-        return [k3s_release.find_release(settings, architecture).sha256, k3s_payload.FORMAT, code]
+        images = k3s_release.find_airgap_images(settings, architecture).sha256 if settings.airgap else None
+        return [k3s_release.find_release(settings, architecture).sha256, images, k3s_payload.FORMAT, code]
 
     def prepare(
         self, settings: KubernetesSettings, architecture: Architecture, sources: ComponentSources
     ) -> DistributionProgram:
         chosen = k3s_release.find_release(settings, architecture, sources.downloads)
-        program = k3s_release.download_binary(chosen, sources.cache, sources.downloads)
+        program = k3s_release.download_release(chosen, sources.cache, sources.downloads)
         unpacked = k3s_payload.unpack_payload(program, chosen.sha256, architecture, sources.cache, sources.tools())
 
         def install(tree: Path) -> None:
@@ -69,5 +83,13 @@ class K3sDistribution:
             (tree / LIB / "persist.d").mkdir(parents=True)
             write_public(tree / LIB / "persist.d/k3s", "/etc/rancher/node\n")
 
+        def write_images(folder: Path) -> list[ImageArchive]:
+            if not settings.airgap:
+                return []
+            images = k3s_release.find_airgap_images(settings, architecture, sources.downloads)
+            archive = k3s_release.download_release(images, sources.cache, sources.downloads)
+            names = k3s_airgap.read_names(archive, images.sha256, architecture, sources.cache, sources.tools())
+            return [k3s_airgap.install_images(folder, archive, images, names)]
+
         metadata = {"distribution": self.name, "sha256": chosen.sha256, "version": chosen.version}
-        return DistributionProgram(metadata, install)
+        return DistributionProgram(metadata, install, write_images)

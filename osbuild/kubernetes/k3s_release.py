@@ -25,7 +25,7 @@ SUMS_SIZE = 65536  # bytes; a release's checksum file has less than 1 kB
 
 @dataclass(frozen=True)
 class K3sRelease:
-    """One binary: version, name on the release page, SHA-256 in hex."""
+    """One file of a release: version, name on the release page, SHA-256 in hex."""
 
     version: str
     asset: str
@@ -48,6 +48,11 @@ def requested_version(settings: KubernetesSettings) -> str:
 def binary_name(version: str, architecture: Architecture) -> str:
     """Return the name of a binary in a folder for builds without a network, which may hold several versions."""
     return f"{ASSETS[architecture]}-{version}"
+
+
+def airgap_asset(architecture: Architecture) -> str:
+    """Return the name on the release page of the archive with the container images of K3s' add-ons."""
+    return f"k3s-airgap-images-{architecture.to_go()}.tar.zst"
 
 
 def release_pages(version: str, folder: Path | None = None) -> list[str]:
@@ -76,11 +81,22 @@ def find_release(settings: KubernetesSettings, architecture: Architecture, folde
     """
     version = requested_version(settings)
     sha256 = known_sha256(settings, version, architecture)
-    return K3sRelease(version, ASSETS[architecture], sha256 or published_sha256(version, architecture, folder))
+    asset = ASSETS[architecture]
+    return K3sRelease(version, asset, sha256 or published_sha256(version, asset, architecture, folder))
 
 
-def published_sha256(version: str, architecture: Architecture, folder: Path | None = None) -> str:
-    """Read the SHA-256 of a release's binary, in hex, from its checksum file. Raises `Unavailable` and `Error`."""
+def find_airgap_images(
+    settings: KubernetesSettings, architecture: Architecture, folder: Path | None = None
+) -> K3sRelease:
+    """Return the release's archive of container images. Raises `Unavailable` and `Error` like `find_release`."""
+    version, asset = requested_version(settings), airgap_asset(architecture)
+    pinned = settings.airgap_sha256.get(architecture)
+    sha256 = pinned.lower() if pinned else published_sha256(version, asset, architecture, folder)
+    return K3sRelease(version, asset, sha256)
+
+
+def published_sha256(version: str, asset: str, architecture: Architecture, folder: Path | None = None) -> str:
+    """Read the SHA-256 of a release's file, in hex, from its checksum file. Raises `Unavailable` and `Error`."""
     name = f"sha256sum-{architecture.to_go()}.txt"
     folder = folder or folder_from_environment()
     sources = [f"{page}/{name}" for page in release_pages(version, folder)]
@@ -103,27 +119,26 @@ def published_sha256(version: str, architecture: Architecture, folder: Path | No
             f"--from FOLDER; or connect this host to a network or set a proxy (https_proxy), or set {MIRROR} to the "
             "URL of a mirror of the release page",
         ) from error
-    asset = ASSETS[architecture]
     digests = {digest for name, digest in checksum_lines(text) if name == asset}
     if len(digests) != 1:
         count = "two different lines" if digests else "no line"
-        hint = "the release may have no binary for this architecture, or the mirror's file is damaged"
+        hint = "the release may have no such file for this architecture, or the mirror's file is damaged"
         raise Error(f"the checksum file of K3s {version} has {count} for {asset}", where=source, hint=hint)
     if urlsplit(source).scheme == "http":
         log.warn(f"the sha256 of K3s {version} was read without TLS from {source}: compare it with the release page")
     return digests.pop()
 
 
-def download_binary(chosen: K3sRelease, cache: Cache, folder: Path | None = None) -> Path:
-    """Return the path in the cache of the verified binary. Raises `Unavailable` if no source has it."""
+def download_release(chosen: K3sRelease, cache: Cache, folder: Path | None = None) -> Path:
+    """Return the path in the cache of the verified file. Raises `Unavailable` if no source has it."""
     folder = folder or folder_from_environment()
     try:
-        with log.step(f"downloading K3s {chosen.version}"):
-            binary = PinnedFile(chosen.filename, chosen.sha256)
-            return download_file(chosen.urls(folder), binary, cache, folder=folder)
+        with log.step(f"downloading {chosen.asset} of K3s {chosen.version}"):
+            file = PinnedFile(chosen.filename, chosen.sha256)
+            return download_file(chosen.urls(folder), file, cache, folder=folder)
     except Unavailable as error:
         raise Unavailable(
-            f"K3s {chosen.version} cannot be downloaded: {error.message}",
+            f"{chosen.asset} of K3s {chosen.version} cannot be downloaded: {error.message}",
             where="kubernetes.distribution",
             hint="connect this host to a network or set a proxy (https_proxy); "
             f"or set {MIRROR} to the URL of a mirror of the release page; "

@@ -49,8 +49,9 @@ def request_key(loaded: LoadedProfile, board: Board) -> str:
     """Return the content key of everything that is resolved. A lock with another request key is out of date."""
     profile = loaded.profile
     settings = profile.kubernetes
-    sha256 = settings.sha256.get(board.architecture)
-    pinned = [settings.role != "none", settings.distribution, settings.version, settings.if_unavailable, sha256]
+    sha256 = [pins.get(board.architecture) for pins in (settings.sha256, settings.airgap_sha256)]
+    chosen = [settings.distribution, settings.version, settings.airgap, settings.if_unavailable]
+    pinned = [settings.role != "none", *chosen, sha256]
     return content_key(
         FORMAT,
         SUITE,
@@ -131,7 +132,7 @@ def pin_kubernetes(
         requested = f"{distribution.name} {distribution.requested_version(settings)}"
         reason = " ".join(error.message.split())
         distribution = DISTRIBUTIONS[settings.if_unavailable]
-        pin = distribution.pin(replace(settings, version=None, sha256={}), architecture, context)
+        pin = distribution.pin(replace(settings, version=None, sha256={}, airgap_sha256={}), architecture, context)
     return LockedKubernetes(
         distribution=distribution.name, version=pin.version, files=pin.files, requested=requested, reason=reason
     )

@@ -107,7 +107,14 @@ def test_every_key_of_a_profile_is_in_it() -> None:
     turned_on = {re.sub(r"\+$", "", name) for name in SETTINGS}
     plain = {dotted for dotted, _ in every_key() if "[]" not in dotted}
     blocks = {dotted for dotted in plain if any(name.startswith(f"{dotted}.") for name in plain)}
-    maps = {"kernel.sysctls", "kubernetes.sha256", "kubernetes.labels", "kubernetes.config", "agent.attributes"}
+    maps = {
+        "kernel.sysctls",
+        "kubernetes.airgap_sha256",
+        "kubernetes.sha256",
+        "kubernetes.labels",
+        "kubernetes.config",
+        "agent.attributes",
+    }
     assert plain - blocks - maps <= turned_on
     assert all(any(name.startswith(f"{each}.") for name in turned_on) for each in maps)
     assert INHERIT in turned_on

@@ -61,19 +61,19 @@ def cache(tmp_path: Path) -> Cache:
 
 def test_the_binary_comes_from_the_release_page(page: str, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(k3s_release, "RELEASES", page)
-    assert k3s_release.download_binary(k3s_release.find_release(BLOCK, X86), cache).read_bytes() == PAYLOAD
+    assert k3s_release.download_release(k3s_release.find_release(BLOCK, X86), cache).read_bytes() == PAYLOAD
 
 
 def test_a_mirror_is_asked_before_the_release_page(page: str, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(k3s_release.MIRROR, page + "/")
-    assert k3s_release.download_binary(k3s_release.find_release(BLOCK, X86), cache).read_bytes() == PAYLOAD
+    assert k3s_release.download_release(k3s_release.find_release(BLOCK, X86), cache).read_bytes() == PAYLOAD
 
 
 def test_a_folder_is_enough(page: str, cache: Cache, tmp_path: Path) -> None:
     chosen = k3s_release.find_release(BLOCK, X86)
     (tmp_path / "airgap").mkdir()
     (tmp_path / "airgap" / chosen.filename).write_bytes(PAYLOAD)
-    assert k3s_release.download_binary(chosen, cache, tmp_path / "airgap").read_bytes() == PAYLOAD
+    assert k3s_release.download_release(chosen, cache, tmp_path / "airgap").read_bytes() == PAYLOAD
 
 
 def test_wrong_content_is_an_error_and_not_replaced_by_upstream(

@@ -24,9 +24,10 @@ from osbuild.host.cache import Cache
 from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.inputs.lock import LockedKubernetes
-from osbuild.kubernetes import component, k3s_payload, k3s_pins, k3s_release
-from osbuild.kubernetes.distribution import ComponentSources
+from osbuild.kubernetes import component, image_archive, k3s_payload, k3s_pins, k3s_release
+from osbuild.kubernetes.distribution import ComponentSources, Pin
 from osbuild.kubernetes.k3s_distribution import COMMAND
+from osbuild.kubernetes.registry import DISTRIBUTIONS
 from osbuild.pipeline import resolve
 from osbuild.sandbox import tools_tree
 from osbuild.shared.errors import Error
@@ -155,7 +156,7 @@ def test_the_profiles_sha256_is_used_and_no_checksum_file_is_read(
     digest = hashlib.sha256((folder / "k3s").read_bytes()).hexdigest().upper()
     settings = KubernetesSettings(role="server", version=VERSION, sha256={"x86_64": digest})
     assert (
-        k3s_release.download_binary(k3s_release.find_release(settings, X86), cache).read_bytes()
+        k3s_release.download_release(k3s_release.find_release(settings, X86), cache).read_bytes()
         == (folder / "k3s").read_bytes()
     )
     wrong = replace(settings, sha256={"x86_64": "1" * 64})
@@ -353,6 +354,62 @@ def test_the_image_gets_the_inner_program_its_plugins_and_no_wrapper(
     assert (built.file_tree / "usr/lib/k3s/bin/flannel").exists()
     assert "/etc/rancher/node" in (built.file_tree / "usr/lib/edge-osbuild/persist.d/k3s").read_text().split()
     assert built.version == VERSION
+
+
+def offer_airgap_images(folder: Path, architecture: Architecture) -> Path:
+    """Add an archive of container images to a release, and return its path."""
+    plain = folder / "images.tar"
+    image = image_archive.SmallImage(
+        name="docker.io/rancher/mirrored-coredns-coredns:1.14.7",
+        files={"coredns": (b"dns", 0o755)},
+        entrypoint=["/coredns"],
+    )
+    image_archive.write_image(plain, image, architecture)
+    archive = folder / k3s_release.airgap_asset(X86)
+    archive.write_bytes(frame(plain.read_bytes()))
+    with (folder / "sha256sum-amd64.txt").open("a") as sums:
+        sums.write(f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {archive.name}\n")
+    return archive
+
+
+def test_the_images_of_the_add_ons_are_pinned_and_baked_in(
+    page: tuple[str, Path], cache_with_go: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = page
+    monkeypatch.setenv(k3s_release.MIRROR, url)
+    archive = offer_airgap_images(folder, X86)
+    settings = KubernetesSettings(role="server", version=VERSION, airgap=True)
+    context = BuildContext(cache_with_go)
+    pinned = resolve.pin_kubernetes(settings, X86, context)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert pinned and pinned.files[f"{archive.name}-{VERSION}"] == digest
+    (folder / "sha256sum-amd64.txt").unlink()  # the lock is enough
+    locked = DISTRIBUTIONS["k3s"].locked_settings(settings, X86, Pin(pinned.version, pinned.files))
+    built = component.build_component(locked, X86, ComponentSources(context, unpackers))
+    images = built.file_tree / "usr/lib/edge-osbuild/images"
+    assert (images / "k3s-airgap-images.tar.zst").read_bytes() == archive.read_bytes()
+    assert (images / "k3s-airgap-images.sha256").read_text() == f"{digest}\n"
+    assert (images / "k3s-airgap-images.names").read_text() == "docker.io/rancher/mirrored-coredns-coredns:1.14.7\n"
+
+
+def test_images_for_another_architecture_are_refused(
+    page: tuple[str, Path], cache_with_go: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = page
+    monkeypatch.setenv(k3s_release.MIRROR, url)
+    offer_airgap_images(folder, Architecture.arm64)
+    settings = KubernetesSettings(role="server", version=VERSION, airgap=True)
+    with pytest.raises(Error, match="has no image for amd64"):
+        component.build_component(settings, X86, ComponentSources(BuildContext(cache_with_go), unpackers))
+
+
+def test_a_release_without_images_is_refused_when_it_is_locked(
+    page: tuple[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(k3s_release.MIRROR, page[0])
+    settings = KubernetesSettings(role="server", version=VERSION, airgap=True)
+    with pytest.raises(Error, match=r"no line for k3s-airgap-images-amd64\.tar\.zst"):
+        resolve.pin_kubernetes(settings, X86, BuildContext(cache))
 
 
 @pytest.mark.parametrize(
