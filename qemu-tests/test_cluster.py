@@ -192,6 +192,7 @@ def test_after_the_reboot_the_node_is_schedulable_again(node: Node) -> None:
     assert "edge-osbuild/cordoned" not in node_object["metadata"]["annotations"]
 
 
+@pytest.mark.slow  # `make test` has the power cut of test_addons
 def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     node.kubectl("create configmap cut --from-literal=when=just-before")
     node.run("echo kept > /var/lib/cut; sync")

@@ -135,9 +135,7 @@ def test_the_agent_has_only_the_permissions_of_its_own_node(
     cluster.agent.run_failing(f"{kubectl} get secrets -A")
 
 
-def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
-    cluster: TwoNodes, distribution: DistributionUnderTest, board: Board, tmp_path: Path
-) -> None:
+def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(cluster: TwoNodes, board: Board, tmp_path: Path) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
     program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
     demo = tmp_path / "demo.tar"
@@ -153,8 +151,7 @@ def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(
     assert address.rpartition(".")[0] == agent_range.rpartition(".")[0] != "10.42.0"
     get = f"import urllib.request; print(urllib.request.urlopen('http://{address}:8080/', timeout=10).read().decode())"
     assert "web" in cluster.agent.guest.run(f'python3 -c "{get}"').stdout
-    if distribution.spans_nodes:
-        assert "web" in cluster.server.guest.run(f'python3 -c "{get}"').stdout
+    assert "web" in cluster.server.guest.run(f'python3 -c "{get}"').stdout
     # The API server reaches the agent's kubelet by its serving certificate.
     assert cluster.server.kubectl("logs web") is not None
 
@@ -196,3 +193,31 @@ def test_an_agent_rejoins_by_itself_after_a_power_cut(cluster: TwoNodes) -> None
     cluster.server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
     names = cluster.server.kubectl("get nodes -o name").split()
     assert sorted(names) == ["node/site-1", "node/site-1-agent"]
+
+
+def test_an_agent_starts_its_pods_after_a_power_cut_while_its_server_is_off(
+    cluster: TwoNodes, distribution: DistributionUnderTest
+) -> None:
+    if not distribution.starts_pods_alone:
+        pytest.skip(f"agents of {distribution.name} start no pods without their server")
+    server, agent = cluster.server, cluster.agent
+    server.kubectl("wait --for=condition=Ready pod/web --timeout=300s", timeout=330)
+    before = json.loads(server.kubectl("get pod web -o json"))["metadata"]["uid"]
+    agent.wait_until(f"grep -rlq {before} /var/lib/kubernetes/node-objects", timeout=60)
+    agent.run("sync")
+    server.machine.power_cut()
+    agent.machine.power_cut()
+    agent.machine.boot_again()
+    agent.guest.wait_ready(BOOT)
+    ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/', timeout=5).read().decode())"
+    tasks = "ctr -n k8s.io tasks list | awk 'NR > 1 { print $2 }'"
+    pods = f'for pid in $({tasks}); do nsenter --target $pid --net python3 -c "{ask}" | grep -q web && exit 0; done'
+    answers = f"{pods}; exit 1"
+    agent.wait_until(answers, timeout=300)
+    server.machine.boot_again()
+    server.wait_complete()
+    server.guest.wait_ready(CONNECT)
+    server.kubectl("wait --for=condition=Ready node/site-1-agent --timeout=300s", timeout=330)
+    server.kubectl("wait --for=condition=Ready pod/web --timeout=300s", timeout=330)
+    pod = json.loads(server.kubectl("get pod web -o json"))
+    assert pod["metadata"]["uid"] == before and pod["status"]["containerStatuses"][0]["restartCount"] > 0

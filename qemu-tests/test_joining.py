@@ -3,6 +3,7 @@ and `edge-node approve`. The tests depend on their order; they need neither mach
 """
 
 import base64
+import contextlib
 import json
 import ssl
 import subprocess
@@ -186,6 +187,50 @@ def test_a_node_that_lost_its_certificate_gets_another_with_its_key(agent: Path)
     join.join_cluster(agent, 60)
     assert x509.load_pem_x509_certificate(pair.read_bytes()).public_key() == before
     assert as_node(agent).call("GET", f"/api/v1/nodes/{AGENT}")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (f"DNS:{AGENT},IP:192.0.2.7", None),
+        (f"DNS:{AGENT},IP:192.0.2.8", "192.0.2.8 is not the node's alone"),  # of another node too
+        ("IP:192.0.2.9", "192.0.2.9 is not the node's alone"),
+        ("DNS:kubernetes.default.svc", "kubernetes.default.svc is not the node's"),
+        ("URI:https://192.0.2.7", "neither DNS names nor addresses"),
+    ],
+)
+def test_a_kubelet_gets_a_serving_certificate_for_its_own_addresses_only(
+    names: str, reason: str | None, agent: Path, server: ApiServer
+) -> None:
+    for node, addresses in ((AGENT, ["192.0.2.7", "192.0.2.8"]), ("neighbour", ["192.0.2.8"])):
+        with contextlib.suppress(urllib.error.HTTPError):  # it exists
+            server.call("POST", "/api/v1/nodes", {"metadata": {"name": node}})
+        status = {"addresses": [{"type": f"InternalIP{number or ''}", "address": address}
+                                for number, address in enumerate(addresses)]}  # fmt: skip
+        server.call("PATCH", f"/api/v1/nodes/{node}/status", {"status": status}, kind=api.MERGE_PATCH)
+    request = subprocess.run(
+        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
+         "/dev/null", "-subj", f"/O=system:nodes/CN=system:node:{AGENT}", "-addext", f"subjectAltName={names}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    body = {
+        "metadata": {"generateName": "csr-"},
+        "spec": {"request": base64.b64encode(request.stdout.encode()).decode(),
+                 "signerName": "kubernetes.io/kubelet-serving", "usages": ["digital signature", "server auth"]},
+    }  # fmt: skip
+    try:
+        name = as_node(agent).call("POST", join.REQUESTS, body)["metadata"]["name"]
+    except urllib.error.HTTPError as error:
+        assert reason and error.code in (400, 403, 422), "the API server itself refuses it"
+        return
+    if reason is None:
+        signed = wait_for(
+            lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/{name}")), "no answer", 60
+        )
+        assert "192.0.2.7" in str(x509.load_pem_x509_certificate(signed).extensions)
+        return
+    with pytest.raises(join.JoinDenied, match=reason):
+        wait_for(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/{name}")), "no answer", 60)
 
 
 def test_another_machine_does_not_get_the_name_of_a_node(agent: Path, server: ApiServer, tmp_path: Path) -> None:

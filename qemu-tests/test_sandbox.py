@@ -51,7 +51,7 @@ def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Ru
     return run
 
 
-BRIDGE = pod_network.cni_config(NodeSettings(role="server"))
+BRIDGE = pod_network.cni_config([NodeSettings(role="server").pod_cidr], 1450)
 
 
 def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_removed(run: Run) -> None:
@@ -130,6 +130,20 @@ def test_images_are_imported_again_after_an_interrupted_import(run: Run) -> None
     )
     output = run(script, BRIDGE)
     assert re.fullmatch(r"(a pod sandbox answers at \S+ after \S+ s\n){2}", output), output
+
+
+def test_images_that_only_another_version_has_are_not_kept_from_garbage_collection(run: Run) -> None:
+    """After an update, and after a rollback, when they are imported again."""
+    images = "/usr/lib/edge-osbuild/images"
+    pinned = "ctr -n k8s.io images ls -q 'labels.\"io.cri-containerd.pinned\"==pinned' | grep -E 'demo|pause'\n"
+    imported = "/usr/lib/edge-osbuild/import-images > /dev/null\n"
+    stamps = f"ls /var/lib/containerd/edge-images | grep -cxf {images}/demo.sha256 || true\n"
+    script = (
+        f"{imported}{pinned}{stamps}mkdir /run/aside; mv {images}/demo.* /run/aside\n{imported}{pinned}"
+        f"mv /run/aside/demo.* {images}\n{stamps}{imported}{pinned}{stamps}"
+    )
+    demo, pause = "localhost/edge-demo:1", "localhost/edge-pause:1"
+    assert run(script, BRIDGE).split() == [demo, pause, "1", pause, "0", demo, pause, "1"]
 
 
 def test_a_node_whose_pods_cannot_start_reports_why(run: Run) -> None:

@@ -102,6 +102,10 @@ class NodeSettings:
         """An entry of `config` as one string. Like K3s, it joins a list with commas."""
         return ",".join(self.option_values(key)) if key in self.config else default
 
+    def flag(self, key: str) -> bool:
+        """An entry of `config` that is true or false, like K3s as a boolean or as text."""
+        return self.option(key, "false").lower() in ("true", "1", "t")
+
     @property
     def cluster_cidr(self) -> str:
         return self.option("cluster-cidr", "10.42.0.0/16")

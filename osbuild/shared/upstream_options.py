@@ -1,11 +1,16 @@
 """Entries of `kubernetes.config` that the upstream distribution supports. They have the names of K3s' options."""
 
 UNIT_BREAKS = frozenset(" \t\r\n\"'\\")  # characters at which systemd would split or change an argument of a unit
+FLANNEL_BACKENDS = ("vxlan", "host-gw", "wireguard-native", "none")
 UPSTREAM_OPTIONS = (
     "advertise-address",
     "cluster-cidr",
     "cluster-dns",
     "cluster-domain",
+    "default-local-storage-path",
+    "disable-network-policy",
+    "flannel-backend",
+    "flannel-iface",
     "kube-apiserver-arg",
     "kube-controller-manager-arg",
     "kube-proxy-arg",

@@ -16,7 +16,7 @@ from osbuild.shared.errors import Error
 
 BASE = "edge-server"
 MEMORY = 3 * 2**30
-API = {"upstream": "kube-apiserver.service", "k3s": "k3s-server.service"}
+API = {"upstream": "kubernetes-server.service", "k3s": "k3s-server.service"}
 KUBELET = {"upstream": "kubelet.service", "k3s": "k3s-server.service"}
 # Units that are drawn below the phases, if the image has them.
 UNITS = (

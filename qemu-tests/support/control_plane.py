@@ -7,8 +7,8 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,33 +82,37 @@ class ControlPlane:
         with socket.socket() as port:
             port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             port.bind(("127.0.0.1", API_PORT))  # fails if another program uses the port
-        with self.run_program("kine", version) as kine:
-            wait_for((self.root / "run/kine/kine.sock").is_socket, "kine's socket")
-            with self.run_program("kube-apiserver", version) as server:
+        with self.run_programs(("kine", "kube-apiserver"), version) as server:
 
-                def ready() -> ApiServer | None:
-                    assert server.poll() is None and kine.poll() is None, f"ended: see {self.log(version)}"
-                    server_api = api.connect_api(self.root, load_settings(self.root))
-                    with urllib.request.urlopen(
-                        f"{server_api.server}/readyz", context=server_api.context, timeout=5
-                    ) as answer:
-                        return server_api if answer.read() == b"ok" else None
+            def ready() -> ApiServer | None:
+                assert server.poll() is None, f"ended: see {self.log(version)}"
+                server_api = api.connect_api(self.root, load_settings(self.root))
+                with urllib.request.urlopen(
+                    f"{server_api.server}/readyz", context=server_api.context, timeout=5
+                ) as answer:
+                    return server_api if answer.read() == b"ok" else None
 
-                server_api = wait_for(ready, "the API server", START)
-                assert server_api.call("GET", "/version")["gitVersion"] == version
-                yield server_api, outcome
+            server_api = wait_for(ready, "the API server", START)
+            assert server_api.call("GET", "/version")["gitVersion"] == version
+            yield server_api, outcome
+
+    def run_program(self, name: str, version: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run one program of a server node until the block ends."""
+        return self.run_programs((name,), version)
 
     @contextmanager
-    def run_program(self, name: str, version: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a program with the arguments of its unit until the block ends."""
-        arguments = (self.root / f"run/edge-osbuild/kubernetes/{name}.env").read_text().removeprefix("ARGS=").split()
+    def run_programs(self, names: Sequence[str], version: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run programs of a server node in one process, with the arguments of its unit, until the block ends."""
+        plan = json.loads((self.root / "run/edge-osbuild/kubernetes/server.json").read_text())
+        chosen = self.root / f"run/{'-'.join(names)}.json"
+        chosen.write_text(json.dumps({**plan, "programs": {name: plan["programs"][name] for name in names}}))
         with ExitStack() as stack:
             log = stack.enter_context(self.log(version).open("ab"))
-            command = [str(self.binary(version)), name, *arguments]
+            command = [str(self.binary(version)), "run", str(chosen)]
             process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
             stack.callback(end_process, process)
             yield process
-            assert process.poll() is None, f"{name} {version} has ended: see {self.log(version)}"
+            assert process.poll() is None, f"{names} {version} has ended: see {self.log(version)}"
 
     def log(self, version: str) -> Path:
         return self.root / f"{version}.log"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.config import upstream_versions
 from osbuild.config.load import find_profile, load_profile
@@ -21,6 +23,7 @@ from osbuild.inputs.context import BuildContext
 from osbuild.inputs.download import Unavailable
 from osbuild.kubernetes.k3s_pins import K3S as PINNED
 from osbuild.pipeline import resolve
+from osbuild.shared.errors import Error
 
 RELEASES = "EDGE_TEST_K3S"
 PACKAGED = ("coredns", "servicelb", "traefik", "local-storage", "metrics-server")
@@ -40,8 +43,8 @@ class DistributionUnderTest:
     """the unit whose program is the kubelet"""
     agent_kubeconfig: str
     """the kubeconfig with which an agent calls its cluster"""
-    spans_nodes: bool
-    """whether pods are reachable from other nodes"""
+    starts_pods_alone: bool
+    """whether an agent node starts its pods after a boot without its server"""
 
     @property
     def changes_minor(self) -> bool:
@@ -61,16 +64,20 @@ class DistributionUnderTest:
 
 
 @cache
-def unavailable_reason(name: str, version: str, architecture: Architecture) -> str | None:
-    """Return why a release is not available; None if it is. The result is cached."""
+def unavailable_reason(name: str, version: str, architecture: Architecture, *, airgap: bool = False) -> str | None:
+    """Return why a release, or its archive of container images, is not available; None if it is. It is cached."""
     try:
         resolve.pin_kubernetes(
-            replace(KubernetesSettings(), role="server", distribution=name, version=version),
+            replace(KubernetesSettings(), role="server", distribution=name, version=version, airgap=airgap),
             architecture,
             BuildContext(Cache()),
         )
     except Unavailable as error:
         return error.message.splitlines()[0]
+    except Error as error:
+        if not airgap:
+            raise
+        return error.message
     return None
 
 
@@ -78,10 +85,10 @@ UPSTREAM = DistributionUnderTest(
     name="upstream",
     flavour="server",
     releases=tuple(release.version for release in reversed(upstream_versions.list_releases())),
-    units=("kube-apiserver.service", "kine.service", "containerd.service"),
+    units=("kubernetes-server.service", "containerd.service"),
     kubelet="kubelet.service",
     agent_kubeconfig="/var/lib/kubernetes/kubelet.conf",
-    spans_nodes=False,
+    starts_pods_alone=True,
 )
 K3S = DistributionUnderTest(
     name="k3s",
@@ -90,7 +97,7 @@ K3S = DistributionUnderTest(
     units=("k3s-server.service", "containerd.service"),
     kubelet="k3s-server.service",
     agent_kubeconfig="/var/lib/kubernetes/agent/kubelet.kubeconfig",
-    spans_nodes=True,
+    starts_pods_alone=False,
 )
 ALL = {each.name: each for each in (UPSTREAM, K3S)}
 
@@ -107,6 +114,21 @@ def shipped_distribution(architecture: Architecture) -> DistributionUnderTest:
     settings = load_profile(find_profile("edge-server")).profile.kubernetes
     assert settings.distribution == K3S.name and settings.if_unavailable == UPSTREAM.name
     return UPSTREAM if unavailable_reason(K3S.name, settings.version or next(iter(PINNED)), architecture) else K3S
+
+
+def profile_with_addons(distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:
+    """Return a profile of a server with its add-ons. Skips if K3s' container images are not available here."""
+    if distribution is not K3S:
+        return profile_for("edge-server", distribution, architecture, folder)
+    release = distribution.releases[-1]
+    if reason := unavailable_reason(distribution.name, release, architecture, airgap=True):
+        pytest.skip(f"no container images of {distribution.name} {release} here: {reason}")
+    path = folder / "edge-server-k3s-addons.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"name: {path.stem}", "extends: edge-server", "kubernetes:", f"  distribution: {K3S.name}",
+             f"  version: {release}", "  if_unavailable: null", "  airgap: true"]  # fmt: skip
+    write_output(path, ("\n".join(lines) + "\n").encode())
+    return path
 
 
 def profile_for(name: str, distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 SAVED_DEVICES = ("server", "light")
 """fixtures of devices that tests of several modules start from"""
 # Modules whose servers listen on the same port of this host.
-ONE_PORT = {"test_control_plane": "control-plane", "test_joining": "control-plane"}
+ONE_PORT = dict.fromkeys(("test_control_plane", "test_joining", "test_local_api"), "control-plane")
 # The groups of `make test-qemu` that take longest, each at least half a minute, begin first, so that all processes end
 # at the same time. A process gets its next group while the last two tests of its group are left, so no group of one
 # long test is among the last.

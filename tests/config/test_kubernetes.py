@@ -150,10 +150,9 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  labels: {kubernetes.io/os: windows}", 6, ("`windows`", "the kubelet sets"), "remove"),
     ("  labels: {beta.kubernetes.io/arch: x86_64}", 6, ("`x86_64`", "the kubelet sets"), "remove"),
     # what the upstream distribution would not use
-    (UPSTREAM + "  config: {flannel-backend: host-gw}", 7, ("`flannel-backend`", "upstream"), "tls-san"),
-    (UPSTREAM + "  disable: [traefik]", 7, ("`disable`", "upstream"), "disable: []"),
+    (UPSTREAM + "  config: {embedded-registry: true}", 7, ("`embedded-registry`", "upstream"), "tls-san"),
     (UPSTREAM + "  server: https://192.0.2.1:6443", 7, ("one server",), "role: agent"),
-    (SUBSTITUTE + "  config: {flannel-backend: host-gw}", 7, ("`flannel-backend`", "upstream"), "if_unavailable: null"),
+    (SUBSTITUTE + "  config: {embedded-registry: true}", 7, ("`embedded-registry`",), "if_unavailable: null"),
     (SUBSTITUTE + "  config: {tls-san: a.example, debug: true}", 7, ("`debug`", "`if_unavailable`"), "tls-san"),
     (SUBSTITUTE + "  server: https://192.0.2.1:6443", 7, ("one server",), "if_unavailable: null"),
     # secrets, which are never quoted
@@ -201,7 +200,9 @@ RIGHT = [
     "  labels: {kubernetes.io/os: linux, kubernetes.io/arch: amd64, kubernetes.io/hostname: shop-7}",
     "  server: https://127.0.0.1:6443",  # a proxy on the node
     UPSTREAM + "  config: {kubelet-arg: ['max-pods=50'], tls-san: [a.example]}",
-    SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",  # upstream has none to disable
+    UPSTREAM + "  config: {flannel-backend: wireguard-native, flannel-iface: eth1, disable-network-policy: true}",
+    UPSTREAM + "  disable: [traefik, metrics-server]",
+    SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",
 ]
 
 

@@ -35,16 +35,16 @@ from pathlib import Path
 from osbuild.config.board import load_board, shipped_boards
 from osbuild.config.load import find_profile, load_profile
 from osbuild.config.upstream_versions import find_release
-from osbuild.host.cache import file_digest
 from osbuild.inputs.debian import Deb
 from osbuild.inputs.lock import Lock, LockedKubernetes
 from osbuild.keys.development import signing_keys
+from osbuild.kubernetes.upstream_distribution import module_files
 from osbuild.pipeline.inputs import find_inputs
 from osbuild.pipeline.resolve import request_key
 
 keys, debs = {}, (Deb("a", "1", "all", "0" * 64, 5),)
 release = find_release(None)
-files = {name: file_digest(release.folder / name) for name in ("go.mod", "go.sum")}
+files = module_files(release.folder)
 pinned = LockedKubernetes(distribution="upstream", version=release.version, files=files)
 boards = [load_board(name) for name in shipped_boards()]
 for profile in ("minimal", "edge-server", "edge-agent"):

@@ -12,7 +12,7 @@ from osbuild.agent.system import System
 from osbuild.agent.systemd import find_active
 from osbuild.shared.sizes import format_bytes
 
-WRITERS = ("kine.service", "k3s-server.service")
+WRITERS = ("kubernetes-server.service", "k3s-server.service")
 STOP_PATIENCE = 40.0  # seconds; systemd kills a service that has not stopped after 30 s (DefaultTimeoutStopSec)
 
 

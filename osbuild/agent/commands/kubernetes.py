@@ -49,10 +49,11 @@ def main(options: argparse.Namespace) -> int:
 
         write_address(options.root)
     elif options.action == "tokens":
-        from osbuild.agent.kubernetes.join_objects import refresh_join_objects
+        from osbuild.agent.kubernetes.join_objects import label_server, refresh_join_objects
 
         for path in refresh_join_objects(options.root):
             print(f"removed {path}")
+        label_server(options.root)
     elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
         return run_cluster_action(options)
     elif options.action == "wait":

@@ -50,6 +50,7 @@ def apiserver_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
         "--enable-bootstrap-token-auth=true",
         "--enable-priority-and-fairness=false",
         f"--etcd-servers=unix://{paths.socket}",
+        f"--kubelet-certificate-authority={pki}/ca.crt",
         f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
         f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
         "--kubelet-preferred-address-types=InternalIP,Hostname",

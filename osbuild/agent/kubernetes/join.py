@@ -54,7 +54,7 @@ def join_cluster(root: Path, patience: float) -> None:
                     raise Problem(f"cannot join: {message}", where=server, hint=hint) from error
                 time.sleep(PAUSE)
     # The address of the server may have changed since the last boot.
-    write_text(paths.data / "kubelet.conf", kubelet.kubeconfig(server, paths), 0o600)
+    write_text(paths.data / "kubelet.conf", kubelet.kubeconfig(server, paths.authority, paths), 0o600)
 
 
 def explain_unusable(settings: NodeSettings, paths: Paths) -> str:

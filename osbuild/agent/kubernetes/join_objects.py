@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.kubernetes import join_protocol
-from osbuild.agent.kubernetes.api import ApiServer, connect_api, quote_path
+from osbuild.agent.kubernetes.api import MERGE_PATCH, ApiServer, connect_api, quote_path
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings, write_json
 from osbuild.agent.system import System
@@ -25,6 +25,7 @@ PREFIXES = {
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Role": f"{RBAC}/namespaces/{{}}/roles",
     "RoleBinding": f"{RBAC}/namespaces/{{}}/rolebindings",
+    "ClusterRole": f"{RBAC}/clusterroles",
     "ClusterRoleBinding": f"{RBAC}/clusterrolebindings",
 }
 # Objects of earlier versions: a signature that everyone could read, and the right to get a certificate of any node.
@@ -61,6 +62,18 @@ def refresh_join_objects(root: Path) -> list[str]:
     return [
         path for path in [*join_object_paths(api), *LEGACY] if path not in current_paths and delete_object(api, path)
     ]
+
+
+def label_server(root: Path) -> None:
+    """Show the role of this server node in `kubectl get nodes`, with K3s' label.
+
+    A kubelet may not set this label itself (Kubernetes documentation, "NodeRestriction"). Raises `Problem`, and
+    `OSError` if the node is not registered yet.
+    """
+    settings = load_settings(root)
+    labels = {"node-role.kubernetes.io/control-plane": "true"}
+    path = f"/api/v1/nodes/{quote_path(settings.node_name)}"
+    connect_api(root, settings).call("PATCH", path, {"metadata": {"labels": labels}}, kind=MERGE_PATCH)
 
 
 def object_path(item: dict[str, Any]) -> str:

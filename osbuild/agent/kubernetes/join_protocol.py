@@ -165,7 +165,23 @@ def permanent_objects() -> list[dict[str, Any]]:
     return [
         cluster_role_binding("approve-renewal", renew, "system:nodes"),
         cluster_role_binding("proxy", "system:node-proxier", "system:nodes"),
+        network_role(),
+        cluster_role_binding("network", "edge-osbuild:network", "system:nodes"),
     ]
+
+
+def network_role() -> dict[str, Any]:
+    """What the pod network of each node reads: the ranges of other nodes, and what network policies are about."""
+    watched = {"": ["nodes", "pods", "namespaces"], "networking.k8s.io": ["networkpolicies"]}
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "edge-osbuild:network"},
+        "rules": [
+            {"apiGroups": [group], "resources": resources, "verbs": ["get", "list", "watch"]}
+            for group, resources in watched.items()
+        ],
+    }
 
 
 def read_rights(location: tuple[str, str], kind: str, subject: str) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ def kube_proxy_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
 
 def kube_proxy_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
     """KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1)."""
+    kubeconfig = str(paths.node_kubeconfig if settings.role == "agent" else paths.data / "kube-proxy.conf")
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "clientConnection": {"kubeconfig": f"{paths.data}/kube-proxy.conf"},
+        "clientConnection": {"kubeconfig": kubeconfig},
         "clusterCIDR": settings.cluster_cidr,
         "conntrack": {"maxPerCore": 0},  # 0: keep the limit of the kernel
         "healthzBindAddress": "127.0.0.1:10256",

@@ -1,6 +1,7 @@
 """Arguments and configuration of the kubelet, and its kubeconfig on an agent node."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from osbuild.agent.kubernetes.paths import Paths
@@ -11,7 +12,7 @@ def kubelet_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
     arguments = [
         f"--config={paths.run}/kubelet.json",
         f"--hostname-override={settings.node_name}",
-        f"--kubeconfig={paths.data}/kubelet.conf",
+        f"--kubeconfig={node_kubeconfig(settings, paths)}",
         f"--root-dir={paths.kubelet}",
     ]
     if settings.role == "agent":
@@ -23,10 +24,15 @@ def kubelet_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
     return arguments + settings.option_arguments("kubelet-arg")
 
 
-def kubeconfig(server: str, paths: Paths) -> str:
-    """The kubeconfig of an agent node, for kubelet and kube-proxy."""
+def node_kubeconfig(settings: NodeSettings, paths: Paths) -> Path:
+    """The kubeconfig of kubelet and pod network: on an agent node, that of the proxy on the node."""
+    return paths.node_kubeconfig if settings.role == "agent" else paths.data / "kubelet.conf"
+
+
+def kubeconfig(server: str, authority: Path, paths: Paths) -> str:
+    """The kubeconfig of an agent node for an API server, whose certificate is verified with an authority."""
     pair = str(paths.credentials)
-    cluster = {"server": server, "certificate-authority": str(paths.authority)}
+    cluster = {"server": server, "certificate-authority": str(authority)}
     return json.dumps(
         {
             "apiVersion": "v1",
@@ -68,6 +74,8 @@ def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         "resolvConf": paths.resolv_conf,
         "registerWithTaints": [parse_taint(text) for text in settings.taints],
         "rotateCertificates": settings.role == "agent",
+        # The server approves the request (`edge-node approve`), so that others can verify this kubelet.
+        "serverTLSBootstrap": settings.role == "agent",
         "volumePluginDir": str(paths.plugins),  # the default is below /usr, which is read-only
     }
     if settings.role == "server":

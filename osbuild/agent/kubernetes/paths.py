@@ -52,13 +52,36 @@ class Paths:
         return self.kubelet / "volume-plugins"
 
     @property
+    def cni_config(self) -> Path:
+        return self.root / "etc/cni/net.d/10-edge.conflist"
+
+    @property
+    def node_kubeconfig(self) -> Path:
+        """The kubeconfig of the programs of an agent node: they use the proxy on the node."""
+        return self.run / "node.conf"
+
+    @property
+    def local_api_authority(self) -> Path:
+        """The certificate authority of the proxy on an agent node."""
+        return self.run / "local-api.crt"
+
+    @property
+    def network_lease(self) -> Path:
+        """The range of this node's pods, which `edge-network` stores for the next boot."""
+        return self.data / "network.json"
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the image has systemd-resolved."""
+        return (self.root / "usr/lib/systemd/system/systemd-resolved.service").exists()
+
+    @property
     def resolv_conf(self) -> str:
         """The resolv.conf for pods. It must not contain the stub address 127.0.0.53, which pods cannot reach.
 
         systemd-resolved may write it after Kubernetes has started, because the kubelet reads it for each pod.
         """
-        resolved = "usr/lib/systemd/system/systemd-resolved.service"
-        return "/run/systemd/resolve/resolv.conf" if (self.root / resolved).exists() else "/etc/resolv.conf"
+        return "/run/systemd/resolve/resolv.conf" if self.resolved else "/etc/resolv.conf"
 
     @property
     def rancher(self) -> Path:

@@ -52,7 +52,12 @@ def local_ipv6(table: Path) -> Iterator[Address]:
 def api_addresses(settings: NodeSettings, local: list[str]) -> list[str]:
     """All addresses at which clients may reach the API server. `local` are the addresses of the interfaces."""
     own = ["127.0.0.1", STABLE_ADDRESS, settings.api_service, settings.advertise_address, *local]
-    return sorted({*own, *(settings.node_ip.split(",") if settings.node_ip else [])})
+    return sorted({*own, *node_addresses(settings)})
+
+
+def node_addresses(settings: NodeSettings) -> list[str]:
+    """The configured addresses at which other nodes reach this one."""
+    return settings.node_ip.split(",") if settings.node_ip else []
 
 
 def is_address(text: str) -> bool:
@@ -114,7 +119,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
                 "organizations": ["system:nodes"],
                 "server": True,
                 "dns_names": [settings.node_name],
-                "addresses": ["127.0.0.1", *([settings.node_ip] if settings.node_ip else [STABLE_ADDRESS])],
+                "addresses": sorted({"127.0.0.1", STABLE_ADDRESS, *local, *node_addresses(settings)}),
             },
         ],
         "kubeconfigs": [
@@ -136,5 +141,6 @@ def run_edge_pki(root: Path, plan: Path) -> bool:
     if result.returncode:
         hint = "restore missing or damaged files in /var/lib/kubernetes/pki"
         raise Problem(f"keys and certificates could not be created: {result.stderr.strip()}", hint=hint)
-    # The API server reloads its certificate when the file changes.
-    return any(not re.search(r"/apiserver\.crt: its names or addresses", line) for line in result.stdout.splitlines())
+    # The API server and the kubelet reload their certificates when the files change.
+    reloaded = r"/(apiserver|kubelet)\.crt: its names or addresses"
+    return any(not re.search(reloaded, line) for line in result.stdout.splitlines())

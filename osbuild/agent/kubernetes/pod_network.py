@@ -1,15 +1,71 @@
-"""The CNI configuration of the pod network on a server node.
+"""The pod network of the upstream distribution: flannel between nodes, a bridge on the node, policies.
 
-On an agent node, containerd writes this file after the controller manager has assigned a pod range to the node.
+`edge-network` (osbuild/kubernetes/upstream/network.go) writes the node's range to a file that outlives the boot, so
+that pods start at the next boot without an API server.
 """
 
+from pathlib import Path
 from typing import Any
 
+from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes import kubelet
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import write_json
+from osbuild.agent.system import System
 from osbuild.shared.node_settings import NodeSettings
+from osbuild.shared.upstream_options import FLANNEL_BACKENDS
+
+# K3s' names of flannel's backends (`flannel-backend`), with flannel's own configuration.
+BACKENDS: dict[str, dict[str, Any]] = {
+    "vxlan": {"Type": "vxlan"},
+    "host-gw": {"Type": "host-gw"},
+    "wireguard-native": {"Type": "wireguard", "PersistentKeepaliveInterval": 25, "Mode": "separate"},
+}
+OVERHEAD = {"vxlan": 50, "host-gw": 0, "wireguard-native": 80}  # bytes of each packet, of IPv4
+ETHERNET_MTU = 1500
 
 
-def cni_config(settings: NodeSettings) -> dict[str, Any]:
-    """One bridge with addresses from the node's pod range (CNI specification 1.0.0)."""
+def write_pod_network(settings: NodeSettings, paths: Paths) -> Path | None:
+    """Write the files of the pod network, and return that with its settings. Raises `Problem` and `OSError`.
+
+    If the profile brings its own network, the files are removed, and the result is None.
+    """
+    settings_file = paths.run / "network.json"
+    backend = settings.option("flannel-backend", "vxlan")
+    if backend == "none":
+        settings_file.unlink(missing_ok=True)
+        paths.cni_config.unlink(missing_ok=True)
+        return None
+    if backend not in BACKENDS:
+        hint = f"write one of: {', '.join(FLANNEL_BACKENDS)}"
+        raise Problem(f"flannel has no backend {backend!r}", where="kubernetes.config.flannel-backend", hint=hint)
+    flannel = paths.run / "flannel.json"
+    write_json(flannel, {"Network": settings.cluster_cidr, "EnableNFTables": True, "Backend": BACKENDS[backend]})
+    write_json(
+        settings_file,
+        {
+            "node": settings.node_name,
+            "kubeconfig": str(kubelet.node_kubeconfig(settings, paths)),
+            "flannel": str(flannel),
+            "interface": settings.option("flannel-iface", settings.node_ip or ""),
+            "lease": str(paths.network_lease),
+            "cni": str(paths.cni_config),
+            "policies": not settings.flag("disable-network-policy"),
+            "service_ranges": settings.service_cidr.split(","),
+        },
+    )
+    lease = System(paths.root).json(f"/{paths.network_lease.relative_to(paths.root)}")
+    if not lease and settings.role == "server":
+        # The controller manager gives this range to the first node, which need not wait for it.
+        lease = {"ranges": [settings.pod_cidr], "mtu": ETHERNET_MTU - OVERHEAD[backend]}
+    if lease:
+        paths.cni_config.parent.mkdir(parents=True, exist_ok=True)
+        write_json(paths.cni_config, cni_config(lease["ranges"], lease["mtu"]))
+    return settings_file
+
+
+def cni_config(ranges: list[str], mtu: int) -> dict[str, Any]:
+    """One bridge with addresses from the node's ranges (CNI specification 1.0.0). `mtu` is in bytes."""
     return {
         "cniVersion": "1.0.0",
         "name": "edge",
@@ -18,13 +74,13 @@ def cni_config(settings: NodeSettings) -> dict[str, Any]:
                 "type": "bridge",
                 "bridge": "cni0",
                 "isGateway": True,
-                "ipMasq": True,
                 "hairpinMode": True,
+                "mtu": mtu,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/cni/networks",  # on a tmpfs, because containers do not survive a boot
-                    "ranges": [[{"subnet": settings.pod_cidr}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
+                    "ranges": [[{"subnet": subnet}] for subnet in ranges],
+                    "routes": [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in ranges],
                 },
             },
             {"type": "portmap", "capabilities": {"portMappings": True}},

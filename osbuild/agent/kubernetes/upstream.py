@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild.agent.kubernetes import control_plane, kube_proxy, kubelet, pki, pod_network, versions
+from osbuild.agent.kubernetes import addons, control_plane, kube_proxy, kubelet, local_api, pki, pod_network, versions
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_arguments, write_json, write_text
 from osbuild.agent.system import System
@@ -15,15 +15,22 @@ def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[P
     """Write the files of a node. Returns whether keys or certificates are new. Raises `Problem`."""
     for unknown in sorted(settings.config.keys() - set(UPSTREAM_OPTIONS)):
         print(f"kubernetes.config: `{unknown}` has no effect, because the upstream distribution does not support it")
-    write_arguments(paths.run / "kubelet.env", kubelet.kubelet_arguments(settings, paths))
     write_json(paths.run / "kubelet.json", kubelet.kubelet_config(settings, paths))
     write_json(paths.run / "kube-proxy.json", kube_proxy.kube_proxy_config(settings, paths))
-    write_arguments(paths.run / "kube-proxy.env", kube_proxy.kube_proxy_arguments(settings, paths))
+    programs = {
+        "kubelet": kubelet.kubelet_arguments(settings, paths),
+        "kube-proxy": kube_proxy.kube_proxy_arguments(settings, paths),
+    }
+    if settings.role == "agent":
+        programs["local-api"] = [str(local_api.write_local_api(settings, paths))]
+        text = kubelet.kubeconfig(f"https://{local_api.LISTEN}", paths.local_api_authority, paths)
+        write_text(paths.node_kubeconfig, text, 0o600)
+    if network := pod_network.write_pod_network(settings, paths):
+        programs["edge-network"] = [str(network)]
+    write_json(paths.run / "node.json", {"programs": programs})
     paths.plugins.mkdir(parents=True, exist_ok=True)
     if settings.role == "server":
         return prepare_server(settings, paths, manifests)
-    assert settings.server is not None
-    write_text(paths.data / "kube-proxy.conf", kubelet.kubeconfig(settings.server.rstrip("/"), paths), 0o600)
     return False
 
 
@@ -34,16 +41,17 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     changed = pki.run_edge_pki(paths.root, plan)
     version = versions.running_version(System(paths.root))
     minor = version.minor if version else max(control_plane.SINCE.values())
-    for name, arguments in {
+    programs = {
         "kine": control_plane.kine_arguments(paths),
         "kube-apiserver": control_plane.apiserver_arguments(settings, paths),
         "kube-controller-manager": control_plane.controller_manager_arguments(settings, paths, minor),
         "kube-scheduler": control_plane.scheduler_arguments(settings, paths),
-    }.items():
-        write_arguments(paths.run / f"{name}.env", arguments)
-    write_json(paths.root / "etc/cni/net.d/10-edge.conflist", pod_network.cni_config(settings))
+    }
+    ready = str(paths.data / "controller-manager.conf")
+    write_json(paths.run / "server.json", {"programs": programs, "ready": ready}, 0o600)
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)
-    if sources := [*dict.fromkeys(str(path.parent) for path in manifests)]:
+    all_manifests = [*addons.write_addons(settings, paths), *manifests]
+    if sources := [*dict.fromkeys(str(path.parent) for path in all_manifests)]:
         write_arguments(paths.run / "apply.env", [f"--filename={source}" for source in sources])
     join_file = paths.run / "join.env"  # the units for joining have a condition on this file
     if settings.token:

@@ -162,10 +162,7 @@ def may_be_upstream(settings: KubernetesSettings) -> bool:
 
 
 def check_upstream(settings: KubernetesSettings, where: Where) -> None:
-    """Raise `Error` for settings of K3s if the image has or may have the upstream distribution, which ignores them.
-
-    `disable` is accepted if the upstream distribution is only the substitute, which lacks these components anyway.
-    """
+    """Raise `Error` for settings of K3s if the image has or may have the upstream distribution, which ignores them."""
     if settings.role == "none" or not may_be_upstream(settings):
         return
     substitute = settings.distribution != "upstream"
@@ -176,10 +173,11 @@ def check_upstream(settings: KubernetesSettings, where: Where) -> None:
             message = f"found {quote_text(name)} in `kubernetes.config`, which {upstreams} does not have"
             hint = f"remove it, or {advice}; it has: {', '.join(upstream_options.UPSTREAM_OPTIONS)}"
             raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
-    if settings.disable and not substitute:
-        hint = "remove it, or use `distribution: k3s`; where it is inherited, write `disable: []`"
-        message = "found `disable`, but the upstream distribution has no packaged components"
-        raise Error(message, where=where("kubernetes.disable"), hint=hint)
+    backend = settings.config.get("flannel-backend")
+    if backend is not None and backend not in upstream_options.FLANNEL_BACKENDS:
+        message = f"found the backend {quote_text(str(backend))}, which {upstreams} does not have"
+        hint = "write one of: " + ", ".join(upstream_options.FLANNEL_BACKENDS)
+        raise Error(message, where=where("kubernetes.config.flannel-backend"), hint=hint)
     if settings.role == "server" and settings.server is not None:
         message = f"found `server` with the role server, but {upstreams} has one server in a cluster"
         hint = "remove it, or write `role: agent`" + (f", or {advice}" if substitute else "")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from osbuild.config.scalars import find_nearest
 from osbuild.shared.interface_names import name_problem
+from osbuild.shared.upstream_options import FLANNEL_BACKENDS
 
 SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
@@ -78,9 +79,11 @@ TIME = OptionType(lambda text: DURATION.fullmatch(text) is not None, "a duration
 MODE = OptionType(lambda text: re.fullmatch(r"[0-7]{3,4}", text) is not None, "a file mode in octal", "0600")
 INTERFACE = OptionType(lambda text: name_problem(text, assigned=False) is None, "the name of an interface", "eth0")
 # Older versions of K3s take options after the name.
-BACKENDS = ("vxlan", "host-gw", "wireguard-native", "none")
 BACKEND = OptionType(
-    lambda text: text.partition("=")[0] in BACKENDS, f"one of: {', '.join(BACKENDS)}", "vxlan", BACKENDS
+    lambda text: text.partition("=")[0] in FLANNEL_BACKENDS,
+    f"one of: {', '.join(FLANNEL_BACKENDS)}",
+    "vxlan",
+    FLANNEL_BACKENDS,
 )
 
 OPTIONS = {

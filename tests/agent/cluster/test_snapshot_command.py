@@ -35,7 +35,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def states(folder: Path, kine: str, k3s: str) -> None:
     """As `systemctl show --property=Id,ActiveState` prints it (systemctl(1))."""
-    text = f"Id=kine.service\nActiveState={kine}\n\nId=k3s-server.service\nActiveState={k3s}\n"
+    text = f"Id=kubernetes-server.service\nActiveState={kine}\n\nId=k3s-server.service\nActiveState={k3s}\n"
     (folder / "states").write_text(text)
 
 
@@ -102,7 +102,7 @@ def test_an_impossible_restore_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("state", ["active", "activating", "deactivating", "reloading", "failed", "inactive"])
-@pytest.mark.parametrize("unit", ["kine", "k3s-server"])
+@pytest.mark.parametrize("unit", ["kubernetes-server", "k3s-server"])
 def test_a_restore_is_refused_while_a_service_may_write(
     node: Path, unit: str, state: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_restore_is_refused_while_a_service_may_write(
     assert call(node, "snapshot") == 0
     (taken,) = snapshot.list_snapshots(System(node))
     write(node, "second")
-    states(node.parent, *(state if each == unit else "inactive" for each in ("kine", "k3s-server")))
+    states(node.parent, *(state if each == unit else "inactive" for each in ("kubernetes-server", "k3s-server")))
     capsys.readouterr()
     if state in ("failed", "inactive"):
         assert call(node, "restore", taken.name) == 0

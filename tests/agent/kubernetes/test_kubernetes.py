@@ -69,7 +69,12 @@ def server(tmp_path: Path, pki: Path) -> Path:
 
 
 def arguments(root: Path, name: str) -> list[str]:
-    return (root / f"run/edge-osbuild/kubernetes/{name}.env").read_text().removeprefix("ARGS=").split()
+    """The arguments of a unit, or of a program of the control plane."""
+    folder = root / "run/edge-osbuild/kubernetes"
+    if (folder / f"{name}.env").exists():
+        return (folder / f"{name}.env").read_text().removeprefix("ARGS=").split()
+    programs: dict[str, list[str]] = json.loads((folder / "server.json").read_text())["programs"]
+    return programs[name]
 
 
 def certificate(path: Path) -> x509.Certificate:

@@ -43,6 +43,7 @@ type signingRequest struct {
 	Spec       struct {
 		Request    []byte   `json:"request"`
 		SignerName string   `json:"signerName"`
+		Username   string   `json:"username"`
 		Groups     []string `json:"groups"`
 		Usages     []string `json:"usages"`
 	} `json:"spec"`
@@ -126,19 +127,25 @@ func (approver *approver) follow(ctx context.Context) error {
 	return nil
 }
 
-// decide approves or denies a request made with a join token. The controller manager decides on other requests.
+// decide approves or denies a request made with a join token, and one for the serving certificate of a kubelet. The
+// controller manager decides on other requests.
 func (approver *approver) decide(ctx context.Context, request *signingRequest) error {
 	joins := request.Spec.SignerName == signer && slices.Contains(request.Spec.Groups, joinGroup)
-	if !joins || len(request.Status.Conditions) > 0 {
+	if len(request.Status.Conditions) > 0 || !joins && request.Spec.SignerName != servingSigner {
 		return nil
 	}
 	verdict := condition{Type: "Denied", Status: "True", Reason: "EdgeOsbuildJoin"}
-	asker, reason, err := approver.judge(ctx, request)
+	approval := "the key belongs to this node name, or the name is new"
+	judge := approver.judge
+	if !joins {
+		verdict.Reason, approval, judge = "EdgeOsbuildServing", "the names and addresses are the node's", approver.judgeServing
+	}
+	node, reason, err := judge(ctx, request)
 	if err != nil {
 		return err
 	}
 	if verdict.Message = reason; reason == "" {
-		verdict.Type, verdict.Message = "Approved", "the key belongs to this node name, or the name is new"
+		verdict.Type, verdict.Message = "Approved", approval
 	}
 	request.APIVersion, request.Kind = "certificates.k8s.io/v1", "CertificateSigningRequest"
 	request.Status.Conditions = []condition{verdict}
@@ -146,29 +153,29 @@ func (approver *approver) decide(ctx context.Context, request *signingRequest) e
 	if err := approver.api.call(ctx, "PUT", path, jsonKind, request, nil); err != nil {
 		return err
 	}
-	fmt.Printf("%s of node %q: %s: %s\n", request.Metadata.Name, asker.node, verdict.Type, verdict.Message)
+	fmt.Printf("%s of node %q: %s: %s\n", request.Metadata.Name, node, verdict.Type, verdict.Message)
 	return nil
 }
 
-// judge returns the identity in a request and the reason for a denial. If the reason is "", the key is recorded.
-func (approver *approver) judge(ctx context.Context, request *signingRequest) (identity, string, error) {
+// judge returns the node in a request and the reason for a denial. If the reason is "", the key is recorded.
+func (approver *approver) judge(ctx context.Context, request *signingRequest) (string, string, error) {
 	asker, err := readRequest(request.Spec.Request)
 	if err != nil {
-		return asker, "the request cannot be signed: " + err.Error(), nil
+		return asker.node, "the request cannot be signed: " + err.Error(), nil
 	}
 	for _, usage := range request.Spec.Usages {
 		if !slices.Contains([]string{"client auth", "digital signature", "key encipherment"}, usage) {
-			return asker, "the usage is not allowed for a node's certificate: " + usage, nil
+			return asker.node, "the usage is not allowed for a node's certificate: " + usage, nil
 		}
 	}
 	if !slices.Contains(request.Spec.Usages, "client auth") {
-		return asker, "a node's certificate needs the usage client auth", nil
+		return asker.node, "a node's certificate needs the usage client auth", nil
 	}
 	if asker.node == approver.server {
-		return asker, "this is the name of the server node", nil
+		return asker.node, "this is the name of the server node", nil
 	}
 	reason, err := approver.claim(ctx, asker)
-	return asker, reason, err
+	return asker.node, reason, err
 }
 
 // claim records the key for a free name. The returned reason is "" if the name belongs to the key now.

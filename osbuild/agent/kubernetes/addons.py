@@ -1,0 +1,34 @@
+"""The cluster's add-ons of the upstream distribution: DNS, storage, metrics, as manifests of the image."""
+
+import re
+from pathlib import Path
+
+from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.settings import write_text
+from osbuild.shared.files import read_file
+from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
+
+TEMPLATES = "usr/lib/edge-osbuild/addons"
+
+
+def write_addons(settings: NodeSettings, paths: Paths) -> list[Path]:
+    """Write the manifests of the image's add-ons with this cluster's addresses, and return them. Raises `OSError`."""
+    values = {
+        "CLUSTER_DNS": settings.cluster_dns,
+        "CLUSTER_DOMAIN": settings.option("cluster-domain", "cluster.local"),
+        # systemd-resolved of the node that runs the pod, which knows the name servers of the moment, if any.
+        "NAME_SERVER": STABLE_ADDRESS if paths.resolved else "/etc/resolv.conf",
+        "STORAGE_PATH": settings.option("default-local-storage-path", "/var/lib/kubernetes/storage"),
+    }
+    folder = paths.run / "addons"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for template in sorted((paths.root / TEMPLATES).glob("*.yaml")):
+        if template.stem in settings.disable:
+            continue
+        text = re.sub(r"%\{(\w+)\}%", lambda match: values[match[1]], read_file(template).decode())
+        write_text(folder / template.name, text)
+        written.append(folder / template.name)
+    for other in set(folder.iterdir()) - set(written):
+        other.unlink()
+    return written

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloudnativelabs/kube-router/v2/pkg/controllers/netpol"
+	"github.com/cloudnativelabs/kube-router/v2/pkg/healthcheck"
+	"github.com/cloudnativelabs/kube-router/v2/pkg/options"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+)
+
+const policyResync = 5 * time.Minute
+
+// enforcePolicies filters the traffic of this node's pods by the cluster's NetworkPolicy objects, with kube-router's
+// controller. It needs the programs iptables and ipset.
+func enforcePolicies(ctx context.Context, client kubernetes.Interface, settings *networkSettings) error {
+	config := options.NewKubeRouterConfig()
+	config.HostnameOverride = settings.Node
+	config.ClusterIPCIDRs = settings.ServiceRanges
+	config.IPTablesSyncPeriod = policyResync
+	for _, text := range settings.ServiceRanges {
+		if strings.Contains(text, ":") {
+			config.EnableIPv6 = true
+		} else {
+			config.EnableIPv4 = true
+		}
+	}
+	tables, sets, err := netpol.NewIPTablesHandlers(config)
+	if err != nil {
+		return fmt.Errorf("network policies: %w", err)
+	}
+	factory := informers.NewSharedInformerFactory(client, 0)
+	pods := factory.Core().V1().Pods().Informer()
+	namespaces := factory.Core().V1().Namespaces().Informer()
+	policies := factory.Networking().V1().NetworkPolicies().Informer()
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	var mutex sync.Mutex
+	controller, err := netpol.NewNetworkPolicyController(client, config, pods, policies, namespaces, &mutex, tables, sets)
+	if err != nil {
+		return fmt.Errorf("network policies: %w", err)
+	}
+	_, errPods := pods.AddEventHandler(controller.PodEventHandler)
+	_, errNamespaces := namespaces.AddEventHandler(controller.NamespaceEventHandler)
+	_, errPolicies := policies.AddEventHandler(controller.NetworkPolicyEventHandler)
+	for _, err := range []error{errPods, errNamespaces, errPolicies} {
+		if err != nil {
+			return fmt.Errorf("network policies: %w", err)
+		}
+	}
+	heartbeats := make(chan *healthcheck.ControllerHeartbeat, 10)
+	go func() { // nobody asks for them: a failure ends the process, and a hang shows in the journal
+		for range heartbeats {
+		}
+	}()
+	var group sync.WaitGroup
+	group.Add(1)
+	controller.Run(heartbeats, ctx.Done(), &group)
+	return ctx.Err()
+}

@@ -1,0 +1,180 @@
+"""What the shipped `edge-server` brings besides Kubernetes, without a network: DNS, metrics, storage, policies.
+
+The tests share one machine and depend on their order, because a boot under emulation takes a minute.
+"""
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.distributions import DistributionUnderTest, profile_with_addons
+from support.nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
+
+from osbuild.config.board import Board
+from osbuild.host import paths
+from osbuild.qemu.acceleration import Accelerator
+from osbuild.qemu.config import MachineConfig, MachineNetwork
+from osbuild.qemu.emulator import Emulator
+from osbuild.qemu.machine import Machine
+from osbuild.qemu.ssh import KeyPair
+
+pytestmark = pytest.mark.alone
+BUILD = paths.PROJECT / "build"
+WEB = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 64Mi}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  strategy: {type: Recreate}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: localhost/edge-demo:1
+        imagePullPolicy: Never
+        ports: [{containerPort: 8080}]
+        volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {containers: [{name: client, image: "localhost/edge-demo:1", imagePullPolicy: Never}]}
+"""
+DENY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]
+"""
+READ_NETWORKS = "cat $(ls /etc/cni/net.d/*.conflist /var/lib/kubernetes/agent/etc/cni/net.d/*.conflist 2> /dev/null)"
+SYSTEM = ("coredns", "local-path-provisioner", "metrics-server")
+FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+RESOLVE = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def node(
+    board: Board, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
+    qemu: Emulator, accelerator: Accelerator, key: KeyPair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Node]:  # fmt: skip
+    profile = profile_with_addons(distribution, board.architecture, BUILD / "test-profiles")
+    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
+    config = MachineConfig(
+        board=board,
+        image=image(profile) / "disk.img",
+        memory=3 * 2**30,
+        media=(seed,),
+        network=MachineNetwork(restrict=True),
+    )
+    log = LOGS_FOLDER / f"addons-{distribution.name}-{board.name}.log"
+    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
+        machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
+        guest = machine.guest(USER, key)
+        guest.wait_ready(CONNECT)
+        yield Node(machine, guest)
+
+
+def process_of(node: Node, selector: str) -> int:
+    """Return the process of the first container of a running pod."""
+    pod = json.loads(node.kubectl(f"get pods -l {selector} --field-selector status.phase=Running -o json"))["items"][0]
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    return int(node.run(f"ctr -n k8s.io tasks list | awk '$1 == \"{container}\" {{ print $2 }}'"))
+
+
+def in_pod(node: Node, selector: str, command: str, *, timeout: float = 90.0) -> str:
+    """Run a command of the node in the network of a pod and with its resolv.conf, until it succeeds."""
+    pid = process_of(node, selector)
+    # The node's own nsswitch.conf asks systemd-resolved of the node instead of the name servers in resolv.conf.
+    setup = (
+        f"cat /proc/{pid}/root/etc/resolv.conf > /run/pod-resolv.conf",
+        "mount --bind /run/pod-resolv.conf $(readlink -f /etc/resolv.conf)",
+        "echo 'hosts: files dns' > /run/pod-nsswitch.conf",
+        "mount --bind /run/pod-nsswitch.conf /etc/nsswitch.conf",
+    )
+    script = " && ".join((*setup, command))
+    entered = f"nsenter --target {pid} --net unshare --mount sh -c {shlex.quote(script)}"
+    end = time.monotonic() + timeout
+    while True:
+        result = node.guest.run(f"sudo sh -c {shlex.quote(entered)}", check=False)
+        if result.status == 0 or time.monotonic() > end:
+            assert result.status == 0, result.stdout + result.stderr
+            return result.stdout.strip()
+        time.sleep(2)
+
+
+def test_the_add_ons_run(node: Node) -> None:
+    for name in SYSTEM:
+        node.kubectl(f"-n kube-system rollout status deployment/{name} --timeout=300s", timeout=320)
+    assert "local-path (default)" in node.kubectl("get storageclass")
+    assert "control-plane" in node.kubectl("get nodes")
+
+
+def test_a_pod_resolves_a_service_and_reaches_it_by_name(node: Node) -> None:
+    node.guest.put(WEB.encode(), "/tmp/web.yaml")
+    node.kubectl("apply -f /tmp/web.yaml")
+    node.wait_rolled_out("web")
+    node.kubectl("wait pod/client --for=condition=Ready --timeout=120s", timeout=140)
+    address = node.kubectl("get service web -o jsonpath={.spec.clusterIP}").strip()
+    for name in ("web", "web.default.svc.cluster.local"):
+        assert in_pod(node, "app=client", f"python3 -c '{RESOLVE}' {name}") == address
+    assert "web-" in in_pod(node, "app=client", f"python3 -c '{FETCH}' http://web/")
+
+
+def test_the_metrics_of_node_and_pods_are_shown(node: Node) -> None:
+    node.wait_until("kubectl top nodes 2>/dev/null | grep -q site-1", timeout=180)
+    node.wait_until("kubectl top pods -A 2>/dev/null | grep -q coredns", timeout=120)
+
+
+def test_a_network_policy_blocks_traffic_until_it_is_removed(node: Node) -> None:
+    fetch = f"python3 -c '{FETCH}' http://web/"
+    node.guest.put(DENY.encode(), "/tmp/deny.yaml")
+    node.kubectl("apply -f /tmp/deny.yaml")
+    in_pod(node, "app=client", f"! {fetch}")
+    node.kubectl("label pod client --overwrite app=friend")
+    assert "web-" in in_pod(node, "app=friend", fetch), "the policy allows this label"
+    node.kubectl("label pod client --overwrite app=client")
+    in_pod(node, "app=client", f"! {fetch}")
+    node.kubectl("delete networkpolicy web")
+    assert "web-" in in_pod(node, "app=client", fetch)
+
+
+def test_a_volume_survives_a_power_cut(node: Node) -> None:
+    volume = node.kubectl("get pv -o jsonpath='{.items[0].spec.hostPath.path}{.items[0].spec.local.path}'").strip()
+    assert volume.startswith("/var/lib/kubernetes/storage/")
+    node.run(f"echo kept > {volume}/kept; sync")
+    networks = [json.loads(node.run(READ_NETWORKS))]
+    node.power_cycle()
+    networks.append(json.loads(node.run(READ_NETWORKS)))
+    assert networks[0] == networks[1], "what was written by the network is what the next boot begins with"
+    node.wait_rolled_out("web")
+    assert node.run(f"cat /proc/{process_of(node, 'app=web')}/root/data/kept").strip() == "kept"
+    for name in SYSTEM:
+        node.kubectl(f"-n kube-system rollout status deployment/{name} --timeout=300s", timeout=320)
+
+
+def test_a_deleted_claim_removes_the_folder(node: Node) -> None:
+    node.kubectl("delete deployment web --wait")
+    node.kubectl("delete pvc data --wait", timeout=180)
+    node.wait_until('test -z "$(ls /var/lib/kubernetes/storage)"', timeout=120)
