@@ -128,7 +128,6 @@ def test_the_add_ons_run(node: Node) -> None:
     for name in SYSTEM:
         node.kubectl(f"-n kube-system rollout status deployment/{name} --timeout=300s", timeout=320)
     assert "local-path (default)" in node.kubectl("get storageclass")
-    assert "control-plane" in node.kubectl("get nodes")
 
 
 def test_a_pod_resolves_a_service_and_reaches_it_by_name(node: Node) -> None:
