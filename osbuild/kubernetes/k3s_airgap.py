@@ -8,11 +8,14 @@ from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key
 from osbuild.kubernetes import image_archive
 from osbuild.kubernetes.image_archive import ImageArchive
+from osbuild.kubernetes.k3s_payload import decompress
 from osbuild.kubernetes.k3s_release import K3sRelease
 from osbuild.kubernetes.tree_files import install_file
 from osbuild.sandbox.tools_tree import ToolsTree
+from osbuild.shared.errors import Error
 
 NAME = "k3s-airgap-images.tar.zst"  # in the image; it stays compressed, because containerd reads it as it is
+HINT = "use the unmodified file of the release page"
 LARGEST = image_archive.MAX_UNPACKED  # bytes of the unpacked archive
 
 
@@ -28,8 +31,8 @@ def read_names(
         with log.step("checking K3s' container images"):
             packed, plain = path.with_name("images.tar.zst"), path.with_name("images.tar")
             install_file(archive, packed, 0o644)
-            limit = ["prlimit", f"--fsize={LARGEST}"]
-            tools.run_command([*limit, "zstd", "-q", "-d", "--long=31", packed, "-o", plain], [path.parent])
+            if not decompress(packed, plain, LARGEST, tools):
+                raise Error(f"has more than {LARGEST} bytes when it is unpacked", where=archive.name, hint=HINT)
             path.write_text(json.dumps(image_archive.inspect_archive(plain, architecture).names))
 
     found = cache.get_or_make("k3s", content_key("airgap", sha256, architecture), make)

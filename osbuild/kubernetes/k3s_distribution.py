@@ -61,7 +61,10 @@ class K3sDistribution:
         return replace(locked, airgap_sha256={**settings.airgap_sha256, architecture: images})
 
     def key(self, settings: KubernetesSettings, architecture: Architecture) -> list[Any]:
-        code = [file_digest(path) for path in (Path(__file__), Path(k3s_payload.__file__), COMMAND)]
+        code = [
+            file_digest(path)
+            for path in (Path(__file__), Path(k3s_airgap.__file__), Path(k3s_payload.__file__), COMMAND)
+        ]
         images = k3s_release.find_airgap_images(settings, architecture).sha256 if settings.airgap else None
         return [k3s_release.find_release(settings, architecture).sha256, images, k3s_payload.FORMAT, code]
 

@@ -127,14 +127,9 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
             with program.open("rb") as source, packed.open("wb") as target:
                 source.seek(payload.offset)
                 target.write(source.read(payload.size))
-            limit = ["prlimit", f"--fsize={LARGEST}"]
-            try:
-                tools.run_command([*limit, "zstd", "-q", "-d", "--long=31", packed, "-o", plain], [path.parent])
-            except CommandError:
-                if plain.exists() and plain.stat().st_size >= LARGEST:
-                    message = f"its embedded archive has more than {LARGEST} bytes when it is unpacked"
-                    raise Error(message, where=program.name, hint=HINT) from None
-                raise
+            if not decompress(packed, plain, LARGEST, tools):
+                message = f"its embedded archive has more than {LARGEST} bytes when it is unpacked"
+                raise Error(message, where=program.name, hint=HINT)
             path.mkdir()
             try:
                 with tarfile.open(plain) as archive:
@@ -148,6 +143,21 @@ def unpack_payload(program: Path, sha256: str, architecture: Architecture, cache
         check_machine(path / "bin/k3s", architecture)
 
     return cache.get_or_make("k3s", content_key(FORMAT, sha256, architecture), make)
+
+
+def decompress(packed: Path, plain: Path, largest: int, tools: ToolsTree) -> bool:
+    """Decompress a Zstandard file to a file in its folder. Returns whether it has less than `largest` bytes.
+
+    Raises `CommandError` for a damaged file.
+    """
+    limit = ["prlimit", f"--fsize={largest}"]
+    try:
+        tools.run_command([*limit, "zstd", "-q", "-d", "--long=31", packed, "-o", plain], [packed.parent])
+    except CommandError:
+        if plain.exists() and plain.stat().st_size >= largest:
+            return False
+        raise
+    return True
 
 
 def used_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
