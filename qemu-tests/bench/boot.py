@@ -18,12 +18,13 @@ BASE = "edge-server"
 MEMORY = 3 * 2**30
 API = {"upstream": "kubernetes-server.service", "k3s": "k3s-server.service"}
 KUBELET = {"upstream": "kubelet.service", "k3s": "k3s-server.service"}
+# What flannel's program logs when it can give pods addresses.
+NETWORK = {"upstream": "Pods are connected", "k3s": "Wrote flannel subnet file"}
 # Units that are drawn below the phases, if the image has them.
 UNITS = (
     "systemd-modules-load", "systemd-journald", "edge-identity", "edge-seed", "edge-cloud-init", "systemd-networkd",
-    "edge-kubernetes-prepare", "containerd", "edge-images", "kine", "k3s-server", "kube-apiserver",
-    "kube-apiserver-ready", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "edge-sandbox",
-    "edge-health",
+    "edge-kubernetes-prepare", "containerd", "edge-images", "k3s-server", "kubernetes-server", "kubelet",
+    "edge-sandbox", "edge-health",
 )  # fmt: skip
 PROPERTIES = "Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic"
 MEANING = (
@@ -89,10 +90,11 @@ def observe_boot(machine: Booted, distribution: str) -> Timeline:
     ready, witness = parse_timestamp(run(kubelet, check=False).stdout), "kubelet"
     if ready is None:
         ready, witness = parse_timestamp(run(health, check=False).stdout), "health check"
-    network = None
-    if distribution == "k3s":
-        wrote = "sudo journalctl -b -o short-monotonic -u k3s-* --no-pager | grep -m1 'Wrote flannel subnet file'"
-        network = parse_timestamp(run(wrote, check=False).stdout)
+    connected = (
+        f"sudo journalctl -b -o short-monotonic -u {KUBELET[distribution]} --no-pager"
+        f" | grep -m1 '{NETWORK[distribution]}'"
+    )
+    network = parse_timestamp(run(connected, check=False).stdout)
     api = units.get(API[distribution], (None, None))
     start = machine.power_on()
     handed = machine.watch.handed_over

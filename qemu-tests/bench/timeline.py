@@ -26,8 +26,7 @@ class Timeline:
     """One boot: `phases` follow each other without a gap, `units` overlap; `complete` is boot-complete.target.
 
     `uncertain` is the error, in seconds, of the offset between host's and guest's clock; `witness` is the source of
-    the time of Ready. `network` is when K3s' flannel can give pods addresses, in seconds since power-on; None on
-    upstream.
+    the time of Ready. `network` is when flannel can give pods addresses, in seconds since power-on.
     """
 
     phases: tuple[Span, ...]
