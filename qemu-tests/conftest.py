@@ -16,7 +16,7 @@ from support.distributions import DistributionUnderTest
 from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
-from support.nodes import LOGS_FOLDER
+from support.nodes import BOOT, CONNECT, LARGER_DISK, LOGS_FOLDER, USER, Node, make_seed
 from support.versions import Versions
 
 from osbuild.config import load as profiles
@@ -30,7 +30,7 @@ from osbuild.inputs.debian import PackageArchive, stored_path
 from osbuild.keys.development import signing_keys
 from osbuild.pipeline.build import build_image
 from osbuild.qemu.acceleration import Accelerator, choose_accelerator
-from osbuild.qemu.config import DirectKernel, MachineConfig
+from osbuild.qemu.config import DirectKernel, MachineConfig, MachineNetwork
 from osbuild.qemu.emulator import Emulator, find_emulator
 from osbuild.qemu.machine import Machine
 from osbuild.qemu.serial import last_lines, strip_controls
@@ -42,6 +42,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 BUILD = paths.PROJECT / "build"
 LOGS = pytest.StashKey[list[Path]]()
 SAVED_DEVICES = pytest.StashKey[list[Device]]()  # of the newest `lab`
+CLUSTER_MACHINES = pytest.StashKey[list[Machine]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,11 +81,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
-    """After the last test of a group, switch off its saved devices, which would slow down other tests."""
+    """After the last test of a group, switch off its machines, which would slow down other tests."""
     yield
     if nextitem and groups.group_of(nextitem) != groups.group_of(item):
         devices: list[Device] = item.session.stash.get(SAVED_DEVICES, [])
-        switch_off(devices)
+        switch_off([device.machine for device in devices])
+        machines: list[Machine] = item.session.stash.get(CLUSTER_MACHINES, [])
+        switch_off(machines)
 
 
 @pytest.fixture(scope="session")
@@ -136,6 +139,30 @@ def cluster_profile(distribution: DistributionUnderTest) -> Callable[[str, Board
     return lambda name, board: distributions.profile_for(
         name, distribution, board.architecture, BUILD / "test-profiles"
     )
+
+
+@pytest.fixture(scope="session")
+def cluster_node(
+    request: pytest.FixtureRequest, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
+    board: Board, qemu: Emulator, accelerator: Accelerator, key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Node]:  # fmt: skip
+    """A node of `edge-server` after its first boot without a network card, which is plugged in once it is healthy.
+
+    `test_cluster` and then `test_cluster_addons` use it, because a first boot under emulation takes minutes.
+    """
+    profile = distributions.profile_with_addons(distribution, board.architecture, BUILD / "test-profiles")
+    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
+    disk = image(profile) / "disk.img"
+    size = disk.stat().st_size + LARGER_DISK
+    config = MachineConfig(board=board, image=disk, memory=3 * 2**30, disk_size=size, media=(seed,), network=None)
+    log = LOGS_FOLDER / f"cluster-{distribution.name}-{board.name}.log"
+    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
+        request.session.stash.setdefault(CLUSTER_MACHINES, []).append(machine)
+        machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
+        machine.plug_network(MachineNetwork(restrict=True))
+        guest = machine.guest(USER, key)
+        guest.wait_ready(CONNECT)
+        yield Node(machine, guest)
 
 
 @pytest.fixture(scope="session")

@@ -1,28 +1,19 @@
 """One node of the shipped `edge-server` image, from a first boot without any network to a power cut.
 
-The tests share one machine and depend on their order, because a boot under emulation takes a minute.
+The tests share one machine with `test_cluster_addons`, which follows, and depend on their order, because a boot under
+emulation takes minutes.
 """
 
 import ipaddress
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from support.distributions import DistributionUnderTest
-from support.nodes import BOOT, CONNECT, DEPLOYMENT, LOGS_FOLDER, USER, Node, make_seed
-
-from osbuild.config.board import Board
-from osbuild.qemu.acceleration import Accelerator
-from osbuild.qemu.config import MachineConfig, MachineNetwork
-from osbuild.qemu.emulator import Emulator
-from osbuild.qemu.machine import Machine
-from osbuild.qemu.ssh import KeyPair
+from support.nodes import BOOT, DEPLOYMENT, LARGER_DISK, Node
 
 pytestmark = pytest.mark.alone
-LARGER = 6 * 2**30
 DEMO = (
     f"{DEPLOYMENT}---"
     + """
@@ -36,26 +27,9 @@ LEFT = """ctr -n k8s.io containers ls -q 'labels."edge-osbuild/health"==sandbox'
 GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
-@pytest.fixture(scope="module")
-def node(
-    board: Board, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
-    cluster_profile: Callable[[str, Board], Path], qemu: Emulator, accelerator: Accelerator, key: KeyPair,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Node]:  # fmt: skip
-    """A node after its first boot without a network card; the card is plugged in once the node is healthy."""
-    profile = cluster_profile("edge-server", board)
-    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
-    disk = image(profile) / "disk.img"
-    config = MachineConfig(
-        board=board, image=disk, memory=3 * 2**30, disk_size=disk.stat().st_size + LARGER, media=(seed,), network=None
-    )
-    log = LOGS_FOLDER / f"cluster-{distribution.name}-{board.name}.log"
-    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
-        machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
-        machine.plug_network(MachineNetwork(restrict=True))
-        guest = machine.guest(USER, key)
-        guest.wait_ready(CONNECT)
-        yield Node(machine, guest)
+@pytest.fixture
+def node(cluster_node: Node) -> Node:
+    return cluster_node
 
 
 def address(node: Node, kind: str) -> str:
@@ -137,7 +111,7 @@ def test_the_data_partition_fills_a_larger_disk(node: Node) -> None:
     sizes = node.run("lsblk -bnro SIZE,PARTLABEL,TYPE").splitlines()
     disk = max(int(line.split()[0]) for line in sizes if line.endswith("disk"))
     data = next(int(line.split()[0]) for line in sizes if " data " in line)
-    assert data > LARGER
+    assert data > LARGER_DISK
     assert disk - data < 2.5 * 2**30, "what the ESP and two slots of 1 GiB take"
     assert int(node.run("df -B1 --output=size /var | tail -n 1")) > 0.9 * data
 
@@ -192,7 +166,7 @@ def test_after_the_reboot_the_node_is_schedulable_again(node: Node) -> None:
     assert "edge-osbuild/cordoned" not in node_object["metadata"]["annotations"]
 
 
-@pytest.mark.slow  # `make test` has the power cut of test_addons
+@pytest.mark.slow  # `make test` has the power cut of test_cluster_addons
 def test_a_power_cut_keeps_the_cluster_and_var(node: Node) -> None:
     node.kubectl("create configmap cut --from-literal=when=just-before")
     node.run("echo kept > /var/lib/cut; sync")

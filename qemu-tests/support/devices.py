@@ -221,7 +221,7 @@ class Device:
 
     def restore(self, state: str = READY) -> "Device":
         """Restore a saved state. Other devices with saved states are switched off before."""
-        switch_off([self, *self.saved_devices])
+        switch_off([device.machine for device in (self, *self.saved_devices)])
         self.machine.boot_again(state)
         self.node.guest.wait_ready(CONNECT)
         self.case_start = time.monotonic()
@@ -233,11 +233,11 @@ class Device:
         return round(time.monotonic() - self.case_start, 1)
 
 
-def switch_off(devices: Iterable[Device]) -> None:
-    """Cut the power of all running devices."""
-    for device in devices:
-        if device.machine.running:
-            device.machine.power_cut()
+def switch_off(machines: Iterable[Machine]) -> None:
+    """Cut the power of all running machines."""
+    for machine in machines:
+        if machine.running:
+            machine.power_cut()
 
 
 def prepare_device(device: Device) -> None:
@@ -279,7 +279,7 @@ class Lab:
         The raw disk `other`, if any, is a second disk, which sorts first if the board supports NVMe. Devices with saved
         states are switched off before.
         """
-        switch_off(self.saved)
+        switch_off([device.machine for device in self.saved])
         seed = self.folder / f"{log}.iso"
         if not seed.exists():
             profile = str(self.versions.profile(version.name, version.flavour))

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from osbuild.agent.kubernetes.versions import KubernetesVersion
 from osbuild.config import upstream_versions
 from osbuild.config.load import find_profile, load_profile
@@ -116,13 +114,20 @@ def shipped_distribution(architecture: Architecture) -> DistributionUnderTest:
     return UPSTREAM if unavailable_reason(K3S.name, settings.version or next(iter(PINNED)), architecture) else K3S
 
 
-def profile_with_addons(distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:
-    """Return a profile of a server with its add-ons. Skips if K3s' container images are not available here."""
+def missing_addons(distribution: DistributionUnderTest, architecture: Architecture) -> str | None:
+    """Return why the distribution has no container images of add-ons on this host; None if it has them."""
     if distribution is not K3S:
+        return None
+    release = distribution.releases[-1]
+    reason = unavailable_reason(distribution.name, release, architecture, airgap=True)
+    return f"no container images of {distribution.name} {release} here: {reason}" if reason else None
+
+
+def profile_with_addons(distribution: DistributionUnderTest, architecture: Architecture, folder: Path) -> Path:
+    """Return a profile of a server, with its add-ons unless K3s' container images are not available here."""
+    if distribution is not K3S or missing_addons(distribution, architecture):
         return profile_for("edge-server", distribution, architecture, folder)
     release = distribution.releases[-1]
-    if reason := unavailable_reason(distribution.name, release, architecture, airgap=True):
-        pytest.skip(f"no container images of {distribution.name} {release} here: {reason}")
     path = folder / "edge-server-k3s-addons.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"name: {path.stem}", "extends: edge-server", "kubernetes:", f"  distribution: {K3S.name}",

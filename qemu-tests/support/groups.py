@@ -12,6 +12,8 @@ SAVED_DEVICES = ("server", "light")
 """fixtures of devices that tests of several modules start from"""
 # Modules whose servers listen on the same port of this host.
 ONE_PORT = dict.fromkeys(("test_control_plane", "test_joining", "test_local_api"), "control-plane")
+# Modules that go on with the machine of another one (`cluster_node`).
+ONE_MACHINE = {"test_cluster_addons": "cluster"}
 # The groups of `make test-qemu` that take longest, each at least half a minute, begin first, so that all processes end
 # at the same time. A process gets its next group while the last two tests of its group are left, so no group of one
 # long test is among the last.
@@ -40,7 +42,7 @@ def group_name(module: str, fixtures: Collection[str], board: str = "", distribu
     """Return the name of a test's group; `fixtures` are the names of all fixtures that the test uses."""
     # Without the fixture `lab`, a fixture of this name is a module's own.
     saved = next((name for name in SAVED_DEVICES if name in fixtures and "lab" in fixtures), None)
-    first = saved or ONE_PORT.get(module) or module.removeprefix("test_")
+    first = saved or ONE_PORT.get(module) or ONE_MACHINE.get(module) or module.removeprefix("test_")
     return "-".join(part for part in (first, distribution, board) if part)
 
 

@@ -45,6 +45,7 @@ POD_DIAGNOSTICS = (  # commands that show why pods are not available
     "edge-agent explain",
     "journalctl -b --no-pager --lines=200 -u containerd -u 'k*'",
 )
+LARGER_DISK = 6 * 2**30  # bytes that the disk of `cluster_node` has beyond its image
 MEMORY = 1024 * 2**20  # bytes of a machine without a cluster
 BOOT = 900.0  # seconds that a boot may take under emulation on a busy machine
 CONNECT = 300.0  # seconds for the first SSH connection after it; the slowest is an emulated Pi

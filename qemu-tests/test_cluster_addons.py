@@ -1,28 +1,19 @@
 """What the shipped `edge-server` brings besides Kubernetes, without a network: DNS, metrics, storage, policies.
 
-The tests share one machine and depend on their order, because a boot under emulation takes a minute.
+The tests go on with the machine of `test_cluster` and depend on their order.
 """
 
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from support.distributions import DistributionUnderTest, profile_with_addons
-from support.nodes import BOOT, CONNECT, LOGS_FOLDER, USER, Node, make_seed
+from support.distributions import DistributionUnderTest, missing_addons
+from support.nodes import Node
 
 from osbuild.config.board import Board
-from osbuild.host import paths
-from osbuild.qemu.acceleration import Accelerator
-from osbuild.qemu.config import MachineConfig, MachineNetwork
-from osbuild.qemu.emulator import Emulator
-from osbuild.qemu.machine import Machine
-from osbuild.qemu.ssh import KeyPair
 
 pytestmark = pytest.mark.alone
-BUILD = paths.PROJECT / "build"
 WEB = """
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -73,27 +64,12 @@ FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], t
 RESOLVE = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
 
 
-@pytest.fixture(scope="module")
-def node(
-    board: Board, distribution: DistributionUnderTest, image: Callable[[str | Path], Path],
-    qemu: Emulator, accelerator: Accelerator, key: KeyPair,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Node]:  # fmt: skip
-    profile = profile_with_addons(distribution, board.architecture, BUILD / "test-profiles")
-    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
-    config = MachineConfig(
-        board=board,
-        image=image(profile) / "disk.img",
-        memory=3 * 2**30,
-        media=(seed,),
-        network=MachineNetwork(restrict=True),
-    )
-    log = LOGS_FOLDER / f"addons-{distribution.name}-{board.name}.log"
-    with Machine(config, log=log, emulator=qemu, accelerator=accelerator) as machine:
-        machine.console.wait_for(r"edge-osbuild: boot complete: edge-server\S* \S+ slot a ", BOOT)
-        guest = machine.guest(USER, key)
-        guest.wait_ready(CONNECT)
-        yield Node(machine, guest)
+@pytest.fixture
+def node(cluster_node: Node, board: Board, distribution: DistributionUnderTest) -> Node:
+    """Skips if the distribution has no container images of add-ons here."""
+    if reason := missing_addons(distribution, board.architecture):
+        pytest.skip(reason)
+    return cluster_node
 
 
 def process_of(node: Node, selector: str) -> int:
@@ -131,6 +107,8 @@ def test_the_add_ons_run(node: Node) -> None:
 
 
 def test_a_pod_resolves_a_service_and_reaches_it_by_name(node: Node) -> None:
+    node.kubectl("delete deployment,service web --ignore-not-found")  # of `test_cluster`
+    node.kubectl("wait pod -l app=web --for=delete --timeout=120s", timeout=140)
     node.guest.put(WEB.encode(), "/tmp/web.yaml")
     node.kubectl("apply -f /tmp/web.yaml")
     node.wait_rolled_out("web")
