@@ -4,6 +4,7 @@ and `edge-node approve`. The tests depend on their order; they need neither mach
 
 import base64
 import contextlib
+import hashlib
 import json
 import ssl
 import subprocess
@@ -27,14 +28,20 @@ from support.control_plane import (
     write_settings,
 )
 
+from osbuild.agent.commands import status
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import api, join, join_objects, join_protocol, pki, prepare
+from osbuild.agent.kubernetes import api, join, join_discovery, join_objects, join_protocol, pki, prepare
 from osbuild.agent.kubernetes.api import ApiServer
+from osbuild.agent.kubernetes.join_discovery import find_cluster
+from osbuild.agent.kubernetes.join_failure import FailureKind, JoinError, read_failure
+from osbuild.agent.kubernetes.join_protocol import AGENTS, SERVERS
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings
+from osbuild.agent.system import System
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.kubernetes import upstream_programs
+from osbuild.shared.join_token import hash_authority
 from osbuild.shared.node_settings import API_PORT
 
 TOKEN, OTHER = "a secret that both know", "another secret"
@@ -45,9 +52,10 @@ SECRETS = "/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def configure_token(plane: ControlPlane, token: str | None) -> None:
-    """Set the join token of the server's seed, and do the work of its units."""
-    write_settings(plane.root, SERVER, {"token": token} if token else {})
+def configure_token(plane: ControlPlane, token: str | None, agent_token: str | None = None) -> None:
+    """Set the join tokens of the server's seed, and do the work of its units."""
+    tokens = {"token": token, "agent_token": agent_token}
+    write_settings(plane.root, SERVER, {name: value for name, value in tokens.items() if value})
     prepare.prepare_node(plane.root)
     join_objects.refresh_join_objects(plane.root)
 
@@ -142,23 +150,29 @@ def by_token(plane: ControlPlane, identifier: str, secret: str, path: str) -> in
 
 
 def keys(plane: ControlPlane, token: str = TOKEN) -> tuple[join_protocol.Invitation, join_protocol.JoinKeys]:
-    stored = json.loads(Paths(plane.root).invitation.read_text())
-    return join_protocol.Invitation(**stored), join_protocol.derive_keys(token, stored["salt"])
+    """What the cluster stores for the token of agent nodes, and the keys of this token."""
+    server = api.connect_api(plane.root, load_settings(plane.root))
+    maps = [join_discovery.get_config_map(server, location) for location in (AGENTS.public, AGENTS.private)]
+    stored = join_protocol.stored_invitation(token, maps[0], maps[1])
+    assert stored, "it is for another token"
+    return stored
 
 
 def test_a_stranger_reads_nothing_that_depends_on_the_token(server: ApiServer, plane: ControlPlane) -> None:
-    namespace, name = join_protocol.PUBLIC
+    namespace, name = AGENTS.public
     invitation, _ = keys(plane)
     public = anonymous(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
-    assert public["data"] == {"salt": invitation.salt, "discovery": invitation.discovery}, "both are random"
+    authority = hashlib.sha256(Paths(plane.root).authority.read_bytes()).hexdigest()
+    # Both others are random.
+    assert public["data"] == {"salt": invitation.salt, "discovery": invitation.discovery, "authority": authority}
     assert anonymous("/api/v1/namespaces/kube-public/configmaps/cluster-info") == 403
-    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PRIVATE)) == 403
+    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*AGENTS.private)) == 403
     assert anonymous("/api/v1/namespaces/kube-public/configmaps") == 403
 
 
 def test_credentials_sent_to_an_unverified_server_grant_nothing(server: ApiServer, plane: ControlPlane) -> None:
     invitation, secrets = keys(plane)
-    private = "/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PRIVATE)
+    private = "/api/v1/namespaces/{}/configmaps/{}".format(*AGENTS.private)
     assert by_token(plane, invitation.discovery, secrets.discovery, private) == 200
     assert by_token(plane, invitation.discovery, secrets.discovery, join.REQUESTS) == 403
 
@@ -229,7 +243,7 @@ def test_a_kubelet_gets_a_serving_certificate_for_its_own_addresses_only(
         )
         assert "192.0.2.7" in str(x509.load_pem_x509_certificate(signed).extensions)
         return
-    with pytest.raises(join.JoinDenied, match=reason):
+    with pytest.raises(JoinError, match=reason):
         wait_for(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/{name}")), "no answer", 60)
 
 
@@ -286,13 +300,57 @@ def test_a_request_for_more_than_a_nodes_rights_is_denied(agent: Path, server: A
     except urllib.error.HTTPError as error:
         assert error.code in (403, 422), "the API server itself refuses it"
         return
-    with pytest.raises(join.JoinDenied):
+    with pytest.raises(JoinError):
         wait_for(lambda: join.signed_certificate(server.call("GET", f"{join.REQUESTS}/greedy")), "no answer", 60)
 
 
-def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path) -> None:
+def test_a_wrong_token_is_refused(agent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = make_machine(tmp_path, "new", "wrong")
+    with pytest.raises(Problem, match="does not know this token") as caught:
+        join.join_cluster(machine, 0)
+    assert "edge-agent kubernetes token show" in str(caught.value.hint)
+    assert capsys.readouterr().out.count("does not know this token") == 1, "it is in the journal at once"
+    page = "\n".join(status.status_lines(status.collect_status(System(machine))))
+    assert f"this node cannot join {URL}: the server does not know this token" in page
+    assert "hint: `edge-agent kubernetes token show` on a server prints the current token" in page
+
+
+def test_the_authority_is_pinned_through_a_full_token(agent: Path, plane: ControlPlane, tmp_path: Path) -> None:
+    full = (plane.root / "var/lib/kubernetes/server/node-token").read_text().strip()
+    assert full.endswith(f"::server:{TOKEN}")
+    machine = make_machine(tmp_path / "pinned", "pinned", full)
+    join.join_cluster(machine, 60)
+    other = full.replace(full[3:67], "0" * 64)
+    machine = make_machine(tmp_path / "other", "new", other)
+    with pytest.raises(Problem, match="the token is for the authority K10000000000000") as caught:
+        join.join_cluster(machine, 0)
+    assert "kubernetes.server" in str(caught.value.hint) and not Paths(machine).authority.exists()
+    found = read_failure(machine)
+    assert found and found.kind == FailureKind.AUTHORITY
+    # What everybody can read is not trusted: a server that lies there is found out by its authority.
+    authority, _ = find_cluster(URL, full, AGENTS)
+    assert hash_authority(authority.encode()) == full[3:67]
+
+
+def test_servers_and_agent_nodes_have_tokens_of_their_own(agent: Path, plane: ControlPlane, tmp_path: Path) -> None:
+    configure_token(plane, TOKEN, OTHER)
     with pytest.raises(Problem, match="does not know this token"):
-        join.join_cluster(make_machine(tmp_path, "new", "wrong"), 0)
+        join.join_cluster(make_machine(tmp_path / "token", "new"), 0)
+    machine = make_machine(tmp_path / "agent-token", "other")
+    write_settings(machine, {"role": "agent", "config": {"node-name": "other"}}, {"server": URL, "agent_token": OTHER})
+    join.join_cluster(machine, 60)
+    with pytest.raises(JoinError, match="does not know a token of this kind"):
+        find_cluster(URL, TOKEN, SERVERS)  # no other server may join this datastore
+    several = {"role": "server", "config": {"node-name": NODE, "datastore-endpoint": "x"}}
+    write_settings(plane.root, several, {"token": TOKEN, "agent_token": OTHER})
+    join_objects.refresh_join_objects(plane.root)
+    authority, holder_api = find_cluster(URL, TOKEN, SERVERS)
+    assert authority == Paths(plane.root).authority.read_text()
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        holder_api.call("GET", join.REQUESTS)  # it has the rights that its group gets, and no others
+    with pytest.raises(JoinError):
+        find_cluster(URL, OTHER, SERVERS)
+    configure_token(plane, TOKEN)
 
 
 def test_an_expired_token_is_refused_until_the_server_renews_it(
@@ -316,5 +374,5 @@ def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: Ap
     wait_for(lambda: by_token(plane, invitation.join, secrets.join, join.REQUESTS) == 401, "it is still taken", 60)
     configure_token(plane, None)
     assert server.call("GET", SECRETS)["items"] == []
-    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*join_protocol.PUBLIC)) == 403
+    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*AGENTS.public)) == 403
     assert as_node(agent).call("GET", join.REQUESTS.rpartition("/")[0]), "nodes stay nodes"

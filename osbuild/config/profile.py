@@ -29,8 +29,8 @@ ACCOUNT_FORM = "at most 32 lower-case letters, digits, `_` and `-`"
 LABEL = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
 # Entries of K3s' configuration that are secrets, and therefore given by reference.
 SECRET_CONFIG = (
-    "agent-token", "datastore-endpoint", "etcd-s3-access-key", "etcd-s3-secret-key", "etcd-s3-session-token",
-    "etcd-s3-proxy", "vpn-auth",
+    "datastore-endpoint", "etcd-s3-access-key", "etcd-s3-secret-key", "etcd-s3-session-token", "etcd-s3-proxy",
+    "vpn-auth",
 )  # fmt: skip
 LABEL_KEY = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 
@@ -199,7 +199,20 @@ class KubernetesSettings:
     token: SecretRef | None = field(
         default=None,
         metadata=key(
-            "shared secret (join token) with which agent nodes join", secret=True, path="reference", affects="seed"
+            "join token of the cluster, a secret: further servers join with it, and agent nodes if there is no "
+            "`agent_token`",
+            secret=True,
+            path="reference",
+            affects="seed",
+        ),
+    )
+    agent_token: SecretRef | None = field(
+        default=None,
+        metadata=key(
+            "join token for agent nodes only, a secret; K3s' `agent-token`",
+            secret=True,
+            path="reference",
+            affects="seed",
         ),
     )
     server: str | None = field(

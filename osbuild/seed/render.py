@@ -18,7 +18,7 @@ from osbuild.config.profile import NAME, KubernetesSettings, Profile, TimeSettin
 from osbuild.host import log, paths
 from osbuild.seed import cloud_config, groups, login, network_config, proxy, user_checks, user_files, user_settings
 from osbuild.seed.users import resolve_accounts
-from osbuild.shared import cluster_ranges
+from osbuild.shared import cluster_ranges, join_token
 from osbuild.shared.errors import Error, UsageError
 from osbuild.shared.node_settings import FORMAT, AgentSeed, KubernetesSeed
 from osbuild.shared.records import record_to_json
@@ -121,8 +121,8 @@ def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str,
     if settings.role == "none":
         return None
     if settings.role == "agent":
-        for name in ("server", "token"):
-            if getattr(settings, name) is None:
+        for name, missing in (("server", not settings.server), ("token", not (settings.agent_token or settings.token))):
+            if missing:
                 example = "https://NAME:6443" if name == "server" else "file:PATH"
                 raise Error(
                     f"an agent node needs `{name}` to join its cluster",
@@ -134,13 +134,7 @@ def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str,
         for key in dataclasses.fields(settings)
         if key.metadata.get("affects") == "seed"
     }
-    if settings.token is not None:
-        token = values["token"] = secrets.resolve_secret(settings.token, folder=folder)
-        if len(token) < SHORTEST_TOKEN:
-            log.warn(
-                f"kubernetes.token has only {len(token)} characters, and anyone who guesses it can add nodes to the "
-                "cluster: `openssl rand -hex 16` creates a token of 128 bits"
-            )
+    values |= resolve_tokens(settings, folder)
     values["config"] = {
         name: secrets.resolve_secret(value, folder=folder) if kubernetes.is_reference(name, value) else value
         for name, value in settings.config.items()
@@ -152,6 +146,34 @@ def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str,
     except cluster_ranges.RangeError as error:
         raise Error(str(error), where=f"kubernetes, {error.name}", hint=error.hint) from error
     return record_to_json(KubernetesSeed(format=FORMAT, **values))
+
+
+def resolve_tokens(settings: KubernetesSettings, folder: Path) -> dict[str, str | None]:
+    """The join tokens of a node's settings. Raises `Error`.
+
+    An agent node gets one token, and never that of the servers if there is another.
+    """
+    tokens: dict[str, str | None] = {"token": None, "agent_token": None}
+    agent = settings.role == "agent"
+    for name in ("agent_token",) if agent and settings.agent_token else ("token", "agent_token"):
+        if (reference := getattr(settings, name)) is None:
+            continue
+        text = secrets.resolve_secret(reference, folder=folder)
+        try:
+            token = join_token.parse_token(text)
+        except ValueError as error:
+            hint = "copy the whole line that `edge-agent kubernetes token show` prints on a server"
+            raise Error(str(error), where=f"kubernetes.{name}", hint=hint) from None
+        if token.identifier and not agent:
+            message = "a server cannot have a created token, which has the form `id.secret`"
+            raise Error(message, where=f"kubernetes.{name}", hint="`openssl rand -hex 16` creates a token")
+        if len(token.password) < SHORTEST_TOKEN:
+            log.warn(
+                f"kubernetes.{name} has only {len(token.password)} characters, and anyone who guesses it can add nodes "
+                "to the cluster: `openssl rand -hex 16` creates a token of 128 bits"
+            )
+        tokens["token" if agent else name] = text  # agents of earlier versions know only `token`
+    return tokens
 
 
 def agent_settings(profile: Profile, node: str, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from osbuild.shared import cluster_ranges
 from osbuild.shared.operator_requests import DEFAULT_KINDS
 
-FORMAT = 2  # the format that this version writes and supports; a seed without a format has format 1
+FORMAT = 3  # the format that this version writes and supports; a seed without a format has format 1
 # Files of the seed. The image has Kubernetes settings too, which the seed overrides key by key.
 KUBERNETES_FILE = "/etc/edge-osbuild/kubernetes.json"
 AGENT_FILE = "/etc/edge-osbuild/agent.json"
@@ -30,6 +30,7 @@ class KubernetesSeed:
     taints: tuple[str, ...]
     config: Mapping[str, Any]
     token: str | None = None
+    agent_token: str | None = None
     server: str | None = None
     node_ip: str | None = None
     format: int = 1
@@ -80,6 +81,7 @@ class NodeSettings:
 
     role: str = "none"
     token: str | None = None
+    agent_token: str | None = None
     server: str | None = None
     node_ip: str | None = None
     disable: tuple[str, ...] = ()
@@ -88,6 +90,11 @@ class NodeSettings:
     config: dict[str, Any] = field(default_factory=dict)
     node_name: str = "localhost"
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def join_token(self) -> str | None:
+        """The token with which agent nodes join; None if they may not."""
+        return self.agent_token or self.token
 
     def option_values(self, key: str) -> list[str]:
         """The values of an entry of `config`, which may be one string or a list, as in K3s."""

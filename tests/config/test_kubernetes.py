@@ -268,10 +268,10 @@ def test_secrets_in_the_configuration_of_k3s_are_references_that_the_seed_resolv
     base = tmp_path / "base" / "base.yaml"
     base.parent.mkdir()
     (base.parent / "endpoint").write_text("postgres://k3s:hunter2@192.0.2.9/k3s\n")
-    base.write_text("kubernetes: {config: {datastore-endpoint: 'file:endpoint', agent-token: 'env:AGENT_TOKEN'}}\n")
+    base.write_text("kubernetes: {config: {datastore-endpoint: 'file:endpoint', vpn-auth: 'env:VPN_AUTH'}}\n")
     path = tmp_path / "node.yaml"
     path.write_text(f"extends: ./base/base.yaml\n{SERVER}")
-    monkeypatch.setenv("AGENT_TOKEN", "t0ken")
+    monkeypatch.setenv("VPN_AUTH", "t0ken")
     loaded = load_profile(path)
     # Relative to the profile, wherever it was stated.
     assert loaded.profile.kubernetes.config["datastore-endpoint"] == "file:base/endpoint"
@@ -279,5 +279,5 @@ def test_secrets_in_the_configuration_of_k3s_are_references_that_the_seed_resolv
     contents = {entry["path"]: entry["content"] for entry in data["write_files"]}
     assert json.loads(contents["/etc/edge-osbuild/kubernetes.json"])["config"] == {
         "datastore-endpoint": "postgres://k3s:hunter2@192.0.2.9/k3s",
-        "agent-token": "t0ken",
+        "vpn-auth": "t0ken",
     }

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pycdlib
@@ -79,7 +80,7 @@ def test_a_plain_profile_makes_a_node_with_its_name_and_nobody_to_log_in(tmp_pat
             {
                 "path": "/etc/edge-osbuild/agent.json",
                 "permissions": "0600",
-                "content": '{\n  "format": 2,\n  "node": "node-1",\n  "offline": true,\n  "server": null\n}\n',
+                "content": '{\n  "format": 3,\n  "node": "node-1",\n  "offline": true,\n  "server": null\n}\n',
             }
         ],
     }
@@ -141,12 +142,12 @@ def test_every_setting_of_a_seed_is_rendered(tmp_path: Path, schema: Path, monke
     contents = written(files)
     assert json.loads(contents["/etc/edge-osbuild/kubernetes.json"]) == {
         "token": "s3cret",
-        "format": 2,
+        "format": 3,
         "labels": {"site": "a"},
         "taints": [],
         "config": {},
     }
-    agent = {"node": "node-1", "server": "https://ota.example", "offline": False, "format": 2}
+    agent = {"node": "node-1", "server": "https://ota.example", "offline": False, "format": 3}
     assert json.loads(contents["/etc/edge-osbuild/agent.json"]) == agent
     assert contents["/etc/systemd/timesyncd.conf.d/50-edge.conf"] == "[Time]\nNTP=ntp.example 192.0.2.9\n"
     assert contents["/etc/systemd/network/89-edge-ethernet.network"] == ""
@@ -441,6 +442,43 @@ def test_a_token_that_can_be_guessed_is_warned_of(
         render_seed(profile, "node", folder=Path())
         messages = capsys.readouterr().err
         assert ("openssl rand -hex 16" in messages) == warned and token not in messages
+
+
+def test_an_agent_node_gets_one_token_and_never_that_of_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVERS", "of servers, long enough to be no warning")
+    monkeypatch.setenv("AGENTS", "of agents, long enough to be no warning")
+    both = KubernetesSettings(
+        role="server", token=SecretRef("env:SERVERS"), agent_token=SecretRef("env:AGENTS"), server="https://s:6443"
+    )
+    for settings, token, agent_token in (
+        (both, os.environ["SERVERS"], os.environ["AGENTS"]),
+        (replace(both, role="agent"), os.environ["AGENTS"], None),
+        (replace(both, role="agent", agent_token=None), os.environ["SERVERS"], None),
+    ):
+        profile = Profile("p", "1", kubernetes=settings)
+        content = json.loads(written(rendered(profile, Path()))["/etc/edge-osbuild/kubernetes.json"])
+        assert (content.get("token"), content.get("agent_token")) == (token, agent_token)
+
+
+@pytest.mark.parametrize(
+    ("role", "token", "message"),
+    [
+        ("agent", "K10abc::node:secret", "not copied completely"),
+        ("server", "abcdef.0123456789abcdef", "cannot have a created token"),
+        ("agent", "abcdef.0123456789abcdef", None),
+    ],
+)
+def test_a_token_that_cannot_be_one_is_refused(
+    role: str, token: str, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTER_TOKEN", token)
+    settings = KubernetesSettings(role=role, server="https://s:6443", token=SecretRef("env:CLUSTER_TOKEN"))
+    if message is None:
+        render_seed(Profile("p", "1", kubernetes=settings), "node", folder=Path())
+        return
+    with pytest.raises(Error, match=message) as caught:
+        render_seed(Profile("p", "1", kubernetes=settings), "node", folder=Path())
+    assert token not in str(caught.value)
 
 
 LOGINS = {

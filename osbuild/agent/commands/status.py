@@ -8,6 +8,7 @@ from typing import Any
 
 from osbuild.agent.boot.loader import count_tries, read_boot
 from osbuild.agent.health import RESULT_FILE
+from osbuild.agent.kubernetes.join_failure import read_failure
 from osbuild.agent.seed.report import SeedReport, load_report
 from osbuild.agent.system import System
 from osbuild.shared.files import file_system_space
@@ -42,6 +43,7 @@ def collect_status(system: System) -> dict[str, Any]:
         "health": health or {"healthy": False, "final": False, "seconds": 0.0, "checks": []},
         "seed": asdict(load_report(system)),
         "network": {"problems": problems if isinstance(problems, list) else []},
+        "join": join.lines() if (join := read_failure(system.path("/"))) else [],
         "uptime": system.uptime(),
         "space": {"/var": asdict(space) if space else None},
     }
@@ -70,6 +72,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         output = " ".join(check["output"].split())
         text.append(f"{'':{width}}  {'ok ' if check['ok'] else 'BAD'} {check['name']:{names}}  {output}".rstrip())
     problems = [*seed_lines(status["seed"]), *(f"network error: {line}" for line in status["network"]["problems"])]
+    problems += status["join"]
     return [*text, "", *problems] if problems else text
 
 

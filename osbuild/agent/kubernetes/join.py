@@ -6,7 +6,6 @@ requested only if it has expired or is not valid because of a wrong clock.
 """
 
 import base64
-import ssl
 import subprocess
 import time
 import urllib.error
@@ -16,6 +15,14 @@ from typing import Any
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import join_protocol, kubelet, pki
 from osbuild.agent.kubernetes.api import ApiServer, explain_failure
+from osbuild.agent.kubernetes.join_discovery import find_cluster
+from osbuild.agent.kubernetes.join_failure import (
+    FailureKind,
+    JoinError,
+    JoinFailure,
+    clear_failure,
+    record_failure,
+)
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import SETTINGS_HINT, load_settings, write_json, write_text
 from osbuild.shared.files import replace_link
@@ -29,14 +36,10 @@ KEYS_HINT = "the keys are in /var/lib/kubernetes/pki and /var/lib/kubelet/pki"
 REQUEST_PERIOD = 600  # seconds after which a denied request may be repeated under a new name
 
 
-class JoinDenied(ValueError):
-    """The server has refused this node."""
-
-
 def join_cluster(root: Path, patience: float) -> None:
     """Get credentials for the kubelet unless they are valid. Retries for `patience` seconds. Raises `Problem`."""
     settings, paths = load_settings(root), Paths(root)
-    assert settings.server is not None and settings.token is not None
+    assert settings.server is not None
     server = settings.server.rstrip("/")
     if not server.startswith("https://"):
         raise Problem(f"{server} does not start with https://", where="server", hint=SETTINGS_HINT)
@@ -48,13 +51,22 @@ def join_cluster(root: Path, patience: float) -> None:
                 join_once(settings, paths, server)
                 break
             except (OSError, ValueError) as error:
-                if time.monotonic() > deadline or isinstance(error, JoinDenied):
-                    hint = "check the join token, and that this node can reach the server"
-                    message = explain_failure(error) if isinstance(error, OSError) else str(error)
-                    raise Problem(f"cannot join: {message}", where=server, hint=hint) from error
+                failure = describe_failure(error, server)
+                # Each reason is in the journal at once, and not repeated.
+                if record_failure(paths, failure):
+                    print(f"cannot join yet: {failure.message}", flush=True)
+                if time.monotonic() > deadline or failure.kind == FailureKind.DENIED:
+                    raise Problem(f"cannot join: {failure.message}", where=server, hint=failure.hint) from error
                 time.sleep(PAUSE)
+    clear_failure(paths)
     # The address of the server may have changed since the last boot.
     write_text(paths.data / "kubelet.conf", kubelet.kubeconfig(server, paths.authority, paths), 0o600)
+
+
+def describe_failure(error: Exception, server: str) -> JoinFailure:
+    """The failure of an attempt to join the cluster of a server (URL)."""
+    kind = error.kind if isinstance(error, JoinError) else FailureKind.SERVER
+    return JoinFailure(kind, explain_failure(error) if isinstance(error, OSError) else str(error), server)
 
 
 def explain_unusable(settings: NodeSettings, paths: Paths) -> str:
@@ -77,35 +89,10 @@ def run_edge_node(paths: Paths, *arguments: str | Path) -> str:
 
 def join_once(settings: NodeSettings, paths: Paths, server: str) -> None:
     """Find the cluster and get a certificate. Raises `OSError` and `ValueError` for failures that may be temporary."""
-    assert settings.token is not None
-    # The server is not trusted yet. Its answer is verified by its signature, and no join secret is sent before.
-    untrusted = ssl.create_default_context()
-    untrusted.check_hostname = False
-    untrusted.verify_mode = ssl.CERT_NONE
-    salt, identifier = join_protocol.read_public(get_config_map(ApiServer(server, untrusted), join_protocol.PUBLIC))
-    keys = join_protocol.derive_keys(settings.token, salt)
-    discovery_api = ApiServer(server, untrusted, join_protocol.bearer_token(identifier, keys.discovery))
-    try:
-        authority, join_identifier = join_protocol.read_authority(
-            keys, get_config_map(discovery_api, join_protocol.PRIVATE)
-        )
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            raise ValueError("the server does not know this token") from error
-        raise
+    assert settings.join_token is not None
+    authority, api = find_cluster(server, settings.join_token, join_protocol.AGENTS)
     write_text(paths.authority, authority)
-    trusted = ssl.create_default_context(cadata=authority)
-    request_certificate(
-        settings, paths, ApiServer(server, trusted, join_protocol.bearer_token(join_identifier, keys.join))
-    )
-
-
-def get_config_map(api: ApiServer, location: tuple[str, str]) -> dict[str, Any]:
-    """The ConfigMap at (namespace, name). Raises `OSError` and `ValueError`."""
-    answer = api.call("GET", f"/api/v1/namespaces/{location[0]}/configmaps/{location[1]}")
-    if not isinstance(answer, dict):
-        raise ValueError("the answer is not an object")
-    return answer
+    request_certificate(settings, paths, api)
 
 
 def request_certificate(settings: NodeSettings, paths: Paths, api: ApiServer, patience: float = 30.0) -> None:
@@ -140,11 +127,12 @@ def request_certificate(settings: NodeSettings, paths: Paths, api: ApiServer, pa
 
 
 def signed_certificate(request: dict[str, Any]) -> bytes | None:
-    """The signed certificate in PEM; None if it is not signed yet. Raises `JoinDenied`."""
+    """The signed certificate in PEM; None if it is not signed yet. Raises `JoinError`."""
     status = request.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition.get("type") in ("Denied", "Failed"):
-            raise JoinDenied(f"the server has refused this node: {condition.get('message')}")
+            message = f"the server has refused this node: {condition.get('message')}"
+            raise JoinError(FailureKind.DENIED, message)
     return base64.b64decode(status["certificate"]) if status.get("certificate") else None
 
 

@@ -1,21 +1,23 @@
-"""`edge-agent kubernetes tokens`: lets agent nodes join the cluster of this server node with the configured join token.
+"""`edge-agent kubernetes tokens`: lets nodes join the cluster of this server node with the configured join tokens.
 
-Objects for earlier join tokens, and objects of earlier versions of this project, are removed.
+Objects for earlier and expired join tokens, and objects of earlier versions of this project, are removed.
 """
 
 import base64
 import datetime
 import urllib.error
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from osbuild.agent.kubernetes import join_protocol
 from osbuild.agent.kubernetes.api import MERGE_PATCH, ApiServer, connect_api, quote_path
+from osbuild.agent.kubernetes.join_discovery import get_config_map
+from osbuild.agent.kubernetes.join_protocol import JoinOffer, Purpose
 from osbuild.agent.kubernetes.paths import Paths
-from osbuild.agent.kubernetes.settings import load_settings, write_json
-from osbuild.agent.system import System
+from osbuild.agent.kubernetes.settings import load_settings
+from osbuild.agent.kubernetes.token_files import read_password
+from osbuild.shared.node_settings import NodeSettings
 
 APPLY = "application/apply-patch+yaml"  # Kubernetes documentation, "Server-Side Apply"; JSON is YAML
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
@@ -47,21 +49,62 @@ def refresh_join_objects(root: Path) -> list[str]:
         return []
     api = connect_api(root, settings)
     objects = join_protocol.permanent_objects()
-    if settings.token:
-        invitation, keys = join_protocol.make_invitation(
-            settings.token, System(root).json(f"/{paths.invitation.relative_to(root)}")
-        )
-        write_json(paths.invitation, asdict(invitation), 0o600)
-        authority = (paths.pki / "ca.crt").read_text()
-        objects += join_protocol.join_objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
-    else:
-        paths.invitation.unlink(missing_ok=True)
-    for item in objects:
-        api.call("PATCH", f"{object_path(item)}?fieldManager=edge-osbuild&force=true", item, kind=APPLY)
+    if settings.join_token:
+        objects.append(join_protocol.cluster_role_binding("bootstrap", "system:node-bootstrapper", join_protocol.GROUP))
+    for purpose, text in configured_tokens(settings):
+        objects += join_protocol.join_objects(renew_offer(api, paths, purpose, text))
+    apply_objects(api, objects)
     current_paths = {object_path(item) for item in objects}
     return [
         path for path in [*join_object_paths(api), *LEGACY] if path not in current_paths and delete_object(api, path)
     ]
+
+
+def configured_tokens(settings: NodeSettings) -> Iterable[tuple[Purpose, str]]:
+    """The purposes and tokens of a server node: its own for servers, and that of agent nodes."""
+    if settings.join_token:
+        yield join_protocol.AGENTS, settings.join_token
+    if settings.token and has_servers(settings):
+        yield join_protocol.SERVERS, settings.token
+
+
+def has_servers(settings: NodeSettings) -> bool:
+    """Whether other servers may join the cluster of this server node."""
+    return bool(settings.server) or not {"cluster-init", "datastore-endpoint"}.isdisjoint(settings.config)
+
+
+def renew_offer(api: ApiServer, paths: Paths, purpose: Purpose, text: str) -> JoinOffer:
+    """What this server offers for a configured token, valid for a week. Raises `Problem` and `OSError`."""
+    password = read_password(text, "kubernetes.token")
+    stored = join_protocol.stored_invitation(
+        password, read_optional(api, purpose.public), read_optional(api, purpose.private)
+    )
+    invitation, keys = stored or join_protocol.make_invitation(password)
+    return JoinOffer(
+        purpose=purpose,
+        invitation=invitation,
+        keys=keys,
+        authority=paths.authority.read_text(),
+        expires=datetime.datetime.now(datetime.UTC) + join_protocol.LIFETIME,
+    )
+
+
+def read_optional(api: ApiServer, location: tuple[str, str]) -> dict[str, Any]:
+    """The ConfigMap at (namespace, name); empty if it does not exist. Raises `OSError`."""
+    try:
+        return get_config_map(api, location)
+    except ValueError:
+        return {}
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return {}
+
+
+def apply_objects(api: ApiServer, objects: Iterable[dict[str, Any]]) -> None:
+    """Create or replace objects. Raises `OSError`."""
+    for item in objects:
+        api.call("PATCH", f"{object_path(item)}?fieldManager=edge-osbuild&force=true", item, kind=APPLY)
 
 
 def label_server(root: Path) -> None:
@@ -82,16 +125,35 @@ def object_path(item: dict[str, Any]) -> str:
     return f"{PREFIXES[item['kind']].format(metadata.get('namespace'))}/{quote_path(metadata['name'])}"
 
 
-def join_object_paths(api: ApiServer) -> Iterable[str]:
-    """API paths of all objects for joining, of the current and earlier configurations. Raises `OSError`."""
-    for secret in api.call("GET", f"{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken")["items"]:
+def join_object_paths(api: ApiServer, identifier: str | None = None) -> Iterable[str]:
+    """API paths of the objects for joining, except those of created tokens that are valid. Raises `OSError`.
+
+    With `identifier`, the paths of the objects of one created token.
+    """
+    items = api.call("GET", f"{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken")["items"]
+    valid = {label for item in items if (label := created_label(item))} if identifier is None else set()
+
+    def chosen(item: dict[str, Any]) -> bool:
+        return created_label(item) not in valid if identifier is None else created_label(item) == identifier
+
+    for secret in items:
         groups = base64.b64decode((secret.get("data") or {}).get("auth-extra-groups", "")).decode(errors="replace")
-        if join_protocol.LABEL in (secret["metadata"].get("labels") or {}) or groups == join_protocol.GROUP:
+        ours = join_protocol.LABEL in (secret["metadata"].get("labels") or {}) or groups == join_protocol.GROUP
+        if ours and chosen(secret):
             yield f"{SECRETS}/{quote_path(secret['metadata']['name'])}"
-    for namespace, name in (join_protocol.PUBLIC, join_protocol.PRIVATE):
+    for namespace in ("kube-public", "kube-system"):
         for kind in ("ConfigMap", "Role", "RoleBinding"):
-            yield f"{PREFIXES[kind].format(namespace)}/{name}"
-    yield f"{RBAC}/clusterrolebindings/{quote_path('edge-osbuild:bootstrap')}"
+            folder = PREFIXES[kind].format(namespace)
+            for item in api.call("GET", f"{folder}?labelSelector={quote_path(join_protocol.LABEL)}")["items"]:
+                if chosen(item):
+                    yield f"{folder}/{quote_path(item['metadata']['name'])}"
+    if identifier is None:
+        yield f"{RBAC}/clusterrolebindings/{quote_path('edge-osbuild:bootstrap')}"
+
+
+def created_label(item: dict[str, Any]) -> str:
+    """The id of the created token to which an object belongs; empty for other objects."""
+    return str((item["metadata"].get("labels") or {}).get(join_protocol.LABEL, ""))
 
 
 def delete_object(api: ApiServer, path: str) -> bool:

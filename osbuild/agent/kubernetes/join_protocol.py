@@ -6,6 +6,9 @@ node read the certificate authority of the cluster, the signature key signs this
 certificate request. The join key is sent only to a server whose answer has a valid signature. In Kubernetes, discovery
 key and join key are bootstrap tokens (Kubernetes documentation, "Authenticating with Bootstrap Tokens"), which expire
 unless they are renewed.
+
+Each token has a purpose, with ConfigMaps and groups of its own: agent nodes join with one token, servers with another,
+and created tokens are separate from both.
 """
 
 import base64
@@ -16,37 +19,66 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+from osbuild.shared.join_token import ALPHABET, hash_authority, random_text
+
 SALT = 16  # bytes
 SCRYPT_COST = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26}  # 32 MiB and about 0.1 s for each guess
 LIFETIME = datetime.timedelta(days=7)  # of the bootstrap tokens; a server node renews them every day
-LABEL = "edge-osbuild/join"
-PUBLIC, PRIVATE = ("kube-public", "edge-osbuild-join"), ("kube-system", "edge-osbuild-join")  # ConfigMaps
+LABEL = "edge-osbuild/join"  # of every object for joining; the value is the id of a created token, or empty
 GROUP = "system:bootstrappers:edge-osbuild"  # may request a certificate; see programs/node/approve.go
-DISCOVERY = f"{GROUP}-discovery"  # may read PRIVATE
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a token is for: `group` has the rights of the join key, `discovery` may read the private ConfigMap.
+
+    `suffix` is that of the names of its objects, `identifier` the id of a created token.
+    """
+
+    suffix: str
+    group: str
+    discovery: str
+    identifier: str = ""
+
+    @property
+    def public(self) -> tuple[str, str]:
+        """Namespace and name of the ConfigMap that everybody may read."""
+        return "kube-public", f"edge-osbuild-join{self.suffix}"
+
+    @property
+    def private(self) -> tuple[str, str]:
+        """Namespace and name of the ConfigMap with the certificate authority."""
+        return "kube-system", f"edge-osbuild-join{self.suffix}"
+
+
+AGENTS = Purpose("", GROUP, f"{GROUP}-discovery")
+SERVERS = Purpose("-servers", f"{GROUP}-servers", f"{GROUP}-servers-discovery")
+
+
+def created_purpose(identifier: str) -> Purpose:
+    """The purpose of a created token, which agent nodes use. It gives no access to what depends on other tokens."""
+    return Purpose(f".{identifier}", GROUP, f"{GROUP}-discovery:{identifier}", identifier)
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """Stored data of the current token: salt (hex), two identifiers, and a check value of the token (hex)."""
+    """What the cluster stores for a token, all of it random: the salt (hex), and the ids of two bootstrap tokens."""
 
     salt: str
     discovery: str
     join: str
-    check: str
 
 
 @dataclass(frozen=True)
 class JoinKeys:
-    """Keys derived from a token: secrets of two bootstrap tokens, the signature key, and the check value."""
+    """Keys derived from a token: secrets of two bootstrap tokens, and the signature key."""
 
     discovery: str
     join: str
     signature: bytes
-    check: str
 
 
 def derive_keys(token: str, salt: str) -> JoinKeys:
@@ -63,7 +95,6 @@ def derive_keys(token: str, salt: str) -> JoinKeys:
         discovery=token_secret(derive("discovery")),
         join=token_secret(derive("join")),
         signature=derive("signature"),
-        check=derive("check").hex(),
     )
 
 
@@ -76,20 +107,26 @@ def token_secret(data: bytes, length: int = 16) -> str:
     return secret
 
 
-def make_invitation(token: str, stored: Mapping[str, Any]) -> tuple[Invitation, JoinKeys]:
-    """The invitation for a token: the `stored` one if it belongs to this token, otherwise a new one."""
+def make_invitation(token: str) -> tuple[Invitation, JoinKeys]:
+    """A new invitation for a token, and its keys."""
+    invitation = Invitation(secrets.token_hex(SALT), random_text(6), random_text(6))
+    return invitation, derive_keys(token, invitation.salt)
+
+
+def stored_invitation(
+    token: str, public: Mapping[str, Any], private: Mapping[str, Any]
+) -> tuple[Invitation, JoinKeys] | None:
+    """The invitation in the two ConfigMaps of a purpose, and its keys; None if they are not for this token.
+
+    All servers of a cluster use the same one.
+    """
     try:
-        old = Invitation(**stored)
-        keys = derive_keys(token, old.salt)
-        if hmac.compare_digest(keys.check, old.check):
-            return old, keys
-    except (TypeError, ValueError):
-        pass  # missing or damaged
-    salt = secrets.token_hex(SALT)
-    keys = derive_keys(token, salt)
-    return Invitation(
-        salt, token_secret(secrets.token_bytes(32), 6), token_secret(secrets.token_bytes(32), 6), keys.check
-    ), keys
+        salt, discovery = read_public(public)
+        keys = derive_keys(token, salt)
+        _, join = read_authority(keys, private)
+    except ValueError:
+        return None
+    return Invitation(salt, discovery, join), keys
 
 
 def sign_answer(keys: JoinKeys, join: str, authority: str) -> str:
@@ -119,42 +156,61 @@ def read_authority(keys: JoinKeys, answer: Mapping[str, Any]) -> tuple[str, str]
     return authority, join
 
 
-def join_objects(
-    invitation: Invitation, keys: JoinKeys, authority: str, now: datetime.datetime
-) -> list[dict[str, Any]]:
-    """The objects that let agent nodes join the cluster."""
-    expiration = (now + LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
+@dataclass(frozen=True, kw_only=True)
+class JoinOffer:
+    """What a server publishes for a token. `authority` is a certificate in PEM; the token is valid until `expires`."""
+
+    purpose: Purpose
+    invitation: Invitation
+    keys: JoinKeys
+    authority: str
+    expires: datetime.datetime | None
+    description: str = ""
+
+
+def join_objects(offer: JoinOffer) -> list[dict[str, Any]]:
+    """The objects with which machines that have the token find the cluster, and may ask to join it."""
+    purpose, invitation, keys = offer.purpose, offer.invitation, offer.keys
+    labels = {LABEL: purpose.identifier}
 
     def token(identifier: str, secret: str, group: str) -> dict[str, Any]:
         data = {
             "token-id": identifier,
             "token-secret": secret,
-            "expiration": expiration,
             "usage-bootstrap-authentication": "true",
             "auth-extra-groups": group,
         }
+        if offer.expires:
+            data["expiration"] = offer.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if offer.description:
+            data["description"] = offer.description
         return {
             "apiVersion": "v1",
             "kind": "Secret",
             "type": "bootstrap.kubernetes.io/token",
-            "metadata": {"name": f"bootstrap-token-{identifier}", "namespace": "kube-system", "labels": {LABEL: ""}},
+            "metadata": {"name": f"bootstrap-token-{identifier}", "namespace": "kube-system", "labels": labels},
             "data": {name: base64.b64encode(value.encode()).decode() for name, value in data.items()},
         }
 
     def config(location: tuple[str, str], data: Mapping[str, str]) -> dict[str, Any]:
-        metadata = {"name": location[1], "namespace": location[0], "labels": {LABEL: ""}}
+        metadata = {"name": location[1], "namespace": location[0], "labels": labels}
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
 
-    signature = sign_answer(keys, invitation.join, authority)
-    public = {name: value for name, value in asdict(invitation).items() if name in ("salt", "discovery")}
+    # The hash of the authority is public, like the authority in K3s. It only serves an early error message.
+    public = {
+        "salt": invitation.salt,
+        "discovery": invitation.discovery,
+        "authority": hash_authority(offer.authority.encode()),
+    }
+    signature = sign_answer(keys, invitation.join, offer.authority)
+    private = {"authority": offer.authority, "join": invitation.join, "signature": signature}
     return [
-        token(invitation.discovery, keys.discovery, DISCOVERY),
-        token(invitation.join, keys.join, GROUP),
-        config(PUBLIC, public),
-        config(PRIVATE, {"authority": authority, "join": invitation.join, "signature": signature}),
-        *read_rights(PUBLIC, "Group", "system:unauthenticated"),
-        *read_rights(PRIVATE, "Group", DISCOVERY),
-        cluster_role_binding("bootstrap", "system:node-bootstrapper", GROUP),
+        token(invitation.discovery, keys.discovery, purpose.discovery),
+        token(invitation.join, keys.join, purpose.group),
+        config(purpose.public, public),
+        config(purpose.private, private),
+        *read_rights(purpose.public, "system:unauthenticated", labels),
+        *read_rights(purpose.private, purpose.discovery, labels),
     ]
 
 
@@ -184,10 +240,10 @@ def network_role() -> dict[str, Any]:
     }
 
 
-def read_rights(location: tuple[str, str], kind: str, subject: str) -> list[dict[str, Any]]:
-    """Role and RoleBinding that let one subject read one ConfigMap."""
+def read_rights(location: tuple[str, str], group: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Role and RoleBinding that let one group read one ConfigMap."""
     rbac, (namespace, name) = "rbac.authorization.k8s.io", location
-    metadata = {"name": name, "namespace": namespace, "labels": {LABEL: ""}}
+    metadata = {"name": name, "namespace": namespace, "labels": dict(labels)}
     rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}
     return [
         {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": [rule]},
@@ -196,7 +252,7 @@ def read_rights(location: tuple[str, str], kind: str, subject: str) -> list[dict
             "kind": "RoleBinding",
             "metadata": metadata,
             "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
-            "subjects": [{"apiGroup": rbac, "kind": kind, "name": subject}],
+            "subjects": [{"apiGroup": rbac, "kind": "Group", "name": group}],
         },
     ]
 

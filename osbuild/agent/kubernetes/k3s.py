@@ -38,7 +38,7 @@ def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = 
         "node-name": settings.node_name,
         "node-label": [f"{key}={value}" for key, value in settings.labels.items()],
         "node-taint": list(settings.taints),
-        "token": settings.token,
+        "token": settings.token if settings.role == "server" else settings.join_token,
         "node-ip": node.address if node else settings.node_ip,
         "flannel-iface": node.interface if node else None,
         "resolv-conf": paths.resolv_conf,
@@ -46,6 +46,7 @@ def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = 
     if settings.role == "server":
         defaults |= {
             "advertise-address": settings.advertise_address,
+            "agent-token": settings.agent_token,
             "disable": list(settings.disable),
             "kube-controller-manager-arg": [f"flex-volume-plugin-dir={paths.plugins}"],
             "tls-san": [STABLE_ADDRESS],

@@ -19,8 +19,9 @@ class Paths:
         return self.data / "pki"
 
     @property
-    def invitation(self) -> Path:
-        return self.data / "join.json"
+    def join_failure(self) -> Path:
+        """Why this node has not joined its cluster in this boot."""
+        return self.run / "join-failure.json"
 
     @property
     def authority(self) -> Path:

@@ -63,7 +63,7 @@ def check_settings(settings: NodeSettings) -> None:
     """Raise `Problem` if settings are invalid or contradict each other."""
     if settings.role not in ("server", "agent", "none"):
         raise Problem(f"role {settings.role!r} is not server, agent or none", hint=SETTINGS_HINT)
-    if settings.role == "agent" and not (settings.server and settings.token):
+    if settings.role == "agent" and not (settings.server and settings.join_token):
         hint = "set both in the profile, the token by reference"
         raise Problem("an agent node needs `server` and `token`", hint=hint)
     if settings.role == "none":

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from osbuild.agent.kubernetes import addons, control_plane, kube_proxy, kubelet, local_api, pki, pod_network, versions
+from osbuild.agent.kubernetes import (
+    addons,
+    control_plane,
+    kube_proxy,
+    kubelet,
+    local_api,
+    pki,
+    pod_network,
+    token_files,
+    versions,
+)
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_arguments, write_json, write_text
 from osbuild.agent.system import System
@@ -53,8 +63,9 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     all_manifests = [*addons.write_addons(settings, paths), *manifests]
     if sources := [*dict.fromkeys(str(path.parent) for path in all_manifests)]:
         write_arguments(paths.run / "apply.env", [f"--filename={source}" for source in sources])
+    token_files.write_token_files(settings, paths)
     join_file = paths.run / "join.env"  # the units for joining have a condition on this file
-    if settings.token:
+    if settings.join_token:
         write_arguments(join_file, ["approve", f"{paths.data}/controller-manager.conf", settings.node_name])
     else:
         join_file.unlink(missing_ok=True)

@@ -5,6 +5,8 @@ from osbuild.config.scalars import find_nearest
 RESERVED = {
     "token": "`kubernetes.token`, a reference",
     "token-file": "`kubernetes.token`, a reference",
+    "agent-token": "`kubernetes.agent_token`, a reference",
+    "agent-token-file": "`kubernetes.agent_token`, a reference",
     "server": "`kubernetes.server`",
     "node-label": "`kubernetes.labels`",
     "node-taint": "`kubernetes.taints`",
@@ -38,7 +40,7 @@ KNOWN = frozenset(
         "egress-selector-mode", "servicelb-namespace", "multi-cluster-cidr", "node-external-ip", "node-internal-dns",
         "node-external-dns", "resolv-conf", "vpn-auth", "vpn-auth-file",
         # cluster and datastore
-        "agent-token", "agent-token-file", "cluster-init", "cluster-reset", "cluster-reset-restore-path",
+        "cluster-init", "cluster-reset", "cluster-reset-restore-path",
         "datastore-endpoint", "datastore-cafile", "datastore-certfile", "datastore-keyfile", "kine-tls",
         "secrets-encryption", "secrets-encryption-provider", "etcd-expose-metrics", "etcd-disable-snapshots",
         "etcd-snapshot-name", "etcd-snapshot-schedule-cron", "etcd-snapshot-reconcile-interval",

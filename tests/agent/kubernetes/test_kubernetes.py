@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,14 @@ from hypothesis import strategies as st
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import control_plane, join, join_protocol, k3s, kubelet, prepare, readiness
 from osbuild.agent.kubernetes import pki as keys
+from osbuild.agent.kubernetes.join_protocol import JoinOffer
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import IMAGE_FILE, SEED_FILE, load_settings, write_arguments, write_text
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.kubernetes import upstream_programs as build
+from osbuild.shared import join_token
 from osbuild.shared.node_settings import NodeSettings
 
 TOKEN = "a shared secret of any form"
@@ -278,6 +279,26 @@ def test_agent_nodes_may_join_only_while_a_token_is_configured(server: Path) -> 
     assert not (server / "run/edge-osbuild/kubernetes/join.env").exists()
 
 
+def test_a_server_has_the_token_files_of_k3s(server: Path) -> None:
+    folder, authority = server / "var/lib/kubernetes/server", server / "var/lib/kubernetes/pki/ca.crt"
+    digest = hashlib.sha256(authority.read_bytes()).hexdigest()
+    full = f"K10{digest}::server:{TOKEN}\n"
+    for name in ("token", "node-token", "agent-token"):
+        assert (folder / name).read_text() == full
+        assert (folder / name).stat().st_mode & 0o777 == 0o600
+    config = {"role": "server", "config": {"node-name": "node-1"}}
+    device(server, config, {"token": full.strip(), "agent_token": "for agents"})
+    prepare.prepare_node(server)
+    assert (folder / "token").read_text() == full, "a full token is understood in the settings too"
+    assert (folder / "agent-token").read_text() == f"K10{digest}::node:for agents\n"
+    device(server, config, {"token": "abcdef.0123456789abcdef"})
+    with pytest.raises(Problem, match="cannot have a created token"):
+        prepare.prepare_node(server)
+    device(server, config)
+    prepare.prepare_node(server)
+    assert not [*folder.glob("*token")]
+
+
 def test_options_of_the_profile_override_the_k3s_configuration(tmp_path: Path) -> None:
     config = {"tls-san": "edge.example", "flannel-backend": "host-gw", "kubelet-arg": ["max-pods=20"]}
     root = device(tmp_path, {"role": "server", "disable": ["traefik"], "config": config}, {"token": TOKEN})
@@ -315,8 +336,8 @@ def test_any_token_gives_valid_bootstrap_tokens(token: str) -> None:
         patched.setitem(join_protocol.SCRYPT_COST, "n", 2)  # the next test is about the real cost
         keys = join_protocol.derive_keys(token, SALT)
         for secret in (keys.discovery, keys.join):
-            assert len(secret) == 16 and set(secret) <= set(join_protocol.ALPHABET)
-        assert len({keys.discovery, keys.join, keys.check}) == 3
+            assert len(secret) == 16 and set(secret) <= set(join_token.ALPHABET)
+        assert keys.discovery != keys.join
         assert join_protocol.derive_keys(token, "01" * 16).join != keys.join, "another salt, other keys"
 
 
@@ -335,30 +356,53 @@ def test_an_invalid_salt_is_refused(salt: str) -> None:
         join_protocol.derive_keys(TOKEN, salt)
 
 
+def offer_for(authority: str, token: str = TOKEN, purpose: join_protocol.Purpose = join_protocol.AGENTS) -> JoinOffer:
+    invitation, keys = join_protocol.make_invitation(token)
+    end = datetime.datetime(2026, 12, 8, tzinfo=datetime.UTC)
+    return JoinOffer(purpose=purpose, invitation=invitation, keys=keys, authority=authority, expires=end)
+
+
+def config_maps(offer: JoinOffer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The public and the private ConfigMap of an offer."""
+    public, private = (item for item in join_protocol.join_objects(offer) if item["kind"] == "ConfigMap")
+    return public, private
+
+
 def test_an_invitation_is_kept_until_the_token_changes() -> None:
-    first, keys = join_protocol.make_invitation(TOKEN, {})
-    assert join_protocol.make_invitation(TOKEN, asdict(first)) == (first, keys)
-    other, _ = join_protocol.make_invitation("another", asdict(first))
+    offer = offer_for("PEM")
+    public, private = config_maps(offer)
+    assert join_protocol.stored_invitation(TOKEN, public, private) == (offer.invitation, offer.keys)
+    assert join_protocol.stored_invitation("another", public, private) is None
+    assert join_protocol.stored_invitation(TOKEN, {"data": {"salt": "1"}}, private) is None, "damaged"
+    other, _ = join_protocol.make_invitation(TOKEN)
+    first = offer.invitation
     assert {first.salt, first.join, first.discovery}.isdisjoint({other.salt, other.join, other.discovery})
-    again, _ = join_protocol.make_invitation(TOKEN, {"salt": 1})
-    assert again.salt != first.salt, "what is damaged is made anew"
-    assert TOKEN not in json.dumps(asdict(first))
+    assert TOKEN not in json.dumps(join_protocol.join_objects(offer))
 
 
 def test_tokens_in_the_cluster_expire() -> None:
-    invitation, keys = join_protocol.make_invitation(TOKEN, {})
-    now = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
-    secrets = [item for item in join_protocol.join_objects(invitation, keys, "PEM", now) if item["kind"] == "Secret"]
+    secrets = [item for item in join_protocol.join_objects(offer_for("PEM")) if item["kind"] == "Secret"]
     ends = {base64.b64decode(secret["data"]["expiration"]).decode() for secret in secrets}
     assert len(secrets) == 2 and ends == {"2026-12-08T00:00:00Z"}
 
 
+def test_no_purpose_gives_access_to_what_depends_on_the_token_of_another() -> None:
+    purposes = (join_protocol.AGENTS, join_protocol.SERVERS, join_protocol.created_purpose("abcdef"))
+    assert len({purpose.discovery for purpose in purposes}) == 3
+    for purpose in purposes:
+        assert purpose.group != purpose.discovery
+        objects = join_protocol.join_objects(offer_for("PEM", purpose=purpose))
+        bindings = [item for item in objects if item["kind"] == "RoleBinding"]
+        readers = {(item["roleRef"]["name"], item["subjects"][0]["name"]) for item in bindings}
+        name = purpose.private[1]
+        assert readers == {(name, "system:unauthenticated"), (name, purpose.discovery)}
+    assert join_protocol.SERVERS.group != join_protocol.AGENTS.group, "only agent nodes get certificates of a kubelet"
+
+
 def answer(authority: str) -> tuple[join_protocol.JoinKeys, dict[str, Any]]:
     """What a server tells a holder of the token about its cluster."""
-    invitation, keys = join_protocol.make_invitation(TOKEN, {})
-    objects = join_protocol.join_objects(invitation, keys, authority, datetime.datetime.now(datetime.UTC))
-    (info,) = [item for item in objects if item["kind"] == "ConfigMap" and "authority" in item["data"]]
-    return keys, info
+    offer = offer_for(authority)
+    return offer.keys, config_maps(offer)[1]
 
 
 def test_an_agent_node_trusts_an_authority_that_is_signed_with_the_token() -> None:
