@@ -20,6 +20,7 @@ from osbuild.config.metadata import SecretRef, Size, key
 from osbuild.config.network import NetworkSettings
 from osbuild.host.architecture import Architecture
 from osbuild.shared import image_versions
+from osbuild.shared.node_settings import POD_SECURITY_LEVELS
 
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME_FORM = "at most 63 lower-case letters, digits and inner hyphens"
@@ -244,6 +245,15 @@ class KubernetesSettings:
             "taints of the node, `key=value:effect`",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*(=[A-Za-z0-9_.-]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$",
             form="`key=value:effect`, the effect being NoSchedule, PreferNoSchedule or NoExecute",
+            affects="seed",
+        ),
+    )
+    pod_security: str | None = field(
+        default=None,
+        metadata=key(
+            "Pod Security level of namespaces without a label of their own, except kube-system; `privileged` if not "
+            "given",
+            choices=POD_SECURITY_LEVELS,
             affects="seed",
         ),
     )

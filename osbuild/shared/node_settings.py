@@ -20,6 +20,7 @@ PROXY_FILE = "/etc/edge-osbuild/proxy.env"
 
 STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0, which always exists (TEST-NET-3, RFC 5737)
 API_PORT = 6443
+POD_SECURITY_LEVELS = ("privileged", "baseline", "restricted")  # Kubernetes' Pod Security Standards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class KubernetesSeed:
     agent_token: str | None = None
     server: str | None = None
     node_ip: str | None = None
+    pod_security: str | None = None
     format: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,6 +90,7 @@ class NodeSettings:
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    pod_security: str = "privileged"
     node_name: str = "localhost"
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -109,9 +112,9 @@ class NodeSettings:
         """An entry of `config` as one string. Like K3s, it joins a list with commas."""
         return ",".join(self.option_values(key)) if key in self.config else default
 
-    def flag(self, key: str) -> bool:
+    def flag(self, key: str, *, default: bool = False) -> bool:
         """An entry of `config` that is true or false, like K3s as a boolean or as text."""
-        return self.option(key, "false").lower() in ("true", "1", "t")
+        return self.option(key, str(default)).lower() in ("true", "1", "t")
 
     @property
     def cluster_cidr(self) -> str:

@@ -17,6 +17,8 @@ UPSTREAM_OPTIONS = (
     "kube-scheduler-arg",
     "kubelet-arg",
     "node-name",
+    "protect-kernel-defaults",
+    "secrets-encryption",
     "service-cidr",
     "tls-san",
 )

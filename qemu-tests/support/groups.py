@@ -11,7 +11,9 @@ import pytest
 SAVED_DEVICES = ("server", "light")
 """fixtures of devices that tests of several modules start from"""
 # Modules whose servers listen on the same port of this host.
-ONE_PORT = dict.fromkeys(("test_control_plane", "test_joining", "test_local_api"), "control-plane")
+ONE_PORT = dict.fromkeys(
+    ("test_cluster_security", "test_control_plane", "test_joining", "test_local_api"), "control-plane"
+)
 # Modules that go on with the machine of another one (`cluster_node`).
 ONE_MACHINE = {"test_cluster_addons": "cluster"}
 # The groups of `make test-qemu` that take longest, each at least half a minute, begin first, so that all processes end

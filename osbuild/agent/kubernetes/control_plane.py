@@ -1,5 +1,8 @@
 """Arguments of the programs of the control plane, which run on a server node."""
 
+from collections.abc import Sequence
+
+from osbuild.agent.kubernetes.kubelet_limits import CIPHER_SUITES
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.shared.node_settings import API_PORT, NodeSettings
 
@@ -8,6 +11,7 @@ SQLITE_PARAMETERS = (
     "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
 )
 
+KEPT_PODS = 1000  # pods that have ended; Kubernetes' own limit is 12500
 # Controllers that such a node does not need: cloud routes and load balancers, dynamic resources, migrations.
 IDLE_CONTROLLERS = (
     "device-taint-eviction-controller",
@@ -38,7 +42,8 @@ def kine_arguments(paths: Paths) -> list[str]:
     ]
 
 
-def apiserver_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
+def apiserver_arguments(settings: NodeSettings, paths: Paths, extra: Sequence[str] = ()) -> list[str]:
+    """The arguments; `extra` are further ones, without dashes, which entries of `config` override."""
     pki = paths.pki
     domain = settings.option("cluster-domain", "cluster.local")
     return [
@@ -68,7 +73,9 @@ def apiserver_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
         f"--service-account-signing-key-file={pki}/sa.key",
         f"--service-cluster-ip-range={settings.service_cidr}",
         f"--tls-cert-file={pki}/apiserver.crt",
+        f"--tls-cipher-suites={','.join(CIPHER_SUITES)}",
         f"--tls-private-key-file={pki}/apiserver.key",
+        *(f"--{argument}" for argument in extra),
         *settings.option_arguments("kube-apiserver-arg"),
     ]
 
@@ -93,9 +100,8 @@ def controller_manager_arguments(settings: NodeSettings, paths: Paths, minor: tu
         "--secure-port=0",
         f"--service-account-private-key-file={paths.pki}/sa.key",
         f"--service-cluster-ip-range={settings.service_cidr}",
-        # The controller manager has the key of the authority anyway, so a single identity with all rights is no loss.
-        # It saves creating a service account and a token for each controller at every start.
-        "--use-service-account-credentials=false",
+        f"--terminated-pod-gc-threshold={KEPT_PODS}",
+        "--use-service-account-credentials=true",  # each controller has only its own rights
         *settings.option_arguments("kube-controller-manager-arg"),
     ]
 

@@ -1,20 +1,29 @@
 """The K3s distribution: configuration file, node password and manifests."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from osbuild.agent.kubernetes import certificates
+from osbuild.agent.kubernetes.audit_log import write_audit_policy
+from osbuild.agent.kubernetes.control_plane import KEPT_PODS
 from osbuild.agent.kubernetes.k3s_token import read_secret, server_token
+from osbuild.agent.kubernetes.kubelet_limits import limit_flags
 from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.pod_security import write_pod_security
+from osbuild.agent.kubernetes.secrets_encryption import OPTION, encrypts_k3s
 from osbuild.agent.kubernetes.settings import write_json, write_text
 from osbuild.shared.files import read_file
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 
 DATA = "/var/lib/kubernetes"
 # Options with several values: the values of the profile are added to the defaults.
-LIST_OPTIONS = ("kubelet-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable", "tls-san")
+LIST_OPTIONS = (
+    "kubelet-arg", "kube-apiserver-arg", "kube-controller-manager-arg", "node-label", "node-taint", "disable",
+    "tls-san",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,20 +34,24 @@ class NodeAddress:
     interface: str
 
 
-def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = None) -> dict[str, Any]:
+def k3s_config(
+    settings: NodeSettings, paths: Paths, node: NodeAddress | None = None, api_arguments: Sequence[str] = ()
+) -> dict[str, Any]:
     """The contents of K3s' config.yaml. Options in the profile's `kubernetes.config` override the defaults.
 
-    `node` is the detected address of this node, and the interface for the pod network.
+    `node` is the detected address of this node, and the interface for the pod network. `api_arguments` are those of
+    the API server.
     """
     defaults: dict[str, Any] = {
         "data-dir": DATA,
         "container-runtime-endpoint": "unix:///run/containerd/containerd.sock",
         # The default of volume-plugin-dir is below /usr, which is read-only.
-        "kubelet-arg": ["cgroup-driver=systemd", f"volume-plugin-dir={paths.plugins}"],
+        "kubelet-arg": ["cgroup-driver=systemd", f"volume-plugin-dir={paths.plugins}", *limit_flags(paths)],
         "node-name": settings.node_name,
         "node-label": [f"{key}={value}" for key, value in settings.labels.items()],
         "node-taint": list(settings.taints),
         "token": settings.token if settings.role == "server" else settings.join_token,
+        "protect-kernel-defaults": True,
         "node-ip": node.address if node else settings.node_ip,
         "flannel-iface": node.interface if node else None,
         "resolv-conf": paths.resolv_conf,
@@ -48,7 +61,11 @@ def k3s_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None = 
             "advertise-address": settings.advertise_address,
             "agent-token": settings.agent_token,
             "disable": list(settings.disable),
-            "kube-controller-manager-arg": [f"flex-volume-plugin-dir={paths.plugins}"],
+            "kube-apiserver-arg": list(api_arguments),
+            "kube-controller-manager-arg": [
+                f"flex-volume-plugin-dir={paths.plugins}",
+                f"terminated-pod-gc-threshold={KEPT_PODS}",
+            ],
             "tls-san": [STABLE_ADDRESS],
             "write-kubeconfig": f"{DATA}/admin.conf",
             "write-kubeconfig-mode": "0600",
@@ -85,7 +102,12 @@ def write_config(settings: NodeSettings, paths: Paths, node: NodeAddress | None 
     """Write the configuration file that every K3s command reads by default."""
     if settings.role == "server" and not settings.token and not {"token", "token-file"} & settings.config.keys():
         settings = replace(settings, token=server_token(paths))
-    write_json(paths.rancher / "config.yaml", k3s_config(settings, paths, node), 0o600)
+    if settings.role != "server":
+        write_json(paths.rancher / "config.yaml", k3s_config(settings, paths, node), 0o600)
+        return
+    api_arguments = [*write_audit_policy(paths), *write_pod_security(settings, paths)]
+    config = k3s_config(settings, paths, node, api_arguments) | {OPTION: encrypts_k3s(settings, paths)}
+    write_json(paths.rancher / "config.yaml", config, 0o600)
 
 
 def sync_manifests(sources: list[Path], folder: Path) -> None:

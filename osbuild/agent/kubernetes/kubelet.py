@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.kubernetes.kubelet_limits import limit_settings
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.shared.node_settings import NodeSettings
 
@@ -56,6 +57,7 @@ def parse_taint(text: str) -> dict[str, str]:
 def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
     """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
     config: dict[str, Any] = {
+        **limit_settings(paths),
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {
@@ -68,9 +70,9 @@ def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         "clusterDNS": [settings.cluster_dns],
         "clusterDomain": settings.option("cluster-domain", "cluster.local"),
         "containerRuntimeEndpoint": f"unix://{paths.containerd}",
-        # As in K3s. On a small disk, Kubernetes' defaults would evict pods while gigabytes are free.
-        "evictionHard": {"imagefs.available": "5%", "nodefs.available": "5%", "memory.available": "50Mi"},
         "failSwapOn": False,
+        # The kubelet refuses to start if a setting of the kernel differs, instead of changing it.
+        "protectKernelDefaults": settings.flag("protect-kernel-defaults", default=True),
         "resolvConf": paths.resolv_conf,
         "registerWithTaints": [parse_taint(text) for text in settings.taints],
         "rotateCertificates": settings.role == "agent",

@@ -94,6 +94,15 @@ class Paths:
         return self.root / "etc/rancher/node/password"
 
     @property
+    def audit_log(self) -> Path:
+        return self.data / "server/logs/audit.log"
+
+    @property
+    def encryption_key(self) -> Path:
+        """The key with which the API server of the upstream distribution encrypts Secrets."""
+        return self.pki / "secrets-encryption.json"
+
+    @property
     def server_token(self) -> Path:
         """The token of a K3s server node whose profile does not set one."""
         return self.data / "server-token"

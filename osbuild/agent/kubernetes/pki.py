@@ -124,7 +124,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
         ],
         "kubeconfigs": [
             client("admin.conf", "admin", "system:masters"),
-            client("controller-manager.conf", "system:kube-controller-manager", "system:masters"),
+            client("controller-manager.conf", "system:kube-controller-manager"),
             client("scheduler.conf", "system:kube-scheduler"),
             client("kubelet.conf", f"system:node:{settings.node_name}", "system:nodes"),
             client("kube-proxy.conf", "system:kube-proxy"),

@@ -11,7 +11,13 @@ from typing import Any
 from osbuild.agent.errors import Problem
 from osbuild.shared import cluster_ranges, files
 from osbuild.shared.json_text import parse_json
-from osbuild.shared.node_settings import KUBERNETES_FILE, KubernetesSeed, NodeSettings, unknown_settings
+from osbuild.shared.node_settings import (
+    KUBERNETES_FILE,
+    POD_SECURITY_LEVELS,
+    KubernetesSeed,
+    NodeSettings,
+    unknown_settings,
+)
 from osbuild.shared.records import parse_record
 from osbuild.shared.upstream_options import UNIT_BREAKS
 
@@ -66,6 +72,9 @@ def check_settings(settings: NodeSettings) -> None:
     if settings.role == "agent" and not (settings.server and settings.join_token):
         hint = "set both in the profile, the token by reference"
         raise Problem("an agent node needs `server` and `token`", hint=hint)
+    if settings.pod_security not in POD_SECURITY_LEVELS:
+        levels = ", ".join(POD_SECURITY_LEVELS)
+        raise Problem(f"`pod_security` {settings.pod_security!r} is not one of: {levels}", hint=SETTINGS_HINT)
     if settings.role == "none":
         return
     try:

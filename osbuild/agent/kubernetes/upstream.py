@@ -14,7 +14,10 @@ from osbuild.agent.kubernetes import (
     token_files,
     versions,
 )
+from osbuild.agent.kubernetes.audit_log import write_audit_policy
 from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.pod_security import write_pod_security
+from osbuild.agent.kubernetes.secrets_encryption import write_encryption
 from osbuild.agent.kubernetes.settings import write_arguments, write_json, write_text
 from osbuild.agent.system import System
 from osbuild.shared.node_settings import NodeSettings
@@ -50,14 +53,19 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     write_json(plan, pki.plan_pki(settings, paths, pki.local_addresses(settings)))
     changed = pki.run_edge_pki(paths.root, plan)
     version = versions.running_version(System(paths.root))
+    protection = [
+        *write_audit_policy(paths),
+        *write_pod_security(settings, paths),
+        *write_encryption(settings, paths),
+    ]
     minor = version.minor if version else max(control_plane.SINCE.values())
     programs = {
         "kine": control_plane.kine_arguments(paths),
-        "kube-apiserver": control_plane.apiserver_arguments(settings, paths),
+        "kube-apiserver": control_plane.apiserver_arguments(settings, paths, protection),
         "kube-controller-manager": control_plane.controller_manager_arguments(settings, paths, minor),
         "kube-scheduler": control_plane.scheduler_arguments(settings, paths),
     }
-    ready = str(paths.data / "controller-manager.conf")
+    ready = str(paths.data / "admin.conf")
     write_json(paths.run / "server.json", {"programs": programs, "ready": ready}, 0o600)
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)
     all_manifests = [*addons.write_addons(settings, paths), *manifests]
@@ -66,7 +74,7 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     token_files.write_token_files(settings, paths)
     join_file = paths.run / "join.env"  # the units for joining have a condition on this file
     if settings.join_token:
-        write_arguments(join_file, ["approve", f"{paths.data}/controller-manager.conf", settings.node_name])
+        write_arguments(join_file, ["approve", f"{paths.data}/admin.conf", settings.node_name])
     else:
         join_file.unlink(missing_ok=True)
     return changed

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from osbuild.config.checks import k3s_options, option_values
 from osbuild.config.checks.hosts import host_problem, url_problem
+from osbuild.config.checks.kubelet_sysctls import check_kubelet_sysctls
 from osbuild.config.checks.labels import check_labels, check_taints
 from osbuild.config.document import quote_text
 from osbuild.config.key_table import REFERENCE
@@ -58,6 +59,7 @@ def check_kubernetes(profile: Profile, where: Where) -> None:
     check_config(settings, where)
     check_upstream(settings, where)
     check_ranges(profile, where)
+    check_kubelet_sysctls(profile, where)
 
 
 def check_server(settings: KubernetesSettings, where: Where) -> None:

@@ -59,8 +59,9 @@ def test_pods_get_the_name_servers_and_volume_plugins_a_writable_folder(tmp_path
     prepare.prepare_node(root)
     config = written(root)
     assert config["resolv-conf"] == "/run/systemd/resolve/resolv.conf", "K3s' own choice without one is 8.8.8.8"
-    assert config["kubelet-arg"][1:] == [f"volume-plugin-dir={root}/var/lib/kubelet/volume-plugins", "max-pods=20"]
-    assert config["kube-controller-manager-arg"] == [f"flex-volume-plugin-dir={root}/var/lib/kubelet/volume-plugins"]
+    assert config["kubelet-arg"][1] == f"volume-plugin-dir={root}/var/lib/kubelet/volume-plugins"
+    assert config["kubelet-arg"][-1] == "max-pods=20", "it overrides what is before it"
+    assert f"flex-volume-plugin-dir={root}/var/lib/kubelet/volume-plugins" in config["kube-controller-manager-arg"]
     assert (root / "var/lib/kubelet/volume-plugins").is_dir()
 
 

@@ -272,7 +272,7 @@ def test_manifests_of_image_and_seed_are_applied(server: Path) -> None:
 
 def test_agent_nodes_may_join_only_while_a_token_is_configured(server: Path) -> None:
     assert arguments(server, "join") == [
-        "approve", f"{server}/var/lib/kubernetes/controller-manager.conf", "node-1"
+        "approve", f"{server}/var/lib/kubernetes/admin.conf", "node-1"
     ]  # fmt: skip
     device(server, {"role": "server", "config": {"node-name": "node-1"}})
     prepare.prepare_node(server)
