@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,27 @@ from osbuild.cli.fleet_rollout import WATCH, rollout
 from osbuild.cli.fleet_tag import tag
 from osbuild.cli.fleet_token import TOKEN_COMMANDS
 from osbuild.cli.location import LOCATION
-from osbuild.cli.options import resolve_option
+from osbuild.cli.maintenance_options import parse_maintenance, window_options
+from osbuild.cli.options import as_object, resolve_option
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.host import log
 from osbuild.shared.errors import Error, UsageError
 
 if TYPE_CHECKING:
     from osbuild.fleet.management.messages import DeviceView
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """The arguments and options of `edge-osbuild fleet update`."""
+
+    name: str
+    bundle: int
+    kind: str
+    confirm: bool
+    window: str | None
+    zone: str | None
+    until: str | None
 
 
 @click.group(short_help="show and update the devices of an update server")
@@ -101,12 +116,17 @@ def device(name: str, as_json: bool) -> None:
 @click.argument("bundle", type=int, shell_complete=complete_bundles)
 @click.option("--kind", type=click.Choice(["forced", "soft", "download-only"]), default="forced", show_default=True,
               help="Install at once, when it suits the device, or only write the other slot.")  # fmt: skip
-def update(name: str, bundle: int, kind: str) -> None:
+@click.option("--confirm", is_flag=True, help="Ask for a confirmation on the device.")
+@window_options
+@as_object(UpdateOptions)
+def update(options: UpdateOptions) -> None:
     """Tell the device NAME to install the bundle with the number BUNDLE."""
     from osbuild.fleet.management.messages import NewAction
     from osbuild.fleet.states import ActionKind
 
-    action = connect().create_action(name, NewAction(bundle, ActionKind(kind)))
+    maintenance = parse_maintenance(options.window, options.zone, options.until)
+    order = NewAction(options.bundle, ActionKind(options.kind), options.confirm, maintenance)
+    action = connect().create_action(options.name, order)
     print_lines([f"action {action.id}: {action.bundle}, {action.state}"])
     note_unsaid(int(action.unsaid))
 

@@ -1,26 +1,23 @@
 """`edge-osbuild fleet rollout`: one bundle for many devices, in groups."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from osbuild.cli.fleet_completion import complete_bundles, complete_rollouts
 from osbuild.cli.fleet_connection import connect, format_time, note_unsaid, print_json
+from osbuild.cli.maintenance_options import parse_maintenance, parse_option, window_options
 from osbuild.cli.options import as_object
 from osbuild.cli.table import align_columns, print_lines
 from osbuild.shared.counts import format_count
 from osbuild.shared.errors import UsageError
-from osbuild.shared.maintenance_window import parse_windows
 
 if TYPE_CHECKING:
     from osbuild.fleet.maintenance import MaintenanceSchedule
-    from osbuild.fleet.management.messages import GroupView, MaintenanceTimes, NewRollout, RolloutView
+    from osbuild.fleet.management.messages import GroupView, NewRollout, RolloutView
 
-T = TypeVar("T")
-R = TypeVar("R")
 WATCH = 2.0  # seconds
 
 
@@ -73,10 +70,7 @@ def rollout() -> None:
               help="Least time from the begin of a group to that of the next one.")  # fmt: skip
 @click.option("--deadline", metavar="DURATION",
               help="Devices that report no end in this time, such as 2h, count as failed. Default: wait.")  # fmt: skip
-@click.option("--window", metavar="TIMES",
-              help="Install only in maintenance windows, such as 'Mon-Fri 01:00-04:00; Sun 22:00-06:00'.")  # fmt: skip
-@click.option("--zone", metavar="ZONE", help="Time zone of the windows. Default: that of each device.")
-@click.option("--until", metavar="TIME", help="When the last window ends. Devices that have not begun are cancelled.")
+@window_options
 @click.option("--kind", type=click.Choice(["forced", "soft", "download-only"]),
               help="Install at once (default), when it suits the device, or only write the other slot.")  # fmt: skip
 @click.option("--soft", is_flag=True, help="The same as --kind soft.")
@@ -196,7 +190,7 @@ def parse_order(options: RolloutOptions) -> "NewRollout":
     deadline = None
     if options.deadline is not None:
         deadline = parse_option("--deadline", plan_text.parse_duration, options.deadline)
-    maintenance = parse_maintenance(options)
+    maintenance = parse_maintenance(options.window, options.zone, options.until)
     groups = [
         NewGroup(size.percent, options.success, options.error, options.pause, size.count, size.selection, deadline)
         for size in sizes
@@ -210,29 +204,6 @@ def parse_order(options: RolloutOptions) -> "NewRollout":
         option = next((option for field, option in fields if field in problem), "--groups")
         raise UsageError(f"{option}: {problem}")
     return order
-
-
-def parse_option(option: str, parse: Callable[[T], R], text: T) -> R:
-    """Return the value of an option. Raises `UsageError`, which names the option."""
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
-
-
-def parse_maintenance(options: RolloutOptions) -> "MaintenanceTimes | None":
-    """Return the maintenance windows. Raises `UsageError`."""
-    from osbuild.fleet.management.messages import MaintenanceTimes
-    from osbuild.fleet.rollout.plan_text import parse_time
-
-    if options.window is None:
-        for name, value in (("--zone", options.zone), ("--until", options.until)):
-            if value is not None:
-                raise UsageError(f"{name} has no effect without --window", hint="add --window, or leave it out")
-        return None
-    parse_option("--window", parse_windows, options.window)
-    until = None if options.until is None else parse_option("--until", parse_time, options.until)
-    return MaintenanceTimes(options.window, options.zone, until)
 
 
 def show_view(view: "RolloutView", as_json: bool) -> None:

@@ -173,6 +173,25 @@ def test_a_device_that_does_not_enrol_has_a_token_and_what_it_is_told_is_cancell
     assert "cancelAction" in poll.json()["_links"]
 
 
+def test_one_device_may_be_asked_for_a_confirmation_and_have_windows(
+    user: CommandLine, server: RunningServer, tmp_path: Path
+) -> None:
+    token = user.run("fleet", "target-token", "vending-2").strip()
+    bundle = publish_version(user, server, tmp_path, "0.6.1")
+    for options, problem in (
+        (("--zone", "Europe/Berlin"), "--zone has no effect without --window"),
+        (("--window", "Mon-Sun"), "--window: "),
+        (("--window", "Mon 01:00-02:00", "--until", "soon"), "--until: "),
+    ):
+        assert problem in user.run("fleet", "update", "vending-2", bundle, *options, status=2)
+    user.run("fleet", "update", "vending-2", bundle, "--confirm", "--window", "Mon 01:00-02:00", "--zone", "UTC")
+    with server.anybody() as device:
+        headers = {"authorization": f"TargetToken {token}"}
+        address = device.get(f"{BASE}/vending-2", headers=headers).json()["_links"]["confirmationBase"]["href"]
+        deployment = device.get(address, headers=headers).json()["confirmation"]
+    assert deployment["maintenanceWindow"] in ("available", "unavailable")
+
+
 def test_a_bundle_is_listed_and_deleted_when_nothing_needs_it(
     user: CommandLine, server: RunningServer, tmp_path: Path
 ) -> None:
