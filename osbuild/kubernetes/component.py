@@ -9,7 +9,7 @@ from osbuild.config.profile import KubernetesSettings
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import content_key, file_digest
-from osbuild.kubernetes import image_archive, upstream_programs
+from osbuild.kubernetes import image_archive, plain_archive, upstream_programs
 from osbuild.kubernetes.distribution import ComponentSources, Distribution
 from osbuild.kubernetes.go_toolchain import sources_key
 from osbuild.kubernetes.registry import DISTRIBUTIONS
@@ -64,7 +64,8 @@ def component_key(kubernetes: KubernetesSettings, architecture: Architecture, *,
     distribution = DISTRIBUTIONS[kubernetes.distribution]
     small_programs = [sources_key(upstream_programs.SMALL)]
     files = [[path.name, file_digest(path)] for path in (*_images(kubernetes, base), *_manifests(kubernetes, base))]
-    code = [file_digest(path) for path in (Path(__file__), Path(image_archive.__file__), CONTAINERD)]
+    sources = (__file__, image_archive.__file__, plain_archive.__file__, CONTAINERD)
+    code = [file_digest(Path(source)) for source in sources]
     program = distribution.key(kubernetes, architecture)
     return content_key(FORMAT, distribution.name, program, small_programs, files, code, kubernetes.images, architecture)
 
@@ -109,11 +110,11 @@ def _bake(tree: Path, stored: list[image_archive.ImageArchive], archives: list[i
     """Store the profile's archives, and the names and digest of each in the folder that `import-images` reads."""
     target = tree / LIB / "images"
     for archive in archives:
-        stored_path = unused_path(target / f"{archive.path.name.removesuffix('.gz').removesuffix('.tar')}.tar")
-        install_file(archive.path, stored_path, 0o644)
+        stored_path = unused_path(target / f"{plain_archive.find_stem(archive.path.name)}.tar")
+        plain_archive.write_plain_archive(archive.path, stored_path)
         stored.append(image_archive.ImageArchive(stored_path, archive.names, archive.architectures, archive.digest))
     for archive in stored:
         archive.path.chmod(0o644)
-        stem = archive.path.name.removesuffix(".zst").removesuffix(".tar")
+        stem = archive.path.name.removesuffix(".tar")
         write_public(target / f"{stem}.names", "".join(f"{name}\n" for name in archive.names))
         write_public(target / f"{stem}.sha256", f"{file_digest(archive.path)}\n")

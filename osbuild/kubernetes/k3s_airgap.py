@@ -14,33 +14,33 @@ from osbuild.kubernetes.tree_files import install_file
 from osbuild.sandbox.tools_tree import ToolsTree
 from osbuild.shared.errors import Error
 
-NAME = "k3s-airgap-images.tar.zst"  # in the image; it stays compressed, because containerd reads it as it is
+NAME = "k3s-airgap-images.tar"  # in the image, whose file system compresses it: `ctr images import` reads no Zstandard
 HINT = "use the unmodified file of the release page"
 LARGEST = image_archive.MAX_UNPACKED  # bytes of the unpacked archive
 
 
-def read_names(
-    archive: Path, sha256: str, architecture: Architecture, cache: Cache, tools: ToolsTree
-) -> tuple[str, ...]:
-    """Return the names of the images in an archive, which is checked like those of a profile. They are cached.
+def unpack_images(archive: Path, sha256: str, architecture: Architecture, cache: Cache, tools: ToolsTree) -> Path:
+    """Return a folder with the decompressed archive and the names of its images, which is cached.
 
-    `sha256` is the verified SHA-256 of the archive. Raises `Error`.
+    The images are checked like those of a profile. `sha256` is the verified SHA-256 of the archive. Raises `Error`.
     """
 
     def make(path: Path) -> None:
-        with log.step("checking K3s' container images"):
-            packed, plain = path.with_name("images.tar.zst"), path.with_name("images.tar")
+        with log.step("decompressing and checking K3s' container images"):
+            path.mkdir()
+            packed, plain = path / "images.tar.zst", path / NAME
             install_file(archive, packed, 0o644)
             if not decompress(packed, plain, LARGEST, tools):
                 raise Error(f"has more than {LARGEST} bytes when it is unpacked", where=archive.name, hint=HINT)
-            path.write_text(json.dumps(image_archive.inspect_archive(plain, architecture).names))
+            packed.unlink()
+            (path / "names.json").write_text(json.dumps(image_archive.inspect_archive(plain, architecture).names))
 
-    found = cache.get_or_make("k3s", content_key("airgap", sha256, architecture), make)
-    return tuple(json.loads(found.read_text()))
+    return cache.get_or_make("k3s", content_key("airgap images", sha256, architecture), make)
 
 
-def install_images(folder: Path, archive: Path, release: K3sRelease, names: tuple[str, ...]) -> ImageArchive:
-    """Copy the archive to the folder of the image's container images. Raises `OSError`."""
+def install_images(folder: Path, unpacked: Path, release: K3sRelease) -> ImageArchive:
+    """Copy the archive in `unpacked` to the folder of the image's container images. Raises `OSError`."""
     target = folder / NAME
-    install_file(archive, target, 0o644)
+    install_file(unpacked / NAME, target, 0o644)
+    names = tuple(json.loads((unpacked / "names.json").read_text()))
     return ImageArchive(target, names, (), release.sha256)

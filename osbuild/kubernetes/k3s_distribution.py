@@ -91,8 +91,8 @@ class K3sDistribution:
                 return []
             images = k3s_release.find_airgap_images(settings, architecture, sources.downloads)
             archive = k3s_release.download_release(images, sources.cache, sources.downloads)
-            names = k3s_airgap.read_names(archive, images.sha256, architecture, sources.cache, sources.tools())
-            return [k3s_airgap.install_images(folder, archive, images, names)]
+            unpacked = k3s_airgap.unpack_images(archive, images.sha256, architecture, sources.cache, sources.tools())
+            return [k3s_airgap.install_images(folder, unpacked, images)]
 
         metadata = {"distribution": self.name, "sha256": chosen.sha256, "version": chosen.version}
         return DistributionProgram(metadata, install, write_images)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from osbuild.host.architecture import Architecture
-from osbuild.kubernetes import image_archive
+from osbuild.kubernetes import image_archive, plain_archive
 from osbuild.shared.errors import Error
 from tests.support.examples import examples
 
@@ -148,6 +148,18 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     "xz": lambda data: lzma.compress(data, preset=0),
     "bz2": lambda data: bz2.compress(data, 1),
 }
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_compressed_archive_is_stored_as_the_node_reads_it(kind: str, tmp_path: Path) -> None:
+    image(tmp_path / "demo.tar")
+    plain = (tmp_path / "demo.tar").read_bytes()
+    archive = tmp_path / f"demo.tar.{kind}"
+    archive.write_bytes(PACKED[kind](plain))
+    assert image_archive.inspect_archive(archive, X86).names == (NAME,)
+    plain_archive.write_plain_archive(archive, tmp_path / "stored")
+    assert (tmp_path / "stored").read_bytes() == plain
+    assert plain_archive.find_stem("my.target" + ("" if kind == "tar" else ".tar") + f".{kind}") == "my.target"
 
 
 @pytest.mark.parametrize("kind", PACKED)

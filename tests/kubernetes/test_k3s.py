@@ -1,6 +1,7 @@
 """K3s at build time: any release by its checksum file or the profile's sha256, and its programs unpacked unrun."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -378,7 +379,10 @@ def test_the_images_of_the_add_ons_are_pinned_and_baked_in(
     url, folder = page
     monkeypatch.setenv(k3s_release.MIRROR, url)
     archive = offer_airgap_images(folder, X86)
-    settings = KubernetesSettings(role="server", version=VERSION, airgap=True)
+    own, packed = folder / "own.tar", folder / "own.tar.gz"
+    image_archive.write_image(own, image_archive.SmallImage(name="localhost/own:1", files={}, entrypoint=["/own"]), X86)
+    packed.write_bytes(gzip.compress(own.read_bytes()))
+    settings = KubernetesSettings(role="server", version=VERSION, airgap=True, images=(str(packed),))
     context = BuildContext(cache_with_go)
     pinned = resolve.pin_kubernetes(settings, X86, context)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -387,8 +391,10 @@ def test_the_images_of_the_add_ons_are_pinned_and_baked_in(
     locked = DISTRIBUTIONS["k3s"].locked_settings(settings, X86, Pin(pinned.version, pinned.files))
     built = component.build_component(locked, X86, ComponentSources(context, unpackers))
     images = built.file_tree / "usr/lib/edge-osbuild/images"
-    assert (images / "k3s-airgap-images.tar.zst").read_bytes() == archive.read_bytes()
-    assert (images / "k3s-airgap-images.sha256").read_text() == f"{digest}\n"
+    assert (images / "own.tar").read_bytes() == own.read_bytes()
+    plain = (images / "k3s-airgap-images.tar").read_bytes()
+    assert frame(plain) == archive.read_bytes(), "decompressed: containerd reads no compressed archive"
+    assert (images / "k3s-airgap-images.sha256").read_text() == f"{hashlib.sha256(plain).hexdigest()}\n"
     assert (images / "k3s-airgap-images.names").read_text() == "docker.io/rancher/mirrored-coredns-coredns:1.14.7\n"
 
 
