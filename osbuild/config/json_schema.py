@@ -4,7 +4,7 @@ from typing import Any
 
 from osbuild.config import key_table
 from osbuild.config.key_table import Key, Kind, Shape
-from osbuild.config.metadata import SecretRef, Size
+from osbuild.config.metadata import REFERENCE, SecretRef, Size
 from osbuild.config.profile import Profile
 from osbuild.host.architecture import Architecture
 
@@ -108,7 +108,7 @@ def _leaf(types: tuple[type, ...], key: Key) -> dict[str, Any]:
     elif Size in types:
         schema["pattern"] = key_table.SIZE
     elif SecretRef in types:
-        schema["pattern"] = key_table.REFERENCE
+        schema["pattern"] = REFERENCE
     elif str in types and not key.limits.get("lines"):
         schema["pattern"] = key.limits.get("pattern", key_table.LINE)
     return schema

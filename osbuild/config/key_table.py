@@ -16,7 +16,6 @@ from osbuild.host.architecture import Architecture
 # What a string may hold when the table gives no pattern: one line, without control characters.
 LINE = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
 SIZE = r"^[1-9][0-9]{0,6} ?(MiB|GiB)$"
-REFERENCE = r"^(file:[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
 INTEGERS = (-(2**63), 2**64 - 1)
 
 INHERIT = "extends"

@@ -190,5 +190,7 @@ def _complete(block: Any, prefix: str, origins: Mapping[str, str]) -> Iterable[t
         inside = (f"{dotted}.", f"{dotted}[")
         yield from ((name, origin) for name, origin in origins.items() if name.startswith(inside))
         if key.shape.item and key.shape.item.kind is key_table.Kind.BLOCK:
-            for number, item in enumerate(value):
-                yield from _complete(item, f"{dotted}[{number}].", origins)
+            is_map = key.shape.kind is key_table.Kind.MAP
+            inner = value.items() if is_map else ((f"[{number}]", item) for number, item in enumerate(value))
+            for name, item in inner:
+                yield from _complete(item, f"{dotted}{'.' if is_map else ''}{name}.", origins)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+# The form of a reference to a secret or another file.
+REFERENCE = r"^(file:[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
+
 
 def key(help: str, **limits: Any) -> dict[str, Any]:
     """Metadata of one key."""

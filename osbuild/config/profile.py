@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osbuild.config.agent import AgentSettings
-from osbuild.config.metadata import SecretRef, Size, key
+from osbuild.config.metadata import REFERENCE, SecretRef, Size, key
 from osbuild.config.network import NetworkSettings
+from osbuild.config.registries import RegistrySettings
 from osbuild.host.architecture import Architecture
 from osbuild.shared import image_versions
 from osbuild.shared.node_settings import POD_SECURITY_LEVELS
@@ -248,6 +249,10 @@ class KubernetesSettings:
             affects="seed",
         ),
     )
+    registries: RegistrySettings = field(
+        default_factory=RegistrySettings,
+        metadata=key("mirrors, accounts and certificates of container registries", affects="seed"),
+    )
     pod_security: str | None = field(
         default=None,
         metadata=key(
@@ -370,6 +375,16 @@ class Profile:
     users: tuple[User, ...] = field(default=(), metadata=key("people who may log in", affects="seed"))
     network: NetworkSettings = field(
         default_factory=NetworkSettings, metadata=key("network interfaces", affects="seed")
+    )
+    ca_certificates: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "certificates of authorities (PEM, one or more in a file) that the node trusts too, by reference",
+            path="reference",
+            pattern=REFERENCE,
+            form="a reference such as `file:ca.pem`",
+            affects="seed",
+        ),
     )
     time: TimeSettings = field(default_factory=TimeSettings, metadata=key("clock", affects="seed"))
     kubernetes: KubernetesSettings = field(default_factory=KubernetesSettings, metadata=key("Kubernetes on the node"))

@@ -8,7 +8,7 @@ from typing import Any
 from osbuild.config import key_table, scalars
 from osbuild.config.document import List, Map, Mark, Node, Scalar, quote_text
 from osbuild.config.key_table import Key, Kind, Shape
-from osbuild.config.metadata import SecretRef, Size
+from osbuild.config.metadata import REFERENCE, SecretRef, Size
 from osbuild.config.profile import Profile
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
@@ -167,7 +167,7 @@ class ValueReader:
                 raise scalars.choice_error(text, node, key, path)
             return Architecture(text) if Architecture in types else text
         if SecretRef in types:
-            if not re.fullmatch(key_table.REFERENCE, text):
+            if not re.fullmatch(REFERENCE, text):
                 message = f"found a literal value for `{path}`, expected a reference to a secret"
                 hint = "put it in a file outside of the profile and write `file:PATH`, or `env:NAME` for a variable"
                 raise Error(message, where=str(node.mark), hint=hint)

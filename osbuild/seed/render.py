@@ -16,7 +16,17 @@ from osbuild.config.checks import kubernetes
 from osbuild.config.checks.hosts import LOCAL_NAMES
 from osbuild.config.profile import NAME, KubernetesSettings, Profile, TimeSettings
 from osbuild.host import log, paths
-from osbuild.seed import cloud_config, groups, login, network_config, proxy, user_checks, user_files, user_settings
+from osbuild.seed import (
+    cloud_config,
+    groups,
+    login,
+    network_config,
+    proxy,
+    registries,
+    user_checks,
+    user_files,
+    user_settings,
+)
 from osbuild.seed.users import resolve_accounts
 from osbuild.shared import cluster_ranges, join_token
 from osbuild.shared.errors import Error, UsageError
@@ -68,6 +78,8 @@ def render_seed(
         "users": resolve_accounts(profile.users, folder),
         "kubernetes": kubernetes_settings(profile.kubernetes, folder),
         "agent": agent_settings(profile, node, folder),
+        "ca_certificates": ca_certificates(profile, folder),
+        "registry_files": registries.registry_files(profile.kubernetes, folder),
         "network": network_config.network_config(profile.network, folder),
         "proxy": proxy.proxy_environment(profile, folder),
     }
@@ -87,6 +99,20 @@ def render_seed(
     instance = f"{node}-{digest[:16]}"
     files["meta-data"] = templates.get_template("meta-data.j2").render(context, instance=instance)
     return RenderedSeed(node, instance, {name: files[name] for name in FILES})
+
+
+def ca_certificates(profile: Profile, folder: Path) -> list[str]:
+    """Return the certificates of authorities that the node trusts, each as PEM. Raises `Error`."""
+    if not profile.ca_certificates:
+        return []
+    from osbuild.seed.certificates import read_certificates, to_pem  # cryptography takes long to import
+
+    certificates = [
+        certificate
+        for number, ref in enumerate(profile.ca_certificates)
+        for certificate in read_certificates(ref, folder, f"ca_certificates[{number}]")
+    ]
+    return list(dict.fromkeys(to_pem([certificate]) for certificate in certificates))
 
 
 @cache
@@ -132,7 +158,7 @@ def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str,
     values: dict[str, Any] = {
         key.name: getattr(settings, key.name)
         for key in dataclasses.fields(settings)
-        if key.metadata.get("affects") == "seed"
+        if key.metadata.get("affects") == "seed" and key.name != "registries"  # files of their own
     }
     values |= resolve_tokens(settings, folder)
     values["config"] = {

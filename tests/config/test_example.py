@@ -15,10 +15,13 @@ from osbuild.config.key_table import INHERIT, every_key
 from osbuild.config.load import load_profile
 
 SETTING = re.compile(r"^#(?=\S|  )", re.MULTILINE)  # a `#` before a setting; prose has one blank after it
+HOST = "kubernetes.registries.configs.registry:5000"
 # Settings that are wrong without others of the same file, which the comments say.
 NEEDS = {
     "network.bonds": ["network.interfaces"], "network.bridges": ["network.interfaces"],
     "network.vlans": ["network.interfaces"], "network.wifis": ["packages+", "kernel.flavour"],
+    f"{HOST}.auth.username": [f"{HOST}.auth.password"], f"{HOST}.tls.cert_file": [f"{HOST}.tls.key_file"],
+    f"{HOST}.auth.password": [f"{HOST}.auth.username"], f"{HOST}.tls.key_file": [f"{HOST}.tls.cert_file"],
     "network.proxy.no_proxy": ["network.proxy.http", "network.proxy.https"], "kubernetes.server": ["kubernetes.role"],
 }  # fmt: skip
 
@@ -108,6 +111,8 @@ def test_every_key_of_a_profile_is_in_it() -> None:
     plain = {dotted for dotted, _ in every_key() if "[]" not in dotted}
     blocks = {dotted for dotted in plain if any(name.startswith(f"{dotted}.") for name in plain)}
     maps = {
+        "kubernetes.registries.configs",
+        "kubernetes.registries.mirrors",
         "kernel.sysctls",
         "kubernetes.airgap_sha256",
         "kubernetes.sha256",

@@ -82,7 +82,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     # what another key sets, and what is misspelt
     ("  config: {node-ip: 192.0.2.5}", 6, ("the image writes itself",), "`kubernetes.node_ip`"),
     ("  config: {token-file: /etc/token}", 6, ("the image writes itself",), "`kubernetes.token`"),
-    ("  config: {private-registry: /etc/r.yaml}", 6, ("the image writes itself",), "containerd"),
+    ("  config: {private-registry: /etc/r.yaml}", 6, ("the image writes itself",), "`kubernetes.registries`"),
     ("  config: {tls-sans: [a]}", 6, ("`tls-sans`", "does not know"), "`tls-san`"),
     ("  config: {cluster_cidr: 10.42.0.0/16}", 6, ("does not know",), "`cluster-cidr`"),
     ("  disable: [treafik]", 6, ("`treafik`",), "`traefik`"),

@@ -211,7 +211,7 @@ def test_image_and_seed_divide_the_keys_between_them() -> None:
     assert image["kubernetes"]["version"] == "v1.35.0+k3s1"
     assert not {"users", "network", "time", "hostname", "agent", "description"} & image.keys()
     assert not {"token", "server", "node_ip", "labels", "taints", "config"} & image["kubernetes"].keys()
-    assert seed.keys() == {"users", "network", "time", "hostname", "agent", "kubernetes"}
+    assert seed.keys() == {"users", "network", "time", "hostname", "agent", "kubernetes", "ca_certificates"}
     assert not image["kubernetes"].keys() & seed["kubernetes"].keys()
 
 

@@ -19,7 +19,7 @@ RESERVED = {
     "container-runtime-endpoint": "nothing: the image has its own containerd",
     "docker": "nothing: the image has its own containerd",
     "snapshotter": "nothing: the image has its own containerd",
-    "private-registry": "nothing: the image has its own containerd",
+    "private-registry": "`kubernetes.registries`",
     "default-runtime": "nothing: the image has its own containerd",
     "write-kubeconfig": "/etc/kubernetes/admin.conf, which the image's own checks read too",
     "rootless": "nothing: K3s runs as root",

@@ -11,8 +11,9 @@ from osbuild.config.checks import k3s_options, option_values
 from osbuild.config.checks.hosts import host_problem, url_problem
 from osbuild.config.checks.kubelet_sysctls import check_kubelet_sysctls
 from osbuild.config.checks.labels import check_labels, check_taints
+from osbuild.config.checks.registries import check_registries
 from osbuild.config.document import quote_text
-from osbuild.config.key_table import REFERENCE
+from osbuild.config.metadata import REFERENCE
 from osbuild.config.profile import SECRET_CONFIG, KubernetesSettings, Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.shared import cluster_ranges, upstream_options
@@ -60,6 +61,7 @@ def check_kubernetes(profile: Profile, where: Where) -> None:
     check_upstream(settings, where)
     check_ranges(profile, where)
     check_kubelet_sysctls(profile, where)
+    check_registries(settings.registries, where)
 
 
 def check_server(settings: KubernetesSettings, where: Where) -> None:
