@@ -4,10 +4,12 @@ and `edge-node approve`. The tests depend on their order; they need neither mach
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import json
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -30,12 +32,22 @@ from support.control_plane import (
 
 from osbuild.agent.commands import status
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import api, join, join_discovery, join_objects, join_protocol, pki, prepare
+from osbuild.agent.kubernetes import (
+    api,
+    join,
+    join_discovery,
+    join_objects,
+    join_protocol,
+    pki,
+    prepare,
+    token_command,
+)
 from osbuild.agent.kubernetes.api import ApiServer
 from osbuild.agent.kubernetes.join_discovery import find_cluster
 from osbuild.agent.kubernetes.join_failure import FailureKind, JoinError, read_failure
 from osbuild.agent.kubernetes.join_protocol import AGENTS, SERVERS
 from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.rotated_tokens import TokenName
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.agent.system import System
 from osbuild.host.architecture import Architecture
@@ -49,6 +61,7 @@ URL = f"https://127.0.0.1:{API_PORT}"
 AGENT = "site-1-agent"
 RECORD = "/api/v1/namespaces/kube-system/configmaps/edge-osbuild-nodes"
 SECRETS = "/api/v1/namespaces/kube-system/secrets?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken"
+MAPS = "/api/v1/namespaces/kube-public/configmaps"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -364,6 +377,70 @@ def test_an_expired_token_is_refused_until_the_server_renews_it(
     join_objects.refresh_join_objects(plane.root)
     wait_for(lambda: by_token(plane, invitation.join, secrets.join, requests) == 200, "it is not taken", 60)
     assert keys(plane) == (invitation, secrets), "the same token, with the same identifiers"
+
+
+def test_a_created_token_is_for_agent_nodes_until_it_expires_or_is_revoked(
+    agent: Path, server: ApiServer, plane: ControlPlane, tmp_path: Path
+) -> None:
+    full = token_command.create_token(plane.root, datetime.timedelta(hours=1), "for shop 7")
+    identifier = full.partition("::")[2][:6]
+    secret = full.rpartition(".")[2]
+    (created,) = token_command.list_created(plane.root, load_settings(plane.root))
+    assert (created.identifier, created.description) == (identifier, "for shop 7")
+    left = datetime.datetime.fromisoformat(created.expires) - datetime.datetime.now(datetime.UTC)
+    assert 3500 < left.total_seconds() <= 3600
+    page = "\n".join(token_command.show_tokens(plane.root))
+    assert identifier in page and secret not in page and f"::server:{TOKEN}" in page
+    join_objects.refresh_join_objects(plane.root)  # as every day
+    join.join_cluster(make_machine(tmp_path / "full", "created-full", full), 60)
+    join.join_cluster(make_machine(tmp_path / "short", "created-short", full.partition("::")[2]), 60)
+    with pytest.raises(Problem, match="there is no created token 'zzzzzz'"):
+        token_command.revoke_token(plane.root, "zzzzzz")
+    token_command.revoke_token(plane.root, identifier)
+    assert list(join_objects.join_object_paths(server, identifier)) == []
+    with pytest.raises(Problem, match=f"the created token {identifier}: it has expired or was revoked"):
+        join.join_cluster(make_machine(tmp_path / "late", "created-late", full), 0)
+    token_command.create_token(plane.root, datetime.timedelta(seconds=1), "")
+    # The controller manager removes its Secrets, the next refresh the rest.
+    wait_for(lambda: not token_command.list_created(plane.root, load_settings(plane.root)), "it is still there", 60)
+    time.sleep(1)
+    join_objects.refresh_join_objects(plane.root)
+    labelled = server.call("GET", f"{MAPS}?labelSelector=edge-osbuild%2Fjoin")["items"]
+    assert [item["metadata"]["name"] for item in labelled] == [AGENTS.public[1]]
+
+
+def test_a_rotated_token_replaces_that_of_the_seed(agent: Path, plane: ControlPlane, tmp_path: Path) -> None:
+    full = token_command.rotate_token(plane.root, TokenName.CLUSTER)
+    assert (plane.root / "var/lib/kubernetes/server/token").read_text() == full + "\n"
+    prepare.prepare_node(plane.root)  # as the next boot does
+    join_objects.refresh_join_objects(plane.root)
+    join.join_cluster(make_machine(tmp_path / "new", "rotated", full), 60)
+    with pytest.raises(Problem, match="does not know this token"):
+        join.join_cluster(make_machine(tmp_path / "old", "late"), 0)
+    agents = token_command.rotate_token(plane.root, TokenName.AGENTS)
+    with pytest.raises(Problem, match="does not know this token"):
+        join.join_cluster(make_machine(tmp_path / "wrong", "late", full), 0)
+    join.join_cluster(make_machine(tmp_path / "agents", "rotated-agent", agents), 60)
+    configure_token(plane, OTHER)  # a new token in the seed wins, and agents have that of their own
+    assert f"::server:{OTHER}" in (plane.root / "var/lib/kubernetes/server/token").read_text()
+    join.join_cluster(make_machine(tmp_path / "again", "rotated-again", agents), 60)
+    Paths(plane.root).rotated_tokens.unlink()
+    configure_token(plane, TOKEN)
+
+
+def test_no_server_offers_a_token_again_that_another_one_has_rotated(
+    agent: Path, server: ApiServer, plane: ControlPlane, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = {"role": "server", "config": {"node-name": NODE, "datastore-endpoint": "x"}}
+    write_settings(plane.root, several, {"token": OTHER})
+    full = token_command.rotate_token(plane.root, TokenName.CLUSTER)
+    before = anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*AGENTS.public))
+    Paths(plane.root).rotated_tokens.unlink()  # like a server that knows the earlier token only
+    assert join_objects.refresh_join_objects(plane.root) == []
+    assert "was rotated on another one" in capsys.readouterr().out
+    assert anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*AGENTS.public))["data"] == before["data"]
+    assert find_cluster(URL, full, SERVERS)
+    configure_token(plane, TOKEN)
 
 
 def test_a_token_that_is_no_longer_configured_is_removed(agent: Path, server: ApiServer, plane: ControlPlane) -> None:

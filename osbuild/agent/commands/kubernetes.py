@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from osbuild.agent.errors import Problem
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
@@ -17,6 +19,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_parser(
         "tokens", help="let agent nodes join with the configured token, and with no other (runs on servers)"
     )
+    token = commands.add_parser("token", help="show, rotate, create or revoke the cluster's join tokens (on a server)")
+    kinds = token.add_subparsers(dest="change", required=True, metavar="ACTION")
+    kinds.add_parser("show", help="print the tokens in full, and list created ones")
+    rotating = kinds.add_parser("rotate", help="replace the token by a random one; nodes that have joined stay nodes")
+    rotating.add_argument("--agent", action="store_true", help="the token of agent nodes, not that of the cluster")
+    creating = kinds.add_parser("create", help="create a token for agent nodes that expires")
+    creating.add_argument("--ttl", default="24h", metavar="TIME", help="such as 30m, 24h, 7d; 0: no end (default: 24h)")
+    creating.add_argument("--description", default="", metavar="TEXT", help="what it is for")
+    revoking = kinds.add_parser("revoke", help="revoke a created token")
+    revoking.add_argument("token", metavar="ID", help="its id, as listed by `show`")
     commands.add_parser("wait", help="wait until this node's API server is ready")
     health = commands.add_parser("health", help="exit with status 0 if this node is Ready, otherwise print the reason")
     health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for that")
@@ -54,6 +66,8 @@ def main(options: argparse.Namespace) -> int:
         for path in refresh_join_objects(options.root):
             print(f"removed {path}")
         label_server(options.root)
+    elif options.action == "token":
+        run_token_action(options)
     elif options.action in ("stop", "uncordon", "snapshot", "snapshots", "restore"):
         return run_cluster_action(options)
     elif options.action == "wait":
@@ -65,6 +79,26 @@ def main(options: argparse.Namespace) -> int:
 
         prepare_node(options.root) if options.action == "prepare" else renew_node(options.root)
     return 0
+
+
+def run_token_action(options: argparse.Namespace) -> None:
+    """Run an action on join tokens. Raises `Problem` and `OSError`."""
+    from osbuild.agent.kubernetes import token_command
+    from osbuild.agent.kubernetes.rotated_tokens import TokenName
+
+    if options.change == "show":
+        print("\n".join(token_command.show_tokens(options.root)))
+    elif options.change == "rotate":
+        print(token_command.rotate_token(options.root, TokenName.AGENTS if options.agent else TokenName.CLUSTER))
+        token_command.restart_units(options.root)
+    elif options.change == "create":
+        try:
+            lifetime = token_command.parse_lifetime(options.ttl)
+        except ValueError as error:
+            raise Problem(str(error), where="--ttl") from None
+        print(token_command.create_token(options.root, lifetime, options.description))
+    else:
+        token_command.revoke_token(options.root, options.token)
 
 
 def run_cluster_action(options: argparse.Namespace) -> int:

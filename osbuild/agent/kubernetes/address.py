@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from osbuild.agent.kubernetes import k3s
+from osbuild.agent.kubernetes import k3s, k3s_join
 from osbuild.agent.kubernetes.k3s import NodeAddress
 from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.readiness import KUBECONFIGS
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 from osbuild.shared.urls import redact_url
@@ -84,6 +85,9 @@ def write_address(root: Path) -> None:
             print(f"waiting for {missing}", flush=True)
             last_message = time.monotonic()
         time.sleep(PAUSE)
+    if settings.role == "agent" and not (root / KUBECONFIGS["agent"][1]).exists():
+        for line in failure.lines() if (failure := k3s_join.explain_join(root, settings)) else ():
+            print(line, flush=True)
     if node_address:
         print(f"{node_address.address} on {node_address.interface}", flush=True)
     k3s.write_config(settings, paths, node_address)

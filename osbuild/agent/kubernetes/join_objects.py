@@ -5,8 +5,9 @@ Objects for earlier and expired join tokens, and objects of earlier versions of 
 
 import base64
 import datetime
+import time
 import urllib.error
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from osbuild.shared.node_settings import NodeSettings
 
 APPLY = "application/apply-patch+yaml"  # Kubernetes documentation, "Server-Side Apply"; JSON is YAML
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
+REVOKED = f"{SECRETS}/edge-osbuild-revoked-tokens"
+MOST_REVOKED = 4  # each costs a tenth of a second at a start
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 PREFIXES = {
     "Secret": "/api/v1/namespaces/{}/secrets",
@@ -51,13 +54,51 @@ def refresh_join_objects(root: Path) -> list[str]:
     objects = join_protocol.permanent_objects()
     if settings.join_token:
         objects.append(join_protocol.cluster_role_binding("bootstrap", "system:node-bootstrapper", join_protocol.GROUP))
+    revoked = list_revoked(api) if has_servers(settings) else {}
+    stale = False
     for purpose, text in configured_tokens(settings):
-        objects += join_protocol.join_objects(renew_offer(api, paths, purpose, text))
+        if is_revoked(text, revoked):
+            stale = True
+            print("the join token of this server was rotated on another one: put the new token into its seed")
+        else:
+            objects += join_protocol.join_objects(renew_offer(api, paths, purpose, text))
     apply_objects(api, objects)
+    if stale:  # what the other server has published is valid
+        return []
     current_paths = {object_path(item) for item in objects}
     return [
         path for path in [*join_object_paths(api), *LEGACY] if path not in current_paths and delete_object(api, path)
     ]
+
+
+def list_revoked(api: ApiServer) -> dict[str, str]:
+    """Tokens that were rotated in a cluster with several servers: time and salt of each, with its check value."""
+    try:
+        data = api.call("GET", REVOKED).get("data") or {}
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return {}
+    return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}
+
+
+def is_revoked(text: str, revoked: Mapping[str, str]) -> bool:
+    """Whether a configured token is one of those that were rotated. Raises `Problem`."""
+    password = read_password(text, "kubernetes.token")
+    return any(
+        join_protocol.check_value(join_protocol.derive_keys(password, name.rpartition(".")[2])) == check
+        for name, check in revoked.items()
+    )
+
+
+def revoke_token(api: ApiServer, text: str) -> None:
+    """Record that a token is not valid any more, so that no other server offers it again. Raises `OSError`."""
+    invitation, keys = join_protocol.make_invitation(read_password(text, "kubernetes.token"))
+    earlier = sorted(list_revoked(api).items())[1 - MOST_REVOKED :]
+    records = dict(earlier) | {f"{int(time.time()):012}.{invitation.salt}": join_protocol.check_value(keys)}
+    data = {name: base64.b64encode(check.encode()).decode() for name, check in records.items()}
+    metadata = {"name": REVOKED.rpartition("/")[2], "namespace": "kube-system"}
+    apply_objects(api, [{"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}])
 
 
 def configured_tokens(settings: NodeSettings) -> Iterable[tuple[Purpose, str]]:

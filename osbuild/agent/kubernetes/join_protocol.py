@@ -129,6 +129,11 @@ def stored_invitation(
     return Invitation(salt, discovery, join), keys
 
 
+def check_value(keys: JoinKeys) -> str:
+    """A value (hex) by which the token of `keys` is recognized later."""
+    return hashlib.sha256(keys.signature).hexdigest()
+
+
 def sign_answer(keys: JoinKeys, join: str, authority: str) -> str:
     """The signature (hex) of the join identifier and the certificate authority (PEM)."""
     return hmac.new(keys.signature, json.dumps([join, authority]).encode(), hashlib.sha256).hexdigest()

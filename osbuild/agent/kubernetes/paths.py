@@ -19,6 +19,11 @@ class Paths:
         return self.data / "pki"
 
     @property
+    def rotated_tokens(self) -> Path:
+        """Join tokens that replace those of the settings."""
+        return self.data / "rotated-tokens.json"
+
+    @property
     def join_failure(self) -> Path:
         """Why this node has not joined its cluster in this boot."""
         return self.run / "join-failure.json"

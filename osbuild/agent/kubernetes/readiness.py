@@ -112,12 +112,22 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
         return f"the API server does not answer: {error}"
 
 
+def explain_join(root: Path, settings: NodeSettings, reason: str) -> str:
+    """The reason why a node is not Ready, with what its server says about its token on an agent of K3s."""
+    if settings.role != "agent" or not (root / "usr/bin/k3s").exists():
+        return reason
+    from osbuild.agent.kubernetes import k3s_join  # imports this module
+
+    failure = k3s_join.explain_join(root, settings)
+    return f"{reason}; {failure.message}" if failure else reason
+
+
 def await_ready(root: Path, patience: float, pause: float = 1.0) -> str | None:
     """Wait up to `patience` seconds until this node can start pods. Returns None, or the reason why it can't."""
     settings, end = load_settings(root), time.monotonic() + patience
     while reason := explain_not_ready(root, settings):
         if time.monotonic() >= end:
-            return reason
+            return explain_join(root, settings, reason)
         time.sleep(pause)
     # From here on the API server is not asked again: the requests would take processor time from its start.
     while reason := explain_no_pod_network(root):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes.rotated_tokens import apply_rotated
 from osbuild.shared import cluster_ranges, files
 from osbuild.shared.json_text import parse_json
 from osbuild.shared.node_settings import (
@@ -44,7 +45,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def load_settings(root: Path) -> NodeSettings:
-    """Read the settings of the system below `root`. Raises `Problem` if they are not valid."""
+    """Read the settings of the system below `root`, with rotated tokens. Raises `Problem` if they are not valid."""
+    settings = load_configured(root)
+    return apply_rotated(root, settings) if settings.role == "server" else settings
+
+
+def load_configured(root: Path) -> NodeSettings:
+    """Read the settings of image and seed as they are. Raises `Problem` if they are not valid."""
     merged = {key: value for key, value in read_object(root / IMAGE_FILE).items() if value is not None}
     merged |= {key: value for key, value in read_object(root / SEED_FILE).items() if value is not None}
     try:
