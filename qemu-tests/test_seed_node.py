@@ -480,6 +480,9 @@ def test_a_certificate_is_trusted_only_while_the_seed_has_it(node: SeedNode, tmp
     assert "MIIB\n" not in node.text(bundle)
     folder = node.folder / "var/usrlocal/share/ca-certificates"
     assert list(folder.glob("cloud-init-ca-cert-*.crt"))
+    trusted = node.text(bundle)
+    assert node.run("update-ca-certificates", "--fresh").returncode == 0
+    assert sorted(node.text(bundle).split()) == sorted(trusted.split()), "Debian's own program makes the same file"
     # They are stored on the data partition, and systemd-tmpfiles removes them at every boot.
     assert node.run("systemd-tmpfiles", "--remove", "--boot", "--prefix=/var").returncode == 0
     assert not list(folder.glob("cloud-init-ca-cert-*.crt"))
