@@ -220,7 +220,7 @@ class KubernetesSettings:
     server: str | None = field(
         default=None,
         metadata=key(
-            "URL of the server that an agent node joins",
+            "URL of the server that an agent node or a further server joins",
             pattern=r"^https://[A-Za-z0-9.:\[\]-]+/?$",
             form="a URL such as `https://192.0.2.10:6443`",
             affects="seed",

@@ -104,8 +104,11 @@ def find_other_nodes(api: ApiServer, name: str) -> list[str]:
         if node["metadata"]["name"] != name
         and not node["spec"].get("unschedulable")
         and not any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in node["spec"].get("taints") or [])
-        and any(
-            condition["type"] == "Ready" and condition["status"] == "True"
-            for condition in node.get("status", {}).get("conditions") or []
-        )
+        and is_ready(node)
     ]
+
+
+def is_ready(node: dict[str, Any]) -> bool:
+    """Whether a node is Ready."""
+    conditions = node.get("status", {}).get("conditions") or []
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from osbuild.agent.cluster import cordon, drain, snapshot
+from osbuild.agent.cluster import cordon, drain, snapshot, update_turn
 from osbuild.agent.cluster.migration import needed_snapshots
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import api, versions
+from osbuild.agent.kubernetes import api, certificates, versions
+from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.agent.system import System
 from osbuild.shared.node_settings import NodeSettings
@@ -25,6 +26,8 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
         return {}
     result: dict[str, Any] = {}
     started = time.monotonic()
+    if settings.role == "server" and has_other_servers(system, settings):
+        await_turn(system, settings, say)
     try:
         result |= cordon_and_drain(system, settings, deadline, say)
     except (OSError, Problem) as error:
@@ -43,9 +46,27 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
         say(
             f"snapshot {taken.name}, {format_bytes(taken.size)}"
             if taken
-            else "no snapshot is needed, because this node has no datastore"
+            else "no snapshot is taken, because this node has no datastore of its own"
         )
     return result | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def has_other_servers(system: System, settings: NodeSettings) -> bool:
+    """Whether the datastore of this server node may be shared with other servers."""
+    return not certificates.has_own_datastore(settings, Paths(system.root))
+
+
+def await_turn(system: System, settings: NodeSettings, say: Callable[[str], None]) -> None:
+    """Wait until this server may be updated. A dead cluster may need the update. Raises `Problem`."""
+    try:
+        server = api.connect_api(system.root, settings)
+    except (OSError, Problem) as error:
+        say(f"no other server is waited for: {api.explain_failure(error)}")
+        return
+    try:
+        update_turn.await_turn(server, settings.node_name, say)
+    except OSError as error:
+        say(f"no other server is waited for: {api.explain_failure(error)}")
 
 
 def cordon_and_drain(
@@ -93,7 +114,11 @@ def rejoin(system: System, patience: float) -> dict[str, Any]:
 
 
 def uncordon_self(system: System, settings: NodeSettings) -> bool:
-    return cordon.uncordon_node(system, api.connect_api(system.root, settings), settings.node_name)
+    """Uncordon this node, and end its turn to be updated. Raises `OSError` and `Problem`."""
+    server = api.connect_api(system.root, settings)
+    if settings.role == "server" and has_other_servers(system, settings):
+        update_turn.release_lease(server, settings.node_name)
+    return cordon.uncordon_node(system, server, settings.node_name)
 
 
 def retry_for(action: Callable[[], T], patience: float) -> T:

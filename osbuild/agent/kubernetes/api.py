@@ -25,6 +25,14 @@ class ApiServer:
     context: ssl.SSLContext
     token: str | None = None
 
+    def get_text(self, path: str) -> str:
+        """The answer to a GET request as text. Raises `OSError`."""
+        try:
+            with urllib.request.urlopen(self.server + path, timeout=10, context=self.context) as answer:
+                return str(answer.read().decode(errors="replace"))
+        except http.client.HTTPException as error:
+            raise OSError(f"{self.server}: invalid answer: {error}") from error
+
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
         """The JSON answer to a request. Raises `OSError`; for an error status, `urllib.error.HTTPError`."""
         data = None if body is None else json.dumps(body).encode()

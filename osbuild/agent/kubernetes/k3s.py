@@ -70,8 +70,7 @@ def k3s_config(
             "write-kubeconfig": f"{DATA}/admin.conf",
             "write-kubeconfig-mode": "0600",
         }
-    else:
-        defaults["server"] = settings.server
+    defaults["server"] = settings.server  # also of a server that joins another one
     merged = defaults | settings.config
     for key in LIST_OPTIONS:
         if key in defaults and key in settings.config:

@@ -79,6 +79,8 @@ def check_settings(settings: NodeSettings) -> None:
     if settings.role == "agent" and not (settings.server and settings.join_token):
         hint = "set both in the profile, the token by reference"
         raise Problem("an agent node needs `server` and `token`", hint=hint)
+    if settings.role == "server" and settings.server and not settings.token:
+        raise Problem("a server that joins another one needs `token`", hint="set it in the profile, by reference")
     if settings.pod_security not in POD_SECURITY_LEVELS:
         levels = ", ".join(POD_SECURITY_LEVELS)
         raise Problem(f"`pod_security` {settings.pod_security!r} is not one of: {levels}", hint=SETTINGS_HINT)

@@ -65,6 +65,15 @@ def test_pods_get_the_name_servers_and_volume_plugins_a_writable_folder(tmp_path
     assert (root / "var/lib/kubelet/volume-plugins").is_dir()
 
 
+def test_a_further_server_joins_the_one_in_the_settings(tmp_path: Path) -> None:
+    seed = {"server": "https://192.0.2.1:6443", "token": "t", "node_ip": "192.0.2.2"}
+    root = device(tmp_path, {"role": "server"}, seed)
+    prepare.prepare_node(root)
+    config = json.loads((root / "etc/rancher/k3s/config.yaml").read_text())
+    assert (config["server"], config["token"]) == ("https://192.0.2.1:6443", "t")
+    assert config["advertise-address"] == "192.0.2.2" and "cluster-init" not in config
+
+
 def test_the_configuration_of_an_agent_node_has_no_server_options(tmp_path: Path) -> None:
     root = device(tmp_path, AGENT)
     prepare.prepare_node(root)
