@@ -41,6 +41,7 @@ var programs = map[string]func(){
 	"kube-proxy":              component(func() *cobra.Command { return proxy.NewProxyCommand() }),
 	"kubelet":                 component(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"run":                     runPlan,
+	"apply":                   applyFiles,
 	"kubectl":                 runKubectl,
 	"kubeadm":                 func() { kubeadmerrors.HandleError(kubeadm.Run()) },
 	"kine":                    runKine,

@@ -267,7 +267,7 @@ def test_manifests_of_image_and_seed_are_applied(server: Path) -> None:
         (server / folder).mkdir(parents=True)
         (server / folder / "app.yaml").write_text("kind: List\n")
     prepare.prepare_node(server)
-    assert arguments(server, "apply") == [f"--filename={server / folder}" for folder in prepare.MANIFESTS]
+    assert arguments(server, "apply") == [str(server / folder) for folder in prepare.MANIFESTS]
 
 
 def test_agent_nodes_may_join_only_while_a_token_is_configured(server: Path) -> None:
