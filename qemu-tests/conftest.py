@@ -16,7 +16,7 @@ from support.distributions import DistributionUnderTest
 from support.faulty_server import Site
 from support.ledger import Ledger, MatrixCase
 from support.machines import MachineFactory
-from support.nodes import BOOT, CONNECT, LARGER_DISK, LOGS_FOLDER, USER, Node, make_seed
+from support.nodes import BOOT, CONNECT, LARGER_DISK, LOGS_FOLDER, MEMBER, USER, Node, make_seed
 from support.versions import Versions
 
 from osbuild.config import load as profiles
@@ -151,7 +151,8 @@ def cluster_node(
     `test_cluster` and then `test_cluster_addons` use it, because a first boot under emulation takes minutes.
     """
     profile = distributions.profile_with_addons(distribution, board.architecture, BUILD / "test-profiles")
-    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso")
+    users = [{"name": MEMBER, "groups": ["kubernetes"], "shell": "/bin/bash"}]
+    seed = make_seed(profile, "site-1", key, tmp_path_factory.mktemp("seed") / "seed.iso", user_data={"users": users})
     disk = image(profile) / "disk.img"
     size = disk.stat().st_size + LARGER_DISK
     config = MachineConfig(board=board, image=disk, memory=3 * 2**30, disk_size=size, media=(seed,), network=None)

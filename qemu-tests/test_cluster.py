@@ -11,7 +11,7 @@ import time
 
 import pytest
 from support.distributions import DistributionUnderTest
-from support.nodes import BOOT, DEPLOYMENT, LARGER_DISK, Node
+from support.nodes import BOOT, DEPLOYMENT, LARGER_DISK, MEMBER, Node
 
 pytestmark = pytest.mark.alone
 DEMO = (
@@ -24,6 +24,24 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 """
 )
 LEFT = """ctr -n k8s.io containers ls -q 'labels."edge-osbuild/health"==sandbox'"""
+# Types a text on a terminal with a login shell, and prints what appears until the expected text.
+TYPE = """
+import os, pty, select, sys, time
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("bash", ["bash", "--login", "-i"])
+shown, end = "", time.monotonic() + 120
+def wait_for(text):
+    global shown
+    while text not in shown and time.monotonic() < end:
+        if select.select([terminal], [], [], 1)[0]:
+            shown += os.read(terminal, 4096).decode(errors="replace")
+wait_for("$ ")
+os.write(terminal, sys.argv[1].encode() + b"\\t")
+wait_for(sys.argv[2])
+print(shown)
+sys.exit(sys.argv[2] not in shown)
+"""
 GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
@@ -67,6 +85,27 @@ def test_a_first_boot_without_any_network_is_healthy_and_the_node_is_ready(node:
     assert [item["metadata"]["name"] for item in nodes] == ["site-1"]
     ready = [c["status"] for c in nodes[0]["status"]["conditions"] if c["type"] == "Ready"]
     assert ready == ["True"]
+
+
+def test_a_server_node_shows_its_role(node: Node) -> None:
+    node.wait_until("kubectl get nodes --no-headers | awk '{ print $3 }' | grep -qx control-plane", timeout=120)
+
+
+def test_members_of_the_group_use_kubectl_and_nobody_else(node: Node) -> None:
+    for command in ("kubectl", "kubectl --kubeconfig /etc/kubernetes/admin.conf"):
+        assert "site-1" in node.run(f"runuser --login {MEMBER} --command '{command} get nodes'")
+        assert "denied" in node.run_failing(f"runuser --user nobody -- {command} get nodes").lower()
+    rights = node.run(f"runuser --login {MEMBER} --command 'kubectl auth can-i --list --no-headers'")
+    assert re.search(r"^\*\.\* +\[\] +\[\] +\[\*\]", rights, re.MULTILINE), rights
+    assert node.run("stat --format=%U:%G:%a --dereference /etc/kubernetes/admin.conf").strip() == "root:kubernetes:640"
+    node.run_failing(f"runuser --user {MEMBER} -- test -x /var/lib/kubernetes")
+
+
+def test_the_shell_completes_arguments_of_kubectl(node: Node) -> None:
+    node.guest.put(TYPE.encode(), "/tmp/type.py")
+    node.run("chmod 644 /tmp/type.py")
+    typed = 'python3 /tmp/type.py "kubectl describe node sit" "describe node site-1"'
+    node.run(f"runuser --login {MEMBER} --command '{typed}'")
 
 
 def test_the_check_of_pods_takes_less_than_ten_seconds(node: Node) -> None:

@@ -47,6 +47,23 @@ def test_every_document_is_linked_from_the_readme() -> None:
     assert {str(path.relative_to(paths.PROJECT)) for path in DOCUMENTS if path.name != "README.md"} <= linked
 
 
+def test_each_row_about_the_distributions_names_tests_that_exist() -> None:
+    tests = {
+        f"{path.stem}.{name}"
+        for folder in ("tests", "qemu-tests")
+        for path in (paths.PROJECT / folder).rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    text = (paths.PROJECT / "docs/distributions.md").read_text()
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)]
+    features = [row for row in rows if row[0] != "feature" and not set(row[0]) <= set("- ")]
+    assert len(features) > 20
+    for row in features:
+        assert len(row) == 5, row
+        named = re.findall(r"`([^`]+)`", row[4])
+        assert named and set(named) <= tests, f"{row[0]}: {set(named) - tests or 'names no test'}"
+
+
 def test_each_term_has_one_definition() -> None:
     terms = re.findall(r'<a id="([^"]+)">', GLOSSARY.read_text())
     assert len(terms) > 80

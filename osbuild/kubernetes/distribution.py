@@ -12,8 +12,9 @@ from osbuild.inputs.context import BuildContext
 from osbuild.kubernetes.image_archive import ImageArchive
 from osbuild.sandbox.tools_tree import ToolsTree
 
-# Debian packages that a node needs: kube-proxy uses nftables, the CNI plugins use iptables.
-PACKAGES: tuple[str, ...] = ("containerd", "iptables", "nftables", "runc")
+# Debian packages that a node needs: kube-proxy uses nftables, the CNI plugins use iptables, kubectl's completion uses
+# the functions of bash-completion.
+PACKAGES: tuple[str, ...] = ("bash-completion", "containerd", "iptables", "nftables", "runc")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from osbuild.kubernetes.tree_files import LIB, install_file, write_public
 
 COMMAND = Path(__file__).with_name("k3s.sh")
 PROGRAMS = Path("usr/lib/k3s/bin")  # K3s' inner program and its CNI plugins, including flannel
+# K3s' kubectl reads /etc/rancher/k3s/k3s.yaml, a link to the administrator's kubeconfig, also for users without root.
 # Some K3s commands read neither the configuration file nor K3S_DATA_DIR; they use this default path.
 TMPFILES = """\
+d /etc/rancher 0755
+d /etc/rancher/k3s 0755
 d /var/lib/rancher 0755
 L /var/lib/rancher/k3s - - - - /var/lib/kubernetes
 """

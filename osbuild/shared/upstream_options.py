@@ -21,4 +21,6 @@ UPSTREAM_OPTIONS = (
     "secrets-encryption",
     "service-cidr",
     "tls-san",
+    "write-kubeconfig-group",
+    "write-kubeconfig-mode",
 )

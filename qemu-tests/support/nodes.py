@@ -26,6 +26,8 @@ from osbuild.seed.render import RenderedSeed, render_seed
 LOGS_FOLDER = Path(os.environ.get("EDGE_TEST_LOGS") or paths.PROJECT / "build/test-logs").absolute()
 """logs of consoles; two runs of the tests at the same time need different folders, the processes of one run do not"""
 USER = "tester"
+MEMBER = "dana"
+"""a user in the group `kubernetes`, without sudo"""
 COMPLETE = r"edge-osbuild: boot complete: (\S+) (\S+) slot (\w) "
 DEPLOYMENT = """
 apiVersion: apps/v1

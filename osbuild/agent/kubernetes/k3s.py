@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.kubernetes import certificates
+from osbuild.agent.kubernetes import certificates, kubeconfig
 from osbuild.agent.kubernetes.audit_log import write_audit_policy
 from osbuild.agent.kubernetes.control_plane import KEPT_PODS
 from osbuild.agent.kubernetes.k3s_token import read_secret, server_token
@@ -67,8 +67,9 @@ def k3s_config(
                 f"terminated-pod-gc-threshold={KEPT_PODS}",
             ],
             "tls-san": [STABLE_ADDRESS],
-            "write-kubeconfig": f"{DATA}/admin.conf",
-            "write-kubeconfig-mode": "0600",
+            "write-kubeconfig": "/run/kubernetes/admin.conf",
+            "write-kubeconfig-group": kubeconfig.GROUP,
+            "write-kubeconfig-mode": kubeconfig.MODE,
         }
     defaults["server"] = settings.server  # also of a server that joins another one
     merged = defaults | settings.config

@@ -29,6 +29,11 @@ class Paths:
         return self.run / "join-failure.json"
 
     @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, in a folder that everybody may enter; /etc/kubernetes/admin.conf names it."""
+        return self.root / "run/kubernetes/admin.conf"
+
+    @property
     def authority(self) -> Path:
         return self.pki / "ca.crt"
 

@@ -7,6 +7,7 @@ from osbuild.agent.kubernetes import (
     addons,
     control_plane,
     kube_proxy,
+    kubeconfig,
     kubelet,
     local_api,
     pki,
@@ -52,6 +53,7 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     plan = paths.run / "pki.json"
     write_json(plan, pki.plan_pki(settings, paths, pki.local_addresses(settings)))
     changed = pki.run_edge_pki(paths.root, plan)
+    kubeconfig.publish_kubeconfig(settings, paths)
     version = versions.running_version(System(paths.root))
     protection = [
         *write_audit_policy(paths),

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
 	_ "k8s.io/component-base/logs/json/register"
@@ -32,6 +33,8 @@ import (
 	kubeadmerrors "k8s.io/kubernetes/cmd/kubeadm/app/util/errors"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
+
+const administratorKubeconfig = "/etc/kubernetes/admin.conf"
 
 // programs maps a name to what runs it; each reads os.Args as its own main would.
 var programs = map[string]func(){
@@ -51,7 +54,21 @@ func component(command func() *cobra.Command) func() {
 	return func() { os.Exit(cli.Run(command())) }
 }
 
+// chooseKubeconfig makes kubectl read the administrator's kubeconfig of a server node, as K3s' kubectl does, if the user
+// has neither chosen a kubeconfig nor an own one.
+func chooseKubeconfig() {
+	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "" {
+		return
+	}
+	_, own := os.Stat(clientcmd.RecommendedHomeFile)
+	_, administrator := os.Stat(administratorKubeconfig)
+	if own != nil && administrator == nil {
+		os.Setenv(clientcmd.RecommendedConfigPathEnvVar, administratorKubeconfig) //nolint:errcheck
+	}
+}
+
 func runKubectl() {
+	chooseKubeconfig()
 	// As kubectl's own main: verbosity must hold before the command is constructed.
 	logs.GlogSetter(kubectl.GetLogVerbosity(os.Args)) //nolint:errcheck
 	if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {

@@ -25,6 +25,7 @@ OPTIONS = (
     "force-unsafe-io",
     *(f"path-exclude=/usr/share/{name}/*" for name in EXCLUDED),
     "path-include=/usr/share/doc/*/copyright",
+    "path-include=/usr/share/bash-completion/bash_completion",  # the library, without completions of other programs
 )
 DENY_SERVICES = "#!/bin/sh\nexit 101\n"
 DPKG = Path("/usr/bin/dpkg")
