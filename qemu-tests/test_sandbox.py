@@ -51,7 +51,7 @@ def run(board: Board, image: Callable[[str | Path], Path], tmp_path: Path) -> Ru
     return run
 
 
-BRIDGE = pod_network.cni_config([NodeSettings(role="server").pod_cidr], 1450)
+BRIDGE = pod_network.cni_config(NodeSettings(role="server").pod_cidrs, 1450)
 
 
 def test_a_sandbox_of_the_images_own_pause_answers_at_its_address_and_is_removed(run: Run) -> None:

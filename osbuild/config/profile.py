@@ -227,7 +227,10 @@ class KubernetesSettings:
         ),
     )
     node_ip: str | None = field(
-        default=None, metadata=key("address at which other nodes reach this one", affects="seed")
+        default=None,
+        metadata=key(
+            "address at which other nodes reach this one, one per family with a comma between two", affects="seed"
+        ),
     )
     labels: dict[str, str] = field(
         default_factory=dict,

@@ -166,9 +166,7 @@ def kubernetes_settings(settings: KubernetesSettings, folder: Path) -> dict[str,
         for name, value in settings.config.items()
     }
     try:
-        cluster_ranges.check_ranges(
-            kubernetes.node_settings(settings).ranges, ipv6=not kubernetes.may_be_upstream(settings)
-        )
+        cluster_ranges.check_ranges(kubernetes.node_settings(settings).ranges)
     except cluster_ranges.RangeError as error:
         raise Error(str(error), where=f"kubernetes, {error.name}", hint=error.hint) from error
     return record_to_json(KubernetesSeed(format=FORMAT, **values))

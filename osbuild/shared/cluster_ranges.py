@@ -5,11 +5,12 @@ Both the device and `edge-osbuild profile check` use this module, so they report
 
 import contextlib
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from osbuild.shared.host_address import Address, host_address_problem, unusable_part
 from osbuild.shared.host_address import Network as Range
-from osbuild.shared.quoting import LONGEST, printable, quoted
+from osbuild.shared.quoting import quoted
 
 # The controller manager gives each node a range of the second prefix length. It manages at most 2^16 ranges of IPv6
 # (Kubernetes, pkg/controller/nodeipam/ipam/cidrset).
@@ -31,7 +32,7 @@ class RangeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRanges:
-    """The addresses of a cluster as text; `None` means not set.
+    """The addresses of a cluster as text, one per address family with a comma between two; `None` means not set.
 
     The two ranges are either both set or both `None`, because an agent node may not know the ranges of its server.
     """
@@ -43,45 +44,73 @@ class ClusterRanges:
     advertise_address: str | None = None
 
 
-def check_ranges(ranges: ClusterRanges, *, ipv6: bool = True, few_services: bool = False) -> None:
+def check_ranges(ranges: ClusterRanges, *, few_services: bool = False) -> None:
     """Raise `RangeError` for the first address or range that Kubernetes rejects.
 
-    `ipv6` says whether the distribution can run a cluster with IPv6 addresses, `few_services` whether
-    the Kubernetes version is older than 1.34.
+    `few_services` says whether the Kubernetes version is older than 1.34.
     """
-    own = [
-        (name, parse_own_address(name, text))
-        for name, text in (("node-ip", ranges.node_ip), ("advertise-address", ranges.advertise_address))
-        if text is not None
-    ]
+    node = parse_own_addresses("node-ip", ranges.node_ip)
+    advertised = parse_own_addresses("advertise-address", ranges.advertise_address)
+    if len(advertised) > 1:
+        hint = "write the one of the first family of the services"
+        raise RangeError("advertise-address", "found two addresses, expected one", hint)
     if ranges.cluster_cidr is None or ranges.service_cidr is None:
         return
-    pods, services = parse_range("cluster-cidr", ranges.cluster_cidr), parse_range("service-cidr", ranges.service_cidr)
-    for name, network in (("cluster-cidr", pods), ("service-cidr", services)):
-        if network.version == 6 and not ipv6:
-            hint = "write an IPv4 range, or use `distribution: k3s` without `if_unavailable: upstream`"
-            raise RangeError(name, f"found the range {network}, but the upstream distribution supports IPv4 only", hint)
-    if pods.version != services.version:
-        message = f"found the range {services} for services and {pods} for pods, expected one address family"
-        raise RangeError("service-cidr", message, f"write an IPv{pods.version} range; dual stack is not supported")
-    check_prefix("cluster-cidr", pods, POD_PREFIXES[pods.version])
-    check_prefix("service-cidr", services, (FEW_SERVICES if few_services else SERVICE_PREFIXES)[services.version])
-    for name, network in (("cluster-cidr", pods), ("service-cidr", services)):
-        if (part := unusable_part(network)) is not None:
-            message = f"found the range {network}, but pods and services cannot have addresses in {part}"
-            raise RangeError(name, message, "write a private range that nothing else uses, such as `10.42.0.0/16`")
-    if pods.overlaps(services):
-        message = f"found the range {services} for services, which overlaps the range {pods} for pods"
-        raise RangeError("service-cidr", message, "write a range that nothing else uses")
+    pods = parse_ranges("cluster-cidr", ranges.cluster_cidr)
+    services = parse_ranges("service-cidr", ranges.service_cidr)
+    if [network.version for network in pods] != [network.version for network in services]:
+        message = (
+            f"found the ranges {join_texts(services)} for services and {join_texts(pods)} for pods, expected the same "
+            "address families in the same order"
+        )
+        raise RangeError("service-cidr", message, f"write {' and '.join(f'an IPv{n.version} range' for n in pods)}")
+    for network in pods:
+        check_range("cluster-cidr", network, POD_PREFIXES)
+    for network in services:
+        check_range("service-cidr", network, FEW_SERVICES if few_services else SERVICE_PREFIXES)
+    for one in pods:
+        for other in services:
+            if one.version == other.version and one.overlaps(other):
+                message = f"found the range {other} for services, which overlaps the range {one} for pods"
+                raise RangeError("service-cidr", message, "write a range that nothing else uses")
     if ranges.cluster_dns is not None:
-        dns = parse_address("cluster-dns", ranges.cluster_dns)
+        check_dns(ranges.cluster_dns, services)
+    for name, addresses, families in (("node-ip", node, pods), ("advertise-address", advertised, pods[:1])):
+        if addresses:
+            check_families(name, addresses, families)
+        for address in addresses:
+            check_outside(name, address, pods, services)
+
+
+def check_range(name: str, network: Range, limits: dict[int, tuple[int, int]]) -> None:
+    """Check the size of a range, and that hosts can have its addresses. `limits` are the prefix lengths by family."""
+    check_prefix(name, network, limits[network.version])
+    if (part := unusable_part(network)) is not None:
+        message = f"found the range {network}, but pods and services cannot have addresses in {part}"
+        raise RangeError(name, message, "write a private range that nothing else uses, such as `10.42.0.0/16`")
+
+
+def check_dns(text: str, services: list[Range]) -> None:
+    """Check the addresses of the DNS service: one in each range of services, in their order."""
+    addresses = [parse_address("cluster-dns", part) for part in text.split(",")]
+    if len(addresses) != len(services):
+        message = f"found {join_texts(addresses)} for the DNS service, expected one address in {join_texts(services)}"
+        raise RangeError("cluster-dns", message, f"write `{','.join(str(network[10]) for network in services)}`")
+    for dns, network in zip(addresses, services, strict=True):
         # The API server assigns neither of the first two addresses, nor the last one of an IPv4 range.
-        last = (services[-1],) if services.version == 4 else ()
-        if dns not in services or dns in (services[0], services[1], *last):
-            message = f"found the address {dns} for the DNS service, expected one in {services}"
-            raise RangeError("cluster-dns", message, f"write an address such as `{services[10]}`")
-    for name, address in own:
-        check_family(name, address, pods, services)
+        last = (network[-1],) if network.version == 4 else ()
+        if dns not in network or dns in (network[0], network[1], *last):
+            message = f"found the address {dns} for the DNS service, expected one in {network}"
+            raise RangeError("cluster-dns", message, f"write an address such as `{network[10]}`")
+
+
+def parse_own_addresses(name: str, text: str | None) -> list[Address]:
+    """Addresses of the node itself, at most one per family, with a comma between two."""
+    addresses = [parse_own_address(name, part) for part in text.split(",")] if text is not None else []
+    if len({address.version for address in addresses}) != len(addresses):
+        message = f"found {join_texts(addresses)}, expected one address of each family"
+        raise RangeError(name, message, "write one IPv4 address, one IPv6 address, or both with a comma between them")
+    return addresses
 
 
 def parse_own_address(name: str, text: str) -> Address:
@@ -94,24 +123,40 @@ def parse_own_address(name: str, text: str) -> Address:
     return address
 
 
-def check_family(name: str, address: Address, pods: Range, services: Range) -> None:
-    """Check that the address of a node has the address family of the cluster and is outside its ranges."""
-    if address.version != pods.version:
-        message = f"found the IPv{address.version} address {address} in a cluster with the range {pods}"
-        hint = f"write an IPv{pods.version} address, or set `cluster-cidr` and `service-cidr` to IPv{address.version}"
-        raise RangeError(name, message, f"{hint}; dual stack is not supported")
-    for what, reserved in (("pods", pods), ("services", services)):
-        if address in reserved:
-            hint = f"give the {what} another range in `kubernetes.config`"
-            raise RangeError(name, f"found the address {address} in {reserved}, the range of the {what}", hint)
+def check_families(name: str, addresses: list[Address], networks: list[Range]) -> None:
+    """Check that a node has one address for each family of the cluster, in the same order."""
+    expected = [network.version for network in networks]
+    if [address.version for address in addresses] != expected:
+        families = " and ".join(f"an IPv{version} address" for version in expected)
+        message = f"found {join_texts(addresses)} in a cluster with {join_texts(networks)}, expected {families}"
+        hint = "write both in this order, with a comma between them" if len(expected) > 1 else f"write {families}"
+        raise RangeError(name, message, f"{hint}, or change `cluster-cidr` and `service-cidr`")
+
+
+def check_outside(name: str, address: Address, pods: list[Range], services: list[Range]) -> None:
+    """Check that the address of a node is outside the ranges of its cluster."""
+    for what, networks in (("pods", pods), ("services", services)):
+        for reserved in networks:
+            if address in reserved:
+                hint = f"give the {what} another range in `kubernetes.config`"
+                raise RangeError(name, f"found the address {address} in {reserved}, the range of the {what}", hint)
+
+
+def join_texts(values: Sequence[Address | Range]) -> str:
+    return " and ".join(map(str, values))
+
+
+def parse_ranges(name: str, text: str) -> list[Range]:
+    """The range in `text`, or two of different families with a comma between them. Raises `RangeError`."""
+    ranges = [parse_range(name, part) for part in text.split(",")]
+    if len({network.version for network in ranges}) != len(ranges):
+        message = f"found {join_texts(ranges)}, expected one range of each address family"
+        raise RangeError(name, message, "write one range, or one of IPv4 and one of IPv6 with a comma between them")
+    return ranges
 
 
 def parse_range(name: str, text: str) -> Range:
     """The single range in `text`, without host bits. Raises `RangeError`."""
-    if "," in text:
-        shown = printable(text, LONGEST)
-        message = f"found more than one range ({shown}); dual stack is not supported: a node has one stable address"
-        raise RangeError(name, message, "write one range")
     try:
         return ipaddress.ip_network(text)
     except ValueError:
@@ -135,8 +180,6 @@ def parse_address(name: str, text: str) -> Address:
         address = ipaddress.ip_address(text)
     except ValueError:
         hint = "write one IP address, without `/` and prefix length"
-        if "," in text:
-            hint = "write one IP address: dual stack is not supported"
         raise RangeError(name, f"found {quoted(text)}, expected an IP address", hint) from None
     if getattr(address, "scope_id", None):
         raise RangeError(

@@ -19,6 +19,7 @@ AGENT_FILE = "/etc/edge-osbuild/agent.json"
 PROXY_FILE = "/etc/edge-osbuild/proxy.env"
 
 STABLE_ADDRESS = "203.0.113.254"  # of the interface edge0, which always exists (TEST-NET-3, RFC 5737)
+STABLE_ADDRESS6 = "2001:db8:203:113::254"  # another of edge0, for pods without IPv4 (RFC 3849)
 API_PORT = 6443
 POD_SECURITY_LEVELS = ("privileged", "baseline", "restricted")  # Kubernetes' Pod Security Standards
 
@@ -125,20 +126,36 @@ class NodeSettings:
         return self.option("service-cidr", "10.43.0.0/16")
 
     @property
-    def pod_cidr(self) -> str:
-        """The pod range of the first node, which the controller manager assigns to the server node."""
-        network = ipaddress.ip_network(self.cluster_cidr)
-        prefix_length = 24 if network.version == 4 else 64
-        return str(next(iter(network.subnets(new_prefix=max(prefix_length, network.prefixlen)))))
+    def pod_cidrs(self) -> list[str]:
+        """The pod ranges of the first node, which the controller manager assigns to the server node: one per family."""
+        ranges = []
+        for network in map(ipaddress.ip_network, self.cluster_cidr.split(",")):
+            prefix_length = 24 if network.version == 4 else 64
+            ranges.append(str(next(iter(network.subnets(new_prefix=max(prefix_length, network.prefixlen))))))
+        return ranges
 
     @property
-    def api_service(self) -> str:
-        """The address of the service `kubernetes`: the first one of the range."""
-        return str(ipaddress.ip_network(self.service_cidr)[1])
+    def api_services(self) -> list[str]:
+        """The addresses of the service `kubernetes`: the first one of each range."""
+        return [str(ipaddress.ip_network(cidr)[1]) for cidr in self.service_cidr.split(",")]
 
     @property
-    def cluster_dns(self) -> str:
-        return self.option("cluster-dns", str(ipaddress.ip_network(self.service_cidr)[10]))
+    def cluster_dns(self) -> list[str]:
+        """The addresses of the DNS service, one per range of services."""
+        if "cluster-dns" in self.config:
+            return self.option("cluster-dns", "").split(",")
+        return [str(ipaddress.ip_network(cidr)[10]) for cidr in self.service_cidr.split(",")]
+
+    @property
+    def node_addresses(self) -> list[str]:
+        """The configured addresses at which other nodes reach this one: at most one per family."""
+        return self.node_ip.split(",") if self.node_ip else []
+
+    @property
+    def external_addresses(self) -> list[str]:
+        """The addresses at which nodes in other networks reach this one (K3s' `node-external-ip`)."""
+        text = self.option("node-external-ip", "")
+        return text.split(",") if text else []
 
     @property
     def ranges(self) -> cluster_ranges.ClusterRanges:
@@ -154,4 +171,5 @@ class NodeSettings:
 
     @property
     def advertise_address(self) -> str:
-        return self.option("advertise-address", self.node_ip or STABLE_ADDRESS)
+        """The address of the API server in the cluster, of the first family of the services."""
+        return self.option("advertise-address", next(iter(self.node_addresses), STABLE_ADDRESS))

@@ -17,6 +17,7 @@ UPSTREAM = "  distribution: upstream\n"
 SUBSTITUTE = "  if_unavailable: upstream\n"
 
 # lines below `kubernetes`, line of the error, parts of the message, part of the hint
+PODS, SERVICES = "cluster-cidr: '10.42.0.0/16,fd00:42::/56'", "service-cidr: '10.43.0.0/16,fd00:43::/112'"
 WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     # labels: Kubernetes' IsQualifiedName, and the kubelet's own rule for kubernetes.io and k8s.io
     ("  labels: {node-role.kubernetes.io/a: ''}", 6, ("`node-role.kubernetes.io/a`", "itself"), "kubectl label"),
@@ -51,26 +52,26 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {service-cidr: 10.42.128.0/17}", 6, ("overlaps",), "nothing else uses"),
     ("  config: {cluster-dns: 10.44.0.10}", 6, ("10.44.0.10", "10.43.0.0/16"), "`10.43.0.10`"),
     ("  config: {cluster-dns: 10.43.0.1}", 6, ("10.43.0.1",), "`10.43.0.10`"),
-    ("  config: {cluster-dns: '10.43.0.10,2001:db8::a'}", 6, ("IP address",), "dual stack"),
-    ("  config: {cluster-cidr: '10.42.0.0/16,2001:cafe:42::/56'}", 6, ("dual stack is not supported",), "one range"),
-    ("  config: {cluster-cidr: [10.42.0.0/16, '2001:cafe:42::/56']}", 6, ("dual stack is not",), "one range"),
-    ("  config: {cluster-cidr: '2001:cafe:42::/56'}", 6, ("one address family",), "dual stack"),
-    ("  config: {service-cidr: '2001:cafe:43::/112'}", 6, ("one address family",), "dual stack"),
+    ("  config: {cluster-dns: '10.43.0.10,2001:db8::a'}", 6, ("expected one address",), "`10.43.0.10`"),
+    (f"  config: {{{PODS}}}", 6, ("the same address families",), "an IPv4 range and"),
+    ("  config: {cluster-cidr: [10.42.0.0/16, 'fd00:42::/56']}", 6, ("the same address families",), "IPv6 range"),
+    (f"  config: {{{PODS}, service-cidr: 'fd00:43::/112,10.43.0.0/16'}}", 6, ("in the same order",), "IPv4"),
+    ("  config: {cluster-cidr: '10.42.0.0/16,10.44.0.0/16'}", 6, ("one range of each",), "one of IPv6"),
+    ("  config: {cluster-cidr: '2001:cafe:42::/56'}", 6, ("the same address families",), "IPv6"),
+    ("  config: {service-cidr: '2001:cafe:43::/112'}", 6, ("the same address families",), "IPv4"),
+    (f"  config: {{{PODS}, service-cidr: '10.43.0.0/16,fd00:42::/112'}}", 6, ("overlaps",), "nothing else"),
+    (f"  node_ip: 192.0.2.5\n  config: {{{PODS}, {SERVICES}}}", 6, ("an IPv6 address",), "both"),
+    ("  node_ip: '192.0.2.5,192.0.2.6'", 6, ("one address of each family",), "or both"),
+    ("  config: {advertise-address: '192.0.2.5,fd00::5'}", 6, ("expected one",), "first family"),
     ("  config: {cluster-cidr: 'fd00::/40', service-cidr: 'fd01::/112'}", 6, ("/48 to /64",), "/48"),
     ("  config: {cluster-cidr: 'fd00::/56', service-cidr: 'fd01::/48'}", 6, ("/64 to /124",), "/64"),
-    (
-        UPSTREAM + "  config: {cluster-cidr: 'fd00::/56', service-cidr: 'fd01::/112'}",
-        7,
-        ("upstream", "IPv4 only"),
-        "distribution: k3s",
-    ),
     # addresses of the node
     ("  node_ip: 127.0.0.1", 6, ("127.0.0.1", "cannot reach"), "interfaces"),
     ("  node_ip: 0.0.0.0", 6, ("cannot reach",), "interfaces"),
     ("  node_ip: 169.254.1.1", 6, ("cannot reach",), "interfaces"),
     ("  node_ip: 'fe80::1%eth0'", 6, ("zone",), "%"),
-    ("  node_ip: '192.0.2.5,2001:db8::5'", 6, ("IP address",), "dual stack"),
-    ("  node_ip: '2001:db8::5'", 6, ("IPv6 address", "10.42.0.0/16"), "dual stack is not supported"),
+    ("  node_ip: '192.0.2.5,2001:db8::5'", 6, ("10.42.0.0/16", "expected an IPv4 address"), "`cluster-cidr`"),
+    ("  node_ip: '2001:db8::5'", 6, ("2001:db8::5", "10.42.0.0/16"), "write an IPv4 address"),
     ("  node_ip: 10.42.0.5", 6, ("range of the pods",), "another range"),
     ("  node_ip: 10.43.0.5", 6, ("range of the services",), "another range"),
     ("  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, dhcp: false, addresses: [192.0.2.5/24]}]}", 6,
@@ -184,6 +185,9 @@ RIGHT = [
     "  config: {cluster-cidr: [10.52.0.0/16]}",
     "  config: {service-cidr: 172.0.0.0/8}",
     "  config: {cluster-cidr: 'fd00:42::/56', service-cidr: 'fd00:43::/112'}\n  node_ip: 'fd00:1::5'",
+    f"  node_ip: '192.0.2.5,fd00:1::5'\n  config: {{{PODS}, {SERVICES}}}",
+    UPSTREAM + "  node_ip: 'fd00:1::5'\n  config: {cluster-cidr: 'fd00:42::/56', service-cidr: 'fd00:43::/112'}",
+    UPSTREAM + "  config: {flannel-external-ip: true, node-external-ip: '192.0.2.5,2001:db8::5'}",
     "  node_ip: 192.0.2.5\n  config: {advertise-address: 192.0.2.6, tls-san: ['*.example.com', 192.0.2.7, 'fd00::1']}",
     "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, addresses: [192.0.2.5/24]}]}",  # by DHCP
     "  node_ip: 192.0.2.6\nnetwork: {interfaces: [{name: a, dhcp: false, addresses: [192.0.2.5/24, 192.0.2.6/24]}]}",

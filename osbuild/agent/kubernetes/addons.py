@@ -1,23 +1,31 @@
 """The cluster's add-ons of the upstream distribution: DNS, storage, metrics, as manifests of the image."""
 
+import json
 import re
 from pathlib import Path
 
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_text
 from osbuild.shared.files import read_file
-from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
+from osbuild.shared.node_settings import STABLE_ADDRESS, STABLE_ADDRESS6, NodeSettings
 
 TEMPLATES = "usr/lib/edge-osbuild/addons"
+
+
+def name_server(settings: NodeSettings) -> str:
+    """The address of systemd-resolved on every node, of the first family of the pods."""
+    return STABLE_ADDRESS6 if ":" in settings.cluster_cidr.split(",")[0] else STABLE_ADDRESS
 
 
 def write_addons(settings: NodeSettings, paths: Paths) -> list[Path]:
     """Write the manifests of the image's add-ons with this cluster's addresses, and return them. Raises `OSError`."""
     values = {
-        "CLUSTER_DNS": settings.cluster_dns,
+        "CLUSTER_DNS": settings.cluster_dns[0],
+        "CLUSTER_DNS_LIST": json.dumps(settings.cluster_dns),
+        "IP_FAMILY_POLICY": "RequireDualStack" if len(settings.cluster_dns) > 1 else "SingleStack",
         "CLUSTER_DOMAIN": settings.option("cluster-domain", "cluster.local"),
         # systemd-resolved of the node that runs the pod, which knows the name servers of the moment, if any.
-        "NAME_SERVER": STABLE_ADDRESS if paths.resolved else "/etc/resolv.conf",
+        "NAME_SERVER": name_server(settings) if paths.resolved else "/etc/resolv.conf",
         "STORAGE_PATH": settings.option("default-local-storage-path", "/var/lib/kubernetes/storage"),
     }
     folder = paths.run / "addons"

@@ -10,6 +10,7 @@ import json
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,8 +60,11 @@ def find_route(server: str) -> NodeAddress | None:
 
 
 def find_address(settings: NodeSettings) -> NodeAddress | None:
-    """The address to use; None if it is not available yet."""
-    return find_interface(settings.node_ip) if settings.node_ip else find_route(settings.server or "")
+    """The address to use, or one per family with a comma between them; None if it is not available yet."""
+    if not settings.node_ip:
+        return find_route(settings.server or "")
+    interfaces = [find_interface(address) for address in settings.node_addresses]
+    return None if None in interfaces else replace(interfaces[0], address=settings.node_ip) if interfaces[0] else None
 
 
 def needs_address(settings: NodeSettings) -> bool:

@@ -22,5 +22,5 @@ def kube_proxy_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         "healthzBindAddress": "127.0.0.1:10256",
         "hostnameOverride": settings.node_name,
         "mode": "nftables",
-        "nodePortAddresses": ["0.0.0.0/0"],
+        "nodePortAddresses": ["::/0" if ":" in cidr else "0.0.0.0/0" for cidr in settings.cluster_cidr.split(",")],
     }

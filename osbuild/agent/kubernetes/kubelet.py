@@ -67,7 +67,7 @@ def kubelet_config(settings: NodeSettings, paths: Paths) -> dict[str, Any]:
         },
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "systemd",
-        "clusterDNS": [settings.cluster_dns],
+        "clusterDNS": settings.cluster_dns,
         "clusterDomain": settings.option("cluster-domain", "cluster.local"),
         "containerRuntimeEndpoint": f"unix://{paths.containerd}",
         "failSwapOn": False,

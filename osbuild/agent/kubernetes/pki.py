@@ -51,13 +51,13 @@ def local_ipv6(table: Path) -> Iterator[Address]:
 
 def api_addresses(settings: NodeSettings, local: list[str]) -> list[str]:
     """All addresses at which clients may reach the API server. `local` are the addresses of the interfaces."""
-    own = ["127.0.0.1", STABLE_ADDRESS, settings.api_service, settings.advertise_address, *local]
-    return sorted({*own, *node_addresses(settings)})
+    own = ["127.0.0.1", STABLE_ADDRESS, *settings.api_services, settings.advertise_address, *local]
+    return sorted({*own, *own_addresses(settings)})
 
 
-def node_addresses(settings: NodeSettings) -> list[str]:
-    """The configured addresses at which other nodes reach this one."""
-    return settings.node_ip.split(",") if settings.node_ip else []
+def own_addresses(settings: NodeSettings) -> list[str]:
+    """The configured addresses at which others reach this node."""
+    return [*settings.node_addresses, *settings.external_addresses]
 
 
 def is_address(text: str) -> bool:
@@ -119,7 +119,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
                 "organizations": ["system:nodes"],
                 "server": True,
                 "dns_names": [settings.node_name],
-                "addresses": sorted({"127.0.0.1", STABLE_ADDRESS, *local, *node_addresses(settings)}),
+                "addresses": sorted({"127.0.0.1", STABLE_ADDRESS, *local, *own_addresses(settings)}),
             },
         ],
         "kubeconfigs": [

@@ -22,6 +22,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "wireguard-native": {"Type": "wireguard", "PersistentKeepaliveInterval": 25, "Mode": "separate"},
 }
 OVERHEAD = {"vxlan": 50, "host-gw": 0, "wireguard-native": 80}  # bytes of each packet, of IPv4
+IPV6_OVERHEAD = 20  # more than that of IPv4
 ETHERNET_MTU = 1500
 
 
@@ -40,14 +41,18 @@ def write_pod_network(settings: NodeSettings, paths: Paths) -> Path | None:
         hint = f"write one of: {', '.join(FLANNEL_BACKENDS)}"
         raise Problem(f"flannel has no backend {backend!r}", where="kubernetes.config.flannel-backend", hint=hint)
     flannel = paths.run / "flannel.json"
-    write_json(flannel, {"Network": settings.cluster_cidr, "EnableNFTables": True, "Backend": BACKENDS[backend]})
+    write_json(flannel, flannel_config(settings.cluster_cidr, BACKENDS[backend]))
+    public = settings.external_addresses if settings.flag("flannel-external-ip") else []
     write_json(
         settings_file,
         {
             "node": settings.node_name,
             "kubeconfig": str(kubelet.node_kubeconfig(settings, paths)),
             "flannel": str(flannel),
-            "interface": settings.option("flannel-iface", settings.node_ip or ""),
+            "interface": settings.option("flannel-iface", ""),
+            "addresses": settings.node_addresses,
+            "public_ip": next((address for address in public if ":" not in address), ""),
+            "public_ipv6": next((address for address in public if ":" in address), ""),
             "lease": str(paths.network_lease),
             "cni": str(paths.cni_config),
             "policies": not settings.flag("disable-network-policy"),
@@ -57,11 +62,20 @@ def write_pod_network(settings: NodeSettings, paths: Paths) -> Path | None:
     lease = System(paths.root).json(f"/{paths.network_lease.relative_to(paths.root)}")
     if not lease and settings.role == "server":
         # The controller manager gives this range to the first node, which need not wait for it.
-        lease = {"ranges": [settings.pod_cidr], "mtu": ETHERNET_MTU - OVERHEAD[backend]}
+        overhead = OVERHEAD[backend] + (IPV6_OVERHEAD if ":" in settings.cluster_cidr and OVERHEAD[backend] else 0)
+        lease = {"ranges": settings.pod_cidrs, "mtu": ETHERNET_MTU - overhead}
     if lease:
         paths.cni_config.parent.mkdir(parents=True, exist_ok=True)
         write_json(paths.cni_config, cni_config(lease["ranges"], lease["mtu"]))
     return settings_file
+
+
+def flannel_config(cluster_cidr: str, backend: dict[str, Any]) -> dict[str, Any]:
+    """Flannel's configuration for the ranges of a cluster (flannel documentation, "Configuration")."""
+    config: dict[str, Any] = {"EnableIPv4": False, "EnableNFTables": True, "Backend": backend}
+    for cidr in cluster_cidr.split(","):
+        config |= {"EnableIPv6": True, "IPv6Network": cidr} if ":" in cidr else {"EnableIPv4": True, "Network": cidr}
+    return config
 
 
 def cni_config(ranges: list[str], mtu: int) -> dict[str, Any]:

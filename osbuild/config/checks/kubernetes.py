@@ -70,7 +70,7 @@ def check_server(settings: KubernetesSettings, where: Where) -> None:
     if reason := url_problem(settings.server):
         message = f"found the URL {quote_text(settings.server)}, expected that of a server: {reason}"
         raise Error(message, where=where("kubernetes.server"), hint="write it like `https://192.0.2.10:6443`")
-    if settings.node_ip is not None and urlsplit(settings.server).hostname == settings.node_ip.lower():
+    if urlsplit(settings.server).hostname in (settings.node_ip or "").lower().split(","):
         message = f"found the server {quote_text(settings.server)}, which has the address of the node itself"
         hint = "write the URL of the server that the node joins; the first server of a cluster has none"
         raise Error(message, where=where("kubernetes.server"), hint=hint)
@@ -202,7 +202,7 @@ def check_ranges(profile: Profile, where: Where) -> None:
     minor = minor_version(settings.version) if settings.version else None
     few_services = minor is not None and minor < FIRST_UNLIMITED
     try:
-        cluster_ranges.check_ranges(cluster, ipv6=not may_be_upstream(settings), few_services=few_services)
+        cluster_ranges.check_ranges(cluster, few_services=few_services)
     except cluster_ranges.RangeError as error:
         dotted = "kubernetes.node_ip" if error.name == "node-ip" else f"kubernetes.config.{error.name}"
         raise Error(str(error), where=where(dotted), hint=error.hint) from error
@@ -214,21 +214,20 @@ def check_addresses(profile: Profile, cluster: cluster_ranges.ClusterRanges, whe
     """Compare static addresses with the cluster's ranges, and the node's address with the static ones."""
     static = dict(static_addresses(profile.network, "network"))
     for dotted, text in static.items():
-        for kind, cidr in (("pods", cluster.cluster_cidr), ("services", cluster.service_cidr)):
-            if cidr is not None and ipaddress.ip_interface(text).ip in ipaddress.ip_network(cidr):
+        ranges = (("pods", cluster.cluster_cidr), ("services", cluster.service_cidr))
+        for kind, cidr in ((kind, cidr) for kind, text in ranges for cidr in (text.split(",") if text else ())):
+            if ipaddress.ip_interface(text).ip in ipaddress.ip_network(cidr):
                 message = f"found the address {quote_text(text)} in {cidr}, the range of the {kind}"
                 hint = f"write another address, or set another range for the {kind} in `kubernetes.config`"
                 raise Error(message, where=where(dotted), hint=hint)
     node_addresses = {str(ipaddress.ip_interface(text).ip) for text in static.values()}
     if cluster.node_ip is None or not node_addresses or is_dynamic(profile.network):
         return
-    if str(ipaddress.ip_address(cluster.node_ip)) not in node_addresses:
-        message = (
-            f"found the address {quote_text(cluster.node_ip)} for the node, but none of its interfaces has this address"
-        )
-        raise Error(
-            message, where=where("kubernetes.node_ip"), hint=f"write one of: {', '.join(sorted(node_addresses))}"
-        )
+    for text in cluster.node_ip.split(","):
+        if str(ipaddress.ip_address(text)) not in node_addresses:
+            message = f"found the address {quote_text(text)} for the node, but none of its interfaces has this address"
+            hint = f"write one of: {', '.join(sorted(node_addresses))}"
+            raise Error(message, where=where("kubernetes.node_ip"), hint=hint)
 
 
 def static_addresses(block: Any, dotted: str) -> Iterator[tuple[str, str]]:

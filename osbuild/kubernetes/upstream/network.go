@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -37,8 +39,11 @@ type networkSettings struct {
 	Kubeconfig string `json:"kubeconfig"`
 	// Flannel is the path of flannel's configuration (flannel documentation, "Configuration").
 	Flannel string `json:"flannel"`
-	// Interface is the name or an address of the interface for the traffic between nodes, "" for that of the default route.
+	// Interface is the name of the interface for the traffic between nodes. Without it, that with the first of Addresses, or
+	// that of the default route.
 	Interface string `json:"interface"`
+	// Addresses are the configured ones of the node, at most one per family.
+	Addresses []string `json:"addresses"`
 	// PublicIP and PublicIPv6 are the addresses at which other nodes reach this one, if they differ from the interface's.
 	PublicIP   string `json:"public_ip"`
 	PublicIPv6 string `json:"public_ipv6"`
@@ -181,7 +186,8 @@ func runFlannel(ctx context.Context, settings *networkSettings) error {
 		if err != nil {
 			continue // without a network, the address that other nodes know is as good as any
 		}
-		if now.IfaceName != external.IfaceName || !now.ExtAddr.Equal(external.ExtAddr) || !now.ExtV6Addr.Equal(external.ExtV6Addr) {
+		if now.IfaceName != external.IfaceName || !now.IfaceAddr.Equal(external.IfaceAddr) || !now.IfaceV6Addr.Equal(external.IfaceV6Addr) ||
+			!now.ExtAddr.Equal(external.ExtAddr) || !now.ExtV6Addr.Equal(external.ExtV6Addr) {
 			return errAddress
 		}
 	}
@@ -192,8 +198,54 @@ func (settings *networkSettings) findInterface(config *subnet.Config) (*backend.
 	if err != nil {
 		return nil, err
 	}
+	name := settings.Interface
+	if name == "" && len(settings.Addresses) > 0 {
+		if name, err = interfaceWith(settings.Addresses[0]); err != nil {
+			return nil, err
+		}
+	}
 	public := ipmatch.PublicIPOpts{PublicIP: settings.PublicIP, PublicIPv6: settings.PublicIPv6}
-	return ipmatch.LookupExtIface(settings.Interface, "", "", family, public)
+	external, err := ipmatch.LookupExtIface(name, "", "", family, public)
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range settings.Addresses { // the interface may have more addresses
+		address := net.ParseIP(text)
+		switch {
+		case address.To4() == nil && config.EnableIPv6:
+			external.IfaceV6Addr = address
+			if settings.PublicIPv6 == "" {
+				external.ExtV6Addr = address
+			}
+		case address.To4() != nil && config.EnableIPv4:
+			external.IfaceAddr = address
+			if settings.PublicIP == "" {
+				external.ExtAddr = address
+			}
+		}
+	}
+	return external, nil
+}
+
+// interfaceWith returns the name of the interface that has an address.
+func interfaceWith(address string) (string, error) {
+	wanted := net.ParseIP(address)
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return "", err
+	}
+	for _, candidate := range interfaces {
+		addresses, err := candidate.Addrs()
+		if err != nil {
+			continue // it is gone
+		}
+		for _, existing := range addresses {
+			if network, ok := existing.(*net.IPNet); ok && network.IP.Equal(wanted) {
+				return candidate.Name, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no interface has the address %s", address)
 }
 
 // store writes the node's range for the next boot, and the CNI configuration of this boot.

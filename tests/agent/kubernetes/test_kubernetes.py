@@ -139,7 +139,12 @@ def test_an_argument_that_systemd_would_change_is_refused(tmp_path: Path, word: 
 
 def test_addresses_come_from_the_service_range() -> None:
     settings = NodeSettings(role="server", config={"cluster-cidr": "10.9.0.0/16", "service-cidr": "10.8.0.0/24"})
-    assert (settings.pod_cidr, settings.api_service, settings.cluster_dns) == ("10.9.0.0/24", "10.8.0.1", "10.8.0.10")
+    assert (settings.pod_cidrs, settings.api_services) == (["10.9.0.0/24"], ["10.8.0.1"])
+    assert settings.cluster_dns == ["10.8.0.10"]
+    config = {"cluster-cidr": "10.9.0.0/16,fd00:9::/56", "service-cidr": ["10.8.0.0/24", "fd00:8::/112"]}
+    dual = NodeSettings(role="server", node_ip="192.0.2.7,fd00:1::7", config=config)
+    assert (dual.pod_cidrs, dual.api_services) == (["10.9.0.0/24", "fd00:9::/64"], ["10.8.0.1", "fd00:8::1"])
+    assert (dual.cluster_dns, dual.advertise_address) == (["10.8.0.10", "fd00:8::a"], "192.0.2.7")
 
 
 def test_a_server_is_advertised_at_an_address_that_dhcp_cannot_change() -> None:
