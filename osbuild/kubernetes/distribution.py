@@ -13,8 +13,8 @@ from osbuild.kubernetes.image_archive import ImageArchive
 from osbuild.sandbox.tools_tree import ToolsTree
 
 # Debian packages that a node needs: kube-proxy uses nftables, the CNI plugins use iptables, kubectl's completion uses
-# the functions of bash-completion.
-PACKAGES: tuple[str, ...] = ("bash-completion", "containerd", "iptables", "nftables", "runc")
+# the functions of bash-completion, and containerd loads its AppArmor profile with apparmor_parser.
+PACKAGES: tuple[str, ...] = ("apparmor", "bash-completion", "containerd", "iptables", "nftables", "runc")
 
 
 @dataclass(frozen=True)

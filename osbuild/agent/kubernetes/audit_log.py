@@ -9,8 +9,8 @@ READ = ["get", "list", "watch"]
 NODES, SYSTEM_ACCOUNTS = "system:nodes", "system:serviceaccounts:kube-system"
 # Programs of the node, which act all the time.
 PROGRAMS = [
-    "system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy",
-    "system:k3s-controller", "system:k3s-supervisor",
+    "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy", "system:k3s-controller",
+    "system:k3s-supervisor",
 ]  # fmt: skip
 # At most one file of 10 MB, and ten compressed ones, of which the oldest is removed after 30 days.
 LIMITS = ("audit-log-maxage=30", "audit-log-maxbackup=10", "audit-log-maxsize=10", "audit-log-compress=true")
@@ -32,6 +32,7 @@ def audit_policy() -> dict[str, Any]:
                     {"group": "coordination.k8s.io", "resources": ["leases"]},
                 ],
             },
+            {"level": "None", "users": ["system:apiserver"]},  # its own start
             {"level": "None", "users": PROGRAMS, "verbs": READ},
             {"level": "None", "userGroups": [NODES, SYSTEM_ACCOUNTS], "verbs": READ},
             {

@@ -59,7 +59,7 @@ def limit_settings(paths: Paths) -> dict[str, Any]:
 
 
 def limit_flags(paths: Paths) -> list[str]:
-    """The same settings for `kubelet-arg` of K3s, which has its own cipher suites."""
+    """The same settings for `kubelet-arg` of K3s."""
     flags = [f"{flag}={str(value).lower() if isinstance(value, bool) else value}" for _, flag, value in LIMITS]
     thresholds = ",".join(f"{signal}<{free}" for signal, free in eviction_thresholds(paths).items())
-    return [f"eviction-hard={thresholds}", *flags]
+    return [f"eviction-hard={thresholds}", f"tls-cipher-suites={','.join(CIPHER_SUITES)}", *flags]

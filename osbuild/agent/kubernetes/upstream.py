@@ -29,7 +29,7 @@ def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[P
     """Write the files of a node. Returns whether keys or certificates are new. Raises `Problem`."""
     for unknown in sorted(settings.config.keys() - set(UPSTREAM_OPTIONS)):
         print(f"kubernetes.config: `{unknown}` has no effect, because the upstream distribution does not support it")
-    write_json(paths.run / "kubelet.json", kubelet.kubelet_config(settings, paths))
+    write_json(paths.run / "kubelet.json", kubelet.kubelet_config(settings, paths), 0o600)
     write_json(paths.run / "kube-proxy.json", kube_proxy.kube_proxy_config(settings, paths))
     programs = {
         "kubelet": kubelet.kubelet_arguments(settings, paths),
