@@ -1,5 +1,5 @@
-"""Clusters with IPv6, with the programs of the built image in network namespaces of this host: two nodes, of which one
-joins the other, connect their pods by VXLAN, and reach a service and the address of DNS.
+"""Clusters with IPv6, with the programs of the built image in network namespaces of this
+host: two nodes, of which one joins the other, connect their pods by VXLAN, and reach a service.
 
 They need no machine, and no kubelet: the test makes the Node objects and starts the pods.
 """

@@ -8,7 +8,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -55,31 +55,13 @@ def cable_arguments(port: int, address: str) -> tuple[str, ...]:
     return ("-netdev", end, "-device", f"virtio-net-pci,netdev=cable,mac={MACS[address]},romfile=")
 
 
-@dataclass(frozen=True)
-class Network:
-    """What tests of other networks change: further addresses of the nodes, and entries of `config` of both and each."""
-
-    addresses: dict[str, list[str]] = field(default_factory=dict)
-    config: dict[str, str | bool] = field(default_factory=dict)
-    own: dict[str, dict[str, str]] = field(default_factory=dict)
-
-
-@pytest.fixture(scope="module")
-def nodes_network() -> Network:
-    return Network()
-
-
-def seed_settings(address: str, network: Network, **kubernetes: object) -> list[str]:
+def seed_settings(address: str, **kubernetes: object) -> list[str]:
     """Return the settings that differ between the two seeds."""
-    more = network.addresses.get(address, [])
     interfaces = [
-        {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24", *more]},
+        {"name": "cable", "mac": MACS[address], "dhcp": False, "addresses": [f"{address}/24"]},
         {"name": "admin", "mac": MachineNetwork().mac},
     ]
-    node_ip = ",".join([address, *(text.partition("/")[0] for text in more)])
-    keys = {"node_ip": node_ip, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
-    if config := {**network.config, **network.own.get(address, {})}:
-        keys["config"] = json.dumps(config)
+    keys = {"node_ip": address, "token": "env:EDGE_TEST_TOKEN", **kubernetes}
     return [
         f"network.interfaces={json.dumps(interfaces)}",
         *(f"kubernetes.{key}={value}" for key, value in keys.items()),
@@ -90,7 +72,6 @@ def seed_settings(address: str, network: Network, **kubernetes: object) -> list[
 def cluster(
     board: Board, distribution: DistributionUnderTest, images: Callable[[str | Path, Board], Path],
     cluster_profile: Callable[[str, Board], Path], key: KeyPair, tmp_path_factory: pytest.TempPathFactory,
-    nodes_network: Network,
 ) -> Iterator[TwoNodes]:  # fmt: skip
     """A server and its agent, which boots once the server is Ready, so that two boots don't share the processors."""
     seeds = tmp_path_factory.mktemp("seed")
@@ -99,12 +80,11 @@ def cluster(
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
         server_seed = make_seed(
-            cluster_profile("edge-server", board), "site-1", key, seeds / "server.iso",
-            settings=seed_settings(SERVER, nodes_network),
-        )  # fmt: skip
+            cluster_profile("edge-server", board), "site-1", key, seeds / "server.iso", settings=seed_settings(SERVER)
+        )
         agent_seed = make_seed(
             cluster_profile("edge-agent", board), "site-1-agent", key, seeds / "agent.iso",
-            settings=seed_settings(AGENT, nodes_network, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
+            settings=seed_settings(AGENT, server=f"https://{SERVER}:6443", labels='{"place": "shelf"}'),
         )  # fmt: skip
 
     def machine(profile: str, board: Board, address: str, seed: Path, log: str) -> Machine:
@@ -155,19 +135,14 @@ def test_the_agent_has_only_the_permissions_of_its_own_node(
     cluster.agent.run_failing(f"{kubectl} get secrets -A")
 
 
-def import_demo(cluster: TwoNodes, board: Board, folder: Path) -> None:
-    """Import the image of `POD` into the agent node."""
+def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(cluster: TwoNodes, board: Board, tmp_path: Path) -> None:
     # The agent's image has no demo in it: hand one over, as an operator without a registry would.
     program = upstream_programs.build_small_program("demo", board.architecture, Cache()).read_bytes()
-    demo = folder / "demo.tar"
+    demo = tmp_path / "demo.tar"
     image = SmallImage(name=DEMO, files={"demo": (program, 0o755)}, entrypoint=["/demo"])
     write_image(demo, image, board.architecture)
     cluster.agent.guest.put(demo, "/tmp/demo.tar", timeout=BOOT)
     cluster.agent.run("ctr -n k8s.io images import /tmp/demo.tar")
-
-
-def test_a_pod_runs_on_the_agent_and_answers_agent_and_server(cluster: TwoNodes, board: Board, tmp_path: Path) -> None:
-    import_demo(cluster, board, tmp_path)
     cluster.server.guest.run("cat > /tmp/pod.yaml", input=POD)
     cluster.server.kubectl("apply -f /tmp/pod.yaml")
     cluster.server.kubectl("wait --for=condition=Ready pod/web --timeout=300s", timeout=330)
