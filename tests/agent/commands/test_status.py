@@ -107,6 +107,7 @@ def test_the_json_status_is_complete(device: Device) -> None:
         "why": "slot a is on trial: 1 try used, 2 left",
         "seed": {**SEED, "notes": []},
         "network": {"problems": []},
+        "join": [],
         "health": health,
         "uptime": 3725.5,
     }
