@@ -41,7 +41,7 @@ def measure(site: BenchSite) -> Measured:
     return measure_node(site, site.image(BASE))
 
 
-def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: float | None = 75) -> Measured:
+def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: float | None = 50) -> Measured:
     """Measure the built image of `profile` as `measure` does. `suffix` ends the names of its figures.
 
     `ready` is the target for Ready, in seconds.
@@ -51,7 +51,7 @@ def measure_node(site: BenchSite, profile: Path, *, suffix: str = "", ready: flo
     )
     with boot_image(site, profile, MEMORY) as machine:
         machine.wait_complete()
-        used, metadata = memory.measure_idle(machine, f"{BASE}{suffix}", 600)
+        used, metadata = memory.measure_idle(machine, f"{BASE}{suffix}", 420)
         first = observe_boot(machine, distribution)
         machine.again()
         machine.wait_complete()
