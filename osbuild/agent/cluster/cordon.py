@@ -36,13 +36,8 @@ def patch_if_unchanged(api: ApiServer, name: str, patch: dict[str, Any], version
 
 def get_node(api: ApiServer, name: str) -> dict[str, Any] | None:
     """The Node object; None if it does not exist. Raises `OSError`."""
-    try:
-        node: dict[str, Any] = api.call("GET", node_path(name))
-        return node
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
-        return None
+    node: dict[str, Any] | None = api.find(node_path(name))
+    return node
 
 
 def is_cordoned_by_us(node: dict[str, Any]) -> bool:

@@ -98,11 +98,8 @@ def take_lease(api: ApiServer, name: str) -> str | None:
         "leaseDurationSeconds": DURATION,
         "renewTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
-    try:
-        lease = api.call("GET", f"{LEASES}/{LEASE}")
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
+    lease = api.find(f"{LEASES}/{LEASE}")
+    if lease is None:
         return create_lease(api, spec)
     holder = (lease.get("spec") or {}).get("holderIdentity") or ""
     if holder not in ("", name) and not has_expired(lease["spec"], now):

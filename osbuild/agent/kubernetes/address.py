@@ -63,8 +63,10 @@ def find_address(settings: NodeSettings) -> NodeAddress | None:
     """The address to use, or one per family with a comma between them; None if it is not available yet."""
     if not settings.node_ip:
         return find_route(settings.server or "")
-    interfaces = [find_interface(address) for address in settings.node_addresses]
-    return None if None in interfaces else replace(interfaces[0], address=settings.node_ip) if interfaces[0] else None
+    found = [node for address in settings.node_addresses if (node := find_interface(address))]
+    if len(found) < len(settings.node_addresses):
+        return None
+    return replace(found[0], address=settings.node_ip)
 
 
 def needs_address(settings: NodeSettings) -> bool:
@@ -89,9 +91,9 @@ def write_address(root: Path) -> None:
             print(f"waiting for {missing}", flush=True)
             last_message = time.monotonic()
         time.sleep(PAUSE)
-    if settings.role == "agent" and not (root / KUBECONFIGS["agent"][1]).exists():
-        for line in failure.lines() if (failure := k3s_join.explain_join(root, settings)) else ():
-            print(line, flush=True)
+    joins = settings.role == "agent" and not (root / KUBECONFIGS["agent"][1]).exists()
+    if joins and (failure := k3s_join.explain_join(root, settings)):
+        print("\n".join(failure.lines()), flush=True)
     if node_address:
         print(f"{node_address.address} on {node_address.interface}", flush=True)
     k3s.write_config(settings, paths, node_address)

@@ -33,6 +33,15 @@ class ApiServer:
         except http.client.HTTPException as error:
             raise OSError(f"{self.server}: invalid answer: {error}") from error
 
+    def find(self, path: str) -> Any:
+        """The JSON answer to a GET request; None if there is nothing at `path` (status 404). Raises `OSError`."""
+        try:
+            return self.call("GET", path)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return None
+
     def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Any:
         """The JSON answer to a request. Raises `OSError`; for an error status, `urllib.error.HTTPError`."""
         data = None if body is None else json.dumps(body).encode()
@@ -57,6 +66,14 @@ def connect_api(root: Path, settings: NodeSettings) -> ApiServer:
         raise Problem("this node has no kubeconfig yet", hint=KUBECONFIG_HINT)
     server, context = read_kubeconfig(kubeconfig)
     return ApiServer(server.rstrip("/"), context)
+
+
+def unverified_context() -> ssl.SSLContext:
+    """TLS without checking the server's certificate, for an answer that is verified in another way."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def quote_path(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from osbuild.agent.certificate_end import KUBERNETES_FILE, format_time
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes.certificates import Certificate, parse_certificate, read_certificates
-from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.shared.files import write_file
 
@@ -26,7 +26,7 @@ def store_first_expiry(root: Path) -> None:
 def node_certificates(root: Path) -> Iterator[Certificate]:
     """Yield the certificates of this node and of the authorities. Raises `OSError`."""
     paths = Paths(root)
-    if (root / "usr/bin/k3s").exists():
+    if is_k3s(root):
         yield from read_certificates(paths)
         return
     credentials = [paths.credentials] if paths.credentials.exists() else []

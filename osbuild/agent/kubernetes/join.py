@@ -14,13 +14,13 @@ from typing import Any
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import join_protocol, kubelet, pki
-from osbuild.agent.kubernetes.api import ApiServer, explain_failure
+from osbuild.agent.kubernetes.api import ApiServer
 from osbuild.agent.kubernetes.join_discovery import find_cluster
 from osbuild.agent.kubernetes.join_failure import (
     FailureKind,
     JoinError,
-    JoinFailure,
     clear_failure,
+    describe_failure,
     record_failure,
 )
 from osbuild.agent.kubernetes.paths import Paths
@@ -61,12 +61,6 @@ def join_cluster(root: Path, patience: float) -> None:
     clear_failure(paths)
     # The address of the server may have changed since the last boot.
     write_text(paths.data / "kubelet.conf", kubelet.kubeconfig(server, paths.authority, paths), 0o600)
-
-
-def describe_failure(error: Exception, server: str) -> JoinFailure:
-    """The failure of an attempt to join the cluster of a server (URL)."""
-    kind = error.kind if isinstance(error, JoinError) else FailureKind.SERVER
-    return JoinFailure(kind, explain_failure(error) if isinstance(error, OSError) else str(error), server)
 
 
 def explain_unusable(settings: NodeSettings, paths: Paths) -> str:

@@ -5,7 +5,7 @@ import urllib.error
 from typing import Any
 
 from osbuild.agent.kubernetes import join_protocol
-from osbuild.agent.kubernetes.api import ApiServer
+from osbuild.agent.kubernetes.api import ApiServer, unverified_context
 from osbuild.agent.kubernetes.join_failure import FailureKind, JoinError
 from osbuild.agent.kubernetes.join_protocol import Purpose
 from osbuild.shared.join_token import PREFIX, JoinToken, hash_authority, parse_token
@@ -26,9 +26,7 @@ def find_cluster(server: str, text: str, purpose: Purpose) -> tuple[str, ApiServ
         raise JoinError(FailureKind.TOKEN, str(error)) from None
     if token.identifier:
         purpose = join_protocol.created_purpose(token.identifier)
-    untrusted = ssl.create_default_context()
-    untrusted.check_hostname = False
-    untrusted.verify_mode = ssl.CERT_NONE
+    untrusted = unverified_context()
     public = read_offer(ApiServer(server, untrusted), purpose)
     if token.authority:
         check_authority(token, (public.get("data") or {}).get("authority") or token.authority)

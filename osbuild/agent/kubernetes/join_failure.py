@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from osbuild.agent.kubernetes.api import explain_failure
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_json
 from osbuild.agent.system import System
@@ -58,6 +59,12 @@ class JoinFailure:
     def lines(self) -> list[str]:
         """The failure as text for people."""
         return [f"this node cannot join {self.server}: {self.message}", f"hint: {self.hint}"]
+
+
+def describe_failure(error: Exception, server: str) -> JoinFailure:
+    """The failure of an attempt to join the cluster of a server (URL)."""
+    kind = error.kind if isinstance(error, JoinError) else FailureKind.SERVER
+    return JoinFailure(kind, explain_failure(error) if isinstance(error, OSError) else str(error), server)
 
 
 def record_failure(paths: Paths, failure: JoinFailure) -> bool:

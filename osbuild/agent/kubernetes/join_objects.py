@@ -15,7 +15,7 @@ from osbuild.agent.kubernetes import join_protocol
 from osbuild.agent.kubernetes.api import MERGE_PATCH, ApiServer, connect_api, quote_path
 from osbuild.agent.kubernetes.join_discovery import get_config_map
 from osbuild.agent.kubernetes.join_protocol import JoinOffer, Purpose
-from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.agent.kubernetes.token_files import read_password
 from osbuild.shared.node_settings import NodeSettings
@@ -48,7 +48,7 @@ def refresh_join_objects(root: Path) -> list[str]:
     Only for server nodes of the upstream distribution. Raises `Problem` and `OSError`.
     """
     settings, paths = load_settings(root), Paths(root)
-    if settings.role != "server" or (root / "usr/bin/k3s").exists():
+    if settings.role != "server" or is_k3s(root):
         return []
     api = connect_api(root, settings)
     objects = join_protocol.permanent_objects()
@@ -73,12 +73,7 @@ def refresh_join_objects(root: Path) -> list[str]:
 
 def list_revoked(api: ApiServer) -> dict[str, str]:
     """Tokens that were rotated in a cluster with several servers: time and salt of each, with its check value."""
-    try:
-        data = api.call("GET", REVOKED).get("data") or {}
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
-        return {}
+    data = (api.find(REVOKED) or {}).get("data") or {}
     return {name: base64.b64decode(value).decode(errors="replace") for name, value in data.items()}
 
 
@@ -171,7 +166,7 @@ def join_object_paths(api: ApiServer, identifier: str | None = None) -> Iterable
 
     With `identifier`, the paths of the objects of one created token.
     """
-    items = api.call("GET", f"{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken")["items"]
+    items = list_bootstrap_tokens(api)
     valid = {label for item in items if (label := created_label(item))} if identifier is None else set()
 
     def chosen(item: dict[str, Any]) -> bool:
@@ -190,6 +185,14 @@ def join_object_paths(api: ApiServer, identifier: str | None = None) -> Iterable
                     yield f"{folder}/{quote_path(item['metadata']['name'])}"
     if identifier is None:
         yield f"{RBAC}/clusterrolebindings/{quote_path('edge-osbuild:bootstrap')}"
+
+
+def list_bootstrap_tokens(api: ApiServer) -> list[dict[str, Any]]:
+    """The Secrets of all bootstrap tokens. Raises `OSError`."""
+    items: list[dict[str, Any]] = api.call("GET", f"{SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken")[
+        "items"
+    ]
+    return items
 
 
 def created_label(item: dict[str, Any]) -> str:

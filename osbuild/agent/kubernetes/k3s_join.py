@@ -6,9 +6,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from osbuild.agent.kubernetes.api import explain_failure
+from osbuild.agent.kubernetes.api import unverified_context
 from osbuild.agent.kubernetes.join_discovery import check_authority
-from osbuild.agent.kubernetes.join_failure import FailureKind, JoinError, JoinFailure, clear_failure, record_failure
+from osbuild.agent.kubernetes.join_failure import (
+    FailureKind,
+    JoinError,
+    JoinFailure,
+    clear_failure,
+    describe_failure,
+    record_failure,
+)
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.token_files import AGENT
 from osbuild.shared.join_token import hash_authority, parse_token
@@ -28,15 +35,12 @@ def explain_join(root: Path, settings: NodeSettings) -> JoinFailure | None:
     paths = Paths(root)
     try:
         check_token(server, settings.join_token)
-    except JoinError as error:
-        failure = JoinFailure(error.kind, str(error), server)
-    except OSError as error:
-        failure = JoinFailure(FailureKind.SERVER, explain_failure(error), server)
-    else:
-        clear_failure(paths)
-        return None
-    record_failure(paths, failure)
-    return failure
+    except (JoinError, OSError) as error:
+        failure = describe_failure(error, server)
+        record_failure(paths, failure)
+        return failure
+    clear_failure(paths)
+    return None
 
 
 def check_token(server: str, text: str) -> None:
@@ -45,10 +49,7 @@ def check_token(server: str, text: str) -> None:
         token = parse_token(text)
     except ValueError as error:
         raise JoinError(FailureKind.TOKEN, str(error)) from None
-    untrusted = ssl.create_default_context()
-    untrusted.check_hostname = False
-    untrusted.verify_mode = ssl.CERT_NONE
-    authority = get(f"{server}/cacerts", untrusted)
+    authority = get(f"{server}/cacerts", unverified_context())
     if token.authority and authority.count(CERTIFICATE) == 1:  # K3s verifies chains itself
         check_authority(token, hash_authority(authority))
     trusted = ssl.create_default_context(cadata=authority.decode())

@@ -116,3 +116,8 @@ class Paths:
     def server_token(self) -> Path:
         """The token of a K3s server node whose profile does not set one."""
         return self.data / "server-token"
+
+
+def is_k3s(root: Path) -> bool:
+    """Whether the image has the K3s distribution."""
+    return (root / "usr/bin/k3s").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, upstream
-from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings, report_unknown, write_text
 from osbuild.agent.kubernetes.torn_files import remove_torn_files
 from osbuild.agent.systemd import systemctl
@@ -51,7 +51,7 @@ def renew_node(root: Path) -> None:
 
     changed, settings, paths = prepare_node(root, running=True), load_settings(root), Paths(root)
     first_expiry.store_first_expiry(root)
-    if settings.role == "agent" and not (root / "usr/bin/k3s").exists() and paths.credentials.exists():
+    if settings.role == "agent" and not is_k3s(root) and paths.credentials.exists():
         if reason := join.explain_unusable(settings, paths):
             print(reason)
         changed = bool(reason)
@@ -78,7 +78,7 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
     if not running:
         remove_torn_files(paths)
     changed = False
-    if (root / "usr/bin/k3s").exists():
+    if is_k3s(root):
         changed = settings.role != "none" and k3s.prepare_k3s(settings, paths, running=running)
         if settings.role == "server":
             k3s.sync_manifests(find_manifests(root), root / "var/lib/kubernetes/server/manifests")

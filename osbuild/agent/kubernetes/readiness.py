@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes.paths import is_k3s
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.shared.files import read_file
 from osbuild.shared.node_settings import NodeSettings
@@ -114,7 +115,7 @@ def explain_not_ready(root: Path, settings: NodeSettings | None = None) -> str |
 
 def explain_join(root: Path, settings: NodeSettings, reason: str) -> str:
     """The reason why a node is not Ready, with what its server says about its token on an agent of K3s."""
-    if settings.role != "agent" or not (root / "usr/bin/k3s").exists():
+    if settings.role != "agent" or not is_k3s(root):
         return reason
     from osbuild.agent.kubernetes import k3s_join  # imports this module
 

@@ -13,7 +13,7 @@ from osbuild.agent.command import CommandNotFinished, run_command
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import join_objects, join_protocol, prepare
 from osbuild.agent.kubernetes.api import connect_api, explain_failure, quote_path
-from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.rotated_tokens import RotatedToken, TokenName, digest_token, store_rotated
 from osbuild.agent.kubernetes.settings import load_configured, load_settings
 from osbuild.agent.kubernetes.token_files import AGENT, full_tokens
@@ -146,8 +146,7 @@ def revoke_token(root: Path, text: str) -> None:
 def list_created(root: Path, settings: NodeSettings) -> list[CreatedToken]:
     """The created tokens that are valid, by id. Raises `Problem`."""
     try:
-        path = f"{join_objects.SECRETS}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken"
-        items = connect_api(root, settings).call("GET", path)["items"]
+        items = join_objects.list_bootstrap_tokens(connect_api(root, settings))
     except OSError as error:
         raise Problem(explain_failure(error), hint=SERVER_HINT) from error
     tokens = []
@@ -180,10 +179,6 @@ def load_server(root: Path) -> NodeSettings:
     if settings.role != "server":
         raise Problem("only a server node has the tokens of its cluster", hint=SERVER_HINT)
     return settings
-
-
-def is_k3s(root: Path) -> bool:
-    return (root / "usr/bin/k3s").exists()
 
 
 def read_authority(root: Path) -> bytes:
