@@ -80,7 +80,7 @@ choose server server kine kube-apiserver kube-controller-manager
 ip netns exec server edge-kubernetes run /run/server/run/edge-osbuild/kubernetes/server-chosen.json > /run/server.log 2>&1 &
 wait_for 300 ip netns exec server kubectl get --raw /readyz
 kube() { ip netns exec server kubectl "$@"; }
-ip netns exec server edge-agent kubernetes --root /run/server tokens > /run/tokens.log 2>&1 || true # there is no Node yet
+ip netns exec server edge-agent kubernetes --root /run/server tokens > /run/tokens.log 2>&1 || grep -q "HTTP Error 404" /run/tokens.log # there is no Node yet
 arguments=$(sed s/^ARGS=// /run/server/run/edge-osbuild/kubernetes/join.env)
 ip netns exec server "$lib/edge-node" $arguments > /run/approve.log 2>&1 &
 

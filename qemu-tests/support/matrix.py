@@ -5,6 +5,7 @@ names. This module lists the tests that can't run on a board, and those that tak
 """
 
 from osbuild.config.board import Board, load_board, shipped_boards
+from osbuild.host.architecture import Architecture
 
 FULL = "x86_64"
 """the board that `make test` tests in full"""
@@ -27,6 +28,8 @@ NVME = (
     "test_without_a_boot_loader_the_disk_with_the_matching_root_is_used",
     "test_a_copy_is_never_used_instead_of_the_disk_that_the_firmware_has_read",
 )
+# They run programs of the image on this host.
+ON_THIS_HOST = ("test_dual_stack", "test_registries", "test_sandbox")
 LEAST_FOR_A_CLUSTER = 2 * 2**30  # bytes
 
 
@@ -37,6 +40,8 @@ def emulated_boards() -> list[Board]:
 
 def obstacle(board: Board, module: str, test: str) -> str | None:
     """Return why a test can't run on a board; None if it can."""
+    if module in ON_THIS_HOST and board.architecture is not Architecture.native():
+        return "runs programs of the image on this host"
     if board.qemu.limit:
         return board.qemu.limit if module != "test_uboot" or "kernel" in test else None
     if module in CLUSTERS and board.qemu.memory and board.qemu.memory < LEAST_FOR_A_CLUSTER:

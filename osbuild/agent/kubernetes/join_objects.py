@@ -13,7 +13,6 @@ from typing import Any
 
 from osbuild.agent.kubernetes import join_protocol
 from osbuild.agent.kubernetes.api import MERGE_PATCH, ApiServer, connect_api, quote_path
-from osbuild.agent.kubernetes.join_discovery import get_config_map
 from osbuild.agent.kubernetes.join_protocol import JoinOffer, Purpose
 from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings
@@ -113,7 +112,7 @@ def renew_offer(api: ApiServer, paths: Paths, purpose: Purpose, text: str) -> Jo
     """What this server offers for a configured token, valid for a week. Raises `Problem` and `OSError`."""
     password = read_password(text, "kubernetes.token")
     stored = join_protocol.stored_invitation(
-        password, read_optional(api, purpose.public), read_optional(api, purpose.private)
+        password, find_config_map(api, purpose.public), find_config_map(api, purpose.private)
     )
     invitation, keys = stored or join_protocol.make_invitation(password)
     return JoinOffer(
@@ -125,16 +124,9 @@ def renew_offer(api: ApiServer, paths: Paths, purpose: Purpose, text: str) -> Jo
     )
 
 
-def read_optional(api: ApiServer, location: tuple[str, str]) -> dict[str, Any]:
+def find_config_map(api: ApiServer, location: tuple[str, str]) -> dict[str, Any]:
     """The ConfigMap at (namespace, name); empty if it does not exist. Raises `OSError`."""
-    try:
-        return get_config_map(api, location)
-    except ValueError:
-        return {}
-    except urllib.error.HTTPError as error:
-        if error.code != 404:
-            raise
-        return {}
+    return api.find(f"{PREFIXES['ConfigMap'].format(location[0])}/{location[1]}") or {}
 
 
 def apply_objects(api: ApiServer, objects: Iterable[dict[str, Any]]) -> None:
