@@ -10,9 +10,9 @@ import (
 
 // settle lets a program start without collecting garbage, and makes it frugal afterwards.
 //
-// A quarter of the API server's start is garbage collection, on a slow processor many seconds. So its unit starts it with
-// GOGC=off and a GOMEMLIMIT, and EDGE_SETTLE=SECONDS:GOGC says when to return to a normal collector (without that
-// limit, which a loaded server could grow into) and to give what the start has left behind back to the kernel.
+// EDGE_SETTLE=SECONDS:GOGC says when to collect garbage more often, and to give what the start has left behind back to the
+// kernel. A unit may start its program with GOGC=off and a GOMEMLIMIT, because a quarter of a start is garbage collection;
+// that limit, which a loaded program could grow into, ends then too.
 func settle(setting string) {
 	first, second, _ := strings.Cut(setting, ":")
 	seconds, err := strconv.Atoi(first)
