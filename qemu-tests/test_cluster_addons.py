@@ -119,6 +119,17 @@ def test_a_pod_resolves_a_service_and_reaches_it_by_name(node: Node) -> None:
     assert "web-" in in_pod(node, "app=client", f"python3 -c '{FETCH}' http://web/")
 
 
+def test_pods_follow_the_name_servers_and_search_domains_of_their_node(node: Node) -> None:
+    """CoreDNS, whose node had no name server at its first boot, asks systemd-resolved of the node."""
+    pid = process_of(node, "k8s-app=kube-dns -n kube-system")
+    assert node.run(f"cat /proc/{pid}/root/etc/resolv.conf").split()[:2] == ["nameserver", "203.0.113.254"]
+    pods_file = "/run/edge-osbuild/kubernetes/resolv.conf"
+    node.run("resolvectl domain edge0 site.example")
+    node.wait_until(f"grep -qx 'search site.example' {pods_file}", timeout=60)
+    node.run("resolvectl revert edge0")
+    node.wait_until(f"! grep -q site.example {pods_file} && grep -q ^nameserver {pods_file}", timeout=60)
+
+
 def test_the_metrics_of_node_and_pods_are_shown(node: Node) -> None:
     node.wait_until("kubectl top nodes 2>/dev/null | grep -q site-1", timeout=180)
     node.wait_until("kubectl top pods -A 2>/dev/null | grep -q coredns", timeout=120)

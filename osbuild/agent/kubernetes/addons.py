@@ -4,17 +4,13 @@ import json
 import re
 from pathlib import Path
 
+from osbuild.agent.kubernetes.name_servers import name_server
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_text
 from osbuild.shared.files import read_file
-from osbuild.shared.node_settings import STABLE_ADDRESS, STABLE_ADDRESS6, NodeSettings
+from osbuild.shared.node_settings import NodeSettings
 
 TEMPLATES = "usr/lib/edge-osbuild/addons"
-
-
-def name_server(settings: NodeSettings) -> str:
-    """The address of systemd-resolved on every node, of the first family of the pods."""
-    return STABLE_ADDRESS6 if ":" in settings.cluster_cidr.split(",")[0] else STABLE_ADDRESS
 
 
 def write_addons(settings: NodeSettings, paths: Paths) -> list[Path]:

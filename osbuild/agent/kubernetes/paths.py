@@ -87,12 +87,19 @@ class Paths:
         return (self.root / "usr/lib/systemd/system/systemd-resolved.service").exists()
 
     @property
-    def resolv_conf(self) -> str:
-        """The resolv.conf for pods. It must not contain the stub address 127.0.0.53, which pods cannot reach.
+    def resolved_servers(self) -> Path:
+        """The name servers and search domains that systemd-resolved knows."""
+        return self.root / "run/systemd/resolve/resolv.conf"
 
-        systemd-resolved may write it after Kubernetes has started, because the kubelet reads it for each pod.
-        """
-        return "/run/systemd/resolve/resolv.conf" if self.resolved else "/etc/resolv.conf"
+    @property
+    def pod_resolv_conf(self) -> Path:
+        """The resolv.conf for pods of an image with systemd-resolved, see `name_servers`."""
+        return self.run / "resolv.conf"
+
+    @property
+    def resolv_conf(self) -> str:
+        """The resolv.conf that the kubelet reads for each pod. Pods cannot reach a stub at 127.0.0.53."""
+        return str(self.pod_resolv_conf) if self.resolved else "/etc/resolv.conf"
 
     @property
     def rancher(self) -> Path:

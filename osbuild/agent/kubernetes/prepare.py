@@ -9,6 +9,7 @@ from pathlib import Path
 
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import k3s, upstream
+from osbuild.agent.kubernetes.name_servers import write_resolv_conf
 from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings, report_unknown, write_text
 from osbuild.agent.kubernetes.torn_files import remove_torn_files
@@ -75,6 +76,7 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
     paths = Paths(root)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_hosts_entry(root, settings)
+    write_resolv_conf(settings, paths)
     if not running:
         remove_torn_files(paths)
     changed = False

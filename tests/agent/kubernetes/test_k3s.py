@@ -58,7 +58,8 @@ def test_pods_get_the_name_servers_and_volume_plugins_a_writable_folder(tmp_path
     root = device(tmp_path, {"role": "server", "config": {"kubelet-arg": "max-pods=20"}})
     prepare.prepare_node(root)
     config = written(root)
-    assert config["resolv-conf"] == "/run/systemd/resolve/resolv.conf", "K3s' own choice without one is 8.8.8.8"
+    assert config["resolv-conf"] == f"{root}/run/edge-osbuild/kubernetes/resolv.conf", "K3s' own choice is 8.8.8.8"
+    assert Path(config["resolv-conf"]).read_text() == "nameserver 203.0.113.254\n"
     assert config["kubelet-arg"][1] == f"volume-plugin-dir={root}/var/lib/kubelet/volume-plugins"
     assert config["kubelet-arg"][-1] == "max-pods=20", "it overrides what is before it"
     assert f"flex-volume-plugin-dir={root}/var/lib/kubelet/volume-plugins" in config["kube-controller-manager-arg"]
