@@ -2,7 +2,8 @@
 # server, the pod network of an agent node that joins. A pod of one asks a pod of the other, by address and by service.
 #
 # PODS, SERVICES: the ranges of the cluster. SERVER, AGENT: the nodes' addresses, each with commas between families.
-# FAMILIES: 4, 6 or both.
+# FAMILIES: 4, 6 or both. BACKEND: flannel's backend. With TRANSLATED, an address of the server's network, the agent node is
+# behind a router that translates addresses and forwards no port; the others know it by that address.
 export PATH=/usr/sbin:/usr/bin KUBECONFIG=/run/server/var/lib/kubernetes/admin.conf
 lib=/usr/lib/edge-osbuild
 
@@ -60,7 +61,13 @@ for name in server agent; do
     ip netns add "$name"
     ip netns exec "$name" ip link set lo up
 done
-ip link add lan0 netns server type veth peer name lan0 netns agent
+if [ -n "${TRANSLATED:-}" ]; then
+    ip netns add router
+    ip link add lan0 netns server type veth peer name wan0 netns router
+    ip link add lan0 netns agent type veth peer name lan0 netns router
+else
+    ip link add lan0 netns server type veth peer name lan0 netns agent
+fi
 for name in server agent; do
     addresses=$SERVER; [ "$name" = server ] || addresses=$AGENT
     for address in $(echo "$addresses" | tr , ' '); do
@@ -71,16 +78,30 @@ for name in server agent; do
     done
     ip netns exec "$name" ip link set lan0 up
 done
+if [ -n "${TRANSLATED:-}" ]; then
+    for name in lo lan0 wan0; do ip netns exec router ip link set "$name" up; done
+    ip netns exec router ip address add "$TRANSLATED/24" dev wan0
+    ip netns exec router ip address add "${AGENT%.*}.254/24" dev lan0
+    ip netns exec router sysctl -q net.ipv4.ip_forward=1
+    ip netns exec router nft "add table ip nat; add chain ip nat post { type nat hook postrouting priority srcnat; };
+        add rule ip nat post oifname wan0 masquerade"
+    ip netns exec agent ip route add default via "${AGENT%.*}.254"
+fi
 
-ranges="\"cluster-cidr\": \"$PODS\", \"service-cidr\": \"$SERVICES\""
+common="\"cluster-cidr\": \"$PODS\", \"service-cidr\": \"$SERVICES\", \"flannel-backend\": \"${BACKEND:-vxlan}\""
+external() { # ADDRESS: the options of a node that others know by another address
+    [ -z "${TRANSLATED:-}" ] || echo ", \"flannel-external-ip\": true, \"node-external-ip\": \"$1\""
+}
 make_root server "{\"role\": \"server\", \"token\": \"a secret that both know\", \"node_ip\": \"$SERVER\",
-    \"config\": {\"node-name\": \"server\", $ranges}}"
+    \"config\": {\"node-name\": \"server\", $common$(external "$SERVER")}}"
 edge-agent kubernetes --root /run/server prepare
 choose server server kine kube-apiserver kube-controller-manager
 ip netns exec server edge-kubernetes run /run/server/run/edge-osbuild/kubernetes/server-chosen.json > /run/server.log 2>&1 &
 wait_for 300 ip netns exec server kubectl get --raw /readyz
 kube() { ip netns exec server kubectl "$@"; }
-ip netns exec server edge-agent kubernetes --root /run/server tokens > /run/tokens.log 2>&1 || grep -q "HTTP Error 404" /run/tokens.log # there is no Node yet
+# It fails at its last step, the label of the node, because there is no Node yet.
+ip netns exec server edge-agent kubernetes --root /run/server tokens > /run/tokens.log 2>&1 ||
+    grep -q 'nodes "server" not found' /run/tokens.log || fail "no join tokens"
 arguments=$(sed s/^ARGS=// /run/server/run/edge-osbuild/kubernetes/join.env)
 ip netns exec server "$lib/edge-node" $arguments > /run/approve.log 2>&1 &
 
@@ -88,7 +109,7 @@ last=${SERVER##*,}
 case $last in *:*) last="[$last]" ;; esac
 token=$(cat /run/server/var/lib/kubernetes/server/token)
 make_root agent "{\"role\": \"agent\", \"token\": \"$token\", \"server\": \"https://$last:6443\", \"node_ip\": \"$AGENT\",
-    \"config\": {\"node-name\": \"agent\", $ranges}}"
+    \"config\": {\"node-name\": \"agent\", $common$(external "${TRANSLATED:-}")}}"
 edge-agent kubernetes --root /run/agent prepare
 ip netns exec agent edge-agent kubernetes --root /run/agent join --patience 60
 echo "joined at $last"

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*problem.lines(), sep="\n", file=sys.stderr)
         return 1
     except OSError as error:
-        description = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        description = f"{error.filename}: {error.strerror or error}" if error.filename else str(error)
         print(f"edge-agent: {description}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

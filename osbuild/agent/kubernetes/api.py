@@ -30,6 +30,9 @@ class ApiServer:
         try:
             with urllib.request.urlopen(self.server + path, timeout=10, context=self.context) as answer:
                 return str(answer.read().decode(errors="replace"))
+        except urllib.error.HTTPError as error:
+            error.strerror = explain_status(error)
+            raise
         except http.client.HTTPException as error:
             raise OSError(f"{self.server}: invalid answer: {error}") from error
 
@@ -51,6 +54,9 @@ class ApiServer:
         try:
             with urllib.request.urlopen(request, timeout=10, context=self.context) as answer:
                 return json.load(answer)
+        except urllib.error.HTTPError as error:
+            error.strerror = explain_status(error)
+            raise
         except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"{self.server}: invalid answer: {error}") from error
 
@@ -81,11 +87,16 @@ def quote_path(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
+def explain_status(error: urllib.error.HTTPError) -> str:
+    """The message of the server about an error status (API reference, `Status`); without one, the status."""
+    try:
+        return f"the API server returned status {error.code}: {json.loads(error.read())['message']}"
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return f"the API server returned status {error.code} {error.reason}"
+
+
 def explain_failure(error: Exception) -> str:
-    """The reason of a failed call; if possible, the message of the server (API reference, `Status`)."""
+    """The reason of a failed call; if possible, the message of the server."""
     if isinstance(error, urllib.error.HTTPError):
-        try:
-            return f"the API server returned status {error.code}: {json.loads(error.read())['message']}"
-        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-            return f"the API server returned status {error.code} {error.reason}"
+        return error.strerror or explain_status(error)
     return f"the API server does not answer: {error}" if isinstance(error, OSError) else str(error)
