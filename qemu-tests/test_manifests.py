@@ -1,12 +1,14 @@
 """How a server node applies its manifests, with a real API server on this host."""
 
-import os
+import json
+import shutil
 import subprocess
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.control_plane import CONFIGMAPS, RELEASES, ControlPlane
+from support.control_plane import CONFIGMAPS, NODE, RELEASES, ControlPlane, make_node
 
 from osbuild.agent.kubernetes.api import ApiServer
 
@@ -54,10 +56,55 @@ def server(plane: ControlPlane) -> Iterator[ApiServer]:
         yield admin
 
 
-def apply(plane: ControlPlane, *paths: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "KUBECONFIG": str(plane.root / "var/lib/kubernetes/admin.conf")}
-    command: list[str | Path] = [plane.binary(VERSION), "apply", *paths]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+APP = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: tills, namespace: shop}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: shop, namespace: shop}
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: shop}
+provisioner: example.test/none
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: shop}
+"""
+OTHER = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n"
+RECORD = "/api/v1/namespaces/kube-system/configmaps/edge-manifests"
+
+
+def apply(plane: ControlPlane, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    return plane.apply_manifests(VERSION, *map(str, arguments))
+
+
+def apply_all(plane: ControlPlane, folder: Path, server: str = NODE, **files: str) -> list[str]:
+    """Apply `files` as all manifests of a server. Returns what was removed and kept."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    applied = apply(plane, "--server", server, folder)
+    assert applied.returncode == 0, applied.stderr
+    return [line for line in applied.stdout.splitlines() if not line.startswith("applied ")]
+
+
+def exists(server: ApiServer, path: str) -> bool:
+    try:
+        server.call("GET", path)
+    except urllib.error.HTTPError as error:
+        assert error.code == 404, error
+        return False
+    return True
 
 
 def test_definitions_come_before_the_objects_that_need_them(
@@ -110,3 +157,62 @@ def test_a_file_that_is_no_manifest_is_named_and_nothing_is_applied(
     applied = apply(plane, tmp_path)
     assert applied.returncode == 1 and f"{tmp_path}/2.yaml: " in applied.stderr and problem in applied.stderr
     assert "first" not in {item["metadata"]["name"] for item in server.call("GET", CONFIGMAPS)["items"]}
+
+
+def test_objects_that_are_in_no_manifest_any_more_are_removed_and_data_is_kept(
+    server: ApiServer, plane: ControlPlane, tmp_path: Path
+) -> None:
+    assert apply_all(plane, tmp_path / "m", app=APP, other=OTHER) == []
+    left = apply_all(plane, tmp_path / "m", other=OTHER)
+    assert left == [
+        "removed ConfigMap default shop",
+        "removed StorageClass shop",
+        "removed ConfigMap shop shop",
+        "kept PersistentVolumeClaim shop tills: it contains data, delete it with kubectl",
+        "kept Namespace shop: it contains data, delete it with kubectl",
+    ]
+    assert exists(server, "/api/v1/namespaces/shop/persistentvolumeclaims/tills")
+    assert exists(server, f"{CONFIGMAPS}/other") and not exists(server, f"{CONFIGMAPS}/shop")
+    assert not exists(server, "/apis/storage.k8s.io/v1/storageclasses/shop")
+    assert apply_all(plane, tmp_path / "m", app=APP, other=OTHER) == []  # as after a rollback
+    assert exists(server, f"{CONFIGMAPS}/shop") and exists(server, "/apis/storage.k8s.io/v1/storageclasses/shop")
+    assert "removed ConfigMap default other" in apply_all(plane, tmp_path / "m")
+    assert apply_all(plane, tmp_path / "m") == []
+
+
+def test_an_object_that_somebody_has_made_since_is_kept(server: ApiServer, plane: ControlPlane, tmp_path: Path) -> None:
+    apply_all(plane, tmp_path / "m", other=OTHER)
+    server.call("DELETE", f"{CONFIGMAPS}/other")
+    server.call("POST", CONFIGMAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other"}})
+    assert apply_all(plane, tmp_path / "m") == ["kept ConfigMap default other: it is not from a manifest"]
+    assert exists(server, f"{CONFIGMAPS}/other")
+
+
+def test_a_run_that_was_interrupted_is_completed_by_the_next_one(
+    server: ApiServer, plane: ControlPlane, tmp_path: Path
+) -> None:
+    apply_all(plane, tmp_path / "m", app=APP)
+    # An object that is refused ends neither the run nor the removal.
+    record = json.loads(server.call("GET", RECORD)["data"][NODE])
+    interrupted = {"applied": ["/ConfigMap//other"], "left": record["applied"]}
+    patch = {"data": {NODE: json.dumps(interrupted)}}
+    server.call("PATCH", RECORD, patch, kind="application/merge-patch+json")
+    (tmp_path / "wrong.yaml").write_text(WRONG)
+    applied = apply(plane, "--server", NODE, tmp_path / "wrong.yaml")
+    assert applied.returncode == 1 and "ConfigMap bad: " in applied.stderr
+    assert not exists(server, f"{CONFIGMAPS}/shop")
+    record = json.loads(server.call("GET", RECORD)["data"][NODE])
+    assert "/ConfigMap/default/good" in record["applied"] and "left" not in record
+
+
+def test_an_object_of_another_server_is_kept_until_no_server_has_it(
+    server: ApiServer, plane: ControlPlane, tmp_path: Path
+) -> None:
+    for name in ("one", "two", "gone"):
+        apply_all(plane, tmp_path / "m", name, app=APP, other=OTHER)
+    for name in ("one", "two"):
+        make_node(server, name)
+    assert apply_all(plane, tmp_path / "m", "one", app=APP) == []
+    assert exists(server, f"{CONFIGMAPS}/other")
+    assert apply_all(plane, tmp_path / "m", "two", app=APP) == ["removed ConfigMap default other"]
+    assert apply_all(plane, tmp_path / "m", "one", app=APP) == []

@@ -3,6 +3,7 @@ their units. They listen on loopback only. There is no machine and no kubelet; t
 """
 
 import json
+import os
 import socket
 import subprocess
 import time
@@ -113,6 +114,14 @@ class ControlPlane:
             stack.callback(end_process, process)
             yield process
             assert process.poll() is None, f"{names} {version} has ended: see {self.log(version)}"
+
+    def apply_manifests(self, version: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Apply manifests as the unit of a server node does, from the root of this node."""
+        environment = {**os.environ, "KUBECONFIG": str(self.root / "var/lib/kubernetes/admin.conf")}
+        command: list[str | Path] = [self.binary(version), "apply", *arguments]
+        return subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
 
     def log(self, version: str) -> Path:
         return self.root / f"{version}.log"

@@ -71,8 +71,8 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
     write_json(paths.run / "server.json", {"programs": programs, "ready": ready}, 0o600)
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)
     all_manifests = [*addons.write_addons(settings, paths), *manifests]
-    if sources := [*dict.fromkeys(str(path.parent) for path in all_manifests)]:
-        write_arguments(paths.run / "apply.env", sources)
+    sources = dict.fromkeys(str(path.parent) for path in all_manifests)
+    write_arguments(paths.run / "apply.env", ["--server", settings.node_name, *sources])
     token_files.write_token_files(settings, paths)
     join_file = paths.run / "join.env"  # the units for joining have a condition on this file
     if settings.join_token:

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -46,30 +47,45 @@ type applier struct {
 }
 
 // applyFiles applies all manifests of the files and folders that the arguments name. It goes on after an error.
+// With `--server NAME` these are all manifests of a server, and what its manifests contained before is removed.
 func applyFiles() {
-	if err := applyPaths(context.Background(), os.Args[1:]); err != nil {
+	flags := pflag.NewFlagSet("apply", pflag.ExitOnError)
+	server := flags.String("server", "", "name of the node whose manifests these are: what they contained before is removed")
+	_ = flags.Parse(os.Args[1:]) // ends the program itself
+	if err := applyPaths(context.Background(), *server, flags.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func applyPaths(ctx context.Context, paths []string) error {
+func applyPaths(ctx context.Context, name string, paths []string) error {
 	manifests, err := readManifests(paths)
-	if err != nil || len(manifests) == 0 {
+	if err != nil || (len(manifests) == 0 && name == "") {
 		return err
 	}
 	server, err := newApplier()
 	if err != nil {
 		return err
 	}
+	var keeper *recorder
+	if name != "" {
+		if keeper, err = newRecorder(ctx, server, name, manifests); err != nil {
+			return err
+		}
+	}
+	var refused []manifest
 	var problems []error
 	for _, each := range manifests {
 		title := fmt.Sprintf("%s %s", each.object.GetKind(), each.object.GetName())
 		if err := server.apply(ctx, each.object); err != nil {
 			problems = append(problems, fmt.Errorf("%s: %s: %w", each.file, title, err))
+			refused = append(refused, each)
 			continue
 		}
 		fmt.Println("applied", title)
+	}
+	if keeper != nil {
+		problems = append(problems, keeper.removeLeft(ctx, manifests, refused)...)
 	}
 	return errors.Join(problems...)
 }
@@ -97,13 +113,9 @@ func (server *applier) apply(ctx context.Context, object *unstructured.Unstructu
 	if err != nil {
 		return err
 	}
-	var client dynamic.ResourceInterface = server.objects.Resource(mapping.Resource)
-	if mapping.Scope.Name() == apimeta.RESTScopeNameNamespace {
-		if object.GetNamespace() == "" {
-			object.SetNamespace(metav1.NamespaceDefault)
-		}
-		client = server.objects.Resource(mapping.Resource).Namespace(object.GetNamespace())
-	}
+	namespace := object.GetNamespace()
+	client := server.client(mapping, &namespace)
+	object.SetNamespace(namespace)
 	data, err := object.MarshalJSON()
 	if err != nil {
 		return err

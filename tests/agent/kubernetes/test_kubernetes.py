@@ -272,7 +272,13 @@ def test_manifests_of_image_and_seed_are_applied(server: Path) -> None:
         (server / folder).mkdir(parents=True)
         (server / folder / "app.yaml").write_text("kind: List\n")
     prepare.prepare_node(server)
-    assert arguments(server, "apply") == [str(server / folder) for folder in prepare.MANIFESTS]
+    folders = [str(server / folder) for folder in prepare.MANIFESTS]
+    assert arguments(server, "apply") == ["--server", "node-1", *folders]
+
+
+def test_what_earlier_manifests_contained_is_removed_if_there_are_none_any_more(server: Path) -> None:
+    prepare.prepare_node(server)
+    assert arguments(server, "apply") == ["--server", "node-1"]
 
 
 def test_agent_nodes_may_join_only_while_a_token_is_configured(server: Path) -> None:
