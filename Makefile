@@ -15,7 +15,7 @@ READY = .venv/.ready
 arch = $(if $(ARCH),--arch $(ARCH))
 newest = $$(ls -td build/$(basename $(notdir $(PROFILE)))-[0-9]*-$(or $(ARCH),*)/ | head -n 1)
 
-.PHONY: help image run bundle serve flash no-target test test-all test-quick test-unit test-postgresql test-images test-cluster test-qemu test-qemu-all bench lint doctor wheel clean
+.PHONY: help image run bundle serve flash no-target test test-all test-quick test-unit test-postgresql test-images test-cluster test-qemu test-qemu-all bench conformance lint doctor wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -114,6 +114,9 @@ test-qemu-all: $(READY)
 
 bench: $(READY)  ## measure builds, sizes, memory and boot times
 	PYTHONPATH=qemu-tests .venv/bin/python -m bench $(ARGS)
+
+conformance: $(READY)  ## run Kubernetes' conformance tests: make conformance ARGS="--focus Secrets --minutes 30 --node native"
+	PYTHONPATH=qemu-tests .venv/bin/python -m conformance $(ARGS)
 
 lint: $(READY)  ## run ruff, mypy and shellcheck
 	$(PYTEST) tests/test_lint.py

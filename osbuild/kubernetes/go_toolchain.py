@@ -120,11 +120,15 @@ def drop_damaged(goroot: Path, source: Path, env: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class GoProgram:
-    """A program: the `package` of the module at `source`. The linker sets `variables`, `import/path.name=value`."""
+    """A program: the `package` of the module at `source`. The linker sets `variables`, `import/path.name=value`.
+
+    With `test`, the program is that of the package's tests.
+    """
 
     source: Path
     package: str = "."
     variables: tuple[str, ...] = ()
+    test: bool = False
 
 
 def build_program(
@@ -136,7 +140,8 @@ def build_program(
     """
     goroot = unpack_toolchain(cache, folder)
     linker = " ".join(["-s", "-w", "-buildid=", *(f"-X {variable}" for variable in program.variables)])
-    command = [str(goroot / "bin/go"), "build", "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
+    verb = ("test", "-c") if program.test else ("build",)
+    command = [str(goroot / "bin/go"), *verb, "-trimpath", "-buildvcs=false", f"-ldflags={linker}", "-o", str(output)]
     # The temporary files of go are beside the output: if the build is killed, both are removed together.
     env = {**go_environment(cache, goroot, architecture, folder), "GOTMPDIR": str(output.parent)}
     try:

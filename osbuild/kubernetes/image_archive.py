@@ -71,10 +71,11 @@ def encode_json(content: Any) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallImage:
-    """A container image of one layer. It runs as a user without rights.
+    """A container image. By default it runs as a user without rights.
 
     `name` includes the tag, such as `localhost/demo:1`. `files` maps names without a leading slash to content and mode.
-    `links` are symbolic links (name -> target). `ports` are written like `8080/tcp`.
+    `links` are symbolic links (name -> target). `ports` are written like `8080/tcp`. `lower` are tar archives,
+    the layers below the one with files and links, the lowest first.
     """
 
     name: str
@@ -82,6 +83,21 @@ class SmallImage:
     entrypoint: Sequence[str]
     ports: Sequence[str] = ()
     links: Mapping[str, str] = field(default_factory=dict)
+    lower: Sequence[bytes] = ()
+    user: str = USER
+    command: Sequence[str] = ()
+    environment: Sequence[str] = ()
+
+    def config(self) -> dict[str, Any]:
+        """Return the image's settings for containers (OCI image-spec, config.md)."""
+        optional = {"Cmd": list(self.command), "Env": list(self.environment)}
+        return {
+            "Entrypoint": list(self.entrypoint),
+            "User": self.user,
+            "WorkingDir": "/",
+            "ExposedPorts": {port: {} for port in self.ports},
+            **{name: value for name, value in optional.items() if value},
+        }
 
 
 def write_image(path: Path, image: SmallImage, architecture: Architecture) -> ImageArchive:
@@ -93,27 +109,23 @@ def write_image(path: Path, image: SmallImage, architecture: Architecture) -> Im
         blobs[f"blobs/sha256/{digest}"] = content
         return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(content)}
 
-    layer = blob(make_tar(image.files, image.links), "application/vnd.oci.image.layer.v1.tar")
+    contents = [*image.lower, make_tar(image.files, image.links)]
+    layers = [blob(content, "application/vnd.oci.image.layer.v1.tar") for content in contents]
     config = blob(
         encode_json(
             {
                 **architecture.to_oci(),
                 "os": "linux",
                 "created": EPOCH,
-                "config": {
-                    "Entrypoint": list(image.entrypoint),
-                    "User": USER,
-                    "WorkingDir": "/",
-                    "ExposedPorts": {port: {} for port in image.ports},
-                },
-                "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-                "history": [{"created": EPOCH, "created_by": "edge-osbuild"}],
+                "config": image.config(),
+                "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
+                "history": [{"created": EPOCH, "created_by": "edge-osbuild"} for _ in layers],
             }
         ),
         "application/vnd.oci.image.config.v1+json",
     )
     manifest = blob(
-        encode_json({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}),
+        encode_json({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}),
         MANIFEST,
     )
     manifest["platform"] = {**architecture.to_oci(), "os": "linux"}
@@ -125,7 +137,7 @@ def write_image(path: Path, image: SmallImage, architecture: Architecture) -> Im
     def blob_path(descriptor: dict[str, Any]) -> str:
         return "blobs/sha256/" + str(descriptor["digest"]).removeprefix("sha256:")
 
-    docker = [{"Config": blob_path(config), "RepoTags": [image.name], "Layers": [blob_path(layer)]}]
+    docker = [{"Config": blob_path(config), "RepoTags": [image.name], "Layers": [*map(blob_path, layers)]}]
     top = {
         "oci-layout": encode_json({"imageLayoutVersion": "1.0.0"}),
         "index.json": encode_json({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [manifest]}),

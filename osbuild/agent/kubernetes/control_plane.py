@@ -22,12 +22,10 @@ IDLE_CONTROLLERS = (
     "resourceclaim-controller",
     "resourcepoolstatusrequest-controller",
     "selinux-warning-controller",
-    "service-cidr-controller",
     "storage-version-migrator-controller",
     "storageversion-garbage-collector-controller",
     "ttl-controller",
     "validatingadmissionpolicy-status-controller",
-    "volumeattributesclass-protection-controller",
 )
 # The minor version that introduced a controller. The controller manager does not start with an unknown name.
 SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-controller": (1, 36)}
