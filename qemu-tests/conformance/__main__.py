@@ -54,7 +54,7 @@ class ConformanceOptions:
 @click.option("--focus", default="", metavar="REGEX", help="Only tests whose names match this.")
 @click.option("--minutes", default=600, type=click.IntRange(1), show_default=True, help="End after so many minutes.")
 @click.option("--profile", default="edge-server", show_default=True, help="The image, which has to be built.")
-@click.option("--node", type=click.Choice(list(NODES)), default="machine", show_default=True,
+@click.option("--node", type=click.Choice(list(NODES)), default="native", show_default=True,
               help="A machine in QEMU, or the programs of the image in namespaces of this host.")  # fmt: skip
 @click.option("--processes", default=4, type=click.IntRange(1, 32), show_default=True, help="Tests at the same time.")
 @click.option("--resume", is_flag=True, help="Keep what has passed in earlier runs with this kind of node.")
