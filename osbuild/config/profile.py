@@ -182,6 +182,7 @@ class KubernetesSettings:
             form="a component such as `traefik`",
         ),
     )
+    load_balancer: bool = field(default=False, metadata=key("addresses of nodes for services of type LoadBalancer"))
     images: tuple[str, ...] = field(
         default=(),
         metadata=key(
@@ -313,8 +314,7 @@ class UpdateSettings:
         default=3, metadata=key("maximum number of snapshots of the cluster's datastore", minimum=1, maximum=100)
     )
     snapshot_space: Size = field(
-        default=Size(512 * 2**20),
-        metadata=key("maximum total size of these snapshots", minimum=16 * 2**20),
+        default=Size(512 * 2**20), metadata=key("maximum total size of these snapshots", minimum=16 * 2**20)
     )
 
 

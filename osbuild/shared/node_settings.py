@@ -88,6 +88,7 @@ class NodeSettings:
     server: str | None = None
     node_ip: str | None = None
     disable: tuple[str, ...] = ()
+    load_balancer: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,15 @@ SAVED_DEVICES = ("server", "light")
 """fixtures of devices that tests of several modules start from"""
 # Modules whose servers listen on the same port of this host.
 ONE_PORT = dict.fromkeys(
-    ("test_cluster_security", "test_control_plane", "test_joining", "test_local_api", "test_manifests"), "control-plane"
+    (
+        "test_cluster_security",
+        "test_control_plane",
+        "test_joining",
+        "test_load_balancer",
+        "test_local_api",
+        "test_manifests",
+    ),
+    "control-plane",
 )
 # Modules that go on with the machine of another one (`cluster_node`).
 ONE_MACHINE = {"test_cluster_addons": "cluster", "test_cluster_cis": "cluster"}

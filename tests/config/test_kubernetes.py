@@ -87,6 +87,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {tls-sans: [a]}", 6, ("`tls-sans`", "does not know"), "`tls-san`"),
     ("  config: {cluster_cidr: 10.42.0.0/16}", 6, ("does not know",), "`cluster-cidr`"),
     ("  disable: [treafik]", 6, ("`treafik`",), "`traefik`"),
+    ("  load_balancer: true\n  disable: [servicelb]", 7, ("`servicelb`", "`load_balancer: true`"), "remove it"),
     ("  config: {tls-san: ['https://a.example']}", 6, ("`https://a.example`",), "without `https://`"),
     ("  config: {tls-san: ['a.example:6443']}", 6, ("`a.example:6443`",), "port"),
     # flags
@@ -206,6 +207,8 @@ RIGHT = [
     UPSTREAM + "  config: {kubelet-arg: ['max-pods=50'], tls-san: [a.example]}",
     UPSTREAM + "  config: {flannel-backend: wireguard-native, flannel-iface: eth1, disable-network-policy: true}",
     UPSTREAM + "  disable: [traefik, metrics-server]",
+    UPSTREAM + "  disable: [traefik, servicelb]\n  load_balancer: false",
+    "  disable: [traefik]\n  load_balancer: true",
     SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",
 ]
 

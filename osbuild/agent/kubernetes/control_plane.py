@@ -112,3 +112,9 @@ def scheduler_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
         "--secure-port=0",
         *settings.option_arguments("kube-scheduler-arg"),
     ]
+
+
+def load_balancer_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
+    """The arguments of our program for services of type LoadBalancer, which removes its addresses if it is off."""
+    # Its own rights are those of the add-on `servicelb`, which a cluster without it does not have.
+    return [f"{paths.data}/load-balancer.conf"] if settings.load_balancer else [f"{paths.data}/admin.conf", "off"]

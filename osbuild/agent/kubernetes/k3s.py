@@ -15,6 +15,7 @@ from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.pod_security import write_pod_security
 from osbuild.agent.kubernetes.secrets_encryption import OPTION, encrypts_k3s
 from osbuild.agent.kubernetes.settings import write_json, write_text
+from osbuild.shared.components import components_left_out
 from osbuild.shared.files import read_file
 from osbuild.shared.node_settings import STABLE_ADDRESS, NodeSettings
 
@@ -60,7 +61,7 @@ def k3s_config(
         defaults |= {
             "advertise-address": settings.advertise_address,
             "agent-token": settings.agent_token,
-            "disable": list(settings.disable),
+            "disable": list(components_left_out(settings)),
             "kube-apiserver-arg": list(api_arguments),
             "kube-controller-manager-arg": [
                 f"flex-volume-plugin-dir={paths.plugins}",

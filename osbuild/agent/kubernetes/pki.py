@@ -128,6 +128,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
             client("scheduler.conf", "system:kube-scheduler"),
             client("kubelet.conf", f"system:node:{settings.node_name}", "system:nodes"),
             client("kube-proxy.conf", "system:kube-proxy"),
+            *([client("load-balancer.conf", "edge-load-balancer")] if settings.load_balancer else []),
         ],
     }
 

@@ -53,6 +53,7 @@ def write_pod_network(settings: NodeSettings, paths: Paths) -> Path | None:
             "addresses": settings.node_addresses,
             "public_ip": next((address for address in public if ":" not in address), ""),
             "public_ipv6": next((address for address in public if ":" in address), ""),
+            "external": settings.external_addresses,
             "lease": str(paths.network_lease),
             "cni": str(paths.cni_config),
             "policies": not settings.flag("disable-network-policy"),

@@ -66,6 +66,7 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
         "kube-apiserver": control_plane.apiserver_arguments(settings, paths, protection),
         "kube-controller-manager": control_plane.controller_manager_arguments(settings, paths, minor),
         "kube-scheduler": control_plane.scheduler_arguments(settings, paths),
+        "edge-load-balancer": control_plane.load_balancer_arguments(settings, paths),
     }
     ready = str(paths.data / "admin.conf")
     write_json(paths.run / "server.json", {"programs": programs, "ready": ready}, 0o600)

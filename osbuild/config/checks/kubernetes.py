@@ -17,6 +17,7 @@ from osbuild.config.metadata import REFERENCE
 from osbuild.config.profile import SECRET_CONFIG, KubernetesSettings, Profile
 from osbuild.config.scalars import find_nearest
 from osbuild.shared import cluster_ranges, upstream_options
+from osbuild.shared.components import OPTIONAL
 from osbuild.shared.errors import Error
 from osbuild.shared.kubernetes_versions import minor_version
 from osbuild.shared.node_settings import NodeSettings
@@ -99,6 +100,11 @@ def check_config(settings: KubernetesSettings, where: Where) -> None:
         if name not in k3s_options.COMPONENTS and (component := find_nearest(name, k3s_options.COMPONENTS)):
             message = f"found no packaged component {quote_text(name)} to disable"
             raise Error(message, where=where(f"kubernetes.disable[{number}]"), hint=f"did you mean `{component}`?")
+        if name in OPTIONAL and getattr(settings, key := OPTIONAL[name]):
+            message = f"found {quote_text(name)} to disable, but `{key}: true` adds it"
+            raise Error(
+                message, where=where(f"kubernetes.disable[{number}]"), hint=f"remove it, or write `{key}: false`"
+            )
 
 
 def check_value(name: str, value: Any, position: str) -> None:

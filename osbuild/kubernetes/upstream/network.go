@@ -47,6 +47,8 @@ type networkSettings struct {
 	// PublicIP and PublicIPv6 are the addresses at which other nodes reach this one, if they differ from the interface's.
 	PublicIP   string `json:"public_ip"`
 	PublicIPv6 string `json:"public_ipv6"`
+	// External are the addresses at which clients in other networks reach this node.
+	External []string `json:"external"`
 	// Lease is the file that stores the node's range for the next boot.
 	Lease string `json:"lease"`
 	// CNI is the path of the configuration that is written once the node's range is known.
@@ -84,6 +86,9 @@ func connectPods(ctx context.Context, arguments []string) error {
 	if err := waitForRange(ctx, client, settings.Node); err != nil {
 		return err
 	}
+	go retry(ctx, "external addresses", func(ctx context.Context) error {
+		return publishExternal(ctx, client, settings.Node, settings.External)
+	})
 	if settings.Policies {
 		go again(ctx, "network policies", func(ctx context.Context) error { return enforcePolicies(ctx, client, &settings) })
 	}
@@ -99,6 +104,18 @@ func again(ctx context.Context, name string, part func(ctx context.Context) erro
 			klog.ErrorS(err, "A part of the pod network starts again", "part", name)
 		}
 		cancel()
+		_ = sleep(ctx, retryTime)
+	}
+}
+
+// retry calls a part until it succeeds.
+func retry(ctx context.Context, name string, part func(ctx context.Context) error) {
+	for ctx.Err() == nil {
+		err := part(ctx)
+		if err == nil {
+			return
+		}
+		klog.ErrorS(err, "A part is tried again", "part", name)
 		_ = sleep(ctx, retryTime)
 	}
 }

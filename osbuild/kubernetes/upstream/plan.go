@@ -42,6 +42,7 @@ var members = []member{
 	{name: "kube-apiserver", run: serveAPI},
 	{name: "kube-controller-manager", run: manageControllers, needsServer: true},
 	{name: "kube-scheduler", run: schedulePods, needsServer: true},
+	{name: balancerName, run: balanceServices, needsServer: true},
 	{name: "local-api", begin: beginLocalAPI},
 	{name: "kubelet", run: runKubelet},
 	{name: "kube-proxy", run: proxyServices},

@@ -267,6 +267,18 @@ def test_the_node_finds_its_own_name_without_a_name_server(server: Path) -> None
     assert (server / "etc/hosts").read_text() == "127.0.0.1\tlocalhost\n127.0.1.1\tnode-1\n"
 
 
+def test_the_load_balancer_has_its_own_rights_only_while_its_key_is_on(server: Path) -> None:
+    data = server / "var/lib/kubernetes"
+    assert arguments(server, "edge-load-balancer") == [f"{data}/admin.conf", "off"]
+    assert not (data / "load-balancer.conf").exists()
+    device(server, {"role": "server", "load_balancer": True, "config": {"node-name": "node-1"}})
+    prepare.prepare_node(server)
+    assert arguments(server, "edge-load-balancer") == [f"{data}/load-balancer.conf"]
+    user = json.loads((data / "load-balancer.conf").read_text())["users"][0]["user"]
+    subject = x509.load_pem_x509_certificate(base64.b64decode(user["client-certificate-data"])).subject
+    assert subject.rfc4514_string() == "CN=edge-load-balancer", "a group would bring other rights"
+
+
 def test_manifests_of_image_and_seed_are_applied(server: Path) -> None:
     for folder in prepare.MANIFESTS:
         (server / folder).mkdir(parents=True)
@@ -325,7 +337,8 @@ def test_options_of_the_profile_override_the_k3s_configuration(tmp_path: Path) -
     assert written["container-runtime-endpoint"] == "unix:///run/containerd/containerd.sock"
     assert written["tls-san"] == ["203.0.113.254", "edge.example"]
     assert (written["kubelet-arg"][0], written["kubelet-arg"][-1]) == ("cgroup-driver=systemd", "max-pods=20")
-    assert (written["disable"], written["flannel-backend"], written["token"]) == (["traefik"], "host-gw", TOKEN)
+    assert (written["flannel-backend"], written["token"]) == ("host-gw", TOKEN)
+    assert written["disable"] == ["traefik", "servicelb"]
     assert (root / "var/lib/kubernetes/server/manifests/edge-app.yaml").read_text() == "kind: List\n"
 
 

@@ -99,6 +99,7 @@ def test_other_nodes_use_the_external_address_only_if_the_profile_says_so(paths:
         assert settings_file
         written = read(settings_file)
         assert (written["public_ip"], written["public_ipv6"]) == public
+        assert written["external"] == ["198.51.100.7", "2001:db8::7"]
 
 
 @pytest.mark.parametrize(("value", "enforced"), [(True, False), ("true", False), (False, True), (None, True)])
@@ -134,6 +135,8 @@ def test_add_ons_get_the_addresses_of_the_cluster(paths: Paths) -> None:
         text = addons.write_addons(NodeSettings(role="server", config=families), paths)[0].read_text()
         assert f"clusterIPs: {addresses}" in text and f"ipFamilyPolicy: {policy}" in text
         assert f"forward . {upstream}" in text
+    balanced = addons.write_addons(NodeSettings(role="server", load_balancer=True), paths)
+    assert [path.stem for path in balanced] == ["coredns", "local-storage", "metrics-server", "servicelb"]
     left = addons.write_addons(NodeSettings(role="server", disable=("metrics-server", "traefik")), paths)
     assert [path.stem for path in left] == ["coredns", "local-storage"]
     assert sorted(path.stem for path in (paths.run / "addons").iterdir()) == ["coredns", "local-storage"]
