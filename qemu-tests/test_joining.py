@@ -341,7 +341,7 @@ def test_the_authority_is_pinned_through_a_full_token(agent: Path, plane: Contro
     found = read_failure(machine)
     assert found and found.kind == FailureKind.AUTHORITY
     # What everybody can read is not trusted: a server that lies there is found out by its authority.
-    authority, _ = find_cluster(URL, full, AGENTS)
+    authority = find_cluster(URL, full, AGENTS).authority
     assert hash_authority(authority.encode()) == full[3:67]
 
 
@@ -354,13 +354,13 @@ def test_servers_and_agent_nodes_have_tokens_of_their_own(agent: Path, plane: Co
     join.join_cluster(machine, 60)
     with pytest.raises(JoinError, match="does not know a token of this kind"):
         find_cluster(URL, TOKEN, SERVERS)  # no other server may join this datastore
-    several = {"role": "server", "config": {"node-name": NODE, "datastore-endpoint": "x"}}
+    several = {"role": "server", "config": {"node-name": NODE, "cluster-init": True}}
     write_settings(plane.root, several, {"token": TOKEN, "agent_token": OTHER})
     join_objects.refresh_join_objects(plane.root)
-    authority, holder_api = find_cluster(URL, TOKEN, SERVERS)
-    assert authority == Paths(plane.root).authority.read_text()
+    found = find_cluster(URL, TOKEN, SERVERS)
+    assert found.authority == Paths(plane.root).authority.read_text()
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        holder_api.call("GET", join.REQUESTS)  # it has the rights that its group gets, and no others
+        found.api.call("GET", join.REQUESTS)  # it has the rights that its group gets, and no others
     with pytest.raises(JoinError):
         find_cluster(URL, OTHER, SERVERS)
     configure_token(plane, TOKEN)
@@ -431,7 +431,7 @@ def test_a_rotated_token_replaces_that_of_the_seed(agent: Path, plane: ControlPl
 def test_no_server_offers_a_token_again_that_another_one_has_rotated(
     agent: Path, server: ApiServer, plane: ControlPlane, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    several = {"role": "server", "config": {"node-name": NODE, "datastore-endpoint": "x"}}
+    several = {"role": "server", "config": {"node-name": NODE, "cluster-init": True}}
     write_settings(plane.root, several, {"token": OTHER})
     full = token_command.rotate_token(plane.root, TokenName.CLUSTER)
     before = anonymous("/api/v1/namespaces/{}/configmaps/{}".format(*AGENTS.public))

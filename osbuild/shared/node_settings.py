@@ -119,6 +119,17 @@ class NodeSettings:
         return self.option(key, str(default)).lower() in ("true", "1", "t")
 
     @property
+    def has_servers(self) -> bool:
+        """Whether other servers may join the cluster of this server node."""
+        shared = self.flag("cluster-init") or "datastore-endpoint" in self.config
+        return self.role == "server" and (shared or bool(self.server))
+
+    @property
+    def uses_etcd(self) -> bool:
+        """Whether this server has a member of an etcd cluster (embedded etcd)."""
+        return self.has_servers and "datastore-endpoint" not in self.config
+
+    @property
     def cluster_cidr(self) -> str:
         return self.option("cluster-cidr", "10.42.0.0/16")
 

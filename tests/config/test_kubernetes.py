@@ -153,10 +153,12 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  labels: {beta.kubernetes.io/arch: x86_64}", 6, ("`x86_64`", "the kubelet sets"), "remove"),
     # what the upstream distribution would not use
     (UPSTREAM + "  config: {embedded-registry: true}", 7, ("`embedded-registry`", "upstream"), "tls-san"),
-    (UPSTREAM + "  server: https://192.0.2.1:6443", 7, ("one server",), "role: agent"),
+    (UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443\n  config: {cluster-init: true}", 8,
+     ("`cluster-init` and `server`", "exclude each other"), "the first server"),
+    (UPSTREAM + "  config: {cluster-init: true, datastore-endpoint: 'file:endpoint'}", 7,
+     ("`cluster-init` and `config.datastore-endpoint`",), "the first server"),
     (SUBSTITUTE + "  config: {embedded-registry: true}", 7, ("`embedded-registry`",), "if_unavailable: null"),
     (SUBSTITUTE + "  config: {tls-san: a.example, debug: true}", 7, ("`debug`", "`if_unavailable`"), "tls-san"),
-    (SUBSTITUTE + "  server: https://192.0.2.1:6443", 7, ("one server",), "if_unavailable: null"),
     # secrets, which are never quoted
     ("  config: {datastore-endpoint: 'postgres://k3s:hunter2@192.0.2.9/k3s'}", 6, ("a literal secret",), "`file:PATH`"),
     ("  config: {datastore-endpoint: 'mysql://k:hunter2@tcp(192.0.2.9:3306)/'}", 6, ("a literal secret",), "env:NAME"),
@@ -209,6 +211,9 @@ RIGHT = [
     UPSTREAM + "  disable: [traefik, metrics-server]",
     UPSTREAM + "  disable: [traefik, servicelb]\n  load_balancer: false",
     "  disable: [traefik]\n  load_balancer: true",
+    UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443\n  config: {etcd-snapshot-retention: 3}",
+    UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true, etcd-snapshot-schedule-cron: '0 */6 * * *'}",
+    "  config: {cluster-init: true}",
     SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",
 ]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from osbuild.agent.cluster.cordon import is_ready
 from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes import etcd
 from osbuild.agent.kubernetes.api import MERGE_PATCH, ApiServer, explain_failure
 from osbuild.shared.node_settings import API_PORT
 
@@ -67,7 +68,10 @@ def find_obstacle(api: ApiServer, name: str) -> str | None:
     if reason := take_lease(api, name):
         return reason
     missing = [node["metadata"]["name"] for node in others if not (is_ready(node) and answers(api, node))]
-    if len(others) - len(missing) >= needed_servers(len(servers)):
+    # A member of etcd that does not answer may be behind the others, and a second one could be needed for a quorum.
+    has_etcd = any(etcd.ROLE in (node["metadata"].get("labels") or {}) for node in servers)
+    needed = len(others) if has_etcd else needed_servers(len(servers))
+    if len(others) - len(missing) >= needed:
         return None
     release_lease(api, name)
     return f"too few servers would be left, because these are not ready: {', '.join(sorted(missing))}"

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
+from osbuild.agent.kubernetes import etcd
 from osbuild.agent.kubernetes.kubelet_limits import CIPHER_SUITES
 from osbuild.agent.kubernetes.paths import Paths
+from osbuild.agent.kubernetes.server_settings import ENDPOINT
 from osbuild.shared.node_settings import API_PORT, NodeSettings
 
 # kine's default parameters for SQLite (its pkg/drivers/sqlite). Without them, two writers get SQLITE_BUSY.
 SQLITE_PARAMETERS = (
     "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&_stmt_cache_size=20&cache=shared"
 )
+
+# K3s' options for the certificates of a database, and kine's flags.
+TLS_FILES = {"datastore-cafile": "ca-file", "datastore-certfile": "cert-file", "datastore-keyfile": "key-file"}
 
 KEPT_PODS = 1000  # pods that have ended; Kubernetes' own limit is 12500
 # Controllers that such a node does not need: cloud routes and load balancers, dynamic resources, migrations.
@@ -31,13 +36,19 @@ IDLE_CONTROLLERS = (
 SINCE = {"podgroup-protection-controller": (1, 36), "resourcepoolstatusrequest-controller": (1, 36)}
 
 
-def kine_arguments(paths: Paths) -> list[str]:
-    return [
-        f"--endpoint=sqlite://{paths.data}/server/db/state.db?{SQLITE_PARAMETERS}",
-        f"--listen-address=unix://{paths.socket}",
-        "--metrics-bind-address=0",
-        "--datastore-max-idle-connections=4",
-    ]
+def kine_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
+    """The arguments of kine, which may contain the password of a database."""
+    common = [f"--listen-address=unix://{paths.socket}", "--metrics-bind-address=0"]
+    if ENDPOINT in settings.config:
+        files = [f"--{flag}={settings.option(name, '')}" for name, flag in TLS_FILES.items() if name in settings.config]
+        return [f"--endpoint={settings.option(ENDPOINT, '')}", *common, *files]
+    database = f"{paths.data}/server/db/state.db?{SQLITE_PARAMETERS}"
+    return [f"--endpoint=sqlite://{database}", *common, "--datastore-max-idle-connections=4"]
+
+
+def leader_election(settings: NodeSettings) -> str:
+    """Only one of several servers runs the controllers and the scheduler. A single server saves the writes."""
+    return f"--leader-elect={'true' if settings.has_servers else 'false'}"
 
 
 def apiserver_arguments(settings: NodeSettings, paths: Paths, extra: Sequence[str] = ()) -> list[str]:
@@ -52,7 +63,7 @@ def apiserver_arguments(settings: NodeSettings, paths: Paths, extra: Sequence[st
         "--enable-admission-plugins=NodeRestriction",
         "--enable-bootstrap-token-auth=true",
         "--enable-priority-and-fairness=false",
-        f"--etcd-servers=unix://{paths.socket}",
+        *(etcd.client_arguments(paths) if settings.uses_etcd else [f"--etcd-servers=unix://{paths.socket}"]),
         f"--kubelet-certificate-authority={pki}/ca.crt",
         f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
         f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
@@ -92,7 +103,7 @@ def controller_manager_arguments(settings: NodeSettings, paths: Paths, minor: tu
         "--kube-api-burst=100",
         "--kube-api-qps=60",
         f"--kubeconfig={paths.data}/controller-manager.conf",
-        "--leader-elect=false",
+        leader_election(settings),
         "--profiling=false",
         f"--root-ca-file={paths.pki}/ca.crt",
         "--secure-port=0",
@@ -107,7 +118,7 @@ def controller_manager_arguments(settings: NodeSettings, paths: Paths, minor: tu
 def scheduler_arguments(settings: NodeSettings, paths: Paths) -> list[str]:
     return [
         f"--kubeconfig={paths.data}/scheduler.conf",
-        "--leader-elect=false",
+        leader_election(settings),
         "--profiling=false",
         "--secure-port=0",
         *settings.option_arguments("kube-scheduler-arg"),

@@ -1,5 +1,7 @@
 """`edge-agent kubernetes join`: gets a client certificate for the kubelet of an agent node before it starts.
 
+A server that joins others gets the keys of the cluster instead (`server_join`).
+
 The key of the first certificate is the identity of the node: while the Node exists, the server signs no certificate
 with this name for another key (programs/node/approve.go). The kubelet renews the certificate itself. A new one is
 requested only if it has expired or is not valid because of a wrong clock.
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import join_protocol, kubelet, pki
+from osbuild.agent.kubernetes import join_protocol, kubelet, pki, prepare, server_join
 from osbuild.agent.kubernetes.api import ApiServer
 from osbuild.agent.kubernetes.join_discovery import find_cluster
 from osbuild.agent.kubernetes.join_failure import (
@@ -39,26 +41,32 @@ REQUEST_PERIOD = 600  # seconds after which a denied request may be repeated und
 def join_cluster(root: Path, patience: float) -> None:
     """Get credentials for the kubelet unless they are valid. Retries for `patience` seconds. Raises `Problem`."""
     settings, paths = load_settings(root), Paths(root)
-    assert settings.server is not None
-    server = settings.server.rstrip("/")
-    if not server.startswith("https://"):
+    server = (settings.server or "").rstrip("/")
+    if settings.server and not server.startswith("https://"):
         raise Problem(f"{server} does not start with https://", where="server", hint=SETTINGS_HINT)
-    if reason := explain_unusable(settings, paths):
+    joins_servers = settings.role == "server"
+    attempt = server_join.join_once if joins_servers else join_once
+    if reason := server_join.explain_missing(settings, paths) if joins_servers else explain_unusable(settings, paths):
         print(f"joining the cluster: {reason}", flush=True)
         deadline = time.monotonic() + patience
         while True:
             try:
-                join_once(settings, paths, server)
+                attempt(settings, paths, server)
                 break
             except (OSError, ValueError) as error:
-                failure = describe_failure(error, server)
+                failure = describe_failure(error, server or "its database")
                 # Each reason is in the journal at once, and not repeated.
                 if record_failure(paths, failure):
                     print(f"cannot join yet: {failure.message}", flush=True)
                 if time.monotonic() > deadline or failure.kind == FailureKind.DENIED:
-                    raise Problem(f"cannot join: {failure.message}", where=server, hint=failure.hint) from error
+                    raise Problem(
+                        f"cannot join: {failure.message}", where=server or "datastore-endpoint", hint=failure.hint
+                    ) from error
                 time.sleep(PAUSE)
     clear_failure(paths)
+    if joins_servers:
+        prepare.prepare_node(root)  # issues the certificates of this server
+        return
     # The address of the server may have changed since the last boot.
     write_text(paths.data / "kubelet.conf", kubelet.kubeconfig(server, paths.authority, paths), 0o600)
 
@@ -84,9 +92,9 @@ def run_edge_node(paths: Paths, *arguments: str | Path) -> str:
 def join_once(settings: NodeSettings, paths: Paths, server: str) -> None:
     """Find the cluster and get a certificate. Raises `OSError` and `ValueError` for failures that may be temporary."""
     assert settings.join_token is not None
-    authority, api = find_cluster(server, settings.join_token, join_protocol.AGENTS)
-    write_text(paths.authority, authority)
-    request_certificate(settings, paths, api)
+    cluster = find_cluster(server, settings.join_token, join_protocol.AGENTS)
+    write_text(paths.authority, cluster.authority)
+    request_certificate(settings, paths, cluster.api)
 
 
 def request_certificate(settings: NodeSettings, paths: Paths, api: ApiServer, patience: float = 30.0) -> None:

@@ -2,19 +2,29 @@
 
 import ssl
 import urllib.error
+from dataclasses import dataclass
 from typing import Any
 
 from osbuild.agent.kubernetes import join_protocol
 from osbuild.agent.kubernetes.api import ApiServer, unverified_context
 from osbuild.agent.kubernetes.join_failure import FailureKind, JoinError
-from osbuild.agent.kubernetes.join_protocol import Purpose
+from osbuild.agent.kubernetes.join_protocol import JoinKeys, Purpose
 from osbuild.shared.join_token import PREFIX, JoinToken, hash_authority, parse_token
 
 SHOWN = 12  # digits of a hash in a message
 
 
-def find_cluster(server: str, text: str, purpose: Purpose) -> tuple[str, ApiServer]:
-    """The certificate authority (PEM) of the cluster at the URL `server`, and its API with the rights of the token.
+@dataclass(frozen=True)
+class FoundCluster:
+    """A verified cluster: its certificate authority (PEM), its API with the rights of the token, the token's keys."""
+
+    authority: str
+    api: ApiServer
+    keys: JoinKeys
+
+
+def find_cluster(server: str, text: str, purpose: Purpose) -> FoundCluster:
+    """The cluster at the URL `server`.
 
     `text` is a full or short token for `purpose`, or one that `edge-agent kubernetes token create` has made. Nothing
     that depends on the token is sent before the server's answer is verified, except the key that reads the answer.
@@ -45,7 +55,8 @@ def find_cluster(server: str, text: str, purpose: Purpose) -> tuple[str, ApiServ
     if token.authority:
         check_authority(token, hash_authority(authority.encode()))
     trusted = ssl.create_default_context(cadata=authority)
-    return authority, ApiServer(server, trusted, join_protocol.bearer_token(join_identifier, keys.join))
+    api = ApiServer(server, trusted, join_protocol.bearer_token(join_identifier, keys.join))
+    return FoundCluster(authority, api, keys)
 
 
 def read_offer(api: ApiServer, purpose: Purpose) -> dict[str, Any]:

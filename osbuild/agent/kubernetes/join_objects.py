@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from osbuild.agent.kubernetes import join_protocol
+from osbuild.agent.kubernetes import etcd, external_datastore, join_protocol, server_bundle
 from osbuild.agent.kubernetes.api import MERGE_PATCH, ApiServer, connect_api, quote_path
 from osbuild.agent.kubernetes.join_protocol import JoinOffer, Purpose
 from osbuild.agent.kubernetes.paths import Paths, is_k3s
+from osbuild.agent.kubernetes.server_settings import ENDPOINT
 from osbuild.agent.kubernetes.settings import load_settings
 from osbuild.agent.kubernetes.token_files import read_password
 from osbuild.shared.node_settings import NodeSettings
@@ -53,7 +54,7 @@ def refresh_join_objects(root: Path) -> list[str]:
     objects = join_protocol.permanent_objects()
     if settings.join_token:
         objects.append(join_protocol.cluster_role_binding("bootstrap", "system:node-bootstrapper", join_protocol.GROUP))
-    revoked = list_revoked(api) if has_servers(settings) else {}
+    revoked = list_revoked(api) if settings.has_servers else {}
     stale = False
     for purpose, text in configured_tokens(settings):
         if is_revoked(text, revoked):
@@ -62,6 +63,8 @@ def refresh_join_objects(root: Path) -> list[str]:
         else:
             objects += join_protocol.join_objects(renew_offer(api, paths, purpose, text))
     apply_objects(api, objects)
+    if ENDPOINT in settings.config and settings.token and not stale:
+        external_datastore.publish_keys(settings, paths)
     if stale:  # what the other server has published is valid
         return []
     current_paths = {object_path(item) for item in objects}
@@ -99,13 +102,8 @@ def configured_tokens(settings: NodeSettings) -> Iterable[tuple[Purpose, str]]:
     """The purposes and tokens of a server node: its own for servers, and that of agent nodes."""
     if settings.join_token:
         yield join_protocol.AGENTS, settings.join_token
-    if settings.token and has_servers(settings):
+    if settings.token and settings.has_servers:
         yield join_protocol.SERVERS, settings.token
-
-
-def has_servers(settings: NodeSettings) -> bool:
-    """Whether other servers may join the cluster of this server node."""
-    return bool(settings.server) or not {"cluster-init", "datastore-endpoint"}.isdisjoint(settings.config)
 
 
 def renew_offer(api: ApiServer, paths: Paths, purpose: Purpose, text: str) -> JoinOffer:
@@ -121,6 +119,7 @@ def renew_offer(api: ApiServer, paths: Paths, purpose: Purpose, text: str) -> Jo
         keys=keys,
         authority=paths.authority.read_text(),
         expires=datetime.datetime.now(datetime.UTC) + join_protocol.LIFETIME,
+        bundle=server_bundle.seal_bundle(paths, keys.bundle) if purpose == join_protocol.SERVERS else "",
     )
 
 
@@ -142,9 +141,12 @@ def label_server(root: Path) -> None:
     `OSError` if the node is not registered yet.
     """
     settings = load_settings(root)
-    labels = {"node-role.kubernetes.io/control-plane": "true"}
+    metadata: dict[str, Any] = {"labels": {"node-role.kubernetes.io/control-plane": "true"}}
+    if settings.uses_etcd and not is_k3s(root) and (member := etcd.read_member_name(Paths(root))):
+        metadata["labels"][etcd.ROLE] = "true"
+        metadata["annotations"] = {etcd.ANNOTATION: member}  # who deletes the Node removes the member
     path = f"/api/v1/nodes/{quote_path(settings.node_name)}"
-    connect_api(root, settings).call("PATCH", path, {"metadata": {"labels": labels}}, kind=MERGE_PATCH)
+    connect_api(root, settings).call("PATCH", path, {"metadata": metadata}, kind=MERGE_PATCH)
 
 
 def object_path(item: dict[str, Any]) -> str:
@@ -177,6 +179,7 @@ def join_object_paths(api: ApiServer, identifier: str | None = None) -> Iterable
                     yield f"{folder}/{quote_path(item['metadata']['name'])}"
     if identifier is None:
         yield f"{RBAC}/clusterrolebindings/{quote_path('edge-osbuild:bootstrap')}"
+        yield f"{SECRETS}/{join_protocol.BUNDLE[1]}"
 
 
 def list_bootstrap_tokens(api: ApiServer) -> list[dict[str, Any]]:

@@ -55,6 +55,8 @@ class Purpose:
 
 
 AGENTS = Purpose("", GROUP, f"{GROUP}-discovery")
+BUNDLE = ("kube-system", "edge-osbuild-servers")  # the Secret with the sealed keys of the cluster (server_bundle.py)
+SEALED = "sealed"
 SERVERS = Purpose("-servers", f"{GROUP}-servers", f"{GROUP}-servers-discovery")
 
 
@@ -74,11 +76,12 @@ class Invitation:
 
 @dataclass(frozen=True)
 class JoinKeys:
-    """Keys derived from a token: secrets of two bootstrap tokens, and the signature key."""
+    """Keys derived from a token: secrets of two bootstrap tokens, the signature key, and the key of the bundle."""
 
     discovery: str
     join: str
     signature: bytes
+    bundle: bytes
 
 
 def derive_keys(token: str, salt: str) -> JoinKeys:
@@ -95,6 +98,7 @@ def derive_keys(token: str, salt: str) -> JoinKeys:
         discovery=token_secret(derive("discovery")),
         join=token_secret(derive("join")),
         signature=derive("signature"),
+        bundle=derive("servers"),
     )
 
 
@@ -163,7 +167,10 @@ def read_authority(keys: JoinKeys, answer: Mapping[str, Any]) -> tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class JoinOffer:
-    """What a server publishes for a token. `authority` is a certificate in PEM; the token is valid until `expires`."""
+    """What a server publishes for a token. `authority` is a certificate in PEM; the token is valid until `expires`.
+
+    `bundle` is what servers that join get (`server_bundle`), sealed with a key of the token.
+    """
 
     purpose: Purpose
     invitation: Invitation
@@ -171,6 +178,7 @@ class JoinOffer:
     authority: str
     expires: datetime.datetime | None
     description: str = ""
+    bundle: str = ""
 
 
 def join_objects(offer: JoinOffer) -> list[dict[str, Any]]:
@@ -209,6 +217,12 @@ def join_objects(offer: JoinOffer) -> list[dict[str, Any]]:
     }
     signature = sign_answer(keys, invitation.join, offer.authority)
     private = {"authority": offer.authority, "join": invitation.join, "signature": signature}
+    sealed = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": BUNDLE[1], "namespace": BUNDLE[0], "labels": labels},
+        "data": {SEALED: base64.b64encode(offer.bundle.encode()).decode()},
+    }
     return [
         token(invitation.discovery, keys.discovery, purpose.discovery),
         token(invitation.join, keys.join, purpose.group),
@@ -216,6 +230,7 @@ def join_objects(offer: JoinOffer) -> list[dict[str, Any]]:
         config(purpose.private, private),
         *read_rights(purpose.public, "system:unauthenticated", labels),
         *read_rights(purpose.private, purpose.discovery, labels),
+        *([sealed, *read_rights(BUNDLE, purpose.group, labels, "secrets")] if offer.bundle else []),
     ]
 
 
@@ -245,11 +260,13 @@ def network_role() -> dict[str, Any]:
     }
 
 
-def read_rights(location: tuple[str, str], group: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Role and RoleBinding that let one group read one ConfigMap."""
+def read_rights(
+    location: tuple[str, str], group: str, labels: Mapping[str, str], resource: str = "configmaps"
+) -> list[dict[str, Any]]:
+    """Role and RoleBinding that let one group read one ConfigMap or Secret."""
     rbac, (namespace, name) = "rbac.authorization.k8s.io", location
     metadata = {"name": name, "namespace": namespace, "labels": dict(labels)}
-    rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}
+    rule = {"apiGroups": [""], "resources": [resource], "resourceNames": [name], "verbs": ["get"]}
     return [
         {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": [rule]},
         {

@@ -19,6 +19,11 @@ class Paths:
         return self.data / "pki"
 
     @property
+    def etcd(self) -> Path:
+        """The data of the etcd member of a server."""
+        return self.data / "server/db/etcd"
+
+    @property
     def rotated_tokens(self) -> Path:
         """Join tokens that replace those of the settings."""
         return self.data / "rotated-tokens.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.agent.errors import Problem
+from osbuild.agent.kubernetes import etcd
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.shared.node_settings import API_PORT, STABLE_ADDRESS, NodeSettings
 
@@ -88,7 +89,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
 
     return {
         "folder": str(paths.pki),
-        "authorities": ["ca", "front-proxy-ca"],
+        "authorities": ["ca", "front-proxy-ca", *([etcd.AUTHORITY] if settings.uses_etcd else [])],
         "keys": ["sa"],
         "certificates": [
             {
@@ -121,6 +122,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
                 "dns_names": [settings.node_name],
                 "addresses": sorted({"127.0.0.1", STABLE_ADDRESS, *local, *own_addresses(settings)}),
             },
+            *(etcd.plan_certificates(settings) if settings.uses_etcd else []),
         ],
         "kubeconfigs": [
             client("admin.conf", "admin", "system:masters"),

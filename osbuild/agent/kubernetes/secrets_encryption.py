@@ -26,6 +26,13 @@ def is_new_cluster(settings: NodeSettings, paths: Paths) -> bool:
     return has_own_datastore(settings, paths) and not (paths.data / "server/db/state.db").exists()
 
 
+def creates_cluster(settings: NodeSettings, paths: Paths) -> bool:
+    """Whether this server of the upstream distribution creates a cluster at this start."""
+    if settings.uses_etcd:
+        return not settings.server and not (paths.etcd / "member").exists()
+    return is_new_cluster(settings, paths)
+
+
 def encrypts_k3s(settings: NodeSettings, paths: Paths) -> bool:
     """Whether K3s gets the option. The answer of the first start is stored, also if K3s has not stored its key yet.
 
@@ -49,7 +56,13 @@ def write_encryption(settings: NodeSettings, paths: Paths) -> list[str]:
     with the key is damaged.
     """
     if not paths.encryption_key.exists():
-        if not settings.flag(OPTION, default=is_new_cluster(settings, paths)):
+        is_new = creates_cluster(settings, paths)
+        if not settings.flag(OPTION, default=is_new):
+            return []
+        if settings.has_servers and not is_new:
+            print(
+                f"kubernetes.config: `{OPTION}` has no effect: the other servers of this cluster would not have the key"
+            )
             return []
         create_key(paths)
     key = read_key(paths)
@@ -74,6 +87,10 @@ def read_key(paths: Paths) -> Any:
 
 def create_key(paths: Paths) -> None:
     """Create the key and wait until it is on the disk. Raises `OSError`."""
-    key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
     paths.encryption_key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_json(paths.encryption_key, {"name": "key1", "secret": key}, 0o600)
+    write_json(paths.encryption_key, make_key(), 0o600)
+
+
+def make_key() -> dict[str, str]:
+    """A new key as EncryptionConfiguration has it."""
+    return {"name": "key1", "secret": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()}

@@ -79,7 +79,7 @@ def rotate_token(root: Path, name: TokenName) -> str:
         run_k3s(root, "token", "rotate")
         os.sync()
         return stored_tokens(root)["token"]
-    if join_objects.has_servers(settings):
+    if settings.has_servers:
         if not (old := getattr(settings, name)):
             hint = f"set `kubernetes.{name}` in the seeds of all servers"
             raise Problem("a cluster with several servers needs a token before it can be rotated", hint=hint)

@@ -6,12 +6,14 @@ from pathlib import Path
 from osbuild.agent.kubernetes import (
     addons,
     control_plane,
+    etcd,
     kube_proxy,
     kubeconfig,
     kubelet,
     local_api,
     pki,
     pod_network,
+    server_settings,
     token_files,
     versions,
 )
@@ -50,6 +52,12 @@ def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[P
 
 def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Path]) -> bool:
     """Write the files of the control plane. Returns whether keys or certificates are new. Raises `Problem`."""
+    server_settings.check_servers(settings, paths)
+    joining = paths.run / "server-joins"  # the unit that joins has a condition on this file
+    if server_settings.must_join(settings, paths):
+        write_text(joining, "")
+        return False
+    joining.unlink(missing_ok=True)
     plan = paths.run / "pki.json"
     write_json(plan, pki.plan_pki(settings, paths, pki.local_addresses(settings)))
     changed = pki.run_edge_pki(paths.root, plan)
@@ -61,8 +69,11 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
         *write_encryption(settings, paths),
     ]
     minor = version.minor if version else max(control_plane.SINCE.values())
-    programs = {
-        "kine": control_plane.kine_arguments(paths),
+    if settings.uses_etcd:
+        programs = {"etcd": [str(etcd.write_etcd(settings, paths))]}
+    else:
+        programs = {"kine": control_plane.kine_arguments(settings, paths)}
+    programs |= {
         "kube-apiserver": control_plane.apiserver_arguments(settings, paths, protection),
         "kube-controller-manager": control_plane.controller_manager_arguments(settings, paths, minor),
         "kube-scheduler": control_plane.scheduler_arguments(settings, paths),

@@ -59,6 +59,7 @@ def check_kubernetes(profile: Profile, where: Where) -> None:
     check_taints(settings, where)
     check_server(settings, where)
     check_config(settings, where)
+    check_servers(settings, where)
     check_upstream(settings, where)
     check_ranges(profile, where)
     check_kubelet_sysctls(profile, where)
@@ -75,6 +76,21 @@ def check_server(settings: KubernetesSettings, where: Where) -> None:
         message = f"found the server {quote_text(settings.server)}, which has the address of the node itself"
         hint = "write the URL of the server that the node joins; the first server of a cluster has none"
         raise Error(message, where=where("kubernetes.server"), hint=hint)
+
+
+def check_servers(settings: KubernetesSettings, where: Where) -> None:
+    """Raise `Error` if settings for several servers contradict each other."""
+    for name in ("cluster-init", "datastore-endpoint"):
+        if name in settings.config and settings.role == "agent":
+            message = f"found {quote_text(name)} with the role agent, but only servers have a datastore"
+            raise Error(message, where=where(f"kubernetes.config.{name}"), hint="remove it, or write `role: server`")
+    if not node_settings(settings).flag("cluster-init"):
+        return
+    others = {"server": settings.server, "config.datastore-endpoint": settings.config.get("datastore-endpoint")}
+    for name in (name for name, value in others.items() if value is not None):
+        message = f"found `cluster-init` and `{name}`, which exclude each other"
+        hint = "`cluster-init` is for the first server of a cluster with etcd; further servers have `server` instead"
+        raise Error(message, where=where(f"kubernetes.{name}"), hint=hint)
 
 
 def check_config(settings: KubernetesSettings, where: Where) -> None:
@@ -183,20 +199,22 @@ def check_upstream(settings: KubernetesSettings, where: Where) -> None:
             message = f"found {quote_text(name)} in `kubernetes.config`, which {upstreams} does not have"
             hint = f"remove it, or {advice}; it has: {', '.join(upstream_options.UPSTREAM_OPTIONS)}"
             raise Error(message, where=where(f"kubernetes.config.{name}"), hint=hint)
+    endpoint = settings.config.get("datastore-endpoint")
+    literal = endpoint is not None and not is_reference("datastore-endpoint", endpoint)
+    if literal and not str(endpoint).startswith(upstream_options.DATABASES):
+        message = f"found a datastore that {upstreams} does not have"
+        hint = "write an address that begins with one of: " + ", ".join(upstream_options.DATABASES)
+        raise Error(message, where=where("kubernetes.config.datastore-endpoint"), hint=hint)
     backend = settings.config.get("flannel-backend")
     if backend is not None and backend not in upstream_options.FLANNEL_BACKENDS:
         message = f"found the backend {quote_text(str(backend))}, which {upstreams} does not have"
         hint = "write one of: " + ", ".join(upstream_options.FLANNEL_BACKENDS)
         raise Error(message, where=where("kubernetes.config.flannel-backend"), hint=hint)
-    if settings.role == "server" and settings.server is not None:
-        message = f"found `server` with the role server, but {upstreams} has one server in a cluster"
-        hint = "remove it, or write `role: agent`" + (f", or {advice}" if substitute else "")
-        raise Error(message, where=where("kubernetes.server"), hint=hint)
 
 
 def node_settings(settings: KubernetesSettings) -> NodeSettings:
     """Return the settings as the device reads them, without references to secrets."""
-    return NodeSettings(role=settings.role, node_ip=settings.node_ip, config=settings.config)
+    return NodeSettings(role=settings.role, server=settings.server, node_ip=settings.node_ip, config=settings.config)
 
 
 def check_ranges(profile: Profile, where: Where) -> None:

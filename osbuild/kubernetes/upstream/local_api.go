@@ -59,7 +59,7 @@ type localAPI struct {
 }
 
 // beginLocalAPI writes the proxy's authority and opens its port, which the other programs of the node need when they start.
-func beginLocalAPI(arguments []string) (func(ctx context.Context) error, error) {
+func beginLocalAPI(_ context.Context, arguments []string) (func(ctx context.Context) error, error) {
 	var settings localAPISettings
 	if err := readJSON(arguments[0], &settings); err != nil {
 		return nil, err
@@ -433,28 +433,11 @@ func (local *localAPI) readServers(ctx context.Context, target string) ([]string
 	if answer.StatusCode != http.StatusOK {
 		return nil, errors.New(answer.Status)
 	}
-	var endpoints struct {
-		Subsets []struct {
-			Addresses []struct {
-				IP string `json:"ip"`
-			} `json:"addresses"`
-			Ports []struct {
-				Port int `json:"port"`
-			} `json:"ports"`
-		} `json:"subsets"`
-	}
+	var endpoints endpointList
 	if err := json.NewDecoder(io.LimitReader(answer.Body, largestBody)).Decode(&endpoints); err != nil {
 		return nil, err
 	}
-	var hosts []string
-	for _, subset := range endpoints.Subsets {
-		for _, address := range subset.Addresses {
-			for _, port := range subset.Ports {
-				hosts = append(hosts, net.JoinHostPort(address.IP, fmt.Sprint(port.Port)))
-			}
-		}
-	}
-	return hosts, nil
+	return endpoints.hosts(), nil
 }
 
 // keep writes what is new to the disk.

@@ -48,6 +48,8 @@ var programs = map[string]func(){
 	"kubectl":                 runKubectl,
 	"kubeadm":                 func() { kubeadmerrors.HandleError(kubeadm.Run()) },
 	"kine":                    runKine,
+	"etcd":                    runEtcd,
+	"bootstrap":               runBootstrap,
 }
 
 func component(command func() *cobra.Command) func() {

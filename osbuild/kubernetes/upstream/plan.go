@@ -27,10 +27,10 @@ type plan struct {
 	Ready    string              `json:"ready"`
 }
 
-// member runs a program of a plan until the context ends. `begin` does at once what the next members need.
+// member runs a program of a plan until the context ends. `begin` does what the next members wait for.
 type member struct {
 	name  string
-	begin func(arguments []string) (func(ctx context.Context) error, error)
+	begin func(ctx context.Context, arguments []string) (func(ctx context.Context) error, error)
 	run   func(ctx context.Context, arguments []string) error
 	// needsServer says that the program ends with an error if the API server does not answer when it starts.
 	needsServer bool
@@ -38,6 +38,7 @@ type member struct {
 
 // members in the order in which they start. They stop in the opposite order.
 var members = []member{
+	{name: "etcd", begin: beginEtcd},
 	{name: "kine", run: serveKine},
 	{name: "kube-apiserver", run: serveAPI},
 	{name: "kube-controller-manager", run: manageControllers, needsServer: true},
@@ -90,7 +91,7 @@ func (chosen *plan) run(ctx context.Context) error {
 		}
 		run := func(ctx context.Context) error { return member.run(ctx, arguments) }
 		if member.begin != nil {
-			begun, err := member.begin(arguments)
+			begun, err := member.begin(ctx, arguments)
 			if err != nil {
 				return fmt.Errorf("%s: %w", member.name, err)
 			}

@@ -1,6 +1,7 @@
 // Command edge-pki creates the keys, certificates and kubeconfigs of a Kubernetes node.
 //
 //	edge-pki PLAN.json
+//	edge-pki seal|open      encrypt or decrypt the standard input, whose first line is the key in hex
 //
 // It can be run at any time: valid files are kept, and certificates that expire soon or have other names than in the plan
 // are issued again. Keys of authorities are never replaced, and their certificates only if they have wrong dates. It is a
@@ -163,10 +164,16 @@ func run(path string) error {
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: edge-pki PLAN.json")
+		fmt.Fprintln(os.Stderr, "usage: edge-pki PLAN.json | seal | open")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1]); err != nil {
+	var err error
+	if action := os.Args[1]; action == "seal" || action == "open" {
+		err = runSeal(action, os.Stdin, os.Stdout)
+	} else {
+		err = run(action)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "edge-pki:", err)
 		os.Exit(1)
 	}
