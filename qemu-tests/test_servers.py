@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,34 @@ def test_one_server_at_a_time_runs_the_controllers(cluster: EtcdCluster) -> None
     wait_for(lambda: "default" in first.kubectl("get", "serviceaccounts").stdout, "the controllers run")
 
 
+OBSTACLE = """
+import sys
+from pathlib import Path
+from osbuild.agent.cluster import update_turn
+from osbuild.agent.kubernetes.api import connect_api
+from osbuild.agent.kubernetes.settings import load_settings
+root, action = Path(sys.argv[1]), sys.argv[2]
+settings = load_settings(root)
+print(getattr(update_turn, action)(connect_api(root, settings), settings.node_name))
+"""
+
+
+def take_turn(cluster: EtcdCluster, node: ClusterNode, action: str = "find_obstacle") -> str:
+    """Why a server may not be updated now, "None" if it may."""
+    for other in cluster.servers:
+        other.report_ready(node)  # as its kubelet would
+    return node.run(sys.executable, "-c", OBSTACLE, node.root, action).stdout.strip()
+
+
+def test_one_server_at_a_time_is_updated(cluster: EtcdCluster) -> None:
+    first, second, _ = cluster.servers
+    assert take_turn(cluster, first) == "None"
+    assert take_turn(cluster, second) == "server node-1 is being updated"
+    take_turn(cluster, first, "release_lease")
+    assert take_turn(cluster, second) == "None"
+    take_turn(cluster, second, "release_lease")
+
+
 def test_an_agent_node_learns_all_servers(cluster: EtcdCluster) -> None:
     agent, first = cluster.agent, cluster.servers[0]
     agent.agent("prepare")
@@ -125,6 +154,8 @@ def test_when_a_server_is_killed_the_others_go_on(cluster: EtcdCluster) -> None:
 
     wait_for(written, "another server writes", 60)
     assert "without-the-first" in names(others[1])
+    # With etcd all others have to be ready, not only a majority.
+    assert "these are not ready: node-1" in take_turn(cluster, others[0])
 
 
 def test_an_agent_starts_while_its_first_server_is_off(cluster: EtcdCluster) -> None:

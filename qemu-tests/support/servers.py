@@ -2,6 +2,7 @@
 its unit. They share a bridge in one more namespace. There are no machines and no kubelets.
 """
 
+import datetime
 import itertools
 import json
 import os
@@ -203,10 +204,16 @@ class ClusterNode:
         self.kubectl(
             "create", "-f", self.write("node", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name}})
         )
-        status = {"status": {"conditions": [{"type": "Ready", "status": "True"}],
-                             "addresses": [{"type": "InternalIP", "address": self.address}]}}  # fmt: skip
-        self.kubectl("patch", "node", self.name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+        self.report_ready(self)
         self.agent("tokens")
+
+    def report_ready(self, server: "ClusterNode") -> None:
+        """Report the status of the node to a server, as its kubelet does."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status = {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": now}],
+                  "addresses": [{"type": "InternalIP", "address": self.address}]}  # fmt: skip
+        patch = json.dumps({"status": status})
+        server.kubectl("patch", "node", self.name, "--subresource=status", "--type=merge", "-p", patch)
 
     def write(self, name: str, content: dict[str, Any]) -> str:
         path = self.root / f"{name}.json"
