@@ -8,15 +8,20 @@ import pytest
 from support.control_plane import wait_for
 from support.servers import ClusterNode, running_network
 
+from tests.support.mariadb import running_mariadb
 from tests.support.postgresql import running_postgresql, text_of
 
 TOKEN = "the token of servers"
 pytestmark = pytest.mark.slow  # two API servers on one host: minutes
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """The address of a database with a password."""
+@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a database with a password, as kine wants it."""
+    if request.param == "mariadb":
+        with running_mariadb() as address:
+            yield address
+        return
     with running_postgresql() as server:
         yield text_of(server.create_database()).replace("postgresql://", "postgres://")
 

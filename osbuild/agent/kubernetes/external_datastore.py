@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from osbuild.agent.kubernetes import control_plane, join_protocol, pki, secrets_encryption, server_bundle
+from osbuild.agent.kubernetes import join_protocol, pki, secrets_encryption, server_bundle
 from osbuild.agent.kubernetes.join_failure import FailureKind, JoinError
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.server_settings import ENDPOINT
@@ -100,9 +100,7 @@ def make_keys(settings: NodeSettings, paths: Paths) -> dict[str, str]:
 
 def run_bootstrap(settings: NodeSettings, paths: Paths, action: str, content: str = "") -> str:
     """Read or write the keys in the database, and return what it has. Raises `OSError`."""
-    arguments = paths.run / "datastore.json"
-    write_json(arguments, control_plane.kine_arguments(settings, paths), 0o600)
-    command: list[str | Path] = [paths.root / PROGRAM, "bootstrap", arguments, action]
+    command: list[str | Path] = [paths.root / PROGRAM, "bootstrap", paths.database, action]
     try:
         result = subprocess.run(command, input=content, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:

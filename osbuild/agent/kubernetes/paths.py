@@ -24,6 +24,11 @@ class Paths:
         return self.data / "server/db/etcd"
 
     @property
+    def database(self) -> Path:
+        """The arguments with which kine finds an external database; they contain a password."""
+        return self.run / "datastore.json"
+
+    @property
     def rotated_tokens(self) -> Path:
         """Join tokens that replace those of the settings."""
         return self.data / "rotated-tokens.json"

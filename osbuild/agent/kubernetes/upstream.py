@@ -53,6 +53,8 @@ def prepare_upstream(settings: NodeSettings, paths: Paths, manifests: Sequence[P
 def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Path]) -> bool:
     """Write the files of the control plane. Returns whether keys or certificates are new. Raises `Problem`."""
     server_settings.check_servers(settings, paths)
+    if server_settings.ENDPOINT in settings.config:
+        write_json(paths.database, control_plane.kine_arguments(settings, paths), 0o600)
     joining = paths.run / "server-joins"  # the unit that joins has a condition on this file
     if server_settings.must_join(settings, paths):
         write_text(joining, "")
