@@ -149,7 +149,7 @@ class ClusterNode:
 
     def background(self, *command: str | Path) -> subprocess.Popen[bytes]:
         """Start a program in the namespace of the node."""
-        env = {**os.environ, "GOGC": "off", "GOMEMLIMIT": "320MiB", "EDGE_SETTLE": "90:50"}  # those of the unit
+        env = {**os.environ, "GOGC": "100", "EDGE_SETTLE": "90:50"}  # those of the unit
         # `ip netns exec` becomes the program itself.
         full = ["ip", "netns", "exec", self.namespace, *command]
         with self.log.open("ab") as log:
