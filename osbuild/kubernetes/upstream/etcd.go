@@ -196,6 +196,7 @@ func (settings *etcdSettings) serverConfig(name, cluster, state string) (*embed.
 	config.MaxLearners = mostLearners
 	config.TickMs, config.ElectionMs = 500, 5000 // those of K3s, for slow disks
 	config.EnableGRPCGateway = false
+	config.WarningUnaryRequestDuration = time.Second
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(etcdLogger())
 	for _, list := range []struct {
 		target *[]url.URL

@@ -166,7 +166,9 @@ func (member *etcdMember) watchNodes(ctx context.Context, nodes map[string]strin
 		case event.Type == watch.Deleted:
 			delete(nodes, object.Name)
 			deleted[name] = true
-			member.removeMembers(ctx, deleted)
+			if member.removeMembers(ctx, deleted); len(deleted) > 0 {
+				return nil // and try again soon: etcd refuses it for some seconds after another member was away
+			}
 		default:
 			nodes[object.Name] = name
 		}
