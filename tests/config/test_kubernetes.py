@@ -155,7 +155,7 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     (UPSTREAM + "  config: {embedded-registry: true}", 7, ("`embedded-registry`", "upstream"), "tls-san"),
     (UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443\n  config: {cluster-init: true}", 8,
      ("`cluster-init` and `server`", "exclude each other"), "the first server"),
-    (UPSTREAM + "  config: {cluster-init: true, datastore-endpoint: 'file:endpoint'}", 7,
+    ("  config: {cluster-init: true, datastore-endpoint: 'file:endpoint'}", 6,
      ("`cluster-init` and `config.datastore-endpoint`",), "the first server"),
     (SUBSTITUTE + "  config: {embedded-registry: true}", 7, ("`embedded-registry`",), "if_unavailable: null"),
     (SUBSTITUTE + "  config: {tls-san: a.example, debug: true}", 7, ("`debug`", "`if_unavailable`"), "tls-san"),
@@ -213,6 +213,8 @@ RIGHT = [
     "  disable: [traefik]\n  load_balancer: true",
     UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443\n  config: {etcd-snapshot-retention: 3}",
     UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true, etcd-snapshot-schedule-cron: '0 */6 * * *'}",
+    UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443",
+    UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true}",
     "  config: {cluster-init: true}",
     SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",
 ]
