@@ -211,8 +211,6 @@ RIGHT = [
     UPSTREAM + "  disable: [traefik, metrics-server]",
     UPSTREAM + "  disable: [traefik, servicelb]\n  load_balancer: false",
     "  disable: [traefik]\n  load_balancer: true",
-    UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443\n  config: {etcd-snapshot-retention: 3}",
-    UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true, etcd-snapshot-schedule-cron: '0 */6 * * *'}",
     UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443",
     UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true}",
     "  config: {cluster-init: true}",
