@@ -21,8 +21,19 @@ from osbuild.rootfs.installer.mounts import BIND, RECURSIVE, Mounts, enter_priva
 from osbuild.rootfs.installer.native_programs import NativePrograms, covered_programs
 
 EXCLUDED = ("doc", "man", "info", "locale", "i18n", "lintian", "bug", "bash-completion", "zsh")
+# Programs that nothing here starts: shims of containerd that its own documentation calls obsolete, and the CNI plugins
+# that K3s does not have either.
+UNUSED = (
+    "/usr/bin/containerd-shim",
+    "/usr/bin/containerd-shim-runc-v1",
+    *(
+        f"/usr/lib/cni/{name}"
+        for name in ("dhcp", "host-device", "ipvlan", "macvlan", "ptp", "sbr", "static", "tuning", "vlan", "vrf")
+    ),
+)
 OPTIONS = (
     "force-unsafe-io",
+    *(f"path-exclude={path}" for path in UNUSED),
     *(f"path-exclude=/usr/share/{name}/*" for name in EXCLUDED),
     "path-include=/usr/share/doc/*/copyright",
     "path-include=/usr/share/bash-completion/bash_completion",  # the library, without completions of other programs
