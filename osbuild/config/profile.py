@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from osbuild.config.agent import AgentSettings
+from osbuild.config.machine import DiskSettings, KernelSettings
 from osbuild.config.metadata import REFERENCE, SecretRef, Size, key
 from osbuild.config.network import NetworkSettings
 from osbuild.config.registries import RegistrySettings
@@ -35,49 +36,6 @@ SECRET_CONFIG = (
     "vpn-auth",
 )  # fmt: skip
 LABEL_KEY = r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
-
-
-@dataclass(frozen=True)
-class KernelSettings:
-    flavour: str = field(
-        default="cloud",
-        metadata=key(
-            "which of Debian's kernels: `cloud` for virtual machines, `generic` for hardware",
-            choices=("cloud", "generic"),
-        ),
-    )
-    arguments: tuple[str, ...] = field(
-        default=(),
-        metadata=key("kernel command line arguments to add", pattern=r"^[!-~]+( [!-~]+)*$", form="printable ASCII"),
-    )
-    modules: tuple[str, ...] = field(
-        default=(), metadata=key("modules to load at boot", pattern=r"^[A-Za-z0-9_-]+$", form="a kernel module's name")
-    )
-    sysctls: dict[str, str | int] = field(
-        default_factory=dict,
-        metadata=key(
-            "sysctl settings",
-            keys=r"^-?[A-Za-z0-9_*-]+([./][A-Za-z0-9_*-]+)+$",
-            keys_form="a name such as `net.ipv4.ip_forward`",
-        ),
-    )
-
-
-@dataclass(frozen=True)
-class DiskSettings:
-    esp: Size = field(default=Size(256 * 2**20), metadata=key("size of the ESP", minimum=64 * 2**20))
-    slot: Size = field(
-        default=Size(1024 * 2**20),
-        metadata=key("size of each of the two slots, including the hash tree", minimum=64 * 2**20),
-    )
-    data: Size = field(
-        default=Size(2048 * 2**20),
-        metadata=key("minimum size of the data partition, which grows to fill the disk", minimum=64 * 2**20),
-    )
-    headroom: int = field(
-        default=30,
-        metadata=key("share of a slot, in percent, that must be free for later updates", minimum=0, maximum=90),
-    )
 
 
 @dataclass(frozen=True)
@@ -183,6 +141,20 @@ class KubernetesSettings:
         ),
     )
     load_balancer: bool = field(default=False, metadata=key("addresses of nodes for services of type LoadBalancer"))
+    helm: bool = field(
+        default=False,
+        metadata=key("HelmChart objects install Helm charts, with K3s' helm-controller"),
+    )
+    charts: tuple[str, ...] = field(
+        default=(),
+        metadata=key(
+            "Helm charts (paths of `.tgz` files) that a server offers to HelmChart objects, at "
+            "`https://%{KUBERNETES_API}%/static/charts/`",
+            path="chart",
+            pattern=PATH,
+            form="a name or path",
+        ),
+    )
     images: tuple[str, ...] = field(
         default=(),
         metadata=key(

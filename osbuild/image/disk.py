@@ -7,7 +7,7 @@ from pathlib import Path
 
 from osbuild.boot.flow import BootFlow, BootParts
 from osbuild.boot.slot import SlotImage
-from osbuild.config.profile import DiskSettings
+from osbuild.config.machine import DiskSettings
 from osbuild.host.architecture import Architecture
 from osbuild.image.verity import derived_uuid
 from osbuild.shared.errors import Error

@@ -4,6 +4,7 @@ The programs of most add-ons are one static binary in one image, because they sh
 the image and in memory it is there once.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ MANIFESTS = ADDONS / "manifests"
 class AddonImage:
     """An image with one program, the `package` of the Go module in a folder of addons/.
 
-    `variable` stands for the image's name in manifests, `links` are further names of the program.
+    `variable` stands for the image's name in manifests, `links` are further names of the program. `addon` is an add-on
+    that uses the image though its manifest does not name it.
     """
 
     name: str
     variable: str
     package: str = "."
     links: Sequence[str] = ()
+    addon: str | None = None
 
     def program_key(self, architecture: Architecture) -> str:
         """Return the content key of the program."""
@@ -43,7 +46,8 @@ class AddonImage:
 
 SYSTEM = AddonImage("system", "SYSTEM_IMAGE", links=("volume-setup", "volume-teardown"))
 LOCAL_PATH = AddonImage("local-path", "LOCAL_PATH_IMAGE", "github.com/rancher/local-path-provisioner")
-IMAGES = (SYSTEM, LOCAL_PATH)
+HELM = AddonImage("helm", "HELM_IMAGE", addon="helm-controller")
+IMAGES = (SYSTEM, LOCAL_PATH, HELM)
 
 
 def find_manifests(disabled: Sequence[str]) -> list[Path]:
@@ -52,9 +56,11 @@ def find_manifests(disabled: Sequence[str]) -> list[Path]:
 
 
 def find_images(disabled: Sequence[str]) -> Iterator[AddonImage]:
-    """Yield the images that the manifests refer to."""
-    texts = [path.read_text() for path in find_manifests(disabled)]
-    return (image for image in IMAGES if any(f"%{{{image.variable}}}%" in text for text in texts))
+    """Yield the images that the add-ons use."""
+    manifests = {path.stem: path.read_text() for path in find_manifests(disabled)}
+    for image in IMAGES:
+        if image.addon in manifests or any(f"%{{{image.variable}}}%" in text for text in manifests.values()):
+            yield image
 
 
 def addons_key(disabled: Sequence[str], architecture: Architecture) -> list[Any]:
@@ -64,7 +70,10 @@ def addons_key(disabled: Sequence[str], architecture: Architecture) -> list[Any]
 
 
 def install_manifests(tree: Path, disabled: Sequence[str], architecture: Architecture) -> None:
-    """Write the manifests with the names of the images. The edge agent fills in the cluster's addresses."""
+    """Write the manifests with the names of the images, and a list of the names.
+
+    The edge agent fills in the cluster's addresses.
+    """
     folder = tree / LIB / "addons"
     folder.mkdir(parents=True)
     for path in find_manifests(disabled):
@@ -72,6 +81,8 @@ def install_manifests(tree: Path, disabled: Sequence[str], architecture: Archite
         for image in IMAGES:
             text = text.replace(f"%{{{image.variable}}}%", image.tag(architecture))
         write_public(folder / path.name, text)
+    names = {image.variable: image.tag(architecture) for image in find_images(disabled)}
+    write_public(folder / "images.json", json.dumps(names, indent=2) + "\n")
 
 
 def build_program(image: AddonImage, architecture: Architecture, cache: Cache, folder: Path | None = None) -> Path:

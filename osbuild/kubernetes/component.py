@@ -50,6 +50,8 @@ def build_component(kubernetes: KubernetesSettings, architecture: Architecture, 
         _bake(tree, [*own, *program.write_images(tree / LIB / "images")], archives)
         for path in _manifests(kubernetes, base):
             install_file(path, unused_path(tree / LIB / "manifests" / path.name), 0o644)
+        for path in _charts(kubernetes, base):
+            install_file(path, unused_path(tree / LIB / "charts" / path.name), 0o644)
 
     def content() -> str:
         return component_key(kubernetes, architecture, base=base)
@@ -63,7 +65,8 @@ def component_key(kubernetes: KubernetesSettings, architecture: Architecture, *,
     """The content key of the tree that `build_component` would make, without making it."""
     distribution = DISTRIBUTIONS[kubernetes.distribution]
     small_programs = [sources_key(upstream_programs.SMALL)]
-    files = [[path.name, file_digest(path)] for path in (*_images(kubernetes, base), *_manifests(kubernetes, base))]
+    inputs = (*_images(kubernetes, base), *_manifests(kubernetes, base), *_charts(kubernetes, base))
+    files = [[path.name, file_digest(path)] for path in inputs]
     sources = (__file__, image_archive.__file__, plain_archive.__file__, CONTAINERD)
     code = [file_digest(Path(source)) for source in sources]
     program = distribution.key(kubernetes, architecture)
@@ -76,6 +79,10 @@ def _images(kubernetes: KubernetesSettings, base: Path) -> Iterator[Path]:
 
 def _manifests(kubernetes: KubernetesSettings, base: Path) -> Iterator[Path]:
     return (paths.resolve_named(name, base) for name in kubernetes.manifests)
+
+
+def _charts(kubernetes: KubernetesSettings, base: Path) -> Iterator[Path]:
+    return (paths.resolve_named(name, base) for name in kubernetes.charts)
 
 
 def _containerd(tree: Path, distribution: Distribution) -> None:

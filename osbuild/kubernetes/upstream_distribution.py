@@ -14,7 +14,7 @@ from osbuild.kubernetes import addon_images, upstream_programs
 from osbuild.kubernetes.distribution import PACKAGES, ComponentSources, DistributionProgram, Pin
 from osbuild.kubernetes.image_archive import ImageArchive
 from osbuild.kubernetes.tree_files import LIB, install_file
-from osbuild.shared.components import components_left_out
+from osbuild.shared.components import addons_left_out
 
 FILES = ("go.mod", "go.sum")
 
@@ -47,14 +47,14 @@ class UpstreamDistribution:
 
     def key(self, settings: KubernetesSettings, architecture: Architecture) -> list[Any]:
         chosen = upstream_versions.find_release(settings.version)
-        addons = addon_images.addons_key(components_left_out(settings), architecture)
+        addons = addon_images.addons_key(addons_left_out(settings), architecture)
         return [upstream_programs.binary_key(chosen, architecture), addons, file_digest(Path(__file__))]
 
     def prepare(
         self, settings: KubernetesSettings, architecture: Architecture, sources: ComponentSources
     ) -> DistributionProgram:
         chosen = upstream_versions.find_release(settings.version)
-        left_out = components_left_out(settings)
+        left_out = addons_left_out(settings)
 
         def install(tree: Path) -> None:
             binary = upstream_programs.build_binary(chosen, architecture, sources.cache, sources.downloads)

@@ -17,8 +17,18 @@ class ComponentSettings(Protocol):
     @property
     def load_balancer(self) -> bool: ...
 
+    @property
+    def helm(self) -> bool: ...
+
 
 def components_left_out(settings: ComponentSettings) -> tuple[str, ...]:
     """Return the components that the cluster does not have: disabled ones, and those whose key is false."""
     absent = [name for name, key in OPTIONAL.items() if not getattr(settings, key)]
     return tuple(dict.fromkeys([*settings.disable, *absent]))
+
+
+def addons_left_out(settings: ComponentSettings) -> tuple[str, ...]:
+    """Return the add-ons of the upstream distribution that the cluster does not have."""
+    # K3s has an option of its own for helm-controller.
+    left_out = components_left_out(settings)
+    return left_out if settings.helm else (*left_out, "helm-controller")

@@ -89,6 +89,7 @@ class NodeSettings:
     node_ip: str | None = None
     disable: tuple[str, ...] = ()
     load_balancer: bool = False
+    helm: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)

@@ -52,11 +52,11 @@ def wait_for(condition: Callable[[], Result | None], description: str, seconds: 
 class ControlPlane:
     """One server node's data below `root`, which several releases use in turn."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, helm: bool = False) -> None:
         self.root = root
         self.system = System(root)
         self.cache = Cache()
-        write_settings(root, SERVER)
+        write_settings(root, {**SERVER, "helm": helm})
         (root / "etc/hosts").write_text("127.0.0.1\tlocalhost\n")
         for link, target in (
             (pki.PROGRAM, upstream_programs.build_small_program("pki", Architecture.native(), self.cache)),

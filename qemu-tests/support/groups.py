@@ -15,6 +15,7 @@ ONE_PORT = dict.fromkeys(
     (
         "test_cluster_security",
         "test_control_plane",
+        "test_helm",
         "test_joining",
         "test_load_balancer",
         "test_local_api",

@@ -88,6 +88,8 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {cluster_cidr: 10.42.0.0/16}", 6, ("does not know",), "`cluster-cidr`"),
     ("  disable: [treafik]", 6, ("`treafik`",), "`traefik`"),
     ("  load_balancer: true\n  disable: [servicelb]", 7, ("`servicelb`", "`load_balancer: true`"), "remove it"),
+    ("  charts: [shop-1.0.0.tgz]", 6, ("nothing that would install it",), "`helm: true`"),
+    ("  helm: true\n  charts: [./shop]", 7, ("expected the archive of a chart",), "`helm package FOLDER`"),
     ("  config: {tls-san: ['https://a.example']}", 6, ("`https://a.example`",), "without `https://`"),
     ("  config: {tls-san: ['a.example:6443']}", 6, ("`a.example:6443`",), "port"),
     # flags
@@ -214,6 +216,7 @@ RIGHT = [
     UPSTREAM + "  node_ip: 192.0.2.2\n  server: https://192.0.2.1:6443",
     UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true}",
     "  config: {cluster-init: true}",
+    UPSTREAM + "  helm: true\n  charts: [charts/shop-1.0.0.tgz]",
     SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",
 ]
 

@@ -17,8 +17,9 @@ from osbuild.config.checks import password_hash as hashes
 from osbuild.config.checks.kernel import reserved_reason
 from osbuild.config.checks.ssh_key import public_key_problem
 from osbuild.config.load import load_profile
+from osbuild.config.machine import DiskSettings
 from osbuild.config.metadata import Size
-from osbuild.config.profile import DiskSettings, Profile, User
+from osbuild.config.profile import Profile, User
 from osbuild.host import paths
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache

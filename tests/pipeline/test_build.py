@@ -18,8 +18,8 @@ from osbuild.boot.slot import SlotImage
 from osbuild.config.board import Board
 from osbuild.config.board import load_board as board
 from osbuild.config.load import LoadedProfile, find_profile, load_profile
+from osbuild.config.machine import DiskSettings
 from osbuild.config.metadata import Size
-from osbuild.config.profile import DiskSettings
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.host.paths import ELEMENTS

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from osbuild.config.checks import overlays
 from osbuild.config.load import load_profile
-from osbuild.config.profile import KernelSettings, Profile
+from osbuild.config.machine import KernelSettings
+from osbuild.config.profile import Profile
 from osbuild.host.run import run_command
 from osbuild.host.walk import walk_folder
 from osbuild.image import update_trust

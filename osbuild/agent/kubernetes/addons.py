@@ -7,7 +7,7 @@ from pathlib import Path
 from osbuild.agent.kubernetes.name_servers import name_server
 from osbuild.agent.kubernetes.paths import Paths
 from osbuild.agent.kubernetes.settings import write_text
-from osbuild.shared.components import components_left_out
+from osbuild.shared.components import addons_left_out
 from osbuild.shared.files import read_file
 from osbuild.shared.node_settings import NodeSettings
 
@@ -28,7 +28,7 @@ def write_addons(settings: NodeSettings, paths: Paths) -> list[Path]:
     folder = paths.run / "addons"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    left_out = components_left_out(settings)
+    left_out = addons_left_out(settings)
     for template in sorted((paths.root / TEMPLATES).glob("*.yaml")):
         if template.stem in left_out:
             continue

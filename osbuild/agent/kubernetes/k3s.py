@@ -58,10 +58,13 @@ def k3s_config(
         "resolv-conf": paths.resolv_conf,
     }
     if settings.role == "server":
+        left_out = components_left_out(settings)
         defaults |= {
             "advertise-address": settings.advertise_address,
             "agent-token": settings.agent_token,
-            "disable": list(components_left_out(settings)),
+            "disable": list(left_out),
+            # K3s' Traefik is a chart, too.
+            "disable-helm-controller": True if not settings.helm and "traefik" in left_out else None,
             "kube-apiserver-arg": list(api_arguments),
             "kube-controller-manager-arg": [
                 f"flex-volume-plugin-dir={paths.plugins}",

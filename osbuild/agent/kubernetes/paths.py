@@ -125,6 +125,11 @@ class Paths:
         return self.data / "server/logs/audit.log"
 
     @property
+    def charts(self) -> Path:
+        """Helm charts that a server offers at /static/charts."""
+        return self.data / "server/static/charts"
+
+    @property
     def encryption_key(self) -> Path:
         """The key with which the API server of the upstream distribution encrypts Secrets."""
         return self.pki / "secrets-encryption.json"

@@ -131,6 +131,7 @@ def plan_pki(settings: NodeSettings, paths: Paths, local: list[str]) -> dict[str
             client("kubelet.conf", f"system:node:{settings.node_name}", "system:nodes"),
             client("kube-proxy.conf", "system:kube-proxy"),
             *([client("load-balancer.conf", "edge-load-balancer")] if settings.load_balancer else []),
+            *([client("helm-controller.conf", "system:helm-controller")] if settings.helm else []),
         ],
     }
 

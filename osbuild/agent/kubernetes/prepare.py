@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from osbuild.agent.errors import Problem
-from osbuild.agent.kubernetes import k3s, upstream
+from osbuild.agent.kubernetes import charts, k3s, upstream
 from osbuild.agent.kubernetes.name_servers import write_resolv_conf
 from osbuild.agent.kubernetes.paths import Paths, is_k3s
 from osbuild.agent.kubernetes.settings import load_settings, report_unknown, write_text
@@ -80,6 +80,8 @@ def prepare_node(root: Path, *, running: bool = False) -> bool:
     if not running:
         remove_torn_files(paths)
     changed = False
+    if settings.role == "server":
+        charts.link_charts(root, paths.charts)
     if is_k3s(root):
         changed = settings.role != "none" and k3s.prepare_k3s(settings, paths, running=running)
         if settings.role == "server":

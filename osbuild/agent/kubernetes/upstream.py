@@ -5,6 +5,7 @@ from pathlib import Path
 
 from osbuild.agent.kubernetes import (
     addons,
+    charts,
     control_plane,
     etcd,
     kube_proxy,
@@ -70,17 +71,20 @@ def prepare_server(settings: NodeSettings, paths: Paths, manifests: Sequence[Pat
         *write_pod_security(settings, paths),
         *write_encryption(settings, paths),
     ]
+    charts_arguments = [f"static-charts={paths.charts}"] if settings.helm else []
     minor = version.minor if version else max(control_plane.SINCE.values())
     if settings.uses_etcd:
         programs = {"etcd": [str(etcd.write_etcd(settings, paths))]}
     else:
         programs = {"kine": control_plane.kine_arguments(settings, paths)}
     programs |= {
-        "kube-apiserver": control_plane.apiserver_arguments(settings, paths, protection),
+        "kube-apiserver": control_plane.apiserver_arguments(settings, paths, [*protection, *charts_arguments]),
         "kube-controller-manager": control_plane.controller_manager_arguments(settings, paths, minor),
         "kube-scheduler": control_plane.scheduler_arguments(settings, paths),
         "edge-load-balancer": control_plane.load_balancer_arguments(settings, paths),
     }
+    if settings.helm:
+        programs["helm-controller"] = charts.helm_controller_arguments(settings, paths)
     ready = str(paths.data / "admin.conf")
     write_json(paths.run / "server.json", {"programs": programs, "ready": ready}, 0o600)
     (paths.data / "server/db").mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from osbuild.config.document import quote_text
-from osbuild.config.profile import KernelSettings, Profile
+from osbuild.config.machine import KernelSettings
+from osbuild.config.profile import Profile
 from osbuild.host.architecture import Architecture
 from osbuild.shared.errors import Error
 

@@ -60,6 +60,7 @@ def check_kubernetes(profile: Profile, where: Where) -> None:
     check_server(settings, where)
     check_config(settings, where)
     check_servers(settings, where)
+    check_charts(settings, where)
     check_upstream(settings, where)
     check_ranges(profile, where)
     check_kubelet_sysctls(profile, where)
@@ -121,6 +122,18 @@ def check_config(settings: KubernetesSettings, where: Where) -> None:
             raise Error(
                 message, where=where(f"kubernetes.disable[{number}]"), hint=f"remove it, or write `{key}: false`"
             )
+
+
+def check_charts(settings: KubernetesSettings, where: Where) -> None:
+    """Raise `Error` for a chart that no HelmChart object could install."""
+    for number, name in enumerate(settings.charts):
+        position = where(f"kubernetes.charts[{number}]")
+        if not settings.helm:
+            message = f"found the chart {quote_text(name)}, but nothing that would install it"
+            raise Error(message, where=position, hint="write `helm: true`")
+        if not name.endswith(".tgz"):
+            message = f"found the chart {quote_text(name)}, expected the archive of a chart"
+            raise Error(message, where=position, hint="make a `.tgz` file with `helm package FOLDER`")
 
 
 def check_value(name: str, value: Any, position: str) -> None:

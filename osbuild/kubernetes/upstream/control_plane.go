@@ -52,7 +52,9 @@ func serveKine(ctx context.Context, arguments []string) error {
 
 func serveAPI(ctx context.Context, arguments []string) error {
 	options := apiserveroptions.NewServerRunOptions()
-	if err := parseFlags("kube-apiserver", options.Flags(), arguments); err != nil {
+	sets := options.Flags()
+	charts := sets.FlagSet("charts").String("static-charts", "", "folder with charts that this server offers")
+	if err := parseFlags("kube-apiserver", sets, arguments); err != nil {
 		return err
 	}
 	if err := options.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
@@ -65,7 +67,27 @@ func serveAPI(ctx context.Context, arguments []string) error {
 	if problems := completed.Validate(); len(problems) != 0 {
 		return utilerrors.NewAggregate(problems)
 	}
-	return apiserver.Run(ctx, completed)
+	if *charts == "" {
+		return apiserver.Run(ctx, completed)
+	}
+	config, err := apiserver.NewConfig(completed)
+	if err != nil {
+		return err
+	}
+	whole, err := config.Complete()
+	if err != nil {
+		return err
+	}
+	server, err := apiserver.CreateServerChain(whole)
+	if err != nil {
+		return err
+	}
+	server.GenericAPIServer.Handler.NonGoRestfulMux.UnlistedHandlePrefix(chartsPath, serveCharts(*charts))
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return err
+	}
+	return prepared.Run(ctx)
 }
 
 func manageControllers(ctx context.Context, arguments []string) error {

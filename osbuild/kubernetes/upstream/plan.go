@@ -44,6 +44,7 @@ var members = []member{
 	{name: "kube-controller-manager", run: manageControllers, needsServer: true},
 	{name: "kube-scheduler", run: schedulePods, needsServer: true},
 	{name: balancerName, run: balanceServices, needsServer: true},
+	{name: "helm-controller", run: manageCharts, needsServer: true},
 	{name: "local-api", begin: beginLocalAPI},
 	{name: "kubelet", run: runKubelet},
 	{name: "kube-proxy", run: proxyServices},
