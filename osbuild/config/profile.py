@@ -155,6 +155,7 @@ class KubernetesSettings:
             form="a name or path",
         ),
     )
+    ingress: bool = field(default=False, metadata=key("Ingress objects, by Traefik (K3s' `traefik`)"))
     images: tuple[str, ...] = field(
         default=(),
         metadata=key(

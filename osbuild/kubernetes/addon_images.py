@@ -13,7 +13,8 @@ from typing import Any
 from osbuild.host import log
 from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache, content_key, file_digest
-from osbuild.kubernetes import go_toolchain, image_archive
+from osbuild.kubernetes import addon_sources, go_toolchain, image_archive
+from osbuild.kubernetes.addon_sources import ModuleCopy, complete_sources
 from osbuild.kubernetes.tree_files import LIB, write_public
 
 ADDONS = Path(__file__).with_name("addons")
@@ -25,7 +26,7 @@ class AddonImage:
     """An image with one program, the `package` of the Go module in a folder of addons/.
 
     `variable` stands for the image's name in manifests, `links` are further names of the program. `addon` is an add-on
-    that uses the image though its manifest does not name it.
+    that uses the image though its manifest does not name it. `copy` is a module whose packages are not all compiled.
     """
 
     name: str
@@ -33,11 +34,18 @@ class AddonImage:
     package: str = "."
     links: Sequence[str] = ()
     addon: str | None = None
+    copy: ModuleCopy | None = None
+
+    @property
+    def module_folders(self) -> list[str]:
+        """The folders with a `go.mod` and a `go.sum`, below `ADDONS`."""
+        return [self.name, *([f"{self.name}/{self.copy.folder}"] if self.copy else [])]
 
     def program_key(self, architecture: Architecture) -> str:
         """Return the content key of the program."""
         sources = go_toolchain.sources_key(ADDONS / self.name)
-        return content_key("addon", self.name, self.package, sources, go_toolchain.toolchain_key(), architecture)
+        copy = [self.copy.module, *self.copy.left_out, file_digest(Path(addon_sources.__file__))] if self.copy else []
+        return content_key("addon", self.name, self.package, sources, go_toolchain.toolchain_key(), architecture, *copy)
 
     def tag(self, architecture: Architecture) -> str:
         """Return the image's name. It changes with the content, so that each slot finds its own after a rollback."""
@@ -47,7 +55,10 @@ class AddonImage:
 SYSTEM = AddonImage("system", "SYSTEM_IMAGE", links=("volume-setup", "volume-teardown"))
 LOCAL_PATH = AddonImage("local-path", "LOCAL_PATH_IMAGE", "github.com/rancher/local-path-provisioner")
 HELM = AddonImage("helm", "HELM_IMAGE", addon="helm-controller")
-IMAGES = (SYSTEM, LOCAL_PATH, HELM)
+# lego, which Traefik uses for certificates, has the programs of 200 providers of DNS, far more than all the rest.
+LEGO = ModuleCopy("lego", "github.com/go-acme/lego/v5", left_out=("providers", "cmd", "e2e", "main.go"))
+TRAEFIK = AddonImage("traefik", "TRAEFIK_IMAGE", copy=LEGO)
+IMAGES = (SYSTEM, LOCAL_PATH, HELM, TRAEFIK)
 
 
 def find_manifests(disabled: Sequence[str]) -> list[Path]:
@@ -90,7 +101,11 @@ def build_program(image: AddonImage, architecture: Architecture, cache: Cache, f
 
     def make(path: Path) -> None:
         with log.step(f"compiling the add-ons' program edge-{image.name} for {architecture}"):
-            program = go_toolchain.GoProgram(ADDONS / image.name, image.package)
+            sources = ADDONS / image.name
+            if image.copy:
+                sources = path.with_name("sources")
+                complete_sources(ADDONS / image.name, image.copy, sources, cache, folder=folder)
+            program = go_toolchain.GoProgram(sources, image.package)
             go_toolchain.build_program(program, path, architecture, cache, folder=folder)
 
     return cache.get_or_make("kubernetes", image.program_key(architecture), make)

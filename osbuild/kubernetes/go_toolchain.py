@@ -149,16 +149,30 @@ def build_program(
         command.append(program.package)
         run_contained(command, cwd=program.source, env=env)
     except CommandError as error:
-        unreachable = any(
-            message in error.output for message in ("dial tcp", "no such host", "proxyconnect", "timeout")
-        )
-        if unreachable:
-            raise Error(
-                f"cannot download Go modules:\n{error.output.strip()[-600:]}",
-                hint="check GOPROXY and https_proxy (`go env GOPROXY`); or pass --from FOLDER with a module cache in "
-                "FOLDER/go (on a host with a network: GOMODCACHE=FOLDER/go go mod download)",
-            ) from error
-        raise
+        raise explain_download(error) from error
+
+
+def download_module(module: str, source: Path, cache: Cache, *, folder: Path | None = None) -> Path:
+    """Return the read-only folder of a module that the `go.mod` and `go.sum` in `source` pin. Raises `Error`."""
+    goroot = unpack_toolchain(cache, folder)
+    env = go_environment(cache, goroot, Architecture.native(), folder)
+    try:
+        drop_damaged(goroot, source, env)
+        answer = run_command([goroot / "bin/go", "mod", "download", "-json", module], cwd=source, env=env)
+    except CommandError as error:
+        raise explain_download(error) from error
+    return Path(json.loads(answer)["Dir"])
+
+
+def explain_download(error: CommandError) -> Error:
+    """Return the error with a hint if modules could not be downloaded, or as it is."""
+    if not any(message in error.output for message in ("dial tcp", "no such host", "proxyconnect", "timeout")):
+        return error
+    return Error(
+        f"cannot download Go modules:\n{error.output.strip()[-600:]}",
+        hint="check GOPROXY and https_proxy (`go env GOPROXY`); or pass --from FOLDER with a module cache in "
+        "FOLDER/go (on a host with a network: GOMODCACHE=FOLDER/go go mod download)",
+    )
 
 
 def sources_key(source: Path) -> str:

@@ -19,9 +19,11 @@ from osbuild.shared.components import addons_left_out
 FILES = ("go.mod", "go.sum")
 
 
-def module_files(release: Path) -> dict[str, str]:
+def module_files(release: Path, settings: KubernetesSettings) -> dict[str, str]:
     """Return the SHA-256 of the files that pin the Go modules: those of Kubernetes, and those of the add-ons."""
-    folders = {"": release} | {f"{image.name}/": addon_images.ADDONS / image.name for image in addon_images.IMAGES}
+    folders = {"": release}
+    for image in addon_images.find_images(addons_left_out(settings)):
+        folders |= {f"{name}/": addon_images.ADDONS / name for name in image.module_folders}
     return {f"{prefix}{name}": file_digest(folder / name) for prefix, folder in folders.items() for name in FILES}
 
 
@@ -37,10 +39,10 @@ class UpstreamDistribution:
 
     def pin(self, settings: KubernetesSettings, architecture: Architecture, context: BuildContext) -> Pin:
         release = upstream_versions.find_release(settings.version)
-        return Pin(release.version, module_files(release.folder))
+        return Pin(release.version, module_files(release.folder, settings))
 
     def current_files(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> Mapping[str, str]:
-        return module_files(upstream_versions.find_release(pin.version).folder)
+        return module_files(upstream_versions.find_release(pin.version).folder, settings)
 
     def locked_settings(self, settings: KubernetesSettings, architecture: Architecture, pin: Pin) -> KubernetesSettings:
         return replace(settings, version=pin.version)

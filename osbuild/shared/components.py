@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 # K3s' name of a component -> the key of `kubernetes` that adds it.
-OPTIONAL: Mapping[str, str] = MappingProxyType({"servicelb": "load_balancer"})
+OPTIONAL: Mapping[str, str] = MappingProxyType({"servicelb": "load_balancer", "traefik": "ingress"})
 
 
 class ComponentSettings(Protocol):
@@ -19,6 +19,9 @@ class ComponentSettings(Protocol):
 
     @property
     def helm(self) -> bool: ...
+
+    @property
+    def ingress(self) -> bool: ...
 
 
 def components_left_out(settings: ComponentSettings) -> tuple[str, ...]:

@@ -90,6 +90,7 @@ class NodeSettings:
     disable: tuple[str, ...] = ()
     load_balancer: bool = False
     helm: bool = False
+    ingress: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)

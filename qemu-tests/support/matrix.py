@@ -14,7 +14,7 @@ ALL = "all"
 # The only test that `make test` runs on the other boards. `make test-all` runs the rest; docs/run.md lists the times.
 # (Compiling Kubernetes for a second architecture alone takes 6 minutes.)
 FIRST_BOOT = "test_system.test_an_image_boots_from_power_on_to_boot_complete"
-CLUSTERS = ("test_cluster", "test_cluster_addons", "test_cluster_cis", "test_join", "test_k3s")
+CLUSTERS = ("test_cluster", "test_cluster_addons", "test_cluster_cis", "test_ingress", "test_join", "test_k3s")
 # Board of an agent -> board of its server. An emulated 32-bit API server takes almost ten minutes to start, and small
 # boards in the field also join servers of other boards.
 SERVERS = {"armv7": "x86_64"}

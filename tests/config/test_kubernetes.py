@@ -87,6 +87,8 @@ WRONG: list[tuple[str, int, tuple[str, ...], str]] = [
     ("  config: {tls-sans: [a]}", 6, ("`tls-sans`", "does not know"), "`tls-san`"),
     ("  config: {cluster_cidr: 10.42.0.0/16}", 6, ("does not know",), "`cluster-cidr`"),
     ("  disable: [treafik]", 6, ("`treafik`",), "`traefik`"),
+    ("  ingress: true", 6, ("would have no address",), "MetalLB"),
+    ("  load_balancer: true\n  ingress: true\n  disable: [traefik]", 8, ("`ingress: true` adds it",), "remove it"),
     ("  load_balancer: true\n  disable: [servicelb]", 7, ("`servicelb`", "`load_balancer: true`"), "remove it"),
     ("  charts: [shop-1.0.0.tgz]", 6, ("nothing that would install it",), "`helm: true`"),
     ("  helm: true\n  charts: [./shop]", 7, ("expected the archive of a chart",), "`helm package FOLDER`"),
@@ -217,6 +219,7 @@ RIGHT = [
     UPSTREAM + "  node_ip: 192.0.2.2\n  config: {cluster-init: true}",
     "  config: {cluster-init: true}",
     UPSTREAM + "  helm: true\n  charts: [charts/shop-1.0.0.tgz]",
+    "  disable: [servicelb]\n  ingress: true",
     SUBSTITUTE + "  config: {kubelet-arg: ['max-pods=50']}\n  disable: [traefik]",
 ]
 

@@ -61,6 +61,7 @@ def check_kubernetes(profile: Profile, where: Where) -> None:
     check_config(settings, where)
     check_servers(settings, where)
     check_charts(settings, where)
+    check_ingress(settings, where)
     check_upstream(settings, where)
     check_ranges(profile, where)
     check_kubelet_sysctls(profile, where)
@@ -134,6 +135,15 @@ def check_charts(settings: KubernetesSettings, where: Where) -> None:
         if not name.endswith(".tgz"):
             message = f"found the chart {quote_text(name)}, expected the archive of a chart"
             raise Error(message, where=position, hint="make a `.tgz` file with `helm package FOLDER`")
+
+
+def check_ingress(settings: KubernetesSettings, where: Where) -> None:
+    """Raise `Error` if nothing gives the service of the ingress controller an address."""
+    if not settings.ingress or settings.load_balancer or "servicelb" in settings.disable:
+        return
+    message = "found `ingress: true` without `load_balancer: true`, so the ingress would have no address"
+    hint = "write `load_balancer: true`; or `disable: [servicelb]` if another one, such as MetalLB, gives addresses"
+    raise Error(message, where=where("kubernetes.ingress"), hint=hint)
 
 
 def check_value(name: str, value: Any, position: str) -> None:

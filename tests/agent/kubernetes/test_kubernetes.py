@@ -338,7 +338,7 @@ def test_options_of_the_profile_override_the_k3s_configuration(tmp_path: Path) -
     assert written["tls-san"] == ["203.0.113.254", "edge.example"]
     assert (written["kubelet-arg"][0], written["kubelet-arg"][-1]) == ("cgroup-driver=systemd", "max-pods=20")
     assert (written["flannel-backend"], written["token"]) == ("host-gw", TOKEN)
-    assert written["disable"] == ["traefik", "servicelb"]
+    assert written["disable"] == ["traefik", "servicelb"], "traefik once"
     assert (root / "var/lib/kubernetes/server/manifests/edge-app.yaml").read_text() == "kind: List\n"
 
 

@@ -139,6 +139,8 @@ def test_add_ons_get_the_addresses_of_the_cluster(paths: Paths) -> None:
     assert [path.stem for path in balanced] == ["coredns", "local-storage", "metrics-server", "servicelb"]
     charts = addons.write_addons(NodeSettings(role="server", helm=True), paths)
     assert [path.stem for path in charts] == ["coredns", "helm-controller", "local-storage", "metrics-server"]
+    with_ingress = addons.write_addons(NodeSettings(role="server", load_balancer=True, ingress=True), paths)
+    assert with_ingress[-1].stem == "traefik"
     left = addons.write_addons(NodeSettings(role="server", disable=("metrics-server", "traefik")), paths)
     assert [path.stem for path in left] == ["coredns", "local-storage"]
     assert sorted(path.stem for path in (paths.run / "addons").iterdir()) == ["coredns", "local-storage"]
