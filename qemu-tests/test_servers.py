@@ -1,13 +1,18 @@
 """Three servers with embedded etcd: real programs in network namespaces of this host. The tests need their order."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from support.control_plane import wait_for
 from support.servers import ClusterNode, running_network
+
+from osbuild.agent.cluster import etcd_snapshot
+from osbuild.agent.system import System
 
 TOKEN = "the token of servers"
 AGENT_TOKEN = "the token of agent nodes"
@@ -30,8 +35,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
         nodes = [ClusterNode(tmp_path_factory.mktemp(f"node-{n}"), n, network.add_host(n)) for n in (1, 2, 3, 4)]
         tokens = {"token": TOKEN, "agent_token": AGENT_TOKEN}
         nodes[0].make("server", {"cluster-init": True}, tokens)
+        every_minute = {"etcd-snapshot-schedule-cron": "* * * * *", "etcd-snapshot-retention": 1}
         for node in nodes[1:3]:
-            node.make("server", {}, {**tokens, "server": nodes[0].url})
+            node.make("server", every_minute, {**tokens, "server": nodes[0].url})
         nodes[3].make("agent", {}, {"agent_token": AGENT_TOKEN, "server": nodes[0].url})
         try:
             yield EtcdCluster(nodes[:3], nodes[3])
@@ -169,3 +175,69 @@ def test_a_killed_server_comes_back_with_what_was_written_meanwhile(cluster: Etc
     first.await_ready()
     assert "without-the-first" in names(first)
     assert all(member["healthy"] for member in first.members())
+
+
+def test_a_deleted_node_is_no_member_any_more_and_joins_again(cluster: EtcdCluster) -> None:
+    first, _, third = cluster.servers
+    name = next(member["name"] for member in first.members() if member["node"] == "node-3")
+    first.kubectl("delete", "node", "node-3")
+    wait_for(lambda: "node-3" not in {member["node"] for member in first.members()}, "it is removed", 60)
+    wait_for(lambda: not third.is_running(), "its programs end", 60)
+    third.processes.clear()
+    third.start()  # as systemd does
+    third.await_ready()
+    members = {member["node"]: member for member in first.members()}
+    assert members["node-3"]["healthy"] and members["node-3"]["name"] != name
+    third.add_node_object()
+    assert "without-the-first" in names(third)
+
+
+def test_a_server_with_a_wrong_token_gets_no_keys(cluster: EtcdCluster, tmp_path: Path) -> None:
+    stranger = ClusterNode(tmp_path, 2, cluster.servers[1].namespace)
+    for number, token in enumerate(("wrong", AGENT_TOKEN)):
+        stranger.root = tmp_path / str(number)
+        stranger.root.mkdir()
+        stranger.make("server", {}, {"token": token, "server": cluster.servers[0].url})
+        stranger.agent("prepare")
+        result = stranger.agent("join", "--patience", "0", check=False)
+        assert result.returncode and "does not know this token" in result.stderr
+        assert not (stranger.root / "var/lib/kubernetes/pki").exists()
+
+
+def test_snapshots_are_taken_by_the_schedule_and_old_ones_are_removed(cluster: EtcdCluster) -> None:
+    second = cluster.servers[1]
+
+    def scheduled() -> list[str]:
+        rows = json.loads(second.agent("snapshots", "--json").stdout)
+        return [row["name"] for row in rows if row["reason"] == "etcd-snapshot"]
+
+    first = wait_for(scheduled, "a snapshot of the schedule", 90)
+    wait_for(lambda: (names := scheduled()) and names != first and len(names) == 1, "the next one replaces it", 90)
+    folder = second.root / "var/lib/kubernetes/server/db/snapshots"
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (folder, *folder.iterdir()))
+
+
+def revision_of(node: ClusterNode) -> int:
+    answer = node.kubectl("get", "--raw", "/api/v1/namespaces/default/configmaps").stdout
+    return int(json.loads(answer)["metadata"]["resourceVersion"])
+
+
+def test_a_snapshot_is_restored_and_the_other_servers_join_again(cluster: EtcdCluster) -> None:
+    first, second, third = cluster.servers
+    name = first.agent("snapshot").stdout.partition(",")[0]
+    create(first, "after-the-snapshot")
+    revision = revision_of(first)
+    for node in cluster.servers:
+        node.kill()
+    next_step = etcd_snapshot.restore_snapshot(System(first.root), name)
+    assert "remove /var/lib/kubernetes/server/db/etcd" in next_step
+    first.start()
+    first.await_ready()
+    assert "without-the-first" in names(first) and "after-the-snapshot" not in names(first)
+    assert revision_of(first) > revision, "clients read everything again"
+    assert [member["node"] for member in first.members()] == ["node-1"]
+    for node in (second, third):
+        shutil.rmtree(node.root / "var/lib/kubernetes/server/db/etcd")
+        node.start()
+        node.await_ready()
+    assert len(first.members()) == 3 and names(first) == names(second) == names(third)

@@ -144,6 +144,7 @@ class ClusterNode:
         content = json.loads((self.root / f"run/edge-osbuild/kubernetes/{plan}.json").read_text())
         chosen = self.root / f"run/{plan}-chosen.json"
         programs = {name: value for name, value in content["programs"].items() if not only or name in only}
+        chosen.touch(0o600)
         chosen.write_text(json.dumps({**content, "programs": programs}))
         self.background(kubernetes_binary(), "run", chosen)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from osbuild.agent.cluster import cordon, drain, snapshot, update_turn
+from osbuild.agent.cluster import cordon, drain, etcd_snapshot, snapshot, update_turn
 from osbuild.agent.cluster.migration import needed_snapshots
 from osbuild.agent.errors import Problem
 from osbuild.agent.kubernetes import api, certificates, versions
@@ -37,18 +37,28 @@ def prepare_reboot(system: System, deadline: float, say: Callable[[str], None]) 
         kubernetes = versions.running_version(system)
         assert kubernetes
         try:
-            taken = snapshot.take_snapshot(system, kubernetes, "update", needed_snapshots(system))
+            taken = (
+                snapshot_etcd(system, say)
+                if etcd_snapshot.has_etcd(system)
+                else snapshot.take_snapshot(system, kubernetes, "update", needed_snapshots(system))
+            )
         except (OSError, Problem) as error:
             rejoin(system, patience=10)
             hint = error.hint if isinstance(error, Problem) else None
             raise Problem(f"no snapshot of the cluster data can be taken: {error}", hint=hint) from error
         result["snapshot"] = taken.name if taken else None
-        say(
-            f"snapshot {taken.name}, {format_bytes(taken.size)}"
-            if taken
-            else "no snapshot is taken, because this node has no datastore of its own"
-        )
+        say(f"snapshot {taken.name}, {format_bytes(taken.size)}" if taken else "no snapshot is taken")
     return result | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def snapshot_etcd(system: System, say: Callable[[str], None]) -> etcd_snapshot.EtcdSnapshot | None:
+    """Take a snapshot of etcd; None if that fails. Raises `OSError`."""
+    # Other servers have the same data, and a member that has failed may need the update.
+    try:
+        return etcd_snapshot.take_snapshot(system, etcd_snapshot.SnapshotReason.UPDATE)
+    except Problem as problem:
+        say(f"etcd gives no snapshot: {problem}")
+        return None
 
 
 def has_other_servers(system: System, settings: NodeSettings) -> bool:

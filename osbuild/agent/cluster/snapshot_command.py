@@ -2,7 +2,8 @@
 
 import json
 
-from osbuild.agent.cluster import cluster_data, migration, snapshot, version_record
+from osbuild.agent.cluster import cluster_data, etcd_snapshot, migration, snapshot, version_record
+from osbuild.agent.cluster.etcd_snapshot import SnapshotReason
 from osbuild.agent.cluster.snapshot import Snapshot
 from osbuild.agent.cluster.version_record import VersionRecord
 from osbuild.agent.errors import Problem
@@ -26,6 +27,8 @@ def snapshot_json(entry: Snapshot) -> dict[str, object]:
 def snapshot_lines(system: System, machine: bool) -> list[str]:
     """All snapshots as text or JSON. Raises `PermissionError` for users other than root."""
     next(iter(system.path(snapshot.DATA).iterdir()), None)  # raises PermissionError instead of showing an empty list
+    if etcd_snapshot.has_etcd(system):
+        return etcd_snapshot.snapshot_lines(system, machine)
     snapshots = snapshot.list_snapshots(system)
     if machine:
         return [json.dumps([snapshot_json(entry) for entry in snapshots], indent=2)]
@@ -50,6 +53,9 @@ def server_version(system: System) -> KubernetesVersion:
 
 def take_manually(system: System) -> str:
     """Take a snapshot. Returns the line to print. Raises `Problem`."""
+    if etcd_snapshot.has_etcd(system):
+        asked = etcd_snapshot.take_snapshot(system, SnapshotReason.ASKED)
+        return f"{asked.name}, {format_bytes(asked.size)}"
     taken = snapshot.take_snapshot(system, server_version(system), "asked", migration.needed_snapshots(system))
     if taken is None:
         raise Problem(
@@ -58,9 +64,20 @@ def take_manually(system: System) -> str:
     return f"{taken.name}, {format_bytes(taken.size)}"
 
 
+def require_stopped() -> None:
+    """Raise `Problem` if a program is running that uses the datastore."""
+    # `systemctl stop kubernetes.target` returns before the services of that target have stopped.
+    if writers := find_active(*WRITERS, patience=STOP_PATIENCE):
+        hint = "stop it with `systemctl stop kubernetes.target`, and start it afterwards"
+        raise Problem(f"Kubernetes is running: {', '.join(writers)}", hint=hint)
+
+
 def restore_manually(system: System, name: str) -> str:
     """Replace the datastore with a snapshot. Returns the line to print. Raises `Problem`."""
     kubernetes = server_version(system)
+    if etcd_snapshot.has_etcd(system):
+        require_stopped()
+        return etcd_snapshot.restore_snapshot(system, name)
     chosen = snapshot.find_snapshot(system, name)
     if chosen is None:
         names = ", ".join(entry.name for entry in snapshot.list_snapshots(system)) or "none"
@@ -73,10 +90,7 @@ def restore_manually(system: System, name: str) -> str:
             message, where=name, hint="restore it in the slot with that version, or restore an older snapshot"
         )
     datastore.verify_database(chosen.database)
-    # `systemctl stop kubernetes.target` returns before the services of that target have stopped.
-    if writers := find_active(*WRITERS, patience=STOP_PATIENCE):
-        hint = "stop it with `systemctl stop kubernetes.target`, and start it afterwards"
-        raise Problem(f"Kubernetes is running: {', '.join(writers)}", hint=hint)
+    require_stopped()
     result = migration.restore_snapshot(
         system, chosen, version_record.read_record(system) or VersionRecord(kubernetes), kubernetes
     )

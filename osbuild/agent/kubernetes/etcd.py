@@ -34,13 +34,18 @@ def write_etcd(settings: NodeSettings, paths: Paths) -> Path:
             "kubeconfig": str(paths.data / "admin.conf"),
             "snapshots": {
                 "folder": str(snapshot_folder(settings, paths)),
-                "schedule": settings.option("etcd-snapshot-schedule-cron", ""),
+                "schedule": "" if settings.flag("etcd-disable-snapshots") else schedule(settings),
                 "retention": read_retention(settings),
             },
         },
         0o600,
     )
     return path
+
+
+def schedule(settings: NodeSettings) -> str:
+    """When the server takes snapshots (cron), by default that of K3s."""
+    return settings.option("etcd-snapshot-schedule-cron", "0 */12 * * *")
 
 
 def read_retention(settings: NodeSettings) -> int:

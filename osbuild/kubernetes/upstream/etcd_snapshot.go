@@ -48,7 +48,7 @@ func (member *etcdMember) takeSnapshots(ctx context.Context) {
 	}
 	for sleep(ctx, time.Until(schedule.Next(time.Now()))) == nil {
 		name := fmt.Sprintf("%s-%s-%d", scheduledName, member.settings.Node, time.Now().Unix())
-		if err := settings.save(ctx, member.client, name); err != nil {
+		if err := member.settings.saveSnapshot(ctx, name); err != nil {
 			klog.ErrorS(err, "No snapshot of etcd is taken")
 			continue
 		}
@@ -57,6 +57,16 @@ func (member *etcdMember) takeSnapshots(ctx context.Context) {
 			klog.ErrorS(err, "Old snapshots of etcd are not removed")
 		}
 	}
+}
+
+// saveSnapshot writes a snapshot of the member on this server. The client within the process cannot: it ends the stream.
+func (settings *etcdSettings) saveSnapshot(ctx context.Context, name string) error {
+	client, err := settings.connect(ctx, []string{localClientURL})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return settings.Snapshots.save(ctx, client, name)
 }
 
 func (settings *snapshotSettings) path(name string) string {
@@ -185,12 +195,7 @@ func commandEtcd(ctx context.Context, file, action string, names []string) (any,
 	}
 	switch action {
 	case "snapshot":
-		client, err := settings.connect(ctx, []string{localClientURL})
-		if err != nil {
-			return nil, err
-		}
-		defer client.Close()
-		if err := settings.Snapshots.save(ctx, client, names[0]); err != nil {
+		if err := settings.saveSnapshot(ctx, names[0]); err != nil {
 			return nil, err
 		}
 	case "restore":

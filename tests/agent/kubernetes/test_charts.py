@@ -47,5 +47,6 @@ def test_k3s_has_no_helm_controller_if_nothing_needs_it(tmp_path: Path) -> None:
         return k3s.k3s_config(node, Paths(tmp_path)).get("disable-helm-controller")
 
     assert written(disable=("traefik",)) is True
-    assert written() is None, "Traefik is a chart"
-    assert written(disable=("traefik",), helm=True) is None
+    assert written() is True
+    assert written(ingress=True, load_balancer=True) is None, "Traefik is a chart"
+    assert written(helm=True) is None

@@ -49,6 +49,7 @@ def test_the_first_server_has_etcd_instead_of_sqlite_and_elects_its_leaders(root
         assert "--leader-elect=true" in programs[name]
     settings = json.loads(Path(programs["etcd"][0]).read_text())
     assert settings["address"] == "192.0.2.1" and settings["join"] == ""
+    assert settings["snapshots"]["schedule"] == "0 */12 * * *" and settings["snapshots"]["retention"] == 5
     for name in ("etcd-ca.key", "etcd-server.key", "etcd-client.key"):
         assert (Paths(root).pki / name).stat().st_mode & 0o077 == 0
 
