@@ -8,7 +8,7 @@ from osbuild.host.cache import Cache
 from osbuild.kubernetes import addon_images
 from osbuild.kubernetes.addon_images import ADDONS, LEGO, TRAEFIK
 from osbuild.kubernetes.addon_sources import complete_sources
-from osbuild.shared.components import components_left_out
+from osbuild.shared.components import addons_left_out
 
 
 def test_the_copy_has_the_modules_packages_except_those_that_are_replaced(tmp_path: Path) -> None:
@@ -30,9 +30,10 @@ def test_the_copied_module_has_the_version_that_the_program_requires() -> None:
 
 def test_an_image_has_only_the_add_ons_whose_key_is_on() -> None:
     def names(settings: KubernetesSettings) -> list[str]:
-        return [image.name for image in addon_images.find_images(components_left_out(settings))]
+        return [image.name for image in addon_images.find_images(addons_left_out(settings))]
 
     assert names(KubernetesSettings()) == ["system", "local-path"]
     assert names(KubernetesSettings(load_balancer=True)) == ["system", "local-path"]
     assert names(KubernetesSettings(load_balancer=True, ingress=True)) == ["system", "local-path", "traefik"]
+    assert names(KubernetesSettings(helm=True)) == ["system", "local-path", "helm"]
     assert names(KubernetesSettings(disable=("local-storage",))) == ["system"]
