@@ -23,6 +23,7 @@ NEEDS = {
     f"{HOST}.auth.username": [f"{HOST}.auth.password"], f"{HOST}.tls.cert_file": [f"{HOST}.tls.key_file"],
     f"{HOST}.auth.password": [f"{HOST}.auth.username"], f"{HOST}.tls.key_file": [f"{HOST}.tls.cert_file"],
     "network.proxy.no_proxy": ["network.proxy.http", "network.proxy.https"], "kubernetes.server": ["kubernetes.role"],
+    "kubernetes.ingress": ["kubernetes.load_balancer"],
 }  # fmt: skip
 
 

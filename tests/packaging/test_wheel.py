@@ -44,11 +44,11 @@ from osbuild.pipeline.resolve import request_key
 
 keys, debs = {}, (Deb("a", "1", "all", "0" * 64, 5),)
 release = find_release(None)
-files = module_files(release.folder)
-pinned = LockedKubernetes(distribution="upstream", version=release.version, files=files)
 boards = [load_board(name) for name in shipped_boards()]
 for profile in ("minimal", "edge-server", "edge-agent"):
     loaded = load_profile(find_profile(profile))
+    files = module_files(release.folder, loaded.profile.kubernetes)
+    pinned = LockedKubernetes(distribution="upstream", version=release.version, files=files)
     for machine in boards:
         request = request_key(loaded, machine)
         lock = Lock(

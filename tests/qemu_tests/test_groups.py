@@ -1,5 +1,6 @@
 """The groups of tests that several processes run: what must stay together, and which group begins first."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_a_device_with_a_cluster_is_of_one_distribution() -> None:
 
 def test_modules_whose_servers_use_one_port_are_one_group() -> None:
     texts = {path.stem: path.read_text() for path in QEMU_TESTS.glob("test_*.py")}
-    users = {module for module, text in texts.items() if "from support.control_plane import" in text}
+    servers = re.compile(r"^from support\.control_plane import (?!wait_for$)", re.MULTILINE)
+    users = {module for module, text in texts.items() if servers.search(text)}
     assert users == set(ONE_PORT)
     assert {group_name(module, ["plane", "server"]) for module in users} == {"control-plane"}
 
