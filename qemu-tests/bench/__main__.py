@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from support.command_line import run_command
 
 from bench.figure import Measured, figures_table
 from bench.site import BenchSite
@@ -21,7 +22,6 @@ from osbuild.host import log, paths
 from osbuild.host.cache import Cache
 from osbuild.host.output import make_folder, output_path, write_output
 from osbuild.host.scratch import remove_tree
-from osbuild.host.signals import end_on_signals
 from osbuild.host.version import read_version
 from osbuild.shared.errors import Error
 from osbuild.shared.quoting import escaped
@@ -130,20 +130,7 @@ def print_report(measurements: list[Measured], output: Path, seconds: float) -> 
 
 def main() -> None:
     """Exit with 0 if everything was measured, 1 if a measurement failed, 2 on wrong usage, 130 on Ctrl-C."""
-    end_on_signals()
-    try:
-        status = command.main(prog_name="python -m bench", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except Error as error:
-        log.error(error)
-        sys.exit(error.status)
-    sys.exit(status or 0)
+    run_command(command, "python -m bench")
 
 
 if __name__ == "__main__":

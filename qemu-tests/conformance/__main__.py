@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from support.command_line import run_command
 
 from conformance import container_images, suite_programs
 from conformance.report import ConformanceReport, format_page, read_earlier, today
@@ -24,12 +24,11 @@ from osbuild.host.architecture import Architecture
 from osbuild.host.cache import Cache
 from osbuild.host.output import write_output
 from osbuild.host.scratch import remove_tree
-from osbuild.host.signals import end_on_signals
 from osbuild.inputs.build_manifest import Manifest
 from osbuild.inputs.context import BuildContext
 from osbuild.keys.development import signing_keys
 from osbuild.pipeline.build import build_image
-from osbuild.shared.errors import Error, UsageError
+from osbuild.shared.errors import UsageError
 
 RESULTS = paths.PROJECT / "build"
 PAGE = paths.PROJECT / "docs/conformance.md"
@@ -134,20 +133,7 @@ def keep_logs(folder: Path) -> None:
 
 def main() -> None:
     """Exit with 0 if no test fails, 1 if one does or an error occurs, 2 on wrong usage, 130 on Ctrl-C."""
-    end_on_signals()
-    try:
-        status = command.main(prog_name="python -m conformance", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except Error as error:
-        log.error(error)
-        sys.exit(error.status)
-    sys.exit(status or 0)
+    run_command(command, "python -m conformance")
 
 
 if __name__ == "__main__":
